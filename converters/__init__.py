@@ -1,0 +1,1 @@
+"""Model in, model out: Paddle programs to ONNX, trained networks to bundles."""

@@ -1,0 +1,39 @@
+"""Write a bundle's files as one archive: the same bytes whenever names and contents are the same, whole or absent."""
+
+import gzip
+import os
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+_PUBLIC_FILE = 0o644
+
+
+def pack(files: Mapping[str, Path], destination: Path) -> None:
+    """Write a gzipped tar; whatever was at the destination is replaced in one step.
+
+    Args:
+        files: member name to the file that holds its content.
+        destination: the archive.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent)
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as squeezed,
+            tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for name, path in sorted(files.items()):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = path.stat().st_size, _PUBLIC_FILE
+                with path.open("rb") as content:
+                    archive.addfile(member, content)
+        Path(partial).chmod(_PUBLIC_FILE)
+        Path(partial).replace(destination)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,168 @@
+"""A Paddle program to one ONNX file with dynamic input, by paddle2onnx in a child process.
+
+The converter can abort its whole process, hence the child. Its own graph clean-up is left out: it would install
+packages at run time, and ONNX Runtime folds the same constants when it loads the model.
+"""
+
+# paddle2onnx ships no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+from converters.packing import pack
+from converters.repository import RefusedError, Repository
+from engine.bundle import Bundle, OnnxModel, PaddleModel, file_digest
+from engine.errors import ConversionError
+from engine.options import OnnxOptions, Precision
+
+OPSET = 17
+TIMEOUT_S = 1800
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx")
+_TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
+
+
+def convert(bundle: Bundle, repository: Repository, *, opset: int = OPSET, timeout_s: float = TIMEOUT_S) -> OnnxModel:
+    """Convert the bundle's Paddle program, or find the conversion in the cache.
+
+    A model that ONNX Runtime does not load and run counts as not converted.
+
+    Args:
+        bundle: an open bundle; it is not changed.
+        repository: the cache.
+        opset: ONNX operator set.
+        timeout_s: seconds that the converter may take.
+
+    Returns:
+        The FP32 model, in the cache.
+
+    Raises:
+        ConversionError: the bundle has no Paddle program, the converter is absent, fails, aborts or takes too long, or
+            its result does not run.
+    """
+    program = bundle.paddle
+    if program is None:
+        raise ConversionError(f"{bundle.source}: holds no Paddle program to convert")
+
+    def make(destination: Path) -> None:
+        _convert_in_child(program, destination, opset, timeout_s, where=str(bundle.source))
+        _check_runs(bundle, destination)
+
+    path = repository.fetch(_key(program, opset), make)
+    return OnnxModel(path=path, precision=Precision.FP32, digest=file_digest(path))
+
+
+def write_bundle(bundle: Bundle, model: OnnxModel, destination: Path) -> None:
+    """Write a copy of the bundle that also holds an ONNX model; a Paddle user can still use it.
+
+    Args:
+        bundle: an open bundle; it is not changed.
+        model: the converted model.
+        destination: the archive to write; replaced in one step.
+
+    Raises:
+        ConversionError: the destination cannot be written.
+    """
+    kept = {
+        path.relative_to(bundle.folder).as_posix(): path
+        for path in bundle.folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(bundle.folder).parts)
+    }
+    try:
+        pack({**kept, f"onnx/{model.precision}/model.onnx": model.path}, destination)
+    except OSError as error:
+        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+
+
+def _key(program: PaddleModel, opset: int) -> str:
+    versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
+    text = json.dumps([program.digest, opset, versions], sort_keys=True)
+    return "fp32-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError as error:
+        raise ConversionError(
+            f"{distribution} is not installed: install the extras `convert` and `paddle`, or use a bundle that holds "
+            "onnx/fp32/model.onnx"
+        ) from error
+
+
+def _convert_in_child(program: PaddleModel, destination: Path, opset: int, timeout_s: float, *, where: str) -> None:
+    arguments = [str(program.program.absolute()), str(program.params.absolute()), str(destination), str(opset)]
+    with tempfile.TemporaryDirectory(prefix="pseg-convert-") as scratch:
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module with our own arguments
+                [sys.executable, "-W", "ignore", "-m", __name__, *arguments],
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                cwd=scratch,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ConversionError(f"{where}: the converter did not finish within {timeout_s:g} s") from error
+    if done.returncode == 0 and destination.is_file():
+        return
+    if -done.returncode == signal.SIGKILL:
+        raise ConversionError(f"{where}: the converter was killed, most likely for memory: convert on a larger machine")
+    detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
+    raise RefusedError(
+        f"{where}: paddle2onnx cannot convert this network ({detail}): {_reason(done.stdout + done.stderr)}; "
+        "run it with --runtime paddle, or auto"
+    )
+
+
+def _reason(output: bytes) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", output.decode(errors="replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for pattern in _TELLING for line in lines if pattern.search(line)]
+    return next(iter([*telling, *lines[-1:]]), "it said nothing")[:300]
+
+
+def _check_runs(bundle: Bundle, path: Path) -> None:
+    """Load and run the result once; the ONNX runtime itself makes a first run."""
+    from engine.errors import ModelLoadError
+    from engine.runtimes.onnx import OnnxRuntime
+
+    model = OnnxModel(path=path, precision=Precision.FP32, digest=file_digest(path))
+    try:
+        OnnxRuntime(model, OnnxOptions()).close()
+    except ModelLoadError as error:
+        raise RefusedError(
+            f"{bundle.source}: paddle2onnx made a model that ONNX Runtime does not run ({error}); "
+            "run it with --runtime paddle, or auto"
+        ) from error
+
+
+def _export(program: str, params: str, destination: str, opset: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import paddle2onnx
+
+    paddle2onnx.export(
+        program,
+        params,
+        destination,
+        opset_version=int(opset),
+        auto_upgrade_opset=True,
+        optimize_tool="None",
+    )
+
+
+if __name__ == "__main__":
+    _export(*sys.argv[1:5])
+    sys.stdout.flush()
+    # Paddle's own tear-down at exit may crash; the file is written.
+    os._exit(0 if Path(sys.argv[3]).is_file() else 1)

@@ -1,0 +1,79 @@
+"""A PaddleSeg model bundle in, masks out.
+
+>>> from engine import open_bundle, open_predictor, read_image  # doctest: +SKIP
+>>> with open_bundle("model.tgz") as bundle, open_predictor(bundle) as predictor:  # doctest: +SKIP
+...     prediction = predictor.predict(read_image(Path("quadrat.jpg")))
+
+Importing this package loads neither paddle nor onnxruntime: each is loaded when a runtime is opened.
+"""
+
+from engine.bundle import Bundle, OnnxModel, PaddleModel, SegmentationClass, open_bundle
+from engine.errors import (
+    BundleError,
+    ConversionError,
+    EngineError,
+    ImageError,
+    InferenceError,
+    ModelLoadError,
+    OptionError,
+    RuntimeUnavailableError,
+    UnsupportedTransformError,
+)
+from engine.images import SourceImage, list_images, read_image
+from engine.opening import open_predictor, open_runtime
+from engine.options import (
+    Device,
+    DynamicShapeProfile,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+    ShapeRange,
+)
+from engine.pipeline import Failed, Pipeline, Segmented
+from engine.predictor import ClassCover, MaskSize, Prediction, Predictor, Provenance
+from engine.runtimes import Runtime, TensorSpec
+from engine.selection import OneDnn, RuntimeRequest
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "ClassCover",
+    "ConversionError",
+    "Device",
+    "DynamicShapeProfile",
+    "EngineError",
+    "Failed",
+    "ImageError",
+    "InferenceError",
+    "MaskSize",
+    "ModelLoadError",
+    "OneDnn",
+    "OnnxModel",
+    "OnnxOptions",
+    "OptionError",
+    "PaddleModel",
+    "PaddleOptions",
+    "Pipeline",
+    "Precision",
+    "Prediction",
+    "Predictor",
+    "Provenance",
+    "Provider",
+    "Runtime",
+    "RuntimeName",
+    "RuntimeRequest",
+    "RuntimeUnavailableError",
+    "SegmentationClass",
+    "Segmented",
+    "ShapeRange",
+    "SourceImage",
+    "TensorSpec",
+    "UnsupportedTransformError",
+    "list_images",
+    "open_bundle",
+    "open_predictor",
+    "open_runtime",
+    "read_image",
+]

@@ -1,0 +1,132 @@
+"""Unpacking a model archive from a stranger: regular files of known names, below stated caps, nothing else.
+
+What leaves the folder (links, devices, absolute or parent paths) refuses the whole archive. Unknown regular files
+are skipped up to a cap, since exporters leave notes beside their models.
+"""
+
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+
+from engine.errors import BundleError
+
+_KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """Caps on what an archive may hold.
+
+    Attributes:
+        members: entries of any kind.
+        known_bytes: all files of known names together.
+        skipped_bytes: all other regular files together.
+    """
+
+    members: int = 10_000
+    known_bytes: int = 4 << 30
+    skipped_bytes: int = 64 << 20
+
+
+def known_path(member_name: str) -> PurePosixPath | None:
+    """Say where a member belongs in the bundle's folder.
+
+    Args:
+        member_name: the name as the archive has it.
+
+    Returns:
+        The relative path, or None for a file that no bundle needs.
+
+    Raises:
+        BundleError: the name would leave the folder.
+
+    >>> known_path("./seagrass/deploy.yaml"), known_path("onnx/fp32/model.onnx"), known_path("notes.txt")
+    (PurePosixPath('seagrass/deploy.yaml'), PurePosixPath('onnx/fp32/model.onnx'), None)
+    """
+    path = PurePosixPath(member_name)
+    if "\0" in member_name or "\\" in member_name or path.is_absolute() or ".." in path.parts:
+        raise BundleError(
+            f"member {member_name!r} points outside the bundle: the archive is refused; pack it again from its folder"
+        )
+    if any(part.startswith(".") for part in path.parts):
+        return None
+    within = [path, PurePosixPath(*path.parts[1:])]
+    return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
+
+
+def _refuse_unsafe(member: tarfile.TarInfo) -> None:
+    if member.issym() or member.islnk():
+        raise BundleError(f"member {member.name!r} is a link to {member.linkname!r}: pack the files themselves")
+    if not (member.isreg() or member.isdir()):
+        raise BundleError(f"member {member.name!r} is neither a file nor a folder: leave it out of the archive")
+
+
+def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, destination: Path) -> None:
+    content = archive.extractfile(member)
+    if content is None:  # pragma: no cover - only links and devices have no content, and they were refused
+        raise BundleError(f"member {member.name!r} has no content")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with destination.open("xb") as out:
+        while chunk := content.read(_COPY_BYTES):
+            written += out.write(chunk)
+    if written != member.size:
+        raise BundleError(
+            f"member {member.name!r} ends after {written} of {member.size} bytes: the archive is cut short"
+        )
+
+
+def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None) -> None:
+    """Unpack a `.tgz` or `.tar` of a model bundle.
+
+    Args:
+        archive_path: the archive; compression is found out from its content.
+        folder: an empty folder that receives the files.
+        limits: caps; the defaults of `ArchiveLimits` if None.
+
+    Raises:
+        BundleError: not a readable tar, unsafe members, or more than the caps allow.
+    """
+    limits = limits or ArchiveLimits()
+    try:
+        with tarfile.open(archive_path, "r|*") as archive:
+            _unpack_members(archive, folder, limits)
+    except BundleError as error:
+        raise BundleError(f"{archive_path}: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error, LZMAError) as error:
+        raise BundleError(
+            f"{archive_path}: not a readable .tgz or .tar ({error}): it is damaged or cut short, fetch it again"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{archive_path}: cannot be unpacked ({error})") from error
+
+
+def _unpack_members(archive: tarfile.TarFile, folder: Path, limits: ArchiveLimits) -> None:
+    known_bytes = skipped_bytes = 0
+    seen: set[str] = set()
+    for count, member in enumerate(archive, start=1):
+        if count > limits.members:
+            raise BundleError(f"more than {limits.members} members: this is no model bundle")
+        _refuse_unsafe(member)
+        relative = known_path(member.name)
+        if member.isdir():
+            continue
+        if relative is None:
+            skipped_bytes += member.size
+        else:
+            known_bytes += member.size
+        if skipped_bytes > limits.skipped_bytes or known_bytes > limits.known_bytes:
+            raise BundleError(
+                f"member {member.name!r} takes the archive over its cap ({limits.known_bytes} bytes of model files, "
+                f"{limits.skipped_bytes} of others): pack the model files alone"
+            )
+        if relative is None:
+            continue
+        if str(relative).casefold() in seen:
+            raise BundleError(f"member {member.name!r} is in the archive twice: pack it once")
+        seen.add(str(relative).casefold())
+        _copy(archive, member, folder / relative)

@@ -1,0 +1,412 @@
+"""A model bundle: the archive or folder that PaddleSeg's exporters write, read into a frozen `Bundle`.
+
+Exporters disagree: four generations of `deploy.yaml`, PaddleX's `inference.yml`, two kinds of program file, a
+`meta.json` that may be missing. What they declare about the network's output is kept for the reader's eyes only; the
+engine looks at what the network really returns.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from engine.archive import unpack
+from engine.errors import BundleError, UnsupportedTransformError
+from engine.options import Precision
+from engine.transforms import Transform, parse_transforms
+
+Color = tuple[int, int, int]
+ProgramKind = Literal["pir", "pdmodel"]
+
+_DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
+_PROGRAM_SUFFIXES = (".json", ".pdmodel")
+_TEXT_BYTES = 4 << 20
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def _minus_one_is_dynamic(value: object) -> object:
+    return None if value == -1 else value
+
+
+Axis = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_minus_one_is_dynamic)]
+
+
+class _ClassRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    id: str | None = None
+    name: str | None = None
+    def_color: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = Field(default=None, min_length=3, max_length=4)
+
+
+class _MetaRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    name: str | None = None
+    classes: list[_ClassRecord] | None = None
+    multilabel: bool = False
+
+
+class _DeployRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    model: str | None = None
+    params: str | None = None
+    transforms: list[dict[str, Any]] | None = None
+    input_shape: list[Axis] | None = None
+    output_op: str | None = None
+    output_dtype: str | None = None
+    with_softmax: bool | None = None
+    with_argmax: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationClass:
+    """One class of the bundle, as its index in the mask.
+
+    Attributes:
+        id: URN of the class.
+        name: what people call it.
+        color: RGB, 0–255; None where `meta.json` gives none.
+    """
+
+    id: str
+    name: str
+    color: Color | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaddleModel:
+    """A Paddle program and its weights.
+
+    Attributes:
+        program: `.json` (PIR) or `.pdmodel` file.
+        params: `.pdiparams` file.
+        digest: SHA-256 of both.
+    """
+
+    program: Path
+    params: Path
+    digest: str
+
+    @property
+    def kind(self) -> ProgramKind:
+        """The program's format."""
+        return "pir" if self.program.suffix == ".json" else "pdmodel"
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """An ONNX file.
+
+    Attributes:
+        path: the file.
+        precision: what it was converted to.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    precision: Precision
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredOutput:
+    """What `deploy.yaml` says of the network; shown, never trusted.
+
+    Attributes:
+        input_shape: NCHW, None for a dynamic axis; None if not stated.
+        output_op: argmax, softmax or none; None if not stated.
+        output_dtype: as written; None if not stated.
+    """
+
+    input_shape: tuple[int | None, ...] | None
+    output_op: str | None
+    output_dtype: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model bundle, checked and unpacked.
+
+    Attributes:
+        name: from `meta.json`, else the archive's stem.
+        source: the archive or folder that was opened.
+        folder: where its files lie now; gone once the bundle is closed, unless it was opened from a folder.
+        digest: SHA-256 over the names and contents of its files; the same for archive and folder.
+        classes: in index order; may be empty.
+        transforms: the deploy transforms, in order.
+        paddle: the Paddle program, if present.
+        onnx: converted models, if present.
+        declared: what `deploy.yaml` claims.
+        multilabel: classes are independent planes.
+        notes: what was odd but could be resolved.
+    """
+
+    name: str
+    source: Path
+    folder: Path
+    digest: str
+    classes: tuple[SegmentationClass, ...]
+    transforms: tuple[Transform, ...]
+    paddle: PaddleModel | None
+    onnx: tuple[OnnxModel, ...]
+    declared: DeclaredOutput
+    multilabel: bool
+    notes: tuple[str, ...]
+
+    def onnx_model(self, precision: Precision) -> OnnxModel | None:
+        """Find the ONNX model of a precision.
+
+        Args:
+            precision: which one.
+
+        Returns:
+            The model, or None if the bundle holds none.
+        """
+        return next((model for model in self.onnx if model.precision is precision), None)
+
+    def with_onnx(self, model: OnnxModel) -> "Bundle":
+        """Add a converted model, in place of one of the same precision.
+
+        Args:
+            model: the converted model.
+
+        Returns:
+            A new bundle over the same files.
+        """
+        others = tuple(each for each in self.onnx if each.precision is not model.precision)
+        return replace(self, onnx=(*others, model))
+
+
+@contextmanager
+def open_bundle(
+    path: Path | str, *, temporary_folder: Path | None = None, inspect_only: bool = False
+) -> Generator[Bundle]:
+    """Open a bundle; archives are unpacked into a temporary folder that goes with the context.
+
+    Args:
+        path: `.tgz`, `.tar` or folder.
+        temporary_folder: where to unpack; the system's default if None.
+        inspect_only: note transforms that cannot be honoured instead of refusing the bundle; it must not be run.
+
+    Yields:
+        The bundle.
+
+    Raises:
+        BundleError: missing, damaged, incomplete, or unsafe.
+    """
+    source = Path(path)
+    if source.is_dir():
+        yield read_bundle(source, source, inspect_only=inspect_only)
+        return
+    if not source.is_file():
+        raise BundleError(f"{source}: no such file or folder")
+    with TemporaryDirectory(prefix="pseg-bundle-", dir=temporary_folder) as unpacked:
+        unpack(source, Path(unpacked))
+        yield read_bundle(_model_folder(Path(unpacked), source), source, inspect_only=inspect_only)
+
+
+def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bundle:
+    """Read the files of a bundle.
+
+    Args:
+        folder: holds `deploy.yaml` or `inference.yml`.
+        source: what error messages name.
+        inspect_only: note transforms that cannot be honoured instead of refusing the bundle.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: a file is missing or does not say what it should.
+    """
+    deploy_path = _deploy_file(folder, source)
+    where = f"{source}: {deploy_path.name}"
+    deploy = _read_deploy(deploy_path, where)
+    meta_path = folder / "meta.json"
+    meta = _read_meta(meta_path, f"{source}: meta.json") if meta_path.is_file() else _MetaRecord()
+    paddle, notes = _find_paddle(folder, deploy, where)
+    transforms: tuple[Transform, ...] = ()
+    try:
+        transforms = parse_transforms(deploy.transforms, where=where)
+    except UnsupportedTransformError as error:
+        if not inspect_only:
+            raise
+        notes.append(str(error))
+    onnx = _find_onnx(folder)
+    if paddle is None and not onnx:
+        raise BundleError(
+            f"{source}: model missing: no Paddle program (model.json or model.pdmodel) and no onnx/fp32/model.onnx; "
+            "export the model again or put its files beside " + deploy_path.name
+        )
+    files = [deploy_path, *([meta_path] if meta_path.is_file() else []), *(model.path for model in onnx)]
+    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    if paddle is not None:
+        digests["paddle"] = paddle.digest
+    return Bundle(
+        name=meta.name or source.name.removesuffix(".tgz").removesuffix(".tar.gz").removesuffix(".tar"),
+        source=source,
+        folder=folder,
+        digest=_digest_of(digests),
+        classes=tuple(_class_of(index, record) for index, record in enumerate(meta.classes or [])),
+        transforms=transforms,
+        paddle=paddle,
+        onnx=onnx,
+        declared=_declared(deploy),
+        multilabel=meta.multilabel,
+        notes=tuple(notes),
+    )
+
+
+def file_digest(path: Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def class_of_index(classes: Sequence[SegmentationClass], index: int) -> SegmentationClass:
+    """Name a class index, also one that the bundle does not know.
+
+    Args:
+        classes: the bundle's classes.
+        index: value in the mask, ≥ 0.
+
+    Returns:
+        The class, or `class-N` without a colour.
+    """
+    return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
+
+
+def _digest_of(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _model_folder(unpacked: Path, source: Path) -> Path:
+    candidates = [unpacked, *sorted(path for path in unpacked.iterdir() if path.is_dir() and path.name != "onnx")]
+    holding = [folder for folder in candidates if any((folder / name).is_file() for name in _DEPLOY_NAMES)]
+    if len(holding) > 1:
+        names = ", ".join(folder.relative_to(unpacked).as_posix() for folder in holding)
+        raise BundleError(f"{source}: holds several models ({names}): pack one model into one archive")
+    return holding[0] if holding else unpacked
+
+
+def _deploy_file(folder: Path, source: Path) -> Path:
+    for name in _DEPLOY_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise BundleError(
+        f"{source}: no deploy.yaml (or inference.yml) at its top or in its single folder: "
+        "this is no exported PaddleSeg model"
+    )
+
+
+def _read_text(path: Path, where: str) -> str:
+    try:
+        if path.stat().st_size > _TEXT_BYTES:
+            raise BundleError(f"{where} is larger than {_TEXT_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{where} cannot be read as UTF-8 text ({error})") from error
+
+
+def _check(kind: type[_Record], content: object, where: str) -> _Record:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "its content"
+        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {first['input']!r:.80}") from error
+
+
+def _read_deploy(path: Path, where: str) -> _DeployRecord:
+    try:
+        content: object = yaml.safe_load(_read_text(path, where))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{where} must be a mapping with a Deploy block")
+    block = cast("dict[object, object]", content)
+    if not isinstance(block.get("Deploy"), dict):
+        raise BundleError(f"{where}: Deploy must be a mapping, but it is {block.get('Deploy')!r:.80}")
+    return _check(_DeployRecord, block["Deploy"], where)
+
+
+def _read_meta(path: Path, where: str) -> _MetaRecord:
+    try:
+        content: object = json.loads(_read_text(path, where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(f"{where} is no valid JSON: {error}") from error
+    return _check(_MetaRecord, content, where)
+
+
+def _class_of(index: int, record: _ClassRecord) -> SegmentationClass:
+    name = record.name or f"class-{index}"
+    color = None if record.def_color is None else cast("Color", tuple(record.def_color[:3]))
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return SegmentationClass(id=record.id or f"urn:ibenthos:segmentation:class:{slug}", name=name, color=color)
+
+
+def _declared(deploy: _DeployRecord) -> DeclaredOutput:
+    operation = deploy.output_op
+    if operation is None:
+        operation = "argmax" if deploy.with_argmax else "softmax" if deploy.with_softmax else None
+    shape = None if deploy.input_shape is None else tuple(deploy.input_shape)
+    return DeclaredOutput(input_shape=shape, output_op=operation, output_dtype=deploy.output_dtype)
+
+
+def _inside(folder: Path, name: str, where: str, field: str) -> Path:
+    if Path(name).name != name.removeprefix("./") or name in {".", ".."} or "\\" in name or "\0" in name:
+        raise BundleError(f"{where}: {field}: {name!r} must be the name of a file in the bundle's own folder")
+    return folder / Path(name).name
+
+
+def _find_program(folder: Path, declared: Path) -> Path | None:
+    if declared.is_file() and declared.suffix in _PROGRAM_SUFFIXES:
+        return declared
+    stems = dict.fromkeys([declared.stem, "model", "inference"])
+    siblings = (folder / f"{stem}{suffix}" for stem in stems for suffix in _PROGRAM_SUFFIXES)
+    return next((sibling for sibling in siblings if sibling.is_file()), None)
+
+
+def _find_paddle(folder: Path, deploy: _DeployRecord, where: str) -> tuple[PaddleModel | None, list[str]]:
+    declared = _inside(folder, deploy.model or "model.pdmodel", where, "model")
+    declared_params = None if deploy.params is None else _inside(folder, deploy.params, where, "params")
+    program = _find_program(folder, declared)
+    if program is None:
+        return None, []
+    notes: list[str] = []
+    if deploy.model is not None and program != declared:
+        notes.append(f"{where} names {declared.name}, which is not there: {program.name} is used")
+    beside = program.with_suffix(".pdiparams")
+    params = declared_params if declared_params is not None and declared_params.is_file() else beside
+    if not params.is_file():
+        raise BundleError(
+            f"{where}: weights missing: {(declared_params or beside).name} is not beside {program.name}; "
+            "add the .pdiparams file of the export"
+        )
+    if params.stat().st_size == 0:
+        raise BundleError(f"{where}: weights {params.name} are empty: fetch the bundle again")
+    digest = _digest_of({"program": file_digest(program), "params": file_digest(params)})
+    return PaddleModel(program=program, params=params, digest=digest), notes
+
+
+def _find_onnx(folder: Path) -> tuple[OnnxModel, ...]:
+    found = ((precision, folder / "onnx" / precision.value / "model.onnx") for precision in Precision)
+    return tuple(
+        OnnxModel(path=path, precision=precision, digest=file_digest(path))
+        for precision, path in found
+        if path.is_file()
+    )

@@ -1,0 +1,52 @@
+"""Every error that the engine and the converters raise.
+
+```
+EngineError
+├ BundleError                 the archive, deploy.yaml or meta.json cannot be used
+│ └ UnsupportedTransformError a deploy transform that cannot be repeated or undone
+├ OptionError                 a combination of options that cannot be honoured
+├ RuntimeUnavailableError     a library or execution provider is absent
+├ ModelLoadError              the runtime refuses the program or its weights
+├ ImageError                  unreadable, too large, wrong bands
+├ InferenceError              the run itself failed; the vendor's error is its cause
+└ ConversionError             the model could not be converted
+```
+
+A message says what happened, where (file, field, image) and what to do about it.
+"""
+
+
+class EngineError(Exception):
+    """Base of all errors raised on purpose by this project."""
+
+
+class BundleError(EngineError):
+    """The model bundle is damaged, incomplete or unsafe."""
+
+
+class UnsupportedTransformError(BundleError):
+    """A deploy transform is random, unknown, or has arguments that cannot be honoured."""
+
+
+class OptionError(EngineError):
+    """The options contradict each other, the bundle, or this machine."""
+
+
+class RuntimeUnavailableError(EngineError):
+    """The runtime's library or the execution provider is not usable here."""
+
+
+class ModelLoadError(EngineError):
+    """The runtime could not load the model, or its first run failed."""
+
+
+class ImageError(EngineError):
+    """The image cannot be read, is too large, or has bands the network does not take."""
+
+
+class InferenceError(EngineError):
+    """Running the network failed, or it returned something that is not a segmentation."""
+
+
+class ConversionError(EngineError):
+    """A model could not be converted to ONNX."""

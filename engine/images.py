@@ -1,0 +1,486 @@
+"""Pictures on disk -> RGB arrays, at the size the network is to see.
+
+What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP and BMP are read. The rules:
+
+- EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works on
+  the upright picture.
+- The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
+  becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK, YCbCr and Lab are converted by Pillow.
+- Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does; of 12 bit TIFF the highest eight bits. (For 16 bit
+  *colour* TIFF OpenCV rounds `v / 257` instead and may differ by one level.)
+- 32 bit integers and floats have no stated range and are refused; so are TIFFs with two or five bands.
+- Of an animated or multi-page file the first picture is read.
+- A truncated file is an error: the missing part is never filled with grey.
+- Damaged EXIF never fails a good picture: what cannot be read of it is `None`.
+
+Pillow keeps two settings for the whole process; since several threads decode at once, neither is switched for a read:
+
+- `Image.MAX_IMAGE_PIXELS` is what `Image.open` consults. This module opens the decoders' classes itself, compares the
+  declared size with `max_pixels` before a pixel is decoded, and leaves the constant alone. (Pillow still consults it
+  for WebP and for the tiles of a TIFF, and refuses what is larger than twice its value.)
+- The warning filters: `warnings.catch_warnings` restores the wrong list when threads overlap. So the first read adds
+  one filter that drops the warnings of `PIL` modules, and it stays. What matters of them is an `ImageError` here.
+"""
+
+import itertools
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, SupportsFloat, TypeVar, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from engine.errors import ImageError, OptionError
+
+IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+"""Suffixes by which a folder's pictures are told from its other files, in lower case."""
+
+_FORMATS = "JPEG, PNG, TIFF, WebP or BMP"
+_DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
+    (re.compile(rb"BM"), BmpImageFile),
+)
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
+_TURNS: dict[int, tuple[int | None, int | None]] = {
+    1: (None, None),
+    2: (None, 1),
+    3: (cv2.ROTATE_180, None),
+    4: (None, 0),
+    5: (cv2.ROTATE_90_CLOCKWISE, 1),
+    6: (cv2.ROTATE_90_CLOCKWISE, None),
+    7: (cv2.ROTATE_90_CLOCKWISE, 0),
+    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
+}
+"""What sets each EXIF orientation upright: a rotation, then a flip (0: top to bottom, 1: left to right)."""
+
+_TIFF_BANDS = frozenset({1, 3, 4})
+_TIFF_DEPTHS_BIT = frozenset({1, 2, 4, 8, 12, 16})
+_STRIP_PIXELS = 1 << 20
+_PILLOW_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+_GPS = ExifTags.GPS
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """When and where the camera took the picture, as far as EXIF says it.
+
+    Attributes:
+        taken_at: `DateTimeOriginal`; aware if the camera also wrote `OffsetTimeOriginal`, else naive local time.
+        latitude_deg: WGS 84, -90 to 90, north positive.
+        longitude_deg: WGS 84, -180 to 180, east positive.
+    """
+
+    taken_at: datetime | None = None
+    latitude_deg: float | None = None
+    longitude_deg: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceImage:
+    """One upright picture.
+
+    Attributes:
+        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be).
+        width: The upright source's width in pixels, before any shrinking.
+        height: The upright source's height in pixels, before any shrinking.
+        capture: What EXIF says about time and place.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    capture: Capture
+
+
+def list_images(arguments: Sequence[str | Path]) -> list[Path]:
+    """Find the pictures that files, folders and globs name.
+
+    A file is taken whatever its suffix, even if its name holds `[` or `*`. Of a folder (not its subfolders) and of a
+    glob (`**` allowed) the files with one of `IMAGE_SUFFIXES` are taken, sorted, hidden ones left out; a glob with a
+    part that starts with a dot takes hidden ones too.
+
+    Args:
+        arguments: Names of files or folders, or globs.
+
+    Returns:
+        The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
+
+    Raises:
+        ImageError: An argument names nothing, or its folder may not be listed.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        for path in _matches(argument):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
+    """Apply the limit `max-img-size`, which counts pixels, not a side's length.
+
+    Both sides are scaled by `sqrt(max_img_size / (width * height))` and rounded down. The result depends on the sides
+    alike: swapping them swaps the result, so a picture may be shrunken before it is turned upright.
+
+    >>> shrunken_size(4000, 3000, 1_000_000)
+    (1154, 866)
+    >>> shrunken_size(800, 600, 1_000_000)
+    (800, 600)
+    >>> shrunken_size(4000, 3000, -1)
+    (4000, 3000)
+
+    Args:
+        width: Pixels, at least 1.
+        height: Pixels, at least 1.
+        max_img_size: The most pixels the result may have; -1 leaves the size unchanged.
+
+    Returns:
+        Width and height, each at least 1, with a product of at most `max_img_size`.
+
+    Raises:
+        OptionError: `max_img_size` is 0 or less than -1.
+    """
+    _check_max_img_size(max_img_size)
+    if max_img_size == -1 or width * height <= max_img_size:
+        return width, height
+    return _shrunken_side(width, height, max_img_size), _shrunken_side(height, width, max_img_size)
+
+
+def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = 200_000_000) -> SourceImage:
+    """Decode one picture, upright, as RGB.
+
+    Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns. A
+    JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the wanted size; the rest of the way each
+    pixel is the average of its area.
+
+    Args:
+        path: The file; its suffix does not matter.
+        max_img_size: Shrink to at most this many pixels (`shrunken_size`); -1 never shrinks.
+        max_pixels: Refuse, before decoding, pictures that declare more pixels.
+
+    Returns:
+        The picture with its source size and capture data.
+
+    Raises:
+        OptionError: `max_img_size` is 0 or less than -1.
+        ImageError: The file is missing, unreadable, damaged, too large, or holds bands or depths that are not read.
+    """
+    _check_max_img_size(max_img_size)
+    _ignore_pillow_remarks()
+    with _open_file(path) as file:
+        try:
+            stored = _decode(path, file, max_img_size, max_pixels)
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as cause:
+            raise ImageError(f"{path}: too large for Pillow in this format ({cause}): save it as PNG") from cause
+        except Exception as cause:  # Pillow's decoders state no closed set of exceptions
+            raise ImageError(
+                f"{path}: damaged or truncated, it cannot be decoded ({_reason(cause)}): copy or export it again"
+            ) from cause
+    return _finish(stored, max_img_size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _StoredImage:
+    """A decoded picture as the file stores it: perhaps too large, perhaps lying on its side.
+
+    Attributes:
+        pixels: `uint8[h, w, 3]`, RGB, 0–255; of a JPEG possibly already 1/2, 1/4 or 1/8 of the size.
+        size: Declared width and height.
+        orientation: The EXIF orientation still to be undone, 1–8.
+        capture: What EXIF says about time and place.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    orientation: int
+    capture: Capture
+
+
+def _matches(argument: str | Path) -> list[Path]:
+    try:
+        return _expand(argument)
+    except (OSError, ValueError) as cause:
+        raise ImageError(f"{argument}: cannot be listed ({_reason(cause)}): check the name and permissions") from cause
+
+
+def _expand(argument: str | Path) -> list[Path]:
+    if not str(argument):
+        raise ImageError("an empty argument names no image: give a file, a folder or a glob")
+    path = Path(argument)
+    if path.is_dir():
+        images = sorted(entry for entry in path.iterdir() if _is_image(entry) and not entry.name.startswith("."))
+    elif path.exists():
+        return [path]
+    elif _is_pattern(str(argument)):
+        images = _glob(path)
+    else:
+        raise ImageError(f"{argument}: no such file or folder: check the name")
+    if not images:
+        raise ImageError(f"{argument}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))}): check the name")
+    return images
+
+
+def _glob(pattern: Path) -> list[Path]:
+    head = tuple(itertools.takewhile(lambda part: not _is_pattern(part), pattern.parts))
+    tail = pattern.parts[len(head) :]
+    if tail[-1] == "**":
+        tail = (*tail, "*")  # to pathlib a last `**` means folders only
+    root = Path(*head)
+    images = sorted(path for path in root.glob("/".join(tail)) if _is_image(path))
+    if any(part.startswith(".") for part in tail):
+        return images
+    return [path for path in images if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _is_pattern(name: str) -> bool:
+    return any(wildcard in name for wildcard in "*?[")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _check_max_img_size(max_img_size: int) -> None:
+    if max_img_size == 0 or max_img_size < -1:
+        raise OptionError(
+            f"max-img-size is {max_img_size}: give the most pixels an image may have, or -1 to leave images unchanged"
+        )
+
+
+def _shrunken_side(side: int, other: int, max_img_size: int) -> int:
+    # The integer root is the exact floor of side * sqrt(max_img_size / (side * other)); floats are off by one at times.
+    # Where the other side is lifted to 1 pixel, this one alone has to keep the limit.
+    return min(max(1, math.isqrt(max_img_size * side // other)), max_img_size)
+
+
+def _check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path}: declares {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}: "
+            "raise --max-pixels if the file can be trusted"
+        )
+
+
+def _ignore_pillow_remarks() -> None:
+    if _PILLOW_REMARKS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        if path.is_file():
+            return path.open("rb")
+        problem = _why_no_file(path)
+    except OSError as cause:
+        raise ImageError(f"{path}: cannot be opened ({_reason(cause)}): check the name and permissions") from cause
+    raise ImageError(f"{path}: {problem}")
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder: name the images in it"
+    if path.exists():
+        return "is not a regular file: copy its content to one"
+    return "no such file: check the name"
+
+
+def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
+    image = _open_image(path, file, max_pixels)
+    size = image.size
+    _check_max_pixels(path, size, max_pixels)
+    _check_mode(path, image.mode)
+    if isinstance(image, JpegImageFile):
+        image.draft(None, shrunken_size(*size, max_img_size))
+    image.load()
+    # Not before: a PNG may carry its EXIF behind the pixels. A TIFF has turned itself by now and says so.
+    exif = _or_else(image.getexif, Image.Exif())
+    return _StoredImage(_rgb(image), size, _orientation(exif), _capture(exif))
+
+
+def _open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile:
+    prefix = file.read(32)
+    file.seek(0)
+    decoder = next((decoder for signature, decoder in _DECODERS if signature.match(prefix)), None)
+    if decoder is None:
+        problem = (
+            f"is not a {_FORMATS} file: convert it to one of them" if prefix else "is empty (0 bytes): copy it again"
+        )
+        raise ImageError(f"{path}: {problem}")
+    if decoder is WebPImageFile:
+        # Pillow's WebP decoder allocates the canvas as soon as it is opened.
+        _check_max_pixels(path, _webp_size(prefix), max_pixels)
+    try:
+        return decoder(file)
+    except SyntaxError as cause:
+        if decoder is TiffImageFile:
+            _check_tiff_layout(path, file, cause)
+        raise
+
+
+def _webp_size(prefix: bytes) -> tuple[int, int]:
+    """Declared width and height of a WebP file's first 30 bytes; 0 x 0 where they are too few or say something else."""
+    kind, body = prefix[12:16], prefix[20:30]
+    if kind == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+
+
+def _check_mode(path: Path, mode: str) -> None:
+    if mode not in _EIGHT_BIT_MODES and not mode.startswith("I;16"):
+        raise ImageError(
+            f"{path}: mode {mode} (32 bit integer, signed or float) has no stated range: scale it to 8 or 16 bit"
+        )
+
+
+def _check_tiff_layout(path: Path, file: BinaryIO, cause: SyntaxError) -> None:
+    """Say in the user's words why Pillow knows no mode for a TIFF; silent if bands and depth are not the reason."""
+    bands, depths_bit = _or_else(lambda: _tiff_layout(file), (1, frozenset[int]()))
+    if bands not in _TIFF_BANDS:
+        raise ImageError(
+            f"{path}: wrong number of bands: {bands} (grey, RGB, RGBA and CMYK are read): export three of them as RGB"
+        ) from cause
+    if not depths_bit <= _TIFF_DEPTHS_BIT:
+        depths = ", ".join(str(depth) for depth in sorted(depths_bit))
+        raise ImageError(f"{path}: {bands} bands of {depths} bit are not read: scale it to 8 or 16 bit") from cause
+
+
+def _tiff_layout(file: BinaryIO) -> tuple[int, frozenset[int]]:
+    file.seek(0)
+    directory = ImageFileDirectory_v2(file.read(16))
+    file.seek(directory.next)
+    directory.load(file)
+    depths_bit = frozenset[int](directory.get(ExifTags.Base.BitsPerSample, (1,)))
+    return int(directory.get(ExifTags.Base.SamplesPerPixel, 1)), depths_bit
+
+
+def _rgb(image: ImageFile) -> NDArray[np.uint8]:
+    """Take the bands out of Pillow strip by strip, so that no second whole picture exists while modes are converted."""
+    image.info.pop("transparency", None)  # alpha is dropped, and Pillow would work on it
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    eight_bit = _eight_bit_reader(image)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = eight_bit(strip)
+    return pixels
+
+
+def _eight_bit_reader(image: ImageFile) -> Callable[[Image.Image], NDArray[np.uint8]]:
+    if not image.mode.startswith("I;16"):
+        # Pillow knows no direct way from premultiplied grey (La) to RGB.
+        return lambda strip: np.asarray((strip.convert("LA") if strip.mode == "La" else strip).convert("RGB"))
+    tags: Mapping[int, Any] = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    shift = 4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8
+    # Pillow inverts white-is-zero up to 8 bit only.
+    inverse = 0xFF if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else 0
+    return lambda strip: ((np.asarray(strip) >> shift) ^ inverse).astype(np.uint8)[..., np.newaxis]
+
+
+def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
+    # The smaller picture is the cheaper one to turn, and the size rule does not mind.
+    pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
+    width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
+    return SourceImage(pixels, width, height, stored.capture)
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    return cast("NDArray[np.uint8]", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    # OpenCV's turns are contiguous, and several times faster than copying numpy's views.
+    rotation, flip = _TURNS[orientation]
+    if rotation is not None:
+        pixels = cast("NDArray[np.uint8]", cv2.rotate(pixels, rotation))
+    if flip is not None:
+        pixels = cast("NDArray[np.uint8]", cv2.flip(pixels, flip))
+    return pixels
+
+
+def _orientation(exif: Image.Exif) -> int:
+    orientation = _or_else(lambda: int(exif[ExifTags.Base.Orientation]), 1)
+    return orientation if orientation in _TURNS else 1
+
+
+def _capture(exif: Image.Exif) -> Capture:
+    gps: dict[int, Any] = _or_else(lambda: exif.get_ifd(ExifTags.IFD.GPSInfo), {})
+    return Capture(
+        taken_at=_or_else(lambda: _taken_at(exif.get_ifd(ExifTags.IFD.Exif)), None),
+        latitude_deg=_or_else(lambda: _degrees(gps[_GPS.GPSLatitude], gps[_GPS.GPSLatitudeRef], "NS", 90), None),
+        longitude_deg=_or_else(lambda: _degrees(gps[_GPS.GPSLongitude], gps[_GPS.GPSLongitudeRef], "EW", 180), None),
+    )
+
+
+def _taken_at(tags: Mapping[int, str]) -> datetime:
+    """Read `DateTimeOriginal` of the Exif directory, with its offset if there is one that can be read.
+
+    >>> _taken_at({0x9003: "2024:06:30 14:05:09", 0x9011: "+02:00"}).isoformat()
+    '2024-06-30T14:05:09+02:00'
+    """
+    local = datetime.strptime(tags[ExifTags.Base.DateTimeOriginal].strip(" \0"), "%Y:%m:%d %H:%M:%S")
+    offset = _or_else(lambda: datetime.strptime(tags[ExifTags.Base.OffsetTimeOriginal].strip(" \0"), "%z").tzinfo, None)
+    return local.replace(tzinfo=offset)
+
+
+def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, limit_deg: float) -> float:
+    """Turn degrees, minutes and seconds of a hemisphere into signed degrees.
+
+    >>> _degrees((33, 51, 36), "S", "NS", 90)
+    -33.86
+
+    Args:
+        angle: Degrees, minutes and seconds, none negative.
+        hemisphere: EXIF's reference: one letter.
+        hemispheres: The positive and the negative letter.
+        limit_deg: The largest angle there is.
+
+    Returns:
+        Degrees, within plus and minus `limit_deg`.
+
+    Raises:
+        ValueError: The angle is not a number or too large, as cameras without a fix write it.
+    """
+    degrees, minutes, seconds = (float(part) for part in angle)
+    angle_deg = degrees + minutes / 60 + seconds / 3600
+    if not 0 <= angle_deg <= limit_deg:  # also true of NaN, which is what 0/0 becomes
+        raise ValueError(f"{angle_deg} degrees")
+    sign = {hemispheres[0]: 1, hemispheres[1]: -1}[hemisphere.strip(" \0")]
+    return sign * angle_deg
+
+
+def _or_else(read: Callable[[], _Value], otherwise: _Value) -> _Value:
+    # EXIF and TIFF tags are written by anybody; whatever is wrong with one must not fail a good picture.
+    try:
+        return read()
+    except Exception:
+        return otherwise
+
+
+def _reason(cause: BaseException) -> str:
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__

@@ -1,0 +1,225 @@
+"""What a runtime may be asked for. Each runtime has its own options, so none can reach the wrong one."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+from engine.errors import OptionError
+
+Shape = tuple[int, ...]
+
+
+class RuntimeName(StrEnum):
+    """The library that runs the network."""
+
+    ONNX = "onnx"
+    PADDLE = "paddle"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Precision(StrEnum):
+    """The arithmetic of the network's heavy layers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Provider(StrEnum):
+    """ONNX Runtime's execution providers that this engine configures."""
+
+    CPU = "cpu"
+    OPENVINO = "openvino"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+    @property
+    def device(self) -> Device:
+        """The device that the provider needs."""
+        return Device.GPU if self in {Provider.CUDA, Provider.TENSORRT} else Device.CPU
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """The smallest, most common and largest shape of one input."""
+
+    minimum: Shape
+    optimum: Shape
+    maximum: Shape
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.minimum), len(self.optimum), len(self.maximum)}
+        ordered = all(
+            1 <= low <= middle <= high
+            for low, middle, high in zip(self.minimum, self.optimum, self.maximum, strict=False)
+        )
+        if len(ranks) != 1 or not ordered:
+            raise OptionError(
+                f"dynamic shape profile: {self.minimum} ≤ {self.optimum} ≤ {self.maximum} does not hold axis by axis; "
+                "give three shapes of one rank, each axis at least 1 and in ascending order"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicShapeProfile:
+    """What TensorRT is told about the shapes that will come, input by input."""
+
+    inputs: tuple[tuple[str, ShapeRange], ...]
+
+    @classmethod
+    def from_shapes(cls, name: str, shapes: Sequence[Shape]) -> Self:
+        """Build the profile of one input from shapes that were really seen.
+
+        The optimum is the shape seen most often; of several, the largest.
+
+        Args:
+            name: the input's name in the model.
+            shapes: at least one shape; all of one rank.
+
+        Returns:
+            The profile.
+
+        Raises:
+            OptionError: no shapes, or shapes of several ranks.
+
+        >>> DynamicShapeProfile.from_shapes("x", [(1, 3, 4, 8), (1, 3, 8, 4), (1, 3, 8, 4)]).inputs[0][1]
+        ShapeRange(minimum=(1, 3, 4, 4), optimum=(1, 3, 8, 4), maximum=(1, 3, 8, 8))
+        """
+        if not shapes or len({len(shape) for shape in shapes}) != 1:
+            raise OptionError(f"dynamic shape profile of input {name!r}: needs shapes of one rank, got {list(shapes)}")
+        axes = list(zip(*shapes, strict=True))
+        optimum, _ = max(Counter(shapes).items(), key=lambda item: (item[1], math.prod(item[0]), item[0]))
+        seen = ShapeRange(tuple(map(min, axes)), optimum, tuple(map(max, axes)))
+        return cls(inputs=((name, seen),))
+
+
+def _check_common(threads: int, min_subgraph_size: int, workspace_bytes: int) -> None:
+    for name, value in (
+        ("threads", threads),
+        ("min-subgraph-size", min_subgraph_size),
+        ("workspace_bytes", workspace_bytes),
+    ):
+        if value < 1:
+            raise OptionError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxOptions:
+    """How ONNX Runtime runs the model.
+
+    Attributes:
+        provider: the execution provider; nothing else may take its place.
+        precision: which ONNX file of the bundle runs, or under TensorRT what its engine computes in.
+        threads: intra-op threads of the session.
+        device_id: GPU index.
+        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
+        workspace_bytes: TensorRT's scratch memory.
+        profile: shapes for TensorRT's engine.
+        engine_cache: folder for TensorRT engines and timings; none are kept without it.
+        verbose: let the library log.
+    """
+
+    provider: Provider = Provider.CPU
+    precision: Precision = Precision.FP32
+    threads: int = 1
+    device_id: int = 0
+    min_subgraph_size: int = 3
+    workspace_bytes: int = 1 << 30
+    profile: DynamicShapeProfile | None = None
+    engine_cache: Path | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self.threads, self.min_subgraph_size, self.workspace_bytes)
+        if self.precision is Precision.FP16 and self.provider.device is Device.CPU:
+            raise OptionError(
+                f"precision fp16 needs a GPU, but provider {self.provider} runs on the CPU: use fp32 or int8"
+            )
+
+    @property
+    def model_precision(self) -> Precision:
+        """The ONNX file to load: TensorRT halves an FP32 model by itself."""
+        if self.provider is Provider.TENSORRT and self.precision is Precision.FP16:
+            return Precision.FP32
+        return self.precision
+
+    @property
+    def label(self) -> str:
+        """One word for tables and provenance."""
+        return self.provider.value
+
+
+PaddleProvider = Literal["paddle-cpu", "paddle-onednn", "paddle-gpu", "paddle-tensorrt"]
+
+
+@dataclass(frozen=True, slots=True)
+class PaddleOptions:
+    """How Paddle Inference runs the model.
+
+    Attributes:
+        device: CPU or GPU.
+        onednn: use oneDNN's kernels (CPU only).
+        tensorrt: hand subgraphs to TensorRT (GPU only).
+        precision: FP32; FP16 on a GPU; INT8 under TensorRT only, with a calibration table.
+        threads: threads of the CPU math library.
+        device_id: GPU index.
+        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
+        workspace_bytes: TensorRT's scratch memory.
+        memory_pool_mb: Paddle's first allocation on the GPU, in MiB.
+        profile: input shapes for TensorRT.
+        shape_range_file: ranges of all inner tensors, collected by Paddle for a `.pdmodel`.
+        collect_shape_range: run without TensorRT and write `shape_range_file`.
+        engine_cache: folder for TensorRT engines and calibration tables.
+        verbose: let the library log.
+    """
+
+    device: Device = Device.CPU
+    onednn: bool = False
+    tensorrt: bool = False
+    precision: Precision = Precision.FP32
+    threads: int = 1
+    device_id: int = 0
+    min_subgraph_size: int = 3
+    workspace_bytes: int = 1 << 30
+    memory_pool_mb: int = 256
+    profile: DynamicShapeProfile | None = None
+    shape_range_file: Path | None = None
+    collect_shape_range: bool = False
+    engine_cache: Path | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self.threads, self.min_subgraph_size, self.workspace_bytes)
+        if self.onednn and self.device is Device.GPU:
+            raise OptionError("oneDNN runs on the CPU only: leave --mkldnn off with --device gpu")
+        if self.tensorrt and self.device is Device.CPU:
+            raise OptionError("TensorRT needs a GPU: add --device gpu or leave --use-trt out")
+        if self.precision is Precision.FP16 and self.device is Device.CPU:
+            raise OptionError("precision fp16 needs a GPU under Paddle Inference: use --device gpu or fp32")
+        if self.precision is Precision.INT8 and not self.tensorrt:
+            raise OptionError(
+                "Paddle Inference runs int8 under TensorRT only: add --use-trt --device gpu, "
+                "or use --runtime onnx with a bundle that holds onnx/int8/model.onnx"
+            )
+        if self.collect_shape_range and self.shape_range_file is None:
+            raise OptionError("collecting shape ranges needs shape_range_file to write to")
+
+    @property
+    def label(self) -> PaddleProvider:
+        """One word for tables and provenance."""
+        if self.device is Device.GPU:
+            return "paddle-tensorrt" if self.tensorrt else "paddle-gpu"
+        return "paddle-onednn" if self.onednn else "paddle-cpu"
+
+
+RuntimeOptions = OnnxOptions | PaddleOptions

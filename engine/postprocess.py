@@ -1,0 +1,273 @@
+"""From the network's output to a mask at the size of the image: pure functions on arrays.
+
+What an output is, is read from its rank, dtype and channels; what the bundle declares about it is not trusted. Logits
+and probabilities are interpolated first and compared afterwards, as PaddleSeg does; a mask that was argmaxed inside of
+the network allows only nearest.
+
+Source: paddleseg 2.8.0, ``core/infer.py``: ``reverse_transform``, then ``argmax``.
+"""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, assert_never, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InferenceError, OptionError
+from engine.transforms import TransformRecord, restore_plane
+
+Output: TypeAlias = npt.NDArray[Any]
+Planes: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Multilabel: TypeAlias = npt.NDArray[np.bool_]
+
+_EXPECTED: Final = (
+    "expected a mask [N, H, W], scores [N, classes, H, W] or a probability map [N, 1, H, W]; "
+    "export the model again as a PaddleSeg segmentation"
+)
+_PROBABILITY_TOLERANCE: Final = 1e-3
+_COUNTED_AT_ONCE: Final = 2**20
+
+
+class OutputKind(StrEnum):
+    """What the values of the network's output are."""
+
+    MASK = "mask"
+    """Class indices: the argmax is inside of the network."""
+
+    SCORES = "scores"
+    """Logits or probabilities, one plane a class; the classes exclude each other."""
+
+    PROBABILITY = "probability"
+    """One plane of probabilities, 0–1."""
+
+    MULTILABEL = "multilabel"
+    """Logits, one plane a class; the classes do not exclude each other."""
+
+
+def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
+    """Tell what the network returned.
+
+    Args:
+        output: The output with its batch axis: [N, H, W] or [N, C, H, W].
+        multilabel: Whether the bundle says that classes do not exclude each other.
+
+    Returns:
+        How the output is to be read.
+
+    Raises:
+        InferenceError: The output is no segmentation.
+
+    >>> output_kind(np.zeros((1, 8, 8), dtype=np.int64), multilabel=False)
+    <OutputKind.MASK: 'mask'>
+    >>> output_kind(np.zeros((1, 19, 8, 8), dtype=np.float32), multilabel=False)
+    <OutputKind.SCORES: 'scores'>
+    """
+    if output.ndim not in {3, 4} or 0 in output.shape:
+        raise InferenceError(f"{_named(output)} is no segmentation; {_EXPECTED}")
+    if output.dtype.kind in "biu":
+        return _kind_of_integers(output)
+    if output.dtype.kind != "f":
+        raise InferenceError(f"{_named(output)} is of no type that a segmentation has; {_EXPECTED}")
+    if output.ndim == 3:
+        return _kind_of_float_mask(output)
+    if multilabel:
+        return OutputKind.MULTILABEL
+    return OutputKind.PROBABILITY if output.shape[1] == 1 else OutputKind.SCORES
+
+
+def segment(
+    output: Output, kind: OutputKind, records: Sequence[TransformRecord], *, threshold: float = 0.5
+) -> Mask | Multilabel:
+    """Read the classes of one image at the size that it had before the transforms.
+
+    Args:
+        output: One image's output without the batch axis: [H, W] or [1, H, W] for a mask, else [C, H, W].
+        kind: From `output_kind`.
+        records: From `apply_transforms`.
+        threshold: Probability, between 0 and 1, above which a pixel belongs to the class; for probability maps and
+            multilabel planes. The sigmoid is not computed: x is compared to the threshold's logit.
+
+    Returns:
+        uint8[H, W] of class indices, or uint16 where an index may be above 255; bool[K, H, W] for multilabel.
+
+    Raises:
+        InferenceError: The values are not finite, or not what the kind says; or the output is smaller than the image
+            inside of its padding.
+        OptionError: The threshold is not between 0 and 1.
+
+    >>> scores = np.array([[[0.1, 2.0]], [[0.9, -1.0]], [[0.9, 0.0]]], dtype=np.float32)
+    >>> segment(scores, OutputKind.SCORES, []).tolist()
+    [[1, 0]]
+    """
+    if not 0 < threshold < 1:
+        raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
+    match kind:
+        case OutputKind.MASK:
+            return _segment_mask(output, records)
+        case OutputKind.SCORES:
+            return _segment_scores(_finite_planes(output), records)
+        case OutputKind.PROBABILITY:
+            return _segment_probability(_finite_planes(output), records, threshold)
+        case OutputKind.MULTILABEL:
+            return _segment_multilabel(_finite_planes(output), records, threshold)
+    assert_never(kind)
+
+
+def class_count(output: Output, kind: OutputKind, known: int) -> int:
+    """Count the classes that a mask of this output is to be reported with.
+
+    Args:
+        output: The output, with or without its batch axis.
+        kind: From `output_kind`.
+        known: Number of classes that the bundle names.
+
+    Returns:
+        The larger one of what the bundle knows and what the network tells apart; a mask does not tell.
+
+    >>> class_count(np.zeros((1, 19, 8, 8), dtype=np.float32), OutputKind.SCORES, 4)
+    19
+    """
+    match kind:
+        case OutputKind.MASK:
+            return known
+        case OutputKind.PROBABILITY:
+            return max(known, 2)
+        case OutputKind.SCORES | OutputKind.MULTILABEL:
+            return max(known, output.shape[-3])
+    assert_never(kind)
+
+
+def cover(mask: Mask | Multilabel, count: int) -> tuple[float, ...]:
+    """Share of the pixels of each class.
+
+    Args:
+        mask: From `segment`: class indices [H, W], or bool[K, H, W].
+        count: Number of classes to report at least.
+
+    Returns:
+        Shares from 0 to 1 in the order of the classes. Those of class indices sum to 1, and there are more than
+        ``count`` of them if the mask holds a higher index; those of multilabel planes are independent.
+
+    >>> cover(np.array([[0, 2, 2, 2]], dtype=np.uint8), 2)
+    (0.25, 0.0, 0.75)
+    """
+    if mask.dtype == np.bool_:
+        shares = [float(plane.mean()) for plane in mask]
+        return (*shares, *[0.0] * (count - len(shares)))
+    counts = _counts(cast("Mask", mask.reshape(-1)), max(count, int(mask.max()) + 1))
+    return tuple((counts / mask.size).tolist())
+
+
+# ---- kinds ------------------------------------------------------------------------------------------------------
+
+
+def _named(output: Output) -> str:
+    return f"the network's output {output.dtype}{list(output.shape)}"
+
+
+def _kind_of_integers(output: Output) -> OutputKind:
+    if output.ndim == 4 and output.shape[1] != 1:
+        raise InferenceError(f"{_named(output)} has whole numbers in several channels; {_EXPECTED}")
+    return OutputKind.MASK
+
+
+def _kind_of_float_mask(output: Output) -> OutputKind:
+    if not np.array_equal(output, np.rint(output)):
+        raise InferenceError(f"{_named(output)} has the rank of a mask, but not whole class indices; {_EXPECTED}")
+    return OutputKind.MASK
+
+
+# ---- masks ------------------------------------------------------------------------------------------------------
+
+
+def _segment_mask(output: Output, records: Sequence[TransformRecord]) -> Mask:
+    mask = output.reshape(output.shape[-2:])
+    _require_finite(mask[np.newaxis])
+    lowest, highest = int(mask.min()), int(mask.max())
+    if lowest < 0:
+        raise InferenceError(
+            f"the network returned the class index {lowest}; indices start at 0: the exported model is damaged, or "
+            "marks ignored pixels, which a mask cannot hold"
+        )
+    # The narrow copy comes first: nearest only picks pixels, and picks them faster from fewer bytes.
+    narrow = mask.astype(_index_type(highest))
+    return cast("Mask", restore_plane(narrow, records, interpolation="nearest"))
+
+
+def _index_type(highest: int) -> type[np.uint8] | type[np.uint16]:
+    if highest > np.iinfo(np.uint16).max:
+        raise InferenceError(f"the network returned the class index {highest}; a mask holds at most 65536 classes")
+    return np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+
+
+# ---- planes -----------------------------------------------------------------------------------------------------
+
+
+def _finite_planes(output: Output) -> Planes:
+    with np.errstate(over="ignore"):  # what overflows float32 becomes infinite, and is reported as such
+        planes = output.astype(np.float32, copy=False)
+    _require_finite(planes)
+    return planes
+
+
+def _require_finite(planes: Output) -> None:
+    damaged = [index for index, plane in enumerate(planes) if not np.isfinite(plane).all()]
+    if not damaged:
+        return
+    nans, infinities = int(np.isnan(planes).sum()), int(np.isinf(planes).sum())
+    listed = ", ".join(map(str, damaged[:8])) + (", …" if len(damaged) > 8 else "")
+    raise InferenceError(
+        f"the network returned {nans} NaN and {infinities} infinite values, in class planes {listed}; choose precision "
+        "fp32 if it ran in less, else try the exported model on an image of its training set"
+    )
+
+
+def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
+    return restore_plane(plane, records, interpolation="linear")
+
+
+def _segment_scores(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
+    if len(scores) == 2:
+        # Interpolation is linear, so it is enough to interpolate the difference; a tie goes to class 0.
+        return (_restored(scores[1] - scores[0], records) > 0).view(np.uint8)
+    return _running_argmax(scores, records)
+
+
+def _running_argmax(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
+    """Argmax over the restored planes, of which three are held at any time; the first maximum wins."""
+    index_type = _index_type(len(scores) - 1)
+    best = _restored(scores[0], records)
+    highest = np.empty_like(best)  # not best itself, which may be a view of the network's output
+    mask = cast("Mask", np.zeros(best.shape, dtype=index_type))
+    for index in range(1, len(scores)):
+        plane = _restored(scores[index], records)
+        # Indices grow, so a later winner is also the larger number: no masked write is needed.
+        np.maximum(mask, (plane > best) * index_type(index), out=mask)
+        best = np.maximum(best, plane, out=highest)
+    return mask
+
+
+def _segment_probability(planes: Planes, records: Sequence[TransformRecord], threshold: float) -> Mask:
+    lowest, highest = float(planes.min()), float(planes.max())
+    if lowest < -_PROBABILITY_TOLERANCE or highest > 1 + _PROBABILITY_TOLERANCE:
+        raise InferenceError(
+            f"the network's single plane has values from {lowest:.4g} to {highest:.4g}, which looks like logits; a "
+            "probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as multilabel"
+        )
+    return (_restored(planes[0], records) > threshold).view(np.uint8)
+
+
+def _segment_multilabel(planes: Planes, records: Sequence[TransformRecord], threshold: float) -> Multilabel:
+    logit = math.log(threshold / (1 - threshold))
+    return np.stack([_restored(plane, records) > logit for plane in planes])
+
+
+def _counts(indices: Mask, bins: int) -> npt.NDArray[np.int64]:
+    # bincount turns what it is given into int64, eight times the bytes of a mask: it is given a piece at a time.
+    counts = np.zeros(bins, dtype=np.int64)
+    for start in range(0, indices.size, _COUNTED_AT_ONCE):
+        counts += np.bincount(indices[start : start + _COUNTED_AT_ONCE], minlength=bins)
+    return counts

@@ -1,0 +1,330 @@
+"""One image in, one mask out: preprocess, run, postprocess, with provenance and timings."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import Bundle, SegmentationClass, class_of_index
+from engine.errors import ImageError, InferenceError
+from engine.images import SourceImage
+from engine.postprocess import OutputKind, class_count, cover, output_kind, segment
+from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.transforms import TransformRecord, apply_transforms
+
+Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
+
+
+class MaskSize(StrEnum):
+    """At which size masks are returned."""
+
+    ORIGINAL = "original"
+    """The source image's."""
+    INFERENCE = "inference"
+    """The image's as it was read, after `max_img_size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCover:
+    """The share of one class.
+
+    Attributes:
+        segmentation_class: the class.
+        cover: share of the image's pixels, 0–1.
+    """
+
+    segmentation_class: SegmentationClass
+    cover: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a mask comes from.
+
+    Attributes:
+        bundle: digest of the bundle.
+        model: digest of the model that ran.
+        runtime: onnx or paddle.
+        provider: execution provider really used.
+        precision: arithmetic of the heavy layers.
+        threads: threads of the runtime.
+        fallbacks: every step that `auto` went down, in order.
+        versions: library name to version.
+    """
+
+    bundle: str
+    model: str
+    runtime: str
+    provider: str
+    precision: str
+    threads: int
+    fallbacks: tuple[str, ...]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The result for one image.
+
+    Attributes:
+        mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
+        covers: one entry a class, in index order.
+        timings_ms: preprocess, run and postprocess, in milliseconds.
+    """
+
+    mask: Mask
+    covers: tuple[ClassCover, ...]
+    timings_ms: Mapping[str, float]
+
+    @property
+    def width(self) -> int:
+        """Width of the mask in pixels."""
+        return int(self.mask.shape[-1])
+
+    @property
+    def height(self) -> int:
+        """Height of the mask in pixels."""
+        return int(self.mask.shape[-2])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        tensor: float32[C, H, W].
+        records: what the transforms did, to be undone.
+        preprocess_ms: how long that took.
+    """
+
+    tensor: NDArray[np.float32]
+    records: tuple[TransformRecord, ...]
+    preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawOutput:
+    """What the network returned for one image.
+
+    Attributes:
+        output: one image's tensor, without the batch axis.
+        kind: how to read it.
+        run_ms: this image's share of the run.
+    """
+
+    output: Tensor
+    kind: OutputKind
+    run_ms: float
+
+
+@dataclass(slots=True)
+class Predictor:
+    """A bundle on a runtime.
+
+    Threads: all methods may be called from several threads at once; the runtime serialises runs where it must.
+
+    Attributes:
+        bundle: transforms and classes.
+        runtime: the loaded model; closed with the predictor.
+        threshold: for probability maps and multilabel planes, 0–1.
+        mask_size: at which size masks are returned.
+        fallbacks: steps that were taken down to this runtime.
+    """
+
+    bundle: Bundle
+    runtime: Runtime
+    threshold: float = 0.5
+    mask_size: MaskSize = MaskSize.ORIGINAL
+    fallbacks: tuple[str, ...] = ()
+    _input: TensorSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
+        if len(self.runtime.inputs) != 1 or len(images) != 1:
+            shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
+            raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
+        self._input = images[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self.runtime.close()
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where this predictor's masks come from."""
+        identity = self.runtime.identity
+        return Provenance(
+            bundle=self.bundle.digest,
+            model=identity.model_digest,
+            runtime=identity.runtime.value,
+            provider=identity.provider,
+            precision=identity.precision.value,
+            threads=identity.threads,
+            fallbacks=self.fallbacks,
+            versions={"numpy": np.__version__, **identity.versions},
+        )
+
+    @property
+    def input_name(self) -> str:
+        """Name of the network's input."""
+        return self._input.name
+
+    def predict(self, image: SourceImage) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            Mask, cover and timings.
+
+        Raises:
+            ImageError: the network or a transform does not take this image.
+            InferenceError: the run failed.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[SourceImage]) -> list[Prediction]:
+        """Segment several images, those of equal tensor shape in one run.
+
+        Args:
+            images: any mix of sizes.
+
+        Returns:
+            One prediction an image, in order; equal to predicting each by itself.
+
+        Raises:
+            ImageError: the network or a transform does not take an image.
+            InferenceError: the run failed.
+        """
+        prepared = [self.prepare(image) for image in images]
+        return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
+
+    def prepare(self, image: SourceImage) -> PreparedImage:
+        """Apply the bundle's transforms.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            The tensor, and how to undo the transforms.
+
+        Raises:
+            ImageError: the network or a transform does not take this image.
+        """
+        started = time.perf_counter()
+        tensor, records = apply_transforms(self.bundle.transforms, image.pixels)
+        self._check_fits(tensor)
+        height, width = image.pixels.shape[:2]
+        if self.mask_size is MaskSize.ORIGINAL:
+            height, width = image.height, image.width
+        # Some transforms record nothing; whatever they did, the mask ends at the wanted size.
+        wanted = TransformRecord("resize", height, width)
+        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started))
+
+    def _check_fits(self, tensor: NDArray[np.float32]) -> None:
+        stated = self._input.shape[1:]
+        if any(want is not None and want != have for want, have in zip(stated, tensor.shape, strict=True)):
+            wanted = "×".join("any" if axis is None else str(axis) for axis in stated)
+            raise ImageError(
+                f"after the transforms the image is {'×'.join(map(str, tensor.shape))} (bands×height×width), but the "
+                f"network takes {wanted}: export it with dynamic input, or with a Resize or Padding to its size"
+            )
+
+    def run(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images, grouped by shape.
+
+        Args:
+            prepared: any mix of shapes.
+
+        Returns:
+            One output an image, in order.
+
+        Raises:
+            InferenceError: the run failed, or returned no segmentation.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, each in enumerate(prepared):
+            groups.setdefault(each.tensor.shape, []).append(index)
+        outputs: dict[int, RawOutput] = {}
+        for indices in groups.values():
+            for chunk in self._chunks(indices):
+                raw = self._run_stacked([prepared[index].tensor for index in chunk])
+                outputs.update(zip(chunk, raw, strict=True))
+        return [outputs[index] for index in range(len(prepared))]
+
+    def _chunks(self, indices: list[int]) -> list[list[int]]:
+        size = self._input.shape[0] or len(indices)
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+    def _run_stacked(self, tensors: list[NDArray[np.float32]]) -> list[RawOutput]:
+        fixed_batch = self._input.shape[0] or len(tensors)
+        # A network exported for a fixed batch always gets a full one; what was repeated is dropped.
+        batch = np.stack([*tensors, *tensors[-1:] * (fixed_batch - len(tensors))])
+        started = time.perf_counter()
+        outputs = self.runtime.run({self._input.name: batch.astype(self._input.dtype, copy=False)})
+        run_ms = _elapsed_ms(started) / len(tensors)
+        output, kind = self._segmentation_of(outputs, fixed_batch)
+        return [RawOutput(output[index], kind, run_ms) for index in range(len(tensors))]
+
+    def _segmentation_of(self, outputs: Mapping[str, Tensor], batch: int) -> tuple[Tensor, OutputKind]:
+        problems: list[str] = []
+        for name, output in outputs.items():
+            try:
+                kind = output_kind(output, multilabel=self.bundle.multilabel)
+            except InferenceError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            if output.shape[0] == batch:
+                return output, kind
+            problems.append(f"{name}: {output.shape[0]} results for {batch} images")
+        raise InferenceError(f"no output of the network is a segmentation ({'; '.join(problems)})")
+
+    def finish(self, prepared: PreparedImage, raw: RawOutput) -> Prediction:
+        """Undo the transforms and read the classes.
+
+        Args:
+            prepared: from `prepare`.
+            raw: from `run`.
+
+        Returns:
+            Mask, cover and timings.
+
+        Raises:
+            InferenceError: the network returned NaN, infinity or impossible classes.
+        """
+        started = time.perf_counter()
+        mask = segment(raw.output, raw.kind, _undo_records(prepared), threshold=self.threshold)
+        shares = cover(mask, class_count(raw.output, raw.kind, len(self.bundle.classes)))
+        covers = tuple(
+            ClassCover(class_of_index(self.bundle.classes, index), share) for index, share in enumerate(shares)
+        )
+        timings_ms = {
+            "preprocess": prepared.preprocess_ms,
+            "run": raw.run_ms,
+            "postprocess": _elapsed_ms(started),
+        }
+        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms)
+
+
+def _undo_records(prepared: PreparedImage) -> tuple[TransformRecord, ...]:
+    """Records of the transforms, and of the network's own shrinking where it returns less than it was given."""
+    height, width = prepared.tensor.shape[-2:]
+    return (*prepared.records, TransformRecord("resize", height, width))
+
+
+def _elapsed_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

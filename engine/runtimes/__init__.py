@@ -1,0 +1,115 @@
+"""A runtime is one loaded model on one device: named tensors in, named tensors out.
+
+It knows no images, no classes and no options of another runtime.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.options import Precision, RuntimeName
+
+Tensor = NDArray[Any]
+PROBE_SIDE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, type and shape of an input or output, as the model states them.
+
+    Attributes:
+        name: the tensor's name in the model.
+        dtype: its NumPy type.
+        shape: one entry an axis; None for a dynamic one.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeIdentity:
+    """What really runs, for the provenance of a mask.
+
+    Attributes:
+        runtime: the library.
+        provider: cpu, openvino, cuda, tensorrt, paddle-cpu, paddle-onednn, paddle-gpu or paddle-tensorrt.
+        precision: arithmetic of the heavy layers.
+        threads: threads that the library was given.
+        model_digest: SHA-256 of the model.
+        versions: library name to version.
+    """
+
+    runtime: RuntimeName
+    provider: str
+    precision: Precision
+    threads: int
+    model_digest: str
+    versions: Mapping[str, str]
+
+
+class Runtime(Protocol):
+    """One loaded model on one device.
+
+    `run` may be called from several threads at once; an implementation whose library does not allow that serialises
+    the calls itself.
+    """
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """What really runs."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, as far as the model states them; look at what `run` returns."""
+        ...
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network once.
+
+        Args:
+            feeds: a tensor for every input, of its dtype.
+
+        Returns:
+            Output name to tensor; the caller owns them.
+
+        Raises:
+            InferenceError: the library failed; its error is the cause.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model. Calling it twice is harmless; running afterwards is an error."""
+        ...
+
+
+def probe_feeds(inputs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
+    """Make tensors for a first run: the stated shape, small where it is dynamic.
+
+    Args:
+        inputs: the model's inputs.
+
+    Returns:
+        A tensor of zeros for every input; dynamic batch axes are 1, dynamic image sides 128.
+
+    >>> spec = TensorSpec("x", np.dtype("float32"), (None, 3, None, 64))
+    >>> probe_feeds((spec,))["x"].shape
+    (1, 3, 128, 64)
+    """
+    return {
+        spec.name: np.zeros(
+            [side if side is not None else (1 if axis == 0 else PROBE_SIDE) for axis, side in enumerate(spec.shape)],
+            dtype=spec.dtype,
+        )
+        for spec in inputs
+    }

@@ -1,0 +1,470 @@
+"""Paddle Inference: the only engine file that imports paddle.
+
+What is called on Paddle's configuration is first written down as data by the pure functions `configuration` and
+`pir_tensorrt_arguments`, so that GPU settings are checked on machines without a GPU.
+
+Threads: a Paddle predictor keeps its inputs and outputs in itself, so an instance must not be used by two threads at
+once. `PaddleRuntime.run` therefore holds a lock: calls from several threads are safe and run one after the other.
+"""
+
+# paddle ships no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportMissingModuleSource=false
+# pyright: reportMissingImports=false
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, cast
+
+import numpy as np
+
+from engine.bundle import PaddleModel, ProgramKind
+from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, probe_feeds
+
+ONEDNN_CACHE_CAPACITY = 10
+"""How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionMode:
+    """A member of `paddle.inference.PrecisionType`, by name, so that a configuration can be written without paddle."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigCall:
+    """One call on `paddle.inference.Config`.
+
+    Attributes:
+        method: its name.
+        arguments: positional arguments.
+    """
+
+    method: str
+    arguments: tuple[object, ...] = ()
+
+
+_PRECISION_MODES: Mapping[Precision, PrecisionMode] = {
+    Precision.FP32: PrecisionMode("Float32"),
+    Precision.FP16: PrecisionMode("Half"),
+    Precision.INT8: PrecisionMode("Int8"),
+}
+
+
+def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall, ...]:
+    """Decide what is called on Paddle's configuration, in order.
+
+    TensorRT for a PIR program is another mechanism: the program is converted first (`pir_tensorrt_arguments`) and the
+    result is loaded as an optimised model.
+
+    Args:
+        options: what was asked for.
+        kind: the program's format.
+
+    Returns:
+        The calls.
+
+    Raises:
+        OptionError: TensorRT without any shape profile.
+    """
+    calls = [] if options.verbose else [ConfigCall("disable_glog_info")]
+    calls += _gpu_calls(options) if options.device is Device.GPU else _cpu_calls(options)
+    calls += [ConfigCall("switch_ir_optim", (True,)), ConfigCall("enable_memory_optim")]
+    if kind == "pir":
+        calls += [ConfigCall("enable_new_executor"), ConfigCall("enable_new_ir", (True,))]
+    if options.collect_shape_range:
+        calls.append(ConfigCall("collect_shape_range_info", (str(options.shape_range_file),)))
+    elif options.tensorrt:
+        calls += _pir_tensorrt_calls() if kind == "pir" else _pdmodel_tensorrt_calls(options)
+    return tuple(calls)
+
+
+def _cpu_calls(options: PaddleOptions) -> list[ConfigCall]:
+    calls = [ConfigCall("disable_gpu"), ConfigCall("set_cpu_math_library_num_threads", (options.threads,))]
+    if not options.onednn:
+        return [*calls, ConfigCall("disable_mkldnn")]
+    return [*calls, ConfigCall("enable_mkldnn"), ConfigCall("set_mkldnn_cache_capacity", (ONEDNN_CACHE_CAPACITY,))]
+
+
+def _gpu_calls(options: PaddleOptions) -> list[ConfigCall]:
+    # Under TensorRT the precision belongs to the engine; the operators around it stay in FP32.
+    precision = Precision.FP32 if options.tensorrt else options.precision
+    arguments = (options.memory_pool_mb, options.device_id, _PRECISION_MODES[precision])
+    return [ConfigCall("enable_use_gpu", arguments)]
+
+
+def _pir_tensorrt_calls() -> list[ConfigCall]:
+    return [ConfigCall("use_optimized_model", (True,))]
+
+
+def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
+    engine = ConfigCall(
+        "enable_tensorrt_engine",
+        (
+            options.workspace_bytes,
+            _largest_batch(options.profile),
+            options.min_subgraph_size,
+            _PRECISION_MODES[options.precision],
+            options.engine_cache is not None,
+            options.precision is Precision.INT8,
+        ),
+    )
+    calls = [engine]
+    if options.engine_cache is not None:
+        calls.append(ConfigCall("set_optim_cache_dir", (str(options.engine_cache),)))
+    if options.shape_range_file is not None:
+        calls.append(ConfigCall("enable_tuned_tensorrt_dynamic_shape", (str(options.shape_range_file), True)))
+    elif options.profile is not None:
+        ranges = options.profile.inputs
+        calls.append(
+            ConfigCall(
+                "set_trt_dynamic_shape_info",
+                (
+                    {name: list(each.minimum) for name, each in ranges},
+                    {name: list(each.maximum) for name, each in ranges},
+                    {name: list(each.optimum) for name, each in ranges},
+                ),
+            )
+        )
+    else:
+        raise _profile_missing()
+    return calls
+
+
+def _largest_batch(profile: DynamicShapeProfile | None) -> int:
+    return 1 if profile is None else max(each.maximum[0] for _, each in profile.inputs)
+
+
+def _profile_missing() -> OptionError:
+    return OptionError("TensorRT needs to know the shapes that will come: add --auto-tune-shapes")
+
+
+@dataclass(frozen=True, slots=True)
+class PirTensorRtArguments:
+    """Arguments of `paddle.tensorrt`'s conversion of a PIR program.
+
+    Attributes:
+        inputs: keyword arguments of `Input`, one mapping an input.
+        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
+        precision_mode: member name of `paddle.tensorrt.PrecisionMode`.
+        workspace_size: bytes.
+    """
+
+    inputs: tuple[Mapping[str, object], ...]
+    min_subgraph_size: int
+    precision_mode: str
+    workspace_size: int
+
+
+def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
+    """Decide how a PIR program is converted for TensorRT.
+
+    Args:
+        options: precision, min-subgraph-size, workspace and profile.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        OptionError: no shape profile.
+    """
+    if options.profile is None:
+        raise _profile_missing()
+    return PirTensorRtArguments(
+        inputs=tuple(
+            {
+                "name": name,
+                "min_input_shape": each.minimum,
+                "optim_input_shape": each.optimum,
+                "max_input_shape": each.maximum,
+                "input_data_type": "float32",
+            }
+            for name, each in options.profile.inputs
+        ),
+        min_subgraph_size=options.min_subgraph_size,
+        precision_mode=options.precision.value.upper(),
+        workspace_size=options.workspace_bytes,
+    )
+
+
+def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Read inputs and outputs from the text of a PIR program.
+
+    Args:
+        program: content of `model.json`.
+
+    Returns:
+        Inputs and outputs.
+
+    Raises:
+        ModelLoadError: the text is no PIR program.
+    """
+    try:
+        operations = json.loads(program)["program"]["regions"][0]["blocks"][0]["ops"]
+        inputs = [op for op in operations if op["#"].rpartition(".")[2] in {"data", "feed"}]
+        outputs = [op for op in operations if op["#"].rpartition(".")[2] == "fetch"]
+        return tuple(map(_pir_spec, inputs)), tuple(map(_pir_spec, outputs))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelLoadError(f"the program is no PIR JSON of Paddle 3 ({error}): export the model again") from error
+
+
+_PIR_DTYPES: Mapping[str, type[np.generic]] = {
+    "f16": np.float16,
+    "f32": np.float32,
+    "f64": np.float64,
+    "ui8": np.uint8,
+    "i8": np.int8,
+    "i16": np.int16,
+    "i32": np.int32,
+    "i64": np.int64,
+    "bool": np.bool_,
+}
+
+
+def _pir_spec(operation: dict[str, Any]) -> TensorSpec:
+    attributes = {each["N"]: each["AT"].get("D") for each in operation["A"]}
+    dtype, axes, *_ = operation["O"][0]["TT"]["D"]
+    return TensorSpec(
+        name=attributes["name"],
+        dtype=np.dtype(_PIR_DTYPES[dtype["#"].rpartition("t_")[2]]),
+        shape=tuple(None if axis < 0 else axis for axis in axes),
+    )
+
+
+def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Read inputs and outputs from a `.pdmodel`.
+
+    Args:
+        program: a serialised ProgramDesc.
+
+    Returns:
+        Inputs and outputs.
+
+    Raises:
+        ModelLoadError: the bytes are no program.
+    """
+    _import_paddle()
+    from google.protobuf.message import DecodeError
+    from paddle.base.proto import framework_pb2
+
+    description = cast("Any", framework_pb2.ProgramDesc())
+    try:
+        description.ParseFromString(program)
+        block = description.blocks[0]
+    except (DecodeError, IndexError) as error:
+        raise ModelLoadError(f"the program is no .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
+    types = {
+        framework_pb2.VarType.FP16: np.float16,
+        framework_pb2.VarType.FP32: np.float32,
+        framework_pb2.VarType.FP64: np.float64,
+        framework_pb2.VarType.UINT8: np.uint8,
+        framework_pb2.VarType.INT8: np.int8,
+        framework_pb2.VarType.INT16: np.int16,
+        framework_pb2.VarType.INT32: np.int32,
+        framework_pb2.VarType.INT64: np.int64,
+        framework_pb2.VarType.BOOL: np.bool_,
+    }
+    variables = {variable.name: variable.type for variable in block.vars}
+
+    def specs(kind: str, side: str) -> tuple[TensorSpec, ...]:
+        found: list[TensorSpec] = []
+        for operation in block.ops:
+            if operation.type == kind:
+                name = next(iter(getattr(operation, side)[0].arguments))
+                tensor = variables[name].dense_tensor.tensor
+                shape = tuple(None if axis < 0 else int(axis) for axis in tensor.dims)
+                found.append(TensorSpec(name=name, dtype=np.dtype(types[tensor.data_type]), shape=shape))
+        return tuple(found)
+
+    return specs("feed", "outputs"), specs("fetch", "inputs")
+
+
+def _import_paddle() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import paddle
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"Paddle cannot be imported ({error}): install the extra `paddle`, or use --runtime onnx with a bundle "
+            "that holds onnx/fp32/model.onnx"
+        ) from error
+    return paddle
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("---")]
+    return next((line for line in lines if line.startswith("(")), lines[0] if lines else type(error).__name__)
+
+
+class PaddleRuntime:
+    """One Paddle program in one Paddle predictor."""
+
+    def __init__(self, model: PaddleModel, options: PaddleOptions) -> None:
+        """Load the model and prove with a first run that it works.
+
+        Args:
+            model: program and weights.
+            options: device, oneDNN, TensorRT, precision, threads.
+
+        Raises:
+            RuntimeUnavailableError: Paddle, or its GPU or TensorRT support, is absent.
+            ModelLoadError: Paddle refuses the model, or its first run fails.
+            OptionError: TensorRT without a shape profile.
+        """
+        require_device(options)
+        self._lock = Lock()
+        self._predictor: Any = None
+        self._identity = RuntimeIdentity(
+            runtime=RuntimeName.PADDLE,
+            provider=options.label,
+            precision=options.precision,
+            threads=options.threads,
+            model_digest=model.digest,
+            versions={"paddlepaddle": str(_import_paddle().__version__)},
+        )
+        try:
+            if model.kind == "pir":
+                self._inputs, self._outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
+            else:
+                self._inputs, self._outputs = pdmodel_tensor_specs(model.program.read_bytes())
+            self._predictor = _create_predictor(model, options)
+            self._output_names = [str(name) for name in self._predictor.get_output_names()]
+        except EngineError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(
+                f"{model.program.name} with {model.params.name}: Paddle refuses the model ({_first_line(error)}): "
+                "fetch or export the bundle again"
+            ) from error
+        try:
+            self.run(probe_feeds(self._inputs))
+        except InferenceError as error:
+            raise ModelLoadError(
+                f"{model.program.name}: loads with {options.label}, but its first run fails: {error}; "
+                "choose --runtime onnx or --mkldnn off, or let auto decide"
+            ) from error
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """What really runs."""
+        return self._identity
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs as the program states them."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network once; calls from other threads wait.
+
+        Args:
+            feeds: a tensor for every input, of its dtype.
+
+        Returns:
+            Output name to tensor; the caller owns them.
+
+        Raises:
+            InferenceError: Paddle failed, or the runtime is closed.
+        """
+        with self._lock:
+            if self._predictor is None:
+                raise InferenceError("the runtime is closed: open it again")
+            try:
+                return self._run_locked(feeds)
+            except Exception as error:
+                shapes = {name: tensor.shape for name, tensor in feeds.items()}
+                raise InferenceError(f"Paddle failed on inputs {shapes}: {_first_line(error)}") from error
+
+    def _run_locked(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, tensor in feeds.items():
+            handle = self._predictor.get_input_handle(name)
+            handle.reshape(tensor.shape)
+            handle.copy_from_cpu(np.ascontiguousarray(tensor))
+        self._predictor.run()
+        return {name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._output_names}
+
+    def close(self) -> None:
+        """Free the predictor."""
+        with self._lock:
+            self._predictor = None
+
+
+def require_device(options: PaddleOptions) -> None:
+    """Find out whether Paddle is installed and sees the device.
+
+    Args:
+        options: device and its index.
+
+    Raises:
+        RuntimeUnavailableError: Paddle, its GPU support, or the GPU is absent.
+    """
+    paddle = _import_paddle()
+    if options.device is Device.CPU:
+        return
+    if not paddle.is_compiled_with_cuda():
+        raise RuntimeUnavailableError(
+            f"the installed paddlepaddle {paddle.__version__} has no GPU support: "
+            "install paddlepaddle-gpu in its place, or use --device cpu"
+        )
+    if paddle.device.cuda.device_count() <= options.device_id:
+        raise RuntimeUnavailableError(
+            f"GPU {options.device_id} was asked for, but Paddle sees {paddle.device.cuda.device_count()}: "
+            "check the NVIDIA driver, or use --device cpu"
+        )
+
+
+def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
+    from paddle import inference
+
+    if options.tensorrt and model.kind == "pir" and not options.collect_shape_range:
+        model = _convert_pir_for_tensorrt(model, options)
+    config = inference.Config(str(model.program), str(model.params))
+    for call in configuration(options, model.kind):
+        arguments = [
+            getattr(inference.PrecisionType, each.name) if isinstance(each, PrecisionMode) else each
+            for each in call.arguments
+        ]
+        getattr(config, call.method)(*arguments)
+    return inference.create_predictor(config)
+
+
+def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> PaddleModel:
+    """Let Paddle put TensorRT engines into a PIR program; the result is kept in the engine cache."""
+    try:
+        from paddle.tensorrt.export import Input, TensorRTConfig, convert
+        from paddle.tensorrt.export import PrecisionMode as TensorRtPrecision
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"this build of Paddle has no TensorRT for PIR programs ({error}): leave --use-trt out"
+        ) from error
+    if options.engine_cache is None:
+        raise OptionError("TensorRT for a PIR program needs a cache folder to write the converted program to")
+    arguments = pir_tensorrt_arguments(options)
+    key = hashlib.sha256(repr((model.digest, arguments)).encode()).hexdigest()[:32]
+    converted = options.engine_cache / "pir" / key / "model"
+    if not converted.with_suffix(".json").is_file():
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        config = TensorRTConfig(
+            inputs=[Input(**each) for each in arguments.inputs],
+            min_subgraph_size=arguments.min_subgraph_size,
+            precision_mode=getattr(TensorRtPrecision, arguments.precision_mode),
+            workspace_size=arguments.workspace_size,
+            save_model_dir=str(converted),
+        )
+        convert(str(model.program.with_suffix("")), config)
+    program = Path(f"{converted}.json")
+    return PaddleModel(program=program, params=program.with_suffix(".pdiparams"), digest=model.digest)

@@ -1,0 +1,119 @@
+"""Load a Paddle model for the first time in a child process.
+
+Paddle can end the whole process on a damaged or unlucky model. The child takes that blow; a model that it loaded and
+ran is remembered in the ledger, so that the trial is made once per model, options and Paddle version.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from engine import errors
+from engine.bundle import PaddleModel
+from engine.errors import EngineError, ModelLoadError
+from engine.options import PaddleOptions
+
+TIMEOUT_S = 600
+_OPTIONS = TypeAdapter(PaddleOptions)
+
+
+def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | None) -> None:
+    """Make sure that loading the model here cannot kill this process.
+
+    Args:
+        model: the Paddle model.
+        options: how it will be loaded.
+        ledger: folder of earlier successes; None: try each time.
+
+    Raises:
+        ModelLoadError: the child was killed, ran out of time, or Paddle refuses the model.
+    """
+    mark = None if ledger is None else ledger / _key(model, options)
+    if mark is not None and mark.is_file():
+        return
+    _try_in_child(model, options)
+    if mark is not None:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _key(model: PaddleModel, options: PaddleOptions) -> str:
+    try:
+        version = metadata.version("paddlepaddle")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    text = json.dumps([model.digest, version, _OPTIONS.dump_python(options, mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _try_in_child(model: PaddleModel, options: PaddleOptions) -> None:
+    request = {
+        "program": str(model.program.absolute()),
+        "params": str(model.params.absolute()),
+        "digest": model.digest,
+        "options": _OPTIONS.dump_python(options, mode="json"),
+    }
+    # The child reports through a file: Paddle writes to both standard streams as it likes.
+    with tempfile.TemporaryDirectory(prefix="pseg-trial-") as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-W", "ignore", "-m", __name__, json.dumps(request), str(answer)]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module with our own arguments
+                command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ModelLoadError(
+                f"{model.program.name}: Paddle did not finish loading within {TIMEOUT_S} s: use --runtime onnx"
+            ) from error
+        if answer.is_file():
+            _raise_as_reported(json.loads(answer.read_text()))
+            return
+        detail = (
+            f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
+        )
+        raise ModelLoadError(
+            f"{model.program.name} with {model.params.name}: Paddle killed its process while loading ({detail}; "
+            f"{_last_line(done.stderr)}): the files are damaged or do not belong together, fetch the bundle again"
+        )
+
+
+def _raise_as_reported(report: dict[str, str]) -> None:
+    if report["error"]:
+        kind = getattr(errors, report["error"], ModelLoadError)
+        raise kind(report["message"])
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line or line.startswith("(")]
+    return next(iter(telling or lines[-1:]), "it said nothing")[:200]
+
+
+def _answer(request: dict[str, Any]) -> dict[str, str]:
+    from engine.runtimes.paddle import PaddleRuntime
+
+    model = PaddleModel(Path(request["program"]), Path(request["params"]), request["digest"])
+    try:
+        PaddleRuntime(model, _OPTIONS.validate_python(request["options"])).close()
+    except EngineError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": "", "message": ""}
+
+
+if __name__ == "__main__":
+    answer_path = Path(sys.argv[2])
+    reported = json.dumps(_answer(json.loads(sys.argv[1])))
+    partial = answer_path.with_suffix(".part")
+    partial.write_text(reported)
+    partial.replace(answer_path)
+    # Paddle's own tear-down at exit may crash; what matters has been said.
+    os._exit(0)

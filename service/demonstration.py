@@ -1,0 +1,171 @@
+"""The demonstration: pictures through every CPU runtime of this machine, and how well their masks agree."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import (
+    OptionError,
+    Prediction,
+    RuntimeUnavailableError,
+    list_images,
+    read_image,
+)
+from service.request import SAVE_KINDS, PredictRequest, build_request
+from service.results import ImageTask, ResultWriter, distinct_stems
+from service.session import Caches, open_session
+
+DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo"
+_CONFIGURATIONS: tuple[dict[str, str], ...] = (
+    {"runtime": "paddle", "mkldnn": "off"},
+    {"runtime": "paddle", "mkldnn": "on"},
+    {"runtime": "onnx", "provider": "cpu"},
+    {"runtime": "onnx", "provider": "openvino"},
+)
+"""The first one is the reference that the others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRow:
+    """One runtime over all pictures.
+
+    Attributes:
+        runtime: onnx or paddle.
+        provider: as in the provenance.
+        covers: class name to share of all pixels, 0–1.
+        mismatched_ppm: pixels per million whose class differs from the reference's.
+        run_ms: median over the pictures of one run of the network.
+    """
+
+    runtime: str
+    provider: str
+    covers: dict[str, float]
+    mismatched_ppm: float
+    run_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What was shown.
+
+    Attributes:
+        rows: one a runtime, the reference first.
+        absent: runtimes that this machine does not have, and why.
+        pictures: folder of masks, pseudo-colour pictures and overlays.
+        image_count: pictures that were segmented.
+    """
+
+    rows: tuple[DemoRow, ...]
+    absent: tuple[str, ...]
+    pictures: Path
+    image_count: int
+
+
+def demo_bundle() -> Path:
+    """Find the demonstration bundle of the repository.
+
+    Returns:
+        The archive.
+
+    Raises:
+        OptionError: this installation has none.
+    """
+    found = sorted(DEMO_FOLDER.glob("demo*.tgz"))
+    if not found:
+        raise OptionError(f"no demo bundle in {DEMO_FOLDER}: run `make demo-model`, or name a bundle")
+    return found[0]
+
+
+def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstration:
+    """Segment pictures with the demo bundle on every CPU runtime.
+
+    Args:
+        images: files, folders or globs; empty: the repository's rendered pictures.
+        out: folder for the pictures.
+        caches: folders that outlive the run.
+
+    Returns:
+        The table.
+
+    Raises:
+        EngineError: the bundle or an image cannot be used; a runtime other than OpenVINO is absent.
+    """
+    paths = list_images(images or [str(DEMO_FOLDER / "pictures")])
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[DemoRow] = []
+    absent: list[str] = []
+    reference: list[Prediction] = []
+    for configuration in _CONFIGURATIONS:
+        request = build_request(**configuration, save=frozenset(SAVE_KINDS))
+        try:
+            row, predictions = _run(paths, request, caches, out if not reference else None, reference)
+        except RuntimeUnavailableError as error:
+            if configuration.get("provider") != "openvino":
+                raise
+            absent.append(str(error))
+            continue
+        reference = reference or predictions
+        rows.append(row)
+    return Demonstration(tuple(rows), tuple(absent), out, len(paths))
+
+
+def _run(
+    paths: Sequence[Path], request: PredictRequest, caches: Caches, out: Path | None, reference: Sequence[Prediction]
+) -> tuple[DemoRow, list[Prediction]]:
+    predictions: list[Prediction] = []
+    run_ms: list[float] = []
+    with open_session(demo_bundle(), request, caches) as predictor:
+        for path, stem in zip(paths, distinct_stems(paths), strict=True):
+            image = read_image(path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+            prepared = predictor.prepare(image)
+            predictor.run([prepared])
+            started = time.perf_counter()
+            raw = predictor.run([prepared])[0]
+            run_ms.append((time.perf_counter() - started) * 1000)
+            prediction = predictor.finish(prepared, raw)
+            predictions.append(prediction)
+            if out is not None:
+                ResultWriter(out, request.save).write(ImageTask(path, stem), image, prediction)
+        provenance = predictor.provenance
+    row = DemoRow(
+        runtime=provenance.runtime,
+        provider=provenance.provider,
+        covers=_covers_over_all(predictions),
+        mismatched_ppm=mismatched_ppm(
+            [each.mask for each in reference or predictions], [each.mask for each in predictions]
+        ),
+        run_ms=statistics.median(run_ms),
+    )
+    return row, predictions
+
+
+def _covers_over_all(predictions: Sequence[Prediction]) -> dict[str, float]:
+    pixels = sum(each.mask.size for each in predictions)
+    covers: dict[str, float] = {}
+    for prediction in predictions:
+        for each in prediction.covers:
+            name = each.segmentation_class.name
+            covers[name] = covers.get(name, 0.0) + each.cover * prediction.mask.size / pixels
+    return covers
+
+
+def mismatched_ppm(expected: Sequence[NDArray[np.generic]], actual: Sequence[NDArray[np.generic]]) -> float:
+    """Compare masks pixel by pixel.
+
+    Args:
+        expected: class indices.
+        actual: class indices of the same shapes.
+
+    Returns:
+        Pixels that differ, per million, over all masks.
+
+    >>> mismatched_ppm([np.zeros((2, 2))], [np.eye(2)])
+    500000.0
+    """
+    differing = sum(int((one != other).sum()) for one, other in zip(expected, actual, strict=True))
+    return 1e6 * differing / sum(mask.size for mask in expected)

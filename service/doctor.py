@@ -1,0 +1,127 @@
+"""What is installed, which runtimes really start, and what to do about those that do not."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from converters.paddle_to_onnx import convert
+from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
+from engine.cores import quota_cores, usable_cores
+from engine.opening import require_available
+from engine.options import Device, RuntimeOptions
+from service.session import Caches
+
+LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-openvino",
+    "paddlepaddle",
+    "paddlepaddle-gpu",
+    "paddle2onnx",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Whether one runtime starts.
+
+    Attributes:
+        label: provider, as in the provenance.
+        works: it loaded the bundle and ran it once.
+        detail: versions, or what is wrong and what to do.
+    """
+
+    label: str
+    works: bool
+    detail: str
+
+
+def installed_versions() -> dict[str, str | None]:
+    """List the libraries that matter.
+
+    Returns:
+        Distribution name to version, None where it is not installed.
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def known_bad(versions: dict[str, str | None]) -> list[str]:
+    """Find combinations of versions that are known to fail.
+
+    Args:
+        versions: from `installed_versions`.
+
+    Returns:
+        One sentence a finding, with the remedy.
+
+    >>> known_bad({"paddlepaddle": "3.3.1"})[0].startswith("paddlepaddle 3.3")
+    True
+    """
+    found: list[str] = []
+    paddle = versions.get("paddlepaddle") or versions.get("paddlepaddle-gpu") or ""
+    if paddle.startswith("3.3"):
+        found.append("paddlepaddle 3.3 fails in run() on PIR programs with oneDNN: install 3.2.2, or use --mkldnn off")
+    if paddle.startswith("2."):
+        found.append("paddlepaddle 2 cannot read PIR programs (model.json): install 3.2.2")
+    if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
+        found.append("onnxruntime and onnxruntime-gpu are both installed and CUDA is lost: keep the one that you need")
+    if (versions.get("opencv-python-headless") or "").startswith("5."):
+        found.append("opencv 5 was not tested against PaddleSeg's transforms: install opencv-python-headless below 5")
+    return found
+
+
+def cores_line() -> str:
+    """Describe the cores that this process may use.
+
+    Returns:
+        One line.
+    """
+    quota = quota_cores()
+    return f"{usable_cores()} usable" + ("" if quota is None else f" (control group quota {quota:g})")
+
+
+def try_starts(path: Path, caches: Caches) -> list[Start]:
+    """Load a bundle into every runtime and run it once.
+
+    Args:
+        path: the bundle.
+        caches: for conversion.
+
+    Returns:
+        One entry a runtime.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+    """
+    threads = usable_cores()
+    choices: list[RuntimeOptions] = [
+        *(OnnxOptions(provider=provider, threads=threads) for provider in Provider),
+        PaddleOptions(threads=threads),
+        PaddleOptions(threads=threads, onednn=True),
+        PaddleOptions(threads=threads, device=Device.GPU),
+    ]
+    starts: list[Start] = []
+    with open_bundle(path) as bundle:
+        for options in choices:
+            try:
+                require_available(options)
+                if isinstance(options, OnnxOptions) and bundle.onnx_model(Precision.FP32) is None:
+                    bundle = bundle.with_onnx(convert(bundle, caches.conversions))
+                runtime = open_runtime(bundle, options, ledger=caches.ledger)
+            except EngineError as error:
+                starts.append(Start(options.label, works=False, detail=str(error)))
+                continue
+            versions = ", ".join(f"{name} {version}" for name, version in runtime.identity.versions.items())
+            runtime.close()
+            starts.append(Start(options.label, works=True, detail=versions))
+    return starts

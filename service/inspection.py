@@ -1,0 +1,79 @@
+"""What a bundle holds and what in it will bite."""
+
+from collections import Counter
+from typing import Any
+
+from engine import Bundle, Precision
+from engine.transforms import describe
+
+
+def warnings_of(bundle: Bundle) -> list[str]:
+    """Find what will surprise a user of the bundle.
+
+    Args:
+        bundle: an open bundle.
+
+    Returns:
+        One sentence a finding, with what to do.
+    """
+    found = list(bundle.notes)
+    if not bundle.classes:
+        found.append("meta.json names no classes: covers are reported as class-0, class-1, …; add them to meta.json")
+    colors = Counter(each.color for each in bundle.classes if each.color is not None)
+    for color, count in colors.items():
+        if count > 1:
+            names = ", ".join(each.name for each in bundle.classes if each.color == color)
+            found.append(f"colour {list(color)} is used by {names}: they look alike in pictures; change def_color")
+    colorless = [each.name for each in bundle.classes if each.color is None]
+    if colorless:
+        found.append(f"no def_color for {', '.join(colorless)}: PaddleSeg's default colours are used")
+    if bundle.paddle is None:
+        found.append("holds no Paddle program: it runs on ONNX Runtime only")
+    if bundle.onnx_model(Precision.FP32) is None:
+        found.append("holds no ONNX model: it is converted at first use; `pseg convert` does that once for all")
+    if bundle.declared.output_op == "argmax":
+        found.append("ends in argmax: masks are enlarged by nearest; an export without it gives finer borders")
+    return found
+
+
+def inspection(bundle: Bundle) -> dict[str, Any]:
+    """Describe a bundle as JSON values.
+
+    Args:
+        bundle: an open bundle.
+
+    Returns:
+        Name, digest, classes, transforms, models, what it declares, warnings.
+    """
+    paddle = bundle.paddle
+    return {
+        "name": bundle.name,
+        "source": str(bundle.source),
+        "digest": bundle.digest,
+        "classes": [
+            {"index": index, "id": each.id, "name": each.name, "color": each.color}
+            for index, each in enumerate(bundle.classes)
+        ],
+        "transforms": [describe(each) for each in bundle.transforms],
+        "paddle": None
+        if paddle is None
+        else {
+            "kind": paddle.kind,
+            "program": paddle.program.name,
+            "program_bytes": paddle.program.stat().st_size,
+            "params": paddle.params.name,
+            "params_bytes": paddle.params.stat().st_size,
+            "digest": paddle.digest,
+        },
+        "onnx": [
+            {"precision": each.precision.value, "bytes": each.path.stat().st_size, "digest": each.digest}
+            for each in bundle.onnx
+        ],
+        "declared": {
+            "input_shape": bundle.declared.input_shape,
+            "output_op": bundle.declared.output_op,
+            "output_dtype": bundle.declared.output_dtype,
+        },
+        "multilabel": bundle.multilabel,
+        "warnings": warnings_of(bundle),
+    }

@@ -1,0 +1,108 @@
+"""The parameters of a prediction, validated once for every front door."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
+
+SaveKind = Literal["pseudo", "mask", "overlay"]
+SAVE_KINDS: tuple[SaveKind, ...] = ("pseudo", "mask", "overlay")
+DEFAULT_MAX_IMG_SIZE = 1_000_000
+DEFAULT_MAX_PIXELS = 200_000_000
+
+
+class PredictRequest(BaseModel):
+    """What a user asks of a prediction.
+
+    `auto` leaves a choice to the engine; anything else is honoured or refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: Literal["auto", "onnx", "paddle"] = "auto"
+    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = "auto"
+    device: Device | None = None
+    precision: Precision = Precision.FP32
+    threads: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    max_img_size: int = DEFAULT_MAX_IMG_SIZE
+    max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
+    mask_size: MaskSize = MaskSize.ORIGINAL
+    save: frozenset[SaveKind] = frozenset({"pseudo"})
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mkldnn: OneDnn = OneDnn.AUTO
+    use_trt: bool = False
+    min_subgraph_size: Annotated[int, Field(ge=1)] = 3
+    auto_tune_shapes: bool = False
+    print_detail: bool = False
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.max_img_size < 1 and self.max_img_size != -1:
+            raise ValueError(f"max-img-size is {self.max_img_size}: give a number of pixels, or -1 for no limit")
+        if self.auto_tune_shapes and not self.use_trt and self.provider != "tensorrt":
+            raise ValueError("auto-tune-shapes collects shapes for TensorRT: it goes with use-trt")
+        return self
+
+    def runtime_request(self) -> RuntimeRequest:
+        """Turn the parameters into what the engine takes.
+
+        Returns:
+            The request.
+
+        Raises:
+            OptionError: the parameters contradict each other.
+        """
+        return RuntimeRequest(
+            runtime=None if self.runtime == "auto" else RuntimeName(self.runtime),
+            provider=None if self.provider == "auto" else Provider(self.provider),
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            onednn=self.mkldnn,
+            tensorrt=self.use_trt or self.provider == "tensorrt",
+            min_subgraph_size=self.min_subgraph_size,
+            verbose=self.print_detail,
+        )
+
+
+def build_request(**parameters: object) -> PredictRequest:
+    """Validate parameters.
+
+    Args:
+        **parameters: fields of `PredictRequest`.
+
+    Returns:
+        The request.
+
+    Raises:
+        OptionError: a parameter is wrong, named with what is allowed.
+    """
+    try:
+        return PredictRequest.model_validate(parameters)
+    except ValidationError as error:
+        problems = [
+            f"{'-'.join(str(part) for part in each['loc'])}: {each['msg']}".removeprefix(": ").replace("_", "-")
+            for each in error.errors()
+        ]
+        raise OptionError("; ".join(problems)) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Make the output folder and prove that files can be written there.
+
+    Args:
+        folder: made if absent, with its parents.
+
+    Raises:
+        OptionError: it cannot be made or written to.
+    """
+    probe = folder / ".pseg-write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OptionError(f"output folder {folder} cannot be written to ({error}): name another with --out") from error

@@ -1,0 +1,245 @@
+"""What is written of a prediction: pictures, JSON records, a table of cover."""
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import ClassCover, Failed, Prediction, Provenance, Segmented, SourceImage
+from engine.palette import composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
+from service.request import SaveKind
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent: temporary name, fsync, rename.
+
+    Args:
+        path: replaced if it exists.
+        content: the bytes.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def distinct_stems(images: Iterable[Path]) -> list[str]:
+    """Give every image a stem of its own for its output files.
+
+    Args:
+        images: in the order of the run.
+
+    Returns:
+        A stem an image; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not tell stems apart,
+        since some file systems ignore it.
+
+    >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
+    ['x', 'x-2', 'x-2-2', 'X-3']
+    """
+    taken: set[str] = set()
+    stems: list[str] = []
+    for image in images:
+        stem, number = image.stem, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{image.stem}-{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTask:
+    """One image of a run and where its results go.
+
+    Attributes:
+        path: the image.
+        stem: stem of its output files.
+    """
+
+    path: Path
+    stem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultWriter:
+    """Writes the pictures of predictions.
+
+    Attributes:
+        folder: where they go.
+        save: which ones.
+    """
+
+    folder: Path
+    save: frozenset[SaveKind]
+
+    def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
+        """Write the pictures of one image.
+
+        Args:
+            task: names the files.
+            image: the photograph, for the overlay.
+            prediction: mask and cover.
+
+        Returns:
+            The most exact file written: the mask, else the pseudo-colour picture, else the overlay; None if none was
+            asked for.
+        """
+        planes = prediction.mask.ndim == 3
+        indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
+        palette = _palette(prediction.covers, extra=planes)
+        makers: dict[SaveKind, tuple[str, Callable[[], bytes]]] = {
+            "mask": (".mask.npz", lambda: planes_npz(prediction.mask.astype(np.bool_)))
+            if planes
+            else (".mask.png", lambda: mask_png(indices)),
+            "pseudo": (".pseudo.png", lambda: pseudo_color_png(indices, palette)),
+            "overlay": (".overlay.jpg", lambda: overlay_jpeg(image.pixels, indices, palette)),
+        }
+        written: list[Path] = []
+        for kind, (suffix, make) in makers.items():
+            if kind in self.save:
+                path = self.folder / f"{task.stem}{suffix}"
+                write_atomically(path, make())
+                written.append(path)
+        return written[0] if written else None
+
+
+def _as_indices(prediction: Prediction) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    if prediction.mask.dtype == np.uint16:
+        return prediction.mask.astype(np.uint16, copy=False)
+    return prediction.mask.astype(np.uint8, copy=False)
+
+
+def _palette(covers: tuple[ClassCover, ...], *, extra: bool) -> NDArray[np.uint8]:
+    colors = [each.segmentation_class.color for each in covers]
+    palette = palette_for(colors, len(covers))
+    return np.vstack([palette, np.zeros((1, 3), np.uint8)]) if extra else palette
+
+
+def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
+    """Write covers as JSON values, with the colours that the pictures have.
+
+    Args:
+        covers: one a class.
+
+    Returns:
+        `{"id", "name", "color": [r, g, b], "cover"}` a class.
+    """
+    palette = _palette(covers, extra=False).tolist()
+    return [
+        {
+            "id": each.segmentation_class.id,
+            "name": each.segmentation_class.name,
+            "color": color,
+            "cover": round(each.cover, 6),
+        }
+        for each, color in zip(covers, palette, strict=True)
+    ]
+
+
+def result_record(
+    result: Segmented[ImageTask, Path | None] | Failed[ImageTask], provenance: Provenance
+) -> dict[str, Any]:
+    """Write a result as a JSON value.
+
+    Args:
+        result: from the pipeline.
+        provenance: of the predictor.
+
+    Returns:
+        The record of one line of `--json`; `mask` is None for a failure.
+    """
+    if isinstance(result, Failed):
+        return {
+            "image": str(result.source.path),
+            "status": "failed",
+            "error": {"type": type(result.error).__name__, "message": str(result.error)},
+            "mask": None,
+            "cover": [],
+            "provenance": asdict(provenance),
+            "timings_ms": {},
+        }
+    return {
+        "image": str(result.source.path),
+        "status": "ok",
+        "error": None,
+        "mask": {
+            "path": None if result.encoded is None else str(result.encoded),
+            "width": result.prediction.width,
+            "height": result.prediction.height,
+        },
+        "cover": cover_records(result.prediction.covers),
+        "provenance": asdict(provenance),
+        "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
+    }
+
+
+@dataclass(slots=True)
+class CoverTable:
+    """A row per image: size, time and place of the photograph, cover per class, or why it failed.
+
+    Attributes:
+        rows: in the order of the run.
+    """
+
+    rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+
+    def add(self, result: Segmented[ImageTask, Path | None] | Failed[ImageTask]) -> None:
+        """Add an image.
+
+        Args:
+            result: from the pipeline.
+        """
+        row: dict[str, object] = {"image": str(result.source.path)}
+        if isinstance(result, Failed):
+            self.rows.append({**row, "status": "failed", "error": str(result.error)})
+            return
+        capture = result.image.capture
+        self.rows.append(
+            {
+                **row,
+                "status": "ok",
+                "width": result.prediction.width,
+                "height": result.prediction.height,
+                "taken_at": "" if capture.taken_at is None else capture.taken_at.isoformat(),
+                "latitude_deg": capture.latitude_deg,
+                "longitude_deg": capture.longitude_deg,
+                **_cover_columns(result.prediction.covers),
+            }
+        )
+
+    def to_csv(self) -> bytes:
+        """Write the table.
+
+        Returns:
+            UTF-8 CSV with a header line; a cell without a value is empty.
+        """
+        fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
+        covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [*fixed, *covers, "error"], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue().encode()
+
+
+def _cover_columns(covers: tuple[ClassCover, ...]) -> dict[str, object]:
+    names = [each.segmentation_class.name for each in covers]
+    return {
+        f"cover_{name}" if names.count(name) == 1 else f"cover_{name}_{index}": round(each.cover, 6)
+        for index, (name, each) in enumerate(zip(names, covers, strict=True))
+    }

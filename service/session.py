@@ -1,0 +1,212 @@
+"""A validated request meets a bundle: an open predictor, with the caches of this user behind it."""
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from converters.paddle_to_onnx import convert
+from converters.repository import Repository
+from engine import (
+    Bundle,
+    Device,
+    EngineError,
+    OnnxModel,
+    PaddleOptions,
+    Pipeline,
+    Predictor,
+    RuntimeRequest,
+    SourceImage,
+    open_bundle,
+    open_predictor,
+    open_runtime,
+    read_image,
+)
+from engine.cores import usable_cores
+from engine.options import DynamicShapeProfile
+from engine.shapes import collect_profile, read_profile, write_profile
+from service.request import PredictRequest
+from service.results import ImageTask, ResultWriter
+
+_log = logging.getLogger(__name__)
+_PROFILE_SAMPLE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Folders that outlive a run.
+
+    Attributes:
+        root: everything lies below it.
+    """
+
+    root: Path
+
+    @property
+    def conversions(self) -> Repository:
+        """Models that were converted to ONNX."""
+        return Repository(self.root / "onnx")
+
+    @property
+    def ledger(self) -> Path:
+        """Which Paddle models loaded without killing their process."""
+        return self.root / "loadable"
+
+    @property
+    def engines(self) -> Path:
+        """TensorRT's engines."""
+        return self.root / "engines"
+
+    def profile(self, bundle: Bundle) -> Path:
+        """Where the shape profile of a bundle is kept.
+
+        Args:
+            bundle: an open bundle.
+
+        Returns:
+            A JSON file.
+        """
+        return self.root / "shapes" / f"{bundle.digest}.json"
+
+    def shape_ranges(self, bundle: Bundle) -> Path:
+        """Where Paddle keeps the ranges of a bundle's inner tensors.
+
+        Args:
+            bundle: an open bundle.
+
+        Returns:
+            Paddle's own file.
+        """
+        return self.root / "shapes" / f"{bundle.digest}.pbtxt"
+
+
+def caches_at(root: Path | None) -> Caches:
+    """Choose the cache folder.
+
+    Args:
+        root: as asked for; None: the user's cache folder.
+
+    Returns:
+        The caches; nothing is made yet.
+    """
+    return Caches(user_cache_path("pseg") if root is None else root)
+
+
+@contextmanager
+def open_session(
+    path: Path, request: PredictRequest, caches: Caches, images: Sequence[Path] = ()
+) -> Generator[Predictor]:
+    """Open a bundle and a predictor for a request.
+
+    Args:
+        path: the bundle.
+        request: validated parameters.
+        caches: folders that outlive the run.
+        images: a sample for the shape profile, where one is to be collected.
+
+    Yields:
+        The predictor.
+
+    Raises:
+        EngineError: whatever the engine finds wrong with bundle, request or machine.
+    """
+    runtime_request = request.runtime_request()
+
+    def convert_cached(bundle: Bundle) -> OnnxModel:
+        _log.info("converting %s to ONNX", bundle.name)
+        return convert(bundle, caches.conversions)
+
+    with open_bundle(path) as bundle:
+        if runtime_request.tensorrt:
+            runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
+        with open_predictor(
+            bundle,
+            runtime_request,
+            convert=convert_cached,
+            ledger=caches.ledger,
+            threshold=request.threshold,
+            mask_size=request.mask_size,
+        ) as predictor:
+            yield predictor
+
+
+def _with_shapes(
+    bundle: Bundle, runtime_request: RuntimeRequest, request: PredictRequest, caches: Caches, images: Sequence[Path]
+) -> RuntimeRequest:
+    """Add the kept shape profile, or collect it first if that was asked for."""
+    if request.auto_tune_shapes:
+        profile = _collect(bundle, request, caches, images)
+        write_profile(profile, caches.profile(bundle))
+        if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
+            _collect_inner_ranges(bundle, runtime_request, profile, caches)
+    ranges = caches.shape_ranges(bundle)
+    return replace(
+        runtime_request,
+        profile=read_profile(caches.profile(bundle)),
+        shape_range_file=ranges if ranges.is_file() else None,
+        engine_cache=caches.engines,
+    )
+
+
+def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
+    on_cpu = RuntimeRequest(device=Device.CPU, threads=request.threads)
+    with open_predictor(
+        bundle, on_cpu, convert=lambda each: convert(each, caches.conversions), ledger=caches.ledger
+    ) as predictor:
+        return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size)
+
+
+def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[SourceImage]:
+    for path in images[:_PROFILE_SAMPLE]:
+        try:
+            yield read_image(path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+        except EngineError as error:
+            _log.warning("left out of the shape profile: %s", error)
+
+
+def _collect_inner_ranges(
+    bundle: Bundle, request: RuntimeRequest, profile: DynamicShapeProfile, caches: Caches
+) -> None:
+    """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`."""
+    import numpy as np
+
+    path = caches.shape_ranges(bundle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = PaddleOptions(device=request.wanted_device, shape_range_file=path, collect_shape_range=True)
+    runtime = open_runtime(bundle, options, ledger=caches.ledger)
+    try:
+        for name, shapes in profile.inputs:
+            for shape in (shapes.minimum, shapes.optimum, shapes.maximum):
+                runtime.run({name: np.zeros(shape, np.float32)})
+    finally:
+        runtime.close()
+
+
+def build_pipeline(
+    predictor: Predictor, request: PredictRequest, writer: ResultWriter
+) -> Pipeline[ImageTask, Path | None]:
+    """Make the pipeline that reads, segments and writes images.
+
+    Args:
+        predictor: an open predictor.
+        request: validated parameters.
+        writer: writes the pictures.
+
+    Returns:
+        The pipeline.
+    """
+
+    def decode(task: ImageTask) -> SourceImage:
+        return read_image(task.path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+
+    return Pipeline(
+        predictor,
+        decode,
+        writer.write,
+        batch_size=request.batch_size,
+        workers=usable_cores(),
+        read_ahead=usable_cores(),
+    )
