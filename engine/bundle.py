@@ -19,9 +19,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.archive import unpack
+from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.options import Precision
-from engine.transforms import Transform, parse_transforms
+from engine.transforms import Transform
 
 Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]

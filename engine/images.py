@@ -48,6 +48,9 @@ from engine.errors import ImageError, OptionError
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 """Suffixes by which a folder's pictures are told from its other files, in lower case."""
 
+DEFAULT_MAX_PIXELS = 200_000_000
+"""Limit for a picture that must be decoded whole."""
+
 _FORMATS = "JPEG, PNG, TIFF, WebP or BMP"
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
@@ -71,6 +74,7 @@ _TURNS: dict[int, tuple[int | None, int | None]] = {
 
 _TIFF_BANDS = frozenset({1, 3, 4})
 _TIFF_DEPTHS_BIT = frozenset({1, 2, 4, 8, 12, 16})
+_BIG_TIFF = 43
 _STRIP_PIXELS = 1 << 20
 _PILLOW_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -115,7 +119,8 @@ def list_images(arguments: Sequence[str | Path]) -> list[Path]:
 
     A file is taken whatever its suffix, even if its name holds `[` or `*`. Of a folder (not its subfolders) and of a
     glob (`**` allowed) the files with one of `IMAGE_SUFFIXES` are taken, sorted, hidden ones left out; a glob with a
-    part that starts with a dot takes hidden ones too.
+    part that starts with a dot takes hidden ones too. A plain name that does not exist is listed as it is: reading it
+    fails by name, and the other pictures are not lost with it.
 
     Args:
         arguments: Names of files or folders, or globs.
@@ -124,7 +129,7 @@ def list_images(arguments: Sequence[str | Path]) -> list[Path]:
         The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
 
     Raises:
-        ImageError: An argument names nothing, or its folder may not be listed.
+        ImageError: A folder or glob holds no pictures, or may not be listed.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
@@ -163,7 +168,7 @@ def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]
     return _shrunken_side(width, height, max_img_size), _shrunken_side(height, width, max_img_size)
 
 
-def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = 200_000_000) -> SourceImage:
+def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS) -> SourceImage:
     """Decode one picture, upright, as RGB.
 
     Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns. A
@@ -228,12 +233,10 @@ def _expand(argument: str | Path) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
         images = sorted(entry for entry in path.iterdir() if _is_image(entry) and not entry.name.startswith("."))
-    elif path.exists():
+    elif path.exists() or not _is_pattern(str(argument)):
         return [path]
-    elif _is_pattern(str(argument)):
-        images = _glob(path)
     else:
-        raise ImageError(f"{argument}: no such file or folder: check the name")
+        images = _glob(path)
     if not images:
         raise ImageError(f"{argument}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))}): check the name")
     return images
@@ -369,7 +372,10 @@ def _check_tiff_layout(path: Path, file: BinaryIO, cause: SyntaxError) -> None:
 
 def _tiff_layout(file: BinaryIO) -> tuple[int, frozenset[int]]:
     file.seek(0)
-    directory = ImageFileDirectory_v2(file.read(16))
+    header = file.read(8)
+    if header[2] == _BIG_TIFF:
+        header += file.read(8)
+    directory = ImageFileDirectory_v2(header)
     file.seek(directory.next)
     directory.load(file)
     depths_bit = frozenset[int](directory.get(ExifTags.Base.BitsPerSample, (1,)))

@@ -21,7 +21,7 @@ from engine.errors import ImageError, OptionError
 Color = tuple[int, int, int]
 """Red, green and blue, 0–255 each."""
 
-Mask = NDArray[np.uint8] | NDArray[np.uint16]
+Mask = NDArray[np.uint8 | np.uint16]
 """Class indices, `[H, W]`; `uint16` where there are more than 256 classes."""
 
 _JPEG_QUALITY = 90
@@ -188,8 +188,7 @@ def composite(planes: NDArray[np.bool_]) -> Mask:
         `uint8[H, W]`, or `uint16[H, W]` if K does not fit in `uint8`.
     """
     count, height, width = planes.shape
-    narrow = count <= np.iinfo(np.uint8).max
-    mask: Mask = np.full((height, width), count, np.uint8) if narrow else np.full((height, width), count, np.uint16)
+    mask = np.full((height, width), count, np.uint8 if count <= np.iinfo(np.uint8).max else np.uint16)
     for index, plane in enumerate(planes):
         mask[plane] = index
     return mask

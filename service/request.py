@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
+from engine.images import DEFAULT_MAX_PIXELS
 
 SaveKind = Literal["pseudo", "mask", "overlay"]
 SAVE_KINDS: tuple[SaveKind, ...] = ("pseudo", "mask", "overlay")
 DEFAULT_MAX_IMG_SIZE = 1_000_000
-DEFAULT_MAX_PIXELS = 200_000_000
 
 
 class PredictRequest(BaseModel):

@@ -9,6 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
 from engine.errors import ImageError, OptionError
 from engine.palette import (
     color_map,
@@ -20,10 +25,6 @@ from engine.palette import (
     planes_npz,
     pseudo_color_png,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image
 
 BLACK = (0, 0, 0)
 RED = (255, 0, 0)
@@ -108,6 +109,7 @@ def test_pseudo_color_png_keeps_the_classes_as_indices() -> None:
     assert decoded(data).mode == "P"
     assert np.array_equal(np.asarray(decoded(data)), mask)
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert seen is not None
     assert np.array_equal(seen, PALETTE[mask])
 
 
