@@ -1,21 +1,19 @@
 """PaddleSeg network in, model bundle out.
 
-The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one layer,
-traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes whenever program and
-weights are: members sorted, no times, no owners.
+The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one
+layer, traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes
+whenever program and weights are: members sorted, no times, no owners.
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle ships no type information.
 
-import gzip
-import io
 import json
 import re
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +75,15 @@ def export_bundle(
     """Export a PaddleSeg network as a bundle, in one step: the destination is whole or absent.
 
     Args:
-        network: A network as PaddleSeg builds it: float32 NCHW in, a list of logits (float32 NCHW) out, the first of them
-            counts. Its mode (training or evaluation) is the same afterwards.
+        network: A network as PaddleSeg builds it: float32 NCHW in, a list of logits (float32 NCHW) out, of which the
+            first counts. Its mode (training or evaluation) is the same afterwards.
         destination: Archive to write if the name ends in ``.tgz`` or ``.tar.gz``, replacing what is there; otherwise a
             folder, which must be absent or empty.
         name: Name of the model in ``meta.json``.
         classes: The classes, in the order of the output channels.
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
-        output_op: What the program ends in: ``none`` gives logits (float32 NCHW), ``softmax`` probabilities (float32 NCHW),
-            ``argmax`` class indices (int32 NHW).
+        output_op: What the program ends in: ``none`` gives logits (float32 NCHW), ``softmax`` probabilities (float32
+            NCHW), ``argmax`` class indices (int32 NHW).
         input_shape: NCHW; None is a free axis.
         model_record: What ``meta.json`` says in ``model`` about the model's origin.
 
@@ -93,8 +91,8 @@ def export_bundle(
         The destination.
 
     Raises:
-        ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path of
-            this machine would stay in the program.
+        ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path
+            of this machine would stay in the program.
     """
     archived = destination.name.endswith(_ARCHIVE_ENDINGS)
     if not archived and destination.exists() and (destination.is_file() or any(destination.iterdir())):
@@ -112,11 +110,10 @@ def export_bundle(
         (folder / DEPLOY).write_text(_deploy_text(transforms, output_op, input_shape), encoding="utf-8")
         (folder / META).write_text(_meta_text(name, classes, input_shape, model_record or {}), encoding="utf-8")
         if archived:
-            _pack(folder, staging / "bundle.tgz")
-            Path(staging / "bundle.tgz").replace(destination)
+            pack({path.name: path for path in folder.iterdir()}, destination)
         else:
             _open_to_all(folder)
-            Path(folder).replace(destination)
+            folder.replace(destination)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return destination
@@ -150,12 +147,10 @@ def _save_program(network: "Layer", folder: Path, output_op: OutputOp, input_sha
             paddle.jit.save(program, str(folder / Path(PROGRAM).stem))
         except Exception as error:
             raise ConversionError(
-                f"{type(network).__name__}: Paddle {paddle.__version__} cannot export it with input {list(input_shape)}: {error}"
+                f"{type(network).__name__}: Paddle cannot export it with input {list(input_shape)}: {error}"
             ) from error
     if not (folder / PROGRAM).is_file():
-        raise ConversionError(
-            f"Paddle {paddle.__version__} wrote no {PROGRAM}; Paddle 3 with FLAGS_enable_pir_api=1 does"
-        )
+        raise ConversionError(f"Paddle wrote no {PROGRAM}; Paddle 3 with FLAGS_enable_pir_api=1 does")
 
 
 def _output_operator(output_op: OutputOp) -> "Callable[[Tensor], Tensor]":
@@ -175,7 +170,7 @@ def _output_operator(output_op: OutputOp) -> "Callable[[Tensor], Tensor]":
 
 
 @contextmanager
-def _evaluation_mode(network: "Layer") -> Iterator[None]:
+def _evaluation_mode(network: "Layer") -> Generator[None]:
     modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     network.eval()
     try:

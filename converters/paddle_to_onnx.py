@@ -1,11 +1,13 @@
 """A Paddle program to one ONNX file with dynamic input, by paddle2onnx in a child process.
 
-The converter can abort its whole process, hence the child. Its own graph clean-up is left out: it would install
-packages at run time, and ONNX Runtime folds the same constants when it loads the model.
+The converter can abort its whole process, hence the child. What it cannot express for every input size is marked before
+and replaced after it (`converters.dynamic_pool`). Its own graph clean-up is left out: it would install packages at run
+time, and ONNX Runtime folds the same constants when it loads the model.
 """
 
-# paddle2onnx ships no types.
+# paddle2onnx and paddle ship no complete types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
 
 import hashlib
 import json
@@ -18,7 +20,9 @@ import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
+from converters.dynamic_pool import mark_grid_pools, replace_marks
 from converters.packing import pack
 from converters.repository import RefusedError, Repository
 from engine.bundle import Bundle, OnnxModel, PaddleModel, file_digest
@@ -27,6 +31,8 @@ from engine.options import OnnxOptions, Precision
 
 OPSET = 17
 TIMEOUT_S = 1800
+_RECIPE = 2
+"""Raised whenever this module or `dynamic_pool` makes another model of the same program: older cache entries retire."""
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx")
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
@@ -85,7 +91,7 @@ def write_bundle(bundle: Bundle, model: OnnxModel, destination: Path) -> None:
 
 def _key(program: PaddleModel, opset: int) -> str:
     versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
-    text = json.dumps([program.digest, opset, versions], sort_keys=True)
+    text = json.dumps([program.digest, opset, versions, _RECIPE], sort_keys=True)
     return "fp32-" + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -146,23 +152,47 @@ def _check_runs(bundle: Bundle, path: Path) -> None:
         ) from error
 
 
-def _export(program: str, params: str, destination: str, opset: str) -> None:
+def _export(program: Path, params: Path, destination: Path, opset: int, scratch: Path) -> None:
+    """Convert, in the child process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import paddle2onnx
+    import onnx
 
+    if program.suffix == ".pdmodel":
+        program, params = _translate_to_pir(program, params, scratch)
+    marked = scratch / "marked.json"
+    pools = mark_grid_pools(program, marked)
     paddle2onnx.export(
-        program,
-        params,
-        destination,
-        opset_version=int(opset),
-        auto_upgrade_opset=True,
-        optimize_tool="None",
+        str(marked), str(params), str(destination), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
     )
+    if pools and destination.is_file():
+        model = onnx.load(destination)
+        replace_marks(model, pools)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, destination)
+
+
+def _translate_to_pir(program: Path, params: Path, scratch: Path) -> tuple[Path, Path]:
+    """Write a `.pdmodel` of Paddle 2 as a PIR program of Paddle 3, as paddle2onnx itself does before it converts."""
+    import paddle
+    from paddle2onnx.convert import load_parameter, save_program
+
+    # Paddle wants both under one stem; in a bundle they may have two.
+    (scratch / "source.pdmodel").symlink_to(program)
+    (scratch / "source.pdiparams").symlink_to(params)
+    executor = paddle.static.Executor(paddle.CPUPlace())
+    with paddle.pir_utils.OldIrGuard():
+        loaded, *_ = cast("Any", paddle.static.load_inference_model(str(scratch / "source"), executor))
+    translated = paddle.pir.translate_to_pir(loaded.desc)
+    load_parameter(translated)
+    save_program(translated, str(scratch / "translated"))
+    return scratch / "translated.json", scratch / "translated.pdiparams"
 
 
 if __name__ == "__main__":
-    _export(*sys.argv[1:5])
+    onnx_file = Path(sys.argv[3])
+    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[4]), Path.cwd())
     sys.stdout.flush()
     # Paddle's own tear-down at exit may crash; the file is written.
-    os._exit(0 if Path(sys.argv[3]).is_file() else 1)
+    os._exit(0 if onnx_file.is_file() else 1)

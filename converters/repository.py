@@ -6,9 +6,9 @@ two processes from doing the same work; the kernel drops the lock of a process t
 
 import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +50,13 @@ class Repository:
             return entry
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
+            lock = (entry.parent / "lock").open("w")
         except OSError as error:
             raise ConversionError(
                 f"the cache {self.root} cannot be written to ({error}): name another with --cache-dir"
             ) from error
-        with _locked(entry.parent / "lock"):
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if refusal.is_file():
                 raise RefusedError(refusal.read_text(encoding="utf-8"))
             if not entry.is_file():
@@ -73,6 +75,8 @@ def _write_refusal(path: Path, reason: str) -> None:
 
 
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
+    for abandoned in entry.parent.glob("making-*"):  # of a process that was killed: the lock is ours now
+        shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="making-", dir=entry.parent) as folder:
         partial = Path(folder) / entry.name
         make(partial)
@@ -82,10 +86,3 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
             partial.replace(entry)
         except OSError as error:
             raise ConversionError(f"{entry}: the converted model cannot be stored ({error})") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
