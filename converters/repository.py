@@ -34,8 +34,9 @@ class Repository:
 
         Args:
             key: names content and options; letters, digits, `-` and `_` only.
-            make: writes the entry to the path that it is given; what it raises passes through and leaves no entry,
-                but a `RefusedError` is remembered and raised again at once the next time.
+            make: writes the entry to the path that it is given, and what belongs to it into the same folder; what it
+                raises passes through and leaves no entry, but a `RefusedError` is remembered and raised again at once
+                the next time.
 
         Returns:
             The finished file.
@@ -83,6 +84,10 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
         try:
             with partial.open("rb") as finished:
                 os.fsync(finished.fileno())
+            # The entry comes last: where it is, all that belongs to it is.
+            for companion in Path(folder).iterdir():
+                if companion != partial:
+                    companion.replace(entry.with_name(companion.name))
             partial.replace(entry)
         except OSError as error:
             raise ConversionError(f"{entry}: the converted model cannot be stored ({error})") from error

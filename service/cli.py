@@ -1,5 +1,6 @@
 """The command `pseg`."""
 
+import io
 import json
 import logging
 import sys
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from converters.paddle_to_onnx import OPSET, convert, write_bundle
+from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from engine import (
     BundleError,
     ConversionError,
@@ -25,11 +29,14 @@ from engine import (
     MaskSize,
     ModelLoadError,
     OneDnn,
+    OnnxOptions,
     Precision,
+    Provider,
     Segmented,
     list_images,
     open_bundle,
 )
+from engine.cores import usable_cores
 from service.demonstration import demo_bundle, demonstrate
 from service.doctor import cores_line, installed_versions, known_bad, try_starts
 from service.inspection import inspection
@@ -39,6 +46,7 @@ from service.request import (
     PredictRequest,
     build_request,
     require_writable,
+    require_writable_file,
 )
 from service.results import (
     CoverTable,
@@ -48,7 +56,7 @@ from service.results import (
     result_record,
     write_atomically,
 )
-from service.session import build_pipeline, caches_at, open_session
+from service.session import build_pipeline, caches_at, certify, open_session
 
 app = typer.Typer(
     name="pseg",
@@ -65,7 +73,8 @@ class ExitStatus(IntEnum):
     """How every command ends."""
 
     DONE = 0
-    IMAGES_FAILED = 1
+    INCOMPLETE = 1
+    """Some or all images failed, or an accuracy limit was missed."""
     WRONG_REQUEST = 2
     UNUSABLE_MODEL = 3
 
@@ -77,8 +86,11 @@ def exit_status_of(error: EngineError) -> ExitStatus:
         error: what was raised.
 
     Returns:
-        3 for bundle, model and conversion; 2 for everything that was asked for and cannot be had.
+        1 for a missed accuracy limit; 3 for bundle, model and conversion; 2 for everything that was asked for and
+        cannot be had.
     """
+    if isinstance(error, ParityError):
+        return ExitStatus.INCOMPLETE
     if isinstance(error, BundleError | ModelLoadError | ConversionError):
         return ExitStatus.UNUSABLE_MODEL
     return ExitStatus.WRONG_REQUEST
@@ -167,10 +179,10 @@ def predict(
         paths = list_images(images)
         require_writable(out)
         if csv is not None:
-            require_writable(csv.parent)
+            require_writable_file(csv)
         failed = _predict_all(bundle, paths, request, out, csv, cache_dir, json_lines=json_lines)
     if failed:
-        raise typer.Exit(ExitStatus.IMAGES_FAILED)
+        raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
 def _predict_all(
@@ -205,7 +217,10 @@ def _predict_all(
 
 def _tell(result: Segmented[ImageTask, Path | None] | Failed[ImageTask]) -> None:
     if isinstance(result, Failed):
-        _messages.print(f"failed: {result.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        named, reason = str(result.source.path), str(result.error)
+        # What fails behind the reading of the file does not know its name.
+        text = f"failed: {reason}" if named in reason else f"failed: {named}: {reason}"
+        _messages.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return
     covers = ", ".join(f"{each.segmentation_class.name} {each.cover:.1%}" for each in result.prediction.covers)
     where = "" if result.encoded is None else f" -> {result.encoded}"
@@ -239,21 +254,23 @@ def inspect(bundle: BundleArgument, json_output: JsonOption = False) -> None:
         return
     out = Console()
     facts = Table(show_header=False, box=None)
-    facts.add_row("name", record["name"])
+    facts.add_row("name", escape(record["name"]))
     facts.add_row("digest", record["digest"])
-    facts.add_row("transforms", "\n".join(record["transforms"]) or "none")
+    facts.add_row("transforms", escape("\n".join(record["transforms"])) or "none")
     paddle = record["paddle"]
-    facts.add_row("paddle", "none" if paddle is None else f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
+    facts.add_row(
+        "paddle", "none" if paddle is None else escape(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
+    )
     facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
-    facts.add_row("declares", ", ".join(f"{field} {value}" for field, value in record["declared"].items()))
+    facts.add_row("declares", escape(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     out.print(facts)
     classes = Table("index", "class", "id", "colour")
     for each in record["classes"]:
         swatch = "" if each["color"] is None else f"[on rgb({','.join(map(str, each['color']))})]   [/] {each['color']}"
-        classes.add_row(str(each["index"]), each["name"], each["id"], swatch)
+        classes.add_row(str(each["index"]), escape(each["name"]), escape(each["id"]), swatch)
     out.print(classes)
     for warning in record["warnings"]:
-        out.print(f"[yellow]![/] {warning}", highlight=False)
+        out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 @app.command("convert")
@@ -266,15 +283,69 @@ def convert_bundle(
 ) -> None:
     """Write a copy of a bundle that also holds onnx/fp32/model.onnx."""
     with _errors_end_the_command():
-        require_writable(out.parent)
+        require_writable_file(out)
         with open_bundle(bundle) as opened, _messages.status("converting", spinner="line"):
-            model = convert(opened, caches_at(cache_dir).conversions, opset=opset)
-            write_bundle(opened, model, out)
-            size_bytes = model.path.stat().st_size
+            caches = caches_at(cache_dir)
+            conversion = convert(opened, caches.conversions, opset=opset, ledger=caches.ledger)
+            write_bundle(opened, conversion, out)
+            size_bytes = conversion.model.path.stat().st_size
+            certificate = json.loads(conversion.certificate.read_text())
     if json_output:
-        _print_json({"bundle": str(out), "precision": model.precision, "opset": opset, "size_bytes": size_bytes})
+        record = {"bundle": str(out), "precision": conversion.model.precision, "opset": opset, "size_bytes": size_bytes}
+        _print_json({**record, "parity": certificate})
     else:
-        typer.echo(f"{out}: onnx/{model.precision}/model.onnx, {size_bytes / 1e6:.1f} MB, opset {opset}")
+        typer.echo(
+            f"{out}: onnx/{conversion.model.precision}/model.onnx, {size_bytes / 1e6:.1f} MB, opset {opset}, "
+            f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million against Paddle"
+        )
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    images: Annotated[
+        list[str] | None, typer.Option(help="files, folders or globs; default: generated pictures of three sizes")
+    ] = None,
+    provider: Annotated[
+        Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
+    ] = "cpu",
+    precision: Annotated[Precision, typer.Option(help="which ONNX model of the bundle")] = Precision.FP32,
+    min_agreement: Annotated[float, typer.Option(help="share of pixels that must agree")] = 0.9999,
+    min_iou: Annotated[float | None, typer.Option(help="smallest class IoU")] = None,
+    max_cover_error: Annotated[float | None, typer.Option(help="largest error of a cover")] = None,
+    json_output: JsonOption = False,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Compare a bundle's ONNX model with its Paddle program on this machine."""
+    with _errors_end_the_command():
+        limits = ParityLimits(1e6 * (1 - min_agreement), min_iou, max_cover_error)
+        with open_bundle(bundle) as opened:
+            report = certify(
+                opened,
+                OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
+                caches_at(cache_dir),
+                list_images(images or []),
+            )
+        if json_output:
+            _print_json(TypeAdapter(ParityReport).dump_python(report, mode="json"))
+        else:
+            _show_report(report)
+        require_parity(report, limits, where=str(bundle))
+
+
+def _show_report(report: ParityReport) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("images", str(report.images))
+    table.add_row("mismatched pixels per million", f"{report.mismatched_ppm:.1f}")
+    for name, iou in report.class_iou.items():
+        table.add_row(f"IoU {name}", f"{iou:.5f}" + ("" if name in report.gated_classes else " (rare)"))
+    table.add_row("largest cover error", f"{report.max_cover_error:.6f}")
+    if report.max_abs_logit_error is not None:
+        table.add_row("largest score error", f"{report.max_abs_logit_error:.2g} of a range of {report.logit_range:.3g}")
+    table.add_row("worst image", report.worst_image)
+    table.add_row("reference", report.reference.provider)
+    table.add_row("candidate", f"{report.candidate.provider} {report.candidate.precision}")
+    Console().print(table)
 
 
 @app.command()
@@ -294,7 +365,7 @@ def doctor(
     out.print(installed)
     runtimes = Table("runtime", "starts", "detail")
     for each in starts:
-        runtimes.add_row(each.label, "[green]yes[/]" if each.works else "[yellow]no[/]", each.detail)
+        runtimes.add_row(each.label, "[green]yes[/]" if each.works else "[yellow]no[/]", escape(each.detail))
     out.print(runtimes)
     for finding in known_bad(versions):
         out.print(f"[red]![/] {finding}", highlight=False)
@@ -313,7 +384,7 @@ def demo(
     table = Table("runtime", "provider", "cover", "mismatched ppm", "ms per image")
     for row in shown.rows:
         covers = ", ".join(f"{name} {share:.1%}" for name, share in row.covers.items())
-        table.add_row(row.runtime, row.provider, covers, f"{row.mismatched_ppm:.1f}", f"{row.run_ms:.0f}")
+        table.add_row(row.runtime, row.provider, escape(covers), f"{row.mismatched_ppm:.1f}", f"{row.run_ms:.0f}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(
@@ -328,4 +399,8 @@ def demo(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that no encoding knows; one such name must not end a run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from converters.paddle_to_onnx import convert
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
 from engine.cores import quota_cores, usable_cores
 from engine.opening import require_available
@@ -116,7 +115,7 @@ def try_starts(path: Path, caches: Caches) -> list[Start]:
             try:
                 require_available(options)
                 if isinstance(options, OnnxOptions) and bundle.onnx_model(Precision.FP32) is None:
-                    bundle = bundle.with_onnx(convert(bundle, caches.conversions))
+                    bundle = bundle.with_onnx(caches.convert(bundle))
                 runtime = open_runtime(bundle, options, ledger=caches.ledger)
             except EngineError as error:
                 starts.append(Start(options.label, works=False, detail=str(error)))

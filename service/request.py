@@ -1,5 +1,6 @@
 """The parameters of a prediction, validated once for every front door."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -99,10 +100,24 @@ def require_writable(folder: Path) -> None:
     Raises:
         OptionError: it cannot be made or written to.
     """
-    probe = folder / ".pseg-write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # A name of its own: another run may prove the same folder at the same moment.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OptionError(f"output folder {folder} cannot be written to ({error}): name another with --out") from error
+
+
+def require_writable_file(path: Path) -> None:
+    """Prove that a file can be written, before there is work to lose.
+
+    Args:
+        path: the file; its folder is made if absent.
+
+    Raises:
+        OptionError: it is a folder, or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder: name a file in it")
+    require_writable(path.parent)

@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         path: replaced if it exists.
         content: the bytes.
     """
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    descriptor, partial = tempfile.mkstemp(prefix=".pseg-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -226,7 +226,7 @@ class CoverTable:
         """Write the table.
 
         Returns:
-            UTF-8 CSV with a header line; a cell without a value is empty.
+            UTF-8 CSV with a header line; a cell without a value is empty. A file name that is no UTF-8 keeps its bytes.
         """
         fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
@@ -234,12 +234,15 @@ class CoverTable:
         writer = csv.DictWriter(text, [*fixed, *covers, "error"], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        return text.getvalue().encode()
+        return text.getvalue().encode(errors="surrogateescape")
 
 
 def _cover_columns(covers: tuple[ClassCover, ...]) -> dict[str, object]:
     names = [each.segmentation_class.name for each in covers]
-    return {
-        f"cover_{name}" if names.count(name) == 1 else f"cover_{name}_{index}": round(each.cover, 6)
-        for index, (name, each) in enumerate(zip(names, covers, strict=True))
-    }
+    columns: dict[str, object] = {}
+    for index, (name, each) in enumerate(zip(names, covers, strict=True)):
+        column = f"cover_{name}" if names.count(name) == 1 else f"cover_{name}_{index}"
+        while column in columns:
+            column += "_"
+        columns[column] = round(each.cover, 6)
+    return columns

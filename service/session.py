@@ -8,15 +8,18 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from converters.paddle_to_onnx import convert
+from converters.paddle_to_onnx import convert, named_pictures
+from converters.parity import ParityReport, compare
 from converters.repository import Repository
 from engine import (
     Bundle,
     Device,
     EngineError,
     OnnxModel,
+    OnnxOptions,
     PaddleOptions,
     Pipeline,
+    Precision,
     Predictor,
     RuntimeRequest,
     SourceImage,
@@ -59,6 +62,21 @@ class Caches:
     def engines(self) -> Path:
         """TensorRT's engines."""
         return self.root / "engines"
+
+    def convert(self, bundle: Bundle) -> OnnxModel:
+        """Convert a bundle, or find its conversion here.
+
+        Args:
+            bundle: an open bundle.
+
+        Returns:
+            The FP32 model.
+
+        Raises:
+            ConversionError: the bundle cannot be converted.
+        """
+        _log.info("converting %s to ONNX, unless that was done before", bundle.name)
+        return convert(bundle, self.conversions, ledger=self.ledger).model
 
     def profile(self, bundle: Bundle) -> Path:
         """Where the shape profile of a bundle is kept.
@@ -114,23 +132,44 @@ def open_session(
         EngineError: whatever the engine finds wrong with bundle, request or machine.
     """
     runtime_request = request.runtime_request()
-
-    def convert_cached(bundle: Bundle) -> OnnxModel:
-        _log.info("converting %s to ONNX", bundle.name)
-        return convert(bundle, caches.conversions)
-
     with open_bundle(path) as bundle:
         if runtime_request.tensorrt:
             runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
         with open_predictor(
             bundle,
             runtime_request,
-            convert=convert_cached,
+            convert=caches.convert,
             ledger=caches.ledger,
             threshold=request.threshold,
             mask_size=request.mask_size,
         ) as predictor:
             yield predictor
+
+
+def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path]) -> ParityReport:
+    """Compare the bundle's ONNX model with its Paddle program.
+
+    Args:
+        bundle: an open bundle; if it holds no FP32 model, that of the cache is taken.
+        options: provider and precision of the ONNX model.
+        caches: folders that outlive the run.
+        images: files; empty: generated pictures.
+
+    Returns:
+        The report.
+
+    Raises:
+        EngineError: an image cannot be read, or one of the two does not run.
+    """
+    if bundle.onnx_model(options.model_precision) is None and options.model_precision is Precision.FP32:
+        bundle = bundle.with_onnx(caches.convert(bundle))
+    reference = PaddleOptions(threads=options.threads)
+    pictures = ((str(path), read_image(path)) for path in images) if images else named_pictures()
+    with (
+        Predictor(bundle, open_runtime(bundle, reference, ledger=caches.ledger)) as expected,
+        Predictor(bundle, open_runtime(bundle, options)) as actual,
+    ):
+        return compare(expected, actual, pictures)
 
 
 def _with_shapes(
@@ -154,7 +193,10 @@ def _with_shapes(
 def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.threads)
     with open_predictor(
-        bundle, on_cpu, convert=lambda each: convert(each, caches.conversions), ledger=caches.ledger
+        bundle,
+        on_cpu,
+        convert=lambda each: convert(each, caches.conversions, ledger=caches.ledger).model,
+        ledger=caches.ledger,
     ) as predictor:
         return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size)
 

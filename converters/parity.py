@@ -1,0 +1,254 @@
+"""The certificate of a conversion: two predictors on the same images, and how far apart they are.
+
+Masks are compared pixel by pixel and class by class, raw scores by their largest difference. A class that covers less
+than a thousandth of the reference is reported but does not decide: a handful of its pixels would.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.repository import RefusedError
+from engine.bundle import class_of_index
+from engine.errors import ConversionError, ImageError
+from engine.images import Capture, SourceImage
+from engine.predictor import Mask, Predictor, Provenance
+
+GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
+"""Width and height of the pictures that are made where the user gives none; one is odd and not square."""
+
+_GATED_SHARE = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class ParityLimits:
+    """What a conversion must keep to.
+
+    Attributes:
+        max_mismatched_ppm: pixels per million whose class may differ.
+        min_class_iou: smallest intersection over union of a class that counts, 0–1; None: any.
+        max_cover_error: largest difference of a class's cover in one image, 0–1; None: any.
+    """
+
+    max_mismatched_ppm: float = 100.0
+    min_class_iou: float | None = None
+    max_cover_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """How a candidate compares with its reference.
+
+    Attributes:
+        images: number of images compared.
+        pixel_agreement: share of pixels of equal class, 0–1.
+        mismatched_ppm: pixels of different class, per million.
+        class_iou: class name to intersection over union over all images; classes that neither found are left out.
+        min_class_iou: the smallest of those that count (`gated_classes`); 1 if none does.
+        gated_classes: classes of at least a thousandth of the reference.
+        max_cover_error: largest difference of a class's cover in one image.
+        max_abs_logit_error: largest difference of a raw score; None where the network returns masks.
+        logit_range: largest minus smallest raw score of the reference; None where the network returns masks.
+        worst_image: the image with the largest share of mismatched pixels.
+        reference: what ran as reference.
+        candidate: what was compared with it.
+    """
+
+    images: int
+    pixel_agreement: float
+    mismatched_ppm: float
+    class_iou: Mapping[str, float]
+    min_class_iou: float
+    gated_classes: tuple[str, ...]
+    max_cover_error: float
+    max_abs_logit_error: float | None
+    logit_range: float | None
+    worst_image: str
+    reference: Provenance
+    candidate: Provenance
+
+
+class ParityError(RefusedError):
+    """A converted model misses its limits.
+
+    Attributes:
+        report: what was measured.
+    """
+
+    def __init__(self, message: str, report: ParityReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def _no_classes() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over images, one entry a class."""
+
+    intersection: NDArray[np.int64] = field(default_factory=_no_classes)
+    reference: NDArray[np.int64] = field(default_factory=_no_classes)
+    candidate: NDArray[np.int64] = field(default_factory=_no_classes)
+    pixels: int = 0
+    mismatched: int = 0
+    max_cover_error: float = 0.0
+    worst: tuple[float, str] = (-1.0, "")
+    scores: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
+
+
+def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0) -> list[SourceImage]:
+    """Make pictures of smooth coloured noise, which hold all colours and edges of every sharpness.
+
+    Args:
+        sizes: width and height of each.
+        seed: of the noise.
+
+    Returns:
+        One image a size.
+    """
+    random = np.random.default_rng(seed)
+    images: list[SourceImage] = []
+    for width, height in sizes:
+        total = np.zeros((height, width, 3), np.float32)
+        for cell in (8, 32, 128):
+            coarse = random.random((height // cell + 2, width // cell + 2, 3), dtype=np.float32)
+            total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        pixels = np.clip(total * (255 / 3), 0, 255).astype(np.uint8)
+        images.append(SourceImage(pixels=pixels, width=width, height=height, capture=Capture()))
+    return images
+
+
+def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:
+    """Run both predictors over the same images.
+
+    Args:
+        reference: what is taken as right.
+        candidate: what is judged; of the same bundle.
+        images: names and images; those that the bundle's transforms refuse are left out.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConversionError: there was no image that the bundle takes.
+        InferenceError: a run failed.
+    """
+    tally = _Tally()
+    count = 0
+    for name, image in images:
+        try:
+            prepared = reference.prepare(image)
+        except ImageError:
+            continue
+        count += 1
+        (expected_raw,), (actual_raw,) = reference.run([prepared]), candidate.run([prepared])
+        _add_scores(tally, expected_raw.output, actual_raw.output)
+        expected, actual = reference.finish(prepared, expected_raw), candidate.finish(prepared, actual_raw)
+        _add_masks(tally, name, expected.mask, actual.mask)
+    if not count:
+        raise ConversionError(
+            f"{reference.bundle.source}: none of the images fits the bundle's transforms: name some that do"
+        )
+    return _report(tally, count, reference, candidate)
+
+
+def _add_scores(tally: _Tally, expected: NDArray[np.generic], actual: NDArray[np.generic]) -> None:
+    if expected.dtype.kind == "f":
+        known = expected.astype(np.float64)
+        error = float(np.abs(known - actual.astype(np.float64)).max())
+        tally.scores.append((error, float(known.min()), float(known.max())))
+
+
+def _add_masks(tally: _Tally, name: str, expected: Mask, actual: Mask) -> None:
+    planes = expected if expected.dtype == np.bool_ else None
+    if planes is None:
+        count = int(max(expected.max(), actual.max())) + 1
+        pairs = np.bincount(expected.reshape(-1).astype(np.int64) * count + actual.reshape(-1), minlength=count * count)
+        table = pairs.reshape(count, count)
+        in_both, in_expected, in_actual = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+        pixels, area = expected.size, expected.size
+        mismatched = pixels - int(in_both.sum())
+    else:
+        axes = (1, 2)
+        in_both = (planes & actual).sum(axis=axes)
+        in_expected, in_actual = planes.sum(axis=axes), actual.sum(axis=axes)
+        pixels, area = planes.size, planes[0].size
+        mismatched = int((planes != actual).sum())
+    tally.intersection = _sum_by_class(tally.intersection, in_both)
+    tally.reference = _sum_by_class(tally.reference, in_expected)
+    tally.candidate = _sum_by_class(tally.candidate, in_actual)
+    tally.pixels += pixels
+    tally.mismatched += mismatched
+    tally.max_cover_error = max(tally.max_cover_error, float(np.abs(in_expected - in_actual).max()) / area)
+    tally.worst = max(tally.worst, (mismatched / pixels, name))
+
+
+def _sum_by_class(total: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+    result = np.zeros(max(total.size, new.size), np.int64)
+    result[: total.size] += total
+    result[: new.size] += new
+    return result
+
+
+def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predictor) -> ParityReport:
+    union = tally.reference + tally.candidate - tally.intersection
+    names = [class_of_index(reference.bundle.classes, index).name for index in range(union.size)]
+    class_iou = {
+        name: float(both / either)
+        for name, both, either in zip(names, tally.intersection, union, strict=True)
+        if either
+    }
+    gated = tuple(
+        name
+        for name, found in zip(names, tally.reference, strict=True)
+        if found >= _GATED_SHARE * tally.reference.sum()
+    )
+    return ParityReport(
+        images=count,
+        pixel_agreement=1 - tally.mismatched / tally.pixels,
+        mismatched_ppm=1e6 * tally.mismatched / tally.pixels,
+        class_iou=class_iou,
+        min_class_iou=min((class_iou[name] for name in gated), default=1.0),
+        gated_classes=gated,
+        max_cover_error=tally.max_cover_error,
+        max_abs_logit_error=max((error for error, _, _ in tally.scores), default=None),
+        logit_range=max(high for _, _, high in tally.scores) - min(low for _, low, _ in tally.scores)
+        if tally.scores
+        else None,
+        worst_image=tally.worst[1],
+        reference=reference.provenance,
+        candidate=candidate.provenance,
+    )
+
+
+def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) -> None:
+    """Hold a report against limits.
+
+    Args:
+        report: what was measured.
+        limits: what must be kept.
+        where: the bundle, for the message.
+
+    Raises:
+        ParityError: a limit is missed; it carries the report.
+    """
+    missed: list[str] = []
+    if report.mismatched_ppm > limits.max_mismatched_ppm:
+        missed.append(
+            f"{report.mismatched_ppm:.1f} mismatched pixels per million, at most {limits.max_mismatched_ppm:g}"
+        )
+    if limits.min_class_iou is not None and report.min_class_iou < limits.min_class_iou:
+        missed.append(f"smallest class IoU {report.min_class_iou:.4f}, at least {limits.min_class_iou:g}")
+    if limits.max_cover_error is not None and report.max_cover_error > limits.max_cover_error:
+        missed.append(f"cover off by {report.max_cover_error:.4f}, at most {limits.max_cover_error:g}")
+    if missed:
+        raise ParityError(
+            f"{where}: the converted model gives other masks ({'; '.join(missed)}; worst on {report.worst_image}): "
+            "run the bundle with --runtime paddle, or allow more",
+            report,
+        )
