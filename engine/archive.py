@@ -4,17 +4,30 @@ What leaves the folder (links, devices, absolute or parent paths) refuses the wh
 are skipped up to a cap, since exporters leave notes beside their models.
 """
 
+import bz2
+import gzip
+import lzma
 import re
 import tarfile
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO, Self, cast
 
 from engine.errors import BundleError
 
 _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
 _COPY_BYTES = 1 << 20
+_NAME_BYTES = 1 << 16
+_NAMING_TYPES = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,44 @@ def known_path(member_name: str) -> PurePosixPath | None:
     return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
 
 
+class _StrictMember(tarfile.TarInfo):
+    """A member's header; nothing but the end mark ends the archive.
+
+    `tarfile` takes a damaged or missing header for the end, so that a cut archive merely seems to hold less. It also
+    reads the blocks that carry long names into memory, whatever their size.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from error
+        if member.type in _NAMING_TYPES and member.size > _NAME_BYTES:
+            raise tarfile.ReadError(f"a member's name takes {member.size} bytes")
+        return member
+
+
+@contextmanager
+def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
+    """Open the tar inside; unlike `tarfile`'s own streams, these find a damaged or missing end."""
+    with archive_path.open("rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        if start.startswith(b"\x1f\x8b"):
+            opened = gzip.open(file)
+        elif start.startswith(b"BZh"):
+            opened = bz2.open(file)
+        elif start.startswith(b"\xfd7zXZ\0"):
+            opened = lzma.open(file)
+        else:
+            opened = file
+        with opened as stream:
+            yield cast("IO[bytes]", stream)
+
+
 def _refuse_unsafe(member: tarfile.TarInfo) -> None:
     if member.issym() or member.islnk():
         raise BundleError(f"member {member.name!r} is a link to {member.linkname!r}: pack the files themselves")
@@ -93,16 +144,35 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
     """
     limits = limits or ArchiveLimits()
     try:
-        with tarfile.open(archive_path, "r|*") as archive:
-            _unpack_members(archive, folder, limits)
+        with _decompressed(archive_path) as stream:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictMember) as archive:
+                _unpack_members(archive, folder, limits)
+            _read_to_end(stream, limits)
     except BundleError as error:
         raise BundleError(f"{archive_path}: {error}") from error
-    except (tarfile.TarError, EOFError, zlib.error, LZMAError) as error:
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise BundleError(
             f"{archive_path}: not a readable .tgz or .tar ({error}): it is damaged or cut short, fetch it again"
         ) from error
     except OSError as error:
         raise BundleError(f"{archive_path}: cannot be unpacked ({error})") from error
+
+
+def _read_to_end(stream: IO[bytes], limits: ArchiveLimits) -> None:
+    """Read what follows the tar's end mark: only at its end does a compressed stream prove to be whole."""
+    padding = 0
+    while chunk := stream.read(_COPY_BYTES):
+        padding += len(chunk)
+        if padding > limits.skipped_bytes:
+            raise BundleError(f"more than {limits.skipped_bytes} bytes follow the last member: pack the folder again")
 
 
 def _unpack_members(archive: tarfile.TarFile, folder: Path, limits: ArchiveLimits) -> None:

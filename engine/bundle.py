@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import Repr
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -30,6 +31,10 @@ ProgramKind = Literal["pir", "pdmodel"]
 _DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
 _TEXT_BYTES = 4 << 20
+_NAME_BYTES = 255
+_DEPLOY_SIZE = 1 << 18
+_SHORT = Repr()
+_SHORT.maxlevel = 2
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -204,7 +209,8 @@ def open_bundle(
     """
     source = Path(path)
     if source.is_dir():
-        yield read_bundle(source, source, inspect_only=inspect_only)
+        at_top = any((source / name).is_file() for name in _DEPLOY_NAMES)
+        yield read_bundle(source if at_top else _model_folder(source, source), source, inspect_only=inspect_only)
         return
     if not source.is_file():
         raise BundleError(f"{source}: no such file or folder")
@@ -329,26 +335,50 @@ def _check(kind: type[_Record], content: object, where: str) -> _Record:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {first['input']!r:.80}") from error
+        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {_shown(first['input'])}") from error
+
+
+def _shown(value: object) -> str:
+    return _SHORT.repr(value)[:80]
 
 
 def _read_deploy(path: Path, where: str) -> _DeployRecord:
     try:
         content: object = yaml.safe_load(_read_text(path, where))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool maybe` a KeyError.
         raise BundleError(f"{where} is no valid YAML: {error}") from error
+    _refuse_swollen(content, where)
     if not isinstance(content, dict):
         raise BundleError(f"{where} must be a mapping with a Deploy block")
     block = cast("dict[object, object]", content)
     if not isinstance(block.get("Deploy"), dict):
-        raise BundleError(f"{where}: Deploy must be a mapping, but it is {block.get('Deploy')!r:.80}")
+        raise BundleError(f"{where}: Deploy must be a mapping, but it is {_shown(block.get('Deploy'))}")
     return _check(_DeployRecord, block["Deploy"], where)
+
+
+def _refuse_swollen(content: object, where: str) -> None:
+    """Refuse aliases that stand for more than any exporter writes, or for themselves, and numbers without end."""
+    pending: list[object] = [content]
+    size = 0
+    while pending:
+        value = pending.pop()
+        size += 1 + (len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
+        if size > _DEPLOY_SIZE:
+            raise BundleError(f"{where} unfolds to more than {_DEPLOY_SIZE} values: write it without YAML aliases")
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise BundleError(f"{where} holds a number of {value.bit_length()} bits: no setting needs more than 64")
+        if isinstance(value, dict):
+            pending += cast("dict[object, object]", value)
+            pending += cast("dict[object, object]", value).values()
+        elif isinstance(value, list | tuple):
+            pending += cast("Sequence[object]", value)
 
 
 def _read_meta(path: Path, where: str) -> _MetaRecord:
     try:
         content: object = json.loads(_read_text(path, where))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where} is no valid JSON: {error}") from error
     return _check(_MetaRecord, content, where)
 
@@ -356,7 +386,7 @@ def _read_meta(path: Path, where: str) -> _MetaRecord:
 def _class_of(index: int, record: _ClassRecord) -> SegmentationClass:
     name = record.name or f"class-{index}"
     color = None if record.def_color is None else cast("Color", tuple(record.def_color[:3]))
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or f"class-{index}"
     return SegmentationClass(id=record.id or f"urn:ibenthos:segmentation:class:{slug}", name=name, color=color)
 
 
@@ -369,8 +399,10 @@ def _declared(deploy: _DeployRecord) -> DeclaredOutput:
 
 
 def _inside(folder: Path, name: str, where: str, field: str) -> Path:
-    if Path(name).name != name.removeprefix("./") or name in {".", ".."} or "\\" in name or "\0" in name:
+    if Path(name).name != name.removeprefix("./") or name in {".", ".."} or "\\" in name or not name.isprintable():
         raise BundleError(f"{where}: {field}: {name!r} must be the name of a file in the bundle's own folder")
+    if len(name.encode()) > _NAME_BYTES:
+        raise BundleError(f"{where}: {field}: {_shown(name)} is too long for the name of a file")
     return folder / Path(name).name
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from engine.bundle import Bundle, OnnxModel
-from engine.errors import ConversionError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.predictor import MaskSize, Predictor
 from engine.runtimes import Runtime
@@ -63,17 +63,22 @@ def open_predictor(
         RuntimeUnavailableError: the library or provider asked for is absent.
         ModelLoadError: the model does not load or run.
         ConversionError: ONNX was asked for and the bundle cannot be converted.
+        InferenceError: the network does not take one image tensor.
     """
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
     opened = open_first(bundle, request or RuntimeRequest(), convert=convert, ledger=ledger)
-    return Predictor(
-        bundle=opened.bundle,
-        runtime=opened.runtime,
-        threshold=threshold,
-        mask_size=mask_size,
-        fallbacks=opened.fallbacks,
-    )
+    try:
+        return Predictor(
+            bundle=opened.bundle,
+            runtime=opened.runtime,
+            threshold=threshold,
+            mask_size=mask_size,
+            fallbacks=opened.fallbacks,
+        )
+    except InferenceError:
+        opened.runtime.close()
+        raise
 
 
 def open_first(

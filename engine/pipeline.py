@@ -6,6 +6,7 @@ Decoding and encoding happen in worker threads, the network runs in the caller's
 
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
-from engine.errors import EngineError
 from engine.images import SourceImage
 from engine.predictor import Prediction, Predictor, PreparedImage, RawOutput
 
@@ -104,8 +104,12 @@ class Pipeline(Generic[Source, Encoded]):
                     decoding.extend((each, decoders.submit(self._decode, each)) for each in islice(stream, free))
                     if not decoding:
                         break
-                    batch = [decoding.popleft() for _ in range(min(self.batch_size, len(decoding)))]
-                    finishing.extend(self._run_batch(batch, encoders))
+                    # No name is given to the batch: it would keep the images alive until the next one.
+                    finishing.extend(
+                        self._run_batch(
+                            [decoding.popleft() for _ in range(min(self.batch_size, len(decoding)))], encoders
+                        )
+                    )
                     while len(finishing) > self.batch_size or (finishing and finishing[0][1].done()):
                         yield _result(*finishing.popleft())
                 while finishing:
@@ -139,7 +143,7 @@ class Pipeline(Generic[Source, Encoded]):
     def _run_each(self, prepared: Sequence[PreparedImage]) -> list[RawOutput | Exception]:
         try:
             return [*self.predictor.run(prepared)]
-        except (EngineError, MemoryError) as error:
+        except Exception as error:
             if len(prepared) == 1:
                 return [error]
         # One of the batch spoils the run of all: find out which by running each alone.
@@ -174,4 +178,12 @@ def _result(
     except Exception as error:
         # A bug looks like any other failed image to the caller; its trace is kept for who looks for it.
         _log.debug("image failed", exc_info=error)
+        _forget_locals(error)
         return Failed(source, error)
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Empty the frames of an error's trace: they hold the image, and callers keep errors for their report."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -1,5 +1,6 @@
 """The dynamic shape profile of a bundle: collected from real images once, kept, used by TensorRT afterwards."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
         path: a JSON file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_bytes(_PROFILE.dump_json(profile))
     partial.replace(path)
 
@@ -66,5 +67,5 @@ def read_profile(path: Path) -> DynamicShapeProfile | None:
         return None
     try:
         return _PROFILE.validate_json(path.read_bytes())
-    except ValidationError as error:
+    except (ValidationError, OptionError) as error:
         raise OptionError(f"{path} is no shape profile ({error}): collect it again with --auto-tune-shapes") from error

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import InferenceError
 from engine.options import Precision, RuntimeName
 
 Tensor = NDArray[Any]
@@ -91,6 +92,35 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Free the model. Calling it twice is harmless; running afterwards is an error."""
         ...
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> None:
+    """Refuse feeds that do not fit the model, for libraries that do not check them all.
+
+    Paddle silently runs a missing input with the values of the last run, and oneDNN kills the process on an empty
+    batch.
+
+    Args:
+        inputs: the model's inputs.
+        feeds: what is to be run.
+
+    Raises:
+        InferenceError: an input is missing or unknown, or a tensor is empty or of another dtype or shape.
+
+    >>> check_feeds((TensorSpec("x", np.dtype("float32"), (None, 3)),), {"x": np.zeros((2, 3), np.float32)})
+    """
+    if {spec.name for spec in inputs} != set(feeds):
+        raise InferenceError(f"the model takes {[spec.name for spec in inputs]}, but was given {list(feeds)}")
+    for spec in inputs:
+        tensor = feeds[spec.name]
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            have > 0 and want in {None, have} for want, have in zip(spec.shape, tensor.shape, strict=True)
+        )
+        if not fits or tensor.dtype != spec.dtype:
+            raise InferenceError(
+                f"input {spec.name!r} takes {spec.dtype}{list(spec.shape)} (None: any size but 0), "
+                f"but was given {tensor.dtype}{list(tensor.shape)}"
+            )
 
 
 def probe_feeds(inputs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:

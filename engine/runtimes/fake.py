@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.errors import InferenceError
 from engine.options import Precision, RuntimeName
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds
 
 Network = Callable[[Tensor], Tensor]
 
@@ -59,12 +59,14 @@ class FakeRuntime:
             The tensor `y`, a copy.
 
         Raises:
-            InferenceError: the function raised, or the runtime is closed.
+            InferenceError: the tensor does not fit, the function raised, or the runtime is closed.
         """
-        if self._network is None:
+        network = self._network
+        if network is None:
             raise InferenceError("the runtime is closed: open it again")
+        check_feeds(self._inputs, feeds)
         try:
-            return {"y": np.array(self._network(feeds["x"]))}
+            return {"y": np.array(network(feeds["x"]))}
         except (ArithmeticError, KeyError, IndexError, ValueError, TypeError) as error:
             raise InferenceError(f"the function failed: {error}") from error
 

@@ -26,7 +26,7 @@ import numpy as np
 from engine.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, probe_feeds
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -227,7 +227,10 @@ def gpu_name(device_id: int, information: Path = _GPU_INFORMATION) -> str:
     folders = sorted(information.glob("*")) if information.is_dir() else []
     if device_id >= len(folders):
         return "unknown"
-    lines = (folders[device_id] / "information").read_text().splitlines()
+    try:
+        lines = (folders[device_id] / "information").read_text().splitlines()
+    except OSError:
+        return "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "unknown")
 
 
@@ -416,11 +419,12 @@ class OnnxRuntime:
             Output name to tensor; the caller owns them.
 
         Raises:
-            InferenceError: the session failed or is closed.
+            InferenceError: the feeds do not fit, or the session failed or is closed.
         """
         session = self._session
         if session is None:
             raise InferenceError("the runtime is closed: open it again")
+        check_feeds(self._inputs, feeds)
         names = [spec.name for spec in self._outputs]
         try:
             with self._serialise:

@@ -14,22 +14,30 @@ once. `PaddleRuntime.run` therefore holds a lock: calls from several threads are
 
 import hashlib
 import json
+import math
+import os
+import re
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from engine.bundle import PaddleModel, ProgramKind
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, probe_feeds
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
+
+
+_DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
+_TELLING = re.compile(r"\w*Error: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +295,76 @@ def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[
     return specs("feed", "outputs"), specs("fetch", "inputs")
 
 
+_DTYPE_BYTES: Mapping[int, int] = {
+    **dict.fromkeys((0, 20, 21), 1),
+    **dict.fromkeys((1, 4, 22), 2),
+    **dict.fromkeys((2, 5), 4),
+    **dict.fromkeys((3, 6, 23), 8),
+    24: 16,
+}
+"""Bytes of a value, by the number that `framework.proto` gives its type."""
+
+
+def require_whole_weights(model: PaddleModel) -> None:
+    """Find out whether the weights are all there: of a truncated file Paddle may load what is left, in silence.
+
+    Source: paddle 3.2, ``phi/core/framework/dense_tensor_serialize.cc``: version, level of detail, version, length of
+    the description, description (framework.proto), values; one tensor after the other.
+
+    Args:
+        model: program and weights.
+
+    Raises:
+        ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes.
+    """
+    length, count = model.params.stat().st_size, 0
+    with model.params.open("rb") as file:
+        while file.tell() < length:
+            try:
+                _skip_tensor(file)
+            except (struct.error, IndexError, ValueError, KeyError) as error:
+                raise _weights_damaged(model, f"tensor {count} cannot be read") from error
+            if file.tell() > length:
+                raise _weights_damaged(model, f"it ends in the middle of tensor {count}")
+            count += 1
+    if model.kind == "pir":
+        wanted = model.program.read_text(encoding="utf-8").count('"#":"p"')
+        if wanted and wanted != count:
+            raise _weights_damaged(model, f"it holds {count} tensors, and {model.program.name} takes {wanted}")
+
+
+def _weights_damaged(model: PaddleModel, what: str) -> ModelLoadError:
+    return ModelLoadError(f"{model.params.name} is damaged: {what}; fetch or export the bundle again")
+
+
+def _skip_tensor(file: BinaryIO) -> None:
+    _, levels = struct.unpack("<IQ", file.read(12))
+    for _ in range(levels):
+        (level_bytes,) = struct.unpack("<Q", file.read(8))
+        file.seek(level_bytes, os.SEEK_CUR)
+    _, description_bytes = struct.unpack("<Ii", file.read(8))
+    if not 0 < description_bytes <= _DESCRIPTION_BYTES:
+        raise ValueError(f"a description of {description_bytes} bytes")
+    description = file.read(description_bytes)
+    dtype, axes, position = 0, list[int](), 0
+    while position < len(description):
+        tag, position = _varint(description, position)
+        value, position = _varint(description, position)
+        if tag == _DTYPE_TAG:
+            dtype = value
+        elif tag == _AXIS_TAG:
+            axes.append(value)
+    file.seek(_DTYPE_BYTES[dtype] * math.prod(axes), os.SEEK_CUR)
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while content[position] & 0x80:
+        value |= (content[position] & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+    return value | content[position] << shift, position + 1
+
+
 def _import_paddle() -> Any:
     try:
         with warnings.catch_warnings():
@@ -302,7 +380,8 @@ def _import_paddle() -> Any:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("---")]
-    return next((line for line in lines if line.startswith("(")), lines[0] if lines else type(error).__name__)
+    telling = [line for line in lines if line.startswith("(") or _TELLING.match(line)]
+    return next(iter(telling or lines), type(error).__name__)
 
 
 class PaddleRuntime:
@@ -336,8 +415,11 @@ class PaddleRuntime:
                 self._inputs, self._outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
             else:
                 self._inputs, self._outputs = pdmodel_tensor_specs(model.program.read_bytes())
+            require_whole_weights(model)
             self._predictor = _create_predictor(model, options)
             self._output_names = [str(name) for name in self._predictor.get_output_names()]
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{model.program.name}: {error}") from error
         except EngineError:
             raise
         except Exception as error:
@@ -378,8 +460,9 @@ class PaddleRuntime:
             Output name to tensor; the caller owns them.
 
         Raises:
-            InferenceError: Paddle failed, or the runtime is closed.
+            InferenceError: the feeds do not fit, Paddle failed, or the runtime is closed.
         """
+        check_feeds(self._inputs, feeds)
         with self._lock:
             if self._predictor is None:
                 raise InferenceError("the runtime is closed: open it again")

@@ -6,6 +6,7 @@ ran is remembered in the ledger, so that the trial is made once per model, optio
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from engine.errors import EngineError, ModelLoadError
 from engine.options import PaddleOptions
 
 TIMEOUT_S = 600
+_log = logging.getLogger(__name__)
 _OPTIONS = TypeAdapter(PaddleOptions)
 
 
@@ -42,8 +44,11 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
         return
     _try_in_child(model, options)
     if mark is not None:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            _log.warning("%s cannot be written to (%s): the next start tries the model again", ledger, error)
 
 
 def _key(model: PaddleModel, options: PaddleOptions) -> str:
@@ -65,7 +70,8 @@ def _try_in_child(model: PaddleModel, options: PaddleOptions) -> None:
     # The child reports through a file: Paddle writes to both standard streams as it likes.
     with tempfile.TemporaryDirectory(prefix="pseg-trial-") as folder:
         answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-W", "ignore", "-m", __name__, json.dumps(request), str(answer)]
+        # -P: a file of the working directory must not take the place of a library.
+        command = [sys.executable, "-P", "-W", "ignore", "-m", __name__, json.dumps(request), str(answer)]
         try:
             done = subprocess.run(  # noqa: S603 - our own module with our own arguments
                 command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL

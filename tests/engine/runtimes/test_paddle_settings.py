@@ -1,0 +1,236 @@
+"""What is called on Paddle's configuration, checked without a GPU, and what is read from a program's text."""
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.bundle import ProgramKind
+from engine.errors import ModelLoadError, OptionError
+from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, ShapeRange
+from engine.runtimes import TensorSpec
+from engine.runtimes.paddle import (
+    ConfigCall,
+    PirTensorRtArguments,
+    PrecisionMode,
+    configuration,
+    pir_tensor_specs,
+    pir_tensorrt_arguments,
+)
+
+SEEN = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
+PROFILE = DynamicShapeProfile((("x", SEEN),))
+RANGES = Path("/cache/ranges.pbtxt")
+CACHE = Path("/cache/engines")
+GPU: dict[str, Any] = {"device": Device.GPU}
+TRT: dict[str, Any] = {**GPU, "tensorrt": True, "profile": PROFILE}
+
+Call = tuple[Any, ...]
+OPTIMISED: list[Call] = [("switch_ir_optim", True), ("enable_memory_optim",)]
+PIR: list[Call] = [("enable_new_executor",), ("enable_new_ir", True)]
+FLOAT32, HALF, INT8 = PrecisionMode("Float32"), PrecisionMode("Half"), PrecisionMode("Int8")
+ON_GPU: Call = ("enable_use_gpu", 256, 0, FLOAT32)
+SHAPES: Call = (
+    "set_trt_dynamic_shape_info",
+    {"x": [1, 3, 256, 256]},
+    {"x": [4, 3, 1024, 1024]},
+    {"x": [1, 3, 512, 640]},
+)
+TUNED: Call = ("enable_tuned_tensorrt_dynamic_shape", "/cache/ranges.pbtxt", True)
+
+
+def engine(batch: int = 4, nodes: int = 3, mode: PrecisionMode = FLOAT32, static: bool = False) -> Call:
+    """The call that turns TensorRT on: calibration goes with INT8 alone."""
+    return ("enable_tensorrt_engine", 1 << 30, batch, nodes, mode, static, mode == INT8)
+
+
+CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
+    (
+        "cpu",
+        {"threads": 2},
+        "pdmodel",
+        [("disable_gpu",), ("set_cpu_math_library_num_threads", 2), ("disable_mkldnn",), *OPTIMISED],
+    ),
+    (
+        "cpu, PIR",
+        {"threads": 2},
+        "pir",
+        [("disable_gpu",), ("set_cpu_math_library_num_threads", 2), ("disable_mkldnn",), *OPTIMISED, *PIR],
+    ),
+    (
+        "oneDNN, PIR",
+        {"onednn": True, "threads": 8},
+        "pir",
+        [
+            ("disable_gpu",),
+            ("set_cpu_math_library_num_threads", 8),
+            ("enable_mkldnn",),
+            ("set_mkldnn_cache_capacity", 10),
+            *OPTIMISED,
+            *PIR,
+        ],
+    ),
+    ("gpu", GPU, "pdmodel", [ON_GPU, *OPTIMISED]),
+    (
+        "gpu, fp16, PIR",
+        {**GPU, "precision": Precision.FP16, "device_id": 1, "memory_pool_mb": 512},
+        "pir",
+        [("enable_use_gpu", 512, 1, HALF), *OPTIMISED, *PIR],
+    ),
+    ("TensorRT", TRT, "pdmodel", [ON_GPU, *OPTIMISED, engine(), SHAPES]),
+    ("min_subgraph_size", {**TRT, "min_subgraph_size": 9}, "pdmodel", [ON_GPU, *OPTIMISED, engine(nodes=9), SHAPES]),
+    (
+        "TensorRT, fp16",
+        {**TRT, "precision": Precision.FP16},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(mode=HALF), SHAPES],
+    ),
+    (
+        "TensorRT, int8, kept engines",
+        {**TRT, "precision": Precision.INT8, "engine_cache": CACHE},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), ("set_optim_cache_dir", "/cache/engines"), SHAPES],
+    ),
+    (
+        "TensorRT, ranges of inner tensors come first",
+        {**TRT, "shape_range_file": RANGES},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(), TUNED],
+    ),
+    (
+        "TensorRT, ranges alone",
+        {**TRT, "profile": None, "shape_range_file": RANGES},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(batch=1), TUNED],
+    ),
+    (
+        "collecting runs without TensorRT",
+        {**TRT, "profile": None, "shape_range_file": RANGES, "collect_shape_range": True},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, ("collect_shape_range_info", "/cache/ranges.pbtxt")],
+    ),
+    *[
+        (
+            f"TensorRT, PIR, {precision}",
+            {**TRT, "precision": precision},
+            "pir",
+            [ON_GPU, *OPTIMISED, *PIR, ("use_optimized_model", True)],
+        )
+        for precision in Precision
+    ],
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "calls"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_configuration(options: dict[str, Any], kind: ProgramKind, calls: list[Call]) -> None:
+    expected = tuple(ConfigCall(method, arguments) for method, *rest in calls for arguments in [tuple(rest)])
+    assert configuration(PaddleOptions(**options, verbose=True), kind) == expected
+    assert configuration(PaddleOptions(**options), kind) == (ConfigCall("disable_glog_info"), *expected)
+
+
+def test_the_installed_paddle_knows_every_call() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inference: Any = importlib.import_module("paddle.inference")
+    calls = [call for _, options, kind, _ in CASES for call in configuration(PaddleOptions(**options), kind)]
+    assert [call.method for call in calls if not hasattr(inference.Config, call.method)] == []
+    modes = {each.name for call in calls for each in call.arguments if isinstance(each, PrecisionMode)}
+    assert modes == {"Float32", "Half", "Int8"}
+    assert [mode for mode in modes if not hasattr(inference.PrecisionType, mode)] == []
+
+
+def test_tensorrt_needs_shapes() -> None:
+    options = PaddleOptions(device=Device.GPU, tensorrt=True)
+    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*add --auto-tune-shapes"):
+        configuration(options, "pdmodel")
+    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*add --auto-tune-shapes"):
+        pir_tensorrt_arguments(options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode"), [(Precision.FP32, "FP32"), (Precision.FP16, "FP16"), (Precision.INT8, "INT8")]
+)
+def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str) -> None:
+    options = PaddleOptions(**TRT, precision=precision, min_subgraph_size=5, workspace_bytes=1 << 28)
+    assert pir_tensorrt_arguments(options) == PirTensorRtArguments(
+        inputs=(
+            {
+                "name": "x",
+                "min_input_shape": (1, 3, 256, 256),
+                "optim_input_shape": (1, 3, 512, 640),
+                "max_input_shape": (4, 3, 1024, 1024),
+                "input_data_type": "float32",
+            },
+        ),
+        min_subgraph_size=5,
+        precision_mode=mode,
+        workspace_size=268435456,
+    )
+
+
+# ---- programs ---------------------------------------------------------------------------------------------------
+
+
+def operation(kind: str, name: str, dtype: str, axes: list[Any]) -> dict[str, Any]:
+    """One operation of a PIR program, as Paddle 3.2.2 writes it."""
+    return {
+        "#": f"1.{kind}",
+        "A": [{"AT": {"#": "0.a_str", "D": name}, "N": "name"}, {"AT": {"#": "1.a_place"}, "N": "place"}],
+        "I": [],
+        "O": [{"%": 1, "TT": {"#": "0.t_dtensor", "D": [{"#": f"0.t_{dtype}"}, axes, "NCHW", [], 0]}}],
+    }
+
+
+def program(*operations: object) -> str:
+    """Text of a PIR program."""
+    blocks = [{"#": "block_0", "args": [], "ops": list(operations)}]
+    regions = [{"#": "region_0", "blocks": blocks}]
+    return json.dumps({"base_code": {"magic": "pir", "version": 1}, "program": {"regions": regions}})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "numpy"), [("f32", np.float32), ("f16", np.float16), ("i32", np.int32), ("ui8", np.uint8)]
+)
+@pytest.mark.parametrize("feed", ["data", "feed"])
+def test_inputs_and_outputs_of_a_pir_program(dtype: str, numpy: type[np.generic], feed: str) -> None:
+    text = program(
+        {"#": "p", "A": [0, 1, 1, "conv.w_0"], "O": {"%": 3}},
+        operation(feed, "x", "f32", [-1, 3, -1, 512]),
+        operation("conv2d", "conv", "f32", [-1, 8, -1, -1]),
+        operation("fetch", "fetch_name_0", dtype, [-1, -1, 512]),
+    )
+    inputs, outputs = pir_tensor_specs(text)
+    assert inputs == (TensorSpec("x", np.dtype(np.float32), (None, 3, None, 512)),)
+    assert outputs == (TensorSpec("fetch_name_0", np.dtype(numpy), (None, None, 512)),)
+
+
+NAMELESS: dict[str, Any] = {**operation("data", "x", "f32", [1]), "A": []}
+GARBAGE = [
+    "",
+    "null",
+    "[]",
+    "{}",
+    "not JSON",
+    "[" * 100_000,
+    "9" * 5000,
+    '{"program": {"regions": []}}',
+    '{"program": {"regions": [{"blocks": [{"ops": 3}]}]}}',
+    program("data"),
+    program({"#": 3}),
+    program({"#": "1.data"}),
+    program(NAMELESS),
+    program({**NAMELESS, "A": [3]}),
+    program(operation("data", "x", "complex", [1])),
+    program(operation("data", "x", "f32", ["wide"])),
+    program({**operation("fetch", "y", "f32", [1]), "O": []}),
+]
+
+
+@pytest.mark.parametrize("text", GARBAGE, ids=range(len(GARBAGE)))
+def test_what_is_no_pir_program(text: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"the program is no PIR JSON of Paddle 3 .*export the model again"):
+        pir_tensor_specs(text)

@@ -1,0 +1,153 @@
+"""From a request to what is tried, in order; contradictions are refused with a remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import OptionError
+from engine.options import Device, DynamicShapeProfile, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName
+from engine.selection import OneDnn, RuntimeRequest, candidates
+
+ONNX, PADDLE = {"runtime": RuntimeName.ONNX}, {"runtime": RuntimeName.PADDLE}
+GPU, CPU = {"device": Device.GPU}, {"device": Device.CPU}
+FP16, INT8 = {"precision": Precision.FP16}, {"precision": Precision.INT8}
+ON, OFF = {"onednn": OneDnn.ON}, {"onednn": OneDnn.OFF}
+TRT = {"tensorrt": True}
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of these tests has four cores."""
+
+    def usable_cores() -> int:
+        return 4
+
+    monkeypatch.setattr("engine.selection.usable_cores", usable_cores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        ({}, ["cpu", "paddle-onednn", "paddle-cpu"]),
+        (CPU, ["cpu", "paddle-onednn", "paddle-cpu"]),
+        (OFF, ["cpu", "paddle-cpu"]),
+        (ON, ["paddle-onednn"]),
+        (ONNX, ["cpu"]),
+        (ONNX | OFF, ["cpu"]),
+        ({"provider": Provider.OPENVINO}, ["openvino"]),
+        ({"provider": Provider.CUDA}, ["cuda"]),
+        ({"provider": Provider.CUDA} | FP16 | GPU, ["cuda"]),
+        ({"provider": Provider.TENSORRT} | TRT, ["tensorrt"]),
+        (PADDLE, ["paddle-onednn", "paddle-cpu"]),
+        (PADDLE | ON, ["paddle-onednn"]),
+        (PADDLE | OFF, ["paddle-cpu"]),
+        (PADDLE | GPU, ["paddle-gpu"]),
+        (PADDLE | GPU | TRT, ["paddle-tensorrt"]),
+        (GPU, ["cuda", "paddle-gpu"]),
+        (GPU | OFF, ["cuda", "paddle-gpu"]),
+        (GPU | FP16, ["cuda", "paddle-gpu"]),
+        (GPU | TRT, ["tensorrt", "paddle-tensorrt"]),
+        (ONNX | GPU, ["cuda"]),
+        (ONNX | GPU | TRT, ["tensorrt"]),
+        (INT8, ["cpu"]),
+        (INT8 | OFF, ["cpu"]),
+        (INT8 | GPU, ["cuda"]),
+        (INT8 | GPU | TRT, ["tensorrt", "paddle-tensorrt"]),
+    ],
+)
+def test_candidates_in_order(arguments: dict[str, Any], labels: list[str]) -> None:
+    request = RuntimeRequest(**arguments)
+    found = candidates(request)
+    assert [options.label for options in found] == labels
+    assert {options.precision for options in found} == {request.precision}
+
+
+CPU_ONNX = {"provider": Provider.CPU}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        (CPU_ONNX | PADDLE, "provider cpu belongs to ONNX Runtime: use --runtime onnx or auto"),
+        (CPU_ONNX | GPU, "provider cpu runs on the cpu, but --device gpu was given"),
+        ({"provider": Provider.CUDA} | CPU, "provider cuda runs on the gpu, but --device cpu was given"),
+        ({"provider": Provider.CUDA} | TRT, "--use-trt goes with --provider tensorrt, not cuda"),
+        (CPU_ONNX | TRT, "--use-trt goes with --provider tensorrt, not cpu"),
+        (ON | ONNX, "oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto"),
+        (ON | CPU_ONNX, "oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto"),
+        (ON | GPU, "oneDNN runs on the CPU only: leave --mkldnn on out with a GPU"),
+        (TRT, "TensorRT needs a GPU: add --device gpu or leave --use-trt out"),
+        (TRT | CPU, "TensorRT needs a GPU: add --device gpu"),
+        (FP16, "fp16 needs a GPU: add --device gpu, or use fp32 or int8"),
+        (FP16 | {"provider": Provider.OPENVINO}, "fp16 needs a GPU"),
+    ],
+)
+def test_requests_that_contradict_themselves(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        RuntimeRequest(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (INT8 | PADDLE, "int8 under TensorRT only: add --use-trt --device gpu, or use --runtime onnx"),
+        (INT8 | PADDLE | GPU, "int8 under TensorRT only"),
+        (INT8 | ON, "int8 under TensorRT only"),
+        ({"min_subgraph_size": 0}, "min-subgraph-size is 0"),
+    ],
+)
+def test_requests_that_no_runtime_can_honour(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        candidates(RuntimeRequest(**arguments))
+
+
+@pytest.mark.parametrize(("threads", "given"), [(None, 4), (1, 1), (3, 3), (10, 4)])
+def test_threads_are_a_ceiling(threads: int | None, given: int) -> None:
+    assert {options.threads for options in candidates(RuntimeRequest(threads=threads))} == {given}
+
+
+def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
+    profile = DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)])
+    onnx, paddle = candidates(
+        RuntimeRequest(
+            device=Device.GPU,
+            tensorrt=True,
+            precision=Precision.FP16,
+            threads=2,
+            min_subgraph_size=7,
+            profile=profile,
+            shape_range_file=tmp_path / "ranges",
+            engine_cache=tmp_path,
+            verbose=True,
+        )
+    )
+    assert onnx == OnnxOptions(
+        provider=Provider.TENSORRT,
+        precision=Precision.FP16,
+        threads=2,
+        min_subgraph_size=7,
+        profile=profile,
+        engine_cache=tmp_path,
+        verbose=True,
+    )
+    assert paddle == PaddleOptions(
+        device=Device.GPU,
+        tensorrt=True,
+        precision=Precision.FP16,
+        threads=2,
+        min_subgraph_size=7,
+        profile=profile,
+        shape_range_file=tmp_path / "ranges",
+        engine_cache=tmp_path,
+        verbose=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "auto"),
+    [({}, True), (GPU, True), (OFF, True), (ON, False), (ONNX, False), (PADDLE, False), (CPU_ONNX, False)],
+)
+def test_what_is_left_to_auto(arguments: dict[str, Any], auto: bool) -> None:
+    assert RuntimeRequest(**arguments).is_auto is auto

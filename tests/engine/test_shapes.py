@@ -1,0 +1,91 @@
+"""Shape profiles: collected from images after the transforms, kept, and read again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.bundle import Bundle, DeclaredOutput
+from engine.errors import ImageError, OptionError
+from engine.images import Capture, SourceImage
+from engine.options import DynamicShapeProfile, ShapeRange
+from engine.predictor import Predictor
+from engine.runtimes import Tensor
+from engine.runtimes.fake import FakeRuntime
+from engine.shapes import collect_profile, read_profile, write_profile
+from engine.transforms import Padding, ResizeByLong, Transform
+
+NO_CAPTURE = Capture()
+
+
+def predictor(*transforms: Transform) -> Predictor:
+    """A predictor whose network must not be run."""
+
+    def network(_: Tensor) -> Tensor:
+        raise AssertionError("collecting shapes runs nothing")
+
+    bundle = Bundle(
+        name="b",
+        source=Path("b.tgz"),
+        folder=Path(),
+        digest="",
+        classes=(),
+        transforms=transforms,
+        paddle=None,
+        onnx=(),
+        declared=DeclaredOutput(None, None, None),
+        multilabel=False,
+        notes=(),
+    )
+    return Predictor(bundle, FakeRuntime(network))
+
+
+def image(width: int, height: int) -> SourceImage:
+    """A black picture."""
+    return SourceImage(np.zeros((height, width, 3), np.uint8), width, height, NO_CAPTURE)
+
+
+def test_shapes_are_those_after_the_transforms() -> None:
+    images = [image(100, 50), image(100, 50), image(40, 80)]
+    profile = collect_profile(predictor(ResizeByLong(64)), images, batch_size=4)
+    seen = ShapeRange(minimum=(1, 3, 32, 32), optimum=(4, 3, 32, 64), maximum=(4, 3, 64, 64))
+    assert profile == DynamicShapeProfile((("x", seen),))
+
+
+def test_a_profile_needs_an_image() -> None:
+    with pytest.raises(OptionError, match="at least one image"):
+        collect_profile(predictor(), [], batch_size=1)
+
+
+def test_an_image_that_a_transform_refuses_is_an_error() -> None:
+    with pytest.raises(ImageError):
+        collect_profile(predictor(Padding((8, 8))), [image(9, 9)], batch_size=1)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "shapes" / "profile.json"
+    assert read_profile(path) is None
+    for side in (8, 16):
+        profile = DynamicShapeProfile.from_shapes("x", [(1, 3, 8, side), (4, 3, 64, 32)])
+        write_profile(profile, path)
+        assert read_profile(path) == profile
+    assert [each.name for each in path.parent.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"inputs": [["x", {"minimum": [1]}]]}',
+        b'{"inputs": [["x", {"minimum": [2], "optimum": [1], "maximum": [3]}]]}',
+    ],
+)
+def test_a_damaged_profile_is_named_with_a_remedy(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        OptionError, match=r"profile\.json is no shape profile .*(?s:.)*collect it again with --auto-tune"
+    ):
+        read_profile(path)
