@@ -44,6 +44,9 @@ _REPORT = TypeAdapter(ParityReport)
 _RECIPE = 2
 """Raised whenever this module or `dynamic_pool` makes another model of the same program: older cache entries retire."""
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx")
+_CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS})
+_TROUBLE = re.compile(r"^(ImportError|ModuleNotFoundError|MemoryError|OSError|PermissionError)\b.*", re.MULTILINE)
+"""Of this machine, not of the network: not remembered."""
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
 
@@ -176,7 +179,7 @@ def _convert_in_child(program: PaddleModel, destination: Path, opset: int, timeo
     with tempfile.TemporaryDirectory(prefix="pseg-convert-") as scratch:
         try:
             done = subprocess.run(  # noqa: S603 - our own module with our own arguments
-                [sys.executable, "-W", "ignore", "-m", __name__, *arguments],
+                [sys.executable, "-P", "-W", "ignore", "-m", __name__, *arguments],
                 capture_output=True,
                 timeout=timeout_s,
                 check=False,
@@ -189,6 +192,12 @@ def _convert_in_child(program: PaddleModel, destination: Path, opset: int, timeo
         return
     if -done.returncode == signal.SIGKILL:
         raise ConversionError(f"{where}: the converter was killed, most likely for memory: convert on a larger machine")
+    if done.returncode < 0 and -done.returncode not in _CRASHES:
+        name = signal.Signals(-done.returncode).name
+        raise ConversionError(f"{where}: the converter was stopped ({name}): start the conversion again")
+    trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
+    if done.returncode > 0 and trouble:
+        raise ConversionError(f"{where}: the converter failed ({trouble.group()[:300]}): mend that and convert again")
     detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
     raise RefusedError(
         f"{where}: paddle2onnx cannot convert this network ({detail}): {_reason(done.stdout + done.stderr)}; "

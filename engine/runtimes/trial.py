@@ -2,6 +2,9 @@
 
 Paddle can end the whole process on a damaged or unlucky model. The child takes that blow; a model that it loaded and
 ran is remembered in the ledger, so that the trial is made once per model, options and Paddle version.
+
+With oneDNN the child also compares: on Paddle 3.2.2 adaptive average pooling and nearest interpolation give other
+values there, in silence, where the grid does not divide the image. A network whose results move is not run with oneDNN.
 """
 
 import hashlib
@@ -12,18 +15,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from engine import errors
 from engine.bundle import PaddleModel
-from engine.errors import EngineError, ModelLoadError
+from engine.errors import EngineError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
+from engine.runtimes import Runtime, Tensor, TensorSpec
 
 TIMEOUT_S = 600
+_COMPARED_SIDES = ((150, 203), (128, 128))
+_COMPARED_LIMIT = 1e-3
 _log = logging.getLogger(__name__)
 _OPTIONS = TypeAdapter(PaddleOptions)
 
@@ -37,7 +45,7 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
         ledger: folder of earlier successes; None: try each time.
 
     Raises:
-        ModelLoadError: the child was killed, ran out of time, or Paddle refuses the model.
+        ModelLoadError: the child was killed, ran out of time, Paddle refuses the model, or oneDNN changes its results.
     """
     mark = None if ledger is None else ledger / _key(model, options)
     if mark is not None and mark.is_file():
@@ -108,11 +116,54 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
     from engine.runtimes.paddle import PaddleRuntime
 
     model = PaddleModel(Path(request["program"]), Path(request["params"]), request["digest"])
+    options = _OPTIONS.validate_python(request["options"])
     try:
-        PaddleRuntime(model, _OPTIONS.validate_python(request["options"])).close()
+        runtime = PaddleRuntime(model, options)
+        if options.onednn:
+            require_same_results(PaddleRuntime(model, replace(options, onednn=False)), runtime, model.program.name)
     except EngineError as error:
         return {"error": type(error).__name__, "message": str(error)}
     return {"error": "", "message": ""}
+
+
+def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:
+    """Compare Paddle's own kernels with oneDNN's on noise, at a size that no grid divides if the network takes it.
+
+    Args:
+        plain: without oneDNN.
+        onednn: the same model with oneDNN.
+        where: the program, for the message.
+
+    Raises:
+        ModelLoadError: scores differ by more than a thousandth of their range, or more than a thousandth of a mask.
+    """
+    for height, width in _COMPARED_SIDES:
+        feeds = {spec.name: _noise(spec, height, width) for spec in plain.inputs}
+        try:
+            wanted = plain.run(feeds)
+        except InferenceError:
+            # A network may refuse sizes that are no multiples of something.
+            continue
+        found = onednn.run(feeds)
+        error = max(_difference(wanted[name], found[name]) for name in wanted)
+        if error > _COMPARED_LIMIT:
+            raise ModelLoadError(
+                f"{where}: oneDNN changes the results by {error:.1%} at {width}x{height}, a fault of this Paddle: "
+                "use --runtime onnx or --mkldnn off, or let auto decide"
+            )
+        return
+
+
+def _noise(spec: TensorSpec, height: int, width: int) -> Tensor:
+    free = {0: 1, 2: height, 3: width}
+    shape = [free.get(axis, 1) if side is None else side for axis, side in enumerate(spec.shape)]
+    return np.random.default_rng(0).standard_normal(shape).astype(spec.dtype)
+
+
+def _difference(wanted: Tensor, found: Tensor) -> float:
+    if wanted.dtype.kind != "f":
+        return float((wanted != found).mean())
+    return float(np.abs(wanted - found).max() / max(float(np.ptp(wanted)), 1e-6))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def pooled(paddle: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[t
             network = paddle.nn.Sequential(convolution, paddle.nn.AdaptiveAvgPool2D(grid), paddle.nn.ReLU())
             bundle = export_bundle(network, folder / "pool.tgz", name="pool", classes=[], transforms=None)
         with open_bundle(bundle) as opened:
-            return OnnxRuntime(convert(opened, Repository(folder / "cache")), OnnxOptions())
+            return OnnxRuntime(convert(opened, Repository(folder / "cache")).model, OnnxOptions())
 
     return open_pool
 

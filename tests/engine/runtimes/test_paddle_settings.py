@@ -18,9 +18,9 @@ from engine.runtimes.paddle import (
     PirTensorRtArguments,
     PrecisionMode,
     configuration,
-    pir_tensor_specs,
     pir_tensorrt_arguments,
 )
+from engine.runtimes.paddle_files import pir_tensor_specs
 
 SEEN = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
 PROFILE = DynamicShapeProfile((("x", SEEN),))

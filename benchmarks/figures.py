@@ -1,0 +1,118 @@
+"""What a benchmark notes beside its times, so that a table can be made of it later."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, Field
+
+_Returned = TypeVar("_Returned")
+
+
+class Startup(BaseModel):
+    """Start of the process to the mask on disk, in pairs that alternate.
+
+    Attributes:
+        bundle: name of the bundle.
+        pseg_s: median of `pseg predict`.
+        original_s: median of PaddleSeg's way.
+        pairs: how many were measured.
+    """
+
+    kind: Literal["startup"] = "startup"
+    bundle: str
+    pseg_s: float
+    original_s: float
+    pairs: int
+
+
+class Latency(BaseModel):
+    """One run of the network over one photograph; the time is the benchmark's own.
+
+    Attributes:
+        bundle: name of the bundle.
+        provider: as in the provenance.
+    """
+
+    kind: Literal["latency"] = "latency"
+    bundle: str
+    provider: str
+
+
+class Agreement(BaseModel):
+    """Masks of ONNX Runtime against Paddle's.
+
+    Attributes:
+        bundle: name of the bundle.
+        mismatched_ppm: pixels that differ, per million.
+        pixels: how many were compared.
+    """
+
+    kind: Literal["agreement"] = "agreement"
+    bundle: str
+    mismatched_ppm: float
+    pixels: int
+
+
+class Memory(BaseModel):
+    """Resident memory early and late in a run over many images.
+
+    Attributes:
+        provider: as in the provenance.
+        early_images: after how many images it was read first.
+        early_bytes: resident then.
+        late_images: after how many images it was read again.
+        late_bytes: resident then.
+    """
+
+    kind: Literal["memory"] = "memory"
+    provider: str
+    early_images: int
+    early_bytes: int
+    late_images: int
+    late_bytes: int
+
+    @property
+    def growth_percent(self) -> float:
+        """Growth from early to late."""
+        return 100 * (self.late_bytes / self.early_bytes - 1)
+
+
+class Step(BaseModel):
+    """One step around the network; the time is the benchmark's own.
+
+    Attributes:
+        step: what is done.
+    """
+
+    kind: Literal["step"] = "step"
+    step: str
+
+
+Figure = Annotated[Startup | Latency | Agreement | Memory | Step, Field(discriminator="kind")]
+
+
+class Benchmark(Protocol):
+    """As much of pytest-benchmark's fixture as is used here; it ships no types."""
+
+    extra_info: dict[str, Any]
+    group: str | None
+
+    def __call__(self, function_to_benchmark: Callable[..., _Returned], *args: Any, **kwargs: Any) -> _Returned:  # noqa: ANN401
+        """Measure a function, as often as it takes."""
+        ...
+
+    def pedantic(
+        self, target: Callable[..., _Returned], *, rounds: int = 1, iterations: int = 1, warmup_rounds: int = 0
+    ) -> _Returned:
+        """Measure a function a stated number of times."""
+        ...
+
+
+def note(benchmark: Benchmark, figure: Startup | Latency | Agreement | Memory | Step) -> None:
+    """Store a figure with the benchmark's times.
+
+    Args:
+        benchmark: the fixture.
+        figure: what was found.
+    """
+    benchmark.extra_info.update(figure.model_dump())

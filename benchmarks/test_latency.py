@@ -1,0 +1,28 @@
+"""One run of the network over one photograph of a megapixel, on each CPU runtime."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.conftest import OpenPredictor, photograph
+from benchmarks.figures import Benchmark, Latency, note
+from benchmarks.runtimes import RUNTIMES
+from engine import SourceImage, open_bundle
+from engine.images import Capture
+
+WIDTH, HEIGHT = 1154, 866
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("bundle_path", ["demo", "segformer"], indirect=True)
+def test_latency(
+    bundle_path: Path, runtime: str, open_named: OpenPredictor, benchmark: Benchmark, request: pytest.FixtureRequest
+) -> None:
+    name = str(request.node.callspec.params["bundle_path"])
+    image = SourceImage(photograph(WIDTH, HEIGHT), WIDTH, HEIGHT, Capture())
+    benchmark.group = name
+    with open_bundle(bundle_path) as bundle, open_named(bundle, runtime) as predictor:
+        prepared = [predictor.prepare(image)]
+        benchmark.pedantic(lambda: predictor.run(prepared), rounds=7, warmup_rounds=2)
+        note(benchmark, Latency(bundle=name, provider=runtime))

@@ -1,0 +1,187 @@
+"""Small real networks and their conversions, made once a session; and the data that is not in the repository."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUntypedBaseClass=false
+# Paddle and PaddleSeg ship no type information.
+
+import os
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters.export import ExportClass, OutputOp, export_bundle
+from converters.paddle_to_onnx import convert
+from converters.repository import Repository
+from engine import Bundle, OnnxModel, open_bundle
+from engine.runtimes import Tensor
+
+ExportNetwork = Callable[..., Path]
+Convert = Callable[[Bundle], OnnxModel]
+
+CLASSES = (ExportClass("sand", (230, 210, 160)), ExportClass("seagrass", (40, 140, 60)), ExportClass("rock"))
+NORMALIZE: dict[str, object] = {"type": "Normalize"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of images and legacy bundles that are not committed."""
+    named = os.environ.get("PSEG_SHARED_DATA")
+    if named is not None and Path(named).is_dir():
+        return Path(named)
+    reason = "PSEG_SHARED_DATA names no folder: set it to the folder of shared images and bundles"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The cache of this session's conversions."""
+    return Repository(tmp_path_factory.mktemp("conversions"))
+
+
+@pytest.fixture(scope="session")
+def converter(conversions: Repository, ledger: Path) -> Convert:
+    """What the front doors hand to `open_predictor`."""
+    return lambda bundle: convert(bundle, conversions, ledger=ledger).model
+
+
+@pytest.fixture(scope="session")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Which Paddle models loaded in this session."""
+    return tmp_path_factory.mktemp("ledger")
+
+
+@contextmanager
+def vendor_warnings_ignored() -> Generator[None]:
+    """Paddle and PaddleSeg warn when they are imported and when they trace."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="session")
+def export_network(tmp_path_factory: pytest.TempPathFactory) -> ExportNetwork:
+    """Build a network from a seed and export it; the folder comes back."""
+    root = tmp_path_factory.mktemp("networks")
+
+    def export(
+        name: str,
+        build: Callable[[], Any],
+        *,
+        output_op: OutputOp = "none",
+        classes: int = 2,
+        settle: bool = True,
+        balance_on: Tensor | None = None,
+    ) -> Path:
+        with vendor_warnings_ignored():
+            import paddle
+
+            paddle.seed(7)
+            network = build()
+            if settle:
+                adopt_statistics(network)
+            if balance_on is not None:
+                network = balanced(network, balance_on)
+            return export_bundle(
+                network,
+                root / name,
+                name=name,
+                classes=CLASSES[:classes],
+                transforms=[NORMALIZE],
+                output_op=output_op,
+            )
+
+    return export
+
+
+def noise() -> Any:
+    """float32[2, 3, 128, 128], smooth, about −2 to 2."""
+    import cv2
+    import numpy as np
+    import paddle
+
+    coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
+    pictures = [cv2.resize(each, (128, 128), interpolation=cv2.INTER_CUBIC) for each in coarse]
+    return paddle.to_tensor(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
+
+
+def adopt_statistics(network: Any) -> None:
+    """Fill the statistics of the batch normalisation in one pass that forgets the initial ones.
+
+    With Paddle's momentum of 0.9 they linger, and the activations of a deep network fade to a constant.
+    """
+    import paddle
+
+    for layer in network.sublayers():
+        if hasattr(layer, "_momentum"):
+            layer._momentum = 0.0
+    network.train()
+    with paddle.no_grad():
+        network(noise())
+    network.eval()
+
+
+def balanced(network: Any, images: Tensor) -> Any:
+    """Take the median off each class's logits, so that none wins everywhere on the images."""
+    import numpy as np
+    import paddle
+
+    with paddle.no_grad():
+        logits = network(paddle.to_tensor(images))[0].numpy()
+    medians = np.median(logits, axis=(0, 2, 3), keepdims=True)
+
+    class Balanced(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.register_buffer("medians", paddle.to_tensor(medians))
+
+        def forward(self, x: Any) -> list[Any]:
+            return [self.network(x)[0] - self.medians]
+
+    return Balanced()
+
+
+@pytest.fixture(scope="session")
+def small_network(export_network: ExportNetwork) -> Path:
+    """PP-HumanSeg-Lite: three classes, logits, any input size; 0.4 MB."""
+    with vendor_warnings_ignored():
+        from paddleseg.models import PPHumanSegLite
+
+    return export_network("human-seg-lite", lambda: PPHumanSegLite(num_classes=3), classes=3)
+
+
+@pytest.fixture(scope="session")
+def refused_network(export_network: ExportNetwork) -> Path:
+    """A convolution and an adaptive max pooling, on which paddle2onnx aborts its process."""
+    with vendor_warnings_ignored():
+        import paddle
+
+    class MaximaOfGrid(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = paddle.nn.Conv2D(3, 2, 3, padding=1)
+
+        def forward(self, x: Any) -> list[Any]:
+            logits = self.convolution(x)
+            maxima = paddle.nn.functional.adaptive_max_pool2d(logits, 4)
+            return [logits + paddle.nn.functional.interpolate(maxima, paddle.shape(x)[2:], mode="bilinear")]
+
+    return export_network("maxima-of-grid", MaximaOfGrid, settle=False)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_network: Path, converter: Convert) -> Bundle:
+    """The small network with its conversion."""
+    with open_bundle(small_network) as bundle:  # from a folder: nothing is unpacked, it stays when it is closed
+        return bundle.with_onnx(converter(bundle))

@@ -1,0 +1,193 @@
+"""Conversions in a child process: what succeeds, what is refused, what is only for now."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from converters import paddle_to_onnx
+from converters.paddle_to_onnx import convert, write_bundle
+from converters.repository import RefusedError, Repository
+from engine import (
+    Bundle,
+    ConversionError,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    RuntimeName,
+    RuntimeRequest,
+    open_bundle,
+    open_predictor,
+    open_runtime,
+)
+
+
+def no_child(*_arguments: object, **_options: object) -> NoReturn:
+    raise AssertionError("a child was started")
+
+
+@pytest.fixture
+def unconverted(small_bundle: Bundle) -> Bundle:
+    return replace(small_bundle, onnx=())
+
+
+@pytest.mark.parametrize("size", [(1, 64, 96), (2, 128, 160), (1, 75, 101)], ids=str)
+def test_logits_are_those_of_paddle_at_any_size(small_bundle: Bundle, ledger: Path, size: tuple[int, int, int]) -> None:
+    batch, height, width = size
+    tensor = np.random.default_rng(2).standard_normal((batch, 3, height, width), dtype=np.float32)
+    (wanted,) = open_runtime(small_bundle, PaddleOptions(threads=2), ledger=ledger).run({"x": tensor}).values()
+    (found,) = open_runtime(small_bundle, OnnxOptions(threads=2)).run({"x": tensor}).values()
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 1e-4 * np.ptp(wanted)
+
+
+def test_conversion_is_made_once(
+    unconverted: Bundle, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = convert(unconverted, conversions, ledger=ledger)
+    monkeypatch.setattr(subprocess, "run", no_child)
+    again = convert(unconverted, conversions, ledger=ledger)
+    assert again == first
+    assert first.model.precision is Precision.FP32
+    assert first.model.path.is_relative_to(conversions.root)
+    with pytest.raises(AssertionError, match="a child was started"):
+        convert(unconverted, conversions, opset=18, ledger=ledger)
+
+
+def test_refusal_names_the_operator_and_is_remembered(
+    refused_network: Path, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_bundle(refused_network) as bundle:
+        with pytest.raises(RefusedError, match=r"SIGABRT.*pd_op\.max_pool2d_with_index.*--runtime paddle"):
+            convert(bundle, conversions, ledger=ledger)
+        monkeypatch.setattr(subprocess, "run", no_child)
+        with pytest.raises(RefusedError, match=r"pd_op\.max_pool2d_with_index"):
+            convert(bundle, conversions, ledger=ledger)
+
+
+def test_auto_steps_down_to_paddle_and_records_why(
+    refused_network: Path, conversions: Repository, ledger: Path
+) -> None:
+    with (
+        open_bundle(refused_network) as bundle,
+        open_predictor(
+            bundle,
+            RuntimeRequest(threads=2),
+            convert=lambda each: convert(each, conversions, ledger=ledger).model,
+            ledger=ledger,
+        ) as predictor,
+    ):
+        assert predictor.provenance.provider == "paddle-onednn"
+        (fallback,) = predictor.provenance.fallbacks
+        assert fallback.startswith("cpu fp32: ")
+        assert "pd_op.max_pool2d_with_index" in fallback
+
+
+def test_no_program(small_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="holds no Paddle program"):
+        convert(replace(small_bundle, paddle=None), Repository(tmp_path))
+
+
+def test_converter_is_not_installed(unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paddle_to_onnx, "_CONVERTER_PACKAGES", ("paddle2onnx-of-another-world",))
+    with pytest.raises(ConversionError, match=r"is not installed: install the extras `convert`"):
+        convert(unconverted, Repository(tmp_path))
+
+
+def test_time_out_is_not_remembered(unconverted: Bundle, tmp_path: Path) -> None:
+    repository = Repository(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConversionError, match=r"did not finish within 0\.05 s") as caught:
+            convert(unconverted, repository, timeout_s=0.05)
+        assert not isinstance(caught.value, RefusedError)
+
+
+def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("kill -KILL $$", "killed, most likely for memory"),
+        ("kill -TERM $$", "was stopped .SIGTERM."),
+        ("echo 'Traceback' >&2; echo 'ImportError: libgomp.so.1' >&2; exit 1", "ImportError: libgomp"),
+        ("echo 'MemoryError' >&2; exit 1", "MemoryError"),
+        ("echo 'OSError: [Errno 28] No space left on device' >&2; exit 1", "No space left"),
+    ],
+)
+def test_trouble_of_the_machine_is_not_remembered(
+    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+) -> None:
+    child_that(tmp_path, monkeypatch, does)
+    with pytest.raises(ConversionError, match=says) as caught:
+        convert(unconverted, Repository(tmp_path / "cache"))
+    assert not isinstance(caught.value, RefusedError)
+    assert not list((tmp_path / "cache").rglob("refused.txt"))
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("kill -ABRT $$", "SIGABRT"),
+        ("echo 'Traceback' >&2; echo 'ValueError: no such operator' >&2; exit 1", "status 1.*no such operator"),
+        (
+            "printf '\\033[31m[ERROR][Paddle2ONNX] no such operator\\033[m\\n'; exit 1",
+            r"status 1.: \[ERROR\]",
+        ),
+        ("exit 0", "status 0.*it said nothing"),
+    ],
+)
+def test_trouble_with_the_network_is_remembered(
+    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+) -> None:
+    child_that(tmp_path, monkeypatch, does)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=says):
+            convert(unconverted, Repository(tmp_path / "cache"))
+        monkeypatch.setattr(subprocess, "run", no_child)
+
+
+def test_result_that_does_not_run_is_refused(
+    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_nonsense(_program: object, destination: Path, *_rest: object, **_names: object) -> None:
+        destination.write_bytes(b"no ONNX file")
+
+    monkeypatch.setattr(paddle_to_onnx, "_convert_in_child", write_nonsense)
+    with pytest.raises(RefusedError, match="ONNX Runtime does not run"):
+        convert(unconverted, Repository(tmp_path))
+
+
+def test_written_bundle_opens_and_holds_all(
+    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+) -> None:
+    destination = tmp_path / "converted.tgz"
+    conversion = convert(unconverted, conversions, ledger=ledger)
+    write_bundle(unconverted, conversion, destination)
+    with open_bundle(destination) as written:
+        assert written.name == unconverted.name
+        assert written.classes == unconverted.classes
+        assert written.transforms == unconverted.transforms
+        assert written.paddle is not None
+        assert unconverted.paddle is not None
+        assert written.paddle.digest == unconverted.paddle.digest
+        assert [(each.precision, each.digest) for each in written.onnx] == [("fp32", conversion.model.digest)]
+        with open_predictor(written, RuntimeRequest(runtime=RuntimeName.ONNX, threads=2)) as predictor:
+            assert predictor.provenance.fallbacks == ()
+        write_bundle(written, conversion, tmp_path / "again.tgz")
+    assert (tmp_path / "again.tgz").read_bytes() == destination.read_bytes()
+
+
+def test_unwritable_destination(unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path) -> None:
+    conversion = convert(unconverted, conversions, ledger=ledger)
+    with pytest.raises(ConversionError, match=r"absent.bundle\.tgz: cannot be written"):
+        write_bundle(unconverted, conversion, tmp_path / "absent" / "bundle.tgz")

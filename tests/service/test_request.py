@@ -1,0 +1,117 @@
+"""Parameters are validated once, and whoever gets them wrong is told what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from engine import Device, OneDnn, OptionError, Precision, Provider, RuntimeName
+from service.request import PredictRequest, build_request, require_writable, require_writable_file
+
+
+def test_defaults_leave_every_choice_to_the_engine() -> None:
+    request = build_request().runtime_request()
+    assert request.is_auto
+    assert (request.runtime, request.provider, request.device, request.threads) == (None, None, None, None)
+    assert request.precision is Precision.FP32
+    assert not request.tensorrt
+
+
+def test_every_choice_reaches_the_engine() -> None:
+    request = build_request(
+        runtime="onnx",
+        provider="tensorrt",
+        device="gpu",
+        precision="fp16",
+        threads=3,
+        min_subgraph_size=7,
+        print_detail=True,
+    ).runtime_request()
+    assert request.runtime is RuntimeName.ONNX
+    assert request.provider is Provider.TENSORRT
+    assert request.device is Device.GPU
+    assert request.precision is Precision.FP16
+    assert (request.threads, request.min_subgraph_size) == (3, 7)
+    assert request.tensorrt
+    assert request.verbose
+    assert build_request(runtime="paddle", mkldnn="off").runtime_request().onednn is OneDnn.OFF
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"runtime": "torch"}, r"runtime: Input should be 'auto', 'onnx' or 'paddle'"),
+        ({"provider": "rocm"}, r"provider: Input should be 'auto', 'cpu', 'openvino', 'cuda' or 'tensorrt'"),
+        ({"device": "xpu"}, r"device: Input should be 'cpu' or 'gpu'"),
+        ({"precision": "bf16"}, r"precision: Input should be 'fp32', 'fp16' or 'int8'"),
+        ({"mkldnn": "yes"}, r"mkldnn: Input should be 'auto', 'on' or 'off'"),
+        ({"mask_size": "half"}, r"mask-size: Input should be 'original' or 'inference'"),
+        ({"threads": 0}, r"threads: .*greater than or equal to 1"),
+        ({"batch_size": 0}, r"batch-size: .*greater than or equal to 1"),
+        ({"max_pixels": 0}, r"max-pixels: .*greater than or equal to 1"),
+        ({"min_subgraph_size": 0}, r"min-subgraph-size: .*greater than or equal to 1"),
+        ({"max_img_size": 0}, r"max-img-size is 0: give a number of pixels, or -1 for no limit"),
+        ({"max_img_size": -2}, r"max-img-size is -2"),
+        ({"save": frozenset({"png"})}, r"save.*Input should be 'pseudo', 'mask' or 'overlay'"),
+        ({"threshold": 1.5}, r"threshold: .*less than or equal to 1"),
+        ({"threshold": -0.1}, r"threshold: .*greater than or equal to 0"),
+        ({"auto_tune_shapes": True}, r"auto-tune-shapes .* goes with use-trt"),
+        ({"batch": 2}, r"batch: Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_request(**parameters)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(OptionError, match=r"threads: .*; batch-size: "):
+        build_request(threads=0, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"use_trt": True}, "TensorRT needs a GPU"),
+        ({"runtime": "onnx", "mkldnn": "on"}, "oneDNN belongs to Paddle"),
+        ({"device": "gpu", "mkldnn": "on"}, "oneDNN runs on the CPU only"),
+        ({"runtime": "paddle", "provider": "openvino"}, "belongs to ONNX Runtime"),
+        ({"provider": "cuda", "device": "cpu"}, "cuda runs on the gpu"),
+        ({"provider": "cuda", "use_trt": True}, "--use-trt goes with --provider tensorrt"),
+    ],
+)
+def test_contradictions_are_refused(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_request(**parameters).runtime_request()
+
+
+def test_a_request_cannot_be_changed() -> None:
+    request = PredictRequest()
+    with pytest.raises(ValidationError, match="frozen"):
+        request.threads = 4
+
+
+def test_an_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    require_writable(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_proving_a_folder_writable_spoils_no_other_run(tmp_path: Path) -> None:
+    # Another run that proves the same folder at the same moment may hold a file of any name.
+    (tmp_path / ".pseg-write-test").mkdir()
+    require_writable(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["taken", "taken/below"])
+def test_a_file_in_place_of_the_output_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(OptionError, match="cannot be written to"):
+        require_writable(tmp_path / name)
+
+
+def test_a_folder_in_place_of_an_output_file_is_refused(tmp_path: Path) -> None:
+    require_writable_file(tmp_path / "new" / "cover.csv")
+    with pytest.raises(OptionError, match="is a folder"):
+        require_writable_file(tmp_path)

@@ -1,0 +1,167 @@
+"""What is written of a prediction: names that never clash, files that are whole or absent, records and rows."""
+
+import csv
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from engine import ClassCover, Failed, ImageError, Prediction, Provenance, SegmentationClass, Segmented, SourceImage
+from engine.images import Capture
+from engine.predictor import Mask
+from service.results import CoverTable, ImageTask, ResultWriter, distinct_stems, result_record, write_atomically
+
+stems = st.sampled_from(["x", "X", "x-2", "x-2-2", "é", "É", "straße", "STRASSE", ".x", "a.b", "İ"])
+suffixes = st.sampled_from([".jpg", ".png", ""])
+images = st.lists(st.tuples(stems, stems, suffixes).map(lambda parts: Path(parts[0], parts[1] + parts[2])), max_size=12)
+PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
+
+
+@given(images)
+def test_stems_are_unique_whatever_the_letter_case(paths: list[Path]) -> None:
+    found = distinct_stems(paths)
+    assert len(found) == len(paths)
+    assert len({stem.casefold() for stem in found}) == len(paths)
+
+
+@given(images)
+def test_stems_keep_their_own_name_in_front(paths: list[Path]) -> None:
+    assert all(stem.startswith(path.stem) for stem, path in zip(distinct_stems(paths), paths, strict=True))
+
+
+@given(images, images)
+def test_stems_do_not_depend_on_later_images(paths: list[Path], later: list[Path]) -> None:
+    assert distinct_stems([*paths, *later])[: len(paths)] == distinct_stems(paths)
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,3}", fullmatch=True), unique=True))
+def test_different_stems_stay_as_they_are(names: list[str]) -> None:
+    assert distinct_stems([Path(f"{name}.jpg") for name in names]) == names
+
+
+def test_a_file_is_replaced_and_can_be_read_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync", fail) if step == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("🐟" * 62 + ".png")
+    write_atomically(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+def classes(*names: str) -> tuple[SegmentationClass, ...]:
+    return tuple(SegmentationClass(f"urn:{name}", name, None) for name in names)
+
+
+def segmented(
+    mask: Mask, names: tuple[str, ...], path: Path = Path("x.jpg"), encoded: Path | None = None
+) -> Segmented[ImageTask, Path | None]:
+    covers = tuple(ClassCover(each, 0.25) for each in classes(*names))
+    height, width = mask.shape[-2:]
+    source = SourceImage(np.zeros((height, width, 3), np.uint8), width, height, Capture())
+    return Segmented(
+        ImageTask(path, path.stem), source, Prediction(mask, covers, {"run": 1.0}), encoded, {"decode": 1.23456}
+    )
+
+
+def write(tmp_path: Path, mask: Mask, names: tuple[str, ...], *kinds: str) -> Path | None:
+    result = segmented(mask, names)
+    save = cast("frozenset[Literal['pseudo', 'mask', 'overlay']]", frozenset(kinds))
+    return ResultWriter(tmp_path, save).write(result.source, result.image, result.prediction)
+
+
+def test_the_most_exact_picture_is_the_one_that_is_named(tmp_path: Path) -> None:
+    mask = np.array([[0, 1, 1]], np.uint8)
+    assert write(tmp_path, mask, ("a", "b"), "mask", "pseudo", "overlay") == tmp_path / "x.mask.png"
+    assert write(tmp_path, mask, ("a", "b"), "pseudo", "overlay") == tmp_path / "x.pseudo.png"
+    assert write(tmp_path, mask, ("a", "b"), "overlay") == tmp_path / "x.overlay.jpg"
+    assert write(tmp_path, mask, ("a", "b")) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mask.png", "x.overlay.jpg", "x.pseudo.png"]
+    with Image.open(tmp_path / "x.mask.png") as written:
+        assert np.array_equal(np.asarray(written), mask)
+
+
+def test_a_mask_of_many_classes_keeps_its_indices(tmp_path: Path) -> None:
+    mask = np.array([[0, 299]], np.uint16)
+    write(tmp_path, mask, tuple(f"class-{index}" for index in range(300)), "mask", "pseudo")
+    with Image.open(tmp_path / "x.mask.png") as written:
+        assert np.asarray(written).tolist() == [[0, 299]]
+    with Image.open(tmp_path / "x.pseudo.png") as written:
+        assert written.mode == "RGB"
+
+
+def test_planes_are_kept_apart_in_a_file_and_flattened_in_pictures(tmp_path: Path) -> None:
+    planes = np.array([[[True, True, False]], [[False, True, False]]])
+    assert write(tmp_path, planes, ("a", "b"), "mask", "pseudo") == tmp_path / "x.mask.npz"
+    with np.load(tmp_path / "x.mask.npz") as stored:
+        assert np.array_equal(stored["planes"], planes)
+    with Image.open(tmp_path / "x.pseudo.png") as written:
+        assert np.asarray(written).tolist() == [[0, 1, 2]]
+        assert np.asarray(written.convert("RGB"))[0, 2].tolist() == [0, 0, 0]
+
+
+def test_records_of_results_and_failures_have_the_same_keys() -> None:
+    good = result_record(segmented(np.zeros((2, 3), np.uint8), ("a",), encoded=Path("o/x.png")), PROVENANCE)
+    bad = result_record(Failed(ImageTask(Path("x.jpg"), "x"), ImageError("x.jpg: broken")), PROVENANCE)
+    assert list(good) == list(bad)
+    assert good["mask"] == {"path": "o/x.png", "width": 3, "height": 2}
+    assert good["timings_ms"] == {"decode": 1.235}
+    assert bad["mask"] is None
+    assert bad["error"] == {"type": "ImageError", "message": "x.jpg: broken"}
+
+
+def rows(table: CoverTable) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(table.to_csv().decode())))
+
+
+def test_a_table_without_covers_still_has_its_header() -> None:
+    table = CoverTable()
+    table.add(Failed(ImageTask(Path("a,b\n.jpg"), "a"), ImageError('a "quoted" reason, with\nlines')))
+    (row,) = rows(table)
+    assert row["image"] == "a,b\n.jpg"
+    assert row["error"] == 'a "quoted" reason, with\nlines'
+    assert row["width"] == row["taken_at"] == ""
+
+
+def test_classes_of_one_name_get_a_column_each() -> None:
+    table = CoverTable()
+    table.add(segmented(np.zeros((1, 1), np.uint8), ("a", "a", "a_1", "b")))
+    (row,) = rows(table)
+    assert len([name for name in row if name.startswith("cover_")]) == 4
+
+
+def test_a_name_that_is_no_unicode_reaches_the_table() -> None:
+    table = CoverTable()
+    path = Path(os.fsdecode(b"\xff.jpg"))
+    table.add(segmented(np.zeros((1, 1), np.uint8), ("a",), path))
+    assert b"\xff.jpg" in table.to_csv()

@@ -1,0 +1,88 @@
+"""What an import may cost, and what the engine promises to the outside."""
+
+import doctest
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import engine
+
+VENDORS = ("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg")
+PACKAGES = ("engine", "converters", "service", "demo")
+PUBLIC_NAMES = """
+    Bundle BundleError ClassCover ConversionError Device DynamicShapeProfile EngineError Failed ImageError
+    InferenceError MaskSize ModelLoadError OneDnn OnnxModel OnnxOptions OptionError PaddleModel PaddleOptions Pipeline
+    Precision Prediction Predictor Provenance Provider Runtime RuntimeName RuntimeRequest RuntimeUnavailableError
+    SegmentationClass Segmented ShapeRange SourceImage TensorSpec UnsupportedTransformError list_images open_bundle
+    open_predictor open_runtime read_image
+""".split()
+
+IMPORT_AND_LIST = """
+import importlib, json, sys
+importlib.import_module(sys.argv[1])
+print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in sys.argv[2:])))
+"""
+IMPORT_WITHOUT_VENDORS = """
+import importlib, sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):
+        if fullname.partition(".")[0] in VENDORS:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+MODULES, VENDORS = sys.argv[1].split(","), sys.argv[2].split(",")
+sys.meta_path.insert(0, Absent())
+for name in MODULES:
+    importlib.import_module(name)
+"""
+
+
+def submodules(package: str) -> list[str]:
+    found: ModuleType = importlib.import_module(package)
+    return [package, *(each.name for each in pkgutil.walk_packages(found.__path__, f"{package}."))]
+
+
+def in_child(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments], capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("package", ["engine", "converters", "service", "service.cli"])
+def test_an_import_loads_no_vendor_library(package: str) -> None:
+    assert json.loads(in_child(IMPORT_AND_LIST, package, *VENDORS)) == []
+
+
+def test_every_module_imports_where_no_vendor_library_is_installed() -> None:
+    modules = [name for package in PACKAGES for name in submodules(package)]
+    assert len(modules) > 25
+    in_child(IMPORT_WITHOUT_VENDORS, ",".join(modules), ",".join(VENDORS))
+
+
+def test_the_public_names_are_these() -> None:
+    assert engine.__all__ == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_a_public_name_is_there_and_described(name: str) -> None:
+    assert getattr(engine, name).__doc__
+
+
+def test_the_errors_form_one_family() -> None:
+    errors = [getattr(engine, name) for name in PUBLIC_NAMES if name.endswith("Error")]
+    assert all(issubclass(error, engine.EngineError) for error in errors)
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    modules = [name for package in PACKAGES for name in submodules(package)]
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.report"]}
+    assert {name: result.failed for name, result in results.items() if result.failed} == {}
+    assert sum(result.attempted for result in results.values()) >= 10

@@ -1,0 +1,58 @@
+"""The project is an application: installed from its own folder, with locked requirements, never uploaded."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
+LOCKED = sorted(ROOT.glob("requirements*.txt"))
+REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*==\S+( ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)")
+
+
+@pytest.mark.parametrize("package", ["engine", "engine.runtimes", "converters", "service", "benchmarks", "demo"])
+def test_a_package_is_the_one_of_this_repository(package: str) -> None:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin == str(ROOT.joinpath(*package.split("."), "__init__.py"))
+
+
+def test_every_python_file_belongs_to_a_listed_package() -> None:
+    top = {package.partition(".")[0] for package in PACKAGES}
+    folders = {path.parent.relative_to(ROOT) for name in top for path in (ROOT / name).rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} == set(PACKAGES)
+
+
+def test_every_listed_package_is_a_regular_one() -> None:
+    assert [name for name in PACKAGES if not ROOT.joinpath(*name.split("."), "__init__.py").is_file()] == []
+
+
+def test_the_project_is_never_uploaded() -> None:
+    assert "Private :: Do Not Upload" in PYPROJECT["project"]["classifiers"]
+
+
+def test_the_command_is_where_it_says() -> None:
+    assert PYPROJECT["project"]["scripts"] == {"pseg": "service.cli:main"}
+
+
+def test_there_are_locked_requirements() -> None:
+    assert {"requirements.txt", "requirements-dev.txt", "requirements-oracles.txt"} <= {path.name for path in LOCKED}
+
+
+@pytest.mark.parametrize("path", LOCKED, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_with_hashes(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert lines
+    assert [line for line in lines if not REQUIREMENT.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("path", LOCKED, ids=lambda path: path.name)
+def test_no_address_is_locked_in(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [word for word in ("http://", "https://", "--index-url", "--find-links", "file:") if word in text] == []

@@ -1,0 +1,92 @@
+"""What the README shows is true: its Python runs, the options it quotes exist, its JSON is what comes out."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from engine import Failed, ImageError, Provenance
+from service.cli import app
+from service.results import ImageTask, result_record
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - Click's group, untyped here
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def options_of(command: str) -> set[str]:
+    return {"--help", *(option for parameter in COMMANDS[command].params for option in parameter.opts)}
+
+
+def pseg_lines() -> list[str]:
+    lines = [line for text in blocks("sh") + blocks("bash") for line in text.replace("\\\n", " ").splitlines()]
+    inline = re.findall(r"`((?:\.venv/bin/)?pseg [^`]+)`", README)
+    return [line for line in lines + inline if re.search(r"(^|/)pseg ", line)]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder with the files that the README speaks of."""
+    (bundle,) = sorted((ROOT / "demo").glob("demo*.tgz"))
+    photograph = sorted((ROOT / "demo" / "pictures").iterdir())[0]
+    shutil.copy(bundle, tmp_path / "model.tgz")
+    shutil.copy(photograph, tmp_path / "quadrat.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", blocks("python"), ids=lambda source: source.strip().splitlines()[-1][:40])
+def test_python_runs(source: str, workplace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        check=False,
+        cwd=workplace,
+        env={**os.environ, "XDG_CACHE_HOME": str(workplace / "cache")},
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_python_to_run() -> None:
+    assert blocks("python")
+
+
+@pytest.mark.parametrize("line", pseg_lines())
+def test_quoted_commands_and_options_exist(line: str) -> None:
+    words = shlex.split(line.partition("pseg ")[2], comments=True)
+    if words[0].startswith("-"):
+        assert words[0] in {"--help", "--verbose", "-v"}
+        return
+    assert words[0] in COMMANDS
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(words[0])
+
+
+def test_quoted_options_exist() -> None:
+    quoted = {option for code in re.findall(r"`(--[^`]+)`", README) for option in re.findall(r"--[a-z-]+", code)}
+    assert quoted <= {option for command in COMMANDS for option in options_of(command)}
+
+
+def test_the_json_is_what_comes_out() -> None:
+    provenance = Provenance("", "", "onnx", "cpu", "fp32", 1, (), {})
+    record = result_record(Failed(ImageTask(Path("x"), "x"), ImageError("x")), provenance)
+    shown = [json.loads(text) for text in blocks("json") if '"provenance"' in text]
+    assert shown
+    for each in shown:
+        assert list(each) == list(record)
+        assert list(each["provenance"]) == list(record["provenance"])
+        assert list(each["mask"]) == ["path", "width", "height"]
+        assert list(each["cover"][0]) == ["id", "name", "color", "cover"]
+        assert list(each["timings_ms"]) == ["decode", "preprocess", "run", "postprocess", "encode"]
