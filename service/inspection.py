@@ -29,6 +29,8 @@ def warnings_of(bundle: Bundle) -> list[str]:
         found.append(f"no def_color for {', '.join(colorless)}: PaddleSeg's default colours are used")
     if bundle.paddle is None:
         found.append("holds no Paddle program: it runs on ONNX Runtime only")
+    elif bundle.paddle.kind == "pdmodel":
+        found.append("no model.json beside the .pdmodel: Paddle 3 still reads it; a new export writes a PIR program")
     if bundle.onnx_model(Precision.FP32) is None:
         found.append("holds no ONNX model: it is converted at first use; `pseg convert` does that once for all")
     if bundle.declared.output_op == "argmax":
