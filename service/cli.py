@@ -383,8 +383,9 @@ def demo(
         shown = demonstrate(images or [], out, caches_at(cache_dir))
     table = Table("runtime", "provider", "cover", "mismatched ppm", "ms per image")
     for row in shown.rows:
+        mismatched = "reference" if row is shown.rows[0] else f"{row.mismatched_ppm:.1f}"
         covers = ", ".join(f"{name} {share:.1%}" for name, share in row.covers.items())
-        table.add_row(row.runtime, row.provider, escape(covers), f"{row.mismatched_ppm:.1f}", f"{row.run_ms:.0f}")
+        table.add_row(row.runtime, row.provider, escape(covers), mismatched, f"{row.run_ms:.0f}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(

