@@ -53,6 +53,7 @@ from service.results import (
     ImageTask,
     ResultWriter,
     distinct_stems,
+    require_inputs_kept,
     result_record,
     write_atomically,
 )
@@ -196,6 +197,7 @@ def _predict_all(
     json_lines: bool,
 ) -> int:
     tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
+    require_inputs_kept(tasks, out, request.save)
     table = CoverTable()
     failed = 0
     try:

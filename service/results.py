@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, Prediction, Provenance, Segmented, SourceImage
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.palette import composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from service.request import SaveKind
 
@@ -73,6 +73,35 @@ class ImageTask:
 
     path: Path
     stem: str
+
+
+_SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
+    "mask": (".mask.png", ".mask.npz"),
+    "pseudo": (".pseudo.png",),
+    "overlay": (".overlay.jpg",),
+}
+
+
+def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:
+    """Refuse a run whose results would take the place of its images.
+
+    Args:
+        tasks: images and the stems of their results.
+        folder: where the results go.
+        save: which pictures are written.
+
+    Raises:
+        OptionError: an image lies where a result would be written.
+    """
+    images = {task.path.resolve() for task in tasks}
+    for task in tasks:
+        for suffix in (suffix for kind in save for suffix in _SUFFIXES[kind]):
+            result = folder / f"{task.stem}{suffix}"
+            if result.resolve() in images:
+                raise OptionError(
+                    f"{result} is one of the images, and the result of {task.path} would take its place: "
+                    "name another folder with --out"
+                )
 
 
 @dataclass(frozen=True, slots=True)

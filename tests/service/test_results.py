@@ -13,10 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine import ClassCover, Failed, ImageError, Prediction, Provenance, SegmentationClass, Segmented, SourceImage
+from engine import (
+    ClassCover,
+    Failed,
+    ImageError,
+    OptionError,
+    Prediction,
+    Provenance,
+    SegmentationClass,
+    Segmented,
+    SourceImage,
+)
 from engine.images import Capture
 from engine.predictor import Mask
-from service.results import CoverTable, ImageTask, ResultWriter, distinct_stems, result_record, write_atomically
+from service.results import (
+    CoverTable,
+    ImageTask,
+    ResultWriter,
+    distinct_stems,
+    require_inputs_kept,
+    result_record,
+    write_atomically,
+)
 
 stems = st.sampled_from(["x", "X", "x-2", "x-2-2", "é", "É", "straße", "STRASSE", ".x", "a.b", "İ"])
 suffixes = st.sampled_from([".jpg", ".png", ""])
@@ -165,3 +183,12 @@ def test_a_name_that_is_no_unicode_reaches_the_table() -> None:
     path = Path(os.fsdecode(b"\xff.jpg"))
     table.add(segmented(np.zeros((1, 1), np.uint8), ("a",), path))
     assert b"\xff.jpg" in table.to_csv()
+
+
+def test_results_never_take_the_place_of_images(tmp_path: Path) -> None:
+    paths = [tmp_path / "x.jpg", tmp_path / "x.mask.png"]
+    tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
+    require_inputs_kept(tasks, tmp_path, frozenset({"pseudo", "overlay"}))
+    require_inputs_kept(tasks, tmp_path / "masks", frozenset({"mask"}))
+    with pytest.raises(OptionError, match=r"x\.mask\.png is one of the images.*x\.jpg.*--out"):
+        require_inputs_kept(tasks, tmp_path, frozenset({"mask"}))
