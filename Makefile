@@ -34,8 +34,10 @@ demo: $(VENV)/runtime ## segment the demo pictures (or IMAGES="...") through bot
 	$(BIN)/pseg demo $(IMAGES) --out $(OUT)
 
 demo-model: $(VENV)/development ## render the scenes, train the demo network again, convert and pack it
-	$(BIN)/python -m demo.train --out demo/demo_seagrass.tgz
-	$(BIN)/pseg convert demo/demo_seagrass.tgz --out demo/demo_seagrass.tgz
+	mkdir -p build
+	$(BIN)/python -m demo.train --out build/demo_seagrass.tgz
+	$(BIN)/pseg convert build/demo_seagrass.tgz --out demo/demo_seagrass.tgz
+	cp build/training.json demo/training.json
 
 test: $(VENV)/development ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase

@@ -286,6 +286,10 @@ def convert_bundle(
     """Write a copy of a bundle that also holds onnx/fp32/model.onnx."""
     with _errors_end_the_command():
         require_writable_file(out)
+        if out.resolve() == bundle.resolve():
+            raise OptionError(
+                f"{out} is the bundle itself, which is never changed in place: name another file with --out"
+            )
         with open_bundle(bundle) as opened, _messages.status("converting", spinner="line"):
             caches = caches_at(cache_dir)
             conversion = convert(opened, caches.conversions, opset=opset, ledger=caches.ledger)

@@ -610,6 +610,12 @@ def test_convert_needs_a_paddle_program(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.tgz").exists()
 
 
+def test_convert_never_changes_the_bundle_in_place(bundle: Path) -> None:
+    before = bundle.read_bytes()
+    assert "never changed in place" in pseg_error("convert", bundle, "--out", bundle)
+    assert bundle.read_bytes() == before
+
+
 def test_convert_refuses_wrong_arguments(bundle: Path, tmp_path: Path) -> None:
     assert "--out" in pseg_error("convert", bundle)
     assert "--opset" in pseg_error("convert", bundle, "--out", tmp_path / "new.tgz", "--opset", "new")
