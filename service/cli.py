@@ -30,6 +30,7 @@ from engine import (
     ModelLoadError,
     OneDnn,
     OnnxOptions,
+    OptionError,
     Precision,
     Provider,
     Segmented,
