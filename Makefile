@@ -38,6 +38,7 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	$(BIN)/python -m demo.train --out build/demo_seagrass.tgz
 	$(BIN)/pseg convert build/demo_seagrass.tgz --out demo/demo_seagrass.tgz
 	cp build/training.json demo/training.json
+	$(BIN)/python -m demo.showcase
 
 test: $(VENV)/development ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase

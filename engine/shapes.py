@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from engine.bundle import Bundle
 from engine.errors import OptionError
 from engine.images import SourceImage
-from engine.options import DynamicShapeProfile, Shape
+from engine.opening import open_runtime
+from engine.options import DynamicShapeProfile, PaddleOptions, Shape
 from engine.predictor import Predictor
 
 _PROFILE = TypeAdapter(DynamicShapeProfile)
@@ -36,6 +39,32 @@ def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batc
     if not shapes:
         raise OptionError("a shape profile needs at least one image that can be read")
     return DynamicShapeProfile.from_shapes(predictor.input_name, shapes)
+
+
+def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, ledger: Path | None) -> None:
+    """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`.
+
+    It needs no GPU: shapes are the same on the CPU.
+
+    Args:
+        bundle: an open bundle with a Paddle program.
+        profile: the shapes of its inputs.
+        path: Paddle's own file; its folder is made.
+        ledger: folder that remembers which Paddle models loaded before.
+
+    Raises:
+        ModelLoadError: Paddle refuses the model.
+        InferenceError: it does not run at one of the shapes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runtime = open_runtime(bundle, PaddleOptions(shape_range_file=path, collect_shape_range=True), ledger=ledger)
+    try:
+        for name, shapes in profile.inputs:
+            # The optimum is what Paddle sees most often.
+            for shape in (shapes.minimum, shapes.optimum, shapes.optimum, shapes.maximum):
+                runtime.run({name: np.zeros(shape, np.float32)})
+    finally:
+        runtime.close()
 
 
 def write_profile(profile: DynamicShapeProfile, path: Path) -> None:

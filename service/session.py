@@ -22,6 +22,7 @@ from engine import (
     Precision,
     Predictor,
     RuntimeRequest,
+    RuntimeUnavailableError,
     SourceImage,
     open_bundle,
     open_predictor,
@@ -29,8 +30,10 @@ from engine import (
     read_image,
 )
 from engine.cores import usable_cores
+from engine.opening import require_available
 from engine.options import DynamicShapeProfile
-from engine.shapes import collect_profile, read_profile, write_profile
+from engine.selection import candidates
+from engine.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
 from service.request import PredictRequest
 from service.results import ImageTask, ResultWriter
 
@@ -132,6 +135,8 @@ def open_session(
         EngineError: whatever the engine finds wrong with bundle, request or machine.
     """
     runtime_request = request.runtime_request()
+    if runtime_request.tensorrt:
+        _require_any(runtime_request)
     with open_bundle(path) as bundle:
         if runtime_request.tensorrt:
             runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
@@ -180,7 +185,7 @@ def _with_shapes(
         profile = _collect(bundle, request, caches, images)
         write_profile(profile, caches.profile(bundle))
         if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
-            _collect_inner_ranges(bundle, runtime_request, profile, caches)
+            collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), ledger=caches.ledger)
     ranges = caches.shape_ranges(bundle)
     return replace(
         runtime_request,
@@ -209,22 +214,17 @@ def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[Sourc
             _log.warning("left out of the shape profile: %s", error)
 
 
-def _collect_inner_ranges(
-    bundle: Bundle, request: RuntimeRequest, profile: DynamicShapeProfile, caches: Caches
-) -> None:
-    """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`."""
-    import numpy as np
-
-    path = caches.shape_ranges(bundle)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = PaddleOptions(device=request.wanted_device, shape_range_file=path, collect_shape_range=True)
-    runtime = open_runtime(bundle, options, ledger=caches.ledger)
-    try:
-        for name, shapes in profile.inputs:
-            for shape in (shapes.minimum, shapes.optimum, shapes.maximum):
-                runtime.run({name: np.zeros(shape, np.float32)})
-    finally:
-        runtime.close()
+def _require_any(request: RuntimeRequest) -> None:
+    """Before anything is collected for it: one of the choices must be possible on this machine."""
+    choices = candidates(request)
+    for options in choices:
+        try:
+            require_available(options)
+        except RuntimeUnavailableError:
+            if options is choices[-1]:
+                raise
+        else:
+            return
 
 
 def build_pipeline(

@@ -309,6 +309,9 @@ class PaddleRuntime:
                 f"{model.program.name} with {model.params.name}: Paddle refuses the model ({_first_line(error)}): "
                 "fetch or export the bundle again"
             ) from error
+        if options.collect_shape_range:
+            # Every run counts among the shapes that are collected.
+            return
         try:
             self.run(probe_feeds(self._inputs))
         except InferenceError as error:

@@ -1,18 +1,19 @@
 """Shape profiles: collected from images after the transforms, kept, and read again."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.bundle import Bundle, DeclaredOutput
+from engine.bundle import Bundle, DeclaredOutput, open_bundle
 from engine.errors import ImageError, OptionError
 from engine.images import Capture, SourceImage
 from engine.options import DynamicShapeProfile, ShapeRange
 from engine.predictor import Predictor
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.shapes import collect_profile, read_profile, write_profile
+from engine.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
 from engine.transforms import Padding, ResizeByLong, Transform
 
 NO_CAPTURE = Capture()
@@ -89,3 +90,19 @@ def test_a_damaged_profile_is_named_with_a_remedy(content: bytes, tmp_path: Path
         OptionError, match=r"profile\.json is no shape profile .*(?s:.)*collect it again with --auto-tune"
     ):
         read_profile(path)
+
+
+def test_paddle_collects_the_ranges_of_inner_tensors(shared_data: Path, tmp_path: Path) -> None:
+    shapes = [(1, 3, 64, 96), (1, 3, 96, 64), (1, 3, 96, 64), (1, 3, 128, 128)]
+    profile = DynamicShapeProfile.from_shapes("x", shapes)
+    path = tmp_path / "new" / "ranges.pbtxt"
+    with open_bundle(shared_data / "bundles" / "legacy_humanseg_lite_logits.tgz") as bundle:
+        collect_inner_ranges(bundle, profile, path, ledger=tmp_path)
+    text = re.sub(r"\s+", " ", path.read_text())
+    expected = (
+        'name: "x" min_shape: 1 min_shape: 3 min_shape: 64 min_shape: 64 '
+        "max_shape: 1 max_shape: 3 max_shape: 128 max_shape: 128 "
+        "opt_shape: 1 opt_shape: 3 opt_shape: 96 opt_shape: 64"
+    )
+    assert expected in text
+    assert text.count("shape_range_info") > 50
