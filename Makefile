@@ -18,7 +18,8 @@ $(VENV)/made:
 	@touch $@
 
 # What runs: both runtimes, the converter, the command line.
-$(VENV)/runtime: requirements.txt pyproject.toml $(VENV)/made
+$(VENV)/runtime: requirements.txt pyproject.toml install-system-libraries $(VENV)/made
+	./install-system-libraries $(BIN)/python
 	$(PIP) install --require-hashes -r requirements.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -253,9 +253,10 @@ def _import_paddle() -> Any:
             warnings.simplefilter("ignore")
             import paddle
     except ImportError as error:
+        missing = "the system package libgomp1" if "libgomp" in str(error) else "the extra `paddle`"
         raise RuntimeUnavailableError(
-            f"Paddle cannot be imported ({error}): install the extra `paddle`, or use --runtime onnx with a bundle "
-            "that holds onnx/fp32/model.onnx"
+            f"Paddle cannot be imported ({error}): install {missing}, or use --runtime onnx with a bundle that holds "
+            "onnx/fp32/model.onnx"
         ) from error
     return paddle
 
