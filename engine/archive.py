@@ -14,7 +14,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Self, cast
+from tarfile import EOFHeaderError, HeaderError, ReadError, TarFile, TarInfo
+from typing import IO, Any, Self, cast
 
 from engine.errors import BundleError
 
@@ -79,16 +80,19 @@ class _StrictMember(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+    def fromtarfile(cls, tarfile: TarFile) -> Self:
         try:
-            member = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise
-            raise tarfile.ReadError(str(error)) from error
-        if member.type in _NAMING_TYPES and member.size > _NAME_BYTES:
-            raise tarfile.ReadError(f"a member's name takes {member.size} bytes")
-        return member
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from error
+
+    def _proc_member(self, tarfile: TarFile) -> TarInfo:
+        # Some versions of tarfile read a name's block by other ways than `fromtarfile`, all of them by this one.
+        if self.type in _NAMING_TYPES and self.size > _NAME_BYTES:
+            raise ReadError(f"a member's name takes {self.size} bytes")
+        return cast("TarInfo", cast("Any", super())._proc_member(tarfile))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from engine import RuntimeUnavailableError
+from engine.archive import unpack
 from engine.options import Provider
 from engine.runtimes.onnx import require_provider
 from service import cli
@@ -251,8 +251,7 @@ def test_a_batch_gives_the_same_as_one_by_one(bundle: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_is_as_good_as_an_archive(bundle: Path, photo: Path, tmp_path: Path) -> None:
-    with tarfile.open(bundle) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    unpack(bundle, tmp_path / "unpacked")
     arguments = (photo, "--out", tmp_path / "o", "--json")
     (packed_record,) = pseg("predict", bundle, *arguments).records
     (folder_record,) = pseg("predict", tmp_path / "unpacked", *arguments).records
