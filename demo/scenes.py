@@ -1,12 +1,13 @@
 """Rendered seagrass quadrats with exact labels: what the demo network is trained on, and what the demo shows.
 
-A scene is built the way a photograph comes about: sand with grains, rubble and litter; a canopy of blades in layers that
-shade each other; a white PVC frame with red and blue bands; light with caustics; a column of greenish water; a camera. The
-labels are known because the objects are drawn, not guessed: class 0 is every bottom that is not seagrass (sand, rubble, dead
-leaves, shadow), class 1 is seagrass, class 2 is the frame with its bands.
+A scene is built the way a photograph comes about: sand with grains, rubble and litter; a canopy of blades in layers
+that shade each other; a white PVC frame with red and blue bands; light with caustics; a column of greenish water; a
+camera. The labels are known because the objects are drawn, not guessed: class 0 is every bottom that is not seagrass
+(sand, rubble, dead leaves, shadow), class 1 is seagrass, class 2 is the frame with its bands.
 
-Everything follows from the seed. One rule of the labels is a choice, the one that people who annotate quadrats make: a gap
-between blades counts as seagrass where more than half of its close surroundings is blades.
+Everything follows from the seed. One rule of the labels is a choice, the one that people who annotate quadrats make: a
+gap between blades counts as seagrass where four tenths of its close surroundings are blades, or two tenths over the
+dark floor of a meadow.
 
 The command line writes pictures: ``python -m demo.scenes --out DIR --count 3 --seed 900000 --width 1024 --height 768``.
 """
@@ -26,17 +27,20 @@ from PIL import Image
 SAND, SEAGRASS, FRAME = 0, 1, 2
 LABEL_COLORS = ((194, 178, 128), (0, 128, 0), (255, 255, 255))
 
-Field = npt.NDArray[np.float32]
-"""One value per pixel, ``float32[H, W]``."""
-Picture = npt.NDArray[np.float32]
-"""Linear colour, ``float32[H, W, 3]``, RGB; 0 is black and 1 is white."""
+Real = npt.NDArray[np.floating]
+"""Any shape; ``float32`` unless a calculation with a 64-bit scalar array widened it."""
+Field = npt.NDArray[np.floating]
+"""One value per pixel, ``float[H, W]``."""
+Picture = npt.NDArray[np.floating]
+"""Linear colour, ``float[H, W, 3]``, RGB; 0 is black and 1 is white."""
 Mask = npt.NDArray[np.uint8]
 """``uint8[H, W]``: 0 or 255 for a shape, a class index for labels."""
 Color = tuple[float, float, float]
 
 _SUBPIXEL_BITS = 4
-"""OpenCV draws with fixed-point coordinates of this many fractional bits; whole pixels would make thin blades jagged."""
-_CANOPY_COVER = 0.5
+"""OpenCV draws with fixed-point coordinates of this many fractional bits; whole pixels would make blades jagged."""
+_CANOPY_COVER = 0.42
+"""Share of blades in the close surroundings from which a gap counts as canopy."""
 _FRAME_TEXTURE = 1024
 """Side of the square in which the frame is drawn before it is put into perspective, in pixels."""
 
@@ -115,7 +119,7 @@ def render_scene(seed: int, width: int, height: int) -> Scene:
     if min(width, height) < 64:
         raise ValueError(f"a scene is at least 64 x 64 pixels, got {width} x {height}")
     rng = np.random.default_rng(seed)
-    unit = math.sqrt(width * height) / 900 * float(np.clip(rng.lognormal(0.1, 0.25), 0.8, 1.9))
+    unit = math.sqrt(width * height) / 900 * float(np.clip(rng.lognormal(0.15, 0.25), 0.85, 2.0))
     picture = _seabed(rng, (height, width), unit)
     labels = np.zeros((height, width), np.uint8)
     species = _draw_species(rng, unit)
@@ -129,6 +133,11 @@ def render_scene(seed: int, width: int, height: int) -> Scene:
     _cast_light(rng, picture, unit)
     _fill_with_water(rng, picture)
     return Scene(_photograph(rng, picture), labels)
+
+
+def _extent(array: npt.NDArray[np.generic]) -> tuple[int, int]:
+    """Height and width."""
+    return int(array.shape[0]), int(array.shape[1])
 
 
 def _clouds(rng: Generator, shape: tuple[int, int], cell: float, octaves: int = 4) -> Field:
@@ -151,7 +160,7 @@ def _enlarge(coarse: Field, shape: tuple[int, int]) -> Field:
     return np.asarray(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _blur(field: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
+def _blur(field: Real, sigma: float) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), max(sigma, 0.2)), np.float32)
 
 
@@ -159,7 +168,7 @@ def _sigmoid(field: Field, center: float, softness: float) -> Field:
     return 1 / (1 + np.exp(np.clip((center - field) / softness, -30, 30)))
 
 
-def _blend(picture: Picture, color: Picture | npt.NDArray[np.float32], alpha: Field) -> None:
+def _blend(picture: Picture, color: Real, alpha: Field) -> None:
     picture += (color - picture) * alpha[..., None]
 
 
@@ -171,7 +180,7 @@ def _color(rng: Generator, low: Color, high: Color) -> npt.NDArray[np.float32]:
 
 def _seabed(rng: Generator, shape: tuple[int, int], unit: float) -> Picture:
     """Sand with grains and ripples, then turf, rubble, litter and things that people leave."""
-    sand = _color(rng, (0.42, 0.38, 0.31), (0.88, 0.84, 0.78))
+    sand = _color(rng, (0.40, 0.36, 0.30), (0.76, 0.72, 0.66))
     relief = 0.10 * _clouds(rng, shape, 160 * unit) + 0.05 * _clouds(rng, shape, 24 * unit, 3)
     if rng.random() < 0.3:
         relief += _ripples(rng, shape, unit)
@@ -180,11 +189,11 @@ def _seabed(rng: Generator, shape: tuple[int, int], unit: float) -> Picture:
     tint = 0.04 * _clouds(rng, shape, 90 * unit, 3)
     picture *= np.stack([1 + tint, np.ones_like(tint), 1 - tint], axis=-1)
     _sprinkle_grains(rng, picture, unit)
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.integers(0, 2))):
         _lay_turf(rng, picture, unit)
     _strew_rubble(rng, picture, unit)
     labels = np.zeros(shape, np.uint8)
-    _scatter_dead_leaves(rng, picture, labels, unit, int(rng.integers(0, 18)))
+    _scatter_dead_leaves(rng, picture, labels, unit, int(rng.integers(0, 13)))
     if rng.random() < 0.3:
         _leave_marker(rng, picture, unit)
     return picture.astype(np.float32)
@@ -199,7 +208,7 @@ def _ripples(rng: Generator, shape: tuple[int, int], unit: float) -> Field:
 
 def _sprinkle_grains(rng: Generator, picture: Picture, unit: float) -> None:
     """Dark and bright specks: shell fragments and coarse grains."""
-    shape = picture.shape[0], picture.shape[1]
+    shape = _extent(picture)
     specks = _clouds(rng, shape, rng.uniform(2, 6) * unit, 2)
     patches = 0.4 * _clouds(rng, shape, 120 * unit, 2)
     dark = _sigmoid(specks + patches, rng.uniform(1.2, 2.6), 0.15) * rng.uniform(0.3, 0.85)
@@ -210,7 +219,7 @@ def _sprinkle_grains(rng: Generator, picture: Picture, unit: float) -> None:
 
 def _lay_turf(rng: Generator, picture: Picture, unit: float) -> None:
     """A patch of brownish fuzz or fine rubble, which is not seagrass."""
-    shape = picture.shape[0], picture.shape[1]
+    shape = _extent(picture)
     where = _sigmoid(_clouds(rng, shape, rng.uniform(90, 260) * unit), rng.uniform(0.4, 1.5), 0.25)
     fuzz = _clouds(rng, shape, rng.uniform(4, 14) * unit, 4)
     color = _color(rng, (0.10, 0.07, 0.05), (0.46, 0.36, 0.26))
@@ -220,7 +229,7 @@ def _lay_turf(rng: Generator, picture: Picture, unit: float) -> None:
 
 def _strew_rubble(rng: Generator, picture: Picture, unit: float) -> None:
     """Stones: lumps lit from one side, each with its shadow."""
-    height, width = picture.shape[:2]
+    height, width = _extent(picture)
     light = rng.uniform(0, 2 * math.pi)
     for _ in range(int(rng.integers(0, 14))):
         radius = float(np.clip(rng.lognormal(math.log(16 * unit), 0.8), 3 * unit, 130 * unit))
@@ -233,13 +242,13 @@ def _strew_rubble(rng: Generator, picture: Picture, unit: float) -> None:
 
 def _lay_stone(rng: Generator, picture: Picture, points: npt.NDArray[np.float64], radius: float, light: float) -> None:
     margin = math.ceil(radius * 0.8) + 4
-    height, width = picture.shape[:2]
+    height, width = _extent(picture)
     left, top = np.maximum(points.min(axis=0).astype(int) - margin, 0).tolist()
     right, bottom = np.minimum(points.max(axis=0).astype(int) + margin, (width, height)).tolist()
     if right - left < 4 or bottom - top < 4:
         return
     window = picture[top:bottom, left:right]
-    shape = window.shape[0], window.shape[1]
+    shape = _extent(window)
     outline = np.rint((points - (left, top)) * 2**_SUBPIXEL_BITS).astype(np.int32)
     solid = _polygons(shape, outline[None])
     shift = np.asarray([[1, 0, -math.cos(light) * radius * 0.3], [0, 1, -math.sin(light) * radius * 0.3]], np.float32)
@@ -270,7 +279,7 @@ def _scatter_dead_leaves(rng: Generator, picture: Picture, labels: Mask, unit: f
     brown = _color(rng, (0.07, 0.05, 0.05), (0.34, 0.19, 0.11))
     length, width = rng.uniform(40, 120) * unit, rng.uniform(5, 17) * unit
     species = _Species(length, width, 0.35, 0.0, math.pi, _as_color(brown), (0.06, 0.05, 0.05))
-    roots = rng.uniform((0, 0), (picture.shape[1], picture.shape[0]), (count, 2))
+    roots = rng.uniform((0, 0), _extent(picture)[::-1], (count, 2))
     leaves = _shape_blades(rng, roots, species, 1.0)
     solid = _draw_blades(rng, picture, leaves, shadow=3 * unit)
     labels[solid > 127] = SAND
@@ -278,7 +287,7 @@ def _scatter_dead_leaves(rng: Generator, picture: Picture, labels: Mask, unit: f
 
 def _leave_marker(rng: Generator, picture: Picture, unit: float) -> None:
     """A coloured tag or a line, as divers leave them; both are class 0."""
-    height, width = picture.shape[:2]
+    height, width = _extent(picture)
     if rng.random() < 0.6:
         coverage = np.zeros((height, width), np.uint8)
         center = int(rng.uniform(0, width)), int(rng.uniform(0, height))
@@ -294,10 +303,10 @@ def _leave_marker(rng: Generator, picture: Picture, unit: float) -> None:
 
 def _draw_species(rng: Generator, unit: float) -> _Species:
     fresh = _color(rng, (0.10, 0.22, 0.05), (0.42, 0.54, 0.18))
-    old = _color(rng, (0.07, 0.10, 0.05), (0.26, 0.24, 0.12))
+    old = _color(rng, (0.07, 0.10, 0.04), (0.24, 0.26, 0.12))
     return _Species(
-        length=rng.uniform(50, 150) * unit,
-        width=rng.uniform(4.5, 12) * unit,
+        length=rng.uniform(55, 180) * unit,
+        width=(4.2 + 8 * rng.beta(1.0, 1.7)) * unit,
         bend=rng.uniform(0.1, 0.55),
         lean=rng.uniform(0, 2 * math.pi),
         spread=rng.uniform(0.35, 1.8),
@@ -318,14 +327,14 @@ def _meadow_density(rng: Generator, shape: tuple[int, int]) -> Field:
     meadow = _sigmoid(patches, rng.uniform(-1.3, 1.6), rng.uniform(0.1, 0.5))
     thinning = np.clip(0.75 + 0.3 * _clouds(rng, shape, side * 0.1, 2), 0, 1)
     sparse = rng.uniform(0, 0.12) * (rng.random() < 0.7)
-    return np.clip(meadow * thinning * rng.uniform(0.35, 1.0) + sparse, 0, 1).astype(np.float32)
+    return np.clip(meadow * thinning * rng.uniform(0.4, 1.0) + sparse, 0, 1).astype(np.float32)
 
 
 def _grow_meadow(rng: Generator, picture: Picture, labels: Mask, density: Field, species: _Species) -> None:
     """Draw the canopy from its dark floor to its lit top and label it."""
-    shape = labels.shape[0], labels.shape[1]
-    floor = np.clip(np.asarray(species.old) * (0.8 + 0.4 * _clouds(rng, shape, species.width * 3, 3))[..., None], 0.01, 1)
-    _blend(picture, floor.astype(np.float32) * 0.7, _sigmoid(density, 0.6, 0.06) * rng.uniform(0.2, 0.95))
+    shape = _extent(labels)
+    mat = _sigmoid(density, rng.uniform(0.3, 0.65), 0.07) * rng.uniform(0.2, 0.95)
+    _lay_mat(rng, picture, mat, species)
     cover = rng.uniform(1.2, 2.6)
     blade_area = species.length * species.width * 0.8
     canopy = np.zeros(shape, np.uint8)
@@ -338,19 +347,34 @@ def _grow_meadow(rng: Generator, picture: Picture, labels: Mask, density: Field,
         canopy = np.maximum(canopy, _draw_blades(rng, picture, blades, shadow=species.width * (0.6 + height)))
     if rng.random() < 0.6:
         _grow_epiphytes(rng, picture, canopy, species)
-    labels[_close_canopy(canopy, species.width)] = SEAGRASS
+    labels[_close_canopy(canopy, mat, species.width)] = SEAGRASS
 
 
-def _close_canopy(blades: Mask, blade_width: float) -> npt.NDArray[np.bool_]:
-    """Blades, and the gaps that have more blades than bottom within about three blade widths; ``bool[H, W]``."""
+def _lay_mat(rng: Generator, picture: Picture, mat: Field, species: _Species) -> None:
+    """The floor of a meadow: shaded stems and debris, dark olive, with streaks finer than the blades above."""
+    shape = _extent(picture)
+    mottle = 0.75 + 0.35 * _clouds(rng, shape, species.width * 3, 4)
+    streaks = _clouds(rng, shape, species.width * 0.8, 2) * rng.uniform(0.05, 0.3)
+    floor = np.clip(np.asarray(species.old) * np.clip(mottle + streaks, 0.1, 2)[..., None], 0.01, 1)
+    _blend(picture, floor * rng.uniform(0.6, 1.1), mat)
+    # In places the bottom shows through.
+    gaps = _sigmoid(_clouds(rng, shape, species.width * 5, 3), rng.uniform(1.2, 2.2), 0.2)
+    _blend(picture, picture * rng.uniform(1.0, 1.8), gaps * mat)
+
+
+def _close_canopy(blades: Mask, mat: Field, blade_width: float) -> npt.NDArray[np.bool_]:
+    """Blades, and the gaps that have enough blades within about three blade widths; ``bool[H, W]``.
+
+    Over the dark floor of a meadow (``mat``, 0-1) half as many blades are enough: there a gap shows more plant.
+    """
     solid = blades > 127
-    around = _blur(solid.astype(np.float32), 2.0 * blade_width)
-    return solid | (around > _CANOPY_COVER)
+    around = _blur(solid.astype(np.float32), 2.5 * blade_width)
+    return solid | (around > _CANOPY_COVER * (1 - 0.5 * mat))
 
 
 def _grow_epiphytes(rng: Generator, picture: Picture, canopy: Mask, species: _Species) -> None:
     """Pale or brown growth on the blades themselves."""
-    shape = canopy.shape[0], canopy.shape[1]
+    shape = _extent(canopy)
     specks = _sigmoid(_clouds(rng, shape, species.width * 1.2, 3), rng.uniform(0.8, 2), 0.3)
     color = _color(rng, (0.20, 0.16, 0.10), (0.62, 0.62, 0.50))
     _blend(picture, color, specks * (canopy.astype(np.float32) / 255) * rng.uniform(0.2, 0.7))
@@ -367,10 +391,8 @@ def _sow(rng: Generator, density: Field, count: int, margin: float) -> npt.NDArr
     return roots + rng.normal(0, 0.03 * margin, roots.shape)
 
 
-def _shape_blades(
-    rng: Generator, roots: npt.NDArray[np.float64], species: _Species, brightness: float
-) -> _Blades:
-    """Bend a ribbon from every root; ``roots`` is ``float64[N, 2]`` (x, y), ``brightness`` 0-1 the light at this height."""
+def _shape_blades(rng: Generator, roots: npt.NDArray[np.float64], species: _Species, brightness: float) -> _Blades:
+    """Bend a ribbon from every root (``float64[N, 2]``, x and y); ``brightness`` (0-1) is the light at this height."""
     count = len(roots)
     along = np.linspace(0, 1, 9)
     angle = species.lean + species.spread * rng.standard_normal((count, 1))
@@ -403,7 +425,7 @@ def _shape_blades(
 
 def _draw_blades(rng: Generator, picture: Picture, blades: _Blades, shadow: float) -> Mask:
     """Draw ribbons and the soft shadow they throw ``shadow`` pixels away; returns their coverage, 0-255."""
-    shape = picture.shape[0], picture.shape[1]
+    shape = _extent(picture)
     solid = (_polygons(shape, blades.outlines) * 255).astype(np.uint8)
     angle = rng.uniform(0, 2 * math.pi)
     shift = np.asarray([[1, 0, shadow * math.cos(angle)], [0, 1, shadow * math.sin(angle)]], np.float32)
@@ -459,12 +481,12 @@ def _frame_corners(rng: Generator, width: int, height: int) -> npt.NDArray[np.fl
 def _frame_texture(rng: Generator) -> tuple[Picture, Field]:
     """The frame in its own plane: colour premultiplied with coverage, and coverage (0-1)."""
     size = _FRAME_TEXTURE
-    pipe = int(rng.uniform(0.028, 0.062) * size)
+    pipe = int(rng.uniform(0.034, 0.064) * size)
     elbow = int(pipe * rng.uniform(1.0, 1.3))
     across = np.arange(pipe, dtype=np.float32) / max(pipe - 1, 1) * 2 - 1
     light = rng.uniform(-0.6, 0.6)
     profile = 1 - rng.uniform(0.15, 0.5) * np.clip(np.abs(across - light) / 1.6, 0, 1) ** 2
-    white = _color(rng, (0.72, 0.74, 0.70), (1.0, 1.0, 0.98))
+    white = _color(rng, (0.84, 0.86, 0.82), (1.0, 1.0, 0.98))
     strip = profile[:, None, None] * np.broadcast_to(white, (pipe, size, 3)).astype(np.float32)
     strip = strip * (1 + 0.03 * _clouds(rng, (pipe, size), 60, 3))[..., None]
     _paint_bands(rng, strip, profile)
@@ -488,7 +510,7 @@ def _frame_texture(rng: Generator) -> tuple[Picture, Field]:
             spot = elbow // 2 + int(rng.integers(-2, 3))
             cv2.circle(paint, (spot, spot), max(2, elbow // 7), (0.1, 0.12, 0.12), -1, cv2.LINE_AA)
         knee, paint, alpha = np.rot90(knee).copy(), np.rot90(paint).copy(), np.rot90(alpha).copy()
-    grime = _sigmoid(_clouds(rng, (size, size), 80, 5), rng.uniform(1.2, 3), 0.3) * rng.uniform(0.1, 0.6)
+    grime = _sigmoid(_clouds(rng, (size, size), 80, 5), rng.uniform(1.2, 3), 0.3) * rng.uniform(0.1, 0.4)
     _blend(paint, _color(rng, (0.2, 0.2, 0.1), (0.5, 0.5, 0.35)), grime)
     return (paint * alpha[..., None]).astype(np.float32), alpha
 
@@ -520,7 +542,7 @@ def _grow_over_frame(rng: Generator, picture: Picture, labels: Mask, density: Fi
 
 def _cast_light(rng: Generator, picture: Picture, unit: float) -> None:
     """Sun through waves: caustics, broad shadows, and a fall-off towards one side."""
-    shape = picture.shape[0], picture.shape[1]
+    shape = _extent(picture)
     light = 1 + rng.uniform(0, 0.22) * _clouds(rng, shape, 400 * unit, 2)
     if rng.random() < 0.45:
         ridges = np.exp(-np.abs(_clouds(rng, shape, rng.uniform(60, 200) * unit, 2)) / rng.uniform(0.1, 0.4))
@@ -537,7 +559,7 @@ def _cast_light(rng: Generator, picture: Picture, unit: float) -> None:
 
 def _fill_with_water(rng: Generator, picture: Picture) -> None:
     """Colour cast and veil: red is lost first, and the water scatters its own light into the picture."""
-    shape = picture.shape[0], picture.shape[1]
+    shape = _extent(picture)
     kind = rng.random()
     if kind < 0.35:
         gain, veil, depth = (0.93, 0.97, 0.95), _color(rng, (0.3, 0.38, 0.38), (0.5, 0.52, 0.5)), rng.uniform(0, 0.15)
@@ -567,7 +589,7 @@ def _photograph(rng: Generator, picture: Picture) -> npt.NDArray[np.uint8]:
     toned = (toned - 0.5) * rng.uniform(0.7, 1.3) + 0.5
     gray = toned.mean(axis=-1, keepdims=True)
     toned = gray + (toned - gray) * rng.uniform(0.6, 1.3)
-    toned = _blur(toned.astype(np.float32), rng.uniform(0.2, 1.4) if rng.random() < 0.8 else rng.uniform(1.2, 2.2))
+    toned = _blur(toned.astype(np.float32), rng.uniform(0.2, 1.1) if rng.random() < 0.85 else rng.uniform(1.0, 1.7))
     if rng.random() < 0.35:
         toned += rng.uniform(0.3, 1.2) * (toned - _blur(toned, rng.uniform(0.8, 2.5)))
     toned += rng.uniform(0.0, 0.03) * rng.standard_normal(toned.shape, dtype=np.float32)
