@@ -32,7 +32,9 @@ def segment(folder: Path, picture: Path, out: Path) -> None:
 
     deploy = yaml.safe_load((folder / "deploy.yaml").read_text())["Deploy"]
     settings: Any = inference.Config(str(folder / deploy["model"]), str(folder / deploy["params"]))
-    settings.enable_memory_optim()
+    if deploy["model"].endswith(".pdmodel"):
+        # On a PIR program Paddle 3.2 fails in it, unless an executor is switched on that the script knows nothing of.
+        settings.enable_memory_optim()
     settings.disable_gpu()
     settings.set_cpu_math_library_num_threads(_CPU_THREADS)
     predictor: Any = inference.create_predictor(settings)
