@@ -14,7 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tarfile import EOFHeaderError, HeaderError, ReadError, TarFile, TarInfo
+from tarfile import HeaderError, ReadError, TarFile, TarInfo
 from typing import IO, Any, Self, cast
 
 from engine.errors import BundleError
@@ -83,9 +83,9 @@ class _StrictMember(tarfile.TarInfo):
     def fromtarfile(cls, tarfile: TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile)
-        except EOFHeaderError:
-            raise
         except HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":
+                raise
             raise ReadError(str(error)) from error
 
     def _proc_member(self, tarfile: TarFile) -> TarInfo:
