@@ -39,6 +39,7 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	$(BIN)/python -m demo.train --out build/demo_seagrass.tgz
 	$(BIN)/pseg convert build/demo_seagrass.tgz --out demo/demo_seagrass.tgz
 	cp build/training.json demo/training.json
+	$(BIN)/python -m demo.scenes --out demo/pictures --count 4 --seed 900004 --width 1024 --height 768
 	$(BIN)/python -m demo.showcase
 
 test: $(VENV)/development ## all tests, with branch coverage
