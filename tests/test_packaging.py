@@ -37,7 +37,7 @@ def test_the_project_is_never_uploaded() -> None:
 
 
 def test_the_command_is_where_it_says() -> None:
-    assert PYPROJECT["project"]["scripts"] == {"pseg": "service.cli:main"}
+    assert PYPROJECT["project"]["scripts"] == {"pseg": "service.start:main"}
 
 
 def test_there_are_locked_requirements() -> None:
