@@ -38,8 +38,6 @@ from engine import (
     open_bundle,
 )
 from engine.cores import usable_cores
-from service.demonstration import demo_bundle, demonstrate
-from service.doctor import cores_line, installed_versions, known_bad, try_starts
 from service.inspection import inspection
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
@@ -361,6 +359,9 @@ def doctor(
     cache_dir: CacheOption = None,
 ) -> None:
     """Tell what is installed, which runtimes really start, and what to do about the others."""
+    from service.demonstration import demo_bundle
+    from service.doctor import cores_line, installed_versions, known_bad, try_starts
+
     out = Console()
     versions = installed_versions()
     with _errors_end_the_command():
@@ -385,6 +386,8 @@ def demo(
     cache_dir: CacheOption = None,
 ) -> None:
     """Segment pictures with the demo bundle on every CPU runtime and compare the masks."""
+    from service.demonstration import demonstrate
+
     with _errors_end_the_command():
         require_writable(out)
         shown = demonstrate(images or [], out, caches_at(cache_dir))
