@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.runtimes import RUNTIMES
-from converters.paddle_to_onnx import convert
+from converters.conversion import convert
 from converters.repository import Repository
 from engine import Bundle, Predictor, open_predictor
 

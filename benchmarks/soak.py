@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 
 from benchmarks.runtimes import RUNTIMES
-from converters.paddle_to_onnx import convert
+from converters.conversion import convert
 from converters.repository import Repository
 from engine import Failed, Pipeline, Prediction, SourceImage, open_bundle, open_predictor, read_image
 from engine.memory import return_freed_memory

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.conftest import photograph
 from benchmarks.figures import Benchmark, Startup, note
-from converters.paddle_to_onnx import convert, write_bundle
+from converters.conversion import convert, write_bundle
 from converters.repository import Repository
 from engine import Precision, open_bundle
 

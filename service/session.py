@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from converters.paddle_to_onnx import convert, named_pictures
+from converters.conversion import convert, named_pictures
 from converters.parity import ParityReport, compare
 from converters.repository import Repository
 from engine import (

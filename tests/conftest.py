@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from converters.export import ExportClass, OutputOp, export_bundle
-from converters.paddle_to_onnx import convert
+from converters.conversion import convert
 from converters.repository import Repository
 from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor

@@ -15,7 +15,7 @@ import pytest
 
 from converters.dynamic_pool import GridPool, mark_grid_pools, replace_marks
 from converters.export import export_bundle
-from converters.paddle_to_onnx import convert
+from converters.conversion import convert
 from converters.repository import Repository
 from engine import OnnxOptions, open_bundle
 from engine.errors import ConversionError

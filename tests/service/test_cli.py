@@ -24,6 +24,7 @@ from engine.archive import unpack
 from engine.options import Provider
 from engine.runtimes.onnx import require_provider
 from service import cli
+from service.commands.terminal import ExitStatus
 from tests.service.bundles import CLASSES, bundle_folder, packed, strongest_band_network
 
 PSEG = Path(sys.executable).with_name("pseg")
@@ -67,7 +68,7 @@ def pseg_process(*arguments: object, **environment: str) -> Outcome:
 def pseg_error(*arguments: object) -> str:
     """What a command that must not work says, on one line, without a trace."""
     outcome = pseg(*arguments)
-    assert outcome.status in {cli.ExitStatus.WRONG_REQUEST, cli.ExitStatus.UNUSABLE_MODEL}
+    assert outcome.status in {ExitStatus.WRONG_REQUEST, ExitStatus.UNUSABLE_MODEL}
     assert outcome.stdout == ""
     assert "Traceback" not in outcome.stderr
     return outcome.stderr
@@ -127,7 +128,7 @@ def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Pa
     ]
     images[1].write_bytes(b"")
     outcome = pseg_process("predict", bundle, *images, "--out", out, "--json", "--save", "mask,pseudo")
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert outcome.stderr == ""
     first, broken, last = outcome.records
     assert [record["image"] for record in outcome.records] == [str(path) for path in images]
@@ -289,7 +290,7 @@ def mixed_folder(tmp_path: Path) -> Path:
 
 def test_broken_images_fail_alone_and_are_named(bundle: Path, mixed_folder: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, mixed_folder, "--out", tmp_path / "o")
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert names(tmp_path / "o") == ["a-good.pseudo.png", "e-good.pseudo.png"]
     assert [line.partition(" ")[0] for line in outcome.stdout.splitlines()] == [
         str(mixed_folder / "a-good.jpg"),
@@ -304,13 +305,13 @@ def test_broken_images_fail_alone_and_are_named(bundle: Path, mixed_folder: Path
 def test_all_images_broken(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"")
     outcome = pseg("predict", bundle, tmp_path / "x.jpg", "--out", tmp_path / "o")
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert names(tmp_path / "o") == []
 
 
 def test_a_named_file_that_is_missing_fails_alone(bundle: Path, photo: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, tmp_path / "missing.jpg", photo, "--out", tmp_path / "o")
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert f"{tmp_path / 'missing.jpg'}: no such file" in outcome.stderr
     assert names(tmp_path / "o") == ["photo.pseudo.png"]
 
@@ -318,14 +319,14 @@ def test_a_named_file_that_is_missing_fails_alone(bundle: Path, photo: Path, tmp
 def test_an_image_that_the_network_does_not_take_is_named(photo: Path, tmp_path: Path) -> None:
     fixed = bundle_folder(tmp_path / "fixed", network=strongest_band_network(16, 16))
     outcome = pseg("predict", fixed, photo, "--out", tmp_path / "o")
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert str(photo) in outcome.stderr
     assert "3×32×64" in outcome.stderr
 
 
 def test_too_many_pixels(bundle: Path, photo: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, photo, "--out", tmp_path / "o", "--max-pixels", 2047)
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     assert "--max-pixels" in outcome.stderr
 
 
@@ -349,7 +350,7 @@ def test_the_table_of_cover(bundle: Path, mixed_folder: Path, tmp_path: Path) ->
     halves(mixed_folder / "f,placed.jpg", RED, GREEN, exif=placed_exif)
     table = tmp_path / "tables" / "cover.csv"
     outcome = pseg("predict", bundle, mixed_folder, "--out", tmp_path / "o", "--save", "none", "--csv", table)
-    assert outcome.status == cli.ExitStatus.INCOMPLETE
+    assert outcome.status == ExitStatus.INCOMPLETE
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -431,7 +432,7 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
 )
 def test_wrong_options(bundle: Path, photo: Path, tmp_path: Path, options: list[str], message: str) -> None:
     outcome = pseg("predict", bundle, photo, "--out", tmp_path / "o", *options)
-    assert outcome.status == cli.ExitStatus.WRONG_REQUEST
+    assert outcome.status == ExitStatus.WRONG_REQUEST
     assert message in outcome.stderr
     assert outcome.stdout == ""
     assert not (tmp_path / "o").exists() or names(tmp_path / "o") == []
@@ -451,7 +452,7 @@ def test_wrong_options(bundle: Path, photo: Path, tmp_path: Path, options: list[
 )
 def test_a_gpu_that_is_not_there(bundle: Path, photo: Path, tmp_path: Path, options: list[str]) -> None:
     outcome = pseg("predict", bundle, photo, "--out", tmp_path / "o", *options)
-    assert outcome.status == cli.ExitStatus.WRONG_REQUEST
+    assert outcome.status == ExitStatus.WRONG_REQUEST
     assert "RuntimeUnavailableError" in outcome.stderr
     assert outcome.stdout == ""
 
@@ -461,7 +462,7 @@ def test_openvino_runs_or_is_refused(bundle: Path, photo: Path, tmp_path: Path) 
     try:
         require_provider(Provider.OPENVINO)
     except RuntimeUnavailableError:
-        assert outcome.status == cli.ExitStatus.WRONG_REQUEST
+        assert outcome.status == ExitStatus.WRONG_REQUEST
         assert "provider openvino" in outcome.stderr
     else:
         assert outcome.status == 0
@@ -528,7 +529,7 @@ def bundles_gone_bad(folder: Path, good: Path) -> Mapping[str, tuple[Path, str]]
 def test_unusable_models(bundle: Path, photo: Path, tmp_path: Path, kind: str) -> None:
     bad, message = bundles_gone_bad(tmp_path, bundle)[kind]
     outcome = pseg("predict", bad, photo, "--out", tmp_path / "o", "--runtime", "onnx", "--json")
-    assert outcome.status == cli.ExitStatus.UNUSABLE_MODEL
+    assert outcome.status == ExitStatus.UNUSABLE_MODEL
     assert message in outcome.stderr
     assert str(bad) in outcome.stderr
     assert outcome.stdout == ""
@@ -537,7 +538,7 @@ def test_unusable_models(bundle: Path, photo: Path, tmp_path: Path, kind: str) -
 
 def test_paddle_without_a_paddle_program(bundle: Path, photo: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, photo, "--out", tmp_path / "o", "--runtime", "paddle")
-    assert outcome.status == cli.ExitStatus.UNUSABLE_MODEL
+    assert outcome.status == ExitStatus.UNUSABLE_MODEL
     assert "holds no Paddle program" in outcome.stderr
 
 
@@ -597,14 +598,14 @@ def test_inspect_shows_names_as_they_are(tmp_path: Path) -> None:
 def test_inspect_refuses_what_is_no_bundle(bundle: Path, tmp_path: Path, kind: str) -> None:
     bad, message = bundles_gone_bad(tmp_path, bundle)[kind]
     outcome = pseg("inspect", bad, "--json")
-    assert outcome.status == cli.ExitStatus.UNUSABLE_MODEL
+    assert outcome.status == ExitStatus.UNUSABLE_MODEL
     assert message in outcome.stderr
     assert outcome.stdout == ""
 
 
 def test_convert_needs_a_paddle_program(bundle: Path, tmp_path: Path) -> None:
     outcome = pseg("convert", bundle, "--out", tmp_path / "new.tgz", "--cache-dir", tmp_path / "cache")
-    assert outcome.status == cli.ExitStatus.UNUSABLE_MODEL
+    assert outcome.status == ExitStatus.UNUSABLE_MODEL
     assert "holds no Paddle program" in outcome.stderr
     assert not (tmp_path / "new.tgz").exists()
 
@@ -654,7 +655,7 @@ def test_help_lists_the_commands() -> None:
 
 def test_no_command_shows_the_help() -> None:
     outcome = pseg()
-    assert outcome.status == cli.ExitStatus.WRONG_REQUEST
+    assert outcome.status == ExitStatus.WRONG_REQUEST
     assert "predict" in outcome.stdout + outcome.stderr
 
 

@@ -9,8 +9,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from converters import paddle_to_onnx
-from converters.paddle_to_onnx import convert, write_bundle
+from converters import conversion
+from converters.conversion import convert, write_bundle
 from converters.repository import RefusedError, Repository
 from engine import (
     Bundle,
@@ -93,7 +93,7 @@ def test_no_program(small_bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_converter_is_not_installed(unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paddle_to_onnx, "_CONVERTER_PACKAGES", ("paddle2onnx-of-another-world",))
+    monkeypatch.setattr(conversion, "_CONVERTER_PACKAGES", ("paddle2onnx-of-another-world",))
     with pytest.raises(ConversionError, match=r"is not installed: install the extras `convert`"):
         convert(unconverted, Repository(tmp_path))
 
@@ -162,7 +162,7 @@ def test_result_that_does_not_run_is_refused(
     def write_nonsense(_program: object, destination: Path, *_rest: object, **_names: object) -> None:
         destination.write_bytes(b"no ONNX file")
 
-    monkeypatch.setattr(paddle_to_onnx, "_convert_in_child", write_nonsense)
+    monkeypatch.setattr(conversion, "export_in_child", write_nonsense)
     with pytest.raises(RefusedError, match="ONNX Runtime does not run"):
         convert(unconverted, Repository(tmp_path))
 

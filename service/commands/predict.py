@@ -1,0 +1,159 @@
+"""`pseg predict`: images in, masks out."""
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from engine import Device, Failed, MaskSize, OneDnn, Precision, Segmented, list_images
+from service.commands.terminal import (
+    BundleArgument,
+    CacheOption,
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+)
+from service.request import (
+    DEFAULT_MAX_IMG_SIZE,
+    DEFAULT_MAX_PIXELS,
+    PredictRequest,
+    build_request,
+    require_writable,
+    require_writable_file,
+)
+from service.results import (
+    CoverTable,
+    ImageTask,
+    ResultWriter,
+    distinct_stems,
+    require_inputs_kept,
+    result_record,
+    write_atomically,
+)
+from service.session import build_pipeline, caches_at, open_session
+
+
+def predict(
+    bundle: BundleArgument,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="files, folders or globs")],
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("masks"),
+    runtime: Annotated[Literal["auto", "onnx", "paddle"], typer.Option(help="library that runs the network")] = "auto",
+    provider: Annotated[
+        Literal["auto", "cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
+    ] = "auto",
+    device: Annotated[Device | None, typer.Option(help="default: cpu, or what the provider needs")] = None,
+    precision: Annotated[Precision, typer.Option(help="arithmetic of the network")] = Precision.FP32,
+    threads: Annotated[int | None, typer.Option(help="ceiling; default: all cores this process may use")] = None,
+    batch_size: Annotated[int, typer.Option(help="images that may share one run")] = 1,
+    max_img_size: Annotated[
+        int, typer.Option(help="shrink larger images to so many pixels; -1: never")
+    ] = DEFAULT_MAX_IMG_SIZE,
+    max_pixels: Annotated[int, typer.Option(help="refuse images that declare more pixels")] = DEFAULT_MAX_PIXELS,
+    mask_size: Annotated[
+        MaskSize, typer.Option(help="size of the masks: the source's, or after --max-img-size")
+    ] = MaskSize.ORIGINAL,
+    save: Annotated[str, typer.Option(help="pictures to write: any of pseudo,mask,overlay; or none")] = "pseudo",
+    threshold: Annotated[float, typer.Option(help="for probability maps and multilabel bundles")] = 0.5,
+    mkldnn: Annotated[OneDnn, typer.Option(help="oneDNN under Paddle")] = OneDnn.AUTO,
+    use_trt: Annotated[bool, typer.Option("--use-trt", help="TensorRT (needs a GPU)")] = False,
+    min_subgraph_size: Annotated[int, typer.Option(help="smallest subgraph that TensorRT takes")] = 3,
+    auto_tune_shapes: Annotated[
+        bool, typer.Option("--auto-tune-shapes", help="collect TensorRT's shape profile from these images")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
+    json_lines: JsonOption = False,
+    cache_dir: CacheOption = None,
+    print_detail: Annotated[bool, typer.Option("--print-detail", help="let the vendor's library log")] = False,
+) -> None:
+    """Segment images: a mask and the cover of every class for each."""
+    with errors_end_the_command():
+        request = build_request(
+            runtime=runtime,
+            provider=provider,
+            device=device,
+            precision=precision,
+            threads=threads,
+            batch_size=batch_size,
+            max_img_size=max_img_size,
+            max_pixels=max_pixels,
+            mask_size=mask_size,
+            save=frozenset[str]() if save == "none" else frozenset(save.split(",")),
+            threshold=threshold,
+            mkldnn=mkldnn,
+            use_trt=use_trt,
+            min_subgraph_size=min_subgraph_size,
+            auto_tune_shapes=auto_tune_shapes,
+            print_detail=print_detail,
+        )
+        paths = list_images(images)
+        require_writable(out)
+        if csv is not None:
+            require_writable_file(csv)
+        failed = _predict_all(bundle, paths, request, out, csv, cache_dir, json_lines=json_lines)
+    if failed:
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _predict_all(
+    bundle: Path,
+    paths: list[Path],
+    request: PredictRequest,
+    out: Path,
+    csv: Path | None,
+    cache_dir: Path | None,
+    *,
+    json_lines: bool,
+) -> int:
+    tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
+    require_inputs_kept(tasks, out, request.save)
+    table = CoverTable()
+    failed = 0
+    try:
+        with open_session(bundle, request, caches_at(cache_dir), paths) as predictor, _progress(len(tasks)) as advance:
+            pipeline = build_pipeline(predictor, request, ResultWriter(out, request.save))
+            for result in pipeline.run(tasks):
+                table.add(result)
+                failed += isinstance(result, Failed)
+                if json_lines:
+                    print_json(result_record(result, predictor.provenance))
+                else:
+                    _tell(result)
+                advance()
+    finally:
+        if csv is not None and table.rows:
+            write_atomically(csv, table.to_csv())
+    return failed
+
+
+def _tell(result: Segmented[ImageTask, Path | None] | Failed[ImageTask]) -> None:
+    if isinstance(result, Failed):
+        named, reason = str(result.source.path), str(result.error)
+        # What fails behind the reading of the file does not know its name.
+        text = f"failed: {reason}" if named in reason else f"failed: {named}: {reason}"
+        messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        return
+    covers = ", ".join(f"{each.segmentation_class.name} {each.cover:.1%}" for each in result.prediction.covers)
+    where = "" if result.encoded is None else f" -> {result.encoded}"
+    typer.echo(f"{result.source.path}{where}: {covers}")
+
+
+@contextmanager
+def _progress(total: int) -> Generator[Callable[[], None]]:
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages(), transient=True) as progress:
+        task = progress.add_task("segmenting", total=total)
+
+        def advance() -> None:
+            progress.advance(task)
+
+        yield advance

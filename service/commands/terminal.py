@@ -1,0 +1,86 @@
+"""What the commands share: the arguments that many take, messages, JSON lines, and how a command ends."""
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class ExitStatus(IntEnum):
+    """How every command ends."""
+
+    DONE = 0
+    INCOMPLETE = 1
+    """Some or all images failed, or an accuracy limit was missed."""
+    WRONG_REQUEST = 2
+    UNUSABLE_MODEL = 3
+
+
+def exit_status_of(error: EngineError) -> ExitStatus:
+    """Choose the exit status of an error that ends a command.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        1 for a missed accuracy limit; 3 for bundle, model and conversion; 2 for everything that was asked for and
+        cannot be had.
+    """
+    from converters.parity import ParityError
+
+    if isinstance(error, ParityError):
+        return ExitStatus.INCOMPLETE
+    if isinstance(error, BundleError | ModelLoadError | ConversionError):
+        return ExitStatus.UNUSABLE_MODEL
+    return ExitStatus.WRONG_REQUEST
+
+
+@cache
+def messages() -> "Console":
+    """The console on stderr, loaded when there is something to say.
+
+    Returns:
+        Always the same.
+    """
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def errors_end_the_command() -> Generator[None]:
+    """Turn an error of the engine into a message on stderr and an exit status."""
+    try:
+        yield
+    except EngineError as error:
+        messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        messages().print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(exit_status_of(error)) from error
+
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar or folder")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache-dir", help="converted models and engines; default: the user's cache folder")
+]
+
+
+def print_json(record: object) -> None:
+    """Print one line of JSON on stdout.
+
+    Args:
+        record: what JSON can hold.
+    """
+    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,67 @@
+"""`pseg verify`: the certificate of a conversion, repeated."""
+
+from typing import Annotated, Literal
+
+import typer
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from converters.parity import ParityLimits, ParityReport, require_parity
+from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
+from engine.cores import usable_cores
+from service.commands.terminal import (
+    BundleArgument,
+    CacheOption,
+    JsonOption,
+    errors_end_the_command,
+    print_json,
+)
+from service.session import caches_at, certify
+
+
+def verify(
+    bundle: BundleArgument,
+    images: Annotated[
+        list[str] | None, typer.Option(help="files, folders or globs; default: generated pictures of three sizes")
+    ] = None,
+    provider: Annotated[
+        Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
+    ] = "cpu",
+    precision: Annotated[Precision, typer.Option(help="which ONNX model of the bundle")] = Precision.FP32,
+    min_agreement: Annotated[float, typer.Option(help="share of pixels that must agree")] = 0.9999,
+    min_iou: Annotated[float | None, typer.Option(help="smallest class IoU")] = None,
+    max_cover_error: Annotated[float | None, typer.Option(help="largest error of a cover")] = None,
+    json_output: JsonOption = False,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Compare a bundle's ONNX model with its Paddle program on this machine."""
+    with errors_end_the_command():
+        limits = ParityLimits(1e6 * (1 - min_agreement), min_iou, max_cover_error)
+        with open_bundle(bundle) as opened:
+            report = certify(
+                opened,
+                OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
+                caches_at(cache_dir),
+                list_images(images or []),
+            )
+        if json_output:
+            print_json(TypeAdapter(ParityReport).dump_python(report, mode="json"))
+        else:
+            _show_report(report)
+        require_parity(report, limits, where=str(bundle))
+
+
+def _show_report(report: ParityReport) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("images", str(report.images))
+    table.add_row("mismatched pixels per million", f"{report.mismatched_ppm:.1f}")
+    for name, iou in report.class_iou.items():
+        table.add_row(f"IoU {name}", f"{iou:.5f}" + ("" if name in report.gated_classes else " (rare)"))
+    table.add_row("largest cover error", f"{report.max_cover_error:.6f}")
+    if report.max_abs_logit_error is not None:
+        table.add_row("largest score error", f"{report.max_abs_logit_error:.2g} of a range of {report.logit_range:.3g}")
+    table.add_row("worst image", report.worst_image)
+    table.add_row("reference", report.reference.provider)
+    table.add_row("candidate", f"{report.candidate.provider} {report.candidate.precision}")
+    Console().print(table)
