@@ -1,13 +1,17 @@
-"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified against Paddle before anybody gets it.
+"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified before anybody gets it.
 
-What is made is kept in a cache (`converters.repository`), so that the same conversion is done once.
+What is made is kept in a cache (`converters.repository`) with its certificate; the limits are held against the
+certificate at every call, so that a model that missed yesterday's limits is not made again to miss today's.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -15,19 +19,96 @@ from converters.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, generated_images, require_parity
 from converters.repository import RefusedError, Repository
-from engine.bundle import Bundle, OnnxModel, PaddleModel, file_digest
+from engine.bundle import Bundle, OnnxModel, file_digest
 from engine.cores import usable_cores
-from engine.errors import ConversionError, ModelLoadError
-from engine.images import SourceImage
+from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError
+from engine.images import SourceImage, read_image
 from engine.opening import open_runtime
-from engine.options import OnnxOptions, PaddleOptions, Precision
+from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.predictor import Predictor
+from engine.runtimes import Tensor
 
 CERTIFICATE = "parity.json"
-_REPORT = TypeAdapter(ParityReport)
-_RECIPE = 3
+MIN_CALIBRATION_IMAGES = 8
+_RECIPE = 4
 """Raised whenever another model is made of the same program: older cache entries retire."""
-_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx")
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime")
+
+ComparedOn = Literal["generated", "calibration", "verification"]
+Advance = Callable[[str, int, int], None]
+"""Told of progress: the step, how much of it is done, and of how much."""
+
+
+def _say_nothing(_step: str, _done: int, _total: int) -> None:
+    """The progress that nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """What is to be made of a bundle.
+
+    Attributes:
+        precision: of the ONNX model.
+        opset: ONNX operator set.
+        input_shape: height and width of the only input that the model is to take; None: any.
+        calibration: pictures that tell the ranges of activations; for INT8, at least eight.
+        verification: pictures that the certificate is made with; empty: the calibration's, or generated ones.
+        limits: how far masks may differ; None: `default_limits`.
+        timeout_s: seconds that the converter may take.
+    """
+
+    precision: Precision = Precision.FP32
+    opset: int = OPSET
+    input_shape: tuple[int, int] | None = None
+    calibration: tuple[Path, ...] = ()
+    verification: tuple[Path, ...] = ()
+    limits: ParityLimits | None = None
+    timeout_s: float = TIMEOUT_S
+
+
+def default_limits(precision: Precision) -> ParityLimits:
+    """Choose the limits that a conversion must keep where the user names none.
+
+    Args:
+        precision: of the ONNX model.
+
+    Returns:
+        At most 100 mismatched pixels per million for FP32. The others are judged by class and cover, since a rare class
+        can vanish while almost all pixels agree: INT8 0.97 of class IoU, FP16 0.99, both half a per cent of cover.
+    """
+    match precision:
+        case Precision.FP32:
+            return ParityLimits()
+        case Precision.FP16:
+            return ParityLimits(max_mismatched_ppm=None, min_class_iou=0.99, max_cover_error=0.005)
+        case Precision.INT8:
+            return ParityLimits(max_mismatched_ppm=None, min_class_iou=0.97, max_cover_error=0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is known of a converted model; written beside it.
+
+    Attributes:
+        precision: of the model.
+        opset: ONNX operator set.
+        input_shape: the only height and width that it takes; None: any.
+        excluded_nodes: nodes that stayed in floating point.
+        model_digest: SHA-256 of the ONNX file.
+        compared_on: which pictures.
+        report: the comparison with the original.
+    """
+
+    precision: Precision
+    opset: int
+    input_shape: tuple[int, int] | None
+    excluded_nodes: tuple[str, ...]
+    model_digest: str
+    compared_on: ComparedOn
+    report: ParityReport
+
+
+_CERTIFICATE = TypeAdapter(Certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,82 +117,245 @@ class Conversion:
 
     Attributes:
         model: the ONNX file, in the cache.
-        certificate: the parity report as JSON, beside it.
+        certificate: what is known of it.
     """
 
     model: OnnxModel
-    certificate: Path
+    certificate: Certificate
 
 
 def convert(
     bundle: Bundle,
     repository: Repository,
+    request: ConversionRequest | None = None,
     *,
-    opset: int = OPSET,
-    limits: ParityLimits | None = None,
-    timeout_s: float = TIMEOUT_S,
     ledger: Path | None = None,
+    advance: Advance = _say_nothing,
 ) -> Conversion:
-    """Convert the bundle's Paddle program, or find the conversion in the cache.
+    """Make an ONNX model of a bundle, or find it in the cache.
 
-    A model that ONNX Runtime does not run, or whose masks differ from Paddle's on generated pictures, counts as not
-    converted.
+    The original is the bundle's Paddle program, run by Paddle without oneDNN; where the bundle holds none, its FP32
+    ONNX model. A model that ONNX Runtime does not run counts as not converted.
 
     Args:
         bundle: an open bundle; it is not changed.
         repository: the cache.
-        opset: ONNX operator set.
-        limits: how far masks may differ; the defaults of `ParityLimits` if None.
-        timeout_s: seconds that the converter may take.
+        request: what to make; None: FP32 with dynamic input.
         ledger: folder that remembers which Paddle models loaded before.
+        advance: told of progress.
 
     Returns:
-        The FP32 model and its certificate.
+        The model and its certificate.
 
     Raises:
         ParityError: the masks differ by more than the limits; it carries the report.
+        CalibrationError: calibration pictures are too few or cannot be read.
         ConversionError: the bundle has no Paddle program, the converter is absent, fails, aborts or takes too long, or
             its result does not run.
     """
-    program = bundle.paddle
-    if program is None:
-        raise ConversionError(f"{bundle.source}: holds no Paddle program to convert")
-    limits = limits or ParityLimits()
-
-    def make(destination: Path) -> None:
-        export_in_child(program, destination, opset, timeout_s, where=str(bundle.source))
-        model = OnnxModel(path=destination, precision=Precision.FP32, digest=file_digest(destination))
-        report = _certify(bundle.with_onnx(model), ledger)
-        require_parity(report, limits, where=str(bundle.source))
-        (destination.parent / CERTIFICATE).write_bytes(_REPORT.dump_json(report, indent=2))
-
-    path = repository.fetch(_key(program, bundle, opset, limits), make)
-    model = OnnxModel(path=path, precision=Precision.FP32, digest=file_digest(path))
-    return Conversion(model=model, certificate=path.with_name(CERTIFICATE))
+    request = request or ConversionRequest()
+    work = _Work(bundle, repository, request, ledger, advance)
+    conversion = work.fp32() if request.precision is Precision.FP32 else work.from_fp32()
+    limits = request.limits or default_limits(request.precision)
+    require_parity(conversion.certificate.report, limits, where=str(bundle.source))
+    return conversion
 
 
-def _certify(bundle: Bundle, ledger: Path | None) -> ParityReport:
-    """Run the original through Paddle and the result through ONNX Runtime on generated pictures."""
-    threads = usable_cores()
-    try:
-        candidate = open_runtime(bundle, OnnxOptions(threads=threads))
-    except ModelLoadError as error:
-        raise RefusedError(
-            f"{bundle.source}: paddle2onnx made a model that ONNX Runtime does not run ({error}); "
-            "run it with --runtime paddle, or auto"
-        ) from error
-    reference = open_runtime(bundle, PaddleOptions(threads=threads), ledger=ledger)
-    with Predictor(bundle, reference) as expected, Predictor(bundle, candidate) as actual:
-        return compare(expected, actual, named_pictures())
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One conversion."""
+
+    bundle: Bundle
+    repository: Repository
+    request: ConversionRequest
+    ledger: Path | None
+    advance: Advance
+
+    def fp32(self) -> Conversion:
+        """The plain conversion, certified on generated pictures, and on the user's own where there are some."""
+        found = self._fetch(self._fp32_key(), Precision.FP32, self._make_fp32)
+        if self.request.precision is not Precision.FP32 or not self.request.verification:
+            return found
+        with self._original() as original:
+            report = self._compared(original, Precision.FP32, self._pictures(), found.model.path)
+        return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
+
+    def from_fp32(self) -> Conversion:
+        """INT8 or FP16, made of the FP32 model."""
+        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
+            raise CalibrationError(
+                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
+                f"that it will see, {len(self.request.calibration)} were given: name more with --calibrate"
+            )
+        base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
+        if base is None:
+            raise _nothing_to_convert(self.bundle)
+        make = self._make_int8 if self.request.precision is Precision.INT8 else self._make_fp16
+        return self._fetch(self._derived_key(base), self.request.precision, partial(make, base))
+
+    def _fetch(self, key: str, precision: Precision, make: Callable[[Path], Certificate]) -> Conversion:
+        def make_with_certificate(destination: Path) -> None:
+            certificate = make(destination)
+            (destination.parent / CERTIFICATE).write_bytes(_CERTIFICATE.dump_json(certificate, indent=2))
+
+        path = self.repository.fetch(key, make_with_certificate)
+        certificate = _CERTIFICATE.validate_json(path.with_name(CERTIFICATE).read_bytes())
+        return Conversion(OnnxModel(path=path, precision=precision, digest=certificate.model_digest), certificate)
+
+    def _make_fp32(self, destination: Path) -> Certificate:
+        from converters.graph_optimization import fold_constants
+
+        program = self.bundle.paddle
+        if program is None:
+            raise _nothing_to_convert(self.bundle)
+        self.advance("converting", 0, 3)
+        plain = destination.with_name("plain.onnx")
+        export_in_child(
+            program,
+            plain,
+            self.request.opset,
+            self.request.timeout_s,
+            where=str(self.bundle.source),
+            input_shape=self.request.input_shape,
+        )
+        self.advance("folding constants", 1, 3)
+        try:
+            fold_constants(plain, destination)
+        except ConversionError as error:
+            raise RefusedError(f"{self.bundle.source}: {error}; run it with --runtime paddle, or auto") from error
+        plain.unlink()
+        self.advance("comparing with Paddle", 2, 3)
+        with self._original() as original:
+            pictures = named_pictures(self.request.input_shape)
+            report = self._compared(original, Precision.FP32, pictures, destination)
+        return self._certificate(Precision.FP32, destination, report, "generated")
+
+    def _make_int8(self, base: OnnxModel, destination: Path) -> Certificate:
+        from converters.quantization import quantize
+
+        # The search asks often: it is judged by the FP32 model, which is many times faster than Paddle without oneDNN.
+        with self._opened(base) as floating:
+            quantized = quantize(
+                base.path,
+                destination,
+                partial(self._feeds, floating),
+                lambda path: self._compared(floating, Precision.INT8, self._pictures(), path),
+                self.request.limits or default_limits(Precision.INT8),
+                where=str(self.bundle.source),
+                advance=self.advance,
+            )
+        return self._compared_with_original(Precision.INT8, destination, quantized.excluded_nodes)
+
+    def _make_fp16(self, base: OnnxModel, destination: Path) -> Certificate:
+        from converters.half_precision import to_half
+
+        self.advance("halving", 0, 2)
+        to_half(base.path, destination)
+        self.advance("comparing with the original", 1, 2)
+        return self._compared_with_original(Precision.FP16, destination)
+
+    def _compared_with_original(
+        self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
+    ) -> Certificate:
+        with self._original() as original:
+            report = self._compared(original, precision, self._pictures(), path)
+        if self.request.verification:
+            return self._certificate(precision, path, report, "verification", excluded_nodes)
+        compared_on = "calibration" if self.request.calibration else "generated"
+        return self._certificate(precision, path, report, compared_on, excluded_nodes)
+
+    def _certificate(
+        self,
+        precision: Precision,
+        path: Path,
+        report: ParityReport,
+        compared_on: ComparedOn,
+        excluded_nodes: tuple[str, ...] = (),
+    ) -> Certificate:
+        return Certificate(
+            precision=precision,
+            opset=self.request.opset,
+            input_shape=self.request.input_shape,
+            excluded_nodes=excluded_nodes,
+            model_digest=file_digest(path),
+            compared_on=compared_on,
+            report=report,
+        )
+
+    def _original(self) -> Predictor:
+        threads = usable_cores()
+        options: RuntimeOptions = PaddleOptions(threads=threads) if self.bundle.paddle else OnnxOptions(threads=threads)
+        return Predictor(self.bundle, open_runtime(self.bundle, options, ledger=self.ledger))
+
+    def _opened(self, model: OnnxModel) -> Predictor:
+        bundle = self.bundle.with_onnx(model)
+        options = OnnxOptions(threads=usable_cores(), precision=model.precision)
+        return Predictor(bundle, open_runtime(bundle, options))
+
+    def _compared(
+        self, reference: Predictor, precision: Precision, pictures: Iterable[tuple[str, SourceImage]], path: Path
+    ) -> ParityReport:
+        try:
+            candidate = self._opened(OnnxModel(path=path, precision=precision, digest=file_digest(path)))
+        except ModelLoadError as error:
+            raise RefusedError(
+                f"{self.bundle.source}: the conversion gives a model that ONNX Runtime does not run ({error}); "
+                "run the bundle with --runtime paddle, or auto"
+            ) from error
+        with candidate:
+            return compare(reference, candidate, pictures)
+
+    def _pictures(self) -> Iterable[tuple[str, SourceImage]]:
+        files = self.request.verification or self.request.calibration
+        if files:
+            return ((str(path), read_image(path)) for path in files)
+        return named_pictures(self.request.input_shape)
+
+    def _feeds(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
+        """The calibration pictures as the network gets them, one at a time."""
+        for path in self.request.calibration:
+            try:
+                prepared = predictor.prepare(read_image(path))
+            except ImageError as error:
+                raise CalibrationError(f"{path}: cannot be used for calibration ({error}): leave it out") from error
+            yield {predictor.input_name: prepared.tensor[None]}
+
+    def _fp32_key(self) -> str:
+        program = self.bundle.paddle
+        if program is None:
+            raise _nothing_to_convert(self.bundle)
+        return self._key(Precision.FP32, program.digest)
+
+    def _derived_key(self, base: OnnxModel) -> str:
+        pictures = [
+            [file_digest(path) for path in each] for each in (self.request.calibration, self.request.verification)
+        ]
+        # The search for nodes to leave in floating point ends where the limits are met.
+        limits = asdict(self.request.limits or default_limits(self.request.precision))
+        return self._key(self.request.precision, base.digest, pictures, limits)
+
+    def _key(self, precision: Precision, *content: object) -> str:
+        versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
+        known = [repr(self.bundle.transforms), self.request.opset, self.request.input_shape, versions, _RECIPE]
+        text = json.dumps([*content, *known], sort_keys=True)
+        return f"{precision}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
-def named_pictures() -> list[tuple[str, SourceImage]]:
+def _nothing_to_convert(bundle: Bundle) -> ConversionError:
+    return ConversionError(f"{bundle.source}: holds no Paddle program to convert")
+
+
+def named_pictures(size: tuple[int, int] | None = None) -> list[tuple[str, SourceImage]]:
     """Make the pictures that a conversion is certified with where a user names none.
+
+    Args:
+        size: height and width of all; None: three sizes, one of them odd and not square.
 
     Returns:
         Names that tell the size, and images.
     """
-    return [(f"generated {each.width}x{each.height}", each) for each in generated_images()]
+    images = generated_images() if size is None else generated_images(((size[1], size[0]),) * 3)
+    return [(f"generated {each.width}x{each.height}", each) for each in images]
 
 
 def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> None:
@@ -119,7 +363,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
 
     Args:
         bundle: an open bundle; it is not changed.
-        conversion: the model and its certificate.
+        conversion: the model and its certificate; takes the place of one of the same precision.
         destination: the archive to write; replaced in one step.
 
     Raises:
@@ -131,17 +375,13 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(bundle.folder).parts)
     }
     folder = f"onnx/{conversion.model.precision}"
-    added = {f"{folder}/model.onnx": conversion.model.path, f"{folder}/{CERTIFICATE}": conversion.certificate}
+    certificate = _CERTIFICATE.dump_json(conversion.certificate, indent=2)
     try:
-        pack({**kept, **added}, destination)
+        pack(
+            {**kept, f"{folder}/model.onnx": conversion.model.path, f"{folder}/{CERTIFICATE}": certificate}, destination
+        )
     except OSError as error:
         raise ConversionError(f"{destination}: cannot be written ({error})") from error
-
-
-def _key(program: PaddleModel, bundle: Bundle, opset: int, limits: ParityLimits) -> str:
-    versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
-    text = json.dumps([program.digest, repr(bundle.transforms), opset, repr(limits), versions, _RECIPE], sort_keys=True)
-    return "fp32-" + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _version_of(distribution: str) -> str:

@@ -2,26 +2,30 @@
 
 The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one
 layer, traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes
-whenever program and weights are: members sorted, no times, no owners.
+whenever program and weights are: members sorted, no times, no owners. (Paddle numbers what it traces, so a second export
+in one process is another program.)
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle ships no type information.
 
 import json
-import re
-import shutil
 import sysconfig
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import yaml
-
-from converters.packing import pack
+from converters.bundle_files import (
+    DEPLOY,
+    FREE_AXES,
+    META,
+    WEIGHTS,
+    ExportClass,
+    bundle_in_one_step,
+    deploy_text,
+    meta_text,
+)
 from engine.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -29,36 +33,10 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
 
 OutputOp = Literal["none", "softmax", "argmax"]
-Color = tuple[int, int, int]
 Transform = Mapping[str, object]
 """One entry of ``transforms`` in deploy.yaml: ``{"type": "Normalize"}`` with its arguments beside it."""
 
-PROGRAM, WEIGHTS, DEPLOY, META = "model.json", "model.pdiparams", "deploy.yaml", "meta.json"
-_ARCHIVE_ENDINGS = (".tgz", ".tar.gz")
-_PUBLIC_FILE, _PUBLIC_FOLDER = 0o644, 0o755
-
-
-@dataclass(frozen=True, slots=True)
-class ExportClass:
-    """A class of the network, in the order of its output channels.
-
-    Attributes:
-        name: What people call it; its identifier in ``meta.json`` is made from it.
-        color: ``def_color``, RGB, 0-255; None leaves it out, and the reader's palette decides.
-    """
-
-    name: str
-    color: Color | None = None
-
-    @property
-    def urn(self) -> str:
-        """The identifier in ``meta.json``.
-
-        >>> ExportClass("Other bottom").urn
-        'urn:ibenthos:segmentation:class:other-bottom'
-        """
-        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-        return f"urn:ibenthos:segmentation:class:{slug}"
+PROGRAM = "model.json"
 
 
 def export_bundle(
@@ -69,7 +47,7 @@ def export_bundle(
     classes: Sequence[ExportClass],
     transforms: Sequence[Transform] | None,
     output_op: OutputOp = "none",
-    input_shape: Sequence[int | None] = (None, 3, None, None),
+    input_shape: Sequence[int | None] = FREE_AXES,
     model_record: Mapping[str, object] | None = None,
 ) -> Path:
     """Export a PaddleSeg network as a bundle, in one step: the destination is whole or absent.
@@ -94,29 +72,58 @@ def export_bundle(
         ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path
             of this machine would stay in the program.
     """
-    archived = destination.name.endswith(_ARCHIVE_ENDINGS)
-    if not archived and destination.exists() and (destination.is_file() or any(destination.iterdir())):
-        raise ConversionError(
-            f"{destination}: not an empty folder; remove it or name an archive ({_ARCHIVE_ENDINGS[0]})"
+    with bundle_in_one_step(destination) as folder:
+        write_files(
+            network,
+            folder,
+            name=name,
+            classes=classes,
+            transforms=transforms,
+            output_op=output_op,
+            input_shape=input_shape,
+            model_record=model_record,
         )
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    # The staging folder lies beside the destination: only within one file system is os.replace a single step.
-    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    try:
-        folder = staging / "bundle"
-        folder.mkdir()
-        _save_program(network, folder, output_op, input_shape)
-        _refuse_local_paths(folder / PROGRAM)
-        (folder / DEPLOY).write_text(_deploy_text(transforms, output_op, input_shape), encoding="utf-8")
-        (folder / META).write_text(_meta_text(name, classes, input_shape, model_record or {}), encoding="utf-8")
-        if archived:
-            pack({path.name: path for path in folder.iterdir()}, destination)
-        else:
-            _open_to_all(folder)
-            folder.replace(destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return destination
+
+
+def write_files(
+    network: "Layer",
+    folder: Path,
+    *,
+    name: str,
+    classes: Sequence[ExportClass],
+    transforms: Sequence[Transform] | None,
+    output_op: OutputOp,
+    input_shape: Sequence[int | None],
+    model_record: Mapping[str, object] | None,
+) -> None:
+    """Export a PaddleSeg network as the files of a bundle.
+
+    Args:
+        network: As `export_bundle` takes it.
+        folder: Receives the files.
+        name: Name of the model in ``meta.json``.
+        classes: The classes, in the order of the output channels.
+        transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
+        output_op: What the program ends in.
+        input_shape: NCHW; None is a free axis.
+        model_record: What ``meta.json`` says in ``model`` about the model's origin.
+
+    Raises:
+        ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
+    """
+    _save_program(network, folder, output_op, input_shape)
+    _refuse_local_paths(folder / PROGRAM)
+    deploy = {
+        "model": PROGRAM,
+        "params": WEIGHTS,
+        "transforms": None if transforms is None else [dict(transform) for transform in transforms],
+        "input_shape": list(input_shape),
+        "output_op": output_op,
+        "output_dtype": "int32" if output_op == "argmax" else "float32",
+    }
+    (folder / DEPLOY).write_text(deploy_text({"Deploy": deploy}), encoding="utf-8")
+    (folder / META).write_text(meta_text(name, classes, input_shape, model_record or {}), encoding="utf-8")
 
 
 def _save_program(network: "Layer", folder: Path, output_op: OutputOp, input_shape: Sequence[int | None]) -> None:
@@ -188,39 +195,3 @@ def _refuse_local_paths(program: Path) -> None:
             raise ConversionError(
                 f"{program.name}: the exporting machine's path {place} stays in the program; strip it first"
             )
-
-
-def _deploy_text(transforms: Sequence[Transform] | None, output_op: OutputOp, input_shape: Sequence[int | None]) -> str:
-    deploy = {
-        "model": PROGRAM,
-        "params": WEIGHTS,
-        "transforms": None if transforms is None else [dict(transform) for transform in transforms],
-        "input_shape": list(input_shape),
-        "output_op": output_op,
-        "output_dtype": "int32" if output_op == "argmax" else "float32",
-    }
-    return yaml.safe_dump({"Deploy": deploy}, sort_keys=False, default_flow_style=None)
-
-
-def _meta_text(
-    name: str, classes: Sequence[ExportClass], input_shape: Sequence[int | None], model_record: Mapping[str, object]
-) -> str:
-    entries: list[dict[str, Any]] = []
-    for entry in classes:
-        color = {} if entry.color is None else {"def_color": list(entry.color)}
-        entries.append({"id": entry.urn, "name": entry.name, **color})
-    meta = {
-        "$schema": "urn:ibenthos:schema:paddle.seg.model.1",
-        "name": name,
-        "model": dict(model_record),
-        "classes": entries,
-        "shape": list(input_shape),
-    }
-    return json.dumps(meta, indent=2) + "\n"
-
-
-def _open_to_all(folder: Path) -> None:
-    """Give a folder made by mkdtemp's rules the usual rights."""
-    folder.chmod(_PUBLIC_FOLDER)
-    for path in folder.iterdir():
-        path.chmod(_PUBLIC_FILE)

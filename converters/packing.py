@@ -1,6 +1,7 @@
 """Write a bundle's files as one archive: the same bytes whenever names and contents are the same, whole or absent."""
 
 import gzip
+import io
 import os
 import tarfile
 import tempfile
@@ -10,11 +11,11 @@ from pathlib import Path
 _PUBLIC_FILE = 0o644
 
 
-def pack(files: Mapping[str, Path], destination: Path) -> None:
+def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
     """Write a gzipped tar; whatever was at the destination is replaced in one step.
 
     Args:
-        files: member name to the file that holds its content.
+        files: member name to its content, or to the file that holds it.
         destination: the archive.
 
     Raises:
@@ -27,11 +28,13 @@ def pack(files: Mapping[str, Path], destination: Path) -> None:
             gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as squeezed,
             tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
         ):
-            for name, path in sorted(files.items()):
+            for name, content in sorted(files.items(), key=lambda item: item[0]):
                 member = tarfile.TarInfo(name)
-                member.size, member.mode = path.stat().st_size, _PUBLIC_FILE
-                with path.open("rb") as content:
-                    archive.addfile(member, content)
+                member.mode = _PUBLIC_FILE
+                with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as opened:
+                    member.size = opened.seek(0, io.SEEK_END)
+                    opened.seek(0)
+                    archive.addfile(member, opened)
         Path(partial).chmod(_PUBLIC_FILE)
         Path(partial).replace(destination)
     except BaseException:

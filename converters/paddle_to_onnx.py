@@ -1,14 +1,15 @@
 """A Paddle program to one ONNX file with dynamic input, by paddle2onnx in a child process.
 
-The converter can abort its whole process, hence the child. What it cannot express for every input size is marked before
-and replaced after it (`converters.dynamic_pool`). Its own graph clean-up is left out: it would install packages at run
-time, and ONNX Runtime folds the same constants when it loads the model.
+The converter can abort its whole process, hence the child. What it cannot express for every input size is cut out
+before and replaced after it (`converters.rewrites`). Its own graph clean-up is left out: it would install packages at
+run time, and ONNX Runtime folds the same constants when it loads the model.
 """
 
 # paddle2onnx and paddle ship no complete types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
 
+import json
 import os
 import re
 import signal
@@ -17,12 +18,19 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from converters.dynamic_pool import mark_grid_pools, replace_marks
 from converters.repository import RefusedError
+from converters.rewrites import FINDERS
+from converters.rewrites.cutting import cut, join
+from converters.rewrites.known import is_known
+from converters.rewrites.program import Program
+from converters.rewrites.same_padding import drop_ignored_dilations
 from engine.bundle import PaddleModel
 from engine.errors import ConversionError
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 17
 TIMEOUT_S = 1800
@@ -31,8 +39,22 @@ _TROUBLE = re.compile(r"^(ImportError|ModuleNotFoundError|MemoryError|OSError|Pe
 """Of this machine, not of the network: not remembered."""
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
+_OURS = re.compile(r"^engine\.errors\.ConversionError: (.*)", re.MULTILINE)
+_OPERATOR = re.compile(r"pd_op\.(\w+)")
+_OPERATORS = "operators.json"
+"""What the child leaves in its folder: the operators that it hands to the converter, and where they are."""
+_LISTED_NODES = 3
 
-def export_in_child(program: PaddleModel, destination: Path, opset: int, timeout_s: float, *, where: str) -> None:
+
+def export_in_child(
+    program: PaddleModel,
+    destination: Path,
+    opset: int,
+    timeout_s: float,
+    *,
+    where: str,
+    input_shape: tuple[int, int] | None = None,
+) -> None:
     """Convert a program; the child may abort, hang or be killed without harm to this process.
 
     Args:
@@ -41,12 +63,15 @@ def export_in_child(program: PaddleModel, destination: Path, opset: int, timeout
         opset: ONNX operator set.
         timeout_s: seconds that the child may take.
         where: the bundle, for messages.
+        input_shape: the only height and width, in pixels, that the ONNX model takes; None leaves both free. The batch
+            stays as the program has it.
 
     Raises:
-        RefusedError: the converter will never take this network.
+        RefusedError: the converter will never take this network; the message names the operator and where it is.
         ConversionError: it failed for a reason of this machine: time, memory, disk, a broken installation.
     """
-    arguments = [str(program.program.absolute()), str(program.params.absolute()), str(destination), str(opset)]
+    files = [program.program.absolute(), program.params.absolute(), destination.absolute()]
+    arguments = [*map(str, files), str(opset), *map(str, input_shape or ())]
     with tempfile.TemporaryDirectory(prefix="pseg-convert-") as scratch:
         try:
             done = subprocess.run(  # noqa: S603 - our own module with our own arguments
@@ -59,6 +84,7 @@ def export_in_child(program: PaddleModel, destination: Path, opset: int, timeout
             )
         except subprocess.TimeoutExpired as error:
             raise ConversionError(f"{where}: the converter did not finish within {timeout_s:g} s") from error
+        operators = _read_operators(Path(scratch) / _OPERATORS)
     if done.returncode == 0 and destination.is_file():
         return
     if -done.returncode == signal.SIGKILL:
@@ -69,11 +95,28 @@ def export_in_child(program: PaddleModel, destination: Path, opset: int, timeout
     trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
     if done.returncode > 0 and trouble:
         raise ConversionError(f"{where}: the converter failed ({trouble.group()[:300]}): mend that and convert again")
+    ours = _OURS.search(done.stderr.decode(errors="replace"))
+    if ours:
+        raise RefusedError(f"{where}: {ours.group(1)}")
     detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
+    reason = _reason(done.stdout + done.stderr)
     raise RefusedError(
-        f"{where}: paddle2onnx cannot convert this network ({detail}): {_reason(done.stdout + done.stderr)}; "
+        f"{where}: paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
         "run it with --runtime paddle, or auto"
     )
+
+
+def _read_operators(path: Path) -> dict[str, dict[str, list[str]]]:
+    """What the child left: `nodes`, the places of each kind of operator, and `unknown`, the same of unknown kinds."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nodes": {}, "unknown": {}}
+
+
+def _nodes_meant(reason: str, operators: dict[str, dict[str, list[str]]]) -> str:
+    """Where the operators are that the converter complains about; it seldom says so itself, and may name none."""
+    named = {kind: operators["nodes"][kind] for kind in _OPERATOR.findall(reason) if kind in operators["nodes"]}
+    meant = named or (operators["unknown"] if "unsupported operators" in reason else {})
+    found = [f"pd_op.{kind} at {', '.join(places[:_LISTED_NODES])}" for kind, places in meant.items()]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _reason(output: bytes) -> str:
@@ -83,7 +126,9 @@ def _reason(output: bytes) -> str:
     return next(iter([*telling, *lines[-1:]]), "it said nothing")[:300]
 
 
-def _export(program: Path, params: Path, destination: Path, opset: int, scratch: Path) -> None:
+def _export(
+    program: Path, params: Path, destination: Path, opset: int, input_shape: tuple[int, int] | None, scratch: Path
+) -> None:
     """Convert, in the child process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -92,16 +137,64 @@ def _export(program: Path, params: Path, destination: Path, opset: int, scratch:
 
     if program.suffix == ".pdmodel":
         program, params = _translate_to_pir(program, params, scratch)
-    marked = scratch / "marked.json"
-    pools = mark_grid_pools(program, marked)
+    content = Program.read(program)
+    drop_ignored_dilations(content)
+    cuts = cut(content, FINDERS)
+    rest = scratch / "rest.json"
+    content.write(rest)
+    _write_operators(content, scratch / _OPERATORS)
     paddle2onnx.export(
-        str(marked), str(params), str(destination), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
+        str(rest), str(params), str(destination), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
     )
-    if pools and destination.is_file():
+    if destination.is_file():
         model = onnx.load(destination)
-        replace_marks(model, pools)
+        join(model, cuts)
+        if input_shape is not None:
+            model = with_input_shape(model, input_shape)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, destination)
+
+
+def _write_operators(program: Program, path: Path) -> None:
+    from paddle2onnx import paddle2onnx_cpp2py_export  # pyright: ignore[reportAttributeAccessIssue] - compiled
+
+    nodes: dict[str, list[str]] = {}
+    for operation in program.everywhere():
+        nodes.setdefault(operation.kind, []).append(operation.place)
+    known = frozenset(paddle2onnx_cpp2py_export.get_all_supported_operators_pir())
+    unknown = {kind: places for kind, places in nodes.items() if not is_known(kind, known)}
+    path.write_text(json.dumps({"nodes": nodes, "unknown": unknown}), encoding="utf-8")
+
+
+def with_input_shape(model: "onnx.ModelProto", input_shape: tuple[int, int]) -> "onnx.ModelProto":
+    """Fix height and width of a model's input.
+
+    Args:
+        model: with one input, NCHW; its input is changed in place.
+        input_shape: height and width, in pixels.
+
+    Returns:
+        The model with the shapes that follow from it.
+
+    Raises:
+        ConversionError: the program has fixed other ones.
+    """
+    import onnx
+
+    (entry,) = model.graph.input
+    axes = entry.type.tensor_type.shape.dim[2:4]
+    fixed = tuple(axis.dim_value for axis in axes)
+    if any(has not in {0, wanted} for has, wanted in zip(fixed, input_shape, strict=True)):
+        raise ConversionError(f"the program takes pictures of {fixed} only (height, width), not of {input_shape}")
+    for axis, wanted in zip(axes, input_shape, strict=True):
+        axis.dim_value = wanted
+    # What was said about shapes inside holds for free axes.
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for axis in output.type.tensor_type.shape.dim:
+            if not axis.dim_value:
+                axis.Clear()
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def _translate_to_pir(program: Path, params: Path, scratch: Path) -> tuple[Path, Path]:
@@ -123,7 +216,8 @@ def _translate_to_pir(program: Path, params: Path, scratch: Path) -> tuple[Path,
 
 if __name__ == "__main__":
     onnx_file = Path(sys.argv[3])
-    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[4]), Path.cwd())
+    fixed_shape = (int(sys.argv[5]), int(sys.argv[6])) if len(sys.argv) > 5 else None
+    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[4]), fixed_shape, Path.cwd())
     sys.stdout.flush()
     # Paddle's own tear-down at exit may crash; the file is written.
     os._exit(0 if onnx_file.is_file() else 1)

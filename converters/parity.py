@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.repository import RefusedError
 from engine.bundle import class_of_index
 from engine.errors import ConversionError, ImageError
 from engine.images import Capture, SourceImage
@@ -28,12 +27,12 @@ class ParityLimits:
     """What a conversion must keep to.
 
     Attributes:
-        max_mismatched_ppm: pixels per million whose class may differ.
+        max_mismatched_ppm: pixels per million whose class may differ; None: any.
         min_class_iou: smallest intersection over union of a class that counts, 0–1; None: any.
         max_cover_error: largest difference of a class's cover in one image, 0–1; None: any.
     """
 
-    max_mismatched_ppm: float = 100.0
+    max_mismatched_ppm: float | None = 100.0
     min_class_iou: float | None = None
     max_cover_error: float | None = None
 
@@ -71,7 +70,7 @@ class ParityReport:
     candidate: Provenance
 
 
-class ParityError(RefusedError):
+class ParityError(ConversionError):
     """A converted model misses its limits.
 
     Attributes:
@@ -238,7 +237,7 @@ def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) ->
         ParityError: a limit is missed; it carries the report.
     """
     missed: list[str] = []
-    if report.mismatched_ppm > limits.max_mismatched_ppm:
+    if limits.max_mismatched_ppm is not None and report.mismatched_ppm > limits.max_mismatched_ppm:
         missed.append(
             f"{report.mismatched_ppm:.1f} mismatched pixels per million, at most {limits.max_mismatched_ppm:g}"
         )

@@ -1,18 +1,27 @@
-"""The cache of converted models: keyed by content, written atomically, safe when two processes want the same one.
+"""The cache of converted models: keyed by content, written atomically, bounded, safe when two processes want one model.
 
 An entry appears by one rename of a finished file, so that a reader sees all of it or none. A lock file per entry keeps
 two processes from doing the same work; the kernel drops the lock of a process that dies.
+
+After each new entry the cache is brought below its bound: the entries that were used longest ago go first. One that was
+used within the last hour stays, whatever the bound, since a process may be about to open it.
 """
 
 import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConversionError
+
+MODEL = "model.onnx"
+DEFAULT_MAX_BYTES = 8 << 30
+KEPT_S = 3600.0
 
 
 class RefusedError(ConversionError):
@@ -25,9 +34,13 @@ class Repository:
 
     Attributes:
         root: the folder; made when needed.
+        max_bytes: bound of all entries together.
+        kept_s: seconds for which an entry that was used is safe from removal.
     """
 
     root: Path
+    max_bytes: int = DEFAULT_MAX_BYTES
+    kept_s: float = KEPT_S
 
     def fetch(self, key: str, make: Callable[[Path], None]) -> Path:
         """Return the entry of a key, making it first if it is absent.
@@ -43,30 +56,102 @@ class Repository:
 
         Raises:
             RefusedError: the model was refused, now or earlier.
-            ConversionError: the cache folder cannot be written to.
+            ConversionError: the cache folder cannot be written to, or its disk is full.
         """
-        entry = self.root / key / "model.onnx"
+        entry = self.root / key / MODEL
         refusal = entry.with_name("refused.txt")
-        if entry.is_file():
+        if _used_now(entry):
             return entry
-        try:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            lock = (entry.parent / "lock").open("w")
-        except OSError as error:
-            raise ConversionError(
-                f"the cache {self.root} cannot be written to ({error}): name another with --cache-dir"
-            ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked(entry):
             if refusal.is_file():
                 raise RefusedError(refusal.read_text(encoding="utf-8"))
-            if not entry.is_file():
+            if not _used_now(entry):
                 try:
                     _make(entry, make)
                 except RefusedError as error:
                     _write_refusal(refusal, str(error))
                     raise
+        self._remove_the_oldest()
         return entry
+
+    def _locked(self, entry: Path) -> "_Lock":
+        # Whoever removes an entry takes its folder away, lock and all: a lock on a file that is gone locks nothing.
+        while True:
+            try:
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                lock = _Lock(entry.with_name("lock"), fcntl.LOCK_EX)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ConversionError(
+                    f"the cache {self.root} cannot be written to ({error}): name another with --cache-dir"
+                ) from error
+            if lock.still_there():
+                return lock
+            lock.__exit__()
+
+    def _remove_the_oldest(self) -> None:
+        sizes = {folder: _bytes_in(folder) for folder in self.root.iterdir()}
+        total = sum(sizes.values())
+        for folder in sorted(sizes, key=_used_s):
+            if total <= self.max_bytes or _used_s(folder) > time.time() - self.kept_s:
+                return
+            # Whoever holds the lock is at work there: waiting for each other, two processes would wait forever.
+            with suppress(BlockingIOError, FileNotFoundError), _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                # The model first: without it the rest is no entry, even if the process dies here.
+                (folder / MODEL).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= sizes[folder]
+
+
+class _Lock:
+    """A lock on a file, taken when made."""
+
+    def __init__(self, path: Path, operation: int) -> None:
+        self._path = path
+        self._file = path.open("w")
+        try:
+            fcntl.flock(self._file, operation)
+        except BlockingIOError:
+            self._file.close()
+            raise
+
+    def still_there(self) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        return False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _used_now(entry: Path) -> bool:
+    """Whether the entry is there; if so, its time of use is noted."""
+    try:
+        os.utime(entry)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # A cache that can only be read, such as one baked into an image, is still a cache.
+        return entry.is_file()
+    return True
+
+
+def _used_s(folder: Path) -> float:
+    """When the entry was used last; 0 if it is none."""
+    with suppress(FileNotFoundError):
+        return (folder / MODEL).stat().st_mtime
+    return 0.0
+
+
+def _bytes_in(folder: Path) -> int:
+    # Another process may remove the folder meanwhile.
+    with suppress(OSError):
+        return sum(path.stat().st_size for path in folder.iterdir())
+    return 0
 
 
 def _write_refusal(path: Path, reason: str) -> None:
@@ -78,10 +163,10 @@ def _write_refusal(path: Path, reason: str) -> None:
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
     for abandoned in entry.parent.glob("making-*"):  # of a process that was killed: the lock is ours now
         shutil.rmtree(abandoned, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="making-", dir=entry.parent) as folder:
-        partial = Path(folder) / entry.name
-        make(partial)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="making-", dir=entry.parent) as folder:
+            partial = Path(folder) / entry.name
+            make(partial)
             with partial.open("rb") as finished:
                 os.fsync(finished.fileno())
             # The entry comes last: where it is, all that belongs to it is.
@@ -89,5 +174,5 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
                 if companion != partial:
                     companion.replace(entry.with_name(companion.name))
             partial.replace(entry)
-        except OSError as error:
-            raise ConversionError(f"{entry}: the converted model cannot be stored ({error})") from error
+    except OSError as error:
+        raise ConversionError(f"{entry}: the converted model cannot be stored ({error})") from error

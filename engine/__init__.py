@@ -10,6 +10,7 @@ Importing this package loads neither paddle nor onnxruntime: each is loaded when
 from engine.bundle import Bundle, OnnxModel, PaddleModel, SegmentationClass, open_bundle
 from engine.errors import (
     BundleError,
+    CalibrationError,
     ConversionError,
     EngineError,
     ImageError,
@@ -39,6 +40,7 @@ from engine.selection import OneDnn, RuntimeRequest
 __all__ = [
     "Bundle",
     "BundleError",
+    "CalibrationError",
     "ClassCover",
     "ConversionError",
     "Device",

@@ -28,7 +28,7 @@ from engine.transforms import Transform
 Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]
 
-_DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
+DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
 _TEXT_BYTES = 4 << 20
 _NAME_BYTES = 255
@@ -42,6 +42,11 @@ def _minus_one_is_dynamic(value: object) -> object:
     return None if value == -1 else value
 
 
+def _empty_is_none(value: object) -> object:
+    # The original service's exporter writes an empty list for a class without a colour.
+    return value or None
+
+
 Axis = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_minus_one_is_dynamic)]
 
 
@@ -49,7 +54,10 @@ class _ClassRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
     id: str | None = None
     name: str | None = None
-    def_color: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = Field(default=None, min_length=3, max_length=4)
+    def_color: Annotated[
+        Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=4)] | None,
+        BeforeValidator(_empty_is_none),
+    ] = None
 
 
 class _MetaRecord(BaseModel):
@@ -209,7 +217,7 @@ def open_bundle(
     """
     source = Path(path)
     if source.is_dir():
-        at_top = any((source / name).is_file() for name in _DEPLOY_NAMES)
+        at_top = any((source / name).is_file() for name in DEPLOY_NAMES)
         yield read_bundle(source if at_top else _model_folder(source, source), source, inspect_only=inspect_only)
         return
     if not source.is_file():
@@ -303,7 +311,7 @@ def _digest_of(digests: Mapping[str, str]) -> str:
 
 def _model_folder(unpacked: Path, source: Path) -> Path:
     candidates = [unpacked, *sorted(path for path in unpacked.iterdir() if path.is_dir() and path.name != "onnx")]
-    holding = [folder for folder in candidates if any((folder / name).is_file() for name in _DEPLOY_NAMES)]
+    holding = [folder for folder in candidates if any((folder / name).is_file() for name in DEPLOY_NAMES)]
     if len(holding) > 1:
         names = ", ".join(folder.relative_to(unpacked).as_posix() for folder in holding)
         raise BundleError(f"{source}: holds several models ({names}): pack one model into one archive")
@@ -311,7 +319,7 @@ def _model_folder(unpacked: Path, source: Path) -> Path:
 
 
 def _deploy_file(folder: Path, source: Path) -> Path:
-    for name in _DEPLOY_NAMES:
+    for name in DEPLOY_NAMES:
         if (folder / name).is_file():
             return folder / name
     raise BundleError(

@@ -10,6 +10,7 @@ EngineError
 ├ ImageError                  unreadable, too large, wrong bands
 ├ InferenceError              the run itself failed; the vendor's error is its cause
 └ ConversionError             the model could not be converted
+  └ CalibrationError          the pictures for INT8 are too few, or cannot be read
 ```
 
 A message says what happened, where (file, field, image) and what to do about it.
@@ -50,3 +51,7 @@ class InferenceError(EngineError):
 
 class ConversionError(EngineError):
     """A model could not be converted to ONNX."""
+
+
+class CalibrationError(ConversionError):
+    """The pictures that INT8 is calibrated with are too few, or cannot be read."""

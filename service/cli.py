@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,8 @@ from typer import core
 
 from service.commands.terminal import messages
 
-_COMMANDS = ("predict", "inspect", "convert", "verify", "doctor", "demo")
-"""Each is a file of `service.commands` with a function of its name."""
+_COMMANDS = ("predict", "inspect", "convert", "verify", "evaluate", "export", "import", "doctor", "demo")
+"""Each is a file of `service.commands` with a function of its name (`import_` for import)."""
 
 
 class _RichMessages(logging.Handler):
@@ -34,8 +35,9 @@ class _LoadedWhenCalled(core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         if cmd_name not in self.commands:
             return None
+        place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        command.command(cmd_name)(getattr(import_module(f"service.commands.{cmd_name}"), cmd_name))
+        command.command(cmd_name)(getattr(import_module(f"service.commands.{place}"), place))
         return typer.main.get_command(command)
 
 
@@ -49,9 +51,20 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from service.version import banner
+
+        typer.echo(banner())
+        raise typer.Exit
+
+
 @app.callback()
 def configure(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what is done, on stderr")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="say which build this is", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Set up logging."""
     level = logging.DEBUG if verbose else logging.WARNING

@@ -5,12 +5,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from converters.conversion import convert, named_pictures
-from converters.parity import ParityReport, compare
-from converters.repository import Repository
 from engine import (
     Bundle,
     Device,
@@ -37,6 +35,11 @@ from engine.shapes import collect_inner_ranges, collect_profile, read_profile, w
 from service.request import PredictRequest
 from service.results import ImageTask, ResultWriter
 
+if TYPE_CHECKING:
+    # Most runs convert nothing, and start faster without.
+    from converters.parity import ParityReport
+    from converters.repository import Repository
+
 _log = logging.getLogger(__name__)
 _PROFILE_SAMPLE = 64
 
@@ -52,8 +55,10 @@ class Caches:
     root: Path
 
     @property
-    def conversions(self) -> Repository:
+    def conversions(self) -> "Repository":
         """Models that were converted to ONNX."""
+        from converters.repository import Repository
+
         return Repository(self.root / "onnx")
 
     @property
@@ -78,6 +83,8 @@ class Caches:
         Raises:
             ConversionError: the bundle cannot be converted.
         """
+        from converters.conversion import convert
+
         _log.info("converting %s to ONNX, unless that was done before", bundle.name)
         return convert(bundle, self.conversions, ledger=self.ledger).model
 
@@ -138,6 +145,8 @@ def open_session(
     if runtime_request.tensorrt:
         _require_any(runtime_request)
     with open_bundle(path) as bundle:
+        if request.with_argmax:
+            bundle = replace(bundle, multilabel=False)
         if runtime_request.tensorrt:
             runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
         with open_predictor(
@@ -151,7 +160,7 @@ def open_session(
             yield predictor
 
 
-def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path]) -> ParityReport:
+def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path]) -> "ParityReport":
     """Compare the bundle's ONNX model with its Paddle program.
 
     Args:
@@ -166,6 +175,9 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
     Raises:
         EngineError: an image cannot be read, or one of the two does not run.
     """
+    from converters.conversion import named_pictures
+    from converters.parity import compare
+
     if bundle.onnx_model(options.model_precision) is None and options.model_precision is Precision.FP32:
         bundle = bundle.with_onnx(caches.convert(bundle))
     reference = PaddleOptions(threads=options.threads)
@@ -200,7 +212,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
     with open_predictor(
         bundle,
         on_cpu,
-        convert=lambda each: convert(each, caches.conversions, ledger=caches.ledger).model,
+        convert=caches.convert,
         ledger=caches.ledger,
     ) as predictor:
         return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size)

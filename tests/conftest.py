@@ -163,21 +163,20 @@ def small_network(export_network: ExportNetwork) -> Path:
 
 @pytest.fixture(scope="session")
 def refused_network(export_network: ExportNetwork) -> Path:
-    """A convolution and an adaptive max pooling, on which paddle2onnx aborts its process."""
+    """A convolution and a Fourier transform there and back, for which paddle2onnx has no operator."""
     with vendor_warnings_ignored():
         import paddle
 
-    class MaximaOfGrid(paddle.nn.Layer):
+    class Spectrum(paddle.nn.Layer):
         def __init__(self) -> None:
             super().__init__()
             self.convolution = paddle.nn.Conv2D(3, 2, 3, padding=1)
 
         def forward(self, x: Any) -> list[Any]:
             logits = self.convolution(x)
-            maxima = paddle.nn.functional.adaptive_max_pool2d(logits, 4)
-            return [logits + paddle.nn.functional.interpolate(maxima, paddle.shape(x)[2:], mode="bilinear")]
+            return [paddle.fft.ifft2(paddle.fft.fft2(logits)).real()]
 
-    return export_network("maxima-of-grid", MaximaOfGrid, settle=False)
+    return export_network("spectrum", Spectrum, settle=False)
 
 
 @pytest.fixture(scope="session")

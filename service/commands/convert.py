@@ -1,15 +1,19 @@
 """`pseg convert`: a bundle that also holds ONNX."""
 
-import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from converters.conversion import Conversion, ConversionRequest, write_bundle
 from converters.conversion import convert as convert_bundle
-from converters.conversion import write_bundle
 from converters.paddle_to_onnx import OPSET
-from engine import OptionError, open_bundle
+from converters.parity import ParityReport
+from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
+from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -21,32 +25,132 @@ from service.commands.terminal import (
 from service.request import require_writable_file
 from service.session import caches_at
 
+_PARITY_FIELDS = (
+    "images",
+    "pixel_agreement",
+    "mismatched_ppm",
+    "class_iou",
+    "min_class_iou",
+    "max_cover_error",
+    "max_abs_logit_error",
+    "worst_image",
+)
+
 
 def convert(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Option(help="the archive to write; the bundle itself is not changed")],
+    precision: Annotated[Precision, typer.Option(help="arithmetic of the ONNX model")] = Precision.FP32,
+    calibrate: Annotated[
+        list[str] | None, typer.Option(help="for int8: at least 8 pictures; files, folders or globs; repeatable")
+    ] = None,
+    verify: Annotated[
+        list[str] | None,
+        typer.Option(help="pictures to compare on; default: those of --calibrate, or generated ones; repeatable"),
+    ] = None,
+    min_agreement: MinAgreementOption = None,
+    min_iou: MinIouOption = None,
+    max_cover_error: MaxCoverErrorOption = None,
+    input_shape: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="H W", help="fix the input's size; default: any size")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set")] = OPSET,
+    replace: Annotated[bool, typer.Option("--replace", help="replace a model that the bundle already holds")] = False,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Write a copy of a bundle that also holds onnx/fp32/model.onnx."""
+    """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate."""
+    started = time.perf_counter()
     with errors_end_the_command():
-        require_writable_file(out)
-        if out.resolve() == bundle.resolve():
-            raise OptionError(
-                f"{out} is the bundle itself, which is never changed in place: name another file with --out"
-            )
-        with open_bundle(bundle) as opened, messages().status("converting", spinner="line"):
-            caches = caches_at(cache_dir)
-            conversion = convert_bundle(opened, caches.conversions, opset=opset, ledger=caches.ledger)
-            write_bundle(opened, conversion, out)
-            size_bytes = conversion.model.path.stat().st_size
-            certificate = json.loads(conversion.certificate.read_text())
-    if json_output:
-        record = {"bundle": str(out), "precision": conversion.model.precision, "opset": opset, "size_bytes": size_bytes}
-        print_json({**record, "parity": certificate})
-    else:
-        typer.echo(
-            f"{out}: onnx/{conversion.model.precision}/model.onnx, {size_bytes / 1e6:.1f} MB, opset {opset}, "
-            f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million against Paddle"
+        _require_another_file(bundle, out)
+        request = ConversionRequest(
+            precision=precision,
+            opset=opset,
+            input_shape=_checked_shape(input_shape),
+            calibration=tuple(list_images(calibrate or [])),
+            verification=tuple(list_images(verify or [])),
+            limits=parity_limits(precision, min_agreement, min_iou, max_cover_error),
         )
+        if precision is not Precision.INT8 and calibrate:
+            raise OptionError(f"--calibrate goes with --precision int8; {precision} needs no calibration")
+        with open_bundle(bundle) as opened, _progress() as advance:
+            _require_room(opened, precision, replace=replace)
+            caches = caches_at(cache_dir)
+            conversion = convert_bundle(opened, caches.conversions, request, ledger=caches.ledger, advance=advance)
+            write_bundle(opened, conversion, out)
+        record = _record(out, conversion, time.perf_counter() - started)
+    if json_output:
+        print_json(record)
+    else:
+        _tell(record, conversion)
+
+
+def _require_another_file(bundle: Path, out: Path) -> None:
+    require_writable_file(out)
+    if out.resolve() == bundle.resolve():
+        raise OptionError(f"{out} is the bundle itself, which is never changed in place: name another file with --out")
+
+
+def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> None:
+    if bundle.onnx_model(precision) is not None and not replace:
+        raise ConversionError(
+            f"{bundle.source}: already holds onnx/{precision}/model.onnx: add --replace to write a copy with a new one"
+        )
+
+
+def _checked_shape(shape: tuple[int, int] | None) -> tuple[int, int] | None:
+    if shape is not None and min(shape) < 1:
+        raise OptionError(f"input-shape is {shape[0]} {shape[1]}: give height and width in pixels, such as 512 512")
+    return shape
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str, int, int], None]]:
+    if not messages().is_terminal:
+        yield lambda _step, _done, _total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages(), transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def advance(step: str, done: int, total: int) -> None:
+            progress.update(task, description=step, completed=done, total=total)
+
+        yield advance
+
+
+def _record(out: Path, conversion: Conversion, seconds: float) -> dict[str, object]:
+    certificate = conversion.certificate
+    return {
+        "bundle": str(out),
+        "precision": certificate.precision,
+        "opset": certificate.opset,
+        "dynamic": certificate.input_shape is None,
+        "size_bytes": conversion.model.path.stat().st_size,
+        "seconds": round(seconds, 3),
+        "excluded_nodes": list(certificate.excluded_nodes),
+        "parity": _parity_record(certificate.report),
+    }
+
+
+def _parity_record(report: ParityReport) -> dict[str, object]:
+    return {field: getattr(report, field) for field in _PARITY_FIELDS}
+
+
+def _tell(record: dict[str, object], conversion: Conversion) -> None:
+    certificate = conversion.certificate
+    size_mb = conversion.model.path.stat().st_size / 1e6
+    typer.echo(
+        f"{record['bundle']}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, opset {certificate.opset}, "
+        f"{record['seconds']} s"
+    )
+    report = certificate.report
+    typer.echo(
+        f"against {report.reference.provider} on {report.images} {certificate.compared_on} pictures: "
+        f"{report.mismatched_ppm:.1f} mismatched pixels per million, smallest class IoU {report.min_class_iou:.4f}, "
+        f"cover off by at most {report.max_cover_error:.4f}"
+    )
+    if certificate.excluded_nodes:
+        typer.echo(f"left in floating point: {len(certificate.excluded_nodes)} nodes")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Precision, Segmented, list_images
+from engine import Device, Failed, MaskSize, OneDnn, Precision, Predictor, Segmented, list_images
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -36,6 +36,8 @@ from service.results import (
     write_atomically,
 )
 from service.session import build_pipeline, caches_at, open_session
+
+Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
 
 def predict(
@@ -66,6 +68,9 @@ def predict(
         bool, typer.Option("--auto-tune-shapes", help="collect TensorRT's shape profile from these images")
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="write an HTML page to look at: photographs under their masks, cover, failures")
+    ] = None,
     json_lines: JsonOption = False,
     cache_dir: CacheOption = None,
     print_detail: Annotated[bool, typer.Option("--print-detail", help="let the vendor's library log")] = False,
@@ -92,9 +97,10 @@ def predict(
         )
         paths = list_images(images)
         require_writable(out)
-        if csv is not None:
-            require_writable_file(csv)
-        failed = _predict_all(bundle, paths, request, out, csv, cache_dir, json_lines=json_lines)
+        for asked in (csv, report):
+            if asked is not None:
+                require_writable_file(asked)
+        failed = _predict_all(bundle, paths, request, out, csv, report, cache_dir, json_lines=json_lines)
     if failed:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
@@ -105,6 +111,7 @@ def _predict_all(
     request: PredictRequest,
     out: Path,
     csv: Path | None,
+    report: Path | None,
     cache_dir: Path | None,
     *,
     json_lines: bool,
@@ -114,10 +121,15 @@ def _predict_all(
     table = CoverTable()
     failed = 0
     try:
-        with open_session(bundle, request, caches_at(cache_dir), paths) as predictor, _progress(len(tasks)) as advance:
+        with (
+            open_session(bundle, request, caches_at(cache_dir), paths) as predictor,
+            _reporting(report, predictor, request, len(tasks)) as show,
+            _progress(len(tasks)) as advance,
+        ):
             pipeline = build_pipeline(predictor, request, ResultWriter(out, request.save))
             for result in pipeline.run(tasks):
                 table.add(result)
+                show(result)
                 failed += isinstance(result, Failed)
                 if json_lines:
                     print_json(result_record(result, predictor.provenance))
@@ -130,7 +142,32 @@ def _predict_all(
     return failed
 
 
-def _tell(result: Segmented[ImageTask, Path | None] | Failed[ImageTask]) -> None:
+@contextmanager
+def _reporting(
+    path: Path | None, predictor: Predictor, request: PredictRequest, images: int
+) -> Generator[Callable[[Result], None]]:
+    if path is None:
+        yield lambda _: None
+        return
+    from service.report import report_at, request_facts
+
+    bundle = predictor.bundle
+    facts = {"bundle": str(bundle.source), **request_facts(request)}
+    title = f"Segmentation with {bundle.name}"
+    with report_at(path, title=title, provenance=predictor.provenance, expected=images, facts=facts) as report:
+
+        def show(result: Result) -> None:
+            name = str(result.source.path)
+            if isinstance(result, Failed):
+                report.add_failure(name, str(result.error))
+            else:
+                written = {} if result.encoded is None else {"result": str(result.encoded)}
+                report.add(name, result.image, result.prediction, written)
+
+        yield show
+
+
+def _tell(result: Result) -> None:
     if isinstance(result, Failed):
         named, reason = str(result.source.path), str(result.error)
         # What fails behind the reading of the file does not know its name.

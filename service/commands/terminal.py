@@ -71,6 +71,9 @@ def errors_end_the_command() -> Generator[None]:
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar or folder")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
+CvConfigOption = Annotated[
+    Path | None, typer.Option("--cv-config", help="JSON that names the classes and their colours (docs/export.md)")
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache-dir", help="converted models and engines; default: the user's cache folder")
 ]

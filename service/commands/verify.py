@@ -7,9 +7,10 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from converters.parity import ParityLimits, ParityReport, require_parity
+from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
 from engine.cores import usable_cores
+from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -29,15 +30,15 @@ def verify(
         Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
     ] = "cpu",
     precision: Annotated[Precision, typer.Option(help="which ONNX model of the bundle")] = Precision.FP32,
-    min_agreement: Annotated[float, typer.Option(help="share of pixels that must agree")] = 0.9999,
-    min_iou: Annotated[float | None, typer.Option(help="smallest class IoU")] = None,
-    max_cover_error: Annotated[float | None, typer.Option(help="largest error of a cover")] = None,
+    min_agreement: MinAgreementOption = None,
+    min_iou: MinIouOption = None,
+    max_cover_error: MaxCoverErrorOption = None,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Compare a bundle's ONNX model with its Paddle program on this machine."""
     with errors_end_the_command():
-        limits = ParityLimits(1e6 * (1 - min_agreement), min_iou, max_cover_error)
+        limits = parity_limits(precision, min_agreement, min_iou, max_cover_error)
         with open_bundle(bundle) as opened:
             report = certify(
                 opened,

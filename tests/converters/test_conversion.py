@@ -1,19 +1,25 @@
 """Conversions in a child process: what succeeds, what is refused, what is only for now."""
 
+import hashlib
+import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from converters import conversion
-from converters.conversion import convert, write_bundle
+from converters.conversion import CERTIFICATE, ConversionRequest, convert, write_bundle
+from converters.parity import ParityError, ParityLimits
 from converters.repository import RefusedError, Repository
 from engine import (
     Bundle,
+    CalibrationError,
     ConversionError,
     OnnxOptions,
     PaddleOptions,
@@ -55,17 +61,17 @@ def test_conversion_is_made_once(
     assert first.model.precision is Precision.FP32
     assert first.model.path.is_relative_to(conversions.root)
     with pytest.raises(AssertionError, match="a child was started"):
-        convert(unconverted, conversions, opset=18, ledger=ledger)
+        convert(unconverted, conversions, ConversionRequest(opset=18), ledger=ledger)
 
 
 def test_refusal_names_the_operator_and_is_remembered(
     refused_network: Path, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_bundle(refused_network) as bundle:
-        with pytest.raises(RefusedError, match=r"SIGABRT.*pd_op\.max_pool2d_with_index.*--runtime paddle"):
+        with pytest.raises(RefusedError, match=r"pd_op\.fft.*--runtime paddle"):
             convert(bundle, conversions, ledger=ledger)
         monkeypatch.setattr(subprocess, "run", no_child)
-        with pytest.raises(RefusedError, match=r"pd_op\.max_pool2d_with_index"):
+        with pytest.raises(RefusedError, match=r"pd_op\.fft"):
             convert(bundle, conversions, ledger=ledger)
 
 
@@ -84,7 +90,7 @@ def test_auto_steps_down_to_paddle_and_records_why(
         assert predictor.provenance.provider == "paddle-onednn"
         (fallback,) = predictor.provenance.fallbacks
         assert fallback.startswith("cpu fp32: ")
-        assert "pd_op.max_pool2d_with_index" in fallback
+        assert "pd_op.fft" in fallback
 
 
 def test_no_program(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_time_out_is_not_remembered(unconverted: Bundle, tmp_path: Path) -> None
     repository = Repository(tmp_path)
     for _ in range(2):
         with pytest.raises(ConversionError, match=r"did not finish within 0\.05 s") as caught:
-            convert(unconverted, repository, timeout_s=0.05)
+            convert(unconverted, repository, ConversionRequest(timeout_s=0.05))
         assert not isinstance(caught.value, RefusedError)
 
 
@@ -191,3 +197,66 @@ def test_unwritable_destination(unconverted: Bundle, conversions: Repository, le
     conversion = convert(unconverted, conversions, ledger=ledger)
     with pytest.raises(ConversionError, match=r"absent.bundle\.tgz: cannot be written"):
         write_bundle(unconverted, conversion, tmp_path / "absent" / "bundle.tgz")
+
+
+def test_limits_hold_for_a_conversion_of_the_cache_too(
+    unconverted: Bundle, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = convert(unconverted, conversions, ledger=ledger)
+    monkeypatch.setattr(subprocess, "run", no_child)
+    impossible = ConversionRequest(limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1.1))
+    for _ in range(2):
+        with pytest.raises(ParityError, match=r"smallest class IoU 1\.0000, at least 1\.1") as caught:
+            convert(unconverted, conversions, impossible, ledger=ledger)
+        assert caught.value.report == found.certificate.report
+    assert convert(unconverted, conversions, ledger=ledger) == found
+
+
+def test_certificate_on_the_users_own_pictures(
+    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+) -> None:
+    pictures = tuple(tmp_path / f"{number}.png" for number in range(2))
+    for path in pictures:
+        Image.effect_noise((80, 60), 90).convert("RGB").save(path)
+    certificate = convert(unconverted, conversions, ConversionRequest(verification=pictures), ledger=ledger).certificate
+    assert certificate.compared_on == "verification"
+    assert certificate.report.images == 2
+    assert certificate.report.worst_image in map(str, pictures)
+    assert convert(unconverted, conversions, ledger=ledger).certificate.compared_on == "generated"
+
+
+def test_certificate_tells_what_was_compared(unconverted: Bundle, conversions: Repository, ledger: Path) -> None:
+    conversion = convert(unconverted, conversions, ledger=ledger)
+    certificate = conversion.certificate
+    assert certificate.model_digest == hashlib.sha256(conversion.model.path.read_bytes()).hexdigest()
+    assert certificate.report.candidate.model == certificate.model_digest
+    assert unconverted.paddle is not None
+    assert certificate.report.reference.model == unconverted.paddle.digest
+    assert certificate.report.reference.provider == "paddle-cpu"
+    assert (certificate.opset, certificate.input_shape, certificate.excluded_nodes) == (17, None, ())
+
+
+def test_bundle_holds_the_certificate(
+    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+) -> None:
+    conversion = convert(unconverted, conversions, ledger=ledger)
+    write_bundle(unconverted, conversion, tmp_path / "converted.tgz")
+    with tarfile.open(tmp_path / "converted.tgz") as archive:
+        content = archive.extractfile(f"onnx/fp32/{CERTIFICATE}")
+        assert content is not None
+        record = json.load(content)
+    assert record["model_digest"] == conversion.model.digest
+    assert record["report"]["mismatched_ppm"] <= 100
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
+def test_without_any_model(small_bundle: Bundle, tmp_path: Path, precision: Precision) -> None:
+    request = ConversionRequest(precision=precision, calibration=tuple(Path(f"{n}.png") for n in range(8)))
+    with pytest.raises(ConversionError, match="holds no Paddle program"):
+        convert(replace(small_bundle, paddle=None, onnx=()), Repository(tmp_path), request)
+
+
+def test_too_few_calibration_pictures(unconverted: Bundle, tmp_path: Path) -> None:
+    request = ConversionRequest(precision=Precision.INT8, calibration=tuple(Path(f"{n}.png") for n in range(7)))
+    with pytest.raises(CalibrationError, match=r"at least 8 pictures.*7 were given.*--calibrate"):
+        convert(unconverted, Repository(tmp_path), request)

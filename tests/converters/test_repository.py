@@ -1,6 +1,7 @@
 """The cache of conversions, with real processes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -153,3 +154,95 @@ def test_unwritable_root(tmp_path: Path) -> None:
     (tmp_path / "cache" / "key" / "lock").mkdir(parents=True)
     with pytest.raises(ConversionError, match=r"cache.*cannot be written to.*--cache-dir"):
         Repository(tmp_path / "cache").fetch("key", never)
+
+
+def write_megabyte(destination: Path) -> None:
+    destination.write_bytes(bytes(1 << 20))
+
+
+def age(entry: Path, hours: float) -> None:
+    """Make believe that the entry was last used so long ago."""
+    then = time.time() - 3600 * hours
+    os.utime(entry, (then, then))
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
+    repository = Repository(tmp_path, max_bytes=3 << 20)
+    entries = {name: repository.fetch(name, write_megabyte) for name in ("a", "b", "c")}
+    for hours, entry in zip((5, 4, 3), entries.values(), strict=True):
+        age(entry, hours)
+    assert repository.fetch("a", never) == entries["a"]  # used now, so b is the oldest
+    repository.fetch("d", write_megabyte)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_was_just_used_stays_whatever_the_bound(tmp_path: Path) -> None:
+    repository = Repository(tmp_path, max_bytes=1)
+    entries = [repository.fetch(name, write_megabyte) for name in ("a", "b")]
+    assert all(entry.is_file() for entry in entries)
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    def fill(_destination: Path) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ConversionError, match=r"cannot be stored.*No space left"):
+        Repository(tmp_path).fetch("key", fill)
+    assert files_below(tmp_path) == ["key", "key/lock"]
+
+
+REMOVER = """
+import sys
+from pathlib import Path
+from converters.repository import Repository
+
+# Every entry is past its time at once, so that each process removes what the others make and want.
+repository = Repository(Path(sys.argv[1]), max_bytes=2 << 20, kept_s=-1)
+for turn in range(60):
+    key = f"key-{turn * int(sys.argv[2]) % 5}"
+    repository.fetch(key, lambda path: path.write_bytes(key.encode() * (1 << 18)))
+"""
+
+
+def test_makers_and_removers_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    makers = [
+        subprocess.Popen([sys.executable, "-c", REMOVER, str(tmp_path), str(step)], stderr=subprocess.PIPE, text=True)
+        for step in (1, 2, 3)
+    ]
+    for maker in makers:
+        _, said = maker.communicate(timeout=120)
+        assert maker.returncode == 0, said
+    for entry in tmp_path.glob("*/model.onnx"):
+        assert entry.read_bytes() == entry.parent.name.encode() * (1 << 18)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from converters.repository import Repository
+
+repository = Repository(Path(sys.argv[1]), max_bytes=3 << 16, kept_s=-1)
+print("started", flush=True)
+for turn in range(10_000):
+    key = f"key-{turn % 7}"
+    def make(path):
+        path.with_name("parity.json").write_text(key)
+        path.write_bytes(key.encode() * (1 << 13))
+    repository.fetch(key, make)
+"""
+
+
+def test_killed_at_any_moment_leaves_whole_entries_or_none(tmp_path: Path) -> None:
+    moments = random.Random(5)  # noqa: S311
+    for _ in range(8):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "started\n"
+        time.sleep(moments.uniform(0, 0.05))
+        child.kill()
+        child.communicate(timeout=60)
+        for entry in tmp_path.glob("*/model.onnx"):
+            key = entry.parent.name
+            assert entry.read_bytes() == key.encode() * (1 << 13)
+            assert entry.with_name("parity.json").read_text() == key
+    assert Repository(tmp_path).fetch("key-0", write_model).is_file()

@@ -33,7 +33,7 @@ META: Mapping[str, Any] = {
     "classes": [
         {"id": "urn:ibenthos:segmentation:class:bare", "name": "Bare sand", "def_color": [1, 2, 3]},
         {"name": "Sea grass / dense", "def_color": [4, 5, 6, 128]},
-        {"name": "海草"},
+        {"name": "海草", "def_color": []},
         {},
     ],
     "shape": [None, 3, None, None],

@@ -1,0 +1,52 @@
+"""Constants folded and needless nodes removed, once, when a model is made rather than at every start.
+
+ONNX Runtime's basic level does it: exact rewrites with standard operators only. On SegFormer-B0 it leaves 731 nodes of
+2209, on PP-LiteSeg 242 of 787, and the scores stay the same bit for bit. A library for it would bring little more:
+onnxslim 0.1 leaves 687 and 242.
+"""
+
+# onnx and onnxruntime ship no complete types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from pathlib import Path
+
+from engine.errors import ConversionError
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def fold_constants(model: Path, destination: Path) -> None:
+    """Write a smaller equal of a model.
+
+    Args:
+        model: ONNX file of standard operators.
+        destination: the ONNX file to write; standard operators of the same set.
+
+    Raises:
+        ConversionError: ONNX Runtime does not load the model, or what it wrote is no standard ONNX.
+    """
+    import onnx
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(destination)
+    settings.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
+    # onnxruntime's own exceptions share no base class.
+    except Exception as error:
+        raise ConversionError(f"{model.name}: ONNX Runtime does not load the converter's result ({error})") from error
+    folded = onnx.load(destination)
+    foreign = {node.domain for node in folded.graph.node} - set(_STANDARD_DOMAINS)
+    if foreign:
+        raise ConversionError(
+            f"{model.name}: folding left operators of {', '.join(sorted(foreign))}: report this network"
+        )
+    # ONNX Runtime notes every operator set that it knows; other runtimes refuse what they don't.
+    standard = [each for each in folded.opset_import if each.domain in _STANDARD_DOMAINS]
+    del folded.opset_import[:]
+    folded.opset_import.extend(standard)
+    onnx.checker.check_model(folded)
+    onnx.save(folded, destination)

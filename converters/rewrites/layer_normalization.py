@@ -1,0 +1,56 @@
+"""Layer normalization over several axes.
+
+Paddle keeps scale and bias as vectors whatever the normalized axes are; ONNX wants them in the shape of these axes.
+paddle2onnx hands the vectors on, and ONNX Runtime refuses to run them.
+"""
+
+from dataclasses import dataclass
+
+from converters.rewrites.program import Operation, Program
+from converters.rewrites.subgraph import Subgraph
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNormalization:
+    """A layer normalization with scale and bias.
+
+    Attributes:
+        axis: the first normalized axis; all behind it are, too.
+        epsilon: added to the variance.
+        inputs: numbers of the tensor, the scale and the bias.
+    """
+
+    axis: int
+    epsilon: float
+    inputs: tuple[int, ...]
+
+    def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
+        """Add the nodes.
+
+        Args:
+            graph: where to.
+            inputs: the tensor, the scale and the bias.
+            outputs: the result; nobody takes mean and variance.
+        """
+        tensor, *vectors = inputs
+        shape = graph.add("Shape", tensor, start=self.axis)
+        shaped = [graph.add("Reshape", vector, shape) for vector in vectors]
+        graph.add("LayerNormalization", tensor, *shaped, axis=self.axis, epsilon=self.epsilon, output=outputs[0])
+
+
+def find(operation: Operation, program: Program) -> LayerNormalization | None:
+    """Recognise a layer normalization over more than one axis.
+
+    Args:
+        operation: any.
+        program: that it belongs to.
+
+    Returns:
+        What stands for it, or None.
+    """
+    if operation.kind != "layer_norm" or 0 in operation.inputs:
+        return None
+    axis = operation.get("begin_norm_axis")
+    if len(program.value(operation.inputs[0]).shape) - axis == 1:
+        return None
+    return LayerNormalization(axis, operation.get("epsilon"), operation.inputs)

@@ -1,0 +1,295 @@
+"""A PIR program as Paddle 3 saves it: JSON, read and changed without Paddle."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+from engine.errors import ConversionError
+
+FREE = -1
+"""The length of an axis that is known only when the network runs."""
+
+_ELEMENTS = {
+    "t_f16": "float16",
+    "t_f32": "float32",
+    "t_f64": "float64",
+    "t_i32": "int32",
+    "t_i64": "int64",
+    "t_bool": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What an operator makes.
+
+    Attributes:
+        number: its identity within the program.
+        type: its entry as the program spells it.
+    """
+
+    number: int
+    type: dict[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        """Paddle's name of the element type; empty for what is no tensor."""
+        return _ELEMENTS.get(_kind(self.type["D"][0]), "") if _kind(self.type) == "t_dtensor" else ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, `FREE` where they are known only when the network runs."""
+        return tuple(self.type["D"][1])
+
+
+class Operation:
+    """One operator of a program; a view of its JSON entry.
+
+    Attributes:
+        entry: the JSON object; changes are made in it.
+    """
+
+    __slots__ = ("entry",)
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self.entry = entry
+
+    @property
+    def kind(self) -> str:
+        """Name of the operator without its dialect, as in `conv2d`."""
+        return _kind(self.entry)
+
+    @property
+    def place(self) -> str:
+        """The layer that it belongs to, as in `/ENet/InitialBlock/`, or, as Paddle 2 names none, what it makes."""
+        numbers = ", ".join(f"%{value.number}" for value in self.outputs)
+        return str(self.get("struct_name") or numbers)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Numbers of the values that it takes; 0 stands for one that is absent."""
+        return tuple(each["%"] for each in self.entry.get("I", ()))
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """The values that it makes; a parameter's is its own entry."""
+        made = self.entry.get("O", [])
+        entries = cast("list[dict[str, Any]]", [made] if isinstance(made, dict) else made)
+        return tuple(Value(each["%"], each["TT"]) for each in entries if "TT" in each)
+
+    @property
+    def blocks(self) -> tuple[dict[str, Any], ...]:
+        """The blocks of a branch or a loop."""
+        return tuple(block for region in self.entry.get("regions", ()) for block in region["blocks"])
+
+    @property
+    def arrays_written(self) -> frozenset[int]:
+        """Numbers of the arrays that it appends to, itself or inside."""
+        return frozenset(each.inputs[0] for each in [self, *self.inside()] if each.kind == "array_write_")
+
+    def inside(self) -> Iterator["Operation"]:
+        """Go through the operators of its blocks.
+
+        Yields:
+            Those of each block, and of the blocks inside them.
+        """
+        for block in self.blocks:
+            yield from _nested(block["ops"])
+
+    def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - what JSON holds
+        """Read an attribute.
+
+        Args:
+            name: of the attribute.
+            default: what stands for an attribute that is absent.
+
+        Returns:
+            A bool, number, text, or list of these.
+        """
+        found = (each["AT"].get("D") for each in self._attributes() if each["N"] == name)
+        return _plain(next(found, default))
+
+    def put(self, name: str, value: object) -> None:
+        """Change an attribute that is there.
+
+        Args:
+            name: of the attribute.
+            value: a number, text, or a list that is as long as the present one.
+        """
+        attribute = next(each for each in self._attributes() if each["N"] == name)["AT"]
+        if isinstance(value, list):
+            kept = attribute["D"]
+            attribute["D"] = [{**old, "D": new} for old, new in zip(kept, cast("list[Any]", value), strict=True)]
+        else:
+            attribute["D"] = value
+
+    def _attributes(self) -> list[dict[str, Any]]:
+        # A parameter's attributes are no list of names.
+        return [each for each in self.entry.get("A", ()) if isinstance(each, dict) and "N" in each]
+
+
+class Program:
+    """The operators of a network, in the order in which they run.
+
+    Attributes:
+        operations: those of the top level.
+    """
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._content = content
+        (region,) = content["program"]["regions"]
+        (self._block,) = region["blocks"]
+        self.operations = [Operation(entry) for entry in self._block["ops"]]
+        self._makers = {value.number: each for each in self.operations for value in each.outputs}
+        self._values = {value.number: value for each in self.operations for value in each.outputs}
+        self._used = set(_numbers_used(self._block["ops"]))
+        self._last_number = max(value.number for each in self.everywhere() for value in each.outputs)
+        self._last_output = max(each.get("col") for each in self.operations if each.kind == "fetch")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a program.
+
+        Args:
+            path: `model.json`.
+
+        Returns:
+            The program.
+
+        Raises:
+            ConversionError: it is no PIR JSON.
+        """
+        try:
+            return cls(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ConversionError(f"{path.name} is no PIR program of Paddle 3 ({error!r})") from error
+
+    def write(self, path: Path) -> None:
+        """Write the program with the operators that `operations` lists.
+
+        Args:
+            path: the JSON file.
+        """
+        self._block["ops"] = [each.entry for each in self.operations]
+        path.write_text(json.dumps(self._content), encoding="utf-8")
+
+    def drop_unused(self) -> None:
+        """Leave out the operators that no output of the program depends on; parameters stay."""
+        needed: set[int] = set()
+        kept: list[Operation] = []
+        for operation in reversed(self.operations):
+            made = {value.number for value in operation.outputs} | operation.arrays_written
+            if operation.kind in {"fetch", "p"} or made & needed:
+                kept.append(operation)
+                needed.update(operation.inputs, *(each.inputs for each in operation.inside()))
+        self.operations = kept[::-1]
+
+    def new_number(self) -> int:
+        """Name a value that an added operator makes.
+
+        Returns:
+            A number that no value has.
+        """
+        self._last_number += 1
+        return self._last_number
+
+    def new_output(self) -> int:
+        """Name an output that is added.
+
+        Returns:
+            A column that no output of the program has.
+        """
+        self._last_output += 1
+        return self._last_output
+
+    def everywhere(self) -> Iterator[Operation]:
+        """Go through all operators.
+
+        Yields:
+            Those of the top level and of the blocks inside.
+        """
+        yield from _nested(self._block["ops"])
+
+    def value(self, number: int) -> Value:
+        """Look up a value of the top level.
+
+        Args:
+            number: its identity.
+
+        Returns:
+            The value.
+        """
+        return self._values[number]
+
+    def is_used(self, value: Value) -> bool:
+        """Tell whether any operator takes a value.
+
+        Args:
+            value: of the top level.
+
+        Returns:
+            Whether one does.
+        """
+        return value.number in self._used
+
+    def constant(self, number: int) -> list[int] | None:
+        """Read a list of whole numbers that the program states.
+
+        Args:
+            number: identity of a value.
+
+        Returns:
+            The numbers, or None if they are known only when the network runs.
+        """
+        maker = self._makers.get(number)
+        return maker.get("value") if maker is not None and maker.kind == "full_int_array" else None
+
+    def parts(self, number: int) -> tuple[int, ...]:
+        """Tell which tensors hold a list of whole numbers.
+
+        Args:
+            number: identity of the list: a tensor, or several that are combined.
+
+        Returns:
+            Identities of tensors.
+        """
+        maker = self._makers.get(number)
+        return maker.inputs if maker is not None and maker.kind == "combine" else (number,)
+
+    def scalar(self, number: int) -> float | None:
+        """Read a single number that the program states.
+
+        Args:
+            number: identity of a value.
+
+        Returns:
+            The number, or None if it is known only when the network runs.
+        """
+        maker = self._makers.get(number)
+        return maker.get("value") if maker is not None and maker.kind == "full" else None
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    return str(entry["#"]).rpartition(".")[2]
+
+
+def _plain(data: Any) -> Any:  # noqa: ANN401 - what JSON holds
+    if isinstance(data, dict):
+        return _plain(cast("dict[str, Any]", data).get("D"))
+    if isinstance(data, list):
+        return [_plain(each) for each in cast("list[Any]", data)]
+    return data
+
+
+def _nested(entries: Iterable[dict[str, Any]]) -> Iterator[Operation]:
+    for entry in entries:
+        operation = Operation(entry)
+        yield operation
+        yield from operation.inside()
+
+
+def _numbers_used(entries: Iterable[dict[str, Any]]) -> Iterator[int]:
+    for operation in _nested(entries):
+        yield from operation.inputs

@@ -1,0 +1,68 @@
+"""`pseg export`: what PaddleSeg trained becomes a bundle."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from converters.bundle_files import FREE_AXES
+from converters.cv_config import CvConfig, read_cv_config
+from converters.paddleseg_config import export_config
+from engine import OptionError
+from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json
+from service.request import require_writable
+
+_FREE = -1
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="the bundle to write: .tgz, or a new folder")],
+    config: Annotated[
+        Path | None, typer.Option(help="PaddleSeg's training configuration, .yml; default: what --cv-config names")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="trained weights, .pdparams; default: what --cv-config names")
+    ] = None,
+    cv_config: CvConfigOption = None,
+    output_op: Annotated[
+        Literal["argmax", "softmax", "none"], typer.Option(help="what the program ends in; none gives finer borders")
+    ] = "argmax",
+    input_shape: Annotated[
+        tuple[int, int, int, int] | None,
+        typer.Option(metavar="N C H W", help="axes of the input; -1 leaves one free; default: -1 3 -1 -1"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="name of the model; default: the configuration's")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Export a PaddleSeg configuration and its trained weights as a bundle, and run it once."""
+    with errors_end_the_command():
+        pipeline = read_cv_config(cv_config) if cv_config else CvConfig((), None, None)
+        network, trained = config or pipeline.config, weights or pipeline.weights
+        if network is None or trained is None:
+            raise OptionError("a configuration and weights are needed: --config CFG.yml and --weights W.pdparams")
+        require_writable(out.parent)
+        with messages().status("exporting", spinner="line"):
+            side_file = export_config(
+                network,
+                trained,
+                out,
+                name=name,
+                classes=pipeline.classes,
+                output_op=output_op,
+                input_shape=_axes(input_shape),
+            )
+    if json_output:
+        print_json({"bundle": str(out), "side_file": str(side_file)})
+    else:
+        typer.echo(f"{out}: written, and run once; {side_file} describes it")
+
+
+def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...]:
+    """NCHW as the exporter takes it."""
+    if numbers is None:
+        return FREE_AXES
+    if numbers[1] == _FREE or not all(each == _FREE or each > 0 for each in numbers):
+        raise OptionError(
+            f"--input-shape {' '.join(map(str, numbers))}: four numbers N C H W, of which N, H and W may be -1 (free)"
+        )
+    return tuple(None if each == _FREE else each for each in numbers)

@@ -1,0 +1,32 @@
+"""`pseg import`: a published inference model becomes a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converters.cv_config import read_cv_config
+from converters.published import import_published
+from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json
+from service.request import require_writable
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="published model: folder or tar archive")],
+    out: Annotated[Path, typer.Option(help="the bundle to write: .tgz, or a new folder")],
+    cv_config: CvConfigOption = None,
+    name: Annotated[str | None, typer.Option(help="name of the model; default: the published one")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Repack a model that PaddleX or PaddleSeg publishes for inference as a bundle, and run it once."""
+    with errors_end_the_command():
+        classes = read_cv_config(cv_config).classes if cv_config else ()
+        require_writable(out.parent)
+        with messages().status("importing", spinner="line"):
+            imported = import_published(source, out, name=name, classes=classes)
+    if json_output:
+        names = [each.name for each in imported.classes]
+        print_json({"bundle": str(out), "name": imported.name, "classes": names, "side_file": str(imported.side_file)})
+        return
+    named = ", ".join(each.name for each in imported.classes) or "not named: add them with --cv-config"
+    typer.echo(f"{out}: {imported.name}, written, and run once; classes: {named}; {imported.side_file} describes it")

@@ -1,0 +1,104 @@
+"""FP16: what goes in and out, what the weights become, and the masks."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from converters.half_precision import to_half
+from converters.parity import compare
+from demo.scenes import render_scene
+from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
+from engine.errors import ConversionError
+from engine.images import Capture, read_image
+from tests.conftest import Convert
+
+DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
+
+
+def opened(bundle: Bundle, path: Path) -> Predictor:
+    model = OnnxModel(path, Precision.FP32, "")
+    return Predictor(bundle, open_runtime(replace(bundle, onnx=(model,)), OnnxOptions(threads=2)))
+
+
+def border_types(path: Path) -> list[int]:
+    graph = onnx.load(path).graph
+    return [each.type.tensor_type.elem_type for each in (*graph.input, *graph.output)]
+
+
+def weight_types(path: Path) -> set[int]:
+    """Of the constants that have more than a handful of values."""
+    return {each.data_type for each in onnx.load(path).graph.initializer if numpy_helper.to_array(each).size > 64}
+
+
+def test_the_demo_network(tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    with open_bundle(DEMO) as bundle:
+        model = bundle.onnx_model(Precision.FP32)
+        assert model is not None
+        to_half(model.path, half)
+        assert list(tmp_path.iterdir()) == [half]
+        onnx.checker.check_model(onnx.load(half), full_check=True)
+        assert border_types(half) == [TensorProto.FLOAT, TensorProto.FLOAT]
+        assert weight_types(half) == {TensorProto.FLOAT16}
+        assert half.stat().st_size < 0.55 * model.path.stat().st_size
+        scene = SourceImage(render_scene(900_004, 331, 267).image, 331, 267, Capture())
+        with opened(bundle, model.path) as whole, opened(bundle, half) as halved:
+            report = compare(whole, halved, [("scene", scene)])
+    assert len(report.gated_classes) == 3
+    assert report.min_class_iou > 0.99
+    assert report.max_cover_error < 0.005
+    assert report.max_abs_logit_error, "nothing was rounded"
+
+
+def test_adaptive_pooling(shared_data: Path, converter: Convert, tmp_path: Path) -> None:
+    """Its matrices are made at run time, of whole numbers; PP-LiteSeg gives class indices."""
+    half = tmp_path / "half.onnx"
+    picture = read_image(shared_data / "images" / "quadrat_1.jpg", max_img_size=100_000)
+    with open_bundle(shared_data / "bundles" / "legacy_pp_liteseg_stdc1.tgz") as bundle:
+        model = converter(bundle)
+        to_half(model.path, half)
+        assert border_types(half) == border_types(model.path)
+        assert weight_types(half) == {TensorProto.FLOAT16}
+        with opened(bundle, model.path) as whole, opened(bundle, half) as halved:
+            report = compare(whole, halved, [("quadrat", picture)])
+    assert len(report.gated_classes) == 2
+    assert report.min_class_iou > 0.99
+
+
+def save_network(path: Path, nodes: list[onnx.NodeProto], weights: Mapping[str, float]) -> Path:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in ("x", "y"))
+    constants = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "network", [x], [y], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_squares_do_not_overflow(tmp_path: Path) -> None:
+    """The norm of 1000, 1000, 1000, … is found, though a million is beyond FP16."""
+    nodes = [
+        helper.make_node("Pow", ["x", "two"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["mean"], axes=[2, 3]),
+        helper.make_node("Sqrt", ["mean"], ["norm"]),
+        helper.make_node("Sub", ["x", "norm"], ["y"]),
+    ]
+    half = tmp_path / "half.onnx"
+    to_half(save_network(tmp_path / "norm.onnx", nodes, {"two": 2}), half)
+    session = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.full((1, 3, 8, 8), 1000, np.float32)})
+    assert np.abs(np.asarray(found)).max() <= 1
+
+
+def test_a_constant_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "masked"], ["y"], name="mask")]
+    model = save_network(tmp_path / "large.onnx", nodes, {"masked": -1e9})
+    with pytest.raises(ConversionError, match=r"large\.onnx: constant masked holds 1e\+09, FP16 ends at 65504"):
+        to_half(model, tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()

@@ -1,0 +1,264 @@
+"""A configuration and its weights become a bundle: PaddleSeg's own network in dygraph is the oracle."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# Paddle and PaddleSeg ship no type information.
+
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from converters.export import ExportClass
+from converters.paddleseg_config import export_config, load_trained, nothing_downloaded, read_weights
+from engine import ConversionError, open_bundle
+from tests.conftest import vendor_warnings_ignored
+from tests.converters.trainings import (
+    HUMAN_SEG_LITE,
+    TRANSFORMS,
+    configuration,
+    human_seg_lite,
+    logits_of,
+    output_of,
+    picture,
+    save_weights,
+    tensor_of_paddleseg,
+    trained_network,
+    write_configuration,
+)
+
+ADDRESS = "https://weights.invalid/backbone.tar.gz"
+CLASSES = (ExportClass("Other", (0, 128, 0)), ExportClass("Strappy large", (128, 0, 0)), ExportClass("Sand"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return human_seg_lite()
+
+
+@pytest.fixture(scope="module")
+def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(network, tmp_path_factory.mktemp("weights") / "model.pdparams")
+
+
+def test_the_bundle_gives_what_the_network_gives(network: Any, weights: Path, tmp_path: Path) -> None:
+    config = write_configuration(tmp_path / "quadrats.yml", configuration())
+    out = tmp_path / "bundles" / "quadrats.tgz"
+    side_file = export_config(config, weights, out, classes=CLASSES, output_op="none")
+    path, image = picture(tmp_path)
+    tensor = tensor_of_paddleseg(path)
+    expected = logits_of(network, tensor)
+    with open_bundle(out) as bundle:
+        np.testing.assert_allclose(output_of(bundle, tensor), expected, atol=1e-4 * float(np.ptp(expected)))
+        assert bundle.name == "quadrats"
+        assert [each.name for each in bundle.classes] == ["Other", "Strappy large", "Sand"]
+        assert image.width == 200
+    with tarfile.open(out) as archive:
+        members = {each.name: archive.extractfile(each).read() for each in archive}  # pyright: ignore[reportOptionalMemberAccess]
+    assert yaml.safe_load(members["deploy.yaml"]) == {
+        "Deploy": {
+            "model": "model.json",
+            "params": "model.pdiparams",
+            "transforms": [dict(each) for each in TRANSFORMS],
+            "input_shape": [None, 3, None, None],
+            "output_op": "none",
+            "output_dtype": "float32",
+        }
+    }
+    meta = json.loads(members["meta.json"])
+    assert meta["model"] == dict(HUMAN_SEG_LITE)
+    assert json.loads(side_file.read_text()) == {**meta, "artifact": "@@ARTIFACT@@"}
+    assert sorted(each.name for each in out.parent.iterdir()) == ["quadrats-meta.json", "quadrats.tgz"]
+
+
+def test_a_network_with_backbone_and_pretrained_weights_needs_no_download(tmp_path: Path) -> None:
+    with vendor_warnings_ignored():
+        from paddleseg.models import PPLiteSeg
+        from paddleseg.models.backbones import STDC1
+
+    network = trained_network(lambda: PPLiteSeg(num_classes=2, backbone=STDC1()))
+    weights = save_weights(network, tmp_path / "model.pdparams")
+    model = {"type": "PPLiteSeg", "num_classes": 2, "backbone": {"type": "STDC1", "pretrained": ADDRESS}}
+    config = write_configuration(tmp_path / "lite.yml", configuration(model, [{"type": "Normalize"}]))
+    export_config(config, weights, tmp_path / "lite", name="PP-LiteSeg", input_shape=(1, 3, 96, 128))
+    tensor = tensor_of_paddleseg(picture(tmp_path)[0])
+    expected = logits_of(network, tensor).argmax(axis=1)
+    assert len(np.unique(expected)) == 2
+    with open_bundle(tmp_path / "lite") as bundle:
+        mask = output_of(bundle, tensor)
+        assert (mask.dtype, mask.shape) == (np.int32, (1, 96, 128))
+        assert (mask != expected).mean() < 1e-3
+        assert bundle.declared.input_shape == (1, 3, 96, 128)
+        assert (bundle.name, [each.name for each in bundle.classes]) == ("PP-LiteSeg", ["class-0", "class-1"])
+    assert json.loads((tmp_path / "lite" / "meta.json").read_text())["model"] == model
+
+
+def test_pretrained_weights_of_this_machine_are_not_published(weights: Path, tmp_path: Path) -> None:
+    model = {**HUMAN_SEG_LITE, "pretrained": "/home/someone/weights.pdparams"}
+    trained = load_trained(write_configuration(tmp_path / "c.yml", configuration(model)), weights)
+    assert trained.model_record == dict(HUMAN_SEG_LITE)
+
+
+@pytest.mark.parametrize("fetch", ["load_pretrained_model", "download_pretrained_model"])
+def test_a_download_is_an_error_that_names_the_address(fetch: str) -> None:
+    with nothing_downloaded(), pytest.raises(ConversionError, match=ADDRESS):
+        from paddleseg import utils
+
+        arguments = [ADDRESS] if fetch.startswith("download") else [None, ADDRESS]
+        getattr(utils, fetch)(*arguments)
+
+
+@pytest.mark.parametrize("name", ["VisionTransformer", "CAE"])
+def test_backbones_that_always_fetch_weights_are_built_without(name: str) -> None:
+    small = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    with nothing_downloaded():
+        from paddleseg.cvlibs import manager
+
+        assert manager.BACKBONES[name](**small, pretrained=None).state_dict()
+
+
+def test_transforms_for_labels_are_left_out(weights: Path, tmp_path: Path) -> None:
+    listed = [{"type": "Normalize"}, {"type": "AddEdgeLabel"}, {"type": "GenerateInstanceTargets", "num_classes": 3}]
+    config = write_configuration(tmp_path / "c.yml", configuration(transforms=listed))
+    assert load_trained(config, weights).transforms == ({"type": "Normalize"},)
+
+
+def test_a_random_transform_is_refused_unless_an_export_block_says_better(weights: Path, tmp_path: Path) -> None:
+    content = configuration(transforms=[{"type": "RandomDistort"}, {"type": "Normalize"}])
+    config = write_configuration(tmp_path / "c.yml", content)
+    with pytest.raises(ConversionError, match=r"c\.yml: val_dataset: transforms\[0\] RandomDistort.*export block"):
+        load_trained(config, weights)
+    content["export"] = {"transforms": [{"type": "LimitLong", "max_long": 512}]}
+    assert load_trained(write_configuration(config, content), weights).transforms == (
+        {"type": "LimitLong", "max_long": 512},
+    )
+
+
+def test_no_list_of_transforms_stays_none_and_no_data_is_an_error(weights: Path, tmp_path: Path) -> None:
+    content = configuration(transforms=None)
+    assert load_trained(write_configuration(tmp_path / "c.yml", content), weights).transforms is None
+    del content["val_dataset"]
+    with pytest.raises(ConversionError, match="no val_dataset"):
+        load_trained(write_configuration(tmp_path / "c.yml", content), weights)
+
+
+def test_a_base_configuration_is_followed(weights: Path, tmp_path: Path) -> None:
+    content = configuration()
+    model = content.pop("model")
+    write_configuration(tmp_path / "base.yml", content)
+    config = write_configuration(tmp_path / "c.yml", {"_base_": "base.yml", "model": model})
+    assert load_trained(config, weights).class_count == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"type": "PPHumanSegLite", "num_classes": 1}}, "at least two classes"),
+        ({"model": {"type": "NoSuchNetwork", "num_classes": 3}}, "NoSuchNetwork"),
+        ({"model": {**HUMAN_SEG_LITE, "no_such_argument": 1}}, "no_such_argument"),
+    ],
+)
+def test_a_configuration_that_makes_no_network_is_named(
+    change: dict[str, Any], message: str, weights: Path, tmp_path: Path
+) -> None:
+    content = {**configuration(), **change}
+    for data in ("train_dataset", "val_dataset"):
+        content[data]["num_classes"] = content["model"]["num_classes"]
+    with pytest.raises(ConversionError, match=message) as caught:
+        load_trained(write_configuration(tmp_path / "c.yml", content), weights)
+    assert str(caught.value).startswith(str(tmp_path / "c.yml"))
+
+
+def test_no_configuration_is_named(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"absent\.yml: no such configuration"):
+        load_trained(tmp_path / "absent.yml", weights)
+
+
+def test_weights_must_have_every_parameter_and_no_other(weights: Path, tmp_path: Path) -> None:
+    config = write_configuration(tmp_path / "c.yml", configuration())
+    arrays = read_weights(weights)
+    first, second, third, *_ = sorted(arrays)
+    odd = {key: value for key, value in arrays.items() if key != first}
+    odd[second] = np.zeros((1, 2), np.float32)
+    odd[third] = arrays[third].astype(np.float16)
+    path = tmp_path / "odd.pdparams"
+    path.write_bytes(pickle.dumps(odd))
+    with pytest.raises(ConversionError, match=rf"3 of {len(arrays)} parameters do not fit") as caught:
+        export_config(config, path, tmp_path / "out" / "bundle.tgz")
+    for detail in (f"{first} is missing", f"{second} is [1, 2]", f"{third} is float16"):
+        assert detail in str(caught.value)
+    assert not list((tmp_path / "out").glob("*"))
+    path.write_bytes(pickle.dumps({**arrays, "head.weight": np.zeros(3, np.float32)}))
+    with pytest.raises(ConversionError, match=r"1 parameters that the network .* \(head\.weight\)"):
+        load_trained(config, path)
+
+
+def test_all_classes_must_be_named(weights: Path, tmp_path: Path) -> None:
+    config = write_configuration(tmp_path / "c.yml", configuration())
+    with pytest.raises(ConversionError, match=r"3 classes, but 2 are named \(Other, Strappy large\)"):
+        export_config(config, weights, tmp_path / "bundle.tgz", classes=CLASSES[:2])
+    assert not (tmp_path / "bundle.tgz").exists()
+
+
+class Runs:
+    """Unpickled by running a function, as a malicious file would."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("was-here"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"weight": Runs()}), "wants to run pathlib"),
+        (pickle.dumps([1, 2]), "is no array"),
+        (pickle.dumps({"weight": np.zeros(2), "LR_Scheduler": {"last_epoch": 1}}), "LR_Scheduler is no array.*pdopt"),
+        (pickle.dumps({}), "nothing in it"),
+        (pickle.dumps({"weight": np.zeros(2000)})[:-1000], "damaged or of another format"),
+        (b"PK\x03\x04 an archive", "damaged or of another format"),
+    ],
+)
+def test_a_file_that_is_no_weights_is_refused_and_runs_nothing(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pdparams").write_bytes(content)
+    with pytest.raises(ConversionError, match=message) as caught:
+        read_weights(tmp_path / "w.pdparams")
+    assert "w.pdparams" in str(caught.value)
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_folder_of_weights_tells_which_file_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"is a folder; name the weights in it"):
+        read_weights(tmp_path)
+    with pytest.raises(ConversionError, match=r"absent.*cannot be read"):
+        read_weights(tmp_path / "absent.pdparams")
+
+
+def test_parameters_that_were_saved_in_slices_are_joined(tmp_path: Path) -> None:
+    whole = np.arange(12, dtype=np.float32).reshape(3, 4)
+    content = {
+        "weight@@.0": whole.reshape(-1)[:7],
+        "weight@@.1": whole.reshape(-1)[7:],
+        "bias": np.ones(2, np.float32),
+        "UnpackBigParamInfor@@": {"weight": {"OriginShape": (3, 4), "slices": ["weight@@.0", "weight@@.1"]}},
+        "StructuredToParameterName@@": {"weight": "linear_0.w_0"},
+    }
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps(content, protocol=2))
+    arrays = read_weights(tmp_path / "w.pdparams")
+    assert sorted(arrays) == ["bias", "weight"]
+    np.testing.assert_array_equal(arrays["weight"], whole)
+
+
+def test_weights_read_as_paddle_reads_them(weights: Path) -> None:
+    import paddle
+
+    expected = paddle.load(str(weights))
+    arrays = read_weights(weights)
+    assert arrays.keys() == expected.keys()
+    assert all(np.array_equal(arrays[name], expected[name].numpy()) for name in arrays)
