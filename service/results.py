@@ -4,30 +4,45 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
-from engine.palette import composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
+from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from service.request import SaveKind
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent: temporary name, fsync, rename.
+    """Write a file that is whole or absent.
 
     Args:
         path: replaced if it exists.
         content: the bytes.
     """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Generator[BinaryIO]:
+    """Write a file, piece by piece, that is whole or absent: temporary name, fsync, rename.
+
+    Args:
+        path: replaced if it exists, when the block ends without an error.
+
+    Yields:
+        The file to write to.
+    """
     descriptor, partial = tempfile.mkstemp(prefix=".pseg-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(partial).chmod(0o644)
@@ -35,6 +50,33 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+@dataclass(slots=True)
+class Stems:
+    """Gives every image a stem of its own for its output files, as the images come.
+
+    Attributes:
+        taken: what was given away, without letter case: some file systems ignore it.
+    """
+
+    taken: set[str] = field(default_factory=set[str])
+
+    def take(self, wanted: str) -> str:
+        """Take a stem.
+
+        Args:
+            wanted: the image's own.
+
+        Returns:
+            The same, or with `-2`, `-3`, … behind it if it was taken.
+        """
+        stem, number = wanted, 1
+        while stem.casefold() in self.taken:
+            number += 1
+            stem = f"{wanted}-{number}"
+        self.taken.add(stem.casefold())
+        return stem
 
 
 def distinct_stems(images: Iterable[Path]) -> list[str]:
@@ -50,16 +92,17 @@ def distinct_stems(images: Iterable[Path]) -> list[str]:
     >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
     ['x', 'x-2', 'x-2-2', 'X-3']
     """
-    taken: set[str] = set()
-    stems: list[str] = []
-    for image in images:
-        stem, number = image.stem, 1
-        while stem.casefold() in taken:
-            number += 1
-            stem = f"{image.stem}-{number}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+    stems = Stems()
+    return [stems.take(image.stem) for image in images]
+
+
+class Labelled(Protocol):
+    """A source that people know by a name."""
+
+    @property
+    def label(self) -> str:
+        """What tables and reports call it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +116,11 @@ class ImageTask:
 
     path: Path
     stem: str
+
+    @property
+    def label(self) -> str:
+        """What tables and reports call it."""
+        return str(self.path)
 
 
 _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
@@ -129,8 +177,7 @@ class ResultWriter:
             asked for.
         """
         planes = prediction.mask.ndim == 3
-        indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
-        palette = _palette(prediction.covers, extra=planes)
+        indices, palette = shown_mask(prediction)
         makers: dict[SaveKind, tuple[str, Callable[[], bytes]]] = {
             "mask": (".mask.npz", lambda: planes_npz(prediction.mask.astype(np.bool_)))
             if planes
@@ -147,7 +194,22 @@ class ResultWriter:
         return written[0] if written else None
 
 
-def _as_indices(prediction: Prediction) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
+    """Make a prediction's mask what pictures show of it.
+
+    Args:
+        prediction: mask and cover.
+
+    Returns:
+        Class indices `[H, W]` and their palette `uint8[K, 3]`, RGB. Planes of a multilabel bundle are flattened: the
+        last class of a pixel is shown, and a pixel of no class has the palette's last entry, black.
+    """
+    planes = prediction.mask.ndim == 3
+    indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
+    return indices, _palette(prediction.covers, extra=planes)
+
+
+def _as_indices(prediction: Prediction) -> Mask:
     if prediction.mask.dtype == np.uint16:
         return prediction.mask.astype(np.uint16, copy=False)
     return prediction.mask.astype(np.uint8, copy=False)
@@ -217,6 +279,10 @@ def result_record(
     }
 
 
+_Source = TypeVar("_Source", bound=Labelled)
+_Encoded = TypeVar("_Encoded")
+
+
 @dataclass(slots=True)
 class CoverTable:
     """A row per image: size, time and place of the photograph, cover per class, or why it failed.
@@ -227,13 +293,13 @@ class CoverTable:
 
     rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
 
-    def add(self, result: Segmented[ImageTask, Path | None] | Failed[ImageTask]) -> None:
+    def add(self, result: Segmented[_Source, _Encoded] | Failed[_Source]) -> None:
         """Add an image.
 
         Args:
             result: from the pipeline.
         """
-        row: dict[str, object] = {"image": str(result.source.path)}
+        row: dict[str, object] = {"image": result.source.label}
         if isinstance(result, Failed):
             self.rows.append({**row, "status": "failed", "error": str(result.error)})
             return

@@ -1,10 +1,13 @@
 """The installed command `pseg`: starts collecting garbage only once the libraries are loaded, a tenth of the start."""
 
 import gc
+import os
 
 
 def main() -> None:
     """Load the command line and run it."""
+    # Read when the library is loaded: later it has written its session file, and may report to its makers.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     gc.disable()
     from service.cli import main as run
 

@@ -1,0 +1,384 @@
+"""The report of a run: one HTML file that needs no network, for people to look at.
+
+Every image gets a card with the photograph under its mask, and a row in a table. Cards go to a nameless temporary file
+beside the report as they come, and the page is put together at the end: memory holds rows of numbers, never pictures,
+and a killed run leaves nothing behind.
+
+Names, classes and reasons are a stranger's text. The templates escape all of it, and the page's content security policy
+allows no network and no script but its own.
+"""
+
+import base64
+import hashlib
+import io
+import math
+import re
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine import MaskSize, Prediction, Provenance, SourceImage
+from engine.palette import overlay
+from service.request import PredictRequest
+from service.results import atomic_file, cover_records, shown_mask
+
+_LEADING_CLASSES = 12
+_CARD_CLASSES = 8
+_PHOTOGRAPH_QUALITY = 80
+_SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
+_SMALLEST_SIDE_PX = 240
+_BREAKS = re.compile(r"(?<=[/_:])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """A class and its cover of one image.
+
+    Attributes:
+        id: URN of the class.
+        name: what people call it.
+        color: RGB, as the pictures have it.
+        cover: share of the image's pixels, 0–1.
+    """
+
+    id: str
+    name: str
+    color: tuple[int, int, int]
+    cover: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTotal:
+    """A class over all images that were segmented.
+
+    Attributes:
+        index: its value in the masks.
+        id: URN of the class.
+        name: what people call it.
+        color: RGB, as the pictures have it.
+        mean: of the images' covers; every image counts once, whatever its size.
+        lowest: of the images' covers.
+        highest: of the images' covers.
+    """
+
+    index: int
+    id: str
+    name: str
+    color: tuple[int, int, int]
+    mean: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    number: int
+    name: str
+    width: int = 0
+    height: int = 0
+    taken_at: datetime | None = None
+    shares: tuple[ClassShare, ...] = ()
+    reason: str | None = None
+
+
+def thumbnail_side(images: int) -> int:
+    """Choose the size of the pictures in a report, so that it stays below about 40 MB up to 1500 images.
+
+    >>> [thumbnail_side(count) for count in (1, 24, 25, 250, 500, 1500, 5000)]
+    [1280, 1280, 960, 640, 400, 320, 240]
+
+    Args:
+        images: how many the report holds.
+
+    Returns:
+        Longest side in pixels.
+    """
+    return next((side for most, side in _SIDES_PX if images <= most), _SMALLEST_SIDE_PX)
+
+
+def class_totals(covers: Sequence[tuple[ClassShare, ...]]) -> list[ClassTotal]:
+    """Sum the covers of images up.
+
+    Args:
+        covers: the classes of each image, in index order; where an image has fewer classes, its cover of the rest is 0.
+
+    Returns:
+        One entry a class, in index order.
+    """
+    known: dict[int, ClassShare] = {}
+    for shares in covers:
+        known.update((index, share) for index, share in enumerate(shares) if index not in known)
+    totals: list[ClassTotal] = []
+    for index, share in sorted(known.items()):
+        values = [shares[index].cover if index < len(shares) else 0.0 for shares in covers]
+        mean = math.fsum(values) / len(values)
+        totals.append(ClassTotal(index, share.id, share.name, share.color, mean, min(values), max(values)))
+    return totals
+
+
+@dataclass(slots=True)
+class ReportWriter:
+    """Collects the results of a run, in the order in which they are to be shown.
+
+    Threads: one at a time.
+
+    Attributes:
+        path: the HTML file.
+        title: heading of the page.
+        provenance: of the predictor.
+        expected: how many images the run has; None if nobody knows.
+        facts: what else the page says about how the run was made, name to value.
+    """
+
+    path: Path
+    title: str
+    provenance: Provenance
+    expected: int | None
+    facts: Mapping[str, str]
+    _cards: BinaryIO
+    _card_sizes: list[int] = field(default_factory=list[int])
+    _rows: list[_Row] = field(default_factory=list[_Row])
+    _sides: set[int] = field(default_factory=set[int])
+    _multilabel: bool = False
+
+    def add(
+        self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str] | None = None
+    ) -> None:
+        """Add an image that was segmented.
+
+        Args:
+            name: what the user knows it by.
+            image: the photograph.
+            prediction: mask and cover.
+            details: what the card says of it besides, name to value: where the mask lies, URNs.
+        """
+        shares = tuple(
+            ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"])
+            for each in cover_records(prediction.covers)
+        )
+        row = _Row(
+            len(self._rows) + 1, name, prediction.width, prediction.height, image.capture.taken_at, shares=shares
+        )
+        self._multilabel |= prediction.mask.ndim == 3
+        side = thumbnail_side(max(self.expected or 0, row.number))
+        photograph, mask = _pictures(image, prediction, side)
+        leading, others = _split([share.cover for share in shares], _CARD_CLASSES)
+        card = _template("card.html").render(
+            row=row,
+            source=(image.width, image.height),
+            thumbnail=(photograph.width, photograph.height),
+            photograph=_jpeg(photograph),
+            mask=_lossless_webp(mask),
+            leading=[shares[index] for index in leading],
+            others=[shares[index] for index in others],
+            details={**_place(image), **(details or {})},
+        )
+        self._card_sizes.append(self._cards.write(card.encode()))
+        self._sides.add(side)
+        self._rows.append(row)
+
+    def add_failure(self, name: str, reason: str) -> None:
+        """Add an image that was not segmented.
+
+        Args:
+            name: what the user knows it by.
+            reason: why.
+        """
+        self._rows.append(_Row(len(self._rows) + 1, name, reason=reason))
+
+    def write(self) -> None:
+        """Put the page together and write it, whole or not at all; without a result there is no page."""
+        if not self._rows:
+            return
+        segmented = [row for row in self._rows if row.reason is None]
+        totals = class_totals([row.shares for row in segmented])
+        leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
+        style, script = _asset("report.css"), _asset("report.js")
+        page = _template("report.html").generate(
+            title=self.title,
+            made_at=datetime.now(UTC),
+            style=Markup(style),  # noqa: S704 (the package's own file)
+            script=Markup(script),  # noqa: S704 (the package's own file)
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            rows=self._rows,
+            segmented=len(segmented),
+            failures=[row for row in self._rows if row.reason is not None],
+            missing=max(0, (self.expected or 0) - len(self._rows)),
+            dated=any(row.taken_at for row in segmented),
+            leading=[totals[index] for index in leading],
+            others=[totals[index] for index in others],
+            multilabel=self._multilabel,
+            provenance=self.provenance,
+            facts=self.facts,
+            sides=sorted(self._sides),
+            cards=self._stored_cards(),
+        )
+        with atomic_file(self.path) as file:
+            file.writelines(piece.encode() for piece in page)
+
+    def _stored_cards(self) -> Iterator[Markup]:
+        self._cards.seek(0)
+        for size in self._card_sizes:
+            yield Markup(self._cards.read(size).decode())  # noqa: S704 (a rendered template)
+
+
+@contextmanager
+def report_at(
+    path: Path,
+    *,
+    title: str,
+    provenance: Provenance,
+    expected: int | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> Generator[ReportWriter]:
+    """Write a report of what happens in a block.
+
+    An error that ends the block early does not lose the report: it shows the images so far, and says that some of the
+    expected ones are missing. Without any image nothing is written.
+
+    Args:
+        path: the HTML file; replaced if it exists.
+        title: heading of the page.
+        provenance: of the predictor.
+        expected: how many images there are, so that pictures can be sized for them; None if nobody knows.
+        facts: what else the page says about how the run was made, name to value.
+
+    Yields:
+        What takes the results.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as cards:
+        writer = ReportWriter(path, title, provenance, expected, facts or {}, cards)
+        try:
+            yield writer
+        finally:
+            writer.write()
+
+
+def request_facts(request: PredictRequest) -> dict[str, str]:
+    """Say what a request asked of the masks.
+
+    Args:
+        request: validated parameters.
+
+    Returns:
+        Facts for a report, name to value.
+    """
+    limit = request.max_img_size
+    return {
+        "mask size": "the photograph's"
+        if request.mask_size is MaskSize.ORIGINAL
+        else "the photograph's as it was read",
+        "images": "read at full size" if limit < 0 else f"shrunk for the network above {limit:,} pixels",
+        "threshold": f"{request.threshold:g} (for probability maps and overlapping classes)",
+        "pseg": metadata.version("paddleseg-dual-runtime"),
+    }
+
+
+def _pictures(image: SourceImage, prediction: Prediction, side: int) -> tuple[Image.Image, Image.Image]:
+    """Shrink a photograph, and colour its mask at the same size."""
+    height, width = image.pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    photograph: NDArray[np.uint8] = np.asarray(cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    mask, palette = shown_mask(prediction)
+    return Image.fromarray(photograph), Image.fromarray(overlay(photograph, mask, palette, opacity=1))
+
+
+def _jpeg(photograph: Image.Image) -> str:
+    file = io.BytesIO()
+    photograph.save(file, "JPEG", quality=_PHOTOGRAPH_QUALITY)
+    return _data_uri("image/jpeg", file)
+
+
+def _lossless_webp(mask: Image.Image) -> str:
+    file = io.BytesIO()
+    mask.save(file, "WEBP", lossless=True, method=0)  # half of a palette PNG
+    return _data_uri("image/webp", file)
+
+
+def _data_uri(media_type: str, file: io.BytesIO) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _split(shares: Sequence[float], most: int) -> tuple[list[int], list[int]]:
+    """Part the classes with the largest shares from the others; both in index order."""
+    ranked = sorted(range(len(shares)), key=lambda index: shares[index], reverse=True)
+    return sorted(ranked[:most]), sorted(ranked[most:])
+
+
+def _place(image: SourceImage) -> dict[str, str]:
+    capture = image.capture
+    if capture.latitude_deg is None or capture.longitude_deg is None:
+        return {}
+    return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
+
+
+def percent(share: float) -> str:
+    """Write a share to a tenth of a percent, without making little into nothing or nearly all into all.
+
+    >>> [percent(share) for share in (0, 0.0004, 0.4321, 0.9996, 1)]
+    ['0.0%', '<0.1%', '43.2%', '>99.9%', '100.0%']
+
+    Args:
+        share: 0–1.
+
+    Returns:
+        For people to read.
+    """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
+
+
+def _legible(value: object) -> object:
+    """Make text fit for a page: control characters become their pictures, bytes that are no UTF-8 become U+FFFD."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _CONTROLS.sub(
+        lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\N{REPLACEMENT CHARACTER}", value
+    )
+
+
+def _breakable(text: str) -> Markup:
+    """Let long names and URNs break where people would break them."""
+    return Markup("<wbr>").join(_BREAKS.split(str(_legible(text))))
+
+
+def _css_color(color: Iterable[int]) -> str:
+    return f"rgb({' '.join(map(str, color))})"
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("service", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_legible,
+    )
+    environment.filters.update(percent=percent, css_color=_css_color, breakable=_breakable)
+    return environment.get_template(name)
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("service") / "assets" / name).read_text("utf-8")

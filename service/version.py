@@ -1,0 +1,17 @@
+"""Which build this is."""
+
+import os
+from importlib import metadata
+
+_DISTRIBUTION = "paddleseg-dual-runtime"
+
+
+def banner() -> str:
+    """Name version, commit and date, as far as the image that holds the software was told them.
+
+    Returns:
+        One line.
+    """
+    version = os.environ.get("PSEG_VERSION", metadata.version(_DISTRIBUTION))
+    known = [os.environ[name] for name in ("PSEG_COMMIT", "PSEG_BUILD_DATE") if name in os.environ]
+    return f"pseg {version}" + (f" ({', '.join(known)})" if known else "")

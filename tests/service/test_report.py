@@ -1,0 +1,624 @@
+"""The report in Chromium: pictures under their sliders, a table that sorts, a stranger's text that stays text."""
+
+# Selenium's types have gaps.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import base64
+import colorsys
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from typer.testing import CliRunner
+
+from engine import ClassCover, Prediction, Provenance, SegmentationClass, SourceImage, read_image
+from engine.images import Capture
+from engine.predictor import Mask
+from service import cli
+from service.commands.terminal import ExitStatus
+from service.report import ClassShare, class_totals, report_at
+
+PROVENANCE = Provenance(
+    "b" * 64, "e" * 64, "paddle", "onednn", "fp32", 3, ("onnx on cpu: not converted",), {"numpy": "2.4.6"}
+)
+SAND, GRASS = (200, 160, 80), (0, 128, 64)
+GREY = (90, 110, 130)
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+    "--window-size=1280,1000",
+)
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 1">',
+    "</script></style></title><svg onload='window.hacked = 1'>",
+    "{{ 7 * 7 }} {% raw %} ${7 * 7}",
+    "two\nlines & 'quotes' — 藻 🐟 \u202eesrever",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    browser, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if browser is None or driver is None:
+        reason = "no chromium and chromedriver: install the system's packages of these names"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+class Page:
+    """A report in the browser."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, path: Path) -> None:
+        self.driver.get_log("performance")
+        self.driver.get_log("browser")
+        self.driver.get(path.as_uri())
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def devtools(self, command: str, **arguments: object) -> Any:
+        return self.driver.execute_cdp_cmd(command, arguments)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return Array.from(document.querySelectorAll(arguments[0]), (each) => each.textContent)"
+        return cast("list[str]", self.run(script, selector))
+
+    def table(self) -> list[str]:
+        """Names in the rows that can be seen."""
+        return self.texts("#table tbody tr:not([hidden]) th")
+
+    def cards(self) -> list[str]:
+        return self.texts("#cards article:not([hidden]) h3")
+
+    def pixel(self, element: WebElement, x: float, y: float) -> tuple[int, ...]:
+        """The colour that an element shows at a place, both 0–1 of its size."""
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        with Image.open(BytesIO(base64.b64decode(element.screenshot_as_base64))) as shot:
+            return cast("tuple[int, ...]", shot.convert("RGB").getpixel((int(x * shot.width), int(y * shot.height))))
+
+    def prefer(self, scheme: str) -> None:
+        self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def contrast(self, selector: str) -> float:
+        """WCAG's contrast ratio of an element's text and what is behind it."""
+        text, behind = self.run(
+            """let element = document.querySelector(arguments[0]), behind = element;
+            const clear = (each) => getComputedStyle(each).backgroundColor === 'rgba(0, 0, 0, 0)';
+            while (clear(behind)) behind = behind.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];""",
+            selector,
+        )
+        one, other = sorted((luminance(text), luminance(behind)), reverse=True)
+        return (one + 0.05) / (other + 0.05)
+
+
+def luminance(color: str) -> float:
+    levels = [int(level) / 255 for level in re.findall(r"\d+", color)[:3]]
+    linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome) -> Iterator[Page]:
+    """A page that asks for nothing but itself and says nothing on the console."""
+    shown = Page(chromium)
+    yield shown
+    shown.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    shown.devtools("Emulation.clearDeviceMetricsOverride")
+    assert chromium.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    requests = [each["params"] for each in events if each["method"] == "Network.requestWillBeSent"]
+    asked = [each["request"]["url"] for each in requests if each["documentURL"].startswith("file:")]
+    assert asked
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+
+
+def photograph(color: Sequence[int] = GREY, width: int = 200, height: int = 100, **capture: Any) -> SourceImage:
+    return SourceImage(np.full((height, width, 3), color, np.uint8), width, height, Capture(**capture))
+
+
+def prediction(mask: Mask, covers: Sequence[float], classes: Sequence[SegmentationClass] | None = None) -> Prediction:
+    known = classes or (SegmentationClass("urn:sand", "sand", SAND), SegmentationClass("urn:grass", "grass", GRASS))
+    shares = tuple(ClassCover(each, cover) for each, cover in zip(known, covers, strict=False))
+    return Prediction(mask, shares, {"run": 1.0})
+
+
+def all_grass(grass: float = 1.0, width: int = 200, height: int = 100) -> Prediction:
+    return prediction(np.ones((height, width), np.uint8), (1 - grass, grass))
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Path:
+    """Three images, the second without the date that the others have, and a failure."""
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE, expected=4, facts={"bundle": "bay.tgz"}) as report:
+        report.add("q10.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30)), all_grass(0.25), {"mask file": "m/q10"})
+        report.add("q9.jpg", photograph(), all_grass(0.75))
+        report.add_failure("broken.jpg", "broken.jpg: truncated")
+        report.add("q1.jpg", photograph(taken_at=datetime(2023, 3, 1, 9, 30)), all_grass(0.5004))
+    return path
+
+
+def test_totals_count_every_image_once() -> None:
+    def shares(*covers: float) -> tuple[ClassShare, ...]:
+        return tuple(ClassShare(f"urn:{index}", f"c{index}", (0, 0, 0), cover) for index, cover in enumerate(covers))
+
+    totals = class_totals([shares(0.25, 0.75), shares(0.5, 0.3, 0.2)])
+    assert [(each.name, each.mean, each.lowest, each.highest) for each in totals] == [
+        ("c0", 0.375, 0.25, 0.5),
+        ("c1", 0.525, 0.3, 0.75),
+        ("c2", 0.1, 0.0, 0.2),
+    ]
+    assert class_totals([]) == []
+
+
+def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> None:
+    page.open(four)
+    assert page.driver.title == "Bay"
+    assert "3 of 4 images segmented, 1 failed" in page.one(".lead").text
+    assert [each.text.split() for each in page.all(".totals tbody tr")] == [
+        ["sand", "50.0%", "25.0%", "75.0%"],
+        ["grass", "50.0%", "25.0%", "75.0%"],
+    ]
+    made = dict(zip(page.texts(".provenance dt"), page.texts(".provenance dd"), strict=True))
+    assert made == {
+        "bundle": "bay.tgz",
+        "runtime": "paddle",
+        "provider": "onednn",
+        "precision": "fp32",
+        "threads": "3",
+        "fallbacks": "onnx on cpu: not converted",
+        "versions": "numpy 2.4.6",
+        "bundle digest": "b" * 64,
+        "model digest": "e" * 64,
+    }
+    assert page.one(".failures tbody tr").text == "broken.jpg broken.jpg: truncated"
+    assert page.one("#image-1 .details").text.splitlines() == [
+        *("photograph", "200 × 100 pixels", "mask", "200 × 100 pixels"),
+        *("taken", "2024-03-01 09:30:00", "mask file", "m/q10"),
+    ]
+    assert "ended early" not in page.one("body").text
+    assert "exclude each other" not in page.one("body").text
+
+
+def test_bars_have_the_lengths_and_colours_of_the_classes(page: Page, four: Path) -> None:
+    page.open(four)
+    page.run("document.querySelector('#image-1').scrollIntoView()")
+    sand, grass = page.all("#image-1 .bar")
+    lengths = [each.rect["width"] / page.one("#image-1 .track").rect["width"] for each in (sand, grass)]
+    assert lengths == pytest.approx([0.75, 0.25], abs=0.01)
+    assert sand.value_of_css_property("background-color") == "rgba(200, 160, 80, 1)"
+    assert grass.value_of_css_property("background-color") == "rgba(0, 128, 64, 1)"
+    assert page.texts("#image-1 .value") == ["75.0%", "25.0%"]
+
+
+def near(color: Sequence[int], expected: Sequence[float]) -> bool:
+    return bool(np.all(np.abs(np.subtract(color, expected)) <= 6))
+
+
+HALF_GRASS = tuple((grey + grass) / 2 for grey, grass in zip(GREY, GRASS, strict=True))
+
+
+def test_the_slider_moves_by_keyboard(page: Page, four: Path) -> None:
+    page.open(four)
+    pair, slider = page.one("#image-1 .pair"), page.one("#image-1 input")
+    assert near(page.pixel(pair, 0.25, 0.5), GREY)
+    assert near(page.pixel(pair, 0.75, 0.5), HALF_GRASS)
+    slider.send_keys(Keys.HOME)
+    assert near(page.pixel(pair, 0.25, 0.5), HALF_GRASS)
+    assert slider.get_attribute("aria-valuetext") == "photograph 0%, overlay 100%"
+    slider.send_keys(Keys.END)
+    assert near(page.pixel(pair, 0.75, 0.5), GREY)
+    slider.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert slider.get_attribute("value") == "98"
+    assert page.one("#image-2 input").get_attribute("value") == "50"
+
+
+def test_the_slider_follows_the_mouse(page: Page, four: Path) -> None:
+    page.open(four)
+    pair, slider = page.one("#image-2 .pair"), page.one("#image-2 input")
+    page.run("arguments[0].scrollIntoView({block: 'center'})", pair)
+    width = pair.rect["width"]
+    mouse = ActionChains(page.driver)
+    mouse.move_to_element(pair).click_and_hold().move_by_offset(int(-0.3 * width), 5).release().perform()
+    assert int(slider.get_attribute("value") or "") == pytest.approx(20, abs=1)
+    assert near(page.pixel(pair, 0.1, 0.5), GREY)
+    assert near(page.pixel(pair, 0.3, 0.5), HALF_GRASS)
+
+
+def test_one_tool_moves_all_sliders_and_one_sets_the_opacity(page: Page, four: Path) -> None:
+    page.open(four)
+    page.one("button[data-border='0']").click()
+    assert {each.get_attribute("value") for each in page.all(".border")} == {"0"}
+    page.one("#opacity").send_keys(Keys.END)
+    assert near(page.pixel(page.one("#image-4 .pair"), 0.1, 0.5), GRASS)
+    page.one("button[data-border='100']").click()
+    assert near(page.pixel(page.one("#image-4 .pair"), 0.9, 0.5), GREY)
+
+
+def head(page: Page, name: str) -> WebElement:
+    return next(each for each in page.all("#table thead button") if each.text.strip() == name)
+
+
+def test_the_table_and_the_pictures_sort_together(page: Page, four: Path) -> None:
+    page.open(four)
+    assert page.table() == ["q10.jpg", "q9.jpg", "broken.jpg", "q1.jpg"]
+    head(page, "grass").click()
+    assert page.table() == ["q9.jpg", "q1.jpg", "q10.jpg", "broken.jpg"]
+    assert page.cards() == ["q9.jpg", "q1.jpg", "q10.jpg"]
+    assert page.one("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    head(page, "grass").send_keys(Keys.ENTER)
+    assert page.table() == ["q10.jpg", "q1.jpg", "q9.jpg", "broken.jpg"]
+    head(page, "image").click()
+    assert page.table() == ["broken.jpg", "q1.jpg", "q9.jpg", "q10.jpg"]
+    head(page, "taken").click()
+    assert page.table() == ["q1.jpg", "q10.jpg", "broken.jpg", "q9.jpg"]
+    assert len(page.all("th[aria-sort]")) == 1
+
+
+def test_the_table_and_the_pictures_filter_together(page: Page, four: Path) -> None:
+    page.open(four)
+    assert page.one("#count").text == "4 images"
+    page.one("#find").send_keys("Q1")
+    assert page.table() == page.cards() == ["q10.jpg", "q1.jpg"]
+    assert page.one("#count").text == "2 of 4 images"
+    page.one("#find").clear()
+    page.one("#find").send_keys("TRUNC")
+    assert page.table() == ["broken.jpg"]
+    page.one("#status").send_keys("segmented")
+    assert page.table() == page.cards() == []
+    assert page.one("#empty").is_displayed()
+    page.one("#find").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE)
+    assert page.table() == page.cards() == ["q10.jpg", "q9.jpg", "q1.jpg"]
+    page.one("#status").send_keys("failed")
+    assert page.table() == ["broken.jpg"]
+    assert not page.one("#empty").is_displayed()
+
+
+def test_a_name_in_the_table_leads_to_its_picture(page: Page, four: Path) -> None:
+    page.open(four)
+    page.all("#table a")[2].click()
+    assert page.run("return document.querySelector(':target h3').textContent") == "q1.jpg"
+    assert page.run("return document.querySelector(':target').getBoundingClientRect().top < innerHeight")
+
+
+def test_everything_that_can_be_used_has_a_name(page: Page, four: Path) -> None:
+    page.open(four)
+    used = page.all("input, select, button, a, [tabindex='0']")
+    assert [each.get_attribute("outerHTML") for each in used if not each.accessible_name.strip()] == []
+    assert page.one("#image-1 input").accessible_name.endswith("q10.jpg")
+    assert page.one("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_by_day_and_by_night(page: Page, four: Path, scheme: str) -> None:
+    page.prefer(scheme)
+    page.open(four)
+    background = page.one("body").value_of_css_property("background-color")
+    levels = [int(level) / 255 for level in re.findall(r"\d+", background)[:3]]
+    assert (colorsys.rgb_to_hls(*levels)[1] > 0.5) == (scheme == "light")
+    for selector in (".lead", ".lead a", ".note", "h1", "dt", "dd", ".failed", ".reason", "#table a", "thead button"):
+        assert page.contrast(selector) >= 4.5, selector
+
+
+def test_a_telephone_shows_it_without_scrolling_sideways(page: Page, four: Path) -> None:
+    page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+    page.open(four)
+    assert page.run("return document.documentElement.scrollWidth") == 360
+
+
+def test_paper_shows_the_whole_table_and_no_tools(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        for number in range(40):
+            report.add(f"q{number}.jpg", photograph(), all_grass())
+    page.open(path)
+    scroller = page.one("#table").find_element(By.XPATH, "..")
+    assert page.run("return arguments[0].scrollHeight > arguments[0].clientHeight", scroller)
+    page.devtools("Emulation.setEmulatedMedia", media="print")
+    assert page.run("return arguments[0].scrollHeight <= arguments[0].clientHeight", scroller)
+    assert not page.one("#tools").is_displayed()
+
+
+def test_a_strangers_text_stays_text(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    no_unicode = os.fsdecode(b"dive\xff\x07.jpg")
+    classes = tuple(SegmentationClass(text, text, None) for text in HOSTILE)
+    mask = np.zeros((10, 20), np.uint8)
+    covers = (1.0, 0.0, 0.0, 0.0, 0.0)
+    with report_at(path, title=HOSTILE[2], provenance=PROVENANCE, facts=dict.fromkeys(HOSTILE, HOSTILE[0])) as report:
+        for text in HOSTILE:
+            report.add(text, photograph(width=20, height=10), prediction(mask, covers, classes), {text: text})
+            report.add_failure(text, text)
+        report.add_failure(no_unicode, no_unicode)
+    page.open(path)
+    assert page.run("return window.hacked") is None
+    assert page.driver.title == HOSTILE[2]
+    assert page.cards() == list(HOSTILE)
+    assert page.table() == [*(text for text in HOSTILE for _ in range(2)), "dive\N{REPLACEMENT CHARACTER}␇.jpg"]
+    assert page.texts(".failures td")[:-1] == list(HOSTILE)
+    assert page.texts("#image-1 .class") == list(HOSTILE)
+    assert page.texts(".provenance dt")[: len(HOSTILE)] == list(HOSTILE)
+    assert "\n" in page.all("#cards h3")[-1].text
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 2 * len(HOSTILE)
+    assert page.run("return arguments[0].title", page.one("#image-1 .class")) == HOSTILE[0]
+
+
+def test_the_page_may_reach_nothing_and_run_nothing_but_its_own_script(chromium: webdriver.Chrome, four: Path) -> None:
+    asked: list[str] = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+    page = Page(chromium)
+    page.open(four)
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        blocked = chromium.execute_async_script(
+            """const [address, done] = arguments, blocked = [];
+            document.addEventListener('securitypolicyviolation', (event) => {
+              blocked.push(event.effectiveDirective);
+              if (blocked.length === 3) done(blocked.sort());
+            });
+            new Image().src = address;
+            fetch(address).catch(() => null);
+            const script = document.createElement('script');
+            script.textContent = 'window.hacked = 1';
+            document.body.append(script);""",
+            f"http://127.0.0.1:{server.server_port}/",
+        )
+        server.shutdown()
+    assert blocked == ["connect-src", "img-src", "script-src-elem"]
+    assert page.run("return window.hacked") is None
+    assert asked == []
+    chromium.get_log("browser")  # what was blocked
+
+
+def test_one_image_is_shown_large(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE, expected=1) as report:
+        report.add("q.jpg", photograph(width=2000, height=1000), all_grass(width=2000, height=1000))
+    page.open(path)
+    assert "1 of 1 image segmented" in page.one(".lead").text
+    assert page.one("#count").text == "1 image"
+    assert [each.text.split() for each in page.all(".totals tbody tr")] == [["sand", "0.0%"], ["grass", "100.0%"]]
+    assert page.run("return arguments[0].naturalWidth", page.one(".photograph")) == 1280
+    assert page.one(".pair").rect["width"] > 700
+    page.one("#large").click()
+    assert page.one(".pair").rect["width"] < 700
+
+
+def test_five_hundred_images_are_small_enough_and_drawn_when_they_are_seen(page: Page, tmp_path: Path) -> None:
+    scene = read_image(Path("demo/pictures/scene_900004.jpg"))
+    scene = SourceImage(np.ascontiguousarray(scene.pixels[::2, ::2]), scene.width, scene.height, scene.capture)
+    stripes = (np.indices(scene.pixels.shape[:2]).sum(axis=0) // 40 % 2).astype(np.uint8)
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE, expected=500) as report:
+        for number in range(500):
+            report.add(f"dive/q{number}.jpg", scene, prediction(stripes, (1 - number / 1000, number / 1000)))
+    assert path.stat().st_size < 40e6
+    page.open(path)
+    drawn = "return arguments[0].checkVisibility({contentVisibilityAuto: true})"
+    last = page.one("#image-500 .pair")
+    assert not page.run(drawn, last)
+    page.run("arguments[0].scrollIntoView()", last)
+    page.driver.execute_async_script("requestAnimationFrame(() => arguments[0]())")
+    assert page.run(drawn, last)
+    assert max(page.pixel(last, 0.25, 0.5)) > 0
+    head(page, "grass").click()
+    assert page.table()[:2] == page.cards()[:2] == ["dive/q499.jpg", "dive/q498.jpg"]
+    page.one("#find").send_keys("q49")
+    assert page.one("#count").text == "11 of 500 images"
+
+
+def test_classes_that_do_not_exclude_each_other_are_told(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    planes = np.zeros((2, 10, 20), np.bool_)
+    planes[0, :, :15] = planes[1, :, 5:15] = True
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        report.add("q.jpg", photograph(width=20, height=10), prediction(planes, (0.75, 0.5)))
+    page.open(path)
+    assert "may sum to less or more than 100%" in page.one("main").text
+    page.one("button[data-border='0']").click()
+    page.one("#opacity").send_keys(Keys.END)
+    shown = [page.pixel(page.one(".pair"), x, 0.5) for x in (0.1, 0.5, 0.95)]
+    assert all(near(color, wanted) for color, wanted in zip(shown, (SAND, GRASS, (0, 0, 0)), strict=True))
+
+
+def test_many_classes_are_cut_to_the_largest_and_that_is_told(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    classes = tuple(SegmentationClass(f"urn:{index}", f"c{index}", None) for index in range(300))
+    covers = [0.0] * 300
+    covers[7], covers[299], covers[100] = 0.6, 0.3996, 0.0004
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        report.add(
+            "q.jpg", photograph(width=20, height=10), prediction(np.full((10, 20), 299, np.uint16), covers, classes)
+        )
+    page.open(path)
+    columns = [each.text.strip() for each in page.all("#table thead th")]
+    assert len(columns) == 3 + 12
+    assert {"c7", "c100", "c299"} < set(columns)
+    assert "12 classes with the largest mean of 300" in page.one("main").text
+    assert page.one(".card .note").text == "292 more classes, none above 0.0%"
+    assert "<0.1%" in page.texts("#image-1 .value")
+    assert "288 more classes" in page.one("summary").text
+
+
+def test_a_mask_of_another_size_than_the_photograph_is_told(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        shrunk = SourceImage(np.full((50, 100, 3), GREY, np.uint8), 200, 100, Capture())
+        report.add("q.jpg", shrunk, all_grass(width=100, height=50))
+    page.open(path)
+    facts = page.one("#image-1 .details").text
+    assert "200 × 100 pixels" in facts
+    assert "100 × 50 pixels, not the photograph's size" in facts
+
+
+def test_a_mask_is_shown_without_a_blur(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    rng = np.random.default_rng(1)
+    mask: NDArray[np.uint8] = rng.integers(0, 2, (60, 80), np.uint8)
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        report.add("q.jpg", photograph(width=80, height=60), prediction(mask, (0.5, 0.5)))
+    (encoded,) = re.findall(rb'class="mask" src="data:image/webp;base64,([^"]+)"', path.read_bytes())
+    with Image.open(BytesIO(base64.b64decode(encoded))) as shown:
+        assert np.array_equal(np.asarray(shown), np.array([SAND, GRASS], np.uint8)[mask])
+
+
+def test_nothing_is_written_where_nothing_was_done(tmp_path: Path) -> None:
+    with report_at(tmp_path / "report.html", title="Bay", provenance=PROVENANCE):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_failures_is_a_report_too(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE, expected=1) as report:
+        report.add_failure("q.jpg", "broken")
+    page.open(path)
+    assert "0 of 1 image segmented, 1 failed" in page.one(".lead").text
+    assert "No image was segmented" in page.one("main").text
+    assert page.table() == ["q.jpg"]
+
+
+def test_an_error_leaves_a_report_of_what_was_done(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        report_at(path, title="Bay", provenance=PROVENANCE, expected=5) as report,
+    ):
+        report.add("q.jpg", photograph(), all_grass())
+        raise KeyboardInterrupt
+    page.open(path)
+    assert "The run ended early: 4 of 5 images were not looked at." in page.one("header").text
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from tests.service.test_report import PROVENANCE, all_grass, photograph
+from service.report import report_at
+with report_at(Path(sys.argv[1]), title="Bay", provenance=PROVENANCE) as report:
+    report.add("q.jpg", photograph(), all_grass())
+    os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path / "report.html"], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_holds_no_pictures(tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (300, 400, 3), np.uint8)
+    image = SourceImage(noise, 400, 300, Capture())
+    found = all_grass(width=400, height=300)
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        report.add("q.jpg", image, found)
+        tracemalloc.start()
+        for _ in range(100):
+            report.add("q.jpg", image, found)
+        kept, _ = tracemalloc.get_traced_memory()
+        report.write()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert path.stat().st_size > 10e6
+    assert kept < 0.5e6
+    assert peak < 5e6
+
+
+def test_the_command_line_writes_it(page: Page, bundle: Path, tmp_path: Path) -> None:
+    pictures, path = tmp_path / "pictures", tmp_path / "pages" / "report.html"
+    pictures.mkdir()
+    pixels = np.full((40, 80, 3), (200, 20, 20), np.uint8)
+    pixels[:, 60:] = (20, 200, 20)
+    Image.fromarray(pixels).save(pictures / "reef.png")
+    (pictures / "text.png").write_text("no picture")
+    arguments = ("predict", bundle, pictures, "--out", tmp_path / "masks", "--report", path)
+    ended = CliRunner().invoke(cli.app, [str(each) for each in arguments], catch_exceptions=False)
+    assert ended.exit_code == ExitStatus.INCOMPLETE
+    page.open(path)
+    assert page.driver.title == "Segmentation with strongest-band"
+    assert page.cards() == [str(pictures / "reef.png")]
+    assert page.texts("#image-1 .value") == ["75.0%", "25.0%", "0.0%"]
+    assert str(tmp_path / "masks" / "reef.pseudo.png") in page.one("#image-1 .details").text
+    assert "text.png" in page.one(".failures tbody tr").text
+    made = dict(zip(page.texts(".provenance dt"), page.texts(".provenance dd"), strict=True))
+    assert made["bundle"] == str(bundle)
+    assert made["runtime"] == "onnx"
+    assert made["mask size"] == "the photograph's"
+    assert made["images"] == "shrunk for the network above 1,000,000 pixels"
+    assert re.fullmatch("[0-9a-f]{64}", made["bundle digest"])
+
+
+def test_a_report_that_cannot_be_written_stops_the_command_before_work(bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "reef.png")
+    arguments = ("predict", bundle, tmp_path / "reef.png", "--out", tmp_path / "masks", "--report", tmp_path)
+    ended = CliRunner().invoke(cli.app, [str(each) for each in arguments], catch_exceptions=False)
+    assert ended.exit_code == ExitStatus.WRONG_REQUEST
+    assert not list((tmp_path / "masks").iterdir())
+
+
+def test_the_policy_knows_the_script_by_its_digest(four: Path) -> None:
+    page = four.read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "http:" not in page
+    assert "https:" not in page
