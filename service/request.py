@@ -1,14 +1,18 @@
 """The parameters of a prediction, validated once for every front door."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
 from engine.images import DEFAULT_MAX_PIXELS
+from engine.selection import candidates
 
+RuntimeChoice = Literal["auto", "onnx", "paddle"]
+ProviderChoice = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 SaveKind = Literal["pseudo", "mask", "overlay"]
 SAVE_KINDS: tuple[SaveKind, ...] = ("pseudo", "mask", "overlay")
 DEFAULT_MAX_IMG_SIZE = 1_000_000
@@ -22,8 +26,8 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    runtime: Literal["auto", "onnx", "paddle"] = "auto"
-    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = "auto"
+    runtime: RuntimeChoice = "auto"
+    provider: ProviderChoice = "auto"
     device: Device | None = None
     precision: Precision = Precision.FP32
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -38,6 +42,7 @@ class PredictRequest(BaseModel):
     min_subgraph_size: Annotated[int, Field(ge=1)] = 3
     auto_tune_shapes: bool = False
     print_detail: bool = False
+    with_argmax: bool = False
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -81,11 +86,129 @@ def build_request(**parameters: object) -> PredictRequest:
     Raises:
         OptionError: a parameter is wrong, named with what is allowed.
     """
+    return _validated(PredictRequest, parameters)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class ServiceRequest(BaseModel):
+    """The parameters of an order or a job, under the names that users of the service know.
+
+    Attributes:
+        model: URN of the model bundle.
+        image: URN of the only image.
+        images: URN of a collection, or URNs of images; either this or `image`.
+        max_img_size: shrink larger images to so many pixels for the network; -1 never.
+        batch_size: images that may share one run.
+        device: cpu or gpu.
+        use_trt: TensorRT, on a GPU.
+        precision: arithmetic of the network.
+        min_subgraph_size: smallest subgraph that TensorRT takes.
+        enable_auto_tune: collect TensorRT's shapes from the images first.
+        cpu_threads: a ceiling; never more than the process may use.
+        enable_mkldnn: oneDNN or an error; not given, the runtime decides.
+        benchmark: publish timings.
+        model_name: under which name; not given, the bundle's.
+        with_argmax: take the strongest class of each pixel, even if the bundle says that its classes overlap.
+        print_detail: let the vendor's library log.
+        runtime: which library; auto: the first that runs the model.
+        provider: execution provider of ONNX Runtime.
+        threshold: for probability maps and bundles whose classes overlap.
+        mask_size: size of the masks: the source's, or after `max_img_size`.
+        report: publish the report for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
+
+    model: str
+    image: str | None = None
+    images: str | list[str] | None = None
+    max_img_size: int = DEFAULT_MAX_IMG_SIZE
+    batch_size: int = 1
+    device: Device = Device.CPU
+    use_trt: bool = False
+    precision: Precision = Precision.FP32
+    min_subgraph_size: int = 3
+    enable_auto_tune: bool = False
+    cpu_threads: int = 10
+    enable_mkldnn: bool = False
+    benchmark: bool = False
+    model_name: str | None = None
+    with_argmax: bool = False
+    print_detail: bool = False
+    runtime: RuntimeChoice = "auto"
+    provider: ProviderChoice = "auto"
+    threshold: float = 0.5
+    mask_size: MaskSize = MaskSize.ORIGINAL
+    report: bool = False
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.image is None) == (self.images is None):
+            raise ValueError("give either image or images, and not both")
+        if self.enable_auto_tune and not self.use_trt and self.provider != "tensorrt":
+            raise ValueError("enable-auto-tune collects shapes for TensorRT: it goes with use-trt")
+        return self
+
+    def predict_request(self) -> PredictRequest:
+        """Turn the parameters into those of a prediction.
+
+        Returns:
+            The request.
+
+        Raises:
+            OptionError: a parameter is wrong, named with what is allowed.
+        """
+        return build_request(
+            runtime=self.runtime,
+            provider=self.provider,
+            device=self.device,
+            precision=self.precision,
+            threads=self.cpu_threads,
+            batch_size=self.batch_size,
+            max_img_size=self.max_img_size,
+            mask_size=self.mask_size,
+            threshold=self.threshold,
+            mkldnn=OneDnn.ON if self.enable_mkldnn else OneDnn.AUTO,
+            use_trt=self.use_trt,
+            min_subgraph_size=self.min_subgraph_size,
+            auto_tune_shapes=self.enable_auto_tune,
+            print_detail=self.print_detail,
+            with_argmax=self.with_argmax,
+        )
+
+
+def build_service_request(**parameters: object) -> ServiceRequest:
+    """Validate the parameters of an order or a job.
+
+    Args:
+        **parameters: fields of `ServiceRequest`.
+
+    Returns:
+        The request.
+
+    Raises:
+        OptionError: a parameter is wrong, named with what is allowed, or the parameters contradict each other.
+    """
+    request = _validated(ServiceRequest, parameters)
+    # What no runtime can honour is known before model or image are fetched.
+    candidates(request.predict_request().runtime_request())
+    return request
+
+
+_Parameters = TypeVar("_Parameters", bound=BaseModel)
+
+
+def _validated(kind: type[_Parameters], parameters: Mapping[str, object]) -> _Parameters:
     try:
-        return PredictRequest.model_validate(parameters)
+        return kind.model_validate(parameters)
     except ValidationError as error:
         problems = [
-            f"{'-'.join(str(part) for part in each['loc'])}: {each['msg']}".removeprefix(": ").replace("_", "-")
+            f"{'-'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}".removeprefix(
+                ": "
+            ).replace("_", "-")
             for each in error.errors()
         ]
         raise OptionError("; ".join(problems)) from error

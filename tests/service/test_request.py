@@ -6,7 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from engine import Device, OneDnn, OptionError, Precision, Provider, RuntimeName
-from service.request import PredictRequest, build_request, require_writable, require_writable_file
+from engine.cores import usable_cores
+from engine.options import OnnxOptions, PaddleOptions
+from engine.selection import candidates
+from service.request import (
+    PredictRequest,
+    ServiceRequest,
+    build_request,
+    build_service_request,
+    require_writable,
+    require_writable_file,
+)
 
 
 def test_defaults_leave_every_choice_to_the_engine() -> None:
@@ -115,3 +125,82 @@ def test_a_folder_in_place_of_an_output_file_is_refused(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new" / "cover.csv")
     with pytest.raises(OptionError, match="is a folder"):
         require_writable_file(tmp_path)
+
+
+def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
+    request = build_service_request(**{"model": "urn:m", "images": "urn:q", "max-img-size": -1, "cpu-threads": 3})
+    assert (request.max_img_size, request.cpu_threads) == (-1, 3)
+    assert request == build_service_request(model="urn:m", images="urn:q", max_img_size=-1, cpu_threads=3)
+    defaults = build_service_request(model="urn:m", image="urn:i")
+    assert defaults.model_dump(by_alias=True, mode="json", exclude={"model", "image", "images", "model_name"}) == {
+        "max-img-size": 1_000_000,
+        "batch-size": 1,
+        "device": "cpu",
+        "use-trt": False,
+        "precision": "fp32",
+        "min-subgraph-size": 3,
+        "enable-auto-tune": False,
+        "cpu-threads": 10,
+        "enable-mkldnn": False,
+        "benchmark": False,
+        "with-argmax": False,
+        "print-detail": False,
+        "runtime": "auto",
+        "provider": "auto",
+        "threshold": 0.5,
+        "mask-size": "original",
+        "report": False,
+    }
+
+
+def test_the_parameters_of_an_order_reach_both_runtimes() -> None:
+    request = build_service_request(
+        **{"model": "urn:m", "image": "urn:i", "device": "gpu", "use-trt": True, "enable-auto-tune": True},
+        **{"precision": "fp16", "min-subgraph-size": 7, "cpu-threads": 10_000, "print-detail": True},
+        **{"batch-size": 4, "threshold": 0.25, "mask-size": "inference", "with-argmax": True},
+    ).predict_request()
+    assert (request.batch_size, request.threshold, request.mask_size.value) == (4, 0.25, "inference")
+    assert request.with_argmax
+    assert request.auto_tune_shapes
+    onnx, paddle = candidates(request.runtime_request())
+    assert isinstance(onnx, OnnxOptions)
+    assert isinstance(paddle, PaddleOptions)
+    assert onnx.provider is Provider.TENSORRT
+    assert paddle.tensorrt
+    for options in (onnx, paddle):
+        assert options.precision is Precision.FP16
+        assert options.min_subgraph_size == 7
+        assert options.threads == usable_cores()
+        assert options.verbose
+
+
+def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
+    demanded, left = (
+        build_service_request(model="urn:m", image="urn:i", enable_mkldnn=given).predict_request()
+        for given in (True, False)
+    )
+    assert demanded.runtime_request().onednn is OneDnn.ON
+    assert not demanded.runtime_request().is_auto
+    assert left.runtime_request().onednn is OneDnn.AUTO
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "^give either image or images, and not both"),
+        ({"image": "urn:i", "images": "urn:q"}, "^give either image or images, and not both"),
+        ({"image": "urn:i", "enable-auto-tune": True}, "enable-auto-tune .* goes with use-trt"),
+        ({"image": "urn:i", "use-trt": True}, "TensorRT needs a GPU"),
+        ({"image": "urn:i", "precision": "int8", "runtime": "paddle"}, "int8 under TensorRT only"),
+        ({"image": "urn:i", "max-img-size": 0}, "max-img-size is 0"),
+        ({"image": "urn:i", "cpu-threads": 0}, "threads: .*greater than or equal to 1"),
+        ({"image": "urn:i", "save-dir": "x"}, "save-dir: Extra inputs are not permitted"),
+    ],
+)
+def test_orders_that_no_runtime_can_honour_are_refused(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_service_request(model="urn:m", **parameters)
+
+
+def test_a_job_may_name_its_images_one_by_one() -> None:
+    assert ServiceRequest(model="urn:m", images=["urn:a", "urn:b"]).images == ["urn:a", "urn:b"]

@@ -1,0 +1,248 @@
+"""The door for IVCAP orders: the service as that platform knows it.
+
+Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_HTTP_* (see `service.transport`)
+limit the platform's requests, PSEG_SERVICE_* (see `describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and
+PSEG_BUILD_DATE are shown when it starts.
+"""
+
+# The platform's library states no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any, Protocol
+
+from ivcap_sdk_service import Option, Parameter, PythonWorkflow, Service, Type, register_service
+
+from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
+from service.fulfilment import ExitStatus, Item, fulfil
+from service.order_files import OrderOutlet, open_item, source_name, supply_of
+from service.request import ServiceRequest, build_service_request
+from service.session import caches_at, open_session
+from service.transport import patience_from, patient_requests
+
+_log = logging.getLogger("service.order")
+_BANNER = {
+    "IVCAP_SERVICE_VERSION": "PSEG_VERSION",
+    "IVCAP_SERVICE_COMMIT": "PSEG_COMMIT",
+    "IVCAP_SERVICE_BUILD": "PSEG_BUILD_DATE",
+}
+
+
+def _options(values: Iterable[str]) -> list[Option]:
+    return [Option(value=str(value), name=str(value)) for value in values]
+
+
+def _parameters(device: Device) -> list[Parameter]:
+    return [
+        Parameter(name="model", type=Type.ARTIFACT, description="model bundle (.tgz)"),
+        Parameter(name="image", type=Type.ARTIFACT, optional=True, description="the image; or give images"),
+        Parameter(name="images", type=Type.COLLECTION, optional=True, description="the images; or give image"),
+        Parameter(
+            name="max-img-size",
+            type=Type.INT,
+            default="1000000",
+            unit="pixels",
+            description="shrink larger images to so many pixels for the network; -1 leaves them unchanged",
+        ),
+        Parameter(name="batch-size", type=Type.INT, default="1", description="images that may share one run"),
+        Parameter(
+            name="device",
+            type=Type.OPTION,
+            options=_options(Device),
+            default=device.value,
+            description="where the network runs",
+        ),
+        Parameter(name="use-trt", type=Type.BOOL, description="TensorRT; needs a GPU"),
+        Parameter(
+            name="precision",
+            type=Type.OPTION,
+            options=_options(Precision),
+            default="fp32",
+            description="arithmetic of the network",
+        ),
+        Parameter(
+            name="min-subgraph-size",
+            type=Type.INT,
+            default="3",
+            description="smallest subgraph that TensorRT takes",
+        ),
+        Parameter(
+            name="enable-auto-tune", type=Type.BOOL, description="collect shapes for TensorRT from local images first"
+        ),
+        Parameter(
+            name="cpu-threads",
+            type=Type.INT,
+            default="10",
+            description="ceiling for the threads; never more than the cores that the service may use",
+        ),
+        Parameter(
+            name="enable-mkldnn",
+            type=Type.BOOL,
+            description="oneDNN, or an error where it cannot run; if not given, the service decides",
+        ),
+        Parameter(name="benchmark", type=Type.BOOL, description="publish timings"),
+        Parameter(name="model-name", type=Type.STRING, optional=True, description="name of the model in the timings"),
+        Parameter(
+            name="with-argmax",
+            type=Type.BOOL,
+            description="take the strongest class of each pixel even if the model says that classes overlap",
+        ),
+        Parameter(name="print-detail", type=Type.BOOL, description="log what the runtime itself logs"),
+        Parameter(
+            name="runtime",
+            type=Type.OPTION,
+            options=_options(["auto", "onnx", "paddle"]),
+            default="auto",
+            description="which library runs the network",
+        ),
+        Parameter(
+            name="provider",
+            type=Type.OPTION,
+            options=_options(["auto", "cpu", "openvino", "cuda", "tensorrt"]),
+            default="auto",
+            description="execution provider of ONNX Runtime",
+        ),
+        Parameter(
+            name="threshold",
+            type=Type.FLOAT,
+            default="0.5",
+            description="for probability maps and models whose classes overlap",
+        ),
+        Parameter(
+            name="mask-size",
+            type=Type.OPTION,
+            options=_options(MaskSize),
+            default="original",
+            description="size of the masks: that of the source, or after max-img-size",
+        ),
+        Parameter(name="report", type=Type.BOOL, description="publish a report for people to look at"),
+    ]
+
+
+def describe(environment: Mapping[str, str]) -> Service:
+    """Describe the service to the platform.
+
+    Args:
+        environment: PSEG_SERVICE_DEVICE chooses the variant: `cpu` (default), or `gpu`, which asks for a GPU. Its needs
+            can be set by PSEG_SERVICE_MEMORY, PSEG_SERVICE_CPU, PSEG_SERVICE_STORAGE and PSEG_SERVICE_GPU_TYPE.
+
+    Returns:
+        The description.
+
+    Raises:
+        OptionError: there is no such variant.
+    """
+    variant = environment.get("PSEG_SERVICE_DEVICE", "cpu")
+    if variant not in set(Device):
+        raise OptionError(f"PSEG_SERVICE_DEVICE is {variant!r}: give cpu or gpu")
+    device = Device(variant)
+    needs: dict[str, Any] = {
+        "min_memory": environment.get("PSEG_SERVICE_MEMORY", "4Gi"),
+        "min_cpu": environment.get("PSEG_SERVICE_CPU", "2"),
+        "min_ephemeral_storage": environment.get("PSEG_SERVICE_STORAGE", "8Gi"),
+    }
+    name = "infer-with-paddle-paddle"
+    if device is Device.GPU:
+        name += "-gpu"
+        needs |= {"gpu_type": environment.get("PSEG_SERVICE_GPU_TYPE", "nvidia-tesla-t4"), "gpu_number": 1}
+    return Service(
+        name=name,
+        description="Segments images with a PaddleSeg model and publishes masks and the cover of every class.",
+        parameters=_parameters(device),
+        workflow=PythonWorkflow(**needs),
+    )
+
+
+class Arguments(Protocol):
+    """The service's parameters, a field each."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def handle(arguments: Arguments, _: logging.Logger) -> int:
+    """Do the order that the platform handed over.
+
+    Args:
+        arguments: the service's parameters.
+
+    Returns:
+        The exit status.
+    """
+    given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
+    urns = {name: source_name(given[name].urn).urn for name in ("model", "image", "images") if given[name] is not None}
+    with tempfile.TemporaryDirectory(prefix="pseg-order-") as work, _told_to_stop() as stop:
+        try:
+            request = build_service_request(**{**given, "image": None, "images": None, **urns})
+            supply = supply_of(given["image"], given["images"], Path(work))
+        except EngineError as error:
+            _log.error("refused: %s", error)
+            return ExitStatus.WRONG_REQUEST
+        model = open_item(given["model"], Path(work))
+        outcome = fulfil(request, _session(model, request, supply.sample), supply, OrderOutlet(), stop=stop)
+    _log.info("%d done, %d failed", len(outcome.published), len(outcome.failed))
+    return outcome.exit_status
+
+
+@contextmanager
+def _session(model: Item, request: ServiceRequest, sample: Sequence[Path]) -> Generator[Predictor]:
+    root = os.environ.get("PSEG_CACHE_DIR")
+    caches = caches_at(Path(root) if root else None)
+    with open_session(model.fetch(), request.predict_request(), caches, sample) as predictor:
+        model.release()
+        yield predictor
+
+
+@contextmanager
+def _told_to_stop() -> Generator[Event]:
+    """An event that SIGTERM sets, so that the image in hand is finished."""
+    stop = Event()
+
+    def tell(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    usual = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def main() -> None:
+    """Run the service as the platform starts it."""
+    # What the library caches of an interrupted download poisons the next run.
+    os.environ.setdefault("IVCAP_CACHE_DIR", "")
+    # ONNX Runtime sends usage data over the network, from its import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for theirs, ours in _BANNER.items():
+        os.environ.setdefault(theirs, os.environ.get(ours, "?"))
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(asctime)s %(name)s %(message)s")
+    for name in ("ivcap", "service"):
+        # The library's own handler writes these already, down to every header.
+        logging.getLogger(name).propagate = False
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        with patient_requests(patience_from(os.environ)):
+            # The library states other types than it hands over.
+            register_service(describe(os.environ), handle)  # pyright: ignore[reportArgumentType]
+    except OptionError as error:
+        _log.error("%s", error)
+        sys.exit(ExitStatus.WRONG_REQUEST)
+    except SystemExit as error:
+        if error.code not in {None, *ExitStatus}:
+            # The library's own failures end with 255.
+            sys.exit(ExitStatus.INCOMPLETE)
+        raise
+
+
+if __name__ == "__main__":
+    main()

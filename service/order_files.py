@@ -1,0 +1,433 @@
+"""Files, queues and storage of IVCAP orders, as images to be done and as an outlet for results.
+
+The platform's library ends the process where an upload or a queue fails, drops what JSON cannot hold, and lets a failed
+write of a local file pass. Here each of these is an error, and what was stored locally is looked at again.
+"""
+
+# The platform's library states no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+import glob
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO, Protocol
+
+import requests
+from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publish_aspect
+from ivcap_sdk_service.ivcap import DELIVERED
+
+from engine import list_images
+from service.fulfilment import FetchError, Item, Supply, SupplyError
+from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
+
+_log = logging.getLogger(__name__)
+_LOCAL = "urn:file://"
+_MOST_DELIVERIES = 4
+
+
+class Readable(Protocol):
+    """What the platform hands over for an artifact."""
+
+    @property
+    def name(self) -> str:
+        """File name, URN or URL."""
+        ...
+
+    @property
+    def urn(self) -> str:
+        """URN; `urn:file://…` for a local file."""
+        ...
+
+    def as_local_file(self) -> str:
+        """Path of a local file: the user's own, or a download that nobody else removes."""
+        ...
+
+
+class Collection(Protocol):
+    """What the platform hands over for a collection."""
+
+    @property
+    def urn(self) -> str:
+        """URN; `urn:file://…` for a local folder."""
+        ...
+
+    def __iter__(self) -> Iterator[Readable]:
+        """Hand out the artifacts."""
+        ...
+
+
+@dataclass(slots=True)
+class LocalItem:
+    """The user's own file: read where it lies, never removed.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    @property
+    def source(self) -> SourceName:
+        """Its URN and file name."""
+        return SourceName(f"{_LOCAL}{self.path.resolve()}", self.path.name)
+
+    def fetch(self) -> Path:
+        """Name the file.
+
+        Returns:
+            The file itself.
+        """
+        return self.path
+
+    def release(self) -> None:
+        """Leave the file alone."""
+
+
+@dataclass(slots=True)
+class RemoteItem:
+    """An artifact that is downloaded, and removed afterwards.
+
+    Attributes:
+        readable: the artifact.
+        work: folder for downloads.
+        source: what it is called.
+        folder: where it lies now.
+    """
+
+    readable: Readable
+    work: Path
+    source: SourceName = field(init=False)
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        # The library appends the cache's number to the name once the content is there.
+        self.source = source_name(self.readable.urn)
+
+    def fetch(self) -> Path:
+        """Download it.
+
+        Returns:
+            A file of its own.
+
+        Raises:
+            FetchError: it cannot be downloaded.
+        """
+        self.folder = Path(tempfile.mkdtemp(dir=self.work))
+        usual = tempfile.tempdir
+        # The library downloads into a temporary file, which stays where the download fails.
+        tempfile.tempdir = str(self.folder)
+        try:
+            fetched = Path(self.readable.as_local_file())
+            return fetched.rename(self.folder / product_stem(self.source.label))
+        except (Exception, SystemExit) as error:
+            raise FetchError(f"{self.source.label}: cannot be fetched ({_cause(error)})") from error
+        finally:
+            tempfile.tempdir = usual
+
+    def release(self) -> None:
+        """Remove the download."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreachableItem:
+    """An artifact that the queue names and that cannot be reached.
+
+    Attributes:
+        source: what it is called.
+        reason: why.
+    """
+
+    source: SourceName
+    reason: str
+
+    def fetch(self) -> Path:
+        """Tell why there is nothing.
+
+        Raises:
+            FetchError: always.
+        """
+        raise FetchError(f"{self.source.label}: cannot be fetched ({self.reason})")
+
+    def release(self) -> None:
+        """There is nothing to remove."""
+
+
+def source_name(urn: str) -> SourceName:
+    """Find the name of a remote artifact.
+
+    Args:
+        urn: the library's: the artifact's own, or `urn:` and an address that may end with the artifact's own.
+
+    Returns:
+        URN, and the same or the address as label.
+
+    >>> source_name("urn:http://artifact.local/urn:ivcap:artifact:7").label
+    'urn:ivcap:artifact:7'
+    >>> source_name("urn:https://host/dive/q7.jpg").label
+    'https://host/dive/q7.jpg'
+    """
+    last = urn.rpartition("/")[2]
+    if last.startswith("urn:"):
+        return SourceName(last, last)
+    return SourceName(urn, urn.removeprefix("urn:") if "://" in urn else urn)
+
+
+def open_item(readable: Readable, work: Path) -> Item:
+    """Take an artifact.
+
+    Args:
+        readable: from the platform.
+        work: folder for downloads.
+
+    Returns:
+        The image or model.
+    """
+    if readable.urn.startswith(_LOCAL):
+        return LocalItem(Path(readable.as_local_file()))
+    return RemoteItem(readable, work)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImages:
+    """Images that are all known from the start: they may be read ahead.
+
+    Attributes:
+        items: the images.
+        sample: those that are local files.
+    """
+
+    items: Sequence[Item]
+    sample: Sequence[Path]
+    one_at_a_time: bool = field(default=False, init=False)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Hand out the images."""
+        return iter(self.items)
+
+    def acknowledge(self) -> None:
+        """Nobody waits for it."""
+
+
+@dataclass(slots=True)
+class RemoteImages:
+    """A collection in the cluster, served by a queue.
+
+    Attributes:
+        collection: from the platform.
+        work: folder for downloads.
+        sample: always empty.
+    """
+
+    collection: Collection
+    work: Path
+    sample: Sequence[Path] = field(default=(), init=False)
+    one_at_a_time: bool = field(default=True, init=False)
+    _iterator: Iterator[Readable] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._iterator = iter(self.collection)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Hand out the images; a repeated delivery of one is acknowledged and left out.
+
+        Raises:
+            SupplyError: the queue does not answer, or does not take acknowledgements.
+        """
+        deliveries: dict[str, int] = {}
+        while (item := self._next()) is not None:
+            urn = item.source.urn
+            deliveries[urn] = deliveries.get(urn, 0) + 1
+            if deliveries[urn] == 1:
+                yield item
+            elif deliveries[urn] == _MOST_DELIVERIES:
+                raise SupplyError(f"{self.collection.urn} hands out {urn} again and again: it takes no acknowledgement")
+            else:
+                _log.warning("%s was delivered again: it is done already", urn)
+
+    def acknowledge(self) -> None:
+        """Acknowledge the last image: the library does that when it asks for the next one, which stays in the queue."""
+        try:
+            self._next()
+        except SupplyError as error:
+            _log.warning("the last image is not acknowledged: %s", error)
+
+    def _next(self) -> Item | None:
+        try:
+            readable = next(self._iterator, None)
+        except (Exception, SystemExit) as error:
+            address = _unreachable_address(error)
+            if address is None:
+                raise SupplyError(f"{self.collection.urn} broke off ({_cause(error)})") from error
+            return UnreachableItem(source_name(f"urn:{address}"), _cause(error))
+        return None if readable is None else open_item(readable, self.work)
+
+
+def _unreachable_address(error: BaseException) -> str | None:
+    """The item's address, if it was the look at the item that failed; the queue itself ends the process instead."""
+    if isinstance(error, requests.RequestException):
+        return None if error.request is None else str(error.request.url)
+    # The library's own error has no type and names the address last.
+    text = str(error)
+    return text.rpartition(" ")[2] if type(error) is Exception and text.startswith("cannot get HEAD") else None
+
+
+def _cause(error: BaseException) -> str:
+    """What is behind an error: the library ends the process and keeps the reason for its log."""
+    if isinstance(error, SystemExit):
+        behind = error.__context__
+        return "the platform refused it, see the log" if behind is None else f"{type(behind).__name__}: {behind}"
+    return f"{type(error).__name__}: {error}"
+
+
+def supply_of(image: Readable | None, images: Collection | None, work: Path) -> Supply:
+    """Take the images of an order.
+
+    Args:
+        image: the only image.
+        images: a collection, if there is no `image`.
+        work: folder for downloads.
+
+    Returns:
+        The images; those of a local folder are sorted, without hidden files and other files than images.
+
+    Raises:
+        ImageError: a local folder holds none.
+    """
+    if image is not None:
+        item = open_item(image, work)
+        return KnownImages([item], [item.path] if isinstance(item, LocalItem) else [])
+    if images is None:
+        return KnownImages([], [])
+    if not images.urn.startswith(_LOCAL):
+        return RemoteImages(images, work)
+    paths = list_images([images.urn.removeprefix(_LOCAL)])
+    return KnownImages([LocalItem(path) for path in paths], paths)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderOutlet:
+    """Stores results by the platform's library, in the cluster or in the local folder of results.
+
+    Attributes:
+        lock: the library is used by one thread at a time.
+    """
+
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def order(self) -> str:
+        """URN of the order."""
+        return str(get_order_id())
+
+    def store(self, product: Product) -> str:
+        """Store a file and its aspects.
+
+        Args:
+            product: the file. Its first aspect goes along with it and has six keys at least: the library turns smaller
+                ones into a header, where lists become text.
+
+        Returns:
+            URN of the stored file.
+
+        Raises:
+            StorageError: file or aspects were not stored.
+        """
+        for aspect in product.aspects:
+            require_json(aspect)
+        first = dict(product.aspects[0]) if product.aspects else None
+        with self.lock, _library_errors(product.name):
+            urn = publish_artifact(
+                self._wire_name(product.name),
+                self._write_whole(product.content),
+                product.mime_type,
+                metadata=first,
+                is_binary=True,
+            )
+            # The library lists all that it published, for nobody.
+            DELIVERED.clear()
+        if not urn:
+            raise StorageError(f"{product.name}: the platform gave no URN for it")
+        if self._is_local:
+            _require_written(Path(urn.removeprefix(_LOCAL)), product)
+        for aspect in product.aspects[1:]:
+            self.attach(urn, aspect)
+        return urn
+
+    def attach(self, entity: str, aspect: Aspect) -> None:
+        """Attach an aspect.
+
+        Args:
+            entity: URN.
+            aspect: with its `$schema`.
+
+        Raises:
+            StorageError: it was not stored.
+        """
+        require_json(aspect)
+        with self.lock, _library_errors(str(aspect["$schema"])):
+            name = publish_aspect(entity, dict(aspect), aspect["$schema"])
+        if self._is_local:
+            folder = Path(get_config().OUT_DIR)
+            # Where a file of that name was there before, the library adds a number.
+            numbered = folder.glob(f"{glob.escape(str(name).removesuffix('.json'))}-*.json")
+            if not any(_holds(path, aspect) for path in chain([folder / name], numbered)):
+                raise StorageError(f"{folder / name}: not stored, the library's log says why")
+
+    @property
+    def _is_local(self) -> bool:
+        return not get_config().STORAGE_URL
+
+    def _write_whole(self, content: bytes) -> Callable[[BinaryIO], None]:
+        def write(file: BinaryIO) -> None:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                if self._is_local:
+                    # Half a file must not stand under the result's name.
+                    Path(file.name).unlink(missing_ok=True)
+                raise
+
+        return write
+
+    def _wire_name(self, name: str) -> str:
+        # Headers are Latin-1 on this side; the other side reads UTF-8.
+        return name if self._is_local else name.encode().decode("latin-1")
+
+
+@contextmanager
+def _library_errors(what: str) -> Generator[None]:
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise StorageError(f"{what}: not stored ({_cause(error)})") from error
+
+
+def _require_written(path: Path, product: Product) -> None:
+    try:
+        whole = path.read_bytes() == product.content
+    except OSError as error:
+        raise StorageError(f"{path}: not stored ({error})") from error
+    record = Path(f"{path}-meta.json")
+    if not whole or not all(_holds(record, aspect) for aspect in product.aspects[:1]):
+        raise StorageError(f"{path if not whole else record}: not stored, the library's log says why")
+
+
+def _holds(path: Path, aspect: Aspect) -> bool:
+    """Whether a file holds an aspect, and perhaps what the library adds to it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return {**found, **json.loads(json.dumps(aspect))} == found

@@ -1,0 +1,169 @@
+"""`pseg evaluate`: labelled pictures of pure colours, whose scores are known by hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import ExifTags, Image
+from typer.testing import CliRunner, Result
+
+from service import cli
+from service.commands.terminal import ExitStatus
+from tests.service.bundles import CLASSES, bundle_folder, strongest_band_network
+
+COLORS = np.array([(220, 20, 30), (10, 200, 40), (0, 30, 180)], np.uint8)
+"""Red, green and blue: what the bundle finds as class 0, 1 and 2."""
+
+
+def evaluate(*arguments: object) -> Result:
+    words = ["evaluate", *map(str, arguments)]
+    return CliRunner().invoke(cli.app, words, catch_exceptions=False)
+
+
+def evaluated(*arguments: object) -> dict[str, Any]:
+    result = evaluate(*arguments, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def refusal(*arguments: object, status: ExitStatus = ExitStatus.WRONG_REQUEST) -> str:
+    result = evaluate(*arguments)
+    assert (result.exit_code, result.stdout) == (status, "")
+    return result.stderr
+
+
+def picture(path: Path, classes: Sequence[Sequence[int]], *, orientation: int = 1) -> Path:
+    """A picture of the classes' colours, each an 8×8 square; JPEG keeps which band is the strongest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    squares = np.kron(np.array(classes), np.ones((8, 8), int))
+    Image.fromarray(COLORS[squares]).save(path, quality=95, subsampling=0, exif=exif)
+    return path
+
+
+def mask(path: Path, classes: Sequence[Sequence[int]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.kron(np.array(classes), np.ones((8, 8), int)).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[object, ...]:
+    """The options that name two images and their masks: six squares right of seven judged."""
+    picture(tmp_path / "images" / "1.jpg", [[0, 0, 1, 1]])
+    mask(tmp_path / "masks" / "1.png", [[0, 0, 0, 1]])
+    picture(tmp_path / "images" / "2.jpg", [[0, 0], [2, 1]])
+    mask(tmp_path / "masks" / "2.png", [[0, 0], [2, 255]])
+    return "--images", tmp_path / "images", "--masks", tmp_path / "masks"
+
+
+def swapped_bundle(folder: Path) -> Path:
+    """A bundle that takes red for green and green for red."""
+    model = onnx.load_from_string(strongest_band_network())
+    (weights,) = model.graph.initializer
+    weights.float_data[:] = [0, 1, 0, 1, 0, 0, 0, 0, 1]
+    return bundle_folder(folder, network=model.SerializeToString())
+
+
+def by_name(column: Mapping[str, Any], measure: str) -> dict[str, float | None]:
+    return {each["name"]: each[measure] for each in column["classes"]}
+
+
+def test_scores_of_one_bundle(bundle: Path, folders: tuple[object, ...]) -> None:
+    record = evaluated(bundle, *folders)
+    assert (record["images"], record["pixels"], record["difference"]) == (2, 7 * 64, None)
+    (column,) = record["results"]
+    assert (column["bundle"], column["runtime"], column["precision"]) == (str(bundle), "onnx", "fp32")
+    # Red: four squares in common, five labelled, four found. Green: one in common, one labelled, two found.
+    assert by_name(column, "iou") == {"red": pytest.approx(4 / 5), "green": pytest.approx(1 / 2), "blue": 1}
+    assert column["miou"] == pytest.approx((4 / 5 + 1 / 2 + 1) / 3)
+    assert column["accuracy"] == pytest.approx(6 / 7)
+    # A quarter of the first image is green instead of red; in the second one nothing is wrong.
+    assert by_name(column, "max_cover_error") == {"red": 0.25, "green": 0.25, "blue": 0}
+    assert by_name(column, "mean_cover_error") == {"red": 0.125, "green": 0.125, "blue": 0}
+    assert [each["id"] for each in column["classes"]] == [each["id"] for each in CLASSES]
+    assert column["provenance"]["model"]
+
+
+def test_two_bundles_side_by_side(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    other = swapped_bundle(tmp_path / "other")
+    record = evaluated(bundle, *folders, "--against", other)
+    first, second = record["results"]
+    assert second["bundle"] == str(other)
+    assert by_name(second, "iou") == {"red": pytest.approx(1 / 6), "green": 0, "blue": 1}
+    difference = record["difference"]
+    assert difference["miou"] == pytest.approx(second["miou"] - first["miou"])
+    assert difference["miou"] < 0
+    assert by_name(difference, "iou") == {
+        "red": pytest.approx(1 / 6 - 4 / 5),
+        "green": pytest.approx(0 - 1 / 2),
+        "blue": 0,
+    }
+
+
+def test_two_precisions_of_one_bundle(folders: tuple[object, ...], tmp_path: Path) -> None:
+    both = bundle_folder(tmp_path / "both")
+    wrong = swapped_bundle(tmp_path / "wrong") / "onnx" / "fp32" / "model.onnx"
+    (both / "onnx" / "int8").mkdir()
+    wrong.rename(both / "onnx" / "int8" / "model.onnx")
+    first, second = evaluated(both, *folders, "--against-precision", "int8")["results"]
+    assert (first["precision"], second["precision"]) == ("fp32", "int8")
+    assert first["accuracy"] == pytest.approx(6 / 7)
+    assert second["accuracy"] == pytest.approx(2 / 7)
+
+
+def test_the_table_shows_both_and_the_difference(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    result = evaluate(bundle, *folders, "--against", swapped_bundle(tmp_path / "other"))
+    assert result.exit_code == 0
+    assert "2 images, 448 labelled pixels" in result.stdout
+    (iou_of_red,) = [line.split() for line in result.stdout.splitlines() if "IoU red" in line]
+    assert [word for word in iou_of_red if word[-1].isdigit()] == ["0.8000", "0.1667", "-0.6333"]
+
+
+def test_a_class_that_is_nowhere_has_no_iou(bundle: Path, tmp_path: Path) -> None:
+    images = picture(tmp_path / "i" / "1.jpg", [[0, 1]]), mask(tmp_path / "m" / "1.png", [[0, 1]])
+    (column,) = evaluated(bundle, "--images", images[0], "--masks", images[1])["results"]
+    assert by_name(column, "iou") == {"red": 1, "green": 1, "blue": None}
+    assert column["miou"] == 1
+
+
+def test_masks_lie_as_the_upright_image(bundle: Path, tmp_path: Path) -> None:
+    # Orientation 6: what is stored as a row from the left is seen as a column from the top.
+    image = picture(tmp_path / "i" / "1.jpg", [[0, 1, 2]], orientation=6)
+    upright = mask(tmp_path / "upright" / "1.png", [[0], [1], [2]])
+    (column,) = evaluated(bundle, "--images", image, "--masks", upright)["results"]
+    assert column["accuracy"] == 1
+    stored = mask(tmp_path / "stored" / "1.png", [[0, 1, 2]])
+    assert "1.png: the mask is 24x8 pixels, its upright image 8x24" in refusal(
+        bundle, "--images", image, "--masks", stored
+    )
+
+
+def test_shrunken_images_are_judged_at_their_own_size(bundle: Path, folders: tuple[object, ...]) -> None:
+    assert evaluated(bundle, *folders, "--max-img-size", 64)["pixels"] == 7 * 64
+
+
+def test_missing_masks_are_named(bundle: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "i" / "lonely.jpg", [[0]])
+    others = mask(tmp_path / "m" / "other.png", [[0]])
+    assert "1 of 1 images have no mask" in (said := refusal(bundle, "--images", image, "--masks", others))
+    assert "lonely.jpg" in said
+
+
+def test_labels_of_other_classes_are_named(bundle: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "i" / "1.jpg", [[0]])
+    labels = mask(tmp_path / "m" / "1.png", [[3]])
+    assert "1.png: holds the class index 3" in refusal(bundle, "--images", image, "--masks", labels)
+
+
+def test_a_column_against_itself_is_refused(bundle: Path, folders: tuple[object, ...]) -> None:
+    assert "the two columns are the same" in refusal(bundle, *folders, "--against", bundle)
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle: Path, folders: tuple[object, ...]) -> None:
+    assert "int8" in refusal(bundle, *folders, "--against-precision", "int8")
