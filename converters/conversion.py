@@ -29,8 +29,7 @@ from engine.predictor import Predictor
 from engine.runtimes import Tensor
 
 CERTIFICATE = "parity.json"
-MIN_CALIBRATION_IMAGES = 8
-_RECIPE = 4
+_RECIPE = 5
 """Raised whenever another model is made of the same program: older cache entries retire."""
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime")
 
@@ -182,9 +181,12 @@ class _Work:
 
     def from_fp32(self) -> Conversion:
         """INT8 or FP16, made of the FP32 model."""
-        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
+        from converters.quantization import MIN_PICTURES
+
+        # Told before the FP32 model is made, which may take minutes.
+        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_PICTURES:
             raise CalibrationError(
-                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
+                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_PICTURES} pictures like those "
                 f"that it will see, {len(self.request.calibration)} were given: name more with --calibrate"
             )
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model

@@ -24,6 +24,7 @@ from converters.repository import RefusedError
 from converters.rewrites import FINDERS
 from converters.rewrites.cutting import cut, join
 from converters.rewrites.known import is_known
+from converters.rewrites.needless_branches import drop_needless_branches
 from converters.rewrites.program import Program
 from converters.rewrites.same_padding import drop_ignored_dilations
 from engine.bundle import PaddleModel
@@ -139,6 +140,7 @@ def _export(
         program, params = _translate_to_pir(program, params, scratch)
     content = Program.read(program)
     drop_ignored_dilations(content)
+    drop_needless_branches(content)
     cuts = cut(content, FINDERS)
     rest = scratch / "rest.json"
     content.write(rest)

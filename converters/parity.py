@@ -248,6 +248,6 @@ def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) ->
     if missed:
         raise ParityError(
             f"{where}: the converted model gives other masks ({'; '.join(missed)}; worst on {report.worst_image}): "
-            "run the bundle with --runtime paddle, or allow more",
+            "run it with --runtime paddle or at a higher precision, or allow more",
             report,
         )

@@ -119,7 +119,8 @@ class OnnxOptions:
 
     Attributes:
         provider: the execution provider; nothing else may take its place.
-        precision: which ONNX file of the bundle runs, or under TensorRT what its engine computes in.
+        precision: which ONNX file of the bundle runs, or under TensorRT what its engine computes in. A CPU runs an FP16
+            model, too, slowly: good for checking it.
         threads: intra-op threads of the session.
         device_id: GPU index.
         min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
@@ -141,10 +142,6 @@ class OnnxOptions:
 
     def __post_init__(self) -> None:
         _check_common(self.threads, self.min_subgraph_size, self.workspace_bytes)
-        if self.precision is Precision.FP16 and self.provider.device is Device.CPU:
-            raise OptionError(
-                f"precision fp16 needs a GPU, but provider {self.provider} runs on the CPU: use fp32 or int8"
-            )
 
     @property
     def model_precision(self) -> Precision:

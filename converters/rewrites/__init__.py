@@ -1,6 +1,7 @@
 """What paddle2onnx cannot express, or expresses wrongly, for every input size.
 
-Operators are cut out of the program before the conversion (`cutting`), one file per kind says what stands for them.
+Operators are cut out of the program before the conversion and replaced after it (`cutting`); one file per kind says
+what stands for them. Two things are changed in the program itself: `same_padding` and `needless_branches`.
 """
 
 from converters.rewrites import (

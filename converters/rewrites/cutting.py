@@ -146,9 +146,7 @@ def _passing_on(fetch: Operation, program: Program) -> Operation:
     value = program.value(fetch.inputs[0])
     result = Value(program.new_number(), value.type)
     fetch.entry["I"] = [{"%": result.number}]
-    return Operation(
-        {"#": "1.assign", "A": [], "I": [{"%": value.number}], "O": [_result(result)], "OA": _OF_OPERATOR}
-    )
+    return Operation({"#": "1.assign", "A": [], "I": [{"%": value.number}], "O": [_result(result)], "OA": _OF_OPERATOR})
 
 
 def join(model: "onnx.ModelProto", cuts: Sequence[Cut]) -> None:

@@ -223,6 +223,17 @@ class Program:
         """
         return self._values[number]
 
+    def maker(self, number: int) -> Operation | None:
+        """Look up what makes a value.
+
+        Args:
+            number: its identity.
+
+        Returns:
+            The operator of the top level, or None if there is none.
+        """
+        return self._makers.get(number)
+
     def is_used(self, value: Value) -> bool:
         """Tell whether any operator takes a value.
 

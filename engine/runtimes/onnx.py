@@ -205,9 +205,15 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None) -> Sess
         case Provider.TENSORRT:
             tensorrt = (PROVIDER_NAMES[Provider.TENSORRT], tensorrt_settings(options, cache_folder))
             providers = (tensorrt, cuda, cpu)
+    config: dict[str, str] = {}
+    if options.provider.device == "gpu":
+        config["session.intra_op.allow_spinning"] = "0"
+    elif options.precision is Precision.INT8:
+        # Without VNNI, sums of uint8 by int8 products overflow: exact kernels there. With VNNI it changes nothing.
+        config["session.x64quantprecision"] = "1"
     return SessionPlan(
         threads=options.threads,
-        config={"session.intra_op.allow_spinning": "0"} if options.provider.device == "gpu" else {},
+        config=config,
         providers=providers,
         is_plugin=options.provider is Provider.OPENVINO,
         log_severity=0 if options.verbose else 3,

@@ -169,7 +169,7 @@ def test_result_that_does_not_run_is_refused(
         destination.write_bytes(b"no ONNX file")
 
     monkeypatch.setattr(conversion, "export_in_child", write_nonsense)
-    with pytest.raises(RefusedError, match="ONNX Runtime does not run"):
+    with pytest.raises(RefusedError, match="ONNX Runtime does not load"):
         convert(unconverted, Repository(tmp_path))
 
 

@@ -32,14 +32,6 @@ def test_counts_start_at_one(kind: Any, field: str, words: str, value: int) -> N
         kind(**{field: value})
 
 
-@pytest.mark.parametrize("provider", [Provider.CPU, Provider.OPENVINO])
-def test_onnx_fp16_needs_a_gpu(provider: Provider) -> None:
-    with pytest.raises(
-        OptionError, match=f"fp16 needs a GPU, but provider {provider} runs on the CPU: use fp32 or int8"
-    ):
-        OnnxOptions(provider=provider, precision=Precision.FP16)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from engine import OnnxModel, OnnxOptions, PaddleOptions, Precision, open_bundle, open_runtime
 from tests.converters.rewrites.conftest import random_inputs

@@ -4,26 +4,25 @@
 
 from typing import Any
 
-import numpy as np
-import pytest
-
 from tests.converters.rewrites.conftest import random_inputs
 
 SIZES = [(2, 16, 24), (1, 9, 13), (1, 31, 8)]
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "groups"), [(3, 2, 1, 1), (2, 2, 0, 3), (5, 3, 1, 1)])
-def test_transposed_convolution_to_the_size_before(
-    paddle: Any, assert_as_paddle: Any, kernel: int, stride: int, padding: int, groups: int
-) -> None:
-    down = paddle.nn.Conv2D(3, 3, kernel, stride, padding)
-    up = paddle.nn.Conv2DTranspose(3, 3, kernel, stride, padding, groups=groups)
+def test_transposed_convolution_to_the_size_before(paddle: Any, assert_as_paddle: Any) -> None:
+    pairs = [
+        (
+            paddle.nn.Conv2D(3, 3, kernel, stride, padding),
+            paddle.nn.Conv2DTranspose(3, 3, kernel, stride, padding, groups=groups),
+        )
+        for kernel, stride, padding, groups in [(3, 2, 1, 1), (2, 2, 0, 3), (5, 3, 1, 1)]
+    ]
 
     def there_and_back(x: Any) -> Any:
         height, width = paddle.shape(x)[2:]
-        return up(down(x), output_size=[height, width])
+        return paddle.concat([up(down(x), output_size=[height, width]) for down, up in pairs], axis=1)
 
-    assert_as_paddle(there_and_back, random_inputs(*SIZES), down, up)
+    assert_as_paddle(there_and_back, random_inputs(*SIZES), *(layer for pair in pairs for layer in pair))
 
 
 def test_layer_normalization_over_channels_of_one_pixel(paddle: Any, assert_as_paddle: Any) -> None:
@@ -31,38 +30,60 @@ def test_layer_normalization_over_channels_of_one_pixel(paddle: Any, assert_as_p
     normalization.weight.set_value(paddle.to_tensor([1.0, 2.0, 3.0]))
     normalization.bias.set_value(paddle.to_tensor([0.5, 0.0, -0.5]))
     inputs = random_inputs((1, 16, 24), (3, 9, 13))
-    assert_as_paddle(lambda x: normalization(paddle.nn.functional.adaptive_avg_pool2d(x, 1)), inputs, normalization)
+    network = paddle.nn.Sequential(paddle.nn.AdaptiveAvgPool2D(1), normalization)
+    assert_as_paddle(network, inputs, normalization)
 
 
-@pytest.mark.parametrize("offset", [0, 2, -3])
-def test_diagonal_of_infinities(paddle: Any, assert_as_paddle: Any, offset: int) -> None:
-    def diagonal(x: Any) -> Any:
+def test_diagonal_of_infinities(paddle: Any, assert_as_paddle: Any) -> None:
+    def diagonals(x: Any) -> Any:
         infinities = paddle.tile(paddle.full([1], float("inf")), [paddle.shape(x)[3]])
-        return x[0, 0, 0, 0] - paddle.diag(infinities, offset)
+        matrices = [paddle.diag(infinities, offset) for offset in (0, 2, -3)]
+        return x[0, 0, 0, 0] - paddle.concat([paddle.flatten(each) for each in matrices])
 
-    assert_as_paddle(diagonal, random_inputs(*SIZES))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_same_padding_ignores_the_dilation(paddle: Any, assert_as_paddle: Any, stride: int) -> None:
-    convolution = paddle.nn.Conv2D(3, 3, 3, stride=stride, padding="same", dilation=2, groups=3)
-    assert_as_paddle(convolution, random_inputs(*SIZES))
+    assert_as_paddle(diagonals, random_inputs(*SIZES))
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_convolution_with_weights_of_each_picture(paddle: Any, assert_as_paddle: Any, kernel: int) -> None:
-    make_weights = paddle.nn.Linear(3, 4 * 3 * kernel * kernel)
+def test_same_padding_ignores_the_dilation(paddle: Any, assert_as_paddle: Any) -> None:
+    convolutions = paddle.nn.Sequential(
+        *(paddle.nn.Conv2D(3, 3, 3, stride=stride, padding="same", dilation=2, groups=3) for stride in (1, 2))
+    )
+    assert_as_paddle(convolutions, random_inputs(*SIZES), convolutions)
+
+
+def test_convolution_with_weights_of_each_picture(paddle: Any, assert_as_paddle: Any) -> None:
+    small, large = paddle.nn.Linear(3, 4 * 3), paddle.nn.Linear(3, 4 * 3 * 9)
 
     class OwnWeights(paddle.nn.Layer):
         def forward(self, x: Any) -> Any:
             batch, _, height, width = paddle.shape(x)
-            weights = make_weights(paddle.mean(x, axis=[2, 3])).reshape([batch, 4, 3, kernel, kernel])
-            results = []
+            means = paddle.mean(x, axis=[2, 3])
+            of_points = small(means).reshape([batch, 4, 3, 1, 1])
+            of_windows = large(means).reshape([batch, 4, 3, 3, 3])
+            points, windows = [], []
             for i in range(batch):
-                results.append(paddle.nn.functional.conv2d(x[i : i + 1], weights[i], padding=kernel // 2))  # noqa: PERF401
-            return paddle.concat(results, axis=0).reshape([batch, 4, height, width])
+                points.append(paddle.nn.functional.conv2d(x[i : i + 1], of_points[i]))
+            for i in range(batch):
+                windows.append(paddle.nn.functional.conv2d(x[i : i + 1], of_windows[i], padding=1))
+            both = paddle.concat(points, axis=0) + paddle.concat(windows, axis=0)
+            return both.reshape([batch, 4, height, width])
 
-    assert_as_paddle(OwnWeights(), random_inputs(*SIZES), make_weights)
+    assert_as_paddle(OwnWeights(), random_inputs(*SIZES), small, large)
+
+
+def test_resizing_only_where_the_size_differs(paddle: Any, assert_as_paddle: Any) -> None:
+    class ToEvenSize(paddle.nn.Layer):
+        def forward(self, x: Any) -> Any:
+            height, width = paddle.shape(x)[2:]
+            wanted_height, wanted_width = height // 2 * 2, width // 2 * 2
+            if height != wanted_height or width != wanted_width:
+                resized = paddle.nn.functional.interpolate(
+                    x, (wanted_height, wanted_width), mode="bilinear", align_corners=False
+                )
+            else:
+                resized = x
+            return resized * 2
+
+    assert_as_paddle(ToEvenSize(), random_inputs((2, 16, 24), (1, 9, 13), (1, 30, 7)), absent={"If"})
 
 
 def test_random_numbers_keep_their_interval_and_are_drawn_anew(
