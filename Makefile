@@ -3,16 +3,21 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
+NUCLEI ?= $(PSEG_SHARED_DATA)/nuclei
 OUT ?= demo-output
 MODEL ?= demo/demo_seagrass.tgz
 IMAGE ?= demo/pictures/scene_900004.jpg
 COLLECTION ?= demo/pictures
 RUN_OUT ?= DATA/run
+JOB ?= job.json
 VARIANT ?= cpu
+IMAGE_NAME ?= pseg
+STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	--build-arg PSEG_COMMIT=$$(git rev-parse --short HEAD) --build-arg PSEG_BUILD_DATE=$$(date -u +%Y-%m-%dT%H:%M:%SZ)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
+.PHONY: run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +82,16 @@ format: $(VENV)/development ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+nuclei-model: $(VENV)/development ## train the nuclei network again (NUCLEI=folder of train/ and test/), convert and pack it
+	mkdir -p build
+	$(BIN)/python -m demo.nuclei --data $(NUCLEI) --out build/nuclei.tgz
+	$(BIN)/pseg convert build/nuclei.tgz --out build/nuclei_fp32.tgz
+	$(BIN)/pseg convert build/nuclei_fp32.tgz --precision int8 --calibrate $(NUCLEI)/train/images --out demo/nuclei.tgz
+	cp build/nuclei.json demo/nuclei.json
+
+accuracy: $(VENV)/development ## measure the trained bundles on held-out images (NUCLEI=folder), write docs/accuracy.md
+	$(BIN)/python -m demo.accuracy --nuclei $(NUCLEI)
+
 run: $(VENV)/runtime ## an order on this machine (MODEL=... IMAGE=...); results in DATA/run
 	mkdir -p $(RUN_OUT)
 	$(BIN)/python -m service.order --device cpu --model $(MODEL) --image $(IMAGE) $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(RUN_OUT)
@@ -87,6 +102,28 @@ run-collection: $(VENV)/runtime ## the same for a folder (COLLECTION=...), with 
 
 service-description: $(VENV)/runtime ## what the platform is told of the service (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.order --ivcap:print-service-description
+
+run-job: $(VENV)/runtime ## a job from a file (JOB=...); results in DATA/job
+	IVCAP_LOCAL_DIR=DATA/job $(BIN)/python -m service.job --test-file $(JOB)
+
+job-description: $(VENV)/runtime ## what the platform is told of the worker (VARIANT=cpu|gpu)
+	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.job --print-service-description
+
+service-register: ## register it; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
+	@$(MAKE) --no-print-directory service-description | ivcap service update --create $(IVCAP_SERVICE_ID) --format yaml -f -
+
+image-check: ## build both CPU images for real and run them (root, Debian, 5 GB, 15 minutes)
+	./image-check
+
+docker-build: ## build the images; IMAGE_NAME=...
+	docker build --file Dockerfile.cpu $(STAMP) --target onnx --tag $(IMAGE_NAME):onnx .
+	docker build --file Dockerfile.cpu $(STAMP) --tag $(IMAGE_NAME):paddle .
+	docker build --file Dockerfile.gpu $(STAMP) --tag $(IMAGE_NAME):gpu .
+
+docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
+	docker push $(IMAGE_NAME):onnx
+	docker push $(IMAGE_NAME):paddle
+	docker push $(IMAGE_NAME):gpu
 
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave

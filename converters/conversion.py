@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from converters.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
-from converters.parity import ParityLimits, ParityReport, compare, generated_images, require_parity
+from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
 from converters.repository import RefusedError, Repository
 from engine.bundle import Bundle, OnnxModel, file_digest
 from engine.cores import usable_cores
@@ -176,7 +176,7 @@ class _Work:
         if self.request.precision is not Precision.FP32 or not self.request.verification:
             return found
         with self._original() as original:
-            report = self._compared(original, Precision.FP32, self._pictures(), found.model.path)
+            report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
         return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
 
     def from_fp32(self) -> Conversion:
@@ -228,8 +228,7 @@ class _Work:
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
         with self._original() as original:
-            pictures = named_pictures(self.request.input_shape)
-            report = self._compared(original, Precision.FP32, pictures, destination)
+            report = self._compared(original, Precision.FP32, self._generated(original), destination)
         return self._certificate(Precision.FP32, destination, report, "generated")
 
     def _make_int8(self, base: OnnxModel, destination: Path) -> Certificate:
@@ -241,7 +240,7 @@ class _Work:
                 base.path,
                 destination,
                 partial(self._feeds, floating),
-                lambda path: self._compared(floating, Precision.INT8, self._pictures(), path),
+                lambda path: self._compared(floating, Precision.INT8, self._pictures(floating), path),
                 self.request.limits or default_limits(Precision.INT8),
                 where=str(self.bundle.source),
                 advance=self.advance,
@@ -260,7 +259,7 @@ class _Work:
         self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
     ) -> Certificate:
         with self._original() as original:
-            report = self._compared(original, precision, self._pictures(), path)
+            report = self._compared(original, precision, self._pictures(original), path)
         if self.request.verification:
             return self._certificate(precision, path, report, "verification", excluded_nodes)
         compared_on = "calibration" if self.request.calibration else "generated"
@@ -307,11 +306,18 @@ class _Work:
         with candidate:
             return compare(reference, candidate, pictures)
 
-    def _pictures(self) -> Iterable[tuple[str, SourceImage]]:
+    def _pictures(self, reference: Predictor) -> Iterable[tuple[str, SourceImage]]:
         files = self.request.verification or self.request.calibration
         if files:
-            return ((str(path), read_image(path)) for path in files)
-        return named_pictures(self.request.input_shape)
+            # The certificate travels with the bundle: it names pictures, not folders of this machine.
+            return ((path.name, read_image(path)) for path in files)
+        return self._generated(reference)
+
+    def _generated(self, reference: Predictor) -> list[tuple[str, SourceImage]]:
+        if self.request.input_shape is None:
+            return named_pictures(reference)
+        height, width = self.request.input_shape
+        return named_pictures(reference, ((width, height),))
 
     def _feeds(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
         """The calibration pictures as the network gets them, one at a time."""
@@ -345,19 +351,6 @@ class _Work:
 
 def _nothing_to_convert(bundle: Bundle) -> ConversionError:
     return ConversionError(f"{bundle.source}: holds no Paddle program to convert")
-
-
-def named_pictures(size: tuple[int, int] | None = None) -> list[tuple[str, SourceImage]]:
-    """Make the pictures that a conversion is certified with where a user names none.
-
-    Args:
-        size: height and width of all; None: three sizes, one of them odd and not square.
-
-    Returns:
-        Names that tell the size, and images.
-    """
-    images = generated_images() if size is None else generated_images(((size[1], size[0]),) * 3)
-    return [(f"generated {each.width}x{each.height}", each) for each in images]
 
 
 def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> None:

@@ -2,8 +2,8 @@
 
 The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one
 layer, traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes
-whenever program and weights are: members sorted, no times, no owners. (Paddle numbers what it traces, so a second export
-in one process is another program.)
+whenever program and weights are: members sorted, no times, no owners. (Paddle numbers what it traces, so a second
+export in one process is another program.)
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false

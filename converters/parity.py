@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import class_of_index
-from engine.errors import ConversionError, ImageError
+from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.predictor import Mask, Predictor, Provenance
 
@@ -20,6 +20,7 @@ GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
 
 _GATED_SHARE = 0.001
+_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,76 @@ def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed
         pixels = np.clip(total * (255 / 3), 0, 255).astype(np.uint8)
         images.append(SourceImage(pixels=pixels, width=width, height=height, capture=Capture()))
     return images
+
+
+@dataclass(frozen=True, slots=True)
+class TakenSizes:
+    """Which sizes of pictures a network takes.
+
+    Attributes:
+        taken: width and height; in place of a refused one the next multiples of 32, if the network takes those.
+        refused: what it says to the last refused one; empty if it takes all.
+    """
+
+    taken: tuple[tuple[int, int], ...]
+    refused: str
+
+
+def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> TakenSizes:
+    """Find out which sizes a network takes: some add up branches that only meet at multiples of 8, 16 or 32.
+
+    Args:
+        reference: the original.
+        sizes: width and height.
+
+    Returns:
+        The sizes to compare on.
+    """
+    taken: list[tuple[int, int]] = []
+    refused = ""
+    for width, height in sizes:
+        error = _refusal(reference, (width, height))
+        if not error:
+            taken.append((width, height))
+            continue
+        refused = f"{width}×{height}: {error}"
+        rounded = (-(-width // _STEP) * _STEP, -(-height // _STEP) * _STEP)
+        if rounded != (width, height) and not _refusal(reference, rounded):
+            taken.append(rounded)
+    return TakenSizes(tuple(taken), refused)
+
+
+def _refusal(reference: Predictor, size: tuple[int, int]) -> str:
+    (picture,) = generated_images((size,))
+    try:
+        reference.run([reference.prepare(picture)])
+    except (ImageError, InferenceError) as error:
+        return str(error)
+    return ""
+
+
+def named_pictures(
+    reference: Predictor, sizes: Sequence[tuple[int, int]] = GENERATED_SIZES
+) -> list[tuple[str, SourceImage]]:
+    """Make the pictures that a conversion is certified with where a user names none.
+
+    Args:
+        reference: the original; sizes that it does not take are replaced.
+        sizes: width and height of each.
+
+    Returns:
+        Names that tell the size, and images.
+
+    Raises:
+        ConversionError: the original takes none of the sizes.
+    """
+    found = sizes_taken(reference, sizes)
+    if not found.taken:
+        raise ConversionError(
+            f"{reference.bundle.source}: the original takes no generated picture ({found.refused}): "
+            "name pictures of your own with --verify"
+        )
+    return [(f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken)]
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:

@@ -12,7 +12,7 @@ from typer import core
 
 from service.commands.terminal import messages
 
-_COMMANDS = ("predict", "inspect", "convert", "verify", "evaluate", "export", "import", "doctor", "demo")
+_COMMANDS = ("predict", "inspect", "convert", "verify", "evaluate", "bench", "export", "import", "doctor", "demo")
 """Each is a file of `service.commands` with a function of its name (`import_` for import)."""
 
 

@@ -221,7 +221,7 @@ def main() -> None:
     """Run the service as the platform starts it."""
     # What the library caches of an interrupted download poisons the next run.
     os.environ.setdefault("IVCAP_CACHE_DIR", "")
-    # ONNX Runtime sends usage data over the network, from its import on.
+    # ONNX Runtime carries a client that reports usage to its makers; it is read when the library is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for theirs, ours in _BANNER.items():
         os.environ.setdefault(theirs, os.environ.get(ours, "?"))

@@ -27,10 +27,10 @@ from ivcap_sdk_service.ivcap import DELIVERED
 
 from engine import list_images
 from service.fulfilment import FetchError, Item, Supply, SupplyError
+from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
 from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
 
 _log = logging.getLogger(__name__)
-_LOCAL = "urn:file://"
 _MOST_DELIVERIES = 4
 
 
@@ -63,33 +63,6 @@ class Collection(Protocol):
     def __iter__(self) -> Iterator[Readable]:
         """Hand out the artifacts."""
         ...
-
-
-@dataclass(slots=True)
-class LocalItem:
-    """The user's own file: read where it lies, never removed.
-
-    Attributes:
-        path: the file.
-    """
-
-    path: Path
-
-    @property
-    def source(self) -> SourceName:
-        """Its URN and file name."""
-        return SourceName(f"{_LOCAL}{self.path.resolve()}", self.path.name)
-
-    def fetch(self) -> Path:
-        """Name the file.
-
-        Returns:
-            The file itself.
-        """
-        return self.path
-
-    def release(self) -> None:
-        """Leave the file alone."""
 
 
 @dataclass(slots=True)
@@ -139,30 +112,6 @@ class RemoteItem:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
-class UnreachableItem:
-    """An artifact that the queue names and that cannot be reached.
-
-    Attributes:
-        source: what it is called.
-        reason: why.
-    """
-
-    source: SourceName
-    reason: str
-
-    def fetch(self) -> Path:
-        """Tell why there is nothing.
-
-        Raises:
-            FetchError: always.
-        """
-        raise FetchError(f"{self.source.label}: cannot be fetched ({self.reason})")
-
-    def release(self) -> None:
-        """There is nothing to remove."""
-
-
 def source_name(urn: str) -> SourceName:
     """Find the name of a remote artifact.
 
@@ -193,30 +142,9 @@ def open_item(readable: Readable, work: Path) -> Item:
     Returns:
         The image or model.
     """
-    if readable.urn.startswith(_LOCAL):
+    if readable.urn.startswith(LOCAL_URN):
         return LocalItem(Path(readable.as_local_file()))
     return RemoteItem(readable, work)
-
-
-@dataclass(frozen=True, slots=True)
-class KnownImages:
-    """Images that are all known from the start: they may be read ahead.
-
-    Attributes:
-        items: the images.
-        sample: those that are local files.
-    """
-
-    items: Sequence[Item]
-    sample: Sequence[Path]
-    one_at_a_time: bool = field(default=False, init=False)
-
-    def __iter__(self) -> Iterator[Item]:
-        """Hand out the images."""
-        return iter(self.items)
-
-    def acknowledge(self) -> None:
-        """Nobody waits for it."""
 
 
 @dataclass(slots=True)
@@ -309,9 +237,9 @@ def supply_of(image: Readable | None, images: Collection | None, work: Path) -> 
         return KnownImages([item], [item.path] if isinstance(item, LocalItem) else [])
     if images is None:
         return KnownImages([], [])
-    if not images.urn.startswith(_LOCAL):
+    if not images.urn.startswith(LOCAL_URN):
         return RemoteImages(images, work)
-    paths = list_images([images.urn.removeprefix(_LOCAL)])
+    paths = list_images([images.urn.removeprefix(LOCAL_URN)])
     return KnownImages([LocalItem(path) for path in paths], paths)
 
 
@@ -359,7 +287,7 @@ class OrderOutlet:
         if not urn:
             raise StorageError(f"{product.name}: the platform gave no URN for it")
         if self._is_local:
-            _require_written(Path(urn.removeprefix(_LOCAL)), product)
+            _require_written(Path(urn.removeprefix(LOCAL_URN)), product)
         for aspect in product.aspects[1:]:
             self.attach(urn, aspect)
         return urn

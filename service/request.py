@@ -94,55 +94,37 @@ def _dashed(name: str) -> str:
 
 
 class ServiceRequest(BaseModel):
-    """The parameters of an order or a job, under the names that users of the service know.
-
-    Attributes:
-        model: URN of the model bundle.
-        image: URN of the only image.
-        images: URN of a collection, or URNs of images; either this or `image`.
-        max_img_size: shrink larger images to so many pixels for the network; -1 never.
-        batch_size: images that may share one run.
-        device: cpu or gpu.
-        use_trt: TensorRT, on a GPU.
-        precision: arithmetic of the network.
-        min_subgraph_size: smallest subgraph that TensorRT takes.
-        enable_auto_tune: collect TensorRT's shapes from the images first.
-        cpu_threads: a ceiling; never more than the process may use.
-        enable_mkldnn: oneDNN or an error; not given, the runtime decides.
-        benchmark: publish timings.
-        model_name: under which name; not given, the bundle's.
-        with_argmax: take the strongest class of each pixel, even if the bundle says that its classes overlap.
-        print_detail: let the vendor's library log.
-        runtime: which library; auto: the first that runs the model.
-        provider: execution provider of ONNX Runtime.
-        threshold: for probability maps and bundles whose classes overlap.
-        mask_size: size of the masks: the source's, or after `max_img_size`.
-        report: publish the report for people.
-    """
+    """The parameters of an order or a job, under the names that users of the service know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
 
-    model: str
-    image: str | None = None
-    images: str | list[str] | None = None
-    max_img_size: int = DEFAULT_MAX_IMG_SIZE
-    batch_size: int = 1
-    device: Device = Device.CPU
-    use_trt: bool = False
-    precision: Precision = Precision.FP32
-    min_subgraph_size: int = 3
-    enable_auto_tune: bool = False
-    cpu_threads: int = 10
-    enable_mkldnn: bool = False
-    benchmark: bool = False
-    model_name: str | None = None
-    with_argmax: bool = False
-    print_detail: bool = False
-    runtime: RuntimeChoice = "auto"
-    provider: ProviderChoice = "auto"
-    threshold: float = 0.5
-    mask_size: MaskSize = MaskSize.ORIGINAL
-    report: bool = False
+    model: str = Field(description="URN of the model bundle")
+    image: str | None = Field(None, description="URN of the only image")
+    images: str | list[str] | None = Field(
+        None, description="URN of a collection, or URNs of images; either this or image"
+    )
+    max_img_size: int = Field(
+        DEFAULT_MAX_IMG_SIZE, description="shrink larger images to so many pixels for the network; -1 never"
+    )
+    batch_size: int = Field(1, description="images that may share one run")
+    device: Device = Field(Device.CPU, description="cpu or gpu")
+    use_trt: bool = Field(False, description="TensorRT, on a GPU")
+    precision: Precision = Field(Precision.FP32, description="arithmetic of the network")
+    min_subgraph_size: int = Field(3, description="smallest subgraph that TensorRT takes")
+    enable_auto_tune: bool = Field(False, description="collect TensorRT's shapes from the images first")
+    cpu_threads: int = Field(10, description="a ceiling; never more than the process may use")
+    enable_mkldnn: bool = Field(False, description="oneDNN or an error; not given, the runtime decides")
+    benchmark: bool = Field(False, description="publish timings")
+    model_name: str | None = Field(None, description="name of the model in the timings; not given, the bundle's")
+    with_argmax: bool = Field(
+        False, description="take the strongest class of each pixel, even if the bundle says that its classes overlap"
+    )
+    print_detail: bool = Field(False, description="let the vendor's library log")
+    runtime: RuntimeChoice = Field("auto", description="which library; auto: the first that runs the model")
+    provider: ProviderChoice = Field("auto", description="execution provider of ONNX Runtime")
+    threshold: float = Field(0.5, description="for probability maps and bundles whose classes overlap")
+    mask_size: MaskSize = Field(MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size")
+    report: bool = Field(False, description="publish the report for people")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -175,18 +175,18 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
     Raises:
         EngineError: an image cannot be read, or one of the two does not run.
     """
-    from converters.conversion import named_pictures
-    from converters.parity import compare
+    from converters.parity import compare, named_pictures
 
     if bundle.onnx_model(options.model_precision) is None and options.model_precision is Precision.FP32:
         bundle = bundle.with_onnx(caches.convert(bundle))
     reference = PaddleOptions(threads=options.threads)
-    pictures = ((str(path), read_image(path)) for path in images) if images else named_pictures()
     with (
         Predictor(bundle, open_runtime(bundle, reference, ledger=caches.ledger)) as expected,
         Predictor(bundle, open_runtime(bundle, options)) as actual,
     ):
-        return compare(expected, actual, pictures)
+        if not images:
+            return compare(expected, actual, named_pictures(expected))
+        return compare(expected, actual, ((str(path), read_image(path)) for path in images))
 
 
 def _with_shapes(

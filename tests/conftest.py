@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from converters.export import ExportClass, OutputOp, export_bundle
+from benchmarks.zoo.networks import adopt_statistics, balanced
 from converters.conversion import convert
+from converters.export import ExportClass, OutputOp, export_bundle
 from converters.repository import Repository
 from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor
@@ -102,54 +103,6 @@ def export_network(tmp_path_factory: pytest.TempPathFactory) -> ExportNetwork:
             )
 
     return export
-
-
-def noise() -> Any:
-    """float32[2, 3, 128, 128], smooth, about −2 to 2."""
-    import cv2
-    import numpy as np
-    import paddle
-
-    coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
-    pictures = [cv2.resize(each, (128, 128), interpolation=cv2.INTER_CUBIC) for each in coarse]
-    return paddle.to_tensor(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
-
-
-def adopt_statistics(network: Any) -> None:
-    """Fill the statistics of the batch normalisation in one pass that forgets the initial ones.
-
-    With Paddle's momentum of 0.9 they linger, and the activations of a deep network fade to a constant.
-    """
-    import paddle
-
-    for layer in network.sublayers():
-        if hasattr(layer, "_momentum"):
-            layer._momentum = 0.0
-    network.train()
-    with paddle.no_grad():
-        network(noise())
-    network.eval()
-
-
-def balanced(network: Any, images: Tensor) -> Any:
-    """Take the median off each class's logits, so that none wins everywhere on the images."""
-    import numpy as np
-    import paddle
-
-    with paddle.no_grad():
-        logits = network(paddle.to_tensor(images))[0].numpy()
-    medians = np.median(logits, axis=(0, 2, 3), keepdims=True)
-
-    class Balanced(paddle.nn.Layer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.register_buffer("medians", paddle.to_tensor(medians))
-
-        def forward(self, x: Any) -> list[Any]:
-            return [self.network(x)[0] - self.medians]
-
-    return Balanced()
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ import engine
 VENDORS = ("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg")
 PACKAGES = ("engine", "converters", "service", "demo")
 PUBLIC_NAMES = """
-    Bundle BundleError ClassCover ConversionError Device DynamicShapeProfile EngineError Failed ImageError
-    InferenceError MaskSize ModelLoadError OneDnn OnnxModel OnnxOptions OptionError PaddleModel PaddleOptions Pipeline
-    Precision Prediction Predictor Provenance Provider Runtime RuntimeName RuntimeRequest RuntimeUnavailableError
-    SegmentationClass Segmented ShapeRange SourceImage TensorSpec UnsupportedTransformError list_images open_bundle
-    open_predictor open_runtime read_image
+    Bundle BundleError CalibrationError ClassCover ConversionError Device DynamicShapeProfile EngineError Failed
+    ImageError InferenceError MaskSize ModelLoadError OneDnn OnnxModel OnnxOptions OptionError PaddleModel
+    PaddleOptions Pipeline Precision Prediction Predictor Provenance Provider Runtime RuntimeName RuntimeRequest
+    RuntimeUnavailableError SegmentationClass Segmented ShapeRange SourceImage TensorSpec UnsupportedTransformError
+    list_images open_bundle open_predictor open_runtime read_image
 """.split()
 
 IMPORT_AND_LIST = """

@@ -11,9 +11,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.zoo.networks import adopt_statistics
 from engine import Bundle, PaddleOptions, SourceImage, read_image
 from engine.runtimes.paddle import PaddleRuntime
-from tests.conftest import adopt_statistics, vendor_warnings_ignored
+from tests.conftest import vendor_warnings_ignored
 
 HUMAN_SEG_LITE: Mapping[str, Any] = {"type": "PPHumanSegLite", "num_classes": 3}
 """0.4 MB, any input size."""

@@ -604,7 +604,7 @@ def test_inspect_refuses_what_is_no_bundle(bundle: Path, tmp_path: Path, kind: s
 
 
 def test_convert_needs_a_paddle_program(bundle: Path, tmp_path: Path) -> None:
-    outcome = pseg("convert", bundle, "--out", tmp_path / "new.tgz", "--cache-dir", tmp_path / "cache")
+    outcome = pseg("convert", bundle, "--replace", "--out", tmp_path / "new.tgz", "--cache-dir", tmp_path / "cache")
     assert outcome.status == ExitStatus.UNUSABLE_MODEL
     assert "holds no Paddle program" in outcome.stderr
     assert not (tmp_path / "new.tgz").exists()
@@ -648,8 +648,8 @@ def test_demo_refuses_a_file_in_place_of_its_folder(tmp_path: Path) -> None:
 def test_help_lists_the_commands() -> None:
     outcome = pseg_process("--help")
     assert (outcome.status, outcome.stderr) == (0, "")
-    for command in ("predict", "inspect", "convert", "doctor", "demo"):
-        assert command in outcome.stdout
+    for command in ("predict", "inspect", "convert", "verify", "evaluate", "export", "import", "doctor", "demo"):
+        assert f" {command} " in outcome.stdout
         assert pseg(command, "--help").status == 0
 
 

@@ -6,7 +6,6 @@ The network finds the strongest band, so the right mask of a painted image is kn
 # onnx's generated message types are not known to pyright.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
-import io
 import json
 import os
 import signal
@@ -17,36 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from engine.cores import usable_cores
 from service.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SCALAR_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
 from tests.service.bundles import CLASSES, bundle_folder, packed
+from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Operation, Storage
 
 REPOSITORY = Path(__file__).parents[2]
-RED, GREEN, BLUE = (200, 20, 30), (20, 200, 30), (20, 30, 200)
 QUEUE = "urn:ivcap:queue:collection"
 ORDER = "urn:ivcap:order:1234"
-
-
-def painted(*columns: tuple[int, int, int], width: int = 24, height: int = 16, file_format: str = "PNG") -> bytes:
-    """An image of upright stripes of equal width."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    for index, color in enumerate(columns):
-        pixels[:, index * width // len(columns) :] = color
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, file_format)
-    return file.getvalue()
-
-
-def mask_of(content: bytes) -> list[list[int]]:
-    with Image.open(io.BytesIO(content)) as image:
-        assert (image.format, image.mode) == ("PNG", "P")
-        return np.asarray(image).tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,12 @@ class Platform:
     faults: list[Fault] = field(default_factory=list[Fault])
     events: list[Event] = field(default_factory=list[Event])
     """Operations that were done, in order."""
+    aspects: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """What was attached, with `$entity`."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def records(self, schema: str) -> list[dict[str, Any]]:
+        return [aspect for aspect in self.aspects if aspect["$schema"] == schema]
 
     def done(self, operation: str) -> list[str]:
         return [event.what for event in self.events if event.operation == operation]

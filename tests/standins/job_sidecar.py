@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.standins.faulty_server import FaultyHandler, FaultyServer, Platform
+from tests.standins.faulty_server import Fault, FaultyHandler, FaultyServer, Platform
 
 JOB_DONE = {"$schema": "urn:ivcap:schema.service.batch.done.1"}
 _CREATED = "2026-01-02T03:04:05+00:00"
@@ -66,9 +66,12 @@ class JobPlatform(Platform):
     artifacts: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     stored: list[Artifact] = field(default_factory=list[Artifact])
     """Those that the worker made, whole or not."""
-    aspects: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     results: list[Result] = field(default_factory=list[Result])
     progress: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    faults_in: dict[str, list[Fault]] = field(default_factory=dict[str, list[Fault]])
+    """What goes wrong in a job, from the moment when it is handed out."""
+    takes_at_most: int | None = None
+    """After so many bytes of an upload the connection breaks, once."""
     when_read: Callable[[str], None] | None = None
     """Called with the URN of an artifact that is downloaded."""
     asked: threading.Event = field(default_factory=threading.Event)
@@ -83,13 +86,11 @@ class JobPlatform(Platform):
         self.artifacts[artifact.urn] = artifact
         return artifact.urn
 
-    def submit(self, **parameters: Any) -> str:
+    def submit(self, *faults: Fault, **parameters: Any) -> str:
         job = f"urn:ivcap:job:{len(self.jobs):04}"
+        self.faults_in[job] = list(faults)
         self.jobs.append({"id": job, "in-content-type": "application/json", "in-content": parameters})
         return job
-
-    def records(self, schema: str) -> list[dict[str, Any]]:
-        return [aspect for aspect in self.aspects if aspect["$schema"] == schema]
 
     def whole(self, suffix: str) -> list[Artifact]:
         return [each for each in self.stored if each.name.endswith(suffix) and len(each.content) == each.size]
@@ -152,6 +153,10 @@ class _Handler(FaultyHandler[JobPlatform]):
                 self.answer(415)
             elif int(self.headers["Upload-Offset"]) != len(artifact.content):
                 self.answer(409)
+            elif platform.takes_at_most is not None:
+                artifact.content += content[: platform.takes_at_most]
+                platform.takes_at_most = None
+                self.close_connection = True
             else:
                 artifact.content += content
                 self.answer(204, headers={"Upload-Offset": str(len(artifact.content)), "Tus-Resumable": "1.0.0"})
@@ -174,7 +179,9 @@ class _Handler(FaultyHandler[JobPlatform]):
             time.sleep(3)
         with self.operation("next", "") as platform:
             if platform is not None:
-                self._json(200, platform.jobs.pop(0) if platform.jobs else JOB_DONE)
+                job = platform.jobs.pop(0) if platform.jobs else JOB_DONE
+                platform.faults = platform.faults_in.get(job.get("id", ""), [])
+                self._json(200, job)
 
     def _look(self, urn: str) -> None:
         with self.operation("look", self.platform.names(urn)) as platform:

@@ -1,0 +1,136 @@
+"""Label masks: PNG files of class indices, matched to images by name."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from engine.errors import ImageError
+
+Labels = npt.NDArray[np.integer]
+"""``[H, W]``: class indices, or 255 where pixels are not judged."""
+
+IGNORED_LABEL = 255
+"""PaddleSeg's ``ignore_index``: pixels of this label are not judged."""
+
+_SUFFIX = ".png"
+_INDEX_MODES = ("1", "L", "P", "I;16")
+_BIT_DEPTH_AT, _COLOR_TYPE_AT = 24, 25
+_GREY = 0
+_NAMED_AT_MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFiles:
+    """A picture and what is on it.
+
+    Attributes:
+        image: The picture.
+        mask: Its labels.
+    """
+
+    image: Path
+    mask: Path
+
+
+def match_masks(images: Sequence[Path], masks: Iterable[Path]) -> list[LabelledFiles]:
+    """Find the mask of every image: the PNG of its name.
+
+    Args:
+        images: Files.
+        masks: Files, in any order; other files than PNG and masks of other images do no harm.
+
+    Returns:
+        A pair per image, in the order of the images.
+
+    Raises:
+        ImageError: Images have no mask (they are named), or two images or two masks have the same name.
+    """
+    mask_of = _by_stem((path for path in masks if path.suffix.lower() == _SUFFIX), "masks")
+    image_of = _by_stem(images, "images")
+    missing = [str(image) for stem, image in image_of.items() if stem not in mask_of]
+    if missing:
+        named = ", ".join(missing[:_NAMED_AT_MOST]) + (", …" if len(missing) > _NAMED_AT_MOST else "")
+        raise ImageError(
+            f"{len(missing)} of {len(image_of)} images have no mask: {named}; "
+            f"the mask of NAME.jpg is called NAME{_SUFFIX}"
+        )
+    return [LabelledFiles(image, mask_of[stem]) for stem, image in image_of.items()]
+
+
+def _by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise ImageError(f"{other} and {path}: two {what} of one name cannot be told apart; leave one out")
+    return by_stem
+
+
+def read_labels(path: Path, *, size: tuple[int, int]) -> Labels:
+    """Read the labels of one image.
+
+    Args:
+        path: PNG, palette or grey of up to 16 bit; a pixel's value (its palette index) is the class.
+        size: Width and height of the image, upright.
+
+    Returns:
+        Class indices, or 255 where pixels are not judged.
+
+    Raises:
+        ImageError: The file cannot be read, holds colours instead of indices, or is of another size than the image.
+    """
+    labels = _indices(path)
+    height, width = labels.shape
+    if (width, height) != size:
+        raise ImageError(
+            f"{path}: the mask is {width}x{height} pixels, its upright image {size[0]}x{size[1]}: "
+            "label the image at its own size"
+        )
+    return labels
+
+
+def require_known_classes(labels: Labels, class_count: int, *, where: str) -> None:
+    """Refuse labels of other classes than a model has.
+
+    Args:
+        labels: Class indices, or 255.
+        class_count: Number of classes.
+        where: How the labels are called in the message.
+
+    Raises:
+        ImageError: There is an index that no class has.
+    """
+    wrong = labels[(labels >= class_count) & (labels != IGNORED_LABEL)]
+    if wrong.size:
+        raise ImageError(
+            f"{where}: holds the class index {int(wrong[0])}, but the model's classes are 0 to {class_count - 1} "
+            f"({IGNORED_LABEL}: not judged); map the labels to these"
+        )
+
+
+def _indices(path: Path) -> Labels:
+    try:
+        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as image:
+            if image.mode not in _INDEX_MODES:
+                raise ImageError(
+                    f"{path}: mode {image.mode} holds colours, not class indices: save it as palette or grey PNG"
+                )
+            labels: Labels = np.asarray(image).astype(np.uint16 if image.mode == "I;16" else np.uint8)
+            file.seek(0)
+            return labels // _grey_step(file.read(_COLOR_TYPE_AT + 1))
+    except UnidentifiedImageError as cause:
+        raise ImageError(f"{path}: is not a PNG file: save the class indices as palette or grey PNG") from cause
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        raise ImageError(f"{path}: cannot be read ({cause}): check the file") from cause
+
+
+def _grey_step(header: bytes) -> int:
+    """By what Pillow multiplies the values of a grey PNG of 2 or 4 bit, which PNG optimisers like to write."""
+    depth_bit = header[_BIT_DEPTH_AT]
+    if header[_COLOR_TYPE_AT] != _GREY or depth_bit not in {2, 4}:
+        return 1
+    return 255 // (2**depth_bit - 1)

@@ -1,0 +1,372 @@
+"""The door for IVCAP jobs: the service as a worker that does one job after another.
+
+The model stays open between jobs that use the same bundle with the same options. A job in which nothing succeeds, or
+whose results are not all stored, ends as an error that names every failure.
+
+`--test-file FILE` does the one job in the file. The platform's library ends it with status 0 even if the job fails;
+here it ends with 1 then. `--print-service-description` prints what the platform registers.
+
+Settings for whoever runs it: those of `service.order`; DOCKER_IMG and IVCAP_SERVICE_ID go into the description,
+IVCAP_RESOURCES_FILE names what the worker needs, PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL say who answers for it.
+"""
+
+# The platform's library looks at the annotations themselves: they must not be postponed in this file.
+
+# The platform's library states few types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from types import FrameType
+from typing import Any, Literal, NoReturn
+
+import ivcap_service.service as batch
+from ivcap_service import JobContext, Service, ServiceContact, ServiceLicense, start_batch_service
+from ivcap_service.events import EventReporter, GenericEvent
+from ivcap_service.service_definition import create_batch_service_definition
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine import Device, EngineError, OptionError, Predictor
+from service.fulfilment import ExitStatus, Item, Outcome, fulfil
+from service.job_files import JobOutlet, open_item, patient, supply_of
+from service.kept_model import KeptModel
+from service.request import ServiceRequest, build_service_request
+from service.results import cover_records
+from service.session import caches_at
+from service.transport import Patience, patience_from, patient_requests
+from service.version import banner
+
+_log = logging.getLogger("service.job")
+_ROOT = Path(__file__).parents[1]
+_REQUEST_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-request.1"
+_RESULT_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-result.1"
+_VARIANT = Device.GPU if os.environ.get("PSEG_SERVICE_DEVICE") == Device.GPU else Device.CPU
+_NAME = "infer-with-paddle-paddle" + ("-gpu" if _VARIANT is Device.GPU else "")
+_MOST_FAILURES_TOLD = 100
+_PROGRESS_EVENTS = 20
+_OPENING, _SEGMENTING, _STORING = "open model", "segment images", "store results"
+
+
+class JobRequest(ServiceRequest):
+    """Segment images with a PaddleSeg model."""
+
+    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-request.1"] = Field(_REQUEST_SCHEMA, alias="$schema")
+    device: Device = Field(_VARIANT, description=ServiceRequest.model_fields["device"].description)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_as_an_order(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What is wrong is told in our words, and before anything is fetched."""
+        # Parameters that are kept as an aspect come with what the platform says of it.
+        parameters = {name: value for name, value in given.items() if not name.startswith("$") and name != "jschema"}
+        build_service_request(**{"device": _VARIANT, **parameters})
+        return {**parameters, "$schema": given.get("$schema", _REQUEST_SCHEMA)}
+
+
+class ImageCounts(BaseModel):
+    """How many images a job had."""
+
+    total: int
+    succeeded: int
+    failed: int
+
+
+class Cover(BaseModel):
+    """The share of a class."""
+
+    id: str | None
+    name: str
+    color: tuple[int, int, int]
+    cover: float = Field(description="share of the pixels, 0 to 1")
+
+
+class Mask(BaseModel):
+    """The result of an image."""
+
+    image: str = Field(description="URN of the image")
+    name: str = Field(description="name of the image")
+    mask: str = Field(description="URN of the mask")
+    width: int
+    height: int
+    cover: list[Cover]
+
+
+class Failure(BaseModel):
+    """An image without a result."""
+
+    image: str = Field(description="URN of the image")
+    name: str = Field(description="name of the image")
+    reason: str
+
+
+class Products(BaseModel):
+    """What a job stores besides the masks."""
+
+    cover: str | None = Field(None, description="URN of the table of cover, CSV")
+    report: str | None = Field(None, description="URN of the report, HTML")
+    collection: str | None = Field(None, description="URN of the collection of masks")
+
+
+class JobResult(BaseModel):
+    """What became of a job."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-result.1"] = Field(_RESULT_SCHEMA, alias="$schema")
+    job: str = Field(description="URN of the job")
+    model: str = Field(description="URN of the model bundle")
+    images: ImageCounts
+    masks: list[Mask]
+    failures: list[Failure]
+    cover: list[Cover] = Field(description="over all images, weighted by their pixels")
+    products: Products
+    provenance: dict[str, Any] = Field(description="of the masks: bundle, runtime, provider, precision, versions")
+
+    def __str__(self) -> str:
+        """Keep it short: the platform's library logs results."""
+        return f"{self.images.succeeded} masks, {self.images.failed} failures"
+
+
+class JobError(EngineError):
+    """A job in which nothing succeeded, or whose results are not all stored."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Tells the platform how far a job is.
+
+    Attributes:
+        report: takes the steps.
+        total: images of the job, once they are known.
+        done: images that are done, well or not.
+    """
+
+    report: EventReporter
+    total: int = 0
+    done: int = 0
+    _step: str = ""
+
+    @contextmanager
+    def images(self) -> Generator[None]:
+        """The steps in which images are segmented, and what is made of all of them is stored."""
+        self._begin(_SEGMENTING, f"{self.total} images")
+        yield
+        self.report.step_finished(self._step, f"{self.done} of {self.total} images are done")
+
+    def image_done(self) -> None:
+        """Count an image; told for some of them."""
+        self.done += 1
+        if self.done % -(-self.total // _PROGRESS_EVENTS) == 0:
+            self.report.emit(GenericEvent(name=self._step, options={"done": self.done, "total": self.total}))
+        if self.done == self.total:
+            self.report.step_finished(self._step, f"{self.done} images are done")
+            self._begin(_STORING, "table, report, collection")
+
+    def _begin(self, step: str, message: str) -> None:
+        self._step = step
+        self.report.step_started(step, message)
+
+
+@dataclass(slots=True)
+class Worker:
+    """Does jobs, one after another.
+
+    Attributes:
+        folder: for downloads.
+        patience: limits of the platform's requests.
+        models: the model that is open.
+        stop: set when the process is told to end.
+        failed: whether the last job did.
+    """
+
+    folder: Path
+    patience: Patience
+    models: KeptModel
+    stop: Event
+    failed: bool = field(default=False, init=False)
+
+    def segment(self, request: JobRequest, context: JobContext) -> JobResult:
+        """Segments images with a PaddleSeg model and publishes masks and the cover of every class."""
+        self.failed = True
+        ivcap = patient(context.ivcap, self.patience)
+        progress = Progress(context.report)
+        job = context.job_id if context.job_id.startswith("urn:") else f"urn:ivcap:job:{context.job_id}"
+        with TemporaryDirectory(prefix="job-", dir=self.folder) as work:
+            bundle = open_item(request.model, ivcap, self.folder)
+            named = request.model_copy(update={"model": bundle.source.urn})
+            supply = supply_of(named, ivcap, Path(work), progress.image_done)
+            progress.total = len(supply.names)
+            outlet = JobOutlet(ivcap, job, self.patience.pause_s)
+            session = self._session(bundle, named, supply.sample, progress)
+            outcome = fulfil(named, session, supply, outlet, stop=self.stop)
+        summary = outcome.summary(job, named.model)
+        _require_done(outcome, summary)
+        self.failed = False
+        return _result(outcome, summary)
+
+    @contextmanager
+    def _session(
+        self, bundle: Item, request: ServiceRequest, sample: Sequence[Path], progress: Progress
+    ) -> Generator[Predictor]:
+        with progress.report.step(_OPENING, request.model) as step:
+            predictor, kept = self.models.predictor(bundle, request.predict_request(), sample)
+            step.finished("open from an earlier job" if kept else "opened", kept=kept)
+        with progress.images():
+            yield predictor
+
+
+def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
+    if outcome.refused:
+        raise OptionError("; ".join(outcome.problems))
+    if outcome.exit_status is ExitStatus.DONE:
+        return
+    counts, failures = summary["images"], summary["failures"]
+    told = [f"{each['name']}: {each['reason']}" for each in failures[:_MOST_FAILURES_TOLD]]
+    if len(failures) > len(told):
+        told.append(f"and {len(failures) - len(told)} more, see the summary of {summary['order']}")
+    stored = [f"stored: {kind} {urn}" for kind, urn in outcome.products.items()]
+    head = f"{counts['succeeded']} of {counts['total']} images succeeded"
+    raise JobError("\n".join([head, *outcome.problems, *told, *stored]))
+
+
+def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
+    return JobResult.model_validate(
+        {
+            **{name: summary[name] for name in ("model", "images", "failures", "cover", "products", "provenance")},
+            "job": summary["order"],
+            "masks": [
+                {
+                    "image": each.source.urn,
+                    "name": each.source.label,
+                    "mask": each.mask,
+                    "width": each.width,
+                    "height": each.height,
+                    "cover": cover_records(each.covers),
+                }
+                for each in outcome.published
+            ],
+        }
+    )
+
+
+def service_from(environment: Mapping[str, str]) -> Service:
+    """Describe the service to the platform.
+
+    Args:
+        environment: may hold PSEG_SERVICE_DEVICE, PSEG_VERSION, PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL.
+
+    Returns:
+        The description, without request and result.
+
+    Raises:
+        OptionError: PSEG_SERVICE_DEVICE names no variant.
+    """
+    if environment.get("PSEG_SERVICE_DEVICE", _VARIANT) != _VARIANT:
+        raise OptionError(f"PSEG_SERVICE_DEVICE is {environment['PSEG_SERVICE_DEVICE']!r}: give cpu or gpu")
+    unknown = "not stated"
+    return Service(
+        name=_NAME,
+        version=environment.get("PSEG_VERSION", unknown),
+        contact=ServiceContact(
+            name=environment.get("PSEG_SERVICE_CONTACT", unknown),
+            email=environment.get("PSEG_SERVICE_EMAIL", unknown),
+        ),
+        license=ServiceLicense(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
+    )
+
+
+def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    given = parser.parse_args()
+    if given.print_service_description:
+        printed = create_batch_service_definition(service, worker.segment).model_dump(by_alias=True, exclude_none=True)
+        resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text())
+        if _VARIANT is Device.GPU:
+            resources["limits"].setdefault("nvidia.com/gpu", "1")
+        # The library drops what it does not know, a GPU for instance.
+        printed["controller"]["resources"] = resources
+        print(json.dumps(printed, indent=2))
+        sys.exit(ExitStatus.DONE)
+    return given
+
+
+@contextmanager
+def _told_to_stop() -> Generator[Event]:
+    """An event that SIGTERM sets, so that the image in hand is finished; who waits for a job ends at once."""
+    stop, waiting = Event(), Event()
+
+    def end() -> NoReturn:
+        _log.info("told to stop")
+        raise SystemExit(ExitStatus.DONE)
+
+    def tell(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+        if waiting.is_set():
+            end()
+
+    usual_fetch, usual_handler = batch.fetch_job, signal.signal(signal.SIGTERM, tell)
+
+    def fetch_job(url: str, logger: logging.Logger) -> tuple[Any, str | None]:
+        waiting.set()
+        try:
+            if stop.is_set():
+                end()
+            return usual_fetch(url, logger)
+        finally:
+            waiting.clear()
+
+    # The library asks for the next job for ever, and lets nobody say no.
+    batch.fetch_job = fetch_job
+    try:
+        yield stop
+    finally:
+        batch.fetch_job = usual_fetch
+        signal.signal(signal.SIGTERM, usual_handler)
+
+
+@contextmanager
+def _worker(patience: Patience) -> Generator[Worker]:
+    root = os.environ.get("PSEG_CACHE_DIR")
+    with TemporaryDirectory(prefix="pseg-worker-") as folder, _told_to_stop() as stop:
+        worker = Worker(Path(folder), patience, KeptModel(caches_at(Path(root) if root else None)), stop)
+        try:
+            yield worker
+        finally:
+            worker.models.close()
+
+
+def main() -> None:
+    """Run the worker as the platform starts it."""
+    # ONNX Runtime sends usage data over the network, from its import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("ENTRYPOINT", '["python", "-m", "service.job"]')
+    os.environ.setdefault("IVCAP_RESOURCES_FILE", str(_ROOT / "resources.json"))
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _log.info("%s", banner())
+    try:
+        service = service_from(os.environ)
+        patience = patience_from(os.environ)
+    except OptionError as error:
+        _log.error("%s", error)
+        sys.exit(ExitStatus.WRONG_REQUEST)
+    with patient_requests(patience), _worker(patience) as worker:
+        start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))
+        if worker.failed:
+            # Only a job from a file comes here.
+            sys.exit(ExitStatus.INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Label masks as people save them, against hand-made files; and which image they belong to."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.labels import LabelledFiles, match_masks, read_labels, require_known_classes
+from engine import ImageError
+
+INDICES = np.array([[0, 1, 2, 1], [2, 2, 0, 3]], np.uint8)
+SIZE = (4, 2)
+
+
+def grey_png(path: Path, values: np.ndarray[tuple[int, int], np.dtype[np.uint8]], *, bits: int) -> Path:
+    """A grey PNG written byte by byte: values of a few bits, packed, the first one highest."""
+    height, width = values.shape
+    planes = (values[..., np.newaxis] >> np.arange(bits - 1, -1, -1)) & 1
+    rows = np.packbits(planes.reshape(height, -1), axis=1)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    return path
+
+
+def test_grey_masks(tmp_path: Path) -> None:
+    Image.fromarray(INDICES).save(tmp_path / "grey.png")
+    assert read_labels(tmp_path / "grey.png", size=SIZE).tolist() == INDICES.tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_masks_of_few_bits_hold_indices_not_brightness(tmp_path: Path, bits: int) -> None:
+    values = INDICES % 2**bits
+    assert read_labels(grey_png(tmp_path / "m.png", values, bits=bits), size=SIZE).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_palette_masks_hold_indices_not_colours(tmp_path: Path, bits: int) -> None:
+    image = Image.fromarray(INDICES, mode="P")
+    image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    image.save(tmp_path / "m.png", bits=bits)
+    assert read_labels(tmp_path / "m.png", size=SIZE).tolist() == INDICES.tolist()
+
+
+def test_sixteen_bit_masks(tmp_path: Path) -> None:
+    values = INDICES.astype(np.uint16) * 300
+    Image.fromarray(values).save(tmp_path / "m.png")
+    assert read_labels(tmp_path / "m.png", size=SIZE).tolist() == values.tolist()
+
+
+def test_colours_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", SIZE).save(tmp_path / "m.png")
+    with pytest.raises(ImageError, match=r"m\.png: mode RGB holds colours"):
+        read_labels(tmp_path / "m.png", size=SIZE)
+
+
+def test_another_size_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(INDICES).save(tmp_path / "m.png")
+    with pytest.raises(ImageError, match=r"m\.png: the mask is 4x2 pixels, its upright image 2x4"):
+        read_labels(tmp_path / "m.png", size=(2, 4))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    Image.new("L", SIZE).save(tmp_path / "jpeg.png", format="JPEG")
+    with pytest.raises(ImageError, match=r"jpeg\.png: is not a PNG file"):
+        read_labels(tmp_path / "jpeg.png", size=SIZE)
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:900])
+    with pytest.raises(ImageError, match=r"cut\.png: cannot be read"):
+        read_labels(tmp_path / "cut.png", size=(64, 64))
+    with pytest.raises(ImageError, match=r"none\.png: cannot be read"):
+        read_labels(tmp_path / "none.png", size=SIZE)
+
+
+def test_an_index_without_class_is_named() -> None:
+    labels = np.array([[0, 1, 255, 7]], np.uint8)
+    require_known_classes(labels, 8, where="m.png")
+    with pytest.raises(ImageError, match=r"m\.png: holds the class index 7, but the model's classes are 0 to 6"):
+        require_known_classes(labels, 7, where="m.png")
+
+
+def test_masks_are_found_by_the_name_of_the_image() -> None:
+    images = [Path("b/2.jpg"), Path("a/1.tif")]
+    masks = [Path("m/1.png"), Path("m/2.PNG"), Path("m/3.png"), Path("m/2.txt")]
+    assert match_masks(images, masks) == [
+        LabelledFiles(Path("b/2.jpg"), Path("m/2.PNG")),
+        LabelledFiles(Path("a/1.tif"), Path("m/1.png")),
+    ]
+
+
+def test_missing_masks_are_listed() -> None:
+    images = [Path(f"i/{number}.jpg") for number in range(12)]
+    with pytest.raises(ImageError, match=r"11 of 12 images have no mask: i/0\.jpg, i/2\.jpg, .*i/8\.jpg, …"):
+        match_masks(images, [Path("m/1.png")])
+
+
+def test_two_files_of_one_name_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"a/1\.jpg and b/1\.jpg: two images of one name"):
+        match_masks([Path("a/1.jpg"), Path("b/1.jpg")], [Path("m/1.png")])
+    with pytest.raises(ImageError, match=r"m/1\.png and n/1\.png: two masks of one name"):
+        match_masks([Path("a/1.jpg")], [Path("m/1.png"), Path("n/1.png")])
