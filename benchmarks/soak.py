@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from benchmarks.environment import process_memory_bytes
 from benchmarks.runtimes import RUNTIMES
 from converters.conversion import convert
 from converters.repository import Repository
@@ -16,16 +17,6 @@ from engine.palette import palette_for, pseudo_color_png
 
 READINGS = (20, 500)
 _PALETTE = palette_for([], 256)
-
-
-def resident_bytes() -> int:
-    """Read the resident memory of this process.
-
-    Returns:
-        `VmRSS`.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024
 
 
 def _encode(_: Path, __: SourceImage, prediction: Prediction) -> int:
@@ -57,7 +48,7 @@ def soak(bundle_path: Path, runtime: str, folder: Path, cache: Path) -> None:
         for count, result in enumerate(pipeline.run(sorted(folder.iterdir())), start=1):
             if isinstance(result, Failed):
                 raise RuntimeError(f"{result.source} failed") from result.error
-            recent.append(resident_bytes())
+            recent.append(process_memory_bytes("VmRSS"))
             if count in READINGS:
                 sys.stdout.write(f"{count} {max(recent)}\n")
 

@@ -28,6 +28,7 @@ from engine import (
     read_image,
 )
 from engine.cores import usable_cores
+from engine.memory import return_freed_memory
 from engine.opening import require_available
 from engine.options import DynamicShapeProfile
 from engine.selection import candidates
@@ -141,6 +142,7 @@ def open_session(
     Raises:
         EngineError: whatever the engine finds wrong with bundle, request or machine.
     """
+    return_freed_memory()
     runtime_request = request.runtime_request()
     if runtime_request.tensorrt:
         _require_any(runtime_request)

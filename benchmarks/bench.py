@@ -1,0 +1,142 @@
+"""A benchmark from beginning to end: what was asked for, sorted out, measured, and what is known of the machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.configurations import Axes, Configuration, Selection, configurations, select
+from benchmarks.environment import environment
+from benchmarks.interleaving import Advance, measure_all
+from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
+from benchmarks.pictures import prepare_pictures
+from benchmarks.samples import Reference, Results
+from engine.bundle import Bundle
+from engine.errors import OptionError
+from engine.opening import Convert
+
+DEFAULT_REPEATS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What is to be measured.
+
+    Attributes:
+        axes: Their product.
+        images: The user's pictures; empty: generated ones.
+        max_img_size: Larger pictures are shrunken to so many pixels; -1: never. Without effect on resized ones.
+        repeats: Turns of every configuration.
+        compared_images: Pictures of each size that are compared with the reference at most; 0: none.
+        timeout_s: Seconds that a configuration may take to load, or for one turn.
+    """
+
+    axes: Axes
+    images: tuple[Path, ...] = ()
+    max_img_size: int = -1
+    repeats: int = DEFAULT_REPEATS
+    compared_images: int = COMPARED_IMAGES
+    timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("repeats", self.repeats, 1),
+            ("compared images", self.compared_images, 0),
+            ("timeout", self.timeout_s, 1),
+        ):
+            if value < least:
+                raise OptionError(f"{name}: {value} was given; it must be at least {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders.
+
+    Attributes:
+        scratch: Empty; goes when the benchmark is done.
+        ledger: Remembers which Paddle models loaded before.
+        engine_cache: For TensorRT's engines; None: they are built anew.
+    """
+
+    scratch: Path
+    ledger: Path
+    engine_cache: Path | None = None
+
+
+def prepare_work(
+    bundle: Bundle, runnable: Sequence[Configuration], request: BenchRequest, places: Places
+) -> tuple[Work, Reference]:
+    """Lay out pictures, run the reference, collect shapes: what comes before the first configuration is measured.
+
+    Args:
+        bundle: Holds the models that will run.
+        runnable: Configurations that will be measured.
+        request: Pictures and limits.
+        places: Folders.
+
+    Returns:
+        What `benchmarks.measure` works on, and what masks will be compared with.
+
+    Raises:
+        EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.
+    """
+    sizes = dict.fromkeys(each.size for each in runnable)
+    work = Work(
+        bundle=bundle,
+        pictures=prepare_pictures(
+            request.images, sizes, places.scratch / "pictures", max_img_size=request.max_img_size
+        ),
+        ledger=places.ledger,
+        compared_images=request.compared_images,
+        engine_cache=places.engine_cache,
+        timeout_s=request.timeout_s,
+    )
+    work = with_shapes(work, runnable, places.scratch / "shapes")
+    if request.compared_images == 0:
+        return work, Reference(None, 0, "masks are not compared, as asked for")
+    return with_reference(work, places.scratch / "reference")
+
+
+def bench(
+    bundle: Bundle,
+    request: BenchRequest,
+    places: Places,
+    *,
+    convert: Convert | None = None,
+    commit: str | None = None,
+    advance: Advance | None = None,
+) -> Results:
+    """Measure the product of the axes.
+
+    Args:
+        bundle: An open bundle.
+        request: What is to be measured.
+        places: Folders.
+        convert: Makes the FP32 ONNX model where the bundle holds none.
+        commit: Of this software, where it is known from elsewhere.
+        advance: Told of progress.
+
+    Returns:
+        Everything that was found; no measurements where nothing of it can run here.
+
+    Raises:
+        EngineError: A picture cannot be read, or the axes contradict each other.
+    """
+    machine = environment(commit=commit)
+    selection: Selection = select(configurations(request.axes, bundle), bundle, convert)
+    reference = Reference(None, 0, None)
+    measurements = ()
+    if selection.runnable:
+        work, reference = prepare_work(selection.bundle, selection.runnable, request, places)
+        measurements = measure_all(
+            selection.runnable, work, repeats=request.repeats, advance=advance or (lambda _step, _configuration: None)
+        )
+    return Results(
+        bundle=str(bundle.source),
+        bundle_digest=bundle.digest,
+        images=f"{len(request.images)} pictures" if request.images else "generated pictures of coloured noise",
+        repeats=request.repeats,
+        environment=machine,
+        reference=reference,
+        measurements=measurements,
+        skipped=selection.skipped,
+    )

@@ -1,0 +1,144 @@
+"""A runtime's answers, kept in files: the reference runs once and is compared with many, without being in memory.
+
+What a network returned is found again by the tensor that it was given.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import InferenceError
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec
+
+_STATED = "stated.pickle"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """What a runtime says of itself."""
+
+    identity: RuntimeIdentity
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def _key(feeds: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(feeds.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()[:32]
+
+
+class RecordingRuntime:
+    """Hands everything to another runtime, and keeps what it returns.
+
+    Threads: as the other runtime.
+    """
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        """Record a runtime.
+
+        Args:
+            runtime: What really runs; it is closed with this one.
+            folder: Where answers are kept; it is made.
+        """
+        self._runtime = runtime
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        stated = _Stated(runtime.identity, runtime.inputs, runtime.outputs)
+        (folder / _STATED).write_bytes(pickle.dumps(stated))
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """That of the other runtime."""
+        return self._runtime.identity
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Those of the other runtime."""
+        return self._runtime.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Those of the other runtime."""
+        return self._runtime.outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network and keep its answer.
+
+        Args:
+            feeds: As the other runtime takes them.
+
+        Returns:
+            What the other runtime returns.
+
+        Raises:
+            InferenceError: The run failed.
+        """
+        answer = self._runtime.run(feeds)
+        with (self._folder / f"{_key(feeds)}.npz").open("wb") as file:
+            # A name of its own: an output may be called like an argument of `savez`.
+            np.savez(file, allow_pickle=False, **{f"_{name}": tensor for name, tensor in answer.items()})
+        return answer
+
+    def close(self) -> None:
+        """Free the other runtime; the answers stay."""
+        self._runtime.close()
+
+
+class RecordedRuntime:
+    """Answers as a recorded runtime did.
+
+    Threads: `run` may be called from several threads at once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a recording.
+
+        Args:
+            folder: That a `RecordingRuntime` of this program wrote to; nothing else may have.
+        """
+        self._folder = folder
+        self._stated: _Stated = pickle.loads((folder / _STATED).read_bytes())  # noqa: S301 - our own file
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """That of the recorded runtime."""
+        return self._stated.identity
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Those of the recorded runtime."""
+        return self._stated.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Those of the recorded runtime."""
+        return self._stated.outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Find the answer to these tensors.
+
+        Args:
+            feeds: Tensors that the recorded runtime was given.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            InferenceError: It was never given these tensors.
+        """
+        path = self._folder / f"{_key(feeds)}.npz"
+        if not path.is_file():
+            shapes = {name: tensor.shape for name, tensor in feeds.items()}
+            raise InferenceError(f"the reference was not recorded for {shapes}: record it on the same images")
+        with np.load(path) as answer:
+            return {name[1:]: answer[name] for name in answer.files}
+
+    def close(self) -> None:
+        """Nothing to free; the recording stays."""

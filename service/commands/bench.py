@@ -1,0 +1,184 @@
+"""`pseg bench`: every configuration on the user's own images, measured."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
+from benchmarks.bench import bench as measure_product
+from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, Configuration, ProviderName, parse_size
+from benchmarks.interleaving import Advance
+from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
+from benchmarks.plots import plots, require_plotting
+from benchmarks.samples import Results
+from benchmarks.tables import Table, class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
+from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
+from service.commands.terminal import (
+    BundleArgument,
+    CacheOption,
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+)
+from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
+from service.results import write_atomically
+from service.session import Caches, caches_at
+
+_RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
+
+
+def bench(
+    bundle: BundleArgument,
+    images: Annotated[
+        list[str] | None, typer.Option(help="files, folders or globs; repeatable; default: generated pictures")
+    ] = None,
+    runtime: Annotated[list[RuntimeName] | None, typer.Option(help="repeatable; default: both")] = None,
+    provider: Annotated[
+        list[ProviderName] | None, typer.Option(help="repeatable; default: all, those that cannot run are listed")
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="repeatable; default: fp32 and what the bundle holds")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="of all streams together; repeatable; default: all usable cores")
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(help="sessions side by side that share the threads; repeatable; default: 1")
+    ] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="repeatable; default: 1")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="resize images first; repeatable; default: as they are")
+    ] = None,
+    min_subgraph_size: Annotated[list[int] | None, typer.Option(help="for TensorRT; repeatable; default: 3")] = None,
+    repeats: Annotated[int, typer.Option(help="turns of every configuration; each measures every image")] = (
+        DEFAULT_REPEATS
+    ),
+    compare_images: Annotated[
+        int, typer.Option(help="compare masks of at most so many images with the reference; 0: none")
+    ] = COMPARED_IMAGES,
+    max_img_size: Annotated[
+        int, typer.Option(help="shrink larger images to so many pixels, unless --size is given; -1: never")
+    ] = DEFAULT_MAX_IMG_SIZE,
+    timeout_s: Annotated[float, typer.Option(help="seconds that a configuration may take to load, or a turn")] = (
+        TIMEOUT_S
+    ),
+    json_output: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the results: JSON with all samples, CSV, Markdown, plots")
+    ] = None,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Measure speed, memory and agreement of every combination of the options, on this machine.
+
+    Options that are repeated multiply. Each configuration runs in a process of its own, and they take turns.
+    """
+    with errors_end_the_command():
+        if out is not None:
+            require_plotting()
+            require_writable(out)
+        axes = Axes(
+            runtimes=tuple(runtime or ()),
+            providers=tuple(provider or ()),
+            precisions=tuple(precision or ()),
+            threads=tuple(threads or ()),
+            streams=tuple(streams or (1,)),
+            batch_sizes=tuple(batch_size or (1,)),
+            sizes=tuple(map(parse_size, size or ())) or (None,),
+            min_subgraph_sizes=tuple(min_subgraph_size or (DEFAULT_MIN_SUBGRAPH_SIZE,)),
+        )
+        request = BenchRequest(axes, tuple(list_images(images or [])), max_img_size, repeats, compare_images, timeout_s)
+        results = _measure(bundle, request, caches_at(cache_dir))
+        _require_any(results)
+        if out is not None:
+            _write(results, out)
+    if json_output:
+        print_json(record(results))
+    else:
+        _show(results, out)
+    if any(each.error is not None for each in results.measurements):
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _measure(bundle: Path, request: BenchRequest, caches: Caches) -> Results:
+    with (
+        tempfile.TemporaryDirectory(prefix="pseg-bench-") as scratch,
+        open_bundle(bundle) as opened,
+        _progress() as advance,
+    ):
+        return measure_product(
+            opened,
+            request,
+            Places(Path(scratch), caches.ledger, caches.engines),
+            convert=caches.convert,
+            commit=os.environ.get("PSEG_COMMIT"),
+            advance=advance,
+        )
+
+
+def _require_any(results: Results) -> None:
+    if not results.measurements:
+        told = " | ".join(f"{'; '.join(labels)}: {reason}" for reason, labels in troubles(results))
+        raise OptionError(f"nothing of what was asked for can be measured here: {told}")
+
+
+def _write(results: Results, folder: Path) -> None:
+    from json import dumps
+
+    pictures = plots(results)
+    for name, content in pictures.items():
+        write_atomically(folder / name, content)
+    page = to_markdown(results, [name for name in pictures if name.endswith(".svg")])
+    write_atomically(folder / _PAGE, page.encode())
+    write_atomically(folder / _RESULTS_CSV, to_csv(results).encode())
+    write_atomically(folder / _RESULTS_JSON, (dumps(record(results), ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def _show(results: Results, out: Path | None) -> None:
+    # A narrow terminal wraps cells; where nobody looks at a width, nothing is wrapped.
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    for title, table in (
+        ("measured", figures(results)),
+        ("where the time goes", time_split(results)),
+        ("agreement with the reference", class_agreement(results)),
+    ):
+        if table.rows:
+            console.print(_rich(title, table))
+    for reason, labels in troubles(results):
+        console.print(f"[yellow]![/] {escape('; '.join(labels))}: {escape(reason)}", highlight=False, soft_wrap=True)
+    for name, value in facts(results):
+        console.print(f"[bold]{escape(name)}[/] {escape(value)}", highlight=False, soft_wrap=True)
+    if out is not None:
+        console.print(f"written: {escape(str(out / _PAGE))}", highlight=False, soft_wrap=True)
+
+
+def _rich(title: str, table: Table) -> RichTable:
+    shown = RichTable(title=title)
+    for index, name in enumerate(table.header):
+        shown.add_column(escape(name), justify="right" if index else "left")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+@contextmanager
+def _progress() -> Generator[Advance]:
+    if not messages().is_terminal:
+        yield lambda _step, _configuration: None
+        return
+    with messages().status("preparing pictures and reference") as status:
+
+        def advance(step: str, configuration: Configuration) -> None:
+            status.update(escape(f"{step}: {configuration.label}"))
+
+        yield advance
