@@ -19,14 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from ivcap_sdk_service import Option, Parameter, PythonWorkflow, Service, Type, register_service
+from pydantic.fields import FieldInfo
 
 from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
 from service.fulfilment import ExitStatus, Item, fulfil
 from service.order_files import OrderOutlet, open_item, source_name, supply_of
-from service.request import ServiceRequest, build_service_request
+from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from service.transport import patience_from, patient_requests
 
@@ -38,94 +39,37 @@ _BANNER = {
 }
 
 
-def _options(values: Iterable[str]) -> list[Option]:
-    return [Option(value=str(value), name=str(value)) for value in values]
+_ARTIFACTS = {"model": Type.ARTIFACT, "image": Type.ARTIFACT, "images": Type.COLLECTION}
+_CHOICES: Mapping[str, Iterable[str]] = {
+    "device": Device,
+    "precision": Precision,
+    "mask_size": MaskSize,
+    "runtime": get_args(RuntimeChoice),
+    "provider": get_args(ProviderChoice),
+}
+_NUMBERS = {int: Type.INT, float: Type.FLOAT}
+
+
+def _parameter(name: str, field: FieldInfo, default: object) -> Parameter:
+    told: dict[str, Any] = {"name": name.replace("_", "-"), "description": field.description}
+    if name in _ARTIFACTS:
+        return Parameter(type=_ARTIFACTS[name], optional=not field.is_required(), **told)
+    if name in _CHOICES:
+        options = [Option(value=str(value), name=str(value)) for value in _CHOICES[name]]
+        return Parameter(type=Type.OPTION, options=options, default=str(default), **told)
+    if field.annotation is bool:
+        # A flag: the library would read a default as a text, and take any text for true.
+        return Parameter(type=Type.BOOL, **told)
+    for kind, parameter_type in _NUMBERS.items():
+        if field.annotation is kind:
+            return Parameter(type=parameter_type, default=str(default), **told)
+    return Parameter(type=Type.STRING, optional=True, **told)
 
 
 def _parameters(device: Device) -> list[Parameter]:
     return [
-        Parameter(name="model", type=Type.ARTIFACT, description="model bundle (.tgz)"),
-        Parameter(name="image", type=Type.ARTIFACT, optional=True, description="the image; or give images"),
-        Parameter(name="images", type=Type.COLLECTION, optional=True, description="the images; or give image"),
-        Parameter(
-            name="max-img-size",
-            type=Type.INT,
-            default="1000000",
-            unit="pixels",
-            description="shrink larger images to so many pixels for the network; -1 leaves them unchanged",
-        ),
-        Parameter(name="batch-size", type=Type.INT, default="1", description="images that may share one run"),
-        Parameter(
-            name="device",
-            type=Type.OPTION,
-            options=_options(Device),
-            default=device.value,
-            description="where the network runs",
-        ),
-        Parameter(name="use-trt", type=Type.BOOL, description="TensorRT; needs a GPU"),
-        Parameter(
-            name="precision",
-            type=Type.OPTION,
-            options=_options(Precision),
-            default="fp32",
-            description="arithmetic of the network",
-        ),
-        Parameter(
-            name="min-subgraph-size",
-            type=Type.INT,
-            default="3",
-            description="smallest subgraph that TensorRT takes",
-        ),
-        Parameter(
-            name="enable-auto-tune", type=Type.BOOL, description="collect shapes for TensorRT from local images first"
-        ),
-        Parameter(
-            name="cpu-threads",
-            type=Type.INT,
-            default="10",
-            description="ceiling for the threads; never more than the cores that the service may use",
-        ),
-        Parameter(
-            name="enable-mkldnn",
-            type=Type.BOOL,
-            description="oneDNN, or an error where it cannot run; if not given, the service decides",
-        ),
-        Parameter(name="benchmark", type=Type.BOOL, description="publish timings"),
-        Parameter(name="model-name", type=Type.STRING, optional=True, description="name of the model in the timings"),
-        Parameter(
-            name="with-argmax",
-            type=Type.BOOL,
-            description="take the strongest class of each pixel even if the model says that classes overlap",
-        ),
-        Parameter(name="print-detail", type=Type.BOOL, description="log what the runtime itself logs"),
-        Parameter(
-            name="runtime",
-            type=Type.OPTION,
-            options=_options(["auto", "onnx", "paddle"]),
-            default="auto",
-            description="which library runs the network",
-        ),
-        Parameter(
-            name="provider",
-            type=Type.OPTION,
-            options=_options(["auto", "cpu", "openvino", "cuda", "tensorrt"]),
-            default="auto",
-            description="execution provider of ONNX Runtime",
-        ),
-        Parameter(
-            name="threshold",
-            type=Type.FLOAT,
-            default="0.5",
-            description="for probability maps and models whose classes overlap",
-        ),
-        Parameter(
-            name="mask-size",
-            type=Type.OPTION,
-            options=_options(MaskSize),
-            default="original",
-            description="size of the masks: that of the source, or after max-img-size",
-        ),
-        Parameter(name="report", type=Type.BOOL, description="publish a report for people to look at"),
+        _parameter(name, field, device if name == "device" else field.default)
+        for name, field in ServiceRequest.model_fields.items()
     ]
 
 

@@ -1,4 +1,6 @@
 """`pseg convert` and `pseg verify` as users run them, on a small real network."""
+# pyright: reportUnknownMemberType=false
+# onnx ships no complete types.
 
 import json
 import tarfile
