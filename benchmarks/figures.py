@@ -88,7 +88,21 @@ class Step(BaseModel):
     step: str
 
 
-Figure = Annotated[Startup | Latency | Agreement | Memory | Step, Field(discriminator="kind")]
+class Conversion(BaseModel):
+    """A conversion from program to certified bundle; the time is the benchmark's own.
+
+    Attributes:
+        bundle: name of the bundle.
+        peak_bytes: largest resident memory of the command and of each process that it started.
+    """
+
+    kind: Literal["conversion"] = "conversion"
+    bundle: str
+    peak_bytes: int
+
+
+Noted = Startup | Latency | Agreement | Memory | Step | Conversion
+Figure = Annotated[Noted, Field(discriminator="kind")]
 
 
 class Benchmark(Protocol):
@@ -108,7 +122,7 @@ class Benchmark(Protocol):
         ...
 
 
-def note(benchmark: Benchmark, figure: Startup | Latency | Agreement | Memory | Step) -> None:
+def note(benchmark: Benchmark, figure: Noted) -> None:
     """Store a figure with the benchmark's times.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 
 from pydantic import BaseModel, BeforeValidator
 
-from benchmarks.figures import Agreement, Figure, Latency, Memory, Startup, Step
+from benchmarks.figures import Agreement, Conversion, Figure, Latency, Memory, Startup, Step
 
 _BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
@@ -86,6 +86,9 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
             what = f"memory after {figure.late_images} images of mixed sizes, {figure.provider}"
             here = f"{figure.late_bytes / 2**20:.0f} MiB ({figure.growth_percent:+.1f} %)"
             return [(what, here, f"after {figure.early_images} images {figure.early_bytes / 2**20:.0f} MiB", "")]
+        case Conversion():
+            peak = f"{entry.stats.median:.0f} s, peak {figure.peak_bytes / 2**30:.1f} GiB"
+            return [(f"conversion with certificate, {figure.bundle}", peak, "", "")]
         case Step():
             return [(figure.step, f"{1000 * entry.stats.median:.1f} ms", "", "")]
         case _:
