@@ -14,11 +14,13 @@ from benchmarks.streams import (
     Command,
     Compare,
     Failure,
+    Grade,
     Load,
     Record,
     Streams,
     TakeTurn,
     collect_shapes,
+    grade,
     record,
 )
 from converters.parity import ParityReport
@@ -55,6 +57,8 @@ class Child:
                 return record(command)
             case CollectShapes():
                 return collect_shapes(command)
+            case Grade():
+                return grade(command)
             case _:
                 assert_never(command)
 

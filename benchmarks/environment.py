@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from engine.cores import quota_cores, usable_cores
+from engine.host import cpu_information, processor_flags, processor_model
 from engine.runtimes.onnx import gpu_name
 
 LIBRARIES = (
@@ -75,8 +76,8 @@ def environment(*, commit: str | None = None) -> Environment:
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Environment(
-        processor=processor.get("model name") or platform.processor() or platform.machine(),
-        flags=tuple(sorted((processor.get("flags") or processor.get("Features") or "").split())),
+        processor=processor_model(processor),
+        flags=processor_flags(processor),
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
         quota_cores=quota_cores(),
@@ -88,23 +89,6 @@ def environment(*, commit: str | None = None) -> Environment:
         commit=commit or commit_of(_ROOT),
         load_average=os.getloadavg()[0],
     )
-
-
-def cpu_information(text: str) -> dict[str, str]:
-    r"""Read the kernel's account of the first processor.
-
-    Args:
-        text: Of `/proc/cpuinfo`.
-
-    Returns:
-        Field to value.
-
-    >>> cpu_information("processor\t: 0\nmodel name\t: Fast\n\nprocessor\t: 1\nmodel name\t: Slow\n")["model name"]
-    'Fast'
-    """
-    first = text.split("\n\n", 1)[0]
-    fields = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in fields}
 
 
 def available_memory_bytes(group: Path = _GROUP) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.configurations import Configuration, Shapes, Size
 from benchmarks.pictures import Pictures, spread
 from benchmarks.samples import Loaded, Measurement, Reference, Turn
-from benchmarks.streams import CollectShapes, Command, Compare, Failure, Load, Record, TakeTurn
+from benchmarks.streams import CollectShapes, Command, Compare, Failure, Grade, Load, Record, TakeTurn
 from converters.parity import ParityReport
 from engine.bundle import Bundle
 from engine.errors import EngineError
@@ -239,7 +239,7 @@ def opened(configuration: Configuration, work: Work) -> Generator[MeasuredProces
         process.close()
 
 
-def ask_once(command: Record | CollectShapes, *, timeout_s: float) -> Any:  # noqa: ANN401
+def ask_once(command: Record | CollectShapes | Grade, *, timeout_s: float) -> Any:  # noqa: ANN401
     """Let a process of its own do one thing.
 
     Args:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ import numpy as np
 
 from benchmarks.configurations import Configuration, Shapes
 from benchmarks.environment import process_memory_bytes
+from benchmarks.evaluation import Score, evaluate, read_labelled
+from benchmarks.labels import LabelledFiles
 from benchmarks.pictures import Pictures
 from benchmarks.recording import RecordedRuntime, RecordingRuntime
 from benchmarks.samples import Loaded, PipelinePass, Sample, Turn
@@ -123,6 +126,25 @@ class CollectShapes:
 
 
 @dataclass(frozen=True, slots=True)
+class Grade:
+    """Hold masks against labels; answered by `Score`.
+
+    Attributes:
+        bundle: Holds the model.
+        options: What runs it.
+        labelled: Pictures with their labels.
+        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
+        ledger: Folder that remembers which Paddle models loaded before.
+    """
+
+    bundle: Bundle
+    options: RuntimeOptions
+    labelled: tuple[LabelledFiles, ...]
+    max_img_size: int
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A command failed, and the child ends.
 
@@ -133,7 +155,7 @@ class Failure:
     message: str
 
 
-Command = Load | TakeTurn | Compare | Record | CollectShapes
+Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
 
 
 def reference_options(bundle: Bundle) -> RuntimeOptions:
@@ -167,6 +189,25 @@ def record(command: Record) -> str:
         for prepared in _prepared_each(predictor, command.pictures):
             predictor.run([prepared])
     return f"{options.label} {options.precision}"
+
+
+def grade(command: Grade) -> Score:
+    """Hold masks against labels.
+
+    Args:
+        command: What to run on which pictures.
+
+    Returns:
+        Accuracy, class by class.
+
+    Raises:
+        EngineError: The model does not load, a run fails, or pictures and labels do not fit.
+    """
+    runtime = open_runtime(command.bundle, command.options, ledger=command.ledger)
+    with Predictor(command.bundle, runtime) as predictor:
+        read = partial(read_image, max_img_size=command.max_img_size)
+        (score,) = evaluate([predictor], read_labelled(command.labelled, read)).scores
+    return score
 
 
 def collect_shapes(command: CollectShapes) -> Shapes:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.configurations import Configuration, Size
 from benchmarks.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
+from engine.host import telling_flags
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
@@ -245,7 +246,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("images", f"{results.images}; {results.repeats} turns each"),
         ("reference", f"{reference.label}, {reference.images} images" if reference.label else "none"),
         ("processor", f"{machine.processor}; {machine.usable_cores} of {machine.logical_cores} cores{quota}"),
-        ("processor's flags", " ".join(_telling_flags(machine.flags)) or _NOTHING),
+        ("processor's flags", " ".join(telling_flags(machine.flags)) or _NOTHING),
         ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
         ("GPU", machine.gpu or "none"),
         ("load before", f"{machine.load_average:.2f}"),
@@ -257,11 +258,6 @@ def facts(results: Results) -> list[tuple[str, str]]:
     if lots > 1:
         told.append(("lots", f"{lots}, since memory does not hold all at once: only those of one lot took turns"))
     return told if reference.note is None else [*told, ("note", reference.note)]
-
-
-def _telling_flags(flags: Iterable[str]) -> list[str]:
-    """Those that decide which kernels run."""
-    return [flag for flag in flags if flag.startswith(("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16"))]
 
 
 def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:

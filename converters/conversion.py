@@ -353,6 +353,22 @@ def _nothing_to_convert(bundle: Bundle) -> ConversionError:
     return ConversionError(f"{bundle.source}: holds no Paddle program to convert")
 
 
+def packed_files(bundle: Bundle) -> dict[str, Path]:
+    """List the files that a copy of a bundle holds.
+
+    Args:
+        bundle: an open bundle.
+
+    Returns:
+        Member name to file; hidden files are left out.
+    """
+    return {
+        path.relative_to(bundle.folder).as_posix(): path
+        for path in bundle.folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(bundle.folder).parts)
+    }
+
+
 def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> None:
     """Write a copy of the bundle that also holds an ONNX model; a Paddle user can still use it.
 
@@ -364,16 +380,16 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
     Raises:
         ConversionError: the destination cannot be written.
     """
-    kept = {
-        path.relative_to(bundle.folder).as_posix(): path
-        for path in bundle.folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(bundle.folder).parts)
-    }
     folder = f"onnx/{conversion.model.precision}"
     certificate = _CERTIFICATE.dump_json(conversion.certificate, indent=2)
     try:
         pack(
-            {**kept, f"{folder}/model.onnx": conversion.model.path, f"{folder}/{CERTIFICATE}": certificate}, destination
+            {
+                **packed_files(bundle),
+                f"{folder}/model.onnx": conversion.model.path,
+                f"{folder}/{CERTIFICATE}": certificate,
+            },
+            destination,
         )
     except OSError as error:
         raise ConversionError(f"{destination}: cannot be written ({error})") from error

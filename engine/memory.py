@@ -11,8 +11,8 @@ def return_freed_memory() -> None:
     """Tell the C library to map large blocks by themselves and to keep one heap for all threads.
 
     By default glibc raises the size from which it maps blocks as it goes, and keeps a heap per thread: freed images
-    then lie about in the heaps of several threads and are not returned. For whoever owns the process, before it opens a model;
-    without effect where the C library has no such settings.
+    then lie about in the heaps of several threads and are not returned. For whoever owns the process, before it opens
+    a model; without effect where the C library has no such settings.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:

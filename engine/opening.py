@@ -10,6 +10,7 @@ from engine.bundle import Bundle, OnnxModel
 from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.predictor import MaskSize, Predictor
+from engine.profile import Profile
 from engine.runtimes import Runtime
 from engine.selection import RuntimeRequest, candidates
 
@@ -29,11 +30,13 @@ class OpenedRuntime:
         runtime: the loaded model.
         bundle: the bundle, with a converted model added if one was made.
         fallbacks: what failed before it, one line each.
+        profile: the tuned profile that it was chosen by; None where none was.
     """
 
     runtime: Runtime
     bundle: Bundle
     fallbacks: tuple[str, ...]
+    profile: Profile | None = None
 
 
 def open_predictor(
@@ -75,6 +78,7 @@ def open_predictor(
             threshold=threshold,
             mask_size=mask_size,
             fallbacks=opened.fallbacks,
+            profile=opened.profile,
         )
     except InferenceError:
         opened.runtime.close()
@@ -107,7 +111,9 @@ def open_first(
         try:
             require_available(options)
             ready = _with_model(bundle, options, convert)
-            return OpenedRuntime(open_runtime(ready, options, ledger=ledger), ready, tuple(fallbacks))
+            runtime = open_runtime(ready, options, ledger=ledger)
+            profile = request.tuned if options is choices[0] else None
+            return OpenedRuntime(runtime, ready, tuple(fallbacks), profile)
         except _STEP_DOWN as error:
             if len(choices) == 1:
                 raise

@@ -14,6 +14,7 @@ from engine.bundle import Bundle, SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError
 from engine.images import SourceImage
 from engine.postprocess import OutputKind, class_count, cover, output_kind, segment
+from engine.profile import Profile
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.transforms import TransformRecord, apply_transforms
 
@@ -55,6 +56,8 @@ class Provenance:
         threads: threads of the runtime.
         fallbacks: every step that `auto` went down, in order.
         versions: library name to version.
+        profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
+            none was.
     """
 
     bundle: str
@@ -65,6 +68,7 @@ class Provenance:
     threads: int
     fallbacks: tuple[str, ...]
     versions: Mapping[str, str]
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,6 +138,7 @@ class Predictor:
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned.
         fallbacks: steps that were taken down to this runtime.
+        profile: the tuned profile that the runtime was chosen by; None where none was.
     """
 
     bundle: Bundle
@@ -141,6 +146,7 @@ class Predictor:
     threshold: float = 0.5
     mask_size: MaskSize = MaskSize.ORIGINAL
     fallbacks: tuple[str, ...] = ()
+    profile: Profile | None = None
     _input: TensorSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,6 +181,7 @@ class Predictor:
             threads=identity.threads,
             fallbacks=self.fallbacks,
             versions={"numpy": np.__version__, **identity.versions},
+            profile=self.profile and self.profile.digest,
         )
 
     @property

@@ -1,8 +1,8 @@
 """From what a user asks for to what is tried, in order.
 
-Without a measured profile, `auto` on a CPU tries ONNX Runtime (CPU provider), then Paddle with oneDNN, then Paddle
-without; on a GPU ONNX Runtime (CUDA, or TensorRT if asked for), then Paddle. Whatever was named explicitly is the only
-thing tried.
+A tuned profile (`engine.profile`) names what is tried first. After it, and without one, `auto` on a CPU tries ONNX
+Runtime (CPU provider), then Paddle with oneDNN, then Paddle without; on a GPU ONNX Runtime (CUDA, or TensorRT if asked
+for), then Paddle. Whatever was named explicitly is the only thing tried.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from engine.options import (
     RuntimeName,
     RuntimeOptions,
 )
+from engine.profile import Profile
 
 
 class OneDnn(StrEnum):
@@ -48,6 +49,7 @@ class RuntimeRequest:
         shape_range_file: ranges of inner tensors for Paddle's TensorRT on a `.pdmodel`.
         engine_cache: folder for TensorRT's engines.
         verbose: let the library log.
+        tuned: a profile that fits bundle and machine; tried before what the other attributes allow.
     """
 
     runtime: RuntimeName | None = None
@@ -62,6 +64,7 @@ class RuntimeRequest:
     shape_range_file: Path | None = None
     engine_cache: Path | None = None
     verbose: bool = False
+    tuned: Profile | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -113,6 +116,14 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     Raises:
         OptionError: nothing can honour the request.
     """
+    untuned = _untuned(request)
+    if request.tuned is None:
+        return untuned
+    tuned = request.tuned.options(verbose=request.verbose)
+    return (tuned, *(each for each in untuned if each != tuned))
+
+
+def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     threads = thread_count(request.threads, usable_cores())
     onnx = [_onnx_options(request, threads)]
     if request.runtime is RuntimeName.ONNX or request.provider is not None:

@@ -5,23 +5,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.environment import LIBRARIES
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
 from engine.cores import quota_cores, usable_cores
 from engine.opening import require_available
 from engine.options import Device, RuntimeOptions
 from service.session import Caches
-
-LIBRARIES = (
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-ep-openvino",
-    "paddlepaddle",
-    "paddlepaddle-gpu",
-    "paddle2onnx",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ class _Fulfilment:
             predictor,
             decode,
             encode,
-            batch_size=limits.batch_size,
+            batch_size=self.request.batch_size,
             workers=usable_cores(),
             read_ahead=usable_cores(),
         )

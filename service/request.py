@@ -21,7 +21,8 @@ DEFAULT_MAX_IMG_SIZE = 1_000_000
 class PredictRequest(BaseModel):
     """What a user asks of a prediction.
 
-    `auto` leaves a choice to the engine; anything else is honoured or refused.
+    `auto` leaves a choice to the engine; anything else is honoured or refused. Where nothing is said of precision and
+    batch size (None), a tuned profile that is in force decides; otherwise they are FP32 and 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,9 +30,9 @@ class PredictRequest(BaseModel):
     runtime: RuntimeChoice = "auto"
     provider: ProviderChoice = "auto"
     device: Device | None = None
-    precision: Precision = Precision.FP32
+    precision: Precision | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     max_img_size: int = DEFAULT_MAX_IMG_SIZE
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
     mask_size: MaskSize = MaskSize.ORIGINAL
@@ -52,6 +53,16 @@ class PredictRequest(BaseModel):
             raise ValueError("auto-tune-shapes collects shapes for TensorRT: it goes with use-trt")
         return self
 
+    def leaves_to_profile(self) -> bool:
+        """Tell whether a tuned profile may decide.
+
+        Returns:
+            False if runtime, provider, device, precision, threads, oneDNN or TensorRT were named.
+        """
+        named = (self.device, self.precision, self.threads)
+        left = self.runtime == self.provider == "auto" and self.mkldnn is OneDnn.AUTO and not self.use_trt
+        return left and all(each is None for each in named)
+
     def runtime_request(self) -> RuntimeRequest:
         """Turn the parameters into what the engine takes.
 
@@ -65,7 +76,7 @@ class PredictRequest(BaseModel):
             runtime=None if self.runtime == "auto" else RuntimeName(self.runtime),
             provider=None if self.provider == "auto" else Provider(self.provider),
             device=self.device,
-            precision=self.precision,
+            precision=self.precision or Precision.FP32,
             threads=self.threads,
             onednn=self.mkldnn,
             tensorrt=self.use_trt or self.provider == "tensorrt",
@@ -99,32 +110,37 @@ class ServiceRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
 
     model: str = Field(description="URN of the model bundle")
-    image: str | None = Field(None, description="URN of the only image")
+    image: str | None = Field(default=None, description="URN of the only image")
     images: str | list[str] | None = Field(
-        None, description="URN of a collection, or URNs of images; either this or image"
+        default=None, description="URN of a collection, or URNs of images; either this or image"
     )
     max_img_size: int = Field(
-        DEFAULT_MAX_IMG_SIZE, description="shrink larger images to so many pixels for the network; -1 never"
+        default=DEFAULT_MAX_IMG_SIZE, description="shrink larger images to so many pixels for the network; -1 never"
     )
-    batch_size: int = Field(1, description="images that may share one run")
-    device: Device = Field(Device.CPU, description="cpu or gpu")
-    use_trt: bool = Field(False, description="TensorRT, on a GPU")
-    precision: Precision = Field(Precision.FP32, description="arithmetic of the network")
-    min_subgraph_size: int = Field(3, description="smallest subgraph that TensorRT takes")
-    enable_auto_tune: bool = Field(False, description="collect TensorRT's shapes from the images first")
-    cpu_threads: int = Field(10, description="a ceiling; never more than the process may use")
-    enable_mkldnn: bool = Field(False, description="oneDNN or an error; not given, the runtime decides")
-    benchmark: bool = Field(False, description="publish timings")
-    model_name: str | None = Field(None, description="name of the model in the timings; not given, the bundle's")
+    batch_size: int = Field(default=1, description="images that may share one run")
+    device: Device = Field(default=Device.CPU, description="cpu or gpu")
+    use_trt: bool = Field(default=False, description="TensorRT, on a GPU")
+    precision: Precision = Field(default=Precision.FP32, description="arithmetic of the network")
+    min_subgraph_size: int = Field(default=3, description="smallest subgraph that TensorRT takes")
+    enable_auto_tune: bool = Field(default=False, description="collect TensorRT's shapes from the images first")
+    cpu_threads: int = Field(default=10, description="a ceiling; never more than the process may use")
+    enable_mkldnn: bool = Field(default=False, description="oneDNN or an error; not given, the runtime decides")
+    benchmark: bool = Field(default=False, description="publish timings")
+    model_name: str | None = Field(
+        default=None, description="name of the model in the timings; not given, the bundle's"
+    )
     with_argmax: bool = Field(
-        False, description="take the strongest class of each pixel, even if the bundle says that its classes overlap"
+        default=False,
+        description="take the strongest class of each pixel, even if the bundle says that its classes overlap",
     )
-    print_detail: bool = Field(False, description="let the vendor's library log")
-    runtime: RuntimeChoice = Field("auto", description="which library; auto: the first that runs the model")
-    provider: ProviderChoice = Field("auto", description="execution provider of ONNX Runtime")
-    threshold: float = Field(0.5, description="for probability maps and bundles whose classes overlap")
-    mask_size: MaskSize = Field(MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size")
-    report: bool = Field(False, description="publish the report for people")
+    print_detail: bool = Field(default=False, description="let the vendor's library log")
+    runtime: RuntimeChoice = Field(default="auto", description="which library; auto: the first that runs the model")
+    provider: ProviderChoice = Field(default="auto", description="execution provider of ONNX Runtime")
+    threshold: float = Field(default=0.5, description="for probability maps and bundles whose classes overlap")
+    mask_size: MaskSize = Field(
+        default=MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size"
+    )
+    report: bool = Field(default=False, description="publish the report for people")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

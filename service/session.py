@@ -15,6 +15,7 @@ from engine import (
     EngineError,
     OnnxModel,
     OnnxOptions,
+    OptionError,
     PaddleOptions,
     Pipeline,
     Precision,
@@ -31,8 +32,10 @@ from engine.cores import usable_cores
 from engine.memory import return_freed_memory
 from engine.opening import require_available
 from engine.options import DynamicShapeProfile
+from engine.profile import PROFILE_NAME, Profile, read_profile
 from engine.selection import candidates
-from engine.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
+from engine.shapes import collect_inner_ranges, collect_profile, write_profile
+from engine.shapes import read_profile as read_shapes
 from service.request import PredictRequest
 from service.results import ImageTask, ResultWriter
 
@@ -126,7 +129,12 @@ def caches_at(root: Path | None) -> Caches:
 
 @contextmanager
 def open_session(
-    path: Path, request: PredictRequest, caches: Caches, images: Sequence[Path] = ()
+    path: Path,
+    request: PredictRequest,
+    caches: Caches,
+    images: Sequence[Path] = (),
+    *,
+    profile: Path | None = None,
 ) -> Generator[Predictor]:
     """Open a bundle and a predictor for a request.
 
@@ -135,6 +143,7 @@ def open_session(
         request: validated parameters.
         caches: folders that outlive the run.
         images: a sample for the shape profile, where one is to be collected.
+        profile: a tuned profile; None: the one that the bundle carries, if it does.
 
     Yields:
         The predictor.
@@ -151,6 +160,7 @@ def open_session(
             bundle = replace(bundle, multilabel=False)
         if runtime_request.tensorrt:
             runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
+        runtime_request = replace(runtime_request, tuned=_profile_in_force(bundle, request, profile))
         with open_predictor(
             bundle,
             runtime_request,
@@ -160,6 +170,31 @@ def open_session(
             mask_size=request.mask_size,
         ) as predictor:
             yield predictor
+
+
+def _profile_in_force(bundle: Bundle, request: PredictRequest, named: Path | None) -> Profile | None:
+    """Find the tuned profile that fits bundle, machine and request; what does not is noted, never obeyed."""
+    path = named or bundle.folder / PROFILE_NAME
+    if named is None and not path.is_file():
+        return None
+    where = str(named) if named is not None else f"{PROFILE_NAME} of {bundle.source}"
+    if not request.leaves_to_profile():
+        # Who names a runtime knows that a bundle's own profile is passed over; who names a profile, too, may not.
+        level = logging.INFO if named is None else logging.WARNING
+        _log.log(level, "%s is not used: the options name what runs the network", where)
+        return None
+    try:
+        profile = read_profile(path)
+    except OptionError as error:
+        if named is not None:
+            raise
+        _log.warning("%s is ignored: %s", where, error)
+        return None
+    reason = profile.mismatch(bundle)
+    if reason is not None:
+        _log.warning("%s is ignored: %s; run `pseg tune` here", where, reason)
+        return None
+    return profile
 
 
 def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path]) -> "ParityReport":
@@ -203,7 +238,7 @@ def _with_shapes(
     ranges = caches.shape_ranges(bundle)
     return replace(
         runtime_request,
-        profile=read_profile(caches.profile(bundle)),
+        profile=read_shapes(caches.profile(bundle)),
         shape_range_file=ranges if ranges.is_file() else None,
         engine_cache=caches.engines,
     )
@@ -217,7 +252,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
         convert=caches.convert,
         ledger=caches.ledger,
     ) as predictor:
-        return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size)
+        return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size or 1)
 
 
 def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[SourceImage]:
@@ -247,7 +282,7 @@ def build_pipeline(
     """Make the pipeline that reads, segments and writes images.
 
     Args:
-        predictor: an open predictor.
+        predictor: an open predictor; its profile decides the batch size that the request leaves open.
         request: validated parameters.
         writer: writes the pictures.
 
@@ -262,7 +297,7 @@ def build_pipeline(
         predictor,
         decode,
         writer.write,
-        batch_size=request.batch_size,
+        batch_size=request.batch_size or (predictor.profile.batch_size if predictor.profile else 1),
         workers=usable_cores(),
         read_ahead=usable_cores(),
     )

@@ -1,7 +1,6 @@
 """`pseg bench`: every configuration on the user's own images, measured."""
 
 import os
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as RichTable
 
 from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
 from benchmarks.bench import bench as measure_product
@@ -20,7 +17,7 @@ from benchmarks.interleaving import Advance
 from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
 from benchmarks.plots import plots, require_plotting
 from benchmarks.samples import Results
-from benchmarks.tables import Table, class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
+from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
 from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
 from service.commands.terminal import (
     BundleArgument,
@@ -30,6 +27,8 @@ from service.commands.terminal import (
     errors_end_the_command,
     messages,
     print_json,
+    rich_table,
+    wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
 from service.results import write_atomically
@@ -145,30 +144,20 @@ def _write(results: Results, folder: Path) -> None:
 
 
 def _show(results: Results, out: Path | None) -> None:
-    # A narrow terminal wraps cells; where nobody looks at a width, nothing is wrapped.
-    console = Console(width=None if sys.stdout.isatty() else 240)
+    console = wide_console()
     for title, table in (
         ("measured", figures(results)),
         ("where the time goes", time_split(results)),
         ("agreement with the reference", class_agreement(results)),
     ):
         if table.rows:
-            console.print(_rich(title, table))
+            console.print(rich_table(title, table))
     for reason, labels in troubles(results):
         console.print(f"[yellow]![/] {escape('; '.join(labels))}: {escape(reason)}", highlight=False, soft_wrap=True)
     for name, value in facts(results):
         console.print(f"[bold]{escape(name)}[/] {escape(value)}", highlight=False, soft_wrap=True)
     if out is not None:
         console.print(f"written: {escape(str(out / _PAGE))}", highlight=False, soft_wrap=True)
-
-
-def _rich(title: str, table: Table) -> RichTable:
-    shown = RichTable(title=title)
-    for index, name in enumerate(table.header):
-        shown.add_column(escape(name), justify="right" if index else "left")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    return shown
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from service.results import (
     result_record,
     write_atomically,
 )
-from service.session import build_pipeline, caches_at, open_session
+from service.session import Caches, build_pipeline, caches_at, open_session
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
@@ -49,9 +49,13 @@ def predict(
         Literal["auto", "cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
     ] = "auto",
     device: Annotated[Device | None, typer.Option(help="default: cpu, or what the provider needs")] = None,
-    precision: Annotated[Precision, typer.Option(help="arithmetic of the network")] = Precision.FP32,
+    precision: Annotated[
+        Precision | None, typer.Option(help="arithmetic of the network; default: the tuned profile's, or fp32")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="ceiling; default: all cores this process may use")] = None,
-    batch_size: Annotated[int, typer.Option(help="images that may share one run")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="images that may share one run; default: the tuned profile's, or 1")
+    ] = None,
     max_img_size: Annotated[
         int, typer.Option(help="shrink larger images to so many pixels; -1: never")
     ] = DEFAULT_MAX_IMG_SIZE,
@@ -67,6 +71,9 @@ def predict(
     auto_tune_shapes: Annotated[
         bool, typer.Option("--auto-tune-shapes", help="collect TensorRT's shape profile from these images")
     ] = False,
+    profile: Annotated[
+        Path | None, typer.Option(help="that `pseg tune` wrote; default: the bundle's own, if it carries one")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
     report: Annotated[
         Path | None, typer.Option(help="write an HTML page to look at: photographs under their masks, cover, failures")
@@ -100,7 +107,9 @@ def predict(
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
-        failed = _predict_all(bundle, paths, request, out, csv, report, cache_dir, json_lines=json_lines)
+        failed = _predict_all(
+            bundle, paths, request, out, csv, report, caches_at(cache_dir), profile, json_lines=json_lines
+        )
     if failed:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
@@ -112,7 +121,8 @@ def _predict_all(
     out: Path,
     csv: Path | None,
     report: Path | None,
-    cache_dir: Path | None,
+    caches: Caches,
+    profile: Path | None,
     *,
     json_lines: bool,
 ) -> int:
@@ -122,7 +132,7 @@ def _predict_all(
     failed = 0
     try:
         with (
-            open_session(bundle, request, caches_at(cache_dir), paths) as predictor,
+            open_session(bundle, request, caches, paths, profile=profile) as predictor,
             _reporting(report, predictor, request, len(tasks)) as show,
             _progress(len(tasks)) as advance,
         ):

@@ -15,6 +15,9 @@ from engine.errors import BundleError, ConversionError, EngineError, ModelLoadEr
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from benchmarks.tables import Table
 
 
 class ExitStatus(IntEnum):
@@ -67,6 +70,38 @@ def errors_end_the_command() -> Generator[None]:
         messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
         messages().print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(exit_status_of(error)) from error
+
+
+def wide_console() -> "Console":
+    """Make a console on stdout for tables.
+
+    Returns:
+        A narrow terminal wraps cells; where nobody looks at a width, nothing is wrapped.
+    """
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
+def rich_table(title: str, table: "Table") -> "RichTable":
+    """Lay out a table for a terminal.
+
+    Args:
+        title: stands above it.
+        table: cells; the first column is text, the others are figures.
+
+    Returns:
+        What a console prints.
+    """
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    laid_out = RichTable(title=title)
+    for index, name in enumerate(table.header):
+        laid_out.add_column(escape(name), justify="right" if index else "left")
+    for row in table.rows:
+        laid_out.add_row(*map(escape, row))
+    return laid_out
 
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar or folder")]

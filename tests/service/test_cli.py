@@ -138,10 +138,10 @@ def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Pa
         provenance = record["provenance"]
         assert list(provenance) == [
             *("bundle", "model", "runtime", "provider"),
-            *("precision", "threads", "fallbacks", "versions"),
+            *("precision", "threads", "fallbacks", "versions", "profile"),
         ]
         assert (provenance["runtime"], provenance["provider"], provenance["precision"]) == ("onnx", "cpu", "fp32")
-        assert provenance["fallbacks"] == []
+        assert (provenance["fallbacks"], provenance["profile"]) == ([], None)
         assert {"numpy", "onnxruntime"} <= set(provenance["versions"])
     assert first["mask"] == {"path": str(out / "b.mask.png"), "width": 64, "height": 32}
     assert first["cover"] == [
@@ -683,3 +683,15 @@ def shared_data() -> Path:
     if named is None:
         pytest.skip("PSEG_SHARED_DATA names no folder of test data")
     return Path(named)
+
+
+def test_what_vendors_print_is_kept_out_of_the_results(tmp_path: Path) -> None:
+    """Paddle tells of the mean that this network takes, on standard output, from C++."""
+    demo = Path(cli.__file__).parents[1] / "demo"
+    picture = demo / "pictures" / "scene_900004.jpg"
+    outcome = pseg_process(
+        "predict", demo / "nuclei.tgz", picture, "--runtime", "paddle", "--json", "--out", tmp_path / "out",
+        "--cache-dir", tmp_path / "cache",
+    )  # fmt: skip
+    assert outcome.status == 0
+    assert [record["status"] for record in outcome.records] == ["ok"]

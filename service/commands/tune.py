@@ -1,0 +1,171 @@
+"""`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from benchmarks.bench import Places
+from benchmarks.configurations import Configuration
+from benchmarks.interleaving import Advance
+from benchmarks.labels import match_masks
+from benchmarks.search import DEFAULT_MAX_COVER_ERROR, DEFAULT_MIN_IOU, Goal, TuningLimits
+from benchmarks.tune import (
+    DEFAULT_BUDGET_S,
+    TuneRequest,
+    Tuning,
+    profile_of,
+    tuning_record,
+    tuning_table,
+    write_tuned_bundle,
+)
+from benchmarks.tune import tune as search_best
+from engine import OptionError, list_images, open_bundle
+from engine.profile import Profile, profile_json
+from service.commands.terminal import (
+    BundleArgument,
+    CacheOption,
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+    rich_table,
+    wide_console,
+)
+from service.request import DEFAULT_MAX_IMG_SIZE, require_writable_file
+from service.results import write_atomically
+from service.session import Caches, caches_at
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """Where the profile goes: a file of its own, or a copy of the bundle."""
+
+    out: Path | None
+    into: Path | None
+
+    @property
+    def path(self) -> Path:
+        path = self.out or self.into
+        if path is None or (self.out and self.into):
+            raise OptionError("give either --out for a profile, or --into for a copy of the bundle that carries it")
+        return path
+
+    def require_writable(self, bundle: Path) -> None:
+        require_writable_file(self.path)
+        if self.path.resolve() == bundle.resolve():
+            raise OptionError(f"{self.path} is the bundle itself, which is never changed in place: name another file")
+
+
+def tune(
+    bundle: BundleArgument,
+    images: Annotated[list[str], typer.Option(help="like those that will come; files, folders or globs; repeatable")],
+    goal: Annotated[Goal, typer.Option(help="what is to be best")] = Goal.LATENCY,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="nine images in ten must be done in so many ms, decoding and encoding included")
+    ] = None,
+    max_rss_mb: Annotated[float | None, typer.Option(help="peak memory of the process")] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(help="judge by labels, PNG of class indices called as their images; files, folders or globs"),
+    ] = None,
+    min_iou: Annotated[
+        float,
+        typer.Option(help="smallest class IoU with the reference; with --masks: what may be lost is 1 minus this"),
+    ] = DEFAULT_MIN_IOU,
+    max_cover_error: Annotated[
+        float, typer.Option(help="largest error of a cover against the reference; with --masks: its largest growth")
+    ] = DEFAULT_MAX_COVER_ERROR,
+    budget_s: Annotated[float, typer.Option(help="seconds for the search")] = DEFAULT_BUDGET_S,
+    max_img_size: Annotated[
+        int, typer.Option(help="shrink larger images to so many pixels; -1: never")
+    ] = DEFAULT_MAX_IMG_SIZE,
+    out: Annotated[Path | None, typer.Option(help="the profile to write, for `pseg predict --profile`")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="the archive to write: a copy of the bundle with the profile; may add INT8")
+    ] = None,
+    json_output: JsonOption = False,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Search the fastest (or smallest) configuration that keeps the limits, and write it down for this machine."""
+    with errors_end_the_command():
+        destination = _Destination(out, into)
+        destination.require_writable(bundle)
+        paths = tuple(list_images(images))
+        request = TuneRequest(
+            images=paths,
+            goal=goal,
+            limits=TuningLimits(max_latency_ms, max_rss_mb, min_iou, max_cover_error),
+            labelled=tuple(match_masks(paths, list_images(masks))) if masks else (),
+            budget_s=budget_s,
+            max_img_size=max_img_size,
+        )
+        tuning, profile = _tune(bundle, request, destination, caches_at(cache_dir))
+    if json_output:
+        print_json(tuning_record(tuning, profile))
+    else:
+        _show(tuning, destination)
+    if profile is None:
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _tune(
+    bundle: Path, request: TuneRequest, destination: _Destination, caches: Caches
+) -> tuple[Tuning, Profile | None]:
+    with (
+        tempfile.TemporaryDirectory(prefix="pseg-tune-") as scratch,
+        open_bundle(bundle) as opened,
+        _progress() as advance,
+    ):
+        tuning = search_best(
+            opened,
+            request,
+            Places(Path(scratch), caches.ledger, caches.engines),
+            repository=caches.conversions if destination.into else None,
+            convert=caches.convert,
+            advance=advance,
+        )
+        if tuning.search.chosen is None:
+            return tuning, None
+        if destination.into is not None:
+            return tuning, write_tuned_bundle(opened, tuning, destination.into, Path(scratch))
+        profile = profile_of(tuning, opened.digest)
+        write_atomically(destination.path, profile_json(profile))
+        return tuning, profile
+
+
+def _show(tuning: Tuning, destination: _Destination) -> None:
+    console: Console = wide_console()
+    console.print(rich_table(f"tried for {tuning.goal}", tuning_table(tuning)))
+    skipped = dict.fromkeys(each.reason for each in tuning.skipped)
+    for note in (*tuning.notes, *(f"skipped: {reason}" for reason in skipped)):
+        console.print(f"[yellow]![/] {escape(note)}", highlight=False, soft_wrap=True)
+    for each in tuning.search.untried:
+        console.print(f"[yellow]![/] no time for {escape(each.label)}", highlight=False, soft_wrap=True)
+    chosen = tuning.search.chosen
+    told = [("judged by", tuning.judged_by), ("seconds", f"{tuning.seconds:.0f}")]
+    told.append(("choice", f"{chosen.configuration.label if chosen else 'none'}: {tuning.reason}"))
+    for name, value in told:
+        console.print(f"[bold]{name}[/] {escape(value)}", highlight=False, soft_wrap=True)
+    if chosen is not None:
+        console.print(f"written: {escape(str(destination.path))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Generator[Advance]:
+    if not messages().is_terminal:
+        yield lambda _step, _configuration: None
+        return
+    with messages().status("preparing models, pictures and reference") as status:
+
+        def advance(step: str, configuration: Configuration) -> None:
+            status.update(escape(f"{step}: {configuration.label}"))
+
+        yield advance

@@ -1,0 +1,126 @@
+"""What a search is given, how labels judge, and what is told of it."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.configurations import Configuration, ProviderName
+from benchmarks.evaluation import CoverError, Score
+from benchmarks.samples import Summary
+from benchmarks.search import Goal, Search, Trial
+from benchmarks.tune import (
+    TuneRequest,
+    Tuning,
+    field_of,
+    gained_cover_error,
+    lost_iou,
+    profile_of,
+    tuning_record,
+    tuning_table,
+    variants_of,
+)
+from engine.bundle import Bundle, DeclaredOutput, OnnxModel
+from engine.cores import usable_cores
+from engine.errors import OptionError
+from engine.options import Precision
+
+BUNDLE = Bundle(
+    name="reef",
+    source=Path("reef.tgz"),
+    folder=Path(),
+    digest="5" * 64,
+    classes=(),
+    transforms=(),
+    paddle=None,
+    onnx=tuple(OnnxModel(Path(f"{each}.onnx"), each, "1" * 64) for each in Precision),
+    declared=DeclaredOutput(None, None, None),
+    multilabel=False,
+    notes=(),
+)
+
+
+def summary_of(p50_ms: float, iou: float) -> Summary:
+    return Summary(4, 1.0, 1.0, p50_ms, p50_ms, None, 1000 / p50_ms, 100.0, 1.0, {}, 0.0, iou, {}, 0.0)
+
+
+def score_of(ious: tuple[float | None, ...], mean_cover_errors: tuple[float, ...]) -> Score:
+    errors = tuple(CoverError(each, 1.0, "a.png") for each in mean_cover_errors)
+    return Score(1, 1, 0.5, 0.5, ious, errors)
+
+
+FAST = Trial(
+    Configuration(ProviderName.CPU, Precision.INT8, 2), summary_of(10.0, 0.9), 1, ("class IoU 0.9, limit 0.97",)
+)
+GOOD = Trial(Configuration(ProviderName.CPU, threads=1), summary_of(20.0, 0.99), 4, ())
+SLOW = Trial(Configuration(ProviderName.PADDLE_CPU, threads=2), summary_of(90.0, 1.0), 1, ())
+USELESS = Trial(Configuration(ProviderName.PADDLE_ONEDNN, threads=2), summary_of(95.0, 0.98), 1, ())
+
+
+def tuning_of(chosen: Trial | None) -> Tuning:
+    found = Search((SLOW, FAST, GOOD, USELESS), (), chosen, cut_short=False)
+    return Tuning(found, Goal.LATENCY, BUNDLE, (), "paddle-cpu fp32, 4 images", (), "since it is", 1.0)
+
+
+def test_the_field_begins_with_what_auto_takes_by_itself() -> None:
+    field = field_of(BUNDLE)
+    assert field[0] == Configuration(ProviderName.CPU, threads=usable_cores())
+    assert field[1] == Configuration(ProviderName.CPU, Precision.INT8, usable_cores())
+    assert {each.provider for each in field} == {each for each in ProviderName if "tensorrt" not in each.value}
+    assert Configuration(ProviderName.CPU, Precision.FP16, usable_cores()) not in field
+    assert Configuration(ProviderName.CUDA, Precision.FP16, usable_cores()) in field
+    assert len(set(field)) == len(field)
+    assert all((each.streams, each.batch_size) == (1, 1) for each in field)
+
+
+def test_variants_follow_the_goal() -> None:
+    four = Configuration(ProviderName.CPU, threads=4)
+
+    def found(goal: Goal, images: int = 9) -> list[tuple[int, int]]:
+        return [(each.threads, each.batch_size) for each in variants_of(four, goal, images)]
+
+    assert found(Goal.LATENCY) == [(2, 1)]
+    assert found(Goal.MEMORY) == [(2, 1), (1, 1)]
+    assert found(Goal.THROUGHPUT) == [(4, 2), (4, 4), (2, 1), (2, 2), (2, 4)]
+    assert found(Goal.THROUGHPUT, images=3) == [(4, 2), (2, 1), (2, 2)]
+    assert variants_of(Configuration(ProviderName.CPU, threads=1), Goal.LATENCY, 9) == ()
+
+
+def test_labels_tell_what_is_lost_by_hand() -> None:
+    reference = score_of((0.9, 0.8, None), (0.01, 0.02, 0.0))
+    assert lost_iou(reference, score_of((0.95, 0.75, None), (0.0, 0.0, 0.0))) == pytest.approx(0.05)
+    assert lost_iou(reference, score_of((0.95, None, 0.2), (0.0, 0.0, 0.0))) == pytest.approx(0.8)
+    assert lost_iou(reference, score_of((0.95, 0.85, None), (0.0, 0.0, 0.0))) == 0
+    assert gained_cover_error(reference, score_of((), (0.02, 0.025, 0.0))) == pytest.approx(0.01)
+    assert gained_cover_error(reference, score_of((), (0.0, 0.01, 0.0))) == 0
+
+
+def test_the_table_begins_with_the_choice_and_ends_with_what_breaks_a_limit() -> None:
+    table = tuning_table(tuning_of(GOOD))
+    front_at, verdict_at = table.header.index("front"), table.header.index("verdict")
+    assert [(row[0], row[front_at], row[verdict_at]) for row in table.rows] == [
+        ("cpu fp32, 1 thread", "yes", "chosen"),
+        ("paddle-cpu fp32, 2 threads", "yes", ""),
+        ("paddle-onednn fp32, 2 threads", "", ""),
+        ("cpu int8, 2 threads", "yes", "class IoU 0.9, limit 0.97"),
+    ]
+    # 100 MiB are 105 MB.
+    assert {row[table.header.index("peak MB")] for row in table.rows} == {"105"}
+
+
+def test_a_choice_becomes_a_profile_and_no_choice_none() -> None:
+    profile = profile_of(tuning_of(GOOD), BUNDLE.digest)
+    assert (profile.provider, profile.precision, profile.threads, profile.batch_size) == ("cpu", Precision.FP32, 1, 1)
+    assert profile.reason == "cpu fp32, 1 thread: since it is"
+    assert profile.mismatch(BUNDLE) is None
+    with pytest.raises(OptionError, match="since it is"):
+        profile_of(tuning_of(None), BUNDLE.digest)
+    record = tuning_record(tuning_of(None), None)
+    assert record["profile"] is None
+    assert [each["chosen"] for each in record["trials"]] == [False] * 4
+
+
+def test_a_request_needs_pictures_and_time() -> None:
+    with pytest.raises(OptionError, match="--images"):
+        TuneRequest(())
+    with pytest.raises(OptionError, match="budget-s is 0"):
+        TuneRequest((Path("a.png"),), budget_s=0)
