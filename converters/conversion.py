@@ -31,7 +31,7 @@ from engine.runtimes import Tensor
 CERTIFICATE = "parity.json"
 _RECIPE = 5
 """Raised whenever another model is made of the same program: older cache entries retire."""
-_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime")
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes")
 
 ComparedOn = Literal["generated", "calibration", "verification"]
 Advance = Callable[[str, int, int], None]
