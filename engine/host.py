@@ -71,6 +71,16 @@ def this_host() -> Host:
     )
 
 
+def has_vnni() -> bool:
+    """Tell whether the processor adds up products of 8-bit numbers without overflow, in one instruction.
+
+    Returns:
+        True if so; always for processors that are not x86, which have their own ways.
+    """
+    flags = processor_flags(cpu_information(_PROCESSORS.read_text(encoding="utf-8")))
+    return not any(flag.startswith("avx") for flag in flags) or any("vnni" in flag for flag in flags)
+
+
 def cpu_information(text: str) -> dict[str, str]:
     r"""Read the kernel's account of the first processor.
 

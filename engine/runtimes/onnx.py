@@ -25,6 +25,7 @@ import numpy as np
 
 from engine.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
+from engine.host import has_vnni
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 
@@ -182,12 +183,13 @@ def engine_cache_folder(
     return root / "tensorrt" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def session_plan(options: OnnxOptions, cache_folder: Path | None = None) -> SessionPlan:
+def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni: bool = True) -> SessionPlan:
     """Decide everything that a session is created with.
 
     Args:
         options: what was asked for.
         cache_folder: TensorRT's own folder, from `engine_cache_folder`.
+        vnni: whether the processor sums products of 8-bit numbers exactly.
 
     Returns:
         The plan.
@@ -208,8 +210,8 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None) -> Sess
     config: dict[str, str] = {}
     if options.provider.device == "gpu":
         config["session.intra_op.allow_spinning"] = "0"
-    elif options.precision is Precision.INT8:
-        # Without VNNI, sums of uint8 by int8 products overflow: exact kernels there. With VNNI it changes nothing.
+    elif options.precision is Precision.INT8 and not vnni:
+        # Sums of uint8 by int8 products overflow there. The exact kernels are slower, also where they are not needed.
         config["session.x64quantprecision"] = "1"
     return SessionPlan(
         threads=options.threads,
@@ -357,7 +359,7 @@ class OnnxRuntime:
         ort = _load_library()
         self._versions = {"onnxruntime": str(ort.__version__)}
         cache = self._engine_cache(model, options)
-        plan = session_plan(options, cache)
+        plan = session_plan(options, cache, vnni=has_vnni())
         try:
             session = _create_session(ort, model, plan, options.provider)
         except Exception as error:

@@ -168,3 +168,12 @@ def test_two_builds_of_one_library_are_found(
     found = library_conflict()
     assert (found is not None) == conflict
     assert found is None or ("both installed" in found and "uninstall both" in found)
+
+
+@pytest.mark.parametrize(
+    ("precision", "vnni", "exact"),
+    [(Precision.INT8, False, True), (Precision.INT8, True, False), (Precision.FP32, False, False)],
+)
+def test_int8_sums_are_exact_where_the_processor_lacks_vnni(precision: Precision, vnni: bool, exact: bool) -> None:
+    plan = session_plan(OnnxOptions(precision=precision), vnni=vnni)
+    assert (plan.config.get("session.x64quantprecision") == "1") is exact
