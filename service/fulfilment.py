@@ -9,7 +9,7 @@ stays unacknowledged. Whatever happens, a summary says what was done and what wa
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +44,7 @@ from service.publishing import (
     product_stem,
 )
 from service.request import ServiceRequest
-from service.results import CoverTable, Stems, cover_records
+from service.results import CoverTable, Stems, cover_records, provenance_record
 
 if TYPE_CHECKING:
     from service.report import ReportWriter
@@ -187,7 +187,7 @@ class Outcome:
             "problems": self.problems,
             "cover": cover_records(total.covers()),
             "products": self.products,
-            "provenance": None if self.provenance is None else asdict(self.provenance),
+            "provenance": None if self.provenance is None else provenance_record(self.provenance),
         }
 
 

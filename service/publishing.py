@@ -14,14 +14,14 @@ import re
 import statistics
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from engine import ClassCover, EngineError, Prediction, Provenance
 from engine.palette import pseudo_color_png
-from service.results import cover_records, shown_mask
+from service.results import cover_records, provenance_record, shown_mask
 
 _log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class Publisher:
                 **common,
                 "multilabel": self.multilabel,
                 "cover": cover_records(prediction.covers),
-                "provenance": asdict(self.provenance),
+                "provenance": provenance_record(self.provenance),
             }
         ]
         if len(prediction.covers) == 2 and not self.multilabel:
@@ -261,7 +261,7 @@ class Publisher:
                 "order": self.outlet.order,
                 "images": max((len(each) for each in samples_ms.values()), default=0),
                 "timings_ms": {stage: _statistics(each) for stage, each in samples_ms.items()},
-                "provenance": asdict(self.provenance),
+                "provenance": provenance_record(self.provenance),
             },
         )
 

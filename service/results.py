@@ -242,6 +242,21 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def provenance_record(provenance: Provenance) -> dict[str, Any]:
+    """Write a provenance as a JSON value.
+
+    Args:
+        provenance: of a predictor.
+
+    Returns:
+        Its fields; `profile` only where one was obeyed.
+    """
+    record = asdict(provenance)
+    if record["profile"] is None:
+        del record["profile"]
+    return record
+
+
 def result_record(
     result: Segmented[ImageTask, Path | None] | Failed[ImageTask], provenance: Provenance
 ) -> dict[str, Any]:
@@ -261,7 +276,7 @@ def result_record(
             "error": {"type": type(result.error).__name__, "message": str(result.error)},
             "mask": None,
             "cover": [],
-            "provenance": asdict(provenance),
+            "provenance": provenance_record(provenance),
             "timings_ms": {},
         }
     return {
@@ -274,7 +289,7 @@ def result_record(
             "height": result.prediction.height,
         },
         "cover": cover_records(result.prediction.covers),
-        "provenance": asdict(provenance),
+        "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
     }
 

@@ -138,10 +138,10 @@ def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Pa
         provenance = record["provenance"]
         assert list(provenance) == [
             *("bundle", "model", "runtime", "provider"),
-            *("precision", "threads", "fallbacks", "versions", "profile"),
+            *("precision", "threads", "fallbacks", "versions"),
         ]
         assert (provenance["runtime"], provenance["provider"], provenance["precision"]) == ("onnx", "cpu", "fp32")
-        assert (provenance["fallbacks"], provenance["profile"]) == ([], None)
+        assert provenance["fallbacks"] == []
         assert {"numpy", "onnxruntime"} <= set(provenance["versions"])
     assert first["mask"] == {"path": str(out / "b.mask.png"), "width": 64, "height": 32}
     assert first["cover"] == [

@@ -1,11 +1,13 @@
 """What every runtime must keep, run on all of them."""
 
-from collections.abc import Callable, Generator
+from collections.abc import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import Callable
+import Generator
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -41,6 +43,11 @@ def threadsafe_fake_network(tensor: Tensor) -> Tensor:
     return tensor[:, ::-1] * 2 + 1
 
 
+def is_intel() -> bool:
+    """Whether the processor is Intel's, or an emulator says so, which leaves /proc/cpuinfo as it is."""
+    return "PSEG_EMULATED_INTEL" in os.environ or "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+
+
 @dataclass(frozen=True)
 class Peer:
     name: str
@@ -49,7 +56,7 @@ class Peer:
     def open(self, bundle: Bundle, ledger: Path) -> Runtime:
         if self.options is None:
             return FakeRuntime(fake_network())
-        if self.name == "onnx-openvino" and "GenuineIntel" not in Path("/proc/cpuinfo").read_text():
+        if self.name == "onnx-openvino" and not is_intel():
             pytest.skip("OpenVINO's plugin serves Intel processors only, and this is none")
         return open_runtime(bundle, self.options, ledger=ledger)
 
