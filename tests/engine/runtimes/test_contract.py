@@ -1,13 +1,12 @@
 """What every runtime must keep, run on all of them."""
 
-from collections.abc import os
+import os
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import Callable
-import Generator
 import numpy as np
 import numpy.typing as npt
 import pytest
