@@ -2,8 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,7 @@ from rich.markup import escape
 
 from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
 from benchmarks.bench import bench as measure_product
-from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, Configuration, ProviderName, parse_size
-from benchmarks.interleaving import Advance
+from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, ProviderName, parse_size
 from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
 from benchmarks.plots import plots, require_plotting
 from benchmarks.samples import Results
@@ -25,9 +22,9 @@ from service.commands.terminal import (
     ExitStatus,
     JsonOption,
     errors_end_the_command,
-    messages,
     print_json,
     rich_table,
+    step_shown,
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
@@ -113,7 +110,7 @@ def _measure(bundle: Path, request: BenchRequest, caches: Caches) -> Results:
     with (
         tempfile.TemporaryDirectory(prefix="pseg-bench-") as scratch,
         open_bundle(bundle) as opened,
-        _progress() as advance,
+        step_shown("preparing pictures and reference") as show,
     ):
         return measure_product(
             opened,
@@ -121,7 +118,7 @@ def _measure(bundle: Path, request: BenchRequest, caches: Caches) -> Results:
             Places(Path(scratch), caches.ledger, caches.engines),
             convert=caches.convert,
             commit=os.environ.get("PSEG_COMMIT"),
-            advance=advance,
+            advance=lambda step, configuration: show(f"{step}: {configuration.label}"),
         )
 
 
@@ -158,16 +155,3 @@ def _show(results: Results, out: Path | None) -> None:
         console.print(f"[bold]{escape(name)}[/] {escape(value)}", highlight=False, soft_wrap=True)
     if out is not None:
         console.print(f"written: {escape(str(out / _PAGE))}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Generator[Advance]:
-    if not messages().is_terminal:
-        yield lambda _step, _configuration: None
-        return
-    with messages().status("preparing pictures and reference") as status:
-
-        def advance(step: str, configuration: Configuration) -> None:
-            status.update(escape(f"{step}: {configuration.label}"))
-
-        yield advance

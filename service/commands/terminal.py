@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
@@ -70,6 +70,25 @@ def errors_end_the_command() -> Generator[None]:
         messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
         messages().print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(exit_status_of(error)) from error
+
+
+@contextmanager
+def step_shown(first: str) -> Generator[Callable[[str], None]]:
+    """Show on a terminal what is being done.
+
+    Args:
+        first: the first step.
+
+    Yields:
+        Takes the next one; without effect where nobody looks.
+    """
+    if not messages().is_terminal:
+        yield lambda _step: None
+        return
+    from rich.markup import escape
+
+    with messages().status(first) as status:
+        yield lambda step: status.update(escape(step))
 
 
 def wide_console() -> "Console":

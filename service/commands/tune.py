@@ -1,8 +1,6 @@
 """`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
 
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.bench import Places
-from benchmarks.configurations import Configuration
-from benchmarks.interleaving import Advance
 from benchmarks.labels import match_masks
 from benchmarks.search import DEFAULT_MAX_COVER_ERROR, DEFAULT_MIN_IOU, Goal, TuningLimits
 from benchmarks.tune import (
@@ -34,9 +30,9 @@ from service.commands.terminal import (
     ExitStatus,
     JsonOption,
     errors_end_the_command,
-    messages,
     print_json,
     rich_table,
+    step_shown,
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable_file
@@ -122,7 +118,7 @@ def _tune(
     with (
         tempfile.TemporaryDirectory(prefix="pseg-tune-") as scratch,
         open_bundle(bundle) as opened,
-        _progress() as advance,
+        step_shown("preparing models, pictures and reference") as show,
     ):
         tuning = search_best(
             opened,
@@ -130,7 +126,7 @@ def _tune(
             Places(Path(scratch), caches.ledger, caches.engines),
             repository=caches.conversions if destination.into else None,
             convert=caches.convert,
-            advance=advance,
+            advance=lambda step, configuration: show(f"{step}: {configuration.label}"),
         )
         if tuning.search.chosen is None:
             return tuning, None
@@ -156,16 +152,3 @@ def _show(tuning: Tuning, destination: _Destination) -> None:
         console.print(f"[bold]{name}[/] {escape(value)}", highlight=False, soft_wrap=True)
     if chosen is not None:
         console.print(f"written: {escape(str(destination.path))}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Generator[Advance]:
-    if not messages().is_terminal:
-        yield lambda _step, _configuration: None
-        return
-    with messages().status("preparing models, pictures and reference") as status:
-
-        def advance(step: str, configuration: Configuration) -> None:
-            status.update(escape(f"{step}: {configuration.label}"))
-
-        yield advance
