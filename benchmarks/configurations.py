@@ -107,7 +107,7 @@ class Configuration:
         provider: What runs the network, and in which library.
         precision: Arithmetic of the network's heavy layers.
         threads: Threads of all streams together.
-        streams: Sessions that run side by side; each has an equal share of the threads.
+        streams: Runs that may be under way at once; each has an equal share of the threads.
         batch_size: Images that share one run.
         size: What every image is resized to beforehand; None: images as they are.
         min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
@@ -140,7 +140,7 @@ class Configuration:
         return ", ".join(parts)
 
     def options(self, shapes: Shapes | None = None, *, engine_cache: Path | None = None) -> RuntimeOptions:
-        """What each of the streams is opened with.
+        """What the runtime is opened with.
 
         Args:
             shapes: What will come, for TensorRT.
@@ -152,14 +152,8 @@ class Configuration:
         Raises:
             OptionError: The configuration contradicts itself.
         """
-        if min(self.threads, self.streams, self.batch_size) < 1:
-            raise OptionError(f"{self.label}: threads, streams and batch size must be at least 1")
-        if self.threads % self.streams:
-            raise OptionError(
-                f"{_counted(self.threads, 'thread')} cannot be shared evenly by {self.streams} streams: "
-                "give a number of threads that is a multiple of the streams"
-            )
-        threads = self.threads // self.streams
+        if self.batch_size < 1:
+            raise OptionError(f"batch size is {self.batch_size}; it must be at least 1")
         provider = self.provider
         told = shapes if provider.is_tensorrt else None
         match provider:
@@ -167,7 +161,8 @@ class Configuration:
                 return OnnxOptions(
                     provider=Provider(provider.value),
                     precision=self.precision,
-                    threads=threads,
+                    threads=self.threads,
+                    streams=self.streams,
                     min_subgraph_size=self.min_subgraph_size,
                     profile=told and told.profile,
                     engine_cache=engine_cache,
@@ -184,7 +179,8 @@ class Configuration:
                     onednn=provider is ProviderName.PADDLE_ONEDNN,
                     tensorrt=provider.is_tensorrt,
                     precision=self.precision,
-                    threads=threads,
+                    threads=self.threads,
+                    streams=self.streams,
                     min_subgraph_size=self.min_subgraph_size,
                     profile=told and told.profile,
                     shape_range_file=told and told.inner_ranges,

@@ -37,7 +37,7 @@ class PipelinePass:
     """The images once through the pipeline, where decoding, running and encoding overlap.
 
     Attributes:
-        images: How many, over all streams.
+        images: How many.
         wall_s: Seconds from the first to the last.
         cpu_s: Seconds of all cores that the process took meanwhile.
     """
@@ -69,9 +69,9 @@ class Loaded:
     """The start of a configuration.
 
     Attributes:
-        load_ms: Importing the library, loading the model into every stream, and the engine's own small trial run.
+        load_ms: Importing the library, loading the model, and the engine's own small trial run.
         first_run_ms: The network's first run on a real image.
-        provenance: What really runs, of one stream.
+        provenance: What really runs.
     """
 
     load_ms: float

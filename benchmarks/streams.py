@@ -1,7 +1,7 @@
-"""What the child of a measurement does: load a configuration into its streams, run the pictures, take the time.
+"""What the child of a measurement does: load a configuration, run the pictures over its streams, take the time.
 
-A stream is a session of its own in a thread of its own. The pictures are dealt to whichever stream is free, so that
-several streams of few threads do the same work as one of many.
+The pictures are dealt to whichever stream is free, so that several streams of few threads do the same work as one of
+many.
 """
 
 import itertools
@@ -46,7 +46,7 @@ _Waiting = TypeVar("_Waiting")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Open the streams of a configuration; answered by `Loaded`.
+    """Open a configuration; answered by `Loaded`.
 
     Attributes:
         bundle: Holds the model; its files stay until the child ends.
@@ -234,10 +234,10 @@ def collect_shapes(command: CollectShapes) -> Shapes:
 
 
 class Streams:
-    """The open sessions of one configuration."""
+    """One open configuration."""
 
     def __init__(self, command: Load) -> None:
-        """Load the model into every stream and run each size of picture once.
+        """Load the model and run each size of picture once on every stream.
 
         Args:
             command: What to load.
@@ -248,7 +248,7 @@ class Streams:
         self._bundle = command.bundle
         self._pictures = command.pictures
         self._batch_size = command.configuration.batch_size
-        count = command.configuration.streams
+        self._count = command.configuration.streams
         options = command.configuration.options(command.shapes, engine_cache=command.engine_cache)
         if isinstance(options, PaddleOptions) and command.bundle.paddle is not None:
             from engine.runtimes.trial import prove_loadable
@@ -256,27 +256,24 @@ class Streams:
             # A model's first trial is made once for all, and is no part of the time that loading takes.
             prove_loadable(command.bundle.paddle, options, command.ledger)
         started = time.perf_counter()
-        self._predictors = tuple(
-            Predictor(command.bundle, open_runtime(command.bundle, options, ledger=command.ledger))
-            for _ in range(count)
-        )
+        self._predictor = Predictor(command.bundle, open_runtime(command.bundle, options, ledger=command.ledger))
         load_ms = _elapsed_ms(started)
-        self.loaded = Loaded(load_ms, self._warm_up(), self._predictors[0].provenance)
+        self.loaded = Loaded(load_ms, self._warm_up(), self._predictor.provenance)
         _settle()
 
     def _warm_up(self) -> float:
         """Run every shape once on every stream, so that no turn pays for the first time; the first one's time."""
         warm: set[tuple[int, ...]] = set()
         first_run_ms = math.nan
-        for prepared in _prepared_each(self._predictors[0], self._pictures):
+        for prepared in _prepared_each(self._predictor, self._pictures):
             if prepared.tensor.shape in warm:
                 continue
             batch = [prepared] * self._batch_size
-            for predictor in self._predictors:
+            if math.isnan(first_run_ms):
                 started = time.perf_counter()
-                predictor.run(batch)
-                if math.isnan(first_run_ms):
-                    first_run_ms = _elapsed_ms(started)
+                self._predictor.run(batch)
+                first_run_ms = _elapsed_ms(started)
+            self._on_every_stream(partial(self._predictor.run, batch))
             warm.add(prepared.tensor.shape)
         return first_run_ms
 
@@ -300,7 +297,7 @@ class Streams:
         return Turn(started, samples, pipeline, peak)
 
     def compare(self, command: Compare) -> ParityReport:
-        """Compare the masks of the first stream with a recorded reference.
+        """Compare the masks with a recorded reference.
 
         Args:
             command: The recording.
@@ -313,18 +310,19 @@ class Streams:
         """
         with Predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
             pictures = ((str(path), image) for path, image in _read_each(command.pictures))
-            return compare(reference, self._predictors[0], pictures)
+            return compare(reference, self._predictor, pictures)
 
     def _singly(self) -> tuple[Sample, ...]:
         paths = self._dealt()
         batches = deque(paths[start : start + self._batch_size] for start in range(0, len(paths), self._batch_size))
 
-        def stream(predictor: Predictor) -> list[Sample]:
-            return [sample for batch in _drained(batches) for sample in self._timed(predictor, batch)]
+        def stream() -> list[Sample]:
+            return [sample for batch in _drained(batches) for sample in self._timed(batch)]
 
         return tuple(itertools.chain.from_iterable(self._on_every_stream(stream)))
 
-    def _timed(self, predictor: Predictor, batch: Sequence[Path]) -> list[Sample]:
+    def _timed(self, batch: Sequence[Path]) -> list[Sample]:
+        predictor = self._predictor
         started = time.perf_counter()
         decode_ms = [0.0] * len(batch)
         prepared: list[PreparedImage] = []
@@ -344,34 +342,29 @@ class Streams:
 
     def _through_the_pipeline(self) -> PipelinePass:
         paths = self._dealt()
-        waiting = deque(paths)
-        workers = max(1, usable_cores() // len(self._predictors))
-
-        def stream(predictor: Predictor) -> None:
-            pipeline = Pipeline(
-                predictor,
-                self._read,
-                lambda _path, _image, prediction: encoded(prediction),
-                batch_size=self._batch_size,
-                workers=workers,
-                read_ahead=workers,
-            )
-            for result in pipeline.run(_drained(waiting)):
-                if isinstance(result, Failed):
-                    raise result.error
-
+        pipeline = Pipeline(
+            self._predictor,
+            self._read,
+            lambda _path, _image, prediction: encoded(prediction),
+            batch_size=self._batch_size,
+            workers=usable_cores(),
+            read_ahead=usable_cores(),
+        )
         started, cpu_started = time.perf_counter(), time.process_time()
-        self._on_every_stream(stream)
+        for result in pipeline.run(paths):
+            if isinstance(result, Failed):
+                raise result.error
         wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         return PipelinePass(len(paths), wall_s, cpu_s)
 
-    def _on_every_stream(self, work: Callable[[Predictor], _Answer]) -> list[_Answer]:
-        with ThreadPoolExecutor(len(self._predictors), thread_name_prefix="stream") as threads:
-            return list(threads.map(work, self._predictors))
+    def _on_every_stream(self, work: Callable[[], _Answer]) -> list[_Answer]:
+        """Do the same as often as there are streams, at the same time."""
+        with ThreadPoolExecutor(self._count, thread_name_prefix="stream") as threads:
+            return [each.result() for each in [threads.submit(work) for _ in range(self._count)]]
 
     def _dealt(self) -> list[Path]:
         """The pictures, some of them again until every batch of every stream is full."""
-        share = self._batch_size * len(self._predictors)
+        share = self._batch_size * self._count
         count = math.ceil(len(self._pictures.paths) / share) * share
         return list(itertools.islice(itertools.cycle(self._pictures.paths), count))
 

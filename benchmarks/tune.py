@@ -1,8 +1,7 @@
 """A search for the best configuration of a bundle on this machine, and the profile that `auto` obeys.
 
 `benchmarks.search` halves the field; here it gets its field, and its choice is written. `auto`'s own first choice is
-always measured, so that the gain is known. TensorRT is left out, since its engines need the shapes that will come; so
-are several streams, since a prediction has one session.
+always measured, so that the gain is known. TensorRT is left out, since its engines need the shapes that will come.
 """
 
 import json
@@ -207,18 +206,20 @@ def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[
 
     Args:
         configuration: All cores, one image a run.
-        goal: One thread is tried for memory. Batches are tried for throughput: the latency of an image in a batch is
-            that of the whole batch.
+        goal: One thread is tried for memory. Batches and streams are tried for throughput: the latency of an image in
+            a batch is that of the whole batch, and streams share the cores.
         images: How many there are to make batches of.
 
     Returns:
-        Half of the cores; batches of 2 and 4.
+        Half of the cores; batches of 2 and 4; a stream for each core and for every two.
     """
     cores = configuration.threads
     threads = dict.fromkeys((cores, max(1, cores // 2), *((1,) if goal is Goal.MEMORY else ())))
     batch_sizes = [size for size in (1, 2, 4) if size <= images] if goal is Goal.THROUGHPUT else [1]
-    every = (replace(configuration, threads=count, batch_size=size) for count in threads for size in batch_sizes)
-    return tuple(each for each in every if each != configuration)
+    every = [replace(configuration, threads=count, batch_size=size) for count in threads for size in batch_sizes]
+    if goal is Goal.THROUGHPUT:
+        every += [replace(configuration, streams=count) for count in (cores, cores // 2) if count and not cores % count]
+    return tuple(each for each in dict.fromkeys(every) if each != configuration)
 
 
 def tune(
@@ -436,6 +437,7 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
         provider=cast("TunedProvider", choice.provider.value),
         precision=choice.precision,
         threads=choice.threads,
+        streams=choice.streams,
         batch_size=choice.batch_size,
         goal=tuning.goal.value,
         reason=f"{choice.label}: {tuning.reason}",

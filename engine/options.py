@@ -103,14 +103,20 @@ class DynamicShapeProfile:
         return cls(inputs=((name, seen),))
 
 
-def _check_common(threads: int, min_subgraph_size: int, workspace_bytes: int) -> None:
+def _check_common(threads: int, streams: int, min_subgraph_size: int, workspace_bytes: int) -> None:
     for name, value in (
         ("threads", threads),
+        ("streams", streams),
         ("min-subgraph-size", min_subgraph_size),
         ("workspace_bytes", workspace_bytes),
     ):
         if value < 1:
             raise OptionError(f"{name} is {value}; it must be at least 1")
+    if threads % streams:
+        raise OptionError(
+            f"{threads} thread{'s' * (threads != 1)} cannot be shared evenly by {streams} streams: "
+            "give a number of threads that is a multiple of the streams"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,8 @@ class OnnxOptions:
         provider: the execution provider; nothing else may take its place.
         precision: which ONNX file of the bundle runs, or under TensorRT what its engine computes in. A CPU runs an FP16
             model, too, slowly: good for checking it.
-        threads: intra-op threads of the session.
+        threads: intra-op threads of all streams together.
+        streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
         min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
         workspace_bytes: TensorRT's scratch memory.
@@ -133,6 +140,7 @@ class OnnxOptions:
     provider: Provider = Provider.CPU
     precision: Precision = Precision.FP32
     threads: int = 1
+    streams: int = 1
     device_id: int = 0
     min_subgraph_size: int = 3
     workspace_bytes: int = 1 << 30
@@ -141,7 +149,12 @@ class OnnxOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.threads, self.min_subgraph_size, self.workspace_bytes)
+        _check_common(self.threads, self.streams, self.min_subgraph_size, self.workspace_bytes)
+
+    @property
+    def threads_per_stream(self) -> int:
+        """Each stream's share of the threads."""
+        return self.threads // self.streams
 
     @property
     def model_precision(self) -> Precision:
@@ -168,7 +181,8 @@ class PaddleOptions:
         onednn: use oneDNN's kernels (CPU only).
         tensorrt: hand subgraphs to TensorRT (GPU only).
         precision: FP32; FP16 on a GPU; INT8 under TensorRT only, with a calibration table.
-        threads: threads of the CPU math library.
+        threads: threads of the CPU math library, of all streams together.
+        streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
         min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
         workspace_bytes: TensorRT's scratch memory.
@@ -185,6 +199,7 @@ class PaddleOptions:
     tensorrt: bool = False
     precision: Precision = Precision.FP32
     threads: int = 1
+    streams: int = 1
     device_id: int = 0
     min_subgraph_size: int = 3
     workspace_bytes: int = 1 << 30
@@ -196,7 +211,7 @@ class PaddleOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.threads, self.min_subgraph_size, self.workspace_bytes)
+        _check_common(self.threads, self.streams, self.min_subgraph_size, self.workspace_bytes)
         if self.onednn and self.device is Device.GPU:
             raise OptionError("oneDNN runs on the CPU only: leave --mkldnn off with --device gpu")
         if self.tensorrt and self.device is Device.CPU:
@@ -210,6 +225,11 @@ class PaddleOptions:
             )
         if self.collect_shape_range and self.shape_range_file is None:
             raise OptionError("collecting shape ranges needs shape_range_file to write to")
+
+    @property
+    def threads_per_stream(self) -> int:
+        """Each stream's share of the threads."""
+        return self.threads // self.streams
 
     @property
     def label(self) -> PaddleProvider:

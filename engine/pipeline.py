@@ -1,7 +1,8 @@
 """Many images through one predictor: decode, run and encode overlap, memory is bounded, order is kept.
 
-Decoding and encoding happen in worker threads, the network runs in the caller's thread. At any moment at most
-`2 × batch_size + read_ahead` images are held. What goes wrong with one image is that image's failed result.
+Decoding, running and encoding happen in threads of their own; the network has one for each stream of the predictor's
+runtime. At any moment at most `read_ahead + (2 + streams) × batch_size` images are held. What goes wrong with one image
+is that image's failed result.
 """
 
 import logging
@@ -62,6 +63,9 @@ class _Decoded:
     decode_ms: float
 
 
+_Batch = deque[tuple[Source, "Future[Segmented[Source, Encoded]]"]]
+
+
 @dataclass(slots=True)
 class Pipeline(Generic[Source, Encoded]):
     """How a stream of images is segmented.
@@ -86,36 +90,47 @@ class Pipeline(Generic[Source, Encoded]):
         """Segment a stream of images.
 
         Args:
-            sources: read lazily, no further ahead than `read_ahead` and a batch.
+            sources: read lazily in the caller's thread, no further ahead than `read_ahead` and a batch for each stream
+                and one more.
 
         Yields:
             One result a source, in their order.
         """
         stream = iter(sources)
+        streams = self.predictor.runtime.identity.streams
         with (
-            ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as decoders,
             ThreadPoolExecutor(self.workers, thread_name_prefix="encode") as encoders,
+            ThreadPoolExecutor(streams, thread_name_prefix="run") as runners,
+            ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as decoders,
         ):
             decoding: deque[tuple[Source, Future[_Decoded]]] = deque()
-            finishing: deque[tuple[Source, Future[Segmented[Source, Encoded]]]] = deque()
+            running: deque[Future[_Batch[Source, Encoded]]] = deque()
+            finishing: _Batch[Source, Encoded] = deque()
             try:
                 while True:
-                    free = self.read_ahead + self.batch_size - len(decoding)
+                    # One batch waits for a stream, so that none is idle while the caller looks at a result.
+                    waiting = self.batch_size * max(0, len(running) - streams)
+                    free = self.read_ahead + self.batch_size - len(decoding) - waiting
                     decoding.extend((each, decoders.submit(self._decode, each)) for each in islice(stream, free))
-                    if not decoding:
-                        break
-                    # No name is given to the batch: it would keep the images alive until the next one.
-                    finishing.extend(
-                        self._run_batch(
-                            [decoding.popleft() for _ in range(min(self.batch_size, len(decoding)))], encoders
+                    if decoding and len(running) <= streams:
+                        # No name is given to the batch: it would keep the images alive until the next one.
+                        running.append(
+                            runners.submit(
+                                self._run_batch,
+                                [decoding.popleft() for _ in range(min(self.batch_size, len(decoding)))],
+                                encoders,
+                            )
                         )
-                    )
+                        continue
+                    if not running:
+                        break
+                    finishing.extend(running.popleft().result())
                     while len(finishing) > self.batch_size or (finishing and finishing[0][1].done()):
                         yield _result(*finishing.popleft())
                 while finishing:
                     yield _result(*finishing.popleft())
             finally:
-                for _, future in (*decoding, *finishing):
+                for future in (*running, *(future for _, future in (*decoding, *finishing))):
                     future.cancel()
 
     def _decode(self, source: Source) -> _Decoded:
@@ -126,11 +141,11 @@ class Pipeline(Generic[Source, Encoded]):
 
     def _run_batch(
         self, batch: Sequence[tuple[Source, Future[_Decoded]]], encoders: ThreadPoolExecutor
-    ) -> list[tuple[Source, Future[Segmented[Source, Encoded]]]]:
+    ) -> "_Batch[Source, Encoded]":
         decoded = [(source, _settled(future)) for source, future in batch]
         ready = [each for _, each in decoded if isinstance(each, _Decoded)]
         outputs = iter(self._run_each([each.prepared for each in ready]))
-        submitted: list[tuple[Source, Future[Segmented[Source, Encoded]]]] = []
+        submitted: _Batch[Source, Encoded] = deque()
         for source, each in decoded:
             if isinstance(each, _Decoded):
                 submitted.append((source, encoders.submit(self._finish, source, each, next(outputs))))

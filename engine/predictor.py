@@ -53,11 +53,12 @@ class Provenance:
         runtime: onnx or paddle.
         provider: execution provider really used.
         precision: arithmetic of the heavy layers.
-        threads: threads of the runtime.
+        threads: threads of the runtime, all streams together.
         fallbacks: every step that `auto` went down, in order.
         versions: library name to version.
         profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
             none was.
+        streams: runs that may be under way at once.
     """
 
     bundle: str
@@ -69,6 +70,7 @@ class Provenance:
     fallbacks: tuple[str, ...]
     versions: Mapping[str, str]
     profile: str | None = None
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,8 @@ class RawOutput:
 class Predictor:
     """A bundle on a runtime.
 
-    Threads: all methods may be called from several threads at once; the runtime serialises runs where it must.
+    Threads: all methods may be called from several threads at once; the runtime has a run under way for each of its
+    streams.
 
     Attributes:
         bundle: transforms and classes.
@@ -182,6 +185,7 @@ class Predictor:
             fallbacks=self.fallbacks,
             versions={"numpy": np.__version__, **identity.versions},
             profile=self.profile and self.profile.digest,
+            streams=identity.streams,
         )
 
     @property

@@ -1,8 +1,7 @@
 """A tuned profile: the configuration that was measured to be best for one bundle on one machine.
 
 `auto` obeys a profile of this bundle, this host and these library versions, and no other (`Profile.mismatch`). A
-profile has no say over TensorRT, whose engines also need the shapes that will come, nor over streams: a prediction has
-one session.
+profile has no say over TensorRT, whose engines also need the shapes that will come.
 """
 
 import hashlib
@@ -41,10 +40,11 @@ class Profile:
         versions: distribution to version, of the runtime's own libraries.
         provider: what runs the network, and in which library.
         precision: arithmetic of the network.
-        threads: of the runtime.
+        threads: of the runtime, all streams together.
         batch_size: images that share one run.
         goal: what was asked for: latency, throughput or memory.
         reason: why this configuration, with its figures.
+        streams: runs that may be under way at once.
     """
 
     bundle: str
@@ -56,6 +56,7 @@ class Profile:
     batch_size: int
     goal: str
     reason: str
+    streams: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -87,13 +88,18 @@ class Profile:
         """
         if self.runtime is RuntimeName.ONNX:
             return OnnxOptions(
-                provider=Provider(self.provider), precision=self.precision, threads=self.threads, verbose=verbose
+                provider=Provider(self.provider),
+                precision=self.precision,
+                threads=self.threads,
+                streams=self.streams,
+                verbose=verbose,
             )
         return PaddleOptions(
             device=Device.GPU if self.provider == "paddle-gpu" else Device.CPU,
             onednn=self.provider == "paddle-onednn",
             precision=self.precision,
             threads=self.threads,
+            streams=self.streams,
             verbose=verbose,
         )
 

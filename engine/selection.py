@@ -42,6 +42,7 @@ class RuntimeRequest:
         device: CPU or GPU; None: the CPU, or what the provider needs.
         precision: arithmetic of the network.
         threads: a ceiling; None: all cores that the process may use.
+        streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
         min_subgraph_size: for TensorRT.
@@ -57,6 +58,7 @@ class RuntimeRequest:
     device: Device | None = None
     precision: Precision = Precision.FP32
     threads: int | None = None
+    streams: int | None = None
     onednn: OneDnn = OneDnn.AUTO
     tensorrt: bool = False
     min_subgraph_size: int = 3
@@ -69,6 +71,8 @@ class RuntimeRequest:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        if self.streams is not None and self.streams < 1:
+            raise OptionError(f"streams is {self.streams}; it must be at least 1")
         self._check_provider()
         if self.onednn is OneDnn.ON and (self.runtime is RuntimeName.ONNX or self.provider is not None):
             raise OptionError("oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto")
@@ -124,7 +128,7 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
 
 
 def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
-    threads = thread_count(request.threads, usable_cores())
+    threads = _shared_threads(request)
     onnx = [_onnx_options(request, threads)]
     if request.runtime is RuntimeName.ONNX or request.provider is not None:
         return tuple(onnx)
@@ -138,6 +142,16 @@ def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     return (*onnx, *paddle)
 
 
+def _shared_threads(request: RuntimeRequest) -> int:
+    """Threads of all streams together: within the ceiling, and as many for each stream."""
+    threads, streams = thread_count(request.threads, usable_cores()), request.streams or 1
+    if streams > threads:
+        raise OptionError(
+            f"{streams} streams need a thread each, and there are {threads}: ask for at most {threads} streams"
+        )
+    return threads - threads % streams
+
+
 def _onnx_options(request: RuntimeRequest, threads: int) -> OnnxOptions:
     provider = request.provider
     if provider is None and request.wanted_device is Device.GPU:
@@ -146,6 +160,7 @@ def _onnx_options(request: RuntimeRequest, threads: int) -> OnnxOptions:
         provider=provider or Provider.CPU,
         precision=request.precision,
         threads=threads,
+        streams=request.streams or 1,
         min_subgraph_size=request.min_subgraph_size,
         profile=request.profile,
         engine_cache=request.engine_cache,
@@ -165,6 +180,7 @@ def _paddle_options(request: RuntimeRequest, threads: int) -> list[PaddleOptions
             tensorrt=request.tensorrt,
             precision=request.precision,
             threads=threads,
+            streams=request.streams or 1,
             min_subgraph_size=request.min_subgraph_size,
             profile=request.profile,
             shape_range_file=request.shape_range_file,

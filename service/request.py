@@ -32,6 +32,7 @@ class PredictRequest(BaseModel):
     device: Device | None = None
     precision: Precision | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
+    streams: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     max_img_size: int = DEFAULT_MAX_IMG_SIZE
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
@@ -57,9 +58,9 @@ class PredictRequest(BaseModel):
         """Tell whether a tuned profile may decide.
 
         Returns:
-            False if runtime, provider, device, precision, threads, oneDNN or TensorRT were named.
+            False if runtime, provider, device, precision, threads, streams, oneDNN or TensorRT were named.
         """
-        named = (self.device, self.precision, self.threads)
+        named = (self.device, self.precision, self.threads, self.streams)
         left = self.runtime == self.provider == "auto" and self.mkldnn is OneDnn.AUTO and not self.use_trt
         return left and all(each is None for each in named)
 
@@ -78,6 +79,7 @@ class PredictRequest(BaseModel):
             device=self.device,
             precision=self.precision or Precision.FP32,
             threads=self.threads,
+            streams=self.streams,
             onednn=self.mkldnn,
             tensorrt=self.use_trt or self.provider == "tensorrt",
             min_subgraph_size=self.min_subgraph_size,

@@ -249,11 +249,13 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor.
 
     Returns:
-        Its fields; `profile` only where one was obeyed.
+        Its fields; `profile` only where one was obeyed, `streams` only where there are several.
     """
     record = asdict(provenance)
     if record["profile"] is None:
         del record["profile"]
+    if record["streams"] == 1:
+        del record["streams"]
     return record
 
 

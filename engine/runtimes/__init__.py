@@ -40,9 +40,10 @@ class RuntimeIdentity:
         runtime: the library.
         provider: cpu, openvino, cuda, tensorrt, paddle-cpu, paddle-onednn, paddle-gpu or paddle-tensorrt.
         precision: arithmetic of the heavy layers.
-        threads: threads that the library was given.
+        threads: threads that the library was given, for all streams together.
         model_digest: SHA-256 of the model.
         versions: library name to version.
+        streams: runs that may be under way at once.
     """
 
     runtime: RuntimeName
@@ -51,13 +52,14 @@ class RuntimeIdentity:
     threads: int
     model_digest: str
     versions: Mapping[str, str]
+    streams: int = 1
 
 
 class Runtime(Protocol):
     """One loaded model on one device.
 
-    `run` may be called from several threads at once; an implementation whose library does not allow that serialises
-    the calls itself.
+    `run` may be called from several threads at once. As many runs are under way as the runtime has streams; further
+    callers wait.
     """
 
     @property

@@ -17,14 +17,18 @@ class FakeRuntime:
     Threads: `run` may be called from several threads if the function may.
     """
 
-    def __init__(self, network: Network, *, input_shape: tuple[int | None, ...] = (None, 3, None, None)) -> None:
+    def __init__(
+        self, network: Network, *, input_shape: tuple[int | None, ...] = (None, 3, None, None), streams: int = 1
+    ) -> None:
         """Wrap a function.
 
         Args:
             network: float32[N, C, H, W] to the network's output.
             input_shape: what the input spec states.
+            streams: how many runs a pipeline may have under way at once.
         """
         self._network: Network | None = network
+        self._streams = streams
         self._inputs = (TensorSpec("x", np.dtype(np.float32), input_shape),)
 
     @property
@@ -34,9 +38,10 @@ class FakeRuntime:
             runtime=RuntimeName.ONNX,
             provider="fake",
             precision=Precision.FP32,
-            threads=1,
+            threads=self._streams,
             model_digest="0" * 64,
             versions={"numpy": np.__version__},
+            streams=self._streams,
         )
 
     @property

@@ -3,8 +3,10 @@
 The settings of every provider are built by pure functions (`session_plan`, `cuda_settings`, `tensorrt_settings`,
 `openvino_settings`), so that they are checked on machines without the hardware.
 
-Threads: an `OnnxRuntime` may be used from several threads; ONNX Runtime's `run` is reentrant. OpenVINO's provider
-reshapes its model between runs of different sizes, hence calls to it are serialised here.
+Threads: an `OnnxRuntime` may be used from several threads; as many runs are under way as it has streams. ONNX Runtime's
+`run` is reentrant, so that streams of one thread each share one session and its weights; streams of several threads
+have a session each, with threads of its own. OpenVINO's provider reshapes its model between runs of different sizes,
+hence its streams never share a session.
 """
 
 # onnxruntime ships no complete types.
@@ -28,6 +30,7 @@ from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableErro
 from engine.host import has_vnni
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes.sessions import Sessions
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -66,7 +69,8 @@ class SessionPlan:
     """Everything that a session is created with.
 
     Attributes:
-        threads: intra-op threads.
+        threads: intra-op threads of each session.
+        sessions: how many are made; the streams share them.
         config: session configuration entries.
         providers: execution providers in order of preference, with their settings.
         is_plugin: the first provider is registered from a plugin library.
@@ -74,6 +78,7 @@ class SessionPlan:
     """
 
     threads: int
+    sessions: int
     config: Mapping[str, str]
     providers: tuple[tuple[str, ProviderSettings], ...]
     is_plugin: bool
@@ -160,7 +165,7 @@ def openvino_settings(options: OnnxOptions) -> ProviderSettings:
     Returns:
         Provider settings.
     """
-    cpu = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(options.threads)}
+    cpu = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(options.threads_per_stream)}
     return {"load_config": json.dumps({"CPU": cpu})}
 
 
@@ -213,8 +218,10 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
     elif options.precision is Precision.INT8 and not vnni:
         # Sums of uint8 by int8 products overflow there. The exact kernels are slower, also where they are not needed.
         config["session.x64quantprecision"] = "1"
+    share_one = options.threads_per_stream == 1 and options.provider is not Provider.OPENVINO
     return SessionPlan(
-        threads=options.threads,
+        threads=options.threads_per_stream,
+        sessions=1 if share_one else options.streams,
         config=config,
         providers=providers,
         is_plugin=options.provider is Provider.OPENVINO,
@@ -361,17 +368,18 @@ class OnnxRuntime:
         cache = self._engine_cache(model, options)
         plan = session_plan(options, cache, vnni=has_vnni())
         try:
-            session = _create_session(ort, model, plan, options.provider)
+            sessions = [_create_session(ort, model, plan, options.provider) for _ in range(plan.sessions)]
         except Exception as error:
             raise ModelLoadError(
                 f"{model.path}: ONNX Runtime refuses the model ({_first_line(error)}): convert the bundle again"
             ) from error
+        session = sessions[0]
         if PROVIDER_NAMES[options.provider] not in session.get_providers():
             raise RuntimeUnavailableError(
                 f"provider {options.provider} was asked for, but the session started with "
                 f"{', '.join(session.get_providers())}: {_REMEDIES[options.provider]}"
             )
-        self._session: onnxruntime.InferenceSession | None = session
+        self._sessions: Sessions[onnxruntime.InferenceSession] = Sessions(sessions * (options.streams // plan.sessions))
         self._inputs = tuple(_spec(each) for each in session.get_inputs())
         self._outputs = tuple(_spec(each) for each in session.get_outputs())
         self._identity = RuntimeIdentity(
@@ -381,8 +389,8 @@ class OnnxRuntime:
             threads=options.threads,
             model_digest=model.digest,
             versions=self._versions,
+            streams=options.streams,
         )
-        self._serialise = Lock() if options.provider is Provider.OPENVINO else contextlib.nullcontext()
         try:
             self.run(probe_feeds(self._inputs))
         except InferenceError as error:
@@ -418,7 +426,7 @@ class OnnxRuntime:
         return self._outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network once.
+        """Run the network once; a call waits while every stream is busy.
 
         Args:
             feeds: a tensor for every input, of its dtype.
@@ -429,22 +437,19 @@ class OnnxRuntime:
         Raises:
             InferenceError: the feeds do not fit, or the session failed or is closed.
         """
-        session = self._session
-        if session is None:
-            raise InferenceError("the runtime is closed: open it again")
         check_feeds(self._inputs, feeds)
         names = [spec.name for spec in self._outputs]
-        try:
-            with self._serialise:
+        with self._sessions.lend() as session:
+            try:
                 results = cast("list[Tensor]", session.run(names, dict(feeds)))
-        except Exception as error:
-            shapes = {name: tensor.shape for name, tensor in feeds.items()}
-            raise InferenceError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
+            except Exception as error:
+                shapes = {name: tensor.shape for name, tensor in feeds.items()}
+                raise InferenceError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
         return dict(zip(names, results, strict=True))
 
     def close(self) -> None:
-        """Free the session."""
-        self._session = None
+        """Free the sessions."""
+        self._sessions.close()
 
 
 def _first_line(error: Exception) -> str:

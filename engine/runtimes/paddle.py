@@ -4,7 +4,8 @@ What is called on Paddle's configuration is first written down as data by the pu
 `pir_tensorrt_arguments`, so that GPU settings are checked on machines without a GPU.
 
 Threads: a Paddle predictor keeps its inputs and outputs in itself, so an instance must not be used by two threads at
-once. `PaddleRuntime.run` therefore holds a lock: calls from several threads are safe and run one after the other.
+once. `PaddleRuntime` has a predictor for each stream, clones that share their weights: calls from several threads are
+safe, and wait while every stream is busy.
 """
 
 # paddle ships no complete types.
@@ -18,7 +19,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ from engine.errors import EngineError, InferenceError, ModelLoadError, OptionErr
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.paddle_files import pir_tensor_specs, require_whole_weights
+from engine.runtimes.sessions import Sessions
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
@@ -92,7 +93,7 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
 
 
 def _cpu_calls(options: PaddleOptions) -> list[ConfigCall]:
-    calls = [ConfigCall("disable_gpu"), ConfigCall("set_cpu_math_library_num_threads", (options.threads,))]
+    calls = [ConfigCall("disable_gpu"), ConfigCall("set_cpu_math_library_num_threads", (options.threads_per_stream,))]
     if not options.onednn:
         return [*calls, ConfigCall("disable_mkldnn")]
     return [*calls, ConfigCall("enable_mkldnn"), ConfigCall("set_mkldnn_cache_capacity", (ONEDNN_CACHE_CAPACITY,))]
@@ -268,7 +269,7 @@ def _first_line(error: Exception) -> str:
 
 
 class PaddleRuntime:
-    """One Paddle program in one Paddle predictor."""
+    """One Paddle program in a Paddle predictor for each stream."""
 
     def __init__(self, model: PaddleModel, options: PaddleOptions) -> None:
         """Load the model and prove with a first run that it works.
@@ -283,8 +284,6 @@ class PaddleRuntime:
             OptionError: TensorRT without a shape profile.
         """
         require_device(options)
-        self._lock = Lock()
-        self._predictor: Any = None
         self._identity = RuntimeIdentity(
             runtime=RuntimeName.PADDLE,
             provider=options.label,
@@ -292,6 +291,7 @@ class PaddleRuntime:
             threads=options.threads,
             model_digest=model.digest,
             versions={"paddlepaddle": str(_import_paddle().__version__)},
+            streams=options.streams,
         )
         try:
             if model.kind == "pir":
@@ -299,8 +299,11 @@ class PaddleRuntime:
             else:
                 self._inputs, self._outputs = pdmodel_tensor_specs(model.program.read_bytes())
             require_whole_weights(model)
-            self._predictor = _create_predictor(model, options)
-            self._output_names = [str(name) for name in self._predictor.get_output_names()]
+            predictor = _create_predictor(model, options)
+            self._output_names = [str(name) for name in predictor.get_output_names()]
+            self._predictors: Sessions[Any] = Sessions(
+                [predictor, *(predictor.clone() for _ in range(options.streams - 1))]
+            )
         except ModelLoadError as error:
             raise ModelLoadError(f"{model.program.name}: {error}") from error
         except EngineError:
@@ -337,7 +340,7 @@ class PaddleRuntime:
         return self._outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network once; calls from other threads wait.
+        """Run the network once; a call waits while every stream is busy.
 
         Args:
             feeds: a tensor for every input, of its dtype.
@@ -349,27 +352,24 @@ class PaddleRuntime:
             InferenceError: the feeds do not fit, Paddle failed, or the runtime is closed.
         """
         check_feeds(self._inputs, feeds)
-        with self._lock:
-            if self._predictor is None:
-                raise InferenceError("the runtime is closed: open it again")
+        with self._predictors.lend() as predictor:
             try:
-                return self._run_locked(feeds)
+                return self._run_on(predictor, feeds)
             except Exception as error:
                 shapes = {name: tensor.shape for name, tensor in feeds.items()}
                 raise InferenceError(f"Paddle failed on inputs {shapes}: {_first_line(error)}") from error
 
-    def _run_locked(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run_on(self, predictor: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in feeds.items():
-            handle = self._predictor.get_input_handle(name)
+            handle = predictor.get_input_handle(name)
             handle.reshape(tensor.shape)
             handle.copy_from_cpu(np.ascontiguousarray(tensor))
-        self._predictor.run()
-        return {name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._output_names}
+        predictor.run()
+        return {name: predictor.get_output_handle(name).copy_to_cpu() for name in self._output_names}
 
     def close(self) -> None:
-        """Free the predictor."""
-        with self._lock:
-            self._predictor = None
+        """Free the predictors."""
+        self._predictors.close()
 
 
 def require_device(options: PaddleOptions) -> None:

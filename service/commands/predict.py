@@ -53,6 +53,10 @@ def predict(
         Precision | None, typer.Option(help="arithmetic of the network; default: the tuned profile's, or fp32")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="ceiling; default: all cores this process may use")] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(help="images in the network at once, sharing the threads; default: the tuned profile's, or 1"),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="images that may share one run; default: the tuned profile's, or 1")
     ] = None,
@@ -90,6 +94,7 @@ def predict(
             device=device,
             precision=precision,
             threads=threads,
+            streams=streams,
             batch_size=batch_size,
             max_img_size=max_img_size,
             max_pixels=max_pixels,

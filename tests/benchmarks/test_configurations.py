@@ -106,7 +106,7 @@ def test_a_provider_is_called_as_in_the_provenance(provider: ProviderName) -> No
 
 
 def test_streams_share_the_threads() -> None:
-    assert Configuration(ProviderName.CPU, threads=6, streams=3).options().threads == 2
+    assert Configuration(ProviderName.CPU, threads=6, streams=3).options().threads_per_stream == 2
     assert Configuration(ProviderName.PADDLE_CPU, threads=10).options().threads == 10
     with pytest.raises(OptionError, match="3 threads cannot be shared evenly by 2 streams"):
         Configuration(ProviderName.CPU, threads=3, streams=2).options()

@@ -190,7 +190,8 @@ def test_streams_and_batches_are_full_and_miss_no_picture(work: Work, images: tu
     assert len({sample.latency_ms for sample in turn.samples}) == 2
     assert len({sample.stages_ms["run"] for sample in turn.samples}) == 2
     assert measurement.loaded is not None
-    assert measurement.loaded.provenance.threads == 1
+    provenance = measurement.loaded.provenance
+    assert (provenance.threads, provenance.streams) == (2, 2)
 
 
 def test_what_does_not_fit_into_memory_waits_for_the_next_lot(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,14 +75,16 @@ def test_the_field_begins_with_what_auto_takes_by_itself() -> None:
 def test_variants_follow_the_goal() -> None:
     four = Configuration(ProviderName.CPU, threads=4)
 
-    def found(goal: Goal, images: int = 9) -> list[tuple[int, int]]:
-        return [(each.threads, each.batch_size) for each in variants_of(four, goal, images)]
+    def found(goal: Goal, images: int = 9) -> list[tuple[int, int, int]]:
+        return [(each.threads, each.streams, each.batch_size) for each in variants_of(four, goal, images)]
 
-    assert found(Goal.LATENCY) == [(2, 1)]
-    assert found(Goal.MEMORY) == [(2, 1), (1, 1)]
-    assert found(Goal.THROUGHPUT) == [(4, 2), (4, 4), (2, 1), (2, 2), (2, 4)]
-    assert found(Goal.THROUGHPUT, images=3) == [(4, 2), (2, 1), (2, 2)]
-    assert variants_of(Configuration(ProviderName.CPU, threads=1), Goal.LATENCY, 9) == ()
+    assert found(Goal.LATENCY) == [(2, 1, 1)]
+    assert found(Goal.MEMORY) == [(2, 1, 1), (1, 1, 1)]
+    streams = [(4, 4, 1), (4, 2, 1)]
+    assert found(Goal.THROUGHPUT) == [(4, 1, 2), (4, 1, 4), (2, 1, 1), (2, 1, 2), (2, 1, 4), *streams]
+    assert found(Goal.THROUGHPUT, images=3) == [(4, 1, 2), (2, 1, 1), (2, 1, 2), *streams]
+    one = Configuration(ProviderName.CPU, threads=1)
+    assert variants_of(one, Goal.LATENCY, 9) == variants_of(one, Goal.THROUGHPUT, 1) == ()
 
 
 def test_labels_tell_what_is_lost_by_hand() -> None:

@@ -29,6 +29,10 @@ class Settings(TypedDict, total=False):
     read_ahead: int
 
 
+class StreamedSettings(Settings, total=False):
+    streams: int
+
+
 BUNDLE = Bundle(
     name="test",
     source=Path("test.tgz"),
@@ -61,9 +65,10 @@ def pipeline_of(
     network: Callable[[Tensor], Tensor] = value_as_class,
     decode: Callable[[int], SourceImage] = image_of,
     encode: Callable[[int, SourceImage, Prediction], Any] = keep,
+    streams: int = 1,
     **settings: Unpack[Settings],
 ) -> Pipeline[int, Any]:
-    return Pipeline(Predictor(BUNDLE, FakeRuntime(network)), decode, encode, **settings)
+    return Pipeline(Predictor(BUNDLE, FakeRuntime(network, streams=streams)), decode, encode, **settings)
 
 
 def outcomes(results: Iterator[Result]) -> list[int | None]:
@@ -78,17 +83,18 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-SETTINGS: list[Settings] = [
+SETTINGS: list[StreamedSettings] = [
     {"batch_size": 1, "workers": 1, "read_ahead": 0},
     {"batch_size": 1, "workers": 2, "read_ahead": 4},
     {"batch_size": 4, "workers": 3, "read_ahead": 2},
     {"batch_size": 7, "workers": 2, "read_ahead": 0},
     {"batch_size": 50, "workers": 2, "read_ahead": 9},
+    {"batch_size": 2, "workers": 2, "read_ahead": 3, "streams": 3},
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_order_is_kept_whatever_takes_how_long(settings: Settings) -> None:
+def test_order_is_kept_whatever_takes_how_long(settings: StreamedSettings) -> None:
     delays = random.Random(3)  # noqa: S311
 
     def decode(number: int) -> SourceImage:
@@ -115,7 +121,7 @@ def test_result_holds_image_prediction_and_timings() -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_empty_input(settings: Settings) -> None:
+def test_empty_input(settings: StreamedSettings) -> None:
     assert list(pipeline_of(**settings).run([])) == []
 
 
@@ -169,7 +175,7 @@ FAILURES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("failure", FAILURES)
-def test_bad_image_is_one_failure_and_the_rest_succeeds(failure: str, settings: Settings) -> None:
+def test_bad_image_is_one_failure_and_the_rest_succeeds(failure: str, settings: StreamedSettings) -> None:
     parts, kind, message = FAILURES[failure]
     results = list(pipeline_of(**parts, **settings).run(range(12)))
     assert outcomes(iter(results)) == [None if number == BAD else number for number in range(12)]
@@ -251,17 +257,19 @@ class WeakImage(SourceImage):
         return self is other
 
 
-BOUNDS = [(1, 0), (1, 4), (3, 2), (4, 0)]
+BOUNDS = [(1, 0, 1), (1, 4, 1), (3, 2, 1), (4, 0, 1), (2, 2, 3)]
 
 
-@pytest.mark.parametrize(("batch_size", "read_ahead"), BOUNDS)
-def test_sources_are_read_lazily(batch_size: int, read_ahead: int) -> None:
+@pytest.mark.parametrize(("batch_size", "read_ahead", "streams"), BOUNDS)
+def test_sources_are_read_lazily(batch_size: int, read_ahead: int, streams: int) -> None:
     watch = Watch()
-    results = pipeline_of(decode=watch.decode, batch_size=batch_size, read_ahead=read_ahead).run(watch.sources(100))
+    results = pipeline_of(decode=watch.decode, batch_size=batch_size, read_ahead=read_ahead, streams=streams).run(
+        watch.sources(100)
+    )
     assert watch.drawn == 0
     for yielded, _ in enumerate(results, start=1):
-        # What was yielded, what waits to be yielded, what was read ahead.
-        assert watch.drawn <= yielded + 2 * batch_size - 1 + read_ahead
+        # What was yielded, what waits to be yielded, what runs or waits for it, what was read ahead.
+        assert watch.drawn <= yielded + (2 + streams) * batch_size - 1 + read_ahead
         assert watch.decoded <= watch.drawn
         time.sleep(0.001)
     assert watch.drawn == watch.decoded == 100
@@ -272,7 +280,7 @@ def test_slow_reader_holds_the_decoding_back() -> None:
     results = pipeline_of(decode=watch.decode, batch_size=2, read_ahead=3).run(watch.sources(100))
     next(results)
     time.sleep(0.1)
-    assert watch.decoded <= 1 + 3 + 3
+    assert watch.decoded <= 1 + 3 * 2 - 1 + 3
     results.close()  # type: ignore[attr-defined]
 
 
@@ -280,12 +288,14 @@ def always_failing_encode(source: int, image: SourceImage, prediction: Predictio
     raise OSError(f"disk full at {source}, image {image.width}, mask {prediction.width}")
 
 
-@pytest.mark.parametrize(("batch_size", "read_ahead"), BOUNDS)
+@pytest.mark.parametrize(("batch_size", "read_ahead", "streams"), BOUNDS)
 @pytest.mark.parametrize(("encode", "failing"), [(keep, 0), (failing_encode, 1), (always_failing_encode, 60)])
-def test_few_images_are_alive(batch_size: int, read_ahead: int, encode: Encode, failing: int) -> None:
+def test_few_images_are_alive(batch_size: int, read_ahead: int, streams: int, encode: Encode, failing: int) -> None:
     watch, most = Watch(), 0
     failures: list[Exception] = []
-    pipeline = pipeline_of(decode=watch.decode, encode=encode, batch_size=batch_size, read_ahead=read_ahead)
+    pipeline = pipeline_of(
+        decode=watch.decode, encode=encode, batch_size=batch_size, read_ahead=read_ahead, streams=streams
+    )
     gc.disable()  # cycles that only the collector frees would count as alive
     try:
         results = pipeline.run(watch.sources(60))
@@ -296,7 +306,7 @@ def test_few_images_are_alive(batch_size: int, read_ahead: int, encode: Encode, 
         left = watch.alive
     finally:
         gc.enable()
-    assert most <= 2 * batch_size + read_ahead + 1
+    assert most <= (2 + streams) * batch_size + read_ahead + 1
     assert left <= 1
     assert len(failures) == failing
 
@@ -309,7 +319,7 @@ def test_abandoned_stream_stops() -> None:
     results.close()  # type: ignore[attr-defined]
     decoded = watch.decoded
     assert decoded < 20
-    assert not [each for each in threading.enumerate() if each.name.startswith(("decode", "encode"))]
+    assert not [each for each in threading.enumerate() if each.name.startswith(("decode", "run", "encode"))]
     time.sleep(0.02)
     assert watch.decoded == decoded
     assert watch.alive == 0
@@ -320,6 +330,29 @@ def test_abandoned_before_the_start() -> None:
     del (results := [pipeline_of(decode=watch.decode).run(watch.sources(10))])[0]
     assert not results
     assert watch.drawn == 0
+
+
+def test_as_many_runs_are_under_way_as_there_are_streams() -> None:
+    under_way = threading.Barrier(3, timeout=30)
+
+    def network(tensor: Tensor) -> Tensor:
+        under_way.wait()  # breaks unless three runs meet
+        return value_as_class(tensor)
+
+    assert outcomes(pipeline_of(network=network, streams=3).run(range(12))) == list(range(12))
+
+
+def test_network_goes_on_while_the_caller_looks_at_a_result() -> None:
+    ran = [threading.Event() for _ in range(4)]
+
+    def network(tensor: Tensor) -> Tensor:
+        ran[int(tensor[0, 0, 0, 0])].set()
+        return value_as_class(tensor)
+
+    results = pipeline_of(network=network, read_ahead=1).run(range(4))
+    next(results)
+    assert ran[1].wait(30)
+    assert outcomes(results) == [1, 2, 3]
 
 
 def test_stream_may_be_run_again() -> None:

@@ -181,3 +181,18 @@ def test_a_tuned_configuration_that_fails_is_a_recorded_step_down(
     assert result.fallbacks == ("cpu int8: seven is too many",)
     assert [each.precision for each in opened] == [Precision.INT8, Precision.FP32]
     assert "stepping down" in caplog.text
+
+
+def test_streams_reach_the_runtime_and_older_profiles_have_one() -> None:
+    streamed = replace(PROFILE, streams=2)
+    assert (streamed.options().threads, streamed.options().streams) == (2, 2)
+    assert replace(streamed, provider="paddle-onednn", precision=Precision.FP32).options().streams == 2
+    with pytest.raises(OptionError, match="2 threads cannot be shared evenly by 3 streams"):
+        replace(PROFILE, streams=3)
+
+
+def test_profile_written_before_streams_has_one(tmp_path: Path) -> None:
+    record = json.loads(profile_json(PROFILE))
+    del record["streams"]
+    (tmp_path / "profile.json").write_text(json.dumps(record))
+    assert read_profile(tmp_path / "profile.json") == PROFILE

@@ -151,3 +151,16 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
 )
 def test_what_is_left_to_auto(arguments: dict[str, Any], auto: bool) -> None:
     assert RuntimeRequest(**arguments).is_auto is auto
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 4), ({"threads": 3}, 2), ({"threads": 9}, 4)])
+def test_streams_have_as_many_threads_each(asked: dict[str, Any], threads: int) -> None:
+    for options in candidates(RuntimeRequest(streams=2, **asked)):
+        assert (options.threads, options.streams, options.threads_per_stream) == (threads, 2, threads // 2)
+
+
+def test_a_stream_needs_a_thread() -> None:
+    with pytest.raises(OptionError, match="5 streams need a thread each, and there are 4"):
+        candidates(RuntimeRequest(streams=5))
+    with pytest.raises(OptionError, match="streams is 0"):
+        RuntimeRequest(streams=0)

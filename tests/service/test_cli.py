@@ -156,6 +156,19 @@ def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Pa
     assert (last["mask"]["width"], last["mask"]["height"]) == (5, 7)
 
 
+def test_streams_give_the_same_masks_in_the_same_order(bundle: Path, tmp_path: Path) -> None:
+    images = [halves(tmp_path / f"{number}.png", RED, GREEN, size=(20 + number, 30)) for number in range(6)]
+    alone, streamed = (
+        pseg("predict", bundle, *images, "--out", tmp_path / name, "--json", "--threads", "2", "--streams", name)
+        for name in ("1", "2")
+    )
+    assert [each["image"] for each in streamed.records] == [str(each) for each in images]
+    assert {(each["provenance"]["threads"], each["provenance"]["streams"]) for each in streamed.records} == {(2, 2)}
+    assert "streams" not in alone.records[0]["provenance"]
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+
 def test_pictures_hold_class_indices_and_the_colours_of_the_bundle(bundle: Path, photo: Path, tmp_path: Path) -> None:
     assert pseg("predict", bundle, photo, "--out", tmp_path / "o", "--save", "mask,pseudo,overlay").status == 0
     assert names(tmp_path / "o") == ["photo.mask.png", "photo.overlay.jpg", "photo.pseudo.png"]

@@ -22,7 +22,9 @@ SIZES = [(1, 64, 96), (2, 96, 64), (1, 75, 101), (1, 128, 128), (3, 32, 32), (1,
 
 
 def test_fixture_names_every_runtime() -> None:
-    assert [each.name for each in PEERS] == ["fake", "onnx-cpu", "onnx-openvino", "paddle-cpu", "paddle-onednn"]
+    kinds = ["fake", "onnx-cpu", "onnx-openvino", "paddle-cpu", "paddle-onednn"]
+    assert [each.name for each in PEERS if each.streams == 1] == kinds
+    assert {each.kind for each in PEERS if each.streams > 1} == {"onnx-cpu", "paddle-cpu", "paddle-onednn"}
 
 
 def fake_network() -> Callable[[Tensor], Tensor]:
@@ -60,8 +62,20 @@ class Peer:
         return open_runtime(bundle, self.options, ledger=ledger)
 
     @property
+    def kind(self) -> str:
+        return self.name.partition(",")[0]
+
+    @property
     def provider(self) -> str:
         return "fake" if self.options is None else self.options.label
+
+    @property
+    def threads(self) -> int:
+        return 1 if self.options is None else self.options.threads
+
+    @property
+    def streams(self) -> int:
+        return 1 if self.options is None else self.options.streams
 
 
 PEERS = [
@@ -70,6 +84,10 @@ PEERS = [
     Peer("onnx-openvino", OnnxOptions(provider=Provider.OPENVINO, threads=2)),
     Peer("paddle-cpu", PaddleOptions(threads=2)),
     Peer("paddle-onednn", PaddleOptions(onednn=True, threads=2)),
+    Peer("onnx-cpu, streams of one thread", OnnxOptions(threads=2, streams=2)),
+    Peer("onnx-cpu, streams of two threads", OnnxOptions(threads=4, streams=2)),
+    Peer("paddle-cpu, streams", PaddleOptions(threads=2, streams=2)),
+    Peer("paddle-onednn, streams", PaddleOptions(onednn=True, threads=2, streams=2)),
 ]
 
 
@@ -131,7 +149,7 @@ def test_identity_is_what_was_asked_for(runtime: Runtime, peer: Peer, small_bund
             assert "paddlepaddle" in identity.versions
         case None:
             return
-    assert identity.threads == 2
+    assert (identity.threads, identity.streams) == (peer.threads, peer.streams)
     assert identity.precision == "fp32"
 
 
