@@ -5,8 +5,9 @@ Commands and answers are those of `benchmarks.streams`. It ends when the socket 
 
 import os
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import assert_never
+from typing import Any, assert_never
 
 from benchmarks.samples import Loaded, Turn
 from benchmarks.streams import (
@@ -69,20 +70,20 @@ class Child:
         return self._opened
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, obey: Callable[[Any], object]) -> None:
     """Answer until the other side hangs up or something fails.
 
     Args:
         connection: To the process that measures.
+        obey: Does what a command asks, and returns the answer.
     """
-    child = Child()
     while True:
         try:
-            command: Command = connection.recv()
+            command = connection.recv()
         except EOFError:
             return
         try:
-            answer = child.obey(command)
+            answer = obey(command)
         except Exception as error:
             # Whatever a library raises is this configuration's result.
             connection.send(Failure(f"{type(error).__name__}: {error}"))
@@ -91,6 +92,6 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    serve(Connection(int(sys.argv[1])), Child().obey)
     # Paddle's own tear-down at exit may crash; what matters has been said.
     os._exit(0)

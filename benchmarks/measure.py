@@ -64,24 +64,25 @@ class Work:
 
 
 class ChildProcess:
-    """A process that obeys the commands of `benchmarks.streams`.
+    """A process that obeys commands: those of `benchmarks.streams`, unless it runs another module.
 
     Attributes:
         pid: Its process id.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S, module: str = "benchmarks.child") -> None:
         """Start the process.
 
         Args:
             timeout_s: Seconds that it may take for one command.
+            module: What it runs; it is given the number of a socket, see `benchmarks.child.serve`.
         """
         self._timeout_s = timeout_s
         self._said = tempfile.TemporaryFile()
         here, there = socket.socketpair()
         with here, there:
             # -P: a file of the working directory must not take the place of a library.
-            command = [sys.executable, "-P", "-W", "ignore", "-m", "benchmarks.child", str(there.fileno())]
+            command = [sys.executable, "-P", "-W", "ignore", "-m", module, str(there.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 command,
                 stdin=subprocess.DEVNULL,
@@ -93,7 +94,7 @@ class ChildProcess:
             self._connection = Connection(here.detach())
         self.pid = self._process.pid
 
-    def ask(self, command: Command) -> Any:  # noqa: ANN401 - the answer that belongs to the command
+    def ask(self, command: object) -> Any:  # noqa: ANN401 - the answer that belongs to the command
         """Let it do something, and wait.
 
         Args:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from engine.images import read_image
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _JPEG_QUALITY = 95
+_DEMO_PICTURES = Path(__file__).resolve().parents[1] / "demo" / "pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,15 @@ class Pictures:
 
     paths: tuple[Path, ...]
     max_img_size: int = -1
+
+
+def demo_pictures() -> tuple[Path, ...]:
+    """Find the rendered scenes of this repository.
+
+    Returns:
+        Files, sorted.
+    """
+    return tuple(sorted(_DEMO_PICTURES.glob("*.jpg")))
 
 
 def prepare_pictures(
@@ -105,3 +116,48 @@ def _write(pixels: NDArray[np.uint8], path: Path) -> Path:
             f"{path}: cannot be written ({error}): make room, or let TMPDIR name another folder"
         ) from error
     return path
+
+
+def drawn_scene(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw what a picture is made of: soft ground, grain, shapes with edges, lines of text.
+
+    Args:
+        rng: decides everything.
+        width: pixels.
+        height: pixels.
+
+    Returns:
+        `uint8[H, W, 3]`.
+    """
+    ground = rng.integers(40, 216, (8, 8, 3), dtype=np.uint8)
+    scene = cast("NDArray[np.uint8]", cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC))
+    for _ in range(12):
+        center = (int(rng.integers(width)), int(rng.integers(height)))
+        color = tuple(int(band) for band in rng.integers(0, 256, 3))
+        cv2.circle(scene, center, int(rng.integers(4, max(6, min(width, height) // 6))), color, -1)
+    for line in range(1, max(2, height // 90)):
+        text = "".join(chr(int(code)) for code in rng.integers(65, 91, 12))
+        cv2.putText(scene, text, (width // 20, line * 90), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 255, 255), 3)
+    grain = rng.integers(0, 17, scene.shape, dtype=np.uint8)
+    return cast("NDArray[np.uint8]", cv2.add(scene, grain))
+
+
+def photograph(width: int, height: int) -> NDArray[np.uint8]:
+    """Take the first demo picture at a size, or draw one where there is none.
+
+    Args:
+        width: pixels.
+        height: pixels.
+
+    Returns:
+        `uint8[H, W, 3]`, RGB.
+    """
+    pictures = demo_pictures()
+    if not pictures:
+        return drawn_scene(np.random.default_rng(1), width, height)
+    content = np.frombuffer(pictures[0].read_bytes(), np.uint8)
+    bgr = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise RuntimeError(f"{pictures[0]} cannot be decoded")
+    resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized[..., ::-1]).astype(np.uint8)

@@ -53,7 +53,7 @@ def plots(results: Results) -> dict[str, bytes]:
     if done:
         figures["time_split"] = _time_split(done)
     return {
-        f"{name}.{file_format}": _encoded(figure, file_format)
+        f"{name}.{file_format}": encoded_figure(figure, file_format)
         for name, figure in figures.items()
         for file_format in FORMATS
     }
@@ -117,7 +117,16 @@ def _time_split(done: Sequence[tuple[Measurement, Summary]]) -> "Figure":
     return figure
 
 
-def _encoded(figure: "Figure", file_format: str) -> bytes:
+def encoded_figure(figure: "Figure", file_format: str) -> bytes:
+    """Write a figure so that the same one gives the same file.
+
+    Args:
+        figure: What was drawn.
+        file_format: One of `FORMATS`.
+
+    Returns:
+        The file.
+    """
     from matplotlib import rc_context
 
     file = io.BytesIO()

@@ -259,7 +259,7 @@ class Streams:
         self._predictor = Predictor(command.bundle, open_runtime(command.bundle, options, ledger=command.ledger))
         load_ms = _elapsed_ms(started)
         self.loaded = Loaded(load_ms, self._warm_up(), self._predictor.provenance)
-        _settle()
+        settle()
 
     def _warm_up(self) -> float:
         """Run every shape once on every stream, so that no turn pays for the first time; the first one's time."""
@@ -293,7 +293,7 @@ class Streams:
         samples = self._singly()
         pipeline = self._through_the_pipeline()
         peak = process_memory_bytes("VmHWM")
-        _settle()
+        settle()
         return Turn(started, samples, pipeline, peak)
 
     def compare(self, command: Compare) -> ParityReport:
@@ -409,7 +409,7 @@ def _drained(waiting: deque[_Waiting]) -> Iterator[_Waiting]:
             return
 
 
-def _settle() -> None:
+def settle() -> None:
     """Wait until the library's threads sleep: they spin a while after a run, and would slow down whose turn is next."""
     deadline = time.perf_counter() + _SETTLING_LIMIT_S
     while time.perf_counter() < deadline:

@@ -270,16 +270,16 @@ def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
     Returns:
         Markdown.
     """
-    parts = [f"# Measured: {_escaped(results.bundle)}", _markdown(figures(results)), _LEGEND]
+    parts = [f"# Measured: {_escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
     parts += [f"![{name.rpartition('.')[0].replace('_', ' ')}]({name})" for name in plots]
-    parts += ["## Where the time goes", _markdown(time_split(results))]
+    parts += ["## Where the time goes", markdown(time_split(results))]
     classes = class_agreement(results)
     if classes.rows:
-        parts += ["## Agreement with the reference, class by class", _markdown(classes)]
+        parts += ["## Agreement with the reference, class by class", markdown(classes)]
     if troubles(results):
         parts += ["## Not measured", "\n".join(_trouble_lines(results))]
     told = Table(("", ""), tuple(facts(results)))
-    return "\n\n".join([*parts, "## Read with", _markdown(told)]) + "\n"
+    return "\n\n".join([*parts, "## Read with", markdown(told)]) + "\n"
 
 
 _LEGEND = (
@@ -295,7 +295,15 @@ def _trouble_lines(results: Results) -> list[str]:
     return [f"- {_escaped('; '.join(labels))}: {_escaped(reason)}" for reason, labels in troubles(results)]
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """Write a table as Markdown.
+
+    Args:
+        table: Cells.
+
+    Returns:
+        Lines; the first column is aligned left, the others right.
+    """
     rule = ("---", *("---:" for _ in table.header[1:]))
     return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows))
 

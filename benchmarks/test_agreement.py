@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.conftest import DEMO, OpenPredictor, drawn_scene
+from benchmarks.conftest import DEMO, OpenPredictor
 from benchmarks.figures import Agreement, Benchmark, note
+from benchmarks.pictures import drawn_scene
 from engine import SourceImage, open_bundle, read_image
 from engine.images import Capture
 

@@ -1,34 +1,23 @@
 """What a conversion takes: `pseg convert` from a Paddle program to a certified bundle, time and peak memory."""
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# Paddle and PaddleSeg ship no type information.
 
 import os
 import subprocess
-import warnings
 from pathlib import Path
 
 import pytest
 
 from benchmarks.figures import Benchmark, Conversion, note
-from benchmarks.test_startup import PSEG
-from benchmarks.zoo.networks import NORMALIZE, adopt_statistics
-from converters.export import ExportClass, export_bundle
+from benchmarks.startup import PSEG
+from benchmarks.zoo.recipes import OCRNET_HRNET_W48
+from benchmarks.zoo.runner import export_only
 
 
 @pytest.fixture(scope="module")
 def ocrnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OCRNet on HRNet-W48, two classes, untrained: 70 million parameters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import paddle
-        from paddleseg.models import HRNet_W48, OCRNet
-
-        paddle.seed(7)
-        network = OCRNet(num_classes=2, backbone=HRNet_W48(pretrained=None), backbone_indices=[0])
-        adopt_statistics(network)
-        classes = (ExportClass("sand"), ExportClass("seagrass"))
-        folder = tmp_path_factory.mktemp("ocrnet") / "ocrnet"
-        return export_bundle(network, folder, name="ocrnet-hrnet-w48", classes=classes, transforms=[NORMALIZE])
+    folder = tmp_path_factory.mktemp("ocrnet") / "ocrnet"
+    export_only(OCRNET_HRNET_W48, folder)
+    return folder
 
 
 def peak_bytes(command: list[str]) -> int:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.conftest import OpenPredictor, photograph
+from benchmarks.conftest import OpenPredictor
 from benchmarks.figures import Benchmark, Latency, note
+from benchmarks.pictures import photograph
 from benchmarks.runtimes import RUNTIMES
 from engine import SourceImage, open_bundle
 from engine.images import Capture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.conftest import drawn_scene
 from benchmarks.figures import Benchmark, Memory, note
+from benchmarks.pictures import drawn_scene
 from benchmarks.runtimes import RUNTIMES
 from benchmarks.soak import READINGS
 

@@ -1,24 +1,20 @@
 """From the start of the process to the mask on disk: `pseg predict` against the way of PaddleSeg's own deployment."""
 
-import os
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.conftest import photograph
 from benchmarks.figures import Benchmark, Startup, note
+from benchmarks.pictures import photograph
+from benchmarks.startup import ORIGINAL_WAY, PSEG, seconds_until_written
 from converters.conversion import convert, write_bundle
 from converters.repository import Repository
 from engine import Precision, open_bundle
 
 PAIRS = 5
-ORIGINAL_WAY = Path(__file__).with_name("original_way.py")
-PSEG = Path(sys.executable).with_name("pseg")
 
 
 def with_onnx(path: Path, cache: Path, folder: Path) -> Path:
@@ -28,16 +24,6 @@ def with_onnx(path: Path, cache: Path, folder: Path) -> Path:
             return path
         write_bundle(bundle, convert(bundle, Repository(cache / "onnx")), folder / "with-onnx.tgz")
     return folder / "with-onnx.tgz"
-
-
-def seconds_until_written(command: list[str], mask: Path) -> float:
-    """Run a command; the mask's own time tells when it was there, whatever the process does afterwards."""
-    mask.unlink(missing_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    started_ns = time.time_ns()
-    done = subprocess.run(command, capture_output=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    return (mask.stat().st_mtime_ns - started_ns) / 1e9
 
 
 @pytest.mark.timeout(1200)
@@ -60,8 +46,8 @@ def test_startup(
         original = [sys.executable, str(ORIGINAL_WAY), str(unpacked.folder), str(picture), str(theirs)]
 
         def pair() -> None:
-            taken_s["pseg"].append(seconds_until_written(pseg, ours))
-            taken_s["original"].append(seconds_until_written(original, theirs))
+            taken_s["pseg"].append(seconds_until_written(pseg, ours)[0])
+            taken_s["original"].append(seconds_until_written(original, theirs)[0])
 
         benchmark.pedantic(pair, rounds=PAIRS, warmup_rounds=1)
     medians = {way: statistics.median(times[1:]) for way, times in taken_s.items()}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.conftest import photograph
 from benchmarks.figures import Benchmark, Step, note
+from benchmarks.pictures import photograph
 from engine.deploy_transforms import parse_transforms
 from engine.palette import palette_for, pseudo_color_png
 from engine.postprocess import OutputKind, segment

@@ -12,7 +12,7 @@ from typing import cast
 
 from pydantic import TypeAdapter
 
-from benchmarks.zoo.recipes import RECIPES, Recipe
+from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES, Recipe
 from benchmarks.zoo.results import Form, Measurement
 
 _MEASUREMENT = TypeAdapter(Measurement)
@@ -67,7 +67,7 @@ def main(step: str, name: str, form: Form, folder: Path, answer: Path) -> None:
         folder: of the bundle.
         answer: the file to write.
     """
-    recipe = next(each for each in RECIPES if each.name == name)
+    recipe = next(each for each in (*RECIPES, OCRNET_HRNET_W48) if each.name == name)
     measurement = _exported(recipe, form, folder) if step == "export" else _measured(recipe, folder)
     answer.write_bytes(_MEASUREMENT.dump_json(measurement))
 

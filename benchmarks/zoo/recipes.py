@@ -251,3 +251,6 @@ RECIPES: tuple[Recipe, ...] = (
         batch=1,
     ),
 )
+
+OCRNET_HRNET_W48 = Recipe("OCRNet", Part("HRNet_W48"), {"backbone_indices": (0,)}, variant="HRNet-W48", classes=2)
+"""The original service's own network, 70 million parameters: for figures of speed, not part of the table."""

@@ -52,6 +52,24 @@ def run(recipe: Recipe, form: Form, *, keep: Path | None = None, timeout_s: floa
     return Result(recipe.name, form, key_of(recipe, form, versions), versions, _without_paths(measurement), seconds)
 
 
+def export_only(recipe: Recipe, folder: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+    """Export a network as a PIR program, in a process of its own.
+
+    Args:
+        recipe: how it is built.
+        folder: of the bundle; absent.
+        timeout_s: seconds that it may take.
+
+    Raises:
+        RuntimeError: Paddle does not export it.
+    """
+    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
+        done = _step("export", recipe, "pir", folder, Path(scratch) / "answer.json", timeout_s)
+    problem = done if isinstance(done, str) else done.export_error
+    if problem:
+        raise RuntimeError(f"{recipe.name} is not exported: {problem}")
+
+
 def _step(step: str, recipe: Recipe, form: Form, folder: Path, answer: Path, timeout_s: float) -> Measurement | str:
     """Return the child's answer, or what became of the child."""
     answer.unlink(missing_ok=True)
