@@ -17,7 +17,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
+.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,6 +127,12 @@ docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
 
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
+
+bench-check: $(VENV)/development ## measure, and fail where a ratio got worse than stated in benchmarks/check.py
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-json build/bench-check.json \
+		-k "startup or latency or throughput or agreement or memory"
+	$(BIN)/python -m benchmarks.check build/bench-check.json
 
 bench-headline: $(VENV)/development ## measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
 	$(BIN)/python -m benchmarks.headline $(PART)

@@ -1,22 +1,29 @@
 """Bundles and pictures to measure with."""
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from benchmarks.networks import write_text_network
-from benchmarks.runtimes import RUNTIMES
+from benchmarks.runtimes import EVERY
 from converters.conversion import convert
 from converters.repository import Repository
-from engine import Bundle, Predictor, open_predictor
+from engine import Bundle, Precision, Predictor, RuntimeUnavailableError, open_predictor
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 SHARED_BUNDLES = {"segformer": "legacy_segformer_b0_logits.tgz", "pp-liteseg": "legacy_pp_liteseg_stdc1.tgz"}
 
-OpenPredictor = Callable[[Bundle, str], AbstractContextManager[Predictor]]
+
+class OpenPredictor(Protocol):
+    """Opens a predictor of an open bundle."""
+
+    def __call__(self, bundle: Bundle, runtime: str, streams: int = 1) -> AbstractContextManager[Predictor]:
+        """Open it on the runtime of that name."""
+        ...
 
 
 def shared_data() -> Path:
@@ -40,8 +47,10 @@ def _demo_bundle() -> Path:
 
 @pytest.fixture(scope="session")
 def bundle_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle that the test's parameter names: demo, segformer, pp-liteseg or text."""
+    """The bundle that the test's parameter names: demo, nuclei, segformer, pp-liteseg or text."""
     name: str = request.param
+    if name == "nuclei":
+        return DEMO / "nuclei.tgz"
     if name == "demo":
         return _demo_bundle()
     if name == "text":
@@ -57,12 +66,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_named(cache: Path) -> OpenPredictor:
-    """Opens a predictor of an open bundle on the runtime of that name."""
+    """Opens a predictor of an open bundle on the runtime of that name; skips what machine or bundle do not have."""
     repository = Repository(cache / "onnx")
 
-    def open_one(bundle: Bundle, runtime: str) -> Predictor:
-        return open_predictor(
-            bundle, RUNTIMES[runtime], convert=lambda each: convert(each, repository).model, ledger=cache / "loadable"
-        )
+    def open_one(bundle: Bundle, runtime: str, streams: int = 1) -> Predictor:
+        request = replace(EVERY[runtime], streams=streams)
+        if request.precision is not Precision.FP32 and bundle.onnx_model(request.precision) is None:
+            pytest.skip(f"{bundle.name} holds no {request.precision} model")
+        try:
+            return open_predictor(
+                bundle, request, convert=lambda each: convert(each, repository).model, ledger=cache / "loadable"
+            )
+        except RuntimeUnavailableError as error:
+            pytest.skip(str(error))
 
     return open_one

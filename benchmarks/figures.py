@@ -38,6 +38,23 @@ class Latency(BaseModel):
     provider: str
 
 
+class Throughput(BaseModel):
+    """A folder through the whole pipeline; the time is the benchmark's own.
+
+    Attributes:
+        bundle: name of the bundle.
+        provider: as in the provenance.
+        streams: runs that were under way at once.
+        images: how many.
+    """
+
+    kind: Literal["throughput"] = "throughput"
+    bundle: str
+    provider: str
+    streams: int
+    images: int
+
+
 class Agreement(BaseModel):
     """Masks of ONNX Runtime against Paddle's.
 
@@ -101,7 +118,7 @@ class Conversion(BaseModel):
     peak_bytes: int
 
 
-Noted = Startup | Latency | Agreement | Memory | Step | Conversion
+Noted = Startup | Latency | Throughput | Agreement | Memory | Step | Conversion
 Figure = Annotated[Noted, Field(discriminator="kind")]
 
 

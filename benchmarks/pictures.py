@@ -161,3 +161,22 @@ def photograph(width: int, height: int) -> NDArray[np.uint8]:
         raise RuntimeError(f"{pictures[0]} cannot be decoded")
     resized = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(resized[..., ::-1]).astype(np.uint8)
+
+
+def write_photographs(folder: Path, count: int, width: int, height: int) -> tuple[Path, ...]:
+    """Write JPEGs: the first demo picture at a size, rolled on by a little each time.
+
+    Args:
+        folder: Gets them.
+        count: How many.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        Files, in order.
+    """
+    scene = photograph(width, height)
+    return tuple(
+        _write(np.roll(scene, (number * 37, number * 53), axis=(0, 1)), folder / f"{number:04d}.jpg")
+        for number in range(count)
+    )

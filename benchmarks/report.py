@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 
 from pydantic import BaseModel, BeforeValidator
 
-from benchmarks.figures import Agreement, Conversion, Figure, Latency, Memory, Startup, Step
+from benchmarks.figures import Agreement, Conversion, Figure, Latency, Memory, Startup, Step, Throughput
 
 _BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
@@ -79,6 +79,10 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
             return [(what, f"{figure.pseg_s:.2f} s", f"PaddleSeg's way {figure.original_s:.2f} s", ratio)]
         case Latency():
             return _latency_rows(figure, entry.stats.median, others)
+        case Throughput():
+            streams = f"{figure.streams} stream{'s' * (figure.streams != 1)}"
+            what = f"a folder of {figure.images} JPEGs, {figure.bundle}, {figure.provider}, {streams}"
+            return [(what, f"{figure.images / entry.stats.median:.2f} images/s", "", "")]
         case Agreement():
             what = f"masks of ONNX Runtime, {figure.bundle} ({figure.pixels / 1e6:.1f} megapixels)"
             return [(what, f"{figure.mismatched_ppm:.1f} ppm differ", f"{_BASELINE}", "")]

@@ -1,4 +1,4 @@
-"""One run of the network over one photograph of a megapixel, on each CPU runtime."""
+"""One run of the network over one photograph of a megapixel, on each runtime, provider and precision."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks.conftest import OpenPredictor
 from benchmarks.figures import Benchmark, Latency, note
 from benchmarks.pictures import photograph
-from benchmarks.runtimes import RUNTIMES
+from benchmarks.runtimes import EVERY
 from engine import SourceImage, open_bundle
 from engine.images import Capture
 
@@ -15,8 +15,8 @@ WIDTH, HEIGHT = 1154, 866
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("bundle_path", ["demo", "segformer"], indirect=True)
+@pytest.mark.parametrize("runtime", EVERY)
+@pytest.mark.parametrize("bundle_path", ["demo", "nuclei", "segformer"], indirect=True)
 def test_latency(
     bundle_path: Path, runtime: str, open_named: OpenPredictor, benchmark: Benchmark, request: pytest.FixtureRequest
 ) -> None:

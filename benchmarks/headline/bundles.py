@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from benchmarks.networks import write_text_network
-from benchmarks.pictures import photograph
+from benchmarks.pictures import write_photographs
 from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES, Recipe
 from benchmarks.zoo.runner import export_only
 from converters.quantization import MIN_PICTURES
@@ -112,7 +111,7 @@ def _pseg(*arguments: str) -> None:
 
 
 def photographs(folder: Path, count: int, width: int, height: int) -> tuple[Path, ...]:
-    """Lay out JPEGs: the first demo picture at a size, rolled on by a little each time.
+    """Lay out JPEGs, see `write_photographs`, unless they are there.
 
     Args:
         folder: Where pictures are kept.
@@ -126,10 +125,7 @@ def photographs(folder: Path, count: int, width: int, height: int) -> tuple[Path
     target = folder / f"{count}x{width}x{height}"
     if not target.is_dir():
         partial = Path(tempfile.mkdtemp(prefix="pictures-", dir=_made(folder)))
-        scene = photograph(width, height)
-        for number in range(count):
-            rolled = np.roll(scene, (number * 37, number * 53), axis=(0, 1))
-            Image.fromarray(rolled).save(partial / f"{number:04d}.jpg", quality=92)
+        write_photographs(partial, count, width, height)
         partial.replace(target)
     return tuple(sorted(target.glob("*.jpg")))
 

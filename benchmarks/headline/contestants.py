@@ -1,30 +1,22 @@
 """Who takes part: this engine, and peers that use the vendors' libraries as their documentation shows.
 
-Each runs in a process of its own: `python -m benchmarks.headline.contestants FD`, see `benchmarks.child`. A lap is the
-work of a contestant done once.
+Each runs in a process of its own (`benchmarks.headline.child`). A lap is the work of a contestant done once.
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 # The vendors' libraries ship no complete types.
 
-import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
 
-from benchmarks.child import serve
-from benchmarks.environment import process_memory_bytes
-from benchmarks.streams import encoded, settle
+from benchmarks.streams import encoded
 from engine.bundle import OnnxModel, open_bundle
 from engine.images import SourceImage, read_image
-from engine.memory import return_freed_memory
 from engine.opening import open_predictor, open_runtime
 from engine.options import OnnxOptions, RuntimeOptions
 from engine.pipeline import Failed, Pipeline
@@ -307,37 +299,3 @@ def _convolution_work(contestant: Convolutions) -> LapWork:
         return 1
 
     return lap
-
-
-class _Contest:
-    """Obeys the commands of this module."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._work: LapWork | None = None
-
-    def obey(self, command: Enter | RunLap) -> Entered | Lap:
-        if isinstance(command, Enter):
-            started = time.perf_counter()
-            if isinstance(command.contestant, PsegFolder):
-                # As every front door of this software does.
-                return_freed_memory()
-            self._work = opened(command.contestant, command.ledger, self._stack)
-            load_s = time.perf_counter() - started
-            return Entered(load_s, self._lap().seconds)
-        return self._lap()
-
-    def _lap(self) -> Lap:
-        if self._work is None:
-            raise RuntimeError("nobody has entered: the first command must be Enter")
-        started, cpu_started = time.perf_counter(), time.process_time()
-        images = self._work()
-        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-        settle()
-        return Lap(seconds, cpu_s, images, process_memory_bytes("VmHWM"))
-
-
-if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), _Contest().obey)
-    # Paddle's own tear-down at exit may crash; what matters has been said.
-    os._exit(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.headline.contestants import Contestant, Enter, Entered, Lap, RunLap
 from benchmarks.measure import ChildProcess, MeasuringError
 
-_MODULE = "benchmarks.headline.contestants"
+_MODULE = "benchmarks.headline.child"
 Tell = Callable[[str], None]
 
 
