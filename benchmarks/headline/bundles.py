@@ -146,7 +146,8 @@ def mirrored(pictures: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     for turn in turns:
         for path in pictures:
             out = folder / f"{path.stem}.{turn.name.lower()}.png"
-            Image.open(path).convert("RGB").transpose(turn).save(out)
+            with Image.open(path) as picture:
+                picture.convert("RGB").transpose(turn).save(out)
             found.append(out)
     return tuple(found[: 2 * MIN_PICTURES])
 

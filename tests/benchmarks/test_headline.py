@@ -43,7 +43,8 @@ def test_all_take_their_laps_and_a_failure_is_told(tmp_path: Path) -> None:
     for each in records.values():
         assert each.entered is not None
         assert all(lap.seconds > 0 and lap.peak_rss_bytes > 20 << 20 for lap in each.laps)
-    assert Image.open(tmp_path / "picture.png").size == (96, 64)
+    with Image.open(tmp_path / "picture.png") as mask:
+        assert mask.size == (96, 64)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])

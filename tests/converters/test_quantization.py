@@ -30,9 +30,9 @@ Feeds = Callable[[], Iterator[Mapping[str, Tensor]]]
 Judge = Callable[[Path], ParityReport]
 
 
-def opened(bundle: Bundle, path: Path) -> Predictor:
-    model = OnnxModel(path, Precision.FP32, "")
-    return Predictor(bundle, open_runtime(replace(bundle, onnx=(model,)), OnnxOptions(threads=2)))
+def opened(bundle: Bundle, path: Path, precision: Precision = Precision.FP32) -> Predictor:
+    options = OnnxOptions(precision=precision, threads=2)
+    return Predictor(bundle, open_runtime(replace(bundle, onnx=(OnnxModel(path, precision, ""),)), options))
 
 
 def image(pixels: np.ndarray) -> SourceImage:
@@ -83,7 +83,7 @@ def int8_demo(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Int8Demo:
         steps.append((step, done, total))
 
     def judge(candidate: Path) -> ParityReport:
-        with opened(demo.bundle, candidate) as predictor:
+        with opened(demo.bundle, candidate, Precision.INT8) as predictor:
             reports.append(compare(demo.predictor, predictor, held_out))
         return reports[-1]
 
@@ -113,7 +113,7 @@ def test_demo_is_as_accurate_as_in_fp32(demo: Demo, int8_demo: Int8Demo) -> None
                 either[index] += ((mask == index) | (scene.labels == index)).sum()
         return float((both / either).mean())
 
-    with opened(demo.bundle, int8_demo.path) as predictor:
+    with opened(demo.bundle, int8_demo.path, Precision.INT8) as predictor:
         assert miou(predictor) >= miou(demo.predictor) - 0.005
 
 
@@ -233,7 +233,7 @@ def judged_by(network: Path) -> Generator[Judge]:
     with opened(bundle_of(network), network) as reference:
 
         def judge(candidate: Path) -> ParityReport:
-            with opened(bundle_of(network), candidate) as predictor:
+            with opened(bundle_of(network), candidate, Precision.INT8) as predictor:
                 return compare(reference, predictor, [("noise", image(pixels))])
 
         yield judge
