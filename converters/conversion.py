@@ -181,12 +181,12 @@ class _Work:
 
     def from_fp32(self) -> Conversion:
         """INT8 or FP16, made of the FP32 model."""
-        from converters.quantization import MIN_PICTURES
+        from engine.calibration import MIN_CALIBRATION_IMAGES
 
         # Told before the FP32 model is made, which may take minutes.
-        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_PICTURES:
+        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
             raise CalibrationError(
-                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_PICTURES} pictures like those "
+                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
                 f"that it will see, {len(self.request.calibration)} were given: name more with --calibrate"
             )
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model

@@ -36,6 +36,7 @@ from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.repository import RefusedError
 from engine.bundle import OnnxModel
+from engine.calibration import MIN_CALIBRATION_IMAGES
 from engine.cores import usable_cores
 from engine.errors import CalibrationError, ConversionError
 from engine.options import OnnxOptions, Precision
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-MIN_PICTURES = 8
 MAX_TRIALS = 8
 BLOCKS = 32
 """Into how many blocks a network is cut: one of them is about three per cent of the work."""
@@ -148,9 +148,9 @@ def quantize(
     import onnx
 
     count = sum(1 for _ in feeds())
-    if count < MIN_PICTURES:
+    if count < MIN_CALIBRATION_IMAGES:
         raise CalibrationError(
-            f"{where}: INT8 is calibrated on at least {MIN_PICTURES} pictures like those that it will see, "
+            f"{where}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those that it will see, "
             f"{count} were given: name more"
         )
     with tempfile.TemporaryDirectory(prefix="quantizing-", dir=destination.parent) as folder:
