@@ -142,9 +142,10 @@ def _run_child(bundle: Path, work: Path) -> dict[str, object]:
     except subprocess.TimeoutExpired as error:
         raise InferenceError(f"{bundle}: did not end within {_TIMEOUT_S:g} s: give a smaller --size") from error
     if not answer.is_file():
+        said = ended.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
         raise InferenceError(
-            f"{bundle}: the process that was measured ended with status {ended.returncode}; -9 means that the machine "
-            "has too little memory for it: give a smaller --size"
+            f"{bundle}: the process that was measured ended with status {ended.returncode} ({said[-1]}); -9 means that the "
+            "machine has too little memory for it: give a smaller --size"
         )
     told = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in told:
