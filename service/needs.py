@@ -144,8 +144,8 @@ def _run_child(bundle: Path, work: Path) -> dict[str, object]:
     if not answer.is_file():
         said = ended.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
         raise InferenceError(
-            f"{bundle}: the process that was measured ended with status {ended.returncode} ({said[-1]}); -9 means that the "
-            "machine has too little memory for it: give a smaller --size"
+            f"{bundle}: the process that was measured ended with status {ended.returncode} ({said[-1]}); -9 means "
+            "that the machine has too little memory for it: give a smaller --size"
         )
     told = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in told:

@@ -41,5 +41,5 @@ def test_the_memory_holds_what_the_network_must_hold(bundle: Path, tmp_path: Pat
 
 def test_what_goes_wrong_in_the_measured_process_is_told(tmp_path: Path) -> None:
     fixed = bundle_folder(tmp_path / "fixed", network=strongest_band_network(32, 32))
-    with pytest.raises(ImageError, match="40×60.*the network takes 3×32×32"):
+    with pytest.raises(ImageError, match=r"40×60.*the network takes 3×32×32"):
         measure_need(fixed, Size(40, 60), build_request(), tmp_path)
