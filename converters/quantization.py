@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
@@ -100,6 +101,9 @@ class Quantized:
     speedup: float
 
 
+_TRIALS = TypeAdapter(tuple[QuantizationTrial, ...])
+
+
 class QuantizationError(RefusedError):
     """INT8 does not pay for this network.
 
@@ -108,8 +112,20 @@ class QuantizationError(RefusedError):
     """
 
     def __init__(self, message: str, trials: tuple[QuantizationTrial, ...]) -> None:
-        super().__init__(message)
+        super().__init__(message, _TRIALS.dump_python(trials, mode="json"))
         self.trials = trials
+
+    @classmethod
+    def recalled(cls, error: RefusedError) -> Self:
+        """Make of a refusal that the cache remembered what was raised the first time.
+
+        Args:
+            error: with the details of a `QuantizationError`.
+
+        Returns:
+            The same refusal, with the trials as data.
+        """
+        return cls(str(error), _TRIALS.validate_python(error.details))
 
 
 def _say_nothing(_step: str, _done: int, _total: int) -> None:
