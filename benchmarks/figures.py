@@ -108,6 +108,8 @@ class Variant(BaseModel):
         variant: what was changed.
         median_ms: pixels to mask, of one processor.
         ratio: of that and the unchanged graph's in the same turn; the median.
+        ratio_low: a quarter of the turns had a smaller ratio.
+        ratio_high: a quarter had a larger one.
         output_bytes: what leaves the network.
         mismatched_ppm: pixels of the mask that differ from the unchanged graph's, per million.
     """
@@ -115,6 +117,8 @@ class Variant(BaseModel):
     variant: str
     median_ms: float
     ratio: float
+    ratio_low: float
+    ratio_high: float
     output_bytes: int
     mismatched_ppm: float
 
