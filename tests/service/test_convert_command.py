@@ -125,7 +125,7 @@ def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache:
     request = ConversionRequest(
         precision=Precision.INT8,
         calibration=tuple(list_images([str(pictures)])),
-        limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1, max_cover_error=0),
+        limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1.0, max_cover_error=0.0),
     )
     with open_bundle(small_network) as opened, pytest.raises(QuantizationError) as again:
         convert(opened, Repository(cache / "onnx"), request)
