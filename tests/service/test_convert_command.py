@@ -129,12 +129,10 @@ def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache:
     )
     with open_bundle(small_network) as opened, pytest.raises(QuantizationError) as again:
         convert(opened, Repository(cache / "onnx"), request)
-    assert str(again.value) in stderr
-    rows = [line.split() for line in stderr.splitlines() if line.split()[:1] and line.split()[0].isdecimal()]
-    trials = again.value.trials
-    assert [row[:2] for row in rows] == [
-        [str(len(each.excluded_nodes)), f"{each.report.min_class_iou:.4f}"] for each in trials
-    ]
+    assert " ".join(str(again.value).split()) in stderr
+    rows = [f"{len(each.excluded_nodes)} {each.report.min_class_iou:.4f}" for each in again.value.trials]
+    assert len(rows) > 2
+    assert [row for row in rows if f" {row} " not in stderr] == []
 
 
 def test_fixed_input_shape(small_network: Path, cache: Path, tmp_path: Path) -> None:
