@@ -118,7 +118,46 @@ class Conversion(BaseModel):
     peak_bytes: int
 
 
-Noted = Startup | Latency | Throughput | Agreement | Memory | Step | Conversion
+class Variant(BaseModel):
+    """A changed graph.
+
+    Attributes:
+        variant: what was changed.
+        median_ms: pixels to mask, of one processor.
+        ratio: of that and the unchanged graph's in the same turn; the median.
+        ratio_low: a quarter of the turns had a smaller ratio.
+        ratio_high: a quarter had a larger one.
+        output_bytes: what leaves the network.
+        mismatched_ppm: pixels of the mask that differ from the unchanged graph's, per million.
+    """
+
+    variant: str
+    median_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    output_bytes: int
+    mismatched_ppm: float
+
+
+class GraphVariants(BaseModel):
+    """Changes of a converted graph against the graph as it is made.
+
+    Attributes:
+        bundle: name of the bundle.
+        plain_ms: median of the unchanged graph, pixels to mask.
+        plain_output_bytes: what leaves it.
+        rows: the changes.
+    """
+
+    kind: Literal["graph variants"] = "graph variants"
+    bundle: str
+    plain_ms: float
+    plain_output_bytes: int
+    rows: list[Variant]
+
+
+Noted = Startup | Latency | Throughput | Agreement | Memory | Step | Conversion | GraphVariants
 Figure = Annotated[Noted, Field(discriminator="kind")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 
 from pydantic import BaseModel, BeforeValidator
 
-from benchmarks.figures import Agreement, Conversion, Figure, Latency, Memory, Startup, Step, Throughput
+from benchmarks.figures import Agreement, Conversion, Figure, GraphVariants, Latency, Memory, Startup, Step, Throughput
 
 _BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
@@ -93,6 +93,16 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
         case Conversion():
             peak = f"{entry.stats.median:.0f} s, peak {figure.peak_bytes / 2**30:.1f} GiB"
             return [(f"conversion with certificate, {figure.bundle}", peak, "", "")]
+        case GraphVariants():
+            return [
+                (
+                    f"{figure.bundle}: {each.variant} ({each.mismatched_ppm:.1f} ppm, {each.output_bytes} bytes out)",
+                    f"{each.median_ms:.1f} ms",
+                    f"as it is made {figure.plain_ms:.1f} ms ({figure.plain_output_bytes} bytes out)",
+                    f"{1 / each.ratio:.2f}×",
+                )
+                for each in figure.rows
+            ]
         case Step():
             return [(figure.step, f"{1000 * entry.stats.median:.1f} ms", "", "")]
         case _:

@@ -28,9 +28,9 @@ from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
 from converters.packing import pack
 from converters.parity import ParityLimits
-from converters.quantization import MIN_PICTURES
 from converters.repository import Repository
 from engine.bundle import Bundle, read_bundle
+from engine.calibration import MIN_CALIBRATION_IMAGES
 from engine.cores import usable_cores
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.host import this_host
@@ -315,9 +315,10 @@ def _with_int8(
     if repository is None:
         notes.append("INT8 was not tried: the bundle holds no INT8 model; with --into, one is made")
         return bundle
-    if len(request.images) < MIN_PICTURES:
+    if len(request.images) < MIN_CALIBRATION_IMAGES:
         notes.append(
-            f"INT8 was not tried: it is calibrated on at least {MIN_PICTURES} images, {len(request.images)} were given"
+            f"INT8 was not tried: it is calibrated on at least {MIN_CALIBRATION_IMAGES} images, "
+            f"{len(request.images)} were given"
         )
         return bundle
     conversion = ConversionRequest(

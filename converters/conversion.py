@@ -181,19 +181,29 @@ class _Work:
 
     def from_fp32(self) -> Conversion:
         """INT8 or FP16, made of the FP32 model."""
-        from converters.quantization import MIN_PICTURES
+        from engine.calibration import MIN_CALIBRATION_IMAGES
 
         # Told before the FP32 model is made, which may take minutes.
-        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_PICTURES:
+        if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
             raise CalibrationError(
-                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_PICTURES} pictures like those "
+                f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
                 f"that it will see, {len(self.request.calibration)} were given: name more with --calibrate"
             )
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
         if base is None:
             raise _nothing_to_convert(self.bundle)
-        make = self._make_int8 if self.request.precision is Precision.INT8 else self._make_fp16
-        return self._fetch(self._derived_key(base), self.request.precision, partial(make, base))
+        key = self._derived_key(base)
+        if self.request.precision is Precision.FP16:
+            return self._fetch(key, Precision.FP16, partial(self._make_fp16, base))
+        from converters.quantization import QuantizationError
+
+        try:
+            return self._fetch(key, Precision.INT8, partial(self._make_int8, base))
+        except RefusedError as error:
+            if isinstance(error, QuantizationError) or error.details is None:
+                raise
+            # Remembered from an earlier call.
+            raise QuantizationError.recalled(error) from error
 
     def _fetch(self, key: str, precision: Precision, make: Callable[[Path], Certificate]) -> Conversion:
         def make_with_certificate(destination: Path) -> None:
@@ -392,7 +402,9 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
             destination,
         )
     except OSError as error:
-        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+        raise ConversionError(
+            f"{destination}: cannot be written ({error}): make room, or name another file with --out"
+        ) from error
 
 
 def _version_of(distribution: str) -> str:

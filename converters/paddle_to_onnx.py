@@ -84,7 +84,10 @@ def export_in_child(
                 cwd=scratch,
             )
         except subprocess.TimeoutExpired as error:
-            raise ConversionError(f"{where}: the converter did not finish within {timeout_s:g} s") from error
+            raise ConversionError(
+                f"{where}: the converter did not finish within {timeout_s:g} s: convert on a faster machine, or run it "
+                "with --runtime paddle, or auto"
+            ) from error
         operators = _read_operators(Path(scratch) / _OPERATORS)
     if done.returncode == 0 and destination.is_file():
         return

@@ -28,14 +28,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.repository import RefusedError
 from engine.bundle import OnnxModel
+from engine.calibration import MIN_CALIBRATION_IMAGES
 from engine.cores import usable_cores
 from engine.errors import CalibrationError, ConversionError
 from engine.options import OnnxOptions, Precision
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-MIN_PICTURES = 8
 MAX_TRIALS = 8
 BLOCKS = 32
 """Into how many blocks a network is cut: one of them is about three per cent of the work."""
@@ -100,6 +101,9 @@ class Quantized:
     speedup: float
 
 
+_TRIALS = TypeAdapter(tuple[QuantizationTrial, ...])
+
+
 class QuantizationError(RefusedError):
     """INT8 does not pay for this network.
 
@@ -108,8 +112,20 @@ class QuantizationError(RefusedError):
     """
 
     def __init__(self, message: str, trials: tuple[QuantizationTrial, ...]) -> None:
-        super().__init__(message)
+        super().__init__(message, _TRIALS.dump_python(trials, mode="json"))
         self.trials = trials
+
+    @classmethod
+    def recalled(cls, error: RefusedError) -> Self:
+        """Make of a refusal that the cache remembered what was raised the first time.
+
+        Args:
+            error: with the details of a `QuantizationError`.
+
+        Returns:
+            The same refusal, with the trials as data.
+        """
+        return cls(str(error), _TRIALS.validate_python(error.details))
 
 
 def _say_nothing(_step: str, _done: int, _total: int) -> None:
@@ -148,9 +164,9 @@ def quantize(
     import onnx
 
     count = sum(1 for _ in feeds())
-    if count < MIN_PICTURES:
+    if count < MIN_CALIBRATION_IMAGES:
         raise CalibrationError(
-            f"{where}: INT8 is calibrated on at least {MIN_PICTURES} pictures like those that it will see, "
+            f"{where}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those that it will see, "
             f"{count} were given: name more"
         )
     with tempfile.TemporaryDirectory(prefix="quantizing-", dir=destination.parent) as folder:

@@ -8,6 +8,7 @@ used within the last hour stays, whatever the bound, since a process may be abou
 """
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -25,7 +26,15 @@ KEPT_S = 3600.0
 
 
 class RefusedError(ConversionError):
-    """The converter will always refuse this model; remembered, so that it is not tried again at every start."""
+    """The converter will always refuse this model; remembered, so that it is not tried again at every start.
+
+    Attributes:
+        details: what is known beside the message, as JSON values; remembered with it.
+    """
+
+    def __init__(self, message: str, details: object = None) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +68,17 @@ class Repository:
             ConversionError: the cache folder cannot be written to, or its disk is full.
         """
         entry = self.root / key / MODEL
-        refusal = entry.with_name("refused.txt")
+        refusal = entry.with_name("refused.json")
         if _used_now(entry):
             return entry
         with self._locked(entry):
             if refusal.is_file():
-                raise RefusedError(refusal.read_text(encoding="utf-8"))
+                raise RefusedError(*json.loads(refusal.read_text(encoding="utf-8")))
             if not _used_now(entry):
                 try:
                     _make(entry, make)
                 except RefusedError as error:
-                    _write_refusal(refusal, str(error))
+                    _write_refusal(refusal, error)
                     raise
         self._remove_the_oldest()
         return entry
@@ -154,9 +163,9 @@ def _bytes_in(folder: Path) -> int:
     return 0
 
 
-def _write_refusal(path: Path, reason: str) -> None:
+def _write_refusal(path: Path, error: RefusedError) -> None:
     partial = path.with_suffix(".part")
-    partial.write_text(reason, encoding="utf-8")
+    partial.write_text(json.dumps([str(error), error.details]), encoding="utf-8")
     partial.replace(path)
 
 
@@ -175,4 +184,7 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
                     companion.replace(entry.with_name(companion.name))
             partial.replace(entry)
     except OSError as error:
-        raise ConversionError(f"{entry}: the converted model cannot be stored ({error})") from error
+        raise ConversionError(
+            f"{entry}: the converted model cannot be stored ({error}): make room, or name another cache with "
+            "--cache-dir"
+        ) from error

@@ -191,6 +191,7 @@ class PaddleOptions:
         shape_range_file: ranges of all inner tensors, collected by Paddle for a `.pdmodel`.
         collect_shape_range: run without TensorRT and write `shape_range_file`.
         engine_cache: folder for TensorRT engines and calibration tables.
+        calibrate: run in floating point and write the calibration table of INT8 when the runtime is closed.
         verbose: let the library log.
     """
 
@@ -208,6 +209,7 @@ class PaddleOptions:
     shape_range_file: Path | None = None
     collect_shape_range: bool = False
     engine_cache: Path | None = None
+    calibrate: bool = False
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -225,6 +227,8 @@ class PaddleOptions:
             )
         if self.collect_shape_range and self.shape_range_file is None:
             raise OptionError("collecting shape ranges needs shape_range_file to write to")
+        if self.calibrate and self.precision is not Precision.INT8:
+            raise OptionError(f"a calibration table is for int8, not for {self.precision}: add --precision int8")
 
     @property
     def threads_per_stream(self) -> int:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import sys
 from importlib import import_module
 from keyword import iskeyword
@@ -12,6 +11,7 @@ import typer
 from typer import core
 
 from service.commands.terminal import messages
+from service.logs import keep_stdout
 
 _COMMANDS = (
     "predict",
@@ -85,17 +85,9 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
-def _keep_stdout() -> None:
-    """Keep standard output for results: what vendors' libraries print there from their own C++ goes to stderr."""
-    sys.stdout.flush()
-    ours = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sys.stdout = os.fdopen(ours, "w", encoding=sys.stdout.encoding, buffering=1)
-
-
 def main() -> None:
     """Run the command line."""
-    _keep_stdout()
+    keep_stdout()
     for stream in (sys.stdout, sys.stderr):
         # File names may hold bytes that no encoding knows; one such name must not end a run.
         if isinstance(stream, io.TextIOWrapper):

@@ -1,8 +1,8 @@
 """The door for IVCAP orders: the service as that platform knows it.
 
-Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_HTTP_* (see `service.transport`)
-limit the platform's requests, PSEG_SERVICE_* (see `describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and
-PSEG_BUILD_DATE are shown when it starts.
+Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
+is `text` or `json`, PSEG_HTTP_* (see `service.transport`) limit the platform's requests, PSEG_SERVICE_* (see
+`describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and PSEG_BUILD_DATE are shown when it starts.
 """
 
 # The platform's library states no types.
@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
 from service.fulfilment import ExitStatus, Item, fulfil
+from service.logs import set_up_logs
 from service.order_files import OrderOutlet, open_item, source_name, supply_of
 from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
@@ -169,12 +170,13 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for theirs, ours in _BANNER.items():
         os.environ.setdefault(theirs, os.environ.get(ours, "?"))
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(asctime)s %(name)s %(message)s")
-    for name in ("ivcap", "service"):
-        # The library's own handler writes these already, down to every header.
-        logging.getLogger(name).propagate = False
-        logging.getLogger(name).setLevel(logging.INFO)
     try:
+        set_up_logs(os.environ, sys.stdout)
+        for name in ("ivcap", "service"):
+            logger = logging.getLogger(name)
+            # Where the library's own handler writes these already, and it would write every header.
+            logger.propagate = not logger.handlers
+            logger.setLevel(logging.INFO)
         with patient_requests(patience_from(os.environ)):
             # The library states other types than it hands over.
             register_service(describe(os.environ), handle)  # pyright: ignore[reportArgumentType]

@@ -124,7 +124,10 @@ class ServiceRequest(BaseModel):
     use_trt: bool = Field(default=False, description="TensorRT, on a GPU")
     precision: Precision = Field(default=Precision.FP32, description="arithmetic of the network")
     min_subgraph_size: int = Field(default=3, description="smallest subgraph that TensorRT takes")
-    enable_auto_tune: bool = Field(default=False, description="collect TensorRT's shapes from the images first")
+    enable_auto_tune: bool = Field(
+        default=False,
+        description="collect TensorRT's shapes from the images first, and Paddle's int8 calibration table",
+    )
     cpu_threads: int = Field(default=10, description="a ceiling; never more than the process may use")
     enable_mkldnn: bool = Field(default=False, description="oneDNN or an error; not given, the runtime decides")
     benchmark: bool = Field(default=False, description="publish timings")

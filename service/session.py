@@ -20,6 +20,7 @@ from engine import (
     Pipeline,
     Precision,
     Predictor,
+    RuntimeName,
     RuntimeRequest,
     RuntimeUnavailableError,
     SourceImage,
@@ -28,6 +29,7 @@ from engine import (
     open_runtime,
     read_image,
 )
+from engine.calibration import collect_calibration_table
 from engine.cores import usable_cores
 from engine.memory import return_freed_memory
 from engine.opening import require_available
@@ -236,12 +238,16 @@ def _with_shapes(
         if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
             collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), ledger=caches.ledger)
     ranges = caches.shape_ranges(bundle)
-    return replace(
+    ready = replace(
         runtime_request,
         profile=read_shapes(caches.profile(bundle)),
         shape_range_file=ranges if ranges.is_file() else None,
         engine_cache=caches.engines,
     )
+    if request.auto_tune_shapes and ready.runtime is RuntimeName.PADDLE and ready.precision is Precision.INT8:
+        (options,) = (each for each in candidates(ready) if isinstance(each, PaddleOptions))
+        collect_calibration_table(bundle, options, _readable(images, request), ledger=caches.ledger)
+    return ready
 
 
 def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
@@ -260,7 +266,7 @@ def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[Sourc
         try:
             yield read_image(path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
         except EngineError as error:
-            _log.warning("left out of the shape profile: %s", error)
+            _log.warning("not used to prepare TensorRT: %s", error)
 
 
 def _require_any(request: RuntimeRequest) -> None:

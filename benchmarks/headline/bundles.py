@@ -12,7 +12,7 @@ from benchmarks.networks import write_text_network
 from benchmarks.pictures import write_photographs
 from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES, Recipe
 from benchmarks.zoo.runner import export_only
-from converters.quantization import MIN_PICTURES
+from engine.calibration import MIN_CALIBRATION_IMAGES
 
 _PSEG = Path(sys.executable).with_name("pseg")
 _DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -149,7 +149,7 @@ def mirrored(pictures: Sequence[Path], folder: Path) -> tuple[Path, ...]:
             with Image.open(path) as picture:
                 picture.convert("RGB").transpose(turn).save(out)
             found.append(out)
-    return tuple(found[: 2 * MIN_PICTURES])
+    return tuple(found[: 2 * MIN_CALIBRATION_IMAGES])
 
 
 def _made(folder: Path) -> Path:

@@ -3,6 +3,11 @@
 What is called on Paddle's configuration is first written down as data by the pure functions `configuration` and
 `pir_tensorrt_arguments`, so that GPU settings are checked on machines without a GPU.
 
+INT8 under TensorRT rests on Paddle's own calibration table. Paddle reads it from the folder `_opt_cache` beside the
+program (or from the folder of its optimisation cache), always writes it beside the program, and only when the predictor
+ends; where it finds none, it runs in floating point without a word. So a program that is to run in INT8 is kept in a
+folder of the engine cache, its table beside it, and a table that is not there is an error.
+
 Threads: a Paddle predictor keeps its inputs and outputs in itself, so an instance must not be used by two threads at
 once. `PaddleRuntime` has a predictor for each stream, clones that share their weights: calls from several threads are
 safe, and wait while every stream is busy.
@@ -15,9 +20,11 @@ safe, and wait while every stream is busy.
 
 import hashlib
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,7 +85,7 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
         The calls.
 
     Raises:
-        OptionError: TensorRT without any shape profile.
+        OptionError: TensorRT without any shape profile, or INT8 for a PIR program.
     """
     calls = [] if options.verbose else [ConfigCall("disable_glog_info")]
     calls += _gpu_calls(options) if options.device is Device.GPU else _cpu_calls(options)
@@ -88,7 +95,7 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
     if options.collect_shape_range:
         calls.append(ConfigCall("collect_shape_range_info", (str(options.shape_range_file),)))
     elif options.tensorrt:
-        calls += _pir_tensorrt_calls() if kind == "pir" else _pdmodel_tensorrt_calls(options)
+        calls += _pir_tensorrt_calls(options) if kind == "pir" else _pdmodel_tensorrt_calls(options)
     return tuple(calls)
 
 
@@ -106,7 +113,8 @@ def _gpu_calls(options: PaddleOptions) -> list[ConfigCall]:
     return [ConfigCall("enable_use_gpu", arguments)]
 
 
-def _pir_tensorrt_calls() -> list[ConfigCall]:
+def _pir_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
+    _require_calibratable(options)
     return [ConfigCall("use_optimized_model", (True,))]
 
 
@@ -123,7 +131,8 @@ def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
         ),
     )
     calls = [engine]
-    if options.engine_cache is not None:
+    # In INT8 engines and table lie beside the program: Paddle writes the table nowhere else.
+    if options.engine_cache is not None and options.precision is not Precision.INT8:
         calls.append(ConfigCall("set_optim_cache_dir", (str(options.engine_cache),)))
     if options.shape_range_file is not None:
         calls.append(ConfigCall("enable_tuned_tensorrt_dynamic_shape", (str(options.shape_range_file), True)))
@@ -146,6 +155,14 @@ def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
 
 def _largest_batch(profile: DynamicShapeProfile | None) -> int:
     return 1 if profile is None else max(each.maximum[0] for _, each in profile.inputs)
+
+
+def _require_calibratable(options: PaddleOptions) -> None:
+    if options.precision is Precision.INT8:
+        raise OptionError(
+            "Paddle's TensorRT takes a calibration table for a .pdmodel only, and this program is PIR: use --runtime "
+            "onnx with a bundle that holds onnx/int8/model.onnx, or fp16"
+        )
 
 
 def _profile_missing() -> OptionError:
@@ -179,8 +196,10 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
         The arguments.
 
     Raises:
-        OptionError: no shape profile.
+        OptionError: no shape profile, or INT8: `TensorRTConfig` takes neither table nor calibrator, and its warm-up
+            data serve to find shapes.
     """
+    _require_calibratable(options)
     if options.profile is None:
         raise _profile_missing()
     return PirTensorRtArguments(
@@ -198,6 +217,76 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
         precision_mode=options.precision.value.upper(),
         workspace_size=options.workspace_bytes,
     )
+
+
+def engine_folder(cache: Path, model_digest: str, paddle_version: str, gpu: str) -> Path:
+    """Choose where TensorRT's engines of a model are kept, and for INT8 its calibration table.
+
+    Paddle names both after the tensors at the borders of a subgraph, so that two trainings of one network have the same
+    names: each model has a folder of its own.
+
+    Args:
+        cache: the engine cache.
+        model_digest: of program and weights.
+        paddle_version: as Paddle tells it.
+        gpu: name of the GPU.
+
+    Returns:
+        A folder; it is not made.
+    """
+    key = hashlib.sha256(repr((model_digest, paddle_version, gpu)).encode()).hexdigest()[:32]
+    return cache / "paddle" / key
+
+
+def keep_program(model: PaddleModel, folder: Path) -> PaddleModel:
+    """Copy program and weights to where Paddle may write beside them.
+
+    Args:
+        model: a `.pdmodel` with its weights.
+        folder: of this model; made if absent. What is there already is taken.
+
+    Returns:
+        The copy.
+    """
+    kept = PaddleModel(folder / "model.pdmodel", folder / "model.pdiparams", model.digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, copy in ((model.params, kept.params), (model.program, kept.program)):
+        if not copy.is_file():
+            with tempfile.TemporaryDirectory(dir=folder) as partial:
+                shutil.copyfile(source, Path(partial) / copy.name)
+                (Path(partial) / copy.name).replace(copy)
+    return kept
+
+
+def calibration_tables(folder: Path) -> tuple[Path, ...]:
+    """Find the calibration tables beside a kept program.
+
+    Args:
+        folder: of `keep_program`.
+
+    Returns:
+        A file per subgraph that TensorRT takes; none before a calibration.
+    """
+    return tuple(sorted(folder.glob("_opt_cache/trt_calib_*")))
+
+
+def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
+    """Make sure that Paddle will do with INT8 what was asked for: run with a table, or write a new one.
+
+    Args:
+        folder: of `keep_program`.
+        options: with precision INT8; `calibrate` removes the table that is there.
+
+    Raises:
+        OptionError: there is no table, and none is to be written.
+    """
+    if options.calibrate:
+        shutil.rmtree(folder / "_opt_cache", ignore_errors=True)
+    elif not calibration_tables(folder):
+        raise OptionError(
+            "TensorRT in int8 has no calibration table for this model, Paddle version and GPU: make it once with "
+            "--runtime paddle --device gpu --use-trt --precision int8 --auto-tune-shapes on at least 8 of your images"
+        )
 
 
 def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -313,8 +402,8 @@ class PaddleRuntime:
                 f"{model.program.name} with {model.params.name}: Paddle refuses the model ({_first_line(error)}): "
                 "fetch or export the bundle again"
             ) from error
-        if options.collect_shape_range:
-            # Every run counts among the shapes that are collected.
+        if options.collect_shape_range or options.calibrate:
+            # Every run counts among what is collected.
             return
         try:
             self.run(probe_feeds(self._inputs))
@@ -399,8 +488,8 @@ def require_device(options: PaddleOptions) -> None:
 def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
     from paddle import inference
 
-    if options.tensorrt and model.kind == "pir" and not options.collect_shape_range:
-        model = _convert_pir_for_tensorrt(model, options)
+    if options.tensorrt and not options.collect_shape_range:
+        model, options = _prepare_for_tensorrt(model, options)
     config = inference.Config(str(model.program), str(model.params))
     for call in configuration(options, model.kind):
         arguments = [
@@ -411,7 +500,25 @@ def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
     return inference.create_predictor(config)
 
 
-def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> PaddleModel:
+def _prepare_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> tuple[PaddleModel, PaddleOptions]:
+    """Give the model its own part of the engine cache, and put there what TensorRT must find."""
+    if options.engine_cache is None:
+        if model.kind == "pir" or options.precision is Precision.INT8:
+            raise OptionError("TensorRT for a PIR program, or in int8, needs a cache folder for what it makes")
+        return model, options
+    paddle = _import_paddle()
+    gpu = str(paddle.device.cuda.get_device_name(options.device_id))
+    folder = engine_folder(options.engine_cache, model.digest, str(paddle.__version__), gpu)
+    options = replace(options, engine_cache=folder)
+    if model.kind == "pir":
+        return _convert_pir_for_tensorrt(model, options, folder), options
+    if options.precision is Precision.INT8:
+        prepare_calibration(folder, options)
+        return keep_program(model, folder), options
+    return model, options
+
+
+def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions, folder: Path) -> PaddleModel:
     """Let Paddle put TensorRT engines into a PIR program; the result is kept in the engine cache."""
     try:
         from paddle.tensorrt.export import Input, TensorRTConfig, convert
@@ -420,11 +527,9 @@ def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> Pad
         raise RuntimeUnavailableError(
             f"this build of Paddle has no TensorRT for PIR programs ({error}): leave --use-trt out"
         ) from error
-    if options.engine_cache is None:
-        raise OptionError("TensorRT for a PIR program needs a cache folder to write the converted program to")
     arguments = pir_tensorrt_arguments(options)
-    key = hashlib.sha256(repr((model.digest, arguments)).encode()).hexdigest()[:32]
-    converted = options.engine_cache / "pir" / key / "model"
+    key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:32]
+    converted = folder / key / "model"
     if not converted.with_suffix(".json").is_file():
         converted.parent.mkdir(parents=True, exist_ok=True)
         config = TensorRTConfig(

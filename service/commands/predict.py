@@ -73,7 +73,11 @@ def predict(
     use_trt: Annotated[bool, typer.Option("--use-trt", help="TensorRT (needs a GPU)")] = False,
     min_subgraph_size: Annotated[int, typer.Option(help="smallest subgraph that TensorRT takes")] = 3,
     auto_tune_shapes: Annotated[
-        bool, typer.Option("--auto-tune-shapes", help="collect TensorRT's shape profile from these images")
+        bool,
+        typer.Option(
+            "--auto-tune-shapes",
+            help="collect TensorRT's shape profile from these images, and Paddle's int8 calibration table",
+        ),
     ] = False,
     profile: Annotated[
         Path | None, typer.Option(help="that `pseg tune` wrote; default: the bundle's own, if it carries one")

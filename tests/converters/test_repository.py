@@ -130,12 +130,13 @@ def test_failure_passes_through_and_is_tried_again(tmp_path: Path) -> None:
 def test_refusal_is_remembered(tmp_path: Path) -> None:
     def refuse(destination: Path) -> None:
         destination.write_bytes(b"half")
-        raise RefusedError("operator of the future: ∞")
+        raise RefusedError("operator of the future: ∞", {"tried": [1, "two"]})
 
     repository = Repository(tmp_path)
     for make in (refuse, never):
-        with pytest.raises(RefusedError, match="operator of the future: ∞"):
+        with pytest.raises(RefusedError, match="operator of the future: ∞") as refused:
             repository.fetch("key", make)
+        assert refused.value.details == {"tried": [1, "two"]}
     assert not (tmp_path / "key" / "model.onnx").exists()
     assert repository.fetch("other", write_model).is_file()
 

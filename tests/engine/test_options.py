@@ -41,6 +41,7 @@ def test_counts_start_at_one(kind: Any, field: str, words: str, value: int) -> N
         ({"precision": Precision.INT8}, "int8 under TensorRT only: add --use-trt --device gpu, or use --runtime onnx"),
         ({"precision": Precision.INT8, **GPU}, "int8 under TensorRT only: add --use-trt"),
         ({"collect_shape_range": True}, "needs shape_range_file to write to"),
+        ({"calibrate": True}, "a calibration table is for int8, not for fp32: add --precision int8"),
     ],
 )
 def test_paddle_combinations_that_cannot_be_honoured(arguments: dict[str, Any], message: str) -> None:

@@ -13,7 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from engine import Precision, RuntimeName, RuntimeRequest, open_bundle, open_predictor, read_image
+from converters.conversion import ConversionRequest, convert
+from converters.parity import ParityLimits
+from converters.quantization import QuantizationError
+from converters.repository import Repository
+from engine import Precision, RuntimeName, RuntimeRequest, list_images, open_bundle, open_predictor, read_image
 from service import cli
 from service.commands.terminal import ExitStatus
 
@@ -117,6 +121,18 @@ def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache:
     assert "INT8 does not pay for this network" in stderr
     assert "class IoU" in stderr
     assert list(tmp_path.iterdir()) == []
+    # Asked again, it is remembered, and the table is there as data.
+    request = ConversionRequest(
+        precision=Precision.INT8,
+        calibration=tuple(list_images([str(pictures)])),
+        limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1.0, max_cover_error=0.0),
+    )
+    with open_bundle(small_network) as opened, pytest.raises(QuantizationError) as again:
+        convert(opened, Repository(cache / "onnx"), request)
+    assert " ".join(str(again.value).split()) in stderr
+    rows = [f"{len(each.excluded_nodes)} {each.report.min_class_iou:.4f}" for each in again.value.trials]
+    assert len(rows) > 2
+    assert [row for row in rows if f" {row} " not in stderr] == []
 
 
 def test_fixed_input_shape(small_network: Path, cache: Path, tmp_path: Path) -> None:

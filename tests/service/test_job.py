@@ -470,8 +470,11 @@ def test_a_job_from_a_file_writes_a_folder(machine: Machine, bundle: Path) -> No
     assert len(list(photographs.iterdir())) == 2
 
     (photographs / "b.png").write_bytes(b"broken")
-    ended = machine.work("--test-file", str(job), IVCAP_LOCAL_DIR="out")
+    ended = machine.work("--test-file", str(job), IVCAP_LOCAL_DIR="out", PSEG_LOG_FORMAT="json")
     assert ended.returncode == 1
+    logged = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in logged)
+    assert "service.job" in {line["logger"] for line in logged}
     assert "0 of 1 images succeeded" in json.loads(ended.stdout)["error"]
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,7 @@ def test_each_parameter_does_what_it_says(platform: Platform, bundle: Path, phot
         "restored": ["--max-img-size", "128", "--mask-size", "original"],
         "named": ["--runtime", "onnx", "--provider", "cpu", "--precision", "fp32", "--print-detail"],
         "one-thread": ["--cpu-threads", "1"],
+        "batched": ["--device", "cpu", "--batch-size", "3", "--min-subgraph-size", "5"],
         "timed": ["--benchmark", "--model-name", "my network"],
         "overlapping": ["--model", str(multilabel), "--threshold", "0.3"],
         "overlapping-high": ["--model", str(multilabel), "--threshold", "0.9"],
@@ -405,6 +407,24 @@ def test_settings_that_are_wrong_are_refused(platform: Platform) -> None:
     ended = platform.order("--ivcap:print-service-description", PSEG_HTTP_RETRIES="often")
     assert ended.returncode == 2
     assert "PSEG_HTTP_RETRIES" in ended.stdout
+
+
+def test_logs_are_json_lines_on_request(platform: Platform, bundle: Path, photographs: Path) -> None:
+    (photographs / "zoë.png").write_bytes(b"broken")
+    order = ("--model", str(bundle), "--images", str(photographs), "--ivcap:out-dir", str(results_folder(platform)))
+    ended = platform.order(*order, PSEG_LOG_FORMAT="json", PSEG_VERSION="1.2.3")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert {tuple(line) for line in lines} == {("time", "level", "logger", "message")}
+    assert all(datetime.fromisoformat(line["time"]).utcoffset() == timedelta() for line in lines)
+    said = [(line["logger"], line["level"], line["message"]) for line in lines]
+    # the platform's library and we, each once
+    assert [logger for logger, level, message in said if level == "INFO" and "1.2.3" in message] == ["ivcap"]
+    assert said.count(("service.fulfilment", "INFO", "b.png: done")) == 1
+    assert [level for logger, level, message in said if "zoë.png" in message and logger == "service.fulfilment"]
+    refused = platform.order(*order, PSEG_LOG_FORMAT="xml")
+    assert refused.returncode == 2
+    assert "PSEG_LOG_FORMAT is 'xml': give text or json" in refused.stdout
 
 
 def test_the_help_tells_every_parameter(platform: Platform) -> None:

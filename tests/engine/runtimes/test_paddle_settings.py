@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.bundle import ProgramKind
+from engine.bundle import PaddleModel, ProgramKind
 from engine.errors import ModelLoadError, OptionError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, ShapeRange
 from engine.runtimes import TensorSpec
@@ -17,8 +19,12 @@ from engine.runtimes.paddle import (
     ConfigCall,
     PirTensorRtArguments,
     PrecisionMode,
+    calibration_tables,
     configuration,
+    engine_folder,
+    keep_program,
     pir_tensorrt_arguments,
+    prepare_calibration,
 )
 from engine.runtimes.paddle_files import pir_tensor_specs
 
@@ -93,7 +99,19 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
         "TensorRT, int8, kept engines",
         {**TRT, "precision": Precision.INT8, "engine_cache": CACHE},
         "pdmodel",
-        [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), ("set_optim_cache_dir", "/cache/engines"), SHAPES],
+        [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), SHAPES],
+    ),
+    (
+        "TensorRT, int8, writing the table",
+        {**TRT, "precision": Precision.INT8, "engine_cache": CACHE, "calibrate": True, "shape_range_file": RANGES},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), TUNED],
+    ),
+    (
+        "TensorRT, fp16, kept engines",
+        {**TRT, "precision": Precision.FP16, "engine_cache": CACHE},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(mode=HALF, static=True), ("set_optim_cache_dir", "/cache/engines"), SHAPES],
     ),
     (
         "TensorRT, ranges of inner tensors come first",
@@ -120,7 +138,7 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
             "pir",
             [ON_GPU, *OPTIMISED, *PIR, ("use_optimized_model", True)],
         )
-        for precision in Precision
+        for precision in (Precision.FP32, Precision.FP16)
     ],
 ]
 
@@ -151,9 +169,7 @@ def test_tensorrt_needs_shapes() -> None:
         pir_tensorrt_arguments(options)
 
 
-@pytest.mark.parametrize(
-    ("precision", "mode"), [(Precision.FP32, "FP32"), (Precision.FP16, "FP16"), (Precision.INT8, "INT8")]
-)
+@pytest.mark.parametrize(("precision", "mode"), [(Precision.FP32, "FP32"), (Precision.FP16, "FP16")])
 def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str) -> None:
     options = PaddleOptions(**TRT, precision=precision, min_subgraph_size=5, workspace_bytes=1 << 28)
     assert pir_tensorrt_arguments(options) == PirTensorRtArguments(
@@ -170,6 +186,57 @@ def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str
         precision_mode=mode,
         workspace_size=268435456,
     )
+
+
+# ---- the calibration table of INT8 ----
+
+
+def test_a_pir_program_takes_no_calibration_table() -> None:
+    options = PaddleOptions(**TRT, precision=Precision.INT8, engine_cache=CACHE)
+    for refused in (lambda: configuration(options, "pir"), lambda: pir_tensorrt_arguments(options)):
+        with pytest.raises(OptionError, match=r"calibration table for a \.pdmodel only.*--runtime onnx"):
+            refused()
+
+
+def test_engines_and_tables_are_kept_per_model_version_and_gpu() -> None:
+    keys = [("a", "3.2.2", "H100"), ("b", "3.2.2", "H100"), ("a", "3.3.1", "H100"), ("a", "3.2.2", "L4")]
+    folders = [engine_folder(CACHE, *key) for key in keys]
+    assert len(set(folders)) == 4
+    assert all(folder.is_relative_to(CACHE) for folder in folders)
+    assert engine_folder(CACHE, *keys[0]) == folders[0]
+
+
+def test_a_program_is_copied_once_to_where_paddle_may_write(tmp_path: Path) -> None:
+    source = tmp_path / "bundle"
+    source.mkdir()
+    (source / "net.pdmodel").write_bytes(b"program")
+    (source / "net.weights").write_bytes(b"weights")
+    model = PaddleModel(source / "net.pdmodel", source / "net.weights", "digest")
+    kept = keep_program(model, tmp_path / "cache" / "key")
+    # Paddle looks for the weights by the program's stem.
+    assert (kept.program.name, kept.params.name, kept.digest) == ("model.pdmodel", "model.pdiparams", "digest")
+    assert (kept.program.read_bytes(), kept.params.read_bytes()) == (b"program", b"weights")
+    shutil.rmtree(source)
+    assert keep_program(model, tmp_path / "cache" / "key") == kept
+    assert {path.name for path in kept.program.parent.iterdir()} == {"model.pdmodel", "model.pdiparams"}
+
+
+def test_int8_runs_with_a_table_or_writes_a_new_one(tmp_path: Path) -> None:
+    run = PaddleOptions(**TRT, precision=Precision.INT8, engine_cache=tmp_path)
+    with pytest.raises(OptionError, match=r"no calibration table.*--auto-tune-shapes on at least 8"):
+        prepare_calibration(tmp_path, run)
+    table = tmp_path / "_opt_cache" / "trt_calib_4711"
+    table.parent.mkdir()
+    # An engine alone is no table.
+    (table.parent / "trt_serialized_4711").write_bytes(b"engine")
+    with pytest.raises(OptionError, match="no calibration table"):
+        prepare_calibration(tmp_path, run)
+    table.write_bytes(b"table")
+    prepare_calibration(tmp_path, run)
+    assert calibration_tables(tmp_path) == (table,)
+    # Paddle would take the old table instead of writing a new one.
+    prepare_calibration(tmp_path, replace(run, calibrate=True))
+    assert calibration_tables(tmp_path) == ()
 
 
 # ---- programs ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""The logs of orders and jobs: lines for people, or for machines one JSON object a line (PSEG_LOG_FORMAT=json)."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TextIO
+
+from engine.errors import OptionError
+
+_TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
+_FORMATS = ("text", "json")
+
+
+class JsonLine(logging.Formatter):
+    """A log record as one line of JSON.
+
+    Fields: `time` (UTC, to the millisecond), `level`, `logger`, `message`, and `trace` where an exception came along.
+    Everything past ASCII is escaped, so that any stream takes it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record.
+
+        Args:
+            record: what was logged.
+
+        Returns:
+            The line, without its end.
+
+        >>> record = logging.LogRecord("service", logging.INFO, "", 0, "%d done", (3,), None)
+        >>> record.created = 0.25
+        >>> JsonLine().format(record)
+        '{"time": "1970-01-01T00:00:00.250Z", "level": "INFO", "logger": "service", "message": "3 done"}'
+        """
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
+    """Set up the logs of this process, those of the platforms' libraries included.
+
+    Args:
+        environment: PSEG_LOG_FORMAT is `text` (default) or `json`.
+        stream: standard output or standard error; it gets the logs. In JSON standard output gets nothing else: see
+            `keep_stdout`.
+
+    Raises:
+        OptionError: there is no such format.
+    """
+    asked = environment.get("PSEG_LOG_FORMAT", "text")
+    if asked not in _FORMATS:
+        raise OptionError(f"PSEG_LOG_FORMAT is {asked!r}: give {' or '.join(_FORMATS)}")
+    if asked == "text":
+        logging.basicConfig(level=logging.INFO, stream=stream, format=_TEXT)
+        return
+    if stream is sys.stdout:
+        stream = keep_stdout()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for each in logging.root.manager.loggerDict.values():
+        # A library that has handlers of its own writes through ours instead, and once.
+        if isinstance(each, logging.Logger) and each.handlers:
+            each.handlers.clear()
+            each.propagate = True
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_the_end
+
+
+def _log_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger("service").critical("ended by %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def keep_stdout() -> TextIO:
+    """Keep standard output for ourselves: what vendors' libraries print there from their own C++ goes to stderr.
+
+    Returns:
+        The new `sys.stdout`, which writes to where the old one did.
+    """
+    sys.stdout.flush()
+    ours = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(ours, "w", encoding=sys.stdout.encoding, buffering=1)
+    return sys.stdout
