@@ -15,6 +15,7 @@ from service.commands.terminal import messages
 
 _COMMANDS = (
     "predict",
+    "merge",
     "inspect",
     "convert",
     "verify",

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -378,17 +378,48 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         yield Ledger(run, listing)
         return
     path = ledger_path(folder, listing.shard)
+    finished: dict[int, Entry] = {}
+    notes: list[str] = []
+
+    def entries(before: BinaryIO) -> Iterable[Entry]:
+        if resume:
+            found, told = _still_finished(path, before, run, listing)
+            finished.update(found)
+            notes.extend(told)
+        return finished.values()
+
+    with _replaced(path, run, entries) as file:
+        yield Ledger(run, listing, finished, notes, path, file)
+
+
+def write_ledger(content: LedgerContent) -> None:
+    """Write a whole ledger, in place of the one that is there.
+
+    Args:
+        content: path, run and entries.
+
+    Raises:
+        LedgerError: it cannot be written, or a run is writing it.
+    """
+    with _replaced(content.path, content.run, lambda _: content.entries):
+        pass
+
+
+def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry]]) -> BinaryIO:
+    """Write a ledger anew, made of what is there, and keep it open and locked behind its content."""
     try:
         with _locked(path) as before:
-            finished: dict[int, Entry] = {}
-            notes: list[str] = []
-            if resume:
-                finished, notes = _still_finished(path, before, run, listing)
-            file = _replaced(path, b"".join([_run_line(run), *(entry.line() for entry in finished.values())]))
+            kept = entries(before)
+            with atomic_file(path) as temporary:
+                temporary.write(_run_line(run))
+                temporary.writelines(entry.line() for entry in kept)
+                temporary.flush()
+                # A second handle on the same opening: the lock lives as long as it does.
+                file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
+                _lock(path, file)
     except OSError as error:
         raise _unwritable(path, str(error.strerror)) from error
-    with file:
-        yield Ledger(run, listing, finished, notes, path, file)
+    return file
 
 
 @contextmanager
@@ -401,17 +432,6 @@ def _locked(path: Path) -> Generator[BinaryIO]:
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield file
                 return
-
-
-def _replaced(path: Path, content: bytes) -> BinaryIO:
-    """Write a file anew, and keep it open and locked behind its content."""
-    with atomic_file(path) as temporary:
-        temporary.write(content)
-        temporary.flush()
-        # A second handle on the same opening: the lock lives as long as it does.
-        file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
-        _lock(path, file)
-    return file
 
 
 def _lock(path: Path, file: BinaryIO) -> None:
@@ -471,9 +491,7 @@ def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> 
 
 def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
     """An entry as this run would write it: the folder may have been named otherwise."""
-    mask = dict(entry.record["mask"])
-    if mask["path"] is not None:
-        mask["path"] = str(folder / Path(mask["path"]).name)
+    mask = {**entry.record["mask"], "path": str(folder / entry.pictures[0]) if entry.pictures else None}
     return replace(entry, position=position, record={**entry.record, "image": str(task.path), "mask": mask})
 
 

@@ -6,10 +6,14 @@ list, and no two of them share an image.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from engine import OptionError
 
+_Name = TypeVar("_Name", str, Path)
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
@@ -50,6 +54,25 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+def share_of(items: Sequence[_Name], shard: Shard | None) -> list[_Name]:
+    """Take one share of a list.
+
+    >>> share_of(["c", "a", "d", "b"], Shard(1, 2))
+    ['c', 'a']
+
+    Args:
+        items: names or paths; all different.
+        shard: which share; None: all.
+
+    Returns:
+        Every N-th of the sorted list, in the order of `items`: that order does not decide what belongs where.
+    """
+    if shard is None:
+        return list(items)
+    place = {item: position for position, item in enumerate(sorted(items))}
+    return [item for item in items if shard.holds_position(place[item])]
 
 
 def parse_shard(text: str) -> Shard:
