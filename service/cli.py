@@ -16,6 +16,8 @@ from service.commands.terminal import messages
 _COMMANDS = (
     "predict",
     "merge",
+    "manifest",
+    "scale",
     "inspect",
     "convert",
     "verify",

@@ -148,25 +148,25 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing) -> R
     """
     return Run(
         bundle=predictor.bundle.digest,
-        options=options_with_effect(predictor, request),
+        options=options_with_effect(request, predictor.provenance.profile),
         images=len(listing.tasks),
         listing=listing.digest,
         shard=None if listing.shard is None else str(listing.shard),
     )
 
 
-def options_with_effect(predictor: Predictor, request: PredictRequest) -> dict[str, Any]:
+def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
     """Select the options that have an effect on masks.
 
     Args:
-        predictor: an open predictor.
         request: validated parameters.
+        profile: digest of the tuned profile that is obeyed; None where none is.
 
     Returns:
         Option to JSON value, and the digest of the tuned profile if one was obeyed.
     """
     options = request.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
-    return {**options, "save": sorted(options["save"]), "profile": predictor.provenance.profile}
+    return {**options, "save": sorted(options["save"]), "profile": profile}
 
 
 @dataclass(frozen=True, slots=True)

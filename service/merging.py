@@ -5,7 +5,7 @@ place in the list, so that it is counted once, however many ledgers know it.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,34 +46,27 @@ class Merged:
         Returns:
             JSON values: counts, failures, what is missing, cover over all images weighted by their pixels.
         """
-        entries = self.content.entries
-        failed = [entry.record for entry in entries if entry.failed]
         return {
-            "images": {
-                "total": self.content.run.images,
-                "succeeded": len(entries) - len(failed),
-                "failed": len(failed),
-                "missing": len(self.missing),
-            },
+            **totals([entry.record for entry in self.content.entries], self.content.run.images),
             "missing_shards": [str(shard) for shard in self.missing_shards],
             "duplicates": len(self.duplicates),
             "contradictory": len(self.contradictory),
-            "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
-            "cover": cover_records(total_cover(entry.record for entry in entries)),
             "bundle": self.content.run.bundle,
             "options": dict(self.content.run.options),
         }
 
 
-def total_cover(records: Iterable[Mapping[str, Any]]) -> tuple[ClassCover, ...]:
-    """Sum the covers of records up, each image weighted by its pixels.
+def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
+    """Sum records up.
 
     Args:
-        records: as `service.results.result_record` writes them; failed ones count nothing.
+        records: one an image, as `service.results.result_record` writes them.
+        images: how many there should be.
 
     Returns:
-        One cover a class.
+        JSON values: counts, failures, cover over all images weighted by their pixels.
     """
+    failed = [record for record in records if record["status"] != "ok"]
     total = TotalCover()
     for record in records:
         if record["status"] == "ok":
@@ -82,7 +75,16 @@ def total_cover(records: Iterable[Mapping[str, Any]]) -> tuple[ClassCover, ...]:
                 for each in record["cover"]
             ]
             total.add(record["mask"]["width"], record["mask"]["height"], covers)
-    return total.covers()
+    return {
+        "images": {
+            "total": images,
+            "succeeded": len(records) - len(failed),
+            "failed": len(failed),
+            "missing": images - len(records),
+        },
+        "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
+        "cover": cover_records(total.covers()),
+    }
 
 
 def find_ledgers(places: Sequence[Path]) -> list[Path]:

@@ -292,6 +292,33 @@ def report_at(
             writer.write()
 
 
+def write_table_report(
+    path: Path,
+    records: Iterable[tuple[Mapping[str, Any], Capture]],
+    *,
+    expected: int,
+    facts: Mapping[str, str],
+) -> None:
+    """Write a report without pictures: totals, table, failures.
+
+    Args:
+        path: the HTML file; replaced if it exists. Without a record nothing is written.
+        records: as `service.results.result_record` writes them, and when and where each photograph was taken. The
+            page's provenance is that of the first.
+        expected: how many images there are.
+        facts: what else the page says about how the run was made, name to value.
+    """
+    first, *others = [*records] or [None]
+    if first is None:
+        return
+    provenance = Provenance(**first[0]["provenance"])
+    with report_at(
+        path, title="Segmentation of a collection", provenance=provenance, expected=expected, facts=facts
+    ) as report:
+        for record, capture in [first, *(each for each in others if each is not None)]:
+            report.add_record(record, capture)
+
+
 def _shares(covers: Iterable[Mapping[str, Any]]) -> tuple[ClassShare, ...]:
     return tuple(ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"]) for each in covers)
 

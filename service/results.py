@@ -293,13 +293,15 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     return record
 
 
-def result_record(
-    result: Segmented[ImageTask, Path | None] | Failed[ImageTask], provenance: Provenance
-) -> dict[str, Any]:
+_Source = TypeVar("_Source", bound=Labelled)
+_Encoded = TypeVar("_Encoded")
+
+
+def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
     """Write a result as a JSON value.
 
     Args:
-        result: from the pipeline.
+        result: from the pipeline; what `encode` returned is where the mask lies, or None.
         provenance: of the predictor.
 
     Returns:
@@ -307,7 +309,7 @@ def result_record(
     """
     if isinstance(result, Failed):
         return {
-            "image": str(result.source.path),
+            "image": result.source.label,
             "status": "failed",
             "error": {"type": type(result.error).__name__, "message": str(result.error)},
             "mask": None,
@@ -316,7 +318,7 @@ def result_record(
             "timings_ms": {},
         }
     return {
-        "image": str(result.source.path),
+        "image": result.source.label,
         "status": "ok",
         "error": None,
         "mask": {
@@ -328,10 +330,6 @@ def result_record(
         "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
     }
-
-
-_Source = TypeVar("_Source", bound=Labelled)
-_Encoded = TypeVar("_Encoded")
 
 
 @dataclass(slots=True)

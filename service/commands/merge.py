@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from engine import Provenance
-from service.commands.terminal import ExitStatus, JsonOption, errors_end_the_command, messages, print_json
+from service.commands.terminal import (
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+    tell_totals,
+)
 from service.ledger import write_ledger
 from service.merging import Merged, find_ledgers, merge_ledgers
 from service.request import require_writable, require_writable_file
@@ -50,27 +56,18 @@ def _table(merged: Merged) -> bytes:
 
 
 def _write_report(merged: Merged, path: Path) -> None:
-    from service.report import report_at
+    from service.report import write_table_report
 
-    run, entries = merged.content.run, merged.content.entries
-    if not entries:
-        return
-    provenance = Provenance(**entries[0].record["provenance"])
+    run = merged.content.run
     facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
-    with report_at(
-        path, title="Segmentation, joined", provenance=provenance, expected=run.images, facts=facts
-    ) as report:
-        for entry in entries:
-            report.add_record(entry.record, entry.capture)
+    records = ((entry.record, entry.capture) for entry in merged.content.entries)
+    write_table_report(path, records, expected=run.images, facts=facts)
 
 
 def _tell(merged: Merged) -> None:
     summary = merged.summary()
-    counts = summary["images"]
-    typer.echo(f"{counts['succeeded']} of {counts['total']} images segmented -> {merged.content.path}")
-    for each in summary["cover"]:
-        typer.echo(f"  {each['name']} {each['cover']:.1%}")
-    problems = [f"failed: {each['image']}: {each['reason']}" for each in summary["failures"]]
+    tell_totals(summary, str(merged.content.path))
+    problems: list[str] = []
     if merged.missing:
         shards = ", ".join(summary["missing_shards"])
         problems.append(f"missing: {len(merged.missing)} images" + (f"; no ledger of shard {shards}" if shards else ""))
