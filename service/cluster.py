@@ -19,18 +19,19 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine import Device, EngineError, Failed, ImageError, Pipeline, Prediction, Segmented, SourceImage, read_image
-from engine.bundle import file_digest
+from engine.archive import unpack
 from service.request import PredictRequest
-from service.results import Stems, capture_record, encoded_pictures, result_record, write_atomically
+from service.results import Stems, capture_record, encoded_pictures, result_record
 from service.session import Caches, open_session
 from service.storage import Folder, StoreError, arrow_tables, local_path, read_bytes, read_rows, table_bytes
 
@@ -121,18 +122,20 @@ class Segmenter:
     """Does batches of images on a node of the cluster; lives as long as its process."""
 
     def __init__(self, job: Job, bundle: Any) -> None:  # noqa: ANN401
-        import ray
-
         self._job = job
         self._out = Folder(job.out)
         self._node = socket.gethostname()
-        path = job.cache / "bundles" / f"{job.bundle_digest}.tgz"
-        if not path.is_file() or file_digest(path) != job.bundle_digest:
-            # Two workers of a node may do this at once: the same bytes take the place of each other.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, ray.get(bundle))
-        self._session = open_session(path, job.request, Caches(job.cache))
+        folder = job.cache / "bundles" / job.bundle_digest
+        if not folder.is_dir():
+            import ray
+
+            _unpack(ray.get(bundle), folder)
+        self._session = open_session(folder, job.request, Caches(job.cache))
         self._predictor = self._session.__enter__()
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self._session.__exit__(None, None, None)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
         """Do a batch, unless its rows are stored already: then whoever stored them died before it could tell.
@@ -205,6 +208,22 @@ class Segmenter:
             "digest": self._job.digest,
             "node": self._node,
         }
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
+    """Unpack a bundle once for all workers of a node: whole, or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as work:
+        packed, unpacked = Path(work, "bundle"), Path(work, "unpacked")
+        packed.write_bytes(archive)
+        unpacked.mkdir()
+        unpack(packed, unpacked)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            # Another worker of this node was faster.
+            if not folder.is_dir():
+                raise
 
 
 def _batch_name(attempt: str, tasks: Sequence[RemoteTask]) -> str:
@@ -293,22 +312,24 @@ def connected(address: str) -> Generator[None]:
     except ImportError as error:
         raise ClusterError("ray is not installed: make ray, or pip install -r requirements-ray.txt") from error
     _require_reachable(address)
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
-    except Exception as error:  # ray states no closed set of exceptions
-        raise ClusterError(
-            f"no cluster at {address} ({' '.join(str(error).split())[:300]}): start one with `ray start --head`, or "
-            "give --address local"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # What nodes report is printed by a thread of the library; standard output holds results only.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:  # ray states no closed set of exceptions
+            raise ClusterError(
+                f"no cluster at {address} ({' '.join(str(error).split())[:300]}): start one with `ray start --head`, "
+                "or give --address local"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _require_reachable(address: str) -> None:
@@ -355,7 +376,7 @@ def segment_all(
         raise ClusterError(f"the cluster has {cores} processors, a worker needs {job.threads}: see --threads")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     shipped = ray.put(bundle)
     columns = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
     blocks = arrow_tables(columns, batch)

@@ -5,8 +5,7 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,13 +121,16 @@ def scale(
             threads,
             uuid.uuid4().hex,
         )
-        with connected(address):
-            require_place(place)
-            done = _done_earlier(place, job, tasks, resume=resume)
-            pending = [task for task in tasks if task.uri not in done]
-            if pending:
-                with _progress(len(pending)) as told:
-                    segment_all(job, archive, pending, workers=workers, batch=chunk, told=told)
+        require_place(place)
+        done = _done_earlier(place, job, tasks) if resume else set[str]()
+        pending = [task for task in tasks if task.uri not in done]
+        if pending:
+            with connected(address):
+                if not resume:
+                    # Not before: what cannot begin takes nothing away.
+                    _drop_rows(place)
+                told = _progress(len(pending))
+                segment_all(job, archive, pending, workers=workers, batch=chunk, told=told)
         rows = _rows_in_order(place, job, tasks)
         write_ledger_rows(place, rows)
         records = [record_of(row) for row in rows]
@@ -169,12 +171,13 @@ def _packed(bundle: Bundle) -> bytes:
         return Path(folder, "bundle.tgz").read_bytes()
 
 
-def _done_earlier(place: Folder, job: Job, tasks: Sequence[RemoteTask], *, resume: bool) -> set[str]:
+def _drop_rows(place: Folder) -> None:
+    for name in [*([LEDGER] if place.exists(LEDGER) else []), *place.names(ROWS)]:
+        place.remove(name)
+
+
+def _done_earlier(place: Folder, job: Job, tasks: Sequence[RemoteTask]) -> set[str]:
     """URIs whose rows hold; all other rows are dropped."""
-    if not resume:
-        for name in [*([LEDGER] if place.exists(LEDGER) else []), *place.names(ROWS)]:
-            place.remove(name)
-        return set()
     stems = {task.uri: task.stem for task in tasks}
     found = read_ledger_rows(place)
     mine = [row for row in found if row["digest"] == job.digest and row["stem"] == stems.get(row["uri"])]
@@ -201,8 +204,7 @@ def _say(text: str) -> None:
     messages().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def _progress(total: int) -> Generator[Callable[[Mapping[str, int]], None]]:
+def _progress(total: int) -> Callable[[Mapping[str, int]], None]:
     """Tell on stderr how far the cluster is: now and then a line, which a batch system's log keeps."""
     counts: Counter[str] = Counter()
     step = max(1, total // (200 if sys.stderr.isatty() else _PROGRESS_LINES))
@@ -216,4 +218,4 @@ def _progress(total: int) -> Generator[Callable[[Mapping[str, int]], None]]:
             told_at = done
             _say(f"{done} of {total} images, {counts['failed']} failed")
 
-    yield told
+    return told
