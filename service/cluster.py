@@ -376,7 +376,8 @@ def segment_all(
         raise ClusterError(f"the cluster has {cores} processors, a worker needs {job.threads}: see --threads")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # It tells of errors at length, and then raises them.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     shipped = ray.put(bundle)
     columns = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
     blocks = arrow_tables(columns, batch)

@@ -48,7 +48,7 @@ from service.request import (
     require_writable_file,
 )
 from service.results import CoverTable, capture_from, write_atomically
-from service.session import caches_at
+from service.session import caches_at, open_session
 from service.storage import Folder, is_uri
 
 _PROGRESS_LINES = 20
@@ -111,11 +111,16 @@ def scale(
             if asked is not None:
                 require_writable_file(asked)
         place = Folder(out if is_uri(out) else str(Path(out).absolute()))
+        caches = caches_at(cache_dir)
         archive, run = _bundle_to_ship(bundle, request, len(tasks))
+        if request.device is not Device.GPU:
+            # What no machine can load is told here, in one sentence, before anything is dropped or shipped.
+            with open_session(bundle, request, caches):
+                pass
         job = Job(
             request,
             place.root,
-            caches_at(cache_dir).root.absolute(),
+            caches.root.absolute(),
             hashlib.sha256(archive).hexdigest(),
             run.digest,
             threads,

@@ -14,6 +14,7 @@ from service.cluster import Job, Segmenter, numbered, read_ledger_rows, write_le
 from service.commands.terminal import ExitStatus
 from service.request import build_request
 from service.storage import Folder
+from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
@@ -90,11 +91,12 @@ def test_a_result_that_cannot_be_stored_fails_its_image(job: Job, photos: list[P
     assert told["status"] == ["failed", "ok", "failed"]
 
 
-def test_a_collection_on_a_cluster_of_one_node(bundle: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_a_collection_on_a_cluster_of_one_node(photos: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: make development")
     manifest, out = tmp_path / "m.parquet", tmp_path / "o"
     pseg("manifest", *photos, "--out", manifest)
-    command = ("scale", bundle, manifest, "--out", out, "--address", "local", "--chunk", 2)
+    bundle = bundle_folder(tmp_path / "files")
+    command = ("scale", bundle, manifest, "--out", out, "--address", "local", "--chunk", 2, "--cache-dir", tmp_path)
     files = ("--csv", tmp_path / "cover.csv", "--report", tmp_path / "report.html", "--json")
     outcome = pseg_process(*command, *files)
     assert outcome.status == ExitStatus.INCOMPLETE, outcome.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.commands.terminal import ExitStatus
+from tests.service.bundles import bundle_folder
 from tests.service.test_cli import halves, pseg, pseg_error
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
@@ -72,5 +73,8 @@ def test_a_bundle_that_is_none_ends_before_the_cluster(tmp_path: Path) -> None:
     manifest = tmp_path / "m.parquet"
     pseg("manifest", halves(tmp_path / "a.png"), "--out", manifest)
     (tmp_path / "b.tgz").write_text("no archive")
-    outcome = pseg("scale", tmp_path / "b.tgz", manifest, "--out", tmp_path / "o", "--address", "127.0.0.1:9")
-    assert outcome.status == ExitStatus.UNUSABLE_MODEL
+    garbage = bundle_folder(tmp_path / "garbage", network=b"garbage")
+    for bad in (tmp_path / "b.tgz", garbage):
+        outcome = pseg("scale", bad, manifest, "--out", tmp_path / "o", "--address", "127.0.0.1:9")
+        assert outcome.status == ExitStatus.UNUSABLE_MODEL
+        assert str(bad) in outcome.stderr
