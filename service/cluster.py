@@ -119,12 +119,16 @@ def numbered(uris: Sequence[str]) -> list[RemoteTask]:
 
 
 class Segmenter:
-    """Does batches of images on a node of the cluster; lives as long as its process."""
+    """Does batches of images on a node of the cluster; lives as long as its process.
+
+    `bundle` is where the archive lies in the cluster's memory. It is None where there is no cluster: then the archive
+    is unpacked in the cache already.
+    """
 
     def __init__(self, job: Job, bundle: Any) -> None:  # noqa: ANN401
         self._job = job
         self._out = Folder(job.out)
-        self._node = socket.gethostname()
+        self._node = _node_name(in_cluster=bundle is not None)
         folder = job.cache / "bundles" / job.bundle_digest
         if not folder.is_dir():
             import ray
@@ -208,6 +212,15 @@ class Segmenter:
             "digest": self._job.digest,
             "node": self._node,
         }
+
+
+def _node_name(*, in_cluster: bool) -> str:
+    if not in_cluster:
+        return socket.gethostname()
+    import ray
+
+    # Several nodes of a cluster may share a machine.
+    return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()}"
 
 
 def _unpack(archive: bytes, folder: Path) -> None:

@@ -73,10 +73,12 @@ class Nodes:
 
     Attributes:
         address: of its head.
+        doomed: id of the node that is killed.
         kill: ends one of the other nodes, without a word.
     """
 
     address: str
+    doomed: str
     kill: Callable[[], None]
 
 
@@ -92,9 +94,16 @@ def cluster() -> Generator[Nodes]:
         doomed = made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
         made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
         made.wait_for_nodes()
-        yield Nodes(str(made.address), lambda: made.remove_node(doomed, allow_graceful=False))
+        yield Nodes(str(made.address), doomed.node_id, lambda: made.remove_node(doomed, allow_graceful=False))
     finally:
         made.shutdown()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def scale(manifest: Path | str, out: Path | str, address: str, *more: str) -> "subprocess.Popen[str]":
@@ -116,6 +125,12 @@ def rows_stored(out: Path) -> int:
     return len(list((out / "rows").glob("*.parquet")))
 
 
+def rows_of(node: str, out: Path) -> int:
+    """Images that a node has done so far."""
+    nodes = [row["node"] for path in (out / "rows").glob("*.parquet") for row in read_rows(str(path), ["node"])]
+    return sum(name.endswith(node) for name in nodes)
+
+
 def require_done_once(out: Path, expected: dict[str, bytes], pictures: Path) -> list[dict[str, Any]]:
     rows = read_rows(str(out / "ledger.parquet"))
     assert [row["uri"] for row in rows] == [path.as_uri() for path in sorted(pictures.iterdir())]
@@ -129,15 +144,16 @@ def test_a_node_is_killed(
 ) -> None:
     out = tmp_path / "out"
     process = scale(manifest, out, cluster.address, "--json")
-    wait_for(lambda: rows_stored(out) >= 15, process)
-    before = rows_stored(out)
+    wait_for(lambda: rows_stored(out) >= 15 and rows_of(cluster.doomed, out) >= 5, process)
+    before, lost = rows_stored(out), rows_of(cluster.doomed, out)
     cluster.kill()
     output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, errors
     rows = require_done_once(out, expected, pictures)
     counts = json.loads(output)["images"]
     assert counts == {"total": IMAGES, "succeeded": IMAGES - BROKEN, "failed": BROKEN, "missing": 0}
-    print(f"\nnode killed after {before * 5} of {IMAGES} images: {counts}; masks equal: {len(expected)}")
+    told = f"after {before * 5} of {IMAGES} images, {lost} of them its own"
+    print(f"\nnode killed {told}: {counts}; masks equal: {len(expected)}")
     assert len(rows) == IMAGES
 
 
