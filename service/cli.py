@@ -15,6 +15,9 @@ from service.logs import keep_stdout
 
 _COMMANDS = (
     "predict",
+    "merge",
+    "manifest",
+    "scale",
     "inspect",
     "convert",
     "verify",
