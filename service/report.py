@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import MaskSize, Prediction, Provenance, SourceImage
+from engine.files import atomic_file
 from engine.palette import overlay
 from service.request import PredictRequest
-from service.results import atomic_file, cover_records, shown_mask
+from service.results import cover_records, shown_mask
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8

@@ -3,56 +3,21 @@
 import csv
 import io
 import os
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
+from engine.files import write_atomically
 from engine.images import real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from service.request import SaveKind
 
 _STEM_BYTES = 180
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent.
-
-    Args:
-        path: replaced if it exists.
-        content: the bytes.
-    """
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO]:
-    """Write a file, piece by piece, that is whole or absent: temporary name, fsync, rename.
-
-    Args:
-        path: replaced if it exists, when the block ends without an error.
-
-    Yields:
-        The file to write to.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".pseg-", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 @dataclass(slots=True)

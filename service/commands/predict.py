@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from engine import Device, Failed, MaskSize, OneDnn, Precision, Predictor, Segmented, list_images
+from engine.files import write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -33,7 +34,6 @@ from service.results import (
     distinct_stems,
     require_inputs_kept,
     result_record,
-    write_atomically,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 
