@@ -22,6 +22,7 @@ from engine.errors import ConversionError
 MODEL = "model.onnx"
 DEFAULT_MAX_BYTES = 8 << 30
 KEPT_S = 3600.0
+_MAKING = "making-"
 
 
 class RefusedError(ConversionError):
@@ -71,6 +72,7 @@ class Repository:
                 except RefusedError as error:
                     _write_refusal(refusal, str(error))
                     raise
+        self._remove_abandoned()
         self._remove_the_oldest()
         return entry
 
@@ -89,6 +91,12 @@ class Repository:
             if lock.still_there():
                 return lock
             lock.__exit__()
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed processes left of entries that nobody asked for again."""
+        for folder in {making.parent for making in self.root.glob(f"*/{_MAKING}*")}:
+            with suppress(OSError), _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove_unfinished(folder)
 
     def _remove_the_oldest(self) -> None:
         sizes = {folder: _bytes_in(folder) for folder in self.root.iterdir()}
@@ -160,11 +168,15 @@ def _write_refusal(path: Path, reason: str) -> None:
     partial.replace(path)
 
 
+def _remove_unfinished(folder: Path) -> None:
+    for unfinished in folder.glob(f"{_MAKING}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
-    for abandoned in entry.parent.glob("making-*"):  # of a process that was killed: the lock is ours now
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _remove_unfinished(entry.parent)  # of a process that was killed: the lock is ours now
     try:
-        with tempfile.TemporaryDirectory(prefix="making-", dir=entry.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=_MAKING, dir=entry.parent) as folder:
             partial = Path(folder) / entry.name
             make(partial)
             with partial.open("rb") as finished:

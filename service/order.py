@@ -132,7 +132,9 @@ def handle(arguments: Arguments, _: logging.Logger) -> int:
             _log.error("refused: %s", error)
             return ExitStatus.WRONG_REQUEST
         model = open_item(given["model"], work)
-        outcome = fulfil(request, _session(model, request, supply.sample), supply, OrderOutlet(), stop=stop)
+        outlet = OrderOutlet()
+        outlet.remove_abandoned()
+        outcome = fulfil(request, _session(model, request, supply.sample), supply, outlet, stop=stop)
     _log.info("%d done, %d failed", len(outcome.published), len(outcome.failed))
     return outcome.exit_status
 

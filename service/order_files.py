@@ -26,6 +26,7 @@ from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publis
 from ivcap_sdk_service.ivcap import DELIVERED
 
 from engine import list_images
+from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
 from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
 from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
@@ -312,20 +313,24 @@ class OrderOutlet:
             if not any(_holds(path, aspect) for path in chain([folder / name], numbered)):
                 raise StorageError(f"{folder / name}: not stored, the library's log says why")
 
+    def remove_abandoned(self) -> None:
+        """Remove what killed orders left half-written in the local folder of results."""
+        if self._is_local:
+            remove_abandoned_parts(Path(get_config().OUT_DIR))
+
     @property
     def _is_local(self) -> bool:
         return not get_config().STORAGE_URL
 
     def _write_whole(self, content: bytes) -> Callable[[BinaryIO], None]:
         def write(file: BinaryIO) -> None:
-            try:
+            if self._is_local:
+                # The library has made the file, empty, under the result's name, where half of one must never stand.
+                Path(file.name).unlink(missing_ok=True)
+                write_atomically(Path(file.name), content)
+            else:
                 file.write(content)
                 file.flush()
-            except OSError:
-                if self._is_local:
-                    # Half a file must not stand under the result's name.
-                    Path(file.name).unlink(missing_ok=True)
-                raise
 
         return write
 
