@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -340,8 +341,9 @@ class _LinesOfUnix(io.StringIO):
 def _cover_columns(covers: tuple[ClassCover, ...]) -> dict[str, object]:
     names = [each.segmentation_class.name for each in covers]
     columns: dict[str, object] = {}
+    counts = Counter(names)
     for index, (name, each) in enumerate(zip(names, covers, strict=True)):
-        column = f"cover_{name}" if names.count(name) == 1 else f"cover_{name}_{index}"
+        column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
         columns[column] = round(each.cover, 6)
