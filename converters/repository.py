@@ -23,6 +23,7 @@ MODEL = "model.onnx"
 DEFAULT_MAX_BYTES = 8 << 30
 KEPT_S = 3600.0
 _MAKING = "making-"
+_ROOM_BYTES = 1 << 20
 
 
 class RefusedError(ConversionError):
@@ -70,7 +71,8 @@ class Repository:
                 try:
                     _make(entry, make)
                 except RefusedError as error:
-                    _write_refusal(refusal, str(error))
+                    with suppress(OSError):  # remembered if it can be
+                        _write_refusal(refusal, str(error))
                     raise
         self._remove_abandoned()
         self._remove_the_oldest()
@@ -173,12 +175,23 @@ def _remove_unfinished(folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _require_room(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(_ROOM_BYTES))
+        probe.flush()
+
+
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
     _remove_unfinished(entry.parent)  # of a process that was killed: the lock is ours now
     try:
         with tempfile.TemporaryDirectory(prefix=_MAKING, dir=entry.parent) as folder:
             partial = Path(folder) / entry.name
-            make(partial)
+            try:
+                make(partial)
+            except ConversionError:
+                # Libraries that find no room for a model say that it is wrong, and a refusal would be remembered.
+                _require_room(Path(folder))
+                raise
             with partial.open("rb") as finished:
                 os.fsync(finished.fileno())
             # The entry comes last: where it is, all that belongs to it is.

@@ -27,6 +27,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     Args:
         path: replaced if it exists.
         content: the bytes.
+
+    Raises:
+        OSError: it cannot be written; the error names it.
     """
     with atomic_file(path) as file:
         file.write(content)
@@ -41,6 +44,9 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
 
     Yields:
         The file to write to.
+
+    Raises:
+        OSError: it cannot be written; the error names it.
     """
     descriptor, partial = _locked_part(path.parent)
     try:
@@ -51,8 +57,11 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
             os.fsync(file.fileno())
             partial.chmod(_PUBLIC_FILE)
             partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk does not say whose writing failed.
+            error.filename = str(path)
         raise
 
 

@@ -9,9 +9,11 @@ allows no network and no script but its own.
 """
 
 import base64
+import errno
 import hashlib
 import io
 import math
+import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -156,6 +158,7 @@ class ReportWriter:
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
     _multilabel: bool = False
+    _no_room: OSError | None = None
 
     def add(
         self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str] | None = None
@@ -189,9 +192,20 @@ class ReportWriter:
             others=[shares[index] for index in others],
             details={**_place(image), **(details or {})},
         )
-        self._card_sizes.append(self._cards.write(card.encode()))
+        self._keep(card.encode())
         self._sides.add(side)
         self._rows.append(row)
+
+    def _keep(self, card: bytes) -> None:
+        """Keep a card; where there is no room, the images still to come must not be lost for it: `write` tells."""
+        if self._no_room is None:
+            try:
+                if self._cards.write(card) != len(card):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                error.filename = str(self.path)
+                self._no_room = error
+        self._card_sizes.append(len(card))
 
     def add_failure(self, name: str, reason: str) -> None:
         """Add an image that was not segmented.
@@ -203,9 +217,15 @@ class ReportWriter:
         self._rows.append(_Row(len(self._rows) + 1, name, reason=reason))
 
     def write(self) -> None:
-        """Put the page together and write it, whole or not at all; without a result there is no page."""
+        """Put the page together and write it, whole or not at all; without a result there is no page.
+
+        Raises:
+            OSError: there was no room for it, now or for one of its images.
+        """
         if not self._rows:
             return
+        if self._no_room is not None:
+            raise self._no_room
         segmented = [row for row in self._rows if row.reason is None]
         totals = class_totals([row.shares for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
@@ -262,7 +282,7 @@ def report_at(
     Yields:
         What takes the results.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as cards:
+    with tempfile.TemporaryFile(dir=path.parent, buffering=0) as cards:
         writer = ReportWriter(path, title, provenance, expected, facts or {}, cards)
         try:
             yield writer
