@@ -33,6 +33,7 @@ from service.publishing import Aspect, Product, SourceName, StorageError, produc
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
+_RESULT_SUFFIXES = frozenset({".png", ".npz", ".csv", ".html"})
 
 
 class Readable(Protocol):
@@ -314,9 +315,17 @@ class OrderOutlet:
                 raise StorageError(f"{folder / name}: not stored, the library's log says why")
 
     def remove_abandoned(self) -> None:
-        """Remove what killed orders left half-written in the local folder of results."""
-        if self._is_local:
-            remove_abandoned_parts(Path(get_config().OUT_DIR))
+        """Remove what killed orders left half-written in the local folder of results.
+
+        The library makes a result's file, empty, a moment before it is written: an order killed there leaves it so.
+        """
+        if not self._is_local:
+            return
+        folder = Path(get_config().OUT_DIR)
+        remove_abandoned_parts(folder)
+        for path in folder.iterdir():
+            if path.suffix in _RESULT_SUFFIXES and path.is_file() and path.stat().st_size == 0:
+                path.unlink(missing_ok=True)
 
     @property
     def _is_local(self) -> bool:

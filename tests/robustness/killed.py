@@ -105,10 +105,14 @@ class Place:
                 continue
         return [each for each in found if each]
 
+    def empty_files(self) -> list[str]:
+        """Results without a byte."""
+        return [path.name for path in self.out.iterdir() if path.is_file() and path.stat().st_size == 0]
+
     def require_nothing_half_written(self) -> None:
-        """Whatever stands under a final name is whole, in the folder of results and in the cache."""
+        """Whatever stands under a final name is whole, in the folder of results and in the cache; or it is empty."""
         for path in self.out.rglob("*"):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.stat().st_size > 0:
                 require_whole(path)
         for model in self.cache.glob("onnx/*/model.onnx"):
             cast("Any", onnx.checker).check_model(str(model))
@@ -116,7 +120,8 @@ class Place:
 
     def require_tidy(self) -> None:
         """Nothing is left of those that were killed."""
-        assert [path for path in self.out.rglob(".*")] == []
+        assert list(self.out.rglob(".*")) == []
+        assert [name for name in self.empty_files() if not name.endswith(".json")] == []
         assert list(self.temporary.iterdir()) == []
         assert list(self.cache.glob("onnx/*/making-*")) == []
 

@@ -23,6 +23,7 @@ FEW, MANY = (
     {"predict": 4, "order": 2, "convert": 3, "tune": 1},
     {"predict": 100, "order": 40, "convert": 50, "tune": 20},
 )
+ORDER = "kill -9: order"
 Command = Sequence[object]
 
 
@@ -76,6 +77,9 @@ def killed_and_run_again(
             # Every other kill is of a run that has all its work before it.
             caught = place.kill((again or command)() if number % 2 == 0 else command(), moment())
             place.require_nothing_half_written()
+            # Only the library behind orders makes a file, empty, before it is written; the next order removes it.
+            empty = place.empty_files()
+            assert len(empty) <= (number + 1 if kind == ORDER else 0)
             tally(kind, "killed" if caught else "finished before")
         place.finish((again or command)())
         place.require_nothing_half_written()
@@ -134,7 +138,7 @@ def test_order(count: int, bundle: Path, images: Path, place: Place, tally: Tall
         *(sys.executable, REPOSITORY / "service.py", "--model", bundle, "--images", images, "--report"),
         *("--ivcap:out-dir", place.out),
     )
-    killed_and_run_again(place, lambda: command, kills, require_done, tally, "kill -9: order")
+    killed_and_run_again(place, lambda: command, kills, require_done, tally, ORDER)
 
 
 # ---- convert ----------------------------------------------------------------------------------------------------
