@@ -45,6 +45,7 @@ from service.publishing import (
 )
 from service.request import ServiceRequest
 from service.results import CoverTable, Stems, cover_records, provenance_record
+from service.session import batch_within_memory
 
 if TYPE_CHECKING:
     from service.report import ReportWriter
@@ -297,7 +298,7 @@ class _Fulfilment:
             predictor,
             decode,
             encode,
-            batch_size=self.request.batch_size,
+            batch_size=batch_within_memory(limits, predictor),
             workers=usable_cores(),
             read_ahead=usable_cores(),
         )

@@ -1,8 +1,10 @@
-"""Disks that are full or may only be read: a clear error with the right status, nothing half-written or lost.
+"""Disks that are full or may only be read, memory that is short: a clear error, nothing half-written or lost.
 
-The disks are small tmpfs that the tests mount; where that is not permitted they are skipped, and say so.
+The disks are small tmpfs that the tests mount; where that is not permitted they are skipped, and say so. Memory is
+limited by a control group of the test's own, version 1 or 2.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 from service import cli
 from service.commands.terminal import ExitStatus
 from tests.robustness.conftest import Tally
-from tests.robustness.killed import REPOSITORY, require_whole
+from tests.robustness.killed import PSEG, REPOSITORY, require_whole
 from tests.service.bundles import bundle_folder, packed
 
 DISK_BYTES = 256 << 10
@@ -255,3 +257,68 @@ def test_an_order_whose_results_find_no_room(
         if path.suffix in {".png", ".csv"}:
             require_whole(path)
     tally("disk full" if full else "read-only disk")
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------
+
+DEMO = REPOSITORY / "demo" / "demo_seagrass.tgz"
+LIMIT_BYTES = 700 << 20
+
+
+@pytest.fixture
+def group() -> Generator[Path]:
+    """A control group of its own, limited to `LIMIT_BYTES`."""
+    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    own = {controllers: name.lstrip("/") for _, controllers, name in lines}
+    places = (
+        (Path("/sys/fs/cgroup/memory") / own.get("memory", ""), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup") / own.get("", ""), "memory.max"),
+    )
+    problems: list[str] = []
+    for parent, limit in places:
+        made = parent / f"pseg-test-{os.getpid()}"
+        try:
+            made.mkdir()
+        except OSError as error:
+            problems.append(str(error))
+            continue
+        try:
+            (made / limit).write_text(str(LIMIT_BYTES))
+        except OSError as error:
+            problems.append(str(error))
+            made.rmdir()
+            continue
+        yield made
+        made.rmdir()
+        return
+    pytest.skip(f"memory cannot be limited here ({'; '.join(problems)}): run as root, with control groups")
+
+
+def test_batches_are_cut_to_a_memory_limit_and_what_cannot_fit_fails_by_name(
+    group: Path, tmp_path: Path, tally: Tally
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    for index in range(4):
+        Image.fromarray(noise).save(folder / f"{index}.png", compress_level=1)
+    Image.fromarray(np.zeros((3000, 4000, 3), np.uint8)).save(folder / "large.png")
+    command = [PSEG, "predict", DEMO, folder, "--out", tmp_path / "out", "--json"]
+    options = ["--batch-size", "4", "--max-img-size", "-1", "--runtime", "onnx"]
+    ended = subprocess.run(
+        ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(group), *map(str, command), *options],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == ExitStatus.INCOMPLETE, f"{ended.returncode}: {ended.stderr}"
+    records = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [each["status"] for each in records] == ["ok"] * 4 + ["failed"]
+    assert ended.stderr.count("batches are cut") == 1
+    assert "memory limit of 700 MiB" in records[-1]["error"]["message"]
+    assert records[-1]["image"].endswith("large.png")
+    assert any("memory limit" in note for note in records[-1]["provenance"]["fallbacks"])
+    tally("memory limit", "smaller batches", 4)
+    tally("memory limit", "failed by name")
