@@ -17,7 +17,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: robustness run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
+.PHONY: robustness ray scale-check run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ $(VENV)/development: requirements-dev.txt requirements-oracles.txt install-syste
 	$(PIP) install --require-hashes --no-deps -r requirements-oracles.txt
 	@touch $@
 
+# What works on a cluster: Ray Data.
+$(VENV)/ray: requirements-ray.txt $(VENV)/runtime
+	$(PIP) install --no-deps --require-hashes -r requirements-ray.txt
+	@touch $@
+
 demo: $(VENV)/runtime ## segment the demo pictures (or IMAGES="...") through both runtimes and compare
 	$(BIN)/pseg demo $(IMAGES) --out $(OUT)
 
@@ -58,6 +63,11 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	cp build/training.json demo/training.json
 	$(BIN)/python -m demo.scenes --out demo/pictures --count 4 --seed 900004 --width 1024 --height 768
 	$(BIN)/python -m demo.showcase
+
+ray: $(VENV)/ray ## install Ray beside the rest, for pseg scale
+
+scale-check: $(VENV)/development ## a cluster of three nodes here: a node and a driver are killed, an S3 store (minutes); prints counts
+	$(BIN)/python -m pytest tests/service/cluster_check.py -p no:cacheprovider --capture=no
 
 export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg export
 

@@ -15,6 +15,9 @@ from service.commands.terminal import messages
 
 _COMMANDS = (
     "predict",
+    "merge",
+    "manifest",
+    "scale",
     "inspect",
     "convert",
     "verify",

@@ -143,6 +143,7 @@ class Outcome:
         products: kind to URN: `cover`, `report`, `collection`.
         provenance: of the masks; None if the model did not open.
         refused: the request cannot be honoured here.
+        shard: which share of the images was asked for; None: all.
     """
 
     published: list[PublishedImage] = field(default_factory=list[PublishedImage])
@@ -151,13 +152,17 @@ class Outcome:
     products: dict[str, str] = field(default_factory=dict[str, str])
     provenance: Provenance | None = None
     refused: bool = False
+    shard: str | None = None
 
     @property
     def exit_status(self) -> ExitStatus:
         """How the order ends."""
         if self.refused:
             return ExitStatus.WRONG_REQUEST
-        return ExitStatus.INCOMPLETE if self.problems or not self.published else ExitStatus.DONE
+        # A share of a small collection may hold nothing.
+        nothing_to_do = self.shard is not None and not self.failed
+        done = self.published or nothing_to_do
+        return ExitStatus.INCOMPLETE if self.problems or not done else ExitStatus.DONE
 
     def summary(self, order: str, model: str) -> dict[str, Any]:
         """Sum up.
@@ -171,12 +176,13 @@ class Outcome:
         """
         total = TotalCover()
         for each in self.published:
-            total.add(each)
+            total.add(each.width, each.height, each.covers)
         return {
             "$schema": SUMMARY_SCHEMA,
             "order": order,
             "model": model,
             "status": self.exit_status.name.lower(),
+            **({} if self.shard is None else {"shard": self.shard}),
             "images": {
                 "total": len(self.published) + len(self.failed),
                 "succeeded": len(self.published),
@@ -212,7 +218,7 @@ def fulfil(
     Returns:
         What became of it; its summary is published, or the problems say that it is not.
     """
-    fulfilment = _Fulfilment(request, supply, outlet, stop)
+    fulfilment = _Fulfilment(request, supply, outlet, stop, Outcome(shard=request.shard))
     outcome = fulfilment.outcome
     try:
         fulfilment.require_possible()
@@ -239,7 +245,7 @@ class _Fulfilment:
     supply: Supply
     outlet: Outlet
     stop: Event
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: Outcome
     table: CoverTable = field(default_factory=CoverTable)
     stems: Stems = field(default_factory=Stems)
     exhausted: bool = False

@@ -29,6 +29,7 @@ from service.known_images import LocalItem, UnreachableItem
 from service.patient_httpx import PatientClient
 from service.publishing import COLLECTION_SCHEMA, Aspect, Product, SourceName, StorageError, product_stem, require_json
 from service.request import ServiceRequest
+from service.sharding import share_of
 from service.transport import Patience
 
 COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
@@ -153,8 +154,8 @@ def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[
         done: called for each image when it is done, well or not.
 
     Returns:
-        The images. Those of a collection are in its order; those of a local folder are sorted, without hidden files and
-        other files than images.
+        The images, or the share of them that is asked for. Those of a collection are in its order; those of a local
+        folder are sorted, without hidden files and other files than images.
 
     Raises:
         OptionError: what is named is no image and no collection, or there is none.
@@ -176,7 +177,8 @@ def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[
             _require_artifact(name)
     if not names:
         raise OptionError(f"images: {given or 'the list'} names no artifacts")
-    return JobImages(names, open_one, paths, done)
+    shard = request.share()
+    return JobImages(share_of(names, shard), open_one, share_of(paths, shard), done)
 
 
 def open_item(name: str, ivcap: IVCAP, work: Path) -> Item:

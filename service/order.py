@@ -127,7 +127,7 @@ def handle(arguments: Arguments, _: logging.Logger) -> int:
     with scratch_folder("order") as work, _told_to_stop() as stop:
         try:
             request = build_service_request(**{**given, "image": None, "images": None, **urns})
-            supply = supply_of(given["image"], given["images"], work)
+            supply = supply_of(given["image"], given["images"], work, request.share())
         except EngineError as error:
             _log.error("refused: %s", error)
             return ExitStatus.WRONG_REQUEST

@@ -30,6 +30,7 @@ from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
 from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
 from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
+from service.sharding import Shard, share_of
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
@@ -156,11 +157,14 @@ class RemoteImages:
     Attributes:
         collection: from the platform.
         work: folder for downloads.
+        shard: the share that is handed out, by the hash of the URN since nobody knows the list; what belongs to another
+            one is acknowledged and left alone. None: all.
         sample: always empty.
     """
 
     collection: Collection
     work: Path
+    shard: Shard | None = None
     sample: Sequence[Path] = field(default=(), init=False)
     one_at_a_time: bool = field(default=True, init=False)
     _iterator: Iterator[Readable] = field(init=False)
@@ -179,7 +183,8 @@ class RemoteImages:
             urn = item.source.urn
             deliveries[urn] = deliveries.get(urn, 0) + 1
             if deliveries[urn] == 1:
-                yield item
+                if self.shard is None or self.shard.holds_name(urn):
+                    yield item
             elif deliveries[urn] == _MOST_DELIVERIES:
                 raise SupplyError(f"{self.collection.urn} hands out {urn} again and again: it takes no acknowledgement")
             else:
@@ -220,13 +225,14 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def supply_of(image: Readable | None, images: Collection | None, work: Path) -> Supply:
+def supply_of(image: Readable | None, images: Collection | None, work: Path, shard: Shard | None = None) -> Supply:
     """Take the images of an order.
 
     Args:
         image: the only image.
         images: a collection, if there is no `image`.
         work: folder for downloads.
+        shard: the share of the collection that is done; None: all.
 
     Returns:
         The images; those of a local folder are sorted, without hidden files and other files than images.
@@ -240,8 +246,8 @@ def supply_of(image: Readable | None, images: Collection | None, work: Path) -> 
     if images is None:
         return KnownImages([], [])
     if not images.urn.startswith(LOCAL_URN):
-        return RemoteImages(images, work)
-    paths = list_images([images.urn.removeprefix(LOCAL_URN)])
+        return RemoteImages(images, work, shard)
+    paths = share_of(list_images([images.urn.removeprefix(LOCAL_URN)]), shard)
     return KnownImages([LocalItem(path) for path in paths], paths)
 
 

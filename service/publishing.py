@@ -288,15 +288,17 @@ class TotalCover:
     pixels: int = 0
     covered: list[ClassCover] = field(default_factory=list[ClassCover])
 
-    def add(self, image: PublishedImage) -> None:
+    def add(self, width: int, height: int, covers: Sequence[ClassCover]) -> None:
         """Add an image.
 
         Args:
-            image: with its covers.
+            width: of its mask, in pixels.
+            height: of its mask, in pixels.
+            covers: one a class.
         """
-        size = image.width * image.height
+        size = width * height
         self.pixels += size
-        for index, each in enumerate(image.covers):
+        for index, each in enumerate(covers):
             if index == len(self.covered):
                 self.covered.append(ClassCover(each.segmentation_class, 0))
             before = self.covered[index]

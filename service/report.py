@@ -24,7 +24,7 @@ from functools import cache
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ from PIL import Image
 
 from engine import MaskSize, Prediction, Provenance, SourceImage
 from engine.files import atomic_file
+from engine.images import Capture
 from engine.palette import overlay
 from service.request import PredictRequest
 from service.results import cover_records, shown_mask
@@ -97,6 +98,7 @@ class _Row:
     taken_at: datetime | None = None
     shares: tuple[ClassShare, ...] = ()
     reason: str | None = None
+    pictured: bool = True
 
 
 def thumbnail_side(images: int) -> int:
@@ -171,10 +173,7 @@ class ReportWriter:
             prediction: mask and cover.
             details: what the card says of it besides, name to value: where the mask lies, URNs.
         """
-        shares = tuple(
-            ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"])
-            for each in cover_records(prediction.covers)
-        )
+        shares = _shares(cover_records(prediction.covers))
         row = _Row(
             len(self._rows) + 1, name, prediction.width, prediction.height, image.capture.taken_at, shares=shares
         )
@@ -206,6 +205,29 @@ class ReportWriter:
                 error.filename = str(self.path)
                 self._no_room = error
         self._card_sizes.append(len(card))
+
+    def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
+        """Add an image that was done earlier: a row without pictures.
+
+        Args:
+            record: as `service.results.result_record` writes it.
+            capture: when and where the photograph was taken.
+        """
+        if record["status"] != "ok":
+            self.add_failure(record["image"], record["error"]["message"])
+            return
+        mask = record["mask"]
+        shares = _shares(record["cover"])
+        row = _Row(
+            len(self._rows) + 1,
+            record["image"],
+            mask["width"],
+            mask["height"],
+            capture.taken_at,
+            shares=shares,
+            pictured=False,
+        )
+        self._rows.append(row)
 
     def add_failure(self, name: str, reason: str) -> None:
         """Add an image that was not segmented.
@@ -247,6 +269,7 @@ class ReportWriter:
             provenance=self.provenance,
             facts=self.facts,
             sides=sorted(self._sides),
+            unpictured=sum(not row.pictured for row in self._rows),
             cards=self._stored_cards(),
         )
         with atomic_file(self.path) as file:
@@ -288,6 +311,37 @@ def report_at(
             yield writer
         finally:
             writer.write()
+
+
+def write_table_report(
+    path: Path,
+    records: Iterable[tuple[Mapping[str, Any], Capture]],
+    *,
+    expected: int,
+    facts: Mapping[str, str],
+) -> None:
+    """Write a report without pictures: totals, table, failures.
+
+    Args:
+        path: the HTML file; replaced if it exists. Without a record nothing is written.
+        records: as `service.results.result_record` writes them, and when and where each photograph was taken. The
+            page's provenance is that of the first.
+        expected: how many images there are.
+        facts: what else the page says about how the run was made, name to value.
+    """
+    first, *others = [*records] or [None]
+    if first is None:
+        return
+    provenance = Provenance(**first[0]["provenance"])
+    with report_at(
+        path, title="Segmentation of a collection", provenance=provenance, expected=expected, facts=facts
+    ) as report:
+        for record, capture in [first, *(each for each in others if each is not None)]:
+            report.add_record(record, capture)
+
+
+def _shares(covers: Iterable[Mapping[str, Any]]) -> tuple[ClassShare, ...]:
+    return tuple(ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"]) for each in covers)
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:

@@ -11,6 +11,7 @@ from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, R
 from engine.files import remove_abandoned_parts
 from engine.images import DEFAULT_MAX_PIXELS
 from engine.selection import candidates
+from service.sharding import Shard, parse_shard
 
 RuntimeChoice = Literal["auto", "onnx", "paddle"]
 ProviderChoice = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
@@ -142,6 +143,9 @@ class ServiceRequest(BaseModel):
         default=MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size"
     )
     report: bool = Field(default=False, description="publish the report for people")
+    shard: str | None = Field(
+        default=None, description="I/N does one of N shares of the images, 1/4 to 4/4 for instance; not given, all"
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -149,7 +153,19 @@ class ServiceRequest(BaseModel):
             raise ValueError("give either image or images, and not both")
         if self.enable_auto_tune and not self.use_trt and self.provider != "tensorrt":
             raise ValueError("enable-auto-tune collects shapes for TensorRT: it goes with use-trt")
+        if self.shard is not None:
+            parse_shard(self.shard)
+            if self.image is not None:
+                raise ValueError("shard parts images: it does not go with a single image")
         return self
+
+    def share(self) -> Shard | None:
+        """Read the shard.
+
+        Returns:
+            Which share of the images is done; None: all.
+        """
+        return None if self.shard is None else parse_shard(self.shard)
 
     def predict_request(self) -> PredictRequest:
         """Turn the parameters into those of a prediction.

@@ -4,8 +4,9 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.files import write_atomically
-from engine.images import real_path
+from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from service.request import SaveKind
 
@@ -113,6 +114,24 @@ _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
 }
 
 
+def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple[str, ...]:
+    """Name the pictures of an image.
+
+    >>> picture_names("q7", ["mask", "pseudo"], planes=True)
+    ('q7.mask.npz', 'q7.pseudo.png')
+
+    Args:
+        stem: of the image's output files.
+        save: which ones are written.
+        planes: whether the classes overlap, so that the mask is an array of planes.
+
+    Returns:
+        Names, the most exact picture first: mask, pseudo-colour, overlay.
+    """
+    kinds = set(save)
+    return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
+
+
 def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:
     """Refuse a run whose results would take the place of its images.
 
@@ -133,6 +152,32 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
                     f"{result} is one of the images, and the result of {task.path} would take its place: "
                     "name another folder with --out"
                 )
+
+
+def encoded_pictures(
+    stem: str, save: frozenset[SaveKind], image: SourceImage, prediction: Prediction
+) -> Iterator[tuple[str, bytes]]:
+    """Encode the pictures of an image, one after the other.
+
+    Args:
+        stem: of the files' names.
+        save: which ones.
+        image: the photograph, for the overlay.
+        prediction: mask and cover.
+
+    Yields:
+        Name and content, the most exact picture first: mask, pseudo-colour, overlay.
+    """
+    planes = prediction.mask.ndim == 3
+    indices, palette = shown_mask(prediction)
+    makers: dict[SaveKind, Callable[[], bytes]] = {
+        "mask": (lambda: planes_npz(prediction.mask.astype(np.bool_))) if planes else (lambda: mask_png(indices)),
+        "pseudo": lambda: pseudo_color_png(indices, palette),
+        "overlay": lambda: overlay_jpeg(image.pixels, indices, palette),
+    }
+    kinds: list[SaveKind] = [kind for kind in _SUFFIXES if kind in save]
+    for kind, name in zip(kinds, picture_names(stem, kinds, planes=planes), strict=True):
+        yield name, makers[kind]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +204,11 @@ class ResultWriter:
             The most exact file written: the mask, else the pseudo-colour picture, else the overlay; None if none was
             asked for.
         """
-        planes = prediction.mask.ndim == 3
-        indices, palette = shown_mask(prediction)
-        makers: dict[SaveKind, tuple[str, Callable[[], bytes]]] = {
-            "mask": (".mask.npz", lambda: planes_npz(prediction.mask.astype(np.bool_)))
-            if planes
-            else (".mask.png", lambda: mask_png(indices)),
-            "pseudo": (".pseudo.png", lambda: pseudo_color_png(indices, palette)),
-            "overlay": (".overlay.jpg", lambda: overlay_jpeg(image.pixels, indices, palette)),
-        }
         written: list[Path] = []
-        for kind, (suffix, make) in makers.items():
-            if kind in self.save:
-                path = self.folder / f"{task.stem}{suffix}"
-                write_atomically(path, make())
-                written.append(path)
+        for name, content in encoded_pictures(task.stem, self.save, image, prediction):
+            path = self.folder / name
+            write_atomically(path, content)
+            written.append(path)
         return written[0] if written else None
 
 
@@ -240,13 +275,15 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     return record
 
 
-def result_record(
-    result: Segmented[ImageTask, Path | None] | Failed[ImageTask], provenance: Provenance
-) -> dict[str, Any]:
+_Source = TypeVar("_Source", bound=Labelled)
+_Encoded = TypeVar("_Encoded")
+
+
+def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
     """Write a result as a JSON value.
 
     Args:
-        result: from the pipeline.
+        result: from the pipeline; what `encode` returned is where the mask lies, or None.
         provenance: of the predictor.
 
     Returns:
@@ -254,7 +291,7 @@ def result_record(
     """
     if isinstance(result, Failed):
         return {
-            "image": str(result.source.path),
+            "image": result.source.label,
             "status": "failed",
             "error": {"type": type(result.error).__name__, "message": str(result.error)},
             "mask": None,
@@ -263,7 +300,7 @@ def result_record(
             "timings_ms": {},
         }
     return {
-        "image": str(result.source.path),
+        "image": result.source.label,
         "status": "ok",
         "error": None,
         "mask": {
@@ -275,10 +312,6 @@ def result_record(
         "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
     }
-
-
-_Source = TypeVar("_Source", bound=Labelled)
-_Encoded = TypeVar("_Encoded")
 
 
 @dataclass(slots=True)
@@ -297,21 +330,38 @@ class CoverTable:
         Args:
             result: from the pipeline.
         """
-        row: dict[str, object] = {"image": result.source.label}
         if isinstance(result, Failed):
-            self.rows.append({**row, "status": "failed", "error": str(result.error)})
+            self._add_failure(result.source.label, str(result.error))
             return
-        capture = result.image.capture
+        prediction = result.prediction
+        covers = [(each.segmentation_class.name, each.cover) for each in prediction.covers]
+        self._add(result.source.label, prediction.width, prediction.height, result.image.capture, covers)
+
+    def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
+        """Add an image that was done earlier.
+
+        Args:
+            record: as `result_record` writes it.
+            capture: when and where the photograph was taken.
+        """
+        if record["status"] != "ok":
+            self._add_failure(record["image"], record["error"]["message"])
+            return
+        covers = [(each["name"], each["cover"]) for each in record["cover"]]
+        self._add(record["image"], record["mask"]["width"], record["mask"]["height"], capture, covers)
+
+    def _add_failure(self, label: str, reason: str) -> None:
+        self.rows.append({"image": label, "status": "failed", "error": reason})
+
+    def _add(self, label: str, width: int, height: int, capture: Capture, covers: Sequence[tuple[str, float]]) -> None:
         self.rows.append(
             {
-                **row,
+                "image": label,
                 "status": "ok",
-                "width": result.prediction.width,
-                "height": result.prediction.height,
-                "taken_at": "" if capture.taken_at is None else capture.taken_at.isoformat(),
-                "latitude_deg": capture.latitude_deg,
-                "longitude_deg": capture.longitude_deg,
-                **_cover_columns(result.prediction.covers),
+                "width": width,
+                "height": height,
+                **{name: "" if value is None else value for name, value in capture_record(capture).items()},
+                **_cover_columns(covers),
             }
         )
 
@@ -338,13 +388,44 @@ class _LinesOfUnix(io.StringIO):
         return super().write(line.removesuffix("\r\n") + "\n")
 
 
-def _cover_columns(covers: tuple[ClassCover, ...]) -> dict[str, object]:
-    names = [each.segmentation_class.name for each in covers]
+def _cover_columns(covers: Sequence[tuple[str, float]]) -> dict[str, object]:
+    names = [name for name, _ in covers]
     columns: dict[str, object] = {}
     counts = Counter(names)
-    for index, (name, each) in enumerate(zip(names, covers, strict=True)):
+    for index, (name, cover) in enumerate(covers):
         column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
-        columns[column] = round(each.cover, 6)
+        columns[column] = round(cover, 6)
     return columns
+
+
+def capture_record(capture: Capture) -> dict[str, Any]:
+    """Write time and place of a photograph as JSON values.
+
+    Args:
+        capture: what EXIF says.
+
+    Returns:
+        `taken_at` as ISO 8601, `latitude_deg`, `longitude_deg`; None for what is not known.
+    """
+    return {
+        "taken_at": None if capture.taken_at is None else capture.taken_at.isoformat(),
+        "latitude_deg": capture.latitude_deg,
+        "longitude_deg": capture.longitude_deg,
+    }
+
+
+def capture_from(record: Mapping[str, Any]) -> Capture:
+    """Read what `capture_record` wrote.
+
+    Args:
+        record: its JSON values.
+
+    Returns:
+        Time and place.
+    """
+    taken_at = record["taken_at"]
+    return Capture(
+        None if taken_at is None else datetime.fromisoformat(taken_at), record["latitude_deg"], record["longitude_deg"]
+    )

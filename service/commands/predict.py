@@ -1,10 +1,10 @@
 """`pseg predict`: images in, masks out."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ from service.commands.terminal import (
     messages,
     print_json,
 )
+from service.ledger import Entry, Listing, list_tasks, open_ledger, run_of
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -31,11 +32,10 @@ from service.results import (
     CoverTable,
     ImageTask,
     ResultWriter,
-    distinct_stems,
     require_inputs_kept,
-    result_record,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
+from service.sharding import parse_shard
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
@@ -78,6 +78,12 @@ def predict(
     report: Annotated[
         Path | None, typer.Option(help="write an HTML page to look at: photographs under their masks, cover, failures")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where an earlier run into the same folder was cut off")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="do one of N shares of the images (docs/collections.md)")
+    ] = None,
     json_lines: JsonOption = False,
     cache_dir: CacheOption = None,
     print_detail: Annotated[bool, typer.Option("--print-detail", help="let the vendor's library log")] = False,
@@ -102,13 +108,22 @@ def predict(
             auto_tune_shapes=auto_tune_shapes,
             print_detail=print_detail,
         )
-        paths = list_images(images)
+        listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
         require_writable(out)
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
         failed = _predict_all(
-            bundle, paths, request, out, csv, report, caches_at(cache_dir), profile, json_lines=json_lines
+            bundle,
+            listing,
+            request,
+            out,
+            csv,
+            report,
+            caches_at(cache_dir),
+            profile,
+            resume=resume,
+            json_lines=json_lines,
         )
     if failed:
         raise typer.Exit(ExitStatus.INCOMPLETE)
@@ -116,7 +131,7 @@ def predict(
 
 def _predict_all(
     bundle: Path,
-    paths: list[Path],
+    listing: Listing,
     request: PredictRequest,
     out: Path,
     csv: Path | None,
@@ -124,27 +139,36 @@ def _predict_all(
     caches: Caches,
     profile: Path | None,
     *,
+    resume: bool,
     json_lines: bool,
 ) -> int:
-    tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
-    require_inputs_kept(tasks, out, request.save)
+    tasks = [task for _, task in listing.mine]
+    require_inputs_kept(listing.tasks, out, request.save)
+    # Where nothing else is to be written, a ledger is written only for what reads it.
+    keep = bool(request.save) or resume or listing.shard is not None
     table = CoverTable()
     failed = 0
     try:
         with (
-            open_session(bundle, request, caches, paths, profile=profile) as predictor,
+            open_session(bundle, request, caches, [task.path for task in tasks], profile=profile) as predictor,
+            open_ledger(out, run_of(predictor, request, listing), listing, resume=resume, keep=keep) as ledger,
             _reporting(report, predictor, request, len(tasks)) as show,
             _progress(len(tasks)) as advance,
         ):
+            for note in ledger.notes:
+                messages().print(note, markup=False, highlight=False, soft_wrap=True)
             pipeline = build_pipeline(predictor, request, ResultWriter(out, request.save))
-            for result in pipeline.run(tasks):
-                table.add(result)
-                show(result)
-                failed += isinstance(result, Failed)
-                if json_lines:
-                    print_json(result_record(result, predictor.provenance))
+            for record, result in ledger.results(pipeline, predictor.provenance):
+                if isinstance(result, Entry):
+                    table.add_record(record, result.capture)
                 else:
-                    _tell(result)
+                    table.add(result)
+                show(result)
+                failed += record["status"] != "ok"
+                if json_lines:
+                    print_json(record)
+                else:
+                    _tell(record)
                 advance()
     finally:
         if csv is not None and table.rows:
@@ -155,7 +179,7 @@ def _predict_all(
 @contextmanager
 def _reporting(
     path: Path | None, predictor: Predictor, request: PredictRequest, images: int
-) -> Generator[Callable[[Result], None]]:
+) -> Generator[Callable[[Result | Entry], None]]:
     if path is None:
         yield lambda _: None
         return
@@ -166,7 +190,10 @@ def _reporting(
     title = f"Segmentation with {bundle.name}"
     with report_at(path, title=title, provenance=predictor.provenance, expected=images, facts=facts) as report:
 
-        def show(result: Result) -> None:
+        def show(result: Result | Entry) -> None:
+            if isinstance(result, Entry):
+                report.add_record(result.record, result.capture)
+                return
             name = str(result.source.path)
             if isinstance(result, Failed):
                 report.add_failure(name, str(result.error))
@@ -177,16 +204,17 @@ def _reporting(
         yield show
 
 
-def _tell(result: Result) -> None:
-    if isinstance(result, Failed):
-        named, reason = str(result.source.path), str(result.error)
+def _tell(record: Mapping[str, Any]) -> None:
+    named = record["image"]
+    if record["status"] != "ok":
+        reason = record["error"]["message"]
         # What fails behind the reading of the file does not know its name.
         text = f"failed: {reason}" if named in reason else f"failed: {named}: {reason}"
         messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return
-    covers = ", ".join(f"{each.segmentation_class.name} {each.cover:.1%}" for each in result.prediction.covers)
-    where = "" if result.encoded is None else f" -> {result.encoded}"
-    typer.echo(f"{result.source.path}{where}: {covers}")
+    covers = ", ".join(f"{each['name']} {each['cover']:.1%}" for each in record["cover"])
+    where = "" if record["mask"]["path"] is None else f" -> {record['mask']['path']}"
+    typer.echo(f"{named}{where}: {covers}")
 
 
 @contextmanager

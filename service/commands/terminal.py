@@ -3,12 +3,12 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -151,3 +151,19 @@ def print_json(record: object) -> None:
     """
     sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def tell_totals(summary: Mapping[str, Any], place: str) -> None:
+    """Tell how a collection went: totals on stdout, failures on stderr.
+
+    Args:
+        summary: as `service.merging.totals` makes it.
+        place: where the results lie.
+    """
+    counts = summary["images"]
+    typer.echo(f"{counts['succeeded']} of {counts['total']} images segmented -> {place}")
+    for each in summary["cover"]:
+        typer.echo(f"  {each['name']} {each['cover']:.1%}")
+    for each in summary["failures"]:
+        text = f"failed: {each['image']}: {each['reason']}"
+        messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -116,7 +116,7 @@ def test_a_mask_and_the_cover_of_every_class(bundle: Path, photo: Path, tmp_path
     assert outcome.status == 0
     assert outcome.stdout == f"{photo} -> {out}/photo.pseudo.png: red 50.0%, green 0.0%, blue 50.0%\n"
     assert outcome.stderr == "", "standard error is quiet where nobody watches"
-    assert names(out) == ["photo.pseudo.png"]
+    assert names(out) == ["ledger.jsonl", "photo.pseudo.png"]
 
 
 def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Path) -> None:
@@ -158,7 +158,10 @@ def test_json_is_one_line_an_image_in_the_order_given(bundle: Path, tmp_path: Pa
 
 def test_pictures_hold_class_indices_and_the_colours_of_the_bundle(bundle: Path, photo: Path, tmp_path: Path) -> None:
     assert pseg("predict", bundle, photo, "--out", tmp_path / "o", "--save", "mask,pseudo,overlay").status == 0
-    assert names(tmp_path / "o") == ["photo.mask.png", "photo.overlay.jpg", "photo.pseudo.png"]
+    assert names(tmp_path / "o") == [
+        *("ledger.jsonl", "photo.mask.png"),
+        *("photo.overlay.jpg", "photo.pseudo.png"),
+    ]
     mask = written(tmp_path / "o" / "photo.mask.png")
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, np.repeat([[0, 2]], 32, axis=1).repeat(32, axis=0))
@@ -291,7 +294,7 @@ def mixed_folder(tmp_path: Path) -> Path:
 def test_broken_images_fail_alone_and_are_named(bundle: Path, mixed_folder: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, mixed_folder, "--out", tmp_path / "o")
     assert outcome.status == ExitStatus.INCOMPLETE
-    assert names(tmp_path / "o") == ["a-good.pseudo.png", "e-good.pseudo.png"]
+    assert names(tmp_path / "o") == ["a-good.pseudo.png", "e-good.pseudo.png", "ledger.jsonl"]
     assert [line.partition(" ")[0] for line in outcome.stdout.splitlines()] == [
         str(mixed_folder / "a-good.jpg"),
         str(mixed_folder / "e-good.png"),
@@ -306,14 +309,14 @@ def test_all_images_broken(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"")
     outcome = pseg("predict", bundle, tmp_path / "x.jpg", "--out", tmp_path / "o")
     assert outcome.status == ExitStatus.INCOMPLETE
-    assert names(tmp_path / "o") == []
+    assert names(tmp_path / "o") == ["ledger.jsonl"]
 
 
 def test_a_named_file_that_is_missing_fails_alone(bundle: Path, photo: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, tmp_path / "missing.jpg", photo, "--out", tmp_path / "o")
     assert outcome.status == ExitStatus.INCOMPLETE
     assert f"{tmp_path / 'missing.jpg'}: no such file" in outcome.stderr
-    assert names(tmp_path / "o") == ["photo.pseudo.png"]
+    assert names(tmp_path / "o") == ["ledger.jsonl", "photo.pseudo.png"]
 
 
 def test_an_image_that_the_network_does_not_take_is_named(photo: Path, tmp_path: Path) -> None:
@@ -389,7 +392,7 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    finished = [path for path in out.iterdir() if not path.name.startswith(".")]
+    finished = [path for path in out.iterdir() if path.suffix in {".png", ".jpg"} and not path.name.startswith(".")]
     assert 36 <= len(finished) < 900
     for path in finished:
         with Image.open(path) as image:

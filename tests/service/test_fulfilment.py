@@ -267,6 +267,16 @@ def test_a_model_that_does_not_open_is_told_before_an_image_is_taken(
     assert str(error) in shelf.summary["problems"][0]
 
 
+def test_a_share_may_hold_nothing(scene: Scene) -> None:
+    outcome, shelf = scene.do(Pictures([], scene.history), shard="2/2")
+    assert outcome.exit_status is ExitStatus.DONE
+    assert (shelf.summary["shard"], shelf.summary["images"]["total"]) == ("2/2", 0)
+    assert scene.do(Pictures([], scene.history))[0].exit_status is ExitStatus.INCOMPLETE
+    broken = scene.pictures(1)
+    broken[0].path.write_bytes(b"broken")
+    assert scene.do(Pictures(broken, scene.history), shard="2/2")[0].exit_status is ExitStatus.INCOMPLETE
+
+
 def test_shapes_cannot_be_collected_from_images_that_are_not_here(scene: Scene) -> None:
     supply = Pictures(scene.pictures(), scene.history)
     outcome, shelf = scene.do(supply, device="gpu", use_trt=True, enable_auto_tune=True)

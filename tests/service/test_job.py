@@ -199,6 +199,17 @@ def test_the_model_stays_open_while_jobs_ask_for_the_same(
     assert len(platform.whole("image.pseudo.png")) == len(jobs)
 
 
+def test_shards_of_a_job_share_no_image_and_leave_none_out(
+    machine: Machine, platform: JobPlatform, bundle: Path
+) -> None:
+    model = platform.put("model.tgz", bundle.read_bytes())
+    images = [platform.put(f"{number}.png", painted(RED)) for number in range(3)]
+    jobs = [platform.submit(model=model, images=images, shard=f"{index}/4") for index in (1, 2, 3, 4)]
+    results = machine.do_jobs(platform)
+    masks = [[each["image"] for each in good(results[job])["masks"]] for job in jobs]
+    assert masks == [[urn] for urn in sorted(images)] + [[]]
+
+
 def test_failures_are_listed_and_a_job_without_success_is_an_error(
     machine: Machine, platform: JobPlatform, bundle: Path
 ) -> None:
@@ -497,6 +508,7 @@ PARAMETERS: Mapping[str, Any] = {
     "threshold": 0.5,
     "mask-size": "original",
     "report": False,
+    "shard": None,
 }
 
 

@@ -281,6 +281,8 @@ REFUSED: dict[str, list[str]] = {
     "no such file": ["--image", "photographs/nowhere.png"],
     "no such parameter": ["--image", "photographs/b.png", "--save-dir", "x"],
     "an empty folder": ["--images", "photographs/sub"],
+    "a shard past the last": ["--images", "photographs", "--shard", "5/4"],
+    "a shard of one image": ["--image", "photographs/b.png", "--shard", "1/2"],
 }
 
 
@@ -373,6 +375,7 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "threshold": ("float", "0.5"),
         "mask-size": ("option", "original"),
         "report": ("bool", None),
+        "shard": ("string", None),
     }
     workflow = service["workflow"]["basic"]
     assert workflow["command"] == ["python", "/app/service.py"]
@@ -469,6 +472,36 @@ def test_an_item_is_acknowledged_when_its_results_are_stored(
     [collection] = storage.records(COLLECTION_SCHEMA)
     assert collection["$entity"] == collection["collection"]
     assert collection["artifacts"] == [each.urn for each in storage.uploads if each.name.endswith(".png")]
+
+
+def test_shards_of_a_queue_share_no_image_and_leave_none_out(
+    platform: Platform, bundle: Path, proxy: DataProxy
+) -> None:
+    # Each order has a queue of its own over the whole collection.
+    storages = {shard: proxy.storage() for shard in ("1/3", "2/3", "3/3")}
+    orders: list[list[str]] = []
+    for shard, storage in storages.items():
+        orders.append(cluster_order(storage, storage.put("model", bundle.read_bytes()), "--shard", shard))
+        for number in range(6):
+            storage.put(f"picture-{number}", painted(RED, GREEN), queued=True)
+    assert platform.orders(orders) == [0, 0, 0]
+    done: list[str] = []
+    for shard, storage in storages.items():
+        assert storage.queue == [], "what belongs to others is acknowledged"
+        [summary] = storage.records(SUMMARY_SCHEMA)
+        assert (summary["shard"], summary["images"]["total"]) == (shard, len(storage.masks))
+        read = [event.what for event in storage.events if event.operation == "read" and "picture" in event.what]
+        assert len(read) == len(storage.masks), "what belongs to others is not fetched"
+        done += storage.masks
+    assert sorted(done) == [f"picture-{number}.pseudo.png" for number in range(6)]
+
+
+def test_shards_of_a_local_folder(platform: Platform, bundle: Path, photographs: Path) -> None:
+    outs = {shard: results_folder(platform, shard.replace("/", "-of-")) for shard in ("1/4", "2/4", "3/4", "4/4")}
+    base = ["--model", str(bundle), "--images", str(photographs), "--shard"]
+    assert platform.orders([[*base, shard, "--ivcap:out-dir", str(out)] for shard, out in outs.items()]) == [0] * 4
+    images = [[meta["image"] for meta in aspects_in(out, INFERENCE_SCHEMA)] for out in outs.values()]
+    assert images == [[f"urn:file://{photographs}/{name}"] for name in ("GOPR0247.JPG", "b.png", "b.tiff")] + [[]]
 
 
 def test_a_single_artifact_and_a_model_of_two_classes(platform: Platform, proxy: DataProxy) -> None:

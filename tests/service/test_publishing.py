@@ -138,9 +138,9 @@ def test_timings_are_summed_up_stage_by_stage() -> None:
 
 def test_images_count_by_their_pixels() -> None:
     total = TotalCover()
-    total.add(PublishedImage(SOURCE, "", 10, 10, covers(1, 0)))
+    total.add(10, 10, covers(1, 0))
     # This image has a class more.
-    total.add(PublishedImage(SOURCE, "", 30, 10, covers(0, 0.5, 0.5)))
+    total.add(30, 10, covers(0, 0.5, 0.5))
     assert [each.cover for each in total.covers()] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
     assert [each.segmentation_class.name for each in total.covers()] == ["sand", "seagrass", "class-2"]
     assert TotalCover().covers() == ()

@@ -150,6 +150,7 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "threshold": 0.5,
         "mask-size": "original",
         "report": False,
+        "shard": None,
     }
 
 

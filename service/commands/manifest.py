@@ -1,0 +1,23 @@
+"""`pseg manifest`: the list of a collection for `pseg scale`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.terminal import errors_end_the_command
+from service.manifest import image_uris, manifest_bytes
+from service.request import require_writable_file
+from service.results import write_atomically
+
+
+def manifest(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="files, folders, globs, or URIs")],
+    out: Annotated[Path, typer.Option(help="the Parquet file")] = Path("manifest.parquet"),
+) -> None:
+    """List images for `pseg scale`: a Parquet file with the column uri, every image once."""
+    with errors_end_the_command():
+        uris = image_uris(images)
+        require_writable_file(out)
+        write_atomically(out, manifest_bytes(uris))
+    typer.echo(f"{len(uris)} images -> {out}")

@@ -1,0 +1,78 @@
+"""`pseg merge`: the ledgers of shards as one, with table and report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.terminal import (
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+    tell_totals,
+)
+from service.ledger import write_ledger
+from service.merging import Merged, find_ledgers, merge_ledgers
+from service.request import require_writable, require_writable_file
+from service.results import CoverTable, write_atomically
+
+
+def merge(
+    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="folders of results, or ledgers")],
+    out: Annotated[Path, typer.Option(help="folder for the joined ledger.jsonl")],
+    csv: Annotated[Path | None, typer.Option(help="write the table of cover of all images")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="write an HTML page: totals, table, failures; no pictures")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Join the ledgers of shards: totals, failures, what is missing. Status 1 if an image is missing or failed."""
+    with errors_end_the_command():
+        merged = merge_ledgers(find_ledgers(ledgers), out)
+        require_writable(out)
+        for asked in (csv, report):
+            if asked is not None:
+                require_writable_file(asked)
+        write_ledger(merged.content)
+        if csv is not None:
+            write_atomically(csv, _table(merged))
+        if report is not None:
+            _write_report(merged, report)
+    if json_output:
+        print_json(merged.summary())
+    else:
+        _tell(merged)
+    if not merged.complete:
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _table(merged: Merged) -> bytes:
+    table = CoverTable()
+    for entry in merged.content.entries:
+        table.add_record(entry.record, entry.capture)
+    return table.to_csv()
+
+
+def _write_report(merged: Merged, path: Path) -> None:
+    from service.report import write_table_report
+
+    run = merged.content.run
+    facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
+    records = ((entry.record, entry.capture) for entry in merged.content.entries)
+    write_table_report(path, records, expected=run.images, facts=facts)
+
+
+def _tell(merged: Merged) -> None:
+    summary = merged.summary()
+    tell_totals(summary, str(merged.content.path))
+    problems: list[str] = []
+    if merged.missing:
+        shards = ", ".join(summary["missing_shards"])
+        problems.append(f"missing: {len(merged.missing)} images" + (f"; no ledger of shard {shards}" if shards else ""))
+    if merged.duplicates:
+        differing = f", {len(merged.contradictory)} with different covers" if merged.contradictory else ""
+        problems.append(f"done more than once: {len(merged.duplicates)} images{differing}; each counts once")
+    for problem in problems:
+        messages().print(problem, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,544 @@
+"""The ledger of a run into a folder: what is finished, so that a run that was cut off goes on where it was.
+
+`<out>/ledger.jsonl` begins with a line about the run: bundle, options, shard, and the list of images by number and
+digest. Then comes a line for every image, appended and synced only after its pictures are stored: the record that
+`--json` prints, and in its field `ledger` the image's place in the list and what tells whether the line still holds
+(size and time of the source, names of the pictures, digest of bundle and options). A process that is killed leaves at
+worst a torn last line, which is dropped when the ledger is read.
+
+Who resumes writes the ledger anew, atomically, with the lines that still hold, and appends to that. A lock on the file
+keeps two runs from writing one ledger.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from engine import EngineError, Failed, Pipeline, Predictor, Provenance, Segmented
+from engine.files import atomic_file
+from engine.images import Capture
+from service.request import PredictRequest
+from service.results import (
+    ImageTask,
+    capture_from,
+    capture_record,
+    distinct_stems,
+    picture_names,
+    result_record,
+)
+from service.sharding import Shard
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1
+_FIELD = "ledger"
+_WITHOUT_EFFECT = frozenset({"threads", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
+"""Options that change how fast a mask comes, or whether, but not the mask."""
+
+_Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+_Parsed = TypeVar("_Parsed")
+
+
+class LedgerError(EngineError):
+    """A ledger cannot be read, written, or joined with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The images of a run.
+
+    Attributes:
+        tasks: all of them, also those of other shards.
+        shard: which of them this run does; None: all.
+    """
+
+    tasks: Sequence[ImageTask]
+    shard: Shard | None = None
+
+    @property
+    def mine(self) -> list[tuple[int, ImageTask]]:
+        """Position, from 0, and task of every image that this run does."""
+        numbered = enumerate(self.tasks)
+        return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names in their order."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            digest.update(os.fsencode(task.path) + b"\0")
+        return digest.hexdigest()
+
+
+def list_tasks(paths: Sequence[Path], shard: Shard | None = None) -> Listing:
+    """Give every image a stem and the run its share.
+
+    Args:
+        paths: all images.
+        shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
+            order of their arguments.
+
+    Returns:
+        The images. Stems are given over the whole list: those of different shards do not clash.
+    """
+    ordered = paths if shard is None else sorted(paths)
+    stems = distinct_stems(ordered)
+    return Listing([ImageTask(path, stem) for path, stem in zip(ordered, stems, strict=True)], shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a ledger says of its run.
+
+    Attributes:
+        bundle: digest of the bundle.
+        options: those that have an effect on the masks, and the digest of the tuned profile if one was obeyed.
+        images: how many there are, those of other shards included.
+        listing: digest of their names in order.
+        shard: `I/N`; None: all images.
+    """
+
+    bundle: str
+    options: Mapping[str, Any]
+    images: int
+    listing: str
+    shard: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of bundle and options."""
+        content = json.dumps([self.bundle, self.options], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def differences(self, other: "Run") -> list[str]:
+        """Say what of bundle and options is not the same.
+
+        Args:
+            other: another run.
+
+        Returns:
+            A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
+        """
+        mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
+        return [
+            f"{name.replace('_', '-')} {_told(mine.get(name))}, there {_told(theirs.get(name))}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def run_of(predictor: Predictor, request: PredictRequest, listing: Listing) -> Run:
+    """Describe a run for its ledger.
+
+    Args:
+        predictor: an open predictor.
+        request: validated parameters.
+        listing: the images.
+
+    Returns:
+        What the ledger begins with.
+    """
+    return Run(
+        bundle=predictor.bundle.digest,
+        options=options_with_effect(request, predictor.provenance.profile),
+        images=len(listing.tasks),
+        listing=listing.digest,
+        shard=None if listing.shard is None else str(listing.shard),
+    )
+
+
+def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
+    """Select the options that have an effect on masks.
+
+    Args:
+        request: validated parameters.
+        profile: digest of the tuned profile that is obeyed; None where none is.
+
+    Returns:
+        Option to JSON value, and the digest of the tuned profile if one was obeyed.
+    """
+    options = request.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
+    return {**options, "save": sorted(options["save"]), "profile": profile}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a ledger says of an image.
+
+    Attributes:
+        record: as `--json` prints it.
+        position: in the list, from 0.
+        stem: of its pictures.
+        path: of the source, absolute.
+        size_bytes: of the source; None if there was no such file.
+        modified_ns: time of its last change.
+        pictures: names of the pictures in the ledger's folder.
+        capture: what EXIF says about time and place.
+        digest: of bundle and options.
+    """
+
+    record: Mapping[str, Any]
+    position: int
+    stem: str
+    path: str
+    size_bytes: int | None
+    modified_ns: int | None
+    pictures: tuple[str, ...]
+    capture: Capture
+    digest: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether the image was not segmented."""
+        return self.record["status"] != "ok"
+
+    def line(self) -> bytes:
+        """Write the entry.
+
+        Returns:
+            One line of JSON in ASCII.
+        """
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "record"}
+        return _json_line({**self.record, _FIELD: {**told, "capture": capture_record(self.capture)}})
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerContent:
+    """A ledger that was read.
+
+    Attributes:
+        path: the file.
+        run: what it says of its run.
+        entries: the last one of every image, in the order of the list.
+    """
+
+    path: Path
+    run: Run
+    entries: Sequence[Entry]
+
+
+def ledger_path(folder: Path, shard: Shard | None) -> Path:
+    """Name the ledger of a run.
+
+    >>> ledger_path(Path("masks"), Shard(2, 8)).name
+    'ledger.2-of-8.jsonl'
+
+    Args:
+        folder: of the results.
+        shard: which images are done; shards may share a folder.
+
+    Returns:
+        The file.
+    """
+    return folder / ("ledger.jsonl" if shard is None else f"ledger.{shard.index}-of-{shard.count}.jsonl")
+
+
+def read_ledger(path: Path) -> LedgerContent:
+    """Read a ledger.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content; a torn last line is dropped.
+
+    Raises:
+        LedgerError: it cannot be read, or it is no ledger.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
+    *lines, torn = content.split(b"\n")
+    if torn:
+        _log.warning("%s: the last line is torn, its image is not taken for done", path)
+    if not lines:
+        raise LedgerError(f"{path}: is no ledger: its first line tells of no run")
+    run = _parsed(path, 1, lines[0], _run_from)
+    entries = [_parsed(path, number, line, _entry_from) for number, line in enumerate(lines[1:], 2)]
+    last = {entry.path: entry for entry in entries}
+    return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position))
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The ledger of a run that is being made.
+
+    Attributes:
+        run: bundle, options and images.
+        listing: the images.
+        finished: entries of images that need not be done again, by position.
+        notes: what people should know of a resumed run.
+        path: the file; None: nothing is kept.
+    """
+
+    run: Run
+    listing: Listing
+    finished: Mapping[int, Entry] = field(default_factory=dict[int, Entry])
+    notes: Sequence[str] = ()
+    path: Path | None = None
+    _file: BinaryIO | None = None
+    _stamps: dict[ImageTask, tuple[int, int] | tuple[None, None]] = field(
+        default_factory=dict[ImageTask, tuple[int, int] | tuple[None, None]]
+    )
+
+    def results(
+        self, pipeline: Pipeline[ImageTask, Path | None], provenance: Provenance
+    ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
+        """Do what is not finished, and note it.
+
+        Args:
+            pipeline: reads, segments and writes images.
+            provenance: of its predictor.
+
+        Yields:
+            For every image of this run, in the order of the list, its record and what it was made of: a result, whose
+            line is in the ledger by then, or the entry of an image that was done earlier.
+
+        Raises:
+            LedgerError: the ledger cannot be written; nobody would know what is done.
+        """
+        fresh = pipeline.run(self._pending())
+        for position, _ in self.listing.mine:
+            entry = self.finished.get(position)
+            if entry is not None:
+                yield entry.record, entry
+                continue
+            result = next(fresh)
+            record = result_record(result, provenance)
+            self._append(position, result, record)
+            yield record, result
+
+    def _pending(self) -> Iterator[ImageTask]:
+        for position, task in self.listing.mine:
+            if position not in self.finished:
+                # Before it is read: what changes later has another stamp.
+                self._stamps[task] = _stamp(task.path)
+                yield task
+
+    def _append(self, position: int, result: _Result, record: Mapping[str, Any]) -> None:
+        task = result.source
+        size, modified_ns = self._stamps.pop(task)
+        if self._file is None or self.path is None:
+            return
+        pictures: tuple[str, ...] = ()
+        capture = Capture()
+        if isinstance(result, Segmented):
+            pictures = picture_names(task.stem, self.run.options["save"], planes=result.prediction.mask.ndim == 3)
+            capture = result.image.capture
+        entry = Entry(
+            record,
+            position,
+            task.stem,
+            _absolute(task.path),
+            size,
+            modified_ns,
+            pictures,
+            capture,
+            self.run.digest,
+        )
+        line = entry.line()
+        try:
+            # One write: a reader sees the line whole, or torn at the end of the file.
+            written = self._file.write(line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, str(error.strerror)) from error
+        if written != len(line):
+            raise _unwritable(self.path, "no room for a whole line")
+
+
+@contextmanager
+def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep: bool = True) -> Generator[Ledger]:
+    """Begin a ledger, or go on with the one that is there.
+
+    Args:
+        folder: of the results.
+        run: bundle, options and images.
+        listing: the images.
+        resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
+            replaced.
+        keep: False: nothing is written, everything is done.
+
+    Yields:
+        The ledger, locked.
+
+    Raises:
+        LedgerError: what is to be resumed is no ledger, it cannot be written, or another run is writing it.
+    """
+    if not keep:
+        yield Ledger(run, listing)
+        return
+    path = ledger_path(folder, listing.shard)
+    finished: dict[int, Entry] = {}
+    notes: list[str] = []
+
+    def entries(before: BinaryIO) -> Iterable[Entry]:
+        if resume:
+            found, told = _still_finished(path, before, run, listing)
+            finished.update(found)
+            notes.extend(told)
+        return finished.values()
+
+    with _replaced(path, run, entries) as file:
+        yield Ledger(run, listing, finished, notes, path, file)
+
+
+def write_ledger(content: LedgerContent) -> None:
+    """Write a whole ledger, in place of the one that is there.
+
+    Args:
+        content: path, run and entries.
+
+    Raises:
+        LedgerError: it cannot be written, or a run is writing it.
+    """
+    with _replaced(content.path, content.run, lambda _: content.entries):
+        pass
+
+
+def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry]]) -> BinaryIO:
+    """Write a ledger anew, made of what is there, and keep it open and locked behind its content."""
+    try:
+        with _locked(path) as before:
+            kept = entries(before)
+            with atomic_file(path) as temporary:
+                temporary.write(_run_line(run))
+                temporary.writelines(entry.line() for entry in kept)
+                temporary.flush()
+                # A second handle on the same opening: the lock lives as long as it does.
+                file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
+                _lock(path, file)
+    except OSError as error:
+        raise _unwritable(path, str(error.strerror)) from error
+    return file
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[BinaryIO]:
+    """The file at a path, made if absent, for nobody else."""
+    while True:
+        with path.open("ab") as file:
+            _lock(path, file)
+            # Who held it before may have put another file in its place.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield file
+                return
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LedgerError(
+            f"{path}: another run is writing its results there: wait for it, or name another folder with --out"
+        ) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _log.warning("%s: this file system knows no locks, nothing keeps two runs apart", path)
+
+
+def _unwritable(path: Path, reason: str) -> LedgerError:
+    return LedgerError(f"{path}: cannot be written ({reason}): make room, and go on with --resume")
+
+
+def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> tuple[dict[int, Entry], list[str]]:
+    """Entries that still hold, by position, and what to say of the others."""
+    if not os.fstat(file.fileno()).st_size:
+        return {}, [f"nothing to resume: there was no {path}"]
+    content = read_ledger(path)
+    known = {entry.path: entry for entry in content.entries}
+    finished: dict[int, Entry] = {}
+    again: Counter[str] = Counter()
+    for position, task in listing.mine:
+        entry = known.get(_absolute(task.path))
+        if entry is None:
+            continue
+        reason = _reason_to_repeat(entry, task, run, path.parent)
+        if reason is None:
+            finished[position] = _as_of_now(entry, position, task, path.parent)
+        else:
+            again[reason] += 1
+    notes = [f"{len(finished)} of {len(listing.mine)} images were done earlier"]
+    notes += [f"{number} done again: {reason}" for reason, number in again.items()]
+    if content.run.digest != run.digest:
+        notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
+    return finished, notes
+
+
+def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> str | None:
+    if entry.failed:
+        return "failed before"
+    if entry.digest != run.digest:
+        return "bundle or options are not the same"
+    if (entry.size_bytes, entry.modified_ns) != _stamp(task.path):
+        return "the image was changed"
+    if entry.stem != task.stem:
+        return "another image takes the names of its pictures"
+    if not all((folder / name).is_file() for name in entry.pictures):
+        return "pictures are missing"
+    return None
+
+
+def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
+    """An entry as this run would write it: the folder may have been named otherwise."""
+    mask = {**entry.record["mask"], "path": str(folder / entry.pictures[0]) if entry.pictures else None}
+    return replace(entry, position=position, record={**entry.record, "image": str(task.path), "mask": mask})
+
+
+def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (a name: nothing is looked at, no link is followed)
+
+
+def _told(value: object) -> str:
+    return ",".join(map(str, cast("list[object]", value))) or "none" if isinstance(value, list) else str(value)
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
+    # In ASCII: a name that is no UTF-8 survives.
+    return json.dumps(record).encode() + b"\n"
+
+
+def _run_line(run: Run) -> bytes:
+    return _json_line({_FIELD: _FORMAT, **asdict(run)})
+
+
+def _run_from(record: dict[str, Any]) -> Run:
+    if record.pop(_FIELD) != _FORMAT:
+        raise ValueError("of another format")
+    return Run(**record)
+
+
+def _entry_from(record: dict[str, Any]) -> Entry:
+    told = record.pop(_FIELD)
+    pictures, capture = tuple(told.pop("pictures")), capture_from(told.pop("capture"))
+    for name in ("image", "status", "error", "mask", "cover", "provenance"):
+        record[name]
+    return Entry(record, pictures=pictures, capture=capture, **told)
+
+
+def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
+    try:
+        return make(json.loads(line))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(
+            f"{path}: line {number} is not that of a ledger ({type(error).__name__}: {error}): name a ledger of "
+            "`pseg predict`, or start anew without --resume"
+        ) from error

@@ -1,0 +1,299 @@
+"""Files by URI, local or in an object store, and tables in Parquet: the only file that imports pyarrow and fsspec.
+
+A file that is written is whole or absent: local ones get their name at the end, an object store shows an object once it
+is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the credentials of the environment; `http` and
+`https` are read by fsspec.
+"""
+
+# pyarrow and fsspec state no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from engine import EngineError, OptionError
+from service.results import write_atomically
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_STORES = ("s3", "gs")
+_WEB = ("http", "https")
+
+
+class StoreError(EngineError):
+    """A file cannot be read from its URI or written to it."""
+
+
+def is_uri(name: str) -> bool:
+    """Tell a URI from a path.
+
+    >>> is_uri("s3://bucket/q7.jpg"), is_uri("dive/q7.jpg")
+    (True, False)
+
+    Args:
+        name: of a file.
+
+    Returns:
+        Whether it begins with a scheme.
+    """
+    return _SCHEME.match(name) is not None
+
+
+def local_path(name: str) -> Path | None:
+    """Find the path that is meant.
+
+    >>> local_path("file:///a/b%20c.png")
+    PosixPath('/a/b c.png')
+
+    Args:
+        name: a URI or a path.
+
+    Returns:
+        The path; None if it is not a local one.
+    """
+    if name.startswith("file://"):
+        return Path(unquote(urlsplit(name).path))
+    return None if is_uri(name) else Path(name)
+
+
+def read_bytes(name: str) -> bytes:
+    """Read a file.
+
+    Args:
+        name: a URI or a path.
+
+    Returns:
+        Its content.
+
+    Raises:
+        StoreError: it cannot be read, or nothing here reads such a URI.
+    """
+    path = local_path(name)
+    try:
+        if path is not None:
+            return path.read_bytes()
+        if urlsplit(name).scheme in _WEB:
+            import fsspec
+
+            with fsspec.open(name, "rb") as file:
+                return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        filesystem, place = _store(name)
+        with filesystem.open_input_file(place) as file:
+            return file.read()
+    except StoreError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise StoreError(f"{name}: cannot be read ({_reason(error)})") from error
+
+
+def _store(name: str) -> tuple[Any, str]:
+    if urlsplit(name).scheme not in _STORES:
+        raise StoreError(f"{name}: nothing here reads such a URI: give a path, or file, s3, gs, http or https")
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(name)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A place for results.
+
+    Attributes:
+        root: a path, or a URI of `file`, `s3` or `gs`.
+    """
+
+    root: str
+
+    def name_of(self, name: str) -> str:
+        """Name a file here.
+
+        Args:
+            name: relative, with `/`.
+
+        Returns:
+            Path or URI.
+        """
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file that is whole or absent.
+
+        Args:
+            name: relative, with `/`.
+            content: the bytes.
+
+        Returns:
+            Path or URI.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        whole = self.name_of(name)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, content)
+            else:
+                filesystem, place = _store(whole)
+                with filesystem.open_output_stream(place) as stream:
+                    stream.write(content)
+        except StoreError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be written ({_reason(error)})") from error
+        return whole
+
+    def names(self, folder: str) -> list[str]:
+        """List the files of a folder here.
+
+        Args:
+            folder: relative.
+
+        Returns:
+            Their names, relative to this place, sorted; empty where there is no such folder.
+
+        Raises:
+            StoreError: it cannot be listed.
+        """
+        whole = self.name_of(folder)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                found = [each.name for each in path.iterdir() if each.is_file()] if path.is_dir() else []
+            else:
+                from pyarrow import fs
+
+                filesystem, place = _store(whole)
+                infos = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
+                found = [info.base_name for info in infos if info.type is fs.FileType.File]
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be listed ({_reason(error)})") from error
+        return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file is here.
+
+        Args:
+            name: relative, with `/`.
+
+        Returns:
+            True if it is.
+
+        Raises:
+            StoreError: nobody can tell.
+        """
+        folder, _, last = name.rpartition("/")
+        whole = self.name_of(name)
+        path = local_path(whole)
+        if path is not None:
+            return path.is_file()
+        try:
+            from pyarrow import fs
+
+            filesystem, place = _store(whole)
+            return filesystem.get_file_info(place).type is fs.FileType.File
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{folder}/{last}: cannot be looked at ({_reason(error)})") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Args:
+            name: relative, with `/`.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        whole = self.name_of(name)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            else:
+                filesystem, place = _store(whole)
+                filesystem.delete_file(place)
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be removed ({_reason(error)})") from error
+
+
+def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
+    """Cut columns of text into tables.
+
+    Args:
+        columns: name to values, all of one length.
+        rows: the most of a table.
+
+    Returns:
+        Arrow tables, in order.
+    """
+    import pyarrow as pa
+
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
+    """Write rows as Parquet.
+
+    Args:
+        rows: a mapping a row.
+        columns: name to type: `string`, `int64`, `double`, or `cover` for a list of classes.
+
+    Returns:
+        The content of a Parquet file, compressed.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([(name, _arrow(kind)) for name, kind in columns.items()]))
+    parquet.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _arrow(kind: str) -> Any:  # noqa: ANN401
+    import pyarrow as pa
+
+    if kind != "cover":
+        return pa.type_for_alias(kind)
+    fields = [("id", pa.string()), ("name", pa.string()), ("color", pa.list_(pa.uint8())), ("cover", pa.float64())]
+    return pa.list_(pa.struct(fields))
+
+
+def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Read a Parquet file.
+
+    Args:
+        name: a URI or a path.
+        columns: which ones; None: all.
+
+    Returns:
+        A mapping a row.
+
+    Raises:
+        StoreError: it cannot be read.
+        OptionError: it is no Parquet file, or it lacks a column.
+    """
+    content = read_bytes(name)
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        lacking = [column for column in columns or () if column not in file.schema_arrow.names]
+        if lacking:
+            there = ", ".join(file.schema_arrow.names) or "none"
+            raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
+        return file.read(columns=None if columns is None else list(columns)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

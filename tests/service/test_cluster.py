@@ -1,0 +1,112 @@
+"""What a worker of the cluster does with its batches, and one run on a real cluster of one node."""
+
+import csv
+import hashlib
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.archive import unpack
+from service.cluster import Job, Segmenter, numbered, read_ledger_rows, write_ledger_rows
+from service.commands.terminal import ExitStatus
+from service.request import build_request
+from service.storage import Folder
+from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
+
+pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Two photographs of one stem, and a broken file."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "c.png").write_bytes(b"broken")
+    return [
+        halves(tmp_path / "in" / "a.png", RED),
+        halves(tmp_path / "in" / "sub" / "a.png", GREEN, BLUE),
+        tmp_path / "in" / "c.png",
+    ]
+
+
+@pytest.fixture
+def job(bundle: Path, tmp_path: Path) -> Job:
+    """A job whose bundle lies on the node already."""
+    digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    unpack(bundle, tmp_path / "cache" / "bundles" / digest)
+    request = build_request(threads=1, save=frozenset({"mask", "pseudo"}))
+    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, "first")
+
+
+def work(job: Job, batch: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What a worker answers to a batch."""
+    with closing(Segmenter(job, None)) as segmenter:
+        return segmenter(batch)
+
+
+def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[Path], tmp_path: Path) -> None:
+    tasks = numbered([path.as_uri() for path in photos])
+    batch = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
+    assert batch["stem"] == ["a", "a-2", "c"]
+    told = work(job, batch)
+    assert told == {"uri": batch["uri"], "status": ["ok", "ok", "failed"]}
+    pseg("predict", bundle, *photos, "--out", tmp_path / "plain", "--save", "mask,pseudo")
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert pictures == ["a-2.mask.png", "a-2.pseudo.png", "a.mask.png", "a.pseudo.png"]
+    for name in pictures:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    rows = read_ledger_rows(Folder(job.out))
+    assert [(row["uri"], row["status"], row["digest"]) for row in rows] == [
+        (uri, status, "bundle and options") for uri, status in zip(batch["uri"], told["status"], strict=True)
+    ]
+    assert [each["cover"] for each in rows[1]["cover"]] == [0, 0.5, 0.5]
+    assert rows[1]["mask"] == f"{job.out}/a-2.mask.png"
+    assert rows[2]["error_type"] == "ImageError"
+    assert "is not a JPEG" in rows[2]["error"]
+    assert json.loads(rows[0]["provenance"])["runtime"] == "onnx"
+
+
+def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path], tmp_path: Path) -> None:
+    tasks = numbered([path.as_uri() for path in photos])
+    batch = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
+    work(job, batch)
+    mask = tmp_path / "out" / "a.mask.png"
+    written = mask.stat().st_mtime_ns
+    halves(photos[2])
+    assert work(job, batch)["status"] == ["ok", "ok", "failed"], "the row was there: its worker had died"
+    assert mask.stat().st_mtime_ns == written
+    assert work(replace(job, attempt="second"), batch)["status"] == ["ok", "ok", "ok"]
+    write_ledger_rows(Folder(job.out), read_ledger_rows(Folder(job.out)))
+    assert [row["status"] for row in read_ledger_rows(Folder(job.out))] == ["ok", "ok", "ok"]
+    assert list((tmp_path / "out" / "rows").iterdir()) == []
+
+
+def test_a_result_that_cannot_be_stored_fails_its_image(job: Job, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "out" / "a.mask.png").mkdir(parents=True)
+    tasks = numbered([path.as_uri() for path in photos])
+    told = work(job, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
+    assert told["status"] == ["failed", "ok", "failed"]
+
+
+def test_a_collection_on_a_cluster_of_one_node(bundle: Path, photos: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: make development")
+    manifest, out = tmp_path / "m.parquet", tmp_path / "o"
+    pseg("manifest", *photos, "--out", manifest)
+    command = ("scale", bundle, manifest, "--out", out, "--address", "local", "--chunk", 2)
+    files = ("--csv", tmp_path / "cover.csv", "--report", tmp_path / "report.html", "--json")
+    outcome = pseg_process(*command, *files)
+    assert outcome.status == ExitStatus.INCOMPLETE, outcome.stderr
+    (summary,) = outcome.records
+    assert summary["images"] == {"total": 3, "succeeded": 2, "failed": 1, "missing": 0}
+    assert [each["image"] for each in summary["failures"]] == [photos[2].as_uri()]
+    assert "3 of 3 images, 1 failed" in outcome.stderr
+    with (tmp_path / "cover.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["ok", "ok", "failed"]
+    assert "2 of 3 images segmented" in (tmp_path / "report.html").read_text()
+    photos[2].unlink()
+    pseg("manifest", *photos[:2], "--out", manifest)
+    resumed = pseg(*command, "--resume")
+    assert resumed.status == ExitStatus.DONE, "nothing is left to do: no cluster is needed"
+    assert "2 of 2 images were done earlier" in resumed.stderr

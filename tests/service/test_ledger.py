@@ -1,0 +1,238 @@
+"""The ledger of a run: what it says, what `--resume` does not do again, and what it does."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.commands.terminal import ExitStatus
+from service.ledger import LedgerError, Run, list_tasks, open_ledger, read_ledger
+from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process
+
+LEDGER = "ledger.jsonl"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four photographs, two of one stem, and a broken file."""
+    for name, left in (("a.png", RED), ("b.png", GREEN), ("b.jpg", BLUE), ("d.png", RED)):
+        halves(tmp_path / "in" / name, left)
+    (tmp_path / "in" / "c.png").write_bytes(b"")
+    return tmp_path / "in"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_timings(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "timings_ms"} for record in records]
+
+
+def times_written(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+
+def test_a_line_is_the_record_and_what_tells_whether_it_holds(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = pseg("predict", bundle, photos, "--out", tmp_path / "o", "--save", "mask,overlay", "--json")
+    head, *entries = lines(tmp_path / "o" / LEDGER)
+    assert (head["ledger"], head["images"], head["shard"]) == (1, 5, None)
+    assert head["bundle"] == outcome.records[0]["provenance"]["bundle"]
+    assert (head["options"]["save"], head["options"]["threshold"]) == (["mask", "overlay"], 0.5)
+    assert [{key: entry[key] for key in KEYS} for entry in entries] == outcome.records
+    told = [entry["ledger"] for entry in entries]
+    assert [each["position"] for each in told] == [0, 1, 2, 3, 4]
+    assert [each["stem"] for each in told] == ["a", "b", "b-2", "c", "d"]
+    assert told[2]["pictures"] == ["b-2.mask.png", "b-2.overlay.jpg"]
+    assert told[3]["pictures"] == []
+    assert told[0]["path"] == str(photos / "a.png")
+    assert told[0]["size_bytes"] == (photos / "a.png").stat().st_size
+    assert len({each["digest"] for each in told}) == 1
+
+
+def test_a_run_that_was_killed_goes_on(bundle: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "o"
+    content = halves(tmp_path / "one.png", size=(200, 150)).read_bytes()
+    photos.mkdir()
+    for index in range(200):
+        (photos / f"{index:03}.png").write_bytes(content if index % 20 else b"broken")
+    command = ["predict", bundle, photos, "--json", "--csv", tmp_path / "cover.csv"]
+    with subprocess.Popen(list(map(str, [PSEG, *command, "--out", out])), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert len(list(islice(process.stdout, 23))) == 23
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finished = {entry.stem for entry in read_ledger(out / LEDGER).entries if not entry.failed}
+    assert 20 <= len(finished) < 190
+    before = times_written(out)
+    resumed = pseg(*command, "--out", out, "--resume")
+    assert f"{len(finished)} of 200 images were done earlier" in resumed.stderr
+    after = times_written(out)
+    assert all(after[f"{stem}.pseudo.png"] == before[f"{stem}.pseudo.png"] for stem in finished)
+    rows = (tmp_path / "cover.csv").read_text()
+    whole = pseg(*command, "--out", tmp_path / "whole")
+    assert resumed.status == whole.status == ExitStatus.INCOMPLETE
+    assert len(resumed.records) == 200
+    moved = json.loads(json.dumps(without_timings(whole.records)).replace(str(tmp_path / "whole"), str(out)))
+    assert without_timings(resumed.records) == moved
+    assert rows == (tmp_path / "cover.csv").read_text()
+    for path in (tmp_path / "whole").glob("*.png"):
+        assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_only_failed_images_are_tried_again(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o", "--csv", tmp_path / "cover.csv")
+    assert pseg(*command).status == ExitStatus.INCOMPLETE
+    before = times_written(tmp_path / "o")
+    halves(photos / "c.png")
+    outcome = pseg(*command, "--resume")
+    assert outcome.status == ExitStatus.DONE
+    assert outcome.stderr.splitlines() == ["4 of 5 images were done earlier", "1 done again: failed before"]
+    after = times_written(tmp_path / "o")
+    assert set(after) - set(before) == {"c.pseudo.png"}
+    assert {name: after[name] for name in before} == before
+    with (tmp_path / "cover.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 5
+    assert len(read_ledger(tmp_path / "o" / LEDGER).entries) == 5
+
+
+def test_a_torn_last_line_is_dropped(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o")
+    pseg(*command)
+    ledger = tmp_path / "o" / LEDGER
+    ledger.write_bytes(ledger.read_bytes()[:-40])
+    outcome = pseg(*command, "--resume")
+    assert "3 of 5 images were done earlier" in outcome.stderr
+    assert [entry.stem for entry in read_ledger(ledger).entries] == ["a", "b", "b-2", "c", "d"]
+
+
+def change_the_image(photos: Path, _: Path) -> None:
+    halves(photos / "a.png", BLUE)
+    os.utime(photos / "a.png", ns=(1, 1))
+
+
+def lose_a_picture(_: Path, out: Path) -> None:
+    (out / "a.pseudo.png").unlink()
+
+
+def take_the_stem(photos: Path, _: Path) -> None:
+    halves(photos / "a.jpg", BLUE)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (change_the_image, "the image was changed"),
+        (lose_a_picture, "pictures are missing"),
+        (take_the_stem, "another image takes the names of its pictures"),
+    ],
+)
+def test_what_no_longer_holds_is_done_again(
+    bundle: Path, photos: Path, tmp_path: Path, change: Any, reason: str
+) -> None:
+    command = ("predict", bundle, photos, "--save", "pseudo", "--json", "--out")
+    pseg(*command, tmp_path / "o")
+    change(photos, tmp_path / "o")
+    resumed = pseg(*command, tmp_path / "o", "--resume")
+    assert "3 of " in resumed.stderr
+    assert f"1 done again: {reason}" in resumed.stderr
+    fresh = pseg(*command, tmp_path / "fresh")
+    for ours, theirs in zip(resumed.records, fresh.records, strict=True):
+        assert (ours["image"], ours["cover"]) == (theirs["image"], theirs["cover"])
+        if ours["mask"] is not None:
+            assert Path(ours["mask"]["path"]).read_bytes() == Path(theirs["mask"]["path"]).read_bytes()
+
+
+def test_other_options_are_named_and_everything_is_done_again(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o")
+    pseg(*command)
+    outcome = pseg(*command, "--resume", "--max-img-size", 900, "--threads", 1)
+    assert "0 of 5 images were done earlier" in outcome.stderr
+    assert "4 done again: bundle or options are not the same" in outcome.stderr
+    assert "max-img-size 900, there 1000000" in outcome.stderr
+    assert "threads" not in outcome.stderr
+    again = pseg(*command, "--resume", "--max-img-size", 900, "--batch-size", 2)
+    assert "4 of 5 images were done earlier" in again.stderr
+
+
+def test_without_resume_everything_is_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o")
+    pseg(*command)
+    before = times_written(tmp_path / "o")
+    assert "earlier" not in pseg(*command).stderr
+    assert all(when > before[name] for name, when in times_written(tmp_path / "o").items())
+    assert len(lines(tmp_path / "o" / LEDGER)) == 6
+
+
+def test_there_is_nothing_to_resume(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = pseg("predict", bundle, photos, "--out", tmp_path / "o", "--resume")
+    assert f"nothing to resume: there was no {tmp_path / 'o' / LEDGER}" in outcome.stderr
+    assert len(read_ledger(tmp_path / "o" / LEDGER).entries) == 5
+
+
+def test_without_pictures_a_ledger_is_kept_for_who_resumes(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o", "--save", "none")
+    pseg(*command)
+    assert list((tmp_path / "o").iterdir()) == []
+    pseg(*command, "--resume")
+    assert "4 of 5 images were done earlier" in pseg(*command, "--resume").stderr
+
+
+def test_the_report_holds_all_images(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    command = ("predict", bundle, photos, "--out", tmp_path / "o")
+    pseg(*command)
+    halves(photos / "c.png")
+    pseg(*command, "--resume", "--report", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "5 of 5 images segmented" in page
+    assert "4 of the images were segmented earlier or elsewhere" in page
+    assert page.count("<article") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a shopping list\n",
+        b'{"image": "a.png"}\n',
+        b'{"ledger": 99, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"ledger": 1, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\nnot JSON\n',
+        b'{"ledger": 1, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\n{"ledger": {}}\n',
+        b"\x00\xff",
+    ],
+)
+def test_what_is_no_ledger_is_refused_and_left_alone(
+    bundle: Path, photos: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "o").mkdir()
+    ledger = tmp_path / "o" / LEDGER
+    ledger.write_bytes(content)
+    assert str(ledger) in pseg_error("predict", bundle, photos, "--out", tmp_path / "o", "--resume")
+    assert ledger.read_bytes() == content
+
+
+def test_two_runs_do_not_write_one_ledger(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    listing = list_tasks([])
+    run = Run("bundle", {}, 0, listing.digest)
+    with open_ledger(tmp_path / "o", run, listing, resume=False):
+        assert "another run is writing" in pseg_error("predict", bundle, photos, "--out", tmp_path / "o")
+        with pytest.raises(LedgerError), open_ledger(tmp_path / "o", run, listing, resume=True):
+            pass
+    assert len(lines(tmp_path / "o" / LEDGER)) == 1
+    assert pseg("predict", bundle, photos, "--out", tmp_path / "o").status == ExitStatus.INCOMPLETE
+
+
+def test_a_file_name_that_is_no_unicode_survives(bundle: Path, tmp_path: Path) -> None:
+    photo = halves(tmp_path / "in" / "fish.png")
+    photo.rename(photo.with_name(os.fsdecode(b"fish-\xff.png")))
+    command = ("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
+    pseg_process(*command, PYTHONUTF8="1")
+    assert "1 of 1 images were done earlier" in pseg_process(*command, "--resume", PYTHONUTF8="1").stderr

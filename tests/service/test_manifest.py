@@ -1,0 +1,76 @@
+"""Manifests: every image once, by a name that every machine understands."""
+
+from pathlib import Path
+
+import pytest
+
+from service.commands.terminal import ExitStatus
+from tests.service.test_cli import halves, pseg, pseg_error
+
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def test_a_manifest_names_every_image_once(tmp_path: Path) -> None:
+    photo = halves(tmp_path / "in" / "b c.png")
+    halves(tmp_path / "in" / "a.png")
+    out = tmp_path / "m.parquet"
+    remote = "s3://reef/dive 1/q7.jpg"
+    outcome = pseg("manifest", photo, tmp_path / "in", remote, remote, "--out", out)
+    assert outcome.stdout == f"3 images -> {out}\n"
+    folder = f"file://{tmp_path}/in"
+    assert parquet.read_table(out).to_pydict() == {"uri": [f"{folder}/b%20c.png", f"{folder}/a.png", remote]}
+
+
+def test_a_manifest_of_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "absent.png"):
+        assert str(tmp_path / name) in pseg_error("manifest", tmp_path / name, "--out", tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"uri": ["file:///a", "file:///b", "file:///a"]}, "1 URIs are there more than once (file:///a)"),
+        ({"path": ["file:///a"]}, "has no column uri (there are: path)"),
+        ({"uri": ["a.png"]}, "1 rows hold no absolute URI, 'a.png'"),
+        ({"uri": ["file:///a", None]}, "1 rows hold no absolute URI, None"),
+        ({"uri": [1, 2]}, "2 rows hold no absolute URI, 1"),
+        ({"uri": []}, "names no image"),
+        (None, "is no Parquet file"),
+    ],
+)
+def test_a_manifest_that_cannot_be_done_is_refused(
+    bundle: Path, tmp_path: Path, columns: dict[str, list[object]] | None, message: str
+) -> None:
+    manifest = tmp_path / "m.parquet"
+    if columns is None:
+        manifest.write_bytes(b"PAR1 no table")
+    else:
+        parquet.write_table(pyarrow.table(columns), manifest)
+    said = pseg_error("scale", bundle, manifest, "--out", tmp_path / "o", "--address", "local")
+    assert str(manifest) in said
+    assert message in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_manifest_or_cluster_out_of_reach_takes_nothing_away(bundle: Path, tmp_path: Path) -> None:
+    out, manifest = tmp_path / "o", tmp_path / "m.parquet"
+    assert "cannot be read" in pseg_error("scale", bundle, manifest, "--out", out, "--address", "local")
+    pseg("manifest", halves(tmp_path / "a.png"), "--out", manifest)
+    out.mkdir()
+    (out / "ledger.parquet").write_bytes(b"of an earlier run")
+    pytest.importorskip("ray", reason="ray is not installed: make development")
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
+        said = pseg_error("scale", bundle, manifest, "--out", out, "--address", address)
+        assert f"no cluster at {address}" in said
+    assert (out / "ledger.parquet").read_bytes() == b"of an earlier run"
+
+
+def test_a_bundle_that_is_none_ends_before_the_cluster(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.parquet"
+    pseg("manifest", halves(tmp_path / "a.png"), "--out", manifest)
+    (tmp_path / "b.tgz").write_text("no archive")
+    outcome = pseg("scale", tmp_path / "b.tgz", manifest, "--out", tmp_path / "o", "--address", "127.0.0.1:9")
+    assert outcome.status == ExitStatus.UNUSABLE_MODEL

@@ -1,0 +1,149 @@
+"""`pseg merge`: shards done apart are one run, and what nobody did is told."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.commands.terminal import ExitStatus
+from service.ledger import read_ledger
+from tests.service.bundles import bundle_folder
+from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six photographs, two of one stem and of different sizes, and a broken file."""
+    for name, left in (("a.png", RED), ("b.png", GREEN), ("c.png", BLUE), ("d.png", RED), ("e.png", GREEN)):
+        halves(tmp_path / "in" / name, left)
+    halves(tmp_path / "in" / "a.jpg", GREEN, GREEN, size=(128, 64))
+    (tmp_path / "in" / "f.png").write_bytes(b"")
+    return tmp_path / "in"
+
+
+def do_shards(bundle: Path, photos: Path, out: Path, *shards: str, **more: Any) -> None:
+    options = [part for name, value in more.items() for part in (f"--{name.replace('_', '-')}", value)]
+    for shard in shards:
+        pseg("predict", bundle, photos, "--out", out, "--shard", shard, *options)
+
+
+def test_shards_in_one_folder_are_as_good_as_one_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "o", tmp_path / "whole"
+    do_shards(bundle, photos, out, "2/3", "1/3", "3/3")
+    assert sorted(path.name for path in out.glob("*.jsonl")) == [f"ledger.{index}-of-3.jsonl" for index in (1, 2, 3)]
+    merged = pseg("merge", out, "--out", out, "--csv", tmp_path / "o.csv", "--report", tmp_path / "o.html", "--json")
+    pseg("predict", bundle, photos, "--out", whole, "--csv", tmp_path / "whole.csv")
+    assert merged.status == ExitStatus.INCOMPLETE, "an image failed"
+    (summary,) = merged.records
+    assert summary["images"] == {"total": 7, "succeeded": 6, "failed": 1, "missing": 0}
+    assert [Path(each["image"]).name for each in summary["failures"]] == ["f.png"]
+    # by hand: five of 64 × 32, one of 128 × 64; all green, and halves of red, green, blue, red, green beside blue
+    pixels = 5 * 64 * 32 + 128 * 64
+    half = 32 * 32
+    expected = [2 * half / pixels, (2 * half + 128 * 64) / pixels, 6 * half / pixels]
+    assert [each["cover"] for each in summary["cover"]] == pytest.approx(expected, abs=1e-6)
+    assert (tmp_path / "o.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    for path in whole.glob("*.png"):
+        assert path.read_bytes() == (out / path.name).read_bytes()
+    page = (tmp_path / "o.html").read_text()
+    assert "6 of 7 images segmented" in page
+    assert "is empty (0 bytes)" in page
+    assert "6 of 7 images were done earlier" in pseg("predict", bundle, photos, "--out", out, "--resume").stderr
+
+
+def test_shards_in_folders_of_their_own(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "f.png").unlink()
+    for index in (1, 2):
+        do_shards(bundle, photos, tmp_path / f"machine-{index}", f"{index}/2")
+    merged = pseg("merge", tmp_path / "machine-1", tmp_path / "machine-2", "--out", tmp_path / "all")
+    assert merged.status == ExitStatus.DONE
+    assert merged.stderr == ""
+    assert merged.stdout.startswith("6 of 6 images segmented")
+    entries = read_ledger(tmp_path / "all" / "ledger.jsonl").entries
+    assert all((tmp_path / "all" / name).is_file() for entry in entries for name in entry.pictures)
+    resumed = pseg("predict", bundle, photos, "--out", tmp_path / "all", "--resume", "--json")
+    assert "6 of 6 images were done earlier" in resumed.stderr
+    assert all(Path(record["mask"]["path"]).is_file() for record in resumed.records)
+
+
+def test_missing_shards_and_images_are_told(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    do_shards(bundle, photos, out, "1/4", "3/4")
+    ledger = out / "ledger.3-of-4.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-10])
+    outcome = pseg("merge", out, "--out", tmp_path / "m", "--csv", tmp_path / "m.csv")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    # by hand: of seven images the shards have 2, 2, 2 and 1
+    assert "missing: 4 images; no ledger of shard 2/4, 4/4" in outcome.stderr
+    assert outcome.stdout.startswith("3 of 7 images segmented")
+    with (tmp_path / "m.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_an_empty_shard_is_a_shard(bundle: Path, tmp_path: Path) -> None:
+    photo = halves(tmp_path / "in" / "a.png")
+    do_shards(bundle, photo, tmp_path / "o", "1/2")
+    assert pseg("predict", bundle, photo, "--out", tmp_path / "o", "--shard", "2/2").status == ExitStatus.DONE
+    assert pseg("merge", tmp_path / "o", "--out", tmp_path / "m").status == ExitStatus.DONE
+
+
+def test_an_image_that_was_done_twice_counts_once(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    do_shards(bundle, photos, tmp_path / "o", "1/2", "2/2")
+    pseg("predict", bundle, photos, "--out", tmp_path / "whole", "--shard", "1/1")
+    halves(photos / "f.png", RED, RED)
+    pseg("predict", bundle, photos, "--out", tmp_path / "again", "--shard", "1/1")
+    outcome = pseg("merge", tmp_path / "o", tmp_path / "whole", tmp_path / "again", "--out", tmp_path / "m", "--json")
+    assert outcome.status == ExitStatus.DONE, "what failed first was done in the end"
+    (summary,) = outcome.records
+    assert (summary["images"]["succeeded"], summary["duplicates"], summary["contradictory"]) == (7, 6, 0)
+    ledger = tmp_path / "whole" / "ledger.1-of-1.jsonl"
+    ledger.write_text(ledger.read_text().replace('"cover": 0.5', '"cover": 0.25'))
+    told = pseg("merge", tmp_path / "o", tmp_path / "whole", "--out", tmp_path / "m")
+    # c.png is blue all over
+    assert "done more than once: 6 images, 4 with different covers" in told.stderr
+
+
+def test_ledgers_of_different_runs_are_not_joined(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    do_shards(bundle, photos, tmp_path / "o", "1/2")
+    arguments = ("merge", tmp_path / "o", tmp_path / "p", "--out", tmp_path / "m")
+    do_shards(bundle, photos, tmp_path / "p", "2/2", max_img_size=900)
+    assert "max-img-size 1000000, there 900" in pseg_error(*arguments)
+    other = bundle_folder(tmp_path / "other", transforms=None)
+    do_shards(other, photos, tmp_path / "p", "2/2")
+    assert "bundle " in pseg_error(*arguments)
+    halves(photos / "z.png")
+    do_shards(bundle, photos, tmp_path / "p", "2/2")
+    assert "tells of 7 images" in pseg_error(*arguments)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cover.csv").write_text("image,status\n")
+    (tmp_path / "nothing").write_bytes(b"")
+    for name, message in (
+        ("empty", "holds no ledger"),
+        ("cover.csv", "line 1 is not that of a ledger"),
+        ("nothing", "is no ledger"),
+        ("nowhere.jsonl", "cannot be read"),
+    ):
+        assert message in pseg_error("merge", tmp_path / name, "--out", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_wrong_shard_is_refused_before_work(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    for shard in ("0/4", "5/4", "all"):
+        assert "shard is" in pseg_error("predict", bundle, photos, "--out", tmp_path / "o", "--shard", shard)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_shard_resumes_its_own_ledger(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    do_shards(bundle, photos, tmp_path / "o", "1/2", "2/2")
+    before = (tmp_path / "o" / "ledger.2-of-2.jsonl").read_bytes()
+    outcome = pseg("predict", bundle, photos, "--out", tmp_path / "o", "--shard", "1/2", "--resume", "--json")
+    assert "3 of 4 images were done earlier" in outcome.stderr
+    assert len(outcome.records) == 4
+    assert (tmp_path / "o" / "ledger.2-of-2.jsonl").read_bytes() == before
+    assert json.loads(before.splitlines()[0])["shard"] == "2/2"
