@@ -1,5 +1,6 @@
 """`kill -9` at seeded random moments: nothing half-written stands under a final name; a rerun succeeds and tidies."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def test_predict(count: int, bundle: Path, images: Path, place: Place, tally: Ta
         for index in range(IMAGES):
             assert np.array_equal(pixels_of(place.out / f"{index:02}.pseudo.png"), mask_of(index))
             assert np.array_equal(pixels_of(place.out / f"{index:02}.mask.png"), mask_of(index))
-        assert len(list(place.out.iterdir())) == 3 * IMAGES + 2
+        assert len(list(place.out.iterdir())) == 3 * IMAGES + len(("cover.csv", "report.html", "ledger.jsonl"))
         assert (place.out / "cover.csv").read_text().count(",ok,") == IMAGES
 
     kills = [partial(emptied, place.out, files, seconds) for files, seconds in moments_of_writing(count, 3 * IMAGES)]
@@ -112,6 +113,37 @@ def emptied(folder: Path, files: int, seconds: float) -> Callable[[], bool]:
         if not path.name.startswith("."):
             path.unlink()
     return when_written(folder, files, seconds)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.timeout(1800)
+def test_finished_images_are_not_done_again(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
+    command = (PSEG, "predict", bundle, images, "--out", place.out, "--cache-dir", place.cache, "--resume")
+
+    def finished() -> dict[str, int]:
+        """The pictures that the ledger calls finished, and when they were written."""
+        ledger = place.out / "ledger.jsonl"
+        content = ledger.read_bytes() if ledger.is_file() else b""
+        lines = content[: content.rfind(b"\n") + 1].splitlines()
+        records = [json.loads(line) for line in lines]
+        masks = [Path(record["mask"]["path"]) for record in records if record.get("mask")]
+        return {path.name: path.stat().st_mtime_ns for path in masks}
+
+    for files, seconds in moments_of_writing(count, IMAGES - 1):
+        for path in place.out.iterdir():
+            path.unlink()
+        # One file more than pictures: the ledger is there from the beginning.
+        place.kill(command, when_written(place.out, files + 1, seconds))
+        before = finished()
+        place.finish(command)
+        after_all = finished()
+        assert len(after_all) == IMAGES
+        assert {name: after_all[name] for name in before} == before, "what was finished was done again"
+        for index in range(IMAGES):
+            assert np.array_equal(pixels_of(place.out / f"{index:02}.pseudo.png"), mask_of(index))
+        place.require_tidy()
+        tally("kill -9: predict --resume", "killed")
+        tally("images found finished by --resume", "kept", len(before))
 
 
 # ---- orders with a collection -----------------------------------------------------------------------------------
