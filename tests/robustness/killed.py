@@ -34,10 +34,12 @@ class Place:
     Attributes:
         root: the folder.
         name: marks the processes of this place.
+        durations_s: of commands that came to their end, by command.
     """
 
     root: Path
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    durations_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def __post_init__(self) -> None:
         for folder in (self.temporary, self.out):
@@ -74,17 +76,21 @@ class Place:
         started = time.monotonic()
         status = self.start(command).wait()
         assert status == 0, (self.root / "messages").read_text(errors="replace")
-        return time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.durations_s.setdefault(str(command[1]), []).append(seconds)
+        return seconds
 
     def kill(self, command: Sequence[object], moment: Callable[[], bool]) -> bool:
         """Start a command and kill it, and it alone, when its moment comes; whether it was still running then.
 
         Its children must end by themselves.
         """
-        process = self.start(command)
+        process, started = self.start(command), time.monotonic()
         while process.poll() is None and not moment():
             time.sleep(0.001)
         caught = process.poll() is None
+        if not caught:
+            self.durations_s.setdefault(str(command[1]), []).append(time.monotonic() - started)
         process.send_signal(signal.SIGKILL)
         process.wait()
         ends = time.monotonic() + _ORPHANS_S
@@ -145,9 +151,14 @@ def when_written(folder: Path, files: int, seconds: float) -> Callable[[], bool]
     return moment
 
 
-def moments(seed: int, count: int, longest_s: float) -> list[float]:
-    """Seconds at which a run of a known length is killed, seeded: from its first fifth to a little after its end."""
-    return (np.random.default_rng(seed).uniform(0.2, 1.05, count) * longest_s).tolist()
+def after_share(place: Place, command: str, share: float) -> Callable[[], bool]:
+    """The moment at that share of the shortest run of a command that came to its end, however busy the machine was."""
+    return after(share * min(place.durations_s[command]))
+
+
+def shares(count: int) -> list[float]:
+    """Shares of a run after which it is killed, seeded: from its first fifth to its end."""
+    return np.random.default_rng(count).uniform(0.2, 1, count).tolist()
 
 
 def moments_of_writing(count: int, files: int) -> list[tuple[int, float]]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.publishing import SUMMARY_SCHEMA
 from tests.robustness.conftest import Tally
-from tests.robustness.killed import PSEG, REPOSITORY, Place, after, moments, moments_of_writing, when_written
+from tests.robustness.killed import PSEG, REPOSITORY, Place, after_share, moments_of_writing, shares, when_written
 from tests.service.bundles import bundle_folder, packed
 from tests.service.pictures import BLUE, GREEN, RED, painted
 
@@ -198,8 +198,8 @@ def test_convert(count: int, bundle: Path, images: Path, place: Place, tally: Ta
         place.finish((PSEG, "predict", destination, images / "00.png", "--out", masks))
         assert np.array_equal(pixels_of(masks / "00.pseudo.png"), mask_of(0))
 
-    seconds = place.finish(another())
-    kills = [partial(after, moment) for moment in moments(count, count, seconds)]
+    place.finish(another())
+    kills = [partial(after_share, place, "convert", share) for share in shares(count)]
     killed_and_run_again(place, command, kills, require_done, tally, "kill -9: convert", again=another)
 
 
@@ -213,11 +213,8 @@ def test_tune(count: int, bundle: Path, images: Path, place: Place, tally: Tally
     command = (
         *(PSEG, "tune", bundle, "--images", images, "--budget-s", 0.1, "--out", profile, "--cache-dir", place.cache),
     )
-    started = time.monotonic()
-    if count > FEW["tune"]:
-        place.finish(command)
-    seconds = max(6.0, time.monotonic() - started)
-    kills = [partial(after, moment) for moment in moments(count, count, seconds)]
+    place.finish(command)
+    kills = [partial(after_share, place, "tune", share) for share in shares(count)]
 
     def require_done() -> None:
         assert profile.is_file()
