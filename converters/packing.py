@@ -2,11 +2,11 @@
 
 import gzip
 import io
-import os
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from engine.files import atomic_file
 
 _PUBLIC_FILE = 0o644
 
@@ -21,22 +21,15 @@ def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    descriptor, partial = tempfile.mkstemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent)
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as raw,
-            gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as squeezed,
-            tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            for name, content in sorted(files.items(), key=lambda item: item[0]):
-                member = tarfile.TarInfo(name)
-                member.mode = _PUBLIC_FILE
-                with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as opened:
-                    member.size = opened.seek(0, io.SEEK_END)
-                    opened.seek(0)
-                    archive.addfile(member, opened)
-        Path(partial).chmod(_PUBLIC_FILE)
-        Path(partial).replace(destination)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with (
+        atomic_file(destination) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as squeezed,
+        tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in sorted(files.items(), key=lambda item: item[0]):
+            member = tarfile.TarInfo(name)
+            member.mode = _PUBLIC_FILE
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as opened:
+                member.size = opened.seek(0, io.SEEK_END)
+                opened.seek(0)
+                archive.addfile(member, opened)

@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +28,7 @@ from converters.rewrites.program import Program
 from converters.rewrites.same_padding import drop_ignored_dilations
 from engine.bundle import PaddleModel
 from engine.errors import ConversionError
+from engine.files import scratch_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +73,7 @@ def export_in_child(
     """
     files = [program.program.absolute(), program.params.absolute(), destination.absolute()]
     arguments = [*map(str, files), str(opset), *map(str, input_shape or ())]
-    with tempfile.TemporaryDirectory(prefix="pseg-convert-") as scratch:
+    with scratch_folder("convert") as scratch:
         try:
             done = subprocess.run(  # noqa: S603 - our own module with our own arguments
                 [sys.executable, "-P", "-W", "ignore", "-m", __name__, *arguments],
@@ -88,7 +88,7 @@ def export_in_child(
                 f"{where}: the converter did not finish within {timeout_s:g} s: convert on a faster machine, or run it "
                 "with --runtime paddle, or auto"
             ) from error
-        operators = _read_operators(Path(scratch) / _OPERATORS)
+        operators = _read_operators(scratch / _OPERATORS)
     if done.returncode == 0 and destination.is_file():
         return
     if -done.returncode == signal.SIGKILL:

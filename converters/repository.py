@@ -23,6 +23,8 @@ from engine.errors import ConversionError
 MODEL = "model.onnx"
 DEFAULT_MAX_BYTES = 8 << 30
 KEPT_S = 3600.0
+_MAKING = "making-"
+_ROOM_BYTES = 1 << 20
 
 
 class RefusedError(ConversionError):
@@ -78,8 +80,10 @@ class Repository:
                 try:
                     _make(entry, make)
                 except RefusedError as error:
-                    _write_refusal(refusal, error)
+                    with suppress(OSError):  # remembered if it can be
+                        _write_refusal(refusal, error)
                     raise
+        self._remove_abandoned()
         self._remove_the_oldest()
         return entry
 
@@ -98,6 +102,12 @@ class Repository:
             if lock.still_there():
                 return lock
             lock.__exit__()
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed processes left of entries that nobody asked for again."""
+        for folder in {making.parent for making in self.root.glob(f"*/{_MAKING}*")}:
+            with suppress(OSError), _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove_unfinished(folder)
 
     def _remove_the_oldest(self) -> None:
         sizes = {folder: _bytes_in(folder) for folder in self.root.iterdir()}
@@ -169,13 +179,28 @@ def _write_refusal(path: Path, error: RefusedError) -> None:
     partial.replace(path)
 
 
+def _remove_unfinished(folder: Path) -> None:
+    for unfinished in folder.glob(f"{_MAKING}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _require_room(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(_ROOM_BYTES))
+        probe.flush()
+
+
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
-    for abandoned in entry.parent.glob("making-*"):  # of a process that was killed: the lock is ours now
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _remove_unfinished(entry.parent)  # of a process that was killed: the lock is ours now
     try:
-        with tempfile.TemporaryDirectory(prefix="making-", dir=entry.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=_MAKING, dir=entry.parent) as folder:
             partial = Path(folder) / entry.name
-            make(partial)
+            try:
+                make(partial)
+            except ConversionError:
+                # Libraries that find no room for a model say that it is wrong, and a refusal would be remembered.
+                _require_room(Path(folder))
+                raise
             with partial.open("rb") as finished:
                 os.fsync(finished.fileno())
             # The entry comes last: where it is, all that belongs to it is.

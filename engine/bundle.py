@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import Repr
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
@@ -22,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from engine.archive import unpack
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
+from engine.files import scratch_folder
 from engine.options import Precision
 from engine.transforms import Transform
 
@@ -222,9 +222,9 @@ def open_bundle(
         return
     if not source.is_file():
         raise BundleError(f"{source}: no such file or folder")
-    with TemporaryDirectory(prefix="pseg-bundle-", dir=temporary_folder) as unpacked:
-        unpack(source, Path(unpacked))
-        yield read_bundle(_model_folder(Path(unpacked), source), source, inspect_only=inspect_only)
+    with scratch_folder("bundle", temporary_folder) as unpacked:
+        unpack(source, unpacked)
+        yield read_bundle(_model_folder(unpacked, source), source, inspect_only=inspect_only)
 
 
 def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bundle:

@@ -4,15 +4,7 @@ import math
 import os
 from pathlib import Path
 
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text().strip())
-    except (OSError, ValueError):
-        return None
+from engine.control_groups import CGROUP_ROOT, OWN_CGROUPS, group_folders, read_number
 
 
 def quota_of_v2(cpu_max: str) -> float | None:
@@ -55,12 +47,7 @@ def quota_of_v1(quota_us: int | None, period_us: int | None) -> float | None:
     return quota_us / period_us
 
 
-def _ancestors(folder: Path, top: Path) -> list[Path]:
-    inside = [folder, *folder.parents]
-    return [each for each in inside if each == top or top in each.parents]
-
-
-def quota_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> float | None:
+def quota_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
     """Find the tightest CPU quota of this process's control group and the groups above it, version 1 or 2.
 
     Args:
@@ -70,33 +57,20 @@ def quota_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> float
     Returns:
         Cores, or None where nothing limits the process.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
-    quotas: list[float | None] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        relative = group.lstrip("/")
-        if not controllers:
-            for mount in (root, root / "unified"):
-                for folder in _ancestors(mount / relative, mount):
-                    try:
-                        quotas.append(quota_of_v2((folder / "cpu.max").read_text()))
-                    except OSError:
-                        continue
-        elif "cpu" in controllers.split(","):
-            for mount in (root / controllers, root / "cpu"):
-                for folder in _ancestors(mount / relative, mount):
-                    quotas.append(
-                        quota_of_v1(
-                            _read_number(folder / "cpu.cfs_quota_us"), _read_number(folder / "cpu.cfs_period_us")
-                        )
-                    )
+    quotas = [_quota_in(version, folder) for version, folder in group_folders("cpu", root=root, own=own)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def usable_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int:
+def _quota_in(version: int, folder: Path) -> float | None:
+    if version == 1:
+        return quota_of_v1(read_number(folder / "cpu.cfs_quota_us"), read_number(folder / "cpu.cfs_period_us"))
+    try:
+        return quota_of_v2((folder / "cpu.max").read_text())
+    except OSError:
+        return None
+
+
+def usable_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Count the cores that this process may use: affinity, cut to the quota rounded up.
 
     Args:

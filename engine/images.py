@@ -24,6 +24,7 @@ Pillow keeps two settings for the whole process; since several threads decode at
 
 import itertools
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -134,8 +135,20 @@ def list_images(arguments: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for argument in arguments:
         for path in _matches(argument):
-            found.setdefault(path.resolve(), path)
+            found.setdefault(real_path(path), path)
     return list(found.values())
+
+
+def real_path(path: Path) -> Path:
+    """Follow the links of a path, as `Path.resolve` does, but for links in a circle, which end nothing here.
+
+    Args:
+        path: a file's.
+
+    Returns:
+        An absolute path, the same for every name of a file.
+    """
+    return Path(os.path.realpath(path))
 
 
 def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
@@ -231,7 +244,12 @@ def _expand(argument: str | Path) -> list[Path]:
     if not str(argument):
         raise ImageError("an empty argument names no image: give a file, a folder or a glob")
     path = Path(argument)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError:
+        # A name that is too long, or one in a closed folder: reading it says so, and the other pictures are not lost.
+        return [path]
+    if is_folder:
         images = sorted(entry for entry in path.iterdir() if _is_image(entry) and not entry.name.startswith("."))
     elif path.exists() or not _is_pattern(str(argument)):
         return [path]

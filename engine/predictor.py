@@ -1,5 +1,6 @@
 """One image in, one mask out: preprocess, run, postprocess, with provenance and timings."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 from engine.bundle import Bundle, SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError
 from engine.images import SourceImage
+from engine.memory_budget import NO_DOUBT_BYTES, MemoryBudget
 from engine.postprocess import OutputKind, class_count, cover, output_kind, segment
 from engine.profile import Profile
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.transforms import TransformRecord, apply_transforms
 
+_log = logging.getLogger(__name__)
 Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
 
 
@@ -142,6 +145,7 @@ class Predictor:
         mask_size: at which size masks are returned.
         fallbacks: steps that were taken down to this runtime.
         profile: the tuned profile that the runtime was chosen by; None where none was.
+        memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
     """
 
     bundle: Bundle
@@ -150,6 +154,7 @@ class Predictor:
     mask_size: MaskSize = MaskSize.ORIGINAL
     fallbacks: tuple[str, ...] = ()
     profile: Profile | None = None
+    memory: MemoryBudget | None = None
     _input: TensorSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -272,14 +277,63 @@ class Predictor:
             groups.setdefault(each.tensor.shape, []).append(index)
         outputs: dict[int, RawOutput] = {}
         for indices in groups.values():
-            for chunk in self._chunks(indices):
+            height, width = prepared[indices[0]].tensor.shape[-2:]
+            for chunk in self._chunks(indices, height * width):
                 raw = self._run_stacked([prepared[index].tensor for index in chunk])
                 outputs.update(zip(chunk, raw, strict=True))
         return [outputs[index] for index in range(len(prepared))]
 
-    def _chunks(self, indices: list[int]) -> list[list[int]]:
-        size = self._input.shape[0] or len(indices)
+    def _chunks(self, indices: list[int], pixels: int) -> list[list[int]]:
+        size = self._input.shape[0] or self._images_that_fit(pixels, len(indices))
         return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+    def _images_that_fit(self, pixels: int, wanted: int) -> int:
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.images_that_fit(pixels, wanted)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def _note_cut(self, fitting: int, wanted: int, pixels: int) -> None:
+        note = "batches are cut to what the memory limit allows"
+        if fitting < wanted and note not in self.fallbacks:
+            _log.warning("%s: %d of %d images of %d pixels share a run", note, fitting, wanted, pixels)
+            self.fallbacks = (*self.fallbacks, note)
+
+    def batch_within_memory(self, wanted: int, pixels: int, read_ahead: int) -> int:
+        """Cut a batch size to what a pipeline can hold within the memory limit that is heeded.
+
+        Args:
+            wanted: images that may share a run, at least 1.
+            pixels: of the largest image that is usual.
+            read_ahead: images that are decoded before they are needed.
+
+        Returns:
+            1 to `wanted`; less than wanted is logged, and noted among the fallbacks.
+        """
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.batch_that_fits(pixels, wanted, read_ahead)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def heed_memory_limit(self, limit_bytes: int, pixels: int) -> None:
+        """Measure what runs take and keep to a limit from now on, unless there is no doubt that they fit.
+
+        Args:
+            limit_bytes: of all memory of this process.
+            pixels: of the largest run that is to be expected.
+        """
+        free_sides = self._input.shape[-2:] == (None, None)
+        if not free_sides or pixels * NO_DOUBT_BYTES <= limit_bytes:
+            return
+        batch, bands = (axis or 1 for axis in self._input.shape[:2])
+
+        def run_square(side: int) -> int:
+            outputs = self.runtime.run({self._input.name: np.zeros((batch, bands, side, side), self._input.dtype)})
+            return sum(output.nbytes for output in outputs.values())
+
+        self.memory = MemoryBudget.measured(run_square, limit_bytes)
 
     def _run_stacked(self, tensors: list[NDArray[np.float32]]) -> list[RawOutput]:
         fixed_batch = self._input.shape[0] or len(tensors)

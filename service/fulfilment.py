@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -31,6 +30,7 @@ from engine import (
     read_image,
 )
 from engine.cores import usable_cores
+from engine.files import scratch_folder
 from service.publishing import (
     SUMMARY_SCHEMA,
     FailedImage,
@@ -45,6 +45,7 @@ from service.publishing import (
 )
 from service.request import ServiceRequest
 from service.results import CoverTable, Stems, cover_records, provenance_record
+from service.session import batch_within_memory
 
 if TYPE_CHECKING:
     from service.report import ReportWriter
@@ -260,8 +261,8 @@ class _Fulfilment:
     def run(self, predictor: Predictor) -> None:
         self.outcome.provenance = predictor.provenance
         publisher = Publisher(self.outlet, self.request.model, predictor.provenance, predictor.bundle.multilabel)
-        with TemporaryDirectory(prefix="pseg-report-") as folder:
-            page = Path(folder, "report.html")
+        with scratch_folder("report") as folder:
+            page = folder / "report.html"
             try:
                 with self._report(page, predictor) as report:
                     self._segment(self._pipeline(predictor, publisher), report)
@@ -303,7 +304,7 @@ class _Fulfilment:
             predictor,
             decode,
             encode,
-            batch_size=self.request.batch_size,
+            batch_size=batch_within_memory(limits, predictor),
             workers=usable_cores(),
             read_ahead=usable_cores(),
         )

@@ -39,6 +39,7 @@ from ivcap_service.service_definition import create_batch_service_definition
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
+from engine.files import scratch_folder
 from service.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.job_files import JobOutlet, open_item, patient, supply_of
 from service.kept_model import KeptModel
@@ -339,8 +340,8 @@ def _told_to_stop() -> Generator[Event]:
 @contextmanager
 def _worker(patience: Patience) -> Generator[Worker]:
     root = os.environ.get("PSEG_CACHE_DIR")
-    with TemporaryDirectory(prefix="pseg-worker-") as folder, _told_to_stop() as stop:
-        worker = Worker(Path(folder), patience, KeptModel(caches_at(Path(root) if root else None)), stop)
+    with scratch_folder("worker") as folder, _told_to_stop() as stop:
+        worker = Worker(folder, patience, KeptModel(caches_at(Path(root) if root else None)), stop)
         try:
             yield worker
         finally:

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from engine import EngineError, Failed, Pipeline, Predictor, Provenance, Segmented
+from engine.files import atomic_file
 from engine.images import Capture
 from service.request import PredictRequest
 from service.results import (
     ImageTask,
-    atomic_file,
     capture_from,
     capture_record,
     distinct_stems,

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from ivcap_sdk_service import Option, Parameter, PythonWorkflow, Service, Type, 
 from pydantic.fields import FieldInfo
 
 from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
+from engine.files import scratch_folder
 from service.fulfilment import ExitStatus, Item, fulfil
 from service.logs import set_up_logs
 from service.order_files import OrderOutlet, open_item, source_name, supply_of
@@ -125,15 +125,17 @@ def handle(arguments: Arguments, _: logging.Logger) -> int:
     """
     given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
     urns = {name: source_name(given[name].urn).urn for name in ("model", "image", "images") if given[name] is not None}
-    with tempfile.TemporaryDirectory(prefix="pseg-order-") as work, _told_to_stop() as stop:
+    with scratch_folder("order") as work, _told_to_stop() as stop:
         try:
             request = build_service_request(**{**given, "image": None, "images": None, **urns})
-            supply = supply_of(given["image"], given["images"], Path(work), request.share())
+            supply = supply_of(given["image"], given["images"], work, request.share())
         except EngineError as error:
             _log.error("refused: %s", error)
             return ExitStatus.WRONG_REQUEST
-        model = open_item(given["model"], Path(work))
-        outcome = fulfil(request, _session(model, request, supply.sample), supply, OrderOutlet(), stop=stop)
+        model = open_item(given["model"], work)
+        outlet = OrderOutlet()
+        outlet.remove_abandoned()
+        outcome = fulfil(request, _session(model, request, supply.sample), supply, outlet, stop=stop)
     _log.info("%d done, %d failed", len(outcome.published), len(outcome.failed))
     return outcome.exit_status
 

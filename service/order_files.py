@@ -26,6 +26,7 @@ from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publis
 from ivcap_sdk_service.ivcap import DELIVERED
 
 from engine import list_images
+from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
 from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
 from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
@@ -33,6 +34,7 @@ from service.sharding import Shard, share_of
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
+_RESULT_SUFFIXES = frozenset({".png", ".npz", ".csv", ".html"})
 
 
 class Readable(Protocol):
@@ -318,20 +320,32 @@ class OrderOutlet:
             if not any(_holds(path, aspect) for path in chain([folder / name], numbered)):
                 raise StorageError(f"{folder / name}: not stored, the library's log says why")
 
+    def remove_abandoned(self) -> None:
+        """Remove what killed orders left half-written in the local folder of results.
+
+        The library makes a result's file, empty, a moment before it is written: an order killed there leaves it so.
+        """
+        if not self._is_local:
+            return
+        folder = Path(get_config().OUT_DIR)
+        remove_abandoned_parts(folder)
+        for path in folder.iterdir():
+            if path.suffix in _RESULT_SUFFIXES and path.is_file() and path.stat().st_size == 0:
+                path.unlink(missing_ok=True)
+
     @property
     def _is_local(self) -> bool:
         return not get_config().STORAGE_URL
 
     def _write_whole(self, content: bytes) -> Callable[[BinaryIO], None]:
         def write(file: BinaryIO) -> None:
-            try:
+            if self._is_local:
+                # The library has made the file, empty, under the result's name, where half of one must never stand.
+                Path(file.name).unlink(missing_ok=True)
+                write_atomically(Path(file.name), content)
+            else:
                 file.write(content)
                 file.flush()
-            except OSError:
-                if self._is_local:
-                    # Half a file must not stand under the result's name.
-                    Path(file.name).unlink(missing_ok=True)
-                raise
 
         return write
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from engine import ClassCover, EngineError, Prediction, Provenance
 from engine.palette import pseudo_color_png
-from service.results import cover_records, provenance_record, shown_mask
+from service.results import cover_records, provenance_record, short_stem, shown_mask
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ SUMMARY_SCHEMA = "urn:ibenthos:schema:paddle.seg.summary.1"
 TIMINGS_SCHEMA = "urn:ibenthos:schema:paddle.seg.timings.1"
 COLLECTION_SCHEMA = "urn:ivcap:schema:artifact-collection.1"
 
-_STEM_BYTES = 180
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 
 Aspect = Mapping[str, Any]
@@ -161,7 +160,7 @@ def product_stem(label: str) -> str:
     else:
         stem = PurePosixPath(name).stem if name.strip(".") else ""
     stem = _UNSAFE.sub("_", stem).strip()
-    stem = stem.encode(errors="replace")[:_STEM_BYTES].decode(errors="ignore")
+    stem = short_stem(stem.encode(errors="replace").decode())
     return stem if stem.strip(".") else "image"
 
 

@@ -9,9 +9,11 @@ allows no network and no script but its own.
 """
 
 import base64
+import errno
 import hashlib
 import io
 import math
+import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -32,10 +34,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import MaskSize, Prediction, Provenance, SourceImage
+from engine.files import atomic_file
 from engine.images import Capture
 from engine.palette import overlay
 from service.request import PredictRequest
-from service.results import atomic_file, cover_records, shown_mask
+from service.results import cover_records, shown_mask
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
@@ -157,6 +160,7 @@ class ReportWriter:
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
     _multilabel: bool = False
+    _no_room: OSError | None = None
 
     def add(
         self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str] | None = None
@@ -187,9 +191,20 @@ class ReportWriter:
             others=[shares[index] for index in others],
             details={**_place(image), **(details or {})},
         )
-        self._card_sizes.append(self._cards.write(card.encode()))
+        self._keep(card.encode())
         self._sides.add(side)
         self._rows.append(row)
+
+    def _keep(self, card: bytes) -> None:
+        """Keep a card; where there is no room, the images still to come must not be lost for it: `write` tells."""
+        if self._no_room is None:
+            try:
+                if self._cards.write(card) != len(card):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                error.filename = str(self.path)
+                self._no_room = error
+        self._card_sizes.append(len(card))
 
     def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
         """Add an image that was done earlier: a row without pictures.
@@ -224,9 +239,15 @@ class ReportWriter:
         self._rows.append(_Row(len(self._rows) + 1, name, reason=reason))
 
     def write(self) -> None:
-        """Put the page together and write it, whole or not at all; without a result there is no page."""
+        """Put the page together and write it, whole or not at all; without a result there is no page.
+
+        Raises:
+            OSError: there was no room for it, now or for one of its images.
+        """
         if not self._rows:
             return
+        if self._no_room is not None:
+            raise self._no_room
         segmented = [row for row in self._rows if row.reason is None]
         totals = class_totals([row.shares for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
@@ -284,7 +305,7 @@ def report_at(
     Yields:
         What takes the results.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as cards:
+    with tempfile.TemporaryFile(dir=path.parent, buffering=0) as cards:
         writer = ReportWriter(path, title, provenance, expected, facts or {}, cards)
         try:
             yield writer

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
+from engine.files import remove_abandoned_parts
 from engine.images import DEFAULT_MAX_PIXELS
 from engine.selection import candidates
 from service.sharding import Shard, parse_shard
@@ -234,7 +235,7 @@ def _validated(kind: type[_Parameters], parameters: Mapping[str, object]) -> _Pa
 
 
 def require_writable(folder: Path) -> None:
-    """Make the output folder and prove that files can be written there.
+    """Make the output folder, prove that files can be written there, and remove what killed runs left half-written.
 
     Args:
         folder: made if absent, with its parents.
@@ -247,6 +248,7 @@ def require_writable(folder: Path) -> None:
         # A name of its own: another run may prove the same folder at the same moment.
         with tempfile.TemporaryFile(dir=folder):
             pass
+        remove_abandoned_parts(folder)
     except OSError as error:
         raise OptionError(f"output folder {folder} cannot be written to ({error}): name another with --out") from error
 

@@ -3,55 +3,23 @@
 import csv
 import io
 import os
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
-from engine.images import Capture
+from engine.files import write_atomically
+from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from service.request import SaveKind
 
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent.
-
-    Args:
-        path: replaced if it exists.
-        content: the bytes.
-    """
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO]:
-    """Write a file, piece by piece, that is whole or absent: temporary name, fsync, rename.
-
-    Args:
-        path: replaced if it exists, when the block ends without an error.
-
-    Yields:
-        The file to write to.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".pseg-", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+_STEM_BYTES = 180
 
 
 @dataclass(slots=True)
@@ -81,6 +49,20 @@ class Stems:
         return stem
 
 
+def short_stem(stem: str) -> str:
+    """Cut a stem so that the names of an image's results fit in the 255 bytes that file systems allow.
+
+    Args:
+        stem: of an image's name.
+
+    Returns:
+        Its first characters, at most 180 bytes of them.
+    """
+    while len(os.fsencode(stem)) > _STEM_BYTES:
+        stem = stem[:-1]
+    return stem
+
+
 def distinct_stems(images: Iterable[Path]) -> list[str]:
     """Give every image a stem of its own for its output files.
 
@@ -88,14 +70,14 @@ def distinct_stems(images: Iterable[Path]) -> list[str]:
         images: in the order of the run.
 
     Returns:
-        A stem an image; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not tell stems apart,
-        since some file systems ignore it.
+        A stem an image, cut by `short_stem`; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not
+        tell stems apart, since some file systems ignore it.
 
     >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
     ['x', 'x-2', 'x-2-2', 'X-3']
     """
     stems = Stems()
-    return [stems.take(image.stem) for image in images]
+    return [stems.take(short_stem(image.stem)) for image in images]
 
 
 class Labelled(Protocol):
@@ -161,11 +143,11 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
     Raises:
         OptionError: an image lies where a result would be written.
     """
-    images = {task.path.resolve() for task in tasks}
+    images = {real_path(task.path) for task in tasks}
     for task in tasks:
         for suffix in (suffix for kind in save for suffix in _SUFFIXES[kind]):
             result = folder / f"{task.stem}{suffix}"
-            if result.resolve() in images:
+            if real_path(result) in images:
                 raise OptionError(
                     f"{result} is one of the images, and the result of {task.path} would take its place: "
                     "name another folder with --out"
@@ -393,18 +375,27 @@ class CoverTable:
         """
         fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, [*fixed, *covers, "error"], restval="", lineterminator="\n")
+        text = _LinesOfUnix(newline="")
+        # What ends a line of the writer's own is quoted in a cell: both of these, so that any name can be read again.
+        writer = csv.DictWriter(text, [*fixed, *covers, "error"], restval="", lineterminator="\r\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode(errors="surrogateescape")
 
 
+class _LinesOfUnix(io.StringIO):
+    """Takes lines that end in CRLF and keeps them with LF."""
+
+    def write(self, line: str, /) -> int:
+        return super().write(line.removesuffix("\r\n") + "\n")
+
+
 def _cover_columns(covers: Sequence[tuple[str, float]]) -> dict[str, object]:
     names = [name for name, _ in covers]
     columns: dict[str, object] = {}
+    counts = Counter(names)
     for index, (name, cover) in enumerate(covers):
-        column = f"cover_{name}" if names.count(name) == 1 else f"cover_{name}_{index}"
+        column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
         columns[column] = round(cover, 6)

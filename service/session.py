@@ -31,14 +31,14 @@ from engine import (
 )
 from engine.calibration import collect_calibration_table
 from engine.cores import usable_cores
-from engine.memory import return_freed_memory
+from engine.memory import memory_limit_bytes, return_freed_memory
 from engine.opening import require_available
 from engine.options import DynamicShapeProfile
 from engine.profile import PROFILE_NAME, Profile, read_profile
 from engine.selection import candidates
 from engine.shapes import collect_inner_ranges, collect_profile, write_profile
 from engine.shapes import read_profile as read_shapes
-from service.request import PredictRequest
+from service.request import DEFAULT_MAX_IMG_SIZE, PredictRequest
 from service.results import ImageTask, ResultWriter
 
 if TYPE_CHECKING:
@@ -171,7 +171,36 @@ def open_session(
             threshold=request.threshold,
             mask_size=request.mask_size,
         ) as predictor:
+            largest = request.max_pixels if request.max_img_size < 0 else request.max_img_size
+            predictor.heed_memory_limit(memory_limit_bytes(), largest * batch_size_of(request, predictor))
             yield predictor
+
+
+def batch_size_of(request: PredictRequest, predictor: Predictor) -> int:
+    """Choose how many images may share a run.
+
+    Args:
+        request: validated parameters.
+        predictor: its profile decides what the request leaves open.
+
+    Returns:
+        At least 1.
+    """
+    return request.batch_size or (predictor.profile.batch_size if predictor.profile else 1)
+
+
+def batch_within_memory(request: PredictRequest, predictor: Predictor) -> int:
+    """Choose how many images may share a run within the memory limit.
+
+    Args:
+        request: validated parameters.
+        predictor: heeds the limit, if there is one that matters.
+
+    Returns:
+        At least 1. Where images are not shrunken, those of the default size decide.
+    """
+    usual = DEFAULT_MAX_IMG_SIZE if request.max_img_size < 0 else request.max_img_size
+    return predictor.batch_within_memory(batch_size_of(request, predictor), usual, usable_cores())
 
 
 def _profile_in_force(bundle: Bundle, request: PredictRequest, named: Path | None) -> Profile | None:
@@ -303,7 +332,7 @@ def build_pipeline(
         predictor,
         decode,
         writer.write,
-        batch_size=request.batch_size or (predictor.profile.batch_size if predictor.profile else 1),
+        batch_size=batch_within_memory(request, predictor),
         workers=usable_cores(),
         read_ahead=usable_cores(),
     )

@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import TypeAdapter
 from engine import errors
 from engine.bundle import PaddleModel
 from engine.errors import EngineError, InferenceError, ModelLoadError
+from engine.files import scratch_folder
 from engine.options import PaddleOptions
 from engine.runtimes import Runtime, Tensor, TensorSpec
 
@@ -76,8 +76,8 @@ def _try_in_child(model: PaddleModel, options: PaddleOptions) -> None:
         "options": _OPTIONS.dump_python(options, mode="json"),
     }
     # The child reports through a file: Paddle writes to both standard streams as it likes.
-    with tempfile.TemporaryDirectory(prefix="pseg-trial-") as folder:
-        answer = Path(folder) / "answer.json"
+    with scratch_folder("trial") as folder:
+        answer = folder / "answer.json"
         # -P: a file of the working directory must not take the place of a library.
         command = [sys.executable, "-P", "-W", "ignore", "-m", __name__, json.dumps(request), str(answer)]
         try:

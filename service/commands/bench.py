@@ -1,7 +1,6 @@
 """`pseg bench`: every configuration on the user's own images, measured."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from benchmarks.plots import plots, require_plotting
 from benchmarks.samples import Results
 from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
 from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
+from engine.files import scratch_folder, write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -28,7 +28,6 @@ from service.commands.terminal import (
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
-from service.results import write_atomically
 from service.session import Caches, caches_at
 
 _RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
@@ -108,14 +107,14 @@ def bench(
 
 def _measure(bundle: Path, request: BenchRequest, caches: Caches) -> Results:
     with (
-        tempfile.TemporaryDirectory(prefix="pseg-bench-") as scratch,
+        scratch_folder("bench") as scratch,
         open_bundle(bundle) as opened,
         step_shown("preparing pictures and reference") as show,
     ):
         return measure_product(
             opened,
             request,
-            Places(Path(scratch), caches.ledger, caches.engines),
+            Places(scratch, caches.ledger, caches.engines),
             convert=caches.convert,
             commit=os.environ.get("PSEG_COMMIT"),
             advance=lambda step, configuration: show(f"{step}: {configuration.label}"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engine import Device, Failed, MaskSize, OneDnn, Precision, Predictor, Segmented, list_images
+from engine.files import write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -32,7 +33,6 @@ from service.results import (
     ImageTask,
     ResultWriter,
     require_inputs_kept,
-    write_atomically,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 from service.sharding import parse_shard

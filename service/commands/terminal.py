@@ -1,6 +1,7 @@
 """What the commands share: the arguments that many take, messages, JSON lines, and how a command ends."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from benchmarks.tables import Table
+
+
+_log = logging.getLogger(__name__)
 
 
 class ExitStatus(IntEnum):
@@ -63,13 +67,19 @@ def messages() -> "Console":
 
 @contextmanager
 def errors_end_the_command() -> Generator[None]:
-    """Turn an error of the engine into a message on stderr and an exit status."""
+    """Turn an error of the engine or of the machine's files into a message on stderr and an exit status."""
     try:
         yield
     except EngineError as error:
         messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
         messages().print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(exit_status_of(error)) from error
+    except OSError as error:
+        # Of this machine: a disk that is full or may not be written to, too many open files. It names the file.
+        _log.debug("broken off", exc_info=error)
+        messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        messages().print(f"{error}: make room or name another place", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(ExitStatus.WRONG_REQUEST) from error
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,7 @@ from benchmarks.tune import (
 )
 from benchmarks.tune import tune as search_best
 from engine import OptionError, list_images, open_bundle
+from engine.files import scratch_folder, write_atomically
 from engine.profile import Profile, profile_json
 from service.commands.terminal import (
     BundleArgument,
@@ -36,7 +36,6 @@ from service.commands.terminal import (
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable_file
-from service.results import write_atomically
 from service.session import Caches, caches_at
 
 
@@ -116,14 +115,14 @@ def _tune(
     bundle: Path, request: TuneRequest, destination: _Destination, caches: Caches
 ) -> tuple[Tuning, Profile | None]:
     with (
-        tempfile.TemporaryDirectory(prefix="pseg-tune-") as scratch,
+        scratch_folder("tune") as scratch,
         open_bundle(bundle) as opened,
         step_shown("preparing models, pictures and reference") as show,
     ):
         tuning = search_best(
             opened,
             request,
-            Places(Path(scratch), caches.ledger, caches.engines),
+            Places(scratch, caches.ledger, caches.engines),
             repository=caches.conversions if destination.into else None,
             convert=caches.convert,
             advance=lambda step, configuration: show(f"{step}: {configuration.label}"),
@@ -131,7 +130,7 @@ def _tune(
         if tuning.search.chosen is None:
             return tuning, None
         if destination.into is not None:
-            return tuning, write_tuned_bundle(opened, tuning, destination.into, Path(scratch))
+            return tuning, write_tuned_bundle(opened, tuning, destination.into, scratch)
         profile = profile_of(tuning, opened.digest)
         write_atomically(destination.path, profile_json(profile))
         return tuning, profile

@@ -1,7 +1,13 @@
-"""Freed memory goes back to the system; in a process of its own, since the setting is the process's."""
+"""Limits of made-up control groups; freed memory goes back (in a process of its own: the setting is the process's)."""
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from engine.memory import memory_limit_bytes
+from tests.engine.test_cores import lay_out
 
 SCRIPT = """
 from pathlib import Path
@@ -36,3 +42,42 @@ def test_large_blocks_of_several_threads_are_returned() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     # Up to 330 MiB were in use at once.
     assert float(done.stdout) < 20
+
+
+MIB = 1 << 20
+UNLIMITED_V1 = 0x7FFF_FFFF_FFFF_F000
+LIMITS: list[tuple[str, str, dict[str, str], int | None]] = [
+    ("v2", "0::/a/b\n", {"a/b/memory.max": f"{64 * MIB}\n", "a/memory.max": "max\n"}, 64 * MIB),
+    ("v2 parent is tighter", "0::/a/b\n", {"a/b/memory.max": f"{64 * MIB}", "a/memory.max": f"{32 * MIB}"}, 32 * MIB),
+    ("v2 unlimited", "0::/a\n", {"a/memory.max": "max\n"}, None),
+    ("v2 sibling does not count", "0::/a\n", {"b/memory.max": f"{MIB}"}, None),
+    ("v1", "4:memory:/d\n", {"memory/d/memory.limit_in_bytes": f"{48 * MIB}\n"}, 48 * MIB),
+    ("v1 unlimited", "4:memory:/\n", {"memory/memory.limit_in_bytes": f"{UNLIMITED_V1}\n"}, None),
+    ("v1 of the host, mounted at the top", "4:memory:/d/f\n", {"memory/memory.limit_in_bytes": f"{MIB}"}, MIB),
+    ("other controllers", "4:cpuset:/d\n", {"memory/d/memory.limit_in_bytes": f"{MIB}"}, None),
+    (
+        "hybrid",
+        "4:memory:/d\n0::/s\n",
+        {"memory/d/memory.limit_in_bytes": f"{9 * MIB}", "unified/s/memory.max": f"{7 * MIB}"},
+        7 * MIB,
+    ),
+]
+
+
+def machine_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemTotal:"))
+
+
+@pytest.mark.parametrize(("own", "files", "limit"), [case[1:] for case in LIMITS], ids=[case[0] for case in LIMITS])
+def test_the_tightest_limit_wins(own: str, files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
+    root, groups = lay_out(tmp_path, own, files)
+    assert memory_limit_bytes(root=root, own=groups) == (machine_bytes() if limit is None else limit)
+
+
+def test_without_control_groups_the_machine_is_the_limit(tmp_path: Path) -> None:
+    assert memory_limit_bytes(root=tmp_path, own=tmp_path / "absent") == machine_bytes()
+
+
+def test_this_process_is_within_its_limit() -> None:
+    assert 0 < memory_limit_bytes() <= machine_bytes()

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import stat
 from pathlib import Path
 from typing import Literal, cast
 
@@ -33,7 +32,6 @@ from service.results import (
     distinct_stems,
     require_inputs_kept,
     result_record,
-    write_atomically,
 )
 
 stems = st.sampled_from(["x", "X", "x-2", "x-2-2", "é", "É", "straße", "STRASSE", ".x", "a.b", "İ"])
@@ -62,39 +60,6 @@ def test_stems_do_not_depend_on_later_images(paths: list[Path], later: list[Path
 @given(st.lists(st.from_regex(r"[a-z]{1,3}", fullmatch=True), unique=True))
 def test_different_stems_stay_as_they_are(names: list[str]) -> None:
     assert distinct_stems([Path(f"{name}.jpg") for name in names]) == names
-
-
-def test_a_file_is_replaced_and_can_be_read_by_all(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    path.write_bytes(b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    path = tmp_path / "mask.png"
-    path.write_bytes(b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(*((os, "fsync", fail) if step == "fsync" else (Path, "replace", fail)))
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
-    path = tmp_path / ("🐟" * 62 + ".png")
-    write_atomically(path, b"x")
-    assert path.read_bytes() == b"x"
 
 
 def classes(*names: str) -> tuple[SegmentationClass, ...]:

@@ -1,0 +1,97 @@
+"""What fits in a memory limit: by arithmetic, and as the predictor heeds it."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from engine import Bundle, Predictor
+from engine.errors import InferenceError
+from engine.images import Capture, SourceImage
+from engine.memory_budget import MemoryBudget
+from engine.runtimes import Tensor
+from engine.runtimes.fake import FakeRuntime
+
+MIB = 1 << 20
+
+
+def image(side: int) -> SourceImage:
+    return SourceImage(np.zeros((side, side, 3), np.uint8), side, side, Capture())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "megabytes_a_run", "fitting"),
+    [(1, 100, 1), (8, 100, 8), (8, 101, 7), (8, 400, 2), (3, 800, 1), (3, 0, 3)],
+)
+def test_as_many_images_share_a_run_as_fit(wanted: int, megabytes_a_run: int, fitting: int) -> None:
+    # 1000 MiB less a tenth, less 100 MiB: 800 MiB are left.
+    budget = MemoryBudget(1000 * MIB, 100 * MIB, megabytes_a_run)
+    assert budget.images_that_fit(MIB, wanted) == fitting
+
+
+def test_what_does_not_fit_alone_is_refused_with_figures_and_what_to_do() -> None:
+    budget = MemoryBudget(1000 * MIB, 100 * MIB, 801)
+    with pytest.raises(InferenceError, match=r"801 MiB .* 800 MiB are left .* limit of 1000 MiB: .*--max-img-size"):
+        budget.images_that_fit(MIB, 1)
+
+
+def test_batches_are_cut_and_that_is_noted_once(small_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    batches: list[int] = []
+
+    def network(tensor: Tensor) -> Tensor:
+        batches.append(len(tensor))
+        return tensor
+
+    predictor = Predictor(small_bundle, FakeRuntime(network))
+    predictor.memory = MemoryBudget(limit_bytes=1000 * MIB, base_bytes=0, bytes_per_pixel=100 * MIB / 64)
+    with caplog.at_level(logging.WARNING):
+        assert len(predictor.predict_batch([image(16)] * 5)) == 5
+        predictor.predict_batch([image(16)] * 5)
+    assert batches == [2, 2, 1] * 2
+    (note,) = predictor.provenance.fallbacks
+    assert "memory limit" in note
+    assert len(caplog.records) == 1
+    with pytest.raises(InferenceError, match="memory limit"):
+        predictor.predict(image(64))
+
+
+def test_nothing_is_measured_where_there_is_no_doubt(small_bundle: Bundle) -> None:
+    runs: list[tuple[int, ...]] = []
+
+    def network(tensor: Tensor) -> Tensor:
+        runs.append(tensor.shape)
+        return tensor
+
+    predictor = Predictor(small_bundle, FakeRuntime(network))
+    predictor.heed_memory_limit(8192 * 1000, 1000)
+    assert (runs, predictor.memory) == ([], None)
+    predictor.heed_memory_limit(8192 * 1000 - 1, 1000)
+    assert runs == [(1, 3, 128, 128), (1, 3, 256, 256)]
+    assert predictor.memory is not None
+    fixed = Predictor(small_bundle, FakeRuntime(network, input_shape=(1, 3, 64, 64)))
+    fixed.heed_memory_limit(1, 1000)
+    assert fixed.memory is None
+
+
+def test_a_network_that_takes_no_small_pictures_is_not_judged(small_bundle: Bundle) -> None:
+    def network(tensor: Tensor) -> Tensor:
+        raise ValueError("too small")
+
+    predictor = Predictor(small_bundle, FakeRuntime(network))
+    predictor.heed_memory_limit(1, 1000)
+    assert predictor.memory is None
+
+
+def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
+    kept: list[Tensor] = []
+
+    def network(tensor: Tensor) -> Tensor:
+        kept.append(np.ones(int(tensor.shape[-1]) ** 2 * 1000, np.uint8))
+        return tensor
+
+    predictor = Predictor(small_bundle, FakeRuntime(network))
+    predictor.heed_memory_limit(1, 1000)
+    assert predictor.memory is not None
+    # 1000 bytes a pixel, of which the first run keeps 128² · 1000 for the second one's peak; a quarter more for safety.
+    expected = 1.25 * 1000 * 256**2 / (256**2 - 128**2)
+    assert predictor.memory.bytes_per_pixel == pytest.approx(expected, rel=0.15)
