@@ -54,7 +54,7 @@ def open_predictor(
         bundle: an open bundle; it must stay open as long as the predictor.
         request: runtime, provider, precision and so on; None leaves all to `auto`.
         convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
-        ledger: folder that remembers which Paddle models loaded before (see `engine.runtimes.trial`).
+        ledger: folder that remembers which models loaded before (see `engine.runtimes.trial`).
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned.
 
@@ -94,7 +94,7 @@ def open_first(
         bundle: an open bundle.
         request: what the user asks for.
         convert: makes an ONNX model where the bundle has none.
-        ledger: folder that remembers which Paddle models loaded before.
+        ledger: folder that remembers which models loaded before.
 
     Returns:
         The runtime, the bundle as it runs, and the steps down to it.
@@ -153,7 +153,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models Paddle loaded before without killing its process; None: remember
+        ledger: folder that remembers which models were loaded before without killing their process; None: remember
             nothing, try in a child process each time.
 
     Returns:
@@ -166,6 +166,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     match options:
         case OnnxOptions():
             from engine.runtimes.onnx import OnnxRuntime
+            from engine.runtimes.trial import prove_onnx_loadable
 
             onnx = bundle.onnx_model(options.model_precision)
             if onnx is None:
@@ -173,6 +174,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                     f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
                     f"run `pseg convert {bundle.source} --out …` first, or use --runtime paddle"
                 )
+            prove_onnx_loadable(onnx, options, ledger)
             return OnnxRuntime(onnx, options)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
