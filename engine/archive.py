@@ -9,6 +9,7 @@ import gzip
 import lzma
 import re
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import IO, Any, Self, cast
 from engine.errors import BundleError
 
 _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
 _NAME_BYTES = 1 << 16
 _NAMING_TYPES = {
@@ -62,7 +64,8 @@ def known_path(member_name: str) -> PurePosixPath | None:
     (PurePosixPath('seagrass/deploy.yaml'), PurePosixPath('onnx/fp32/model.onnx'), None)
     """
     path = PurePosixPath(member_name)
-    if "\0" in member_name or "\\" in member_name or path.is_absolute() or ".." in path.parts:
+    # In the compatible form characters that only look like dots and slashes become these.
+    if _leaves_folder(member_name) or _leaves_folder(unicodedata.normalize("NFKC", member_name)):
         raise BundleError(
             f"member {member_name!r} points outside the bundle: the archive is refused; pack it again from its folder"
         )
@@ -70,6 +73,11 @@ def known_path(member_name: str) -> PurePosixPath | None:
         return None
     within = [path, PurePosixPath(*path.parts[1:])]
     return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
+
+
+def _leaves_folder(name: str) -> bool:
+    path = PurePosixPath(name)
+    return "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts or bool(_DRIVE.match(name))
 
 
 class _StrictMember(tarfile.TarInfo):
