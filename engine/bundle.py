@@ -356,7 +356,11 @@ def _shown(value: object) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader; of two equal keys it would take the last in silence."""
+    """PyYAML's safe loader, without two things: the last of two equal keys wins, and merges are copied without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "write it without merges (<<)", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -377,10 +381,11 @@ def _load_yaml(text: str) -> object:
 
 
 def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    twice = _repeated([key for key, _ in pairs])
-    if twice is not None:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = _repeated([key for key, _ in pairs])
         raise ValueError(f"key {_shown(twice)} is there twice")
-    return dict(pairs)
+    return found
 
 
 def _repeated(keys: Sequence[_Key]) -> _Key | None:
