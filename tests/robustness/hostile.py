@@ -19,6 +19,7 @@ Files = Mapping[str, bytes]
 BLOCK = 512
 END = bytes(2 * BLOCK)
 
+NETWORK = strongest_band_network()
 META = json.dumps({"name": "good", "classes": [dict(each) for each in CLASSES]}).encode()
 
 
@@ -29,7 +30,7 @@ def deploy(**entries: object) -> bytes:
 
 def good_files() -> dict[str, bytes]:
     """A bundle that opens and loads."""
-    return {"deploy.yaml": deploy(), "meta.json": META, "onnx/fp32/model.onnx": strongest_band_network()}
+    return {"deploy.yaml": deploy(), "meta.json": META, "onnx/fp32/model.onnx": NETWORK}
 
 
 @dataclass(frozen=True, slots=True)

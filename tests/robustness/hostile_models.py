@@ -206,8 +206,8 @@ ON_PURPOSE = [
 def files_of(archive: Path) -> dict[str, bytes]:
     """The files of a bundle."""
     with tarfile.open(archive) as opened:
-        found = {each.name.removeprefix("./"): opened.extractfile(each) for each in opened if each.isfile()}
-    return {name: file.read() for name, file in found.items() if file is not None}
+        streams = [(each.name.removeprefix("./"), opened.extractfile(each)) for each in opened]
+        return {name: stream.read() for name, stream in streams if stream is not None}
 
 
 def spoiled(archive: Path, file: str, what: str, content: Callable[[bytes], bytes], *, may_open: bool) -> Hostile:
