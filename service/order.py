@@ -27,6 +27,7 @@ from pydantic.fields import FieldInfo
 from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
 from service.fulfilment import ExitStatus, Item, fulfil
 from service.order_files import OrderOutlet, open_item, source_name, supply_of
+from service.redaction import keep_secrets_out_of_logs
 from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from service.transport import patience_from, patient_requests
@@ -169,6 +170,7 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for theirs, ours in _BANNER.items():
         os.environ.setdefault(theirs, os.environ.get(ours, "?"))
+    keep_secrets_out_of_logs()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(asctime)s %(name)s %(message)s")
     for name in ("ivcap", "service"):
         # The library's own handler writes these already, down to every header.
