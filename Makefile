@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: robustness fuzz run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
+.PHONY: audit robustness fuzz run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ robustness: $(VENV)/development ## hostile bundles, broken images, faults of the
 fuzz: $(VENV)/development ## fuzz what reads bundles and images, FUZZ_S seconds each (300)
 	$(BIN)/python -m tests.fuzz.bundles -max_total_time=$(FUZZ_S)
 	$(BIN)/python -m tests.fuzz.images -max_total_time=$(FUZZ_S)
+
+audit: $(VENV)/development ## look the locked requirements up among known vulnerabilities (needs the internet)
+	BIN=$(BIN) ./audit
 
 check: lint test ## lint, types, import contracts, tests
 
