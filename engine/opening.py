@@ -1,7 +1,8 @@
 """Open a predictor: try what the request allows, in order, and record every step down."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -174,7 +175,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                     f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
                     f"run `pseg convert {bundle.source} --out …` first, or use --runtime paddle"
                 )
-            prove_onnx_loadable(onnx, options, ledger)
+            with _naming(bundle):
+                prove_onnx_loadable(onnx, options, ledger)
             return OnnxRuntime(onnx, options)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
@@ -184,10 +186,20 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                 raise ModelLoadError(
                     f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use --runtime onnx"
                 )
-            prove_loadable(bundle.paddle, options, ledger)
+            with _naming(bundle):
+                prove_loadable(bundle.paddle, options, ledger)
             return PaddleRuntime(bundle.paddle, options)
         case _:
             assert_never(options)
+
+
+@contextmanager
+def _naming(bundle: Bundle) -> Generator[None]:
+    """Name the bundle where a model does not load: its own files lie in a temporary folder that nobody knows."""
+    try:
+        yield
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{bundle.source}: {error}") from error
 
 
 def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None) -> Bundle:

@@ -287,6 +287,20 @@ def test_onnx_gets_the_model_of_its_precision_and_is_tried_in_a_child_first(
         open_runtime(bundle_of(INT8), OnnxOptions())
 
 
+@pytest.mark.parametrize("trial", ["prove_loadable", "prove_onnx_loadable"])
+def test_a_model_that_does_not_load_is_named_with_its_bundle(
+    recorded: Mapping[str, Recorded], monkeypatch: pytest.MonkeyPatch, trial: str
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise ModelLoadError("model.json: killed its process")
+
+    monkeypatch.setattr(f"engine.runtimes.trial.{trial}", fail)
+    options = PaddleOptions() if trial == "prove_loadable" else OnnxOptions()
+    with pytest.raises(ModelLoadError, match=r"^reef\.tgz: model\.json: killed its process$"):
+        open_runtime(bundle_of(FP32), options)
+    assert calls(recorded) == {}
+
+
 def test_paddle_is_tried_in_a_child_first(recorded: Mapping[str, Recorded], tmp_path: Path) -> None:
     options = PaddleOptions(onednn=True)
     open_runtime(bundle_of(), options, ledger=tmp_path)
