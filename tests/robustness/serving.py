@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from engine import BundleError, EngineError, ModelLoadError, RuntimeRequest, open_bundle, open_predictor
+from engine import BundleError, EngineError, ModelLoadError, OneDnn, RuntimeRequest, open_bundle, open_predictor
 from engine.options import Device, RuntimeName
 from engine.runtimes import trial
 
@@ -62,7 +62,8 @@ def opened(order: dict[str, Any]) -> dict[str, str]:
         with open_bundle(order["bundle"], temporary_folder=Path(order["temporary"])) as bundle:
             if order["runtime"] is None:
                 return {"outcome": "opens", "message": ""}
-            request = RuntimeRequest(device=Device.CPU, runtime=RuntimeName(order["runtime"]))
+            # Paddle's own kernels alone: with oneDNN there would be two trials of every damaged model.
+            request = RuntimeRequest(runtime=RuntimeName(order["runtime"]), device=Device.CPU, onednn=OneDnn.OFF)
             with open_predictor(bundle, request, ledger=Path(order["ledger"])):
                 return {"outcome": "loads", "message": ""}
     except (BundleError, ModelLoadError) as error:

@@ -26,6 +26,7 @@ MODEL_MEMORY_BYTES = 1 << 30
 DISK_BYTES = 16 << 20
 """What a hostile bundle of this suite may take in the temporary folder."""
 PATIENCE_S = 60
+MODEL_PATIENCE_S = 300
 ONNX_TIMEOUT_S = 20
 
 
@@ -54,10 +55,11 @@ class Serving:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
+        patience_s = PATIENCE_S if runtime is None else MODEL_PATIENCE_S
+        ready, _, _ = select.select([self._process.stdout], [], [], patience_s)
         if not ready:
             self.close()
-            pytest.fail(f"no answer within {PATIENCE_S} s")
+            pytest.fail(f"no answer within {patience_s} s")
         line = self._process.stdout.readline()
         assert line, f"the process that serves died: status {self._process.wait()}"
         return json.loads(line)
