@@ -11,13 +11,14 @@ COLLECTION ?= demo/pictures
 RUN_OUT ?= DATA/run
 JOB ?= job.json
 VARIANT ?= cpu
+FUZZ_S ?= 300
 IMAGE_NAME ?= pseg
 STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 	--build-arg PSEG_COMMIT=$$(git rev-parse --short HEAD) --build-arg PSEG_BUILD_DATE=$$(date -u +%Y-%m-%dT%H:%M:%SZ)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness
+.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,13 @@ test: $(VENV)/development ## all tests, with branch coverage
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
 	$(BIN)/python -m pytest tests/robustness
+
+fuzz: $(VENV)/development ## fuzz what reads bundles and images, FUZZ_S seconds each (300)
+	$(BIN)/python -m tests.fuzz.bundles -max_total_time=$(FUZZ_S)
+	$(BIN)/python -m tests.fuzz.images -max_total_time=$(FUZZ_S)
+
+audit: $(VENV)/development ## look the locked requirements up among known vulnerabilities (needs the internet)
+	BIN=$(BIN) ./audit
 
 check: lint test ## lint, types, import contracts, tests
 

@@ -53,7 +53,7 @@ class Places:
 
     Attributes:
         scratch: Empty; goes when the benchmark is done.
-        ledger: Remembers which Paddle models loaded before.
+        ledger: Remembers which models loaded before.
         engine_cache: For TensorRT's engines; None: they are built anew.
     """
 

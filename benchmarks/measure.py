@@ -43,7 +43,7 @@ class Work:
     Attributes:
         bundle: An open bundle with the models that are to run; it stays open meanwhile.
         pictures: Those of every size that a configuration names.
-        ledger: Folder that remembers which Paddle models loaded before.
+        ledger: Folder that remembers which models loaded before.
         recordings: The reference's answers per size, see `with_reference`; masks of other sizes are not compared.
         compared_images: Pictures of each size that are compared at most.
         shapes: What TensorRT is told, per size and batch size.

@@ -52,7 +52,7 @@ class Load:
         bundle: Holds the model; its files stay until the child ends.
         configuration: What is measured.
         pictures: What it is measured on.
-        ledger: Folder that remembers which Paddle models loaded before.
+        ledger: Folder that remembers which models loaded before.
         engine_cache: Folder for TensorRT's engines; None: they are built anew.
         shapes: Shapes that will come, for TensorRT.
     """
@@ -97,7 +97,7 @@ class Record:
         bundle: Its Paddle program is the reference; where it holds none, its FP32 ONNX model.
         pictures: All of one size.
         recording: Folder to write.
-        ledger: Folder that remembers which Paddle models loaded before.
+        ledger: Folder that remembers which models loaded before.
     """
 
     bundle: Bundle
@@ -115,7 +115,7 @@ class CollectShapes:
         pictures: A sample.
         batch_size: The largest.
         folder: Gets Paddle's own file of inner shapes.
-        ledger: Folder that remembers which Paddle models loaded before.
+        ledger: Folder that remembers which models loaded before.
     """
 
     bundle: Bundle
@@ -134,7 +134,7 @@ class Grade:
         options: What runs it.
         labelled: Pictures with their labels.
         max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
-        ledger: Folder that remembers which Paddle models loaded before.
+        ledger: Folder that remembers which models loaded before.
     """
 
     bundle: Bundle

@@ -140,7 +140,7 @@ def convert(
         bundle: an open bundle; it is not changed.
         repository: the cache.
         request: what to make; None: FP32 with dynamic input.
-        ledger: folder that remembers which Paddle models loaded before.
+        ledger: folder that remembers which models loaded before.
         advance: told of progress.
 
     Returns:
@@ -301,7 +301,7 @@ class _Work:
     def _opened(self, model: OnnxModel) -> Predictor:
         bundle = self.bundle.with_onnx(model)
         options = OnnxOptions(threads=usable_cores(), precision=model.precision)
-        return Predictor(bundle, open_runtime(bundle, options))
+        return Predictor(bundle, open_runtime(bundle, options, ledger=self.ledger))
 
     def _compared(
         self, reference: Predictor, precision: Precision, pictures: Iterable[tuple[str, SourceImage]], path: Path

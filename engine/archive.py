@@ -9,6 +9,7 @@ import gzip
 import lzma
 import re
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from typing import IO, Any, Self, cast
 from engine.errors import BundleError
 
 _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
 _NAME_BYTES = 1 << 16
+_SHOWN_LENGTH = 200
 _NAMING_TYPES = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -62,14 +65,27 @@ def known_path(member_name: str) -> PurePosixPath | None:
     (PurePosixPath('seagrass/deploy.yaml'), PurePosixPath('onnx/fp32/model.onnx'), None)
     """
     path = PurePosixPath(member_name)
-    if "\0" in member_name or "\\" in member_name or path.is_absolute() or ".." in path.parts:
+    # In the compatible form characters that only look like dots and slashes become these.
+    if _leaves_folder(member_name) or _leaves_folder(unicodedata.normalize("NFKC", member_name)):
         raise BundleError(
-            f"member {member_name!r} points outside the bundle: the archive is refused; pack it again from its folder"
+            f"member {_shown(member_name)} points outside the bundle: the archive is refused; "
+            "pack it again from its folder"
         )
     if any(part.startswith(".") for part in path.parts):
         return None
     within = [path, PurePosixPath(*path.parts[1:])]
     return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
+
+
+def _shown(name: str) -> str:
+    """Show a name on one line; a stranger's may be of any length."""
+    text = repr(name)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."
+
+
+def _leaves_folder(name: str) -> bool:
+    path = PurePosixPath(name)
+    return "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts or bool(_DRIVE.match(name))
 
 
 class _StrictMember(tarfile.TarInfo):
@@ -115,15 +131,17 @@ def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
 
 def _refuse_unsafe(member: tarfile.TarInfo) -> None:
     if member.issym() or member.islnk():
-        raise BundleError(f"member {member.name!r} is a link to {member.linkname!r}: pack the files themselves")
+        raise BundleError(
+            f"member {_shown(member.name)} is a link to {_shown(member.linkname)}: pack the files themselves"
+        )
     if not (member.isreg() or member.isdir()):
-        raise BundleError(f"member {member.name!r} is neither a file nor a folder: leave it out of the archive")
+        raise BundleError(f"member {_shown(member.name)} is neither a file nor a folder: leave it out of the archive")
 
 
 def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, destination: Path) -> None:
     content = archive.extractfile(member)
     if content is None:  # pragma: no cover - only links and devices have no content, and they were refused
-        raise BundleError(f"member {member.name!r} has no content")
+        raise BundleError(f"member {_shown(member.name)} has no content")
     destination.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with destination.open("xb") as out:
@@ -131,7 +149,7 @@ def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, destination: Path) 
             written += out.write(chunk)
     if written != member.size:
         raise BundleError(
-            f"member {member.name!r} ends after {written} of {member.size} bytes: the archive is cut short"
+            f"member {_shown(member.name)} ends after {written} of {member.size} bytes: the archive is cut short"
         )
 
 
@@ -161,13 +179,14 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         zlib.error,
         EOFError,
         ValueError,
+        OverflowError,
         RecursionError,
     ) as error:
         raise BundleError(
             f"{archive_path}: not a readable .tgz or .tar ({error}): it is damaged or cut short, fetch it again"
         ) from error
     except OSError as error:
-        raise BundleError(f"{archive_path}: cannot be unpacked ({error})") from error
+        raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error})") from error
 
 
 def _read_to_end(stream: IO[bytes], limits: ArchiveLimits) -> None:
@@ -195,12 +214,12 @@ def _unpack_members(archive: tarfile.TarFile, folder: Path, limits: ArchiveLimit
             known_bytes += member.size
         if skipped_bytes > limits.skipped_bytes or known_bytes > limits.known_bytes:
             raise BundleError(
-                f"member {member.name!r} takes the archive over its cap ({limits.known_bytes} bytes of model files, "
-                f"{limits.skipped_bytes} of others): pack the model files alone"
+                f"member {_shown(member.name)} takes the archive over its cap ({limits.known_bytes} bytes of model "
+                f"files, {limits.skipped_bytes} of others): pack the model files alone"
             )
         if relative is None:
             continue
         if str(relative).casefold() in seen:
-            raise BundleError(f"member {member.name!r} is in the archive twice: pack it once")
+            raise BundleError(f"member {_shown(member.name)} is in the archive twice: pack it once")
         seen.add(str(relative).casefold())
         _copy(archive, member, folder / relative)

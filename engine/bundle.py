@@ -8,7 +8,8 @@ engine looks at what the network really returns.
 import hashlib
 import json
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +31,16 @@ ProgramKind = Literal["pir", "pdmodel"]
 
 DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
-_TEXT_BYTES = 4 << 20
+_YAML_BYTES = 256 << 10
+"""PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
+_JSON_BYTES = 4 << 20
+_MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
 _DEPLOY_SIZE = 1 << 18
 _SHORT = Repr()
 _SHORT.maxlevel = 2
 _Record = TypeVar("_Record", bound=BaseModel)
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def _minus_one_is_dynamic(value: object) -> object:
@@ -63,7 +68,7 @@ class _ClassRecord(BaseModel):
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
     name: str | None = None
-    classes: list[_ClassRecord] | None = None
+    classes: Annotated[list[_ClassRecord], Field(max_length=_MOST_CLASSES)] | None = None
     multilabel: bool = False
 
 
@@ -328,10 +333,10 @@ def _deploy_file(folder: Path, source: Path) -> Path:
     )
 
 
-def _read_text(path: Path, where: str) -> str:
+def _read_text(path: Path, where: str, most_bytes: int) -> str:
     try:
-        if path.stat().st_size > _TEXT_BYTES:
-            raise BundleError(f"{where} is larger than {_TEXT_BYTES} bytes")
+        if path.stat().st_size > most_bytes:
+            raise BundleError(f"{where} is larger than {most_bytes} bytes: leave out what is no setting")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{where} cannot be read as UTF-8 text ({error})") from error
@@ -350,9 +355,46 @@ def _shown(value: object) -> str:
     return _SHORT.repr(value)[:80]
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without two things: the last of two equal keys wins, and merges are copied without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "write it without merges (<<)", node.start_mark)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = _repeated(keys)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {_shown(twice[1])} is there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str) -> object:
+    loader = _StrictLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = _repeated([key for key, _ in pairs])
+        raise ValueError(f"key {_shown(twice)} is there twice")
+    return found
+
+
+def _repeated(keys: Sequence[_Key]) -> _Key | None:
+    return next((key for key, count in Counter(keys).items() if count > 1), None)
+
+
 def _read_deploy(path: Path, where: str) -> _DeployRecord:
     try:
-        content: object = yaml.safe_load(_read_text(path, where))
+        content = _load_yaml(_read_text(path, where, _YAML_BYTES))
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool maybe` a KeyError.
         raise BundleError(f"{where} is no valid YAML: {error}") from error
@@ -385,7 +427,7 @@ def _refuse_swollen(content: object, where: str) -> None:
 
 def _read_meta(path: Path, where: str) -> _MetaRecord:
     try:
-        content: object = json.loads(_read_text(path, where))
+        content: object = json.loads(_read_text(path, where, _JSON_BYTES), object_pairs_hook=_object_of)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where} is no valid JSON: {error}") from error
     return _check(_MetaRecord, content, where)

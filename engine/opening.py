@@ -1,7 +1,8 @@
 """Open a predictor: try what the request allows, in order, and record every step down."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -54,7 +55,7 @@ def open_predictor(
         bundle: an open bundle; it must stay open as long as the predictor.
         request: runtime, provider, precision and so on; None leaves all to `auto`.
         convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
-        ledger: folder that remembers which Paddle models loaded before (see `engine.runtimes.trial`).
+        ledger: folder that remembers which models loaded before (see `engine.runtimes.trial`).
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned.
 
@@ -94,7 +95,7 @@ def open_first(
         bundle: an open bundle.
         request: what the user asks for.
         convert: makes an ONNX model where the bundle has none.
-        ledger: folder that remembers which Paddle models loaded before.
+        ledger: folder that remembers which models loaded before.
 
     Returns:
         The runtime, the bundle as it runs, and the steps down to it.
@@ -153,7 +154,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models Paddle loaded before without killing its process; None: remember
+        ledger: folder that remembers which models were loaded before without killing their process; None: remember
             nothing, try in a child process each time.
 
     Returns:
@@ -166,6 +167,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     match options:
         case OnnxOptions():
             from engine.runtimes.onnx import OnnxRuntime
+            from engine.runtimes.trial import prove_onnx_loadable
 
             onnx = bundle.onnx_model(options.model_precision)
             if onnx is None:
@@ -173,6 +175,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                     f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
                     f"run `pseg convert {bundle.source} --out …` first, or use --runtime paddle"
                 )
+            with _naming(bundle):
+                prove_onnx_loadable(onnx, options, ledger)
             return OnnxRuntime(onnx, options)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
@@ -182,10 +186,20 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                 raise ModelLoadError(
                     f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use --runtime onnx"
                 )
-            prove_loadable(bundle.paddle, options, ledger)
+            with _naming(bundle):
+                prove_loadable(bundle.paddle, options, ledger)
             return PaddleRuntime(bundle.paddle, options)
         case _:
             assert_never(options)
+
+
+@contextmanager
+def _naming(bundle: Bundle) -> Generator[None]:
+    """Name the bundle where a model does not load: its own files lie in a temporary folder that nobody knows."""
+    try:
+        yield
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{bundle.source}: {error}") from error
 
 
 def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None) -> Bundle:

@@ -50,7 +50,7 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
         bundle: an open bundle with a Paddle program.
         profile: the shapes of its inputs.
         path: Paddle's own file; its folder is made.
-        ledger: folder that remembers which Paddle models loaded before.
+        ledger: folder that remembers which models loaded before.
 
     Raises:
         ModelLoadError: Paddle refuses the model.

@@ -44,6 +44,7 @@ from service.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.job_files import JobOutlet, open_item, patient, supply_of
 from service.kept_model import KeptModel
 from service.logs import set_up_logs
+from service.redaction import keep_secrets_out_of_logs
 from service.request import ServiceRequest, build_service_request
 from service.results import cover_records
 from service.session import caches_at
@@ -354,6 +355,7 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("ENTRYPOINT", '["python", "-m", "service.job"]')
     os.environ.setdefault("IVCAP_RESOURCES_FILE", str(_ROOT / "resources.json"))
+    keep_secrets_out_of_logs()
     try:
         set_up_logs(os.environ, sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -28,6 +28,7 @@ from engine.files import scratch_folder
 from service.fulfilment import ExitStatus, Item, fulfil
 from service.logs import set_up_logs
 from service.order_files import OrderOutlet, open_item, source_name, supply_of
+from service.redaction import keep_secrets_out_of_logs
 from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from service.transport import patience_from, patient_requests
@@ -172,6 +173,7 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for theirs, ours in _BANNER.items():
         os.environ.setdefault(theirs, os.environ.get(ours, "?"))
+    keep_secrets_out_of_logs()
     try:
         set_up_logs(os.environ, sys.stdout)
         for name in ("ivcap", "service"):

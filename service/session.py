@@ -250,7 +250,7 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
     reference = PaddleOptions(threads=options.threads)
     with (
         Predictor(bundle, open_runtime(bundle, reference, ledger=caches.ledger)) as expected,
-        Predictor(bundle, open_runtime(bundle, options)) as actual,
+        Predictor(bundle, open_runtime(bundle, options, ledger=caches.ledger)) as actual,
     ):
         if not images:
             return compare(expected, actual, named_pictures(expected))

@@ -1,5 +1,6 @@
 """The images: who they run as, what goes in, and that the pins agree. `make image-check` builds and runs them."""
 
+import json
 import os
 import re
 import shutil
@@ -8,9 +9,10 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from cyclonedx.model.bom import Bom
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -118,6 +120,32 @@ def test_an_image_is_made_from_the_base_and_takes_results_only(image: Stage) -> 
         "--from=libraries-onnx",
         "--from=libraries-paddle",
     }
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+def test_an_image_lists_what_it_holds(image: Stage) -> None:
+    listing = image.instructions.index(("RUN", "python /app/write-sbom /app/sbom.json"))
+    assert listing > max(number for number, (name, _) in enumerate(image.instructions) if name == "COPY")
+
+
+def test_the_list_names_every_installed_package(tmp_path: Path) -> None:
+    path = tmp_path / "sbom.json"
+    subprocess.run([sys.executable, str(ROOT / "write-sbom"), str(path)], check=True, cwd=tmp_path)
+    listing = json.loads(path.read_text())
+    assert (listing["bomFormat"], listing["specVersion"]) == ("CycloneDX", "1.6")
+    found = [each["purl"] for each in listing["components"]]
+    assert len(found) == len(set(found))
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
+        capture_output=True,
+        check=True,
+    )
+    for each in json.loads(pip.stdout):
+        name = re.sub(r"[-_.]+", "-", each["name"]).lower()
+        assert f"pkg:pypi/{name}@{each['version'].replace('+', '%2B')}" in found
+    # A library that reads such lists is the judge of its form.
+    components = cast("Any", Bom).from_json(listing).components
+    assert len(components) == len(found)
 
 
 def test_all_images_have_the_same_base() -> None:

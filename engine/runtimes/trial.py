@@ -1,7 +1,8 @@
-"""Load a Paddle model for the first time in a child process.
+"""Load a model for the first time in a child process.
 
-Paddle can end the whole process on a damaged or unlucky model. The child takes that blow; a model that it loaded and
-ran is remembered in the ledger, so that the trial is made once per model, options and Paddle version.
+A damaged, unlucky or hostile model can end the whole process in Paddle; in ONNX Runtime it can take all memory, or
+never come to an end. The child takes that blow, within limits on memory and time. A model that it loaded and ran is
+remembered in the ledger, so that the trial is made once per model, options and version of the library.
 
 With oneDNN the child also compares: on Paddle 3.2.2 adaptive average pooling and nearest interpolation give other
 values there, in silence, where the grid does not divide the image. A network whose results move is not run with oneDNN.
@@ -14,30 +15,67 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from engine import errors
-from engine.bundle import PaddleModel
+from engine.bundle import OnnxModel, PaddleModel
+from engine.confinement import confine_process
 from engine.errors import EngineError, InferenceError, ModelLoadError
 from engine.files import scratch_folder
-from engine.options import PaddleOptions
+from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
 
-TIMEOUT_S = 600
+TIMEOUT_S: float = 600
+ONNX_TIMEOUT_S: float = 120
+MEMORY_BYTES = 4 << 30
+MEMORY_PER_MODEL_BYTE = 8
+"""A child may take `MEMORY_BYTES`, and so much more for every byte of the model: weights are read, cast and packed."""
+
 _COMPARED_SIDES = ((150, 203), (128, 128))
 _COMPARED_LIMIT = 1e-3
+_SAID_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
-_OPTIONS = TypeAdapter(PaddleOptions)
+_Request = tuple[PaddleModel, PaddleOptions] | tuple[OnnxModel, OnnxOptions]
+_VERSIONED = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One model to be tried.
+
+    Attributes:
+        request: the model and how it will be loaded.
+        library: what may be killed by it.
+        model: what messages call the file that is loaded.
+        files: all that messages name.
+        timeout_s: seconds that the child may take.
+        instead: what the user may try.
+    """
+
+    request: _Request
+    library: str
+    model: str
+    files: str
+    timeout_s: float
+    instead: str
+
+    @property
+    def key(self) -> str:
+        """The same for every trial that needs not be made again."""
+        model, options = self.request
+        versions = {name: version for name in _VERSIONED if (version := _version_of(name)) is not None}
+        text = json.dumps([self.library, model.digest, versions, asdict(options)], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | None) -> None:
-    """Make sure that loading the model here cannot kill this process.
+    """Make sure that loading a Paddle model here cannot kill this process.
 
     Args:
         model: the Paddle model.
@@ -45,12 +83,44 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
         ledger: folder of earlier successes; None: try each time.
 
     Raises:
-        ModelLoadError: the child was killed, ran out of time, Paddle refuses the model, or oneDNN changes its results.
+        ModelLoadError: the child was killed, ran out of memory or time, Paddle refuses the model, or oneDNN changes its
+            results.
     """
-    mark = None if ledger is None else ledger / _key(model, options)
+    program, params = model.program.name, model.params.name
+    absolute = replace(model, program=model.program.absolute(), params=model.params.absolute())
+    _prove(
+        _Trial((absolute, options), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "--runtime onnx"), ledger
+    )
+
+
+def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> None:
+    """Make sure that loading an ONNX model here can neither kill this process nor keep it for ever.
+
+    The CPU stands in for a GPU: TensorRT takes minutes to build an engine, and what is hostile in a model is hostile on
+    every provider.
+
+    Args:
+        model: the ONNX file.
+        options: how it will be loaded.
+        ledger: folder of earlier successes; None: try each time.
+
+    Raises:
+        ModelLoadError: the child was killed, ran out of memory or time, or ONNX Runtime refuses the model.
+        RuntimeUnavailableError: onnxruntime or the provider is absent.
+    """
+    name = "/".join(model.path.parts[-3:])
+    provider = options.provider if options.provider.device == "cpu" else Provider.CPU
+    # Whatever else was asked for, a file loads or does not.
+    tried = OnnxOptions(provider=provider, precision=options.model_precision)
+    absolute = replace(model, path=model.path.absolute())
+    _prove(_Trial((absolute, tried), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "--runtime paddle"), ledger)
+
+
+def _prove(trial: _Trial, ledger: Path | None) -> None:
+    mark = None if ledger is None else ledger / trial.key
     if mark is not None and mark.is_file():
         return
-    _try_in_child(model, options)
+    _try_in_child(trial)
     if mark is not None:
         try:
             mark.parent.mkdir(parents=True, exist_ok=True)
@@ -59,34 +129,48 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
             _log.warning("%s cannot be written to (%s): the next start tries the model again", ledger, error)
 
 
-def _key(model: PaddleModel, options: PaddleOptions) -> str:
+def _version_of(distribution: str) -> str | None:
     try:
-        version = metadata.version("paddlepaddle")
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        version = "unknown"
-    text = json.dumps([model.digest, version, _OPTIONS.dump_python(options, mode="json")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return None
 
 
-def _try_in_child(model: PaddleModel, options: PaddleOptions) -> None:
-    request = {
-        "program": str(model.program.absolute()),
-        "params": str(model.params.absolute()),
-        "digest": model.digest,
-        "options": _OPTIONS.dump_python(options, mode="json"),
-    }
-    # The child reports through a file: Paddle writes to both standard streams as it likes.
+@cache
+def _wire_form() -> TypeAdapter[_Request]:
+    """How a request is handed to the child; made only where a child is started, for it takes a while."""
+    return TypeAdapter(_Request)
+
+
+def _try_in_child(trial: _Trial) -> None:
+    # The child reports through a file: the libraries write to both standard streams as they like, and as much.
     with scratch_folder("trial") as folder:
-        answer = folder / "answer.json"
+        answer, said = folder / "answer.json", folder / "stderr"
         # -P: a file of the working directory must not take the place of a library.
-        command = [sys.executable, "-P", "-W", "ignore", "-m", __name__, json.dumps(request), str(answer)]
+        command = [
+            sys.executable,
+            "-P",
+            "-W",
+            "ignore",
+            "-m",
+            __name__,
+            _wire_form().dump_json(trial.request),
+            str(answer),
+        ]
         try:
-            done = subprocess.run(  # noqa: S603 - our own module with our own arguments
-                command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
-            )
+            with said.open("wb") as stderr:
+                done = subprocess.run(  # noqa: S603 - our own module with our own arguments
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    timeout=trial.timeout_s,
+                    check=False,
+                )
         except subprocess.TimeoutExpired as error:
             raise ModelLoadError(
-                f"{model.program.name}: Paddle did not finish loading within {TIMEOUT_S} s: use --runtime onnx"
+                f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
+                f"use {trial.instead}, or fetch the bundle from whom you trust"
             ) from error
         if answer.is_file():
             _raise_as_reported(json.loads(answer.read_text()))
@@ -95,8 +179,8 @@ def _try_in_child(model: PaddleModel, options: PaddleOptions) -> None:
             f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
         )
         raise ModelLoadError(
-            f"{model.program.name} with {model.params.name}: Paddle killed its process while loading ({detail}; "
-            f"{_last_line(done.stderr)}): the files are damaged or do not belong together, fetch the bundle again"
+            f"{trial.files}: {trial.library} killed its process while loading ({detail}; {_last_line(said)}): "
+            "the files are damaged or do not belong together, fetch the bundle again"
         )
 
 
@@ -106,24 +190,46 @@ def _raise_as_reported(report: dict[str, str]) -> None:
         raise kind(report["message"])
 
 
-def _last_line(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+def _last_line(said: Path) -> str:
+    with said.open("rb") as file:
+        file.seek(max(0, said.stat().st_size - _SAID_BYTES))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if "Error" in line or line.startswith("(")]
     return next(iter(telling or lines[-1:]), "it said nothing")[:200]
 
 
-def _answer(request: dict[str, Any]) -> dict[str, str]:
-    from engine.runtimes.paddle import PaddleRuntime
-
-    model = PaddleModel(Path(request["program"]), Path(request["params"]), request["digest"])
-    options = _OPTIONS.validate_python(request["options"])
+def _answer(request: _Request) -> dict[str, str]:
     try:
-        runtime = PaddleRuntime(model, options)
-        if options.onednn:
-            require_same_results(PaddleRuntime(model, replace(options, onednn=False)), runtime, model.program.name)
+        match request:
+            case PaddleModel() as model, PaddleOptions() as options:
+                confine_process(_memory_limit(model.program, model.params) if options.device is Device.CPU else None)
+                _load_paddle(model, options)
+            case OnnxModel() as model, OnnxOptions() as options:
+                confine_process(_memory_limit(model.path))
+                _load_onnx(model, options)
     except EngineError as error:
         return {"error": type(error).__name__, "message": str(error)}
     return {"error": "", "message": ""}
+
+
+def _memory_limit(*files: Path) -> int:
+    return MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(file.stat().st_size for file in files)
+
+
+def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
+    from engine.runtimes.paddle import PaddleRuntime
+
+    runtime = PaddleRuntime(model, options)
+    if options.onednn:
+        require_same_results(PaddleRuntime(model, replace(options, onednn=False)), runtime, model.program.name)
+
+
+def _load_onnx(model: OnnxModel, options: OnnxOptions) -> None:
+    from engine.runtimes.onnx import OnnxRuntime
+    from engine.runtimes.onnx_files import require_whole_model
+
+    require_whole_model(model.path)
+    OnnxRuntime(model, options)
 
 
 def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:
@@ -168,9 +274,9 @@ def _difference(wanted: Tensor, found: Tensor) -> float:
 
 if __name__ == "__main__":
     answer_path = Path(sys.argv[2])
-    reported = json.dumps(_answer(json.loads(sys.argv[1])))
+    reported = json.dumps(_answer(_wire_form().validate_json(sys.argv[1])))
     partial = answer_path.with_suffix(".part")
     partial.write_text(reported)
     partial.replace(answer_path)
-    # Paddle's own tear-down at exit may crash; what matters has been said.
+    # A library's own tear-down at exit may crash; what matters has been said.
     os._exit(0)

@@ -255,7 +255,7 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Recorded]:
     """The engine's own functions that touch vendor libraries, replaced."""
     names = ["onnx.OnnxRuntime", "onnx.require_provider", "paddle.PaddleRuntime", "paddle.require_device"]
-    stands = {name: Recorded() for name in [*names, "trial.prove_loadable"]}
+    stands = {name: Recorded() for name in [*names, "trial.prove_loadable", "trial.prove_onnx_loadable"]}
     for name, stand in stands.items():
         monkeypatch.setattr(f"engine.runtimes.{name}", stand)
     return stands
@@ -274,12 +274,31 @@ def test_availability_is_asked_of_the_runtime_s_own_file(recorded: Mapping[str, 
     assert recorded["paddle.require_device"].calls == [(options,)]
 
 
-def test_onnx_gets_the_model_of_its_precision(recorded: Mapping[str, Recorded]) -> None:
+def test_onnx_gets_the_model_of_its_precision_and_is_tried_in_a_child_first(
+    recorded: Mapping[str, Recorded], tmp_path: Path
+) -> None:
     options = OnnxOptions(precision=Precision.INT8)
-    open_runtime(bundle_of(FP32, INT8), options)
-    assert calls(recorded) == {"onnx.OnnxRuntime": [(INT8, options)]}
+    open_runtime(bundle_of(FP32, INT8), options, ledger=tmp_path)
+    assert calls(recorded) == {
+        "trial.prove_onnx_loadable": [(INT8, options, tmp_path)],
+        "onnx.OnnxRuntime": [(INT8, options)],
+    }
     with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no onnx/fp32/model\.onnx: run `pseg convert reef\.tgz"):
         open_runtime(bundle_of(INT8), OnnxOptions())
+
+
+@pytest.mark.parametrize("trial", ["prove_loadable", "prove_onnx_loadable"])
+def test_a_model_that_does_not_load_is_named_with_its_bundle(
+    recorded: Mapping[str, Recorded], monkeypatch: pytest.MonkeyPatch, trial: str
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise ModelLoadError("model.json: killed its process")
+
+    monkeypatch.setattr(f"engine.runtimes.trial.{trial}", fail)
+    options = PaddleOptions() if trial == "prove_loadable" else OnnxOptions()
+    with pytest.raises(ModelLoadError, match=r"^reef\.tgz: model\.json: killed its process$"):
+        open_runtime(bundle_of(FP32), options)
+    assert calls(recorded) == {}
 
 
 def test_paddle_is_tried_in_a_child_first(recorded: Mapping[str, Recorded], tmp_path: Path) -> None:

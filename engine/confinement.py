@@ -1,0 +1,36 @@
+"""Limits that a child process sets on itself before it touches what a stranger made."""
+
+import contextlib
+import resource
+from pathlib import Path
+
+_FILE_BYTES = 64 << 20
+_OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
+
+
+def confine_process(memory_bytes: int | None) -> None:
+    """Limit this process, for good: its memory, its files, its dumps.
+
+    The limit counts what the process may write to (heap, anonymous mappings, thread stacks in use), so that an
+    allocation beyond it fails in the library's own hands. The whole address space is not limited: CUDA, oneDNN and
+    every thread's heap reserve far more of it than they ever touch.
+
+    Where the machine has less memory than the limit, the kernel is asked to end this process before any other.
+
+    Args:
+        memory_bytes: the most that it may allocate; None: as much as there is, and files of any size, for a process
+            that uses a GPU.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # no Linux, or /proc is not ours
+        _OUT_OF_MEMORY_SCORE.write_text("1000")
+    if memory_bytes is not None:
+        _lower(resource.RLIMIT_DATA, memory_bytes)
+        _lower(resource.RLIMIT_FSIZE, _FILE_BYTES)
+
+
+def _lower(kind: int, value: int) -> None:
+    """Set a limit, unless whoever started this process set a lower one."""
+    _, hard = resource.getrlimit(kind)
+    allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (allowed, allowed))
