@@ -2,13 +2,23 @@
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
-def _read_number(path: Path) -> int | None:
+def read_number(path: Path) -> int | None:
+    """Read a file of a control group that holds a number.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The number; None without such a file, or where it says something else, as `max`.
+    """
     try:
         return int(path.read_text().strip())
     except (OSError, ValueError):
@@ -60,7 +70,48 @@ def _ancestors(folder: Path, top: Path) -> list[Path]:
     return [each for each in inside if each == top or top in each.parents]
 
 
-def quota_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> float | None:
+@dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """A control group of this process, or one above it.
+
+    Attributes:
+        folder: where its files are.
+        version: 1 or 2.
+    """
+
+    folder: Path
+    version: Literal[1, 2]
+
+
+def control_groups(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> list[ControlGroup]:
+    """Find the control groups of this process and the groups above them.
+
+    Args:
+        controller: `cpu` or `memory`; of version 2 all groups are found.
+        root: where the control groups are mounted.
+        own: the list of groups that this process belongs to.
+
+    Returns:
+        The groups, whether or not their folders exist; none where the system has no such list.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    groups: list[ControlGroup] = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        relative = group.lstrip("/")
+        if not controllers:
+            for mount in (root, root / "unified"):
+                groups += [ControlGroup(folder, 2) for folder in _ancestors(mount / relative, mount)]
+        elif controller in controllers.split(","):
+            for mount in (root / controllers, root / controller):
+                groups += [ControlGroup(folder, 1) for folder in _ancestors(mount / relative, mount)]
+    return groups
+
+
+def quota_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
     """Find the tightest CPU quota of this process's control group and the groups above it, version 1 or 2.
 
     Args:
@@ -70,33 +121,22 @@ def quota_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> float
     Returns:
         Cores, or None where nothing limits the process.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
-    quotas: list[float | None] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        relative = group.lstrip("/")
-        if not controllers:
-            for mount in (root, root / "unified"):
-                for folder in _ancestors(mount / relative, mount):
-                    try:
-                        quotas.append(quota_of_v2((folder / "cpu.max").read_text()))
-                    except OSError:
-                        continue
-        elif "cpu" in controllers.split(","):
-            for mount in (root / controllers, root / "cpu"):
-                for folder in _ancestors(mount / relative, mount):
-                    quotas.append(
-                        quota_of_v1(
-                            _read_number(folder / "cpu.cfs_quota_us"), _read_number(folder / "cpu.cfs_period_us")
-                        )
-                    )
+    quotas = [_quota_of(group) for group in control_groups("cpu", root=root, own=own)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def usable_cores(*, root: Path = _CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int:
+def _quota_of(group: ControlGroup) -> float | None:
+    if group.version == 1:
+        return quota_of_v1(
+            read_number(group.folder / "cpu.cfs_quota_us"), read_number(group.folder / "cpu.cfs_period_us")
+        )
+    try:
+        return quota_of_v2((group.folder / "cpu.max").read_text())
+    except OSError:
+        return None
+
+
+def usable_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Count the cores that this process may use: affinity, cut to the quota rounded up.
 
     Args:

@@ -1,10 +1,22 @@
-"""Give freed memory back to the system: a long run over many sizes stays as small as one image needs."""
+"""How much memory there is, how much this process holds, and how what it frees goes back to the system."""
 
 import ctypes
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.cores import CGROUP_ROOT, OWN_CGROUPS, ControlGroup, control_groups, read_number
 
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _LARGE_BYTES = 128 << 10
+_MEMORY = Path("/proc/meminfo")
+_GROUP_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+_SAMPLE_S = 0.001
 
 
 def return_freed_memory() -> None:
@@ -18,3 +30,91 @@ def return_freed_memory() -> None:
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         set_option(_M_ARENA_MAX, 1)
+
+
+def available_memory_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+    """Find out how much memory can still be had: the machine's, cut to what the control groups leave.
+
+    Args:
+        root: where the control groups are mounted.
+        own: the list of groups that this process belongs to.
+
+    Returns:
+        Bytes.
+    """
+    groups = control_groups("memory", root=root, own=own) or [ControlGroup(root, 2)]
+    free = [_left(group) for group in groups]
+    return max(0, min([kernel_bytes(_MEMORY, "MemAvailable"), *(each for each in free if each is not None)]))
+
+
+def _left(group: ControlGroup) -> int | None:
+    limit_file, used_file, reclaimable = _GROUP_FILES[group.version]
+    limit, used = read_number(group.folder / limit_file), read_number(group.folder / used_file)
+    if limit is None or used is None:
+        return None
+    # Files that were read lately count as used, but make room when memory is asked for.
+    return limit - used + _statistic(group.folder / "memory.stat", reclaimable)
+
+
+def _statistic(path: Path, name: str) -> int:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+def process_memory_bytes(field: str, pid: int | None = None) -> int:
+    """Read the memory of a process.
+
+    Args:
+        field: `VmRSS` for what is resident now, `VmHWM` for the most that ever was.
+        pid: its id; None: this one.
+
+    Returns:
+        Bytes; 0 for a process that is gone.
+    """
+    try:
+        return kernel_bytes(Path("/proc") / (str(pid) if pid else "self") / "status", field)
+    except (OSError, StopIteration):
+        return 0
+
+
+def kernel_bytes(path: Path, field: str) -> int:
+    """Read an amount of memory from one of the kernel's lists.
+
+    Args:
+        path: lines of `name: number kB`.
+        field: the name.
+
+    Returns:
+        Bytes.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+
+
+@contextmanager
+def peak_memory() -> Generator[Callable[[], int]]:
+    """Watch the memory of this process while a block runs.
+
+    The kernel's own peak (`VmHWM`) is that of the whole life of the process, and is not touched.
+
+    Yields:
+        Tells the most bytes that were resident since the block began.
+    """
+    peak = process_memory_bytes("VmRSS")
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(_SAMPLE_S):
+            peak = max(peak, process_memory_bytes("VmRSS"))
+
+    watcher = threading.Thread(target=watch, name="peak-memory", daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(peak, process_memory_bytes("VmRSS"))
+    finally:
+        ended.set()
+        watcher.join()

@@ -228,7 +228,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
         covers: one a class.
 
     Returns:
-        `{"id", "name", "color": [r, g, b], "cover"}` a class.
+        `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
     """
     palette = _palette(covers, extra=False).tolist()
     return [
@@ -237,6 +237,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
             "name": each.segmentation_class.name,
             "color": color,
             "cover": round(each.cover, 6),
+            **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
         }
         for each, color in zip(covers, palette, strict=True)
     ]
@@ -249,11 +250,12 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor.
 
     Returns:
-        Its fields; `profile` only where one was obeyed.
+        Its fields; `profile`, `tiling` and `averaging` only where there was one.
     """
     record = asdict(provenance)
-    if record["profile"] is None:
-        del record["profile"]
+    for name in ("profile", "tiling", "averaging"):
+        if record[name] is None:
+            del record[name]
     return record
 
 
@@ -355,4 +357,6 @@ def _cover_columns(covers: tuple[ClassCover, ...]) -> dict[str, object]:
         while column in columns:
             column += "_"
         columns[column] = round(each.cover, 6)
+        if each.area_m2 is not None:
+            columns[column.replace("cover_", "area_m2_", 1)] = round(each.area_m2, 4)
     return columns
