@@ -190,6 +190,7 @@ class _Probe:
         self._room = room
         self._seen: tuple[Need, ...] = ()
         self._output_bytes = 0.0
+        self._left_bytes = 0
 
     def look(self, sizes: list[Size]) -> None:
         """Run small tiles, and larger ones only where they fit."""
@@ -201,13 +202,13 @@ class _Probe:
             pixels = probe_width * probe_height
             if self._seen and self.total_bytes(pixels, 1) > self._room:
                 break
+            before = process_memory_bytes("VmRSS")
             with peak_memory() as peak:
-                before = process_memory_bytes("VmRSS")
                 raw = self._run((probe_width, probe_height))
                 grown = peak() - before
-            earlier = self._seen[-1].grown_bytes if self._seen else 0
-            # What an earlier run left behind is used again: the growth of both is what this size takes.
-            self._seen = (*self._seen, Need(pixels, grown + earlier))
+            # What an earlier run left behind is used again, so it belongs to what this size takes.
+            self._seen = (*self._seen, Need(pixels, grown + self._left_bytes))
+            self._left_bytes += max(0, process_memory_bytes("VmRSS") - before)
             self._output_bytes = raw.output.nbytes / pixels
             self.facts = output_facts(self._predictor, raw)
 
@@ -220,9 +221,9 @@ class _Probe:
         """What tiles of a size take, all that is held of them at once included."""
         read = (3 + 1 + 3 * 4) * (2 * batch + 1)
         planes = self.facts.planes * 4 * 3 + 4
-        outputs = self._output_bytes * (2 * batch + 1)
+        outputs = self._output_bytes * (2 * batch + 3)
         network = needed_bytes(self._seen, pixels * batch)
-        left_behind = self._seen[-1].grown_bytes if pixels * batch > self._seen[-1].pixels else 0
+        left_behind = self._left_bytes if pixels * batch > self._seen[-1].pixels else 0
         return network + left_behind + round(pixels * (read + planes + outputs))
 
     def batch_for(self, tiling: Tiling, wished: int | None) -> int | None:

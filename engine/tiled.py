@@ -29,6 +29,9 @@ from engine.postprocess import OutputKind, class_count, cover, read_planes, scor
 from engine.predictor import ClassCover, Mask, Prediction, Predictor, PreparedImage, RawOutput
 from engine.tiling import Blender, Grid, Scores, Tiling, Window
 
+_KNOWN_COLORS = 2
+"""How many are remembered: one at the size of most tiles, one at the size of those at the end of a row."""
+
 STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
 
 
@@ -261,6 +264,7 @@ class TiledRun:
                 wanted.setdefault(tile.color or tile.index, tile.prepared)
         with _located(self.grid.window(tiles[0].index)), self._timed("run"):
             outputs = dict(zip(wanted, self.predictor.run(list(wanted.values())), strict=True))
+        self.repeated += sum(tile.prepared is not None for tile in tiles) - len(wanted)
         known = self._known
         finishing: list[Future[None]] = []
         for tile in tiles:
@@ -271,11 +275,11 @@ class TiledRun:
                 raw = outputs[tile.index]
             elif tile.color in known:
                 raw = known[tile.color]
-                self.repeated += 1
             else:
                 raw = outputs[tile.color]
-                # One colour at a time; a copy, because the output is a part of its whole batch's.
-                self._known = {tile.color: replace(raw, output=raw.output.copy())}
+                # A copy, because the output is a part of its whole batch's.
+                recent = list(self._known.items())[1 - _KNOWN_COLORS :]
+                self._known = dict([*recent, (tile.color, replace(raw, output=raw.output.copy()))])
             finishing.append(blender.submit(self._finish, tile, raw))
         return finishing
 
