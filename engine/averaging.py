@@ -178,6 +178,29 @@ class AveragingPredictor(Predictor):
         return raw
 
 
+def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
+    """Let a predictor see each image several times.
+
+    Args:
+        predictor: an open predictor; the result shares its runtime.
+        averaging: how.
+
+    Returns:
+        The predictor itself, if nothing is to be averaged.
+    """
+    if averaging.changes_nothing:
+        return predictor
+    return AveragingPredictor(
+        bundle=predictor.bundle,
+        runtime=predictor.runtime,
+        threshold=predictor.threshold,
+        mask_size=predictor.mask_size,
+        fallbacks=predictor.fallbacks,
+        profile=predictor.profile,
+        averaging=averaging,
+    )
+
+
 class _Total:
     """Scores, or votes, of one image added up."""
 

@@ -15,7 +15,7 @@ missing from the mask, too.
 import math
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -390,7 +390,13 @@ def _area_scales(
 
 
 def write_geotiff(
-    mask: MaskFile, path: Path, georeference: Georeference, labels: Sequence[ClassLabel], *, threads: int
+    mask: MaskFile,
+    path: Path,
+    georeference: Georeference,
+    labels: Sequence[ClassLabel],
+    tags: Mapping[str, str],
+    *,
+    threads: int,
 ) -> None:
     """Write a mask as a cloud-optimized GeoTIFF: tiles, overviews, palette, names of the classes, all in one file.
 
@@ -402,6 +408,7 @@ def write_geotiff(
         path: the file; beside it lies a temporary description while it is written.
         georeference: of the source.
         labels: one a class, in index order.
+        tags: what else the file is to say.
         threads: that compress.
 
     Raises:
@@ -413,7 +420,7 @@ def write_geotiff(
 
     # A mask file is raw values; this description makes GDAL read it as a raster with everything that belongs to it.
     described = mask.path.with_suffix(".vrt")
-    described.write_text(_description(mask, georeference, labels), encoding="utf-8")
+    described.write_text(_description(mask, georeference, labels, tags), encoding="utf-8")
     try:
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
             copy(
@@ -432,9 +439,11 @@ def write_geotiff(
         described.unlink(missing_ok=True)
 
 
-def _description(mask: MaskFile, georeference: Georeference, labels: Sequence[ClassLabel]) -> str:
+def _description(
+    mask: MaskFile, georeference: Georeference, labels: Sequence[ClassLabel], more: Mapping[str, str]
+) -> str:
     layout = mask.layout
-    tags = {"AREA_OR_POINT": georeference.area_or_point}
+    tags = {**more, "AREA_OR_POINT": georeference.area_or_point}
     for index, label in enumerate(labels):
         color = "#{:02x}{:02x}{:02x}".format(*label.color)
         tags |= {f"CLASS_{index}": label.name, f"CLASS_{index}_ID": label.id, f"CLASS_{index}_COLOR": color}
@@ -448,7 +457,7 @@ def _description(mask: MaskFile, georeference: Georeference, labels: Sequence[Cl
     parts.append("</Metadata>")
     item = layout.dtype.itemsize
     for band in range(layout.bands):
-        name = _legible(labels[band].name) if layout.bands > 1 else "class"
+        name = _legible(labels[band].name) if layout.multilabel else "class"
         parts.append(
             f'<VRTRasterBand dataType="{"Byte" if item == 1 else "UInt16"}" band="{band + 1}" '
             'subClass="VRTRawRasterBand">'
@@ -456,7 +465,7 @@ def _description(mask: MaskFile, georeference: Georeference, labels: Sequence[Cl
         )
         if layout.missing is not None:
             parts.append(f"<NoDataValue>{layout.missing}</NoDataValue>")
-        if layout.bands == 1 and item == 1:
+        if not layout.multilabel and item == 1:
             entries = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*label.color) for label in labels)
             parts.append(f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>")
         parts.append(
@@ -473,13 +482,14 @@ def _legible(text: str) -> str:
     return "".join(letter for letter in text if letter.isprintable())
 
 
-def mask_polygons(path: Path) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
     """Trace the outlines of connected pixels of one class (by edges, not corners).
 
     Memory grows with the number of polygons, not of pixels.
 
     Args:
         path: a mask that `write_geotiff` wrote.
+        multilabel: whether each band is a class.
 
     Yields:
         The class, and rings float64[n, 2] of coordinates: the outer one first, then holes.
@@ -492,7 +502,7 @@ def mask_polygons(path: Path) -> Iterator[tuple[int, list[NDArray[np.float64]]]]
         for band in range(1, dataset.count + 1):
             traced = features.shapes(rasterio.band(dataset, band), connectivity=4, transform=dataset.transform)
             for geometry, value in traced:
-                if value == dataset.nodata or (dataset.count > 1 and value != 1):
+                if value == dataset.nodata or (multilabel and value != 1):
                     continue
                 rings = [np.asarray(ring, np.float64) for ring in geometry["coordinates"]]
-                yield (int(value) if dataset.count == 1 else band - 1), rings
+                yield (band - 1 if multilabel else int(value)), rings

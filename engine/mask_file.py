@@ -25,8 +25,9 @@ class MaskLayout:
     Attributes:
         width: columns.
         height: rows.
-        bands: 1 for class indices, one a class for a multilabel bundle (values 0 and 1).
+        bands: 1 for class indices; of a multilabel bundle one a class (values 0 and 1).
         dtype: uint8 or uint16.
+        multilabel: whether each band is a class.
         missing: value of pixels that hold no data; None where all do.
     """
 
@@ -34,6 +35,7 @@ class MaskLayout:
     height: int
     bands: int
     dtype: np.dtype[Any]
+    multilabel: bool
     missing: int | None
 
     @property
@@ -47,27 +49,43 @@ class MaskLayout:
         return int(np.iinfo(self.dtype).max) - (self.missing is not None)
 
 
-def layout_for(width: int, height: int, classes: int, *, bands: int, marks_missing: bool) -> MaskLayout:
+def layout_for(width: int, height: int, classes: int, *, multilabel: bool, marks_missing: bool) -> MaskLayout:
     """Choose the narrowest values that hold the classes, and one more for pixels without data.
 
     Args:
         width: columns.
         height: rows.
         classes: number of classes.
-        bands: see `MaskLayout`.
+        multilabel: see `MaskLayout`.
         marks_missing: whether pixels may hold no data; the largest value then stands for them.
 
     Returns:
         The layout.
 
-    >>> layout_for(10, 10, 255, bands=1, marks_missing=True).missing
+    >>> layout_for(10, 10, 255, multilabel=False, marks_missing=True).missing
     255
-    >>> layout_for(10, 10, 256, bands=1, marks_missing=True).missing
+    >>> layout_for(10, 10, 256, multilabel=False, marks_missing=True).missing
     65535
     """
-    values = 2 if bands > 1 else classes
+    values = 2 if multilabel else classes
     dtype = np.dtype(np.uint8 if values + marks_missing <= np.iinfo(np.uint8).max + 1 else np.uint16)
-    return MaskLayout(width, height, bands, dtype, int(np.iinfo(dtype).max) if marks_missing else None)
+    missing = int(np.iinfo(dtype).max) if marks_missing else None
+    return MaskLayout(width, height, classes if multilabel else 1, dtype, multilabel, missing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowCounts:
+    """Pixels of a row.
+
+    Attributes:
+        row: from 0.
+        counts: int64[classes or more], pixels of each class.
+        valid: pixels that hold data; 0 where another entry of the same row states them.
+    """
+
+    row: int
+    counts: NDArray[np.int64]
+    valid: int
 
 
 class MaskFile:
@@ -147,29 +165,28 @@ class MaskFile:
             )
             yield first, np.frombuffer(content, layout.dtype).reshape(rows, layout.width)
 
-    def row_counts(self, classes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def row_counts(self, classes: int) -> Iterator["RowCounts"]:
         """Count the pixels of every class.
 
         Args:
             classes: number of classes at least.
 
         Yields:
-            The number of a row, and int64[classes or more]: pixels of each class in it; pixels without data are not
-            counted.
+            A row; of multilabel masks every row comes once a class.
         """
         layout = self.layout
-        bins = max(classes, 1) if layout.bands > 1 else int(np.iinfo(layout.dtype).max) + 1
+        bins = max(classes, layout.bands) if layout.multilabel else int(np.iinfo(layout.dtype).max) + 1
         for band in range(layout.bands):
             for first, rows in self.rows(band):
                 for row, line in enumerate(rows):
-                    counts = np.zeros(bins, np.int64)
-                    if layout.bands > 1:
-                        counts[band] = np.count_nonzero(line == 1)
-                    else:
-                        counts += index_counts(line, bins)
-                        if layout.missing is not None:
-                            counts[layout.missing] = 0
-                    yield first + row, counts
+                    values = index_counts(line, int(np.iinfo(layout.dtype).max) + 1)
+                    if layout.missing is not None:
+                        values[layout.missing] = 0
+                    counts = values
+                    if layout.multilabel:
+                        counts = np.zeros(bins, np.int64)
+                        counts[band] = values[1]
+                    yield RowCounts(first + row, counts, int(values.sum()) if band == 0 else 0)
 
     def overview(self, longest_side: int) -> NDArray[Any]:
         """Pick pixels for a smaller picture.

@@ -206,7 +206,7 @@ def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
     """
     planes = prediction.mask.ndim == 3
     indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
-    return indices, _palette(prediction.covers, extra=planes)
+    return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
 
 
 def _as_indices(prediction: Prediction) -> Mask:
@@ -215,10 +215,20 @@ def _as_indices(prediction: Prediction) -> Mask:
     return prediction.mask.astype(np.uint8, copy=False)
 
 
-def _palette(covers: tuple[ClassCover, ...], *, extra: bool) -> NDArray[np.uint8]:
-    colors = [each.segmentation_class.color for each in covers]
-    palette = palette_for(colors, len(covers))
-    return np.vstack([palette, np.zeros((1, 3), np.uint8)]) if extra else palette
+def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
+    """Choose the colours that all pictures and files of a mask have.
+
+    Args:
+        covers: one a class, in index order.
+
+    Returns:
+        uint8[K, 3], RGB.
+    """
+    return palette_for([each.segmentation_class.color for each in covers], len(covers))
+
+
+def _with_black(palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.vstack([palette, np.zeros((1, 3), np.uint8)])
 
 
 def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
@@ -230,7 +240,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
     Returns:
         `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
     """
-    palette = _palette(covers, extra=False).tolist()
+    palette = class_palette(covers).tolist()
     return [
         {
             "id": each.segmentation_class.id,

@@ -1,14 +1,16 @@
 """`pseg predict`: images in, masks out."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Precision, Predictor, Segmented, list_images
+from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented, list_images
+from engine.averaging import Averaging, averaged
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -18,6 +20,22 @@ from service.commands.terminal import (
     messages,
     print_json,
 )
+from service.commands.tile_options import (
+    BandsOption,
+    CropSizeOption,
+    FlipHorizontalOption,
+    FlipVerticalOption,
+    MaxMemoryOption,
+    OverlapOption,
+    ScalesOption,
+    StrideOption,
+    TileOption,
+    TileSizeOption,
+    VectorsOption,
+    averaging_request,
+    large_image_request,
+)
+from service.orthomosaics import LargeImageRequest, LargeImages
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -36,6 +54,9 @@ from service.results import (
     write_atomically,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
+
+_REPORT_SIDE_PX = 1280
+"""The largest picture that a report shows."""
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
@@ -74,6 +95,20 @@ def predict(
     profile: Annotated[
         Path | None, typer.Option(help="that `pseg tune` wrote; default: the bundle's own, if it carries one")
     ] = None,
+    tile: TileOption = False,
+    tile_size: TileSizeOption = None,
+    overlap: OverlapOption = None,
+    max_memory: MaxMemoryOption = None,
+    bands: BandsOption = None,
+    vectors: VectorsOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with what an interrupted run into the same folder left")
+    ] = False,
+    crop_size: CropSizeOption = None,
+    stride: StrideOption = None,
+    scales: ScalesOption = None,
+    flip_horizontal: FlipHorizontalOption = False,
+    flip_vertical: FlipVerticalOption = False,
     csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
     report: Annotated[
         Path | None, typer.Option(help="write an HTML page to look at: photographs under their masks, cover, failures")
@@ -84,6 +119,20 @@ def predict(
 ) -> None:
     """Segment images: a mask and the cover of every class for each."""
     with errors_end_the_command():
+        averaging = averaging_request(
+            crop_size, stride, scales, flip_horizontal=flip_horizontal, flip_vertical=flip_vertical
+        )
+        large = large_image_request(
+            tile=tile,
+            tile_size=tile_size,
+            overlap=overlap,
+            max_memory=max_memory,
+            bands=bands,
+            vectors=vectors,
+            resume=resume,
+            averaging=averaging,
+            max_img_size=max_img_size,
+        )
         request = build_request(
             runtime=runtime,
             provider=provider,
@@ -91,7 +140,7 @@ def predict(
             precision=precision,
             threads=threads,
             batch_size=batch_size,
-            max_img_size=max_img_size,
+            max_img_size=-1 if tile else max_img_size,
             max_pixels=max_pixels,
             mask_size=mask_size,
             save=frozenset[str]() if save == "none" else frozenset(save.split(",")),
@@ -108,7 +157,17 @@ def predict(
             if asked is not None:
                 require_writable_file(asked)
         failed = _predict_all(
-            bundle, paths, request, out, csv, report, caches_at(cache_dir), profile, json_lines=json_lines
+            bundle,
+            paths,
+            request,
+            averaging,
+            large,
+            out,
+            csv,
+            report,
+            caches_at(cache_dir),
+            profile,
+            json_lines=json_lines,
         )
     if failed:
         raise typer.Exit(ExitStatus.INCOMPLETE)
@@ -118,6 +177,8 @@ def _predict_all(
     bundle: Path,
     paths: list[Path],
     request: PredictRequest,
+    averaging: Averaging,
+    large: LargeImageRequest,
     out: Path,
     csv: Path | None,
     report: Path | None,
@@ -130,26 +191,38 @@ def _predict_all(
     require_inputs_kept(tasks, out, request.save)
     table = CoverTable()
     failed = 0
+    writer = ResultWriter(out, request.save)
     try:
-        with (
-            open_session(bundle, request, caches, paths, profile=profile) as predictor,
-            _reporting(report, predictor, request, len(tasks)) as show,
-            _progress(len(tasks)) as advance,
-        ):
-            pipeline = build_pipeline(predictor, request, ResultWriter(out, request.save))
-            for result in pipeline.run(tasks):
-                table.add(result)
-                show(result)
-                failed += isinstance(result, Failed)
-                if json_lines:
-                    print_json(result_record(result, predictor.provenance))
-                else:
-                    _tell(result)
-                advance()
+        with open_session(bundle, request, caches, paths, profile=profile) as session:
+            predictor = averaged(session, averaging)
+            images = LargeImages(predictor, request, large, writer, None if report is None else _REPORT_SIDE_PX)
+            images.require_possible(tasks)
+            pipeline = build_pipeline(predictor, request, writer)
+            with _reporting(report, predictor, request, len(tasks)) as show, _progress(len(tasks)) as advance:
+                for result in _results(tasks, pipeline, images):
+                    table.add(result)
+                    show(result)
+                    failed += isinstance(result, Failed)
+                    if json_lines:
+                        print_json(result_record(result, images.provenance_of(result)))
+                    else:
+                        _tell(result)
+                    advance()
     finally:
         if csv is not None and table.rows:
             write_atomically(csv, table.to_csv())
     return failed
+
+
+def _results(
+    tasks: list[ImageTask], pipeline: Pipeline[ImageTask, Path | None], images: LargeImages
+) -> Iterator[Result]:
+    """In the order of the tasks; the pipeline reads ahead among those that follow each other."""
+    for large, group in groupby(tasks, images.takes):
+        if large:
+            yield from map(images.segment, group)
+        else:
+            yield from pipeline.run(group)
 
 
 @contextmanager
