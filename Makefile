@@ -17,7 +17,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
+.PHONY: bench-scale run-job job-description nuclei-model accuracy service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,6 +127,9 @@ docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
 
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
+
+bench-scale: $(VENV)/development ## measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements
