@@ -28,6 +28,7 @@ from engine.images import Capture, SourceImage
 from engine.postprocess import OutputKind, class_count, cover, read_planes, score_planes
 from engine.predictor import ClassCover, Mask, Prediction, Predictor, PreparedImage, RawOutput
 from engine.tiling import Blender, Grid, Scores, Tiling, Window
+from engine.transforms import TransformRecord
 
 _KNOWN_COLORS = 2
 """How many are remembered: one at the size of most tiles, one at the size of those at the end of a row."""
@@ -252,9 +253,8 @@ class TiledRun:
             return _ReadTile(index, tile.valid, None, None)
         with _located(window), self._timed("preprocess"):
             image = SourceImage(tile.pixels, window.width, window.height, Capture())
-            return _ReadTile(
-                index, tile.valid, self.predictor.prepare(image), _only_color(tile.pixels) if self.skipping else None
-            )
+            prepared = _padded(self.predictor.prepare(image), self.tiling.alignment)
+            return _ReadTile(index, tile.valid, prepared, _only_color(tile.pixels) if self.skipping else None)
 
     def _run_group(self, futures: Sequence[Future[_ReadTile]], blender: ThreadPoolExecutor) -> list[Future[None]]:
         tiles = [future.result() for future in futures]
@@ -318,6 +318,20 @@ def _located(window: Window) -> Generator[None]:
     except EngineError as error:
         where = f"in the tile of {window.width}×{window.height} pixels at column {window.x}, row {window.y}"
         raise type(error)(f"{where}: {error}") from error
+
+
+def _padded(prepared: PreparedImage, alignment: int) -> PreparedImage:
+    """Fill a tile at the raster's end up to the size of the others.
+
+    Networks that halve their image several times and enlarge it again stretch one whose sides are no multiple of that.
+    The zeros are those that a convolution pads with.
+    """
+    height, width = prepared.tensor.shape[1:]
+    bottom, right = -height % alignment, -width % alignment
+    if not bottom and not right:
+        return prepared
+    tensor = np.pad(prepared.tensor, ((0, 0), (0, bottom), (0, right)))
+    return replace(prepared, tensor=tensor, records=(*prepared.records, TransformRecord("padding", height, width)))
 
 
 def _only_color(pixels: NDArray[np.uint8]) -> tuple[object, ...] | None:

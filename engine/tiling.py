@@ -6,7 +6,8 @@ Hann window. Weights of all tiles sum to 1 at every pixel, also where the last t
 network returns class indices, which cannot be blended, each pixel is taken from the tile whose centre is nearest.
 
 Tiles start at multiples of an alignment, because the grids of a network's strided layers start at its tile's corner:
-at another phase of them a network gives other scores, in the middle of a tile, too.
+at another phase of them a network gives other scores, in the middle of a tile, too. (Those at the end are a little
+smaller for it; `engine.tiled` fills them up.)
 """
 
 import math

@@ -84,6 +84,15 @@ def test_too_small_an_overlap_shows() -> None:
     assert (predict_in_tiles(predictor, image, tiling, facts).mask != predictor.predict(image).mask).any()
 
 
+def test_tiles_at_the_end_are_filled_up_to_the_size_of_the_others() -> None:
+    network = CountingNetwork(blurred)
+    predictor = predictor_of(network)
+    tiling, facts = tiling_of(predictor, 64, 16)
+    network.shapes.clear()
+    predict_in_tiles(predictor, image_of(patches(150, 139)), tiling, facts)
+    assert set(network.shapes) == {(1, 3, 64, 64)}
+
+
 def test_tiles_of_a_batch_share_a_run() -> None:
     network = CountingNetwork(blurred)
     predictor = predictor_of(network)

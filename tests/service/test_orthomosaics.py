@@ -38,7 +38,13 @@ def pixels_of(height: int = 150, width: int = 210, seed: int = 5) -> npt.NDArray
 
 def geotiff(path: Path, bands: npt.NDArray[Any], *, crs: str | None = UTM, mask: Any = None, **profile: Any) -> Path:
     count, height, width = bands.shape
-    settings: dict[str, Any] = {"transform": NORTH_UP, "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    settings: dict[str, Any] = {
+        "transform": NORTH_UP,
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+        "compress": "deflate",
+    }
     with rasterio.open(
         path, "w", "GTiff", width, height, count, dtype=bands.dtype, crs=crs, **{**settings, **profile}
     ) as dataset:
