@@ -12,7 +12,16 @@ import pytest
 
 import engine
 
-VENDORS = ("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg")
+VENDORS = (
+    "paddle",
+    "onnxruntime",
+    "paddle2onnx",
+    "onnx",
+    "onnxruntime_ep_openvino",
+    "paddleseg",
+    "rasterio",
+    "pyogrio",
+)
 PACKAGES = ("engine", "converters", "service", "demo")
 PUBLIC_NAMES = """
     Bundle BundleError CalibrationError ClassCover ConversionError Device DynamicShapeProfile EngineError Failed
