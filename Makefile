@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz
+.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -157,6 +157,9 @@ bench-check: $(VENV)/development ## measure, and fail where a ratio got worse th
 
 bench-headline: $(VENV)/development ## measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
 	$(BIN)/python -m benchmarks.headline $(PART)
+
+bench-scale: $(VENV)/development ## measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

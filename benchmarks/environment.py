@@ -9,12 +9,14 @@ from pathlib import Path
 
 from engine.cores import quota_cores, usable_cores
 from engine.host import cpu_information, processor_flags, processor_model
+from engine.memory import kernel_bytes
 from engine.runtimes.onnx import gpu_name
 
 LIBRARIES = (
     "numpy",
     "opencv-python-headless",
     "pillow",
+    "rasterio",
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-ep-openvino",
@@ -26,9 +28,6 @@ LIBRARIES = (
 _ROOT = Path(__file__).parents[1]
 _PROCESSORS = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
-_GROUP = Path("/sys/fs/cgroup")
-_GROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-"""Limit and use of the control group, version 2 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def environment(*, commit: str | None = None) -> Environment:
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
         quota_cores=quota_cores(),
-        memory_bytes=_kernel_bytes(_MEMORY, "MemTotal"),
+        memory_bytes=kernel_bytes(_MEMORY, "MemTotal"),
         gpu=None if gpu == "unknown" else gpu,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -89,46 +88,6 @@ def environment(*, commit: str | None = None) -> Environment:
         commit=commit or commit_of(_ROOT),
         load_average=os.getloadavg()[0],
     )
-
-
-def available_memory_bytes(group: Path = _GROUP) -> int:
-    """Find out how much memory can still be had: the machine's, cut to what the control group leaves.
-
-    Args:
-        group: Where the control group of this process is mounted.
-
-    Returns:
-        Bytes.
-    """
-    free = [_kernel_bytes(_MEMORY, "MemAvailable")]
-    for limit, used in _GROUP_FILES:
-        try:
-            free.append(int((group / limit).read_text()) - int((group / used).read_text()))
-        except (OSError, ValueError):
-            # There is no such file, or it holds `max`.
-            continue
-    return max(0, min(free))
-
-
-def process_memory_bytes(field: str, pid: int | None = None) -> int:
-    """Read the memory of a process.
-
-    Args:
-        field: `VmRSS` for what is resident now, `VmHWM` for the most that ever was.
-        pid: Its id; None: this one.
-
-    Returns:
-        Bytes; 0 for a process that is gone.
-    """
-    try:
-        return _kernel_bytes(Path("/proc") / (str(pid) if pid else "self") / "status", field)
-    except (OSError, StopIteration):
-        return 0
-
-
-def _kernel_bytes(path: Path, field: str) -> int:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
 def library_versions() -> dict[str, str]:

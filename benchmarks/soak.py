@@ -7,12 +7,11 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from benchmarks.environment import process_memory_bytes
 from benchmarks.runtimes import RUNTIMES
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Failed, Pipeline, Prediction, SourceImage, open_bundle, open_predictor, read_image
-from engine.memory import return_freed_memory
+from engine.memory import process_memory_bytes, return_freed_memory
 from engine.palette import palette_for, pseudo_color_png
 
 READINGS = (20, 500)

@@ -18,7 +18,6 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.configurations import Configuration, Shapes
-from benchmarks.environment import process_memory_bytes
 from benchmarks.evaluation import Score, evaluate, read_labelled
 from benchmarks.labels import LabelledFiles
 from benchmarks.pictures import Pictures
@@ -29,6 +28,7 @@ from engine.bundle import Bundle
 from engine.cores import usable_cores
 from engine.errors import ImageError
 from engine.images import SourceImage, read_image
+from engine.memory import process_memory_bytes
 from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
 from engine.palette import composite, palette_for, pseudo_color_png

@@ -181,6 +181,26 @@ def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]
     return _shrunken_side(width, height, max_img_size), _shrunken_side(height, width, max_img_size)
 
 
+def tiff_size(path: Path) -> tuple[int, int] | None:
+    """Look up how large a TIFF says it is, without decoding it and whatever its bands are.
+
+    Args:
+        path: any file.
+
+    Returns:
+        Width and height in pixels; None where the file is no TIFF, does not say it, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if _DECODERS[2][0].match(file.read(4)) is None:
+                return None
+            _ignore_pillow_remarks()
+            directory = _tiff_directory(file)
+            return int(directory[ExifTags.Base.ImageWidth]), int(directory[ExifTags.Base.ImageLength])
+    except Exception:  # Pillow's decoders state no closed set of exceptions; who reads the file says what is wrong
+        return None
+
+
 def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS) -> SourceImage:
     """Decode one picture, upright, as RGB.
 
@@ -389,6 +409,12 @@ def _check_tiff_layout(path: Path, file: BinaryIO, cause: SyntaxError) -> None:
 
 
 def _tiff_layout(file: BinaryIO) -> tuple[int, frozenset[int]]:
+    directory = _tiff_directory(file)
+    depths_bit = frozenset[int](directory.get(ExifTags.Base.BitsPerSample, (1,)))
+    return int(directory.get(ExifTags.Base.SamplesPerPixel, 1)), depths_bit
+
+
+def _tiff_directory(file: BinaryIO) -> ImageFileDirectory_v2:
     file.seek(0)
     header = file.read(8)
     if header[2] == _BIG_TIFF:
@@ -396,8 +422,7 @@ def _tiff_layout(file: BinaryIO) -> tuple[int, frozenset[int]]:
     directory = ImageFileDirectory_v2(header)
     file.seek(directory.next)
     directory.load(file)
-    depths_bit = frozenset[int](directory.get(ExifTags.Base.BitsPerSample, (1,)))
-    return int(directory.get(ExifTags.Base.SamplesPerPixel, 1)), depths_bit
+    return directory
 
 
 def _rgb(image: ImageFile) -> NDArray[np.uint8]:

@@ -104,15 +104,66 @@ def segment(
     """
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
+    if kind is OutputKind.MASK:
+        return _segment_mask(output, records)
+    return read_planes(score_planes(output, kind), kind, records, threshold=threshold)
+
+
+def score_planes(output: Output, kind: OutputKind) -> Planes:
+    """Take out of an output the planes that may be interpolated, averaged and blended before classes are read.
+
+    Args:
+        output: One image's output without the batch axis, [C, H, W].
+        kind: From `output_kind`; not a mask.
+
+    Returns:
+        float32[P, H, W]. Of two classes it is the one plane by which the second exceeds the first: all that follows is
+        linear, so it is enough.
+
+    Raises:
+        InferenceError: The values are not finite, or not what the kind says.
+
+    >>> score_planes(np.array([[[1.0]], [[4.0]]], dtype=np.float32), OutputKind.SCORES).tolist()
+    [[[3.0]]]
+    """
+    planes = _finite_planes(output)
+    if kind is OutputKind.PROBABILITY:
+        _require_probabilities(planes)
+    if kind is OutputKind.SCORES and len(planes) <= 2:
+        # A single class is not exceeded: its plane is one of zeros.
+        return planes[-1:] - planes[:1]
+    return planes
+
+
+def read_planes(
+    planes: Planes, kind: OutputKind, records: Sequence[TransformRecord] = (), *, threshold: float = 0.5
+) -> Mask | Multilabel:
+    """Read the classes from planes.
+
+    Args:
+        planes: float32[P, H, W], as `score_planes` returns them.
+        kind: From `output_kind`; not a mask.
+        records: What is still to be undone.
+        threshold: See `segment`.
+
+    Returns:
+        See `segment`.
+
+    >>> read_planes(np.array([[[3.0, -1.0]]], dtype=np.float32), OutputKind.SCORES).tolist()
+    [[1, 0]]
+    """
     match kind:
-        case OutputKind.MASK:
-            return _segment_mask(output, records)
+        case OutputKind.SCORES if len(planes) == 1:
+            return (_restored(planes[0], records) > 0).view(np.uint8)  # a tie goes to class 0
         case OutputKind.SCORES:
-            return _segment_scores(_finite_planes(output), records)
+            return _running_argmax(planes, records)
         case OutputKind.PROBABILITY:
-            return _segment_probability(_finite_planes(output), records, threshold)
+            return (_restored(planes[0], records) > threshold).view(np.uint8)
         case OutputKind.MULTILABEL:
-            return _segment_multilabel(_finite_planes(output), records, threshold)
+            logit = math.log(threshold / (1 - threshold))
+            return np.stack([_restored(plane, records) > logit for plane in planes])
+        case OutputKind.MASK:
+            raise ValueError("a mask has no planes of scores")
     assert_never(kind)
 
 
@@ -157,7 +208,7 @@ def cover(mask: Mask | Multilabel, count: int) -> tuple[float, ...]:
     if mask.dtype == np.bool_:
         shares = [float(plane.mean()) for plane in mask]
         return (*shares, *[0.0] * (count - len(shares)))
-    counts = _counts(cast("Mask", mask.reshape(-1)), max(count, int(mask.max()) + 1))
+    counts = index_counts(cast("Mask", mask.reshape(-1)), max(count, int(mask.max()) + 1))
     return tuple((counts / mask.size).tolist())
 
 
@@ -229,13 +280,6 @@ def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
     return restore_plane(plane, records, interpolation="linear")
 
 
-def _segment_scores(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
-    if len(scores) == 2:
-        # Interpolation is linear, so it is enough to interpolate the difference; a tie goes to class 0.
-        return (_restored(scores[1] - scores[0], records) > 0).view(np.uint8)
-    return _running_argmax(scores, records)
-
-
 def _running_argmax(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
     """Argmax over the restored planes, of which three are held at any time; the first maximum wins."""
     index_type = _index_type(len(scores) - 1)
@@ -250,22 +294,25 @@ def _running_argmax(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
     return mask
 
 
-def _segment_probability(planes: Planes, records: Sequence[TransformRecord], threshold: float) -> Mask:
+def _require_probabilities(planes: Planes) -> None:
     lowest, highest = float(planes.min()), float(planes.max())
     if lowest < -_PROBABILITY_TOLERANCE or highest > 1 + _PROBABILITY_TOLERANCE:
         raise InferenceError(
             f"the network's single plane has values from {lowest:.4g} to {highest:.4g}, which looks like logits; a "
             "probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as multilabel"
         )
-    return (_restored(planes[0], records) > threshold).view(np.uint8)
 
 
-def _segment_multilabel(planes: Planes, records: Sequence[TransformRecord], threshold: float) -> Multilabel:
-    logit = math.log(threshold / (1 - threshold))
-    return np.stack([_restored(plane, records) > logit for plane in planes])
+def index_counts(indices: Mask, bins: int) -> npt.NDArray[np.int64]:
+    """Count the pixels of each class.
 
+    Args:
+        indices: uint8[N] or uint16[N].
+        bins: Number of classes; no index is larger.
 
-def _counts(indices: Mask, bins: int) -> npt.NDArray[np.int64]:
+    Returns:
+        int64[bins].
+    """
     # bincount turns what it is given into int64, eight times the bytes of a mask: it is given a piece at a time.
     counts = np.zeros(bins, dtype=np.int64)
     for start in range(0, indices.size, _COUNTED_AT_ONCE):

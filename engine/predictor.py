@@ -15,10 +15,10 @@ from engine.bundle import Bundle, SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError
 from engine.images import SourceImage
 from engine.memory_budget import NO_DOUBT_BYTES, MemoryBudget
-from engine.postprocess import OutputKind, class_count, cover, output_kind, segment
+from engine.postprocess import OutputKind, class_count, cover, output_kind, score_planes, segment
 from engine.profile import Profile
 from engine.runtimes import Runtime, Tensor, TensorSpec
-from engine.transforms import TransformRecord, apply_transforms
+from engine.transforms import TransformRecord, apply_transforms, restore_plane
 
 _log = logging.getLogger(__name__)
 Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
@@ -39,11 +39,13 @@ class ClassCover:
 
     Attributes:
         segmentation_class: the class.
-        cover: share of the image's pixels, 0–1.
+        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not.
+        area_m2: on the ground, in square metres; None where nothing tells it.
     """
 
     segmentation_class: SegmentationClass
     cover: float
+    area_m2: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Provenance:
         profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
             none was.
         streams: runs that may be under way at once.
+        tiling: how the image was cut into tiles and joined, name to value; None where it was not.
+        averaging: windows, scales and flips that were averaged, name to value; None where none were.
     """
 
     bundle: str
@@ -74,6 +78,8 @@ class Provenance:
     versions: Mapping[str, str]
     profile: str | None = None
     streams: int = 1
+    tiling: Mapping[str, object] | None = None
+    averaging: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,21 +90,24 @@ class Prediction:
         mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
         covers: one entry a class, in index order.
         timings_ms: preprocess, run and postprocess, in milliseconds.
+        whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
+            for memory; None otherwise.
     """
 
     mask: Mask
     covers: tuple[ClassCover, ...]
     timings_ms: Mapping[str, float]
+    whole_size: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
         """Width of the mask in pixels."""
-        return int(self.mask.shape[-1])
+        return int(self.mask.shape[-1]) if self.whole_size is None else self.whole_size[0]
 
     @property
     def height(self) -> int:
         """Height of the mask in pixels."""
-        return int(self.mask.shape[-2])
+        return int(self.mask.shape[-2]) if self.whole_size is None else self.whole_size[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -357,6 +366,25 @@ class Predictor:
                 return output, kind
             problems.append(f"{name}: {output.shape[0]} results for {batch} images")
         raise InferenceError(f"no output of the network is a segmentation ({'; '.join(problems)})")
+
+    def planes(self, prepared: PreparedImage, raw: RawOutput) -> tuple[NDArray[np.float32], ...]:
+        """Undo the transforms, but read no classes yet.
+
+        Args:
+            prepared: from `prepare`.
+            raw: from `run`; not a mask.
+
+        Returns:
+            float32[H, W] a plane (`engine.postprocess.score_planes`), at the size that masks have. They may be views
+            of the output.
+
+        Raises:
+            InferenceError: the network returned NaN, infinity or impossible values.
+        """
+        records = _undo_records(prepared)
+        return tuple(
+            restore_plane(plane, records, interpolation="linear") for plane in score_planes(raw.output, raw.kind)
+        )
 
     def finish(self, prepared: PreparedImage, raw: RawOutput) -> Prediction:
         """Undo the transforms and read the classes.

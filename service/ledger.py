@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from engine import EngineError, Failed, Pipeline, Predictor, Provenance, Segmented
+from engine import EngineError, Failed, Predictor, Provenance, Segmented
 from engine.files import atomic_file
 from engine.images import Capture
-from service.request import PredictRequest
+from service.request import PredictRequest, SaveKind
 from service.results import (
+    MAP_SUFFIX,
     ImageTask,
     capture_from,
     capture_record,
@@ -135,20 +136,28 @@ class Run:
         ]
 
 
-def run_of(predictor: Predictor, request: PredictRequest, listing: Listing) -> Run:
+def run_of(
+    predictor: Predictor, request: PredictRequest, listing: Listing, large: Mapping[str, Any] | None = None
+) -> Run:
     """Describe a run for its ledger.
 
     Args:
         predictor: an open predictor.
         request: validated parameters.
         listing: the images.
+        large: what was asked for large images, option to JSON value; None: nothing.
 
     Returns:
         What the ledger begins with.
     """
+    averaging = predictor.provenance.averaging
     return Run(
         bundle=predictor.bundle.digest,
-        options=options_with_effect(request, predictor.provenance.profile),
+        options={
+            **options_with_effect(request, predictor.provenance.profile),
+            **({} if averaging is None else {"averaging": dict(averaging)}),
+            **(large or {}),
+        },
         images=len(listing.tasks),
         listing=listing.digest,
         shard=None if listing.shard is None else str(listing.shard),
@@ -291,13 +300,15 @@ class Ledger:
     )
 
     def results(
-        self, pipeline: Pipeline[ImageTask, Path | None], provenance: Provenance
+        self,
+        segment: Callable[[Iterable[ImageTask]], Iterator[_Result]],
+        provenance_of: Callable[[_Result], Provenance],
     ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Do what is not finished, and note it.
 
         Args:
-            pipeline: reads, segments and writes images.
-            provenance: of its predictor.
+            segment: reads, segments and writes images, and gives a result for each, in order.
+            provenance_of: tells where a result comes from.
 
         Yields:
             For every image of this run, in the order of the list, its record and what it was made of: a result, whose
@@ -306,14 +317,14 @@ class Ledger:
         Raises:
             LedgerError: the ledger cannot be written; nobody would know what is done.
         """
-        fresh = pipeline.run(self._pending())
+        fresh = segment(self._pending())
         for position, _ in self.listing.mine:
             entry = self.finished.get(position)
             if entry is not None:
                 yield entry.record, entry
                 continue
             result = next(fresh)
-            record = result_record(result, provenance)
+            record = result_record(result, provenance_of(result))
             self._append(position, result, record)
             yield record, result
 
@@ -332,7 +343,7 @@ class Ledger:
         pictures: tuple[str, ...] = ()
         capture = Capture()
         if isinstance(result, Segmented):
-            pictures = picture_names(task.stem, self.run.options["save"], planes=result.prediction.mask.ndim == 3)
+            pictures = _pictures_of(result, self.run.options["save"])
             capture = result.image.capture
         entry = Entry(
             record,
@@ -354,6 +365,12 @@ class Ledger:
             raise _unwritable(self.path, str(error.strerror)) from error
         if written != len(line):
             raise _unwritable(self.path, "no room for a whole line")
+
+
+def _pictures_of(result: Segmented[ImageTask, Path | None], save: Iterable[SaveKind]) -> tuple[str, ...]:
+    if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
+        return (result.encoded.name,)
+    return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
 
 @contextmanager

@@ -107,6 +107,9 @@ class ImageTask:
         return str(self.path)
 
 
+MAP_SUFFIX = ".tif"
+"""Of the mask of a raster, which lies on the same ground."""
+
 _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
     "mask": (".mask.png", ".mask.npz"),
     "pseudo": (".pseudo.png",),
@@ -224,7 +227,7 @@ def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
     """
     planes = prediction.mask.ndim == 3
     indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
-    return indices, _palette(prediction.covers, extra=planes)
+    return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
 
 
 def _as_indices(prediction: Prediction) -> Mask:
@@ -233,10 +236,20 @@ def _as_indices(prediction: Prediction) -> Mask:
     return prediction.mask.astype(np.uint8, copy=False)
 
 
-def _palette(covers: tuple[ClassCover, ...], *, extra: bool) -> NDArray[np.uint8]:
-    colors = [each.segmentation_class.color for each in covers]
-    palette = palette_for(colors, len(covers))
-    return np.vstack([palette, np.zeros((1, 3), np.uint8)]) if extra else palette
+def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
+    """Choose the colours that all pictures and files of a mask have.
+
+    Args:
+        covers: one a class, in index order.
+
+    Returns:
+        uint8[K, 3], RGB.
+    """
+    return palette_for([each.segmentation_class.color for each in covers], len(covers))
+
+
+def _with_black(palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.vstack([palette, np.zeros((1, 3), np.uint8)])
 
 
 def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
@@ -246,15 +259,16 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
         covers: one a class.
 
     Returns:
-        `{"id", "name", "color": [r, g, b], "cover"}` a class.
+        `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
     """
-    palette = _palette(covers, extra=False).tolist()
+    palette = class_palette(covers).tolist()
     return [
         {
             "id": each.segmentation_class.id,
             "name": each.segmentation_class.name,
             "color": color,
             "cover": round(each.cover, 6),
+            **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
         }
         for each, color in zip(covers, palette, strict=True)
     ]
@@ -267,11 +281,12 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor.
 
     Returns:
-        Its fields; `profile` only where one was obeyed, `streams` only where there are several.
+        Its fields; `profile`, `tiling` and `averaging` only where there was one, `streams` only of several.
     """
     record = asdict(provenance)
-    if record["profile"] is None:
-        del record["profile"]
+    for name in ("profile", "tiling", "averaging"):
+        if record[name] is None:
+            del record[name]
     if record["streams"] == 1:
         del record["streams"]
     return record
@@ -316,6 +331,10 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
     }
 
 
+_Cover = tuple[str, float, float | None]
+"""A class's name, its share of the pixels, and its area in square metres where that is known."""
+
+
 @dataclass(slots=True)
 class CoverTable:
     """A row per image: size, time and place of the photograph, cover per class, or why it failed.
@@ -336,7 +355,7 @@ class CoverTable:
             self._add_failure(result.source.label, str(result.error))
             return
         prediction = result.prediction
-        covers = [(each.segmentation_class.name, each.cover) for each in prediction.covers]
+        covers = [(each.segmentation_class.name, each.cover, each.area_m2) for each in prediction.covers]
         self._add(result.source.label, prediction.width, prediction.height, result.image.capture, covers)
 
     def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
@@ -349,13 +368,13 @@ class CoverTable:
         if record["status"] != "ok":
             self._add_failure(record["image"], record["error"]["message"])
             return
-        covers = [(each["name"], each["cover"]) for each in record["cover"]]
+        covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
         self._add(record["image"], record["mask"]["width"], record["mask"]["height"], capture, covers)
 
     def _add_failure(self, label: str, reason: str) -> None:
         self.rows.append({"image": label, "status": "failed", "error": reason})
 
-    def _add(self, label: str, width: int, height: int, capture: Capture, covers: Sequence[tuple[str, float]]) -> None:
+    def _add(self, label: str, width: int, height: int, capture: Capture, covers: Sequence[_Cover]) -> None:
         self.rows.append(
             {
                 "image": label,
@@ -390,15 +409,17 @@ class _LinesOfUnix(io.StringIO):
         return super().write(line.removesuffix("\r\n") + "\n")
 
 
-def _cover_columns(covers: Sequence[tuple[str, float]]) -> dict[str, object]:
-    names = [name for name, _ in covers]
+def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:
+    names = [name for name, _, _ in covers]
     columns: dict[str, object] = {}
     counts = Counter(names)
-    for index, (name, cover) in enumerate(covers):
+    for index, (name, cover, area_m2) in enumerate(covers):
         column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
         columns[column] = round(cover, 6)
+        if area_m2 is not None:
+            columns[column.replace("cover_", "area_m2_", 1)] = round(area_m2, 4)
     return columns
 
 

@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 
 from benchmarks.child import serve
-from benchmarks.environment import process_memory_bytes
 from benchmarks.headline.contestants import Enter, Entered, Lap, LapWork, PsegFolder, RunLap, opened
 from benchmarks.streams import settle
-from engine.memory import return_freed_memory
+from engine.memory import process_memory_bytes, return_freed_memory
 
 
 class _Contest:

@@ -1,14 +1,16 @@
 """`pseg predict`: images in, masks out."""
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Precision, Predictor, Segmented, list_images
+from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented, list_images
+from engine.averaging import Averaging, averaged
 from engine.files import write_atomically
 from service.commands.terminal import (
     BundleArgument,
@@ -19,7 +21,23 @@ from service.commands.terminal import (
     messages,
     print_json,
 )
+from service.commands.tile_options import (
+    BandsOption,
+    CropSizeOption,
+    FlipHorizontalOption,
+    FlipVerticalOption,
+    MaxMemoryOption,
+    OverlapOption,
+    ScalesOption,
+    StrideOption,
+    TileOption,
+    TileSizeOption,
+    VectorsOption,
+    averaging_request,
+    large_image_request,
+)
 from service.ledger import Entry, Listing, list_tasks, open_ledger, run_of
+from service.orthomosaics import LargeImageRequest, LargeImages
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -36,6 +54,9 @@ from service.results import (
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 from service.sharding import parse_shard
+
+_REPORT_SIDE_PX = 1280
+"""The largest picture that a report shows."""
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
@@ -82,6 +103,17 @@ def predict(
     profile: Annotated[
         Path | None, typer.Option(help="that `pseg tune` wrote; default: the bundle's own, if it carries one")
     ] = None,
+    tile: TileOption = False,
+    tile_size: TileSizeOption = None,
+    overlap: OverlapOption = None,
+    max_memory: MaxMemoryOption = None,
+    bands: BandsOption = None,
+    vectors: VectorsOption = None,
+    crop_size: CropSizeOption = None,
+    stride: StrideOption = None,
+    scales: ScalesOption = None,
+    flip_horizontal: FlipHorizontalOption = False,
+    flip_vertical: FlipVerticalOption = False,
     csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
     report: Annotated[
         Path | None, typer.Option(help="write an HTML page to look at: photographs under their masks, cover, failures")
@@ -98,6 +130,20 @@ def predict(
 ) -> None:
     """Segment images: a mask and the cover of every class for each."""
     with errors_end_the_command():
+        averaging = averaging_request(
+            crop_size, stride, scales, flip_horizontal=flip_horizontal, flip_vertical=flip_vertical
+        )
+        large = large_image_request(
+            tile=tile,
+            tile_size=tile_size,
+            overlap=overlap,
+            max_memory=max_memory,
+            bands=bands,
+            vectors=vectors,
+            resume=resume,
+            averaging=averaging,
+            max_img_size=max_img_size,
+        )
         request = build_request(
             runtime=runtime,
             provider=provider,
@@ -106,7 +152,7 @@ def predict(
             threads=threads,
             streams=streams,
             batch_size=batch_size,
-            max_img_size=max_img_size,
+            max_img_size=-1 if tile else max_img_size,
             max_pixels=max_pixels,
             mask_size=mask_size,
             save=frozenset[str]() if save == "none" else frozenset(save.split(",")),
@@ -126,6 +172,8 @@ def predict(
             bundle,
             listing,
             request,
+            averaging,
+            large,
             out,
             csv,
             report,
@@ -142,6 +190,8 @@ def _predict_all(
     bundle: Path,
     listing: Listing,
     request: PredictRequest,
+    averaging: Averaging,
+    large: LargeImageRequest,
     out: Path,
     csv: Path | None,
     report: Path | None,
@@ -157,32 +207,52 @@ def _predict_all(
     keep = bool(request.save) or resume or listing.shard is not None
     table = CoverTable()
     failed = 0
+    writer = ResultWriter(out, request.save)
     try:
-        with (
-            open_session(bundle, request, caches, [task.path for task in tasks], profile=profile) as predictor,
-            open_ledger(out, run_of(predictor, request, listing), listing, resume=resume, keep=keep) as ledger,
-            _reporting(report, predictor, request, len(tasks)) as show,
-            _progress(len(tasks)) as advance,
-        ):
-            for note in ledger.notes:
-                messages().print(note, markup=False, highlight=False, soft_wrap=True)
-            pipeline = build_pipeline(predictor, request, ResultWriter(out, request.save))
-            for record, result in ledger.results(pipeline, predictor.provenance):
-                if isinstance(result, Entry):
-                    table.add_record(record, result.capture)
-                else:
-                    table.add(result)
-                show(result)
-                failed += record["status"] != "ok"
-                if json_lines:
-                    print_json(record)
-                else:
-                    _tell(record)
-                advance()
+        with open_session(bundle, request, caches, [task.path for task in tasks], profile=profile) as session:
+            predictor = averaged(session, averaging)
+            images = LargeImages(predictor, request, large, writer, None if report is None else _REPORT_SIDE_PX)
+            images.require_possible(tasks)
+            pipeline = build_pipeline(predictor, request, writer)
+
+            def segment(pending: Iterable[ImageTask]) -> Iterator[Result]:
+                return _results(pending, pipeline, images)
+
+            run = run_of(predictor, request, listing, large.options_with_effect())
+            with (
+                open_ledger(out, run, listing, resume=resume, keep=keep) as ledger,
+                _reporting(report, predictor, request, len(tasks)) as show,
+                _progress(len(tasks)) as advance,
+            ):
+                for note in ledger.notes:
+                    messages().print(note, markup=False, highlight=False, soft_wrap=True)
+                for record, result in ledger.results(segment, images.provenance_of):
+                    if isinstance(result, Entry):
+                        table.add_record(record, result.capture)
+                    else:
+                        table.add(result)
+                    show(result)
+                    failed += record["status"] != "ok"
+                    if json_lines:
+                        print_json(record)
+                    else:
+                        _tell(record)
+                    advance()
     finally:
         if csv is not None and table.rows:
             write_atomically(csv, table.to_csv())
     return failed
+
+
+def _results(
+    tasks: Iterable[ImageTask], pipeline: Pipeline[ImageTask, Path | None], images: LargeImages
+) -> Iterator[Result]:
+    """In the order of the tasks; the pipeline reads ahead among those that follow each other."""
+    for large, group in groupby(tasks, images.takes):
+        if large:
+            yield from map(images.segment, group)
+        else:
+            yield from pipeline.run(group)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import interleaving
 from benchmarks.bench import BenchRequest, Places, bench, prepare_work
 from benchmarks.configurations import Axes, Configuration, ProviderName, Size
-from benchmarks.environment import available_memory_bytes, commit_of, environment, process_memory_bytes
+from benchmarks.environment import commit_of, environment
 from benchmarks.interleaving import measure_all, take_turns
 from benchmarks.measure import ChildProcess, MeasuringError, Work, opened
 from benchmarks.pictures import Pictures, prepare_pictures, spread
@@ -23,6 +23,7 @@ from benchmarks.samples import STAGES, summarize
 from benchmarks.streams import CollectShapes, TakeTurn, collect_shapes
 from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
+from engine.memory import process_memory_bytes
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from tests.service.bundles import bundle_folder, strongest_band_network
@@ -281,14 +282,6 @@ def test_the_machine(tmp_path: Path) -> None:
     assert machine.libraries["onnxruntime"] == environment().libraries["onnxruntime"] == "1.32.0"
     assert machine.memory_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert commit_of(tmp_path) is None
-
-
-def test_a_control_group_limits_the_memory(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert available_memory_bytes(tmp_path) == 2_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory_bytes(tmp_path) > 2_000_000
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"compared_images": -1}, {"timeout_s": 0.5}])

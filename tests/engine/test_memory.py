@@ -1,12 +1,13 @@
-"""Limits of made-up control groups; freed memory goes back (in a process of its own: the setting is the process's)."""
+"""What memory there is, by made-up control groups; freed memory goes back to the system, in a process of its own."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from engine.memory import memory_limit_bytes
+from engine.memory import available_memory_bytes, memory_limit_bytes, peak_memory, process_memory_bytes
 from tests.engine.test_cores import lay_out
 
 SCRIPT = """
@@ -81,3 +82,48 @@ def test_without_control_groups_the_machine_is_the_limit(tmp_path: Path) -> None
 
 def test_this_process_is_within_its_limit() -> None:
     assert 0 < memory_limit_bytes() <= machine_bytes()
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "3000000", "memory.current": "1000000"}, 2_000_000),
+        (
+            "0::/a\n",
+            {"a/memory.max": "max", "memory.max": "9000", "a/memory.current": "1", "memory.current": "1"},
+            8999,
+        ),
+        (
+            "0::/\n",
+            {"memory.max": "9000", "memory.current": "8000", "memory.stat": "anon 3\ninactive_file 5000\n"},
+            6000,
+        ),
+        (
+            "4:memory:/d\n",
+            {"memory/d/memory.limit_in_bytes": "7000", "memory/d/memory.usage_in_bytes": "6000"},
+            1000,
+        ),
+        ("0::/\n", {"memory.max": "10", "memory.current": "20"}, 0),
+    ],
+)
+def test_a_control_group_limits_the_memory(tmp_path: Path, own: str, files: dict[str, str], expected: int) -> None:
+    (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert available_memory_bytes(root=tmp_path / "root", own=tmp_path / "own") == expected
+
+
+def test_without_a_limit_it_is_the_machines(tmp_path: Path) -> None:
+    free = available_memory_bytes(root=tmp_path, own=tmp_path / "own")
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert 0 < free < int(line.split()[1]) * 1024
+
+
+def test_the_peak_of_a_block_is_seen_after_the_memory_was_freed() -> None:
+    before = process_memory_bytes("VmRSS")
+    with peak_memory() as peak:
+        for _ in range(50):
+            np.ones(64 << 20, np.uint8)
+        assert peak() - before > 30 << 20

@@ -31,8 +31,7 @@ RUN = """
 import gc, json, os, sys, threading
 from pathlib import Path
 from engine import Failed, Pipeline, open_bundle, open_predictor
-from engine.memory import return_freed_memory
-from benchmarks.environment import process_memory_bytes
+from engine.memory import process_memory_bytes, return_freed_memory
 from benchmarks.runtimes import RUNTIMES
 from tests.robustness.test_long_runs import pictures
 

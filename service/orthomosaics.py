@@ -1,0 +1,365 @@
+"""Large images for `pseg predict`: in tiles; a TIFF window by window from disk to disk, with everything a map needs."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
+from engine.bundle import class_of_index
+from engine.cores import usable_cores
+from engine.geotiff import (
+    ClassLabel,
+    Georeference,
+    GeoTiff,
+    PixelAreas,
+    mask_polygons,
+    open_geotiff,
+    pixel_areas,
+    require_rasterio,
+    write_geotiff,
+)
+from engine.images import Capture, SourceImage, read_image, tiff_size
+from engine.mask_file import MaskFile, layout_for
+from engine.polygons import DRIVERS, require_polygon_format, write_polygons
+from engine.postprocess import OutputKind
+from engine.predictor import Mask
+from engine.tile_size import TileWishes, choose_tiling
+from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
+from engine.tiling import Tiling
+from service.request import PredictRequest
+from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, provenance_record
+from service.unfinished import UnfinishedRaster, fingerprint, key_of
+
+_log = logging.getLogger(__name__)
+
+_NOT_DECODED: Final = np.zeros((1, 1, 3), np.uint8)
+
+Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+
+
+@dataclass(frozen=True, slots=True)
+class LargeImageRequest:
+    """What a user asks of large images.
+
+    Attributes:
+        tile: whether every image is cut into tiles; otherwise only TIFFs that are too large to decode.
+        wishes: what is fixed about tiles.
+        bands: of TIFFs, from 1; None: the colours.
+        vectors: `gpkg`, `geojson` or a file; None: no polygons.
+        resume: whether to go on with what an interrupted run left.
+    """
+
+    tile: bool = False
+    wishes: TileWishes = field(default_factory=TileWishes)
+    bands: tuple[int, ...] | None = None
+    vectors: str | None = None
+    resume: bool = False
+
+    @property
+    def names_rasters(self) -> bool:
+        """Whether something is asked that only TIFFs have."""
+        return self.bands is not None or self.vectors is not None
+
+    def options_with_effect(self) -> dict[str, object]:
+        """Select what has an effect on masks, for a ledger.
+
+        Returns:
+            Option to JSON value; empty where images are not cut and no bands are named.
+        """
+        if not (self.tile or self.names_rasters):
+            return {}
+        wishes = {"tile_side": self.wishes.side, "overlap": self.wishes.overlap}
+        bands = None if self.bands is None else list(self.bands)
+        return {"tile": self.tile, **wishes, "bands": bands, "vectors": self.vectors}
+
+
+@dataclass(slots=True)
+class LargeImages:
+    """Segments those images of a run that are cut into tiles.
+
+    Attributes:
+        predictor: an open predictor.
+        request: validated parameters.
+        large: what is asked of large images.
+        writer: writes the pictures of images that are no TIFFs; its folder takes everything.
+        overview_side: longest side of what a report shows; None: no report.
+    """
+
+    predictor: Predictor
+    request: PredictRequest
+    large: LargeImageRequest
+    writer: ResultWriter
+    overview_side: int | None = None
+    _chosen: tuple[Tiling, OutputFacts] | None = None
+    _tilings: dict[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+
+    def require_possible(self, tasks: Sequence[ImageTask]) -> None:
+        """Refuse, before there is work to lose, what cannot be.
+
+        Args:
+            tasks: all images of the run.
+
+        Raises:
+            OptionError: a result would take the place of an image, or one file is to hold the polygons of several.
+            RuntimeUnavailableError: rasterio or pyogrio is needed and not installed.
+        """
+        rasters = [task for task in tasks if self.takes(task) and tiff_size(task.path) is not None]
+        if not rasters:
+            return
+        require_rasterio()
+        images = {task.path.resolve() for task in tasks}
+        for task in rasters:
+            results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            if self.large.vectors is not None:
+                results.append(self._vectors_of(task, self.large.vectors))
+                require_polygon_format(results[-1])
+            for result in results:
+                if result.resolve() in images:
+                    raise OptionError(
+                        f"{result} is one of the images, and a result of {task.path} would take its place: "
+                        "name another folder with --out"
+                    )
+        named = self.large.vectors is not None and not _is_format(self.large.vectors)
+        if named and len(rasters) > 1:
+            raise OptionError(
+                f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
+                "give gpkg or geojson, for a file each"
+            )
+
+    def takes(self, task: ImageTask) -> bool:
+        """Tell whether an image is cut into tiles.
+
+        Args:
+            task: the image.
+
+        Returns:
+            Whether it is.
+        """
+        if self.large.tile or self.large.names_rasters:
+            return True
+        size = tiff_size(task.path)
+        return size is not None and size[0] * size[1] > self.request.max_pixels
+
+    def provenance_of(self, result: Result) -> Provenance:
+        """Where a result comes from.
+
+        Args:
+            result: of any image of the run.
+
+        Returns:
+            The predictor's provenance; of images that were cut with how.
+        """
+        return replace(self.predictor.provenance, tiling=self._tilings.get(result.source.stem))
+
+    def segment(self, task: ImageTask) -> Result:
+        """Segment one image; what goes wrong with it is its failed result.
+
+        Args:
+            task: the image.
+
+        Returns:
+            Its result.
+
+        Raises:
+            OptionError: the memory does not hold a tile, or another run is at work on the image: of all images.
+        """
+        try:
+            if tiff_size(task.path) is not None:
+                return self._segment_raster(task)
+            if self.large.names_rasters:
+                raise ImageError(f"{task.path}: is no TIFF, which --bands and --vectors are for")
+            return self._segment_image(task)
+        except OptionError:
+            raise
+        except Exception as error:
+            # A bug looks like any other failed image; its trace is kept for who looks for it.
+            _log.debug("image failed", exc_info=error)
+            return Failed(task, error)
+
+    def _tiling(self) -> tuple[Tiling, OutputFacts]:
+        if self._chosen is None:
+            wishes = replace(self.large.wishes, batch=self.large.wishes.batch or self.request.batch_size)
+            self._chosen = choose_tiling(self.predictor, wishes)
+        return self._chosen
+
+    def _segment_image(self, task: ImageTask) -> Result:
+        started = time.perf_counter()
+        image = read_image(task.path, max_pixels=self.request.max_pixels)
+        decoded = time.perf_counter()
+        tiling, facts = self._tiling()
+        prediction = predict_in_tiles(self.predictor, image, tiling, facts)
+        self._tilings[task.stem] = _tiling_record(tiling, facts, image.width, image.height)
+        segmented = time.perf_counter()
+        path = self.writer.write(task, image, prediction)
+        timings_ms = {
+            "decode": (decoded - started) * 1000,
+            **prediction.timings_ms,
+            "encode": (time.perf_counter() - segmented) * 1000,
+        }
+        return Segmented(task, image, prediction, path, timings_ms)
+
+    def _segment_raster(self, task: ImageTask) -> Result:
+        tiling, facts = self._tiling()
+        with open_geotiff(task.path, self.large.bands, tile_height=tiling.height) as raster:
+            if raster.georeference.crs_wkt is None:
+                _log.warning(
+                    "%s names no coordinate reference system: its mask lies on the same pixels, and no areas are known",
+                    task.path,
+                )
+            multilabel = facts.kind is OutputKind.MULTILABEL
+            classes = facts.planes if multilabel else facts.classes
+            layout = layout_for(
+                raster.width, raster.height, classes, multilabel=multilabel, marks_missing=raster.marks_missing
+            )
+            with UnfinishedRaster(
+                self.writer.folder / f".pseg-{task.stem}.tiles",
+                self._key(task, raster),
+                tiling,
+                layout,
+                resume=self.large.resume,
+                keep_tiling=self.large.wishes.side is None and self.large.wishes.overlap is None,
+            ) as work:
+                if work.done:
+                    _log.warning("%s: goes on after %s tiles", task.path, work.done)
+                run = TiledRun(
+                    self.predictor,
+                    raster,
+                    work.tiling,
+                    facts,
+                    work.mask,
+                    strips=work.strips,
+                    reached=work.reached,
+                )
+                run.run(work.done, work.carry)
+                self._tilings[task.stem] = {
+                    **_tiling_record(work.tiling, facts, raster.width, raster.height),
+                    "bands": list(raster.bands),
+                }
+                return self._finish(task, raster, work, run)
+
+    def _finish(self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun) -> Result:
+        started = time.perf_counter()
+        areas = pixel_areas(raster.georeference, raster.width, raster.height)
+        if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
+            _log.warning("%s: no areas are stated: %s", task.path, areas.note)
+        covers = self._covers(work.mask, run.facts, areas)
+        path = self._publish(task, raster.georeference, work, covers, areas)
+        mask, pixels = _overview(work.mask, 1), _NOT_DECODED
+        if self.overview_side is not None:
+            mask, pixels = _overview(work.mask, self.overview_side), raster.overview(self.overview_side)
+        timings_ms = run.timings_ms
+        timings_ms["encode"] += (time.perf_counter() - started) * 1000
+        prediction = Prediction(mask, covers, timings_ms, whole_size=(raster.width, raster.height))
+        image = SourceImage(pixels, raster.width, raster.height, Capture())
+        return Segmented(task, image, prediction, path, timings_ms)
+
+    def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:
+        pixels = np.zeros(0, np.int64)
+        area_m2 = np.zeros(0)
+        valid = 0
+        for line in mask.row_counts(facts.classes):
+            if not len(pixels):
+                pixels, area_m2 = np.zeros(len(line.counts), np.int64), np.zeros(len(line.counts))
+            pixels += line.counts
+            valid += line.valid
+            if areas.rows_m2 is not None:
+                area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
+        count = max(facts.classes, int(pixels.nonzero()[0].max(initial=-1)) + 1)
+        return tuple(
+            ClassCover(
+                class_of_index(self.predictor.bundle.classes, index),
+                int(pixels[index]) / valid if valid else 0.0,
+                None if areas.rows_m2 is None else float(area_m2[index]),
+            )
+            for index in range(count)
+        )
+
+    def _publish(
+        self,
+        task: ImageTask,
+        georeference: Georeference,
+        work: UnfinishedRaster,
+        covers: tuple[ClassCover, ...],
+        areas: PixelAreas,
+    ) -> Path | None:
+        """Write what was asked for; every file is whole or absent."""
+        if not self.request.save and self.large.vectors is None:
+            return None
+        labels = [
+            ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
+            for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
+        ]
+        provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
+        tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
+        written = work.folder / f"mask{MAP_SUFFIX}"
+        write_geotiff(work.mask, written, georeference, labels, tags, threads=usable_cores())
+        if self.large.vectors is not None:
+            wanted = self._vectors_of(task, self.large.vectors)
+            polygons = work.folder / f"polygons{wanted.suffix}"
+            polygons.unlink(missing_ok=True)
+            _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
+            determinant = abs(per_column * per_row - x_per_row * y_per_column)
+            in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
+            write_polygons(
+                mask_polygons(written, multilabel=work.mask.layout.multilabel),
+                polygons,
+                labels,
+                crs_wkt=georeference.crs_wkt,
+                layer=task.stem,
+                square_unit_m2=float(areas.rows_m2[0]) / determinant
+                if in_plane and areas.rows_m2 is not None
+                else None,
+            )
+            polygons.chmod(0o644)
+            polygons.replace(wanted)
+        if not self.request.save:
+            return None
+        path = self.writer.folder / f"{task.stem}{MAP_SUFFIX}"
+        written.replace(path)
+        return path
+
+    def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
+        return self.writer.folder / f"{task.stem}.{vectors}" if _is_format(vectors) else Path(vectors)
+
+    def _key(self, task: ImageTask, raster: GeoTiff) -> str:
+        provenance = self.predictor.provenance
+        return key_of(
+            {
+                "source": fingerprint(task.path),
+                "size": [raster.width, raster.height],
+                "bands": list(raster.bands),
+                "bundle": provenance.bundle,
+                "model": provenance.model,
+                "provider": provenance.provider,
+                "precision": provenance.precision,
+                "averaging": provenance.averaging,
+                "multilabel": self.predictor.bundle.multilabel,
+                "threshold": self.predictor.threshold,
+            }
+        )
+
+
+def _is_format(vectors: str) -> bool:
+    return f".{vectors}" in DRIVERS
+
+
+def _overview(mask: MaskFile, side: int) -> Mask:
+    planes: NDArray[np.generic] = mask.overview(side)
+    return planes == 1 if mask.layout.multilabel else planes[0]
+
+
+def _tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
+    return {
+        "tile": [tiling.width, tiling.height],
+        "overlap": tiling.overlap,
+        "batch": tiling.batch,
+        "joined": "centres" if facts.kind is OutputKind.MASK else "blended",
+        "tiles": len(tiling.grid(width, height)),
+    }

@@ -1,0 +1,388 @@
+"""Large images through `pseg predict`: maps in, maps out, as rasterio and pyogrio read them."""
+# rasterio and pyogrio ship no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio.raw
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
+
+from service.commands.terminal import ExitStatus
+from tests.service.test_cli import halves, names, pseg, pseg_error, written
+
+UTM = "EPSG:32755"
+NORTH_UP = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_500_000)
+ROTATED = rasterio.Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_500_000)
+SMALL = ("--tile-size", 64, "--overlap", 16)
+
+
+def pixels_of(height: int = 150, width: int = 210, seed: int = 5) -> npt.NDArray[np.uint8]:
+    """[3, h, w]; in most pixels one band is clearly the strongest."""
+    coarse = np.random.default_rng(seed).integers(1, 256, (3, height // 10 + 1, width // 10 + 1), dtype=np.uint8)
+    return coarse.repeat(10, axis=1).repeat(10, axis=2)[:, :height, :width]
+
+
+def geotiff(path: Path, bands: npt.NDArray[Any], *, crs: str | None = UTM, mask: Any = None, **profile: Any) -> Path:
+    count, height, width = bands.shape
+    settings: dict[str, Any] = {
+        "transform": NORTH_UP,
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+        "compress": "deflate",
+    }
+    with rasterio.open(
+        path, "w", "GTiff", width, height, count, dtype=bands.dtype, crs=crs, **{**settings, **profile}
+    ) as dataset:
+        dataset.write(bands)
+        if mask is not None:
+            dataset.write_mask(mask)
+    return path
+
+
+def classes_of(path: Path) -> npt.NDArray[Any]:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("transform", [NORTH_UP, ROTATED], ids=["north up", "rotated"])
+def test_a_map_becomes_a_map(bundle: Path, tmp_path: Path, out: Path, transform: rasterio.Affine) -> None:
+    bands = pixels_of(700, 600)
+    bands[:, 100:300, :250] = 0
+    source = geotiff(tmp_path / "reef.tif", bands, nodata=0, transform=transform)
+    csv = tmp_path / "cover.csv"
+    outcome = pseg("predict", bundle, source, "--tile", "--tile-size", 256, "--out", out, "--json", "--csv", csv)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert names(out) == ["reef.tif"]
+    missing = (bands == 0).all(axis=0)
+    expected = np.where(missing, 255, bands.argmax(axis=0))
+    with rasterio.open(source) as before, rasterio.open(out / "reef.tif") as after:
+        np.testing.assert_array_equal(after.read(1), expected)
+        np.testing.assert_array_equal(after.dataset_mask(), before.dataset_mask())
+        assert (after.crs, after.transform, after.nodata) == (before.crs, before.transform, 255)
+        assert after.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert after.overviews(1) == [2]
+        palette = after.colormap(1)
+        assert [palette[index][:3] for index in range(3)] == [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
+        tags = after.tags()
+    assert (tags["CLASS_1"], tags["CLASS_1_ID"]) == ("green", "urn:ibenthos:segmentation:class:green")
+    (record,) = outcome.records
+    assert json.loads(tags["PSEG_PROVENANCE"]) == record["provenance"]
+    assert record["mask"] == {"path": str(out / "reef.tif"), "width": 600, "height": 700}
+    assert record["provenance"]["tiling"] == {
+        "tile": [256, 256],
+        "overlap": 64,
+        "batch": 8,
+        "joined": "blended",
+        "tiles": 12,
+        "bands": [1, 2, 3],
+    }
+    # The determinant of both transforms is 0.25 square metres.
+    for index, entry in enumerate(record["cover"]):
+        count = int((expected == index).sum())
+        assert entry["cover"] == pytest.approx(count / (~missing).sum(), abs=1e-6)
+        assert entry["area_m2"] == pytest.approx(count / 4, rel=1e-9)
+    header, row = (line.split(",") for line in csv.read_text().splitlines())
+    assert float(row[header.index("area_m2_green")]) == record["cover"][1]["area_m2"]
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
+def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
+    bands = pixels_of()
+    bands[:, :50, :60] = 0
+    source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
+    outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", suffix, "--save", "none")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert names(out) == [f"reef.{suffix}"]
+    meta, _, _, (index, name, urn, area_m2) = pyogrio.raw.read(out / f"reef.{suffix}")
+    assert meta["geometry_type"] == "Polygon"
+    assert meta["crs"] == (UTM if suffix == "gpkg" else "EPSG:4326")
+    mask = np.where((bands == 0).all(axis=0), 255, bands.argmax(axis=0))
+    for number, label in enumerate(("red", "green", "blue")):
+        assert set(name[index == number]) == {label}
+        assert set(urn[index == number]) == {f"urn:ibenthos:segmentation:class:{label}"}
+        assert area_m2[index == number].sum() == pytest.approx((mask == number).sum() / 4)
+
+
+def test_polygons_go_to_the_file_that_is_named(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    wanted = tmp_path / "all.gpkg"
+    assert pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", wanted).status == 0
+    assert pyogrio.raw.read(wanted)[0]["geometry_type"] == "Polygon"
+    second = geotiff(tmp_path / "bay.tif", pixels_of())
+    message = pseg_error("predict", bundle, source, second, "--out", out, "--vectors", wanted)
+    assert "2 rasters" in message
+
+
+def test_a_tiff_that_is_too_large_to_decode_is_cut_by_itself(bundle: Path, tmp_path: Path, out: Path) -> None:
+    bands = pixels_of()
+    source = geotiff(tmp_path / "large.tif", bands)
+    photo = halves(tmp_path / "photo.png")
+    outcome = pseg("predict", bundle, photo, source, photo.parent, "--out", out, "--max-pixels", 31_000, *SMALL)
+    assert outcome.status == 0, outcome.stderr
+    assert names(out) == ["large.tif", "photo.pseudo.png"]
+    np.testing.assert_array_equal(classes_of(out / "large.tif"), bands.argmax(axis=0))
+
+
+def test_a_photograph_in_tiles_is_the_photograph(bundle: Path, tmp_path: Path, out: Path) -> None:
+    photo = halves(tmp_path / "photo.png", size=(300, 200))
+    outcome = pseg("predict", bundle, photo, "--tile", *SMALL, "--out", out, "--json", "--report", tmp_path / "r.html")
+    assert outcome.status == 0, outcome.stderr
+    (record,) = outcome.records
+    assert record["provenance"]["tiling"]["tile"] == [64, 64]
+    assert set(record["timings_ms"]) == {"decode", "preprocess", "run", "postprocess", "encode"}
+    mask = written(out / "photo.pseudo.png")
+    assert mask.shape == (200, 300)
+    assert (mask[:, :150] == 0).all()
+    assert (mask[:, 150:] == 2).all()
+
+
+def test_the_report_shows_a_map_small(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(200, 3000))
+    page = tmp_path / "report.html"
+    assert pseg("predict", bundle, source, "--tile", "--out", out, "--report", page).status == 0
+    text = page.read_text()
+    assert "3000" in text
+    assert text.count("data:image/jpeg") == 1
+    assert len(text) < 300_000
+
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def turned_round(rgb: Pixels) -> Pixels:
+    return rgb[::-1]
+
+
+def sixteen_bit(rgb: Pixels) -> npt.NDArray[np.uint16]:
+    return rgb.astype(np.uint16) * np.uint16(256) + np.uint16(77)
+
+
+def twelve_bit(rgb: Pixels) -> npt.NDArray[np.uint16]:
+    return rgb.astype(np.uint16) * np.uint16(16) + np.uint16(9)
+
+
+def five_bands(rgb: Pixels) -> Pixels:
+    return np.stack([rgb[0], *rgb, rgb[1]])
+
+
+@pytest.mark.parametrize(
+    ("bands", "profile", "options"),
+    [
+        (turned_round, {}, ["--bands", "3,2,1"]),
+        (sixteen_bit, {}, []),
+        (twelve_bit, {"NBITS": 12}, []),
+        (five_bands, {}, ["--bands", "2,3,4"]),
+    ],
+)
+def test_bands_and_depths(
+    bundle: Path,
+    tmp_path: Path,
+    out: Path,
+    bands: Callable[[Pixels], npt.NDArray[Any]],
+    profile: dict[str, Any],
+    options: list[str],
+) -> None:
+    rgb = pixels_of()
+    source = geotiff(tmp_path / "reef.tif", bands(rgb), **profile)
+    outcome = pseg("predict", bundle, source, "--tile", *SMALL, *options, "--out", out)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    np.testing.assert_array_equal(classes_of(out / "reef.tif"), rgb.argmax(axis=0))
+
+
+@pytest.mark.parametrize("how", ["alpha", "internal mask"])
+def test_what_the_file_masks_is_missing(bundle: Path, tmp_path: Path, out: Path, how: str) -> None:
+    rgb = pixels_of()
+    valid = np.ones(rgb.shape[1:], np.uint8) * 255
+    valid[30:130, 40:] = 0
+    if how == "alpha":
+        source = geotiff(tmp_path / "reef.tif", np.stack([*rgb, valid]), photometric="RGB", alpha="yes")
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            source = geotiff(tmp_path / "reef.tif", rgb, mask=valid)
+    assert pseg("predict", bundle, source, "--tile", *SMALL, "--out", out).status == 0
+    with rasterio.open(out / "reef.tif") as dataset:
+        np.testing.assert_array_equal(dataset.dataset_mask(), valid)
+        np.testing.assert_array_equal(dataset.read(1)[valid > 0], rgb.argmax(axis=0)[valid > 0])
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "said"),
+    [
+        (None, None, "no coordinate reference system"),
+        ("EPSG:3857", rasterio.Affine(0.5, 0, 1.6e7, 0, -0.5, -5e6), "changes areas by"),
+    ],
+)
+def test_where_areas_are_not_known_it_says_so(
+    bundle: Path,
+    tmp_path: Path,
+    out: Path,
+    caplog: pytest.LogCaptureFixture,
+    crs: str | None,
+    transform: Any,
+    said: str,
+) -> None:
+    with pytest.warns(NotGeoreferencedWarning) if crs is None else nullcontext():
+        source = geotiff(tmp_path / "reef.tif", pixels_of(), crs=crs, transform=transform)
+    outcome = pseg("predict", bundle, source, "--tile", *SMALL, "--out", out, "--json")
+    assert outcome.status == 0
+    assert said in caplog.text
+    assert all("area_m2" not in entry for entry in outcome.records[0]["cover"])
+    if crs is not None:
+        with rasterio.open(out / "reef.tif") as dataset:
+            assert dataset.crs == crs
+
+
+def test_in_degrees_areas_are_those_on_the_ellipsoid(bundle: Path, tmp_path: Path, out: Path) -> None:
+    degree = rasterio.Affine(0.25, 0, 10, 0, -0.25, 60)
+    source = geotiff(tmp_path / "reef.tif", pixels_of(100, 120), crs="EPSG:4326", transform=degree)
+    outcome = pseg("predict", bundle, source, "--tile", *SMALL, "--out", out, "--json")
+    # 30 degrees of longitude between 35° and 60° N of WGS 84, by the equal-area cylinder (Snyder, eq. 3-12).
+    e2 = 0.00669437999014
+
+    def zone(latitude_deg: float) -> float:
+        sine = np.sin(np.radians(latitude_deg))
+        e = np.sqrt(e2)
+        q = (1 - e2) * (sine / (1 - e2 * sine**2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
+        return float(np.radians(30) * 6378137.0**2 * q / 2)
+
+    total = sum(entry["area_m2"] for entry in outcome.records[0]["cover"])
+    assert total == pytest.approx(zone(60) - zone(35), rel=1e-9)
+
+
+# ---- what is wrong ----------------------------------------------------------------------------------------------
+
+
+def failed(bundle: Path, *arguments: Any) -> str:
+    outcome = pseg("predict", bundle, *arguments, "--json")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    (record,) = outcome.records
+    assert record["mask"] is None
+    return f"{record['error']['type']}: {record['error']['message']}"
+
+
+def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) -> None:
+    rgb = pixels_of(300, 400)
+    many = geotiff(tmp_path / "many.tif", np.concatenate([rgb, rgb])[:5])
+    assert "5 bands" in failed(bundle, many, "--tile", "--out", out)
+    assert "--bands 1,2,9" in failed(bundle, many, "--bands", "1,2,9", "--out", out)
+    floats = geotiff(tmp_path / "floats.tif", rgb.astype(np.float32))
+    assert "no stated range" in failed(bundle, floats, "--tile", "--out", out)
+    truncated = geotiff(tmp_path / "cog.tif", np.random.default_rng(0).integers(0, 256, (3, 300, 400), dtype=np.uint8))
+    truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
+    message = failed(bundle, truncated, "--tile", "--out", out)
+    assert message.startswith("ImageError")
+    assert "truncated" in message
+    photo = halves(tmp_path / "photo.png")
+    assert "is no TIFF" in failed(bundle, photo, "--vectors", "gpkg", "--out", out)
+    assert [name for name in names(out) if not name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tile", "--tile-size", 64, "--overlap", 64], "does not fit into tiles of 64×64"),
+        (["--tile", "--max-memory", "60MiB"], "60 MiB of memory do not hold one tile of 256×256"),
+        (["--tile", "--max-memory", "much"], "such as 1.5GiB"),
+        (["--tile", "--max-img-size", 5000], "--tile works at full size"),
+        (["--tile", "--crop-size", 8, 8, "--stride", 8, 8], "--crop-size"),
+        (["--bands", "red"], "--bands red: give numbers"),
+        (["--vectors", "shp"], "gpkg, geojson, or a file"),
+        (["--vectors", "reef.shp"], ".gpkg or .geojson"),
+        (["--scales", "1,x"], "--scales 1,x: give numbers"),
+        (["--stride", 8, 8], "both --crop-size and --stride"),
+    ],
+)
+def test_options_that_cannot_be_honoured(bundle: Path, tmp_path: Path, options: list[Any], said: str) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    assert said in " ".join(pseg_error("predict", bundle, source, "--out", tmp_path / "out", *options).split())
+
+
+def test_a_result_never_takes_the_place_of_an_image(bundle: Path, tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    before = source.read_bytes()
+    assert "take its place" in pseg_error("predict", bundle, source, "--tile", "--out", tmp_path)
+    assert source.read_bytes() == before
+
+
+# ---- interrupted ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_tile_by_tile(bundle: Path, tmp_path: Path, out: Path) -> None:
+    bands = pixels_of(500, 500)
+    bands[:, 100:200, 100:400] = 0
+    source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
+    arguments = ["predict", bundle, source, "--tile", *SMALL, "--batch-size", 1, "--out", out]
+    start = "from service.start import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", start, *map(str, arguments)])
+    state = out / ".pseg-reef.tiles" / "state.json"
+    done = 0
+    while done < 20 and process.poll() is None:
+        time.sleep(0.005)
+        done = json.loads(state.read_text())["done"] if state.exists() else 0
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "reef.tif").exists()
+    outcome = pseg(*arguments, "--resume")
+    assert outcome.status == 0
+    assert names(out) == ["reef.tif"]
+    expected = np.where((bands == 0).all(axis=0), 255, bands.argmax(axis=0))
+    np.testing.assert_array_equal(classes_of(out / "reef.tif"), expected)
+
+
+def test_a_changed_raster_is_done_again_from_the_start(
+    bundle: Path, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(400, 400))
+    content = bytearray(source.read_bytes())
+    content[-3000:] = bytes(3000)
+    whole = source.read_bytes()
+    source.write_bytes(content)
+    arguments = ["predict", bundle, source, "--tile", *SMALL, "--batch-size", 1, "--out", out, "--resume"]
+    assert pseg(*arguments).status == ExitStatus.INCOMPLETE
+    assert (out / ".pseg-reef.tiles" / "state.json").exists(), "what was done is kept for a run that goes on"
+    assert pseg(*arguments).status == ExitStatus.INCOMPLETE
+    assert "goes on after" in caplog.text
+    caplog.clear()
+    source.write_bytes(whole)
+    assert pseg(*arguments).status == 0
+    assert "goes on after" not in caplog.text
+    np.testing.assert_array_equal(classes_of(out / "reef.tif"), pixels_of(400, 400).argmax(axis=0))
+
+
+# ---- seen several times -----------------------------------------------------------------------------------------
+
+
+def test_averaging_is_on_the_record(bundle: Path, tmp_path: Path, out: Path) -> None:
+    photo = halves(tmp_path / "photo.png")
+    options = ["--crop-size", 20, 20, "--stride", 10, 10, "--scales", "0.5,1.0", "--flip", "--flip-vertical"]
+    outcome = pseg("predict", bundle, photo, "--out", out, "--json", *options)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.records[0]["provenance"]["averaging"] == {
+        "crop_size": [20, 20],
+        "stride": [10, 10],
+        "scales": [0.5, 1.0],
+        "flip_horizontal": True,
+        "flip_vertical": True,
+    }
+    with Image.open(out / "photo.pseudo.png") as image:
+        assert np.asarray(image)[5].tolist() == [0] * 32 + [2] * 32
