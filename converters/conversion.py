@@ -21,7 +21,7 @@ from converters.parity import ParityLimits, ParityReport, compare, named_picture
 from converters.repository import RefusedError, Repository
 from engine.bundle import Bundle, OnnxModel, file_digest
 from engine.cores import usable_cores
-from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError
+from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, TrialError
 from engine.images import SourceImage, read_image
 from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
@@ -308,6 +308,9 @@ class _Work:
     ) -> ParityReport:
         try:
             candidate = self._opened(OnnxModel(path=path, precision=precision, digest=file_digest(path)))
+        except TrialError as error:
+            # It may have been the machine, out of memory for instance: nothing that is to be remembered.
+            raise ConversionError(f"{self.bundle.source}: the converted model could not be tried: {error}") from error
         except ModelLoadError as error:
             raise RefusedError(
                 f"{self.bundle.source}: the conversion gives a model that ONNX Runtime does not run ({error}); "

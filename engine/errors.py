@@ -7,6 +7,7 @@ EngineError
 ├ OptionError                 a combination of options that cannot be honoured
 ├ RuntimeUnavailableError     a library or execution provider is absent
 ├ ModelLoadError              the runtime refuses the program or its weights
+│ └ TrialError                the process that tried the model died or took too long: what it would say is not known
 ├ ImageError                  unreadable, too large, wrong bands
 ├ InferenceError              the run itself failed; the vendor's error is its cause
 └ ConversionError             the model could not be converted
@@ -39,6 +40,10 @@ class RuntimeUnavailableError(EngineError):
 
 class ModelLoadError(EngineError):
     """The runtime could not load the model, or its first run failed."""
+
+
+class TrialError(ModelLoadError):
+    """The process that tried a model died, or ran out of time: the model may be at fault, or the machine."""
 
 
 class ImageError(EngineError):

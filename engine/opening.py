@@ -199,7 +199,7 @@ def _naming(bundle: Bundle) -> Generator[None]:
     try:
         yield
     except ModelLoadError as error:
-        raise ModelLoadError(f"{bundle.source}: {error}") from error
+        raise type(error)(f"{bundle.source}: {error}") from error
 
 
 def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None) -> Bundle:

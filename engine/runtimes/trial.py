@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from engine import errors
 from engine.bundle import OnnxModel, PaddleModel
 from engine.confinement import confine_process
-from engine.errors import EngineError, InferenceError, ModelLoadError
+from engine.errors import EngineError, InferenceError, ModelLoadError, TrialError
 from engine.files import scratch_folder
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
@@ -168,7 +168,7 @@ def _try_in_child(trial: _Trial) -> None:
                     check=False,
                 )
         except subprocess.TimeoutExpired as error:
-            raise ModelLoadError(
+            raise TrialError(
                 f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
                 f"use {trial.instead}, or fetch the bundle from whom you trust"
             ) from error
@@ -178,7 +178,7 @@ def _try_in_child(trial: _Trial) -> None:
         detail = (
             f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
         )
-        raise ModelLoadError(
+        raise TrialError(
             f"{trial.files}: {trial.library} killed its process while loading ({detail}; {_last_line(said)}): "
             "the files are damaged or do not belong together, fetch the bundle again"
         )

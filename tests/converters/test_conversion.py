@@ -30,6 +30,7 @@ from engine import (
     open_predictor,
     open_runtime,
 )
+from engine.runtimes import trial
 
 
 def no_child(*_arguments: object, **_options: object) -> NoReturn:
@@ -136,7 +137,7 @@ def test_trouble_of_the_machine_is_not_remembered(
     with pytest.raises(ConversionError, match=says) as caught:
         convert(unconverted, Repository(tmp_path / "cache"))
     assert not isinstance(caught.value, RefusedError)
-    assert not list((tmp_path / "cache").rglob("refused.txt"))
+    assert not list((tmp_path / "cache").rglob("refused.json"))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,18 @@ def test_trouble_with_the_network_is_remembered(
         with pytest.raises(RefusedError, match=says):
             convert(unconverted, Repository(tmp_path / "cache"))
         monkeypatch.setattr(subprocess, "run", no_child)
+
+
+def test_a_trial_that_takes_too_long_is_not_remembered(
+    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = tmp_path / "ledger"
+    with monkeypatch.context() as impatient:
+        impatient.setattr(trial, "ONNX_TIMEOUT_S", 0.01)
+        with pytest.raises(ConversionError, match=r"could not be tried: .*did not finish loading") as caught:
+            convert(unconverted, Repository(tmp_path / "cache"), ledger=ledger)
+        assert not isinstance(caught.value, RefusedError)
+    assert convert(unconverted, Repository(tmp_path / "cache"), ledger=ledger).certificate.report.mismatched_ppm < 100
 
 
 def test_result_that_does_not_run_is_refused(
