@@ -28,7 +28,7 @@ from engine.bundle import OnnxModel, PaddleModel
 from engine.confinement import confine_process
 from engine.errors import EngineError, InferenceError, ModelLoadError, TrialError
 from engine.files import scratch_folder
-from engine.options import Device, OnnxOptions, PaddleOptions, Provider
+from engine.options import Device, OnnxOptions, PaddleOptions, Provider, RuntimeName
 from engine.runtimes import Runtime, Tensor, TensorSpec
 
 TIMEOUT_S: float = 600
@@ -41,7 +41,9 @@ _COMPARED_SIDES = ((150, 203), (128, 128))
 _COMPARED_LIMIT = 1e-3
 _SAID_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
-_Request = tuple[PaddleModel, PaddleOptions] | tuple[OnnxModel, OnnxOptions]
+_PaddleRequest = tuple[PaddleModel, PaddleOptions]
+_OnnxRequest = tuple[OnnxModel, OnnxOptions]
+_Request = _PaddleRequest | _OnnxRequest
 _VERSIONED = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
 
 
@@ -137,15 +139,19 @@ def _version_of(distribution: str) -> str | None:
 
 
 @cache
-def _wire_form() -> TypeAdapter[_Request]:
-    """How a request is handed to the child; made only where a child is started, for it takes a while."""
-    return TypeAdapter(_Request)
+def _wire_form(runtime: RuntimeName) -> TypeAdapter[_PaddleRequest] | TypeAdapter[_OnnxRequest]:
+    """How a request is handed to the child; made only where a child is started, for it takes a while.
+
+    One for each runtime: read as the other's options, INT8 or FP16 on a CPU would be a contradiction.
+    """
+    return TypeAdapter(_PaddleRequest) if runtime is RuntimeName.PADDLE else TypeAdapter(_OnnxRequest)
 
 
 def _try_in_child(trial: _Trial) -> None:
     # The child reports through a file: the libraries write to both standard streams as they like, and as much.
     with scratch_folder("trial") as folder:
         answer, said = folder / "answer.json", folder / "stderr"
+        runtime = RuntimeName.PADDLE if isinstance(trial.request[0], PaddleModel) else RuntimeName.ONNX
         # -P: a file of the working directory must not take the place of a library.
         command = [
             sys.executable,
@@ -154,7 +160,8 @@ def _try_in_child(trial: _Trial) -> None:
             "ignore",
             "-m",
             __name__,
-            _wire_form().dump_json(trial.request),
+            runtime,
+            _wire_form(runtime).dump_json(trial.request),  # pyright: ignore[reportArgumentType]
             str(answer),
         ]
         try:
@@ -273,8 +280,8 @@ def _difference(wanted: Tensor, found: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    answer_path = Path(sys.argv[2])
-    reported = json.dumps(_answer(_wire_form().validate_json(sys.argv[1])))
+    answer_path = Path(sys.argv[3])
+    reported = json.dumps(_answer(_wire_form(RuntimeName(sys.argv[1])).validate_json(sys.argv[2])))
     partial = answer_path.with_suffix(".part")
     partial.write_text(reported)
     partial.replace(answer_path)

@@ -278,6 +278,15 @@ def test_good_onnx_model_is_tried_once_whatever_the_threads(
             prove_onnx_loadable(other, options, ledger)
 
 
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
+def test_a_precision_that_paddle_does_not_have_on_a_cpu(onnx_path: Path, precision: Precision, tmp_path: Path) -> None:
+    """Whichever the file is: the trial of an ONNX model has nothing to do with Paddle's options."""
+    ledger = tmp_path / "ledger"
+    model = replace(filling(onnx_path, 4), precision=precision)
+    prove_onnx_loadable(model, OnnxOptions(precision=precision), ledger)
+    assert len(list(ledger.iterdir())) == 1
+
+
 def test_onnx_model_that_takes_too_much_memory(onnx_path: Path, tmp_path: Path) -> None:
     # 8 GB of zeros; the child may take half as much.
     with pytest.raises(ModelLoadError, match=r"onnx/fp32/model\.onnx.*first run fails.*ConstantOfShape"):
