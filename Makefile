@@ -75,10 +75,8 @@ export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg ex
 zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (hours; resumes); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.zoo
 
-test: $(VENV)/development ## all tests, with branch coverage
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -m "not long" $(TESTS)
-	$(BIN)/python -m coverage combine --quiet
+test: $(VENV)/development ## all tests, in two processes, with branch coverage
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
