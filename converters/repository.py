@@ -105,9 +105,12 @@ class Repository:
 
     def _remove_abandoned(self) -> None:
         """Remove what killed processes left of entries that nobody asked for again."""
-        for folder in {making.parent for making in self.root.glob(f"*/{_MAKING}*")}:
-            with suppress(OSError), _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                _remove_unfinished(folder)
+        for folder in [*self.root.iterdir()]:
+            # Others may remove the folder at any moment.
+            with suppress(OSError):
+                if any(folder.glob(f"{_MAKING}*")):
+                    with _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                        _remove_unfinished(folder)
 
     def _remove_the_oldest(self) -> None:
         sizes = {folder: _bytes_in(folder) for folder in self.root.iterdir()}

@@ -191,7 +191,7 @@ def tiff_size(path: Path) -> tuple[int, int] | None:
         Width and height in pixels; None where the file is no TIFF, does not say it, or cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             if _DECODERS[2][0].match(file.read(4)) is None:
                 return None
             _ignore_pillow_remarks()

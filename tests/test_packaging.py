@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
 LOCKED = sorted(ROOT.glob("requirements*.txt"))
-REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*==\S+( ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)")
+REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*(\[[a-z0-9,._ -]+\])?==\S+( ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)")
 
 
 @pytest.mark.parametrize("package", ["engine", "engine.runtimes", "converters", "service", "benchmarks", "demo"])

@@ -19,10 +19,7 @@ _DEMO = Path(__file__).resolve().parents[2] / "demo"
 _NO_LIMITS = ("--min-iou", "0", "--max-cover-error", "1")
 """For untrained networks: only their speed is measured, and their masks are noise."""
 
-FAMILIES = (
-    *("PPLiteSeg", "SegFormer", "OCRNet", "DeepLabV3P", "BiSeNetV2"),
-    *("STDCSeg", "PPMobileSeg", "FastSCNN", "UNet", "FCN"),
-)
+FAMILIES = ("PPLiteSeg", "SegFormer", "OCRNet", "DeepLabV3P", "BiSeNetV2", "STDCSeg", "PPMobileSeg", "FastSCNN")
 """Networks of different kinds, at their recipes' size."""
 
 

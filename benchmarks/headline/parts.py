@@ -189,14 +189,14 @@ def folder(kitchen: Kitchen) -> Part:
         kitchen: Where to work.
 
     Returns:
-        Laps: of a light network over 60 pictures, of OCRNet on HRNet-W48 over 4.
+        Laps: of a light network over 60 pictures, of OCRNet on HRNet-W48 over 2.
     """
     started, machine = time.monotonic(), environment()
     cores = usable_cores()
     records: dict[str, dict[str, Record]] = {}
     out = kitchen.folder / "masks"
     out.mkdir(parents=True, exist_ok=True)
-    for name, count in (("PPLiteSeg", 60), (OCRNET_HRNET_W48.name, 4)):
+    for name, count in (("PPLiteSeg", 60), (OCRNET_HRNET_W48.name, 2)):
         path = bundles.converted(bundles.recipe(name), kitchen.folder)
         pictures = bundles.photographs(kitchen.folder / "pictures", count, 2560, 2048)
         with open_bundle(path) as bundle:
@@ -284,7 +284,7 @@ def auto(kitchen: Kitchen) -> Part:
     for name in bundles.FAMILIES:
         path = bundles.converted(bundles.recipe(name), kitchen.folder)
         with open_bundle(path) as bundle:
-            tuning = _tuned(bundle, pictures, kitchen, budget_s=120)
+            tuning = _tuned(bundle, pictures, kitchen, budget_s=60)
             tables[name] = tuning_table(tuning)
             if tuning.search.chosen is None:
                 notes.append(f"{name}: {tuning.reason}")
@@ -326,7 +326,7 @@ def tuning(kitchen: Kitchen) -> Part:
         trained["nuclei"] = (bundles.committed_bundle("nuclei"), images)
     for name, (path, pictures) in trained.items():
         with open_bundle(path) as bundle:
-            found = _tuned(bundle, pictures, kitchen, budget_s=300, repository=Repository(kitchen.folder / "onnx"))
+            found = _tuned(bundle, pictures, kitchen, budget_s=150, repository=Repository(kitchen.folder / "onnx"))
         tables[name] = tuning_table(found)
         notes += [f"{name}: {each}" for each in (found.reason, *found.notes)]
         kitchen.tell(f"{name}: {found.reason}")

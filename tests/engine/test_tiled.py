@@ -252,7 +252,7 @@ def hungry(bytes_a_pixel: int) -> Network:
 def test_tiles_shrink_with_the_memory_until_none_fits() -> None:
     predictor = predictor_of(hungry(800))
     sides: list[int] = []
-    for spare in (2600, 1150, 500):
+    for spare in (2600, 1000, 500):
         limit = process_memory_bytes("VmRSS") + spare * MIB
         tiling, facts = choose_tiling(predictor, TileWishes(memory_bytes=limit))
         assert facts.kind is OutputKind.SCORES

@@ -165,7 +165,7 @@ def test_streams_give_the_same_masks_in_the_same_order(bundle: Path, tmp_path: P
     assert [each["image"] for each in streamed.records] == [str(each) for each in images]
     assert {(each["provenance"]["threads"], each["provenance"]["streams"]) for each in streamed.records} == {(2, 2)}
     assert "streams" not in alone.records[0]["provenance"]
-    for path in (tmp_path / "1").iterdir():
+    for path in (tmp_path / "1").glob("*.png"):
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
 
 

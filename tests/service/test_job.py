@@ -185,7 +185,7 @@ def test_the_model_stays_open_while_jobs_ask_for_the_same(
     ]
     jobs = [platform.submit(image=image, **parameters) for parameters, _ in wanted]
     folders: list[int] = []
-    platform.when_read = lambda _: folders.append(len(list(machine.temporary.glob("pseg-worker-*/job-*"))))
+    platform.when_read = lambda _: folders.append(len(list(machine.temporary.glob("pseg-worker-*/*/job-*"))))
     results = machine.do_jobs(platform)
     assert max(folders) == 1, "files of earlier jobs stay"
     threads = [good(results[job])["provenance"]["threads"] for job in jobs]
@@ -411,7 +411,7 @@ def test_a_long_job_is_read_ahead_in_bounds(machine: Machine, platform: JobPlatf
     downloads: list[int] = []
 
     def look(_: str) -> None:
-        downloads.append(len(list(machine.temporary.glob("pseg-worker-*/job-*/*"))))
+        downloads.append(len(list(machine.temporary.glob("pseg-worker-*/*/job-*/*"))))
 
     platform.when_read = look
     content = good(machine.do_jobs(platform)[job])

@@ -72,7 +72,7 @@ def test_a_map_becomes_a_map(bundle: Path, tmp_path: Path, out: Path, transform:
     csv = tmp_path / "cover.csv"
     outcome = pseg("predict", bundle, source, "--tile", "--tile-size", 256, "--out", out, "--json", "--csv", csv)
     assert (outcome.status, outcome.stderr) == (0, "")
-    assert names(out) == ["reef.tif"]
+    assert names(out) == ["ledger.jsonl", "reef.tif"]
     missing = (bands == 0).all(axis=0)
     expected = np.where(missing, 255, bands.argmax(axis=0))
     with rasterio.open(source) as before, rasterio.open(out / "reef.tif") as after:
@@ -139,7 +139,7 @@ def test_a_tiff_that_is_too_large_to_decode_is_cut_by_itself(bundle: Path, tmp_p
     photo = halves(tmp_path / "photo.png")
     outcome = pseg("predict", bundle, photo, source, photo.parent, "--out", out, "--max-pixels", 31_000, *SMALL)
     assert outcome.status == 0, outcome.stderr
-    assert names(out) == ["large.tif", "photo.pseudo.png"]
+    assert names(out) == ["large.tif", "ledger.jsonl", "photo.pseudo.png"]
     np.testing.assert_array_equal(classes_of(out / "large.tif"), bands.argmax(axis=0))
 
 
@@ -294,7 +294,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
     assert "truncated" in message
     photo = halves(tmp_path / "photo.png")
     assert "is no TIFF" in failed(bundle, photo, "--vectors", "gpkg", "--out", out)
-    assert [name for name in names(out) if not name.startswith(".")] == []
+    assert [name for name in names(out) if not name.startswith(".")] == ["ledger.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_killed_run_goes_on_tile_by_tile(bundle: Path, tmp_path: Path, out: Pa
     assert not (out / "reef.tif").exists()
     outcome = pseg(*arguments, "--resume")
     assert outcome.status == 0
-    assert names(out) == ["reef.tif"]
+    assert names(out) == ["ledger.jsonl", "reef.tif"]
     expected = np.where((bands == 0).all(axis=0), 255, bands.argmax(axis=0))
     np.testing.assert_array_equal(classes_of(out / "reef.tif"), expected)
 
