@@ -46,8 +46,8 @@ def test_startup(
         original = [sys.executable, str(ORIGINAL_WAY), str(unpacked.folder), str(picture), str(theirs)]
 
         def pair() -> None:
-            taken_s["pseg"].append(seconds_until_written(pseg, ours)[0])
-            taken_s["original"].append(seconds_until_written(original, theirs)[0])
+            taken_s["pseg"].append(seconds_until_written(pseg, ours))
+            taken_s["original"].append(seconds_until_written(original, theirs))
 
         benchmark.pedantic(pair, rounds=PAIRS, warmup_rounds=1)
     medians = {way: statistics.median(times[1:]) for way, times in taken_s.items()}

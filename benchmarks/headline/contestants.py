@@ -152,15 +152,15 @@ class Lap:
 
     Attributes:
         seconds: From beginning to end.
-        cpu_s: Of all cores that the process took meanwhile.
+        cpu_s: Of all cores that the process took meanwhile; None where only the wall's clock was looked at.
         images: Done in it.
-        peak_rss_bytes: The most memory that the process has held since its start.
+        peak_rss_bytes: The most memory that the process has held since its start; None where that is not known.
     """
 
     seconds: float
-    cpu_s: float
+    cpu_s: float | None
     images: int
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
 
 
 def opened(contestant: Contestant, ledger: Path, stack: ExitStack) -> LapWork:

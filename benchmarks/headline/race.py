@@ -38,8 +38,8 @@ class Record:
 
     @property
     def peak_rss_bytes(self) -> int:
-        """The most memory that its process held."""
-        return max((lap.peak_rss_bytes for lap in self.laps), default=0)
+        """The most memory that its process held; 0 where that is not known."""
+        return max((lap.peak_rss_bytes or 0 for lap in self.laps), default=0)
 
 
 def race(
