@@ -121,7 +121,7 @@ def test_a_folder_of_results_that_fills_up(
     disk.fill(left_bytes=80_000)
     outcome = pseg("predict", bundle, images, "--out", disk.folder, "--csv", tmp_path / "cover.csv")
     require_told(outcome, ExitStatus.INCOMPLETE, "No space left on device")
-    written = disk.files()
+    written = [name for name in disk.files() if name != "ledger.jsonl"]
     assert 1 <= len(written) < 6
     for name in written:
         with Image.open(disk.folder / name) as mask:
@@ -142,7 +142,7 @@ def test_no_room_for_the_table_or_the_report_costs_no_mask(
         out = tmp_path / name
         outcome = pseg("predict", bundle, images, "--out", out, option, disk.folder / name)
         require_told(outcome, ExitStatus.WRONG_REQUEST, "No space left on device", name)
-        assert len(list(out.iterdir())) == 6
+        assert len(list(out.glob("*.png"))) == 6
         assert disk.files() == []
         tally("disk full")
 

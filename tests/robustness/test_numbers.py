@@ -152,6 +152,7 @@ def test_an_image_with_numbers_that_are_none_fails_by_name_and_the_others_do_not
         "bright.mask.png",
         "bright.overlay.jpg",
         "bright.pseudo.png",
+        "ledger.jsonl",
     ]
     tally(KIND, "failed by name")
 
