@@ -10,13 +10,14 @@ import lzma
 import re
 import tarfile
 import unicodedata
-import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tarfile import HeaderError, ReadError, TarFile, TarInfo
 from typing import IO, Any, Self, cast
+
+from isal import igzip, isal_zlib
 
 from engine.errors import BundleError
 
@@ -118,7 +119,7 @@ def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
         start = file.read(6)
         file.seek(0)
         if start.startswith(b"\x1f\x8b"):
-            opened = gzip.open(file)
+            opened = igzip.open(file)
         elif start.startswith(b"BZh"):
             opened = bz2.open(file)
         elif start.startswith(b"\xfd7zXZ\0"):
@@ -176,7 +177,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         tarfile.TarError,
         gzip.BadGzipFile,
         lzma.LZMAError,
-        zlib.error,
+        isal_zlib.error,
         EOFError,
         ValueError,
         OverflowError,
