@@ -27,6 +27,7 @@ from converters.rewrites.needless_branches import drop_needless_branches
 from converters.rewrites.program import Program
 from converters.rewrites.same_padding import drop_ignored_dilations
 from engine.bundle import PaddleModel
+from engine.confinement import confine_process
 from engine.errors import ConversionError
 from engine.files import scratch_folder
 
@@ -35,9 +36,14 @@ if TYPE_CHECKING:
 
 OPSET = 17
 TIMEOUT_S = 1800
+MEMORY_BYTES = 4 << 30
+MEMORY_PER_MODEL_BYTE = 16
+"""The child may take `MEMORY_BYTES`, and so much more for every byte of the program and its weights."""
+_FILE_BYTES = 8 << 30
 _CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS})
-_TROUBLE = re.compile(r"^(ImportError|ModuleNotFoundError|MemoryError|OSError|PermissionError)\b.*", re.MULTILINE)
+_TROUBLE = re.compile(r"^(ImportError|ModuleNotFoundError|OSError|PermissionError)\b.*", re.MULTILINE)
 """Of this machine, not of the network: not remembered."""
+_OUT_OF_MEMORY = re.compile(r"\bbad_alloc\b|^MemoryError\b|Cannot allocate memory|failed to map segment", re.MULTILINE)
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
 _OURS = re.compile(r"^engine\.errors\.ConversionError: (.*)", re.MULTILINE)
@@ -71,8 +77,9 @@ def export_in_child(
         RefusedError: the converter will never take this network; the message names the operator and where it is.
         ConversionError: it failed for a reason of this machine: time, memory, disk, a broken installation.
     """
-    files = [program.program.absolute(), program.params.absolute(), destination.absolute()]
-    arguments = [*map(str, files), str(opset), *map(str, input_shape or ())]
+    sources = (program.program.absolute(), program.params.absolute())
+    memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(each.stat().st_size for each in sources)
+    arguments = [*map(str, (*sources, destination.absolute(), memory_bytes, opset, *(input_shape or ())))]
     with scratch_folder("convert") as scratch:
         try:
             done = subprocess.run(  # noqa: S603 - our own module with our own arguments
@@ -96,6 +103,11 @@ def export_in_child(
     if done.returncode < 0 and -done.returncode not in _CRASHES:
         name = signal.Signals(-done.returncode).name
         raise ConversionError(f"{where}: the converter was stopped ({name}): start the conversion again")
+    if _OUT_OF_MEMORY.search((done.stdout + done.stderr).decode(errors="replace")):
+        raise ConversionError(
+            f"{where}: the converter wanted more than {memory_bytes / 2**30:.1f} GiB of memory, which is more than a "
+            "network of this size should need: check the bundle, or run it with --runtime paddle"
+        )
     trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
     if done.returncode > 0 and trouble:
         raise ConversionError(f"{where}: the converter failed ({trouble.group()[:300]}): mend that and convert again")
@@ -221,8 +233,9 @@ def _translate_to_pir(program: Path, params: Path, scratch: Path) -> tuple[Path,
 
 if __name__ == "__main__":
     onnx_file = Path(sys.argv[3])
-    fixed_shape = (int(sys.argv[5]), int(sys.argv[6])) if len(sys.argv) > 5 else None
-    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[4]), fixed_shape, Path.cwd())
+    confine_process(int(sys.argv[4]), _FILE_BYTES)
+    fixed_shape = (int(sys.argv[6]), int(sys.argv[7])) if len(sys.argv) > 6 else None
+    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[5]), fixed_shape, Path.cwd())
     sys.stdout.flush()
     # Paddle's own tear-down at exit may crash; the file is written.
     os._exit(0 if onnx_file.is_file() else 1)

@@ -4,11 +4,11 @@ import contextlib
 import resource
 from pathlib import Path
 
-_FILE_BYTES = 64 << 20
+FILE_BYTES = 64 << 20
 _OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
 
 
-def confine_process(memory_bytes: int | None) -> None:
+def confine_process(memory_bytes: int | None, file_bytes: int = FILE_BYTES) -> None:
     """Limit this process, for good: its memory, its files, its dumps.
 
     The limit counts what the process may write to (heap, anonymous mappings, thread stacks in use), so that an
@@ -20,13 +20,14 @@ def confine_process(memory_bytes: int | None) -> None:
     Args:
         memory_bytes: the most that it may allocate; None: as much as there is, and files of any size, for a process
             that uses a GPU.
+        file_bytes: the most that a file of it may have, if its memory is limited.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # no Linux, or /proc is not ours
         _OUT_OF_MEMORY_SCORE.write_text("1000")
     if memory_bytes is not None:
         _lower(resource.RLIMIT_DATA, memory_bytes)
-        _lower(resource.RLIMIT_FSIZE, _FILE_BYTES)
+        _lower(resource.RLIMIT_FSIZE, file_bytes)
 
 
 def _lower(kind: int, value: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converters import conversion
+from converters import conversion, paddle_to_onnx
 from converters.conversion import CERTIFICATE, ConversionRequest, convert, write_bundle
 from converters.parity import ParityError, ParityLimits
 from converters.repository import RefusedError, Repository
@@ -113,6 +113,16 @@ def test_time_out_is_not_remembered(unconverted: Bundle, tmp_path: Path) -> None
         assert not isinstance(caught.value, RefusedError)
 
 
+def test_a_converter_that_wants_too_much_memory_is_stopped(
+    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paddle_to_onnx, "MEMORY_BYTES", 192 << 20)
+    monkeypatch.setattr(paddle_to_onnx, "MEMORY_PER_MODEL_BYTE", 0)
+    with pytest.raises(ConversionError, match=r"wanted more than 0\.2 GiB of memory") as caught:
+        convert(unconverted, Repository(tmp_path))
+    assert not isinstance(caught.value, RefusedError)
+
+
 def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\n{does}\n")
@@ -126,7 +136,8 @@ def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> No
         ("kill -KILL $$", "killed, most likely for memory"),
         ("kill -TERM $$", "was stopped .SIGTERM."),
         ("echo 'Traceback' >&2; echo 'ImportError: libgomp.so.1' >&2; exit 1", "ImportError: libgomp"),
-        ("echo 'MemoryError' >&2; exit 1", "MemoryError"),
+        ("echo 'MemoryError' >&2; exit 1", "wanted more than"),
+        ("echo '[ERROR] std::bad_alloc'; exit 255", "wanted more than"),
         ("echo 'OSError: [Errno 28] No space left on device' >&2; exit 1", "No space left"),
     ],
 )
