@@ -92,7 +92,7 @@ def _verdict(reached: bool | None) -> str:
 
 
 def _machines(parts: Mapping[str, Part]) -> str:
-    lines: list[str] = []
+    measured: dict[str, list[str]] = {}
     for name, part in parts.items():
         machine = part.environment
         libraries = ", ".join(f"{library} {version}" for library, version in machine.libraries.items())
@@ -101,11 +101,9 @@ def _machines(parts: Mapping[str, Part]) -> str:
             f"{machine.memory_bytes / 2**30:.0f} GiB; {machine.system}, Python {machine.python}; {libraries}; "
             f"commit {(machine.commit or 'unknown')[:12]}"
         )
-        if not lines or lines[-1] != line:
-            lines.append(line)
-        if machine.load_average > 1:
-            lines.append(f"(part `{name}` began at a load average of {machine.load_average:.1f})")
-    return "Measured on: " + "\n".join(lines) + "\n"
+        measured.setdefault(line, []).append(f"{name} ({machine.load_average:.1f})")
+    lines = [f"- {', '.join(names)}: {line}\n" for line, names in measured.items()]
+    return "Parts, the load average before each, and the machine:\n\n" + "".join(lines)
 
 
 def _laps(records: Mapping[str, Record]) -> str:

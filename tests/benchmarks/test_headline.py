@@ -130,4 +130,4 @@ def test_page_shows_every_contestant_and_who_failed() -> None:
     assert "What was tried." in text
     assert "- something was left out" in text
     busy = replace(NETWORK, environment=replace(NETWORK.environment, load_average=3.0))
-    assert "began at a load average of 3.0" in page({"network": busy}, "")
+    assert "network (3.0): " in page({"network": busy}, "")
