@@ -112,7 +112,9 @@ def try_out(each: Hostile, tmp_path: Path, serving: list[Serving]) -> str:
         assert outcome == ("opens" if each.runtime is None else "loads"), message
         return "opened without it" if each.runtime is None else "loaded"
     refusals = (
-        {"BundleError", "UnsupportedTransformError"} if each.runtime is None else {"BundleError", "ModelLoadError"}
+        {"BundleError", "UnsupportedTransformError"}
+        if each.runtime is None
+        else {"BundleError", "ModelLoadError", "TrialError"}
     )
     assert outcome in refusals, message
     assert message.startswith(f"{bundle}: ")
