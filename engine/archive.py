@@ -24,6 +24,7 @@ from engine.errors import BundleError
 _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
+_INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 _NAME_BYTES = 1 << 16
 _SHOWN_LENGTH = 200
 _NAMING_TYPES = {
@@ -119,7 +120,7 @@ def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
         start = file.read(6)
         file.seek(0)
         if start.startswith(b"\x1f\x8b"):
-            opened = igzip.open(file)
+            opened = igzip.open(file)  # pyright: ignore[reportUnknownMemberType] - isal ships no complete types
         elif start.startswith(b"BZh"):
             opened = bz2.open(file)
         elif start.startswith(b"\xfd7zXZ\0"):
@@ -177,7 +178,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         tarfile.TarError,
         gzip.BadGzipFile,
         lzma.LZMAError,
-        isal_zlib.error,
+        _INFLATE_ERROR,
         EOFError,
         ValueError,
         OverflowError,
