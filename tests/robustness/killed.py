@@ -112,8 +112,9 @@ class Place:
         return [each for each in found if each]
 
     def empty_files(self) -> list[str]:
-        """Results without a byte."""
-        return [path.name for path in self.out.iterdir() if path.is_file() and path.stat().st_size == 0]
+        """Results without a byte; unfinished ones have a name that begins with a dot, and a ledger begins empty."""
+        files = [path for path in self.out.iterdir() if path.is_file() and not path.name.startswith(".")]
+        return [path.name for path in files if path.stat().st_size == 0 and path.suffix != ".jsonl"]
 
     def require_nothing_half_written(self) -> None:
         """Whatever stands under a final name is whole, in the folder of results and in the cache; or it is empty."""
