@@ -20,7 +20,7 @@ def run(onnx_s: float) -> list[Entry]:
     """A run in which everything is as stated but the latency of ONNX Runtime."""
     entries = [
         entry(1.0, Memory(provider=name, early_images=20, early_bytes=100, late_images=500, late_bytes=101))
-        for name in ("onnx", "paddle-onednn", "paddle-cpu")
+        for name in ("onnx cpu", "paddle-onednn", "paddle-cpu")
     ]
     for name in ("demo", "segformer"):
         entries.append(entry(1.0, Startup(bundle=name, pseg_s=0.5, original_s=2.5, pairs=5)))
@@ -53,5 +53,5 @@ def test_what_got_worse_or_is_missing_fails(tmp_path: Path, capsys: pytest.Captu
     assert main([str(report)]) == 1
     said = capsys.readouterr().err
     assert "latency, demo: paddle-cpu against onnx: 1.11, at least 2" in said
-    assert "memory, onnx: early against late: was not measured" in said
+    assert "memory, onnx cpu: early against late: was not measured" in said
     assert main([]) == 2
