@@ -4,11 +4,11 @@ import contextlib
 import resource
 from pathlib import Path
 
-FILE_BYTES = 64 << 20
+_FILE_BYTES = 64 << 20
 _OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
 
 
-def confine_process(memory_bytes: int | None, file_bytes: int = FILE_BYTES) -> None:
+def confine_process(memory_bytes: int | None, file_bytes: int = _FILE_BYTES) -> None:
     """Limit this process, for good: its memory, its files, its dumps.
 
     The limit counts what the process may write to (heap, anonymous mappings, thread stacks in use), so that an
