@@ -36,6 +36,7 @@ class ScaleRequest:
         sizes: sides of the orthomosaics whose memory is measured, in pixels.
         whole_size: side of the one that also fits whole, in pixels.
         memory_mib: the limit that tiles are chosen by.
+        streams: of the runs that are measured; the bare session has one.
         parts: which ones.
         out: folder of results and orthomosaics.
         again: whether finished parts are done again.
@@ -45,6 +46,7 @@ class ScaleRequest:
     sizes: tuple[int, ...]
     whole_size: int
     memory_mib: int
+    streams: int
     parts: tuple[str, ...]
     out: Path
     again: bool
@@ -116,7 +118,7 @@ def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
     masks = request.out / "masks"
     arguments = [
         "predict", request.bundle, source, "--tile", "--max-memory", f"{request.memory_mib}MiB",
-        "--out", masks, "--json",
+        "--streams", request.streams, "--out", masks, "--json",
     ]  # fmt: skip
     started = time.perf_counter()
     with subprocess.Popen(  # noqa: S603
@@ -148,7 +150,7 @@ def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
     source = orthomosaic(request, request.whole_size)
     command = [
         sys.executable, "-m", "benchmarks.tile_quality", part, request.bundle.resolve(), source.resolve(),
-        str(request.memory_mib * _MIB), (request.out / "conversions").resolve(),
+        str(request.memory_mib * _MIB), request.streams, (request.out / "conversions").resolve(),
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), cwd=_ROOT, stdout=subprocess.PIPE, check=False)  # noqa: S603
     if done.returncode:
@@ -197,7 +199,7 @@ def to_markdown(measured: dict[str, Any]) -> str:
         speed = results["throughput"]
         lines.append(
             f"| speed against the bare session on prepared tiles, {speed['tiles_run']} tiles, file to file | "
-            f"{speed['ratio']:.2f} | |"
+            f"{speed['ratio']:.2f}, streams: {speed['streams']} | |"
         )
     machines = {
         f"{each['environment']['processor']}, {each['environment']['usable_cores']} cores, Python "
@@ -214,6 +216,7 @@ def _request(arguments: Sequence[str] | None) -> ScaleRequest:
     parser.add_argument("--bundle", type=Path, default=_ROOT / "demo" / "demo_seagrass.tgz")
     parser.add_argument("--whole-size", type=int, default=4000)
     parser.add_argument("--max-memory-mib", type=int, default=_MEMORY_LIMIT_MIB)
+    parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=_ROOT / ".benchmarks" / "scale")
     parser.add_argument("--again", action="store_true")
@@ -223,6 +226,7 @@ def _request(arguments: Sequence[str] | None) -> ScaleRequest:
         tuple(given.sizes),
         given.whole_size,
         given.max_memory_mib,
+        given.streams,
         tuple(given.parts),
         given.out.resolve(),
         given.again,

@@ -1,6 +1,6 @@
 """Tiles against the whole, and against the bare session, in a process of its own.
 
-`python -m benchmarks.tile_quality seams|throughput BUNDLE RASTER MAX_MEMORY_BYTES CACHE` prints one JSON object.
+`python -m benchmarks.tile_quality seams|throughput BUNDLE RASTER MAX_MEMORY_BYTES STREAMS CACHE` prints JSON.
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,17 +19,17 @@ from benchmarks.half_overlap import predict_with_half_overlap
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Predictor, open_bundle, open_predictor
-from engine.cores import usable_cores
 from engine.geotiff import GeoTiff, open_geotiff, write_geotiff
 from engine.images import Capture, SourceImage
 from engine.mask_file import MaskFile, layout_for
 from engine.memory import return_freed_memory
 from engine.postprocess import OutputKind
+from engine.selection import RuntimeRequest
 from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
-from engine.tiling import Tiling, Window
+from engine.tiling import Scores, Tiling, Window
 
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def seams(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts) -> dict[str, Any]:
@@ -62,11 +62,14 @@ def seams(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFa
     return found
 
 
-def throughput(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts) -> dict[str, Any]:
+def throughput(
+    predictor: Predictor, bare: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts
+) -> dict[str, Any]:
     """Time a raster from file to file, and the same tiles through the bare session, in turn.
 
     Args:
         predictor: an open predictor.
+        bare: the same in one stream with all threads.
         raster: what is segmented.
         tiling: the way to cut.
         facts: of the network.
@@ -82,20 +85,31 @@ def throughput(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: Out
     everything_s: list[float] = []
     bare_s: list[float] = []
     runs = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def keep(_done: int, carry: Scores | None) -> None:
+            """What a run that may be interrupted writes down after each tile."""
+            if carry is not None:
+                np.save(folder / "carry.npy", carry)
+
         for number in range(_ROUNDS):
-            with MaskFile(Path(folder) / f"{number}.raw", layout) as mask:
-                run = TiledRun(predictor, raster, tiling, facts, mask)
+            with (
+                MaskFile(folder / f"{number}.raw", layout) as mask,
+                (folder / "strip-0").open("w+b") as first,
+                (folder / "strip-1").open("w+b") as second,
+            ):
+                run = TiledRun(predictor, raster, tiling, facts, mask, strips=(first, second), reached=keep)
 
                 def segment(run: TiledRun = run, mask: MaskFile = mask) -> None:
                     run.run()
                     for _ in mask.row_counts(facts.classes):
                         pass
-                    write_geotiff(mask, Path(folder) / "mask.tif", raster.georeference, [], {}, threads=usable_cores())
+                    write_geotiff(mask, folder / "mask.tif", raster.georeference, [], {})
 
                 everything_s.append(_seconds(segment))
                 runs = len(grid) - run.skipped - run.repeated
-            bare_s.append(_bare_seconds(predictor, raster, tiling, runs))
+            bare_s.append(_bare_seconds(bare, raster, tiling, runs))
     return {
         "pixels": [raster.width, raster.height],
         "tile": [tiling.width, tiling.height],
@@ -136,17 +150,31 @@ def _share(mask: Any, whole: Any) -> float:  # noqa: ANN401 (arrays of any class
 def main() -> None:
     """Do what the arguments say."""
     return_freed_memory()
-    part, bundle_path, raster_path, memory_bytes, cache = sys.argv[1:]
+    part, bundle_path, raster_path, memory_bytes, streams, cache = sys.argv[1:]
     repository = Repository(Path(cache))
-    with (
-        open_bundle(bundle_path) as bundle,
-        open_predictor(bundle, convert=lambda each: convert(each, repository).model) as predictor,
-    ):
+    with ExitStack() as opened:
+        bundle = opened.enter_context(open_bundle(bundle_path))
+
+        def predictor_with(request: RuntimeRequest) -> Predictor:
+            return opened.enter_context(
+                open_predictor(bundle, request, convert=lambda each: convert(each, repository).model)
+            )
+
+        predictor = predictor_with(RuntimeRequest(streams=int(streams)))
         tiling, facts = choose_tiling(predictor, TileWishes(memory_bytes=int(memory_bytes)))
-        with open_geotiff(Path(raster_path), tile_height=tiling.height) as raster:
-            found = (seams if part == "seams" else throughput)(predictor, raster, tiling, facts)
+        raster = opened.enter_context(open_geotiff(Path(raster_path), tile_height=tiling.height))
+        if part == "seams":
+            found = seams(predictor, raster, tiling, facts)
+        else:
+            bare = predictor if int(streams) == 1 else predictor_with(RuntimeRequest())
+            found = throughput(predictor, bare, raster, tiling, facts)
         provenance = predictor.provenance
-        found |= {"runtime": provenance.runtime, "provider": provenance.provider, "threads": provenance.threads}
+        found |= {
+            "runtime": provenance.runtime,
+            "provider": provenance.provider,
+            "threads": provenance.threads,
+            "streams": provenance.streams,
+        }
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(found) + "\n")
 

@@ -119,6 +119,7 @@ class GeoTiff:
         self.bands = bands
         self._eight_bit = _eight_bit_reader(path, dataset, bands)
         self.marks_missing = any("all_valid" not in {flag.name for flag in flags} for flags in dataset.mask_flag_enums)
+        self._missing_values = _missing_values(dataset, bands)
         tags = dataset.tags()
         self.georeference = Georeference(
             dataset.crs.to_wkt() if dataset.crs else None,
@@ -176,13 +177,18 @@ class GeoTiff:
         part = windows.Window(window.x, window.y, window.width, window.height)  # pyright: ignore[reportCallIssue]
         try:
             values = self._dataset.read(list(self.bands), window=part, out_shape=(len(self.bands), *size))
-            valid = self._dataset.dataset_mask(window=part, out_shape=size) if self.marks_missing else None
+            valid: NDArray[np.bool_] | None = None
+            if self._missing_values is not None:
+                pairs = zip(values, self._missing_values, strict=True)
+                valid = np.logical_or.reduce([plane != missing for plane, missing in pairs])
+            elif self.marks_missing:
+                valid = self._dataset.dataset_mask(window=part, out_shape=size) > 0
         except RasterioError as error:
             raise ImageError(
                 f"{self._path}: damaged or truncated, its pixels at column {window.x}, row {window.y} cannot be read "
                 f"({error}{f': {error.__cause__}' if error.__cause__ else ''}): copy or export it again"
             ) from error
-        return Tile(self._eight_bit(values), None if valid is None else valid > 0)
+        return Tile(self._eight_bit(values), valid)
 
 
 @contextmanager
@@ -208,7 +214,7 @@ def open_geotiff(path: Path, bands: Sequence[int] | None = None, *, tile_height:
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
     try:
-        _ignore_missing_georeferences()
+        _ignore_known_warnings()
         # No other driver: a file that calls itself a TIFF must not make GDAL open something else.
         dataset = rasterio.open(path.absolute(), driver="GTiff")
     except RasterioError as error:
@@ -217,11 +223,13 @@ def open_geotiff(path: Path, bands: Sequence[int] | None = None, *, tile_height:
         yield GeoTiff(path, dataset, _chosen_bands(path, dataset, bands))
 
 
-def _ignore_missing_georeferences() -> None:
-    # For good: to restore a list of filters afterwards is not safe among threads. The service says it in its own words.
-    from rasterio.errors import NotGeoreferencedWarning
+def _ignore_known_warnings() -> None:
+    # For good: to restore a list of filters afterwards is not safe among threads. That a georeference is missing the
+    # service says in its own words; of a nodata value beside an alpha band rasterio takes the alpha.
+    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    warnings.simplefilter("ignore", NodataShadowWarning)
 
 
 def _cache_mib(dataset: "DatasetReader", tile_height: int) -> int:
@@ -256,6 +264,26 @@ def _chosen_bands(path: Path, dataset: "DatasetReader", bands: Sequence[int] | N
         f"{path}: {dataset.count} bands ({listed}), and the network takes three: choose them with --bands, for example "
         "--bands 1,2,3"
     )
+
+
+def _missing_values(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Find the values that mark missing pixels, where the bands that are read tell all about it.
+
+    GDAL would read every band a second time to find out, which takes longer than to read them.
+
+    Returns:
+        One a band, all of which must have it in a missing pixel; None: ask GDAL.
+    """
+    flags = [[flag.name for flag in each] for each in dataset.mask_flag_enums]
+    if set(bands) != set(range(1, dataset.count + 1)) or any(each != ["nodata"] for each in flags):
+        return None
+    found: list[int] = []
+    for band in bands:
+        stated, kind = dataset.nodatavals[band - 1], np.dtype(dataset.dtypes[band - 1])
+        if kind.kind != "u" or stated is None or not (0 <= stated <= np.iinfo(kind).max and stated == int(stated)):
+            return None
+        found.append(int(stated))
+    return tuple(found)
 
 
 def _eight_bit_reader(
@@ -395,8 +423,6 @@ def write_geotiff(
     georeference: Georeference,
     labels: Sequence[ClassLabel],
     tags: Mapping[str, str],
-    *,
-    threads: int,
 ) -> None:
     """Write a mask as a cloud-optimized GeoTIFF: tiles, overviews, palette, names of the classes, all in one file.
 
@@ -409,7 +435,6 @@ def write_geotiff(
         georeference: of the source.
         labels: one a class, in index order.
         tags: what else the file is to say.
-        threads: that compress.
 
     Raises:
         ImageError: the file cannot be written.
@@ -431,7 +456,8 @@ def write_geotiff(
                 BLOCKSIZE=str(_BLOCK_PX),
                 OVERVIEW_RESAMPLING="NEAREST",
                 BIGTIFF="IF_SAFER",
-                NUM_THREADS=str(threads),
+                # Handing blocks to more of them takes longer than the compressing.
+                NUM_THREADS="1",
             )
     except RasterioError as error:
         raise ImageError(f"{path}: the mask cannot be written ({error}): is there room on the disk?") from error
@@ -497,7 +523,7 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
     import rasterio
     from rasterio import features
 
-    _ignore_missing_georeferences()
+    _ignore_known_warnings()
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB), rasterio.open(path) as dataset:
         for band in range(1, dataset.count + 1):
             traced = features.shapes(rasterio.band(dataset, band), connectivity=4, transform=dataset.transform)

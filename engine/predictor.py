@@ -347,7 +347,8 @@ class Predictor:
     def _run_stacked(self, tensors: list[NDArray[np.float32]]) -> list[RawOutput]:
         fixed_batch = self._input.shape[0] or len(tensors)
         # A network exported for a fixed batch always gets a full one; what was repeated is dropped.
-        batch = np.stack([*tensors, *tensors[-1:] * (fixed_batch - len(tensors))])
+        filled = [*tensors, *tensors[-1:] * (fixed_batch - len(tensors))]
+        batch = np.stack(filled) if len(filled) > 1 else np.ascontiguousarray(filled[0])[np.newaxis]
         started = time.perf_counter()
         outputs = self.runtime.run({self._input.name: batch.astype(self._input.dtype, copy=False)})
         run_ms = _elapsed_ms(started) / len(tensors)

@@ -219,10 +219,12 @@ class _Probe:
 
     def total_bytes(self, pixels: int, batch: int) -> int:
         """What tiles of a size take, all that is held of them at once included."""
-        read = (3 + 1 + 3 * 4) * (2 * batch + 1)
+        streams = self._predictor.runtime.identity.streams
+        held = (streams + 1) * batch
+        read = (3 + 1 + 3 * 4) * (held + 1)
         planes = self.facts.planes * 4 * 3 + 4
-        outputs = self._output_bytes * (2 * batch + 3)
-        network = needed_bytes(self._seen, pixels * batch)
+        outputs = self._output_bytes * (held + 3)
+        network = streams * needed_bytes(self._seen, pixels * batch)
         left_behind = self._left_bytes if pixels * batch > self._seen[-1].pixels else 0
         return network + left_behind + round(pixels * (read + planes + outputs))
 

@@ -1,14 +1,15 @@
 """A raster of any size through a predictor, tile by tile; memory does not grow with the raster.
 
 Tiles are cut at the raster's own resolution, and each goes through the bundle's transforms as if it were an image. One
-thread reads and prepares the next tiles, the caller's thread runs the network, one thread blends, reads the classes and
-hands them on.
+thread reads and prepares the next tiles, each of the runtime's streams has a thread that runs the network, one thread
+blends, reads the classes and hands them on.
 
 A tile without a valid pixel is skipped: nothing that its neighbours say of pixels that it shares is ever read, since
 those pixels are not valid either. A tile of one single colour is run once a colour: its scores are the same wherever it
 lies. So neither changes a result.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -34,6 +35,8 @@ _KNOWN_COLORS = 2
 """How many are remembered: one at the size of most tiles, one at the size of those at the end of a row."""
 
 STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
+
+_Outputs = Future[dict[object, RawOutput]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +168,11 @@ class _ReadTile:
     color: tuple[object, ...] | None
     """The only colour in the tile, with its size; None: there are several."""
 
+    @property
+    def key(self) -> object:
+        """By what its output is found."""
+        return self.color or self.index
+
 
 @dataclass(slots=True)
 class TiledRun:
@@ -182,7 +190,7 @@ class TiledRun:
         skipping: whether tiles without valid pixels are skipped and tiles of one colour run once.
         skipped: tiles that were skipped.
         repeated: tiles of one colour whose scores were known.
-        timings_ms: time spent a stage, in milliseconds.
+        timings_ms: time spent a stage, in milliseconds; runs of several streams may have been under way at once.
     """
 
     predictor: Predictor
@@ -197,7 +205,9 @@ class TiledRun:
     repeated: int = 0
     timings_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _blender: Blender = field(init=False)
-    _known: dict[tuple[object, ...], RawOutput] = field(default_factory=dict[tuple[object, ...], RawOutput])
+    _known: dict[tuple[object, ...], _Outputs] = field(default_factory=dict[tuple[object, ...], _Outputs])
+    _next: int = 0
+    _timing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         grid = self.tiling.grid(self.raster.width, self.raster.height)
@@ -220,10 +230,12 @@ class TiledRun:
             InferenceError: the run failed.
         """
         self._blender.carry = carry
-        batch = self.tiling.batch
+        self._next = first
+        batch, streams = self.tiling.batch, self.predictor.runtime.identity.streams
         indices = iter(range(first, len(self.grid)))
         with (
             ThreadPoolExecutor(1, thread_name_prefix="read-tile") as reader,
+            ThreadPoolExecutor(streams, thread_name_prefix="run-tile") as runners,
             ThreadPoolExecutor(1, thread_name_prefix="blend-tile") as blender,
         ):
             reading: deque[Future[_ReadTile]] = deque()
@@ -234,16 +246,15 @@ class TiledRun:
                     reading.extend(reader.submit(self._read, index) for index in islice(indices, ahead))
                     if not reading:
                         break
-                    finishing.extend(
-                        self._run_group([reading.popleft() for _ in range(min(batch, len(reading)))], blender)
-                    )
-                    while len(finishing) > batch:
+                    group = [reading.popleft().result() for _ in range(min(batch, len(reading)))]
+                    finishing.extend(self._submit(group, runners, blender))
+                    while len(finishing) > batch * streams:
                         finishing.popleft().result()
                 while finishing:
                     finishing.popleft().result()
             finally:
-                for future in (*reading, *finishing):
-                    future.cancel()
+                for pool in (reader, runners, blender):
+                    pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, index: int) -> _ReadTile:
         window = self.grid.window(index)
@@ -256,34 +267,44 @@ class TiledRun:
             prepared = _padded(self.predictor.prepare(image), self.tiling.alignment)
             return _ReadTile(index, tile.valid, prepared, _only_color(tile.pixels) if self.skipping else None)
 
-    def _run_group(self, futures: Sequence[Future[_ReadTile]], blender: ThreadPoolExecutor) -> list[Future[None]]:
-        tiles = [future.result() for future in futures]
-        wanted: dict[object, PreparedImage] = {}
-        for tile in tiles:
-            if tile.prepared is not None and tile.color not in self._known:
-                wanted.setdefault(tile.color or tile.index, tile.prepared)
-        with _located(self.grid.window(tiles[0].index)), self._timed("run"):
-            outputs = dict(zip(wanted, self.predictor.run(list(wanted.values())), strict=True))
-        self.repeated += sum(tile.prepared is not None for tile in tiles) - len(wanted)
-        known = self._known
+    def _submit(
+        self, group: Sequence[_ReadTile], runners: ThreadPoolExecutor, blender: ThreadPoolExecutor
+    ) -> list[Future[None]]:
+        several = [tile for tile in group if tile.prepared is not None and tile.color is None]
+        together = runners.submit(self._run, several)
         finishing: list[Future[None]] = []
-        for tile in tiles:
-            raw = None
+        for tile in group:
+            outputs: _Outputs | None = together
             if tile.prepared is None:
                 self.skipped += 1
-            elif tile.color is None:
-                raw = outputs[tile.index]
-            elif tile.color in known:
-                raw = known[tile.color]
-            else:
-                raw = outputs[tile.color]
-                # A copy, because the output is a part of its whole batch's.
-                recent = list(self._known.items())[1 - _KNOWN_COLORS :]
-                self._known = dict([*recent, (tile.color, replace(raw, output=raw.output.copy()))])
-            finishing.append(blender.submit(self._finish, tile, raw))
+                outputs = None
+            elif tile.color is not None:
+                outputs = self._outputs_of(tile, tile.color, runners)
+            finishing.append(blender.submit(self._finish, tile, outputs))
         return finishing
 
-    def _finish(self, tile: _ReadTile, raw: RawOutput | None) -> None:
+    def _outputs_of(self, tile: _ReadTile, color: tuple[object, ...], runners: ThreadPoolExecutor) -> _Outputs:
+        if color in self._known:
+            self.repeated += 1
+            return self._known[color]
+        # A run of its own: what is remembered must not hold the outputs of a whole batch.
+        outputs = runners.submit(self._run, [tile])
+        recent = list(self._known.items())[1 - _KNOWN_COLORS :]
+        self._known = dict([*recent, (color, outputs)])
+        return outputs
+
+    def _run(self, tiles: Sequence[_ReadTile]) -> dict[object, RawOutput]:
+        if not tiles:
+            return {}
+        prepared = [tile.prepared for tile in tiles if tile.prepared is not None]
+        with _located(self.grid.window(tiles[0].index)), self._timed("run"):
+            return dict(zip((tile.key for tile in tiles), self.predictor.run(prepared), strict=True))
+
+    def _finish(self, tile: _ReadTile, outputs: _Outputs | None) -> None:
+        if tile.index != self._next:
+            # One before it failed: progress past that one would be a hole that no later run fills.
+            return
+        raw = None if outputs is None else outputs.result()[tile.key]
         seen = self.grid.window(tile.index)
         with _located(seen), self._timed("postprocess"):
             if self.facts.kind is OutputKind.MASK:
@@ -297,6 +318,7 @@ class TiledRun:
         with self._timed("encode"):
             self.sink.write(window, mask, None if tile.valid is None else tile.valid[window.inside(seen)])
             self.reached(tile.index + 1, self._blender.carry)
+        self._next = tile.index + 1
 
     def _centre(self, tile: _ReadTile, raw: RawOutput | None) -> Mask:
         if raw is None or tile.prepared is None:
@@ -308,7 +330,8 @@ class TiledRun:
     def _timed(self, stage: str) -> Generator[None]:
         started = time.perf_counter()
         yield
-        self.timings_ms[stage] += (time.perf_counter() - started) * 1000
+        with self._timing:
+            self.timings_ms[stage] += (time.perf_counter() - started) * 1000
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -282,6 +283,7 @@ class Blender:
     strips: tuple[BinaryIO, BinaryIO]
     carry: Scores | None = None
     _surfaces: dict[tuple[int, int], Scores] = field(default_factory=dict[tuple[int, int], Scores])
+    _sums: Scores = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
 
     def add(self, index: int, scores: tuple[Scores, ...] | None) -> Scores:
         """Add the next tile.
@@ -291,13 +293,17 @@ class Blender:
             scores: float32[h, w] a plane, of the tile's window; None where nothing in it counts.
 
         Returns:
-            float32[planes, h, w] of the tile's `final_window`: the blended scores.
+            float32[planes, h, w] of the tile's `final_window`: the blended scores, until the next tile is added.
         """
         row_index, column_index = divmod(index, len(self.grid.columns))
         row, column = self.grid.place(index)
         height, width = row.stop - row.start, column.stop - column.start
-        blended = np.zeros((self.planes, height, width), np.float32)
-        if scores is not None:
+        if self._sums.shape != (self.planes, height, width):
+            self._sums = np.empty((self.planes, height, width), np.float32)
+        blended = self._sums
+        if scores is None:
+            blended[:] = 0
+        else:
             surface = self._surface(row, column)
             for plane, sums in zip(scores, blended, strict=True):
                 np.multiply(plane, surface, out=sums)
@@ -333,6 +339,10 @@ class Blender:
     def _write(self, row_index: int, start: int, sums: Scores) -> None:
         strip = self.strips[row_index % 2]
         strip.seek(start * self.planes * sums.shape[1] * _FLOAT_BYTES)
-        # Columns lie one behind the other, so that those of a tile are one piece of the file.
-        strip.write(np.ascontiguousarray(sums.transpose(2, 0, 1)).data)
+        # Columns lie one behind the other, so that those of a tile are one piece of the file. (NumPy's way to lay them
+        # there takes as long as all the rest of the blending.)
+        columns = np.empty((sums.shape[2], self.planes, sums.shape[1]), np.float32)
+        for index, plane in enumerate(sums):
+            columns[:, index] = cv2.transpose(plane)
+        strip.write(columns.data)
         strip.flush()

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
 from engine.bundle import class_of_index
-from engine.cores import usable_cores
 from engine.geotiff import (
     ClassLabel,
     Georeference,
@@ -299,7 +298,7 @@ class LargeImages:
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
         tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
         written = work.folder / f"mask{MAP_SUFFIX}"
-        write_geotiff(work.mask, written, georeference, labels, tags, threads=usable_cores())
+        write_geotiff(work.mask, written, georeference, labels, tags)
         if self.large.vectors is not None:
             wanted = self._vectors_of(task, self.large.vectors)
             polygons = work.folder / f"polygons{wanted.suffix}"

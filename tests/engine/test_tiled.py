@@ -1,6 +1,7 @@
 """Tiles equal the whole where no pixel sees further than the overlap; what is skipped changes nothing; tile sizes."""
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_tiles_of_a_batch_share_a_run() -> None:
     assert network.shapes == [(4, 3, 64, 64)]
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_streams_run_at_the_same_time(batch: int) -> None:
+    both = threading.Barrier(2)
+
+    def together(tensor: Tensor) -> Tensor:
+        if tensor.shape[2:] == (96, 96):
+            both.wait(timeout=30)
+        return blurred(tensor)
+
+    predictor = predictor_of(together, streams=2)
+    image = image_of(patches(32 + 64 * 4, 96))
+    tiling, facts = choose_tiling(predictor_of(blurred, streams=2), TileWishes(side=96, overlap=32, batch=batch))
+    assert len(tiling.grid(96, 32 + 64 * 4)) == 4
+    whole = predictor_of(blurred).predict(image).mask
+    np.testing.assert_array_equal(predict_in_tiles(predictor, image, tiling, facts).mask, whole)
+
+
 class Recorded:
     """A mask in memory, with the pixels that hold data."""
 
@@ -197,6 +215,29 @@ def test_an_error_names_the_tile() -> None:
         predict_in_tiles(predictor, image_of(pixels), tiling, facts)
 
 
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_progress_never_passes_a_tile_that_failed(batch: int, streams: int) -> None:
+    def broken(tensor: Tensor) -> Tensor:
+        # What is wrong with one of a batch shows when it is blended.
+        worst = tensor.max(axis=(1, 2, 3), keepdims=True) == 255
+        return np.where(worst, np.nan, blurred(tensor)).astype(np.float32)
+
+    pixels = patches(64 * 8, 64) // 2
+    pixels[64 * 3 + 10, 10] = 255
+    predictor = predictor_of(broken, streams=streams)
+    tiling, facts = tiling_of(predictor, 64, 0, batch)
+    done: list[int] = []
+
+    def reached(number: int, carry: Scores | None) -> None:
+        done.append(number)
+
+    run = TiledRun(predictor, ImageRaster(image_of(pixels)), tiling, facts, Recorded(64 * 8, 64), reached=reached)
+    with pytest.raises(InferenceError, match="row 192"):
+        run.run()
+    assert done == [1, 2, 3]
+
+
 # ---- how large tiles are ----------------------------------------------------------------------------------------
 
 
@@ -259,6 +300,9 @@ def test_tiles_shrink_with_the_memory_until_none_fits() -> None:
         sides.append(tiling.width)
     # 800 MiB for 1024×1024 pixels, 450 for 768×768, 200 for 512×512; what a trial left behind; what is read and written
     assert sides == [1024, 768, 512]
+    # Two streams have two runs under way.
+    limit = process_memory_bytes("VmRSS") + 1000 * MIB
+    assert choose_tiling(predictor_of(hungry(800), streams=2), TileWishes(memory_bytes=limit))[0].width == 512
     limit = process_memory_bytes("VmRSS") + 175 * MIB
     with pytest.raises(OptionError, match=r"do not hold one tile of 256×256 pixels.*--max-memory"):
         choose_tiling(predictor, TileWishes(memory_bytes=limit))
