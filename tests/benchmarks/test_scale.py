@@ -65,11 +65,13 @@ def test_the_table_holds_results_against_goals() -> None:
                     "pixels": [4000, 4000], "tiles": 9, "overlap": 256, "mismatched": 0.0002,
                     "mismatched_without_overlap": 0.02, "environment": environment,
                 },
-                "throughput": {"tiles_run": 9, "ratio": 0.851, "environment": environment},
+                "throughput_1": {"tiles_run": 9, "streams": 1, "ratio": 0.851, "environment": environment},
+                "throughput_2": {"tiles_run": 9, "streams": 2, "ratio": 0.909, "environment": environment},
             },
         }
     )  # fmt: skip
     assert "| 417 MiB | ≤ 1536 MiB |" in text
     assert "| 0.0200% | < 0.1% |" in text
-    assert "| 0.85 |" in text
+    assert "streams: 1 | 0.85 |" in text
+    assert "streams: 2 | 0.91 |" in text
     assert text.count("On P, 2 cores") == 1
