@@ -25,15 +25,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from engine import Device, EngineError, Failed, ImageError, Pipeline, Prediction, Segmented, SourceImage, read_image
 from engine.archive import unpack
 from service.request import PredictRequest
-from service.results import Stems, capture_record, encoded_pictures, result_record
-from service.session import Caches, open_session
-from service.storage import Folder, StoreError, arrow_tables, local_path, read_bytes, read_rows, table_bytes
+from service.results import Stems, capture_record, encoded_pictures, result_record, short_stem
+from service.session import caches_at, open_session
+from service.storage import Folder, StoreError, arrow_tables, local_path, read_bytes, read_rows, stem_of, table_bytes
 
 _log = logging.getLogger(__name__)
 LEDGER = "ledger.parquet"
@@ -80,7 +80,7 @@ class Job:
 
     request: PredictRequest
     out: str
-    cache: Path
+    cache: Path | None
     bundle_digest: str
     digest: str
     threads: int
@@ -115,7 +115,7 @@ def numbered(uris: Sequence[str]) -> list[RemoteTask]:
         A task an image, in their order; no two stems are alike.
     """
     stems = Stems()
-    return [RemoteTask(uri, stems.take(PurePosixPath(uri).stem or "image")) for uri in uris]
+    return [RemoteTask(uri, stems.take(short_stem(stem_of(uri)))) for uri in uris]
 
 
 class Segmenter:
@@ -129,12 +129,13 @@ class Segmenter:
         self._job = job
         self._out = Folder(job.out)
         self._node = _node_name(in_cluster=bundle is not None)
-        folder = job.cache / "bundles" / job.bundle_digest
+        caches = caches_at(job.cache)
+        folder = caches.root / "bundles" / job.bundle_digest
         if not folder.is_dir():
             import ray
 
             _unpack(ray.get(bundle), folder)
-        self._session = open_session(folder, job.request, Caches(job.cache))
+        self._session = open_session(folder, job.request, caches)
         self._predictor = self._session.__enter__()
 
     def close(self) -> None:
@@ -265,41 +266,56 @@ def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_ledger_rows(out: Folder) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """What lies under a place for results.
+
+    Attributes:
+        rows: one for every image, digest and stem: one that was done counts more than one that failed.
+        batches: names of the files of batches that were read.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    batches: Sequence[str]
+
+
+def read_ledger_rows(out: Folder) -> StoredRows:
     """Read what is known of the images.
 
     Args:
         out: where results go.
 
     Returns:
-        A row for every image and digest: one that was done counts more than one that failed.
+        Rows, and where they lay.
 
     Raises:
         StoreError: something cannot be read.
         OptionError: what is there is no ledger.
     """
-    known: dict[tuple[str, str], dict[str, Any]] = {}
+    known: dict[tuple[str, str, str], dict[str, Any]] = {}
     names = [LEDGER] if out.exists(LEDGER) else []
-    for name in [*names, *(each for each in out.names(ROWS) if each.endswith(".parquet"))]:
+    batches = [each for each in out.names(ROWS) if each.endswith(".parquet")]
+    for name in [*names, *batches]:
         for row in read_rows(out.name_of(name), list(COLUMNS)):
-            key = row["uri"], row["digest"]
+            key = row["uri"], row["digest"], row["stem"]
             if key not in known or known[key]["status"] != "ok":
                 known[key] = row
-    return list(known.values())
+    return StoredRows(list(known.values()), batches)
 
 
-def write_ledger_rows(out: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store all rows as one file, and remove those of the batches.
+def write_ledger_rows(out: Folder, rows: Sequence[Mapping[str, Any]], batches: Sequence[str]) -> None:
+    """Store rows as one file, and remove the files of batches that they were read from.
 
     Args:
         out: where results go.
         rows: the ledger.
+        batches: names of those files. Others stay: somebody is at work.
 
     Raises:
         StoreError: it cannot be stored.
     """
     out.write(LEDGER, table_bytes(rows, COLUMNS))
-    for name in out.names(ROWS):
+    for name in batches:
         out.remove(name)
 
 

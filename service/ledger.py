@@ -6,8 +6,10 @@ digest. Then comes a line for every image, appended and synced only after its pi
 (size and time of the source, names of the pictures, digest of bundle and options). A process that is killed leaves at
 worst a torn last line, which is dropped when the ledger is read.
 
-Who resumes writes the ledger anew, atomically, with the lines that still hold, and appends to that. A lock on the file
-keeps two runs from writing one ledger.
+Who resumes writes the ledger anew, atomically, with the lines that hold for this run and, put aside, those that do not:
+they may hold for a later one, with the options that they were made with or the list that they belong to. Before a
+picture takes the place of one that is put aside, a line says so. A lock on the file keeps two runs from writing one
+ledger.
 """
 
 import errno
@@ -39,10 +41,13 @@ from service.results import (
 from service.sharding import Shard
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 _FIELD = "ledger"
-_WITHOUT_EFFECT = frozenset({"threads", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
+_REPLACED = "replaced"
+_WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
 """Options that change how fast a mask comes, or whether, but not the mask."""
+
+_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 _Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 _Parsed = TypeVar("_Parsed")
@@ -151,10 +156,13 @@ def run_of(
         What the ledger begins with.
     """
     averaging = predictor.provenance.averaging
+    # Above this size a TIFF is cut into tiles in place of being shrunken.
+    cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
     return Run(
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
+            **({"max_pixels": request.max_pixels} if cutting else {}),
             **({} if averaging is None else {"averaging": dict(averaging)}),
             **(large or {}),
         },
@@ -190,6 +198,7 @@ class Entry:
         size_bytes: of the source; None if there was no such file.
         modified_ns: time of its last change.
         pictures: names of the pictures in the ledger's folder.
+        picture_bytes: their sizes.
         capture: what EXIF says about time and place.
         digest: of bundle and options.
     """
@@ -201,8 +210,11 @@ class Entry:
     size_bytes: int | None
     modified_ns: int | None
     pictures: tuple[str, ...]
+    picture_bytes: tuple[int | None, ...]
     capture: Capture
     digest: str
+    aside: bool = False
+    """Whether it does not belong to the run that the ledger tells of."""
 
     @property
     def failed(self) -> bool:
@@ -227,11 +239,13 @@ class LedgerContent:
         path: the file.
         run: what it says of its run.
         entries: the last one of every image, in the order of the list.
+        aside: entries of earlier runs with other options or another list, whose pictures are still there.
     """
 
     path: Path
     run: Run
     entries: Sequence[Entry]
+    aside: Sequence[Entry] = ()
 
 
 def ledger_path(folder: Path, shard: Shard | None) -> Path:
@@ -272,9 +286,17 @@ def read_ledger(path: Path) -> LedgerContent:
     if not lines:
         raise LedgerError(f"{path}: is no ledger: its first line tells of no run")
     run = _parsed(path, 1, lines[0], _run_from)
-    entries = [_parsed(path, number, line, _entry_from) for number, line in enumerate(lines[1:], 2)]
-    last = {entry.path: entry for entry in entries}
-    return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position))
+    last: dict[str, Entry] = {}
+    aside: dict[str, Entry] = {}
+    for number, line in enumerate(lines[1:], 2):
+        told = _parsed(path, number, line, _entry_from)
+        if isinstance(told, str):
+            aside.pop(told, None)
+        elif told.aside:
+            aside[told.stem.casefold()] = told
+        else:
+            last[told.path] = told
+    return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
 
 
 @dataclass(slots=True)
@@ -286,6 +308,7 @@ class Ledger:
         listing: the images.
         finished: entries of images that need not be done again, by position.
         notes: what people should know of a resumed run.
+        aside: stems, without letter case, of entries that are put aside.
         path: the file; None: nothing is kept.
     """
 
@@ -293,6 +316,7 @@ class Ledger:
     listing: Listing
     finished: Mapping[int, Entry] = field(default_factory=dict[int, Entry])
     notes: Sequence[str] = ()
+    aside: frozenset[str] = frozenset()
     path: Path | None = None
     _file: BinaryIO | None = None
     _stamps: dict[ImageTask, tuple[int, int] | tuple[None, None]] = field(
@@ -333,6 +357,8 @@ class Ledger:
             if position not in self.finished:
                 # Before it is read: what changes later has another stamp.
                 self._stamps[task] = _stamp(task.path)
+                if task.stem.casefold() in self.aside:
+                    self._write(_json_line({_FIELD: {_REPLACED: task.stem.casefold()}}))
                 yield task
 
     def _append(self, position: int, result: _Result, record: Mapping[str, Any]) -> None:
@@ -353,10 +379,15 @@ class Ledger:
             size,
             modified_ns,
             pictures,
+            tuple(_stamp(self.path.parent / name)[0] for name in pictures),
             capture,
             self.run.digest,
         )
-        line = entry.line()
+        self._write(entry.line())
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None or self.path is None:
+            return
         try:
             # One write: a reader sees the line whole, or torn at the end of the file.
             written = self._file.write(line)
@@ -389,24 +420,24 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         The ledger, locked.
 
     Raises:
-        LedgerError: what is to be resumed is no ledger, it cannot be written, or another run is writing it.
+        LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
+            of images that are not among these would be replaced.
     """
     if not keep:
         yield Ledger(run, listing)
         return
     path = ledger_path(folder, listing.shard)
-    finished: dict[int, Entry] = {}
-    notes: list[str] = []
+    known = _Known({}, [], [])
 
     def entries(before: BinaryIO) -> Iterable[Entry]:
+        nonlocal known
         if resume:
-            found, told = _still_finished(path, before, run, listing)
-            finished.update(found)
-            notes.extend(told)
-        return finished.values()
+            known = _still_finished(path, before, run, listing)
+        return [*known.finished.values(), *known.aside]
 
     with _replaced(path, run, entries) as file:
-        yield Ledger(run, listing, finished, notes, path, file)
+        aside = frozenset(entry.stem.casefold() for entry in known.aside)
+        yield Ledger(run, listing, known.finished, known.notes, aside, path, file)
 
 
 def write_ledger(content: LedgerContent) -> None:
@@ -418,7 +449,7 @@ def write_ledger(content: LedgerContent) -> None:
     Raises:
         LedgerError: it cannot be written, or a run is writing it.
     """
-    with _replaced(content.path, content.run, lambda _: content.entries):
+    with _replaced(content.path, content.run, lambda _: [*content.entries, *content.aside]):
         pass
 
 
@@ -468,28 +499,68 @@ def _unwritable(path: Path, reason: str) -> LedgerError:
     return LedgerError(f"{path}: cannot be written ({reason}): make room, and go on with --resume")
 
 
-def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> tuple[dict[int, Entry], list[str]]:
-    """Entries that still hold, by position, and what to say of the others."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an earlier ledger says.
+
+    Attributes:
+        finished: entries that hold for this run, by position.
+        aside: those that do not, but may for another one.
+        notes: what to say of them.
+    """
+
+    finished: Mapping[int, Entry]
+    aside: Sequence[Entry]
+    notes: Sequence[str]
+
+
+def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _Known:
     if not os.fstat(file.fileno()).st_size:
-        return {}, [f"nothing to resume: there was no {path}"]
+        return _Known({}, [], [f"nothing to resume: there was no {path}"])
     content = read_ledger(path)
-    known = {entry.path: entry for entry in content.entries}
+    entries = [*content.aside, *content.entries]
+    listed = {_absolute(task.path) for task in listing.tasks}
+    strangers = [entry for entry in entries if entry.path not in listed]
+    known = {entry.path: entry for entry in entries}
+    gone = [entry for entry in strangers if _stamp(Path(entry.path)) == (None, None)]
+    moved = {(Path(entry.path).name, (entry.size_bytes, entry.modified_ns)): entry for entry in gone}
     finished: dict[int, Entry] = {}
+    used: set[int] = set()
     again: Counter[str] = Counter()
     for position, task in listing.mine:
         entry = known.get(_absolute(task.path))
+        if entry is None and moved:
+            entry = moved.get((task.path.name, _stamp(task.path)))
         if entry is None:
             continue
         reason = _reason_to_repeat(entry, task, run, path.parent)
         if reason is None:
             finished[position] = _as_of_now(entry, position, task, path.parent)
+            used.add(id(entry))
         else:
             again[reason] += 1
+    aside = [replace(entry, aside=True) for entry in entries if id(entry) not in used and not entry.failed]
+    strangers = [entry for entry in strangers if id(entry) not in used and entry.pictures]
+    _require_pictures_kept(path, strangers, [task for at, task in listing.mine if at not in finished])
     notes = [f"{len(finished)} of {len(listing.mine)} images were done earlier"]
     notes += [f"{number} done again: {reason}" for reason, number in again.items()]
+    if strangers:
+        notes.append(f"{len(strangers)} that were done earlier are not among these images, and are left as they are")
     if content.run.digest != run.digest:
         notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
-    return finished, notes
+    return _Known(finished, aside, notes)
+
+
+def _require_pictures_kept(path: Path, strangers: Sequence[Entry], pending: Iterable[ImageTask]) -> None:
+    owners = {entry.stem.casefold(): entry for entry in strangers}
+    for task in pending:
+        owner = owners.get(task.stem.casefold())
+        if owner is not None:
+            raise LedgerError(
+                f"{path.parent / owner.pictures[0]} is the result of {owner.path}, which is not among these images, "
+                f"and that of {task.path} would take its place: name another folder with --out, or give all images at "
+                "once"
+            )
 
 
 def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> str | None:
@@ -501,15 +572,24 @@ def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> 
         return "the image was changed"
     if entry.stem != task.stem:
         return "another image takes the names of its pictures"
-    if not all((folder / name).is_file() for name in entry.pictures):
+    sizes = tuple(_stamp(folder / name)[0] for name in entry.pictures)
+    if None in sizes:
         return "pictures are missing"
+    if sizes != entry.picture_bytes:
+        return "pictures were changed"
     return None
 
 
 def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
     """An entry as this run would write it: the folder may have been named otherwise."""
     mask = {**entry.record["mask"], "path": str(folder / entry.pictures[0]) if entry.pictures else None}
-    return replace(entry, position=position, record={**entry.record, "image": str(task.path), "mask": mask})
+    return replace(
+        entry,
+        position=position,
+        path=_absolute(task.path),
+        aside=False,
+        record={**entry.record, "image": str(task.path), "mask": mask},
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
@@ -539,16 +619,20 @@ def _run_line(run: Run) -> bytes:
 
 def _run_from(record: dict[str, Any]) -> Run:
     if record.pop(_FIELD) != _FORMAT:
-        raise ValueError("of another format")
+        raise ValueError("of the format of another version")
     return Run(**record)
 
 
-def _entry_from(record: dict[str, Any]) -> Entry:
+def _entry_from(record: dict[str, Any]) -> Entry | str:
+    """An entry, or the stem whose pictures are replaced."""
     told = record.pop(_FIELD)
+    if _REPLACED in told:
+        return str(told[_REPLACED])
+    sizes = tuple(told.pop("picture_bytes"))
     pictures, capture = tuple(told.pop("pictures")), capture_from(told.pop("capture"))
     for name in ("image", "status", "error", "mask", "cover", "provenance"):
         record[name]
-    return Entry(record, pictures=pictures, capture=capture, **told)
+    return Entry(record, pictures=pictures, picture_bytes=sizes, capture=capture, **told)
 
 
 def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
@@ -557,5 +641,5 @@ def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LedgerError(
             f"{path}: line {number} is not that of a ledger ({type(error).__name__}: {error}): name a ledger of "
-            "`pseg predict`, or start anew without --resume"
+            "`pseg predict` that this version made, or start anew without --resume"
         ) from error

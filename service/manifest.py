@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from engine import ImageError, OptionError, list_images
+from engine.images import real_path
 from service.storage import is_uri, read_rows, table_bytes
 
 _MOST_NAMED = 3
@@ -21,16 +22,17 @@ def image_uris(arguments: Sequence[str]) -> list[str]:
     Raises:
         ImageError: a folder or glob holds no images, or a named file is not there.
     """
-    uris: list[str] = []
+    uris: dict[str, str] = {}
     for argument in arguments:
         if is_uri(argument):
-            uris.append(argument)
+            uris.setdefault(argument, argument)
             continue
         for path in list_images([argument]):
             if not path.is_file():
                 raise ImageError(f"{path}: no such file: check the name")
-            uris.append(path.absolute().as_uri())
-    return list(dict.fromkeys(uris))
+            # A file has many names; the first one stays.
+            uris.setdefault(real_path(path).as_uri(), path.absolute().as_uri())
+    return list(dict.fromkeys(uris.values()))
 
 
 def manifest_bytes(uris: Sequence[str]) -> bytes:

@@ -117,7 +117,8 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
 
     Args:
         paths: at least one.
-        out: folder that the joined ledger is meant for: it names pictures as seen from there.
+        out: folder that the joined ledger is meant for: it names pictures as seen from there. The ledger of a whole run
+            that is there already (an earlier merge, and what was done after it) is joined, too.
 
     Returns:
         The joined one, and what is missing or there twice.
@@ -125,7 +126,10 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     Raises:
         LedgerError: one cannot be read, or they do not belong together.
     """
-    first, *others = contents = [read_ledger(path) for path in paths]
+    target = ledger_path(out, None)
+    contents = [read_ledger(path) for path in paths if not _same_file(path, target)]
+    there = read_ledger(target) if target.exists() else None
+    first, *others = contents = [*contents, *([] if there is None else [there])]
     for other in others:
         _require_same(first, other)
     chosen: dict[int, tuple[LedgerContent, Entry]] = {}
@@ -134,21 +138,28 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     for content in contents:
         for entry in content.entries:
             known = chosen.get(entry.position)
-            if known is not None and not known[1].failed and not entry.failed:
+            if known is None:
+                chosen[entry.position] = content, entry
+                continue
+            if not known[1].failed and not entry.failed and content is not there:
                 duplicates.add(entry.position)
                 if known[1].record["cover"] != entry.record["cover"]:
                     contradictory.add(entry.position)
-            # What one machine could not read another one perhaps could.
-            if known is None or known[1].failed:
+            # What one machine could not read another one perhaps could; an image may have been mended since.
+            if not entry.failed and (known[1].failed or (entry.modified_ns or 0) > (known[1].modified_ns or 0)):
                 chosen[entry.position] = content, entry
     entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
     return Merged(
-        LedgerContent(ledger_path(out, None), replace(first.run, shard=None), entries),
+        LedgerContent(target, replace(first.run, shard=None), entries, () if there is None else there.aside),
         [position for position in range(first.run.images) if position not in chosen],
-        _missing_shards(contents),
+        _missing_shards([content for content in contents if content is not there or len(contents) == 1]),
         sorted(duplicates),
         sorted(contradictory),
     )
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _require_same(first: LedgerContent, other: LedgerContent) -> None:
@@ -163,7 +174,7 @@ def _require_same(first: LedgerContent, other: LedgerContent) -> None:
 
 
 def _seen_from(out: Path, content: LedgerContent, entry: Entry) -> Entry:
-    folder = os.path.relpath(content.path.parent, out)
+    folder = os.path.relpath(os.path.realpath(content.path.parent), os.path.realpath(out))
     return replace(entry, pictures=tuple(os.path.normpath(os.path.join(folder, name)) for name in entry.pictures))  # noqa: PTH118
 
 

@@ -27,10 +27,10 @@ class Stems:
     """Gives every image a stem of its own for its output files, as the images come.
 
     Attributes:
-        taken: what was given away, without letter case: some file systems ignore it.
+        taken: what was given away, without letter case: some file systems ignore it; with the last number behind it.
     """
 
-    taken: set[str] = field(default_factory=set[str])
+    taken: dict[str, int] = field(default_factory=dict[str, int])
 
     def take(self, wanted: str) -> str:
         """Take a stem.
@@ -41,11 +41,13 @@ class Stems:
         Returns:
             The same, or with `-2`, `-3`, … behind it if it was taken.
         """
-        stem, number = wanted, 1
+        folded = wanted.casefold()
+        stem, number = wanted, self.taken.get(folded, 1)
         while stem.casefold() in self.taken:
             number += 1
             stem = f"{wanted}-{number}"
-        self.taken.add(stem.casefold())
+        self.taken[folded] = number
+        self.taken.setdefault(stem.casefold(), 1)
         return stem
 
 
@@ -155,6 +157,24 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
                     f"{result} is one of the images, and the result of {task.path} would take its place: "
                     "name another folder with --out"
                 )
+
+
+def require_results_apart(arguments: Sequence[str], folder: Path) -> None:
+    """Refuse a run that its own results would join: the next one would take them for photographs.
+
+    Args:
+        arguments: files, folders or globs that name the images.
+        folder: where the results go.
+
+    Raises:
+        OptionError: the results would lie in a folder all of whose pictures are segmented.
+    """
+    for argument in arguments:
+        if Path(argument).is_dir() and real_path(Path(argument)) == real_path(folder):
+            raise OptionError(
+                f"{argument} holds the images, and the results would lie among them, where the next run takes them for "
+                "images: name another folder with --out"
+            )
 
 
 def encoded_pictures(

@@ -10,12 +10,13 @@ is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the cre
 # pyright: reportUnknownArgumentType=false
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
 from service.results import write_atomically
@@ -23,6 +24,7 @@ from service.results import write_atomically
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _STORES = ("s3", "gs")
 _WEB = ("http", "https")
+_URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
 
 
 class StoreError(EngineError):
@@ -57,8 +59,24 @@ def local_path(name: str) -> Path | None:
         The path; None if it is not a local one.
     """
     if name.startswith("file://"):
-        return Path(unquote(urlsplit(name).path))
+        # Names of files are bytes, and not all of them are UTF-8.
+        return Path(os.fsdecode(unquote_to_bytes(urlsplit(name).path)))
     return None if is_uri(name) else Path(name)
+
+
+def stem_of(uri: str) -> str:
+    """Name the pictures of an image.
+
+    >>> stem_of("file:///dive/M%C3%BCll%201.jpg"), stem_of("https://reef.org/get?file=a.jpg"), stem_of("https://reef.org/")
+    ('Müll 1', 'get', 'image')
+
+    Args:
+        uri: of the image.
+
+    Returns:
+        The stem of its path, as people read it.
+    """
+    return PurePosixPath(unquote(urlsplit(uri).path)).stem or "image"
 
 
 def read_bytes(name: str) -> bytes:
@@ -96,7 +114,8 @@ def _store(name: str) -> tuple[Any, str]:
         raise StoreError(f"{name}: nothing here reads such a URI: give a path, or file, s3, gs, http or https")
     from pyarrow import fs
 
-    return fs.FileSystem.from_uri(name)
+    # A blank, say, is no part of a URI, though people write it.
+    return fs.FileSystem.from_uri(quote(name, safe=_URI_SIGNS))
 
 
 def _reason(error: Exception) -> str:
@@ -122,7 +141,7 @@ class Folder:
         Returns:
             Path or URI.
         """
-        return f"{self.root.rstrip('/')}/{name}"
+        return f"{self.root.rstrip('/')}/{quote(name) if is_uri(self.root) else name}"
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file that is whole or absent.

@@ -51,6 +51,7 @@ from service.results import (
     ImageTask,
     ResultWriter,
     require_inputs_kept,
+    require_results_apart,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 from service.sharding import parse_shard
@@ -163,6 +164,8 @@ def predict(
             auto_tune_shapes=auto_tune_shapes,
             print_detail=print_detail,
         )
+        if request.save:
+            require_results_apart(images, out)
         listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
         require_writable(out)
         for asked in (csv, report):
@@ -239,7 +242,7 @@ def _predict_all(
                         _tell(record)
                     advance()
     finally:
-        if csv is not None and table.rows:
+        if csv is not None and (table.rows or not tasks):
             write_atomically(csv, table.to_csv())
     return failed
 

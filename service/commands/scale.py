@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from converters.packing import pack
-from engine import Bundle, Device, MaskSize, OneDnn, Precision, open_bundle
+from engine import Bundle, Device, MaskSize, OneDnn, OptionError, Precision, open_bundle
 from engine.selection import candidates
 from service.cluster import (
     LEDGER,
     ROWS,
     Job,
     RemoteTask,
+    StoredRows,
     connected,
     numbered,
     read_ledger_rows,
@@ -120,24 +121,28 @@ def scale(
         job = Job(
             request,
             place.root,
-            caches.root.absolute(),
+            None if cache_dir is None else cache_dir.absolute(),
             hashlib.sha256(archive).hexdigest(),
             run.digest,
             threads,
             uuid.uuid4().hex,
         )
         require_place(place)
-        done = _done_earlier(place, job, tasks) if resume else set[str]()
-        pending = [task for task in tasks if task.uri not in done]
+        stored = read_ledger_rows(place) if resume else StoredRows((), ())
+        pending = _pending(stored, job, tasks, place) if resume else tasks
         if pending:
             with connected(address):
-                if not resume:
-                    # Not before: what cannot begin takes nothing away.
+                # Not before: what cannot begin takes nothing away.
+                if resume:
+                    write_ledger_rows(place, _without_pictures_of(pending, stored.rows), stored.batches)
+                else:
                     _drop_rows(place)
                 told = _progress(len(pending))
                 segment_all(job, archive, pending, workers=workers, batch=chunk, told=told)
-        rows = _rows_in_order(place, job, tasks)
-        write_ledger_rows(place, rows)
+        stored = read_ledger_rows(place)
+        rows = _rows_in_order(stored, job, tasks)
+        others = _without_pictures_of(tasks, stored.rows) if resume else []
+        write_ledger_rows(place, [*rows, *others], stored.batches)
         records = [record_of(row) for row in rows]
         summary = totals(records, len(tasks))
         captures = [capture_from(row) for row in rows]
@@ -181,28 +186,50 @@ def _drop_rows(place: Folder) -> None:
         place.remove(name)
 
 
-def _done_earlier(place: Folder, job: Job, tasks: Sequence[RemoteTask]) -> set[str]:
-    """URIs whose rows hold; all other rows are dropped."""
+def _pending(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], place: Folder) -> list[RemoteTask]:
+    """Images whose rows do not hold, and why."""
     stems = {task.uri: task.stem for task in tasks}
-    found = read_ledger_rows(place)
-    mine = [row for row in found if row["digest"] == job.digest and row["stem"] == stems.get(row["uri"])]
-    kept = [row for row in mine if row["status"] == "ok"]
-    write_ledger_rows(place, kept)
-    _say(f"{len(kept)} of {len(tasks)} images were done earlier")
-    if len(mine) > len(kept):
-        _say(f"{len(mine) - len(kept)} done again: failed before")
-    other = {row["uri"] for row in found if row["digest"] != job.digest} - {row["uri"] for row in kept}
-    if other:
-        _say(f"{len(other)} done again: bundle or options are not the same")
-    return {row["uri"] for row in kept}
+    done: set[str] = set()
+    again: Counter[str] = Counter()
+    strangers: dict[str, str] = {}
+    for row in stored.rows:
+        if row["uri"] not in stems:
+            if row["status"] == "ok" and row["mask"] is not None:
+                strangers[row["stem"].casefold()] = row["uri"]
+        elif row["digest"] != job.digest:
+            again["bundle or options are not the same"] += 1
+        elif row["stem"] != stems[row["uri"]]:
+            again["another image takes the names of its pictures"] += 1
+        elif row["status"] == "ok":
+            done.add(row["uri"])
+        else:
+            again["failed before"] += 1
+    pending = [task for task in tasks if task.uri not in done]
+    for task in pending:
+        if task.stem.casefold() in strangers:
+            raise OptionError(
+                f"{place.root} holds pictures of {strangers[task.stem.casefold()]}, which the manifest does not name, "
+                f"and those of {task.uri} would take their place: name another folder with --out, or leave out --resume"
+            )
+    _say(f"{len(done)} of {len(tasks)} images were done earlier")
+    for reason, number in again.items():
+        _say(f"{number} done again: {reason}")
+    return pending
 
 
-def _rows_in_order(place: Folder, job: Job, tasks: Sequence[RemoteTask]) -> list[dict[str, Any]]:
-    rows = {row["uri"]: row for row in read_ledger_rows(place) if row["digest"] == job.digest}
-    missing = [task.uri for task in tasks if task.uri not in rows]
+def _without_pictures_of(tasks: Sequence[RemoteTask], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows whose pictures stay what they are while the tasks are done."""
+    stems = {task.stem.casefold() for task in tasks}
+    return [row for row in rows if row["stem"].casefold() not in stems]
+
+
+def _rows_in_order(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask]) -> list[Mapping[str, Any]]:
+    rows = {(row["uri"], row["stem"]): row for row in stored.rows if row["digest"] == job.digest}
+    found = [rows.get((task.uri, task.stem)) for task in tasks]
+    missing = [task.uri for task, row in zip(tasks, found, strict=True) if row is None]
     if missing:
         _say(f"{len(missing)} images have no row, {missing[0]} for instance: go on with --resume")
-    return [rows[task.uri] for task in tasks if task.uri in rows]
+    return [row for row in found if row is not None]
 
 
 def _say(text: str) -> None:

@@ -58,7 +58,7 @@ def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[
     assert pictures == ["a-2.mask.png", "a-2.pseudo.png", "a.mask.png", "a.pseudo.png"]
     for name in pictures:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
-    rows = read_ledger_rows(Folder(job.out))
+    rows = read_ledger_rows(Folder(job.out)).rows
     assert [(row["uri"], row["status"], row["digest"]) for row in rows] == [
         (uri, status, "bundle and options") for uri, status in zip(batch["uri"], told["status"], strict=True)
     ]
@@ -67,6 +67,11 @@ def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[
     assert rows[2]["error_type"] == "ImageError"
     assert "is not a JPEG" in rows[2]["error"]
     assert json.loads(rows[0]["provenance"])["runtime"] == "onnx"
+
+
+def test_pictures_are_named_as_people_read_the_uri() -> None:
+    uris = ["file:///d/a%20b.jpg", "https://h/get?file=1", "https://h/get?file=2", f"s3://b/{'%C3%A9' * 120}.jpg"]
+    assert [task.stem for task in numbered(uris)] == ["a b", "get", "get-2", "é" * 90]
 
 
 def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path], tmp_path: Path) -> None:
@@ -79,8 +84,9 @@ def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path],
     assert work(job, batch)["status"] == ["ok", "ok", "failed"], "the row was there: its worker had died"
     assert mask.stat().st_mtime_ns == written
     assert work(replace(job, attempt="second"), batch)["status"] == ["ok", "ok", "ok"]
-    write_ledger_rows(Folder(job.out), read_ledger_rows(Folder(job.out)))
-    assert [row["status"] for row in read_ledger_rows(Folder(job.out))] == ["ok", "ok", "ok"]
+    stored = read_ledger_rows(Folder(job.out))
+    write_ledger_rows(Folder(job.out), stored.rows, stored.batches)
+    assert [row["status"] for row in read_ledger_rows(Folder(job.out)).rows] == ["ok", "ok", "ok"]
     assert list((tmp_path / "out" / "rows").iterdir()) == []
 
 

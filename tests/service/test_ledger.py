@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from service.commands.terminal import ExitStatus
 from service.ledger import LedgerError, Run, list_tasks, open_ledger, read_ledger
+from service.results import ImageTask
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process
 
 LEDGER = "ledger.jsonl"
@@ -43,7 +45,7 @@ def times_written(folder: Path) -> dict[str, int]:
 def test_a_line_is_the_record_and_what_tells_whether_it_holds(bundle: Path, photos: Path, tmp_path: Path) -> None:
     outcome = pseg("predict", bundle, photos, "--out", tmp_path / "o", "--save", "mask,overlay", "--json")
     head, *entries = lines(tmp_path / "o" / LEDGER)
-    assert (head["ledger"], head["images"], head["shard"]) == (1, 5, None)
+    assert (head["ledger"], head["images"], head["shard"]) == (2, 5, None)
     assert head["bundle"] == outcome.records[0]["provenance"]["bundle"]
     assert (head["options"]["save"], head["options"]["threshold"]) == (["mask", "overlay"], 0.5)
     assert [{key: entry[key] for key in KEYS} for entry in entries] == outcome.records
@@ -122,6 +124,10 @@ def lose_a_picture(_: Path, out: Path) -> None:
     (out / "a.pseudo.png").unlink()
 
 
+def change_a_picture(_: Path, out: Path) -> None:
+    (out / "a.pseudo.png").write_bytes(b"something else")
+
+
 def take_the_stem(photos: Path, _: Path) -> None:
     halves(photos / "a.jpg", BLUE)
 
@@ -131,6 +137,7 @@ def take_the_stem(photos: Path, _: Path) -> None:
     [
         (change_the_image, "the image was changed"),
         (lose_a_picture, "pictures are missing"),
+        (change_a_picture, "pictures were changed"),
         (take_the_stem, "another image takes the names of its pictures"),
     ],
 )
@@ -158,8 +165,90 @@ def test_other_options_are_named_and_everything_is_done_again(bundle: Path, phot
     assert "4 done again: bundle or options are not the same" in outcome.stderr
     assert "max-img-size 900, there 1000000" in outcome.stderr
     assert "threads" not in outcome.stderr
-    again = pseg(*command, "--resume", "--max-img-size", 900, "--batch-size", 2)
+    again = pseg(*command, "--resume", "--max-img-size", 900, "--batch-size", 2, "--threads", 2, "--streams", 2)
     assert "4 of 5 images were done earlier" in again.stderr
+
+
+def test_a_mistaken_option_or_list_forgets_nothing(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    command = ("predict", bundle, photos, "--out", out)
+    pseg(*command)
+    before = times_written(out)
+    listing = list_tasks(sorted(photos.iterdir()))
+    other = replace(read_ledger(out / LEDGER).run, options={"threshold": 0.4})
+    with open_ledger(out, other, listing, resume=True):
+        """Is stopped before it does anything."""
+    told = pseg("predict", bundle, photos / "d.png", "--out", out, "--resume").stderr
+    assert "1 of 1 images were done earlier" in told
+    assert "3 that were done earlier are not among these images" in told
+    assert "4 of 5 images were done earlier" in pseg(*command, "--resume").stderr
+    assert times_written(out) == before
+    assert len(read_ledger(out / LEDGER).entries) == 5
+
+
+def test_a_picture_that_was_replaced_is_not_taken_for_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    command = ("predict", bundle, photos, "--out", out)
+    pseg(*command)
+    pseg("predict", bundle, photos / "a.png", "--out", out, "--threshold", 0.4, "--resume")
+    told = pseg(*command, "--resume").stderr
+    assert "3 of 5 images were done earlier" in told
+    assert "1 done again: bundle or options are not the same" in told
+
+    # Killed between the picture and its line: the picture is another one by then, of the same size perhaps.
+    run = replace(read_ledger(out / LEDGER).run, options={"threshold": 0.4})
+    tasks = list_tasks([photos / "a.png"])
+
+    class Killed(Exception):
+        pass
+
+    def killed(pending: Iterable[ImageTask]) -> Iterator[Any]:
+        next(iter(pending))
+        raise Killed
+        yield
+
+    with pytest.raises(Killed), open_ledger(out, run, tasks, resume=True) as ledger:
+        list(ledger.results(killed, lambda _: pytest.fail("nothing was done")))
+    assert "3 of 5 images were done earlier" in pseg(*command, "--resume").stderr
+
+
+def test_results_of_other_photographs_are_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    first, second = halves(tmp_path / "dive 1" / "x.png", RED), halves(tmp_path / "dive 2" / "x.png", GREEN)
+    out = tmp_path / "o"
+    pseg("predict", bundle, first.parent, "--out", out)
+    picture = (out / "x.pseudo.png").read_bytes()
+    said = pseg_error("predict", bundle, second.parent, "--out", out, "--resume")
+    assert f"{out}/x.pseudo.png is the result of {first}" in said
+    assert (out / "x.pseudo.png").read_bytes() == picture
+    both = pseg("predict", bundle, first.parent, second.parent, "--out", out, "--resume")
+    assert "1 of 2 images were done earlier" in both.stderr
+
+
+def test_photographs_that_were_moved_are_known_again(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    pseg("predict", bundle, photos, "--out", tmp_path / "o")
+    moved = photos.rename(tmp_path / "archive")
+    command = ("predict", bundle, moved, "--out", tmp_path / "o", "--resume", "--json")
+    for _ in range(2):
+        outcome = pseg(*command)
+        assert "4 of 5 images were done earlier" in outcome.stderr
+        assert outcome.records[0]["image"] == str(moved / "a.png")
+
+
+def test_where_tiffs_are_cut_decides_on_their_masks(bundle: Path, tmp_path: Path) -> None:
+    halves(tmp_path / "in" / "a.tif")
+    command = ("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--resume")
+    pseg(*command)
+    assert "1 of 1 images were done earlier" in pseg(*command).stderr
+    told = pseg(*command, "--max-pixels", 100).stderr
+    assert "0 of 1 images were done earlier" in told
+    assert "max-pixels 100, there 200000000" in told
+
+
+def test_results_do_not_lie_among_the_photographs(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link"):
+        assert "name another folder with --out" in pseg_error("predict", bundle, photos, "--out", out)
+    assert pseg("predict", bundle, photos / "a.png", "--out", photos).status == ExitStatus.DONE
 
 
 def test_without_resume_everything_is_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -203,8 +292,8 @@ def test_the_report_holds_all_images(bundle: Path, photos: Path, tmp_path: Path)
         b'{"image": "a.png"}\n',
         b'{"ledger": 99, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\n',
         b"[" * 100_000 + b"\n",
-        b'{"ledger": 1, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\nnot JSON\n',
-        b'{"ledger": 1, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\n{"ledger": {}}\n',
+        b'{"ledger": 2, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\nnot JSON\n',
+        b'{"ledger": 2, "bundle": "b", "options": {}, "images": 1, "listing": "l", "shard": null}\n{"ledger": {}}\n',
         b"\x00\xff",
     ],
 )

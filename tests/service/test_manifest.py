@@ -17,7 +17,9 @@ def test_a_manifest_names_every_image_once(tmp_path: Path) -> None:
     halves(tmp_path / "in" / "a.png")
     out = tmp_path / "m.parquet"
     remote = "s3://reef/dive 1/q7.jpg"
-    outcome = pseg("manifest", photo, tmp_path / "in", remote, remote, "--out", out)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    names = (photo, tmp_path / "in", f"{tmp_path}/in/../in", tmp_path / "link", remote, remote)
+    outcome = pseg("manifest", *names, "--out", out)
     assert outcome.stdout == f"3 images -> {out}\n"
     folder = f"file://{tmp_path}/in"
     assert parquet.read_table(out).to_pydict() == {"uri": [f"{folder}/b%20c.png", f"{folder}/a.png", remote]}

@@ -85,7 +85,11 @@ def test_missing_shards_and_images_are_told(bundle: Path, photos: Path, tmp_path
 def test_an_empty_shard_is_a_shard(bundle: Path, tmp_path: Path) -> None:
     photo = halves(tmp_path / "in" / "a.png")
     do_shards(bundle, photo, tmp_path / "o", "1/2")
-    assert pseg("predict", bundle, photo, "--out", tmp_path / "o", "--shard", "2/2").status == ExitStatus.DONE
+    table = tmp_path / "2.csv"
+    table.write_text("of an earlier run")
+    empty = pseg("predict", bundle, photo, "--out", tmp_path / "o", "--shard", "2/2", "--csv", table)
+    assert empty.status == ExitStatus.DONE
+    assert table.read_text().splitlines() == ["image,status,width,height,taken_at,latitude_deg,longitude_deg,error"]
     assert pseg("merge", tmp_path / "o", "--out", tmp_path / "m").status == ExitStatus.DONE
 
 
@@ -103,6 +107,36 @@ def test_an_image_that_was_done_twice_counts_once(bundle: Path, photos: Path, tm
     told = pseg("merge", tmp_path / "o", tmp_path / "whole", "--out", tmp_path / "m")
     # c.png is blue all over
     assert "done more than once: 6 images, 4 with different covers" in told.stderr
+
+
+def test_what_was_done_after_a_merge_stays_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    do_shards(bundle, photos, out, "1/2", "2/2")
+    assert pseg("merge", out, "--out", out).status == ExitStatus.INCOMPLETE
+    halves(photos / "f.png", RED, RED)
+    assert pseg("predict", bundle, photos, "--out", out, "--resume").status == ExitStatus.DONE
+    again = pseg("merge", out, "--out", out, "--json")
+    assert again.status == ExitStatus.DONE
+    assert (again.records[0]["images"]["succeeded"], again.records[0]["duplicates"]) == (7, 0)
+    assert "7 of 7 images were done earlier" in pseg("predict", bundle, photos, "--out", out, "--resume").stderr
+
+
+def test_a_merge_takes_the_place_of_no_other_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    pseg("predict", bundle, photos, "--out", out)
+    before = (out / "ledger.jsonl").read_bytes()
+    do_shards(bundle, photos, tmp_path / "p", "1/1", max_img_size=900)
+    assert "were not made alike: max-img-size 900" in pseg_error("merge", tmp_path / "p", "--out", out)
+    assert (out / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_merge_through_a_link_finds_its_pictures(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "big" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "big" / "deep")
+    do_shards(bundle, photos, tmp_path / "p", "1/1")
+    pseg("merge", tmp_path / "p", "--out", tmp_path / "link")
+    resumed = pseg("predict", bundle, photos, "--out", tmp_path / "link", "--resume")
+    assert "6 of 7 images were done earlier" in resumed.stderr
 
 
 def test_ledgers_of_different_runs_are_not_joined(bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_stems_do_not_depend_on_later_images(paths: list[Path], later: list[Path
     assert distinct_stems([*paths, *later])[: len(paths)] == distinct_stems(paths)
 
 
+def test_equal_stems_take_no_time() -> None:
+    stems = distinct_stems([Path(str(index), "image.jpg") for index in range(100_000)])
+    assert (stems[0], stems[1], stems[-1]) == ("image", "image-2", "image-100000")
+
+
 @given(st.lists(st.from_regex(r"[a-z]{1,3}", fullmatch=True), unique=True))
 def test_different_stems_stay_as_they_are(names: list[str]) -> None:
     assert distinct_stems([Path(f"{name}.jpg") for name in names]) == names

@@ -1,5 +1,6 @@
 """Files by URI: local ones, and those of a web server on loopback."""
 
+import os
 import threading
 from collections.abc import Generator
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.storage import Folder, StoreError, read_bytes
+from service.storage import Folder, StoreError, local_path, read_bytes
 
 pytest.importorskip("fsspec", reason="fsspec comes with ray: make development")
 
@@ -47,6 +48,19 @@ def test_a_local_file_is_whole_or_absent(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot be written"):
         Folder(str(tmp_path / "taken")).write("a", b"")
+
+
+@pytest.mark.parametrize("name", ["Müll 1.png", "get?file=a", "dive 1#2", "100%.png"])
+def test_any_name_is_stored_under_a_uri(tmp_path: Path, name: str) -> None:
+    folder = Folder(f"file://{tmp_path}")
+    whole = folder.write(name, b"content")
+    assert (tmp_path / name).read_bytes() == read_bytes(whole) == b"content"
+    folder.write("rows/a", b"")
+    assert folder.exists(name)
+
+
+def test_a_local_name_that_is_no_unicode_is_found() -> None:
+    assert local_path("file:///dive/M%FCll.jpg") == Path(os.fsdecode(b"/dive/M\xfcll.jpg"))
 
 
 @pytest.mark.parametrize("name", ["ftp://host/a.jpg", "gopher://a"])
