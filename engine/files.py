@@ -4,7 +4,9 @@ Whatever is being written is locked, and the kernel drops the lock of a process 
 nobody any more. Where a file system knows no locks, nothing is removed.
 """
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_log = logging.getLogger(__name__)
 _PART_PREFIX = ".pseg-"
 _PART_SUFFIX = ".part"
 _FOLDER_PREFIX = "pseg-"
@@ -63,6 +66,26 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
             # A full disk does not say whose writing failed.
             error.filename = str(path)
         raise
+
+
+def lock_alone(file: BinaryIO) -> None:
+    """Lock a file for as long as it is open; where the file system knows no locks, say that nothing keeps others away.
+
+    Args:
+        file: an open one.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _log.warning("%s: this file system knows no locks, nothing keeps two runs apart", file.name)
 
 
 def remove_abandoned_parts(folder: Path) -> None:

@@ -118,6 +118,7 @@ class GeoTiff:
         self._dataset = dataset
         self.bands = bands
         self._eight_bit = _eight_bit_reader(path, dataset, bands)
+        self.placed_by_points = dataset.crs is None and bool(dataset.gcps[0])
         self.marks_missing = any("all_valid" not in {flag.name for flag in flags} for flags in dataset.mask_flag_enums)
         self._missing_values = _missing_values(dataset, bands)
         tags = dataset.tags()
@@ -306,6 +307,8 @@ def _eight_bit_reader(
         for band in bands
     ]
 
+    inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+
     def one(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:
         if bits == 8:
             return plane.astype(np.uint8, copy=False)
@@ -315,6 +318,8 @@ def _eight_bit_reader(
 
     def read(values: NDArray[Any]) -> NDArray[np.uint8]:
         planes = [one(plane, bits) for plane, bits in zip(values, widths, strict=True)]
+        if inverted:
+            planes = [~plane for plane in planes]
         return cast("NDArray[np.uint8]", cv2.merge(planes * (3 // len(planes))))
 
     return read
@@ -359,13 +364,44 @@ def pixel_areas(georeference: Georeference, width: int, height: int) -> PixelAre
     determinant = abs(per_column * per_row - x_per_row * y_per_column)
     corners = [(0.0, 0.0), (width, 0.0), (0.0, height), (width, height), (width / 2, height / 2)]
     places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
-    worst = max(abs(scale - 1) for scale in _area_scales(crs, places, factor_m, axis, inverse_flattening))
+    try:
+        scales = _area_scales(crs, places, factor_m, axis, inverse_flattening)
+    except Exception as error:  # PROJ's errors are those of rasterio's inside
+        return PixelAreas(None, f"its place lies outside of its projection ({error})")
+    worst = max(abs(scale - 1) for scale in scales)
     if worst > _LARGEST_DISTORTION:
         return PixelAreas(
             None,
             f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)",
         )
     return PixelAreas(np.array([determinant * factor_m**2]), "in the plane of its projection")
+
+
+def pixel_degrees(georeference: Georeference, width: int, height: int) -> float | None:
+    """Find out how large a pixel is in degrees, where its coordinates can be told in longitude and latitude.
+
+    Args:
+        georeference: of the raster.
+        width: columns.
+        height: rows.
+
+    Returns:
+        The side of a pixel in the middle of the raster, in degrees; None where nothing leads to WGS 84.
+    """
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    if georeference.crs_wkt is None:
+        return None
+    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    xs = [x + column * per_column + height / 2 * x_per_row for column in (width / 2, width / 2 + 1)]
+    ys = [y + column * y_per_column + height / 2 * per_row for column in (width / 2, width / 2 + 1)]
+    try:
+        longitudes, latitudes = transform(CRS.from_wkt(georeference.crs_wkt), "EPSG:4326", xs, ys)[:2]
+    except Exception:  # PROJ's errors are those of rasterio's inside
+        return None
+    side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
+    return side if math.isfinite(side) and side else None
 
 
 def _area_from_equator(
@@ -440,7 +476,6 @@ def write_geotiff(
         ImageError: the file cannot be written.
     """
     import rasterio
-    from rasterio.errors import RasterioError
     from rasterio.shutil import copy
 
     # A mask file is raw values; this description makes GDAL read it as a raster with everything that belongs to it.
@@ -459,7 +494,7 @@ def write_geotiff(
                 # Handing blocks to more of them takes longer than the compressing.
                 NUM_THREADS="1",
             )
-    except RasterioError as error:
+    except Exception as error:  # a full disk is an error of rasterio's inside
         raise ImageError(f"{path}: the mask cannot be written ({error}): is there room on the disk?") from error
     finally:
         described.unlink(missing_ok=True)

@@ -3,7 +3,10 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import math
+import sqlite3
 import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, OptionError, RuntimeUnavailableError
+from engine.files import scratch_folder
 from engine.geotiff import ClassLabel
 
 DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -20,6 +24,8 @@ DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 
 Rings = Sequence[NDArray[np.float64]]
 _POLYGON: Final = 3
+_DIGITS: Final = 7
+"""Of degrees behind the point, at least: a hundredth of a metre."""
 
 
 def require_polygon_format(path: Path) -> None:
@@ -42,6 +48,33 @@ def require_polygon_format(path: Path) -> None:
         )
 
 
+def require_layers_kept(path: Path, layer: str) -> None:
+    """Refuse to take the place of what others put into a GeoPackage.
+
+    Args:
+        path: where polygons are to be written.
+        layer: the only one that may be there already.
+
+    Raises:
+        OptionError: the file is there and holds other layers, or is no GeoPackage.
+    """
+    if path.suffix.lower() != ".gpkg" or not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        database = sqlite3.connect(path)
+        try:
+            layers = [str(name) for (name,) in database.execute("SELECT table_name FROM gpkg_contents")]
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
+    others = [name for name in layers if name != layer]
+    if others:
+        raise OptionError(
+            f"{path} holds other layers ({', '.join(others)}), which would be lost: name another file for the polygons"
+        )
+
+
 def write_polygons(
     polygons: Iterable[tuple[int, Rings]],
     path: Path,
@@ -50,11 +83,12 @@ def write_polygons(
     crs_wkt: str | None,
     layer: str,
     square_unit_m2: float | None,
+    pixel_degrees: float | None,
 ) -> int:
     """Write polygons with class, name, URN and area.
 
-    GeoJSON gets longitudes and latitudes on WGS 84, as RFC 7946 asks, where the coordinate reference system is known;
-    a GeoPackage keeps it.
+    GeoJSON gets longitudes and latitudes on WGS 84, as RFC 7946 asks, where the coordinate reference system leads
+    there; a GeoPackage keeps it.
 
     Args:
         polygons: class and rings, the outer one first.
@@ -63,6 +97,8 @@ def write_polygons(
         crs_wkt: of the coordinates; None: unknown.
         layer: name of the layer.
         square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.
+        pixel_degrees: side of a pixel in degrees: GeoJSON's coordinates are told to a hundredth of it; None: nothing
+            leads to WGS 84, and they stay what they are.
 
     Returns:
         How many polygons were written.
@@ -92,19 +128,30 @@ def write_polygons(
     geometry = np.empty(len(shapes), object)
     geometry[:] = shapes
     driver = DRIVERS[path.suffix.lower()]
-    options: dict[str, Any] = {"RFC7946": "YES"} if driver == "GeoJSON" and crs_wkt is not None else {}
+    options: dict[str, Any] = {}
+    if driver == "GeoJSON" and pixel_degrees is not None:
+        digits = max(_DIGITS, 2 - math.floor(math.log10(pixel_degrees)))
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(digits)}
+    elif driver == "GeoJSON":
+        crs_wkt = None
+    # The service says in its own words that there is none. (For good: filters are not safe to restore among threads.)
+    warnings.filterwarnings("ignore", message="'crs' was not provided")
     try:
-        write(
-            path,
-            geometry,
-            list(fields.values()),
-            list(fields),
-            layer=layer,
-            driver=driver,
-            geometry_type="Polygon",
-            crs=crs_wkt,
-            **options,
-        )
+        with scratch_folder("polygons") as neutral:
+            # Through a link: an exclamation mark in a folder's name would be taken for the end of an archive's.
+            folder = neutral / "here"
+            folder.symlink_to(path.parent.absolute())
+            write(
+                folder / path.name,
+                geometry,
+                list(fields.values()),
+                list(fields),
+                layer=layer,
+                driver=driver,
+                geometry_type="Polygon",
+                crs=crs_wkt,
+                **options,
+            )
     except (DataSourceError, DataLayerError, FeatureError, GeometryError, OSError) as error:
         raise ImageError(f"{path}: the polygons cannot be written ({error}): is there room on the disk?") from error
     return len(shapes)

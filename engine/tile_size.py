@@ -141,7 +141,9 @@ def choose_tiling(predictor: Predictor, wishes: TileWishes) -> tuple[Tiling, Out
     # What cannot be is refused before anything runs.
     tilings = [_tiling(size, wishes, aligned=free, batch=1) for size in sizes]
     before = process_memory_bytes("VmRSS")
-    limit = wishes.memory_bytes or before + round(_DEFAULT_SHARE * available_memory_bytes())
+    limit = wishes.memory_bytes
+    if limit is None:
+        limit = before + round(_DEFAULT_SHARE * available_memory_bytes())
     room = limit - before - _RESERVE_BYTES
     probe = _Probe(predictor, room)
     probe.look(sizes)

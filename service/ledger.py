@@ -12,8 +12,6 @@ picture takes the place of one that is put aside, a line says so. A lock on the 
 ledger.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from engine import EngineError, Failed, Predictor, Provenance, Segmented
-from engine.files import atomic_file
+from engine.files import atomic_file, lock_alone
 from engine.images import Capture
 from service.request import PredictRequest, SaveKind
 from service.results import (
@@ -484,15 +482,11 @@ def _locked(path: Path) -> Generator[BinaryIO]:
 
 def _lock(path: Path, file: BinaryIO) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_alone(file)
     except BlockingIOError as error:
         raise LedgerError(
             f"{path}: another run is writing its results there: wait for it, or name another folder with --out"
         ) from error
-    except OSError as error:
-        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
-            raise
-        _log.warning("%s: this file system knows no locks, nothing keeps two runs apart", path)
 
 
 def _unwritable(path: Path, reason: str) -> LedgerError:

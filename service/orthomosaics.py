@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
 from engine.bundle import class_of_index
+from engine.files import atomic_file
 from engine.geotiff import (
     ClassLabel,
     Georeference,
@@ -21,18 +23,19 @@ from engine.geotiff import (
     mask_polygons,
     open_geotiff,
     pixel_areas,
+    pixel_degrees,
     require_rasterio,
     write_geotiff,
 )
 from engine.images import Capture, SourceImage, read_image, tiff_size
 from engine.mask_file import MaskFile, layout_for
-from engine.polygons import DRIVERS, require_polygon_format, write_polygons
+from engine.polygons import DRIVERS, require_layers_kept, require_polygon_format, write_polygons
 from engine.postprocess import OutputKind
 from engine.predictor import Mask
 from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
-from service.request import PredictRequest
+from service.request import PredictRequest, require_writable_file
 from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, provenance_record
 from service.unfinished import UnfinishedRaster, fingerprint, key_of
 
@@ -113,24 +116,27 @@ class LargeImages:
         if not rasters:
             return
         require_rasterio()
-        images = {task.path.resolve() for task in tasks}
-        for task in rasters:
-            results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
-            if self.large.vectors is not None:
-                results.append(self._vectors_of(task, self.large.vectors))
-                require_polygon_format(results[-1])
-            for result in results:
-                if result.resolve() in images:
-                    raise OptionError(
-                        f"{result} is one of the images, and a result of {task.path} would take its place: "
-                        "name another folder with --out"
-                    )
         named = self.large.vectors is not None and not _is_format(self.large.vectors)
         if named and len(rasters) > 1:
             raise OptionError(
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
                 "give gpkg or geojson, for a file each"
             )
+        images = {task.path.resolve() for task in tasks}
+        for task in rasters:
+            results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            if self.large.vectors is not None:
+                vectors = self._vectors_of(task, self.large.vectors)
+                require_polygon_format(vectors)
+                require_writable_file(vectors)
+                require_layers_kept(vectors, task.stem)
+                results.append(vectors)
+            for result in results:
+                if result.resolve() in images:
+                    raise OptionError(
+                        f"{result} is one of the images, and a result of {task.path} would take its place: "
+                        "name another folder with --out"
+                    )
 
     def takes(self, task: ImageTask) -> bool:
         """Tell whether an image is cut into tiles.
@@ -209,9 +215,16 @@ class LargeImages:
         with open_geotiff(task.path, self.large.bands, tile_height=tiling.height) as raster:
             if raster.georeference.crs_wkt is None:
                 _log.warning(
-                    "%s names no coordinate reference system: its mask lies on the same pixels, and no areas are known",
+                    "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
+                    "known",
                     task.path,
+                    ", but ground control points, which are not kept (gdalwarp makes a map of it first)"
+                    if raster.placed_by_points
+                    else "",
                 )
+            areas = pixel_areas(raster.georeference, raster.width, raster.height)
+            if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
+                _log.warning("%s: no areas are stated: %s", task.path, areas.note)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
             layout = layout_for(
@@ -224,6 +237,7 @@ class LargeImages:
                 layout,
                 resume=self.large.resume,
                 keep_tiling=self.large.wishes.side is None and self.large.wishes.overlap is None,
+                limited=self.large.wishes.memory_bytes is not None,
             ) as work:
                 if work.done:
                     _log.warning("%s: goes on after %s tiles", task.path, work.done)
@@ -241,13 +255,12 @@ class LargeImages:
                     **_tiling_record(work.tiling, facts, raster.width, raster.height),
                     "bands": list(raster.bands),
                 }
-                return self._finish(task, raster, work, run)
+                return self._finish(task, raster, work, run, areas)
 
-    def _finish(self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun) -> Result:
+    def _finish(
+        self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun, areas: PixelAreas
+    ) -> Result:
         started = time.perf_counter()
-        areas = pixel_areas(raster.georeference, raster.width, raster.height)
-        if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
-            _log.warning("%s: no areas are stated: %s", task.path, areas.note)
         covers = self._covers(work.mask, run.facts, areas)
         path = self._publish(task, raster.georeference, work, covers, areas)
         mask, pixels = _overview(work.mask, 1), _NOT_DECODED
@@ -297,32 +310,46 @@ class LargeImages:
         ]
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
         tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
-        written = work.folder / f"mask{MAP_SUFFIX}"
-        write_geotiff(work.mask, written, georeference, labels, tags)
+        mask = work.folder / f"mask{MAP_SUFFIX}"
+        write_geotiff(work.mask, mask, georeference, labels, tags)
+        if self.request.save:
+            # First of all: what is wrong with polygons takes no mask away.
+            mask = mask.replace(self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
         if self.large.vectors is not None:
             wanted = self._vectors_of(task, self.large.vectors)
-            polygons = work.folder / f"polygons{wanted.suffix}"
-            polygons.unlink(missing_ok=True)
-            _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
-            determinant = abs(per_column * per_row - x_per_row * y_per_column)
-            in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
-            write_polygons(
-                mask_polygons(written, multilabel=work.mask.layout.multilabel),
-                polygons,
-                labels,
-                crs_wkt=georeference.crs_wkt,
-                layer=task.stem,
-                square_unit_m2=float(areas.rows_m2[0]) / determinant
-                if in_plane and areas.rows_m2 is not None
-                else None,
-            )
-            polygons.chmod(0o644)
-            polygons.replace(wanted)
-        if not self.request.save:
-            return None
-        path = self.writer.folder / f"{task.stem}{MAP_SUFFIX}"
-        written.replace(path)
-        return path
+            self._publish_polygons(task, mask, wanted, georeference, work, labels, areas)
+        return mask if self.request.save else None
+
+    def _publish_polygons(
+        self,
+        task: ImageTask,
+        mask: Path,
+        wanted: Path,
+        georeference: Georeference,
+        work: UnfinishedRaster,
+        labels: Sequence[ClassLabel],
+        areas: PixelAreas,
+    ) -> None:
+        polygons = work.folder / f"polygons{wanted.suffix}"
+        polygons.unlink(missing_ok=True)
+        _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
+        determinant = abs(per_column * per_row - x_per_row * y_per_column)
+        in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
+        degrees = pixel_degrees(georeference, work.mask.layout.width, work.mask.layout.height)
+        if degrees is None and georeference.crs_wkt is not None and wanted.suffix.lower() == ".geojson":
+            _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
+        write_polygons(
+            mask_polygons(mask, multilabel=work.mask.layout.multilabel),
+            polygons,
+            labels,
+            crs_wkt=georeference.crs_wkt,
+            layer=task.stem,
+            square_unit_m2=float(areas.rows_m2[0]) / determinant if in_plane and areas.rows_m2 is not None else None,
+            pixel_degrees=degrees,
+        )
+        # A copy: the file that is wanted may lie on another disk.
+        with polygons.open("rb") as content, atomic_file(wanted) as file:
+            shutil.copyfileobj(content, file)
 
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
         return self.writer.folder / f"{task.stem}.{vectors}" if _is_format(vectors) else Path(vectors)

@@ -4,12 +4,13 @@ A killed process loses at most the tiles that were under way. (A machine that lo
 for the disk.)
 """
 
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -17,11 +18,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from engine.errors import ImageError, OptionError
+from engine.files import lock_alone
 from engine.mask_file import MaskFile, MaskLayout
 from engine.tiling import Scores, Tiling
 
+_log = logging.getLogger(__name__)
 _STATE = "state.json"
 _MASK = "mask.raw"
+_LOCK = "lock"
 _FINGERPRINT_BYTES = 1 << 16
 _MIB = 1 << 20
 
@@ -67,7 +71,7 @@ class UnfinishedRaster:
 
     Attributes:
         folder: hidden, beside the result.
-        tiling: of the run that goes on, else the one that was given.
+        tiling: of the run that goes on, but with the batch that was given; else the one that was given.
         done: tiles that need not be done again.
         carry: what the next tile continues (`engine.tiling.Blender`).
         mask: as far as it is done.
@@ -75,7 +79,15 @@ class UnfinishedRaster:
     """
 
     def __init__(
-        self, folder: Path, key: str, tiling: Tiling, layout: MaskLayout, *, resume: bool, keep_tiling: bool
+        self,
+        folder: Path,
+        key: str,
+        tiling: Tiling,
+        layout: MaskLayout,
+        *,
+        resume: bool,
+        keep_tiling: bool,
+        limited: bool = False,
     ) -> None:
         """Open the folder, or make it.
 
@@ -86,24 +98,35 @@ class UnfinishedRaster:
             layout: of the mask.
             resume: whether to go on with what lies there, if it has the same key.
             keep_tiling: whether another tiling than the wanted one may be gone on with.
+            limited: whether larger tiles than the wanted ones would break a limit that the user set.
 
         Raises:
-            OptionError: another run is at work on it.
+            OptionError: another run is at work on it, or what is to be gone on with has larger tiles than are allowed.
             ImageError: the disk is too small for the mask.
         """
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self._lock = (folder / "lock").open("wb")
+        self._lock = (folder / _LOCK).open("wb")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_alone(self._lock)
         except BlockingIOError as error:
             self._lock.close()
             raise OptionError(f"another run is at work on {folder}: wait for it, or name another --out") from error
         state = self._read_state() if resume else None
-        if state is not None and (state.key != key or not (keep_tiling or state.tiling == tiling)):
-            state = None
+        # How many tiles share a run changes no mask.
+        before = None if state is None else replace(state.tiling, batch=tiling.batch)
+        if state is not None and (state.key != key or not (keep_tiling or before == tiling)):
+            what = "bundle, options or file" if state.key != key else "tiles"
+            _log.warning("%s: begins again after %s tiles: %s are not the same", folder, state.done, what)
+            state = before = None
+        if before is not None and limited and before.width * before.height > tiling.width * tiling.height:
+            self._lock.close()
+            raise OptionError(
+                f"{folder} holds {state.done if state else 0} tiles of {before.width}×{before.height} pixels, and "
+                f"--max-memory allows {tiling.width}×{tiling.height}: allow more, or begin again without --resume"
+            )
         self._key = key
-        self.tiling = state.tiling if state else tiling
+        self.tiling = before or tiling
         self.done = state.done if state else 0
         self.carry: Scores | None = None
         if state is None:
@@ -132,9 +155,17 @@ class UnfinishedRaster:
         for strip in self.strips:
             strip.close()
         # What a failed run did is kept for one that goes on; there is nothing to keep of one that did not begin.
-        if kind is None or not self.done:
-            shutil.rmtree(self.folder)
+        over = kind is None or not self.done
+        if over:
+            for path in self.folder.iterdir():
+                if path.name != _LOCK:
+                    path.unlink(missing_ok=True)
         self._lock.close()
+        if over:
+            # Not before: over a network a file that is open stays in its folder. Nothing is lost if it stays.
+            with suppress(OSError):
+                (self.folder / _LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def reached(self, done: int, carry: Scores | None) -> None:
         """Remember that tiles are done.

@@ -1,4 +1,4 @@
-"""What a GeoTIFF marks as missing is what rasterio says."""
+"""What a GeoTIFF marks as missing is what rasterio says; its pixels are those that other pictures give."""
 # rasterio ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -11,7 +11,10 @@ import pytest
 import rasterio
 
 from engine.geotiff import open_geotiff
+from engine.images import read_image
 from engine.tiling import Window
+
+NORTH_UP = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_500_000)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +39,8 @@ def test_missing_pixels(
     # A pixel that has the value in some of its bands holds data.
     values[0, 70:90, 10:60] = nodata
     path = tmp_path / "reef.tif"
-    transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_500_000)
     with rasterio.open(
-        path, "w", "GTiff", 130, 100, count, dtype=dtype, nodata=nodata, crs="EPSG:32755", transform=transform
+        path, "w", "GTiff", 130, 100, count, dtype=dtype, nodata=nodata, crs="EPSG:32755", transform=NORTH_UP
     ) as dataset:
         dataset.write(values)
     with rasterio.open(path) as dataset, open_geotiff(path, bands) as raster:
@@ -47,3 +49,14 @@ def test_missing_pixels(
     assert 0 < expected.mean() < 1
     assert valid is not None
     np.testing.assert_array_equal(valid, expected)
+
+
+def test_grey_whose_zero_is_white(tmp_path: Path) -> None:
+    grey = np.arange(120 * 100, dtype=np.uint32).reshape(100, 120).astype(np.uint8)
+    path = tmp_path / "scan.tif"
+    profile = {"dtype": np.uint8, "transform": NORTH_UP, "photometric": "MINISWHITE"}
+    with rasterio.open(path, "w", "GTiff", 120, 100, 1, **profile) as dataset:
+        dataset.write(grey, 1)
+    with open_geotiff(path) as raster:
+        pixels = raster.read(Window(0, 0, 120, 100)).pixels
+    np.testing.assert_array_equal(pixels, read_image(path).pixels)

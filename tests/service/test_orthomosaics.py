@@ -5,11 +5,12 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
+from engine import OptionError
+from engine.mask_file import layout_for
+from engine.tiling import Tiling
 from service.commands.terminal import ExitStatus
+from service.unfinished import UnfinishedRaster
 from tests.service.test_cli import halves, names, pseg, pseg_error, written
 
 UTM = "EPSG:32755"
@@ -128,9 +133,49 @@ def test_polygons_go_to_the_file_that_is_named(bundle: Path, tmp_path: Path, out
     wanted = tmp_path / "all.gpkg"
     assert pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", wanted).status == 0
     assert pyogrio.raw.read(wanted)[0]["geometry_type"] == "Polygon"
+    # Once more it takes its own place; in a file with a layer of somebody else it would take that, too.
+    assert pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", wanted).status == 0
+    with closing(sqlite3.connect(wanted)) as database, database:
+        database.execute("UPDATE gpkg_contents SET table_name = 'transects'")
+    message = pseg_error("predict", bundle, source, *SMALL, "--out", out, "--vectors", wanted)
+    assert f"{wanted} holds other layers (transects)" in message
     second = geotiff(tmp_path / "bay.tif", pixels_of())
     message = pseg_error("predict", bundle, source, second, "--out", out, "--vectors", wanted)
     assert "2 rasters" in message
+
+
+def test_polygons_of_small_pixels_stay_polygons(bundle: Path, tmp_path: Path, out: Path) -> None:
+    # Half a millimetre: seven digits of a degree are eleven.
+    fine = rasterio.Affine(0.0005, 0, 500_000, 0, -0.0005, 8_000_000)
+    source = geotiff(tmp_path / "reef.tif", pixels_of(), transform=fine)
+    outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", "geojson")
+    assert outcome.status == 0
+    kinds = {each["geometry"]["type"] for each in json.loads((out / "reef.geojson").read_text())["features"]}
+    assert kinds == {"Polygon"}
+
+
+def test_polygons_in_local_coordinates(
+    bundle: Path, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = 'LOCAL_CS["Local Coordinates (m)",LOCAL_DATUM["Local Datum",0],UNIT["metre",1]]'
+    source = geotiff(tmp_path / "reef.tif", pixels_of(), crs=local)
+    outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", "geojson")
+    assert outcome.status == 0, outcome.stderr
+    assert "nothing leads from its coordinates to WGS 84" in caplog.text
+    shapes = json.loads((out / "reef.geojson").read_text())["features"]
+    east = [x for shape in shapes for ring in shape["geometry"]["coordinates"] for x, _ in ring]
+    assert (min(east), max(east)) == (500_000, 500_105)
+
+
+@pytest.mark.parametrize("folder", ["Reef!", "a!b.zip!c"])
+def test_polygons_in_a_folder_of_any_name(bundle: Path, tmp_path: Path, folder: str) -> None:
+    source = geotiff(tmp_path / "reef!1.tif", pixels_of())
+    named = tmp_path / "elsewhere!" / "all.geojson"
+    for vectors in ("gpkg", named):
+        outcome = pseg("predict", bundle, source, *SMALL, "--out", tmp_path / folder, "--vectors", vectors)
+        assert outcome.status == 0, outcome.stderr
+    assert names(tmp_path / folder) == ["ledger.jsonl", "reef!1.gpkg", "reef!1.tif"]
+    assert json.loads(named.read_text())["features"]
 
 
 def test_a_tiff_that_is_too_large_to_decode_is_cut_by_itself(bundle: Path, tmp_path: Path, out: Path) -> None:
@@ -229,6 +274,7 @@ def test_what_the_file_masks_is_missing(bundle: Path, tmp_path: Path, out: Path,
     ("crs", "transform", "said"),
     [
         (None, None, "no coordinate reference system"),
+        (UTM, rasterio.Affine(0.05, 0, 5e8, 0, -0.05, 8e8), "outside of its projection"),
         ("EPSG:3857", rasterio.Affine(0.5, 0, 1.6e7, 0, -0.5, -5e6), "changes areas by"),
     ],
 )
@@ -301,6 +347,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
     ("options", "said"),
     [
         (["--tile", "--tile-size", 64, "--overlap", 64], "does not fit into tiles of 64×64"),
+        (["--tile", "--max-memory", "0"], "0 MiB of memory do not hold one tile"),
         (["--tile", "--max-memory", "60MiB"], "60 MiB of memory do not hold one tile of 256×256"),
         (["--tile", "--max-memory", "much"], "such as 1.5GiB"),
         (["--tile", "--max-img-size", 5000], "--tile works at full size"),
@@ -386,3 +433,44 @@ def test_averaging_is_on_the_record(bundle: Path, tmp_path: Path, out: Path) -> 
     }
     with Image.open(out / "photo.pseudo.png") as image:
         assert np.asarray(image)[5].tolist() == [0] * 32 + [2] * 32
+
+
+def test_how_many_tiles_share_a_run_does_not_begin_again(
+    bundle: Path, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = stopped_after_three_tiles(bundle, tmp_path, out, "--tile-size", 64, "--overlap", 16, "--batch-size", 1)
+    assert pseg(*arguments[:-1], 3, "--resume").status == 0
+    assert "goes on after 3 tiles" in caplog.text
+
+
+def test_progress_that_cannot_be_used_is_told(
+    bundle: Path, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = stopped_after_three_tiles(bundle, tmp_path, out, "--tile-size", 64, "--overlap", 16)
+    assert pseg(*arguments[:-1], 32, "--resume").status == 0
+    assert "begins again after 3 tiles: tiles are not the same" in caplog.text
+
+
+def test_larger_tiles_than_the_memory_allows_are_not_gone_on_with(bundle: Path, tmp_path: Path, out: Path) -> None:
+    stopped_after_three_tiles(bundle, tmp_path, out)
+    folder, layout = out / ".pseg-reef.tiles", layout_for(300, 300, 3, multilabel=False, marks_missing=False)
+    key = json.loads((folder / "state.json").read_text())["key"]
+    with pytest.raises(OptionError, match=r"holds 3 tiles of .* --max-memory allows 32×32"):
+        UnfinishedRaster(folder, key, Tiling(32, 32, 8), layout, resume=True, keep_tiling=True, limited=True)
+
+
+def stopped_after_three_tiles(bundle: Path, tmp_path: Path, out: Path, *options: Any) -> list[Any]:
+    """A run whose fourth tile never came, and its arguments."""
+    source = geotiff(tmp_path / "reef.tif", pixels_of(300, 300))
+    arguments = ["predict", bundle, source, "--out", out, "--tile", *(options or ("--tile-size", 64))]
+    reached = UnfinishedRaster.reached
+
+    def stop(work: UnfinishedRaster, done: int, carry: Any) -> None:
+        if done == 4:
+            raise RuntimeError("the power went")
+        reached(work, done, carry)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UnfinishedRaster, "reached", stop)
+        assert pseg(*arguments).status == ExitStatus.INCOMPLETE
+    return arguments
