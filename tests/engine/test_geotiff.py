@@ -54,8 +54,9 @@ def test_missing_pixels(
 def test_grey_whose_zero_is_white(tmp_path: Path) -> None:
     grey = np.arange(120 * 100, dtype=np.uint32).reshape(100, 120).astype(np.uint8)
     path = tmp_path / "scan.tif"
-    profile = {"dtype": np.uint8, "transform": NORTH_UP, "photometric": "MINISWHITE"}
-    with rasterio.open(path, "w", "GTiff", 120, 100, 1, **profile) as dataset:
+    with rasterio.open(
+        path, "w", "GTiff", 120, 100, 1, dtype=np.uint8, transform=NORTH_UP, photometric="MINISWHITE"
+    ) as dataset:
         dataset.write(grey, 1)
     with open_geotiff(path) as raster:
         pixels = raster.read(Window(0, 0, 120, 100)).pixels
