@@ -76,7 +76,7 @@ zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (
 	$(BIN)/python -m benchmarks.zoo
 
 test: $(VENV)/development ## all tests, in two processes, with branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --cov --cov-report= $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts

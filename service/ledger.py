@@ -34,6 +34,7 @@ from service.results import (
     capture_record,
     distinct_stems,
     picture_names,
+    polygons_of,
     result_record,
 )
 from service.sharding import Shard
@@ -367,7 +368,7 @@ class Ledger:
         pictures: tuple[str, ...] = ()
         capture = Capture()
         if isinstance(result, Segmented):
-            pictures = _pictures_of(result, self.run.options["save"])
+            pictures = _pictures_of(result, self.run.options["save"], self.run.options.get("vectors"))
             capture = result.image.capture
         entry = Entry(
             record,
@@ -396,9 +397,12 @@ class Ledger:
             raise _unwritable(self.path, "no room for a whole line")
 
 
-def _pictures_of(result: Segmented[ImageTask, Path | None], save: Iterable[SaveKind]) -> tuple[str, ...]:
+def _pictures_of(
+    result: Segmented[ImageTask, Path | None], save: Iterable[SaveKind], vectors: str | None
+) -> tuple[str, ...]:
     if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
-        return (result.encoded.name,)
+        polygons = [] if vectors is None else [polygons_of(result.source, vectors)]
+        return (result.encoded.name, *polygons)
     return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
 

@@ -36,7 +36,7 @@ from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
 from service.request import PredictRequest, require_writable_file
-from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, provenance_record
+from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
 from service.unfinished import UnfinishedRaster, fingerprint, key_of
 
 _log = logging.getLogger(__name__)
@@ -352,7 +352,7 @@ class LargeImages:
             shutil.copyfileobj(content, file)
 
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
-        return self.writer.folder / f"{task.stem}.{vectors}" if _is_format(vectors) else Path(vectors)
+        return self.writer.folder / polygons_of(task, vectors)
 
     def _key(self, task: ImageTask, raster: GeoTiff) -> str:
         provenance = self.predictor.provenance

@@ -17,6 +17,7 @@ from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segm
 from engine.files import write_atomically
 from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
+from engine.polygons import DRIVERS as POLYGON_DRIVERS
 from service.request import SaveKind
 
 _STEM_BYTES = 180
@@ -137,6 +138,19 @@ def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple
     return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
 
 
+def polygons_of(task: ImageTask, vectors: str) -> str:
+    """Name the file of a raster's polygons.
+
+    Args:
+        task: the raster.
+        vectors: `gpkg`, `geojson`, or a file of its own.
+
+    Returns:
+        A name in the folder of the results, or an absolute path.
+    """
+    return f"{task.stem}.{vectors}" if f".{vectors}" in POLYGON_DRIVERS else str(Path(vectors).absolute())
+
+
 def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:
     """Refuse a run whose results would take the place of its images.
 
@@ -169,8 +183,10 @@ def require_results_apart(arguments: Sequence[str], folder: Path) -> None:
     Raises:
         OptionError: the results would lie in a folder all of whose pictures are segmented.
     """
+    home = real_path(folder)
     for argument in arguments:
-        if Path(argument).is_dir() and real_path(Path(argument)) == real_path(folder):
+        # Compared first: nobody looks for files of impossible names.
+        if real_path(Path(argument)) == home and home.is_dir():
             raise OptionError(
                 f"{argument} holds the images, and the results would lie among them, where the next run takes them for "
                 "images: name another folder with --out"

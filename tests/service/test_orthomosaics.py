@@ -144,6 +144,18 @@ def test_polygons_go_to_the_file_that_is_named(bundle: Path, tmp_path: Path, out
     assert "2 rasters" in message
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_polygons_that_were_lost_are_made_again(bundle: Path, tmp_path: Path, out: Path, named: bool) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    wanted = tmp_path / "all.geojson" if named else out / "reef.geojson"
+    arguments = ("predict", bundle, source, *SMALL, "--out", out, "--vectors", wanted if named else "geojson")
+    assert pseg(*arguments).status == 0
+    assert "1 of 1 images were done earlier" in pseg(*arguments, "--resume").stderr
+    wanted.unlink()
+    assert "1 done again: pictures are missing" in pseg(*arguments, "--resume").stderr
+    assert wanted.is_file()
+
+
 def test_polygons_of_small_pixels_stay_polygons(bundle: Path, tmp_path: Path, out: Path) -> None:
     # Half a millimetre: seven digits of a degree are eleven.
     fine = rasterio.Affine(0.0005, 0, 500_000, 0, -0.0005, 8_000_000)
