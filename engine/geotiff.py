@@ -306,7 +306,6 @@ def _eight_bit_reader(
         int(dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[band - 1]).itemsize))
         for band in bands
     ]
-
     inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
 
     def one(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:

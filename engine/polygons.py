@@ -28,6 +28,21 @@ _DIGITS: Final = 7
 """Of degrees behind the point, at least: a hundredth of a metre."""
 
 
+def is_polygon_format(text: str) -> bool:
+    """Tell the name of a format from that of a file.
+
+    >>> is_polygon_format("gpkg"), is_polygon_format("reef.gpkg")
+    (True, False)
+
+    Args:
+        text: what `--vectors` was given.
+
+    Returns:
+        Whether it names a format.
+    """
+    return f".{text}" in DRIVERS
+
+
 def require_polygon_format(path: Path) -> None:
     """Find out whether polygons can be written to a file.
 
@@ -61,7 +76,8 @@ def require_layers_kept(path: Path, layer: str) -> None:
     if path.suffix.lower() != ".gpkg" or not path.is_file() or not path.stat().st_size:
         return
     try:
-        database = sqlite3.connect(path)
+        # A GeoPackage is an SQLite database; it is only looked at.
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             layers = [str(name) for (name,) in database.execute("SELECT table_name FROM gpkg_contents")]
         finally:

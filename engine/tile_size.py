@@ -153,7 +153,7 @@ def choose_tiling(predictor: Predictor, wishes: TileWishes) -> tuple[Tiling, Out
             _log.info("tiles of %s×%s pixels, %s a run", tiling.width, tiling.height, batch)
             return _tiling((tiling.width, tiling.height), wishes, aligned=free, batch=batch), probe.facts
     smallest = tilings[-1]
-    wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.width * smallest.height, wishes.batch or 1)
+    wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.pixels, wishes.batch or 1)
     raise OptionError(
         f"{limit // _MIB} MiB of memory do not hold one tile of {smallest.width}×{smallest.height} pixels: about "
         f"{wanted // _MIB} MiB are needed, {before // _MIB} of them for the loaded model: raise --max-memory, or "
@@ -232,7 +232,7 @@ class _Probe:
 
     def batch_for(self, tiling: Tiling, wished: int | None) -> int | None:
         """The largest batch up to what is useful that fits; None: not even one tile does."""
-        pixels = tiling.width * tiling.height
+        pixels = tiling.pixels
         stated = _input_spec(self._predictor).shape[0]
         useful = stated or wished or max(1, min(_MOST_TILES_A_RUN, _PIXELS_A_RUN // pixels))
         least = useful if stated or wished else 1

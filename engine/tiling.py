@@ -94,6 +94,11 @@ class Tiling:
                 "which would never advance: choose a smaller --overlap or a larger --tile-size"
             )
 
+    @property
+    def pixels(self) -> int:
+        """Of a tile."""
+        return self.width * self.height
+
     def grid(self, width: int, height: int) -> "Grid":
         """Cut a raster.
 

@@ -127,8 +127,9 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
         LedgerError: one cannot be read, or they do not belong together.
     """
     target = ledger_path(out, None)
-    contents = [read_ledger(path) for path in paths if not _same_file(path, target)]
-    there = read_ledger(target) if target.exists() else None
+    # An empty one is what a run leaves that was killed as it began.
+    there = read_ledger(target) if target.is_file() and target.stat().st_size else None
+    contents = [read_ledger(path) for path in paths if there is None or not _same_file(path, target)]
     first, *others = contents = [*contents, *([] if there is None else [there])]
     for other in others:
         _require_same(first, other)
@@ -152,7 +153,7 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     return Merged(
         LedgerContent(target, replace(first.run, shard=None), entries, () if there is None else there.aside),
         [position for position in range(first.run.images) if position not in chosen],
-        _missing_shards([content for content in contents if content is not there or len(contents) == 1]),
+        _missing_shards([content for content in contents if content is not there]),
         sorted(duplicates),
         sorted(contradictory),
     )

@@ -29,7 +29,7 @@ from engine.geotiff import (
 )
 from engine.images import Capture, SourceImage, read_image, tiff_size
 from engine.mask_file import MaskFile, layout_for
-from engine.polygons import DRIVERS, require_layers_kept, require_polygon_format, write_polygons
+from engine.polygons import is_polygon_format, require_layers_kept, require_polygon_format, write_polygons
 from engine.postprocess import OutputKind
 from engine.predictor import Mask
 from engine.tile_size import TileWishes, choose_tiling
@@ -116,7 +116,7 @@ class LargeImages:
         if not rasters:
             return
         require_rasterio()
-        named = self.large.vectors is not None and not _is_format(self.large.vectors)
+        named = self.large.vectors is not None and not is_polygon_format(self.large.vectors)
         if named and len(rasters) > 1:
             raise OptionError(
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
@@ -310,20 +310,20 @@ class LargeImages:
         ]
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
         tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
-        mask = work.folder / f"mask{MAP_SUFFIX}"
-        write_geotiff(work.mask, mask, georeference, labels, tags)
+        map_path = work.folder / f"mask{MAP_SUFFIX}"
+        write_geotiff(work.mask, map_path, georeference, labels, tags)
         if self.request.save:
-            # First of all: what is wrong with polygons takes no mask away.
-            mask = mask.replace(self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
+            # First of all: what is wrong with polygons takes no map away.
+            map_path = map_path.replace(self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
         if self.large.vectors is not None:
             wanted = self._vectors_of(task, self.large.vectors)
-            self._publish_polygons(task, mask, wanted, georeference, work, labels, areas)
-        return mask if self.request.save else None
+            self._publish_polygons(task, map_path, wanted, georeference, work, labels, areas)
+        return map_path if self.request.save else None
 
     def _publish_polygons(
         self,
         task: ImageTask,
-        mask: Path,
+        map_path: Path,
         wanted: Path,
         georeference: Georeference,
         work: UnfinishedRaster,
@@ -339,7 +339,7 @@ class LargeImages:
         if degrees is None and georeference.crs_wkt is not None and wanted.suffix.lower() == ".geojson":
             _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
         write_polygons(
-            mask_polygons(mask, multilabel=work.mask.layout.multilabel),
+            mask_polygons(map_path, multilabel=work.mask.layout.multilabel),
             polygons,
             labels,
             crs_wkt=georeference.crs_wkt,
@@ -370,10 +370,6 @@ class LargeImages:
                 "threshold": self.predictor.threshold,
             }
         )
-
-
-def _is_format(vectors: str) -> bool:
-    return f".{vectors}" in DRIVERS
 
 
 def _overview(mask: MaskFile, side: int) -> Mask:

@@ -17,7 +17,7 @@ from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segm
 from engine.files import write_atomically
 from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
-from engine.polygons import DRIVERS as POLYGON_DRIVERS
+from engine.polygons import is_polygon_format
 from service.request import SaveKind
 
 _STEM_BYTES = 180
@@ -148,7 +148,7 @@ def polygons_of(task: ImageTask, vectors: str) -> str:
     Returns:
         A name in the folder of the results, or an absolute path.
     """
-    return f"{task.stem}.{vectors}" if f".{vectors}" in POLYGON_DRIVERS else str(Path(vectors).absolute())
+    return f"{task.stem}.{vectors}" if is_polygon_format(vectors) else str(Path(vectors).absolute())
 
 
 def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:

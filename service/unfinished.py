@@ -87,7 +87,7 @@ class UnfinishedRaster:
         *,
         resume: bool,
         keep_tiling: bool,
-        limited: bool = False,
+        limited: bool,
     ) -> None:
         """Open the folder, or make it.
 
@@ -113,20 +113,21 @@ class UnfinishedRaster:
             self._lock.close()
             raise OptionError(f"another run is at work on {folder}: wait for it, or name another --out") from error
         state = self._read_state() if resume else None
-        # How many tiles share a run changes no mask.
-        before = None if state is None else replace(state.tiling, batch=tiling.batch)
-        if state is not None and (state.key != key or not (keep_tiling or before == tiling)):
+        if state is not None:
+            # How many tiles share a run changes no mask.
+            state = replace(state, tiling=replace(state.tiling, batch=tiling.batch))
+        if state is not None and (state.key != key or not (keep_tiling or state.tiling == tiling)):
             what = "bundle, options or file" if state.key != key else "tiles"
             _log.warning("%s: begins again after %s tiles: %s are not the same", folder, state.done, what)
-            state = before = None
-        if before is not None and limited and before.width * before.height > tiling.width * tiling.height:
+            state = None
+        if state is not None and limited and state.tiling.pixels > tiling.pixels:
             self._lock.close()
             raise OptionError(
-                f"{folder} holds {state.done if state else 0} tiles of {before.width}×{before.height} pixels, and "
+                f"{folder} holds {state.done} tiles of {state.tiling.width}×{state.tiling.height} pixels, and "
                 f"--max-memory allows {tiling.width}×{tiling.height}: allow more, or begin again without --resume"
             )
         self._key = key
-        self.tiling = before or tiling
+        self.tiling = state.tiling if state else tiling
         self.done = state.done if state else 0
         self.carry: Scores | None = None
         if state is None:

@@ -129,7 +129,7 @@ def scale(
         )
         require_place(place)
         stored = read_ledger_rows(place) if resume else StoredRows((), ())
-        pending = _pending(stored, job, tasks, place) if resume else tasks
+        pending = pending_tasks(stored, job, tasks, place) if resume else tasks
         if pending:
             with connected(address):
                 # Not before: what cannot begin takes nothing away.
@@ -186,24 +186,37 @@ def _drop_rows(place: Folder) -> None:
         place.remove(name)
 
 
-def _pending(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], place: Folder) -> list[RemoteTask]:
-    """Images whose rows do not hold, and why."""
+def pending_tasks(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], place: Folder) -> list[RemoteTask]:
+    """Find the images whose rows do not hold, and say why.
+
+    Args:
+        stored: what lies in the place already.
+        job: its digest tells which rows are of this bundle and these options.
+        tasks: all images of the manifest.
+        place: for messages.
+
+    Returns:
+        Those that are to be done.
+
+    Raises:
+        OptionError: pictures of an image that the manifest does not name would be replaced.
+    """
     stems = {task.uri: task.stem for task in tasks}
     done: set[str] = set()
-    again: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
     strangers: dict[str, str] = {}
     for row in stored.rows:
         if row["uri"] not in stems:
             if row["status"] == "ok" and row["mask"] is not None:
                 strangers[row["stem"].casefold()] = row["uri"]
         elif row["digest"] != job.digest:
-            again["bundle or options are not the same"] += 1
+            reasons[row["uri"]] = "bundle or options are not the same"
         elif row["stem"] != stems[row["uri"]]:
-            again["another image takes the names of its pictures"] += 1
+            reasons[row["uri"]] = "another image takes the names of its pictures"
         elif row["status"] == "ok":
             done.add(row["uri"])
         else:
-            again["failed before"] += 1
+            reasons[row["uri"]] = "failed before"
     pending = [task for task in tasks if task.uri not in done]
     for task in pending:
         if task.stem.casefold() in strangers:
@@ -212,7 +225,7 @@ def _pending(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], place: F
                 f"and those of {task.uri} would take their place: name another folder with --out, or leave out --resume"
             )
     _say(f"{len(done)} of {len(tasks)} images were done earlier")
-    for reason, number in again.items():
+    for reason, number in Counter(reason for uri, reason in reasons.items() if uri not in done).items():
         _say(f"{number} done again: {reason}")
     return pending
 

@@ -8,6 +8,7 @@ import typer
 
 from engine.averaging import Averaging
 from engine.errors import OptionError
+from engine.polygons import is_polygon_format
 from engine.tile_size import TileWishes
 from service.orthomosaics import LargeImageRequest
 from service.request import DEFAULT_MAX_IMG_SIZE
@@ -139,7 +140,7 @@ def large_image_request(
         )
     if tile and max_img_size not in {DEFAULT_MAX_IMG_SIZE, -1}:
         raise OptionError("--tile works at full size: leave --max-img-size out, or --tile")
-    if vectors is not None and vectors not in {"gpkg", "geojson"} and not Path(vectors).suffix:
+    if vectors is not None and not is_polygon_format(vectors) and not Path(vectors).suffix:
         raise OptionError(f"--vectors {vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson")
     return LargeImageRequest(
         tile=tile,

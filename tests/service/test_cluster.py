@@ -6,11 +6,14 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine import OptionError
 from engine.archive import unpack
-from service.cluster import Job, Segmenter, numbered, read_ledger_rows, write_ledger_rows
+from service.cluster import Job, RemoteTask, Segmenter, StoredRows, numbered, read_ledger_rows, write_ledger_rows
+from service.commands.scale import pending_tasks
 from service.commands.terminal import ExitStatus
 from service.request import build_request
 from service.storage import Folder
@@ -72,6 +75,26 @@ def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[
 def test_pictures_are_named_as_people_read_the_uri() -> None:
     uris = ["file:///d/a%20b.jpg", "https://h/get?file=1", "https://h/get?file=2", f"s3://b/{'%C3%A9' * 120}.jpg"]
     assert [task.stem for task in numbered(uris)] == ["a b", "get", "get-2", "é" * 90]
+
+
+def test_what_is_done_again_is_told_once_an_image(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = numbered(["file:///a.png", "file:///b.png", "file:///c.png"])
+
+    def row(task: RemoteTask, status: str, digest: str = job.digest) -> dict[str, Any]:
+        return {"uri": task.uri, "stem": task.stem, "status": status, "digest": digest, "mask": "m"}
+
+    rows = [row(tasks[0], "ok"), row(tasks[0], "ok", "other"), row(tasks[1], "ok", "other"), row(tasks[2], "failed")]
+    pending = pending_tasks(StoredRows(rows, []), job, tasks, Folder(job.out))
+    assert [task.uri for task in pending] == ["file:///b.png", "file:///c.png"]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "1 of 3 images were done earlier",
+        "1 done again: bundle or options are not the same",
+        "1 done again: failed before",
+    ]
+    stranger = [row(RemoteTask("file:///dive 1/b.png", "b"), "ok")]
+    with pytest.raises(OptionError, match=r"pictures of file:///dive 1/b\.png, which the manifest does not name"):
+        pending_tasks(StoredRows(stranger, []), job, tasks, Folder(job.out))
 
 
 def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path], tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_what_was_done_after_a_merge_stays_done(bundle: Path, photos: Path, tmp_
     assert "7 of 7 images were done earlier" in pseg("predict", bundle, photos, "--out", out, "--resume").stderr
 
 
+def test_an_empty_ledger_in_its_place_is_none(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "ledger.jsonl").touch()
+    do_shards(bundle, photos, tmp_path / "p", "1/1")
+    assert pseg("merge", tmp_path / "p", "--out", tmp_path / "m").stdout.startswith("6 of 7 images segmented")
+    (tmp_path / "m" / "ledger.jsonl").write_bytes(b"")
+    assert "is no ledger" in pseg_error("merge", tmp_path / "m", "--out", tmp_path / "m")
+
+
 def test_a_merge_takes_the_place_of_no_other_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     pseg("predict", bundle, photos, "--out", out)
