@@ -60,3 +60,15 @@ class ConversionError(EngineError):
 
 class CalibrationError(ConversionError):
     """The pictures that INT8 is calibrated with are too few, or cannot be read."""
+
+
+def reason_of(cause: BaseException) -> str:
+    """Say in words what was behind an error, without the name of the file that the message states anyway.
+
+    Args:
+        cause: raised by a library.
+
+    Returns:
+        Never empty.
+    """
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__

@@ -22,80 +22,33 @@ Pillow keeps two settings for the whole process; since several threads decode at
   one filter that drops the warnings of `PIL` modules, and it stays. What matters of them is an `ImageError` here.
 """
 
-import itertools
-import math
-import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsFloat, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from engine.errors import ImageError, OptionError
+from engine.errors import ImageError, reason_of
+from engine.images.exif import TURNS, Capture, capture_of, or_else, orientation_of
+from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS
+from engine.images.size import check_max_img_size, shrunken_size
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
-"""Suffixes by which a folder's pictures are told from its other files, in lower case."""
-
-DEFAULT_MAX_PIXELS = 200_000_000
-"""Limit for a picture that must be decoded whole."""
-
-_FORMATS = "JPEG, PNG, TIFF, WebP or BMP"
-_DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
-    (re.compile(rb"BM"), BmpImageFile),
-)
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
-_TURNS: dict[int, tuple[int | None, int | None]] = {
-    1: (None, None),
-    2: (None, 1),
-    3: (cv2.ROTATE_180, None),
-    4: (None, 0),
-    5: (cv2.ROTATE_90_CLOCKWISE, 1),
-    6: (cv2.ROTATE_90_CLOCKWISE, None),
-    7: (cv2.ROTATE_90_CLOCKWISE, 0),
-    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
-}
-"""What sets each EXIF orientation upright: a rotation, then a flip (0: top to bottom, 1: left to right)."""
-
 _TIFF_BANDS = frozenset({1, 3, 4})
 _TIFF_DEPTHS_BIT = frozenset({1, 2, 4, 8, 12, 16})
 _BIG_TIFF = 43
 _STRIP_PIXELS = 1 << 20
 _PILLOW_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-_GPS = ExifTags.GPS
-_Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """When and where the camera took the picture, as far as EXIF says it.
-
-    Attributes:
-        taken_at: `DateTimeOriginal`; aware if the camera also wrote `OffsetTimeOriginal`, else naive local time.
-        latitude_deg: WGS 84, -90 to 90, north positive.
-        longitude_deg: WGS 84, -180 to 180, east positive.
-    """
-
-    taken_at: datetime | None = None
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,72 +68,6 @@ class SourceImage:
     capture: Capture
 
 
-def list_images(arguments: Sequence[str | Path]) -> list[Path]:
-    """Find the pictures that files, folders and globs name.
-
-    A file is taken whatever its suffix, even if its name holds `[` or `*`. Of a folder (not its subfolders) and of a
-    glob (`**` allowed) the files with one of `IMAGE_SUFFIXES` are taken, sorted, hidden ones left out; a glob with a
-    part that starts with a dot takes hidden ones too. A plain name that does not exist is listed as it is: reading it
-    fails by name, and the other pictures are not lost with it.
-
-    Args:
-        arguments: Names of files or folders, or globs.
-
-    Returns:
-        The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
-
-    Raises:
-        ImageError: A folder or glob holds no pictures, or may not be listed.
-    """
-    found: dict[Path, Path] = {}
-    for argument in arguments:
-        for path in _matches(argument):
-            found.setdefault(real_path(path), path)
-    return list(found.values())
-
-
-def real_path(path: Path) -> Path:
-    """Follow the links of a path, as `Path.resolve` does, but for links in a circle, which end nothing here.
-
-    Args:
-        path: a file's.
-
-    Returns:
-        An absolute path, the same for every name of a file.
-    """
-    return Path(os.path.realpath(path))
-
-
-def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
-    """Apply the limit `max-img-size`, which counts pixels, not a side's length.
-
-    Both sides are scaled by `sqrt(max_img_size / (width * height))` and rounded down. The result depends on the sides
-    alike: swapping them swaps the result, so a picture may be shrunken before it is turned upright.
-
-    >>> shrunken_size(4000, 3000, 1_000_000)
-    (1154, 866)
-    >>> shrunken_size(800, 600, 1_000_000)
-    (800, 600)
-    >>> shrunken_size(4000, 3000, -1)
-    (4000, 3000)
-
-    Args:
-        width: Pixels, at least 1.
-        height: Pixels, at least 1.
-        max_img_size: The most pixels the result may have; -1 leaves the size unchanged.
-
-    Returns:
-        Width and height, each at least 1, with a product of at most `max_img_size`.
-
-    Raises:
-        OptionError: `max_img_size` is 0 or less than -1.
-    """
-    _check_max_img_size(max_img_size)
-    if max_img_size == -1 or width * height <= max_img_size:
-        return width, height
-    return _shrunken_side(width, height, max_img_size), _shrunken_side(height, width, max_img_size)
-
-
 def tiff_size(path: Path) -> tuple[int, int] | None:
     """Look up how large a TIFF says it is, without decoding it and whatever its bands are.
 
@@ -192,7 +79,7 @@ def tiff_size(path: Path) -> tuple[int, int] | None:
     """
     try:
         with _open_file(path) as file:
-            if _DECODERS[2][0].match(file.read(4)) is None:
+            if DECODERS[2][0].match(file.read(4)) is None:
                 return None
             _ignore_pillow_remarks()
             directory = _tiff_directory(file)
@@ -220,7 +107,7 @@ def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_
         OptionError: `max_img_size` is 0 or less than -1.
         ImageError: The file is missing, unreadable, damaged, too large, or holds bands or depths that are not read.
     """
-    _check_max_img_size(max_img_size)
+    check_max_img_size(max_img_size)
     _ignore_pillow_remarks()
     with _open_file(path) as file:
         try:
@@ -231,7 +118,7 @@ def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_
             raise ImageError(f"{path}: too large for Pillow in this format ({cause}): save it as PNG") from cause
         except Exception as cause:  # Pillow's decoders state no closed set of exceptions
             raise ImageError(
-                f"{path}: damaged or truncated, it cannot be decoded ({_reason(cause)}): copy or export it again"
+                f"{path}: damaged or truncated, it cannot be decoded ({reason_of(cause)}): copy or export it again"
             ) from cause
     return _finish(stored, max_img_size)
 
@@ -251,66 +138,6 @@ class _StoredImage:
     size: tuple[int, int]
     orientation: int
     capture: Capture
-
-
-def _matches(argument: str | Path) -> list[Path]:
-    try:
-        return _expand(argument)
-    except (OSError, ValueError) as cause:
-        raise ImageError(f"{argument}: cannot be listed ({_reason(cause)}): check the name and permissions") from cause
-
-
-def _expand(argument: str | Path) -> list[Path]:
-    if not str(argument):
-        raise ImageError("an empty argument names no image: give a file, a folder or a glob")
-    path = Path(argument)
-    try:
-        is_folder = path.is_dir()
-    except OSError:
-        # A name that is too long, or one in a closed folder: reading it says so, and the other pictures are not lost.
-        return [path]
-    if is_folder:
-        images = sorted(entry for entry in path.iterdir() if _is_image(entry) and not entry.name.startswith("."))
-    elif path.exists() or not _is_pattern(str(argument)):
-        return [path]
-    else:
-        images = _glob(path)
-    if not images:
-        raise ImageError(f"{argument}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))}): check the name")
-    return images
-
-
-def _glob(pattern: Path) -> list[Path]:
-    head = tuple(itertools.takewhile(lambda part: not _is_pattern(part), pattern.parts))
-    tail = pattern.parts[len(head) :]
-    if tail[-1] == "**":
-        tail = (*tail, "*")  # to pathlib a last `**` means folders only
-    root = Path(*head)
-    images = sorted(path for path in root.glob("/".join(tail)) if _is_image(path))
-    if any(part.startswith(".") for part in tail):
-        return images
-    return [path for path in images if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-
-
-def _is_pattern(name: str) -> bool:
-    return any(wildcard in name for wildcard in "*?[")
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
-def _check_max_img_size(max_img_size: int) -> None:
-    if max_img_size == 0 or max_img_size < -1:
-        raise OptionError(
-            f"max-img-size is {max_img_size}: give the most pixels an image may have, or -1 to leave images unchanged"
-        )
-
-
-def _shrunken_side(side: int, other: int, max_img_size: int) -> int:
-    # The integer root is the exact floor of side * sqrt(max_img_size / (side * other)); floats are off by one at times.
-    # Where the other side is lifted to 1 pixel, this one alone has to keep the limit.
-    return min(max(1, math.isqrt(max_img_size * side // other)), max_img_size)
 
 
 def _check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -333,7 +160,7 @@ def _open_file(path: Path) -> BinaryIO:
             return path.open("rb")
         problem = _why_no_file(path)
     except OSError as cause:
-        raise ImageError(f"{path}: cannot be opened ({_reason(cause)}): check the name and permissions") from cause
+        raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause
     raise ImageError(f"{path}: {problem}")
 
 
@@ -354,17 +181,17 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _
         image.draft(None, shrunken_size(*size, max_img_size))
     image.load()
     # Not before: a PNG may carry its EXIF behind the pixels. A TIFF has turned itself by now and says so.
-    exif = _or_else(image.getexif, Image.Exif())
-    return _StoredImage(_rgb(image), size, _orientation(exif), _capture(exif))
+    exif = or_else(image.getexif, Image.Exif())
+    return _StoredImage(_rgb(image), size, orientation_of(exif), capture_of(exif))
 
 
 def _open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile:
     prefix = file.read(32)
     file.seek(0)
-    decoder = next((decoder for signature, decoder in _DECODERS if signature.match(prefix)), None)
+    decoder = next((decoder for signature, decoder in DECODERS if signature.match(prefix)), None)
     if decoder is None:
         problem = (
-            f"is not a {_FORMATS} file: convert it to one of them" if prefix else "is empty (0 bytes): copy it again"
+            f"is not a {FORMATS} file: convert it to one of them" if prefix else "is empty (0 bytes): copy it again"
         )
         raise ImageError(f"{path}: {problem}")
     if decoder is WebPImageFile:
@@ -398,7 +225,7 @@ def _check_mode(path: Path, mode: str) -> None:
 
 def _check_tiff_layout(path: Path, file: BinaryIO, cause: SyntaxError) -> None:
     """Say in the user's words why Pillow knows no mode for a TIFF; silent if bands and depth are not the reason."""
-    bands, depths_bit = _or_else(lambda: _tiff_layout(file), (1, frozenset[int]()))
+    bands, depths_bit = or_else(lambda: _tiff_layout(file), (1, frozenset[int]()))
     if bands not in _TIFF_BANDS:
         raise ImageError(
             f"{path}: wrong number of bands: {bands} (grey, RGB, RGBA and CMYK are read): export three of them as RGB"
@@ -464,72 +291,9 @@ def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     # OpenCV's turns are contiguous, and several times faster than copying numpy's views.
-    rotation, flip = _TURNS[orientation]
+    rotation, flip = TURNS[orientation]
     if rotation is not None:
         pixels = cast("NDArray[np.uint8]", cv2.rotate(pixels, rotation))
     if flip is not None:
         pixels = cast("NDArray[np.uint8]", cv2.flip(pixels, flip))
     return pixels
-
-
-def _orientation(exif: Image.Exif) -> int:
-    orientation = _or_else(lambda: int(exif[ExifTags.Base.Orientation]), 1)
-    return orientation if orientation in _TURNS else 1
-
-
-def _capture(exif: Image.Exif) -> Capture:
-    gps: dict[int, Any] = _or_else(lambda: exif.get_ifd(ExifTags.IFD.GPSInfo), {})
-    return Capture(
-        taken_at=_or_else(lambda: _taken_at(exif.get_ifd(ExifTags.IFD.Exif)), None),
-        latitude_deg=_or_else(lambda: _degrees(gps[_GPS.GPSLatitude], gps[_GPS.GPSLatitudeRef], "NS", 90), None),
-        longitude_deg=_or_else(lambda: _degrees(gps[_GPS.GPSLongitude], gps[_GPS.GPSLongitudeRef], "EW", 180), None),
-    )
-
-
-def _taken_at(tags: Mapping[int, str]) -> datetime:
-    """Read `DateTimeOriginal` of the Exif directory, with its offset if there is one that can be read.
-
-    >>> _taken_at({0x9003: "2024:06:30 14:05:09", 0x9011: "+02:00"}).isoformat()
-    '2024-06-30T14:05:09+02:00'
-    """
-    local = datetime.strptime(tags[ExifTags.Base.DateTimeOriginal].strip(" \0"), "%Y:%m:%d %H:%M:%S")
-    offset = _or_else(lambda: datetime.strptime(tags[ExifTags.Base.OffsetTimeOriginal].strip(" \0"), "%z").tzinfo, None)
-    return local.replace(tzinfo=offset)
-
-
-def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, limit_deg: float) -> float:
-    """Turn degrees, minutes and seconds of a hemisphere into signed degrees.
-
-    >>> _degrees((33, 51, 36), "S", "NS", 90)
-    -33.86
-
-    Args:
-        angle: Degrees, minutes and seconds, none negative.
-        hemisphere: EXIF's reference: one letter.
-        hemispheres: The positive and the negative letter.
-        limit_deg: The largest angle there is.
-
-    Returns:
-        Degrees, within plus and minus `limit_deg`.
-
-    Raises:
-        ValueError: The angle is not a number or too large, as cameras without a fix write it.
-    """
-    degrees, minutes, seconds = (float(part) for part in angle)
-    angle_deg = degrees + minutes / 60 + seconds / 3600
-    if not 0 <= angle_deg <= limit_deg:  # also true of NaN, which is what 0/0 becomes
-        raise ValueError(f"{angle_deg} degrees")
-    sign = {hemispheres[0]: 1, hemispheres[1]: -1}[hemisphere.strip(" \0")]
-    return sign * angle_deg
-
-
-def _or_else(read: Callable[[], _Value], otherwise: _Value) -> _Value:
-    # EXIF and TIFF tags are written by anybody; whatever is wrong with one must not fail a good picture.
-    try:
-        return read()
-    except Exception:
-        return otherwise
-
-
-def _reason(cause: BaseException) -> str:
-    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__

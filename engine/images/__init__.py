@@ -1,0 +1,19 @@
+"""Pictures on disk become upright RGB arrays: the public face of this package."""
+
+from engine.images.exif import Capture
+from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
+from engine.images.listing import list_images, real_path
+from engine.images.read import SourceImage, read_image, tiff_size
+from engine.images.size import shrunken_size
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "IMAGE_SUFFIXES",
+    "Capture",
+    "SourceImage",
+    "list_images",
+    "read_image",
+    "real_path",
+    "shrunken_size",
+    "tiff_size",
+]

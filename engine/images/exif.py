@@ -1,0 +1,122 @@
+"""What EXIF says: which way up, when and where the picture was taken. Damaged EXIF never fails a good picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, SupportsFloat, TypeVar
+
+import cv2
+from PIL import ExifTags, Image
+
+TURNS: dict[int, tuple[int | None, int | None]] = {
+    1: (None, None),
+    2: (None, 1),
+    3: (cv2.ROTATE_180, None),
+    4: (None, 0),
+    5: (cv2.ROTATE_90_CLOCKWISE, 1),
+    6: (cv2.ROTATE_90_CLOCKWISE, None),
+    7: (cv2.ROTATE_90_CLOCKWISE, 0),
+    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
+}
+"""What sets each EXIF orientation upright: a rotation, then a flip (0: top to bottom, 1: left to right)."""
+
+_GPS = ExifTags.GPS
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """When and where the camera took the picture, as far as EXIF says it.
+
+    Attributes:
+        taken_at: `DateTimeOriginal`; aware if the camera also wrote `OffsetTimeOriginal`, else naive local time.
+        latitude_deg: WGS 84, -90 to 90, north positive.
+        longitude_deg: WGS 84, -180 to 180, east positive.
+    """
+
+    taken_at: datetime | None = None
+    latitude_deg: float | None = None
+    longitude_deg: float | None = None
+
+
+def orientation_of(exif: Image.Exif) -> int:
+    """Read the EXIF orientation.
+
+    Args:
+        exif: Of a picture.
+
+    Returns:
+        1–8, a key of `TURNS`; 1 where nothing else is said.
+    """
+    orientation = or_else(lambda: int(exif[ExifTags.Base.Orientation]), 1)
+    return orientation if orientation in TURNS else 1
+
+
+def capture_of(exif: Image.Exif) -> Capture:
+    """Read when and where a picture was taken.
+
+    Args:
+        exif: Of the picture.
+
+    Returns:
+        What can be read of it.
+    """
+    gps: dict[int, Any] = or_else(lambda: exif.get_ifd(ExifTags.IFD.GPSInfo), {})
+    return Capture(
+        taken_at=or_else(lambda: _taken_at(exif.get_ifd(ExifTags.IFD.Exif)), None),
+        latitude_deg=or_else(lambda: _degrees(gps[_GPS.GPSLatitude], gps[_GPS.GPSLatitudeRef], "NS", 90), None),
+        longitude_deg=or_else(lambda: _degrees(gps[_GPS.GPSLongitude], gps[_GPS.GPSLongitudeRef], "EW", 180), None),
+    )
+
+
+def _taken_at(tags: Mapping[int, str]) -> datetime:
+    """Read `DateTimeOriginal` of the Exif directory, with its offset if there is one that can be read.
+
+    >>> _taken_at({0x9003: "2024:06:30 14:05:09", 0x9011: "+02:00"}).isoformat()
+    '2024-06-30T14:05:09+02:00'
+    """
+    local = datetime.strptime(tags[ExifTags.Base.DateTimeOriginal].strip(" \0"), "%Y:%m:%d %H:%M:%S")
+    offset = or_else(lambda: datetime.strptime(tags[ExifTags.Base.OffsetTimeOriginal].strip(" \0"), "%z").tzinfo, None)
+    return local.replace(tzinfo=offset)
+
+
+def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, limit_deg: float) -> float:
+    """Turn degrees, minutes and seconds of a hemisphere into signed degrees.
+
+    >>> _degrees((33, 51, 36), "S", "NS", 90)
+    -33.86
+
+    Args:
+        angle: Degrees, minutes and seconds, none negative.
+        hemisphere: EXIF's reference: one letter.
+        hemispheres: The positive and the negative letter.
+        limit_deg: The largest angle there is.
+
+    Returns:
+        Degrees, within plus and minus `limit_deg`.
+
+    Raises:
+        ValueError: The angle is not a number or too large, as cameras without a fix write it.
+    """
+    degrees, minutes, seconds = (float(part) for part in angle)
+    angle_deg = degrees + minutes / 60 + seconds / 3600
+    if not 0 <= angle_deg <= limit_deg:  # also true of NaN, which is what 0/0 becomes
+        raise ValueError(f"{angle_deg} degrees")
+    sign = {hemispheres[0]: 1, hemispheres[1]: -1}[hemisphere.strip(" \0")]
+    return sign * angle_deg
+
+
+def or_else(read: Callable[[], _Value], otherwise: _Value) -> _Value:
+    """Read a value that anybody may have written: whatever is wrong with it must not fail a good picture.
+
+    Args:
+        read: Returns the value, or raises anything.
+        otherwise: Stands in for it.
+
+    Returns:
+        One of both.
+    """
+    try:
+        return read()
+    except Exception:
+        return otherwise

@@ -1,0 +1,56 @@
+"""The size at which the network sees a picture."""
+
+import math
+
+from engine.errors import OptionError
+
+
+def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
+    """Apply the limit `max-img-size`, which counts pixels, not a side's length.
+
+    Both sides are scaled by `sqrt(max_img_size / (width * height))` and rounded down. The result depends on the sides
+    alike: swapping them swaps the result, so a picture may be shrunken before it is turned upright.
+
+    >>> shrunken_size(4000, 3000, 1_000_000)
+    (1154, 866)
+    >>> shrunken_size(800, 600, 1_000_000)
+    (800, 600)
+    >>> shrunken_size(4000, 3000, -1)
+    (4000, 3000)
+
+    Args:
+        width: Pixels, at least 1.
+        height: Pixels, at least 1.
+        max_img_size: The most pixels the result may have; -1 leaves the size unchanged.
+
+    Returns:
+        Width and height, each at least 1, with a product of at most `max_img_size`.
+
+    Raises:
+        OptionError: `max_img_size` is 0 or less than -1.
+    """
+    check_max_img_size(max_img_size)
+    if max_img_size == -1 or width * height <= max_img_size:
+        return width, height
+    return _shrunken_side(width, height, max_img_size), _shrunken_side(height, width, max_img_size)
+
+
+def check_max_img_size(max_img_size: int) -> None:
+    """Refuse limits that no picture can keep.
+
+    Args:
+        max_img_size: The most pixels; -1 for no limit.
+
+    Raises:
+        OptionError: `max_img_size` is 0 or less than -1.
+    """
+    if max_img_size == 0 or max_img_size < -1:
+        raise OptionError(
+            f"max-img-size is {max_img_size}: give the most pixels an image may have, or -1 to leave images unchanged"
+        )
+
+
+def _shrunken_side(side: int, other: int, max_img_size: int) -> int:
+    # The integer root is the exact floor of side * sqrt(max_img_size / (side * other)); floats are off by one at times.
+    # Where the other side is lifted to 1 pixel, this one alone has to keep the limit.
+    return min(max(1, math.isqrt(max_img_size * side // other)), max_img_size)
