@@ -10,7 +10,7 @@ Source: paddleseg 2.8.0, ``core/infer.py``: ``slide_inference``, ``flip_combinat
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, OptionError
 from engine.postprocess import OutputKind
-from engine.predictor import Predictor, PreparedImage, Provenance, RawOutput
+from engine.predictor import Predictor, PreparedImage, RawOutput, RunOnce
 from engine.transforms import TransformRecord, restore_plane
 
 Tensor = NDArray[np.float32]
@@ -113,26 +113,29 @@ def sliding_windows(length: int, crop: int, stride: int) -> Iterator[tuple[int, 
         yield max(stop - crop, 0), stop
 
 
-@dataclass(slots=True)
-class AveragingPredictor(Predictor):
-    """A predictor that sees each image several times.
+@dataclass(frozen=True, slots=True)
+class AveragedForward:
+    """Sees each image several times, one after the other; the forward pass of an averaging predictor.
 
     Attributes:
         averaging: how.
     """
 
-    averaging: Averaging = field(default_factory=Averaging)
+    averaging: Averaging
 
-    @property
-    def provenance(self) -> Provenance:
-        """Where this predictor's masks come from."""
-        # Slotted dataclasses are made anew, so that the short form of super() finds another class.
-        return replace(Predictor.provenance.__get__(self), averaging=self.averaging.record())
+    def record(self) -> dict[str, object]:
+        """For the provenance.
 
-    def run(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
-        """Run the network over images, each several times, one after the other.
+        Returns:
+            See `Averaging.record`.
+        """
+        return self.averaging.record()
+
+    def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images, each several times.
 
         Args:
+            run_once: runs the network over images, each once.
             prepared: any mix of shapes.
 
         Returns:
@@ -142,9 +145,9 @@ class AveragingPredictor(Predictor):
             ImageError: a scale leaves nothing of an image.
             InferenceError: the run failed, or returned no segmentation.
         """
-        return [self._averaged(each) for each in prepared]
+        return [self._averaged(run_once, each) for each in prepared]
 
-    def _averaged(self, prepared: PreparedImage) -> RawOutput:
+    def _averaged(self, run_once: RunOnce, prepared: PreparedImage) -> RawOutput:
         height, width = prepared.tensor.shape[1:]
         total = _Total(height, width)
         for scale in self.averaging.scales:
@@ -155,13 +158,13 @@ class AveragingPredictor(Predictor):
                 )
             scaled = _resized(prepared.tensor, scaled_height, scaled_width)
             for flip in self.averaging.flips:
-                seen = self._slid(np.ascontiguousarray(_flipped(scaled, flip)))
+                seen = self._slid(run_once, np.ascontiguousarray(_flipped(scaled, flip)))
                 total.add(replace(seen, output=_flipped(seen.output, flip)))
         return total.mean()
 
-    def _slid(self, tensor: Tensor) -> RawOutput:
+    def _slid(self, run_once: RunOnce, tensor: Tensor) -> RawOutput:
         if self.averaging.crop_size is None or self.averaging.stride is None:
-            return self._seen(tensor)
+            return _seen(run_once, tensor)
         height, width = tensor.shape[1:]
         crop_width, crop_height = self.averaging.crop_size
         stride_width, stride_height = self.averaging.stride
@@ -169,20 +172,21 @@ class AveragingPredictor(Predictor):
         for top, bottom in sliding_windows(height, crop_height, stride_height):
             for left, right in sliding_windows(width, crop_width, stride_width):
                 window = np.ascontiguousarray(tensor[:, top:bottom, left:right])
-                total.add(self._seen(window), top, left, bottom, right)
+                total.add(_seen(run_once, window), top, left, bottom, right)
         return total.mean()
 
-    def _seen(self, tensor: Tensor) -> RawOutput:
-        height, width = tensor.shape[1:]
-        (raw,) = Predictor.run(self, [PreparedImage(tensor, (TransformRecord("resize", height, width),), 0.0)])
-        return raw
+
+def _seen(run_once: RunOnce, tensor: Tensor) -> RawOutput:
+    height, width = tensor.shape[1:]
+    (raw,) = run_once([PreparedImage(tensor, (TransformRecord("resize", height, width),), 0.0)])
+    return raw
 
 
 def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
     """Let a predictor see each image several times.
 
     Args:
-        predictor: an open predictor; the result shares its runtime.
+        predictor: an open predictor; the result shares its runtime and keeps to the same memory limit.
         averaging: how.
 
     Returns:
@@ -190,15 +194,7 @@ def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
     """
     if averaging.changes_nothing:
         return predictor
-    return AveragingPredictor(
-        bundle=predictor.bundle,
-        runtime=predictor.runtime,
-        threshold=predictor.threshold,
-        mask_size=predictor.mask_size,
-        fallbacks=predictor.fallbacks,
-        profile=predictor.profile,
-        averaging=averaging,
-    )
+    return replace(predictor, forward=AveragedForward(averaging))
 
 
 class _Total:

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,30 @@ class RawOutput:
     run_ms: float
 
 
+RunOnce = Callable[[Sequence[PreparedImage]], list[RawOutput]]
+"""Runs the network over images, each once."""
+
+
+class Forward(Protocol):
+    """A way to see an image that is not one run of the network."""
+
+    def record(self) -> Mapping[str, object]:
+        """For the provenance, name to value."""
+        ...
+
+    def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images.
+
+        Args:
+            run_once: runs the network over images, each once.
+            prepared: any mix of shapes.
+
+        Returns:
+            One output an image, in order.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Predictor:
     """A bundle on a runtime.
@@ -155,6 +179,7 @@ class Predictor:
         fallbacks: steps that were taken down to this runtime.
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
+        forward: how an image is seen; None: in one run of the network.
     """
 
     bundle: Bundle
@@ -164,6 +189,7 @@ class Predictor:
     fallbacks: tuple[str, ...] = ()
     profile: Profile | None = None
     memory: MemoryBudget | None = None
+    forward: Forward | None = None
     _input: TensorSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -200,6 +226,7 @@ class Predictor:
             versions={"numpy": np.__version__, **identity.versions},
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
+            averaging=None if self.forward is None else self.forward.record(),
         )
 
     @property
@@ -270,7 +297,7 @@ class Predictor:
             )
 
     def run(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
-        """Run the network over images, grouped by shape.
+        """Run the network over images, in the way that `forward` says.
 
         Args:
             prepared: any mix of shapes.
@@ -279,8 +306,12 @@ class Predictor:
             One output an image, in order.
 
         Raises:
+            ImageError: what `forward` makes of an image is not taken.
             InferenceError: the run failed, or returned no segmentation.
         """
+        return self._run_once(prepared) if self.forward is None else self.forward.run(self._run_once, prepared)
+
+    def _run_once(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, each in enumerate(prepared):
             groups.setdefault(each.tensor.shape, []).append(index)

@@ -40,7 +40,7 @@ class PredictRequest(BaseModel):
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
     mask_size: MaskSize = MaskSize.ORIGINAL
     save: frozenset[SaveKind] = frozenset({"pseudo"})
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     mkldnn: OneDnn = OneDnn.AUTO
     use_trt: bool = False
     min_subgraph_size: Annotated[int, Field(ge=1)] = 3

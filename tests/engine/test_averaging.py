@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from engine import OptionError, Predictor
-from engine.averaging import Averaging, AveragingPredictor, sliding_windows
-from engine.errors import ImageError
+from engine.averaging import AveragedForward, Averaging, averaged, sliding_windows
+from engine.errors import ImageError, InferenceError
+from engine.memory_budget import MemoryBudget
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from tests.engine.test_predictor import bundle_of, image_of, noise
@@ -70,9 +72,9 @@ def paddleseg() -> Oracle:
     return run
 
 
-def predictor_for(averaging: Averaging, function: Callable[[Tensor], Tensor] = network) -> AveragingPredictor:
+def predictor_for(averaging: Averaging, function: Callable[[Tensor], Tensor] = network) -> Predictor:
     transforms = [{"type": "Resize", "target_size": [53, 41]}, {"type": "Normalize"}]
-    return AveragingPredictor(bundle=bundle_of(transforms), runtime=FakeRuntime(function), averaging=averaging)
+    return averaged(Predictor(bundle_of(transforms), FakeRuntime(function)), averaging)
 
 
 @pytest.mark.parametrize("averaging", WAYS, ids=lambda each: str(each.record()))
@@ -94,9 +96,9 @@ def test_scores_and_masks_are_paddlesegs(averaging: Averaging, paddleseg: Oracle
 
 def test_seeing_once_is_the_plain_prediction() -> None:
     image = image_of(noise(50, 60))
-    once = predictor_for(Averaging())
-    assert once.averaging.changes_nothing
-    plain = Predictor(bundle=once.bundle, runtime=once.runtime)
+    plain = predictor_for(Averaging())
+    assert plain.forward is None
+    once = replace(plain, forward=AveragedForward(Averaging()))
     np.testing.assert_array_equal(once.predict(image).mask, plain.predict(image).mask)
 
 
@@ -110,10 +112,10 @@ def test_results_of_a_network_with_the_argmax_inside_vote() -> None:
         return classes
 
     image = image_of(noise(40, 52))
-    tie = AveragingPredictor(bundle_of(), FakeRuntime(halves), averaging=Averaging(flip_horizontal=True))
+    tie = averaged(Predictor(bundle_of(), FakeRuntime(halves)), Averaging(flip_horizontal=True))
     assert np.unique(tie.predict(image).mask).tolist() == [1]
     scales = Averaging(scales=(0.5, 1.0, 2.0))
-    agreed = AveragingPredictor(bundle_of(), FakeRuntime(halves), averaging=scales).predict(image).mask
+    agreed = averaged(Predictor(bundle_of(), FakeRuntime(halves)), scales).predict(image).mask
     assert agreed[:, 26:].min() == 2
     assert agreed[:, :26].max() == 1
 
@@ -141,6 +143,17 @@ def test_what_leaves_gaps_or_makes_no_sense_is_refused(wrong: dict[str, Any], me
 
 
 def test_a_scale_that_leaves_nothing_is_an_error_of_the_image() -> None:
-    predictor = AveragingPredictor(bundle_of(), FakeRuntime(network), averaging=Averaging(scales=(0.01,)))
+    predictor = averaged(Predictor(bundle_of(), FakeRuntime(network)), Averaging(scales=(0.01,)))
     with pytest.raises(ImageError, match="leaves nothing"):
         predictor.predict(image_of(noise(10, 10)))
+
+
+def test_the_memory_limit_holds_for_every_view() -> None:
+    plain = Predictor(bundle_of(), FakeRuntime(network))
+    plain.memory = MemoryBudget(limit_bytes=10_000_000, base_bytes=0, bytes_per_pixel=1000)
+    image = image_of(noise(64, 80))
+    assert plain.predict(image).mask.shape == (64, 80)
+    twice = averaged(plain, Averaging(scales=(2.0,)))
+    # 64 · 80 · 2² pixels of 1000 bytes are more than the nine tenths of the limit that runs may use.
+    with pytest.raises(InferenceError, match="memory limit"):
+        twice.predict(image)
