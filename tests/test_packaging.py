@@ -1,12 +1,16 @@
 """The project is an application: installed from its own folder, with locked requirements, never uploaded."""
 
 import importlib.util
+import json
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -56,3 +60,29 @@ def test_every_requirement_is_pinned_with_hashes(path: Path) -> None:
 def test_no_address_is_locked_in(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [word for word in ("http://", "https://", "--index-url", "--find-links", "file:") if word in text] == []
+
+
+def test_one_requirement_is_overridden_and_no_other_is_broken() -> None:
+    names = re.findall(r"^([a-z0-9][a-z0-9._-]*)(?:\[.*\])?==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    broken: list[str] = []
+    for name in names:
+        for stated in metadata.requires(name) or []:
+            requirement = Requirement(stated)
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            if not requirement.specifier.contains(metadata.version(requirement.name), prereleases=True):
+                broken.append(f"{name}: {requirement.name}")
+    assert broken == ["paddle2onnx: onnx"]
+
+
+def test_no_locked_version_has_a_listed_vulnerability() -> None:
+    advisories: list[dict[str, Any]] = json.loads((ROOT / "requirements-advisories.json").read_text())
+    assert advisories
+    for advisory in advisories:
+        locked = [
+            found
+            for path in LOCKED
+            for found in re.findall(rf"^{advisory['package']}==(\S+)", path.read_text(), re.MULTILINE)
+        ]
+        assert locked, advisory
+        assert [version for version in locked if Version(version) < Version(advisory["fixed_in"])] == []
