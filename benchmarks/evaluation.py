@@ -6,7 +6,7 @@ has no IoU, and the mean is over the others.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -58,6 +58,44 @@ class CoverError:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScore:
+    """How well a class is found, over the pixels of all images together.
+
+    Attributes:
+        precision: Share of the pixels found as the class that are labelled so, 0-1; None where it was never found.
+        recall: Share of the pixels labelled as the class that were found so, 0-1; None where it is never labelled.
+        f1: Harmonic mean of both, 0-1; None where the class is neither labelled nor found.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """One image's mask against its labels; the same measures as of all images together.
+
+    Attributes:
+        image: How messages call the picture.
+        pixels: Number of judged pixels.
+        miou: Mean of the classes' IoU, over those that are labelled or found on this image, 0-1.
+        accuracy: Share of judged pixels of the right class, 0-1.
+        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
+        labelled_cover: Share of the judged pixels that are labelled as each class, 0-1.
+        found_cover: Share of the judged pixels that were found as each class, 0-1.
+    """
+
+    image: str
+    pixels: int
+    miou: float
+    accuracy: float
+    class_iou: tuple[float | None, ...]
+    labelled_cover: tuple[float, ...]
+    found_cover: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """Masks against labels.
 
@@ -67,7 +105,10 @@ class Score:
         miou: Mean of the classes' IoU, 0-1.
         accuracy: Share of judged pixels of the right class, 0-1.
         class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
+        class_scores: Precision, recall and F1, one entry per class.
         cover_error: One entry per class.
+        confusion: ``int64[K, K]``, pixels of all images: rows are labels, columns what was found.
+        per_image: One entry per image with at least one judged pixel, in order.
     """
 
     images: int
@@ -75,7 +116,10 @@ class Score:
     miou: float
     accuracy: float
     class_iou: tuple[float | None, ...]
+    class_scores: tuple[ClassScore, ...]
     cover_error: tuple[CoverError, ...]
+    confusion: Counts
+    per_image: tuple[ImageScore, ...]
 
 
 def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count: int) -> Counts:
@@ -114,6 +158,29 @@ def class_ious(confusion: Counts) -> tuple[float | None, ...]:
     return tuple(float(both / either) if either else None for both, either in zip(shared, union, strict=True))
 
 
+def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
+    """Precision, recall and F1 of every class.
+
+    Args:
+        confusion: Of all images together.
+
+    Returns:
+        One entry per class.
+
+    >>> class_scores(np.array([[3, 1], [0, 4]]))[0]
+    ClassScore(precision=1.0, recall=0.75, f1=0.8571428571428571)
+    """
+    triples = zip(confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1), strict=True)
+    return tuple(
+        ClassScore(
+            precision=float(both / found) if found else None,
+            recall=float(both / labelled) if labelled else None,
+            f1=float(2 * both / (found + labelled)) if found + labelled else None,
+        )
+        for both, found, labelled in triples
+    )
+
+
 def mean_iou(ious: Sequence[float | None]) -> float:
     """The mean over the classes that have an IoU.
 
@@ -148,38 +215,76 @@ class _Tally:
     """What one predictor found, image by image."""
 
     confusion: Counts
-    images: list[str] = field(default_factory=list[str])
-    cover_differences: list[npt.NDArray[np.float64]] = field(default_factory=list[npt.NDArray[np.float64]])
+    per_image: list[ImageScore] = field(default_factory=list[ImageScore])
 
     def add(self, image: str, confusion: Counts) -> None:
-        pixels = confusion.sum()
-        if pixels:
-            self.confusion += confusion
-            self.images.append(image)
-            self.cover_differences.append(np.abs(confusion.sum(axis=0) - confusion.sum(axis=1)) / pixels)
+        pixels = int(confusion.sum())
+        if not pixels:
+            return
+        self.confusion += confusion
+        ious = class_ious(confusion)
+        self.per_image.append(
+            ImageScore(
+                image=image,
+                pixels=pixels,
+                miou=mean_iou(ious),
+                accuracy=float(confusion.trace() / pixels),
+                class_iou=ious,
+                labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
+                found_cover=tuple((confusion.sum(axis=0) / pixels).tolist()),
+            )
+        )
 
     def score(self) -> Score:
         pixels = int(self.confusion.sum())
         ious = class_ious(self.confusion)
+        found, labelled = (
+            np.array([getattr(each, name) for each in self.per_image]) for name in ("found_cover", "labelled_cover")
+        )
         return Score(
-            images=len(self.images),
+            images=len(self.per_image),
             pixels=pixels,
             miou=mean_iou(ious),
             accuracy=float(self.confusion.trace() / pixels),
             class_iou=ious,
+            class_scores=class_scores(self.confusion),
             cover_error=tuple(
-                CoverError(float(each.mean()), float(each.max()), self.images[int(each.argmax())])
-                for each in np.stack(self.cover_differences, axis=1)
+                CoverError(float(each.mean()), float(each.max()), self.per_image[int(each.argmax())].image)
+                for each in np.abs(found - labelled).T
             ),
+            confusion=self.confusion,
+            per_image=tuple(self.per_image),
         )
 
 
-def read_labelled(pairs: Iterable[LabelledFiles], read: Callable[[Path], SourceImage]) -> Iterator[LabelledImage]:
+def require_labelled_classes(evaluation: Evaluation) -> None:
+    """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason.
+
+    Args:
+        evaluation: As `evaluate` returns it.
+
+    Raises:
+        OptionError: No pixel of any image is labelled as one of the classes.
+    """
+    labelled = evaluation.scores[0].confusion.sum(axis=1)
+    missing = [f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index]]
+    if missing:
+        raise OptionError(
+            f"no pixel is labelled as class {', '.join(missing)}: if another value stands for it in the masks "
+            f"({IGNORED_LABEL} means that a pixel is not judged), map it with --label-values, for example "
+            f"--label-values 0=0,{IGNORED_LABEL}=1; if the class is on none of the images, add --allow-missing-classes"
+        )
+
+
+def read_labelled(
+    pairs: Iterable[LabelledFiles], read: Callable[[Path], SourceImage], values: Mapping[int, int] | None = None
+) -> Iterator[LabelledImage]:
     """Read labelled images, one at a time.
 
     Args:
         pairs: Files.
         read: Reads a picture.
+        values: Which value of the masks stands for which class; see `read_labels`.
 
     Yields:
         Pictures with their labels.
@@ -189,7 +294,7 @@ def read_labelled(pairs: Iterable[LabelledFiles], read: Callable[[Path], SourceI
     """
     for pair in pairs:
         image = read(pair.image)
-        labels = read_labels(pair.mask, size=(image.width, image.height))
+        labels = read_labels(pair.mask, size=(image.width, image.height), values=values)
         yield LabelledImage(str(pair.image), image, str(pair.mask), labels)
 
 
@@ -217,7 +322,7 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
         tallies = tallies or [_Tally(np.zeros((count, count), np.int64)) for _ in predictors]
         for tally, (mask, _) in zip(tallies, segmented, strict=True):
             tally.add(sample.name, confusion_matrix(mask, sample.labels, count))
-    if not any(tally.images for tally in tallies):
+    if not any(tally.per_image for tally in tallies):
         raise ImageError(f"no pixel can be judged: there is no image, or every label is {IGNORED_LABEL}")
     names = predictors[0].bundle.classes
     return Evaluation(

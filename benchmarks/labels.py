@@ -1,6 +1,6 @@
 """Label masks: PNG files of class indices, matched to images by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from engine.errors import ImageError
+from engine.errors import ImageError, OptionError
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""
@@ -21,6 +21,7 @@ _INDEX_MODES = ("1", "L", "P", "I;16")
 _BIT_DEPTH_AT, _COLOR_TYPE_AT = 24, 25
 _GREY = 0
 _NAMED_AT_MOST = 8
+_LARGEST_LABEL = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,43 @@ def _by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
     return by_stem
 
 
-def read_labels(path: Path, *, size: tuple[int, int]) -> Labels:
+def parse_label_values(text: str) -> dict[int, int]:
+    """Read which value of a mask stands for which class.
+
+    Args:
+        text: Pairs such as ``0=0,255=1``; the class ``ignore`` stands for pixels that are not judged.
+
+    Returns:
+        Value in the masks to class index; 255 for pixels that are not judged.
+
+    Raises:
+        OptionError: The text is no list of pairs, names a value twice, or a number that no mask holds.
+
+    >>> parse_label_values("0=0,255=1,7=ignore")
+    {0: 0, 255: 1, 7: 255}
+    """
+    pairs = [each.partition("=") for each in text.split(",")]
+    try:
+        values = {int(value): IGNORED_LABEL if name.strip() == "ignore" else int(name) for value, _, name in pairs}
+    except ValueError as cause:
+        raise OptionError(
+            f"label values are {text!r}: give pairs of value and class index, such as 0=0,255=1"
+        ) from cause
+    if len(values) < len(pairs) or not all(0 <= number <= _LARGEST_LABEL for pair in values.items() for number in pair):
+        raise OptionError(
+            f"label values are {text!r}: name each value once; values and classes are numbers from 0 to "
+            f"{_LARGEST_LABEL}"
+        )
+    return values
+
+
+def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] | None = None) -> Labels:
     """Read the labels of one image.
 
     Args:
         path: PNG, palette or grey of up to 16 bit; a pixel's value (its palette index) is the class.
         size: Width and height of the image, upright.
+        values: Which value stands for which class; a value that is not named is the class of its own number.
 
     Returns:
         Class indices, or 255 where pixels are not judged.
@@ -83,7 +115,7 @@ def read_labels(path: Path, *, size: tuple[int, int]) -> Labels:
     Raises:
         ImageError: The file cannot be read, holds colours instead of indices, or is of another size than the image.
     """
-    labels = _indices(path)
+    labels = _mapped(_indices(path), values or {})
     height, width = labels.shape
     if (width, height) != size:
         raise ImageError(
@@ -110,6 +142,15 @@ def require_known_classes(labels: Labels, class_count: int, *, where: str) -> No
             f"{where}: holds the class index {int(wrong[0])}, but the model's classes are 0 to {class_count - 1} "
             f"({IGNORED_LABEL}: not judged); map the labels to these"
         )
+
+
+def _mapped(labels: Labels, values: Mapping[int, int]) -> Labels:
+    if not values:
+        return labels
+    classes = np.arange(_LARGEST_LABEL + 1, dtype=np.uint16)
+    for value, class_index in values.items():
+        classes[value] = class_index
+    return classes[labels]
 
 
 def _indices(path: Path) -> Labels:

@@ -1,8 +1,10 @@
 """`pseg evaluate`: a bundle's masks against labels, and against another bundle's, runtime's or precision's."""
 
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from csv import writer
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +15,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.evaluation import Evaluation, Score, read_labelled
+from benchmarks.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
 from benchmarks.evaluation import evaluate as evaluate_predictors
-from benchmarks.labels import match_masks
+from benchmarks.labels import LabelledFiles, match_masks, parse_label_values
 from engine import (
     Device,
     OneDnn,
@@ -27,6 +29,7 @@ from engine import (
     list_images,
     read_image,
 )
+from engine.files import write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -42,10 +45,18 @@ from service.request import (
     ProviderChoice,
     RuntimeChoice,
     build_request,
+    require_writable_file,
 )
 from service.session import Caches, caches_at, open_session
 
-_CLASS_MEASURES = (("iou", "IoU"), ("mean_cover_error", "mean cover error"), ("max_cover_error", "max cover error"))
+_CLASS_MEASURES = (
+    ("iou", "IoU"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("f1", "F1"),
+    ("mean_cover_error", "mean cover error"),
+    ("max_cover_error", "max cover error"),
+)
 
 
 def evaluate(
@@ -70,14 +81,31 @@ def evaluate(
     max_pixels: Annotated[int, typer.Option(help="refuse images that declare more pixels")] = DEFAULT_MAX_PIXELS,
     threshold: Annotated[float, typer.Option(help="for probability maps")] = 0.5,
     mkldnn: Annotated[OneDnn, typer.Option(help="oneDNN under Paddle")] = OneDnn.AUTO,
+    label_values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE=CLASS,…",
+            help="which value of the masks stands for which class, such as 0=0,255=1; ignore as class: not judged",
+        ),
+    ] = None,
+    allow_missing_classes: Annotated[
+        bool, typer.Option("--allow-missing-classes", help="accept labels on which a class of the bundle never appears")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="write a table of the first column's scores, a row per image")
+    ] = None,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Measure IoU, accuracy and the error of the cover against labels.
+    """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
 
-    Any of the options --against... adds a second column: the same but for what they say.
+    Any of the options --against... adds a second column: the same but for what they say. IoU, precision, recall and F1
+    are taken over the pixels of all images together; the cover error is the mean, or the largest, over the images.
     """
     with errors_end_the_command():
+        values = None if label_values is None else parse_label_values(label_values)
+        if csv is not None:
+            require_writable_file(csv)
 
         def request(runtime: RuntimeChoice, provider: ProviderChoice, precision: Precision) -> PredictRequest:
             return build_request(
@@ -97,7 +125,12 @@ def evaluate(
             other = request(against_runtime or runtime, against_provider or provider, against_precision or precision)
             columns.append((against or bundle, other))
             _require_difference(*columns)
-        evaluation, provenances = _evaluate(columns, list_images(images), list_images(masks), caches_at(cache_dir))
+        pairs = match_masks(list_images(images), list_images(masks))
+        evaluation, provenances = _evaluate(columns, pairs, values, caches_at(cache_dir))
+        if not allow_missing_classes:
+            require_labelled_classes(evaluation)
+        if csv is not None:
+            write_atomically(csv, _image_table(evaluation))
     sources = [source for source, _ in columns]
     if json_output:
         print_json(_record(evaluation, sources, provenances))
@@ -111,9 +144,11 @@ def _require_difference(one: tuple[Path, PredictRequest], other: tuple[Path, Pre
 
 
 def _evaluate(
-    columns: Sequence[tuple[Path, PredictRequest]], images: list[Path], masks: list[Path], caches: Caches
+    columns: Sequence[tuple[Path, PredictRequest]],
+    pairs: Sequence[LabelledFiles],
+    values: Mapping[int, int] | None,
+    caches: Caches,
 ) -> tuple[Evaluation, list[Provenance]]:
-    pairs = match_masks(images, masks)
     limits = columns[0][1]
 
     def read(path: Path) -> SourceImage:
@@ -122,7 +157,7 @@ def _evaluate(
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
         shown = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
-        evaluation = evaluate_predictors(predictors, read_labelled(shown, read))
+        evaluation = evaluate_predictors(predictors, read_labelled(shown, read, values))
         return evaluation, [predictor.provenance for predictor in predictors]
 
 
@@ -135,9 +170,11 @@ def _record(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequen
             "provider": provenance.provider,
             "precision": provenance.precision,
             **_by_class(evaluation.classes, measured),
+            "confusion": score.confusion.tolist(),
+            "per_image": [asdict(each) for each in score.per_image],
             "provenance": asdict(provenance),
         }
-        for source, provenance, measured in zip(sources, provenances, measures, strict=True)
+        for source, provenance, measured, score in zip(sources, provenances, measures, evaluation.scores, strict=True)
     ]
     difference = None if len(measures) == 1 else _by_class(evaluation.classes, _difference(*measures))
     first = evaluation.scores[0]
@@ -156,8 +193,8 @@ def _measures(score: Score) -> _Measures:
     return _Measures(
         {"miou": score.miou, "accuracy": score.accuracy},
         [
-            {"iou": iou, "mean_cover_error": error.mean, "max_cover_error": error.max}
-            for iou, error in zip(score.class_iou, score.cover_error, strict=True)
+            {"iou": iou, **asdict(found), "mean_cover_error": error.mean, "max_cover_error": error.max}
+            for iou, found, error in zip(score.class_iou, score.class_scores, score.cover_error, strict=True)
         ],
     )
 
@@ -184,6 +221,22 @@ def _by_class(classes: Sequence[SegmentationClass], measures: _Measures) -> dict
     return {**measures.together, "classes": named}
 
 
+def _image_table(evaluation: Evaluation) -> bytes:
+    """A row per image: its own IoU of every class, and the cover as it was labelled and as it was found."""
+    names = [f"{index}_{each.name}" for index, each in enumerate(evaluation.classes)]
+    text = io.StringIO(newline="")
+    rows = writer(text, lineterminator="\n")
+    measures = ("iou", "labelled_cover", "found_cover")
+    rows.writerow(
+        ["image", "pixels", "miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
+    )
+    for each in evaluation.scores[0].per_image:
+        of_classes = (*each.class_iou, *each.labelled_cover, *each.found_cover)
+        shown = ["" if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
+        rows.writerow([each.image, each.pixels, *shown])
+    return text.getvalue().encode(errors="surrogateescape")
+
+
 def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence[Provenance]) -> None:
     columns = [_measures(score) for score in evaluation.scores]
     titles = [
@@ -206,7 +259,11 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     first = evaluation.scores[0]
-    console.print(f"{first.images} images, {first.pixels} labelled pixels; shares of 1", highlight=False)
+    counts = Table("labelled as \\ found as", *(escape(each.name) for each in evaluation.classes), title="pixels")
+    for each, row in zip(evaluation.classes, first.confusion.tolist(), strict=True):
+        counts.add_row(escape(each.name), *map(str, row))
+    console.print(counts)
+    console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1", highlight=False)
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.configurations import Configuration, ProviderName
@@ -45,7 +46,7 @@ def summary_of(p50_ms: float, iou: float) -> Summary:
 
 def score_of(ious: tuple[float | None, ...], mean_cover_errors: tuple[float, ...]) -> Score:
     errors = tuple(CoverError(each, 1.0, "a.png") for each in mean_cover_errors)
-    return Score(1, 1, 0.5, 0.5, ious, errors)
+    return Score(1, 1, 0.5, 0.5, ious, (), errors, np.zeros((0, 0), np.int64), ())
 
 
 FAST = Trial(

@@ -1,5 +1,6 @@
 """`pseg evaluate`: labelled pictures of pure colours, whose scores are known by hand."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,9 +128,46 @@ def test_the_table_shows_both_and_the_difference(bundle: Path, folders: tuple[ob
 
 def test_a_class_that_is_nowhere_has_no_iou(bundle: Path, tmp_path: Path) -> None:
     images = picture(tmp_path / "i" / "1.jpg", [[0, 1]]), mask(tmp_path / "m" / "1.png", [[0, 1]])
-    (column,) = evaluated(bundle, "--images", images[0], "--masks", images[1])["results"]
+    where = ("--images", images[0], "--masks", images[1])
+    assert "no pixel is labelled as class 2 (blue)" in refusal(bundle, *where)
+    (column,) = evaluated(bundle, *where, "--allow-missing-classes")["results"]
     assert by_name(column, "iou") == {"red": 1, "green": 1, "blue": None}
+    assert by_name(column, "precision") == by_name(column, "recall") == {"red": 1, "green": 1, "blue": None}
     assert column["miou"] == 1
+
+
+def test_masks_of_0_and_255_are_not_judged_in_silence(bundle: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "i" / "1.jpg", [[0, 2, 1, 1]])
+    labels = mask(tmp_path / "m" / "1.png", [[0, 7, 255, 0]])
+    where = ("--images", image, "--masks", labels)
+    assert "--label-values 0=0,255=1" in refusal(bundle, *where, "--label-values", "7=2")
+    record = evaluated(bundle, *where, "--label-values", "0=0,255=1,7=2")
+    assert record["pixels"] == 4 * 64
+    (column,) = record["results"]
+    assert column["confusion"] == [[64, 64, 0], [0, 64, 0], [0, 0, 64]]
+    assert by_name(column, "precision") == {"red": 1, "green": 0.5, "blue": 1}
+    assert by_name(column, "recall") == {"red": 0.5, "green": 1, "blue": 1}
+    assert by_name(column, "f1") == {"red": pytest.approx(2 / 3), "green": pytest.approx(2 / 3), "blue": 1}
+    ignored = ("--label-values", "255=1,7=ignore", "--allow-missing-classes")
+    assert evaluated(bundle, *where, *ignored)["pixels"] == 3 * 64
+
+
+@pytest.mark.parametrize("values", ["", "0", "0=0,0=1", "a=1", "0=-1", "0=70000", "0=0;1=1"])
+def test_label_values_that_are_none(bundle: Path, folders: tuple[object, ...], values: str) -> None:
+    assert "label values are" in refusal(bundle, *folders, "--label-values", values)
+
+
+def test_a_row_per_image(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    record = evaluated(bundle, *folders, "--csv", table)
+    with table.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert [Path(each["image"]).name for each in (first, second)] == ["1.jpg", "2.jpg"]
+    # Of the first image three of four squares are right; red covers 3/4 by the labels, and half as it was found.
+    assert (first["pixels"], float(first["accuracy"])) == ("256", 0.75)
+    assert (float(first["labelled_cover_0_red"]), float(first["found_cover_0_red"])) == (0.75, 0.5)
+    assert (first["iou_2_blue"], float(second["iou_2_blue"])) == ("", 1)
+    assert [each["pixels"] for each in record["results"][0]["per_image"]] == [256, 192]
 
 
 def test_masks_lie_as_the_upright_image(bundle: Path, tmp_path: Path) -> None:
