@@ -191,6 +191,7 @@ class Predictor:
     memory: MemoryBudget | None = None
     forward: Forward | None = None
     _input: TensorSpec = field(init=False)
+    _bands: int = field(init=False)
 
     def __post_init__(self) -> None:
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
@@ -198,6 +199,12 @@ class Predictor:
             shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
             raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
         self._input = images[0]
+        self._bands = self._input.shape[1] or 3
+        if self._bands not in {1, 3}:
+            raise InferenceError(
+                f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
+                "bands (RGB) or one (grey) are run"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +273,7 @@ class Predictor:
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
 
     def prepare(self, image: SourceImage) -> PreparedImage:
-        """Apply the bundle's transforms.
+        """Apply the bundle's transforms; a network of one band gets the photograph's grey values.
 
         Args:
             image: as `read_image` returns it.
@@ -276,9 +283,10 @@ class Predictor:
 
         Raises:
             ImageError: the network or a transform does not take this image.
+            UnsupportedTransformError: a transform is made for three bands, and the network takes one.
         """
         started = time.perf_counter()
-        tensor, records = apply_transforms(self.bundle.transforms, image.pixels)
+        tensor, records = apply_transforms(self.bundle.transforms, image.pixels, bands=self._bands)
         self._check_fits(tensor)
         height, width = image.pixels.shape[:2]
         if self.mask_size is MaskSize.ORIGINAL:

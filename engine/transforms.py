@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ImageError, InferenceError
+from engine.errors import ImageError, InferenceError, UnsupportedTransformError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Image: TypeAlias = npt.NDArray[np.float32]
@@ -438,7 +438,7 @@ Transform: TypeAlias = (
 
 
 def apply_transforms(
-    transforms: Sequence[Transform], pixels: Pixels
+    transforms: Sequence[Transform], pixels: Pixels, *, bands: int = 3
 ) -> tuple[npt.NDArray[np.float32], tuple[TransformRecord, ...]]:
     """Take an image to the network's input.
 
@@ -448,12 +448,14 @@ def apply_transforms(
     Args:
         transforms: The deploy transforms, in their order.
         pixels: uint8[H, W, 3], RGB, 0–255.
+        bands: That the network takes: 3, or 1 for the grey value 0.299 R + 0.587 G + 0.114 B, rounded as OpenCV does.
 
     Returns:
-        float32[3, H', W'], contiguous, and the records from which `restore_plane` undoes the transforms.
+        float32[bands, H', W'], contiguous, and the records from which `restore_plane` undoes the transforms.
 
     Raises:
         ImageError: The array is not an RGB image, or a transform cannot be applied to its size.
+        UnsupportedTransformError: A transform has values for three bands, and the network takes one.
 
     >>> feed, records = apply_transforms((Resize((4, 2)), Normalize()), np.full((3, 5, 3), 255, dtype=np.uint8))
     >>> feed.shape, float(feed.max()), records
@@ -464,13 +466,17 @@ def apply_transforms(
             f"the transforms take uint8[H, W, 3] of at least one pixel, not {pixels.dtype}{list(pixels.shape)}; "
             "decode the image to 8-bit RGB first"
         )
+    if bands == 1:
+        _require_one_value(transforms)
+        # Three equal bands go through the transforms, which treat bands alike, and one of them is kept.
+        pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     image, remaining = _first_image(transforms, pixels)
     records: list[TransformRecord] = []
     for transform in remaining:
         image, record = transform.apply(image)
         if record is not None:
             records.append(record)
-    return np.ascontiguousarray(image.transpose(2, 0, 1)), tuple(records)
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[:bands]), tuple(records)
 
 
 def restore_plane(
@@ -557,6 +563,15 @@ def _first_image(transforms: Sequence[Transform], pixels: Pixels) -> tuple[Image
     if transforms and isinstance(transforms[0], Normalize):
         return transforms[0].apply_to_pixels(pixels)[0], transforms[1:]
     return pixels.astype(np.float32), transforms
+
+
+def _require_one_value(transforms: Sequence[Transform]) -> None:
+    for transform in transforms:
+        if isinstance(transform, Normalize) and max(len(transform.mean), len(transform.std)) > 1:
+            raise UnsupportedTransformError(
+                f"{describe(transform)}: the network takes one band, and these are values for three: export the model "
+                "with one value of mean and std"
+            )
 
 
 def _one_per_plane(values: tuple[float, ...]) -> npt.NDArray[np.float64]:

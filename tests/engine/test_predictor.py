@@ -305,6 +305,23 @@ def test_more_than_256_classes() -> None:
     assert sum(each.cover for each in prediction.covers) == 1
 
 
+def test_a_network_of_one_band_sees_grey() -> None:
+    def brighter_than_half(tensor: Tensor) -> Tensor:
+        assert tensor.shape[1] == 1
+        return np.concatenate([np.full_like(tensor, 127.5), tensor], axis=1)
+
+    predictor = Predictor(bundle_of(), FakeRuntime(brighter_than_half, input_shape=(None, 1, None, None)))
+    # Green is 0.587 of white, red 0.299 and blue 0.114.
+    colors = np.array([[[255, 255, 255], [0, 255, 0], [255, 0, 0], [0, 0, 255]]], np.uint8)
+    assert predictor.predict(image_of(colors)).mask.tolist() == [[1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("bands", [2, 4, 13])
+def test_a_network_of_other_bands_is_refused_by_their_number(bands: int) -> None:
+    with pytest.raises(InferenceError, match=f"takes images of {bands} bands, and a photograph has three"):
+        Predictor(bundle_of(), FakeRuntime(lambda tensor: tensor, input_shape=(None, bands, None, None)))
+
+
 @pytest.mark.parametrize(("threshold", "wanted"), [(0.5, [0, 0, 1]), (0.2, [0, 1, 1]), (0.9, [0, 0, 0])])
 def test_probability_map(threshold: float, wanted: list[int]) -> None:
     predictor = fake_predictor(lambda tensor: tensor[:, :1] / 255, threshold=threshold)

@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.deploy_transforms import parse_transforms
-from engine.errors import ImageError, InferenceError
+from engine.errors import ImageError, InferenceError, UnsupportedTransformError
 from engine.transforms import (
     MAX_SIDE,
     LimitLong,
@@ -132,6 +133,32 @@ def test_equals_paddleseg(records: Records, paddleseg_compose: Oracle) -> None:
         assert feed.flags.c_contiguous
         assert list(trans_info) == expected_records
         np.testing.assert_array_equal(feed, expected)
+
+
+def test_one_band_is_the_grey_that_paddleseg_reads(tmp_path: Path) -> None:
+    pixels = noise(50, 70)
+    cv2.imwrite(str(tmp_path / "colour.png"), pixels[..., ::-1])
+    # Source: paddleseg 2.8.0, transforms.Compose(img_channels=1) reads with IMREAD_GRAYSCALE.
+    grey = cv2.imread(str(tmp_path / "colour.png"), cv2.IMREAD_GRAYSCALE)
+    assert grey is not None
+    records = [{"type": "Resize", "target_size": [33, 41]}, {"type": "Normalize", "mean": [0.25], "std": [0.5]}]
+    feed, undo = apply_transforms(parse_transforms(records, where="deploy.yaml"), pixels, bands=1)
+    resized = cv2.resize(grey.astype(np.float32), (33, 41), interpolation=cv2.INTER_LINEAR)
+    assert feed.shape == (1, 41, 33)
+    # OpenCV reads PNG through libpng, which cuts off what cvtColor rounds: at most one level of 255.
+    np.testing.assert_allclose(feed[0], (resized / 255 - 0.25) / 0.5, atol=1.01 / 255 / 0.5)
+    weighted = pixels @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(apply_transforms((), pixels, bands=1)[0][0], weighted, atol=0.51)
+    assert undo == (TransformRecord("resize", 50, 70),)
+    # A grey picture keeps its values.
+    equal_bands = np.repeat(pixels[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(apply_transforms((), equal_bands, bands=1)[0][0], pixels[..., 0])
+
+
+def test_values_for_three_bands_do_not_fit_one() -> None:
+    transforms = parse_transforms([IMAGENET], where="deploy.yaml")
+    with pytest.raises(UnsupportedTransformError, match="the network takes one band"):
+        apply_transforms(transforms, noise(4, 4), bands=1)
 
 
 @st.composite
