@@ -8,22 +8,20 @@ engine looks at what the network really returns.
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.archive import unpack
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.files import scratch_folder
 from engine.options import Precision
+from engine.settings_files import SettingsError, read_json, read_yaml, shown_value
 from engine.transforms import Transform
 
 Color = tuple[int, int, int]
@@ -31,16 +29,10 @@ ProgramKind = Literal["pir", "pdmodel"]
 
 DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
-_YAML_BYTES = 256 << 10
-"""PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
-_JSON_BYTES = 4 << 20
 _MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
-_DEPLOY_SIZE = 1 << 18
-_SHORT = Repr()
-_SHORT.maxlevel = 2
+_TEXT_CHARACTERS = 1000
 _Record = TypeVar("_Record", bound=BaseModel)
-_Key = TypeVar("_Key", bound=Hashable)
 
 
 def _minus_one_is_dynamic(value: object) -> object:
@@ -52,13 +44,20 @@ def _empty_is_none(value: object) -> object:
     return value or None
 
 
+def _whole_characters(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("half of a character (a lone surrogate) cannot be written to any file")
+    return text
+
+
+_Text = Annotated[str, Field(max_length=_TEXT_CHARACTERS), AfterValidator(_whole_characters)]
 Axis = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_minus_one_is_dynamic)]
 
 
 class _ClassRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    id: str | None = None
-    name: str | None = None
+    id: _Text | None = None
+    name: _Text | None = None
     def_color: Annotated[
         Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=4)] | None,
         BeforeValidator(_empty_is_none),
@@ -67,7 +66,7 @@ class _ClassRecord(BaseModel):
 
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    name: str | None = None
+    name: _Text | None = None
     classes: Annotated[list[_ClassRecord], Field(max_length=_MOST_CLASSES)] | None = None
     multilabel: bool = False
 
@@ -78,8 +77,8 @@ class _DeployRecord(BaseModel):
     params: str | None = None
     transforms: list[dict[str, Any]] | None = None
     input_shape: list[Axis] | None = None
-    output_op: str | None = None
-    output_dtype: str | None = None
+    output_op: _Text | None = None
+    output_dtype: _Text | None = None
     with_softmax: bool | None = None
     with_argmax: bool | None = None
 
@@ -333,103 +332,33 @@ def _deploy_file(folder: Path, source: Path) -> Path:
     )
 
 
-def _read_text(path: Path, where: str, most_bytes: int) -> str:
-    try:
-        if path.stat().st_size > most_bytes:
-            raise BundleError(f"{where} is larger than {most_bytes} bytes: leave out what is no setting")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{where} cannot be read as UTF-8 text ({error})") from error
-
-
 def _check(kind: type[_Record], content: object, where: str) -> _Record:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {_shown(first['input'])}") from error
-
-
-def _shown(value: object) -> str:
-    return _SHORT.repr(value)[:80]
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without two things: the last of two equal keys wins, and merges are copied without end."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "write it without merges (<<)", node.start_mark)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = _repeated(keys)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {_shown(twice[1])} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str) -> object:
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = _repeated([key for key, _ in pairs])
-        raise ValueError(f"key {_shown(twice)} is there twice")
-    return found
-
-
-def _repeated(keys: Sequence[_Key]) -> _Key | None:
-    return next((key for key, count in Counter(keys).items() if count > 1), None)
+        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {shown_value(first['input'])}") from error
 
 
 def _read_deploy(path: Path, where: str) -> _DeployRecord:
     try:
-        content = _load_yaml(_read_text(path, where, _YAML_BYTES))
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool maybe` a KeyError.
-        raise BundleError(f"{where} is no valid YAML: {error}") from error
-    _refuse_swollen(content, where)
+        content = read_yaml(path)
+    except SettingsError as error:
+        raise BundleError(f"{where} {error}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{where} must be a mapping with a Deploy block")
     block = cast("dict[object, object]", content)
     if not isinstance(block.get("Deploy"), dict):
-        raise BundleError(f"{where}: Deploy must be a mapping, but it is {_shown(block.get('Deploy'))}")
+        raise BundleError(f"{where}: Deploy must be a mapping, but it is {shown_value(block.get('Deploy'))}")
     return _check(_DeployRecord, block["Deploy"], where)
-
-
-def _refuse_swollen(content: object, where: str) -> None:
-    """Refuse aliases that stand for more than any exporter writes, or for themselves, and numbers without end."""
-    pending: list[object] = [content]
-    size = 0
-    while pending:
-        value = pending.pop()
-        size += 1 + (len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
-        if size > _DEPLOY_SIZE:
-            raise BundleError(f"{where} unfolds to more than {_DEPLOY_SIZE} values: write it without YAML aliases")
-        if isinstance(value, int) and value.bit_length() > 64:
-            raise BundleError(f"{where} holds a number of {value.bit_length()} bits: no setting needs more than 64")
-        if isinstance(value, dict):
-            pending += cast("dict[object, object]", value)
-            pending += cast("dict[object, object]", value).values()
-        elif isinstance(value, list | tuple):
-            pending += cast("Sequence[object]", value)
 
 
 def _read_meta(path: Path, where: str) -> _MetaRecord:
     try:
-        content: object = json.loads(_read_text(path, where, _JSON_BYTES), object_pairs_hook=_object_of)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where} is no valid JSON: {error}") from error
+        content = read_json(path)
+    except SettingsError as error:
+        raise BundleError(f"{where} {error}") from error
     return _check(_MetaRecord, content, where)
 
 
@@ -452,7 +381,7 @@ def _inside(folder: Path, name: str, where: str, field: str) -> Path:
     if Path(name).name != name.removeprefix("./") or name in {".", ".."} or "\\" in name or not name.isprintable():
         raise BundleError(f"{where}: {field}: {name!r} must be the name of a file in the bundle's own folder")
     if len(name.encode()) > _NAME_BYTES:
-        raise BundleError(f"{where}: {field}: {_shown(name)} is too long for the name of a file")
+        raise BundleError(f"{where}: {field}: {shown_value(name)} is too long for the name of a file")
     return folder / Path(name).name
 
 
