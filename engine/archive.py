@@ -114,8 +114,17 @@ class _StrictMember(tarfile.TarInfo):
 
 
 @contextmanager
-def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
-    """Open the tar inside; unlike `tarfile`'s own streams, these find a damaged or missing end."""
+def decompressed(archive_path: Path) -> Generator[IO[bytes]]:
+    """Open what is compressed with gzip, bzip2 or xz.
+
+    Unlike `tarfile`'s own streams, these find a damaged or missing end.
+
+    Args:
+        archive_path: a file; one that is not compressed is opened as it is.
+
+    Yields:
+        The bytes of the tar inside.
+    """
     with archive_path.open("rb") as file:
         start = file.read(6)
         file.seek(0)
@@ -179,7 +188,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
 
                 container, remedy = ".zip", "fetch it again, or pack its files as .tgz"
                 return _unpack_members(zip_members(file, limits.members), folder, limits)
-        with _decompressed(archive_path) as stream:
+        with decompressed(archive_path) as stream:
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictMember) as archive:
                 names = _unpack_members(_tar_members(archive), folder, limits)
             _read_to_end(stream, limits)

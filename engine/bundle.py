@@ -8,7 +8,7 @@ engine looks at what the network really returns.
 import hashlib
 import json
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,14 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.archive import unpack
+from engine.bundle_kinds import (
+    SETTINGS_NAMES,
+    explain_compressed,
+    explain_contents,
+    explain_file,
+    explain_pointer,
+    names_below,
+)
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.files import scratch_folder
@@ -27,11 +35,12 @@ from engine.transforms import Transform
 Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]
 
-DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
+DEPLOY_NAMES = SETTINGS_NAMES
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
 _MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
 _TEXT_CHARACTERS = 1000
+_ARCHIVE_ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -209,7 +218,7 @@ def open_bundle(
     """Open a bundle; archives are unpacked into a temporary folder that goes with the context.
 
     Args:
-        path: `.tgz`, `.tar` or folder.
+        path: `.tgz`, `.tar`, `.zip` or folder.
         temporary_folder: where to unpack; the system's default if None.
         inspect_only: note transforms that cannot be honoured instead of refusing the bundle; it must not be run.
 
@@ -221,14 +230,13 @@ def open_bundle(
     """
     source = Path(path)
     if source.is_dir():
-        at_top = any((source / name).is_file() for name in DEPLOY_NAMES)
-        yield read_bundle(source if at_top else _model_folder(source, source), source, inspect_only=inspect_only)
+        folder = source if _holds_settings(source) else _model_folder(source, source)
+        yield read_bundle(folder, source, inspect_only=inspect_only)
         return
-    if not source.is_file():
-        raise BundleError(f"{source}: no such file or folder")
+    _require_archive(source)
     with scratch_folder("bundle", temporary_folder) as unpacked:
-        unpack(source, unpacked)
-        yield read_bundle(_model_folder(unpacked, source), source, inspect_only=inspect_only)
+        folder = _unpacked_model(source, unpacked)
+        yield read_bundle(folder, source, inspect_only=inspect_only)
 
 
 def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bundle:
@@ -259,6 +267,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
             raise
         notes.append(str(error))
     onnx = _find_onnx(folder)
+    _refuse_pointers([model.path for model in onnx], where)
     if paddle is None and not onnx:
         raise BundleError(
             f"{source}: model missing: no Paddle program (model.json or model.pdmodel) and no onnx/fp32/model.onnx; "
@@ -269,7 +278,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
     if paddle is not None:
         digests["paddle"] = paddle.digest
     return Bundle(
-        name=meta.name or source.name.removesuffix(".tgz").removesuffix(".tar.gz").removesuffix(".tar"),
+        name=meta.name or _stem(source),
         source=source,
         folder=folder,
         digest=_digest_of(digests),
@@ -313,23 +322,57 @@ def _digest_of(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
-def _model_folder(unpacked: Path, source: Path) -> Path:
-    candidates = [unpacked, *sorted(path for path in unpacked.iterdir() if path.is_dir() and path.name != "onnx")]
-    holding = [folder for folder in candidates if any((folder / name).is_file() for name in DEPLOY_NAMES)]
+def _require_archive(source: Path) -> None:
+    """Refuse what is known to be something else, before anything is unpacked."""
+    if not source.exists():
+        if source.is_symlink():
+            raise BundleError(f"{source}: is a link to {source.readlink()}, which is not there: fetch the file first")
+        raise BundleError(f"{source}: no such file or folder")
+    if not source.is_file():
+        raise BundleError(f"{source}: is neither a file nor a folder: save the bundle as a file first")
+    told = explain_file(source)
+    if told is not None:
+        raise BundleError(f"{source}: {told}")
+
+
+def _unpacked_model(source: Path, unpacked: Path) -> Path:
+    try:
+        names = unpack(source, unpacked)
+    except BundleError as error:
+        told = explain_compressed(source)
+        if told is None:
+            raise
+        raise BundleError(f"{source}: {told}") from error
+    folder = _model_folder(unpacked, source)
+    if not _holds_settings(folder):
+        raise BundleError(f"{source}: {explain_contents(names, None)}")
+    return folder
+
+
+def _holds_settings(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in DEPLOY_NAMES)
+
+
+def _model_folder(root: Path, source: Path) -> Path:
+    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name != "onnx")]
+    holding = [folder for folder in candidates if _holds_settings(folder)]
     if len(holding) > 1:
-        names = ", ".join(folder.relative_to(unpacked).as_posix() for folder in holding)
-        raise BundleError(f"{source}: holds several models ({names}): pack one model into one archive")
-    return holding[0] if holding else unpacked
+        names = ", ".join(folder.relative_to(root).as_posix() for folder in holding)
+        remedy = f"name one of them, such as {holding[0]}" if root == source else "pack one model into one archive"
+        raise BundleError(f"{source}: holds several models ({names}): {remedy}")
+    return holding[0] if holding else root
 
 
 def _deploy_file(folder: Path, source: Path) -> Path:
     for name in DEPLOY_NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise BundleError(
-        f"{source}: no deploy.yaml (or inference.yml) at its top or in its single folder: "
-        "this is no exported PaddleSeg model"
-    )
+    raise BundleError(f"{source}: {explain_contents(names_below(folder), folder)}")
+
+
+def _stem(source: Path) -> str:
+    ending = next((each for each in _ARCHIVE_ENDINGS if source.name.lower().endswith(each)), "")
+    return source.name[: len(source.name) - len(ending)] or source.resolve().name
 
 
 def _check(kind: type[_Record], content: object, where: str) -> _Record:
@@ -411,8 +454,16 @@ def _find_paddle(folder: Path, deploy: _DeployRecord, where: str) -> tuple[Paddl
         )
     if params.stat().st_size == 0:
         raise BundleError(f"{where}: weights {params.name} are empty: fetch the bundle again")
+    _refuse_pointers((program, params), where)
     digest = _digest_of({"program": file_digest(program), "params": file_digest(params)})
     return PaddleModel(program=program, params=params, digest=digest), notes
+
+
+def _refuse_pointers(files: Iterable[Path], where: str) -> None:
+    for file in files:
+        told = explain_pointer(file)
+        if told is not None:
+            raise BundleError(f"{where}: {file.name} {told}")
 
 
 def _find_onnx(folder: Path) -> tuple[OnnxModel, ...]:
