@@ -30,14 +30,14 @@ from engine.errors import BundleError, UnsupportedTransformError
 from engine.files import scratch_folder
 from engine.options import Precision
 from engine.settings_files import SettingsError, read_json, read_yaml, shown_value
-from engine.transforms import Transform
+from engine.transforms import MAX_SIDE, Transform
 
 Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]
 
 DEPLOY_NAMES = SETTINGS_NAMES
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
-_MOST_CLASSES = 1 << 16
+MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
 _TEXT_CHARACTERS = 1000
 _ARCHIVE_ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -59,14 +59,15 @@ def _whole_characters(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, Field(max_length=_TEXT_CHARACTERS), AfterValidator(_whole_characters)]
-Axis = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_minus_one_is_dynamic)]
+ClassText = Annotated[str, Field(max_length=_TEXT_CHARACTERS), AfterValidator(_whole_characters)]
+"""A name or an identifier: any text that can be written to a file, bounded in length."""
+Axis = Annotated[Annotated[int, Field(ge=1, le=MAX_SIDE)] | None, BeforeValidator(_minus_one_is_dynamic)]
 
 
 class _ClassRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    id: _Text | None = None
-    name: _Text | None = None
+    id: ClassText | None = None
+    name: ClassText | None = None
     def_color: Annotated[
         Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=4)] | None,
         BeforeValidator(_empty_is_none),
@@ -75,8 +76,8 @@ class _ClassRecord(BaseModel):
 
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    name: _Text | None = None
-    classes: Annotated[list[_ClassRecord], Field(max_length=_MOST_CLASSES)] | None = None
+    name: ClassText | None = None
+    classes: Annotated[list[_ClassRecord], Field(max_length=MOST_CLASSES)] | None = None
     multilabel: bool = False
 
 
@@ -85,9 +86,9 @@ class _DeployRecord(BaseModel):
     model: str | None = None
     params: str | None = None
     transforms: list[dict[str, Any]] | None = None
-    input_shape: list[Axis] | None = None
-    output_op: _Text | None = None
-    output_dtype: _Text | None = None
+    input_shape: Annotated[list[Axis], Field(min_length=4, max_length=4)] | None = None
+    output_op: ClassText | None = None
+    output_dtype: ClassText | None = None
     with_softmax: bool | None = None
     with_argmax: bool | None = None
 

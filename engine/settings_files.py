@@ -195,7 +195,7 @@ def _refuse_swollen(content: object) -> None:
     size = 0
     while pending:
         value = pending.pop()
-        size += 1 + (len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
+        size += 1 + (len(value) if isinstance(value, str | bytes | list | tuple | dict | set) else 0)  # pyright: ignore[reportUnknownArgumentType]
         if size > MOST_VALUES:
             raise SettingsError(f"unfolds to more than {MOST_VALUES} values: write it without YAML aliases")
         if isinstance(value, int) and value.bit_length() > _NUMBER_BITS:
@@ -205,5 +205,5 @@ def _refuse_swollen(content: object) -> None:
         if isinstance(value, dict):
             pending += cast("dict[object, object]", value)
             pending += cast("dict[object, object]", value).values()
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set):
             pending += cast("Sequence[object]", value)
