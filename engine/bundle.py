@@ -8,6 +8,7 @@ engine looks at what the network really returns.
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -317,6 +318,25 @@ def class_of_index(classes: Sequence[SegmentationClass], index: int) -> Segmenta
         The class, or `class-N` without a colour.
     """
     return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
+
+
+def distinct_names(classes: Sequence[SegmentationClass], count: int) -> tuple[str, ...]:
+    """Name the first classes so that no two names are equal, for what is kept by name.
+
+    Args:
+        classes: the bundle's classes.
+        count: how many are named, also ones that the bundle does not know.
+
+    Returns:
+        The classes' names; one that several classes have is followed by the index.
+
+    >>> sand = SegmentationClass("urn:sand", "sand", None)
+    >>> distinct_names((sand, sand), 3)
+    ('sand (class 0)', 'sand (class 1)', 'class-2')
+    """
+    names = [class_of_index(classes, index).name for index in range(count)]
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} (class {index})" for index, name in enumerate(names))
 
 
 def _digest_of(digests: Mapping[str, str]) -> str:

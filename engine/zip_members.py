@@ -202,7 +202,7 @@ def _descriptor_length(file: IO[bytes], info: ZipInfo, position: int) -> int:
     file.seek(position)
     found = file.read(24)
     for mark in (b"PK\x07\x08", b""):
-        for layout in ("<III", "<IQQ"):
+        for layout in ("<IQQ", "<III"):  # of an empty member, the short one is how the long one begins
             try:
                 expected = mark + struct.pack(layout, info.CRC, info.compress_size, info.file_size)
             except struct.error:  # a size of more than 32 bits
