@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from converters.packing import pack
+from converters.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
 from converters.parity import generated_images
 from engine.bundle import Color, read_bundle
 from engine.cores import usable_cores
@@ -31,9 +31,9 @@ MODEL_SCHEMA = "urn:ibenthos:schema:paddle.seg.model.1"
 ARTIFACT_PLACEHOLDER = "@@ARTIFACT@@"
 """Stands in the side file for the URN that the archive gets when it is uploaded."""
 
-_ARCHIVE_ENDINGS = (".tgz", ".tar.gz")
 _PUBLIC_FILE, _PUBLIC_FOLDER = 0o644, 0o755
 _PICTURE_SIDE = 256
+_MOST_PICTURE_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +153,15 @@ def require_free(destination: Path) -> None:
 
     Raises:
         ConversionError: It is a folder with files in it, or a folder where an archive should be.
+        OptionError: It is called like another kind of file.
     """
+    require_bundle_name(destination)
     if _is_archive(destination):
         if destination.is_dir():
             raise ConversionError(f"{destination}: is a folder, though its name is an archive's: name another")
     elif destination.exists() and (destination.is_file() or any(destination.iterdir())):
         raise ConversionError(
-            f"{destination}: not an empty folder; remove it or name an archive ({_ARCHIVE_ENDINGS[0]})"
+            f"{destination}: not an empty folder; remove it or name an archive ({ARCHIVE_ENDINGS[0]})"
         )
 
 
@@ -175,7 +177,7 @@ def side_file_of(destination: Path) -> Path:
     >>> side_file_of(Path("out/seagrass.tar.gz")).as_posix()
     'out/seagrass-meta.json'
     """
-    ending = next((each for each in _ARCHIVE_ENDINGS if destination.name.endswith(each)), "")
+    ending = next((each for each in ARCHIVE_ENDINGS if destination.name.endswith(each)), "")
     return destination.with_name(f"{destination.name.removesuffix(ending)}-meta.json")
 
 
@@ -193,6 +195,7 @@ def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generat
 
     Raises:
         ConversionError: The destination cannot be written, or is a folder with files in it.
+        OptionError: The destination is called like another kind of file.
     """
     require_free(destination)
     try:
@@ -243,7 +246,7 @@ def require_runs(folder: Path, destination: Path) -> int | None:
             prepared = predictor.prepare(picture)
             (raw,) = predictor.run([prepared])
             predictor.finish(prepared, raw)
-    except (BundleError, ModelLoadError, InferenceError, ImageError) as error:
+    except (BundleError, ConversionError, ModelLoadError, InferenceError, ImageError) as error:
         raise ConversionError(f"{destination}: not written, because the bundle does not work: {error}") from error
     if raw.kind is not OutputKind.MASK:
         return class_count(raw.output, raw.kind, 0)
@@ -259,11 +262,17 @@ def require_runs(folder: Path, destination: Path) -> int | None:
 def _picture_size(input_shape: tuple[int | None, ...] | None) -> tuple[int, int]:
     """Width and height of a picture that a network of this input shape takes without a resize."""
     height, width = (None, None) if input_shape is None else input_shape[-2:]
-    return width or _PICTURE_SIDE, height or _PICTURE_SIDE
+    size = width or _PICTURE_SIDE, height or _PICTURE_SIDE
+    if size[0] * size[1] > _MOST_PICTURE_PIXELS:
+        raise ConversionError(
+            f"input_shape asks for a picture of {size[0]}x{size[1]} pixels, and the proof of a bundle makes one of at "
+            f"most {_MOST_PICTURE_PIXELS}: correct input_shape, or leave height and width free (-1)"
+        )
+    return size
 
 
 def _is_archive(destination: Path) -> bool:
-    return destination.name.endswith(_ARCHIVE_ENDINGS)
+    return destination.name.endswith(ARCHIVE_ENDINGS)
 
 
 def _side_file(folder: Path, staging: Path) -> Path:

@@ -4,7 +4,6 @@ Two ways of writing it are read: ``{"classes": [{"name": "sand", "def_color": [1
 ``meta.json`` is too, and the keys that the pipeline's own files have, whose paths count from the file's folder.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,8 +13,9 @@ from typing import Annotated, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from converters.bundle_files import ExportClass, require_distinct
-from engine.bundle import Color
+from engine.bundle import MOST_CLASSES, ClassText, Color
 from engine.errors import ConversionError
+from engine.settings_files import SettingsError, read_json, shown_value
 
 
 def _empty_is_none(value: object) -> object:
@@ -24,7 +24,7 @@ def _empty_is_none(value: object) -> object:
 
 _Channel = Annotated[int, Field(ge=0, le=255, strict=True)]
 _Color = Annotated[tuple[_Channel, _Channel, _Channel] | None, BeforeValidator(_empty_is_none)]
-_Name = Annotated[str, Field(min_length=1)]
+_Name = Annotated[ClassText, Field(min_length=1)]
 
 
 class _ClassRecord(BaseModel):
@@ -36,9 +36,11 @@ class _ClassRecord(BaseModel):
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    classes: list[_ClassRecord] = []
-    names: list[_Name] = Field(default=[], alias="segmentationpostprocessing_classes")
-    colors: list[_Color] = Field(default=[], alias="segmentationpostprocessing_default_class_colours")
+    classes: list[_ClassRecord] = Field(default=[], max_length=MOST_CLASSES)
+    names: list[_Name] = Field(default=[], max_length=MOST_CLASSES, alias="segmentationpostprocessing_classes")
+    colors: list[_Color] = Field(
+        default=[], max_length=MOST_CLASSES, alias="segmentationpostprocessing_default_class_colours"
+    )
     config: _Name | None = Field(default=None, alias="paddlepaddlesegmentation_config_filename")
     weights: _Name | None = Field(default=None, alias="paddlepaddlesegmentation_model_filename")
 
@@ -103,12 +105,12 @@ def _named(names: Sequence[str], colors: Sequence[Color | None]) -> tuple[Export
 
 def _read(path: Path) -> _Record:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConversionError(f"{path}: cannot be read as JSON ({error})") from error
+        content = read_json(path)
+    except SettingsError as error:
+        raise ConversionError(f"{path} {error}") from error
     try:
         return _Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise ConversionError(f"{path}: {field}: {first['msg']}") from error
+        raise ConversionError(f"{path}: {field}: {first['msg']}, but it is {shown_value(first['input'])}") from error

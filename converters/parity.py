@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import class_of_index
+from engine.bundle import distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.predictor import Mask, Predictor, Provenance
@@ -46,7 +46,8 @@ class ParityReport:
         images: number of images compared.
         pixel_agreement: share of pixels of equal class, 0–1.
         mismatched_ppm: pixels of different class, per million.
-        class_iou: class name to intersection over union over all images; classes that neither found are left out.
+        class_iou: class name to intersection over union over all images; classes that neither found are left out, and
+            a name that several classes have is followed by the class's index.
         min_class_iou: the smallest of those that count (`gated_classes`); 1 if none does.
         gated_classes: classes of at least a thousandth of the reference.
         max_cover_error: largest difference of a class's cover in one image.
@@ -267,7 +268,7 @@ def _sum_by_class(total: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[n
 
 def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predictor) -> ParityReport:
     union = tally.reference + tally.candidate - tally.intersection
-    names = [class_of_index(reference.bundle.classes, index).name for index in range(union.size)]
+    names = distinct_names(reference.bundle.classes, union.size)
     class_iou = {
         name: float(both / either)
         for name, both, either in zip(names, tally.intersection, union, strict=True)

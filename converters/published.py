@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from converters.bundle_files import (
     DEPLOY,
     FREE_AXES,
@@ -29,6 +27,7 @@ from converters.bundle_files import (
 )
 from engine.bundle import DEPLOY_NAMES, Bundle, PaddleModel, open_bundle
 from engine.errors import BundleError, ConversionError
+from engine.settings_files import read_yaml, shown_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +107,11 @@ def _repack(
 
 def _settings(bundle: Bundle) -> dict[str, Any]:
     """The whole file of which the engine has read and checked the ``Deploy`` block."""
-    path = next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
-    return cast("dict[str, Any]", yaml.safe_load(path.read_text(encoding="utf-8")))
+    return cast("dict[str, Any]", read_yaml(_settings_file(bundle)))
+
+
+def _settings_file(bundle: Bundle) -> Path:
+    return next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
 
 
 def _published_name(settings: Mapping[str, Any]) -> str | None:
@@ -122,5 +124,14 @@ def _published_classes(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[Exp
     if bundle.classes:
         return tuple(ExportClass(each.name, each.color, each.id) for each in bundle.classes)
     block = settings.get("PostProcess")
-    names = cast("dict[str, object]", block).get("label_list") if isinstance(block, dict) else None
-    return tuple(ExportClass(str(each)) for each in cast("list[object]", names)) if isinstance(names, list) else ()
+    if not isinstance(block, dict) or not isinstance(cast("dict[str, object]", block).get("label_list"), list):
+        return ()
+    # As text: YAML 1.1 takes the names no, on and 010 for False, True and 8.
+    written = cast("dict[str, Any]", read_yaml(_settings_file(bundle), as_text=True))
+    names = cast("list[object]", written["PostProcess"]["label_list"])
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ConversionError(
+                f"{bundle.source}: PostProcess.label_list[{index}] must be the name of a class, not {shown_value(name)}"
+            )
+    return tuple(ExportClass(str(name)) for name in names)

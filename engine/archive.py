@@ -10,15 +10,19 @@ import lzma
 import re
 import tarfile
 import unicodedata
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tarfile import HeaderError, ReadError, TarFile, TarInfo
 from typing import IO, Any, Self, cast
+from zipfile import BadZipFile
 
 from isal import igzip, isal_zlib
 
+from engine.archive_member import ArchiveMember, shown_name
 from engine.errors import BundleError
 
 _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16|int8)/[^/]+\.(onnx|json)")
@@ -26,7 +30,9 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
 _INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 _NAME_BYTES = 1 << 16
-_SHOWN_LENGTH = 200
+_NAME_KEPT = 1000
+_ZIP_STARTS = {b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"}
+"""A member, the end of an empty archive, the mark of a split one."""
 _NAMING_TYPES = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -70,19 +76,13 @@ def known_path(member_name: str) -> PurePosixPath | None:
     # In the compatible form characters that only look like dots and slashes become these.
     if _leaves_folder(member_name) or _leaves_folder(unicodedata.normalize("NFKC", member_name)):
         raise BundleError(
-            f"member {_shown(member_name)} points outside the bundle: the archive is refused; "
+            f"member {shown_name(member_name)} points outside the bundle: the archive is refused; "
             "pack it again from its folder"
         )
     if any(part.startswith(".") for part in path.parts):
         return None
     within = [path, PurePosixPath(*path.parts[1:])]
     return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
-
-
-def _shown(name: str) -> str:
-    """Show a name on one line; a stranger's may be of any length."""
-    text = repr(name)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."
 
 
 def _leaves_folder(name: str) -> bool:
@@ -114,8 +114,17 @@ class _StrictMember(tarfile.TarInfo):
 
 
 @contextmanager
-def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
-    """Open the tar inside; unlike `tarfile`'s own streams, these find a damaged or missing end."""
+def decompressed(archive_path: Path) -> Generator[IO[bytes]]:
+    """Open what is compressed with gzip, bzip2 or xz.
+
+    Unlike `tarfile`'s own streams, these find a damaged or missing end.
+
+    Args:
+        archive_path: a file; one that is not compressed is opened as it is.
+
+    Yields:
+        The bytes of the tar inside.
+    """
     with archive_path.open("rb") as file:
         start = file.read(6)
         file.seek(0)
@@ -134,50 +143,64 @@ def _decompressed(archive_path: Path) -> Generator[IO[bytes]]:
 def _refuse_unsafe(member: tarfile.TarInfo) -> None:
     if member.issym() or member.islnk():
         raise BundleError(
-            f"member {_shown(member.name)} is a link to {_shown(member.linkname)}: pack the files themselves"
+            f"member {shown_name(member.name)} is a link to {shown_name(member.linkname)}: pack the files themselves"
         )
     if not (member.isreg() or member.isdir()):
-        raise BundleError(f"member {_shown(member.name)} is neither a file nor a folder: leave it out of the archive")
-
-
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, destination: Path) -> None:
-    content = archive.extractfile(member)
-    if content is None:  # pragma: no cover - only links and devices have no content, and they were refused
-        raise BundleError(f"member {_shown(member.name)} has no content")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with destination.open("xb") as out:
-        while chunk := content.read(_COPY_BYTES):
-            written += out.write(chunk)
-    if written != member.size:
         raise BundleError(
-            f"member {_shown(member.name)} ends after {written} of {member.size} bytes: the archive is cut short"
+            f"member {shown_name(member.name)} is neither a file nor a folder: leave it out of the archive"
         )
 
 
-def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None) -> None:
-    """Unpack a `.tgz` or `.tar` of a model bundle.
+def _tar_members(archive: tarfile.TarFile) -> Iterator[ArchiveMember]:
+    for member in archive:
+        _refuse_unsafe(member)
+        yield ArchiveMember(member.name, member.size, member.isdir(), partial(_pieces, archive, member))
+
+
+def _pieces(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    content = archive.extractfile(member)
+    if content is None:  # pragma: no cover - only links and devices have no content, and they were refused
+        raise BundleError(f"member {shown_name(member.name)} has no content")
+    while piece := content.read(_COPY_BYTES):
+        yield piece
+
+
+def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None) -> tuple[str, ...]:
+    """Unpack a `.tgz`, `.tar` or `.zip` of a model bundle.
 
     Args:
-        archive_path: the archive; compression is found out from its content.
+        archive_path: the archive; container and compression are found out from its content.
         folder: an empty folder that receives the files.
         limits: caps; the defaults of `ArchiveLimits` if None.
 
+    Returns:
+        The names of the files that the archive holds, also of those that no bundle needs.
+
     Raises:
-        BundleError: not a readable tar, unsafe members, or more than the caps allow.
+        BundleError: not a readable archive, unsafe members, or more than the caps allow.
     """
     limits = limits or ArchiveLimits()
+    container, remedy = ".tgz or .tar", "fetch it again"
     try:
-        with _decompressed(archive_path) as stream:
+        with archive_path.open("rb") as file:
+            if file.read(4) in _ZIP_STARTS:
+                from engine.zip_members import zip_members
+
+                container, remedy = ".zip", "fetch it again, or pack its files as .tgz"
+                return _unpack_members(zip_members(file, limits.members), folder, limits)
+        with decompressed(archive_path) as stream:
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictMember) as archive:
-                _unpack_members(archive, folder, limits)
+                names = _unpack_members(_tar_members(archive), folder, limits)
             _read_to_end(stream, limits)
+        return names
     except BundleError as error:
         raise BundleError(f"{archive_path}: {error}") from error
     except (
         tarfile.TarError,
+        BadZipFile,
         gzip.BadGzipFile,
         lzma.LZMAError,
+        zlib.error,
         _INFLATE_ERROR,
         EOFError,
         ValueError,
@@ -185,7 +208,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         RecursionError,
     ) as error:
         raise BundleError(
-            f"{archive_path}: not a readable .tgz or .tar ({error}): it is damaged or cut short, fetch it again"
+            f"{archive_path}: not a readable {container} ({error}): it is damaged or cut short, {remedy}"
         ) from error
     except OSError as error:
         raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error})") from error
@@ -200,28 +223,42 @@ def _read_to_end(stream: IO[bytes], limits: ArchiveLimits) -> None:
             raise BundleError(f"more than {limits.skipped_bytes} bytes follow the last member: pack the folder again")
 
 
-def _unpack_members(archive: tarfile.TarFile, folder: Path, limits: ArchiveLimits) -> None:
+def _unpack_members(members: Iterator[ArchiveMember], folder: Path, limits: ArchiveLimits) -> tuple[str, ...]:
     known_bytes = skipped_bytes = 0
     seen: set[str] = set()
-    for count, member in enumerate(archive, start=1):
+    names: list[str] = []
+    for count, member in enumerate(members, start=1):
         if count > limits.members:
             raise BundleError(f"more than {limits.members} members: this is no model bundle")
-        _refuse_unsafe(member)
         relative = known_path(member.name)
-        if member.isdir():
+        if member.is_folder:
             continue
+        names.append(member.name[:_NAME_KEPT])
         if relative is None:
             skipped_bytes += member.size
         else:
             known_bytes += member.size
         if skipped_bytes > limits.skipped_bytes or known_bytes > limits.known_bytes:
             raise BundleError(
-                f"member {_shown(member.name)} takes the archive over its cap ({limits.known_bytes} bytes of model "
+                f"member {shown_name(member.name)} takes the archive over its cap ({limits.known_bytes} bytes of model "
                 f"files, {limits.skipped_bytes} of others): pack the model files alone"
             )
         if relative is None:
             continue
         if str(relative).casefold() in seen:
-            raise BundleError(f"member {_shown(member.name)} is in the archive twice: pack it once")
+            raise BundleError(f"member {shown_name(member.name)} is in the archive twice: pack it once")
         seen.add(str(relative).casefold())
-        _copy(archive, member, folder / relative)
+        _copy(member, folder / relative)
+    return tuple(names)
+
+
+def _copy(member: ArchiveMember, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with destination.open("xb") as out:
+        for piece in member.content():
+            written += out.write(piece)
+    if written != member.size:
+        raise BundleError(
+            f"member {shown_name(member.name)} ends after {written} of {member.size} bytes: the archive is cut short"
+        )

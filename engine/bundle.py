@@ -9,38 +9,40 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.archive import unpack
+from engine.bundle_kinds import (
+    SETTINGS_NAMES,
+    explain_compressed,
+    explain_contents,
+    explain_file,
+    explain_pointer,
+    names_below,
+)
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.files import scratch_folder
 from engine.options import Precision
-from engine.transforms import Transform
+from engine.settings_files import SettingsError, read_json, read_yaml, shown_value
+from engine.transforms import MAX_SIDE, Transform
 
 Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]
 
-DEPLOY_NAMES = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
+DEPLOY_NAMES = SETTINGS_NAMES
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
-_YAML_BYTES = 256 << 10
-"""PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
-_JSON_BYTES = 4 << 20
-_MOST_CLASSES = 1 << 16
+MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
-_DEPLOY_SIZE = 1 << 18
-_SHORT = Repr()
-_SHORT.maxlevel = 2
+_TEXT_CHARACTERS = 1000
+_ARCHIVE_ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
 _Record = TypeVar("_Record", bound=BaseModel)
-_Key = TypeVar("_Key", bound=Hashable)
 
 
 def _minus_one_is_dynamic(value: object) -> object:
@@ -52,13 +54,21 @@ def _empty_is_none(value: object) -> object:
     return value or None
 
 
-Axis = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_minus_one_is_dynamic)]
+def _whole_characters(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("half of a character (a lone surrogate) cannot be written to any file")
+    return text
+
+
+ClassText = Annotated[str, Field(max_length=_TEXT_CHARACTERS), AfterValidator(_whole_characters)]
+"""A name or an identifier: any text that can be written to a file, bounded in length."""
+Axis = Annotated[Annotated[int, Field(ge=1, le=MAX_SIDE)] | None, BeforeValidator(_minus_one_is_dynamic)]
 
 
 class _ClassRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    id: str | None = None
-    name: str | None = None
+    id: ClassText | None = None
+    name: ClassText | None = None
     def_color: Annotated[
         Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=4)] | None,
         BeforeValidator(_empty_is_none),
@@ -67,8 +77,8 @@ class _ClassRecord(BaseModel):
 
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    name: str | None = None
-    classes: Annotated[list[_ClassRecord], Field(max_length=_MOST_CLASSES)] | None = None
+    name: ClassText | None = None
+    classes: Annotated[list[_ClassRecord], Field(max_length=MOST_CLASSES)] | None = None
     multilabel: bool = False
 
 
@@ -77,9 +87,9 @@ class _DeployRecord(BaseModel):
     model: str | None = None
     params: str | None = None
     transforms: list[dict[str, Any]] | None = None
-    input_shape: list[Axis] | None = None
-    output_op: str | None = None
-    output_dtype: str | None = None
+    input_shape: Annotated[list[Axis], Field(min_length=4, max_length=4)] | None = None
+    output_op: ClassText | None = None
+    output_dtype: ClassText | None = None
     with_softmax: bool | None = None
     with_argmax: bool | None = None
 
@@ -210,7 +220,7 @@ def open_bundle(
     """Open a bundle; archives are unpacked into a temporary folder that goes with the context.
 
     Args:
-        path: `.tgz`, `.tar` or folder.
+        path: `.tgz`, `.tar`, `.zip` or folder.
         temporary_folder: where to unpack; the system's default if None.
         inspect_only: note transforms that cannot be honoured instead of refusing the bundle; it must not be run.
 
@@ -222,14 +232,13 @@ def open_bundle(
     """
     source = Path(path)
     if source.is_dir():
-        at_top = any((source / name).is_file() for name in DEPLOY_NAMES)
-        yield read_bundle(source if at_top else _model_folder(source, source), source, inspect_only=inspect_only)
+        folder = source if _holds_settings(source) else _model_folder(source, source)
+        yield read_bundle(folder, source, inspect_only=inspect_only)
         return
-    if not source.is_file():
-        raise BundleError(f"{source}: no such file or folder")
+    _require_archive(source)
     with scratch_folder("bundle", temporary_folder) as unpacked:
-        unpack(source, unpacked)
-        yield read_bundle(_model_folder(unpacked, source), source, inspect_only=inspect_only)
+        folder = _unpacked_model(source, unpacked)
+        yield read_bundle(folder, source, inspect_only=inspect_only)
 
 
 def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bundle:
@@ -260,6 +269,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
             raise
         notes.append(str(error))
     onnx = _find_onnx(folder)
+    _refuse_pointers([model.path for model in onnx], where)
     if paddle is None and not onnx:
         raise BundleError(
             f"{source}: model missing: no Paddle program (model.json or model.pdmodel) and no onnx/fp32/model.onnx; "
@@ -270,7 +280,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
     if paddle is not None:
         digests["paddle"] = paddle.digest
     return Bundle(
-        name=meta.name or source.name.removesuffix(".tgz").removesuffix(".tar.gz").removesuffix(".tar"),
+        name=meta.name or _stem(source),
         source=source,
         folder=folder,
         digest=_digest_of(digests),
@@ -310,36 +320,80 @@ def class_of_index(classes: Sequence[SegmentationClass], index: int) -> Segmenta
     return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
 
 
+def distinct_names(classes: Sequence[SegmentationClass], count: int) -> tuple[str, ...]:
+    """Name the first classes so that no two names are equal, for what is kept by name.
+
+    Args:
+        classes: the bundle's classes.
+        count: how many are named, also ones that the bundle does not know.
+
+    Returns:
+        The classes' names; one that several classes have is followed by the index.
+
+    >>> sand = SegmentationClass("urn:sand", "sand", None)
+    >>> distinct_names((sand, sand), 3)
+    ('sand (class 0)', 'sand (class 1)', 'class-2')
+    """
+    names = [class_of_index(classes, index).name for index in range(count)]
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} (class {index})" for index, name in enumerate(names))
+
+
 def _digest_of(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
-def _model_folder(unpacked: Path, source: Path) -> Path:
-    candidates = [unpacked, *sorted(path for path in unpacked.iterdir() if path.is_dir() and path.name != "onnx")]
-    holding = [folder for folder in candidates if any((folder / name).is_file() for name in DEPLOY_NAMES)]
+def _require_archive(source: Path) -> None:
+    """Refuse what is known to be something else, before anything is unpacked."""
+    if not source.exists():
+        if source.is_symlink():
+            raise BundleError(f"{source}: is a link to {source.readlink()}, which is not there: fetch the file first")
+        raise BundleError(f"{source}: no such file or folder")
+    if not source.is_file():
+        raise BundleError(f"{source}: is neither a file nor a folder: save the bundle as a file first")
+    told = explain_file(source)
+    if told is not None:
+        raise BundleError(f"{source}: {told}")
+
+
+def _unpacked_model(source: Path, unpacked: Path) -> Path:
+    try:
+        names = unpack(source, unpacked)
+    except BundleError as error:
+        told = explain_compressed(source)
+        if told is None:
+            raise
+        raise BundleError(f"{source}: {told}") from error
+    folder = _model_folder(unpacked, source)
+    if not _holds_settings(folder):
+        raise BundleError(f"{source}: {explain_contents(names, None)}")
+    return folder
+
+
+def _holds_settings(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in DEPLOY_NAMES)
+
+
+def _model_folder(root: Path, source: Path) -> Path:
+    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name != "onnx")]
+    holding = [folder for folder in candidates if _holds_settings(folder)]
     if len(holding) > 1:
-        names = ", ".join(folder.relative_to(unpacked).as_posix() for folder in holding)
-        raise BundleError(f"{source}: holds several models ({names}): pack one model into one archive")
-    return holding[0] if holding else unpacked
+        names = ", ".join(folder.relative_to(root).as_posix() for folder in holding)
+        remedy = f"name one of them, such as {holding[0]}" if root == source else "pack one model into one archive"
+        raise BundleError(f"{source}: holds several models ({names}): {remedy}")
+    return holding[0] if holding else root
 
 
 def _deploy_file(folder: Path, source: Path) -> Path:
     for name in DEPLOY_NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise BundleError(
-        f"{source}: no deploy.yaml (or inference.yml) at its top or in its single folder: "
-        "this is no exported PaddleSeg model"
-    )
+    raise BundleError(f"{source}: {explain_contents(names_below(folder), folder)}")
 
 
-def _read_text(path: Path, where: str, most_bytes: int) -> str:
-    try:
-        if path.stat().st_size > most_bytes:
-            raise BundleError(f"{where} is larger than {most_bytes} bytes: leave out what is no setting")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{where} cannot be read as UTF-8 text ({error})") from error
+def _stem(source: Path) -> str:
+    ending = next((each for each in _ARCHIVE_ENDINGS if source.name.lower().endswith(each)), "")
+    return source.name[: len(source.name) - len(ending)] or source.resolve().name
 
 
 def _check(kind: type[_Record], content: object, where: str) -> _Record:
@@ -348,88 +402,27 @@ def _check(kind: type[_Record], content: object, where: str) -> _Record:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {_shown(first['input'])}") from error
-
-
-def _shown(value: object) -> str:
-    return _SHORT.repr(value)[:80]
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without two things: the last of two equal keys wins, and merges are copied without end."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "write it without merges (<<)", node.start_mark)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = _repeated(keys)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {_shown(twice[1])} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str) -> object:
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = _repeated([key for key, _ in pairs])
-        raise ValueError(f"key {_shown(twice)} is there twice")
-    return found
-
-
-def _repeated(keys: Sequence[_Key]) -> _Key | None:
-    return next((key for key, count in Counter(keys).items() if count > 1), None)
+        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {shown_value(first['input'])}") from error
 
 
 def _read_deploy(path: Path, where: str) -> _DeployRecord:
     try:
-        content = _load_yaml(_read_text(path, where, _YAML_BYTES))
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool maybe` a KeyError.
-        raise BundleError(f"{where} is no valid YAML: {error}") from error
-    _refuse_swollen(content, where)
+        content = read_yaml(path)
+    except SettingsError as error:
+        raise BundleError(f"{where} {error}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{where} must be a mapping with a Deploy block")
     block = cast("dict[object, object]", content)
     if not isinstance(block.get("Deploy"), dict):
-        raise BundleError(f"{where}: Deploy must be a mapping, but it is {_shown(block.get('Deploy'))}")
+        raise BundleError(f"{where}: Deploy must be a mapping, but it is {shown_value(block.get('Deploy'))}")
     return _check(_DeployRecord, block["Deploy"], where)
-
-
-def _refuse_swollen(content: object, where: str) -> None:
-    """Refuse aliases that stand for more than any exporter writes, or for themselves, and numbers without end."""
-    pending: list[object] = [content]
-    size = 0
-    while pending:
-        value = pending.pop()
-        size += 1 + (len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
-        if size > _DEPLOY_SIZE:
-            raise BundleError(f"{where} unfolds to more than {_DEPLOY_SIZE} values: write it without YAML aliases")
-        if isinstance(value, int) and value.bit_length() > 64:
-            raise BundleError(f"{where} holds a number of {value.bit_length()} bits: no setting needs more than 64")
-        if isinstance(value, dict):
-            pending += cast("dict[object, object]", value)
-            pending += cast("dict[object, object]", value).values()
-        elif isinstance(value, list | tuple):
-            pending += cast("Sequence[object]", value)
 
 
 def _read_meta(path: Path, where: str) -> _MetaRecord:
     try:
-        content: object = json.loads(_read_text(path, where, _JSON_BYTES), object_pairs_hook=_object_of)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where} is no valid JSON: {error}") from error
+        content = read_json(path)
+    except SettingsError as error:
+        raise BundleError(f"{where} {error}") from error
     return _check(_MetaRecord, content, where)
 
 
@@ -452,7 +445,7 @@ def _inside(folder: Path, name: str, where: str, field: str) -> Path:
     if Path(name).name != name.removeprefix("./") or name in {".", ".."} or "\\" in name or not name.isprintable():
         raise BundleError(f"{where}: {field}: {name!r} must be the name of a file in the bundle's own folder")
     if len(name.encode()) > _NAME_BYTES:
-        raise BundleError(f"{where}: {field}: {_shown(name)} is too long for the name of a file")
+        raise BundleError(f"{where}: {field}: {shown_value(name)} is too long for the name of a file")
     return folder / Path(name).name
 
 
@@ -482,8 +475,16 @@ def _find_paddle(folder: Path, deploy: _DeployRecord, where: str) -> tuple[Paddl
         )
     if params.stat().st_size == 0:
         raise BundleError(f"{where}: weights {params.name} are empty: fetch the bundle again")
+    _refuse_pointers((program, params), where)
     digest = _digest_of({"program": file_digest(program), "params": file_digest(params)})
     return PaddleModel(program=program, params=params, digest=digest), notes
+
+
+def _refuse_pointers(files: Iterable[Path], where: str) -> None:
+    for file in files:
+        told = explain_pointer(file)
+        if told is not None:
+            raise BundleError(f"{where}: {file.name} {told}")
 
 
 def _find_onnx(folder: Path) -> tuple[OnnxModel, ...]:

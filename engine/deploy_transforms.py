@@ -28,6 +28,8 @@ from engine.transforms import (
 
 _LARGEST_NUMBER: Final = 1e18
 _SMALLEST_STD: Final = 1e-12
+_MOST_TRANSFORMS: Final = 100
+_MOST_NAMES_SHOWN: Final = 5
 
 
 def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: str) -> tuple[Transform, ...]:
@@ -41,7 +43,7 @@ def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: s
         The transforms, in their order.
 
     Raises:
-        BundleError: The list is not a list of mappings, or an argument is unknown, missing or out of range.
+        BundleError: The list is not a list of mappings or too long, or an argument is unknown, missing or out of range.
         UnsupportedTransformError: A transform is unknown or random, or cannot be undone.
 
     >>> parse_transforms([{"type": "ResizeByLong", "long_size": 512}, {"type": "Normalize"}], where="deploy.yaml")
@@ -53,6 +55,10 @@ def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: s
             f"{where}: transforms must be a list, not {_shown(entries)}; correct it or export the model again"
         )
     listed = cast("Sequence[object]", entries)
+    if len(listed) > _MOST_TRANSFORMS:
+        raise BundleError(
+            f"{where}: transforms has {len(listed)} entries, more than {_MOST_TRANSFORMS}; export the model again"
+        )
     return tuple(_parse_transform(entry, f"{where}: transforms[{index}]") for index, entry in enumerate(listed))
 
 
@@ -146,7 +152,7 @@ class _Arguments:
     def finish(self) -> None:
         """Refuse the arguments that the transform does not have."""
         if self._values:
-            names = ", ".join(sorted(map(_shown, self._values)))
+            names = ", ".join(sorted(map(_shown, self._values))[:_MOST_NAMES_SHOWN])
             raise BundleError(f"{self._place}: no such argument: {names}; remove it or export the model again")
 
     def reject(self, name: str, value: object, expected: str) -> NoReturn:

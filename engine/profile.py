@@ -17,6 +17,7 @@ from engine.bundle import Bundle
 from engine.errors import OptionError
 from engine.host import Host, this_host
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
+from engine.settings_files import SettingsError, read_json
 
 PROFILE_NAME = "profile.json"
 """What the profile is called that a bundle carries."""
@@ -194,9 +195,9 @@ def read_profile(path: Path) -> Profile:
         OptionError: the file cannot be read, or is no profile.
     """
     try:
-        return _PROFILE.validate_json(path.read_bytes())
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be read ({error}): name a file that `pseg tune` wrote") from error
+        return _PROFILE.validate_python(read_json(path))
+    except SettingsError as error:
+        raise OptionError(f"{path}: is no tuned profile: it {error}; name a file that `pseg tune` wrote") from error
     except (ValidationError, OptionError) as error:
         told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise OptionError(f"{path}: is no tuned profile ({told}): make it again with `pseg tune`") from error

@@ -19,6 +19,16 @@ def warnings_of(bundle: Bundle) -> list[str]:
     found = list(bundle.notes)
     if not bundle.classes:
         found.append("meta.json names no classes: covers are reported as class-0, class-1, …; add them to meta.json")
+    for field, values in (
+        ("name", [each.name for each in bundle.classes]),
+        ("id", [each.id for each in bundle.classes]),
+    ):
+        repeated = [value for value, count in Counter(values).items() if count > 1]
+        if repeated:
+            found.append(
+                f"several classes have the same {field} ({', '.join(repeated[:3])}): in tables only their index tells "
+                f"them apart; give each class a {field} of its own in meta.json"
+            )
     colors = Counter(each.color for each in bundle.classes if each.color is not None)
     for color, count in colors.items():
         if count > 1:

@@ -10,6 +10,7 @@ import typer
 
 from converters.conversion import Conversion, ConversionRequest, write_bundle
 from converters.conversion import convert as convert_bundle
+from converters.packing import require_bundle_name
 from converters.paddle_to_onnx import OPSET
 from converters.parity import ParityReport
 from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
@@ -86,6 +87,7 @@ def convert(
 
 
 def _require_another_file(bundle: Path, out: Path) -> None:
+    require_bundle_name(out)
     require_writable_file(out)
     if out.resolve() == bundle.resolve():
         raise OptionError(f"{out} is the bundle itself, which is never changed in place: name another file with --out")

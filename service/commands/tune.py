@@ -21,6 +21,7 @@ from benchmarks.tune import (
     write_tuned_bundle,
 )
 from benchmarks.tune import tune as search_best
+from converters.packing import require_bundle_name
 from engine import OptionError, list_images, open_bundle
 from engine.files import scratch_folder, write_atomically
 from engine.profile import Profile, profile_json
@@ -54,6 +55,8 @@ class _Destination:
         return path
 
     def require_writable(self, bundle: Path) -> None:
+        if self.into is not None:
+            require_bundle_name(self.into)
         require_writable_file(self.path)
         if self.path.resolve() == bundle.resolve():
             raise OptionError(f"{self.path} is the bundle itself, which is never changed in place: name another file")

@@ -76,7 +76,7 @@ def test_what_cannot_be_meant_is_refused(content: Any, message: str, tmp_path: P
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "cv.json").write_text("classes: [sand]")
-    with pytest.raises(ConversionError, match=r"cv\.json: cannot be read as JSON"):
+    with pytest.raises(ConversionError, match=r"cv\.json is no valid JSON"):
         read_cv_config(tmp_path / "cv.json")
     with pytest.raises(ConversionError, match="absent"):
         read_cv_config(tmp_path / "absent.json")

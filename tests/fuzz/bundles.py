@@ -8,6 +8,7 @@ The first byte of an input says which reader the rest is for. Nothing but the pr
 
 import contextlib
 import gzip
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["tarfile", "yaml", "json", "engine.archive", "engine.bundle", "engine.deploy_transforms"]
-with atheris.instrument_imports(include=[*INSTRUMENTED, "engine.profile", "engine.runtimes"]):
+INSTRUMENTED = ["tarfile", "zipfile", "yaml", "json", "engine.archive", "engine.bundle", "engine.deploy_transforms"]
+READ_WITH = ["engine.zip_members", "engine.bundle_kinds", "engine.settings_files"]
+with atheris.instrument_imports(include=[*INSTRUMENTED, *READ_WITH, "engine.profile", "engine.runtimes"]):
+    importlib.import_module("engine.zip_members")  # otherwise loaded with the first ZIP, and not instrumented
     from engine.archive import ArchiveLimits, unpack
     from engine.bundle import PaddleModel, read_bundle
     from engine.errors import EngineError
@@ -24,7 +27,7 @@ with atheris.instrument_imports(include=[*INSTRUMENTED, "engine.profile", "engin
     from engine.runtimes.onnx_files import require_whole_model
     from engine.runtimes.paddle_files import pir_tensor_specs, require_whole_weights
     from tests.fuzz.harness import fuzz, scratch_folder
-    from tests.robustness import hostile
+    from tests.robustness import hostile, hostile_zips
 LIMITS = ArchiveLimits(members=100, known_bytes=1 << 20, skipped_bytes=1 << 20)
 MOST_BYTES = 1 << 15
 
@@ -100,6 +103,7 @@ def try_one(data: bytes, folder: Path) -> None:
 def seeds() -> list[bytes]:
     """Good and hostile inputs of every reader."""
     archives = [each.make() for each in (*hostile.PATHS, *hostile.KINDS, *hostile.FORMS)]
+    zips = [each.make() for each in (*hostile_zips.PATHS, *hostile_zips.KINDS, *hostile_zips.FORMS)]
     tars = [gzip.decompress(each) for each in archives if _is_whole_gzip(each)]
     network = hostile.good_files()["onnx/fp32/model.onnx"]
     image = {"TT": {"D": [{"#": "0.t_f32"}, [-1, 3, -1, -1], "NCHW", [], 0]}}
@@ -108,7 +112,7 @@ def seeds() -> list[bytes]:
     weights = bytes(4) + bytes(8) + bytes(4) + b"\x06\0\0\0" + b"\x08\x05\x10\x02\x10\x02" + bytes(16)
     texts = [hostile.deploy(), hostile.LAUGHS.encode(), b"Deploy: {transforms: [{type: Resize, target_size: [8, 8]}]}"]
     return [
-        *(b"\0" + each[:MOST_BYTES] for each in (*archives[::8], *tars)),
+        *(b"\0" + each[:MOST_BYTES] for each in (*archives[::8], *tars, *zips)),
         *(b"\1" + each for each in texts),
         b"\2" + hostile.META,
         b"\3" + network,

@@ -318,8 +318,7 @@ FORMS = [
     Hostile("gzip length wrong", lambda: tgz()[:-4] + b"\1\2\3\4", DAMAGED),
     Hostile("gzip cut short", lambda: tgz()[:-20], DAMAGED),
     Hostile("rubbish after the gzip", lambda: tgz() + b"rubbish", DAMAGED),
-    Hostile("nothing", lambda: b"", DAMAGED),
-    Hostile("a zip file", lambda: b"PK\x03\x04" + bytes(600), DAMAGED),
+    Hostile("nothing", lambda: b"", "is empty"),
     Hostile("the same member twice", lambda: tgz(member("deploy.yaml", deploy())), TWICE),
     Hostile("the same member by another way", lambda: tgz(member("./deploy.yaml", deploy())), TWICE),
     Hostile(
@@ -349,7 +348,7 @@ BOMBS = [
         lambda: gzip.compress(tar_of(good_files()) + bytes(80 << 20), 9),
         "bytes follow the last member",
     ),
-    Hostile("gzip in gzip in gzip", lambda: gzip.compress(gzip.compress(tgz())), DAMAGED),
+    Hostile("gzip in gzip in gzip", lambda: gzip.compress(gzip.compress(tgz())), "is compressed twice"),
     Hostile("a thousand gzip streams of nothing", lambda: tgz() + gzip.compress(b"") * 1000, None),
     Hostile("bzip2 bomb", lambda: bz2.compress(tar_of(good_files()) + bytes(80 << 20)), "bytes follow the last member"),
     Hostile(
@@ -416,7 +415,7 @@ TEXTS = [
     yaml_of("10^5 levels", "Deploy: " + "[" * 100_000, NO_YAML),
     yaml_of("10^5 levels of blocks", "- " * 100_000, NO_YAML),
     yaml_of("too long", "Deploy: {}\n" + "#" * (1 << 20), "is larger than"),
-    yaml_of("no text", b"\xff\xfe\x00\x01\x80", "cannot be read as UTF-8"),
+    yaml_of("no text", b"\xff\xfe\x00\x01\x80", "cannot be read as UTF-16"),
     yaml_of("NUL", b"Deploy: {}\n\0", NO_YAML),
     yaml_of("nothing", "", "must be a mapping"),
     yaml_of("a list", "[Deploy]", "must be a mapping"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.robustness import hostile, hostile_models
+from tests.robustness import hostile, hostile_models, hostile_zips
 from tests.robustness.conftest import Tally
 from tests.robustness.hostile import Hostile
 
@@ -123,10 +123,11 @@ def try_out(each: Hostile, tmp_path: Path, serving: list[Serving]) -> str:
     return "refused"
 
 
-ARCHIVES = [*hostile.PATHS, *hostile.KINDS, *hostile.FORMS, *hostile.BOMBS]
+TARS = [*hostile.PATHS, *hostile.KINDS, *hostile.FORMS, *hostile.BOMBS]
+ZIPS = [*hostile_zips.PATHS, *hostile_zips.KINDS, *hostile_zips.FORMS, *hostile_zips.BOMBS]
 
 
-@pytest.mark.parametrize("each", ARCHIVES, ids=lambda each: ascii(each.name))
+@pytest.mark.parametrize("each", [*TARS, *ZIPS], ids=lambda each: ascii(each.name))
 def test_hostile_archive(each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally) -> None:
     tally("hostile archives", try_out(each, tmp_path, serving))
 
