@@ -191,7 +191,7 @@ def csv_cell(text: str) -> str:
     return f"'{shown}" if first in _FORMULA_SIGNS or shown.startswith("'") else shown
 
 
-def json_text(record: object, *, indent: int | None = None) -> str:
+def json_text(record: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
     r"""Write JSON that every parser reads and a terminal may show.
 
     Strings are what they are; characters that are not printable are escaped as JSON does it. A string that UTF-8 cannot
@@ -205,14 +205,16 @@ def json_text(record: object, *, indent: int | None = None) -> str:
 
     Args:
         record: what JSON can hold, and any string.
+        ascii_only: escape all that is not ASCII, for a stream that takes nothing else.
         indent: spaces of a level; None: all on one line.
 
     Returns:
         The text, without a line break at its end.
     """
     text = json.dumps(record, ensure_ascii=False, indent=indent)
-    if _SURROGATES.search(text):
-        text = json.dumps(_encodable(record), ensure_ascii=False, indent=indent)
+    encodable = _encodable(record) if _SURROGATES.search(text) else record
+    if encodable is not record or ascii_only:
+        text = json.dumps(encodable, ensure_ascii=ascii_only, indent=indent)
     return text if text.isprintable() else "".join(map(_json_escaped, text))
 
 

@@ -40,6 +40,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
 from engine.files import scratch_folder
+from engine.text import legible, legible_values
 from service.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.job_files import JobOutlet, open_item, patient, supply_of
 from service.kept_model import KeptModel
@@ -252,11 +253,11 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
             "masks": [
                 {
                     "image": each.source.urn,
-                    "name": each.source.label,
+                    "name": legible(each.source.label),
                     "mask": each.mask,
                     "width": each.width,
                     "height": each.height,
-                    "cover": cover_records(each.covers),
+                    "cover": [legible_values(cover) for cover in cover_records(each.covers)],
                 }
                 for each in outcome.published
             ],

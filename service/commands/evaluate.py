@@ -1,6 +1,5 @@
 """`pseg evaluate`: a bundle's masks against labels, and against another bundle's, runtime's or precision's."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -34,6 +31,8 @@ from service.commands.terminal import (
     errors_end_the_command,
     messages,
     print_json,
+    results_console,
+    shown,
 )
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
@@ -187,7 +186,7 @@ def _by_class(classes: Sequence[SegmentationClass], measures: _Measures) -> dict
 def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence[Provenance]) -> None:
     columns = [_measures(score) for score in evaluation.scores]
     titles = [
-        f"{escape(source.name)}\n{provenance.provider} {provenance.precision}"
+        f"{shown(source.name)}\n{provenance.provider} {provenance.precision}"
         for source, provenance in zip(sources, provenances, strict=True)
     ]
     if len(columns) == 1:
@@ -201,12 +200,12 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
         table.add_section()
         for index, each in enumerate(evaluation.classes):
             table.add_row(
-                f"{title} {escape(each.name)}", *_cells(column.of_classes[index][measure] for column in columns)
+                f"{title} {shown(each.name)}", *_cells(column.of_classes[index][measure] for column in columns)
             )
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = results_console(120)
     console.print(table)
     first = evaluation.scores[0]
-    console.print(f"{first.images} images, {first.pixels} labelled pixels; shares of 1", highlight=False)
+    console.print(f"{first.images} images, {first.pixels} labelled pixels; shares of 1")
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:
