@@ -44,6 +44,8 @@ _MOST_MARKS = 30
 _FORMULA_SIGNS = frozenset("=+-@\u2212")
 _SEPARATED_FORMULA = re.compile(";(?=[ \u3000]*[=+@\u2212\\-\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b])")
 _DIGEST = 8
+_CELL_LENGTH = 32_000
+"""Spreadsheets take 32 767 characters, an apostrophe and escaped semicolons included."""
 
 
 def legible(text: str, most: int | None = None) -> str:
@@ -175,7 +177,7 @@ def csv_cell(text: str) -> str:
 
     A cell that would begin with a sign of formulas, or with an apostrophe, gets an apostrophe in front; a semicolon in
     front of such a sign, at which some programs begin another cell, is `%3B`. Who reads the table takes one apostrophe
-    away, and then `original`. Numbers are no text: a latitude begins with a minus.
+    away, and then `original`. What is longer than spreadsheets take is cut. Numbers are no text: a latitude begins with a minus.
 
     >>> csv_cell("=1+1"), csv_cell("'quoted'"), csv_cell("a;@b"), csv_cell("sea-grass")
     ("'=1+1", "''quoted'", 'a%3B@b', 'sea-grass')
@@ -186,7 +188,7 @@ def csv_cell(text: str) -> str:
     Returns:
         The cell's text.
     """
-    shown = _SEPARATED_FORMULA.sub("%3B", legible(text))
+    shown = _SEPARATED_FORMULA.sub("%3B", legible(text, _CELL_LENGTH))
     first = unicodedata.normalize("NFKC", shown.lstrip(" \u3000;")[:1])
     return f"'{shown}" if first in _FORMULA_SIGNS or shown.startswith("'") else shown
 

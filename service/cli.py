@@ -4,17 +4,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib import import_module
 from keyword import iskeyword
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 from typer import core
 
-from engine.text import legible
 from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages
 from service.logs import legible_trace, make_records_legible
 
@@ -46,33 +42,12 @@ class _RichMessages(logging.Handler):
         RichHandler(console=messages(), show_path=False, show_time=False).handle(record)
 
 
-@contextmanager
-def _legible_refusals() -> Generator[None]:
-    """Arguments that are refused are often names of files, by a glob."""
-    try:
-        yield
-    except Exception as error:
-        told = getattr(error, "format_message", None)  # typer keeps the class of its refusals to itself
-        if told is not None:
-            message = legible(told())
-            error.__dict__["format_message"] = lambda: message
-        raise
-
-
 class _LoadedWhenCalled(core.TyperGroup):
     """A group that imports a command's file only to run that command or to tell of it."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(**settings)
         self.commands: dict[str, Any] = dict.fromkeys(_COMMANDS)
-
-    def make_context(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        with _legible_refusals():
-            return super().make_context(*arguments, **named)
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        with _legible_refusals():
-            return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         if cmd_name not in self.commands:
@@ -115,11 +90,6 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
-def _tell_of_a_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    lines = traceback.format_exception(kind, error, trace)
-    sys.stderr.write(legible_trace("".join(lines).rstrip("\n")) + "\n")
-
-
 def _take_over_streams() -> None:
     """Keep standard output for ourselves: what vendors' libraries print there from their own C++ goes to stderr."""
     encodings = ["utf-8" if stream is None else stream.encoding for stream in (sys.__stdout__, sys.__stderr__)]
@@ -135,7 +105,6 @@ def _take_over_streams() -> None:
 def main() -> None:
     """Run the command line."""
     _take_over_streams()
-    sys.excepthook = _tell_of_a_bug
     try:
         with errors_end_the_command():
             try:
@@ -147,3 +116,7 @@ def main() -> None:
     except OSError:
         # Standard error itself: there is nowhere left to say it.
         sys.exit(ExitStatus.WRONG_REQUEST)
+    except Exception:
+        # A bug; its trace may hold names from outside.
+        sys.stderr.write(legible_trace(traceback.format_exc().rstrip("\n")) + "\n")
+        sys.exit(ExitStatus.INCOMPLETE)

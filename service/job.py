@@ -233,7 +233,7 @@ class Worker:
 
 def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
     if outcome.refused:
-        raise OptionError("; ".join(outcome.problems))
+        raise OptionError("; ".join(summary["problems"]))
     if outcome.exit_status is ExitStatus.DONE:
         return
     counts, failures = summary["images"], summary["failures"]
@@ -242,7 +242,7 @@ def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
         told.append(f"and {len(failures) - len(told)} more, see the summary of {summary['order']}")
     stored = [f"stored: {kind} {urn}" for kind, urn in outcome.products.items()]
     head = f"{counts['succeeded']} of {counts['total']} images succeeded"
-    raise JobError("\n".join([head, *outcome.problems, *told, *stored]))
+    raise JobError("\n".join([head, *summary["problems"], *told, *stored]))
 
 
 def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from engine import open_bundle
@@ -68,7 +68,7 @@ def inspect(
     out.print(facts)
     if "need" in record:
         _show_need(out, record["need"])
-    classes = Table("index", "class", "id", "colour")
+    classes = Table("index", Column("class", overflow="fold"), Column("id", overflow="fold"), "colour")
     for each in record["classes"]:
         classes.add_row(str(each["index"]), shown(each["name"]), shown(each["id"]), _swatch(each["color"]))
     out.print(classes)

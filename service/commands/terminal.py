@@ -302,7 +302,7 @@ def rich_table(title: str, table: "Table") -> "RichTable":
 
     laid_out = RichTable(title=title)
     for index, name in enumerate(table.header):
-        laid_out.add_column(shown(name), justify="right" if index else "left")
+        laid_out.add_column(shown(name), overflow="fold", justify="right" if index else "left")
     for row in table.rows:
         laid_out.add_row(*map(shown, row))
     return laid_out

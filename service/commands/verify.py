@@ -49,7 +49,7 @@ def verify(
                 list_images(images or []),
             )
         if json_output:
-            print_json(TypeAdapter(ParityReport).dump_python(report, mode="json"))
+            print_json(TypeAdapter(ParityReport).dump_python(report))
         else:
             _show_report(report)
         require_parity(report, limits, where=str(bundle))
