@@ -46,12 +46,16 @@ def plots(results: Results) -> dict[str, bytes]:
         File name to content, each plot as SVG and PNG; nothing where no configuration came to its end, and no accuracy
         where masks were not compared.
     """
+    from matplotlib import rc_context
+
     figures: dict[str, Figure] = {}
     done = measured(results)
-    if any(summary.min_class_iou is not None for _, summary in done):
-        figures["latency_accuracy"] = _latency_accuracy(results)
-    if done:
-        figures["time_split"] = _time_split(done)
+    # A dollar sign in a label is no formula.
+    with rc_context({"text.parse_math": False}):
+        if any(summary.min_class_iou is not None for _, summary in done):
+            figures["latency_accuracy"] = _latency_accuracy(results)
+        if done:
+            figures["time_split"] = _time_split(done)
     return {
         f"{name}.{file_format}": encoded_figure(figure, file_format)
         for name, figure in figures.items()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,13 @@ from pydantic import TypeAdapter
 from benchmarks.configurations import Configuration, Size
 from benchmarks.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
 from engine.host import telling_flags
+from engine.text import csv_cell, legible
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
 _NOTHING = "-"
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
+"""What begins something in Markdown in the middle of a line, tables, HTML and formulas included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +208,12 @@ def to_csv(results: Results) -> str:
     rows = [_csv_row(each.configuration, each) for each in results.measurements]
     rows += [{**_csv_row(each.configuration), "status": "skipped", "reason": each.reason} for each in results.skipped]
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    for row in rows:
+        cells = (row.get(column) for column in columns)
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return file.getvalue()
 
 
@@ -309,9 +316,9 @@ def markdown(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    r"""Keep a cell in its row.
+    r"""Keep a cell in its row, and text from being markup.
 
-    >>> _escaped("a|b\nc")
-    'a\\|b c'
+    >>> print(_escaped("a|b\nc <script>"))
+    a\|b%0Ac \<script\>
     """
-    return " ".join(text.replace("|", "\\|").split())
+    return _MARKDOWN.sub(r"\\\g<0>", legible(text))

@@ -27,6 +27,7 @@ from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.predictor import Predictor
 from engine.runtimes import Tensor
+from engine.text import json_text
 
 CERTIFICATE = "parity.json"
 _RECIPE = 5
@@ -208,7 +209,7 @@ class _Work:
     def _fetch(self, key: str, precision: Precision, make: Callable[[Path], Certificate]) -> Conversion:
         def make_with_certificate(destination: Path) -> None:
             certificate = make(destination)
-            (destination.parent / CERTIFICATE).write_bytes(_CERTIFICATE.dump_json(certificate, indent=2))
+            (destination.parent / CERTIFICATE).write_bytes(_certificate_json(certificate))
 
         path = self.repository.fetch(key, make_with_certificate)
         certificate = _CERTIFICATE.validate_json(path.with_name(CERTIFICATE).read_bytes())
@@ -382,6 +383,10 @@ def packed_files(bundle: Bundle) -> dict[str, Path]:
     }
 
 
+def _certificate_json(certificate: Certificate) -> bytes:
+    return json_text(_CERTIFICATE.dump_python(certificate), indent=2).encode()
+
+
 def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> None:
     """Write a copy of the bundle that also holds an ONNX model; a Paddle user can still use it.
 
@@ -394,7 +399,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
         ConversionError: the destination cannot be written.
     """
     folder = f"onnx/{conversion.model.precision}"
-    certificate = _CERTIFICATE.dump_json(conversion.certificate, indent=2)
+    certificate = _certificate_json(conversion.certificate)
     try:
         pack(
             {

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RuntimeUnavailableError
 from engine.mask_file import MaskFile
+from engine.text import legible
 from engine.tiled import Tile
 from engine.tiling import Window
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _CACHE_MIB = 64
 _LARGEST_CACHE_MIB = 128
 _BLOCK_PX = 512
+_NAME_LENGTH = 200
 _COLORS = ("red", "green", "blue")
 _LARGEST_DISTORTION = 0.01
 _DEGREE = math.pi / 180
@@ -506,18 +508,22 @@ def _description(
     tags = {**more, "AREA_OR_POINT": georeference.area_or_point}
     for index, label in enumerate(labels):
         color = "#{:02x}{:02x}{:02x}".format(*label.color)
-        tags |= {f"CLASS_{index}": label.name, f"CLASS_{index}_ID": label.id, f"CLASS_{index}_COLOR": color}
+        tags |= {
+            f"CLASS_{index}": legible(label.name),
+            f"CLASS_{index}_ID": legible(label.id),
+            f"CLASS_{index}_COLOR": color,
+        }
     parts = [f'<VRTDataset rasterXSize="{layout.width}" rasterYSize="{layout.height}">']
     if georeference.crs_wkt is not None:
         parts.append(f"<SRS>{escape(georeference.crs_wkt)}</SRS>")
     if georeference.transform != _IDENTITY:
         parts.append(f"<GeoTransform>{', '.join(map(repr, georeference.transform))}</GeoTransform>")
     parts.append("<Metadata>")
-    parts += [f"<MDI key={quoteattr(name)}>{escape(_legible(value))}</MDI>" for name, value in tags.items()]
+    parts += [f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in tags.items()]
     parts.append("</Metadata>")
     item = layout.dtype.itemsize
     for band in range(layout.bands):
-        name = _legible(labels[band].name) if layout.multilabel else "class"
+        name = legible(labels[band].name, _NAME_LENGTH) if layout.multilabel else "class"
         parts.append(
             f'<VRTRasterBand dataType="{"Byte" if item == 1 else "UInt16"}" band="{band + 1}" '
             'subClass="VRTRawRasterBand">'
@@ -535,11 +541,6 @@ def _description(
             "<ByteOrder>LSB</ByteOrder></VRTRasterBand>"
         )
     return "".join([*parts, "</VRTDataset>"])
-
-
-def _legible(text: str) -> str:
-    """Leave out what no XML may hold."""
-    return "".join(letter for letter in text if letter.isprintable())
 
 
 def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:

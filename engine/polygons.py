@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError, OptionError, RuntimeUnavailableError
 from engine.files import scratch_folder
 from engine.geotiff import ClassLabel
+from engine.text import legible
 
 DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
@@ -68,7 +69,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
 
     Args:
         path: where polygons are to be written.
-        layer: the only one that may be there already.
+        layer: the only one that may be there already, as `write_polygons` is given it.
 
     Raises:
         OptionError: the file is there and holds other layers, or is no GeoPackage.
@@ -84,7 +85,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
             database.close()
     except sqlite3.Error as error:
         raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
-    others = [name for name in layers if name != layer]
+    others = [name for name in layers if name != legible(layer)]
     if others:
         raise OptionError(
             f"{path} holds other layers ({', '.join(others)}), which would be lost: name another file for the polygons"
@@ -101,7 +102,7 @@ def write_polygons(
     square_unit_m2: float | None,
     pixel_degrees: float | None,
 ) -> int:
-    """Write polygons with class, name, URN and area.
+    """Write polygons with class, name, URN and area. Names are written as `engine.text.legible` shows them.
 
     GeoJSON gets longitudes and latitudes on WGS 84, as RFC 7946 asks, where the coordinate reference system leads
     there; a GeoPackage keeps it.
@@ -136,8 +137,8 @@ def write_polygons(
         areas.append(ring_area(rings[0]) - sum(map(ring_area, rings[1:])))
     fields: dict[str, NDArray[Any]] = {
         "class": np.array(indices, np.int32),
-        "name": np.array([_label(labels, index).name for index in indices], object),
-        "id": np.array([_label(labels, index).id for index in indices], object),
+        "name": np.array([legible(_label(labels, index).name) for index in indices], object),
+        "id": np.array([legible(_label(labels, index).id) for index in indices], object),
     }
     if square_unit_m2 is not None:
         fields["area_m2"] = np.array(areas, np.float64) * square_unit_m2
@@ -162,7 +163,7 @@ def write_polygons(
                 geometry,
                 list(fields.values()),
                 list(fields),
-                layer=layer,
+                layer=legible(layer),
                 driver=driver,
                 geometry_type="Polygon",
                 crs=crs_wkt,

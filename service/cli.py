@@ -1,8 +1,9 @@
 """The command `pseg`."""
 
-import io
 import logging
+import os
 import sys
+import traceback
 from importlib import import_module
 from keyword import iskeyword
 from typing import Annotated, Any
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer import core
 
-from service.commands.terminal import messages
-from service.logs import keep_stdout
+from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages
+from service.logs import legible_trace, make_records_legible
 
 _COMMANDS = (
     "predict",
@@ -84,15 +85,38 @@ def configure(
 ) -> None:
     """Set up logging."""
     level = logging.DEBUG if verbose else logging.WARNING
+    make_records_legible()
     logging.basicConfig(level=level, handlers=[_RichMessages()], format="%(message)s")
     logging.captureWarnings(capture=True)
 
 
+def _take_over_streams() -> None:
+    """Keep standard output for ourselves: what vendors' libraries print there from their own C++ goes to stderr."""
+    encodings = ["utf-8" if stream is None else stream.encoding for stream in (sys.__stdout__, sys.__stderr__)]
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = CommandStream(ours, "standard output", encodings[0])
+    sys.stderr = CommandStream(os.dup(2), "standard error", encodings[1])
+
+
 def main() -> None:
     """Run the command line."""
-    keep_stdout()
-    for stream in (sys.stdout, sys.stderr):
-        # File names may hold bytes that no encoding knows; one such name must not end a run.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    app()
+    _take_over_streams()
+    try:
+        with errors_end_the_command():
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except OSError:
+        # Standard error itself: there is nowhere left to say it.
+        sys.exit(ExitStatus.WRONG_REQUEST)
+    except Exception:
+        # A bug; its trace may hold names from outside.
+        sys.stderr.write(legible_trace(traceback.format_exc().rstrip("\n")) + "\n")
+        sys.exit(ExitStatus.INCOMPLETE)

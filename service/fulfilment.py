@@ -31,6 +31,7 @@ from engine import (
 )
 from engine.cores import usable_cores
 from engine.files import scratch_folder
+from engine.text import legible_values
 from service.publishing import (
     SUMMARY_SCHEMA,
     FailedImage,
@@ -172,12 +173,12 @@ class Outcome:
             model: URN of the model bundle.
 
         Returns:
-            The summary aspect.
+            The summary aspect; its texts are legible.
         """
         total = TotalCover()
         for each in self.published:
             total.add(each.width, each.height, each.covers)
-        return {
+        summary = {
             "$schema": SUMMARY_SCHEMA,
             "order": order,
             "model": model,
@@ -196,6 +197,7 @@ class Outcome:
             "products": self.products,
             "provenance": None if self.provenance is None else provenance_record(self.provenance),
         }
+        return legible_values(summary)
 
 
 def fulfil(
@@ -283,6 +285,7 @@ class _Fulfilment:
             provenance=predictor.provenance,
             expected=len(self.supply.sample) or None,
             facts={"order": self.outlet.order, "model": self.request.model},
+            lost=lambda error: self.not_stored("the report", error),
         ) as report:
             yield report
 
@@ -376,13 +379,16 @@ class _Fulfilment:
         self.outlet.attach(self.outlet.order, self.outcome.summary(self.outlet.order, self.request.model))
 
     def stored(self, what: str, store: Callable[[], _Stored]) -> _Stored | None:
-        """Store something; what is not stored becomes a problem of the order."""
+        """Store something; what is not stored becomes a problem of the order, and takes nothing else with it."""
         try:
             return store()
-        except StorageError as error:
-            _log.error("%s: not stored: %s", what, error)
-            self.outcome.problems.append(f"{what}: {error}")
+        except Exception as error:
+            self.not_stored(what, error)
             return None
+
+    def not_stored(self, what: str, error: Exception) -> None:
+        _log.error("%s: not stored: %s", what, _reason(error))
+        self.outcome.problems.append(f"{what}: {_reason(error)}")
 
 
 def _show(result: Segmented[_Task, PublishedImage] | Failed[_Task], report: "ReportWriter") -> None:

@@ -40,6 +40,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
 from engine.files import scratch_folder
+from engine.text import legible, legible_values
 from service.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.job_files import JobOutlet, open_item, patient, supply_of
 from service.kept_model import KeptModel
@@ -232,7 +233,7 @@ class Worker:
 
 def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
     if outcome.refused:
-        raise OptionError("; ".join(outcome.problems))
+        raise OptionError("; ".join(summary["problems"]))
     if outcome.exit_status is ExitStatus.DONE:
         return
     counts, failures = summary["images"], summary["failures"]
@@ -241,7 +242,7 @@ def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
         told.append(f"and {len(failures) - len(told)} more, see the summary of {summary['order']}")
     stored = [f"stored: {kind} {urn}" for kind, urn in outcome.products.items()]
     head = f"{counts['succeeded']} of {counts['total']} images succeeded"
-    raise JobError("\n".join([head, *outcome.problems, *told, *stored]))
+    raise JobError("\n".join([head, *summary["problems"], *told, *stored]))
 
 
 def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
@@ -252,11 +253,11 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
             "masks": [
                 {
                     "image": each.source.urn,
-                    "name": each.source.label,
+                    "name": legible(each.source.label),
                     "mask": each.mask,
                     "width": each.width,
                     "height": each.height,
-                    "cover": cover_records(each.covers),
+                    "cover": [legible_values(cover) for cover in cover_records(each.covers)],
                 }
                 for each in outcome.published
             ],

@@ -1,15 +1,15 @@
 """The logs of orders and jobs: lines for people, or for machines one JSON object a line (PSEG_LOG_FORMAT=json)."""
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from engine.errors import OptionError
+from engine.text import json_text, legible
 
 _TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 _FORMATS = ("text", "json")
@@ -45,7 +45,53 @@ class JsonLine(logging.Formatter):
         }
         if record.exc_info:
             fields["trace"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        return json_text(fields, ascii_only=True)
+
+
+class LegibleRecords:
+    """Makes log records of one line, whatever names and vendors' messages bring; a trace's lines are indented.
+
+    A line that begins at the margin is a record: no name can forge one.
+    """
+
+    def __init__(self) -> None:
+        """Stand in front of what makes records now."""
+        self._make = logging.getLogRecordFactory()
+
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: ANN401 - whatever a record is made of
+        """Make a record.
+
+        Args:
+            arguments: as logging hands them over.
+            named: the same.
+
+        Returns:
+            The record.
+        """
+        record = self._make(*arguments, **named)
+        record.msg, record.args = legible(record.getMessage().rstrip("\n")), ()
+        if record.exc_info and record.exc_info[0] is not None:
+            # Formatters take this text instead of making their own.
+            record.exc_text = legible_trace(record.exc_text or logging.Formatter().formatException(record.exc_info))
+        return record
+
+
+def legible_trace(trace: str) -> str:
+    """Make a trace legible.
+
+    Args:
+        trace: lines.
+
+    Returns:
+        The same lines, indented.
+    """
+    return "\n".join(f"  {legible(line)}" for line in trace.split("\n"))
+
+
+def make_records_legible() -> None:
+    """Change every record from now on, whichever library writes it and whoever takes it up."""
+    if not isinstance(logging.getLogRecordFactory(), LegibleRecords):
+        logging.setLogRecordFactory(LegibleRecords())
 
 
 def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
@@ -63,6 +109,7 @@ def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
     if asked not in _FORMATS:
         raise OptionError(f"PSEG_LOG_FORMAT is {asked!r}: give {' or '.join(_FORMATS)}")
     if asked == "text":
+        make_records_legible()
         logging.basicConfig(level=logging.INFO, stream=stream, format=_TEXT)
         return
     if stream is sys.stdout:

@@ -1,6 +1,5 @@
 """Large images for `pseg predict`: in tiles; a TIFF window by window from disk to disk, with everything a map needs."""
 
-import json
 import logging
 import shutil
 import time
@@ -32,6 +31,7 @@ from engine.mask_file import MaskFile, layout_for
 from engine.polygons import is_polygon_format, require_layers_kept, require_polygon_format, write_polygons
 from engine.postprocess import OutputKind
 from engine.predictor import Mask
+from engine.text import json_text
 from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
@@ -309,7 +309,7 @@ class LargeImages:
             for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
         ]
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
-        tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
+        tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
         map_path = work.folder / f"mask{MAP_SUFFIX}"
         write_geotiff(work.mask, map_path, georeference, labels, tags)
         if self.request.save:

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from engine import ClassCover, EngineError, Prediction, Provenance
 from engine.palette import pseudo_color_png
+from engine.text import legible, legible_values
 from service.results import cover_records, provenance_record, short_stem, shown_mask
 
 _log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def product_stem(label: str) -> str:
     else:
         stem = PurePosixPath(name).stem if name.strip(".") else ""
     stem = _UNSAFE.sub("_", stem).strip()
-    stem = short_stem(stem.encode(errors="replace").decode())
+    stem = short_stem(legible(stem))
     return stem if stem.strip(".") else "image"
 
 
@@ -213,7 +214,8 @@ class Publisher:
         ]
         if len(prediction.covers) == 2 and not self.multilabel:
             aspects.append({"$schema": SCALAR_SCHEMA, **common, "cover": round(prediction.covers[1].cover, 6)})
-        mask = self.outlet.store(Product(f"{stem}.pseudo.png", "image/png", content, tuple(aspects)))
+        shown = tuple(legible_values(aspect) for aspect in aspects)
+        mask = self.outlet.store(Product(f"{stem}.pseudo.png", "image/png", content, shown))
         return PublishedImage(source, mask, prediction.width, prediction.height, prediction.covers)
 
     def publish_collection(self, images: Sequence[PublishedImage]) -> str:
@@ -255,7 +257,7 @@ class Publisher:
             self.outlet.order,
             {
                 "$schema": TIMINGS_SCHEMA,
-                "model_name": model_name,
+                "model_name": legible(model_name),
                 "model": self.model,
                 "order": self.outlet.order,
                 "images": max((len(each) for each in samples_ms.values()), default=0),

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ from engine import MaskSize, Prediction, Provenance, SourceImage
 from engine.files import atomic_file
 from engine.images import Capture
 from engine.palette import overlay
+from engine.text import legible
 from service.request import PredictRequest
 from service.results import cover_records, shown_mask
 
@@ -46,7 +47,7 @@ _PHOTOGRAPH_QUALITY = 80
 _SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
 _SMALLEST_SIDE_PX = 240
 _BREAKS = re.compile(r"(?<=[/_:])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_TEXT_LENGTH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class ReportWriter:
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
     _multilabel: bool = False
-    _no_room: OSError | None = None
+    _failure: Exception | None = None
 
     def add(
         self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str] | None = None
@@ -173,6 +174,15 @@ class ReportWriter:
             prediction: mask and cover.
             details: what the card says of it besides, name to value: where the mask lies, URNs.
         """
+        try:
+            self._add(name, image, prediction, details or {})
+        except Exception as error:
+            # The images still to come must not be lost for their card: `write` tells.
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
+            self._failure = self._failure or error
+
+    def _add(self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str]) -> None:
         shares = _shares(cover_records(prediction.covers))
         row = _Row(
             len(self._rows) + 1, name, prediction.width, prediction.height, image.capture.taken_at, shares=shares
@@ -189,21 +199,15 @@ class ReportWriter:
             mask=_lossless_webp(mask),
             leading=[shares[index] for index in leading],
             others=[shares[index] for index in others],
-            details={**_place(image), **(details or {})},
+            details={**_place(image), **details},
         )
         self._keep(card.encode())
         self._sides.add(side)
         self._rows.append(row)
 
     def _keep(self, card: bytes) -> None:
-        """Keep a card; where there is no room, the images still to come must not be lost for it: `write` tells."""
-        if self._no_room is None:
-            try:
-                if self._cards.write(card) != len(card):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                error.filename = str(self.path)
-                self._no_room = error
+        if self._failure is None and self._cards.write(card) != len(card):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._card_sizes.append(len(card))
 
     def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
@@ -242,12 +246,12 @@ class ReportWriter:
         """Put the page together and write it, whole or not at all; without a result there is no page.
 
         Raises:
-            OSError: there was no room for it, now or for one of its images.
+            Exception: what was wrong with one of its images, such as no room for it on the disk.
         """
         if not self._rows:
             return
-        if self._no_room is not None:
-            raise self._no_room
+        if self._failure is not None:
+            raise self._failure
         segmented = [row for row in self._rows if row.reason is None]
         totals = class_totals([row.shares for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
@@ -289,6 +293,7 @@ def report_at(
     provenance: Provenance,
     expected: int | None = None,
     facts: Mapping[str, str] | None = None,
+    lost: Callable[[Exception], None] | None = None,
 ) -> Generator[ReportWriter]:
     """Write a report of what happens in a block.
 
@@ -301,6 +306,7 @@ def report_at(
         provenance: of the predictor.
         expected: how many images there are, so that pictures can be sized for them; None if nobody knows.
         facts: what else the page says about how the run was made, name to value.
+        lost: told why there is no page; None: that is an error of the block.
 
     Yields:
         What takes the results.
@@ -310,7 +316,12 @@ def report_at(
         try:
             yield writer
         finally:
-            writer.write()
+            try:
+                writer.write()
+            except Exception as error:
+                if lost is None:
+                    raise
+                lost(error)
 
 
 def write_table_report(
@@ -422,22 +433,19 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def _legible(value: object) -> object:
-    """Make text fit for a page: control characters become their pictures, bytes that are no UTF-8 become U+FFFD."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return _CONTROLS.sub(
-        lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\N{REPLACEMENT CHARACTER}", value
-    )
+def _shown(value: object) -> object:
+    """Make text fit for a page, which escapes it; what a template is made of stays as it is."""
+    return legible(value, _TEXT_LENGTH) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _breakable(text: str) -> Markup:
     """Let long names and URNs break where people would break them."""
-    return Markup("<wbr>").join(_BREAKS.split(str(_legible(text))))
+    return Markup("<wbr>").join(_BREAKS.split(legible(text, _TEXT_LENGTH)))
 
 
 def _css_color(color: Iterable[int]) -> str:
-    return f"rgb({' '.join(map(str, color))})"
+    # Ledgers may be edited: what is no number between 0 and 255 must not reach the style sheet.
+    return "rgb({} {} {})".format(*(min(255, max(0, int(each))) for each in color))
 
 
 @cache
@@ -448,7 +456,7 @@ def _template(name: str) -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_legible,
+        finalize=_shown,
     )
     environment.filters.update(percent=percent, css_color=_css_color, breakable=_breakable)
     return environment.get_template(name)

@@ -18,6 +18,7 @@ from engine.files import write_atomically
 from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from engine.polygons import is_polygon_format
+from engine.text import csv_cell
 from service.request import SaveKind
 
 _STEM_BYTES = 180
@@ -426,23 +427,18 @@ class CoverTable:
         """Write the table.
 
         Returns:
-            UTF-8 CSV with a header line; a cell without a value is empty. A file name that is no UTF-8 keeps its bytes.
+            UTF-8 CSV with a header line; a cell without a value is empty. Text is written by `engine.text.csv_cell`.
         """
         fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
-        text = _LinesOfUnix(newline="")
-        # What ends a line of the writer's own is quoted in a cell: both of these, so that any name can be read again.
-        writer = csv.DictWriter(text, [*fixed, *covers, "error"], restval="", lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue().encode(errors="surrogateescape")
-
-
-class _LinesOfUnix(io.StringIO):
-    """Takes lines that end in CRLF and keeps them with LF."""
-
-    def write(self, line: str, /) -> int:
-        return super().write(line.removesuffix("\r\n") + "\n")
+        columns = [*fixed, *covers, "error"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(csv_cell, columns))
+        for row in self.rows:
+            cells = (row.get(column, "") for column in columns)
+            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        return text.getvalue().encode()
 
 
 def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:

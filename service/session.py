@@ -1,9 +1,13 @@
 """A validated request meets a bundle: an open predictor, with the caches of this user behind it."""
 
+import atexit
 import logging
+import os
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +35,7 @@ from engine import (
 )
 from engine.calibration import collect_calibration_table
 from engine.cores import usable_cores
+from engine.files import scratch_folder
 from engine.memory import memory_limit_bytes, return_freed_memory
 from engine.opening import require_available
 from engine.options import DynamicShapeProfile
@@ -121,12 +126,45 @@ def caches_at(root: Path | None) -> Caches:
     """Choose the cache folder.
 
     Args:
-        root: as asked for; None: the user's cache folder.
+        root: as asked for; None: the user's cache folder. Who has none, in a container for instance, works with a
+            folder that is removed when the process ends, and is told so.
 
     Returns:
-        The caches; nothing is made yet.
+        The caches.
     """
-    return Caches(user_cache_path("pseg") if root is None else root)
+    return Caches(_users_cache() if root is None else root)
+
+
+def _users_cache() -> Path:
+    try:
+        stated = os.environ.get("XDG_CACHE_HOME", "/").strip()
+        if stated and not Path(stated).is_absolute():
+            raise OSError(f"XDG_CACHE_HOME is {stated!r}, which is no absolute path")
+        # platformdirs knows no home of a user who has neither HOME nor an entry in the system's list.
+        folder = user_cache_path("pseg")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _holds_something(folder):
+            tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        return _temporary_cache(str(error))
+    return folder
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether somebody filled it: it is of use even if nothing can be added, and what has to be says so."""
+    return any(folder.iterdir())
+
+
+@cache
+def _temporary_cache(reason: str) -> Path:
+    _log.warning(
+        "there is no cache folder (%s): what is converted and tried is kept only until this process ends; name a "
+        "folder with --cache-dir, or for orders and jobs with PSEG_CACHE_DIR",
+        reason,
+    )
+    kept = ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(scratch_folder("cache"))
 
 
 @contextmanager

@@ -8,6 +8,12 @@ def main() -> None:
     """Load the command line and run it."""
     # Read when the library is loaded: later it has written its session file, and may report to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Closed by who started us: the next file that is opened must not become standard output.
+            os.open(os.devnull, os.O_RDWR)
     gc.disable()
     from service.cli import main as run
 

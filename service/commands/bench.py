@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
 from benchmarks.bench import bench as measure_product
@@ -25,6 +24,8 @@ from service.commands.terminal import (
     print_json,
     rich_table,
     step_shown,
+    tell_fact,
+    warn,
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
@@ -149,8 +150,8 @@ def _show(results: Results, out: Path | None) -> None:
         if table.rows:
             console.print(rich_table(title, table))
     for reason, labels in troubles(results):
-        console.print(f"[yellow]![/] {escape('; '.join(labels))}: {escape(reason)}", highlight=False, soft_wrap=True)
+        warn(console, f"{'; '.join(labels)}: {reason}")
     for name, value in facts(results):
-        console.print(f"[bold]{escape(name)}[/] {escape(value)}", highlight=False, soft_wrap=True)
+        tell_fact(console, name, value)
     if out is not None:
-        console.print(f"written: {escape(str(out / _PAGE))}", highlight=False, soft_wrap=True)
+        tell_fact(console, "written", str(out / _PAGE))

@@ -14,6 +14,7 @@ from converters.packing import require_bundle_name
 from converters.paddle_to_onnx import OPSET
 from converters.parity import ParityReport
 from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
+from engine.text import legible
 from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,
@@ -113,12 +114,12 @@ def _progress() -> Generator[Callable[[str, int, int], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages(), transient=True) as progress:
         task = progress.add_task("starting", total=None)
 
         def advance(step: str, done: int, total: int) -> None:
-            progress.update(task, description=step, completed=done, total=total)
+            progress.update(task, description=legible(step), completed=done, total=total)
 
         yield advance
 
@@ -145,8 +146,8 @@ def _tell(record: dict[str, object], conversion: Conversion) -> None:
     certificate = conversion.certificate
     size_mb = conversion.model.path.stat().st_size / 1e6
     typer.echo(
-        f"{record['bundle']}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, opset {certificate.opset}, "
-        f"{record['seconds']} s"
+        f"{legible(str(record['bundle']))}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, "
+        f"opset {certificate.opset}, {record['seconds']} s"
     )
     report = certificate.report
     typer.echo(

@@ -1,15 +1,13 @@
 """`pseg demo`: the demo bundle on every CPU runtime."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from service.commands.terminal import CacheOption, errors_end_the_command
+from engine.text import legible
+from service.commands.terminal import CacheOption, errors_end_the_command, results_console, shown
 from service.demonstration import demonstrate
 from service.request import require_writable
 from service.session import caches_at
@@ -23,19 +21,18 @@ def demo(
     """Segment pictures with the demo bundle on every CPU runtime and compare the masks."""
     with errors_end_the_command():
         require_writable(out)
-        shown = demonstrate(images or [], out, caches_at(cache_dir))
+        done = demonstrate(images or [], out, caches_at(cache_dir))
     table = Table("runtime", "provider", "cover", "mismatched ppm", "ms per image")
-    for row in shown.rows:
-        mismatched = "reference" if row is shown.rows[0] else f"{row.mismatched_ppm:.1f}"
-        covers = ", ".join(f"{name} {share:.1%}" for name, share in row.covers.items())
-        table.add_row(row.runtime, row.provider, escape(covers), mismatched, f"{row.run_ms:.0f}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    for row in done.rows:
+        mismatched = "reference" if row is done.rows[0] else f"{row.mismatched_ppm:.1f}"
+        covers = ", ".join(f"{shown(name)} {share:.1%}" for name, share in row.covers.items())
+        table.add_row(row.runtime, row.provider, covers, mismatched, f"{row.run_ms:.0f}")
+    console = results_console(120)
     console.print(table)
     console.print(
-        f"{shown.image_count} images; mismatched: pixels per million against the first row; "
+        f"{done.image_count} images; mismatched: pixels per million against the first row; "
         f"ms: one run of the network, median",
-        highlight=False,
     )
-    for reason in shown.absent:
-        console.print(f"not here: {reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"masks, pseudo-colour pictures and overlays: {shown.pictures}", highlight=False, soft_wrap=True)
+    for reason in done.absent:
+        console.print(f"not here: {legible(reason)}", soft_wrap=True)
+    console.print(f"masks, pseudo-colour pictures and overlays: {legible(str(done.pictures))}", soft_wrap=True)

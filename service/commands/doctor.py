@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from service.commands.terminal import CacheOption, errors_end_the_command
+from engine.text import legible
+from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
 from service.demonstration import demo_bundle
 from service.doctor import cores_line, installed_versions, known_bad, try_starts
 from service.session import caches_at
@@ -19,18 +19,20 @@ def doctor(
     cache_dir: CacheOption = None,
 ) -> None:
     """Tell what is installed, which runtimes really start, and what to do about the others."""
-    out = Console()
+    out = results_console()
     versions = installed_versions()
     with errors_end_the_command():
         starts = try_starts(bundle or demo_bundle(), caches_at(cache_dir))
-    out.print(f"cores: {cores_line()}", highlight=False)
+    out.print(f"cores: {cores_line()}")
     installed = Table("library", "version")
     for name, version in versions.items():
-        installed.add_row(name, version or "[dim]not installed[/]")
+        installed.add_row(name, version or Text("not installed", "dim"))
     out.print(installed)
     runtimes = Table("runtime", "starts", "detail")
     for each in starts:
-        runtimes.add_row(each.label, "[green]yes[/]" if each.works else "[yellow]no[/]", escape(each.detail))
+        runtimes.add_row(
+            each.label, Text(*(("yes", "green") if each.works else ("no", "yellow"))), legible(each.detail)
+        )
     out.print(runtimes)
     for finding in known_bad(versions):
-        out.print(f"[red]![/] {finding}", highlight=False)
+        tell_fact(out, "!", finding, "red")

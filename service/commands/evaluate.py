@@ -1,7 +1,6 @@
 """`pseg evaluate`: a bundle's masks against labels, and against another bundle's, runtime's or precision's."""
 
 import io
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from csv import writer
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -30,6 +27,7 @@ from engine import (
     read_image,
 )
 from engine.files import write_atomically
+from engine.text import csv_cell
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -37,6 +35,8 @@ from service.commands.terminal import (
     errors_end_the_command,
     messages,
     print_json,
+    results_console,
+    shown,
 )
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
@@ -156,8 +156,8 @@ def _evaluate(
 
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
-        shown = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
-        evaluation = evaluate_predictors(predictors, read_labelled(shown, read, values))
+        tracked = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
+        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, values))
         return evaluation, [predictor.provenance for predictor in predictors]
 
 
@@ -227,20 +227,19 @@ def _image_table(evaluation: Evaluation) -> bytes:
     text = io.StringIO(newline="")
     rows = writer(text, lineterminator="\n")
     measures = ("iou", "labelled_cover", "found_cover")
-    rows.writerow(
-        ["image", "pixels", "miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
-    )
+    columns = ["image", "pixels", "miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
+    rows.writerow(map(csv_cell, columns))
     for each in evaluation.scores[0].per_image:
         of_classes = (*each.class_iou, *each.labelled_cover, *each.found_cover)
-        shown = ["" if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
-        rows.writerow([each.image, each.pixels, *shown])
-    return text.getvalue().encode(errors="surrogateescape")
+        cells = ["" if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
+        rows.writerow([csv_cell(each.image), each.pixels, *cells])
+    return text.getvalue().encode()
 
 
 def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence[Provenance]) -> None:
     columns = [_measures(score) for score in evaluation.scores]
     titles = [
-        f"{escape(source.name)}\n{provenance.provider} {provenance.precision}"
+        f"{shown(source.name)}\n{provenance.provider} {provenance.precision}"
         for source, provenance in zip(sources, provenances, strict=True)
     ]
     if len(columns) == 1:
@@ -254,16 +253,16 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
         table.add_section()
         for index, each in enumerate(evaluation.classes):
             table.add_row(
-                f"{title} {escape(each.name)}", *_cells(column.of_classes[index][measure] for column in columns)
+                f"{title} {shown(each.name)}", *_cells(column.of_classes[index][measure] for column in columns)
             )
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = results_console(120)
     console.print(table)
     first = evaluation.scores[0]
-    counts = Table("labelled as \\ found as", *(escape(each.name) for each in evaluation.classes), title="pixels")
+    counts = Table("labelled as \\ found as", *(shown(each.name) for each in evaluation.classes), title="pixels")
     for each, row in zip(evaluation.classes, first.confusion.tolist(), strict=True):
-        counts.add_row(escape(each.name), *map(str, row))
+        counts.add_row(shown(each.name), *map(str, row))
     console.print(counts)
-    console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1", highlight=False)
+    console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1")
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:

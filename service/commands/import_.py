@@ -7,7 +7,8 @@ import typer
 
 from converters.cv_config import read_cv_config
 from converters.published import import_published
-from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json
+from engine.text import legible
+from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, shown
 from service.request import require_writable
 
 
@@ -28,5 +29,8 @@ def import_(
         names = [each.name for each in imported.classes]
         print_json({"bundle": str(out), "name": imported.name, "classes": names, "side_file": str(imported.side_file)})
         return
-    named = ", ".join(each.name for each in imported.classes) or "not named: add them with --cv-config"
-    typer.echo(f"{out}: {imported.name}, written, and run once; classes: {named}; {imported.side_file} describes it")
+    named = ", ".join(shown(each.name) for each in imported.classes) or "not named: add them with --cv-config"
+    typer.echo(
+        f"{legible(str(out))}: {shown(imported.name)}, written, and run once; classes: {named}; "
+        f"{legible(str(imported.side_file))} describes it"
+    )

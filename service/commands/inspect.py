@@ -1,11 +1,10 @@
 """`pseg inspect`: what a bundle holds and, on request, what it needs of a machine."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from engine import open_bundle
 from service.commands.terminal import (
@@ -14,10 +13,16 @@ from service.commands.terminal import (
     JsonOption,
     errors_end_the_command,
     print_json,
+    results_console,
+    shown,
     step_shown,
+    warn,
 )
 from service.inspection import inspection
 from service.request import DEFAULT_MAX_IMG_SIZE, build_request
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def inspect(
@@ -49,30 +54,35 @@ def inspect(
     if json_output:
         print_json(record)
         return
-    out = Console()
+    out = results_console()
     facts = Table(show_header=False, box=None)
-    facts.add_row("name", escape(record["name"]))
+    facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])
-    facts.add_row("transforms", escape("\n".join(record["transforms"])) or "none")
+    facts.add_row("transforms", "\n".join(map(shown, record["transforms"])) or "none")
     paddle = record["paddle"]
     facts.add_row(
-        "paddle", "none" if paddle is None else escape(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
+        "paddle", "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
     )
     facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
-    facts.add_row("declares", escape(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
+    facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     out.print(facts)
     if "need" in record:
         _show_need(out, record["need"])
-    classes = Table("index", "class", "id", "colour")
+    classes = Table("index", Column("class", overflow="fold"), Column("id", overflow="fold"), "colour")
     for each in record["classes"]:
-        swatch = "" if each["color"] is None else f"[on rgb({','.join(map(str, each['color']))})]   [/] {each['color']}"
-        classes.add_row(str(each["index"]), escape(each["name"]), escape(each["id"]), swatch)
+        classes.add_row(str(each["index"]), shown(each["name"]), shown(each["id"]), _swatch(each["color"]))
     out.print(classes)
     for warning in record["warnings"]:
-        out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
+        warn(out, warning)
 
 
-def _show_need(out: Console, need: dict[str, Any]) -> None:
+def _swatch(color: tuple[int, int, int] | None) -> Text:
+    if color is None:
+        return Text()
+    return Text.assemble(("   ", f"on rgb({','.join(map(str, color))})"), f" {color}")
+
+
+def _show_need(out: "Console", need: dict[str, Any]) -> None:
     request = need["request"]
     facts = Table(show_header=False, box=None, title="measured here", title_justify="left")
     facts.add_row("photographs", f"{need['images']} of {need['height']}x{need['width']}")

@@ -8,9 +8,10 @@ import typer
 from service.commands.terminal import (
     ExitStatus,
     JsonOption,
+    Products,
     errors_end_the_command,
-    messages,
     print_json,
+    say,
     tell_totals,
 )
 from service.ledger import write_ledger
@@ -36,15 +37,18 @@ def merge(
             if asked is not None:
                 require_writable_file(asked)
         write_ledger(merged.content)
+        products = Products()
         if csv is not None:
-            write_atomically(csv, _table(merged))
+            with products.written(f"the table {csv}"):
+                write_atomically(csv, _table(merged))
         if report is not None:
-            _write_report(merged, report)
+            with products.written(f"the report {report}"):
+                _write_report(merged, report)
     if json_output:
         print_json(merged.summary())
     else:
         _tell(merged)
-    if not merged.complete:
+    if products.missing or not merged.complete:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -75,4 +79,4 @@ def _tell(merged: Merged) -> None:
         differing = f", {len(merged.contradictory)} with different covers" if merged.contradictory else ""
         problems.append(f"done more than once: {len(merged.duplicates)} images{differing}; each counts once")
     for problem in problems:
-        messages().print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(problem, "red")

@@ -12,14 +12,18 @@ import typer
 from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented, list_images
 from engine.averaging import Averaging, averaged
 from engine.files import write_atomically
+from engine.text import legible
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     ExitStatus,
     JsonOption,
+    Products,
     errors_end_the_command,
     messages,
     print_json,
+    say,
+    shown,
 )
 from service.commands.tile_options import (
     BandsOption,
@@ -171,7 +175,7 @@ def predict(
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
-        failed = _predict_all(
+        complete = _predict_all(
             bundle,
             listing,
             request,
@@ -185,7 +189,7 @@ def predict(
             resume=resume,
             json_lines=json_lines,
         )
-    if failed:
+    if not complete:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -203,12 +207,13 @@ def _predict_all(
     *,
     resume: bool,
     json_lines: bool,
-) -> int:
+) -> bool:
     tasks = [task for _, task in listing.mine]
     require_inputs_kept(listing.tasks, out, request.save)
     # Where nothing else is to be written, a ledger is written only for what reads it.
     keep = bool(request.save) or resume or listing.shard is not None
     table = CoverTable()
+    products = Products()
     failed = 0
     writer = ResultWriter(out, request.save)
     try:
@@ -224,11 +229,11 @@ def _predict_all(
             run = run_of(predictor, request, listing, large.options_with_effect())
             with (
                 open_ledger(out, run, listing, resume=resume, keep=keep) as ledger,
-                _reporting(report, predictor, request, len(tasks)) as show,
+                _reporting(report, predictor, request, len(tasks), products) as show,
                 _progress(len(tasks)) as advance,
             ):
                 for note in ledger.notes:
-                    messages().print(note, markup=False, highlight=False, soft_wrap=True)
+                    say(note)
                 for record, result in ledger.results(segment, images.provenance_of):
                     if isinstance(result, Entry):
                         table.add_record(record, result.capture)
@@ -243,8 +248,9 @@ def _predict_all(
                     advance()
     finally:
         if csv is not None and (table.rows or not tasks):
-            write_atomically(csv, table.to_csv())
-    return failed
+            with products.written(f"the table {csv}"):
+                write_atomically(csv, table.to_csv())
+    return not failed and not products.missing
 
 
 def _results(
@@ -260,7 +266,7 @@ def _results(
 
 @contextmanager
 def _reporting(
-    path: Path | None, predictor: Predictor, request: PredictRequest, images: int
+    path: Path | None, predictor: Predictor, request: PredictRequest, images: int, products: Products
 ) -> Generator[Callable[[Result | Entry], None]]:
     if path is None:
         yield lambda _: None
@@ -270,7 +276,14 @@ def _reporting(
     bundle = predictor.bundle
     facts = {"bundle": str(bundle.source), **request_facts(request)}
     title = f"Segmentation with {bundle.name}"
-    with report_at(path, title=title, provenance=predictor.provenance, expected=images, facts=facts) as report:
+    with report_at(
+        path,
+        title=title,
+        provenance=predictor.provenance,
+        expected=images,
+        facts=facts,
+        lost=lambda error: products.lose(f"the report {path}", error),
+    ) as report:
 
         def show(result: Result | Entry) -> None:
             if isinstance(result, Entry):
@@ -291,12 +304,11 @@ def _tell(record: Mapping[str, Any]) -> None:
     if record["status"] != "ok":
         reason = record["error"]["message"]
         # What fails behind the reading of the file does not know its name.
-        text = f"failed: {reason}" if named in reason else f"failed: {named}: {reason}"
-        messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"failed: {reason}" if named in reason else f"failed: {named}: {reason}", "red")
         return
-    covers = ", ".join(f"{each['name']} {each['cover']:.1%}" for each in record["cover"])
-    where = "" if record["mask"]["path"] is None else f" -> {record['mask']['path']}"
-    typer.echo(f"{named}{where}: {covers}")
+    covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
+    where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
+    typer.echo(f"{legible(named)}{where}: {covers}")
 
 
 @contextmanager

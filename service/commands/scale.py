@@ -33,9 +33,10 @@ from service.commands.terminal import (
     CacheOption,
     ExitStatus,
     JsonOption,
+    Products,
     errors_end_the_command,
-    messages,
     print_json,
+    say,
     tell_totals,
 )
 from service.ledger import Run, options_with_effect
@@ -146,21 +147,24 @@ def scale(
         records = [record_of(row) for row in rows]
         summary = totals(records, len(tasks))
         captures = [capture_from(row) for row in rows]
+        products = Products()
         if csv is not None:
-            table = CoverTable()
-            for record, capture in zip(records, captures, strict=True):
-                table.add_record(record, capture)
-            write_atomically(csv, table.to_csv())
+            with products.written(f"the table {csv}"):
+                table = CoverTable()
+                for record, capture in zip(records, captures, strict=True):
+                    table.add_record(record, capture)
+                write_atomically(csv, table.to_csv())
         if report is not None:
             from service.report import write_table_report
 
-            facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
-            write_table_report(report, zip(records, captures, strict=True), expected=len(tasks), facts=facts)
+            with products.written(f"the report {report}"):
+                facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
+                write_table_report(report, zip(records, captures, strict=True), expected=len(tasks), facts=facts)
     if json_output:
         print_json(summary)
     else:
         tell_totals(summary, place.name_of(LEDGER))
-    if summary["images"]["succeeded"] < len(tasks):
+    if products.missing or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -224,9 +228,9 @@ def pending_tasks(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], pla
                 f"{place.root} holds pictures of {strangers[task.stem.casefold()]}, which the manifest does not name, "
                 f"and those of {task.uri} would take their place: name another folder with --out, or leave out --resume"
             )
-    _say(f"{len(done)} of {len(tasks)} images were done earlier")
+    say(f"{len(done)} of {len(tasks)} images were done earlier")
     for reason, number in Counter(reason for uri, reason in reasons.items() if uri not in done).items():
-        _say(f"{number} done again: {reason}")
+        say(f"{number} done again: {reason}")
     return pending
 
 
@@ -241,12 +245,8 @@ def _rows_in_order(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask]) ->
     found = [rows.get((task.uri, task.stem)) for task in tasks]
     missing = [task.uri for task, row in zip(tasks, found, strict=True) if row is None]
     if missing:
-        _say(f"{len(missing)} images have no row, {missing[0]} for instance: go on with --resume")
+        say(f"{len(missing)} images have no row, {missing[0]} for instance: go on with --resume")
     return [row for row in found if row is not None]
-
-
-def _say(text: str) -> None:
-    messages().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _progress(total: int) -> Callable[[Mapping[str, int]], None]:
@@ -261,6 +261,6 @@ def _progress(total: int) -> Callable[[Mapping[str, int]], None]:
         done = counts.total()
         if done - told_at >= step or done == total:
             told_at = done
-            _say(f"{done} of {total} images, {counts['failed']} failed")
+            say(f"{done} of {total} images, {counts['failed']} failed")
 
     return told

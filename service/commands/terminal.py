@@ -1,10 +1,13 @@
 """What the commands share: the arguments that many take, messages, JSON lines, and how a command ends."""
 
-import json
+import codecs
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError
+from engine.text import json_text, legible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+_NAME_LENGTH = 200
+_MESSAGE_LENGTH = 4000
+_PERCENT_ENCODING = "pseg-percent-encoding"
 
 
 class ExitStatus(IntEnum):
@@ -29,9 +36,11 @@ class ExitStatus(IntEnum):
 
     DONE = 0
     INCOMPLETE = 1
-    """Some or all images failed, or an accuracy limit was missed."""
+    """Some or all images failed, a table or a page could not be written, or an accuracy limit was missed."""
     WRONG_REQUEST = 2
     UNUSABLE_MODEL = 3
+    READER_GONE = 141
+    """Who read the output closed it (`pseg … | head -n 1`): what a shell reports of SIGPIPE."""
 
 
 def exit_status_of(error: EngineError) -> ExitStatus:
@@ -53,16 +62,107 @@ def exit_status_of(error: EngineError) -> ExitStatus:
     return ExitStatus.WRONG_REQUEST
 
 
+class CommandStream(io.TextIOWrapper):
+    """Standard output or standard error of a command.
+
+    What its encoding does not know is written as bytes, `%C3%A9`. Who closes it ends the command, quietly, and whatever
+    it was doing is put away as at any other end.
+    """
+
+    def __init__(self, descriptor: int, name: str, encoding: str) -> None:
+        """Take a stream.
+
+        Args:
+            descriptor: where it goes; closed with the stream.
+            name: what messages call it.
+            encoding: of its text.
+        """
+        codecs.register_error(_PERCENT_ENCODING, _percent_encoded)
+        super().__init__(
+            os.fdopen(descriptor, "wb"), encoding=encoding, errors=_PERCENT_ENCODING, newline="", line_buffering=True
+        )
+        self._told_as = name
+
+    def write(self, text: str, /) -> int:
+        """Write text.
+
+        Args:
+            text: any.
+
+        Returns:
+            Its length.
+
+        Raises:
+            SystemExit: nobody reads it any more.
+            OSError: it cannot be written; the error names the stream.
+        """
+        with self._given_up():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            SystemExit: nobody reads it any more.
+            OSError: it cannot be written; the error names the stream.
+        """
+        with self._given_up():
+            super().flush()
+
+    @contextmanager
+    def _given_up(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            # What waits is written once more when the process ends, and must not fail again.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(ExitStatus.READER_GONE) from error
+            error.filename = self._told_as
+            raise
+
+
+def _percent_encoded(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    rest = error.object[error.start : error.end].encode(errors="surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in rest), error.end
+
+
 @cache
 def messages() -> "Console":
-    """The console on stderr, loaded when there is something to say.
+    """The console on stderr, loaded when there is something to say. What it prints is no markup.
 
     Returns:
         Always the same.
     """
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def say(message: str, style: str = "") -> None:
+    """Say something on stderr.
+
+    Args:
+        message: may hold text from outside; it is made legible, and cut where nobody would read on.
+        style: colour, as rich names it.
+    """
+    messages().print(legible(message, _MESSAGE_LENGTH), style=style, soft_wrap=True)
+
+
+def shown(name: str) -> str:
+    """Make a name fit for a line or a cell.
+
+    Args:
+        name: of a class, a bundle, a file.
+
+    Returns:
+        The name made legible; a very long one is cut.
+    """
+    return legible(name, _NAME_LENGTH)
 
 
 @contextmanager
@@ -71,15 +171,56 @@ def errors_end_the_command() -> Generator[None]:
     try:
         yield
     except EngineError as error:
-        messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        messages().print(str(error), markup=False, highlight=False, soft_wrap=True)
+        _say_error(error, "")
         raise typer.Exit(exit_status_of(error)) from error
     except OSError as error:
         # Of this machine: a disk that is full or may not be written to, too many open files. It names the file.
         _log.debug("broken off", exc_info=error)
-        messages().print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        messages().print(f"{error}: make room or name another place", markup=False, highlight=False, soft_wrap=True)
+        _say_error(error, ": make room or name another place")
         raise typer.Exit(ExitStatus.WRONG_REQUEST) from error
+
+
+def _say_error(error: Exception, advice: str) -> None:
+    messages().print(f"{type(error).__name__}: ", style="bold red", end="")
+    say(f"{error}{advice}")
+
+
+@dataclass(slots=True)
+class Products:
+    """Files that a command writes beside its results: one that cannot be written takes nothing else away.
+
+    Attributes:
+        missing: those that were not written.
+    """
+
+    missing: list[str] = field(default_factory=list[str])
+
+    @contextmanager
+    def written(self, product: str) -> Generator[None]:
+        """Write a product.
+
+        Args:
+            product: what people call it.
+
+        Yields:
+            Nothing; whatever goes wrong is said, and is no error of the command's other work.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.lose(product, error)
+
+    def lose(self, product: str, error: Exception) -> None:
+        """Say that a product was not written.
+
+        Args:
+            product: what people call it.
+            error: why.
+        """
+        _log.debug("not written", exc_info=error)
+        expected = isinstance(error, EngineError | OSError)
+        say(f"{product} is not written: {error if expected else f'{type(error).__name__}: {error}'}", "red")
+        self.missing.append(product)
 
 
 @contextmanager
@@ -87,7 +228,7 @@ def step_shown(first: str) -> Generator[Callable[[str], None]]:
     """Show on a terminal what is being done.
 
     Args:
-        first: the first step.
+        first: the first step, in our own words.
 
     Yields:
         Takes the next one; without effect where nobody looks.
@@ -95,10 +236,23 @@ def step_shown(first: str) -> Generator[Callable[[str], None]]:
     if not messages().is_terminal:
         yield lambda _step: None
         return
-    from rich.markup import escape
-
     with messages().status(first) as status:
-        yield lambda step: status.update(escape(step))
+        yield lambda step: status.update(legible(step))
+
+
+def results_console(unseen_width: int | None = None) -> "Console":
+    """Make a console on stdout for tables. What it prints is no markup.
+
+    Args:
+        unseen_width: characters of a line where no terminal has a width; None: rich's own.
+
+    Returns:
+        The console; a narrow terminal wraps cells.
+    """
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else unseen_width
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def wide_console() -> "Console":
@@ -107,9 +261,31 @@ def wide_console() -> "Console":
     Returns:
         A narrow terminal wraps cells; where nobody looks at a width, nothing is wrapped.
     """
-    from rich.console import Console
+    return results_console(240)
 
-    return Console(width=None if sys.stdout.isatty() else 240)
+
+def warn(console: "Console", finding: str) -> None:
+    """Print a finding below a table.
+
+    Args:
+        console: from `results_console`.
+        finding: may hold text from outside.
+    """
+    tell_fact(console, "!", finding, "yellow")
+
+
+def tell_fact(console: "Console", name: str, value: str, style: str = "bold") -> None:
+    """Print a fact below a table.
+
+    Args:
+        console: from `results_console`.
+        name: in our own words.
+        value: may hold text from outside.
+        style: of the name, as rich calls it.
+    """
+    from rich.text import Text
+
+    console.print(Text.assemble((name, style), " ", legible(value, _MESSAGE_LENGTH)), soft_wrap=True)
 
 
 def rich_table(title: str, table: "Table") -> "RichTable":
@@ -122,14 +298,13 @@ def rich_table(title: str, table: "Table") -> "RichTable":
     Returns:
         What a console prints.
     """
-    from rich.markup import escape
     from rich.table import Table as RichTable
 
     laid_out = RichTable(title=title)
     for index, name in enumerate(table.header):
-        laid_out.add_column(escape(name), justify="right" if index else "left")
+        laid_out.add_column(shown(name), overflow="fold", justify="right" if index else "left")
     for row in table.rows:
-        laid_out.add_row(*map(escape, row))
+        laid_out.add_row(*map(shown, row))
     return laid_out
 
 
@@ -149,7 +324,8 @@ def print_json(record: object) -> None:
     Args:
         record: what JSON can hold.
     """
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    ascii_only = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
+    sys.stdout.write(json_text(record, ascii_only=ascii_only) + "\n")
     sys.stdout.flush()
 
 
@@ -161,9 +337,8 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
         place: where the results lie.
     """
     counts = summary["images"]
-    typer.echo(f"{counts['succeeded']} of {counts['total']} images segmented -> {place}")
+    typer.echo(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:
-        typer.echo(f"  {each['name']} {each['cover']:.1%}")
+        typer.echo(f"  {shown(each['name'])} {each['cover']:.1%}")
     for each in summary["failures"]:
-        text = f"failed: {each['image']}: {each['reason']}"
-        messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"failed: {each['image']}: {each['reason']}", "red")

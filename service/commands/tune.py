@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from benchmarks.bench import Places
 from benchmarks.labels import match_masks
@@ -34,6 +32,8 @@ from service.commands.terminal import (
     print_json,
     rich_table,
     step_shown,
+    tell_fact,
+    warn,
     wide_console,
 )
 from service.request import DEFAULT_MAX_IMG_SIZE, require_writable_file
@@ -140,17 +140,17 @@ def _tune(
 
 
 def _show(tuning: Tuning, destination: _Destination) -> None:
-    console: Console = wide_console()
+    console = wide_console()
     console.print(rich_table(f"tried for {tuning.goal}", tuning_table(tuning)))
     skipped = dict.fromkeys(each.reason for each in tuning.skipped)
     for note in (*tuning.notes, *(f"skipped: {reason}" for reason in skipped)):
-        console.print(f"[yellow]![/] {escape(note)}", highlight=False, soft_wrap=True)
+        warn(console, note)
     for each in tuning.search.untried:
-        console.print(f"[yellow]![/] no time for {escape(each.label)}", highlight=False, soft_wrap=True)
+        warn(console, f"no time for {each.label}")
     chosen = tuning.search.chosen
     told = [("judged by", tuning.judged_by), ("seconds", f"{tuning.seconds:.0f}")]
     told.append(("choice", f"{chosen.configuration.label if chosen else 'none'}: {tuning.reason}"))
     for name, value in told:
-        console.print(f"[bold]{name}[/] {escape(value)}", highlight=False, soft_wrap=True)
+        tell_fact(console, name, value)
     if chosen is not None:
-        console.print(f"written: {escape(str(destination.path))}", highlight=False, soft_wrap=True)
+        tell_fact(console, "written", str(destination.path))

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter
-from rich.console import Console
 from rich.table import Table
 
 from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
 from engine.cores import usable_cores
+from engine.text import legible
 from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,
@@ -17,6 +17,8 @@ from service.commands.terminal import (
     JsonOption,
     errors_end_the_command,
     print_json,
+    results_console,
+    shown,
 )
 from service.session import caches_at, certify
 
@@ -47,7 +49,7 @@ def verify(
                 list_images(images or []),
             )
         if json_output:
-            print_json(TypeAdapter(ParityReport).dump_python(report, mode="json"))
+            print_json(TypeAdapter(ParityReport).dump_python(report))
         else:
             _show_report(report)
         require_parity(report, limits, where=str(bundle))
@@ -58,11 +60,11 @@ def _show_report(report: ParityReport) -> None:
     table.add_row("images", str(report.images))
     table.add_row("mismatched pixels per million", f"{report.mismatched_ppm:.1f}")
     for name, iou in report.class_iou.items():
-        table.add_row(f"IoU {name}", f"{iou:.5f}" + ("" if name in report.gated_classes else " (rare)"))
+        table.add_row(f"IoU {shown(name)}", f"{iou:.5f}" + ("" if name in report.gated_classes else " (rare)"))
     table.add_row("largest cover error", f"{report.max_cover_error:.6f}")
     if report.max_abs_logit_error is not None:
         table.add_row("largest score error", f"{report.max_abs_logit_error:.2g} of a range of {report.logit_range:.3g}")
-    table.add_row("worst image", report.worst_image)
+    table.add_row("worst image", legible(report.worst_image))
     table.add_row("reference", report.reference.provider)
     table.add_row("candidate", f"{report.candidate.provider} {report.candidate.precision}")
-    Console().print(table)
+    results_console().print(table)
