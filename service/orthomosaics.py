@@ -310,28 +310,30 @@ class LargeImages:
         ]
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
         tags = {"PSEG_PROVENANCE": json.dumps(provenance_record(provenance), sort_keys=True)}
-        map_path = work.folder / f"mask{MAP_SUFFIX}"
-        write_geotiff(work.mask, map_path, georeference, labels, tags)
-        if self.request.save:
-            # First of all: what is wrong with polygons takes no map away.
-            map_path = map_path.replace(self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
-        if self.large.vectors is not None:
-            wanted = self._vectors_of(task, self.large.vectors)
-            self._publish_polygons(task, map_path, wanted, georeference, work, labels, areas)
+        name = work.new_name("map", MAP_SUFFIX)
+        with work.for_libraries() as folder:
+            map_path = folder / name
+            write_geotiff(work.mask, map_path, georeference, labels, tags)
+            if self.request.save:
+                # First of all: what is wrong with polygons takes no map away.
+                map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
+            if self.large.vectors is not None:
+                wanted = self._vectors_of(task, self.large.vectors)
+                self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
         return map_path if self.request.save else None
 
     def _publish_polygons(
         self,
         task: ImageTask,
         map_path: Path,
+        folder: Path,
         wanted: Path,
         georeference: Georeference,
         work: UnfinishedRaster,
         labels: Sequence[ClassLabel],
         areas: PixelAreas,
     ) -> None:
-        polygons = work.folder / f"polygons{wanted.suffix}"
-        polygons.unlink(missing_ok=True)
+        name = work.new_name("polygons", wanted.suffix)
         _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
         determinant = abs(per_column * per_row - x_per_row * y_per_column)
         in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
@@ -340,7 +342,7 @@ class LargeImages:
             _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
         write_polygons(
             mask_polygons(map_path, multilabel=work.mask.layout.multilabel),
-            polygons,
+            folder / name,
             labels,
             crs_wkt=georeference.crs_wkt,
             layer=task.stem,
@@ -348,7 +350,7 @@ class LargeImages:
             pixel_degrees=degrees,
         )
         # A copy: the file that is wanted may lie on another disk.
-        with polygons.open("rb") as content, atomic_file(wanted) as file:
+        with work.open(name) as content, atomic_file(wanted) as file:
             shutil.copyfileobj(content, file)
 
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
