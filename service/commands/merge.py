@@ -70,7 +70,7 @@ def _tell(merged: Merged) -> None:
     problems: list[str] = []
     if merged.missing:
         shards = ", ".join(summary["missing_shards"])
-        problems.append(f"missing: {len(merged.missing)} images" + (f"; no ledger of shard {shards}" if shards else ""))
+        problems.append(f"missing: {merged.missing} images" + (f"; no ledger of shard {shards}" if shards else ""))
     if merged.duplicates:
         differing = f", {len(merged.contradictory)} with different covers" if merged.contradictory else ""
         problems.append(f"done more than once: {len(merged.duplicates)} images{differing}; each counts once")
