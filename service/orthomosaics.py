@@ -35,7 +35,7 @@ from engine.predictor import Mask
 from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
-from service.request import PredictRequest, require_writable_file
+from service.request import PredictRequest, require_apart, require_writable_file
 from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
 from service.unfinished import UnfinishedRaster, fingerprint, key_of
 
@@ -68,6 +68,11 @@ class LargeImageRequest:
     def names_rasters(self) -> bool:
         """Whether something is asked that only TIFFs have."""
         return self.bands is not None or self.vectors is not None
+
+    @property
+    def polygon_file(self) -> Path | None:
+        """The file that the user names for polygons; None where each raster has one of its own, or none."""
+        return None if self.vectors is None or is_polygon_format(self.vectors) else Path(self.vectors)
 
     def options_with_effect(self) -> dict[str, object]:
         """Select what has an effect on masks, for a ledger.
@@ -116,27 +121,26 @@ class LargeImages:
         if not rasters:
             return
         require_rasterio()
-        named = self.large.vectors is not None and not is_polygon_format(self.large.vectors)
-        if named and len(rasters) > 1:
+        if self.large.polygon_file is not None and len(rasters) > 1:
             raise OptionError(
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
                 "give gpkg or geojson, for a file each"
             )
-        images = {task.path.resolve() for task in tasks}
+        results: list[tuple[str, Path]] = []
         for task in rasters:
-            results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            places = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
             if self.large.vectors is not None:
                 vectors = self._vectors_of(task, self.large.vectors)
                 require_polygon_format(vectors)
                 require_writable_file(vectors)
                 require_layers_kept(vectors, task.stem)
-                results.append(vectors)
-            for result in results:
-                if result.resolve() in images:
-                    raise OptionError(
-                        f"{result} is one of the images, and a result of {task.path} would take its place: "
-                        "name another folder with --out"
-                    )
+                places.append(vectors)
+            results += [(f"a result of {task.path}", place) for place in places]
+        require_apart(
+            results,
+            {"one of the images": [task.path for task in tasks]},
+            advice="name another folder with --out, or another file with --vectors",
+        )
 
     def takes(self, task: ImageTask) -> bool:
         """Tell whether an image is cut into tiles.
