@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png")
+_LATENCY_ACCURACY, _TIME_SPLIT = "latency_accuracy", "time_split"
 _WIDTH_IN, _ROW_IN = 9.0, 0.4
 _DPI = 150
 _LOG_FROM = 10
@@ -36,6 +37,15 @@ def require_plotting() -> None:
         ) from error
 
 
+def plot_names() -> list[str]:
+    """Name the files that `plots` may draw.
+
+    Returns:
+        File names.
+    """
+    return [f"{name}.{file_format}" for name in (_LATENCY_ACCURACY, _TIME_SPLIT) for file_format in FORMATS]
+
+
 def plots(results: Results) -> dict[str, bytes]:
     """Draw what there is to draw.
 
@@ -53,9 +63,9 @@ def plots(results: Results) -> dict[str, bytes]:
     # A dollar sign in a label is no formula.
     with rc_context({"text.parse_math": False}):
         if any(summary.min_class_iou is not None for _, summary in done):
-            figures["latency_accuracy"] = _latency_accuracy(results)
+            figures[_LATENCY_ACCURACY] = _latency_accuracy(results)
         if done:
-            figures["time_split"] = _time_split(done)
+            figures[_TIME_SPLIT] = _time_split(done)
     return {
         f"{name}.{file_format}": encoded_figure(figure, file_format)
         for name, figure in figures.items()

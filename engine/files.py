@@ -1,71 +1,121 @@
-"""Files that are whole or absent, and temporary folders: what a killed process leaves of either, the next one removes.
+"""Files that are whole or absent, and folders for unfinished work: what a killed process leaves, the next one removes.
 
 Whatever is being written is locked, and the kernel drops the lock of a process that dies: what can be locked belongs to
 nobody any more. Where a file system knows no locks, nothing is removed.
+
+No link is followed that lies where a file or a folder of ours should be. A folder is held open, and what is in it is
+named as seen from there, so that a link that is put in its place meanwhile changes nothing. Only the folder that a user
+names may be a link itself. Files get the rights that the user's umask leaves; what is not finished is the user's alone.
 """
 
 import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 _log = logging.getLogger(__name__)
 _PART_PREFIX = ".pseg-"
 _PART_SUFFIX = ".part"
 _FOLDER_PREFIX = "pseg-"
+# Names that are drawn by chance, here and by `tempfile`: nothing else is ever taken for abandoned.
+_PART = re.compile(r"\.pseg-[a-z0-9_]{8,16}\.part")
+_SCRATCH = re.compile(r"pseg-[a-z-]+-[a-z0-9_]{8}")
 _MARK = ".pseg-in-use"
 _CONTENT = "content"
-_PUBLIC_FILE = 0o644
+_OWN_FOLDER = 0o700
+_OWN_FILE = 0o600
+_ANY_FILE = 0o666
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC
+# A folder that may be written to, but not listed, is a place for files, too.
+_PLACE = _FOLDER | getattr(os, "O_PATH", os.O_RDONLY)
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, within: Path | None = None) -> None:
     """Write a file that is whole or absent.
 
     Args:
-        path: replaced if it exists.
+        path: replaced if it exists; a link is replaced itself, and what it leads to stays.
         content: the bytes.
+        within: see `atomic_file`.
 
     Raises:
         OSError: it cannot be written; the error names it.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, within=within) as file:
         file.write(content)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO]:
+def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO]:
     """Write a file, piece by piece, that is whole or absent: temporary name, fsync, rename.
 
+    Its rights are those that the umask leaves of read and write for all, also where it replaces a file of other rights.
+
     Args:
-        path: replaced if it exists, when the block ends without an error.
+        path: replaced if it exists, when the block ends without an error; a link is replaced itself, and what it leads
+            to stays.
+        within: a folder above it; folders between the two are made where absent, and none of them may be a link. None:
+            the file's folder is there, and may be a link.
 
     Yields:
         The file to write to.
 
     Raises:
-        OSError: it cannot be written; the error names it.
+        OSError: it cannot be written, or a folder below `within` is a link; the error names it.
     """
-    descriptor, partial = _locked_part(path.parent)
+    with _place_of(path, within) as folder:
+        descriptor, partial = _locked_part(folder)
+        try:
+            # Renamed before it is closed: with the file the lock would go, and with the lock the file.
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(partial, dir_fd=folder)
+            if isinstance(error, OSError) and error.filename in {None, partial}:
+                # A full disk does not say whose writing failed.
+                error.filename, error.filename2 = str(path), None
+            raise
+
+
+def open_regular(name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder: int | None = None) -> int:
+    """Open a regular file, never through a link, and without waiting for whoever is behind a pipe.
+
+    Args:
+        name: of the file.
+        flags: as for `os.open`.
+        mode: rights of a new file, from which the umask takes.
+        folder: descriptor of an open folder that `name` is relative to; None: the working directory.
+
+    Returns:
+        A descriptor.
+
+    Raises:
+        OSError: it cannot be opened, is a link, or is no regular file; the error names it.
+    """
     try:
-        # Renamed before it is closed: with the file the lock would go, and with the lock the file.
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(_PUBLIC_FILE)
-            partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            # A full disk does not say whose writing failed.
-            error.filename = str(path)
+        descriptor = os.open(name, flags | _NO_LINK, mode, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "it is a link, which is not followed"
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(name))
+    return descriptor
 
 
 def lock_alone(file: BinaryIO) -> None:
@@ -89,14 +139,137 @@ def lock_alone(file: BinaryIO) -> None:
 
 
 def remove_abandoned_parts(folder: Path) -> None:
-    """Remove what killed processes were writing into a folder with `atomic_file`.
+    """Remove what killed processes of this user were writing into a folder with `atomic_file`.
 
     Args:
         folder: its subfolders are not looked at.
     """
-    for path in folder.glob(f"{_PART_PREFIX}*{_PART_SUFFIX}"):
-        for _ in _abandoned(path):
-            path.unlink(missing_ok=True)
+    with suppress(PermissionError), _opened(folder, _FOLDER) as held:
+        for name in filter(_PART.fullmatch, _names_in(held)):
+            for _ in _abandoned(name, held):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=held)
+
+
+class OwnFolder:
+    """A folder of this user alone for work that is not finished, held open: nothing in it is reached through a link.
+
+    Attributes:
+        path: its name when it was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a folder, or make it, and take everybody else's rights to it.
+
+        Args:
+            path: the folder.
+
+        Raises:
+            OSError: it is a link, no folder, or another user's, or cannot be made; the error names it.
+        """
+        self.path = path
+        with suppress(FileExistsError):
+            path.mkdir(_OWN_FOLDER)
+        self._descriptor = _open_folder(path, _FOLDER | os.O_NOFOLLOW)
+        try:
+            if os.fstat(self._descriptor).st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+            with suppress(PermissionError):  # file systems without rights
+                os.fchmod(self._descriptor, _OWN_FOLDER)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    @property
+    def held_path(self) -> Path:
+        """A name for libraries that open files by name: of this folder, whatever lies at `path` meanwhile."""
+        held = Path(f"/proc/self/fd/{self._descriptor}")
+        return held if held.is_dir() else self.path
+
+    def names(self) -> list[str]:
+        """List what is in it."""
+        return _names_in(self._descriptor)
+
+    def open(self, name: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+        """Open a file of this folder.
+
+        Args:
+            name: of the file, without a folder.
+            flags: as for `os.open`.
+
+        Returns:
+            A descriptor.
+
+        Raises:
+            OSError: it cannot be opened, or it is a link, also a hard one, or no regular file; the error names it.
+        """
+        with self._naming(name):
+            descriptor = open_regular(name, flags, _OWN_FILE, folder=self._descriptor)
+        if os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            raise OSError(errno.EMLINK, "it is the file of another place, too (a hard link)", str(self.path / name))
+        return descriptor
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a file of this folder, in place of another one.
+
+        Args:
+            name: of the file.
+            new_name: within this folder.
+        """
+        with self._naming(new_name):
+            os.replace(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+
+    def publish(self, name: str, destination: Path, *, within: Path | None = None) -> None:
+        """Move a finished file out of this folder.
+
+        Args:
+            name: of the file.
+            destination: on the same file system; replaced if it exists, a link itself.
+            within: see `atomic_file`.
+
+        Raises:
+            OSError: it cannot be moved; the error names the destination.
+        """
+        with _place_of(destination, within) as place:
+            try:
+                os.replace(name, destination.name, src_dir_fd=self._descriptor, dst_dir_fd=place)
+            except OSError as error:
+                error.filename, error.filename2 = str(destination), None
+                raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file of this folder, if it is there; of a link the link.
+
+        Args:
+            name: of the file.
+
+        Raises:
+            OSError: it cannot be removed; the error names it.
+        """
+        with suppress(FileNotFoundError), self._naming(name):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def remove_folder(self) -> None:
+        """Remove the folder itself, if nothing is left in it."""
+        with suppress(OSError):
+            self.path.rmdir()
+
+    @contextmanager
+    def _naming(self, name: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename, error.filename2 = str(self.path / name), None
+            raise
 
 
 @contextmanager
@@ -104,7 +277,7 @@ def scratch_folder(purpose: str, parent: Path | None = None) -> Generator[Path]:
     """Make a folder that is gone afterwards; first, remove those that killed processes of this user left.
 
     Args:
-        purpose: becomes part of its name.
+        purpose: becomes part of its name; letters and `-`.
         parent: where it is made; None: the system's folder for temporary files.
 
     Yields:
@@ -113,23 +286,87 @@ def scratch_folder(purpose: str, parent: Path | None = None) -> Generator[Path]:
     root = Path(tempfile.gettempdir() if parent is None else parent)
     _remove_abandoned_folders(root)
     while True:
-        with tempfile.TemporaryDirectory(prefix=f"{_FOLDER_PREFIX}{purpose}-", dir=root) as made:
-            descriptor = os.open(Path(made, _MARK), os.O_RDWR | os.O_CREAT, 0o600)
+        made = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{purpose}-", dir=root))
+        try:
+            descriptor = open_regular(made / _MARK, os.O_RDWR | os.O_CREAT, _OWN_FILE)
             try:
                 if _locked(descriptor):
-                    content = Path(made, _CONTENT)
+                    content = made / _CONTENT
                     content.mkdir()
                     yield content
                     return
             finally:
                 os.close(descriptor)
+        finally:
+            with suppress(FileNotFoundError):  # not locked any more: another process may remove it at the same time
+                shutil.rmtree(made)
 
 
-def _locked_part(folder: Path) -> tuple[int, Path]:
+def _names_in(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+@contextmanager
+def _opened(folder: Path, flags: int) -> Generator[int]:
+    descriptor = _open_folder(folder, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_folder(folder: Path, flags: int) -> int:
+    try:
+        return os.open(folder, flags)
+    except NotADirectoryError as error:
+        error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is no folder"
+        raise
+
+
+@contextmanager
+def _place_of(path: Path, within: Path | None) -> Generator[int]:
+    """The folder of a file, open."""
+    with _opened(path.parent if within is None else within, _PLACE) as top:
+        if within is None:
+            yield top
+            return
+        descriptor, name = top, within
+        try:
+            for part in _parts_below(path, within):
+                name /= part
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+                try:
+                    below = os.open(part, _PLACE | os.O_NOFOLLOW, dir_fd=descriptor)
+                except OSError as error:
+                    error.filename = str(name)
+                    if isinstance(error, NotADirectoryError):
+                        error.strerror = "it is a link or no folder, and results are written below it"
+                    raise
+                if descriptor != top:
+                    os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            if descriptor != top:
+                os.close(descriptor)
+
+
+def _parts_below(path: Path, within: Path) -> Sequence[str]:
+    parts = path.parent.relative_to(within).parts
+    if ".." in parts:
+        raise OSError(errno.EINVAL, f"it does not lie in {within}", str(path))
+    return parts
+
+
+def _locked_part(folder: int) -> tuple[int, str]:
     while True:
-        descriptor, partial = tempfile.mkstemp(prefix=_PART_PREFIX, suffix=_PART_SUFFIX, dir=folder)
+        partial = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
+        # The kernel applies the umask, or what the folder says of rights in its place.
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, _ANY_FILE, dir_fd=folder)
         if _locked(descriptor):
-            return descriptor, Path(partial)
+            return descriptor, partial
         os.close(descriptor)
 
 
@@ -140,13 +377,15 @@ def _locked(descriptor: int) -> bool:
     return os.fstat(descriptor).st_nlink > 0
 
 
-def _abandoned(path: Path) -> Iterator[None]:
-    """Yield once, with the file locked, if no process holds it."""
+def _abandoned(name: str, folder: int) -> Iterator[None]:
+    """Yield once, with the file locked, if it is this user's and no process holds it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = open_regular(name, os.O_RDWR, folder=folder)
     except OSError:  # gone, a link, or another user's
         return
     try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -157,9 +396,22 @@ def _abandoned(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned_folders(root: Path) -> None:
-    for folder in root.glob(f"{_FOLDER_PREFIX}*"):
-        with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-                continue
-            for _ in _abandoned(folder / _MARK):
-                shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError), _opened(root, _FOLDER) as held:
+        for name in filter(_SCRATCH.fullmatch, _names_in(held)):
+            with suppress(OSError):
+                _remove_if_abandoned(name, held)
+
+
+def _remove_if_abandoned(name: str, root: int) -> None:
+    folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=root)
+    try:
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != _OWN_FOLDER:
+            return
+        for _ in _abandoned(_MARK, folder):
+            # The content of the folder that was looked at, whatever has its name by now.
+            shutil.rmtree(_CONTENT, ignore_errors=True, dir_fd=folder)
+            os.unlink(_MARK, dir_fd=folder)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(folder)

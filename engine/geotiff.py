@@ -468,7 +468,7 @@ def write_geotiff(
 
     Args:
         mask: complete.
-        path: the file; beside it lies a temporary description while it is written.
+        path: the file; beside the mask lies a temporary description of the same stem while it is written.
         georeference: of the source.
         labels: one a class, in index order.
         tags: what else the file is to say.
@@ -480,9 +480,11 @@ def write_geotiff(
     from rasterio.shutil import copy
 
     # A mask file is raw values; this description makes GDAL read it as a raster with everything that belongs to it.
-    described = mask.path.with_suffix(".vrt")
-    described.write_text(_description(mask, georeference, labels, tags), encoding="utf-8")
+    described = mask.path.with_name(f"{path.stem}.vrt")
     try:
+        # Never what lies there already: it could be a link.
+        with described.open("x", encoding="utf-8") as file:
+            file.write(_description(mask, georeference, labels, tags))
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
             copy(
                 str(described.absolute()),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InferenceError
+from engine.files import open_regular
 from engine.postprocess import index_counts
 from engine.predictor import Mask
 from engine.tiling import Window
@@ -94,16 +95,17 @@ class MaskFile:
     Threads: one at a time.
     """
 
-    def __init__(self, path: Path, layout: MaskLayout) -> None:
+    def __init__(self, path: Path, layout: MaskLayout, *, descriptor: int | None = None) -> None:
         """Open a file, or make it.
 
         Args:
             path: the file; what is in it stays.
             layout: what is in it.
+            descriptor: of the file, if it is open already, for reading and writing; it is closed with this one.
         """
         self.path = path
         self.layout = layout
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600) if descriptor is None else descriptor
         os.ftruncate(self._descriptor, layout.size_bytes)
 
     def __enter__(self) -> Self:

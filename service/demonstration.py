@@ -17,7 +17,7 @@ from engine import (
     read_image,
 )
 from service.request import SAVE_KINDS, PredictRequest, build_request
-from service.results import ImageTask, ResultWriter, distinct_stems
+from service.results import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
 from service.session import Caches, open_session
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo"
@@ -96,6 +96,8 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
         EngineError: the bundle or an image cannot be used; a runtime other than OpenVINO is absent.
     """
     paths = list_images(images or [str(DEMO_FOLDER / "pictures")])
+    tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
+    require_inputs_kept(tasks, out, frozenset(SAVE_KINDS))
     out.mkdir(parents=True, exist_ok=True)
     rows: list[DemoRow] = []
     absent: list[str] = []

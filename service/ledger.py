@@ -12,20 +12,33 @@ picture takes the place of one that is put aside, a line says so. A lock on the 
 ledger.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from engine import EngineError, Failed, Predictor, Provenance, Segmented
-from engine.files import atomic_file, lock_alone
+from engine import EngineError, Failed, OptionError, Predictor, Provenance, Segmented
+from engine.files import atomic_file, lock_alone, open_regular
 from engine.images import Capture
+from service.records import (
+    MOST_IMAGES,
+    RecordError,
+    checked_capture,
+    checked_facts,
+    checked_record,
+    file_name,
+    text,
+    whole,
+)
 from service.request import PredictRequest, SaveKind
 from service.results import (
     MAP_SUFFIX,
@@ -37,10 +50,16 @@ from service.results import (
     polygons_of,
     result_record,
 )
-from service.sharding import Shard
+from service.sharding import Shard, parse_shard
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
+_LINE_BYTES = 1 << 25  # more than the classes of any bundle take
+_MOST_BYTES = 1 << 34
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_PICTURES = 8
+_LATEST = 1 << 63
+_SHOWN = 300
 _FIELD = "ledger"
 _REPLACED = "replaced"
 _WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
@@ -267,35 +286,67 @@ def read_ledger(path: Path) -> LedgerContent:
     """Read a ledger.
 
     Args:
-        path: the file.
+        path: the file; not a link.
 
     Returns:
         Its content; a torn last line is dropped.
 
     Raises:
-        LedgerError: it cannot be read, or it is no ledger.
+        LedgerError: it cannot be read, or it is no ledger; the error names file and line.
     """
     try:
-        content = path.read_bytes()
+        with open(path, "rb", opener=open_regular) as file:
+            return _content_of(path, file)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
-    *lines, torn = content.split(b"\n")
-    if torn:
-        _log.warning("%s: the last line is torn, its image is not taken for done", path)
-    if not lines:
-        raise LedgerError(f"{path}: is no ledger: its first line tells of no run")
-    run = _parsed(path, 1, lines[0], _run_from)
+
+
+def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
+    run: Run | None = None
     last: dict[str, Entry] = {}
     aside: dict[str, Entry] = {}
-    for number, line in enumerate(lines[1:], 2):
+    owners: dict[int, str] = {}
+    for number, line in _lines(path, file):
+        if run is None:
+            run = _parsed(path, number, line, _run_from)
+            continue
         told = _parsed(path, number, line, _entry_from)
         if isinstance(told, str):
             aside.pop(told, None)
         elif told.aside:
             aside[told.stem.casefold()] = told
         else:
+            if told.position >= run.images or owners.setdefault(told.position, told.path) != told.path:
+                raise LedgerError(
+                    f"{path}: line {number}: position {told.position} is that of another image, or of none of the "
+                    f"{run.images}: start anew without --resume"
+                )
             last[told.path] = told
+        if len(last) + len(aside) > MOST_IMAGES:
+            raise LedgerError(f"{path}: line {number}: tells of more than {MOST_IMAGES} images")
+    if run is None:
+        raise LedgerError(f"{path}: is no ledger: its first line tells of no run")
     return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are whole, numbered from 1, of a file as long as it is now."""
+    left = os.fstat(file.fileno()).st_size
+    if left > _MOST_BYTES:
+        raise LedgerError(
+            f"{path}: has {left} bytes, and a ledger of {MOST_IMAGES} images has fewer than {_MOST_BYTES}"
+        )
+    file.seek(0)
+    number = 0
+    while left > 0 and (line := file.readline(min(left, _LINE_BYTES + 1))):
+        number += 1
+        left -= len(line)
+        if len(line) > _LINE_BYTES:
+            raise LedgerError(f"{path}: line {number} is longer than {_LINE_BYTES} bytes: it is not that of a ledger")
+        if not line.endswith(b"\n"):
+            _log.warning("%s: the last line is torn, its image is not taken for done", path)
+            return
+        yield number, line
 
 
 @dataclass(slots=True)
@@ -378,7 +429,7 @@ class Ledger:
             size,
             modified_ns,
             pictures,
-            tuple(_stamp(self.path.parent / name)[0] for name in pictures),
+            tuple(_picture_bytes(self.path.parent / name) for name in pictures),
             capture,
             self.run.digest,
         )
@@ -457,9 +508,9 @@ def write_ledger(content: LedgerContent) -> None:
 
 def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry]]) -> BinaryIO:
     """Write a ledger anew, made of what is there, and keep it open and locked behind its content."""
-    try:
-        with _locked(path) as before:
-            kept = entries(before)
+    with _locked(path) as before:
+        kept = entries(before)
+        try:
             with atomic_file(path) as temporary:
                 temporary.write(_run_line(run))
                 temporary.writelines(entry.line() for entry in kept)
@@ -467,8 +518,8 @@ def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry
                 # A second handle on the same opening: the lock lives as long as it does.
                 file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
                 _lock(path, file)
-    except OSError as error:
-        raise _unwritable(path, str(error.strerror)) from error
+        except OSError as error:
+            raise _unwritable(path, str(error.strerror)) from error
     return file
 
 
@@ -476,12 +527,29 @@ def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry
 def _locked(path: Path) -> Generator[BinaryIO]:
     """The file at a path, made if absent, for nobody else."""
     while True:
-        with path.open("ab") as file:
+        with _opened(path) as file:
             _lock(path, file)
             # Who held it before may have put another file in its place.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if _is_at(path, file):
                 yield file
                 return
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "a+b", opener=open_regular)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise _unwritable(path, str(error.strerror)) from error
+        raise LedgerError(
+            f"{path}: cannot be opened ({error.strerror}): remove it, or name another folder with --out"
+        ) from error
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    return False
 
 
 def _lock(path: Path, file: BinaryIO) -> None:
@@ -515,7 +583,7 @@ class _Known:
 def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _Known:
     if not os.fstat(file.fileno()).st_size:
         return _Known({}, [], [f"nothing to resume: there was no {path}"])
-    content = read_ledger(path)
+    content = _content_of(path, file)
     entries = [*content.aside, *content.entries]
     listed = {_absolute(task.path) for task in listing.tasks}
     strangers = [entry for entry in entries if entry.path not in listed]
@@ -524,6 +592,7 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     moved = {(Path(entry.path).name, (entry.size_bytes, entry.modified_ns)): entry for entry in gone}
     finished: dict[int, Entry] = {}
     used: set[int] = set()
+    elsewhere: dict[str, Mapping[str, Entry]] = {}
     again: Counter[str] = Counter()
     for position, task in listing.mine:
         entry = known.get(_absolute(task.path))
@@ -531,7 +600,7 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
             entry = moved.get((task.path.name, _stamp(task.path)))
         if entry is None:
             continue
-        reason = _reason_to_repeat(entry, task, run, path.parent)
+        reason = _reason_to_repeat(entry, task, run, path.parent, elsewhere)
         if reason is None:
             finished[position] = _as_of_now(entry, position, task, path.parent)
             used.add(id(entry))
@@ -561,7 +630,9 @@ def _require_pictures_kept(path: Path, strangers: Sequence[Entry], pending: Iter
             )
 
 
-def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> str | None:
+def _reason_to_repeat(
+    entry: Entry, task: ImageTask, run: Run, folder: Path, elsewhere: dict[str, Mapping[str, Entry]]
+) -> str | None:
     if entry.failed:
         return "failed before"
     if entry.digest != run.digest:
@@ -570,12 +641,70 @@ def _reason_to_repeat(entry: Entry, task: ImageTask, run: Run, folder: Path) -> 
         return "the image was changed"
     if entry.stem != task.stem:
         return "another image takes the names of its pictures"
-    sizes = tuple(_stamp(folder / name)[0] for name in entry.pictures)
+    place = _place_of_pictures(entry, task, run)
+    if place is None:
+        return "the ledger names other files than its pictures"
+    if place and not _is_known_there(entry, folder, place, elsewhere):
+        return f"the pictures are said to lie in {place}, and no ledger there knows them"
+    sizes = tuple(_picture_bytes(folder / name) for name in entry.pictures)
     if None in sizes:
         return "pictures are missing"
     if sizes != entry.picture_bytes:
         return "pictures were changed"
     return None
+
+
+def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
+    """In which folder an entry says that its pictures lie: "" for the ledger's own; None: they are other files."""
+    save, vectors = run.options["save"], run.options.get("vectors")
+    polygons = [] if vectors is None else [polygons_of(task, vectors)]
+    for own_names in (
+        picture_names(task.stem, save, planes=False),
+        picture_names(task.stem, save, planes=True),
+        (f"{task.stem}{MAP_SUFFIX}", *polygons),
+    ):
+        first = entry.pictures[0] if entry.pictures else ""
+        place = first.removesuffix(own_names[0]) if own_names else ""
+        is_folder = not place or (place.endswith("/") and not place.startswith("/"))
+        # A file that the user names for polygons lies where it lies, whatever the folder: joining keeps its name.
+        if is_folder and entry.pictures == tuple(os.path.join(place, name) for name in own_names):  # noqa: PTH118
+            return place
+    return None
+
+
+def _is_known_there(entry: Entry, folder: Path, place: str, elsewhere: dict[str, Mapping[str, Entry]]) -> bool:
+    """Whether the run that made pictures in another folder, whose ledger was merged into this one, tells of them."""
+    if place not in elsewhere:
+        known: dict[str, Entry] = {}
+        for ledger in ledgers_in(folder / place):
+            with suppress(LedgerError):
+                known.update((each.path, each) for each in read_ledger(ledger).entries)
+        elsewhere[place] = known
+    there = elsewhere[place].get(entry.path)
+    pictures = tuple(name.removeprefix(place) for name in entry.pictures)
+    told = (entry.digest, entry.stem, pictures, entry.picture_bytes)
+    return there is not None and (there.digest, there.stem, there.pictures, there.picture_bytes) == told
+
+
+def _picture_bytes(path: Path) -> int | None:
+    """The size of a picture; None where there is none, or a link in its place, which no run makes."""
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def ledgers_in(folder: Path) -> list[Path]:
+    """Find the ledgers of a folder.
+
+    Args:
+        folder: of results.
+
+    Returns:
+        Those of shards, or if there are none, that of a whole run; none where there is no ledger.
+    """
+    return sorted(folder.glob("ledger.*-of-*.jsonl")) or sorted(folder.glob("ledger.jsonl"))
 
 
 def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
@@ -615,29 +744,68 @@ def _run_line(run: Run) -> bytes:
     return _json_line({_FIELD: _FORMAT, **asdict(run)})
 
 
-def _run_from(record: dict[str, Any]) -> Run:
-    if record.pop(_FIELD) != _FORMAT:
-        raise ValueError("of the format of another version")
-    return Run(**record)
+def _run_from(line: dict[str, Any]) -> Run:
+    if line.get(_FIELD) != _FORMAT:
+        raise RecordError("the format is that of another version")
+    shard = line.get("shard")
+    return Run(
+        bundle=text(line["bundle"], "bundle"),
+        options=checked_facts(line["options"], "options"),
+        images=whole(line["images"], "images", 0, MOST_IMAGES),
+        listing=text(line["listing"], "listing"),
+        shard=None if shard is None else str(parse_shard(text(shard, "shard"))),
+    )
 
 
-def _entry_from(record: dict[str, Any]) -> Entry | str:
+def _entry_from(line: dict[str, Any]) -> Entry | str:
     """An entry, or the stem whose pictures are replaced."""
-    told = record.pop(_FIELD)
+    told = line.pop(_FIELD)
     if _REPLACED in told:
-        return str(told[_REPLACED])
-    sizes = tuple(told.pop("picture_bytes"))
-    pictures, capture = tuple(told.pop("pictures")), capture_from(told.pop("capture"))
-    for name in ("image", "status", "error", "mask", "cover", "provenance"):
-        record[name]
-    return Entry(record, pictures=pictures, picture_bytes=sizes, capture=capture, **told)
+        return text(told[_REPLACED], _REPLACED)
+    pictures, sizes = told["pictures"], told["picture_bytes"]
+    if not isinstance(pictures, list) or not isinstance(sizes, list):
+        raise RecordError("pictures and picture_bytes are no lists")
+    names, known_sizes = cast("list[object]", pictures), cast("list[object]", sizes)
+    if len(names) != len(known_sizes) or len(names) > _MOST_PICTURES:
+        raise RecordError(f"there are {len(names)} pictures and {len(known_sizes)} of picture_bytes")
+    if _DIGEST.fullmatch(text(told["digest"], "digest")) is None:
+        raise RecordError("digest is none")
+    if type(told["aside"]) is not bool:
+        raise RecordError("aside is neither true nor false")
+    return Entry(
+        checked_record(line),
+        position=whole(told["position"], "position", 0, MOST_IMAGES),
+        stem=file_name(told["stem"], "stem"),
+        path=file_name(told["path"], "path", absolute=True),
+        size_bytes=_size(told["size_bytes"], "size_bytes"),
+        modified_ns=None
+        if told["modified_ns"] is None
+        else whole(told["modified_ns"], "modified_ns", -_LATEST, _LATEST),
+        # What they may be is known when a run with its options asks for them.
+        pictures=tuple(_without_nul(text(each, "pictures")) for each in names),
+        picture_bytes=tuple(_size(each, "picture_bytes") for each in known_sizes),
+        capture=capture_from(checked_capture(told["capture"])),
+        digest=told["digest"],
+        aside=told["aside"],
+    )
+
+
+def _size(value: object, where: str) -> int | None:
+    return None if value is None else whole(value, where, 0, _LATEST)
+
+
+def _without_nul(name: str) -> str:
+    if not name or "\0" in name:
+        raise RecordError("pictures holds a name that no file has")
+    return name
 
 
 def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
     try:
         return make(json.loads(line))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OptionError) as error:
+        reason = str(error) if isinstance(error, RecordError | OptionError) else f"{type(error).__name__}: {error}"
         raise LedgerError(
-            f"{path}: line {number} is not that of a ledger ({type(error).__name__}: {error}): name a ledger of "
-            "`pseg predict` that this version made, or start anew without --resume"
+            f"{path}: line {number} is not that of a ledger ({reason[:_SHOWN]}): name a ledger of `pseg predict` that "
+            "this version made, or start anew without --resume"
         ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import ClassCover, SegmentationClass
-from service.ledger import Entry, LedgerContent, LedgerError, ledger_path, read_ledger
+from service.ledger import Entry, LedgerContent, LedgerError, ledger_path, ledgers_in, read_ledger
 from service.publishing import TotalCover
 from service.results import cover_records
 from service.sharding import Shard, parse_shard
@@ -23,14 +23,14 @@ class Merged:
 
     Attributes:
         content: path, run and entries of the joined ledger; it is not written yet.
-        missing: positions of images that no ledger knows.
+        missing: how many images no ledger knows.
         missing_shards: shards of which no ledger was given, in the numbering that the given ones have.
         duplicates: positions of images that more than one ledger calls done.
         contradictory: those of them whose covers differ.
     """
 
     content: LedgerContent
-    missing: Sequence[int]
+    missing: int
     missing_shards: Sequence[Shard]
     duplicates: Sequence[int]
     contradictory: Sequence[int]
@@ -103,9 +103,10 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if not place.is_dir():
-            found.append(place)
+            # A link that is named is followed, to where the pictures lie; one that lies in a folder is not.
+            found.append(place.resolve() if place.is_symlink() else place)
             continue
-        ledgers = sorted(place.glob("ledger.*-of-*.jsonl")) or sorted(place.glob("ledger.jsonl"))
+        ledgers = ledgers_in(place)
         if not ledgers:
             raise LedgerError(f"{place}: holds no ledger: name the folder of a run, or a ledger itself")
         found += ledgers
@@ -128,7 +129,7 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     """
     target = ledger_path(out, None)
     # An empty one is what a run leaves that was killed as it began.
-    there = read_ledger(target) if target.is_file() and target.stat().st_size else None
+    there = read_ledger(target) if os.path.lexists(target) and target.lstat().st_size else None
     contents = [read_ledger(path) for path in paths if there is None or not _same_file(path, target)]
     first, *others = contents = [*contents, *([] if there is None else [there])]
     for other in others:
@@ -152,7 +153,7 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
     return Merged(
         LedgerContent(target, replace(first.run, shard=None), entries, () if there is None else there.aside),
-        [position for position in range(first.run.images) if position not in chosen],
+        first.run.images - len(chosen),
         _missing_shards([content for content in contents if content is not there]),
         sorted(duplicates),
         sorted(contradictory),

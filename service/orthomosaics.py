@@ -35,7 +35,7 @@ from engine.text import json_text
 from engine.tile_size import TileWishes, choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
-from service.request import PredictRequest, require_writable_file
+from service.request import PredictRequest, require_apart, require_writable_file
 from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
 from service.unfinished import UnfinishedRaster, fingerprint, key_of
 
@@ -68,6 +68,11 @@ class LargeImageRequest:
     def names_rasters(self) -> bool:
         """Whether something is asked that only TIFFs have."""
         return self.bands is not None or self.vectors is not None
+
+    @property
+    def polygon_file(self) -> Path | None:
+        """The file that the user names for polygons; None where each raster has one of its own, or none."""
+        return None if self.vectors is None or is_polygon_format(self.vectors) else Path(self.vectors)
 
     def options_with_effect(self) -> dict[str, object]:
         """Select what has an effect on masks, for a ledger.
@@ -116,27 +121,26 @@ class LargeImages:
         if not rasters:
             return
         require_rasterio()
-        named = self.large.vectors is not None and not is_polygon_format(self.large.vectors)
-        if named and len(rasters) > 1:
+        if self.large.polygon_file is not None and len(rasters) > 1:
             raise OptionError(
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
                 "give gpkg or geojson, for a file each"
             )
-        images = {task.path.resolve() for task in tasks}
+        results: list[tuple[str, Path]] = []
         for task in rasters:
-            results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            places = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
             if self.large.vectors is not None:
                 vectors = self._vectors_of(task, self.large.vectors)
                 require_polygon_format(vectors)
                 require_writable_file(vectors)
                 require_layers_kept(vectors, task.stem)
-                results.append(vectors)
-            for result in results:
-                if result.resolve() in images:
-                    raise OptionError(
-                        f"{result} is one of the images, and a result of {task.path} would take its place: "
-                        "name another folder with --out"
-                    )
+                places.append(vectors)
+            results += [(f"a result of {task.path}", place) for place in places]
+        require_apart(
+            results,
+            {"one of the images": [task.path for task in tasks]},
+            advice="name another folder with --out, or another file with --vectors",
+        )
 
     def takes(self, task: ImageTask) -> bool:
         """Tell whether an image is cut into tiles.
@@ -310,28 +314,30 @@ class LargeImages:
         ]
         provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
         tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
-        map_path = work.folder / f"mask{MAP_SUFFIX}"
-        write_geotiff(work.mask, map_path, georeference, labels, tags)
-        if self.request.save:
-            # First of all: what is wrong with polygons takes no map away.
-            map_path = map_path.replace(self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
-        if self.large.vectors is not None:
-            wanted = self._vectors_of(task, self.large.vectors)
-            self._publish_polygons(task, map_path, wanted, georeference, work, labels, areas)
+        name = work.new_name("map", MAP_SUFFIX)
+        with work.for_libraries() as folder:
+            map_path = folder / name
+            write_geotiff(work.mask, map_path, georeference, labels, tags)
+            if self.request.save:
+                # First of all: what is wrong with polygons takes no map away.
+                map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
+            if self.large.vectors is not None:
+                wanted = self._vectors_of(task, self.large.vectors)
+                self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
         return map_path if self.request.save else None
 
     def _publish_polygons(
         self,
         task: ImageTask,
         map_path: Path,
+        folder: Path,
         wanted: Path,
         georeference: Georeference,
         work: UnfinishedRaster,
         labels: Sequence[ClassLabel],
         areas: PixelAreas,
     ) -> None:
-        polygons = work.folder / f"polygons{wanted.suffix}"
-        polygons.unlink(missing_ok=True)
+        name = work.new_name("polygons", wanted.suffix)
         _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
         determinant = abs(per_column * per_row - x_per_row * y_per_column)
         in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
@@ -340,7 +346,7 @@ class LargeImages:
             _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
         write_polygons(
             mask_polygons(map_path, multilabel=work.mask.layout.multilabel),
-            polygons,
+            folder / name,
             labels,
             crs_wkt=georeference.crs_wkt,
             layer=task.stem,
@@ -348,7 +354,7 @@ class LargeImages:
             pixel_degrees=degrees,
         )
         # A copy: the file that is wanted may lie on another disk.
-        with polygons.open("rb") as content, atomic_file(wanted) as file:
+        with work.open(name) as content, atomic_file(wanted) as file:
             shutil.copyfileobj(content, file)
 
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:

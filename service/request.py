@@ -1,7 +1,8 @@
 """The parameters of a prediction, validated once for every front door."""
 
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -251,6 +252,85 @@ def require_writable(folder: Path) -> None:
         remove_abandoned_parts(folder)
     except OSError as error:
         raise OptionError(f"output folder {folder} cannot be written to ({error}): name another with --out") from error
+
+
+THE_BUNDLE = "the bundle itself, which is never changed in place"
+"""What `require_apart` calls a bundle."""
+
+
+def require_apart(
+    written: Iterable[tuple[str, Path]], kept: Mapping[str, Iterable[Path]], *, advice: str = "name another file"
+) -> None:
+    """Refuse a command that would put a file in the place of one that it reads, or two in one place.
+
+    Two names mean one file if it is the same file, also through links and hard links, or if they name it in the same
+    folder with no other difference than that of letter case.
+
+    Args:
+        written: what is written, in words, and where.
+        kept: what is not to be replaced, in words, and the files; of a folder, everything in it.
+        advice: what to do instead.
+
+    Raises:
+        OptionError: a file would be replaced, or two would be written to one place; it names both.
+    """
+    places: dict[_Identity, tuple[str, Path]] = {}
+    for what, path in written:
+        other, _ = places.setdefault(_name_of(path), (what, path))
+        if other != what:
+            raise OptionError(f"{path} is what both {other} and {what} would be written to: {advice}")
+    # What two names lead to may be one file: each name is replaced, and the file stays. Where it is kept it must stay.
+    places |= {file: place for place in places.values() if (file := _file_of(place[1])) is not None}
+    if not places:
+        return
+    for what, paths in kept.items():
+        for path in paths:
+            if path.is_dir():
+                _require_outside(path, what, places.values(), advice)
+            elif found := places.get(_file_of(path)) or places.get(_name_of(path)):
+                raise OptionError(f"{found[1]} is {what}, and {found[0]} would take its place: {advice}")
+
+
+def written_by(options: Mapping[str, Path | None]) -> list[tuple[str, Path]]:
+    """Name the files that options of a command name, for `require_apart`.
+
+    >>> written_by({"--csv": Path("cover.csv"), "--report": None})
+    [('what --csv writes', PosixPath('cover.csv'))]
+
+    Args:
+        options: option to file; None: not given.
+
+    Returns:
+        Words and files.
+    """
+    return [(f"what {option} writes", path) for option, path in options.items() if path is not None]
+
+
+_Identity = tuple[object, ...] | None
+
+
+def _file_of(path: Path) -> _Identity:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _name_of(path: Path) -> _Identity:
+    """A name also where there is no file yet; of a link its own, which would be replaced."""
+    try:
+        folder = path.parent.stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path.parent).casefold(), path.name.casefold()
+    return folder.st_dev, folder.st_ino, path.name.casefold()
+
+
+def _require_outside(folder: Path, what: str, places: Iterable[tuple[str, Path]], advice: str) -> None:
+    for writing, place in places:
+        above = Path(os.path.realpath(place.parent))
+        if any(each.exists() and each.samefile(folder) for each in (above, *above.parents)):
+            raise OptionError(f"{place} lies in {what}, and {writing} would be put there: {advice}")
 
 
 def require_writable_file(path: Path) -> None:

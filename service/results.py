@@ -19,7 +19,7 @@ from engine.images import Capture, real_path
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
 from engine.polygons import is_polygon_format
 from engine.text import csv_cell
-from service.request import SaveKind
+from service.request import SaveKind, require_apart
 
 _STEM_BYTES = 180
 
@@ -163,15 +163,30 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
     Raises:
         OptionError: an image lies where a result would be written.
     """
-    images = {real_path(task.path) for task in tasks}
+    suffixes = [suffix for kind in save for suffix in _SUFFIXES[kind]]
+    require_apart(
+        [(f"the result of {task.path}", folder / f"{task.stem}{suffix}") for task in tasks for suffix in suffixes],
+        {"one of the images": [task.path for task in tasks]},
+        advice="name another folder with --out",
+    )
+
+
+def result_paths(tasks: Sequence[ImageTask], folder: Path, vectors: str | None) -> Iterator[Path]:
+    """Name every file that may become a result.
+
+    Args:
+        tasks: images and the stems of their results.
+        folder: where the results go.
+        vectors: as for `polygons_of`; None: no polygons.
+
+    Yields:
+        Pictures of every kind, maps, and polygons where they are files of their own.
+    """
     for task in tasks:
-        for suffix in (suffix for kind in save for suffix in _SUFFIXES[kind]):
-            result = folder / f"{task.stem}{suffix}"
-            if real_path(result) in images:
-                raise OptionError(
-                    f"{result} is one of the images, and the result of {task.path} would take its place: "
-                    "name another folder with --out"
-                )
+        for suffix in (MAP_SUFFIX, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)):
+            yield folder / f"{task.stem}{suffix}"
+        if vectors is not None and is_polygon_format(vectors):
+            yield folder / polygons_of(task, vectors)
 
 
 def require_results_apart(arguments: Sequence[str], folder: Path) -> None:

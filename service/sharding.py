@@ -14,6 +14,7 @@ from typing import TypeVar
 from engine import OptionError
 
 _Name = TypeVar("_Name", str, Path)
+_MOST_SHARDS = 100_000
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
@@ -88,7 +89,7 @@ def parse_shard(text: str) -> Shard:
         The shard.
 
     Raises:
-        OptionError: it is something else, or I is not within 1 to N.
+        OptionError: it is something else, I is not within 1 to N, or N is above 100 000.
     """
     found = _SHARD.fullmatch(text)
     if found is None:
@@ -96,4 +97,6 @@ def parse_shard(text: str) -> Shard:
     index, count = int(found[1]), int(found[2])
     if not 1 <= index <= count:
         raise OptionError(f"shard is {text}: the first of N is 1/N and the last N/N")
+    if count > _MOST_SHARDS:
+        raise OptionError(f"shard is {text}: a collection is cut into {_MOST_SHARDS} shards at most")
     return Shard(index, count)

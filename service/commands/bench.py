@@ -10,7 +10,7 @@ from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
 from benchmarks.bench import bench as measure_product
 from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, ProviderName, parse_size
 from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
-from benchmarks.plots import plots, require_plotting
+from benchmarks.plots import plot_names, plots, require_plotting
 from benchmarks.samples import Results
 from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
 from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
@@ -28,7 +28,7 @@ from service.commands.terminal import (
     warn,
     wide_console,
 )
-from service.request import DEFAULT_MAX_IMG_SIZE, require_writable
+from service.request import DEFAULT_MAX_IMG_SIZE, THE_BUNDLE, require_apart, require_writable
 from service.session import Caches, caches_at
 
 _RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
@@ -80,8 +80,15 @@ def bench(
     Options that are repeated multiply. Each configuration runs in a process of its own, and they take turns.
     """
     with errors_end_the_command():
+        pictures = tuple(list_images(images or []))
         if out is not None:
             require_plotting()
+            names = (_RESULTS_JSON, _RESULTS_CSV, _PAGE, *plot_names())
+            require_apart(
+                [(f"{name} of --out", out / name) for name in names],
+                {THE_BUNDLE: [bundle], "one of the images": pictures},
+                advice="name another folder with --out",
+            )
             require_writable(out)
         axes = Axes(
             runtimes=tuple(runtime or ()),
@@ -93,7 +100,7 @@ def bench(
             sizes=tuple(map(parse_size, size or ())) or (None,),
             min_subgraph_sizes=tuple(min_subgraph_size or (DEFAULT_MIN_SUBGRAPH_SIZE,)),
         )
-        request = BenchRequest(axes, tuple(list_images(images or [])), max_img_size, repeats, compare_images, timeout_s)
+        request = BenchRequest(axes, pictures, max_img_size, repeats, compare_images, timeout_s)
         results = _measure(bundle, request, caches_at(cache_dir))
         _require_any(results)
         if out is not None:

@@ -24,7 +24,7 @@ from service.commands.terminal import (
     messages,
     print_json,
 )
-from service.request import require_writable_file
+from service.request import THE_BUNDLE, require_apart, require_writable_file, written_by
 from service.session import caches_at
 
 _PARITY_FIELDS = (
@@ -64,7 +64,6 @@ def convert(
     """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate."""
     started = time.perf_counter()
     with errors_end_the_command():
-        _require_another_file(bundle, out)
         request = ConversionRequest(
             precision=precision,
             opset=opset,
@@ -73,6 +72,10 @@ def convert(
             verification=tuple(list_images(verify or [])),
             limits=parity_limits(precision, min_agreement, min_iou, max_cover_error),
         )
+        require_bundle_name(out)
+        pictures = [*request.calibration, *request.verification]
+        require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": pictures})
+        require_writable_file(out)
         if precision is not Precision.INT8 and calibrate:
             raise OptionError(f"--calibrate goes with --precision int8; {precision} needs no calibration")
         with open_bundle(bundle) as opened, _progress() as advance:
@@ -85,13 +88,6 @@ def convert(
         print_json(record)
     else:
         _tell(record, conversion)
-
-
-def _require_another_file(bundle: Path, out: Path) -> None:
-    require_bundle_name(out)
-    require_writable_file(out)
-    if out.resolve() == bundle.resolve():
-        raise OptionError(f"{out} is the bundle itself, which is never changed in place: name another file with --out")
 
 
 def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> None:

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from converters.bundle_files import FREE_AXES
+from converters.bundle_files import FREE_AXES, side_file_of
 from converters.cv_config import CvConfig, read_cv_config
 from converters.paddleseg_config import export_config
 from engine import OptionError
 from engine.text import legible
 from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json
-from service.request import require_writable
+from service.request import require_apart, require_writable, written_by
 
 _FREE = -1
 
@@ -41,6 +41,14 @@ def export(
         network, trained = config or pipeline.config, weights or pipeline.weights
         if network is None or trained is None:
             raise OptionError("a configuration and weights are needed: --config CFG.yml and --weights W.pdparams")
+        require_apart(
+            [*written_by({"--out": out}), ("the file beside the bundle", side_file_of(out))],
+            {
+                "the configuration": [network],
+                "the weights": [trained],
+                "the file of --cv-config": [cv_config] if cv_config else [],
+            },
+        )
         require_writable(out.parent)
         with messages().status("exporting", spinner="line"):
             side_file = export_config(

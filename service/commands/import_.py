@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from converters.bundle_files import side_file_of
 from converters.cv_config import read_cv_config
 from converters.published import import_published
 from engine.text import legible
 from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, shown
-from service.request import require_writable
+from service.request import require_apart, require_writable, written_by
 
 
 def import_(
@@ -22,6 +23,10 @@ def import_(
     """Repack a model that PaddleX or PaddleSeg publishes for inference as a bundle, and run it once."""
     with errors_end_the_command():
         classes = read_cv_config(cv_config).classes if cv_config else ()
+        require_apart(
+            [*written_by({"--out": out}), ("the file beside the bundle", side_file_of(out))],
+            {"the published model": [source], "the file of --cv-config": [cv_config] if cv_config else []},
+        )
         require_writable(out.parent)
         with messages().status("importing", spinner="line"):
             imported = import_published(source, out, name=name, classes=classes)

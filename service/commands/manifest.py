@@ -8,8 +8,9 @@ import typer
 from engine.text import legible
 from service.commands.terminal import errors_end_the_command
 from service.manifest import image_uris, manifest_bytes
-from service.request import require_writable_file
+from service.request import require_apart, require_writable_file, written_by
 from service.results import write_atomically
+from service.storage import local_path
 
 
 def manifest(
@@ -19,6 +20,8 @@ def manifest(
     """List images for `pseg scale`: a Parquet file with the column uri, every image once."""
     with errors_end_the_command():
         uris = image_uris(images)
+        images_here = [path for path in map(local_path, uris) if path is not None]
+        require_apart(written_by({"--out": out}), {"one of the images": images_here})
         require_writable_file(out)
         write_atomically(out, manifest_bytes(uris))
     typer.echo(f"{len(uris)} images -> {legible(str(out))}")

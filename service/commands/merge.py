@@ -14,9 +14,9 @@ from service.commands.terminal import (
     say,
     tell_totals,
 )
-from service.ledger import write_ledger
+from service.ledger import ledger_path, ledgers_in, write_ledger
 from service.merging import Merged, find_ledgers, merge_ledgers
-from service.request import require_writable, require_writable_file
+from service.request import require_apart, require_writable, require_writable_file, written_by
 from service.results import CoverTable, write_atomically
 
 
@@ -31,7 +31,12 @@ def merge(
 ) -> None:
     """Join the ledgers of shards: totals, failures, what is missing. Status 1 if an image is missing or failed."""
     with errors_end_the_command():
-        merged = merge_ledgers(find_ledgers(ledgers), out)
+        found = find_ledgers(ledgers)
+        require_apart(
+            written_by({"--csv": csv, "--report": report}),
+            {"a ledger": [*found, ledger_path(out, None), *ledgers_in(out)]},
+        )
+        merged = merge_ledgers(found, out)
         require_writable(out)
         for asked in (csv, report):
             if asked is not None:
@@ -74,7 +79,7 @@ def _tell(merged: Merged) -> None:
     problems: list[str] = []
     if merged.missing:
         shards = ", ".join(summary["missing_shards"])
-        problems.append(f"missing: {len(merged.missing)} images" + (f"; no ledger of shard {shards}" if shards else ""))
+        problems.append(f"missing: {merged.missing} images" + (f"; no ledger of shard {shards}" if shards else ""))
     if merged.duplicates:
         differing = f", {len(merged.contradictory)} with different covers" if merged.contradictory else ""
         problems.append(f"done more than once: {len(merged.duplicates)} images{differing}; each counts once")

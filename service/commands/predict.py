@@ -40,15 +40,18 @@ from service.commands.tile_options import (
     averaging_request,
     large_image_request,
 )
-from service.ledger import Entry, Listing, list_tasks, open_ledger, run_of
+from service.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
 from service.orthomosaics import LargeImageRequest, LargeImages
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
+    THE_BUNDLE,
     PredictRequest,
     build_request,
+    require_apart,
     require_writable,
     require_writable_file,
+    written_by,
 )
 from service.results import (
     CoverTable,
@@ -56,6 +59,7 @@ from service.results import (
     ResultWriter,
     require_inputs_kept,
     require_results_apart,
+    result_paths,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 from service.sharding import parse_shard
@@ -171,6 +175,16 @@ def predict(
         if request.save:
             require_results_apart(images, out)
         listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
+        require_apart(
+            written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file}),
+            {
+                THE_BUNDLE: [bundle],
+                "one of the images": [task.path for task in listing.tasks],
+                "the profile": [] if profile is None else [profile],
+                "a ledger of the results": [ledger_path(out, listing.shard), *ledgers_in(out)],
+                "a result": result_paths(listing.tasks, out, vectors),
+            },
+        )
         require_writable(out)
         for asked in (csv, report):
             if asked is not None:

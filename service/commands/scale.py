@@ -45,13 +45,23 @@ from service.merging import totals
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
+    THE_BUNDLE,
     PredictRequest,
     build_request,
+    require_apart,
     require_writable_file,
+    written_by,
 )
-from service.results import CoverTable, capture_from, write_atomically
+from service.results import (
+    CoverTable,
+    ImageTask,
+    capture_from,
+    require_inputs_kept,
+    result_paths,
+    write_atomically,
+)
 from service.session import caches_at, open_session
-from service.storage import Folder, is_uri
+from service.storage import Folder, is_uri, local_path
 
 _PROGRESS_LINES = 20
 
@@ -109,10 +119,11 @@ def scale(
         )
         candidates(request.runtime_request())
         tasks = numbered(read_manifest(manifest))
+        place = Folder(out if is_uri(out) else str(Path(out).absolute()))
+        _require_apart({"--csv": csv, "--report": report}, bundle, manifest, tasks, place, request)
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
-        place = Folder(out if is_uri(out) else str(Path(out).absolute()))
         caches = caches_at(cache_dir)
         archive, run = _bundle_to_ship(bundle, request, len(tasks))
         if request.device is not Device.GPU:
@@ -166,6 +177,26 @@ def scale(
         tell_totals(summary, place.name_of(LEDGER))
     if products.missing or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _require_apart(
+    named: Mapping[str, Path | None],
+    bundle: Path,
+    manifest: str,
+    tasks: Sequence[RemoteTask],
+    place: Folder,
+    request: PredictRequest,
+) -> None:
+    here = [ImageTask(path, task.stem) for task in tasks if (path := local_path(task.uri)) is not None]
+    folder, table = local_path(place.root), local_path(manifest)
+    kept = {THE_BUNDLE: [bundle], "the manifest": [] if table is None else [table]}
+    kept["one of the images"] = [task.path for task in here]
+    if folder is not None:
+        require_inputs_kept(here, folder, request.save)
+        kept["the ledger of the results"] = [folder / LEDGER]
+        kept["a result"] = list(result_paths([ImageTask(Path(task.uri), task.stem) for task in tasks], folder, None))
+        kept["a file of the ledger"] = [folder / ROWS]
+    require_apart(written_by(named), kept)
 
 
 def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[bytes, Run]:

@@ -1,5 +1,6 @@
 """`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +37,13 @@ from service.commands.terminal import (
     warn,
     wide_console,
 )
-from service.request import DEFAULT_MAX_IMG_SIZE, require_writable_file
+from service.request import (
+    DEFAULT_MAX_IMG_SIZE,
+    THE_BUNDLE,
+    require_apart,
+    require_writable_file,
+    written_by,
+)
 from service.session import Caches, caches_at
 
 
@@ -54,12 +61,15 @@ class _Destination:
             raise OptionError("give either --out for a profile, or --into for a copy of the bundle that carries it")
         return path
 
-    def require_writable(self, bundle: Path) -> None:
+    def require_writable(self, bundle: Path, images: Iterable[Path], masks: Iterable[Path]) -> None:
+        path = self.path
         if self.into is not None:
             require_bundle_name(self.into)
-        require_writable_file(self.path)
-        if self.path.resolve() == bundle.resolve():
-            raise OptionError(f"{self.path} is the bundle itself, which is never changed in place: name another file")
+        require_apart(
+            written_by({"--out": self.out, "--into": self.into}),
+            {THE_BUNDLE: [bundle], "one of the images": images, "one of the masks": masks},
+        )
+        require_writable_file(path)
 
 
 def tune(
@@ -95,13 +105,13 @@ def tune(
     """Search the fastest (or smallest) configuration that keeps the limits, and write it down for this machine."""
     with errors_end_the_command():
         destination = _Destination(out, into)
-        destination.require_writable(bundle)
-        paths = tuple(list_images(images))
+        paths, labels = tuple(list_images(images)), list_images(masks or [])
+        destination.require_writable(bundle, paths, labels)
         request = TuneRequest(
             images=paths,
             goal=goal,
             limits=TuningLimits(max_latency_ms, max_rss_mb, min_iou, max_cover_error),
-            labelled=tuple(match_masks(paths, list_images(masks))) if masks else (),
+            labelled=tuple(match_masks(paths, labels)) if masks else (),
             budget_s=budget_s,
             max_img_size=max_img_size,
         )
