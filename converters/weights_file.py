@@ -276,9 +276,7 @@ class _Walk:
                 return self._pop()
             step = _STEPS.get(code)
             if step is None:
-                raise ConversionError(
-                    f"opcode {code!r} at byte {self._position - 1} has no place in weights: {_REMEDY}"
-                )
+                raise ValueError(f"byte {self._position - 1}, {code!r}, has no place in weights")
             step(self)
         raise ValueError(f"it takes more than {_MOST_OPCODES} steps")
 
