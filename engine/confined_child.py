@@ -24,7 +24,7 @@ from engine.files import scratch_folder
 _REQUEST, _ANSWER, _SAID = "request", "answer.json", "said"
 _ANSWER_BYTES = 64 << 20
 _SAID_BYTES = 1 << 16
-_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "failed to map segment")
+_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "failed to map segment")
 
 
 class ChildError(Exception):
@@ -90,10 +90,24 @@ def ask_child(module: str, request: object, *, timeout_s: float) -> Any:  # noqa
             )
             raise ChildError(
                 f"ended ({ended}; {_telling(lines)})",
-                out_of_memory=done.returncode == -signal.SIGKILL
-                or any(mark in line for line in lines for mark in _OUT_OF_MEMORY),
+                out_of_memory=done.returncode == -signal.SIGKILL or any(map(is_out_of_memory, lines)),
             )
         return _read_answer(folder / _ANSWER)
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Tell whether a library's error says that there was no memory.
+
+    Args:
+        message: of the error.
+
+    Returns:
+        Whether it does.
+
+    >>> is_out_of_memory("RUNTIME_EXCEPTION : std::bad_alloc"), is_out_of_memory("INVALID_GRAPH : no such operator")
+    (True, False)
+    """
+    return any(mark in message for mark in _OUT_OF_MEMORY)
 
 
 def answer_parent(answer: Callable[[Any], object]) -> None:
