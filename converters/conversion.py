@@ -19,7 +19,9 @@ from converters.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
 from converters.repository import RefusedError, Repository
+from converters.rewriting import RewritingError
 from engine.bundle import Bundle, OnnxModel, file_digest
+from engine.confined_child import is_out_of_memory
 from engine.cores import usable_cores
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, TrialError
 from engine.images import SourceImage, read_image
@@ -27,12 +29,13 @@ from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.predictor import Predictor
 from engine.runtimes import Tensor
+from engine.runtimes.trial import prove_onnx_loadable
 from engine.text import json_text
 
 CERTIFICATE = "parity.json"
-_RECIPE = 5
+_RECIPE = 6
 """Raised whenever another model is made of the same program: older cache entries retire."""
-_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes")
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
 
 ComparedOn = Literal["generated", "calibration", "verification"]
 Advance = Callable[[str, int, int], None]
@@ -152,10 +155,16 @@ def convert(
         CalibrationError: calibration pictures are too few or cannot be read.
         ConversionError: the bundle has no Paddle program, the converter is absent, fails, aborts or takes too long, or
             its result does not run.
+        ModelLoadError: the bundle's own ONNX model, which INT8 or FP16 is to be made of, does not load.
     """
     request = request or ConversionRequest()
     work = _Work(bundle, repository, request, ledger, advance)
-    conversion = work.fp32() if request.precision is Precision.FP32 else work.from_fp32()
+    try:
+        conversion = work.fp32() if request.precision is Precision.FP32 else work.from_fp32()
+    except ConversionError as error:
+        if not str(error).startswith(f"{bundle.source}: "):
+            error.args = (f"{bundle.source}: {error}",)
+        raise
     limits = request.limits or default_limits(request.precision)
     require_parity(conversion.certificate.report, limits, where=str(bundle.source))
     return conversion
@@ -193,6 +202,7 @@ class _Work:
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
         if base is None:
             raise _nothing_to_convert(self.bundle)
+        self._require_loadable(base)
         key = self._derived_key(base)
         if self.request.precision is Precision.FP16:
             return self._fetch(key, Precision.FP16, partial(self._make_fp16, base))
@@ -205,6 +215,13 @@ class _Work:
                 raise
             # Remembered from an earlier call.
             raise QuantizationError.recalled(error) from error
+
+    def _require_loadable(self, model: OnnxModel) -> None:
+        """What is to be rewritten is tried first: what never ends when it is loaded never ends when it is rewritten."""
+        try:
+            prove_onnx_loadable(model, OnnxOptions(precision=model.precision), self.ledger)
+        except ModelLoadError as error:
+            raise type(error)(f"{self.bundle.source}: {error}") from error
 
     def _fetch(self, key: str, precision: Precision, make: Callable[[Path], Certificate]) -> Conversion:
         def make_with_certificate(destination: Path) -> None:
@@ -234,8 +251,11 @@ class _Work:
         self.advance("folding constants", 1, 3)
         try:
             fold_constants(plain, destination)
+        except RewritingError:
+            raise
         except ConversionError as error:
-            raise RefusedError(f"{self.bundle.source}: {error}; run it with --runtime paddle, or auto") from error
+            kind = ConversionError if is_out_of_memory(str(error)) else RefusedError
+            raise kind(f"{error}; run it with --runtime paddle, or auto") from error
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
         with self._original() as original:
@@ -311,11 +331,13 @@ class _Work:
             candidate = self._opened(OnnxModel(path=path, precision=precision, digest=file_digest(path)))
         except TrialError as error:
             # It may have been the machine, out of memory for instance: nothing that is to be remembered.
-            raise ConversionError(f"{self.bundle.source}: the converted model could not be tried: {error}") from error
+            raise ConversionError(f"the converted model could not be tried: {error}") from error
         except ModelLoadError as error:
-            raise RefusedError(
-                f"{self.bundle.source}: the conversion gives a model that ONNX Runtime does not run ({error}); "
-                "run the bundle with --runtime paddle, or auto"
+            reason = str(error).removeprefix(f"{self.bundle.source}: ")
+            kind = ConversionError if is_out_of_memory(reason) else RefusedError
+            raise kind(
+                f"the conversion gives a model that ONNX Runtime does not run ({reason}); run the bundle with "
+                "--runtime paddle, or auto"
             ) from error
         with candidate:
             return compare(reference, candidate, pictures)
@@ -346,7 +368,7 @@ class _Work:
         program = self.bundle.paddle
         if program is None:
             raise _nothing_to_convert(self.bundle)
-        return self._key(Precision.FP32, program.digest)
+        return self._key(Precision.FP32, program.kind, program.digest)
 
     def _derived_key(self, base: OnnxModel) -> str:
         pictures = [
@@ -358,7 +380,9 @@ class _Work:
 
     def _key(self, precision: Precision, *content: object) -> str:
         versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
-        known = [repr(self.bundle.transforms), self.request.opset, self.request.input_shape, versions, _RECIPE]
+        # The certificate names classes and bundle, and planes are compared otherwise than masks.
+        bundle = [self.bundle.digest, self.bundle.multilabel, repr(self.bundle.transforms)]
+        known = [*bundle, self.request.opset, self.request.input_shape, versions, _RECIPE]
         text = json.dumps([*content, *known], sort_keys=True)
         return f"{precision}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 

@@ -13,6 +13,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from converters.rewriting import rewritten
 from engine.errors import ConversionError
 
 _log = logging.getLogger(__name__)
@@ -27,11 +28,27 @@ def fold_constants(model: Path, destination: Path) -> None:
         destination: the ONNX file to write; standard operators of the same set.
 
     Raises:
-        ConversionError: ONNX Runtime does not load the model, or left operators that are not standard.
+        ConversionError: ONNX Runtime does not load the model, or left operators that are not standard; or folding takes
+            too much memory or time.
+    """
+    rewritten(fold, model, destination.parent, destination.name)
+
+
+def fold(model: Path, folder: Path, name: str) -> None:
+    """Fold constants in this process, which may not survive it.
+
+    Args:
+        model: ONNX file of standard operators.
+        folder: gets the file to write.
+        name: of that file.
+
+    Raises:
+        ConversionError: as `fold_constants`.
     """
     import onnx
     import onnxruntime
 
+    destination = folder / name
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(destination)

@@ -8,13 +8,13 @@ so do normalizations, which are made of them.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.graph_optimization import fold_constants
+from converters.graph_optimization import fold
+from converters.rewriting import rewritten
 from engine.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -35,17 +35,19 @@ def to_half(model: Path, destination: Path) -> None:
         destination: the file to write; it takes and gives FP32.
 
     Raises:
-        ConversionError: a weight does not fit into FP16, or the rewrite fails.
+        ConversionError: a weight does not fit into FP16, or the rewrite fails, or takes too much memory or time.
     """
+    rewritten(_halve, model, destination.parent, destination.name)
+
+
+def _halve(model: Path, folder: Path, name: str) -> None:
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    with tempfile.TemporaryDirectory(prefix="halving-", dir=destination.parent) as folder:
-        # The rewrite loses track of constants that are nodes: they must be initializers.
-        folded = Path(folder) / "folded.onnx"
-        fold_constants(model, folded)
-        source = onnx.load(folded)
+    # The rewrite loses track of constants that are nodes: they must be initializers.
+    fold(model, folder, name)
+    source = onnx.load(folder / name)
     _require_range(source, model)
     try:
         half = ONNXModel(
@@ -57,7 +59,7 @@ def to_half(model: Path, destination: Path) -> None:
     # The rewrite raises whatever its own steps raise.
     except Exception as error:
         raise ConversionError(f"{model.name}: onnxruntime cannot make FP16 of it ({error}): use FP32") from error
-    onnx.save(half.model, destination)
+    onnx.save(half.model, folder / name)
 
 
 def _require_range(source: "onnx.ModelProto", model: Path) -> None:

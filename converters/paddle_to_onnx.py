@@ -30,6 +30,7 @@ from engine.bundle import PaddleModel
 from engine.confinement import confine_process
 from engine.errors import ConversionError
 from engine.files import scratch_folder
+from engine.runtimes.paddle_files import require_arithmetic_only
 
 if TYPE_CHECKING:
     import onnx
@@ -40,13 +41,15 @@ MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 16
 """The child may take `MEMORY_BYTES`, and so much more for every byte of the program and its weights."""
 _FILE_BYTES = 8 << 30
-_CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS})
-_TROUBLE = re.compile(r"^(ImportError|ModuleNotFoundError|OSError|PermissionError)\b.*", re.MULTILINE)
-"""Of this machine, not of the network: not remembered."""
 _OUT_OF_MEMORY = re.compile(r"\bbad_alloc\b|^MemoryError\b|Cannot allocate memory|failed to map segment", re.MULTILINE)
+_OF_THE_NETWORK = re.compile(
+    r"unsupported operators|is not supported|\[OP: |pd_op\.\w+|(ShapeInference|TypeInference|Checker|Validation)Error"
+)
+"""What the converter says where it cannot express a network. All else may be the machine's fault: a library that does
+not fit another, a full disk, a crash."""
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
-_OURS = re.compile(r"^engine\.errors\.ConversionError: (.*)", re.MULTILINE)
+_OURS = re.compile(r"^engine\.errors\.(?:ConversionError|ModelLoadError): (.*)", re.MULTILINE)
 _OPERATOR = re.compile(r"pd_op\.(\w+)")
 _OPERATORS = "operators.json"
 """What the child leaves in its folder: the operators that it hands to the converter, and where they are."""
@@ -74,7 +77,8 @@ def export_in_child(
             stays as the program has it.
 
     Raises:
-        RefusedError: the converter will never take this network; the message names the operator and where it is.
+        RefusedError: the converter will never take this network; the message names the operator and where it is, but
+            not the bundle.
         ConversionError: it failed for a reason of this machine: time, memory, disk, a broken installation.
     """
     sources = (program.program.absolute(), program.params.absolute())
@@ -98,27 +102,27 @@ def export_in_child(
         operators = _read_operators(scratch / _OPERATORS)
     if done.returncode == 0 and destination.is_file():
         return
+    said = re.sub(r"\x1b\[[0-9;]*m", "", (done.stdout + done.stderr).decode(errors="replace"))
     if -done.returncode == signal.SIGKILL:
         raise ConversionError(f"{where}: the converter was killed, most likely for memory: convert on a larger machine")
-    if done.returncode < 0 and -done.returncode not in _CRASHES:
-        name = signal.Signals(-done.returncode).name
-        raise ConversionError(f"{where}: the converter was stopped ({name}): start the conversion again")
-    if _OUT_OF_MEMORY.search((done.stdout + done.stderr).decode(errors="replace")):
+    if _OUT_OF_MEMORY.search(said):
         raise ConversionError(
             f"{where}: the converter wanted more than {memory_bytes / 2**30:.1f} GiB of memory, which is more than a "
             "network of this size should need: check the bundle, or run it with --runtime paddle"
         )
-    trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
-    if done.returncode > 0 and trouble:
-        raise ConversionError(f"{where}: the converter failed ({trouble.group()[:300]}): mend that and convert again")
-    ours = _OURS.search(done.stderr.decode(errors="replace"))
+    ours = _OURS.search(said)
     if ours:
-        raise RefusedError(f"{where}: {ours.group(1)}")
+        raise RefusedError(ours.group(1))
     detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
-    reason = _reason(done.stdout + done.stderr)
-    raise RefusedError(
-        f"{where}: paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
-        "run it with --runtime paddle, or auto"
+    reason = _reason(said)
+    if done.returncode > 0 and _OF_THE_NETWORK.search(reason):
+        raise RefusedError(
+            f"paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
+            "run it with --runtime paddle, or auto"
+        )
+    raise ConversionError(
+        f"{where}: the converter failed ({detail}): {reason}; if that is a fault of this installation, mend it and "
+        "convert again (`pseg doctor` tells what is installed), or run the bundle with --runtime paddle, or auto"
     )
 
 
@@ -135,41 +139,42 @@ def _nodes_meant(reason: str, operators: dict[str, dict[str, list[str]]]) -> str
     return f" ({'; '.join(found)})" if found else ""
 
 
-def _reason(output: bytes) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", output.decode(errors="replace"))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _reason(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for pattern in _TELLING for line in lines if pattern.search(line)]
     return next(iter([*telling, *lines[-1:]]), "it said nothing")[:300]
 
 
-def _export(
-    program: Path, params: Path, destination: Path, opset: int, input_shape: tuple[int, int] | None, scratch: Path
-) -> None:
-    """Convert, in the child process."""
+def _export(model: PaddleModel, destination: Path, opset: int, input_shape: tuple[int, int] | None) -> None:
+    """Convert, in the child process; the working folder is its own, and paddle2onnx takes UTF-8 names only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import paddle2onnx
     import onnx
 
-    if program.suffix == ".pdmodel":
-        program, params = _translate_to_pir(program, params, scratch)
+    require_arithmetic_only(model)
+    program, params = Path(f"source{model.program.suffix}"), Path("source.pdiparams")
+    program.symlink_to(model.program)
+    params.symlink_to(model.params)
+    if model.kind == "pdmodel":
+        program, params = _translate_to_pir(program)
     content = Program.read(program)
     drop_ignored_dilations(content)
     drop_needless_branches(content)
     cuts = cut(content, FINDERS)
-    rest = scratch / "rest.json"
+    rest, made = Path("rest.json"), Path("made.onnx")
     content.write(rest)
-    _write_operators(content, scratch / _OPERATORS)
+    _write_operators(content, Path(_OPERATORS))
     paddle2onnx.export(
-        str(rest), str(params), str(destination), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
+        str(rest), str(params), str(made), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
     )
-    if destination.is_file():
-        model = onnx.load(destination)
-        join(model, cuts)
+    if made.is_file():
+        result = onnx.load(made)
+        join(result, cuts)
         if input_shape is not None:
-            model = with_input_shape(model, input_shape)
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, destination)
+            result = with_input_shape(result, input_shape)
+        onnx.checker.check_model(result, full_check=True)
+        onnx.save(result, destination)
 
 
 def _write_operators(program: Program, path: Path) -> None:
@@ -214,28 +219,25 @@ def with_input_shape(model: "onnx.ModelProto", input_shape: tuple[int, int]) -> 
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def _translate_to_pir(program: Path, params: Path, scratch: Path) -> tuple[Path, Path]:
+def _translate_to_pir(program: Path) -> tuple[Path, Path]:
     """Write a `.pdmodel` of Paddle 2 as a PIR program of Paddle 3, as paddle2onnx itself does before it converts."""
     import paddle
     from paddle2onnx.convert import load_parameter, save_program
 
-    # Paddle wants both under one stem; in a bundle they may have two.
-    (scratch / "source.pdmodel").symlink_to(program)
-    (scratch / "source.pdiparams").symlink_to(params)
     executor = paddle.static.Executor(paddle.CPUPlace())
     with paddle.pir_utils.OldIrGuard():
-        loaded, *_ = cast("Any", paddle.static.load_inference_model(str(scratch / "source"), executor))
+        loaded, *_ = cast("Any", paddle.static.load_inference_model(program.stem, executor))
     translated = paddle.pir.translate_to_pir(loaded.desc)
     load_parameter(translated)
-    save_program(translated, str(scratch / "translated"))
-    return scratch / "translated.json", scratch / "translated.pdiparams"
+    save_program(translated, "translated")
+    return Path("translated.json"), Path("translated.pdiparams")
 
 
 if __name__ == "__main__":
     onnx_file = Path(sys.argv[3])
     confine_process(int(sys.argv[4]), _FILE_BYTES)
     fixed_shape = (int(sys.argv[6]), int(sys.argv[7])) if len(sys.argv) > 6 else None
-    _export(Path(sys.argv[1]), Path(sys.argv[2]), onnx_file, int(sys.argv[5]), fixed_shape, Path.cwd())
+    _export(PaddleModel(Path(sys.argv[1]), Path(sys.argv[2]), ""), onnx_file, int(sys.argv[5]), fixed_shape)
     sys.stdout.flush()
     # Paddle's own tear-down at exit may crash; the file is written.
     os._exit(0 if onnx_file.is_file() else 1)

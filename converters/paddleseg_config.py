@@ -9,7 +9,6 @@ or the export fails; pretrained weights, which a configuration may name by addre
 
 import io
 import logging
-import pickle
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from converters.bundle_files import (
@@ -31,6 +29,7 @@ from converters.bundle_files import (
     side_file_of,
 )
 from converters.export import OutputOp, Transform, write_files
+from converters.weights_file import read_weights
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, ConversionError, RuntimeUnavailableError
 
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 _LABELS_ONLY = {"AddEdgeLabel", "GenerateInstanceTargets"}
 """Transforms that change the label and leave the picture as it is."""
 _SHOWN = 5
-_BIG_PARAMETERS = "UnpackBigParamInfor@@"
-_BOOKKEEPING = {_BIG_PARAMETERS, "StructuredToParameterName@@"}
 _log = logging.getLogger(__name__)
 
 
@@ -194,68 +191,6 @@ def nothing_downloaded() -> Generator[None]:
             for backbone in (VisionTransformer, CAE):
                 patches.enter_context(_replaced(backbone, "init_weight", _keep_weights))
             yield
-
-
-def read_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a ``.pdparams`` file without running what it may carry: only arrays and names are taken from it.
-
-    Args:
-        path: What PaddleSeg's training or ``paddle.save`` wrote.
-
-    Returns:
-        Parameter name to array.
-
-    Raises:
-        ConversionError: It cannot be read, or holds something else than named arrays.
-    """
-    if path.is_dir():
-        raise ConversionError(f"{path}: is a folder; name the weights in it, such as {path / 'model.pdparams'}")
-    try:
-        with path.open("rb") as file:
-            content = _WeightsUnpickler(file, encoding="latin1").load()
-        arrays = _joined(content) if isinstance(content, dict) else {"all of it": content}
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        # A damaged pickle can raise anything.
-        raise ConversionError(
-            f"{path}: no weights of PaddleSeg ({_one_line(error)}): it is damaged or of another format, fetch it again"
-        ) from error
-    odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if odd or not arrays:
-        raise ConversionError(
-            f"{path}: {odd[0] if odd else 'nothing in it'} is no array; name the file with the network's parameters "
-            "(model.pdparams), not the optimizer's (model.pdopt)"
-        )
-    return arrays
-
-
-class _WeightsUnpickler(pickle.Unpickler):  # noqa: S301 - it calls nothing but what is listed
-    """Reads arrays and plain containers; a pickle can otherwise call any function of any module."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401
-        if module_name in {"numpy.core.multiarray", "numpy._core.multiarray"} and global_name == "_reconstruct":
-            return super().find_class("numpy._core.multiarray", global_name)
-        allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("_codecs", "encode")}
-        if (module_name, global_name) in allowed:
-            return super().find_class(module_name, global_name)
-        raise ConversionError(
-            f"it wants to run {module_name}.{global_name}, which weights have no need of: save the network's "
-            "state_dict() with paddle.save, and trust no other file"
-        )
-
-
-def _joined(content: dict[str, Any]) -> dict[str, Any]:
-    """Put together the parameters that Paddle saved in slices.
-
-    Source: paddle 3.2.2, ``framework/io_utils.py``: parameters over 1 GiB are cut for pickle's older protocols.
-    """
-    for name, parts in content.get(_BIG_PARAMETERS, {}).items():
-        flat = np.concatenate([content.pop(part) for part in parts["slices"]])
-        content[name] = flat.reshape(parts["OriginShape"])
-    return {name: value for name, value in content.items() if name not in _BOOKKEEPING}
 
 
 def _adopt(network: "Layer", arrays: Mapping[str, NDArray[Any]], config: Path, weights: Path) -> None:

@@ -33,16 +33,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from converters.graph_optimization import fold_constants
+from converters.graph_optimization import fold
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.repository import RefusedError
-from engine.bundle import OnnxModel
+from converters.rewriting import rewritten
+from engine.bundle import OnnxModel, file_digest
 from engine.calibration import MIN_CALIBRATION_IMAGES
 from engine.cores import usable_cores
 from engine.errors import CalibrationError, ConversionError
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
+from engine.runtimes.trial import prove_onnx_loadable
 
 if TYPE_CHECKING:
     import onnx
@@ -59,6 +61,7 @@ _PASSED_THROUGH = frozenset({
 })  # fmt: skip
 """They keep a chain of integers unbroken. Softmax and normalizations are left out: they lose most and gain nothing."""
 
+_PREPARED, _EXTREMES = "prepared.onnx", "extremes.onnx"
 _PROBES = 2
 _PROBE_SIDE = 512
 _ROUNDS = 5
@@ -161,8 +164,6 @@ def quantize(
         CalibrationError: there are fewer than eight pictures, or a tensor's range on them is not finite.
         ConversionError: ONNX Runtime cannot quantize the network.
     """
-    import onnx
-
     count = sum(1 for _ in feeds())
     if count < MIN_CALIBRATION_IMAGES:
         raise CalibrationError(
@@ -170,13 +171,14 @@ def quantize(
             f"{count} were given: name more"
         )
     with tempfile.TemporaryDirectory(prefix="quantizing-", dir=destination.parent) as folder:
-        graph = _prepare(model, Path(folder), where)
+        graph = _prepared(model, Path(folder), where)
         ranges = _calibrate(graph, feeds(), count, where, advance)
         candidate = Path(folder) / "candidate.onnx"
         trials: list[QuantizationTrial] = []
-        for excluded in islice(_exclusions(graph, ranges, feeds, where, advance), MAX_TRIALS):
+        for excluded in islice(_exclusions(graph, ranges, feeds, advance), MAX_TRIALS):
             advance("trying INT8", len(trials), MAX_TRIALS)
-            onnx.save(_quantized(graph, ranges, set(graph.candidates) - set(excluded), where), candidate)
+            nodes = [node for node in graph.candidates if node not in excluded]
+            rewritten(_write_quantized, graph.path, candidate.parent, candidate.name, ranges, nodes)
             trials.append(QuantizationTrial(excluded, judge(candidate), candidate.stat().st_size))
             if _keeps(limits, trials[-1].report):
                 speedup = _speedup(model, candidate, next(feeds()))
@@ -239,21 +241,28 @@ class _Graph:
     probe: str
 
 
-def _prepare(model: Path, folder: Path, where: str) -> _Graph:
+def _prepared(model: Path, folder: Path, where: str) -> _Graph:
+    found = rewritten(_prepare, model, folder)
+    if not found["candidates"]:
+        raise ConversionError(f"{where}: the network has no convolution with constant weights: INT8 has nothing to do")
+    return _Graph(folder / _PREPARED, tuple(found["tensors"]), tuple(found["candidates"]), found["probe"])
+
+
+def _prepare(model: Path, folder: Path) -> dict[str, object]:
     """Fold constants, and normalizations into convolutions: else both would be rounded, one after the other."""
     import onnx
 
-    path = folder / "prepared.onnx"
-    fold_constants(model, path)
+    path = folder / _PREPARED
+    fold(model, folder, _PREPARED)
     proto = onnx.shape_inference.infer_shapes(onnx.load(path))
     for number, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     onnx.save(proto, path)
     floating = _floating_tensors(proto)
     candidates = _candidates(proto, frozenset(floating))
-    if not candidates:
-        raise ConversionError(f"{where}: the network has no convolution with constant weights: INT8 has nothing to do")
-    return _Graph(path, tuple(floating), candidates, _probe(proto, frozenset(floating)))
+    probe = _probe(proto, frozenset(floating)) if candidates else ""
+    _write_extremes(proto, floating, folder / _EXTREMES)
+    return {"tensors": floating, "candidates": candidates, "probe": probe}
 
 
 def _floating_tensors(proto: "onnx.ModelProto") -> list[str]:
@@ -312,7 +321,7 @@ def _calibrate(
     """Smallest and largest value of each tensor over all pictures."""
     lowest = np.full(len(graph.tensors), np.inf, np.float32)
     highest = np.full(len(graph.tensors), -np.inf, np.float32)
-    session = _calibration_session(_with_extremes(graph))
+    session = _calibration_session(graph.path.with_name(_EXTREMES))
     for number, each in enumerate(feeds):
         advance("calibrating", number, count)
         extremes = np.array(session.run(None, dict(each)), np.float32).reshape(-1, 2)
@@ -328,6 +337,8 @@ def _calibrate(
 def _calibration_session(path: Path) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
+    prove_onnx_loadable(OnnxModel(path, Precision.FP32, file_digest(path)), OnnxOptions(), ledger=None)
+
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = usable_cores()
     settings.enable_mem_pattern = False
@@ -337,33 +348,36 @@ def _calibration_session(path: Path) -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
-def _with_extremes(graph: _Graph) -> Path:
-    """A copy of the model whose outputs are two numbers a tensor: its smallest and its largest value."""
+def _write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path) -> None:
+    """The model with two numbers a tensor as its outputs: its smallest and its largest value."""
     import onnx
     from onnx import TensorProto, helper
 
-    proto = onnx.load(graph.path)
     del proto.graph.output[:]
-    for index, tensor in enumerate(graph.tensors):
+    for index, tensor in enumerate(tensors):
         for operator in ("ReduceMin", "ReduceMax"):
             name = f"pseg_{operator}_{index}"
             proto.graph.node.append(helper.make_node(operator, [tensor], [name], name=name, keepdims=0))
             proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-    path = graph.path.with_name("extremes.onnx")
     onnx.save(proto, path)
-    return path
 
 
 # ---- quantization -----------------------------------------------------------------------------------------------
 
 
-def _quantized(graph: _Graph, ranges: Ranges, nodes: Iterable[str], where: str) -> "onnx.ModelProto":
+def _write_quantized(model: Path, folder: Path, name: str, ranges: Ranges, nodes: Sequence[str]) -> None:
+    import onnx
+
+    onnx.save(_quantized(model, ranges, nodes), folder / name)
+
+
+def _quantized(model: Path, ranges: Ranges, nodes: Iterable[str]) -> "onnx.ModelProto":
     """The model with these nodes in INT8."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    proto = onnx.load(graph.path)
+    proto = onnx.load(model)
     try:
         quantizer = QDQQuantizer(
             proto,
@@ -380,7 +394,7 @@ def _quantized(graph: _Graph, ranges: Ranges, nodes: Iterable[str], where: str) 
         quantizer.quantize_model()
     # The quantizer raises whatever its own steps raise.
     except Exception as error:
-        raise ConversionError(f"{where}: onnxruntime cannot quantize this network ({error}): use FP32") from error
+        raise ConversionError(f"onnxruntime cannot quantize this network ({error}): use FP32") from error
     _take_shapes_of_integers(quantizer.model.model)
     quantizer.model.topological_sort()
     return quantizer.model.model
@@ -404,13 +418,14 @@ def _exclusions(
     graph: _Graph,
     ranges: Ranges,
     feeds: Callable[[], Iterator[Feeds]],
-    where: str,
     advance: Callable[[str, int, int], None],
 ) -> Iterator[tuple[str, ...]]:
     """Sets of nodes to leave in floating point: none, then ever more, the most sensitive first, up to half of all."""
     yield ()
     blocks = _blocks(graph.candidates)
-    errors = _sensitivities(graph, ranges, blocks, feeds, where, advance)
+    advance("measuring sensitivity", 0, 1)
+    samples = list(islice(feeds(), _PROBES))
+    errors = rewritten(_sensitivities, graph.path, graph.path.parent, ranges, blocks, graph.probe, samples)
     remaining = sorted(zip(errors, range(len(blocks)), strict=True), reverse=True)
     excluded: set[str] = set()
     while remaining:
@@ -430,24 +445,18 @@ def _blocks(nodes: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _sensitivities(
-    graph: _Graph,
-    ranges: Ranges,
-    blocks: Sequence[Sequence[str]],
-    feeds: Callable[[], Iterator[Feeds]],
-    where: str,
-    advance: Callable[[str, int, int], None],
+    model: Path, folder: Path, ranges: Ranges, blocks: Sequence[Sequence[str]], probe: str, samples: Sequence[Feeds]
 ) -> list[float]:
     """Mean squared error of the scores with one block quantized and all others in floating point."""
     import onnx
 
-    probed = graph.path.with_name("probed.onnx")
-    inner = list(islice(feeds(), _PROBES))
-    wanted = _scores(onnx.load(graph.path), graph.probe, inner, probed)
+    probed = folder / "probed.onnx"
+    wanted = _scores(onnx.load(model), probe, samples, probed)
     errors: list[float] = []
-    for number, block in enumerate(blocks):
-        advance("measuring sensitivity", number, len(blocks))
-        found = _scores(_quantized(graph, ranges, block, where), graph.probe, inner, probed)
+    for block in blocks:
+        found = _scores(_quantized(model, ranges, block), probe, samples, probed)
         errors.append(sum(float(np.square(one - other).mean()) for one, other in zip(found, wanted, strict=True)))
+    probed.unlink()
     return errors
 
 

@@ -28,7 +28,10 @@ _ROOM_BYTES = 1 << 20
 
 
 class RefusedError(ConversionError):
-    """The converter will always refuse this model; remembered, so that it is not tried again at every start.
+    """The converter will always refuse this network; remembered, so that it is not tried again at every start.
+
+    Nothing else is remembered: not what may be a fault of the machine, or of what is installed. The message does not
+    name the bundle, since another one may hold the same network.
 
     Attributes:
         details: what is known beside the message, as JSON values; remembered with it.
@@ -75,7 +78,8 @@ class Repository:
             return entry
         with self._locked(entry):
             if refusal.is_file():
-                raise RefusedError(*json.loads(refusal.read_text(encoding="utf-8")))
+                message, details = json.loads(refusal.read_text(encoding="utf-8"))
+                raise RefusedError(f"{message} (remembered: remove {refusal.parent} to try it again)", details)
             if not _used_now(entry):
                 try:
                     _make(entry, make)

@@ -31,6 +31,7 @@ from engine.host import has_vnni
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.sessions import Sessions
+from engine.runtimes.utf8_paths import utf8_paths
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -340,12 +341,13 @@ def _create_session(
     settings.enable_mem_pattern = False
     for key, value in plan.config.items():
         settings.add_session_config_entry(key, value)
-    if plan.is_plugin:
-        settings.add_provider_for_devices(_plugin_devices(ort), dict(plan.providers[0][1]))
-        return ort.InferenceSession(str(model.path), settings)
-    if provider.device == "gpu":
-        ort.preload_dlls()
-    return ort.InferenceSession(str(model.path), settings, providers=list(plan.providers))
+    with utf8_paths(model.path) as (path,):
+        if plan.is_plugin:
+            settings.add_provider_for_devices(_plugin_devices(ort), dict(plan.providers[0][1]))
+            return ort.InferenceSession(str(path), settings)
+        if provider.device == "gpu":
+            ort.preload_dlls()
+        return ort.InferenceSession(str(path), settings, providers=list(plan.providers))
 
 
 class OnnxRuntime:

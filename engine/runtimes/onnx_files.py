@@ -3,17 +3,15 @@
 Source: onnx 1.17, ``onnx/onnx.proto3`` (numbers of fields), and the wire format of protocol buffers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from engine.errors import ModelLoadError
+from engine.runtimes.protobuf import fields_with_length
 
 _MOST_DEPTH = 100
 """As protocol buffers themselves allow it."""
-_VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
-_FIXED_BYTES: Mapping[int, int] = {_I64: 8, _I32: 4}
-_VARINT_BYTES = 10
 
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -48,7 +46,7 @@ def require_whole_model(path: Path) -> None:
                 kind, start, end, depth = pending.pop()
                 if depth > _MOST_DEPTH:
                     raise ValueError(f"messages lie more than {_MOST_DEPTH} deep in each other")
-                for number, first, last in _submessages(content, start, end):
+                for number, first, last in fields_with_length(content, start, end):
                     inner = _MESSAGES[kind].get(number)
                     if inner == "external data":
                         raise ModelLoadError(
@@ -58,36 +56,3 @@ def require_whole_model(path: Path) -> None:
                         pending.append((inner, first, last, depth + 1))
         except ValueError as error:
             raise ModelLoadError(f"{where} is damaged ({error}): fetch or convert the bundle again") from error
-
-
-def _submessages(content: mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Walk over a message: number, first byte and end of every field that has a length."""
-    position = start
-    while position < end:
-        tag, position = _varint(content, position, end)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _VARINT:
-            _, position = _varint(content, position, end)
-        elif wire_type in _FIXED_BYTES:
-            position += _FIXED_BYTES[wire_type]
-        elif wire_type == _BYTES:
-            length, first = _varint(content, position, end)
-            position = first + length
-            if position <= end:
-                yield number, first, position
-        else:
-            raise ValueError(f"byte {position - 1} starts no field")
-        if position > end:
-            raise ValueError(f"a field ends at byte {position}, its message at {end}")
-
-
-def _varint(content: mmap, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for index in range(_VARINT_BYTES):
-        if position + index >= end:
-            raise ValueError(f"it ends in the middle of a number at byte {position}")
-        byte = content[position + index]
-        value |= (byte & 0x7F) << (7 * index)
-        if not byte & 0x80:
-            return value, position + index + 1
-    raise ValueError(f"the number at byte {position} has no end")

@@ -36,6 +36,7 @@ from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.paddle_files import pir_tensor_specs, require_whole_weights
 from engine.runtimes.sessions import Sessions
+from engine.runtimes.utf8_paths import utf8_paths
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
@@ -490,14 +491,15 @@ def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
 
     if options.tensorrt and not options.collect_shape_range:
         model, options = _prepare_for_tensorrt(model, options)
-    config = inference.Config(str(model.program), str(model.params))
-    for call in configuration(options, model.kind):
-        arguments = [
-            getattr(inference.PrecisionType, each.name) if isinstance(each, PrecisionMode) else each
-            for each in call.arguments
-        ]
-        getattr(config, call.method)(*arguments)
-    return inference.create_predictor(config)
+    with utf8_paths(model.program, model.params) as (program, params):
+        config = inference.Config(str(program), str(params))
+        for call in configuration(options, model.kind):
+            arguments = [
+                getattr(inference.PrecisionType, each.name) if isinstance(each, PrecisionMode) else each
+                for each in call.arguments
+            ]
+            getattr(config, call.method)(*arguments)
+        return inference.create_predictor(config)
 
 
 def _prepare_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> tuple[PaddleModel, PaddleOptions]:

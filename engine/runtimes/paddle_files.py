@@ -1,17 +1,21 @@
-"""Paddle's own files, read without Paddle: what a PIR program takes and returns, and whether the weights are whole."""
+"""Paddle's own files, read without Paddle: what a program takes, returns and does, whether the weights are whole."""
 
 import json
 import math
 import os
+import re
 import struct
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from engine.bundle import PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes import TensorSpec
+from engine.runtimes.protobuf import fields_with_length
 
 _DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
 
@@ -68,6 +72,93 @@ _DTYPE_BYTES: Mapping[int, int] = {
     24: 16,
 }
 """Bytes of a value, by the number that `framework.proto` gives its type."""
+
+_DIALECTS = frozenset({"", "0", "1", "2", "builtin", "pd_op", "cf"})
+"""Where a network's operators come from: the parts of every program, Paddle's own operators, branches and loops."""
+
+_NOT_ARITHMETIC = re.compile(
+    r"""
+    (load|save)(_.*)?               # files, by a path that the program names
+    | read | read_file | create_.*reader
+    | check_numerics                # may write what it finds to a folder
+    | print(_.*)?                   # writes to the standard streams
+    | py_func | py_?layer | run_program | faster_tokenizer
+    | ap_.* | fusion_group | cinn_.* | jit_kernel.* | .*_engine     # programs of other libraries within the program
+    | (partial_|p_)?(send|recv)(_v2|_array|_barrier)? | (fetch|send)_barrier | barrier | listen_and_serv
+    | c_(comm|gen)_.* | comm_init_all | distributed_.*              # other machines
+    | .*vocab                       # files of words
+    """,
+    re.VERBOSE,
+)
+"""Operators of Paddle 3.2.2, and those of Paddle 2 that were left out since, which do more than compute."""
+
+_BLOCKS, _OPERATORS, _TYPE = 1, 4, 3
+"""Numbers of fields in ``framework.proto``: blocks of a program, operators of a block, the name of an operator."""
+
+
+def require_arithmetic_only(model: PaddleModel) -> None:
+    """Find out whether a program only computes: Paddle runs operators that read and write files as they come.
+
+    Args:
+        model: the program; its weights are not read.
+
+    Raises:
+        ModelLoadError: an operator reads or writes files, prints, speaks to other machines, runs code that is not
+            Paddle's own, or is of an unknown kind; or the file is no program.
+    """
+    names = _pir_operators(model.program) if model.kind == "pir" else _pdmodel_operators(model.program)
+    for name in names:
+        dialect, _, operator = name.rpartition(".")
+        if dialect not in _DIALECTS or _NOT_ARITHMETIC.fullmatch(operator.rstrip("_").removesuffix("_grad")):
+            raise ModelLoadError(
+                f"{model.program.name} holds the operator {name[:100]!r}, which does more than compute (it may read or "
+                "write files, or run code): it is not run; export the network without it, and trust no such bundle"
+            )
+
+
+def _pir_operators(program: Path) -> Iterator[str]:
+    """Names of the operators of a PIR program, wherever they stand."""
+    try:
+        pending: list[object] = [json.loads(program.read_text(encoding="utf-8"), object_pairs_hook=_object_of)]
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{program.name} is no PIR JSON of Paddle 3 ({error}): export the model again") from error
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            entries = cast("dict[str, object]", value)
+            operators = entries.get("ops")
+            if isinstance(operators, list):
+                for each in cast("list[object]", operators):
+                    yield str(cast("dict[str, object]", each).get("#", "")) if isinstance(each, dict) else "?.?"
+            pending += entries.values()
+        elif isinstance(value, list):
+            pending += cast("list[object]", value)
+
+
+def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two equal keys one reader takes the first and another the last: no program may have them."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _pdmodel_operators(program: Path) -> Iterator[str]:
+    """Names of the operators of a `.pdmodel`, those of all blocks."""
+    if not program.stat().st_size:
+        raise ModelLoadError(f"{program.name} is empty: fetch or export the bundle again")
+    with program.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            for block in _fields(content, _BLOCKS, (0, len(content))):
+                for operator in _fields(content, _OPERATORS, block):
+                    for start, end in _fields(content, _TYPE, operator):
+                        yield content[start:end].decode(errors="backslashreplace")
+        except ValueError as error:
+            raise ModelLoadError(f"{program.name} is damaged ({error}): fetch or export the bundle again") from error
+
+
+def _fields(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
 
 
 def require_whole_weights(model: PaddleModel) -> None:

@@ -11,24 +11,17 @@ values there, in silence, where the grid does not divide the image. A network wh
 import hashlib
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from engine import errors
 from engine.bundle import OnnxModel, PaddleModel
+from engine.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
 from engine.confinement import confine_process
-from engine.errors import EngineError, InferenceError, ModelLoadError, TrialError
-from engine.files import scratch_folder
-from engine.options import Device, OnnxOptions, PaddleOptions, Provider, RuntimeName
+from engine.errors import InferenceError, ModelLoadError, TrialError
+from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
 
 TIMEOUT_S: float = 600
@@ -37,14 +30,15 @@ MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 8
 """A child may take `MEMORY_BYTES`, and so much more for every byte of the model: weights are read, cast and packed."""
 
+_RULES = 1
+"""Raised whenever a trial looks at more than before: older successes are forgotten."""
 _COMPARED_SIDES = ((150, 203), (128, 128))
 _COMPARED_LIMIT = 1e-3
-_SAID_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
 _PaddleRequest = tuple[PaddleModel, PaddleOptions]
 _OnnxRequest = tuple[OnnxModel, OnnxOptions]
 _Request = _PaddleRequest | _OnnxRequest
-_VERSIONED = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
+_VERSIONED = ("numpy", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +63,11 @@ class _Trial:
 
     @property
     def key(self) -> str:
-        """The same for every trial that needs not be made again."""
+        """The same for every trial that needs not be made again: it holds everything that the answer depends on."""
         model, options = self.request
+        kind = "onnx" if isinstance(model, OnnxModel) else model.kind
         versions = {name: version for name in _VERSIONED if (version := _version_of(name)) is not None}
-        text = json.dumps([self.library, model.digest, versions, asdict(options)], sort_keys=True, default=str)
+        text = json.dumps([_RULES, kind, model.digest, versions, asdict(options)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -89,9 +84,15 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
             results.
     """
     program, params = model.program.name, model.params.name
+    # The child works in a folder of its own.
     absolute = replace(model, program=model.program.absolute(), params=model.params.absolute())
+    tried = replace(
+        options,
+        shape_range_file=options.shape_range_file and options.shape_range_file.absolute(),
+        engine_cache=options.engine_cache and options.engine_cache.absolute(),
+    )
     _prove(
-        _Trial((absolute, options), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "--runtime onnx"), ledger
+        _Trial((absolute, tried), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "--runtime onnx"), ledger
     )
 
 
@@ -138,85 +139,29 @@ def _version_of(distribution: str) -> str | None:
         return None
 
 
-@cache
-def _wire_form(runtime: RuntimeName) -> TypeAdapter[_PaddleRequest] | TypeAdapter[_OnnxRequest]:
-    """How a request is handed to the child; made only where a child is started, for it takes a while.
-
-    One for each runtime: read as the other's options, INT8 or FP16 on a CPU would be a contradiction.
-    """
-    return TypeAdapter(_PaddleRequest) if runtime is RuntimeName.PADDLE else TypeAdapter(_OnnxRequest)
-
-
 def _try_in_child(trial: _Trial) -> None:
-    # The child reports through a file: the libraries write to both standard streams as they like, and as much.
-    with scratch_folder("trial") as folder:
-        answer, said = folder / "answer.json", folder / "stderr"
-        runtime = RuntimeName.PADDLE if isinstance(trial.request[0], PaddleModel) else RuntimeName.ONNX
-        # -P: a file of the working directory must not take the place of a library.
-        command = [
-            sys.executable,
-            "-P",
-            "-W",
-            "ignore",
-            "-m",
-            __name__,
-            runtime,
-            _wire_form(runtime).dump_json(trial.request),  # pyright: ignore[reportArgumentType]
-            str(answer),
-        ]
-        try:
-            with said.open("wb") as stderr:
-                done = subprocess.run(  # noqa: S603 - our own module with our own arguments
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                    timeout=trial.timeout_s,
-                    check=False,
-                )
-        except subprocess.TimeoutExpired as error:
-            raise TrialError(
-                f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
-                f"use {trial.instead}, or fetch the bundle from whom you trust"
-            ) from error
-        if answer.is_file():
-            _raise_as_reported(json.loads(answer.read_text()))
-            return
-        detail = (
-            f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
-        )
-        raise TrialError(
-            f"{trial.files}: {trial.library} killed its process while loading ({detail}; {_last_line(said)}): "
-            "the files are damaged or do not belong together, fetch the bundle again"
-        )
-
-
-def _raise_as_reported(report: dict[str, str]) -> None:
-    if report["error"]:
-        kind = getattr(errors, report["error"], ModelLoadError)
-        raise kind(report["message"])
-
-
-def _last_line(said: Path) -> str:
-    with said.open("rb") as file:
-        file.seek(max(0, said.stat().st_size - _SAID_BYTES))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line or line.startswith("(")]
-    return next(iter(telling or lines[-1:]), "it said nothing")[:200]
-
-
-def _answer(request: _Request) -> dict[str, str]:
     try:
-        match request:
-            case PaddleModel() as model, PaddleOptions() as options:
-                confine_process(_memory_limit(model.program, model.params) if options.device is Device.CPU else None)
-                _load_paddle(model, options)
-            case OnnxModel() as model, OnnxOptions() as options:
-                confine_process(_memory_limit(model.path))
-                _load_onnx(model, options)
-    except EngineError as error:
-        return {"error": type(error).__name__, "message": str(error)}
-    return {"error": "", "message": ""}
+        ask_child(__name__, trial.request, timeout_s=trial.timeout_s)
+    except ChildTimeoutError as error:
+        raise TrialError(
+            f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
+            f"use {trial.instead}, or fetch the bundle from whom you trust"
+        ) from error
+    except ChildError as error:
+        raise TrialError(
+            f"{trial.files}: {trial.library} killed its process while loading: it {error}: "
+            "the files are damaged or do not belong together, fetch the bundle again"
+        ) from error
+
+
+def _answer(request: _Request) -> None:
+    match request:
+        case PaddleModel() as model, PaddleOptions() as options:
+            confine_process(_memory_limit(model.program, model.params) if options.device is Device.CPU else None)
+            _load_paddle(model, options)
+        case OnnxModel() as model, OnnxOptions() as options:
+            confine_process(_memory_limit(model.path))
+            _load_onnx(model, options)
 
 
 def _memory_limit(*files: Path) -> int:
@@ -225,7 +170,9 @@ def _memory_limit(*files: Path) -> int:
 
 def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
     from engine.runtimes.paddle import PaddleRuntime
+    from engine.runtimes.paddle_files import require_arithmetic_only
 
+    require_arithmetic_only(model)
     runtime = PaddleRuntime(model, options)
     if options.onednn:
         require_same_results(PaddleRuntime(model, replace(options, onednn=False)), runtime, model.program.name)
@@ -280,10 +227,4 @@ def _difference(wanted: Tensor, found: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    answer_path = Path(sys.argv[3])
-    reported = json.dumps(_answer(_wire_form(RuntimeName(sys.argv[1])).validate_json(sys.argv[2])))
-    partial = answer_path.with_suffix(".part")
-    partial.write_text(reported)
-    partial.replace(answer_path)
-    # A library's own tear-down at exit may crash; what matters has been said.
-    os._exit(0)
+    answer_parent(_answer)

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from converters.export import ExportClass
-from converters.paddleseg_config import export_config, load_trained, nothing_downloaded, read_weights
+from converters.paddleseg_config import export_config, load_trained, nothing_downloaded
+from converters.weights_file import read_weights
 from engine import ConversionError, open_bundle
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (

@@ -1,0 +1,88 @@
+"""ONNX graphs are rewritten in a child process with limits on memory, time and files.
+
+Folding constants runs whatever of a graph depends on constants alone, which may be anything: loops without end, tensors
+of gigabytes, functions that unfold without bound. Shape inference, FP16 and INT8 unfold the same graph.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
+from engine.confinement import confine_process
+from engine.errors import ConversionError
+
+TIMEOUT_S: float = 1800
+MEMORY_BYTES = 4 << 30
+MEMORY_PER_MODEL_BYTE = 16
+"""The child may take `MEMORY_BYTES`, and so much more for every byte of the model."""
+_FILE_BYTES = 8 << 30
+_MADE = "made"
+
+
+class RewritingError(ConversionError):
+    """The process that rewrote a model took too much or died: the model may be at fault, or the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the child does: a function of this project, by its name."""
+
+    rewrite: Callable[..., object]
+    model: Path
+    folder: Path
+    arguments: tuple[object, ...]
+    memory_bytes: int
+
+
+def rewritten(rewrite: Callable[..., object], model: Path, folder: Path, *arguments: object) -> Any:  # noqa: ANN401
+    """Let a child process rewrite a model.
+
+    Args:
+        rewrite: a function of a module; it is given the model, an empty folder for what it makes, and the arguments,
+            and returns JSON values.
+        model: the ONNX file.
+        folder: gets the files that were made.
+        arguments: what can be pickled.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        RewritingError: it took too much memory or time, or ended its process.
+        ConversionError: what the function raised.
+    """
+    memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * model.stat().st_size
+    request = _Request(rewrite, model.absolute(), folder.absolute(), arguments, memory_bytes)
+    try:
+        return ask_child(__name__, request, timeout_s=TIMEOUT_S)
+    except ChildTimeoutError as error:
+        raise RewritingError(
+            f"{model.name}: rewriting it did not end within {TIMEOUT_S:g} s: convert on a faster machine, or fetch the "
+            "bundle from whom you trust"
+        ) from error
+    except ChildError as error:
+        if error.out_of_memory:
+            raise RewritingError(
+                f"{model.name}: rewriting it takes more than {memory_bytes / 2**30:.1f} GiB of memory, which is more "
+                "than a network of this size should need: check the bundle, or convert on a larger machine"
+            ) from error
+        raise RewritingError(f"{model.name}: it cannot be rewritten, the process that did it {error}") from error
+
+
+def _answer(request: _Request) -> object:
+    confine_process(request.memory_bytes, _FILE_BYTES)
+    # Relative names: the libraries take no folder whose name is not UTF-8.
+    model, made = Path(request.model.name), Path(_MADE)
+    model.symlink_to(request.model)
+    made.mkdir()
+    told = request.rewrite(model, made, *request.arguments)
+    for path in made.iterdir():
+        shutil.move(path, request.folder / path.name)
+    return told
+
+
+if __name__ == "__main__":
+    answer_parent(_answer)

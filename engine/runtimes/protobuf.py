@@ -1,0 +1,56 @@
+"""Protocol buffers, read without their descriptions: fields and where they lie.
+
+Source: the wire format of protocol buffers, protobuf.dev/programming-guides/encoding.
+"""
+
+from collections.abc import Iterator, Mapping
+from mmap import mmap
+
+_VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
+_FIXED_BYTES: Mapping[int, int] = {_I64: 8, _I32: 4}
+_VARINT_BYTES = 10
+
+
+def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Walk over a message and find its messages, texts and bytes.
+
+    Args:
+        content: the file.
+        start: first byte of the message.
+        end: first byte after it.
+
+    Yields:
+        Number, first byte and end of every field that has a length.
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
+    position = start
+    while position < end:
+        tag, position = _varint(content, position, end)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT:
+            _, position = _varint(content, position, end)
+        elif wire_type in _FIXED_BYTES:
+            position += _FIXED_BYTES[wire_type]
+        elif wire_type == _BYTES:
+            length, first = _varint(content, position, end)
+            position = first + length
+            if position <= end:
+                yield number, first, position
+        else:
+            raise ValueError(f"byte {position - 1} starts no field")
+        if position > end:
+            raise ValueError(f"a field ends at byte {position}, its message at {end}")
+
+
+def _varint(content: mmap, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for index in range(_VARINT_BYTES):
+        if position + index >= end:
+            raise ValueError(f"it ends in the middle of a number at byte {position}")
+        byte = content[position + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            return value, position + index + 1
+    raise ValueError(f"the number at byte {position} has no end")

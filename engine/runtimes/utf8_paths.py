@@ -1,0 +1,39 @@
+"""Paths for libraries that take only UTF-8.
+
+A folder's name may be any bytes, as `unzip` leaves those that were written under another encoding. Python carries them
+along; ONNX Runtime and Paddle take text, and refuse what cannot be written as UTF-8.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.files import scratch_folder
+
+
+@contextmanager
+def utf8_paths(*paths: Path) -> Generator[tuple[Path, ...]]:
+    """Give files names that every library takes.
+
+    Args:
+        paths: the files.
+
+    Yields:
+        The same paths where they are UTF-8; otherwise links to the files, which are gone when the block ends.
+    """
+    if all(_is_utf8(path) for path in paths):
+        yield paths
+        return
+    with scratch_folder("names") as folder:
+        links = tuple(folder / f"file{number}{path.suffix}" for number, path in enumerate(paths))
+        for link, path in zip(links, paths, strict=True):
+            link.symlink_to(path.absolute())
+        yield links
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
