@@ -25,7 +25,7 @@ Pillow keeps two settings for the whole process; since several threads decode at
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -35,12 +35,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageError, reason_of
-from engine.images.exif import TURNS, Capture, capture_of, or_else, orientation_of
-from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS
+from engine.images.exif import TURNS, Capture, capture_of, exif_from, or_else, orientation_of
+from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, foreign_kind
+from engine.images.heif import read_heif
+from engine.images.jpeg import jpeg_content, require_whole_scans
+from engine.images.png import png_content
 from engine.images.size import check_max_img_size, shrunken_size
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
@@ -60,12 +64,14 @@ class SourceImage:
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
+        notes: What people should know of the reading, such as that the file holds more pictures; phrases, mostly none.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     capture: Capture
+    notes: tuple[str, ...] = ()
 
 
 def tiff_size(path: Path) -> tuple[int, int] | None:
@@ -132,12 +138,14 @@ class _StoredImage:
         size: Declared width and height.
         orientation: The EXIF orientation still to be undone, 1–8.
         capture: What EXIF says about time and place.
+        notes: What people should know of the reading.
     """
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     orientation: int
     capture: Capture
+    notes: tuple[str, ...]
 
 
 def _check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -169,39 +177,87 @@ def _why_no_file(path: Path) -> str:
         return "is a folder: name the images in it"
     if path.exists():
         return "is not a regular file: copy its content to one"
+    if path.is_symlink():
+        return (
+            f"is a link to {path.readlink()}, where nothing is: fetch the picture (`git annex get`), or mend the link"
+        )
     return "no such file: check the name"
 
 
 def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
-    image = _open_image(path, file, max_pixels)
-    size = image.size
-    _check_max_pixels(path, size, max_pixels)
-    _check_mode(path, image.mode)
-    if isinstance(image, JpegImageFile):
-        image.draft(None, shrunken_size(*size, max_img_size))
-    image.load()
-    # Not before: a PNG may carry its EXIF behind the pixels. A TIFF has turned itself by now and says so.
-    exif = or_else(image.getexif, Image.Exif())
-    return _StoredImage(_rgb(image), size, orientation_of(exif), capture_of(exif))
-
-
-def _open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile:
-    prefix = file.read(32)
-    file.seek(0)
+    prefix = file.read(PREFIX_BYTES)
+    if HEIF.match(prefix):
+        return _decode_heif(path, file, max_pixels)
     decoder = next((decoder for signature, decoder in DECODERS if signature.match(prefix)), None)
     if decoder is None:
-        problem = (
-            f"is not a {FORMATS} file: convert it to one of them" if prefix else "is empty (0 bytes): copy it again"
-        )
-        raise ImageError(f"{path}: {problem}")
+        raise ImageError(f"{path}: {_why_not_read(prefix)}")
+    file.seek(0)
+    if decoder is JpegImageFile:
+        return _decode_jpeg(path, file, max_img_size, max_pixels)
+    if decoder is PngImageFile:
+        content = png_content(path, file)
+        image = _loaded(path, PngImageFile(content.pixels), max_pixels)
+        return _stored(image, exif_from(content.exif), content.xmp, content.pictures)
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         _check_max_pixels(path, _webp_size(prefix), max_pixels)
+    if decoder is TiffImageFile:
+        # A TIFF has turned itself when it is loaded, and says so.
+        image = _loaded(path, _open_tiff(path, file), max_pixels)
+        return _stored(image, or_else(image.getexif, Image.Exif()), None, 1)
+    image = _loaded(path, decoder(file), max_pixels)
+    return _stored(image, exif_from(image.info.get("exif")), image.info.get("xmp"), getattr(image, "n_frames", 1))
+
+
+def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
+    content = jpeg_content(path, file)
+    image = JpegImageFile(content.pixels())
+    size = image.size
+    _check_max_pixels(path, size, max_pixels)
+    image.draft(None, shrunken_size(*size, max_img_size))
+    image.load()
+    require_whole_scans(content, image)
+    return replace(_stored(image, exif_from(content.exif), content.xmp, 1), size=size)
+
+
+def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
+    picture = read_heif(path, file, lambda size: _check_max_pixels(path, size, max_pixels))
+    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., np.newaxis]
+    rgb = np.ascontiguousarray(pixels[..., :3]) if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    height, width, _ = rgb.shape
+    return _StoredImage(rgb, (width, height), 1, capture_of(exif_from(picture.exif)), _notes(picture.pictures, "main"))
+
+
+def _why_not_read(prefix: bytes) -> str:
+    if not prefix:
+        return "is empty (0 bytes): copy it again"
+    known = foreign_kind(prefix)
+    if known is None:
+        return f"is not a {FORMATS} file: convert it to one of them"
+    kind, advice = known
+    return f"is {kind}, which is not read: {advice}"
+
+
+def _loaded(path: Path, image: ImageFile, max_pixels: int) -> ImageFile:
+    _check_max_pixels(path, image.size, max_pixels)
+    _check_mode(path, image.mode)
+    image.load()
+    return image
+
+
+def _stored(image: ImageFile, exif: Image.Exif, xmp: bytes | None, pictures: int) -> _StoredImage:
+    return _StoredImage(_rgb(image), image.size, orientation_of(exif, xmp), capture_of(exif), _notes(pictures, "first"))
+
+
+def _notes(pictures: int, which: str) -> tuple[str, ...]:
+    return (f"holds {pictures} pictures, of which the {which} one is read",) if pictures > 1 else ()
+
+
+def _open_tiff(path: Path, file: BinaryIO) -> TiffImageFile:
     try:
-        return decoder(file)
+        return TiffImageFile(file)
     except SyntaxError as cause:
-        if decoder is TiffImageFile:
-            _check_tiff_layout(path, file, cause)
+        _check_tiff_layout(path, file, cause)
         raise
 
 
@@ -280,7 +336,7 @@ def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
     # The smaller picture is the cheaper one to turn, and the size rule does not mind.
     pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return SourceImage(pixels, width, height, stored.capture)
+    return SourceImage(pixels, width, height, stored.capture, stored.notes)
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -674,8 +674,8 @@ def test_pillows_own_limit_where_it_cannot_be_avoided(tmp_path: Path, monkeypatc
     ("content", "problem"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"Dear Sir or Madam,", "is not a JPEG, PNG, TIFF, WebP or BMP file: convert it"),
-        (b"GIF89a" + bytes(20), "is not a JPEG, PNG, TIFF, WebP or BMP file: convert it"),
+        (b"Dear Sir or Madam,", "is not a JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF or JPEG 2000 file: convert it"),
+        (b"GIF89a" + bytes(20), "is a GIF picture, which is not read: save it as PNG"),
         (b"BMW owners' manual, 1987 edition, with an index", "cannot be decoded"),
         (b"\xff\xd8\xff", "cannot be decoded"),
         (b"\x89PNG\r\n\x1a\n", "cannot be decoded"),
