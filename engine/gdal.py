@@ -1,9 +1,9 @@
 """GDAL, through rasterio: the only file that imports it.
 
-A raster that somebody sent must not make GDAL open anything else, and GDAL is willing to: files beside the raster, files
-and addresses that the raster's metadata name, grids that its coordinate reference system names. So
+A raster that somebody sent must not make GDAL open anything else, and GDAL is willing to: files beside it, files and
+addresses that its metadata name, grids that its coordinate reference system names. So
 
-- a file is handed over as an open descriptor (`/proc/self/fd/…`): beside that name lies nothing, and no name of a user's
+- a file is handed over as an open descriptor (`/proc/self/fd/…`): nothing lies beside that name, and no name of a file
   is ever taken for an address, an archive or a description;
 - only the driver for GeoTIFF is asked, in an environment (`_READING`) in which GDAL looks at nothing else;
 - a file whose metadata name another one as its overviews is refused before a pixel is read, by what GDAL itself has
@@ -18,6 +18,7 @@ Maps are written in a new folder, where nothing lies that could change them.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import logging
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +72,10 @@ _PLAIN_TERM: Final = re.compile(
     r"|no_defs|type|over|h|sweep|gamma|alpha|zone|south|R|pm|towgs84|axis)(=[\w.,@+-]*)?"
 )
 _BARE_NAME: Final = re.compile(
-    r'EXTENSION\["PROJ4_GRIDS",\s*"[\w.,-]+"\]|GEOIDMODEL\["(?!PROJ)[^"/\\]*"|nadgrids=@null', re.IGNORECASE
+    r'EXTENSION\["PROJ4_GRIDS",\s*"[\w.,-]+"\]|GEOIDMODEL\["(?!PROJ)[^"/\\]*"|\\+nadgrids=@null', re.IGNORECASE
 )
 """Of grids: PROJ looks for them among its own files."""
 _NAMES_FILE: Final = re.compile(r"grids|parameterfile|geoidmodel|proj[-_ ]?based|proj_?string|pipeline|init=", re.I)
-
-_Value = TypeVar("_Value")
 
 
 class GdalError(Exception):
@@ -97,19 +96,22 @@ def isolate_environment() -> None:
 
 
 @contextmanager
-def _environment(options: Mapping[str, str], **more: str | int) -> Generator[None]:
+def _environment(options: Mapping[str, str], *, cache_mib: int | None = None) -> Generator[None]:
     isolate_environment()
     import rasterio
     from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
     from rasterio.session import DummySession
 
+    # What GDAL remarks on a file is not for its user; what fails is raised.
     # For good: to restore a list of filters afterwards is not safe among threads. That a georeference is missing the
     # service says in its own words; what is missing is decided in `engine.images.tiff`.
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     for remark in (NotGeoreferencedWarning, NodataShadowWarning):
         if ("ignore", None, remark, None, 0) not in warnings.filters:
             warnings.simplefilter("ignore", remark)
     # A session of its own, or rasterio would look for credentials of a cloud.
-    with rasterio.Env(session=DummySession(), **options, **more):
+    settings: dict[str, Any] = {**options} if cache_mib is None else {**options, "GDAL_CACHEMAX": cache_mib}
+    with rasterio.Env(session=DummySession(), **settings):
         yield
 
 
@@ -158,7 +160,8 @@ class Dataset:
             GdalError: the file is damaged there.
         """
         shape = (len(bands), *(size or (window.height, window.width)))
-        return self._reading(lambda part: self._dataset.read(list(bands), window=part, out_shape=shape), window)
+        with self._reading(window) as part:
+            return self._dataset.read(list(bands), window=part, out_shape=shape)
 
     def read_mask(self, window: Window, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """Read which pixels count by the file's own mask.
@@ -174,8 +177,8 @@ class Dataset:
             GdalError: the file is damaged there.
         """
         shape = size or (window.height, window.width)
-        mask = self._reading(lambda part: self._dataset.read_masks(1, window=part, out_shape=shape), window)
-        return mask > 0
+        with self._reading(window) as part:
+            return self._dataset.read_masks(1, window=part, out_shape=shape) > 0
 
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
         """Read the palette of the first band.
@@ -188,17 +191,17 @@ class Dataset:
         except ValueError:
             return {}
 
-    def _reading(self, read: Callable[[Any], _Value], window: Window) -> _Value:
+    @contextmanager
+    def _reading(self, window: Window) -> Generator[Any]:
         from rasterio import windows
         from rasterio.errors import RasterioError
 
-        part = windows.Window(window.x, window.y, window.width, window.height)  # pyright: ignore[reportCallIssue]
-        try:
-            # Again for each read: it may be by another thread than the one that opened the file.
-            with _environment(_READING, GDAL_CACHEMAX=self._cache_mib):
-                return read(part)
-        except RasterioError as error:
-            raise GdalError(_reason_of(error)) from error
+        # Again for each read: it may be by another thread than the one that opened the file.
+        with _environment(_READING, cache_mib=self._cache_mib):
+            try:
+                yield windows.Window(window.x, window.y, window.width, window.height)  # pyright: ignore[reportCallIssue]
+            except RasterioError as error:
+                raise GdalError(_reason_of(error)) from error
 
 
 @contextmanager
@@ -412,7 +415,7 @@ def write_cloud_optimized(values: Path, description: Callable[[str], str], path:
     Raises:
         GdalError: the file cannot be written.
     """
-    with new_file_at(path) as written, _environment(_WRITING, GDAL_CACHEMAX=_CACHE_MIB):
+    with new_file_at(path) as written, _environment(_WRITING, cache_mib=_CACHE_MIB):
         from rasterio.shutil import copy
 
         (written.parent / "values").symlink_to(values.absolute())
@@ -450,7 +453,7 @@ def traced_shapes(path: Path) -> Iterator[tuple[int, float, float | None, list[N
 
         dataset = opened._dataset  # pyright: ignore[reportPrivateUsage]
         for band in range(1, dataset.count + 1):
-            with _environment(_READING, GDAL_CACHEMAX=_CACHE_MIB):
+            with _environment(_READING, cache_mib=_CACHE_MIB):
                 for geometry, value in features.shapes(
                     rasterio.band(dataset, band), connectivity=4, transform=dataset.transform
                 ):

@@ -21,8 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RuntimeUnavailableError
-from engine.gdal import GdalError, coordinate_system, names_files, traced_shapes, transform_points, write_cloud_optimized
-from engine.images.tiff import Tiff, is_tiff, open_picture
+from engine.gdal import (
+    GdalError,
+    coordinate_system,
+    names_files,
+    traced_shapes,
+    transform_points,
+    write_cloud_optimized,
+)
+from engine.images.formats import TIFF
+from engine.images.tiff import Tiff, open_picture
 from engine.mask_file import MaskFile
 from engine.tiled import Tile
 from engine.tiling import Window
@@ -185,7 +193,7 @@ def open_geotiff(
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
     with path.open("rb") as file:
-        if not is_tiff(file.read(4)):
+        if TIFF.match(file.read(4)) is None:
             raise ImageError(f"{path}: is no TIFF: convert it to one")
         with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
             georeference, notes = _georeference_of(path, picture)
@@ -253,7 +261,7 @@ def _read_world_file(path: Path) -> tuple[float, float, float, float, float, flo
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         content = file.read(_WORLD_FILE_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     try:
         numbers = [float(each) for each in content.split()]

@@ -8,7 +8,6 @@ from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 HEIF_SUFFIXES: frozenset[str] = frozenset({".heic", ".heif", ".hif"})
@@ -27,11 +26,11 @@ PREFIX_BYTES = 512
 """So many bytes of a file's start tell what it is."""
 
 FORMATS = "JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF or JPEG 2000"
+TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 HEIF = re.compile(rb".{4}ftyp(?:he[iv][cmsx]|m(?:if1|sf1)(?!(?:.{4}){1,20}avi[fs]))", re.DOTALL)
 DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
     (re.compile(rb"BM"), BmpImageFile),
     (re.compile(rb".{4}ftyp(?:avi[fs]|m(?:if1|sf1)(?:.{4}){1,20}avi[fs])", re.DOTALL), AvifImageFile),

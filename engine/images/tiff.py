@@ -13,11 +13,10 @@ The rules are listed in docs/pictures.md, row by row:
 """
 
 import html
-import logging
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -28,8 +27,9 @@ from PIL import ExifTags, Image
 
 from engine.errors import ImageError, reason_of
 from engine.gdal import Dataset, GdalError, names_files, open_tiff
+from engine.images.formats import TIFF
+from engine.images.size import check_max_pixels
 from engine.images.tiff_directories import (
-    SIGNATURES,
     Directories,
     Directory,
     DirectoryError,
@@ -40,8 +40,6 @@ from engine.images.tiff_directories import (
     read_linked,
 )
 from engine.tiling import Window
-
-_log = logging.getLogger(__name__)
 
 _STRIP_PIXELS: Final = 1 << 20
 _SCALE: Final = "scale it to 8 or 16 bit (gdal_translate -ot Byte -scale)"
@@ -70,8 +68,8 @@ _HEADER_BYTES: Final = 8
 _LARGEST_TILE_BYTES: Final = 1 << 28
 _MOST_LISTED: Final = 12
 _CODECS: Final = {
-    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
-    52546: "JPEG XL",
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
+    50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
 _RAW: Final = (
     "is the raw data of a camera, which has no colours yet: convert it to TIFF or JPEG with a raw developer "
@@ -122,7 +120,7 @@ def tiff_size(path: Path) -> tuple[int, int] | None:
     """
     try:
         with path.open("rb") as file:
-            if not is_tiff(file.read(4)):
+            if TIFF.match(file.read(4)) is None:
                 return None
             page = _pictures_of(path, _directories_of(path, file))[0]
     except (OSError, ImageError):  # who reads the file says what is wrong
@@ -192,10 +190,7 @@ class Tiff:
         try:
             return self._read(window, size, with_missing=with_missing)
         except GdalError as error:
-            raise ImageError(
-                f"{self._path}: damaged or truncated, its pixels at column {window.x}, row {window.y} cannot be decoded "
-                f"({error}): copy or export it again"
-            ) from error
+            raise _damaged(self._path, str(error), f"its pixels at column {window.x}, row {window.y}") from error
 
     def _read(
         self, window: Window, size: tuple[int, int] | None, *, with_missing: bool
@@ -228,7 +223,7 @@ class Tiff:
         # Those that were read anyway come first: mostly they say that nothing is missing.
         for band in sorted(visible, key=lambda band: band not in planes):
             plane = planes[band] if band in planes else self.dataset.read([band], window, size)[0]
-            alike = plane == self._nodata
+            alike: NDArray[np.bool_] = plane == self._nodata
             missing = alike if missing is None else missing & alike
             if not missing.any():
                 return None
@@ -246,11 +241,13 @@ class StoredTiff:
         pixels: uint8[h, w, 3], RGB.
         orientation: still to be undone, 1–8; 1 where the picture has a place on the earth, which says how it lies.
         exif: time and place of the picture.
+        notes: what people should know of the reading.
     """
 
     pixels: NDArray[np.uint8]
     orientation: int
-    exif: Image.Exif = field(repr=False)
+    exif: Image.Exif
+    notes: tuple[str, ...]
 
 
 def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int = 1) -> StoredTiff:
@@ -269,17 +266,14 @@ def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int = 1) -> Sto
         ImageError: the file is damaged, too large, has no such page, or holds bands or depths that are not read.
     """
     with open_picture(path, file, page=page, max_pixels=max_pixels) as picture:
-        for note in picture.notes:
-            _log.warning("%s: %s", path, note)
         pixels = np.empty((picture.height, picture.width, 3), np.uint8)
         rows = _rows_at_a_time(picture.dataset)
         for top in range(0, picture.height, rows):
             strip = Window(0, top, picture.width, min(rows, picture.height - top))
             pixels[top : top + rows], _ = picture.read(strip, with_missing=False)
-        directory = picture.directory
-    return StoredTiff(
-        pixels, 1 if directory.is_georeferenced else directory.orientation, _exif_of(file, directory)
-    )
+        directory, notes = picture.directory, tuple(picture.notes)
+    orientation = 1 if directory.is_georeferenced else directory.orientation
+    return StoredTiff(pixels, orientation, _exif_of(file, directory), notes)
 
 
 @contextmanager
@@ -315,7 +309,7 @@ def open_picture(
         raise ImageError(f"{path}: has no page {page}: it has {len(pictures)}")
     directory = pictures[page - 1]
     if max_pixels is not None:
-        _check_max_pixels(path, (directory.width, directory.height), max_pixels)
+        check_max_pixels(path, (directory.width, directory.height), max_pixels)
     _check_samples(path, directory)
     _check_blocks(path, file, directory)
     is_unplaced = names_files(directory.texts.get(Tag.GEO_TEXTS, b"").decode("latin-1"))
@@ -334,16 +328,8 @@ def open_picture(
         raise _unreadable(path, directory, error) from error
 
 
-def is_tiff(prefix: bytes) -> bool:
-    """Tell a TIFF by its first bytes.
-
-    Args:
-        prefix: four of them at least.
-
-    Returns:
-        Whether it is one.
-    """
-    return prefix[:4] in SIGNATURES
+def _damaged(path: Path, reason: str, what: str = "it") -> ImageError:
+    return ImageError(f"{path}: damaged or truncated, {what} cannot be decoded ({reason}): copy or export it again")
 
 
 # ---- which picture ------------------------------------------------------------------------------------------------
@@ -353,7 +339,7 @@ def is_tiff(prefix: bytes) -> bool:
 def _opened(path: Path) -> Generator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            if not is_tiff(file.read(4)):
+            if TIFF.match(file.read(4)) is None:
                 raise ImageError(f"{path}: is no TIFF")
             yield file
     except OSError as cause:
@@ -364,13 +350,11 @@ def _directories_of(path: Path, file: BinaryIO) -> Directories:
     try:
         return read_directories(file)
     except DirectoryError as cause:
-        raise ImageError(
-            f"{path}: damaged or truncated, it cannot be decoded ({cause}): copy or export it again"
-        ) from cause
+        raise _damaged(path, str(cause)) from cause
 
 
 def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
-    if any(each.is_raw for each in directories.everything):
+    if directories.is_canon_raw or any(each.is_raw for each in directories.everything):
         raise ImageError(f"{path}: {_RAW}")
     pictures = directories.pages
     if not pictures:
@@ -382,9 +366,7 @@ def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
             f"{directories.chain[0].number(Tag.NEW_SUBFILE_TYPE, 0)}): export the picture itself"
         )
     if pictures[0].width < 1 or pictures[0].height < 1:
-        raise ImageError(
-            f"{path}: damaged or truncated, it cannot be decoded (it states no width or height): copy or export it again"
-        )
+        raise _damaged(path, "it states no width or height")
     return pictures
 
 
@@ -406,15 +388,6 @@ def _notes_on(directories: Directories, page: int, *, is_unplaced: bool) -> list
 # ---- what is refused ----------------------------------------------------------------------------------------------
 
 
-def _check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{path}: declares {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}: "
-            "raise --max-pixels if the file can be trusted"
-        )
-
-
 def _check_metadata(path: Path, directories: Directories) -> None:
     """Refuse files that send GDAL to another one; of the picture itself GDAL is asked, too, before a pixel is read."""
     for each in directories.everything:
@@ -431,7 +404,9 @@ def _check_samples(path: Path, directory: Directory) -> None:
     if meaning in _KINDS:
         raise ImageError(f"{path}: is {_KINDS[Photometric(meaning)]}: {_AS_RGB}")
     if meaning not in _READ:
-        raise ImageError(f"{path}: its colours are of a kind that is not known (PhotometricInterpretation {meaning}): {_AS_RGB}")
+        raise ImageError(
+            f"{path}: its colours are of a kind that is not known (PhotometricInterpretation {meaning}): {_AS_RGB}"
+        )
     if meaning == Photometric.CMYK and directory.number(Tag.INK_SET, _CMYK_INKS) != _CMYK_INKS:
         raise ImageError(f"{path}: its inks are not cyan, magenta, yellow and black: {_AS_RGB}")
     if meaning == Photometric.CMYK and directory.samples - len(directory.extra_samples) != 4:
@@ -458,9 +433,7 @@ def _check_samples(path: Path, directory: Directory) -> None:
 
 def _check_ycbcr(path: Path, directory: Directory) -> None:
     if directory.bits != 8 or directory.samples != 3:
-        raise ImageError(
-            f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}"
-        )
+        raise ImageError(f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}")
     limits = directory.numbers.get(Tag.REFERENCE_BLACK_WHITE, ())
     pairs = list(zip(limits[::2], limits[1::2], strict=False))
     if directory.has(Tag.REFERENCE_BLACK_WHITE) and (
@@ -483,18 +456,12 @@ def _check_blocks(path: Path, file: BinaryIO, directory: Directory) -> None:
     if directory.number(Tag.COMPRESSION, 1) == _OLD_JPEG:
         return
     if len(offsets) < count:
-        raise ImageError(
-            f"{path}: damaged or truncated, it cannot be decoded (it says where {len(offsets)} of its {count} strips or "
-            "tiles lie): copy or export it again"
-        )
+        raise _damaged(path, f"it says where {len(offsets)} of its {count} strips or tiles lie")
     known = sizes[:count]
     begin, size = offsets[: len(known)], known
     inside = (size > 0) & ((begin < _HEADER_BYTES) | ((begin < directory.end) & (begin + size > directory.offset)))
     if inside.any():
-        raise ImageError(
-            f"{path}: damaged or truncated, it cannot be decoded (strip or tile {int(inside.argmax())} lies in the file's "
-            "header): copy or export it again"
-        )
+        raise _damaged(path, f"strip or tile {int(inside.argmax())} lies in the file's header")
 
 
 def _unreadable(path: Path, directory: Directory, cause: GdalError) -> ImageError:
@@ -530,9 +497,7 @@ def _premultiplied_alpha(path: Path, directory: Directory, alpha: tuple[int, ...
     return (band,)
 
 
-def _chosen_bands(
-    path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None
-) -> tuple[int, ...]:
+def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None) -> tuple[int, ...]:
     meanings = dataset.meanings
     count = len(meanings)
     listed = ", ".join(f"{index} {meaning}" for index, meaning in enumerate(meanings, start=1))
@@ -552,6 +517,9 @@ def _chosen_bands(
     if len(visible) == 2 and meanings[0] == "gray" and visible[0] == 1:
         # The second band of a grey picture is an alpha that does not say so.
         return (1,)
+    if len(visible) == 4 and directory.photometric == Photometric.RGB and not directory.has(Tag.EXTRA_SAMPLES):
+        # Nor does the fourth of a coloured one.
+        return (1, 2, 3)
     if len(visible) == 3:
         if all(color in meanings for color in _COLORS):
             return tuple(meanings.index(color) + 1 for color in _COLORS)
@@ -657,8 +625,10 @@ def _exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
             found = read_linked(file, directory, tag)
         except DirectoryError:  # what is wrong with EXIF never fails a good picture
             continue
-        exif.get_ifd(ifd).update({
-            number: value.decode("latin-1") if isinstance(value, bytes) else value[0] if len(value) == 1 else value
-            for number, value in found.items()
-        })
+        exif.get_ifd(ifd).update(
+            {
+                number: value.decode("latin-1") if isinstance(value, bytes) else value[0] if len(value) == 1 else value
+                for number, value in found.items()
+            }
+        )
     return exif

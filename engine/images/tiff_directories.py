@@ -1,10 +1,10 @@
 """What the directories of a TIFF say, read without decoding a pixel; whatever they say, little is read.
 
-A TIFF is a chain of directories, each of which describes one picture: a page, a smaller copy of one, or a mask. Only the
-tags that decide how pixels are read are looked at, and of each no more than `_MOST_VALUES` numbers or
+A TIFF is a chain of directories, each of which describes one picture: a page, a smaller copy of one, or a mask. Only
+the tags that decide how pixels are read are looked at, and of each no more than `_MOST_VALUES` numbers or
 `_LONGEST_TEXT_BYTES` of text, since counts and offsets are whatever the file's writer chose. A value that does not lie
-in the file is taken for missing. Tables of strips and tiles are read by `block_table`, as long as the picture's own size
-says and no longer.
+in the file is taken for missing. Tables of strips and tiles are read by `block_table`, as long as the picture's own
+size says and no longer.
 """
 
 import math
@@ -18,9 +18,6 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""First bytes of a TIFF: both byte orders, classic and BigTIFF."""
-
 _MOST_DIRECTORIES: Final = 4096
 _MOST_ENTRIES: Final = 4096
 _MOST_VALUES: Final = 4096
@@ -29,9 +26,27 @@ _MOST_BYTES: Final = 1 << 28
 """Of one file: many directories may share one long text."""
 _MOST_BLOCKS: Final = 1 << 24
 
-_SIZES_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SIZES_BYTES: Final = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _NUMBERS: Final = {
-    1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q",
+    1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
+    18: "Q",
 }  # fmt: skip
 _TEXT: Final = frozenset({2, 7})
 
@@ -215,11 +230,13 @@ class Directories:
         chain: the directories that follow each other.
         nested: those that one of them names as parts of itself.
         is_cut_off: whether the chain ends in a place where there is no directory, or runs in a circle.
+        is_canon_raw: whether the header says that it is a raw file of a Canon, which does not show in its directories.
     """
 
     chain: tuple[Directory, ...]
     nested: tuple[Directory, ...]
     is_cut_off: bool
+    is_canon_raw: bool
 
     @cached_property
     def pages(self) -> tuple[Directory, ...]:
@@ -240,7 +257,7 @@ def read_directories(file: BinaryIO) -> Directories:
     """Read the directories of a TIFF.
 
     Args:
-        file: an open file that begins with one of `SIGNATURES`; it is left anywhere.
+        file: an open file that begins as TIFFs do; it is left anywhere.
 
     Returns:
         What they say.
@@ -275,7 +292,7 @@ def read_directories(file: BinaryIO) -> Directories:
         # What a nested one is followed by belongs to the same picture.
         waiting.extend((found[1], *_offsets_of([found[0]])))
         _check_count([*chain, *nested])
-    return Directories(tuple(chain), tuple(nested), is_cut_off)
+    return Directories(tuple(chain), tuple(nested), is_cut_off, reader.is_canon_raw)
 
 
 def read_linked(file: BinaryIO, directory: Directory, tag: Tag) -> dict[int, tuple[Number, ...] | bytes]:
@@ -339,6 +356,7 @@ class _Reader:
         self._size = file.seek(0, 2)
         header = self._bytes(0, 16)
         self._order = "<" if header[:2] == b"II" else ">"
+        self.is_canon_raw = header[8:10] == b"CR"
         self._is_big = header[2:4] in {b"+\0", b"\0+"}
         try:
             layout = "8xQ" if self._is_big else "4xI"
