@@ -246,9 +246,12 @@ def open_tiff(
             raise GdalError(_reason_of(error)) from error
         try:
             described = _described(dataset, rows_at_a_time)
-        except BaseException:
+        except GdalError:
             dataset.close()
             raise
+        except Exception as error:  # GDAL's errors are those of rasterio's inside
+            dataset.close()
+            raise GdalError(_reason_of(error)) from error
     with dataset:
         yield described
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SSHORT, DOUBLE, LONG8 = 1, 2, 3, 4, 5, 7, 8, 12, 16
-LETTERS = {BYTE: "B", ASCII: "B", SHORT: "H", LONG: "I", RATIONAL: "I", UNDEFINED: "B", SSHORT: "h", DOUBLE: "d", LONG8: "Q"}
+LETTERS = {
+    BYTE: "B",
+    ASCII: "B",
+    SHORT: "H",
+    LONG: "I",
+    RATIONAL: "I",
+    UNDEFINED: "B",
+    SSHORT: "h",
+    DOUBLE: "d",
+    LONG8: "Q",
+}
 NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, BYTE_COUNTS, PLANAR = 273, 274, 277, 278, 279, 284
 COLOR_MAP, SUB_IFDS, INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT = 320, 330, 332, 338, 339
@@ -67,7 +77,11 @@ def _append(data: bytearray, page: Page, place: int, order: str, *, big: bool) -
         nested.append(struct.unpack_from(order + ("Q" if big else "I"), data, holder)[0])
     tags: dict[int, Value] = {WIDTH: (LONG, [page.width]), HEIGHT: (LONG, [page.height]), COMPRESSION: (SHORT, [1])}
     if page.body is not None:
-        tags |= {OFFSETS: (LONG, [len(data)]), BYTE_COUNTS: (LONG, [len(page.body)]), ROWS_PER_STRIP: (LONG, [page.height])}
+        tags |= {
+            OFFSETS: (LONG, [len(data)]),
+            BYTE_COUNTS: (LONG, [len(page.body)]),
+            ROWS_PER_STRIP: (LONG, [page.height]),
+        }
         data += page.body
     if nested:
         tags[SUB_IFDS] = (LONG, nested)
@@ -75,7 +89,9 @@ def _append(data: bytearray, page: Page, place: int, order: str, *, big: bool) -
     inline, link = (8, "Q") if big else (4, "I")
     entries: list[bytes] = []
     for tag, (kind, values) in sorted(tags.items()):
-        content = bytes(values) if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{LETTERS[kind]}", *values)
+        content = (
+            bytes(values) if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{LETTERS[kind]}", *values)
+        )
         count = len(values) // 2 if kind == RATIONAL else len(values)
         if len(content) > inline:
             data += bytes(len(data) % 2)
