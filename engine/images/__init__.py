@@ -2,7 +2,7 @@
 
 from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
-from engine.images.listing import list_images, real_path
+from engine.images.listing import FoundImages, LeftOut, find_images, list_images, real_path
 from engine.images.read import SourceImage, read_image, tiff_size
 from engine.images.size import shrunken_size
 
@@ -10,7 +10,10 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "Capture",
+    "FoundImages",
+    "LeftOut",
     "SourceImage",
+    "find_images",
     "list_images",
     "read_image",
     "real_path",
