@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented, list_images
+from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented
 from engine.averaging import Averaging, averaged
 from engine.files import write_atomically
+from engine.images import find_images
 from engine.text import legible
 from service.commands.terminal import (
     BundleArgument,
@@ -130,6 +131,17 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on where an earlier run into the same folder was cut off")
     ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", help="search the sub-folders of folders; the results go into sub-folders, too"),
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="leave out what matches, seen from the named folder: 'masks', '*_old.jpg' (repeatable)",
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="do one of N shares of the images (docs/collections.md)")
     ] = None,
@@ -174,7 +186,10 @@ def predict(
         )
         if request.save:
             require_results_apart(images, out)
-        listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
+        found = find_images(images, recursive=recursive, exclude=exclude or [], results=out)
+        for remark in found.remarks():
+            say(remark)
+        listing = list_tasks(found.images, None if shard is None else parse_shard(shard), found.subfolders)
         require_apart(
             written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file}),
             {
@@ -185,7 +200,8 @@ def predict(
                 "a result": result_paths(listing.tasks, out, vectors),
             },
         )
-        require_writable(out)
+        for folder in listing.folders_of_results(out):
+            require_writable(folder)
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
@@ -320,6 +336,8 @@ def _tell(record: Mapping[str, Any]) -> None:
         # What fails behind the reading of the file does not know its name.
         say(f"failed: {reason}" if named in reason else f"failed: {named}: {reason}", "red")
         return
+    for note in record.get("notes", ()):
+        say(f"{named} {note}")
     covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
     typer.echo(f"{legible(named)}{where}: {covers}")
