@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 from engine.errors import OptionError
+from service.redaction import RedactedStream
 
 _TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 _FORMATS = ("text", "json")
@@ -49,7 +50,7 @@ class JsonLine(logging.Formatter):
 
 
 def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
-    """Set up the logs of this process, those of the platforms' libraries included.
+    """Set up the logs of this process, those of the platforms' libraries included; what is printed hides secrets, too.
 
     Args:
         environment: PSEG_LOG_FORMAT is `text` (default) or `json`.
@@ -64,7 +65,16 @@ def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
         raise OptionError(f"PSEG_LOG_FORMAT is {asked!r}: give {' or '.join(_FORMATS)}")
     if asked == "text":
         logging.basicConfig(level=logging.INFO, stream=stream, format=_TEXT)
-        return
+    else:
+        _log_json_lines(stream)
+    sys.stdout, sys.stderr = _redacted_stream(sys.stdout), _redacted_stream(sys.stderr)
+
+
+def _redacted_stream(stream: TextIO) -> TextIO:
+    return stream if isinstance(stream, RedactedStream) else cast("TextIO", RedactedStream(stream))
+
+
+def _log_json_lines(stream: TextIO) -> None:
     if stream is sys.stdout:
         stream = keep_stdout()
     handler = logging.StreamHandler(stream)

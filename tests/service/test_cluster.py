@@ -17,10 +17,12 @@ from service.commands.scale import pending_tasks
 from service.commands.terminal import ExitStatus
 from service.request import build_request
 from service.storage import Folder
+from service.transfer_limits import Allowance
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
+IMAGE = Allowance(1 << 20, "raise --max-image-bytes")
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def job(bundle: Path, tmp_path: Path) -> Job:
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
     unpack(bundle, tmp_path / "cache" / "bundles" / digest)
     request = build_request(threads=1, save=frozenset({"mask", "pseudo"}))
-    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, "first")
+    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, IMAGE, "first")
 
 
 def work(job: Job, batch: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from engine import OptionError
-from service.transport import Patience, patience_from, patient_requests
+from service.transfer_limits import Patience, patience_from
+from service.transport import patient_requests
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Storage
 
 IMPATIENT = Patience(silence_s=0.5, retries=2, pause_s=0.01)
