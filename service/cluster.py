@@ -26,7 +26,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from engine import Device, EngineError, Failed, ImageError, Pipeline, Prediction, Segmented, SourceImage, read_image
 from engine.archive import unpack
@@ -183,7 +183,7 @@ class Segmenter:
         if path is not None:
             return read_image(path, **limits)
         with tempfile.NamedTemporaryFile(prefix="pseg-") as file:
-            copy_to(file.file, task.uri, self._job.image)
+            copy_to(cast("BinaryIO", file), task.uri, self._job.image)
             file.flush()
             try:
                 return read_image(Path(file.name), **limits)

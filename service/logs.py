@@ -45,7 +45,8 @@ class JsonLine(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            fields["trace"] = self.formatException(record.exc_info)
+            # Where secrets are hidden, the text is there already.
+            fields["trace"] = record.exc_text or self.formatException(record.exc_info)
         return json.dumps(fields)
 
 

@@ -29,7 +29,7 @@ _SHORT_NAMES = r"(?<![A-Za-z0-9])(?:pwd|sig|signature)"
 _IS = r"\\{0,8}[\"']?\s{0,20}[:=]\s{0,20}"
 _IS_STRICTLY = r"(?:\s{0,20}=\s{0,20}|\\{0,8}[\"']\s{0,20}[:=]\s{0,20})"
 _VALUE = rf"(?:{_QUOTED}|(?![\[\"'\\])[^\s\"',&}})<>\]]+)"
-_LINE = rf"(?:{_QUOTED}|Digest\s[^\r\n]+|(?![\[\"'\\])[^\r\n\"']+)"
+_LINE = rf"(?:{_QUOTED}|Digest\s[^\r\n]+|(?![\[\"'\\\s])[^\r\n\"']+)"
 
 
 def _hidden_value(match: re.Match[str]) -> str:

@@ -128,14 +128,14 @@ class Body(SpooledTemporaryFile[bytes]):
         packed = headers.get("Content-Encoding", "").strip().lower()
         if packed not in {"", "identity"}:
             raise TransferError(
-                f"came packed for the transfer (Content-Encoding: {packed[:80]}), which was not asked for and is not "
+                f"came packed for the transfer (Content-Encoding: {packed[:80]!r}), which was not asked for and is not "
                 "taken: have it served as it is",
                 self._address,
             )
         stated = {each.strip() for each in headers.get("Content-Length", "0").split(",")}
         for each in stated:
             if not (each.isascii() and each.isdigit()):
-                raise TransferError(f"states a size that is none (Content-Length: {each[:80]})", self._address)
+                raise TransferError(f"states a size that is none (Content-Length: {each[:80]!r})", self._address)
             self._allowance.require(int(each[: _MOST_DIGITS + 1]), self._address)
 
     def add(self, piece: bytes) -> None:
