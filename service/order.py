@@ -34,7 +34,7 @@ from service.order_files import (
     open_item,
     platform_hosts,
     require_platform_name,
-    source_name,
+    source_of,
     supply_of,
 )
 from service.redaction import keep_secrets_out_of_logs
@@ -159,7 +159,7 @@ def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
         The exit status.
     """
     given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
-    urns = {name: source_name(given[name].urn).urn for name in ("model", "image", "images") if given[name] is not None}
+    urns = {name: source_of(given[name]).urn for name in ("model", "image", "images") if given[name] is not None}
     with scratch_folder("order") as work, _told_to_stop() as stop:
         try:
             request = build_service_request(**{**given, "image": None, "images": None, **urns})

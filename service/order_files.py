@@ -86,6 +86,11 @@ class Collection(Protocol):
     """What the platform hands over for a collection."""
 
     @property
+    def name(self) -> str:
+        """Path, URN or URL."""
+        ...
+
+    @property
     def urn(self) -> str:
         """URN; `urn:file://…` for a local folder."""
         ...
@@ -115,7 +120,7 @@ class RemoteItem:
 
     def __post_init__(self) -> None:
         # The library appends the cache's number to the name once the content is there.
-        self.source = source_name(self.readable.urn)
+        self.source = source_of(self.readable)
 
     def fetch(self) -> Path:
         """Download it.
@@ -140,6 +145,18 @@ class RemoteItem:
         """Remove the download."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def source_of(readable: Readable | Collection) -> SourceName:
+    """Find the name of what the platform hands over.
+
+    Args:
+        readable: an artifact or a collection.
+
+    Returns:
+        URN and label. Of what is fetched through the platform's cache: its own address, not the cache's.
+    """
+    return source_name(f"urn:{readable.name}" if _ADDRESS.fullmatch(readable.name) else readable.urn)
 
 
 def source_name(urn: str) -> SourceName:
@@ -200,7 +217,8 @@ def require_platform_name(name: str) -> str:
     if not _in_cluster() or is_platform_urn(name, config.SCHEMA_PREFIX):
         return name
     prefix = config.SCHEMA_PREFIX
-    if not _ADDRESS.fullmatch(name):
+    # What begins with the storage's own address the library would ask there, whatever follows.
+    if not _ADDRESS.fullmatch(name) or name.removeprefix("urn:").startswith(config.STORAGE_URL):
         raise ArgumentTypeError(
             f"{name[:80]!r} is nothing that the platform keeps: give a URN that begins with {prefix}"
         )

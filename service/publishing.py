@@ -37,7 +37,7 @@ ARTIFACT_URN = "urn:ivcap:artifact:"
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\:*?\"<>|]+")
 # Of devices on Windows, whatever follows a point.
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\.|$)", re.IGNORECASE)
-_URN_REST = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff/\\?#%]{1,1000}")
+_URN_REST = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff/\\?#%]{1,1000}(?<!:)")
 
 Aspect = Mapping[str, Any]
 """JSON values with a `$schema`, attached to an entity."""

@@ -1,5 +1,9 @@
 """Files by URI: local ones, and those of web servers on loopback, also of one that lies."""
 
+# pyarrow states no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import os
 import threading
 from collections.abc import Generator

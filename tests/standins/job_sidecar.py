@@ -74,6 +74,10 @@ class JobPlatform(Platform):
     """After so many bytes of an upload the connection breaks, once."""
     when_read: Callable[[str], None] | None = None
     """Called with the URN of an artifact that is downloaded."""
+    answers: dict[str, Callable[[FaultyHandler["JobPlatform"]], None]] = field(
+        default_factory=dict[str, Callable[[FaultyHandler["JobPlatform"]], None]]
+    )
+    """URN to what answers in place of the artifact's content."""
     asked: threading.Event = field(default_factory=threading.Event)
     """Set when a job was asked for and there was none."""
     keeps_waiting: bool = False
