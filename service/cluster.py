@@ -26,14 +26,15 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from engine import Device, EngineError, Failed, ImageError, Pipeline, Prediction, Segmented, SourceImage, read_image
 from engine.archive import unpack
 from service.request import PredictRequest
 from service.results import Stems, capture_record, encoded_pictures, result_record, short_stem
 from service.session import caches_at, open_session
-from service.storage import Folder, StoreError, arrow_tables, local_path, read_bytes, read_rows, stem_of, table_bytes
+from service.storage import Folder, StoreError, arrow_tables, copy_to, local_path, read_rows, stem_of, table_bytes
+from service.transfer_limits import Allowance
 
 _log = logging.getLogger(__name__)
 LEDGER = "ledger.parquet"
@@ -75,6 +76,7 @@ class Job:
         bundle_digest: SHA-256 of the archive that is shipped.
         digest: of bundle and options with effect; stands in every row.
         threads: of each worker.
+        image: how large an image may be that is fetched.
         attempt: names this run of the driver; what an earlier one left is none of its batches.
     """
 
@@ -84,6 +86,7 @@ class Job:
     bundle_digest: str
     digest: str
     threads: int
+    image: Allowance
     attempt: str
 
 
@@ -180,7 +183,7 @@ class Segmenter:
         if path is not None:
             return read_image(path, **limits)
         with tempfile.NamedTemporaryFile(prefix="pseg-") as file:
-            file.write(read_bytes(task.uri))
+            copy_to(cast("BinaryIO", file), task.uri, self._job.image)
             file.flush()
             try:
                 return read_image(Path(file.name), **limits)

@@ -44,6 +44,7 @@ from service.publishing import (
     TotalCover,
     product_stem,
 )
+from service.redaction import without_secrets
 from service.request import ServiceRequest
 from service.results import CoverTable, Stems, cover_records, provenance_record
 from service.session import batch_within_memory
@@ -229,14 +230,14 @@ def fulfil(
     except (OptionError, RuntimeUnavailableError) as error:
         _log.error("refused: %s", error)
         outcome.refused = True
-        outcome.problems.append(str(error))
+        outcome.problems.append(_reason(error))
     except EngineError as error:
         _log.error("%s", error)
-        outcome.problems.append(str(error))
+        outcome.problems.append(_reason(error))
     except Exception as error:
         # Whatever went wrong, what was done until then is summed up.
         _log.exception("the order broke off")
-        outcome.problems.append(f"{type(error).__name__}: {error}")
+        outcome.problems.append(_reason(error))
     fulfilment.stored("the summary", fulfilment.publish_summary)
     return outcome
 
@@ -401,4 +402,5 @@ def _show(result: Segmented[_Task, PublishedImage] | Failed[_Task], report: "Rep
 
 def _reason(error: Exception) -> str:
     # What is not raised on purpose does not tell by its message alone what it is.
-    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+    return without_secrets(told)

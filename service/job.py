@@ -36,6 +36,7 @@ import ivcap_service.service as batch
 from ivcap_service import JobContext, Service, ServiceContact, ServiceLicense, start_batch_service
 from ivcap_service.events import EventReporter, GenericEvent
 from ivcap_service.service_definition import create_batch_service_definition
+from ivcap_service.types import ExecutionError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
@@ -45,11 +46,12 @@ from service.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.job_files import JobOutlet, open_item, patient, supply_of
 from service.kept_model import KeptModel
 from service.logs import set_up_logs
-from service.redaction import keep_secrets_out_of_logs
+from service.redaction import keep_secrets_out_of_logs, without_secrets
 from service.request import ServiceRequest, build_service_request
 from service.results import cover_records
 from service.session import caches_at
-from service.transport import Patience, patience_from, patient_requests
+from service.transfer_limits import Patience, Sizes, patience_from, sizes_from
+from service.transport import patient_requests
 from service.version import banner
 
 _log = logging.getLogger("service.job")
@@ -189,7 +191,8 @@ class Worker:
 
     Attributes:
         folder: for downloads.
-        patience: limits of the platform's requests.
+        patience: limits of time of the platform's requests.
+        sizes: limits of what they are answered with.
         models: the model that is open.
         stop: set when the process is told to end.
         failed: whether the last job did.
@@ -197,6 +200,7 @@ class Worker:
 
     folder: Path
     patience: Patience
+    sizes: Sizes
     models: KeptModel
     stop: Event
     failed: bool = field(default=False, init=False)
@@ -204,13 +208,13 @@ class Worker:
     def segment(self, request: JobRequest, context: JobContext) -> JobResult:
         """Segments images with a PaddleSeg model and publishes masks and the cover of every class."""
         self.failed = True
-        ivcap = patient(context.ivcap, self.patience)
+        ivcap = patient(context.ivcap, self.patience, self.sizes)
         progress = Progress(context.report)
         job = context.job_id if context.job_id.startswith("urn:") else f"urn:ivcap:job:{context.job_id}"
         with TemporaryDirectory(prefix="job-", dir=self.folder) as work:
-            bundle = open_item(request.model, ivcap, self.folder)
+            bundle = open_item(request.model, ivcap, self.folder, self.sizes.bundle)
             named = request.model_copy(update={"model": bundle.source.urn})
-            supply = supply_of(named, ivcap, Path(work), progress.image_done)
+            supply = supply_of(named, ivcap, Path(work), self.sizes.image, progress.image_done)
             progress.total = len(supply.names)
             outlet = JobOutlet(ivcap, job, self.patience.pause_s)
             session = self._session(bundle, named, supply.sample, progress)
@@ -340,10 +344,28 @@ def _told_to_stop() -> Generator[Event]:
 
 
 @contextmanager
-def _worker(patience: Patience) -> Generator[Worker]:
+def _errors_without_secrets() -> Generator[None]:
+    """Keep secrets out of the errors that are sent to the platform: the library writes these, with their traces."""
+    usual = batch.push_result  # pyright: ignore[reportPrivateImportUsage]
+
+    def push_result(result: Any, job_id: str, authorization: str | None = None) -> None:  # noqa: ANN401
+        if isinstance(result, ExecutionError):
+            told = {"error": without_secrets(result.error), "traceback": without_secrets(result.traceback or "")}
+            result = result.model_copy(update=told)
+        usual(result, job_id, authorization)
+
+    batch.push_result = push_result  # pyright: ignore[reportPrivateImportUsage]
+    try:
+        yield
+    finally:
+        batch.push_result = usual  # pyright: ignore[reportPrivateImportUsage]
+
+
+@contextmanager
+def _worker(patience: Patience, sizes: Sizes) -> Generator[Worker]:
     root = os.environ.get("PSEG_CACHE_DIR")
-    with scratch_folder("worker") as folder, _told_to_stop() as stop:
-        worker = Worker(folder, patience, KeptModel(caches_at(Path(root) if root else None)), stop)
+    with scratch_folder("worker") as folder, _told_to_stop() as stop, _errors_without_secrets():
+        worker = Worker(folder, patience, sizes, KeptModel(caches_at(Path(root) if root else None)), stop)
         try:
             yield worker
         finally:
@@ -362,11 +384,11 @@ def main() -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         _log.info("%s", banner())
         service = service_from(os.environ)
-        patience = patience_from(os.environ)
+        patience, sizes = patience_from(os.environ), sizes_from(os.environ)
     except OptionError as error:
         _log.error("%s", error)
         sys.exit(ExitStatus.WRONG_REQUEST)
-    with patient_requests(patience), _worker(patience) as worker:
+    with patient_requests(patience, sizes), _worker(patience, sizes) as worker:
         start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))
         if worker.failed:
             # Only a job from a file comes here.

@@ -1,7 +1,8 @@
 """Artifacts and collections of IVCAP jobs, as images to be done and as an outlet for results.
 
-On the platform they are reached through `ivcap_client`, whose requests have neither time limits nor retries: here they
-have both. Without a platform the same library keeps results in a local folder, and images are local files.
+On the platform they are reached through `ivcap_client`, whose requests have no limits of time or size and no retries:
+here they have all three. Without a platform the same library keeps results in a local folder, and images are local
+files.
 """
 
 # The platform's library states few types.
@@ -27,30 +28,41 @@ from engine.cores import usable_cores
 from service.fulfilment import FetchError, Item, SupplyError
 from service.known_images import LocalItem, UnreachableItem
 from service.patient_httpx import PatientClient
-from service.publishing import COLLECTION_SCHEMA, Aspect, Product, SourceName, StorageError, product_stem, require_json
+from service.publishing import (
+    ARTIFACT_URN,
+    COLLECTION_SCHEMA,
+    Aspect,
+    Product,
+    SourceName,
+    StorageError,
+    is_platform_urn,
+    product_stem,
+    require_json,
+)
 from service.request import ServiceRequest
 from service.sharding import share_of
-from service.transport import Patience
+from service.transfer_limits import Allowance, Patience, Sizes, TransferError
+from service.transport import receiving
 
 COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
-_ARTIFACT = "urn:ivcap:artifact:"
 # An upload that was cut off is resumed from where the platform says it has come.
 _RESUMPTIONS = 2
 
 
-def patient(ivcap: IVCAP, patience: Patience) -> IVCAP:
-    """Impose time limits and retries on a client's requests.
+def patient(ivcap: IVCAP, patience: Patience, sizes: Sizes) -> IVCAP:
+    """Impose limits and retries on a client's requests.
 
     Args:
         ivcap: the client; uploads are its only requests that `service.transport` has to care for.
-        patience: the limits.
+        patience: limits of time, and retries.
+        sizes: limits of bodies.
 
     Returns:
         The same client.
     """
     if not isinstance(ivcap, LocalIVCAP):
         usual = ivcap._client.get_httpx_client()
-        ivcap._client.set_httpx_client(PatientClient(patience, base_url=usual.base_url, headers=usual.headers))
+        ivcap._client.set_httpx_client(PatientClient(patience, sizes, base_url=usual.base_url, headers=usual.headers))
         usual.close()
     return ivcap
 
@@ -62,11 +74,13 @@ class ArtifactItem:
     Attributes:
         artifact: what the platform says of it.
         work: folder for downloads.
+        allowance: how large it may be.
         folder: where it lies now.
     """
 
     artifact: Artifact
     work: Path
+    allowance: Allowance
     folder: Path | None = field(default=None, init=False)
 
     @property
@@ -81,11 +95,20 @@ class ArtifactItem:
             A file of its own.
 
         Raises:
-            FetchError: it cannot be downloaded.
+            FetchError: it cannot be downloaded, is too large, or is not as large as the platform says.
         """
         self.folder = Path(tempfile.mkdtemp(dir=self.work))
+        stated = self.artifact.size
         try:
-            return self.artifact.as_local_file(self.folder / product_stem(self.source.label))
+            if isinstance(stated, int):
+                self.allowance.require(stated, self.artifact.id)
+            with receiving(self.allowance, self.folder):
+                path = self.artifact.as_local_file(self.folder / product_stem(self.source.label))
+            came = path.stat().st_size
+            # Nothing and less than nothing mean that the platform does not know.
+            if isinstance(stated, int) and stated > 0 and came != stated:
+                raise TransferError(f"the platform says {stated} bytes, and {came} came", self.artifact.id)
+            return path
         except Exception as error:
             raise FetchError(f"{self.source.label}: cannot be fetched ({_cause(error)})") from error
 
@@ -144,13 +167,16 @@ class JobImages:
         """Nobody waits for it."""
 
 
-def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[[], None]) -> JobImages:
+def supply_of(
+    request: ServiceRequest, ivcap: IVCAP, work: Path, allowance: Allowance, done: Callable[[], None]
+) -> JobImages:
     """Take the images of a job.
 
     Args:
         request: validated parameters.
         ivcap: the platform, or a local folder.
         work: folder for downloads.
+        allowance: how large an image may be.
         done: called for each image when it is done, well or not.
 
     Returns:
@@ -164,7 +190,7 @@ def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[
     """
 
     def open_one(name: str) -> Item:
-        return open_item(name, ivcap, work)
+        return open_item(name, ivcap, work, allowance)
 
     given = [request.image] if request.image is not None else request.images or []
     if isinstance(ivcap, LocalIVCAP):
@@ -181,13 +207,14 @@ def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[
     return JobImages(share_of(names, shard), open_one, share_of(paths, shard), done)
 
 
-def open_item(name: str, ivcap: IVCAP, work: Path) -> Item:
+def open_item(name: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
     """Find an artifact.
 
     Args:
         name: URN; without a platform also a path.
         ivcap: the platform, or a local folder.
         work: folder for downloads.
+        allowance: how large it may be.
 
     Returns:
         The image or bundle. One that cannot be found says so when it is fetched.
@@ -199,15 +226,15 @@ def open_item(name: str, ivcap: IVCAP, work: Path) -> Item:
         return LocalItem(Path(_local(name)))
     _require_artifact(name)
     try:
-        return ArtifactItem(ivcap.get_artifact(name), work)
+        return ArtifactItem(ivcap.get_artifact(name), work, allowance)
     except Exception as error:
         return UnreachableItem(SourceName(name, name), _cause(error))
 
 
 def _require_artifact(name: str) -> None:
     # A file of this machine is none of the user's, and the content of a data URL would stand for the image everywhere.
-    if not name.startswith(_ARTIFACT):
-        raise OptionError(f"{name[:80]!r} is no artifact: give URNs that begin with {_ARTIFACT}")
+    if not is_platform_urn(name, ARTIFACT_URN):
+        raise OptionError(f"{name[:80]!r} is no artifact: give URNs that begin with {ARTIFACT_URN}")
 
 
 def _local(name: str) -> str:
@@ -222,7 +249,7 @@ def _local(name: str) -> str:
 def _collected(name: str, ivcap: IVCAP) -> list[str]:
     """The artifacts of a collection, by either way of writing one; an artifact stands for itself."""
     # A collection may have any URN.
-    if name.startswith(_ARTIFACT) or not name.startswith("urn:"):
+    if name.startswith(ARTIFACT_URN) or not name.startswith("urn:"):
         return [name]
     try:
         lists, items = (
@@ -304,4 +331,4 @@ def _library_errors(what: str) -> Generator[None]:
 
 
 def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from engine.errors import OptionError
 from engine.text import json_text, legible
+from service.redaction import RedactedStream
 
 _TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 _FORMATS = ("text", "json")
@@ -44,7 +45,8 @@ class JsonLine(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            fields["trace"] = self.formatException(record.exc_info)
+            # Where secrets are hidden, the text is there already.
+            fields["trace"] = record.exc_text or self.formatException(record.exc_info)
         return json_text(fields, ascii_only=True)
 
 
@@ -95,7 +97,7 @@ def make_records_legible() -> None:
 
 
 def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
-    """Set up the logs of this process, those of the platforms' libraries included.
+    """Set up the logs of this process, those of the platforms' libraries included; what is printed hides secrets, too.
 
     Args:
         environment: PSEG_LOG_FORMAT is `text` (default) or `json`.
@@ -111,7 +113,16 @@ def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
     if asked == "text":
         make_records_legible()
         logging.basicConfig(level=logging.INFO, stream=stream, format=_TEXT)
-        return
+    else:
+        _log_json_lines(stream)
+    sys.stdout, sys.stderr = _redacted_stream(sys.stdout), _redacted_stream(sys.stderr)
+
+
+def _redacted_stream(stream: TextIO) -> TextIO:
+    return stream if isinstance(stream, RedactedStream) else cast("TextIO", RedactedStream(stream))
+
+
+def _log_json_lines(stream: TextIO) -> None:
     if stream is sys.stdout:
         stream = keep_stdout()
     handler = logging.StreamHandler(stream)

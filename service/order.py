@@ -9,12 +9,14 @@ is `text` or `json`, PSEG_HTTP_* (see `service.transport`) limit the platform's 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
+import argparse
 import logging
 import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -27,11 +29,19 @@ from engine import Device, EngineError, MaskSize, OptionError, Precision, Predic
 from engine.files import scratch_folder
 from service.fulfilment import ExitStatus, Item, fulfil
 from service.logs import set_up_logs
-from service.order_files import OrderOutlet, open_item, source_name, supply_of
+from service.order_files import (
+    OrderOutlet,
+    open_item,
+    platform_hosts,
+    require_platform_name,
+    source_of,
+    supply_of,
+)
 from service.redaction import keep_secrets_out_of_logs
 from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
-from service.transport import patience_from, patient_requests
+from service.transfer_limits import Sizes, patience_from, sizes_from
+from service.transport import patient_requests
 
 _log = logging.getLogger("service.order")
 _BANNER = {
@@ -101,12 +111,35 @@ def describe(environment: Mapping[str, str]) -> Service:
     if device is Device.GPU:
         name += "-gpu"
         needs |= {"gpu_type": environment.get("PSEG_SERVICE_GPU_TYPE", "nvidia-tesla-t4"), "gpu_number": 1}
-    return Service(
-        name=name,
-        description="Segments images with a PaddleSeg model and publishes masks and the cover of every class.",
-        parameters=_parameters(device),
-        workflow=PythonWorkflow(**needs),
+    return _with_guarded_parameters(
+        Service(
+            name=name,
+            description="Segments images with a PaddleSeg model and publishes masks and the cover of every class.",
+            parameters=_parameters(device),
+            workflow=PythonWorkflow(**needs),
+        )
     )
+
+
+def _with_guarded_parameters(service: Service) -> Service:
+    """Have the library prove what its parameters name, in the cluster, before it opens anything."""
+    usual = service.append_arguments
+
+    def append_arguments(ap: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        usual(ap)
+        # argparse hands them out in no other way.
+        for action in ap._actions:  # pyright: ignore[reportPrivateUsage]
+            if action.dest in _ARTIFACTS:
+                action.type = partial(_guarded, action.type)
+        return ap
+
+    # The library writes descriptions of this class alone, not of one that is derived from it.
+    service.append_arguments = append_arguments
+    return service
+
+
+def _guarded(usual: Any, value: str) -> Any:  # noqa: ANN401  (what the library makes of it)
+    return usual(require_platform_name(value))
 
 
 class Arguments(Protocol):
@@ -115,25 +148,26 @@ class Arguments(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
-def handle(arguments: Arguments, _: logging.Logger) -> int:
+def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
     """Do the order that the platform handed over.
 
     Args:
+        sizes: limits of what is fetched.
         arguments: the service's parameters.
 
     Returns:
         The exit status.
     """
     given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
-    urns = {name: source_name(given[name].urn).urn for name in ("model", "image", "images") if given[name] is not None}
+    urns = {name: source_of(given[name]).urn for name in ("model", "image", "images") if given[name] is not None}
     with scratch_folder("order") as work, _told_to_stop() as stop:
         try:
             request = build_service_request(**{**given, "image": None, "images": None, **urns})
-            supply = supply_of(given["image"], given["images"], work, request.share())
+            supply = supply_of(given["image"], given["images"], work, sizes.image, request.share())
         except EngineError as error:
             _log.error("refused: %s", error)
             return ExitStatus.WRONG_REQUEST
-        model = open_item(given["model"], work)
+        model = open_item(given["model"], work, sizes.bundle)
         outlet = OrderOutlet()
         outlet.remove_abandoned()
         outcome = fulfil(request, _session(model, request, supply.sample), supply, outlet, stop=stop)
@@ -181,9 +215,10 @@ def main() -> None:
             # Where the library's own handler writes these already, and it would write every header.
             logger.propagate = not logger.handlers
             logger.setLevel(logging.INFO)
-        with patient_requests(patience_from(os.environ)):
+        patience, sizes = patience_from(os.environ), sizes_from(os.environ)
+        with patient_requests(patience, sizes, partial(platform_hosts, os.environ)):
             # The library states other types than it hands over.
-            register_service(describe(os.environ), handle)  # pyright: ignore[reportArgumentType]
+            register_service(describe(os.environ), partial(handle, sizes))  # pyright: ignore[reportArgumentType]
     except OptionError as error:
         _log.error("%s", error)
         sys.exit(ExitStatus.WRONG_REQUEST)

@@ -1,40 +1,60 @@
 """Files, queues and storage of IVCAP orders, as images to be done and as an outlet for results.
 
+In the cluster an order names what the platform keeps, by URN, and what lies elsewhere only if the platform fetches it
+through its cache: no file of this machine and no host of its network. `require_platform_name` proves the parameters,
+and `platform_hosts` says which hosts the library's requests may go to.
+
 The platform's library ends the process where an upload or a queue fails, drops what JSON cannot hold, and lets a failed
 write of a local file pass. Here each of these is an error, and what was stored locally is looked at again.
 """
 
 # The platform's library states no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportPrivateUsage=false
 
 import glob
 import json
 import logging
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
 
 import requests
 from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publish_aspect
+from ivcap_sdk_service.cio.utils import download
 from ivcap_sdk_service.ivcap import DELIVERED
 
 from engine import list_images
 from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
 from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
-from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
+from service.publishing import (
+    Aspect,
+    Product,
+    SourceName,
+    StorageError,
+    is_platform_urn,
+    product_stem,
+    require_json,
+)
+from service.redaction import without_secrets
 from service.sharding import Shard, share_of
+from service.transfer_limits import Allowance, TransferError
+from service.transport import PIECE_BYTES, receiving
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
 _RESULT_SUFFIXES = frozenset({".png", ".npz", ".csv", ".html"})
+_ADDRESS = re.compile(r"(urn:)?https?://[^\s\x00-\x1f\x7f-\x9f]{1,4000}", re.IGNORECASE)
 
 
 class Readable(Protocol):
@@ -55,15 +75,27 @@ class Readable(Protocol):
         ...
 
 
+class Downloadable(Readable, Protocol):
+    """What the platform hands over for an artifact that lies elsewhere."""
+
+    @property
+    def _download_url(self) -> str: ...
+
+
 class Collection(Protocol):
     """What the platform hands over for a collection."""
+
+    @property
+    def name(self) -> str:
+        """Path, URN or URL."""
+        ...
 
     @property
     def urn(self) -> str:
         """URN; `urn:file://…` for a local folder."""
         ...
 
-    def __iter__(self) -> Iterator[Readable]:
+    def __iter__(self) -> Iterator[Downloadable]:
         """Hand out the artifacts."""
         ...
 
@@ -75,18 +107,20 @@ class RemoteItem:
     Attributes:
         readable: the artifact.
         work: folder for downloads.
+        allowance: how large it may be.
         source: what it is called.
         folder: where it lies now.
     """
 
-    readable: Readable
+    readable: Downloadable
     work: Path
+    allowance: Allowance
     source: SourceName = field(init=False)
     folder: Path | None = None
 
     def __post_init__(self) -> None:
         # The library appends the cache's number to the name once the content is there.
-        self.source = source_name(self.readable.urn)
+        self.source = source_of(self.readable)
 
     def fetch(self) -> Path:
         """Download it.
@@ -98,21 +132,31 @@ class RemoteItem:
             FetchError: it cannot be downloaded.
         """
         self.folder = Path(tempfile.mkdtemp(dir=self.work))
-        usual = tempfile.tempdir
-        # The library downloads into a temporary file, which stays where the download fails.
-        tempfile.tempdir = str(self.folder)
+        path = self.folder / product_stem(self.source.label)
         try:
-            fetched = Path(self.readable.as_local_file())
-            return fetched.rename(self.folder / product_stem(self.source.label))
+            # `as_local_file` would download into a temporary file that stays where the download fails.
+            with receiving(self.allowance, self.folder), path.open("wb") as file:
+                download(self.readable._download_url, file, chunk_size=PIECE_BYTES, close_fhdl=False)
         except (Exception, SystemExit) as error:
             raise FetchError(f"{self.source.label}: cannot be fetched ({_cause(error)})") from error
-        finally:
-            tempfile.tempdir = usual
+        return path
 
     def release(self) -> None:
         """Remove the download."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def source_of(readable: Readable | Collection) -> SourceName:
+    """Find the name of what the platform hands over.
+
+    Args:
+        readable: an artifact or a collection.
+
+    Returns:
+        URN and label. Of what is fetched through the platform's cache: its own address, not the cache's.
+    """
+    return source_name(f"urn:{readable.name}" if _ADDRESS.fullmatch(readable.name) else readable.urn)
 
 
 def source_name(urn: str) -> SourceName:
@@ -122,32 +166,85 @@ def source_name(urn: str) -> SourceName:
         urn: the library's: the artifact's own, or `urn:` and an address that may end with the artifact's own.
 
     Returns:
-        URN, and the same or the address as label.
+        URN, and the same or the address as label; what is secret in an address stays out of both.
 
     >>> source_name("urn:http://artifact.local/urn:ivcap:artifact:7").label
     'urn:ivcap:artifact:7'
     >>> source_name("urn:https://host/dive/q7.jpg").label
     'https://host/dive/q7.jpg'
     """
+    urn = without_secrets(urn)
     last = urn.rpartition("/")[2]
     if last.startswith("urn:"):
         return SourceName(last, last)
     return SourceName(urn, urn.removeprefix("urn:") if "://" in urn else urn)
 
 
-def open_item(readable: Readable, work: Path) -> Item:
+def open_item(readable: Downloadable, work: Path, allowance: Allowance) -> Item:
     """Take an artifact.
 
     Args:
         readable: from the platform.
         work: folder for downloads.
+        allowance: how large it may be.
 
     Returns:
         The image or model.
     """
-    if readable.urn.startswith(LOCAL_URN):
+    # In the cluster the platform's answers decide what it is called: no name makes it a file of this machine.
+    if not _in_cluster() and readable.urn.startswith(LOCAL_URN):
         return LocalItem(Path(readable.as_local_file()))
-    return RemoteItem(readable, work)
+    return RemoteItem(readable, work, allowance)
+
+
+def _in_cluster() -> bool:
+    return bool(get_config().STORAGE_URL)
+
+
+def require_platform_name(name: str) -> str:
+    """Prove, in the cluster, that a parameter names nothing of this machine and its network; to be called by argparse.
+
+    Args:
+        name: the parameter's value: a URN of the platform, or an address if the platform has a cache, which fetches it.
+
+    Returns:
+        The same.
+
+    Raises:
+        ArgumentTypeError: it names a file or an address that would be opened or asked from here.
+    """
+    config = get_config()
+    if not _in_cluster() or is_platform_urn(name, config.SCHEMA_PREFIX):
+        return name
+    prefix = config.SCHEMA_PREFIX
+    # What begins with the storage's own address the library would ask there, whatever follows.
+    if not _ADDRESS.fullmatch(name) or name.removeprefix("urn:").startswith(config.STORAGE_URL):
+        raise ArgumentTypeError(
+            f"{name[:80]!r} is nothing that the platform keeps: give a URN that begins with {prefix}"
+        )
+    if not config.CACHE_PROXY_URL:
+        raise ArgumentTypeError(
+            f"{without_secrets(name)[:80]!r} is not fetched from here, and the platform names no cache "
+            f"(IVCAP_CACHE_URL) that would: upload it, and give its URN, which begins with {prefix}"
+        )
+    return name
+
+
+def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
+    """Find which hosts may be asked.
+
+    Args:
+        environment: PSEG_HTTP_HOSTS may name others, with commas between them, that the platform's answers lead to.
+
+    Returns:
+        In the cluster those of storage and cache, with their ports where these are stated; otherwise None: all.
+    """
+    if not _in_cluster():
+        return None
+    config = get_config()
+    own = {urlsplit(each).netloc for each in (config.STORAGE_URL, config.CACHE_PROXY_URL) if each}
+    others = {each.strip() for each in environment.get("PSEG_HTTP_HOSTS", "").split(",")}
+    return frozenset(each.lower() for each in own | others if each)
 
 
 @dataclass(slots=True)
@@ -157,6 +254,7 @@ class RemoteImages:
     Attributes:
         collection: from the platform.
         work: folder for downloads.
+        allowance: how large an image may be.
         shard: the share that is handed out, by the hash of the URN since nobody knows the list; what belongs to another
             one is acknowledged and left alone. None: all.
         sample: always empty.
@@ -164,10 +262,11 @@ class RemoteImages:
 
     collection: Collection
     work: Path
+    allowance: Allowance
     shard: Shard | None = None
     sample: Sequence[Path] = field(default=(), init=False)
     one_at_a_time: bool = field(default=True, init=False)
-    _iterator: Iterator[Readable] = field(init=False)
+    _iterator: Iterator[Downloadable] = field(init=False)
 
     def __post_init__(self) -> None:
         self._iterator = iter(self.collection)
@@ -205,11 +304,13 @@ class RemoteImages:
             if address is None:
                 raise SupplyError(f"{self.collection.urn} broke off ({_cause(error)})") from error
             return UnreachableItem(source_name(f"urn:{address}"), _cause(error))
-        return None if readable is None else open_item(readable, self.work)
+        return None if readable is None else open_item(readable, self.work, self.allowance)
 
 
 def _unreachable_address(error: BaseException) -> str | None:
     """The item's address, if it was the look at the item that failed; the queue itself ends the process instead."""
+    if isinstance(error, TransferError):
+        return error.address
     if isinstance(error, requests.RequestException):
         return None if error.request is None else str(error.request.url)
     # The library's own error has no type and names the address last.
@@ -221,17 +322,24 @@ def _cause(error: BaseException) -> str:
     """What is behind an error: the library ends the process and keeps the reason for its log."""
     if isinstance(error, SystemExit):
         behind = error.__context__
-        return "the platform refused it, see the log" if behind is None else f"{type(behind).__name__}: {behind}"
-    return f"{type(error).__name__}: {error}"
+        return "the platform refused it, see the log" if behind is None else _cause(behind)
+    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"
 
 
-def supply_of(image: Readable | None, images: Collection | None, work: Path, shard: Shard | None = None) -> Supply:
+def supply_of(
+    image: Downloadable | None,
+    images: Collection | None,
+    work: Path,
+    allowance: Allowance,
+    shard: Shard | None = None,
+) -> Supply:
     """Take the images of an order.
 
     Args:
         image: the only image.
         images: a collection, if there is no `image`.
         work: folder for downloads.
+        allowance: how large an image may be.
         shard: the share of the collection that is done; None: all.
 
     Returns:
@@ -241,12 +349,12 @@ def supply_of(image: Readable | None, images: Collection | None, work: Path, sha
         ImageError: a local folder holds none.
     """
     if image is not None:
-        item = open_item(image, work)
+        item = open_item(image, work, allowance)
         return KnownImages([item], [item.path] if isinstance(item, LocalItem) else [])
     if images is None:
         return KnownImages([], [])
-    if not images.urn.startswith(LOCAL_URN):
-        return RemoteImages(images, work, shard)
+    if _in_cluster() or not images.urn.startswith(LOCAL_URN):
+        return RemoteImages(images, work, allowance, shard)
     paths = share_of(list_images([images.urn.removeprefix(LOCAL_URN)]), shard)
     return KnownImages([LocalItem(path) for path in paths], paths)
 
@@ -335,7 +443,7 @@ class OrderOutlet:
 
     @property
     def _is_local(self) -> bool:
-        return not get_config().STORAGE_URL
+        return not _in_cluster()
 
     def _write_whole(self, content: bytes) -> Callable[[BinaryIO], None]:
         def write(file: BinaryIO) -> None:

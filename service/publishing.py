@@ -32,7 +32,13 @@ SUMMARY_SCHEMA = "urn:ibenthos:schema:paddle.seg.summary.1"
 TIMINGS_SCHEMA = "urn:ibenthos:schema:paddle.seg.timings.1"
 COLLECTION_SCHEMA = "urn:ivcap:schema:artifact-collection.1"
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
+ARTIFACT_URN = "urn:ivcap:artifact:"
+
+# What separates the parts of a path on some system, controls a terminal, breaks a line or turns its direction.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\:*?\"<>|]+")
+# Of devices on Windows, whatever follows a point.
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\.|$)", re.IGNORECASE)
+_URN_REST = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff/\\?#%]{1,1000}(?<!:)")
 
 Aspect = Mapping[str, Any]
 """JSON values with a `$schema`, attached to an entity."""
@@ -150,8 +156,8 @@ def product_stem(label: str) -> str:
 
     >>> product_stem("dive 1/GOPR0247.JPG"), product_stem("https://host/a/b%20c.png?version=2")
     ('GOPR0247', 'b c')
-    >>> product_stem("urn:ivcap:artifact:0197-aa"), product_stem("..")
-    ('0197-aa', 'image')
+    >>> product_stem("urn:ivcap:artifact:0197-aa"), product_stem(".."), product_stem("nul.tar.png")
+    ('0197-aa', 'image', '_nul.tar')
     """
     if "://" in label:
         label = unquote(urlsplit(label.removeprefix("urn:")).path)
@@ -162,7 +168,25 @@ def product_stem(label: str) -> str:
         stem = PurePosixPath(name).stem if name.strip(".") else ""
     stem = _UNSAFE.sub("_", stem).strip()
     stem = short_stem(legible(stem))
+    if _RESERVED.match(stem):
+        stem = f"_{stem}"
     return stem if stem.strip(".") else "image"
+
+
+def is_platform_urn(name: str, prefix: str) -> bool:
+    """Tell whether a name is a URN of the platform and nothing else besides: no path, no query, no second line.
+
+    Args:
+        name: of an artifact, a collection or a queue.
+        prefix: what it begins with.
+
+    Returns:
+        True if it is.
+
+    >>> is_platform_urn("urn:ivcap:artifact:7", ARTIFACT_URN), is_platform_urn("urn:ivcap:artifact:../7", ARTIFACT_URN)
+    (True, False)
+    """
+    return name.startswith(prefix) and _URN_REST.fullmatch(name.removeprefix(prefix)) is not None
 
 
 @dataclass(frozen=True, slots=True)

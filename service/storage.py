@@ -1,11 +1,11 @@
-"""Files by URI, local or in an object store, and tables in Parquet: the only file that imports pyarrow and fsspec.
+"""Files by URI, local or in an object store, and tables in Parquet: the only file that imports pyarrow.
 
 A file that is written is whole or absent: local ones get their name at the end, an object store shows an object once it
 is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the credentials of the environment; `http` and
-`https` are read by fsspec.
+`https` are read within the limits of `service.transport`. Nothing is read without a limit of its size.
 """
 
-# pyarrow and fsspec state no types.
+# pyarrow states no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
@@ -15,15 +15,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
 from service.results import write_atomically
+from service.transfer_limits import Allowance, TransferError, patience_from
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _STORES = ("s3", "gs")
 _WEB = ("http", "https")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_PIECE_BYTES = 1 << 20
+# The ledger of a million images has some hundred million bytes.
+_TABLE = Allowance(4 << 30, "split the collection")
+_MOST_ROWS = 20_000_000
 _URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
 
 
@@ -74,39 +80,78 @@ def stem_of(uri: str) -> str:
         uri: of the image.
 
     Returns:
-        The stem of its path, as people read it.
+        The stem of its path, as people read it; without signs that no file's name can hold or no terminal takes.
     """
-    return PurePosixPath(unquote(urlsplit(uri).path)).stem or "image"
+    return PurePosixPath(_CONTROL.sub("_", unquote(urlsplit(uri).path))).stem or "image"
 
 
-def read_bytes(name: str) -> bytes:
+def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    """Read a file into another one.
+
+    Args:
+        file: is written to.
+        name: a URI or a path.
+        allowance: how large it may be.
+
+    Raises:
+        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
+    """
+    try:
+        if urlsplit(name).scheme in _WEB:
+            _copy_from_web(file, name, allowance)
+        else:
+            _copy_from_store(file, name, allowance)
+    except StoreError:
+        raise
+    except TransferError as error:
+        raise StoreError(f"{name}: {error}") from error
+    except Exception as error:  # every store has errors of its own
+        raise StoreError(f"{name}: cannot be read ({_reason(error)})") from error
+
+
+def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    from service.transport import patient_session, receiving
+
+    session = patient_session(patience_from(os.environ))
+    with session, receiving(allowance), session.get(name, stream=True) as answer:
+        answer.raise_for_status()
+        for piece in answer.iter_content(_PIECE_BYTES):
+            file.write(piece)
+
+
+def _copy_from_store(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    path = local_path(name)
+    if path is not None:
+        stated_bytes, source = path.stat().st_size, path.open("rb")
+    else:
+        filesystem, place = _store(name)
+        stated_bytes, source = filesystem.get_file_info(place).size, filesystem.open_input_stream(place)
+    copied_bytes = 0
+    with source:
+        # Some stores do not know.
+        allowance.require(stated_bytes or 0, name)
+        while piece := source.read(_PIECE_BYTES):
+            copied_bytes += len(piece)
+            allowance.require(copied_bytes, name)
+            file.write(piece)
+
+
+def read_bytes(name: str, allowance: Allowance = _TABLE) -> bytes:
     """Read a file.
 
     Args:
         name: a URI or a path.
+        allowance: how large it may be; that of a manifest or a ledger unless it is given.
 
     Returns:
         Its content.
 
     Raises:
-        StoreError: it cannot be read, or nothing here reads such a URI.
+        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
     """
-    path = local_path(name)
-    try:
-        if path is not None:
-            return path.read_bytes()
-        if urlsplit(name).scheme in _WEB:
-            import fsspec
-
-            with fsspec.open(name, "rb") as file:
-                return file.read()  # pyright: ignore[reportAttributeAccessIssue]
-        filesystem, place = _store(name)
-        with filesystem.open_input_file(place) as file:
-            return file.read()
-    except StoreError:
-        raise
-    except Exception as error:  # every store has errors of its own
-        raise StoreError(f"{name}: cannot be read ({_reason(error)})") from error
+    content = io.BytesIO()
+    copy_to(content, name, allowance)
+    return content.getvalue()
 
 
 def _store(name: str) -> tuple[Any, str]:
@@ -313,6 +358,9 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
         if lacking:
             there = ", ".join(file.schema_arrow.names) or "none"
             raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
+        # A few bytes can stand for very many rows.
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise OptionError(f"{name}: states {file.metadata.num_rows} rows, more than {_MOST_ROWS}: {_TABLE.advice}")
         return file.read(columns=None if columns is None else list(columns)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

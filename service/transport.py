@@ -1,4 +1,4 @@
-"""Time limits and retries for libraries whose requests have neither.
+"""Limits of time and size, and retries, for libraries whose requests have neither.
 
 `requests.get` and its kin open a session for one call, and a session mounts what it finds as `HTTPAdapter`.
 `patient_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
@@ -8,31 +8,48 @@ is.
 
 A request that stores something is sent again, too, although it may have been carried out the first time: rather twice
 than not at all.
+
+The body of an answer may have so many bytes and no more: `Sizes` says how many for each kind, and `receiving` which
+kind a block of code asks for. The size that an answer states is compared before a byte of the body is read, and what
+comes is counted. Bodies are asked for as they are, and one that is packed for the transfer is refused: no few bytes
+become many. A large body waits in a temporary file. Answers that are refused are not asked for again.
+
+`service.patient_httpx` does the same for the other library of requests, with what stands here.
 """
 
 # requests keeps the types of its options to itself.
 # ruff: noqa: ANN401
 
-import io
+import ipaddress
 import logging
+import socket
+import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import requests
 import requests.sessions
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import rewind_body
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from engine import OptionError
+from service.transfer_limits import Allowance, Patience, Sizes, TransferError
 
 _log = logging.getLogger(__name__)
-_PIECE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 16
+_BYTES_IN_MEMORY = 8 << 20
 _PASSING_STATUSES = frozenset({408, 425, 429})
+_MOST_DIGITS = 18
 
 
 def may_pass(status: int) -> bool:
@@ -51,83 +68,233 @@ def may_pass(status: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a request may take and how often it is repeated.
-
-    Attributes:
-        connect_s: until the connection stands.
-        silence_s: without a byte of the answer.
-        answer_s: until the whole answer is there.
-        retries: requests after the first one.
-        pause_s: before the first retry; doubles with each, up to `longest_pause_s`.
-        longest_pause_s: the longest pause.
-    """
-
-    connect_s: float = 10
-    silence_s: float = 60
-    answer_s: float = 600
-    retries: int = 5
-    pause_s: float = 0.5
-    longest_pause_s: float = 30
-
-    def pauses_s(self) -> Iterator[float]:
-        """List the pauses.
-
-        Yields:
-            Seconds before each retry.
-
-        >>> list(Patience(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
-        [1, 2, 3, 3]
-        """
-        for retry in range(self.retries):
-            yield min(self.pause_s * 2**retry, self.longest_pause_s)
+class _Receipt:
+    allowance: Allowance
+    folder: Path | None
 
 
-_SETTINGS = {
-    "PSEG_HTTP_CONNECT_S": "connect_s",
-    "PSEG_HTTP_SILENCE_S": "silence_s",
-    "PSEG_HTTP_ANSWER_S": "answer_s",
-    "PSEG_HTTP_RETRIES": "retries",
-    "PSEG_HTTP_PAUSE_S": "pause_s",
-}
+_receipt: ContextVar[_Receipt | None] = ContextVar("receipt", default=None)
 
 
-def patience_from(environment: Mapping[str, str]) -> Patience:
-    """Read the settings of whoever runs the service.
+@contextmanager
+def receiving(allowance: Allowance, folder: Path | None = None) -> Generator[None]:
+    """Say what the requests of a block and of its thread are answered with; elsewhere it is records.
 
     Args:
-        environment: may hold PSEG_HTTP_CONNECT_S, PSEG_HTTP_SILENCE_S, PSEG_HTTP_ANSWER_S, PSEG_HTTP_RETRIES,
-            PSEG_HTTP_PAUSE_S.
+        allowance: how large it may be.
+        folder: where it waits if it is large; None: the system's folder for temporary files.
 
-    Returns:
-        The limits.
-
-    Raises:
-        OptionError: a setting is no number, or negative.
-
-    >>> patience_from({"PSEG_HTTP_RETRIES": "2"}).retries
-    2
+    Yields:
+        Nothing.
     """
-    settings: dict[str, Any] = {}
-    for variable, name in _SETTINGS.items():
-        given = environment.get(variable)
-        if given is None:
-            continue
-        try:
-            settings[name] = int(given) if name == "retries" else float(given)
-        except ValueError as error:
-            raise OptionError(f"{variable} is {given!r}: give a number") from error
-        if not settings[name] >= 0:
-            raise OptionError(f"{variable} is {given}: it must not be negative")
-    return replace(Patience(), **settings)
+    token = _receipt.set(_Receipt(allowance, folder))
+    try:
+        yield
+    finally:
+        _receipt.reset(token)
+
+
+class Body(SpooledTemporaryFile[bytes]):
+    """The body of an answer: in memory, or if it is large, in a file that has no name.
+
+    As those of real connections are, it is closed when it is read to its end.
+
+    Attributes:
+        size_bytes: what has been written.
+    """
+
+    def __init__(self, record: Allowance, address: str) -> None:
+        """Begin with nothing.
+
+        Args:
+            record: the limit outside of `receiving`.
+            address: for messages.
+        """
+        receipt = _receipt.get() or _Receipt(record, None)
+        super().__init__(_BYTES_IN_MEMORY, dir=None if receipt.folder is None else str(receipt.folder))
+        self._allowance = receipt.allowance
+        self._address = address
+        self.size_bytes = 0
+
+    def require_acceptable(self, headers: Mapping[str, str]) -> None:
+        """Look at what an answer states of its body.
+
+        Args:
+            headers: of the answer.
+
+        Raises:
+            TransferError: it is packed or too large, or its size is no number.
+        """
+        packed = headers.get("Content-Encoding", "").strip().lower()
+        if packed not in {"", "identity"}:
+            raise TransferError(
+                f"came packed for the transfer (Content-Encoding: {packed[:80]!r}), which was not asked for and is not "
+                "taken: have it served as it is",
+                self._address,
+            )
+        stated = {each.strip() for each in headers.get("Content-Length", "0").split(",")}
+        for each in stated:
+            if not (each.isascii() and each.isdigit()):
+                raise TransferError(f"states a size that is none (Content-Length: {each[:80]!r})", self._address)
+            self._allowance.require(int(each[: _MOST_DIGITS + 1]), self._address)
+
+    def add(self, piece: bytes) -> None:
+        """Write what came.
+
+        Args:
+            piece: of the body.
+
+        Raises:
+            TransferError: the body is too large.
+        """
+        self.size_bytes += len(piece)
+        self._allowance.require(self.size_bytes, self._address)
+        self.write(piece)
+
+    def read(self, *size: Any) -> bytes:
+        """Read on.
+
+        Args:
+            *size: the most bytes; all that are left unless it is given.
+
+        Returns:
+            Bytes; none at the end.
+        """
+        piece = super().read(*size)
+        if self.tell() == self.size_bytes:
+            self.close()
+        return piece
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Hangs up when time is over, whatever the other side does meanwhile; a context manager.
+
+    A limit on silence alone is kept by whoever sends a byte now and then.
+
+    Attributes:
+        seconds: until then.
+        passed: whether it hung up.
+    """
+
+    seconds: float
+    passed: bool = field(default=False, init=False)
+    _sockets: list[socket.socket] = field(default_factory=list[socket.socket], init=False)
+    _timer: threading.Timer = field(init=False)
+
+    def __enter__(self) -> Self:
+        self._timer = threading.Timer(min(self.seconds, threading.TIMEOUT_MAX), self._hang_up)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, connection: socket.socket | None) -> None:
+        """Take a connection that was made.
+
+        Args:
+            connection: a connected socket.
+        """
+        if connection is not None:
+            self._sockets.append(connection)
+            if self.passed:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.passed = True
+        for each in self._sockets:
+            # It may be closed already.
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+_deadline: ContextVar[Deadline] = ContextVar("deadline")
+
+
+class _WatchedConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _deadline.get().watch(self.sock)
+
+
+class _WatchedSecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _deadline.get().watch(self.sock)
+
+
+class _WatchedPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedConnection  # pyright: ignore[reportAssignmentType]  (as urllib3 itself does)
+
+
+class _WatchedSecurePool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedSecureConnection  # pyright: ignore[reportAssignmentType]
+
+
+def _watched(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    watched: dict[str, type[HTTPConnectionPool] | type[HTTPSConnectionPool]]
+    watched = {"http": _WatchedPool, "https": _WatchedSecurePool}
+    manager.pool_classes_by_scheme = watched  # pyright: ignore[reportAttributeAccessIssue]  (made for that)
+    return manager
+
+
+AllowedHosts = Callable[[], frozenset[str] | None]
+"""Hosts, with their ports where these are stated, that may be asked; None: all."""
+
+
+def _any_host() -> None:
+    return None
+
+
+def _is_link_local(host: str) -> bool:
+    """Whether a host is an address of this link alone, where clouds keep the credentials of machines.
+
+    >>> _is_link_local("169.254.169.254"), _is_link_local("2852039166"), _is_link_local("reef.example")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        pass
+    try:
+        # One number, too, is an address for the system.
+        return ipaddress.IPv4Address(socket.inet_aton(host)).is_link_local
+    except OSError:
+        return False
 
 
 class PatientAdapter(HTTPAdapter):
-    """Sends requests with time limits, and again where that may help."""
+    """Sends requests with limits, and again where that may help."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
         super().__init__()
         self._patience = patience
+        self._sizes = sizes
+        self._hosts = hosts
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make connections such that a deadline can end them.
+
+        Args:
+            *arguments: as `requests` takes them.
+            **options: as `requests` takes them.
+        """
+        super().init_poolmanager(*arguments, **options)
+        _watched(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.PoolManager:
+        """Make connections to a proxy such that a deadline can end them.
+
+        Args:
+            proxy: its address.
+            **options: as `requests` takes them.
+
+        Returns:
+            What makes them.
+        """
+        return _watched(super().proxy_manager_for(proxy, **options))
 
     def send(
         self,
@@ -141,7 +308,7 @@ class PatientAdapter(HTTPAdapter):
         """Send a request until it is answered, or the retries are used up.
 
         Args:
-            request: sent as it is.
+            request: sent as it is, but that its answer must not be packed.
             stream: without effect: the answer is always read.
             timeout: without effect: the limits of the adapter hold.
             verify: as `requests` takes it.
@@ -153,7 +320,10 @@ class PatientAdapter(HTTPAdapter):
 
         Raises:
             requests.RequestException: what went wrong with the last attempt.
+            TransferError: the address must not be asked, or the answer not be taken.
         """
+        self._require_allowed(str(request.url))
+        request.headers["Accept-Encoding"] = "identity"
         send_once = partial(self._send_once, request, verify=verify, cert=cert, proxies=proxies)
         for pause_s in self._patience.pauses_s():
             try:
@@ -167,25 +337,65 @@ class PatientAdapter(HTTPAdapter):
                 rewind_body(request)
         return send_once()
 
+    def _require_allowed(self, address: str) -> None:
+        parts, hosts = urlsplit(address), self._hosts()
+        if _is_link_local(parts.hostname or ""):
+            raise TransferError(f"{address} is not asked: it is an address of this machine's own link", address)
+        if hosts is not None and parts.netloc.lower() not in hosts:
+            raise TransferError(
+                f"{address} is not asked: its host is none of {', '.join(sorted(hosts))}; if the platform keeps "
+                "files there, name the host in PSEG_HTTP_HOSTS",
+                address,
+            )
+
     def _send_once(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        until = time.monotonic() + self._patience.answer_s
         timeout = (self._patience.connect_s, self._patience.silence_s)
-        response = super().send(request, stream=True, timeout=timeout, **options)
+        with Deadline(self._patience.answer_s) as deadline:
+            token = _deadline.set(deadline)
+            try:
+                response = super().send(request, stream=True, timeout=timeout, **options)
+                answer = self._received(request, response)
+            except requests.RequestException as error:
+                if not deadline.passed:
+                    raise
+                raise self._too_late(request) from error
+            finally:
+                _deadline.reset(token)
+        if deadline.passed:
+            # A body without a stated length seems to end where it was cut off.
+            raise self._too_late(request)
+        return answer
+
+    def _too_late(self, request: requests.PreparedRequest) -> requests.ReadTimeout:
+        return requests.ReadTimeout(f"no whole answer in {self._patience.answer_s:g} s", request=request)
+
+    def _received(self, request: requests.PreparedRequest, response: requests.Response) -> requests.Response:
         raw: urllib3.HTTPResponse = response.raw
-        body = _Body()
+        body = Body(self._sizes.record, str(request.url))
         try:
-            for piece in raw.stream(_PIECE_BYTES, decode_content=False):
-                body.write(piece)
-                if time.monotonic() > until:
-                    raise requests.ReadTimeout(f"no whole answer in {self._patience.answer_s:g} s", request=request)
+            if may_pass(response.status_code):
+                raise requests.HTTPError(
+                    f"{request.method} {request.url}: {response.status_code} {response.reason}",
+                    request=request,
+                    response=response,
+                )
+            if request.method != "HEAD":
+                body.require_acceptable(response.headers)
+            while piece := raw.read1(PIECE_BYTES, decode_content=False):
+                body.add(piece)
         except urllib3.exceptions.ReadTimeoutError as error:
+            body.close()
             raise requests.ReadTimeout(error, request=request) from error
         except urllib3.exceptions.ProtocolError as error:
+            body.close()
             raise requests.exceptions.ChunkedEncodingError(error, request=request) from error
+        except BaseException:
+            body.close()
+            raise
         finally:
             response.close()
         body.seek(0)
-        answer = self.build_response(
+        return self.build_response(
             request,
             urllib3.HTTPResponse(
                 body,
@@ -196,39 +406,43 @@ class PatientAdapter(HTTPAdapter):
                 request_method=request.method,
             ),
         )
-        if may_pass(answer.status_code):
-            raise requests.HTTPError(
-                f"{request.method} {request.url}: {answer.status_code} {answer.reason}",
-                request=request,
-                response=answer,
-            )
-        return answer
-
-
-class _Body(io.BytesIO):
-    """A body that is closed when it is read to its end, as those of real connections are."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        piece = super().read(size)
-        if self.tell() == len(self.getbuffer()):
-            self.close()
-        return piece
 
 
 @contextmanager
-def patient_requests(patience: Patience) -> Generator[None]:
+def patient_requests(
+    patience: Patience, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
+) -> Generator[None]:
     """Impose limits on all requests that `requests` sends, by whichever library.
 
     Args:
-        patience: the limits.
+        patience: limits of time, and retries.
+        sizes: limits of bodies; None: the usual ones.
+        hosts: which hosts may be asked.
 
     Yields:
         Nothing; the limits hold until the block ends.
     """
     usual = requests.sessions.HTTPAdapter  # pyright: ignore[reportPrivateImportUsage]
     # requests makes its sessions deep inside its functions: no argument carries an adapter there.
-    requests.sessions.HTTPAdapter = partial(PatientAdapter, patience)  # pyright: ignore
+    adapter = partial(PatientAdapter, patience, sizes or Sizes(), hosts)
+    requests.sessions.HTTPAdapter = adapter  # pyright: ignore
     try:
         yield
     finally:
         requests.sessions.HTTPAdapter = usual  # pyright: ignore[reportPrivateImportUsage]
+
+
+def patient_session(patience: Patience, sizes: Sizes | None = None) -> requests.Session:
+    """Make a session whose requests are limited.
+
+    Args:
+        patience: limits of time, and retries.
+        sizes: limits of bodies; None: the usual ones.
+
+    Returns:
+        The session.
+    """
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, PatientAdapter(patience, sizes or Sizes()))
+    return session

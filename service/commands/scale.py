@@ -62,8 +62,10 @@ from service.results import (
 )
 from service.session import caches_at, open_session
 from service.storage import Folder, is_uri, local_path
+from service.transfer_limits import Allowance, Sizes
 
 _PROGRESS_LINES = 20
+_MAX_IMAGE_BYTES = Sizes().image.most_bytes
 
 
 def scale(
@@ -88,6 +90,9 @@ def scale(
         int, typer.Option(help="shrink larger images to so many pixels; -1: never")
     ] = DEFAULT_MAX_IMG_SIZE,
     max_pixels: Annotated[int, typer.Option(help="refuse images that declare more pixels")] = DEFAULT_MAX_PIXELS,
+    max_image_bytes: Annotated[
+        int, typer.Option(min=1, help="refuse images of an object store or a web server that have more bytes")
+    ] = _MAX_IMAGE_BYTES,
     mask_size: Annotated[
         MaskSize, typer.Option(help="size of the masks: the source's, or after --max-img-size")
     ] = MaskSize.ORIGINAL,
@@ -137,6 +142,7 @@ def scale(
             hashlib.sha256(archive).hexdigest(),
             run.digest,
             threads,
+            Allowance(max_image_bytes, "raise --max-image-bytes"),
             uuid.uuid4().hex,
         )
         require_place(place)

@@ -17,10 +17,13 @@ from service.commands.scale import pending_tasks
 from service.commands.terminal import ExitStatus
 from service.request import build_request
 from service.storage import Folder
+from service.transfer_limits import Allowance
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
+from tests.standins.hostile_server import HostileServer
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
+IMAGE = Allowance(1 << 20, "raise --max-image-bytes")
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def job(bundle: Path, tmp_path: Path) -> Job:
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
     unpack(bundle, tmp_path / "cache" / "bundles" / digest)
     request = build_request(threads=1, save=frozenset({"mask", "pseudo"}))
-    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, "first")
+    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, IMAGE, "first")
 
 
 def work(job: Job, batch: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -118,6 +121,20 @@ def test_a_result_that_cannot_be_stored_fails_its_image(job: Job, photos: list[P
     tasks = numbered([path.as_uri() for path in photos])
     told = work(job, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
     assert told["status"] == ["failed", "ok", "failed"]
+
+
+def test_images_that_cannot_be_had_are_rows(job: Job, photos: list[Path], tmp_path: Path) -> None:
+    with HostileServer() as liar:
+        uris = [f"{liar.url}/endless", f"{liar.url}/gzip", f"{liar.url}/good", "file:///a%00b.jpg", photos[0].as_uri()]
+        tasks = numbered(uris)
+        told = work(job, {"uri": uris, "stem": [task.stem for task in tasks]})
+    assert told["status"] == ["failed"] * 4 + ["ok"]
+    rows = read_ledger_rows(Folder(job.out)).rows
+    assert "more than 1048576 bytes, the most that is taken" in rows[0]["error"]
+    assert "--max-image-bytes" in rows[0]["error"]
+    assert "packed for the transfer" in rows[1]["error"]
+    assert rows[2]["error"].startswith(f"{uris[2]}: is not a JPEG")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.mask.png", "a.pseudo.png"]
 
 
 def test_a_collection_on_a_cluster_of_one_node(photos: list[Path], tmp_path: Path) -> None:

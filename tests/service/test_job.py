@@ -3,6 +3,7 @@
 The network finds the strongest band, so the right mask of a painted image is known: 0 red, 1 green, 2 blue.
 """
 
+import gzip
 import json
 import os
 import signal
@@ -73,9 +74,9 @@ class Machine:
             check=False,
         )
 
-    def do_jobs(self, platform: JobPlatform) -> dict[str, Result]:
+    def do_jobs(self, platform: JobPlatform, **more: str) -> dict[str, Result]:
         """All jobs of a platform, in one worker."""
-        ended = self.work(IVCAP_BASE_URL=platform.url)
+        ended = self.work(IVCAP_BASE_URL=platform.url, **more)
         assert ended.returncode == 0, ended.stderr
         results = {result.job: result for result in platform.results}
         assert len(results) == len(platform.results)
@@ -261,6 +262,9 @@ WRONG: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "a file of the worker": ({"image": "urn:file:///etc/hostname"}, "urn:ivcap:artifact:"),
     "a folder of the worker": ({"images": "/etc"}, "urn:ivcap:artifact:"),
+    "a path in a URN": ({"image": "urn:ivcap:artifact:../../1/orders?x=1#"}, "urn:ivcap:artifact:"),
+    "a header in a URN": ({"images": ["urn:ivcap:artifact:a\r\nX-Evil: 1"]}, "urn:ivcap:artifact:"),
+    "another host": ({"image": "http://127.0.0.1:9/q7.png"}, "urn:ivcap:artifact:"),
     "content": ({"image": "data:image/png;base64,iVBORw0KGgo="}, "urn:ivcap:artifact:"),
     "another schema": ({"image": "urn:ivcap:artifact:0001", "$schema": "urn:x:schema:y.1"}, "$schema"),
 }
@@ -295,6 +299,62 @@ def test_a_collection_is_read_however_it_was_written(machine: Machine, platform:
     assert [each["image"] for each in good(results[full])["masks"]] == images
     assert [each["image"] for each in good(results[single])["masks"]] == [images[4]]
     assert f"{empty} names no artifacts" in error_of(results[nothing])
+
+
+def test_downloads_have_limits(machine: Machine, platform: JobPlatform, bundle: Path) -> None:
+    content = bundle.read_bytes()
+    model, picture = platform.put("model.tgz", content), painted(RED)
+    good = platform.put("good.png", picture)
+    large, liar, short, page, packed, moved = (
+        platform.put(f"{name}.png", body)
+        for name, body in {
+            "large": bytes(3 << 20),
+            "liar": bytes(3 << 20),
+            "another": picture,
+            "page": b"<html><title>Log in</title></html>",
+            "packed": picture,
+            "moved": picture,
+        }.items()
+    )
+    platform.artifacts[liar].size = len(picture)
+    platform.artifacts[short].size = len(picture) + 1
+    bomb = gzip.compress(bytes(3 << 20))
+    platform.raw_answers[packed] = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + bomb
+    platform.raw_answers[moved] = (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/latest?sig=topsecret\r\nContent-Length: 0\r\n\r\n"
+    )
+    some = platform.submit(model=model, images=[large, liar, short, page, packed, moved, good])
+    none = platform.submit(model=model, images=[moved])
+    heavy = platform.submit(model=platform.put("heavy.tgz", content + bytes(1 << 20)), image=good)
+    deep, long = "urn:reef:collection:deep", "urn:reef:collection:long"
+    platform.raw_answers[deep] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"[" * 200_000
+    platform.raw_answers[long] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b" " * (2 << 20)
+    collections = {name: platform.submit(model=model, images=name) for name in (deep, long)}
+    after = platform.submit(model=model, image=good)
+    limits = {"IMAGE": 1 << 20, "BUNDLE": len(content), "RECORD": 1 << 20}
+    results = machine.do_jobs(platform, **{f"PSEG_HTTP_{kind}_BYTES": str(most) for kind, most in limits.items()})
+
+    told = results[some].content
+    assert not results[some].is_error, told
+    assert [each["image"] for each in told["masks"]] == [good]
+    reasons = {each["image"]: each["reason"] for each in told["failures"]}
+    assert "more than 1048576 bytes" in reasons[large]
+    assert "raise PSEG_HTTP_IMAGE_BYTES" in reasons[large]
+    assert f"large.png {large}" not in platform.done("read"), "what the platform says is enough"
+    assert "more than 1048576 bytes" in reasons[liar]
+    assert f"the platform says {len(picture) + 1} bytes, and {len(picture)} came" in reasons[short]
+    assert "is not a JPEG" in reasons[page]
+    assert "Content-Encoding: 'gzip'" in reasons[packed]
+    assert "302" in reasons[moved]
+    assert [platform.done("read").count(f"{platform.names(urn)}") for urn in (liar, packed)] == [1, 1]
+    assert "raise PSEG_HTTP_BUNDLE_BYTES" in error_of(results[heavy])
+    assert "RecursionError" in error_of(results[collections[deep]])
+    assert "raise PSEG_HTTP_RECORD_BYTES" in error_of(results[collections[long]])
+    assert not results[after].is_error
+    assert "302" in error_of(results[none])
+    published = json.dumps([*(each.content for each in platform.results), *platform.aspects, *platform.progress])
+    assert "sig=[hidden]" in published
+    assert "topsecret" not in published
 
 
 KINDS: tuple[FaultKind, ...] = ("500", "reset", "truncated", "slow")

@@ -559,15 +559,93 @@ def two_class_network() -> bytes:
 def test_names_of_any_script_reach_the_storage(platform: Platform, bundle: Path, proxy: DataProxy) -> None:
     storage = proxy.storage()
     model = storage.put("model", bundle.read_bytes())
-    photograph = platform.root / "фото.png"
-    photograph.write_bytes(painted(RED))
-    order = [
-        *("--model", model, "--image", f"file://{photograph}", "--ivcap:storage-url", storage.url),
-        *("--ivcap:order-id", ORDER, "--ivcap:out-dir", "."),
+    addresses = [
+        "https://reef.example/dive/фото.png",
+        "urn:https://reef.example/фото-2.png?page=1&token=abc",
+        "https://reef.example/..%2Fa%00b%0A.png",
     ]
-    assert platform.orders([order]) == [0]
-    assert list(storage.masks) == ["фото.pseudo.png"]
-    assert photograph.is_file()
+    storage.addresses |= {each.removeprefix("urn:"): painted(RED) for each in addresses}
+    order = ["--model", model, "--ivcap:storage-url", storage.url, "--ivcap:cache-proxy", storage.cache_url]
+    orders = [[*order, "--image", each, "--ivcap:order-id", ORDER, "--ivcap:out-dir", "."] for each in addresses]
+    assert platform.orders(orders) == [0, 0, 0]
+    assert list(storage.masks) == ["фото.pseudo.png", "фото-2.pseudo.png", "a_b_.pseudo.png"]
+    images = [each["image"] for each in storage.records(INFERENCE_SCHEMA)]
+    assert images[1] == "urn:https://reef.example/фото-2.png?page=1&token=[hidden]"
+
+
+def test_in_the_cluster_no_parameter_names_something_of_this_machine(
+    platform: Platform, bundle: Path, photographs: Path, proxy: DataProxy
+) -> None:
+    storage, other = proxy.storage(), proxy.storage()
+    model = storage.put("model", bundle.read_bytes())
+    storage.put("image", painted(RED))
+    picture = photographs / "b.png"
+    elsewhere = other.url.replace("127.0.0.1", "localhost")
+    named = [
+        *(f"file://{picture}", f"urn:file://{picture}", str(picture), "photographs/b.png", "file:///etc/hostname"),
+        *("file:photographs/b.png", "FILE:///etc/hostname", "data:image/png;base64,iVBORw0KGgo=", "ftp://127.0.0.1/a"),
+        *(f"{elsewhere}/urn:ivcap:artifact:image", f"urn:{elsewhere}/urn:ivcap:artifact:image", "-x"),
+        *("urn:ivcap:artifact:../../other", "urn:ivcap:artifact:image?x=1", "urn:ivcap:artifact:%2e%2e%2fother"),
+        *("urn:ivcap:artifact:image\r\nX-Evil: 1", "urn:ivcap:artifact:", "urn:other:artifact:image", ""),
+    ]
+    base = ["--ivcap:storage-url", storage.url, "--ivcap:order-id", ORDER, "--ivcap:out-dir", "."]
+    orders = {
+        **{f"image {each}": ["--model", model, f"--image={each}", *base] for each in named},
+        **{f"images {each}": ["--model", model, f"--images={each}", *base] for each in named[:9]},
+        **{f"model {each}": [f"--model={each}", "--images", QUEUE, *base] for each in (str(bundle), bundle.as_uri())},
+    }
+    cached = [*base, "--ivcap:cache-proxy", storage.cache_url]
+    for each in (f"{storage.url}/x", f"urn:{storage.url}.example/x", f"urn:{storage.url}@localhost/x", *named[::2][:2]):
+        orders[f"past the cache {each}"] = ["--model", model, f"--image={each}", *cached]
+    statuses = platform.orders(list(orders.values()))
+    assert dict(zip(orders, statuses, strict=True)) == dict.fromkeys(orders, 2)
+    assert (storage.events, storage.uploads, other.events) == ([], [], []), "nothing is asked or stored"
+    ended = platform.order("--model", model, "--image", "file:///etc/hostname", *base)
+    assert "argument --image: 'file:///etc/hostname' is nothing that the platform keeps" in ended.stderr
+    assert "urn:ivcap:" in ended.stderr
+
+
+def test_what_the_queue_hands_out_is_asked_from_the_platform_alone(
+    platform: Platform, bundle: Path, proxy: DataProxy
+) -> None:
+    storage, other = proxy.storage(), proxy.storage()
+    model = storage.put("model", bundle.read_bytes())
+    storage.put("good", painted(RED), queued=True)
+    other.put("stolen", painted(RED))
+    address = f"{other.url.replace('127.0.0.1', 'localhost')}/urn:ivcap:artifact:stolen"
+    storage.elsewhere = {"urn:ivcap:artifact:away": address}
+    storage.queue.insert(0, "urn:ivcap:artifact:away")
+    ended = platform.order(*cluster_order(storage, model))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert other.events == []
+    [summary] = storage.records(SUMMARY_SCHEMA)
+    [failure] = summary["failures"]
+    assert "is not asked" in failure["reason"]
+    assert "PSEG_HTTP_HOSTS" in failure["reason"]
+    assert list(storage.masks) == ["good.pseudo.png"]
+
+
+def test_downloads_have_limits(platform: Platform, bundle: Path, proxy: DataProxy) -> None:
+    storage = proxy.storage()
+    model = storage.put("model", bundle.read_bytes())
+    picture = painted(RED)
+    storage.put("small", picture, queued=True)
+    storage.put("large", painted(RED) + bytes(20 << 20), queued=True)
+    storage.put("page", b"<html><title>Log in</title></html>", queued=True)
+    limits = {"PSEG_HTTP_IMAGE_BYTES": str(len(picture)), "PSEG_HTTP_BUNDLE_BYTES": str(len(bundle.read_bytes()))}
+    ended = platform.order(*cluster_order(storage, model), **limits)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert list(storage.masks) == ["small.pseudo.png"]
+    [summary] = storage.records(SUMMARY_SCHEMA)
+    large, page = (each["reason"] for each in summary["failures"])
+    assert f"more than {len(picture)} bytes" in large
+    assert "raise PSEG_HTTP_IMAGE_BYTES" in large
+    assert "is not a JPEG" in page
+    assert storage.done("read").count("urn:ivcap:artifact:large") == 1, "it is not asked for again"
+    limits["PSEG_HTTP_BUNDLE_BYTES"] = str(len(bundle.read_bytes()) - 1)
+    ended = platform.order(*cluster_order(storage, model), **limits)
+    assert ended.returncode == 1
+    assert "raise PSEG_HTTP_BUNDLE_BYTES" in storage.records(SUMMARY_SCHEMA)[1]["problems"][0]
 
 
 KINDS: tuple[tuple[FaultKind, int | None], ...] = (

@@ -5,17 +5,20 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from service.redaction import keep_secrets_out_of_logs, redacted
+from service.redaction import RedactedStream, keep_secrets_out_of_logs, redacted, without_secrets
 from tests.service.bundles import bundle_folder, packed
 from tests.service.pictures import RED, painted
 
 ROOT = Path(__file__).parents[2]
 ORDER = "urn:ivcap:order:0f9c2b6e-11d0"
+WEB_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJyZWVmIn0.c2lnbmF0dXJlLW9mLW5vdGhpbmc"  # noqa: S105  (opens nothing)
+KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJB\nAKj34Gkx\n-----END RSA PRIVATE KEY-----"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,139 @@ ORDER = "urn:ivcap:order:0f9c2b6e-11d0"
 )
 def test_secrets_are_hidden(text: str, expected: str) -> None:
     assert redacted(text) == expected
+
+
+# What must be gone, and a text that holds it.
+SECRETS = [
+    (WEB_TOKEN, f"refused: {WEB_TOKEN}"),
+    (WEB_TOKEN, f"/1/artifacts?x={WEB_TOKEN}"),
+    (WEB_TOKEN, f"a.b.{WEB_TOKEN}.c"),
+    (WEB_TOKEN, f'{{"jwt":"{WEB_TOKEN}"}}'),
+    ("c2VjcmV0MTIzNDU2Nzg5", "Bearer c2VjcmV0MTIzNDU2Nzg5 was refused"),
+    ("c2VjcmV0", "AUTHORIZATION=Bearer c2VjcmV0"),
+    ("bWU6d29yZA==", "basic bWU6d29yZA=="),
+    ("deadbeef", 'Authorization: Digest username="me", response="deadbeef"'),
+    ("deadbeef", "{'Proxy-Authorization': 'Digest username=\"me\", response=\"deadbeef\"'}"),
+    ("topsecret", '{"access_token": "topsecret"}'),
+    ("topsecret", '{"body": "{\\"refresh_token\\": \\"topsecret\\"}"}'),
+    ("topsecret", "accessToken=topsecret&a=1"),
+    ("topsecret", "client_secret: topsecret"),
+    ("topsecret", "X-Api-Key: topsecret"),
+    ("topsecret", "apikey=topsecret"),
+    ("topsecret", "password='two words; topsecret'"),
+    ("topsecret", "passwd = topsecret"),
+    ("topsecret", "pwd=topsecret"),
+    ("topsecret", "{'signature': 'topsecret'}"),
+    ("topsecret", "AWS_SECRET_ACCESS_KEY=topsecret"),
+    ("topsecret", "aws_access_key_id = topsecret"),
+    ("topsecret", "X-Amz-Security-Token: topsecret"),
+    ("topsecret", "x-amz-server-side-encryption-customer-key=topsecret"),
+    ("topsecret", "https://host/q.jpg?sv=2024-08-04&sr=b&sig=topsecret"),
+    ("topsecret", "sv=2024-08-04&ss=b&sig=topsecret%3D"),
+    ("topsecret", "AccountName=reef;AccountKey=topsecret==;EndpointSuffix=core"),
+    ("topsecret", "https://host/q.jpg?key=topsecret"),
+    ("topsecret", "Cookie: a=b; session=topsecret"),
+    ("topsecret", "{'set-cookie': 'session=topsecret; HttpOnly'}"),
+    ("topsecret", "https://me:topsecret@host/q.jpg"),
+    ("AKj34Gkx", KEY),
+    ("AKj34Gkx", repr(KEY)),
+    ("AKj34Gkx", KEY.partition("\n-----END")[0]),
+]
+
+
+@pytest.mark.parametrize(("secret", "text"), SECRETS)
+def test_a_secret_is_gone_from_logs_and_results(secret: str, text: str) -> None:
+    for hide in (redacted, without_secrets):
+        assert secret not in hide(text)
+        assert "[hidden]" in hide(text)
+        assert hide(hide(text)) == hide(text)
+        assert secret not in hide(f"first line\n{text}\nlast line")
+
+
+def test_results_still_say_what_they_are_about() -> None:
+    text = f"{ORDER}: https://host/get?file=7&token=abc"
+    assert without_secrets(text) == f"{ORDER}: https://host/get?file=7&token=[hidden]"
+
+
+# Names of images, classes and models as people give them, and sentences of ours.
+HARMLESS = [
+    "token.jpg: done",
+    "password.png: failed: is not a JPEG, PNG, TIFF, WebP or BMP file",
+    "signature_plant_07.jpg: done",
+    "secret beach 3.jpeg: done",
+    "eyJellyfish.v2.pseudo.png: done",
+    "eyJhbGciOiJIUzI1NiJ9.pseudo.png: done",
+    "sigmoid: 0.31, sigma=2.5",
+    "Basic substrate: 0.2",
+    "basic photograph-2024.jpg: done",
+    "Bearer of news 2024-11-29.jpg: done",
+    "bearer_ring-buoy-2024-11-29-0001.jpg: done",
+    "max_tokens: 3, tokenizer: none",
+    "design=3, desig=4",
+    "monkey=1, keys=2, key: value",
+    "cookiecutter shark: 0.1",
+    "Siganus (rabbitfish): 0.02; Zostera muelleri: 0.4",
+    "urn:ivcap:artifact:0197f3c2-77aa-7c31-9d5e-authorization1",
+    "urn:ivcap:collection:token-reef",
+    "https://host/dive.2024.11/sig/token/q7.jpg: 404 Not Found",
+    "a.b.c.d.e.f_eyJ.g",
+]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redacted(text) == without_secrets(text) == text
+
+
+HOSTILE_UNITS = (
+    *("a", "?", "&a=", "a://", "@", "token", "token=\\'", "token='", "Bearer ", "basic a", "eyJ", "eyJa.", "x-amz-a"),
+    *("-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "urn:ivcap:order:", "cookie: ", "authorization=", "\\", '"', "\n"),
+)
+
+
+@pytest.mark.parametrize("unit", HOSTILE_UNITS)
+def test_a_hostile_line_takes_no_longer_than_it_is_long(unit: str) -> None:
+    text = unit * ((1 << 18) // len(unit))
+    began = time.process_time()
+    redacted(text)
+    # A quarter of a second on a slow machine; what grows with the square of the length takes hours.
+    assert time.process_time() - began < 5
+
+
+def test_what_libraries_print_is_changed_line_by_line() -> None:
+    written = io.StringIO()
+    stream = RedactedStream(written)
+    print(">>>>", "pass", end="", file=stream)
+    print("word=topsecret", "and more", file=stream)
+    print("token=to", end="", file=stream)
+    assert written.getvalue() == ">>>> password=[hidden] and more\n"
+    print("psecret", end="", file=stream, flush=True)
+    assert written.getvalue().endswith("\ntoken=[hidden]")
+
+
+LAST_WORDS = """
+import os, sys
+from service.logs import set_up_logs
+from service.redaction import keep_secrets_out_of_logs
+keep_secrets_out_of_logs()
+set_up_logs({"PSEG_LOG_FORMAT": sys.argv[1]}, sys.stdout)
+print("printed: password=topsecret")
+print("to stderr: password=topsecret", file=sys.stderr)
+raise RuntimeError("GET http://host/?sig=topsecret")
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_last_words_of_a_process_hold_no_secret(form: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS, form], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    said = ended.stdout + ended.stderr
+    assert "topsecret" not in said
+    assert "RuntimeError: GET http://host/?sig=[hidden]" in said
+    assert "printed: password=[hidden]" in said
+    assert "to stderr: password=[hidden]" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Files by URI: local ones, and those of a web server on loopback."""
+"""Files by URI: local ones, and those of web servers on loopback, also of one that lies."""
+
+# pyarrow states no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import os
 import threading
@@ -9,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from service.storage import Folder, StoreError, local_path, read_bytes
+from engine import OptionError
+from service.storage import Folder, StoreError, local_path, read_bytes, read_rows, stem_of
+from service.transfer_limits import Allowance
+from tests.standins.hostile_server import CONTENT, HostileServer
 
-pytest.importorskip("fsspec", reason="fsspec comes with ray: make development")
+pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -67,3 +74,55 @@ def test_a_local_name_that_is_no_unicode_is_found() -> None:
 def test_a_uri_that_nothing_reads_is_named(name: str) -> None:
     with pytest.raises(StoreError, match="nothing here reads such a URI"):
         read_bytes(name)
+
+
+TWENTY = Allowance(20, "raise --max-image-bytes")
+
+
+def test_a_file_has_a_limit_wherever_it_lies(web: str, tmp_path: Path) -> None:
+    (tmp_path / "twenty").write_bytes(bytes(20))
+    (tmp_path / "more").write_bytes(bytes(21))
+    for place in (web, str(tmp_path), tmp_path.as_uri()):
+        assert read_bytes(f"{place}/twenty", TWENTY) == bytes(20)
+        with pytest.raises(StoreError, match=r"more: it has more than 20 bytes, .* raise --max-image-bytes"):
+            read_bytes(f"{place}/more", TWENTY)
+
+
+def test_a_local_file_without_end_ends_at_the_limit() -> None:
+    with pytest.raises(StoreError, match="more than 20 bytes"):
+        read_bytes("/dev/zero", TWENTY)
+
+
+@pytest.mark.parametrize("path", ["endless", "endless-chunks", "states-much", "gzip", "x-gzip"])
+def test_a_web_server_that_lies_is_found_out(path: str) -> None:
+    with HostileServer() as liar:
+        assert read_bytes(f"{liar.url}/good", TWENTY) == CONTENT
+        with pytest.raises(StoreError, match=f"{liar.url}/{path}: .*(more than 20 bytes|packed)"):
+            read_bytes(f"{liar.url}/{path}", TWENTY)
+        assert liar.asked == ["/good", f"/{path}"], "it is not asked again"
+        assert liar.sent_bytes < 32 << 20
+
+
+def test_few_bytes_that_stand_for_very_many_rows_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    alike = pa.table({"uri": pa.DictionaryArray.from_arrays(pa.array([0] * 21_000_000, pa.int8()), ["file:///a"])})
+    parquet.write_table(alike, tmp_path / "many.parquet", compression="zstd", use_dictionary=True)
+    assert (tmp_path / "many.parquet").stat().st_size < 100_000
+    with pytest.raises(OptionError, match="states 21000000 rows"):
+        read_rows(str(tmp_path / "many.parquet"), ["uri"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "stem"),
+    [
+        ("https://h/a%00b.jpg", "a_b"),
+        ("file:///a%0A%1B%5B31mb.jpg", "a_[31mb"),
+        ("https://h/a%2F..%2F..%2Fb.jpg", "b"),
+        ("https://h/%00", "_"),
+        ("https://h/..", ".."),
+    ],
+)
+def test_names_from_addresses_name_files(uri: str, stem: str) -> None:
+    assert stem_of(uri) == stem

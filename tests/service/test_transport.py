@@ -1,16 +1,22 @@
-"""Requests of a library that sets no limits: they end in time, and are repeated where that may help."""
+"""Requests of libraries that set no limits: they end in time and at a size, and are repeated where that may help."""
 
 # ruff: noqa: S113  (requests without a time limit are what this is about)
 
 import io
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
 
+import httpx
 import pytest
 import requests
 
 from engine import OptionError
-from service.transport import Patience, patience_from, patient_requests
+from service.patient_httpx import PatientClient
+from service.transfer_limits import Allowance, Patience, Sizes, TransferError, patience_from, sizes_from
+from service.transport import patient_requests, receiving
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Storage
+from tests.standins.hostile_server import CONTENT, HostileServer
 
 IMPATIENT = Patience(silence_s=0.5, retries=2, pause_s=0.01)
 
@@ -93,3 +99,134 @@ def test_settings_come_from_the_environment() -> None:
 def test_wrong_settings_are_named(variable: str, value: str) -> None:
     with pytest.raises(OptionError, match=variable):
         patience_from({variable: value})
+
+
+@pytest.mark.parametrize("value", ["much", "-1", "1e9", ""])
+def test_wrong_sizes_are_named(value: str) -> None:
+    with pytest.raises(OptionError, match="PSEG_HTTP_IMAGE_BYTES"):
+        sizes_from({"PSEG_HTTP_IMAGE_BYTES": value})
+
+
+def test_sizes_come_from_the_environment() -> None:
+    given = {"PSEG_HTTP_IMAGE_BYTES": "5", "PSEG_HTTP_BUNDLE_BYTES": "6", "PSEG_HTTP_RECORD_BYTES": "7"}
+    sizes = sizes_from(given)
+    assert [each.most_bytes for each in (sizes.image, sizes.bundle, sizes.record)] == [5, 6, 7]
+    assert sizes_from({}) == Sizes()
+
+
+# Answers that lie
+
+LIMITS = Sizes(record=Allowance(1000, "raise PSEG_HTTP_RECORD_BYTES"))
+ONCE = Patience(connect_s=2, silence_s=5, answer_s=0.5, retries=1, pause_s=0.01)
+Get = Callable[[str], bytes]
+
+
+@pytest.fixture(scope="module")
+def liar() -> Generator[HostileServer]:
+    with HostileServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["requests", "httpx"])
+def get(request: pytest.FixtureRequest) -> Generator[Get]:
+    """Ask by either library."""
+    with patient_requests(ONCE, LIMITS), PatientClient(ONCE, LIMITS) as client:
+
+        def by_httpx(address: str) -> bytes:
+            return client.get(address).content
+
+        def by_requests(address: str) -> bytes:
+            return requests.get(address).content
+
+        yield by_httpx if request.param == "httpx" else by_requests
+
+
+@pytest.mark.parametrize("path", ["good", "good-chunks", "good-identity", "more-than-stated", "same-length-twice"])
+def test_an_answer_is_taken_as_it_was_stated(liar: HostileServer, get: Get, path: str) -> None:
+    liar.headers.clear()
+    assert get(f"{liar.url}/{path}") == CONTENT
+    assert [each["accept-encoding"] for each in liar.headers] == ["identity"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("endless", "more than 1000 bytes, .* raise PSEG_HTTP_RECORD_BYTES"),
+        ("endless-chunks", "more than 1000 bytes"),
+        ("one-huge-chunk", "more than 1000 bytes"),
+        ("endless-error", "more than 1000 bytes"),
+        ("states-much", "more than 1000 bytes"),
+        ("gzip", "Content-Encoding: 'gzip'"),
+        ("gzip-four-times", "Content-Encoding: 'gzip, gzip, gzip, gzip'"),
+        ("x-gzip", "Content-Encoding: 'x-gzip'"),
+    ],
+)
+def test_a_body_past_its_limit_is_refused_and_not_asked_for_again(
+    liar: HostileServer, get: Get, path: str, reason: str
+) -> None:
+    liar.asked.clear()
+    liar.sent_bytes = 0
+    with pytest.raises(TransferError, match=reason):
+        get(f"{liar.url}/{path}")
+    assert liar.asked == [f"/{path}"]
+    # What lies in the buffers of the system is sent, too.
+    assert liar.sent_bytes < 32 << 20
+
+
+@pytest.mark.parametrize("path", ["negative-length", "no-number", "two-lengths", "states-absurdly-much"])
+def test_a_size_that_is_none_is_an_error(liar: HostileServer, get: Get, path: str) -> None:
+    with pytest.raises((TransferError, requests.RequestException, httpx.TransportError)):
+        get(f"{liar.url}/{path}")
+
+
+@pytest.mark.parametrize("path", ["slow", "slow-without-end", "slow-chunk", "slow-headers", "endless-trailers"])
+def test_an_answer_that_comes_drop_by_drop_ends_in_time(liar: HostileServer, get: Get, path: str) -> None:
+    began = time.monotonic()
+    with pytest.raises((requests.ReadTimeout, httpx.ReadTimeout), match=r"no whole answer in 0\.5 s"):
+        get(f"{liar.url}/{path}")
+    # Twice half a second; whoever drips goes on for twenty.
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("path", ["to-metadata", "to-metadata-number", "to-metadata-v6", "to-file", "to-itself"])
+def test_no_answer_leads_to_other_places_than_the_web(liar: HostileServer, get: Get, path: str) -> None:
+    try:
+        # httpx follows nothing.
+        assert get(f"{liar.url}/{path}") == b""
+    except (TransferError, requests.exceptions.InvalidSchema, requests.TooManyRedirects):
+        pass
+    assert len(liar.asked) < 100
+
+
+def test_a_secret_does_not_follow_to_another_host(liar: HostileServer) -> None:
+    with HostileServer() as other, patient_requests(ONCE, LIMITS):
+        # Another port is another host.
+        liar.elsewhere = f"{other.url}/good"
+        answer = requests.get(f"{liar.url}/to-another", headers={"Authorization": "Bearer a"})
+        assert answer.content == CONTENT
+        assert "authorization" not in other.headers[0]
+
+
+def test_only_named_hosts_are_asked(liar: HostileServer) -> None:
+    own = liar.url.removeprefix("http://")
+    with patient_requests(ONCE, LIMITS, lambda: frozenset({own})):
+        assert requests.get(f"{liar.url}/good").content == CONTENT
+        for address in (f"http://localhost:{liar.server_port}/good", "http://127.0.0.1.example/", "http://127.0.0.1/"):
+            with pytest.raises(TransferError, match="PSEG_HTTP_HOSTS"):
+                requests.get(address)
+
+
+def test_a_large_body_waits_in_the_folder_that_was_named(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urn = storage.put("large", bytes(9 << 20))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
+    taken = Allowance(10 << 20, "")
+    with patient_requests(IMPATIENT), receiving(taken, tmp_path), requests.get(f"{storage.url}/{urn}") as answer:
+        assert len(answer.content) == 9 << 20
+    with patient_requests(IMPATIENT), receiving(Allowance(9 << 20, "ask"), tmp_path):
+        assert len(requests.get(f"{storage.url}/{urn}").content) == 9 << 20
+        storage.put("large", bytes((9 << 20) + 1))
+        with pytest.raises(TransferError, match=r"9437184 bytes, the most that is taken: .* ask"):
+            requests.get(f"{storage.url}/{urn}")
+    assert list(tmp_path.iterdir()) == []

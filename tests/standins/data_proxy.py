@@ -11,8 +11,11 @@ injected operation by operation:
 | acknowledge | DELETE of a queue, with the token |
 | upload | POST of a file |
 | annotate | POST of an aspect |
+
+Below `cache/` it is the platform's cache, which knows `addresses`.
 """
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,12 +41,27 @@ class Storage(Platform):
     """One platform: what it holds, what was sent to it, and in which order."""
 
     artifacts: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    addresses: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """What lies elsewhere and is fetched by the platform's cache."""
+    elsewhere: dict[str, str] = field(default_factory=dict[str, str])
+    """URNs in the queue that are handed out with another address than the storage's."""
     queue: list[str] = field(default_factory=list[str])
     """URNs that are not acknowledged; the first is handed out until it is."""
     uploads: list[Upload] = field(default_factory=list[Upload])
     takes_acknowledgements: bool = True
     when_taken: Callable[[int], None] | None = None
     """Called with the number of images taken before."""
+
+    @property
+    def cache_url(self) -> str:
+        return f"{self.url}/cache"
+
+    def content_of(self, name: str) -> bytes | None:
+        """Of an artifact, or of an address as the library writes it for the cache."""
+        if name.startswith("cache/"):
+            coded = name.removeprefix("cache/")
+            name = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
+        return self.artifacts.get(name, self.addresses.get(name))
 
     def put(self, name: str, content: bytes, *, queued: bool = False) -> str:
         urn = f"urn:ivcap:artifact:{name}"
@@ -64,7 +82,7 @@ class _Handler(FaultyHandler[Storage]):
     def do_HEAD(self) -> None:
         with self.operation("look", self._urn) as storage:
             if storage is not None:
-                content = storage.artifacts.get(self._urn)
+                content = storage.content_of(self._urn)
                 self.answer(404 if content is None else 200, length=len(content or b""))
 
     def do_GET(self) -> None:
@@ -73,7 +91,7 @@ class _Handler(FaultyHandler[Storage]):
             return
         with self.operation("read", self._urn) as storage:
             if storage is not None:
-                content = storage.artifacts.get(self._urn)
+                content = storage.content_of(self._urn)
                 self.answer(404 if content is None else 200, content or b"")
 
     def _take(self) -> None:
@@ -84,7 +102,10 @@ class _Handler(FaultyHandler[Storage]):
                 storage.when_taken(len(storage.done("take")) - 1)
             if storage.queue:
                 first = storage.queue[0]
-                headers = {"Location": f"{storage.url}/{first}", "X-Ack-Token": f"token-of-{first}"}
+                headers = {
+                    "Location": storage.elsewhere.get(first, f"{storage.url}/{first}"),
+                    "X-Ack-Token": f"token-of-{first}",
+                }
                 self.answer(307, headers=headers)
             else:
                 self.answer(204)
