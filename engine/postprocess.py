@@ -29,6 +29,8 @@ _EXPECTED: Final = (
 )
 _PROBABILITY_TOLERANCE: Final = 1e-3
 _COUNTED_AT_ONCE: Final = 2**20
+_LARGEST_LOGIT: Final = 16.0
+"""Beyond it float32 does not tell a sigmoid from 1."""
 
 
 class OutputKind(StrEnum):
@@ -133,6 +135,30 @@ def score_planes(output: Output, kind: OutputKind) -> Planes:
         # A single class is not exceeded: its plane is one of zeros.
         return planes[-1:] - planes[:1]
     return planes
+
+
+def logits(probabilities: Output) -> Planes:
+    """Turn probabilities of overlapping classes back into what they were before the sigmoid.
+
+    All that follows is then the same whether the network ends in a sigmoid or not.
+
+    Args:
+        probabilities: [..., H, W], 0–1.
+
+    Returns:
+        float32 of the same shape; 0 and 1 themselves become ±16.
+
+    Raises:
+        InferenceError: The values are not finite, or not within 0–1.
+
+    >>> logits(np.array([[[0.5, 1.0]]], dtype=np.float32)).round(2).tolist()
+    [[[0.0, 16.0]]]
+    """
+    planes = _finite_planes(probabilities)
+    _require_probabilities(planes)
+    limit = 1 / (1 + math.exp(-_LARGEST_LOGIT))
+    inside = np.clip(planes.astype(np.float64), 1 - limit, limit)
+    return np.log(inside / (1 - inside)).astype(np.float32)
 
 
 def read_planes(
@@ -298,8 +324,8 @@ def _require_probabilities(planes: Planes) -> None:
     lowest, highest = float(planes.min()), float(planes.max())
     if lowest < -_PROBABILITY_TOLERANCE or highest > 1 + _PROBABILITY_TOLERANCE:
         raise InferenceError(
-            f"the network's single plane has values from {lowest:.4g} to {highest:.4g}, which looks like logits; a "
-            "probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as multilabel"
+            f"the network's plane of probabilities has values from {lowest:.4g} to {highest:.4g}, which looks like logits; "
+            "a probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as multilabel"
         )
 
 

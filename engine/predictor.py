@@ -15,9 +15,10 @@ from engine.bundle import Bundle, SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError
 from engine.images import SourceImage
 from engine.memory_budget import NO_DOUBT_BYTES, MemoryBudget
-from engine.postprocess import OutputKind, class_count, cover, output_kind, score_planes, segment
+from engine.postprocess import OutputKind, class_count, cover, logits, output_kind, score_planes, segment
 from engine.profile import Profile
 from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.runtimes.last_operator import LastOperator, last_operator
 from engine.transforms import TransformRecord, apply_transforms, restore_plane
 
 _log = logging.getLogger(__name__)
@@ -192,6 +193,7 @@ class Predictor:
     forward: Forward | None = None
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
+    _ends_in_sigmoid: bool = field(init=False)
 
     def __post_init__(self) -> None:
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
@@ -205,6 +207,14 @@ class Predictor:
                 f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
                 "bands (RGB) or one (grey) are run"
             )
+
+        self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
+
+    def _last_operator(self) -> LastOperator:
+        models = (self.bundle.paddle, *self.bundle.onnx)
+        running = (each for each in models if each is not None and each.digest == self.runtime.identity.model_digest)
+        model = next(running, None)
+        return LastOperator.OTHER if model is None else last_operator(model)
 
     def __enter__(self) -> Self:
         return self
@@ -399,6 +409,8 @@ class Predictor:
         for name, output in outputs.items():
             try:
                 kind = output_kind(output, multilabel=self.bundle.multilabel)
+                if kind is OutputKind.MULTILABEL and self._ends_in_sigmoid:
+                    output = logits(output)
             except InferenceError as error:
                 problems.append(f"{name}: {error}")
                 continue

@@ -3,7 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from engine import Bundle, Precision
+from engine import Bundle, ModelLoadError, OnnxModel, Precision
+from engine.bundle import PaddleModel
+from engine.runtimes.last_operator import last_operator
 from engine.transforms import describe
 
 
@@ -76,9 +78,15 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
             "params": paddle.params.name,
             "params_bytes": paddle.params.stat().st_size,
             "digest": paddle.digest,
+            "ends_in": _ending(paddle),
         },
         "onnx": [
-            {"precision": each.precision.value, "bytes": each.path.stat().st_size, "digest": each.digest}
+            {
+                "precision": each.precision.value,
+                "bytes": each.path.stat().st_size,
+                "digest": each.digest,
+                "ends_in": _ending(each),
+            }
             for each in bundle.onnx
         ],
         "declared": {
@@ -89,3 +97,11 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         "multilabel": bundle.multilabel,
         "warnings": warnings_of(bundle),
     }
+
+
+def _ending(model: PaddleModel | OnnxModel) -> str | None:
+    """The operator that decides what scores are; None where the file cannot be read, which loading it will tell."""
+    try:
+        return last_operator(model).value
+    except ModelLoadError:
+        return None

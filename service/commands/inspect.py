@@ -64,6 +64,8 @@ def inspect(
         "paddle", "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
     )
     facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
+    endings = {each["ends_in"] or "cannot be read" for each in (*filter(None, [paddle]), *record["onnx"])}
+    facts.add_row("ends in", f"{', '.join(sorted(endings))} (sigmoid, softmax or argmax)")
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     out.print(facts)
     if "need" in record:

@@ -1,0 +1,149 @@
+"""What a network does to its scores last, read from the model's file without the library that runs it.
+
+Whether scores are logits or probabilities cannot be told from the values of one image, which may lie within 0–1 either
+way; the program says it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any
+
+from engine.bundle import OnnxModel, PaddleModel
+from engine.errors import ModelLoadError
+from engine.runtimes.protobuf import fields_with_length
+
+
+class LastOperator(StrEnum):
+    """The operator that decides what the values of the output are."""
+
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+    ARGMAX = "argmax"
+    OTHER = "none of these"
+    """The values are scores without a stated range, logits as a rule."""
+
+
+_KNOWN: Mapping[str, LastOperator] = {
+    "sigmoid": LastOperator.SIGMOID,
+    "softmax": LastOperator.SOFTMAX,
+    "argmax": LastOperator.ARGMAX,
+    "arg_max": LastOperator.ARGMAX,
+}
+_KEEPS_THE_VALUES = frozenset(
+    {
+        *("assign", "cast", "fetch", "identity", "share_data_", "shadow_output"),
+        "scale",  # by 1, as Paddle 2 puts it in front of every output; other values leave 0–1, which is checked
+        *("reshape", "reshape2", "squeeze", "squeeze2", "transpose", "transpose2", "unsqueeze", "unsqueeze2"),
+        *("bilinear_interp", "bilinear_interp_v2", "nearest_interp", "nearest_interp_v2", "resize"),
+        *("quantizelinear", "dequantizelinear", "quantize_linear", "dequantize_linear"),
+    }
+)
+"""Operators, in lower case, behind which the values are still what they were before: copies, shapes, sizes, types."""
+
+_Operator = tuple[str, Sequence[str]]
+"""Name in lower case, and the values that it takes."""
+
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_OUTPUT = 7, 1, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _VALUE_NAME = 1, 2, 4, 1
+"""Numbers of fields in ``onnx.proto3``."""
+_BLOCKS, _OPERATORS, _INPUTS, _OUTPUTS, _TYPE, _ARGUMENTS = 1, 4, 1, 2, 3, 2
+"""Numbers of fields in Paddle's ``framework.proto``."""
+
+
+def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
+    """Find out what a network does to its scores last.
+
+    Args:
+        model: of a bundle; its weights are not read.
+
+    Returns:
+        The operator, looked for from the first output backwards through copies and changes of shape, size and type.
+
+    Raises:
+        ModelLoadError: the file is no program.
+    """
+    path = model.path if isinstance(model, OnnxModel) else model.program
+    try:
+        if isinstance(model, OnnxModel):
+            return _in_file(path, _of_onnx)
+        return _in_file(path, _of_pdmodel) if model.kind == "pdmodel" else _of_pir(path)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
+
+
+def _traced(makers: Mapping[str, _Operator], value: str) -> LastOperator:
+    for _ in range(len(makers)):
+        name, taken = makers.get(value, ("", ()))
+        if name in _KNOWN:
+            return _KNOWN[name]
+        if name not in _KEEPS_THE_VALUES or not taken:
+            return LastOperator.OTHER
+        value = taken[0]
+    return LastOperator.OTHER
+
+
+def _of_pir(program: Path) -> LastOperator:
+    operations: list[dict[str, Any]] = json.loads(program.read_text(encoding="utf-8"))["program"]["regions"][0][
+        "blocks"
+    ][0]["ops"]
+    makers: dict[str, _Operator] = {}
+    fetched: list[str] = []
+    for operation in operations:
+        name = str(operation["#"]).rpartition(".")[2].lower()
+        taken = [str(each["%"]) for each in operation.get("I", [])]
+        if name == "fetch":
+            fetched += taken
+        made = operation["O"]
+        makers.update((str(each["%"]), (name, taken)) for each in (made if isinstance(made, list) else [made]))
+    return _traced(makers, fetched[0])
+
+
+def _of_pdmodel(content: mmap) -> LastOperator:
+    makers: dict[str, _Operator] = {}
+    fetched: list[str] = []
+    block = next(_fields(content, _BLOCKS, (0, len(content))))
+    for operator in _fields(content, _OPERATORS, block):
+        name = _text(content, next(_fields(content, _TYPE, operator))).lower()
+        taken, made = (
+            [
+                _text(content, argument)
+                for variable in _fields(content, side, operator)
+                for argument in _fields(content, _ARGUMENTS, variable)
+            ]
+            for side in (_INPUTS, _OUTPUTS)
+        )
+        if name == "fetch":
+            fetched += taken
+        else:
+            makers.update((each, (name, taken)) for each in made)
+    return _traced(makers, fetched[0])
+
+
+def _of_onnx(content: mmap) -> LastOperator:
+    graph = next(_fields(content, _MODEL_GRAPH, (0, len(content))))
+    makers: dict[str, _Operator] = {}
+    for node in _fields(content, _GRAPH_NODE, graph):
+        name = _text(content, next(_fields(content, _NODE_TYPE, node))).lower()
+        taken = [_text(content, each) for each in _fields(content, _NODE_INPUT, node)]
+        makers.update((_text(content, each), (name, taken)) for each in _fields(content, _NODE_OUTPUT, node))
+    output = next(_fields(content, _GRAPH_OUTPUT, graph))
+    return _traced(makers, _text(content, next(_fields(content, _VALUE_NAME, output))))
+
+
+def _in_file(path: Path, read: Callable[[mmap], LastOperator]) -> LastOperator:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            return read(content)
+        except StopIteration as error:
+            raise ValueError("a part is missing") from error
+
+
+def _fields(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
+
+
+def _text(content: mmap, field: tuple[int, int]) -> str:
+    return content[slice(*field)].decode(errors="backslashreplace")
