@@ -6,6 +6,7 @@ are skipped up to a cap, since exporters leave notes beside their models.
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import tarfile
@@ -31,6 +32,8 @@ _COPY_BYTES = 1 << 20
 _INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 _NAME_BYTES = 1 << 16
 _NAME_KEPT = 1000
+_XZ_MEMORY_BYTES = 128 << 20
+"""Twice what `xz -9` asks for."""
 _ZIP_STARTS = {b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"}
 """A member, the end of an empty archive, the mark of a split one."""
 _NAMING_TYPES = {
@@ -113,6 +116,57 @@ class _StrictMember(tarfile.TarInfo):
         return cast("TarInfo", cast("Any", super())._proc_member(tarfile))
 
 
+class _XzStream(io.RawIOBase):
+    """What is in an .xz file, of one stream or several; `lzma` alone takes the dictionary that the file asks for.
+
+    Args:
+        file: The compressed bytes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - typeshed's Buffer exists for type checkers only
+        while (packed := self._packed()) is not None:
+            piece = self._decompressed(packed, len(buffer))
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)
+        return 0
+
+    def _packed(self) -> bytes | None:
+        """What the decoder is to be given next; None at the end of the last stream."""
+        if not self._decoder.eof:
+            packed = self._file.read(_COPY_BYTES) if self._decoder.needs_input else b""
+            if not packed and self._decoder.needs_input:
+                raise EOFError("the compressed stream ends before its end mark")
+            return packed
+        # Streams may follow each other, with zeros between them.
+        following = self._decoder.unused_data.lstrip(b"\0")
+        while not following:
+            packed = self._file.read(_COPY_BYTES)
+            if not packed:
+                return None
+            following = packed.lstrip(b"\0")
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
+        return following
+
+    def _decompressed(self, packed: bytes, most_bytes: int) -> bytes:
+        try:
+            return self._decoder.decompress(packed, most_bytes)
+        except lzma.LZMAError as error:
+            if "Memory usage limit" not in str(error):
+                raise
+            raise BundleError(
+                f"is compressed with a dictionary that takes more than {_XZ_MEMORY_BYTES >> 20} MiB to read: "
+                "pack its files as .tgz"
+            ) from error
+
+
 @contextmanager
 def decompressed(archive_path: Path) -> Generator[IO[bytes]]:
     """Open what is compressed with gzip, bzip2 or xz.
@@ -133,7 +187,7 @@ def decompressed(archive_path: Path) -> Generator[IO[bytes]]:
         elif start.startswith(b"BZh"):
             opened = bz2.open(file)
         elif start.startswith(b"\xfd7zXZ\0"):
-            opened = lzma.open(file)
+            opened = io.BufferedReader(_XzStream(file), _COPY_BYTES)
         else:
             opened = file
         with opened as stream:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.archive import unpack
 from engine.bundle_kinds import (
@@ -54,15 +54,9 @@ def _empty_is_none(value: object) -> object:
     return value or None
 
 
-def _whole_characters(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("half of a character (a lone surrogate) cannot be written to any file")
-    return text
-
-
-ClassText = Annotated[str, Field(max_length=_TEXT_CHARACTERS), AfterValidator(_whole_characters)]
-"""A name or an identifier: any text that can be written to a file, bounded in length."""
-Axis = Annotated[Annotated[int, Field(ge=1, le=MAX_SIDE)] | None, BeforeValidator(_minus_one_is_dynamic)]
+ClassText = Annotated[str, Field(max_length=_TEXT_CHARACTERS)]
+"""A name or an identifier, bounded in length; where a length is bounded, pydantic also refuses halves of characters."""
+Axis = Annotated[Annotated[int, Field(ge=1, le=MAX_SIDE, strict=True)] | None, BeforeValidator(_minus_one_is_dynamic)]
 
 
 class _ClassRecord(BaseModel):

@@ -308,7 +308,7 @@ def rich_table(title: str, table: "Table") -> "RichTable":
     return laid_out
 
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar or folder")]
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar, .zip or folder")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
 CvConfigOption = Annotated[
     Path | None, typer.Option("--cv-config", help="JSON that names the classes and their colours (docs/export.md)")

@@ -80,3 +80,30 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
         read_cv_config(tmp_path / "cv.json")
     with pytest.raises(ConversionError, match="absent"):
         read_cv_config(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_what_editors_make_of_a_text(encoding: str, tmp_path: Path) -> None:
+    text = '{\r\n"classes": [{"name": "Großes Seegras"}]}'
+    (tmp_path / "classes.json").write_bytes(text.encode(encoding))
+    assert read_cv_config(tmp_path / "classes.json").classes == (ExportClass("Großes Seegras"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{\n"classes": [{"name": "Großes"}]}'.encode("latin-1"), r"byte 0xdf in line 2 .*: save the file as UTF-8"),
+        (b" " * (5 << 20), r"is larger than 4194304 bytes"),
+        (b'{"classes": [], "classes": []}', "key 'classes' is there twice"),
+        (b"[" * 100_000, "is no valid JSON"),
+        (b'{"classes": [{"name": "\\ud800"}]}', r"classes\.0\.name: .*but it is"),
+        (b'{"classes": [{"name": "' + b"n" * 2000 + b'"}]}', r"classes\.0\.name: .*at most 1000 characters"),
+        (b'{"classes": [{"name": "a", "def_color": [NaN, 0, 0]}]}', r"classes\.0\.def_color\.0"),
+    ],
+)
+def test_hostile_texts(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "cv.json").write_bytes(content)
+    with pytest.raises(ConversionError, match=message) as caught:
+        read_cv_config(tmp_path / "cv.json")
+    assert str(tmp_path / "cv.json") in str(caught.value)
+    assert len(str(caught.value)) < 1000

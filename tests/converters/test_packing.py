@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from converters.bundle_files import require_free
 from converters.packing import pack
+from engine import OptionError
 
 
 @pytest.fixture
@@ -84,3 +86,30 @@ def test_file_may_be_packed_into_its_own_folder(files: dict[str, Path], tmp_path
     before = destination.read_bytes()
     pack(files, destination)
     assert destination.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x.onnx", "an ONNX file"),
+        ("X.ZIP", "a ZIP archive"),
+        ("x.tar", "a tar without compression"),
+        ("x.tar.zst", "an archive of this kind"),
+        ("x.pdparams", "a file of Paddle"),
+        ("x.json", "a text"),
+        ("x.png", "a picture"),
+    ],
+)
+def test_a_name_of_another_kind_is_refused(name: str, kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=rf"{name}: a bundle is written as a gzipped tar, not as {kind}.*\.tgz, such"):
+        pack(files, tmp_path / name)
+    with pytest.raises(OptionError, match="gzipped tar"):
+        require_free(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar.gz", "x", "model.v2"])
+def test_other_names_are_taken(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    pack(files, tmp_path / name)
+    with tarfile.open(tmp_path / name, "r:gz") as archive:
+        assert len(archive.getmembers()) == len(files)

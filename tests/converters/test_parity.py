@@ -1,6 +1,6 @@
 """The certificate's figures, by hand, with functions in the place of networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,14 @@ from engine.transforms import Padding
 Network = Callable[[NDArray[np.float32]], NDArray[np.generic]]
 
 
-def predictor(network: Network, *, multilabel: bool = False, padding: int | None = None) -> Predictor:
-    classes = tuple(SegmentationClass(f"urn:{name}", name, None) for name in ("sand", "grass", "frame"))
+def predictor(
+    network: Network,
+    *,
+    multilabel: bool = False,
+    padding: int | None = None,
+    names: Sequence[str] = ("sand", "grass", "frame"),
+) -> Predictor:
+    classes = tuple(SegmentationClass(f"urn:{name}", name, None) for name in names)
     bundle = Bundle(
         name="fake",
         source=Path("fake.tgz"),
@@ -77,6 +83,19 @@ def test_figures_by_hand_over_two_images() -> None:
     ) as caught:
         require_parity(report, ParityLimits(), where="fake.tgz")
     assert caught.value.report is report
+
+
+def test_a_class_does_not_hide_behind_another_of_its_name() -> None:
+    expected = np.zeros((25, 40), np.int64)
+    expected[:, 20:] = 1
+    actual = np.ones((25, 40), np.int64)
+    expected[:5], actual[:5] = 2, 2
+    names = ("sand", "reef", "sand")
+    original, candidate = (predictor(mask_network(mask), names=names) for mask in (expected, actual))
+    report = compare(original, candidate, [("a", picture())])
+    # Class 0 covers 400 of 1000 pixels and none is found; class 2, of the same name, is found whole.
+    assert report.class_iou == {"sand (class 0)": 0.0, "reef": 0.5, "sand (class 2)": 1.0}
+    assert report.min_class_iou == 0.0
 
 
 def test_a_rare_class_is_reported_but_does_not_decide() -> None:

@@ -116,6 +116,25 @@ def test_classes_that_nobody_gives_come_from_the_model(
         assert [each.name for each in bundle.classes] == names
 
 
+def test_names_of_classes_are_the_text_that_is_written(published: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(published, tmp_path / "some_infer")
+    text = (source / "inference.yml").read_text()
+    (source / "inference.yml").write_text(f"{text}\nPostProcess: {{label_list: [no, 0b11, 1e3]}}\n", encoding="utf-16")
+    assert [each.name for each in import_published(source, tmp_path / "a.tgz").classes] == ["no", "0b11", "1e3"]
+    (source / "inference.yml").write_text(f"{text}\nPostProcess: {{label_list: [a, [b], c]}}\n")
+    with pytest.raises(ConversionError, match=r"PostProcess\.label_list\[1\] must be the name of a class, not \['b'\]"):
+        import_published(source, tmp_path / "b.tgz")
+
+
+def test_a_declared_picture_without_bounds_is_refused(published: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(published, tmp_path / "some_infer")
+    settings = yaml.safe_load((source / "inference.yml").read_text())
+    settings["Deploy"]["input_shape"] = [1, 3, 65536, 65536]
+    (source / "inference.yml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConversionError, match=r"input_shape asks for a picture of 65536x65536 pixels"):
+        import_published(source, tmp_path / "a.tgz")
+
+
 def test_another_number_of_classes_is_refused(published: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"has 3 classes, but 2 are named \(background, person\)"):
         import_published(published, tmp_path / "lite.tgz", classes=CLASSES[:2])

@@ -1,5 +1,6 @@
 """Every generation of bundle that exporters wrote, and the damaged ones, refused by file and field."""
 
+import codecs
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from engine.bundle import (
     OnnxModel,
     SegmentationClass,
     class_of_index,
+    distinct_names,
     file_digest,
     open_bundle,
 )
@@ -151,6 +153,28 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone\.tgz: no such file or folder"):
         with open_bundle(tmp_path / "gone.tgz"):
             pass
+
+
+def test_one_model_a_folder(tmp_path: Path) -> None:
+    files = {f"{top}{name}": content for top in ("a/", "b/") for name, content in files_of().items()}
+    with pytest.raises(BundleError, match=r"holds several models \(a, b\): name one of them, such as .*bundle/a"):
+        read(tmp_path, files)
+
+
+def test_equal_names_get_their_index() -> None:
+    classes = [SegmentationClass(f"urn:{index}", name, None) for index, name in enumerate(("sand", "reef", "sand"))]
+    assert distinct_names(classes, 4) == ("sand (class 0)", "reef", "sand (class 2)", "class-3")
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [("model.json", "git lfs pull"), ("model.pdiparams", "git lfs pull"), ("onnx", "git annex get")],
+)
+def test_a_pointer_in_place_of_a_model_file(file: str, command: str, tmp_path: Path) -> None:
+    name = "onnx/fp32/model.onnx" if file == "onnx" else file
+    pointer = b"/annex/objects/MD5E-s9--0.onnx\n" if file == "onnx" else b"version https://git-lfs.github.com/spec/v1\n"
+    with pytest.raises(BundleError, match=f"{Path(name).name} is a .*pointer in place of the file: .*{command}"):
+        read(tmp_path, files_of() | {name: pointer})
 
 
 # ---- generations of deploy.yaml ---------------------------------------------------------------------------------
@@ -332,6 +356,28 @@ YAML_CASES = [
     (f"{BOMB}Deploy: {{transforms: [{{type: *a8}}]}}", "unfolds to more than 262144 values"),
     ("Deploy: &a {model: *a}", "unfolds to more than"),
     (f"Deploy: {{model: 0x{'f' * 5000}}}", "holds a number of 20000 bits"),
+    (f"Deploy: {{model: !!set {{0x{'f' * 5000}}}}}", "holds a number of 20000 bits"),
+    ("Deploy: {input_shape: [1, 3, 010, 010]}", "'010' is 8 in YAML 1.1: write that"),
+    ("Deploy: {input_shape: [1, 3, 1:30, 5]}", "'1:30' is 90 in YAML 1.1: write that"),
+    ("Deploy: {input_shape: [1, 3, 0_8, 5]}", "input_shape.2: Input should be a valid integer, but it is '0_8'"),
+    ("Deploy: {input_shape: []}", "input_shape: List should have at least 4 items"),
+    ("Deploy: {input_shape: [1, 3, 1000000000, 5]}", "input_shape.2: Input should be less than or equal to 65536"),
+    ("Deploy: {input_shape: [1, 3, 1e3, 5]}", "input_shape.2: Input should be a valid integer"),
+    ("Deploy: {output_op: no}", "output_op: Input should be a valid string, but it is False"),
+    ("Deploy: {model: 2001-01-01}", "model: Input should be a valid string"),
+    ("Deploy: {model: !!set {a, b}}", "model: Input should be a valid string"),
+    ("Deploy: {1: 2, [a]: b}", "is no valid YAML"),
+    (f"Deploy: {{output_op: {'x' * 2000}}}", "output_op: String should have at most 1000 characters"),
+    ("Deploy: {transforms: [" + "{type: Normalize}, " * 101 + "]}", "transforms has 101 entries, more than 100"),
+    ("Deploy: {transforms: [{type: Normalize, mean: [no]}]}", "transforms[0] Normalize: mean must be a list of 1 or 3"),
+    (
+        "Deploy: {transforms: [{type: Normalize, std: ['0.5']}]}",
+        "transforms[0] Normalize: std must be a list of 1 or 3",
+    ),
+    ("Deploy: {transforms: [{type: Padding, target_size: [5.0, 5]}]}", "transforms[0] Padding: target_size must be"),
+    ("Deploy: {transforms: [{type: ResizeByLong, long_size: -5}]}", "transforms[0] ResizeByLong: long_size must be"),
+    ("Deploy: {transforms: [{type: ResizeByLong, long_size: true}]}", "transforms[0] ResizeByLong: long_size must be"),
+    ("Deploy: {transforms: [{type: !!binary YQ==}]}", "transforms[0]: type must be the name of a transform"),
 ]
 
 
@@ -364,6 +410,12 @@ META_CASES = [
     ('{"classes": [{"def_color": [1, 256, 3]}]}', "classes.0.def_color.1: Input should be less than or equal to 255"),
     ('{"classes": [{"def_color": "#00ff00"}]}', "classes.0.def_color: "),
     ('{"multilabel": "perhaps"}', "multilabel: Input should be a valid boolean"),
+    ('{"classes": [{"name": "\\ud800"}]}', "classes.0.name: Input should be a valid string, unable to parse"),
+    ('{"classes": [{"id": "a\\udfffb"}]}', "classes.0.id: Input should be a valid string, unable"),
+    ('{"name": "\\udead"}', "name: Input should be a valid string, unable to parse"),
+    ('{"classes": [{"id": "' + "u" * 1001 + '"}]}', "classes.0.id: String should have at most 1000 characters"),
+    ('{"classes": [{"name": "' + "n" * 1001 + '"}]}', "classes.0.name: String should have at most 1000 characters"),
+    ('{"classes": [{"def_color": [NaN, 0, 0]}]}', "classes.0.def_color.0: "),
 ]
 
 
@@ -377,11 +429,43 @@ def test_a_meta_json_that_cannot_be_used(text: str, message: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["deploy.yaml", "meta.json"])
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"\xff\xfe\x00", "cannot be read as UTF-8"), (b" " * (1 << 23), "is larger than")]
+    ("content", "message"),
+    [
+        (b"{}\n\xe4", "cannot be read as UTF-8 text: byte 0xe4 in line 2 (offset 3) belongs to another encoding: save"),
+        (b"\xff\xfe\x00", "cannot be read as UTF-16 text"),
+        (b" " * (1 << 23), "is larger than"),
+    ],
 )
 def test_what_is_no_text(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=f"bundle: {re.escape(name)} {message}"):
+    with pytest.raises(BundleError, match=re.escape(f"bundle: {name} {message}")):
         read(tmp_path, files_of() | {name: content})
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (codecs.BOM_UTF8, "utf-8"),
+        (b"", "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_what_editors_make_of_a_text(mark: bytes, encoding: str, line_end: str, tmp_path: Path) -> None:
+    files = files_of()
+    for name in ("deploy.yaml", "meta.json"):
+        files[name] = mark + files[name].decode().replace("\n", line_end).encode(encoding)
+    bundle = read(tmp_path, files)
+    assert (bundle.name, len(bundle.classes)) == ("seagrass", 4)
+    assert bundle.classes[2].name == "海草"
+    assert bundle.transforms == (Resize((32, 16)), Normalize((0.5,), (0.5,)))
+
+
+def test_utf_16_without_a_mark_is_named(tmp_path: Path) -> None:
+    for name in ("deploy.yaml", "meta.json"):
+        with pytest.raises(BundleError, match="holds NUL bytes, as UTF-16 without a byte order mark does: save it as"):
+            read(tmp_path, files_of() | {name: files_of()[name].decode().encode("utf-16-le")})
 
 
 @pytest.mark.parametrize(

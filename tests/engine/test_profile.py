@@ -132,6 +132,19 @@ def test_what_is_no_profile_at_all_is_refused(tmp_path: Path) -> None:
         read_profile(tmp_path / "p.json")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_profile_that_an_editor_saved_again(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(profile_json(PROFILE).decode(), encoding=encoding, newline="\r\n")
+    assert read_profile(tmp_path / "p.json") == PROFILE
+
+
+def test_a_profile_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "p.json").open("wb") as file:
+        file.truncate(8 << 30)
+    with pytest.raises(OptionError, match="is larger than 4194304 bytes"):
+        read_profile(tmp_path / "p.json")
+
+
 def test_the_tuned_configuration_is_tried_first_and_once() -> None:
     untuned = candidates(RuntimeRequest())
     assert candidates(RuntimeRequest(tuned=PROFILE)) == (OnnxOptions(precision=Precision.INT8, threads=2), *untuned)

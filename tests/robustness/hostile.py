@@ -165,6 +165,29 @@ def sparse_pax(**records: str) -> bytes:
     return pax({prefix + name.replace("_", "."): value for name, value in records.items()})
 
 
+def xz_of_dictionary(byte: int) -> bytes:
+    """An .xz whose only block asks for another dictionary: 40 is 4 GiB."""
+    content = bytearray(lzma.compress(tar_of(good_files()), preset=0))
+    header = slice(12, 12 + 4 * content[12] + 4)
+    block = content[header]
+    block[block.index(b"\x21\x01") + 2] = byte
+    block[-4:] = zlib.crc32(block[:-4]).to_bytes(4, "little")
+    content[header] = block
+    return bytes(content)
+
+
+def gzip_named(name: bytes, flags: int = 8) -> bytes:
+    """A good bundle in gzip, with a name or a comment in its header."""
+    plain = tgz()
+    return plain[:3] + bytes([flags]) + plain[4:10] + name + plain[10:]
+
+
+def sparse_above() -> bytes:
+    """A sparse member whose name is in its sparse records."""
+    content = b"0\n".ljust(BLOCK, b"\0")
+    return sparse_pax(major="1", minor="0", name="../a.json", realsize="0") + member("a.json", content)
+
+
 # ---- archives ---------------------------------------------------------------------------------------------------
 
 OUTSIDE = "points outside the bundle"
@@ -319,6 +342,23 @@ FORMS = [
     Hostile("gzip cut short", lambda: tgz()[:-20], DAMAGED),
     Hostile("rubbish after the gzip", lambda: tgz() + b"rubbish", DAMAGED),
     Hostile("nothing", lambda: b"", "is empty"),
+    Hostile("pax name of a sparse file above", lambda: tgz(sparse_above()), OUTSIDE),
+    Hostile("pax header with 10^4 records", lambda: tgz(pax({f"k{n}": "v" for n in range(10_000)})), "name takes"),
+    Hostile(
+        "global pax size below zero",
+        lambda: first(pax({"size": "-1"}, b"g"), member("a.json", b"x")),
+        "a",
+        may_open=True,
+    ),
+    Hostile("base-256 size of 2^80", lambda: tgz(header(b"a.json", b"\x80" + b"\xff" * 11)), CAP),
+    Hostile(
+        "Solaris header with a parent", lambda: tgz(pax({"path": "../a.json"}, b"X"), member("a.json", b"x")), OUTSIDE
+    ),
+    Hostile("gzip with a name of 1 MiB", lambda: gzip_named(b"n" * (1 << 20) + b"\0"), "a", may_open=True),
+    Hostile("gzip with a name that does not end", lambda: gzip_named(b"")[:10] + b"n" * 70_000, DAMAGED),
+    Hostile("gzip with reserved flags", lambda: gzip_named(b"", 0xE0), "a", may_open=True),
+    Hostile("a second bundle in a second gzip stream", lambda: tgz() + tgz(files={"../a.json": b"x"}), None),
+    Hostile("xz that asks for 4 GiB of memory", lambda: xz_of_dictionary(40), "takes more than 128 MiB to read"),
     Hostile("the same member twice", lambda: tgz(member("deploy.yaml", deploy())), TWICE),
     Hostile("the same member by another way", lambda: tgz(member("./deploy.yaml", deploy())), TWICE),
     Hostile(
@@ -416,6 +456,17 @@ TEXTS = [
     yaml_of("10^5 levels of blocks", "- " * 100_000, NO_YAML),
     yaml_of("too long", "Deploy: {}\n" + "#" * (1 << 20), "is larger than"),
     yaml_of("no text", b"\xff\xfe\x00\x01\x80", "cannot be read as UTF-16"),
+    yaml_of("Latin-1", "Deploy: {output_op: größe}".encode("latin-1"), "byte 0xf6 in line 1"),
+    yaml_of("UTF-16 without a mark", "Deploy: {}".encode("utf-16-le"), "holds NUL bytes"),
+    yaml_of("an octal number", "Deploy: {input_shape: [1, 3, 012, 012]}", "is 10 in YAML 1.1"),
+    yaml_of("a number of base 60, small", "Deploy: {input_shape: [1, 3, 1:30, 64]}", "is 90 in YAML 1.1"),
+    yaml_of("no for a text", "Deploy: {output_op: no}", r"output_op: .*but it is False"),
+    yaml_of("a date for a text", "Deploy: {model: 2001-01-01}", r"deploy\.yaml: model:"),
+    yaml_of("a set of a number without end", "Deploy: {model: !!set {0x" + "f" * 9_000 + "}}", "bits"),
+    yaml_of("a line of 200 KiB", "Deploy: {output_op: " + "x" * 200_000 + "}", "at most 1000 characters"),
+    yaml_of("10^4 transforms", "Deploy: {transforms: [" + "{type: Normalize}," * 10_000 + "]}", "10000 entries"),
+    deploy_of("a shape of 10^9", r"deploy\.yaml: input_shape", input_shape=[1, 3, 10**9, 10**9]),
+    deploy_of("a shape of no axes", r"deploy\.yaml: input_shape", input_shape=[]),
     yaml_of("NUL", b"Deploy: {}\n\0", NO_YAML),
     yaml_of("nothing", "", "must be a mapping"),
     yaml_of("a list", "[Deploy]", "must be a mapping"),
@@ -458,5 +509,10 @@ TEXTS = [
     meta_of("a number for the name", '{"name": 1}', r"meta\.json: name"),
     meta_of("too long", '{"name": "' + "a" * (5 << 20) + '"}', "is larger than"),
     meta_of("no text", b"\x80abc", "cannot be read as UTF-8"),
+    meta_of("half a character in a name", '{"classes": [{"name": "\\ud800"}]}', r"meta\.json: classes\.0\.name"),
+    meta_of("half a character in an id", '{"classes": [{"id": "\\udfff"}]}', r"meta\.json: classes\.0\.id"),
+    meta_of("an id of 10^6 characters", '{"classes": [{"id": "' + "u" * 1_000_000 + '"}]}', "at most 1000 characters"),
+    meta_of("UTF-16 cut short", '{"name": "a"}'.encode("utf-16")[:-1], "cannot be read as UTF-16"),
+    meta_of("Latin-1", '{"name": "größe"}'.encode("latin-1"), "byte 0xf6 in line 1"),
     meta_of("cut short", '{"name": "a', r"meta\.json is no valid JSON"),
 ]

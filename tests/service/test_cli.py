@@ -598,6 +598,8 @@ def test_inspect_warns_of_what_will_bite(tmp_path: Path) -> None:
     found = warnings_of(bundle_folder(tmp_path / "3", classes=same))
     assert "colour [1, 2, 3] is used by sand, rock" in found
     assert "no def_color for other" in found
+    twice = [{"name": "sand", "id": "urn:1"}, {"name": "sand", "id": "urn:2"}]
+    assert "several classes have the same name (sand)" in warnings_of(bundle_folder(tmp_path / "5", classes=twice))
     assert "RandomHorizontalFlip" in warnings_of(
         bundle_folder(tmp_path / "4", transforms=[{"type": "RandomHorizontalFlip"}])
     )

@@ -86,6 +86,14 @@ def test_a_precision_is_not_replaced_unasked(converted: tuple[Path, Any], cache:
     assert new.read_bytes() == bundle.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.zip"])
+def test_an_archive_is_not_called_otherwise(name: str, small_network: Path, cache: Path, tmp_path: Path) -> None:
+    status, _, stderr = run("convert", small_network, "--out", tmp_path / name, "--cache-dir", cache)
+    assert status == ExitStatus.WRONG_REQUEST
+    assert "is written as a gzipped tar" in stderr and "such as model.tgz" in stderr
+    assert not (tmp_path / name).exists()
+
+
 def test_int8_lies_beside_fp32(converted: tuple[Path, Any], pictures: Path, cache: Path, tmp_path: Path) -> None:
     bundle, plain = converted
     out = tmp_path / "int8.tgz"
