@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RuntimeUnavailableError
+from engine.files import scratch_folder
 from engine.mask_file import MaskFile
-from engine.text import legible
+from engine.text import is_utf8, legible
 from engine.tiled import Tile
 from engine.tiling import Window
 
@@ -216,14 +217,34 @@ def open_geotiff(path: Path, bands: Sequence[int] | None = None, *, tile_height:
 
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
-    try:
-        _ignore_known_warnings()
-        # No other driver: a file that calls itself a TIFF must not make GDAL open something else.
-        dataset = rasterio.open(path.absolute(), driver="GTiff")
-    except RasterioError as error:
-        raise ImageError(f"{path}: cannot be read as a GeoTIFF ({error}): copy or export it again") from error
-    with dataset, rasterio.Env(GDAL_CACHEMAX=_cache_mib(dataset, tile_height)):
-        yield GeoTiff(path, dataset, _chosen_bands(path, dataset, bands))
+    with _named_in_utf8(path) as name:
+        try:
+            _ignore_known_warnings()
+            # No other driver: a file that calls itself a TIFF must not make GDAL open something else.
+            dataset = rasterio.open(name, driver="GTiff")
+        except RasterioError as error:
+            raise ImageError(f"{path}: cannot be read as a GeoTIFF ({error}): copy or export it again") from error
+        with dataset, rasterio.Env(GDAL_CACHEMAX=_cache_mib(dataset, tile_height)):
+            yield GeoTiff(path, dataset, _chosen_bands(path, dataset, bands))
+
+
+@contextmanager
+def _named_in_utf8(path: Path) -> Generator[Path]:
+    """Name a file so that GDAL takes it, which knows names in UTF-8 only."""
+    absolute = path.absolute()
+    if is_utf8(str(absolute)):
+        yield absolute
+        return
+    with scratch_folder("raster") as folder:
+        if is_utf8(path.name):
+            # The file may be still to be written.
+            folder = folder / "here"
+            folder.symlink_to(absolute.parent)
+            yield folder / path.name
+        else:
+            link = folder / "raster.tif"
+            link.symlink_to(absolute)
+            yield link
 
 
 def _ignore_known_warnings() -> None:
@@ -483,10 +504,14 @@ def write_geotiff(
     described = mask.path.with_suffix(".vrt")
     described.write_text(_description(mask, georeference, labels, tags), encoding="utf-8")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
+        with (
+            _named_in_utf8(described) as source,
+            _named_in_utf8(path) as target,
+            rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB),
+        ):
             copy(
-                str(described.absolute()),
-                str(path.absolute()),
+                str(source),
+                str(target),
                 driver="COG",
                 COMPRESS="DEFLATE",
                 BLOCKSIZE=str(_BLOCK_PX),
@@ -559,7 +584,11 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
     from rasterio import features
 
     _ignore_known_warnings()
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB), rasterio.open(path) as dataset:
+    with (
+        _named_in_utf8(path) as name,
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB),
+        rasterio.open(name) as dataset,
+    ):
         for band in range(1, dataset.count + 1):
             traced = features.shapes(rasterio.band(dataset, band), connectivity=4, transform=dataset.transform)
             for geometry, value in traced:
