@@ -248,10 +248,10 @@ class ReportWriter:
         Raises:
             Exception: what was wrong with one of its images, such as no room for it on the disk.
         """
-        if not self._rows:
-            return
         if self._failure is not None:
             raise self._failure
+        if not self._rows:
+            return
         segmented = [row for row in self._rows if row.reason is None]
         totals = class_totals([row.shares for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)

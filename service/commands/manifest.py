@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.text import legible
-from service.commands.terminal import errors_end_the_command
+from service.commands.terminal import errors_end_the_command, tell
 from service.manifest import image_uris, manifest_bytes
 from service.request import require_writable_file
 from service.results import write_atomically
@@ -21,4 +21,4 @@ def manifest(
         uris = image_uris(images)
         require_writable_file(out)
         write_atomically(out, manifest_bytes(uris))
-    typer.echo(f"{len(uris)} images -> {legible(str(out))}")
+    tell(f"{len(uris)} images -> {legible(str(out))}")

@@ -24,6 +24,7 @@ from service.commands.terminal import (
     print_json,
     say,
     shown,
+    tell,
 )
 from service.commands.tile_options import (
     BandsOption,
@@ -308,7 +309,7 @@ def _tell(record: Mapping[str, Any]) -> None:
         return
     covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
-    typer.echo(f"{legible(named)}{where}: {covers}")
+    tell(f"{legible(named)}{where}: {covers}")
 
 
 @contextmanager
