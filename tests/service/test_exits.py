@@ -5,6 +5,7 @@ Also what lies around a run: who reads its output, where it goes, and a user wit
 
 import base64
 import csv
+import html
 import io
 import json
 import os
@@ -156,7 +157,9 @@ def test_maps_and_polygons(vectors: str, suffix: str, hostile: Path, pictures: P
     outcome = pseg("predict", hostile, raster, "--tile", "--vectors", vectors, "--out", out)
     assert outcome.status == ExitStatus.DONE, outcome.stderr
     with (out / raster.name).open("rb") as file, tifffile.TiffFile(file) as written:
-        told = {each.get("name"): each.text or "" for each in ElementTree.fromstring(str(written.gdal_metadata))}
+        # GDAL escapes texts twice.
+        items = ElementTree.fromstring(str(written.gdal_metadata))  # noqa: S314
+    told = {each.get("name"): html.unescape(each.text or "") for each in items}
     assert [told[f"CLASS_{index}"] for index in range(3)] == list(SHOWN)
     require_harmless("".join(told.values()))
     content = (out / f"{raster.stem}{suffix}").read_bytes()
