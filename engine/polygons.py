@@ -23,6 +23,9 @@ from engine.text import legible
 DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
 
+_RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")
+"""Beginnings of tables that are a GeoPackage's own."""
+
 Rings = Sequence[NDArray[np.float64]]
 _POLYGON: Final = 3
 _DIGITS: Final = 7
@@ -85,7 +88,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
             database.close()
     except sqlite3.Error as error:
         raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
-    others = [name for name in layers if name != legible(layer)]
+    others = [name for name in layers if name != _layer_name(layer)]
     if others:
         raise OptionError(
             f"{path} holds other layers ({', '.join(others)}), which would be lost: name another file for the polygons"
@@ -161,7 +164,7 @@ def write_polygons(
                 geometry,
                 list(fields.values()),
                 list(fields),
-                layer=legible(layer),
+                layer=_layer_name(layer),
                 driver=driver,
                 geometry_type="Polygon",
                 crs=crs_wkt,
@@ -187,6 +190,11 @@ def ring_area(ring: NDArray[np.float64]) -> float:
     # From the first point on, so that coordinates of millions do not swallow the digits of small areas.
     x, y = (ring - ring[0]).T
     return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))) / 2
+
+
+def _layer_name(name: str) -> str:
+    shown = legible(name)
+    return f"layer {shown}" if shown.lower().startswith(_RESERVED_LAYERS) else shown
 
 
 def _label(labels: Sequence[ClassLabel], index: int) -> ClassLabel:

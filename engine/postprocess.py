@@ -325,7 +325,8 @@ def _require_probabilities(planes: Planes) -> None:
     if lowest < -_PROBABILITY_TOLERANCE or highest > 1 + _PROBABILITY_TOLERANCE:
         raise InferenceError(
             f"the network's plane of probabilities has values from {lowest:.4g} to {highest:.4g}, which looks like "
-            "logits; a probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as multilabel"
+            "logits; a probability map lies within 0–1: export the model with a sigmoid, or mark the bundle as "
+            "multilabel"
         )
 
 

@@ -85,6 +85,18 @@ def _cut(text: str, shown: str, most: int) -> str:
     return shown[: most - len(tail)] + tail
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text, or whether it holds lone surrogates, such as those for bytes of a name.
+
+    Args:
+        text: any.
+
+    Returns:
+        Whether it can be encoded.
+    """
+    return _SURROGATES.search(text) is None
+
+
 def original(shown: str) -> str:
     r"""Read what `legible` wrote, unless it was cut.
 
@@ -177,7 +189,8 @@ def csv_cell(text: str) -> str:
 
     A cell that would begin with a sign of formulas, or with an apostrophe, gets an apostrophe in front; a semicolon in
     front of such a sign, at which some programs begin another cell, is `%3B`. Who reads the table takes one apostrophe
-    away, and then `original`. What is longer than spreadsheets take is cut. Numbers are no text: a latitude begins with a minus.
+    away, and then `original`. What is longer than spreadsheets take is cut. Numbers are no text: a latitude begins with
+    a minus.
 
     >>> csv_cell("=1+1"), csv_cell("'quoted'"), csv_cell("a;@b"), csv_cell("sea-grass")
     ("'=1+1", "''quoted'", 'a%3B@b', 'sea-grass')
@@ -214,7 +227,7 @@ def json_text(record: object, *, ascii_only: bool = False, indent: int | None = 
         The text, without a line break at its end.
     """
     text = json.dumps(record, ensure_ascii=False, indent=indent)
-    encodable = _encodable(record) if _SURROGATES.search(text) else record
+    encodable = record if is_utf8(text) else _encodable(record)
     if encodable is not record or ascii_only:
         text = json.dumps(encodable, ensure_ascii=ascii_only, indent=indent)
     return text if text.isprintable() else "".join(map(_json_escaped, text))
@@ -227,12 +240,12 @@ def _json_escaped(letter: str) -> str:
 
 def _encodable(value: object) -> object:
     if isinstance(value, str):
-        return legible(value) if _SURROGATES.search(value) else value
+        return value if is_utf8(value) else legible(value)
     if isinstance(value, Mapping):
         written: dict[object, object] = {}
         for name, each in cast("Mapping[object, object]", value).items():
             written[_encodable(name)] = _encodable(each)
-            if isinstance(each, str) and _SURROGATES.search(each) and _is_of_bytes_only(each):
+            if isinstance(each, str) and not is_utf8(each) and _is_of_bytes_only(each):
                 written[f"{name}_base64"] = base64.b64encode(each.encode(errors="surrogateescape")).decode()
         return written
     if isinstance(value, list | tuple):

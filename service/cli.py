@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer import core
 
-from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages
+from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages, tell
 from service.logs import legible_trace, make_records_legible
 
 _COMMANDS = (
@@ -72,7 +72,7 @@ def _tell_version(wanted: bool) -> None:
     if wanted:
         from service.version import banner
 
-        typer.echo(banner())
+        tell(banner())
         raise typer.Exit
 
 

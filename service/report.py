@@ -248,10 +248,10 @@ class ReportWriter:
         Raises:
             Exception: what was wrong with one of its images, such as no room for it on the disk.
         """
-        if not self._rows:
-            return
         if self._failure is not None:
             raise self._failure
+        if not self._rows:
+            return
         segmented = [row for row in self._rows if row.reason is None]
         totals = class_totals([row.shares for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
@@ -385,20 +385,20 @@ def _pictures(image: SourceImage, prediction: Prediction, side: int) -> tuple[Im
     return Image.fromarray(photograph), Image.fromarray(overlay(photograph, mask, palette, opacity=1))
 
 
-def _jpeg(photograph: Image.Image) -> str:
+def _jpeg(photograph: Image.Image) -> Markup:
     file = io.BytesIO()
     photograph.save(file, "JPEG", quality=_PHOTOGRAPH_QUALITY)
     return _data_uri("image/jpeg", file)
 
 
-def _lossless_webp(mask: Image.Image) -> str:
+def _lossless_webp(mask: Image.Image) -> Markup:
     file = io.BytesIO()
     mask.save(file, "WEBP", lossless=True, method=0)  # half of a palette PNG
     return _data_uri("image/webp", file)
 
 
-def _data_uri(media_type: str, file: io.BytesIO) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _data_uri(media_type: str, file: io.BytesIO) -> Markup:
+    return Markup(f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}")  # noqa: S704 (our own)
 
 
 def _split(shares: Sequence[float], most: int) -> tuple[list[int], list[int]]:

@@ -23,6 +23,7 @@ from service.commands.terminal import (
     errors_end_the_command,
     messages,
     print_json,
+    tell,
 )
 from service.request import THE_BUNDLE, require_apart, require_writable_file, written_by
 from service.session import caches_at
@@ -141,15 +142,15 @@ def _parity_record(report: ParityReport) -> dict[str, object]:
 def _tell(record: dict[str, object], conversion: Conversion) -> None:
     certificate = conversion.certificate
     size_mb = conversion.model.path.stat().st_size / 1e6
-    typer.echo(
+    tell(
         f"{legible(str(record['bundle']))}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, "
         f"opset {certificate.opset}, {record['seconds']} s"
     )
     report = certificate.report
-    typer.echo(
+    tell(
         f"against {report.reference.provider} on {report.images} {certificate.compared_on} pictures: "
         f"{report.mismatched_ppm:.1f} mismatched pixels per million, smallest class IoU {report.min_class_iou:.4f}, "
         f"cover off by at most {report.max_cover_error:.4f}"
     )
     if certificate.excluded_nodes:
-        typer.echo(f"left in floating point: {len(certificate.excluded_nodes)} nodes")
+        tell(f"left in floating point: {len(certificate.excluded_nodes)} nodes")

@@ -10,7 +10,7 @@ from converters.cv_config import CvConfig, read_cv_config
 from converters.paddleseg_config import export_config
 from engine import OptionError
 from engine.text import legible
-from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json
+from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, tell
 from service.request import require_apart, require_writable, written_by
 
 _FREE = -1
@@ -63,7 +63,7 @@ def export(
     if json_output:
         print_json({"bundle": str(out), "side_file": str(side_file)})
     else:
-        typer.echo(legible(f"{out}: written, and run once; {side_file} describes it"))
+        tell(legible(f"{out}: written, and run once; {side_file} describes it"))
 
 
 def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...]:

@@ -9,7 +9,15 @@ from converters.bundle_files import side_file_of
 from converters.cv_config import read_cv_config
 from converters.published import import_published
 from engine.text import legible
-from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, shown
+from service.commands.terminal import (
+    CvConfigOption,
+    JsonOption,
+    errors_end_the_command,
+    messages,
+    print_json,
+    shown,
+    tell,
+)
 from service.request import require_apart, require_writable, written_by
 
 
@@ -35,7 +43,7 @@ def import_(
         print_json({"bundle": str(out), "name": imported.name, "classes": names, "side_file": str(imported.side_file)})
         return
     named = ", ".join(shown(each.name) for each in imported.classes) or "not named: add them with --cv-config"
-    typer.echo(
+    tell(
         f"{legible(str(out))}: {shown(imported.name)}, written, and run once; classes: {named}; "
         f"{legible(str(imported.side_file))} describes it"
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from engine.text import legible
-from service.commands.terminal import errors_end_the_command
+from service.commands.terminal import errors_end_the_command, tell
 from service.manifest import image_uris, manifest_bytes
 from service.request import require_apart, require_writable_file, written_by
 from service.results import write_atomically
@@ -24,4 +24,4 @@ def manifest(
         require_apart(written_by({"--out": out}), {"one of the images": images_here})
         require_writable_file(out)
         write_atomically(out, manifest_bytes(uris))
-    typer.echo(f"{len(uris)} images -> {legible(str(out))}")
+    tell(f"{len(uris)} images -> {legible(str(out))}")

@@ -25,6 +25,7 @@ from service.commands.terminal import (
     print_json,
     say,
     shown,
+    tell,
 )
 from service.commands.tile_options import (
     BandsOption,
@@ -340,7 +341,7 @@ def _tell(record: Mapping[str, Any]) -> None:
         say(f"{named} {note}")
     covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
-    typer.echo(f"{legible(named)}{where}: {covers}")
+    tell(f"{legible(named)}{where}: {covers}")
 
 
 @contextmanager

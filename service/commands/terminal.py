@@ -153,6 +153,17 @@ def say(message: str, style: str = "") -> None:
     messages().print(legible(message, _MESSAGE_LENGTH), style=style, soft_wrap=True)
 
 
+def tell(line: str) -> None:
+    """Print a line on stdout.
+
+    Args:
+        line: legible in all its parts: `shown` for names, `engine.text.legible` for files.
+    """
+    # typer's own way goes around a stream of ASCII, and writes UTF-8.
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def shown(name: str) -> str:
     """Make a name fit for a line or a cell.
 
@@ -337,8 +348,8 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
         place: where the results lie.
     """
     counts = summary["images"]
-    typer.echo(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
+    tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:
-        typer.echo(f"  {shown(each['name'])} {each['cover']:.1%}")
+        tell(f"  {shown(each['name'])} {each['cover']:.1%}")
     for each in summary["failures"]:
         say(f"failed: {each['image']}: {each['reason']}", "red")

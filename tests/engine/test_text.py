@@ -29,7 +29,7 @@ ORDINARY = (
     "海草 模型",
     "海草\N{IDEOGRAPHIC SPACE}模型",
     "морская трава",
-    "صورة ١",
+    "صورة ب",
     "می\N{ZERO WIDTH NON-JOINER}خواهم",
     "क्\N{ZERO WIDTH JOINER}ष",
     "ห้องน้ำ",
@@ -108,8 +108,8 @@ def test_the_length_is_bounded_and_long_texts_are_told_apart(text: str, most: in
 
 @given(ANY_TEXT)
 @example("\t=1+1")
-@example(" ＝1+1")
-@example("a; ＠SUM(1)")
+@example(" \uff1d1+1")
+@example("a; \uff20SUM(1)")
 def test_no_cell_begins_with_a_formula_and_every_cell_can_be_read_back(text: str) -> None:
     cell = csv_cell(text)
     for part in cell.split(";"):

@@ -1,5 +1,6 @@
 """Every broken image is a correct mask or a failed result that names it, the whole way through the front doors."""
 
+import base64
 import csv
 import io
 import json
@@ -10,7 +11,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -41,6 +43,17 @@ class Run:
     peak_bytes: int
 
 
+def real_names(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the bytes of names that are no UTF-8 in place of what is shown for them."""
+    real = dict(record)
+    for name, value in record.items():
+        if isinstance(value, dict):
+            real[name] = real_names(cast("dict[str, Any]", value))
+        if f"{name}_base64" in record:
+            real[name] = os.fsdecode(base64.b64decode(record[f"{name}_base64"]))
+    return real
+
+
 def predicted(bundle: Path, folder: Path, *images: str, out: Path) -> Run:
     """`pseg predict` in a process of its own, from inside of the images' folder."""
     table = out.with_suffix(".csv")
@@ -56,9 +69,12 @@ def predicted(bundle: Path, folder: Path, *images: str, out: Path) -> Run:
         stderr.seek(0)
         lines, messages = stdout.read().splitlines(), stderr.read().decode(errors="surrogateescape")
     assert "Traceback" not in messages, messages
-    records = [json.loads(line) for line in lines]
-    text = table.read_bytes().decode(errors="surrogateescape") if table.exists() else ""
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    records = [real_names(json.loads(line)) for line in lines]
+    text = table.read_bytes().decode() if table.exists() else ""
+    rows = [
+        {column: os.fsdecode(unquote_to_bytes(cell.removeprefix("'"))) for column, cell in row.items()}
+        for row in csv.DictReader(io.StringIO(text, newline=""))
+    ]
     return Run(
         process.returncode,
         {record["image"]: record for record in records},

@@ -141,7 +141,7 @@ def test_no_room_for_the_table_or_the_report_costs_no_mask(
         disk.fill()
         out = tmp_path / name
         outcome = pseg("predict", bundle, images, "--out", out, option, disk.folder / name)
-        require_told(outcome, ExitStatus.WRONG_REQUEST, "No space left on device", name)
+        require_told(outcome, ExitStatus.INCOMPLETE, "No space left on device", name)
         assert len(list(out.glob("*.png"))) == 6
         assert disk.files() == []
         tally("disk full")

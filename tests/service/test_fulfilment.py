@@ -1,9 +1,11 @@
 """How an order is done: what is read ahead and what is not, what is told of failures, how it ends."""
 
 import io
+import json
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,6 +19,7 @@ from service.fulfilment import ExitStatus, FetchError, Item, Outcome, SupplyErro
 from service.publishing import SUMMARY_SCHEMA, Aspect, Product, SourceName, StorageError
 from service.request import ServiceRequest, build_service_request
 from service.session import caches_at, open_session
+from tests.service.bundles import bundle_folder
 
 
 @dataclass(slots=True)
@@ -29,11 +32,13 @@ class Shelf:
     order: str = "urn:ivcap:order:1"
     products: dict[str, bytes] = field(default_factory=dict[str, bytes])
     aspects: list[Aspect] = field(default_factory=list[Aspect])
+    stored_aspects: list[Aspect] = field(default_factory=list[Aspect])
 
     def store(self, product: Product) -> str:
         self._refuse(product.name)
         self.history.append(f"store {product.name}")
         self.products[product.name] = product.content
+        self.stored_aspects += product.aspects
         self.when_stored(product.name)
         return f"urn:ivcap:artifact:{product.name}"
 
@@ -209,6 +214,43 @@ def test_the_report_shows_what_was_done_and_what_was_not(scene: Scene) -> None:
     assert "0.png" in page
     assert "is not a JPEG" in page
     assert outcome.products["report"] == "urn:ivcap:artifact:report.html"
+
+
+def test_no_name_from_outside_costs_the_order_anything(scene: Scene, tmp_path: Path) -> None:
+    names = ["a\ud800b", "\x1b[31m\u202e", "</script>"]
+    scene.bundle = bundle_folder(tmp_path / "hostile", classes=[{"name": name} for name in names])
+    pictures = [
+        replace(picture, path=picture.path.rename(tmp_path / os.fsdecode(name)))
+        for picture, name in zip(scene.pictures(2), (b"\xff\n.png", b"=1+1.png"), strict=True)
+    ]
+    outcome, shelf = scene.do(Pictures(pictures, scene.history), report=True)
+    assert outcome.exit_status is ExitStatus.DONE, outcome.problems
+    assert set(shelf.products) == {"%FF_.pseudo.png", "=1+1.pseudo.png", "cover.csv", "report.html"}
+    shown = ["a%u{D800}b", "%1B[31m%E2%80%AE", "</script>"]
+    for aspect in [*shelf.aspects, *shelf.stored_aspects]:
+        # As the platforms' libraries send it.
+        json.dumps(aspect, ensure_ascii=False).encode()
+        assert [each["name"] for each in aspect.get("cover", [])] in ([], shown)
+    assert len(shelf.stored_aspects) == 2
+
+
+@pytest.mark.parametrize("broken", ["to_csv", "report"])
+def test_a_product_that_cannot_be_made_takes_no_other(
+    scene: Scene, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise ValueError("no such letter")
+
+    target = "service.results.CoverTable.to_csv" if broken == "to_csv" else "service.report._lossless_webp"
+    monkeypatch.setattr(target, fail)
+    outcome, shelf = scene.do(Pictures(scene.pictures(2), scene.history), report=True)
+    assert outcome.exit_status is ExitStatus.INCOMPLETE
+    assert len(outcome.published) == 2
+    (problem,) = outcome.problems
+    assert problem == f"the {'cover' if broken == 'to_csv' else 'report'}: ValueError: no such letter"
+    assert ("cover.csv" in shelf.products, "report.html" in shelf.products) == (broken != "to_csv", broken == "to_csv")
+    assert outcome.products["collection"]
+    assert shelf.summary["problems"] == outcome.problems
 
 
 def test_a_supply_that_breaks_off_keeps_what_is_done(scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """Logs as JSON lines; orders and jobs are tested with them in test_order and test_job."""
 
+import base64
 import json
 import logging
 import subprocess
@@ -28,7 +29,8 @@ def test_a_record_is_one_line_whatever_it_holds() -> None:
     line = JsonLine().format(record)
     assert line.isascii()
     assert "\n" not in line
-    assert json.loads(line)["message"] == "one\nfoto \udcff ф"
+    assert json.loads(line)["message"] == "one%0Afoto %FF ф"
+    assert base64.b64decode(json.loads(line)["message_base64"]) == b"one\nfoto \xff \xd1\x84"
 
 
 def test_all_that_a_process_says_on_stdout_is_json() -> None:

@@ -64,6 +64,7 @@ HOSTILE = (
     "{{ 7 * 7 }} {% raw %} ${7 * 7}",
     "two\nlines & 'quotes' — 藻 🐟 \u202eesrever",
 )
+SHOWN = (*HOSTILE[:-1], "two%0Alines & 'quotes' — 藻 🐟 %E2%80%AEesrever")
 
 
 @pytest.fixture(scope="session")
@@ -384,12 +385,11 @@ def test_a_strangers_text_stays_text(page: Page, tmp_path: Path) -> None:
     page.open(path)
     assert page.run("return window.hacked") is None
     assert page.driver.title == HOSTILE[2]
-    assert page.cards() == list(HOSTILE)
-    assert page.table() == [*(text for text in HOSTILE for _ in range(2)), "dive\N{REPLACEMENT CHARACTER}␇.jpg"]
-    assert page.texts(".failures td")[:-1] == list(HOSTILE)
-    assert page.texts("#image-1 .class") == list(HOSTILE)
-    assert page.texts(".provenance dt")[: len(HOSTILE)] == list(HOSTILE)
-    assert "\n" in page.all("#cards h3")[-1].text
+    assert page.cards() == list(SHOWN)
+    assert page.table() == [*(text for text in SHOWN for _ in range(2)), "dive%FF%07.jpg"]
+    assert page.texts(".failures td")[:-1] == list(SHOWN)
+    assert page.texts("#image-1 .class") == list(SHOWN)
+    assert page.texts(".provenance dt")[: len(HOSTILE)] == list(SHOWN)
     assert len(page.all("script")) == 1
     assert len(page.all("img")) == 2 * len(HOSTILE)
     assert page.run("return arguments[0].title", page.one("#image-1 .class")) == HOSTILE[0]
