@@ -12,18 +12,20 @@ is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the cre
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
+from service.records import MOST_IMAGES
 from service.results import write_atomically
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _STORES = ("s3", "gs")
 _WEB = ("http", "https")
+_MOST_TABLE_BYTES = 1 << 32
 _URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
 
 
@@ -289,6 +291,27 @@ def _arrow(kind: str) -> Any:  # noqa: ANN401
     return pa.list_(pa.struct(fields))
 
 
+def _bounded_rows(name: str, file: Any, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """The rows of a Parquet file, which may repeat one long text a million times and be small."""
+    metadata = file.metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+    if metadata.num_rows > MOST_IMAGES or longest > _MOST_TABLE_BYTES:
+        raise OptionError(
+            f"{name}: has {metadata.num_rows} rows and {longest} bytes in a column: a collection has at most "
+            f"{MOST_IMAGES} images: cut it into several"
+        )
+    # No cell is longer than its column is before it is unfolded.
+    rows_at_once = max(1, min(1024, _MOST_TABLE_BYTES // (longest + 1)))
+    left = _MOST_TABLE_BYTES
+    for batch in file.iter_batches(batch_size=rows_at_once, columns=None if columns is None else list(columns)):
+        left -= batch.nbytes
+        if left < 0:
+            raise OptionError(f"{name}: unfolds to more than {_MOST_TABLE_BYTES} bytes: make it with `pseg manifest`")
+        yield from batch.to_pylist()
+
+
 def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Read a Parquet file.
 
@@ -301,7 +324,7 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
 
     Raises:
         StoreError: it cannot be read.
-        OptionError: it is no Parquet file, or it lacks a column.
+        OptionError: it is no Parquet file, lacks a column, or holds more than any collection.
     """
     content = read_bytes(name)
     import pyarrow as pa
@@ -313,6 +336,6 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
         if lacking:
             there = ", ".join(file.schema_arrow.names) or "none"
             raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
-        return file.read(columns=None if columns is None else list(columns)).to_pylist()
+        return list(_bounded_rows(name, file, columns))
     except (pa.ArrowException, OSError) as error:
         raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error
