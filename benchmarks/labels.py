@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, OptionError
+from engine.files import open_regular
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""
@@ -115,14 +118,22 @@ def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] 
     Raises:
         ImageError: The file cannot be read, holds colours instead of indices, or is of another size than the image.
     """
-    labels = _mapped(_indices(path), values or {})
-    height, width = labels.shape
-    if (width, height) != size:
-        raise ImageError(
-            f"{path}: the mask is {width}x{height} pixels, its upright image {size[0]}x{size[1]}: "
-            "label the image at its own size"
-        )
-    return labels
+    try:
+        with (
+            open(path, "rb", opener=partial(open_regular, follow=True)) as file,
+            Image.open(file, formats=["PNG"]) as image,
+        ):
+            # Before it is decoded: a small file may declare any size.
+            if image.size != size:
+                raise ImageError(
+                    f"{path}: the mask is {image.width}x{image.height} pixels, its upright image {size[0]}x{size[1]}: "
+                    "label the image at its own size"
+                )
+            return _mapped(_indices(path, file, image), values or {})
+    except UnidentifiedImageError as cause:
+        raise ImageError(f"{path}: is not a PNG file: save the class indices as palette or grey PNG") from cause
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        raise ImageError(f"{path}: cannot be read ({cause}): check the file") from cause
 
 
 def require_known_classes(labels: Labels, class_count: int, *, where: str) -> None:
@@ -153,20 +164,12 @@ def _mapped(labels: Labels, values: Mapping[int, int]) -> Labels:
     return classes[labels]
 
 
-def _indices(path: Path) -> Labels:
-    try:
-        with path.open("rb") as file, Image.open(file, formats=["PNG"]) as image:
-            if image.mode not in _INDEX_MODES:
-                raise ImageError(
-                    f"{path}: mode {image.mode} holds colours, not class indices: save it as palette or grey PNG"
-                )
-            labels: Labels = np.asarray(image).astype(np.uint16 if image.mode == "I;16" else np.uint8)
-            file.seek(0)
-            return labels // _grey_step(file.read(_COLOR_TYPE_AT + 1))
-    except UnidentifiedImageError as cause:
-        raise ImageError(f"{path}: is not a PNG file: save the class indices as palette or grey PNG") from cause
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
-        raise ImageError(f"{path}: cannot be read ({cause}): check the file") from cause
+def _indices(path: Path, file: BinaryIO, image: Image.Image) -> Labels:
+    if image.mode not in _INDEX_MODES:
+        raise ImageError(f"{path}: mode {image.mode} holds colours, not class indices: save it as palette or grey PNG")
+    labels: Labels = np.asarray(image).astype(np.uint16 if image.mode == "I;16" else np.uint8)
+    file.seek(0)
+    return labels // _grey_step(file.read(_COLOR_TYPE_AT + 1))
 
 
 def _grey_step(header: bytes) -> int:

@@ -31,7 +31,6 @@ MODEL_SCHEMA = "urn:ibenthos:schema:paddle.seg.model.1"
 ARTIFACT_PLACEHOLDER = "@@ARTIFACT@@"
 """Stands in the side file for the URN that the archive gets when it is uploaded."""
 
-_PUBLIC_FILE, _PUBLIC_FOLDER = 0o644, 0o755
 _PICTURE_SIDE = 256
 _MOST_PICTURE_PIXELS = 1 << 26
 
@@ -212,7 +211,6 @@ def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generat
         if _is_archive(destination):
             pack({path.name: path for path in folder.iterdir()}, destination)
         else:
-            _open_to_all(folder)
             folder.replace(destination)
         if beside is not None:
             beside.replace(side_file_of(destination))
@@ -279,12 +277,4 @@ def _side_file(folder: Path, staging: Path) -> Path:
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     path = staging / META
     path.write_text(json.dumps({**meta, "artifact": ARTIFACT_PLACEHOLDER}, indent=2) + "\n", encoding="utf-8")
-    path.chmod(_PUBLIC_FILE)
     return path
-
-
-def _open_to_all(folder: Path) -> None:
-    """Give a folder made by mkdtemp's rules the usual rights."""
-    folder.chmod(_PUBLIC_FOLDER)
-    for path in folder.iterdir():
-        path.chmod(_PUBLIC_FILE)

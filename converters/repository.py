@@ -7,10 +7,13 @@ After each new entry the cache is brought below its bound: the entries that were
 used within the last hour stays, whatever the bound, since a process may be about to open it.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConversionError
+from engine.files import open_regular, write_atomically
 
 MODEL = "model.onnx"
 DEFAULT_MAX_BYTES = 8 << 30
 KEPT_S = 3600.0
 _MAKING = "making-"
+_LOCK = "lock"
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_REFUSAL_BYTES = 1 << 24
 _ROOM_BYTES = 1 << 20
 
 
@@ -78,8 +85,7 @@ class Repository:
             return entry
         with self._locked(entry):
             if refusal.is_file():
-                message, details = json.loads(refusal.read_text(encoding="utf-8"))
-                raise RefusedError(f"{message} (remembered: remove {refusal.parent} to try it again)", details)
+                raise _refusal_at(refusal)
             if not _used_now(entry):
                 try:
                     _make(entry, make)
@@ -96,7 +102,9 @@ class Repository:
         while True:
             try:
                 entry.parent.mkdir(parents=True, exist_ok=True)
-                lock = _Lock(entry.with_name("lock"), fcntl.LOCK_EX)
+                if entry.parent.is_symlink():
+                    raise OSError(errno.ELOOP, "it is a link, which is not followed", str(entry.parent))
+                lock = _Lock(entry.with_name(_LOCK), fcntl.LOCK_EX, make=True)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -109,33 +117,41 @@ class Repository:
 
     def _remove_abandoned(self) -> None:
         """Remove what killed processes left of entries that nobody asked for again."""
-        for folder in [*self.root.iterdir()]:
+        for folder in self._entries():
             # Others may remove the folder at any moment.
             with suppress(OSError):
                 if any(folder.glob(f"{_MAKING}*")):
-                    with _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    with _Lock(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB):
                         _remove_unfinished(folder)
 
     def _remove_the_oldest(self) -> None:
-        sizes = {folder: _bytes_in(folder) for folder in self.root.iterdir()}
+        sizes = {folder: _bytes_in(folder) for folder in self._entries()}
         total = sum(sizes.values())
         for folder in sorted(sizes, key=_used_s):
             if total <= self.max_bytes or _used_s(folder) > time.time() - self.kept_s:
                 return
             # Whoever holds the lock is at work there: waiting for each other, two processes would wait forever.
-            with suppress(BlockingIOError, FileNotFoundError), _Lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with suppress(OSError), _Lock(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 # The model first: without it the rest is no entry, even if the process dies here.
                 (folder / MODEL).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= sizes[folder]
 
+    def _entries(self) -> list[Path]:
+        """The folders that this cache made: each has a lock of its own, and none is a link."""
+        return [
+            folder
+            for folder in self.root.iterdir()
+            if _KEY.fullmatch(folder.name) and not folder.is_symlink() and (folder / _LOCK).is_file()
+        ]
+
 
 class _Lock:
     """A lock on a file, taken when made."""
 
-    def __init__(self, path: Path, operation: int) -> None:
+    def __init__(self, path: Path, operation: int, *, make: bool = False) -> None:
         self._path = path
-        self._file = path.open("w")
+        self._file = os.fdopen(open_regular(path, os.O_RDWR | (os.O_CREAT if make else 0)), "r+b")
         try:
             fcntl.flock(self._file, operation)
         except BlockingIOError:
@@ -144,7 +160,7 @@ class _Lock:
 
     def still_there(self) -> bool:
         with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat())
         return False
 
     def __enter__(self) -> None:
@@ -157,12 +173,17 @@ class _Lock:
 def _used_now(entry: Path) -> bool:
     """Whether the entry is there; if so, its time of use is noted."""
     try:
+        if not stat.S_ISREG(entry.lstat().st_mode) or entry.parent.is_symlink():
+            return False
+    except OSError:
+        return False
+    try:
         os.utime(entry)
     except FileNotFoundError:
         return False
     except OSError:
         # A cache that can only be read, such as one baked into an image, is still a cache.
-        return entry.is_file()
+        return True
     return True
 
 
@@ -176,14 +197,21 @@ def _used_s(folder: Path) -> float:
 def _bytes_in(folder: Path) -> int:
     # Another process may remove the folder meanwhile.
     with suppress(OSError):
-        return sum(path.stat().st_size for path in folder.iterdir())
+        return sum(path.lstat().st_size for path in folder.iterdir())
     return 0
 
 
 def _write_refusal(path: Path, error: RefusedError) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps([str(error), error.details]), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps([str(error), error.details]).encode())
+
+
+def _refusal_at(path: Path) -> RefusedError:
+    try:
+        with open(path, "rb", opener=open_regular) as file:
+            message, details = json.loads(file.read(_REFUSAL_BYTES))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConversionError(f"{path}: does not say why the model was refused ({error}): remove it") from error
+    return RefusedError(f"{message} (remembered: remove {path.parent} to try it again)", details)
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -91,7 +91,9 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
             raise
 
 
-def open_regular(name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder: int | None = None) -> int:
+def open_regular(
+    name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder: int | None = None, follow: bool = False
+) -> int:
     """Open a regular file, never through a link, and without waiting for whoever is behind a pipe.
 
     Args:
@@ -99,6 +101,7 @@ def open_regular(name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder:
         flags: as for `os.open`.
         mode: rights of a new file, from which the umask takes.
         folder: descriptor of an open folder that `name` is relative to; None: the working directory.
+        follow: whether a link is followed, as for what a user names to be read.
 
     Returns:
         A descriptor.
@@ -107,10 +110,12 @@ def open_regular(name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder:
         OSError: it cannot be opened, is a link, or is no regular file; the error names it.
     """
     try:
-        descriptor = os.open(name, flags | _NO_LINK, mode, dir_fd=folder)
+        descriptor = os.open(name, flags | _NO_LINK & ~(os.O_NOFOLLOW if follow else 0), mode, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP and not follow:
             error.strerror = "it is a link, which is not followed"
+        elif error.errno == errno.ENXIO:  # nobody reads from the pipe, or listens to the socket
+            error.strerror = "it is no regular file"
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

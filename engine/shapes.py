@@ -1,6 +1,5 @@
 """The dynamic shape profile of a bundle: collected from real images once, kept, used by TensorRT afterwards."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from engine.bundle import Bundle
 from engine.errors import OptionError
+from engine.files import write_atomically
 from engine.images import SourceImage
 from engine.opening import open_runtime
 from engine.options import DynamicShapeProfile, PaddleOptions, Shape
@@ -75,9 +75,7 @@ def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
         path: a JSON file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_bytes(_PROFILE.dump_json(profile))
-    partial.replace(path)
+    write_atomically(path, _PROFILE.dump_json(profile))
 
 
 def read_profile(path: Path) -> DynamicShapeProfile | None:

@@ -28,8 +28,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from engine import Device, EngineError, Failed, ImageError, Pipeline, Prediction, Segmented, SourceImage, read_image
+from engine import (
+    Device,
+    EngineError,
+    Failed,
+    ImageError,
+    OptionError,
+    Pipeline,
+    Prediction,
+    Segmented,
+    SourceImage,
+    read_image,
+)
 from engine.archive import unpack
+from service.records import checked_record
 from service.request import PredictRequest
 from service.results import Stems, capture_record, encoded_pictures, result_record, short_stem
 from service.session import caches_at, open_session
@@ -256,17 +268,26 @@ def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The record.
+
+    Raises:
+        OptionError: the row holds something else.
     """
     ok = row["status"] == "ok"
-    return {
+    record = {
         "image": row["uri"],
         "status": row["status"],
         "error": None if ok else {"type": row["error_type"], "message": row["error"]},
         "mask": {"path": row["mask"], "width": row["width"], "height": row["height"]} if ok else None,
         "cover": row["cover"] or [],
-        "provenance": json.loads(row["provenance"]),
-        "timings_ms": json.loads(row["timings_ms"]),
     }
+    try:
+        more = {name: json.loads(row[name]) for name in ("provenance", "timings_ms")}
+        return checked_record({**record, **more})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise OptionError(
+            f"{row['uri']}: its row is not that of a ledger of `pseg scale` ({error}): leave out --resume, or name "
+            "another folder with --out"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -339,7 +339,7 @@ def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
         if len(last) + len(aside) > MOST_IMAGES:
             raise LedgerError(f"{path}: line {number}: tells of more than {MOST_IMAGES} images")
     if run is None:
-        raise LedgerError(f"{path}: is no ledger: its first line tells of no run")
+        raise LedgerError(f"{path}: line 1 tells of no run: it is no ledger")
     return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
 
 

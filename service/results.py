@@ -264,7 +264,7 @@ class ResultWriter:
         written: list[Path] = []
         for name, content in encoded_pictures(task.stem, self.save, image, prediction):
             path = self.folder / name
-            write_atomically(path, content)
+            write_atomically(path, content, within=self.folder)
             written.append(path)
         return written[0] if written else None
 

@@ -12,13 +12,14 @@ is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the cre
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
+from service.records import MOST_IMAGES
 from service.results import write_atomically
 from service.transfer_limits import Allowance, TransferError, patience_from
 
@@ -28,8 +29,8 @@ _WEB = ("http", "https")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _PIECE_BYTES = 1 << 20
 # The ledger of a million images has some hundred million bytes.
-_TABLE = Allowance(4 << 30, "split the collection")
-_MOST_ROWS = 20_000_000
+_MOST_TABLE_BYTES = 1 << 32
+_TABLE = Allowance(_MOST_TABLE_BYTES, "split the collection")
 _URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
 
 
@@ -334,6 +335,27 @@ def _arrow(kind: str) -> Any:  # noqa: ANN401
     return pa.list_(pa.struct(fields))
 
 
+def _bounded_rows(name: str, file: Any, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """The rows of a Parquet file, which may repeat one long text a million times and be small."""
+    metadata = file.metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+    if metadata.num_rows > MOST_IMAGES or longest > _MOST_TABLE_BYTES:
+        raise OptionError(
+            f"{name}: has {metadata.num_rows} rows and {longest} bytes in a column: a collection has at most "
+            f"{MOST_IMAGES} images: cut it into several"
+        )
+    # No cell is longer than its column is before it is unfolded.
+    rows_at_once = max(1, min(1024, _MOST_TABLE_BYTES // (longest + 1)))
+    left = _MOST_TABLE_BYTES
+    for batch in file.iter_batches(batch_size=rows_at_once, columns=None if columns is None else list(columns)):
+        left -= batch.nbytes
+        if left < 0:
+            raise OptionError(f"{name}: unfolds to more than {_MOST_TABLE_BYTES} bytes: make it with `pseg manifest`")
+        yield from batch.to_pylist()
+
+
 def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Read a Parquet file.
 
@@ -346,7 +368,7 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
 
     Raises:
         StoreError: it cannot be read.
-        OptionError: it is no Parquet file, or it lacks a column.
+        OptionError: it is no Parquet file, lacks a column, or holds more than any collection.
     """
     content = read_bytes(name)
     import pyarrow as pa
@@ -358,9 +380,6 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
         if lacking:
             there = ", ".join(file.schema_arrow.names) or "none"
             raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
-        # A few bytes can stand for very many rows.
-        if file.metadata.num_rows > _MOST_ROWS:
-            raise OptionError(f"{name}: states {file.metadata.num_rows} rows, more than {_MOST_ROWS}: {_TABLE.advice}")
-        return file.read(columns=None if columns is None else list(columns)).to_pylist()
+        return list(_bounded_rows(name, file, columns))
     except (pa.ArrowException, OSError) as error:
         raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

@@ -1,6 +1,8 @@
 """Label masks as people save them, against hand-made files; and which image they belong to."""
 
+import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -106,3 +108,32 @@ def test_two_files_of_one_name_are_refused() -> None:
         match_masks([Path("a/1.jpg"), Path("b/1.jpg")], [Path("m/1.png")])
     with pytest.raises(ImageError, match=r"m/1\.png and n/1\.png: two masks of one name"):
         match_masks([Path("a/1.jpg")], [Path("m/1.png"), Path("n/1.png")])
+
+
+def test_a_mask_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    """A small file that would take 81 MB."""
+    side = 9_000
+    grey_png(tmp_path / "m.png", np.zeros((1, side), np.uint8), bits=8)
+    content = bytearray((tmp_path / "m.png").read_bytes())
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    content[16:33] = header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "m.png").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"m\.png: the mask is 9000x9000 pixels, its upright image 4x2"):
+            read_labels(tmp_path / "m.png", size=SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_file_is_no_mask(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("link.png")
+    for name in ("pipe.png", "folder.png", "link.png", "absent.png"):
+        with pytest.raises(ImageError, match=rf"{name}: cannot be read"):
+            read_labels(tmp_path / name, size=SIZE)
+    Image.fromarray(INDICES).save(tmp_path / "real.png")
+    (tmp_path / "named.png").symlink_to("real.png")
+    assert read_labels(tmp_path / "named.png", size=SIZE).tolist() == INDICES.tolist()

@@ -247,3 +247,43 @@ def test_killed_at_any_moment_leaves_whole_entries_or_none(tmp_path: Path) -> No
             assert entry.read_bytes() == key.encode() * (1 << 13)
             assert entry.with_name("parity.json").read_text() == key
     assert Repository(tmp_path).fetch("key-0", write_model).is_file()
+
+
+def test_only_entries_of_the_cache_are_removed_and_no_link_is_followed(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "onnx", tmp_path / "elsewhere"
+    thesis = elsewhere / "thesis.txt"
+    elsewhere.mkdir()
+    thesis.write_text("years of work")
+    (elsewhere / "lock").touch()
+    # A folder of the user's own models that a cache was pointed at.
+    (root / "resnet").mkdir(parents=True)
+    write_megabyte(root / "resnet" / "model.onnx")
+    age(root / "resnet" / "model.onnx", 9)
+    (root / "linked").symlink_to(elsewhere)
+    (root / "my notes").mkdir()
+    repository = Repository(root, max_bytes=1)
+    old = repository.fetch("old", write_megabyte)
+    age(old, 5)
+    repository.fetch("new", write_model)
+    assert not old.exists(), "what the cache made goes"
+    assert sorted(path.name for path in root.iterdir() if not path.name == "new") == ["linked", "my notes", "resnet"]
+    assert (root / "resnet" / "model.onnx").is_file()
+    with pytest.raises(ConversionError, match=r"it is a link.*linked"):
+        repository.fetch("linked", write_model)
+    for name in ("lock", "refused.json"):
+        entry = root / name.removesuffix(".json")
+        entry.mkdir()
+        (entry / name).symlink_to(thesis)
+        with pytest.raises(ConversionError, match="link"):
+            repository.fetch(entry.name, write_model)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["lock", "thesis.txt"]
+    assert thesis.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "[", '"x"', "[" * 100_000])
+def test_a_refusal_that_was_edited_is_an_error_of_its_own(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "refused.json").write_text(content)
+    with pytest.raises(ConversionError, match=r"refused\.json: does not say why") as caught:
+        Repository(tmp_path).fetch("key", never)
+    assert not isinstance(caught.value, RefusedError)

@@ -5,21 +5,103 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine.files import atomic_file, remove_abandoned_parts, scratch_folder, write_atomically
+from engine.files import OwnFolder, atomic_file, remove_abandoned_parts, scratch_folder, write_atomically
 
 
-def test_a_file_is_replaced_and_can_be_read_by_all(tmp_path: Path) -> None:
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], object]]:
+    before = os.umask(0o022)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+def test_a_file_is_replaced_and_has_the_rights_that_the_umask_leaves(
+    tmp_path: Path, umask: Callable[[int], object], mask: int
+) -> None:
     path = tmp_path / "mask.png"
     path.write_bytes(b"old")
+    path.chmod(0o640)
+    umask(mask)
     write_atomically(path, b"new")
+    write_atomically(tmp_path / "sub" / "mask.png", b"new", within=tmp_path)
     assert path.read_bytes() == b"new"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "sub").stat().st_mode) == 0o777 & ~mask
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "sub"]
+
+
+def test_of_a_link_the_link_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    (tmp_path / "mask.png").symlink_to("thesis.txt")
+    os.link(tmp_path / "thesis.txt", tmp_path / "overlay.png")
+    os.mkfifo(tmp_path / "cover.csv")
+    for name in ("mask.png", "overlay.png", "cover.csv"):
+        write_atomically(tmp_path / name, b"new")
+        assert not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_bytes() == b"new"
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+
+
+def test_a_link_between_the_folder_and_the_file_is_refused_by_name(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "sub").symlink_to(elsewhere)
+    (tmp_path / "named").symlink_to(out)
+    with pytest.raises(OSError, match="link") as caught:
+        write_atomically(out / "sub" / "deep" / "mask.png", b"x", within=out)
+    assert caught.value.filename == str(out / "sub")
+    write_atomically(tmp_path / "named" / "own" / "mask.png", b"x", within=tmp_path / "named")
+    assert (out / "own" / "mask.png").read_bytes() == b"x"
+    with pytest.raises((OSError, ValueError)):
+        write_atomically(out / ".." / "mask.png", b"x", within=out)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_that_is_put_in_the_place_of_the_folder_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    with atomic_file(out / "mask.png") as file:
+        file.write(b"x")
+        out.rename(tmp_path / "moved")
+        out.symlink_to(elsewhere)
+    assert [path.name for path in (tmp_path / "moved").iterdir()] == ["mask.png"]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_of_ones_own_is_never_a_link_or_anothers(tmp_path: Path, umask: Callable[[int], object]) -> None:
+    umask(0)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="link"):
+        OwnFolder(tmp_path / "linked")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "thesis.txt").write_text("x")
+    os.link(tmp_path / "thesis.txt", tmp_path / "open" / "state")
+    (tmp_path / "open" / "lock").symlink_to(tmp_path / "thesis.txt")
+    os.mkfifo(tmp_path / "open" / "pipe")
+    with OwnFolder(tmp_path / "open") as folder:
+        assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o700
+        for name, said in (("state", "hard link"), ("lock", "link"), ("pipe", "regular")):
+            with pytest.raises(OSError, match=said) as caught:
+                folder.open(name)
+            assert caught.value.filename == str(tmp_path / "open" / name)
+            folder.remove(name)
+        os.close(folder.open("state"))
+    assert [path.name for path in (tmp_path / "open").iterdir()] == ["state"]
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "open", 12345, -1)
+        with pytest.raises(PermissionError, match="another user"):
+            OwnFolder(tmp_path / "open")
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -86,18 +168,21 @@ def test_what_only_looks_like_ours_stays(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / ".pseg-in-use").touch()
     (tmp_path / "pseg-linked").symlink_to(elsewhere)
-    (tmp_path / ".pseg-linked.part").symlink_to(elsewhere / ".pseg-in-use")
+    (tmp_path / "pseg-bundle-abcdefgh").symlink_to(elsewhere)
+    (tmp_path / ".pseg-linked12.part").symlink_to(elsewhere / ".pseg-in-use")
+    os.mkfifo(tmp_path / ".pseg-pipepipe.part")
+    (tmp_path / ".pseg-my notes.part").touch()
     (tmp_path / "pseg.part").touch()
+    # of the right name, and not as this product makes them: open to others, with a pipe in the place of the lock
+    (tmp_path / "pseg-bundle-a1b2c3d4").mkdir(0o755)
+    (tmp_path / "pseg-bundle-a1b2c3d4" / ".pseg-in-use").touch()
+    (tmp_path / "pseg-bundle-pipepipe").mkdir(0o700)
+    os.mkfifo(tmp_path / "pseg-bundle-pipepipe" / ".pseg-in-use")
+    before = sorted(path.name for path in tmp_path.iterdir())
     remove_abandoned_parts(tmp_path)
     with scratch_folder("other", tmp_path):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".pseg-linked.part",
-        "elsewhere",
-        "pseg-linked",
-        "pseg-results",
-        "pseg.part",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert (elsewhere / ".pseg-in-use").is_file()
     assert (tmp_path / "pseg-results" / "mask.png").is_file()
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from engine import OptionError
+from service import storage
 from service.commands.terminal import ExitStatus
+from service.manifest import read_manifest
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import halves, pseg, pseg_error
 
@@ -80,3 +83,17 @@ def test_a_bundle_that_is_none_ends_before_the_cluster(tmp_path: Path) -> None:
         outcome = pseg("scale", bad, manifest, "--out", tmp_path / "o", "--address", "127.0.0.1:9")
         assert outcome.status == ExitStatus.UNUSABLE_MODEL
         assert str(bad) in outcome.stderr
+
+
+def test_a_manifest_that_unfolds_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"uri": pyarrow.array(["s3://a/b"]).take(pyarrow.array([0] * 10_000_001))}), rows)
+    assert rows.stat().st_size < 1 << 20
+    with pytest.raises(OptionError, match=r"rows\.parquet: has 10000001 rows"):
+        read_manifest(str(rows))
+    monkeypatch.setattr(storage, "_MOST_TABLE_BYTES", 1 << 24)
+    long = tmp_path / "long.parquet"
+    parquet.write_table(pyarrow.table({"uri": [f"s3://a/{'b' * (1 << 20)}"] * 64}), long, compression="zstd")
+    assert long.stat().st_size < 1 << 16
+    with pytest.raises(OptionError, match=r"long\.parquet: unfolds to more than"):
+        read_manifest(str(long))
