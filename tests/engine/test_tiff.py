@@ -154,7 +154,7 @@ def test_layouts(tmp_path: Path, order: Any, big: bool, planar: Any, photometric
 def test_codecs(tmp_path: Path, codec: str, tile: tuple[int, int] | None) -> None:
     values = noise(8, 3).astype(np.uint8)
     path = tmp_path / "x.tif"
-    level = {"compressionargs": {"level": 101}} if codec == "webp" else {}
+    level: dict[str, Any] = {"compressionargs": {"level": 101}} if codec == "webp" else {}
     tifffile.imwrite(path, values, photometric="rgb", compression=codec, tile=tile, metadata=None, **level)
     np.testing.assert_array_equal(read(path), values)
 
@@ -357,10 +357,11 @@ def test_a_nodata_value_that_is_no_number_marks_nothing(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize("compression", [None, "lzw"])
 def test_tiles_that_were_left_out_are_zero(tmp_path: Path, compression: str | None) -> None:
+    options: dict[str, Any] = {} if compression is None else {"compress": compression}
     path = tmp_path / "x.tif"
     with rasterio.open(
         path, "w", "GTiff", 96, 64, 3, dtype=np.uint8, photometric="RGB", tiled=True, blockxsize=32, blockysize=32,
-        SPARSE_OK=True, **({} if compression is None else {"compress": compression}),
+        SPARSE_OK=True, **options,
     ) as dataset:  # fmt: skip
         part = noise(8, 3).astype(np.uint8)[:16, :16].transpose(2, 0, 1)
         dataset.write(part, window=((32, 48), (32, 48)))
@@ -493,7 +494,7 @@ def test_a_preview_is_never_the_picture(tmp_path: Path) -> None:
         assert read(path).max() == 50
         assert tiff_size(path) == (WIDTH, HEIGHT)
     refused(written(tmp_path, colored(9, 5, SMALL)), r"nothing but what it calls smaller copies .*NewSubfileType 1")
-    raw = {PHOTOMETRIC: (SHORT, [32803])}
+    raw: dict[int, Value] = {PHOTOMETRIC: (SHORT, [32803])}
     refused(written(tmp_path, colored(9, 5, SMALL, nested=[colored(50, more=raw)])), "raw data of a camera")
 
 
