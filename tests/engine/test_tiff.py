@@ -552,7 +552,8 @@ def test_metadata_of_odd_types_fail_no_picture(tmp_path: Path) -> None:
     values = noise(8, 3)
     odd: dict[int, Value] = {
         34665: (LONG, [0xFFFFFFF0]), 34853: (ASCII, b"nowhere\0"), 306: (RATIONAL, [1, 0]),
-        270: (UNDEFINED, b"\xff\xfe"), 700: (BYTE, b"<x:xmpmeta"), 34675: (UNDEFINED, b"no profile"), 347: (UNDEFINED, b"no tables"),
+        270: (UNDEFINED, b"\xff\xfe"), 700: (BYTE, b"<x:xmpmeta"), 34675: (UNDEFINED, b"no profile"),
+        347: (UNDEFINED, b"no tables"),
     }  # fmt: skip
     np.testing.assert_array_equal(read(written(tmp_path, page(values, 8, 2, odd))), values)
 
