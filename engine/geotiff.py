@@ -228,13 +228,12 @@ def _georeference_of(path: Path, picture: Tiff) -> tuple[Georeference, list[str]
     ignored = [found.name for found in _side_files(path) if found not in used]
     if ignored:
         notes.append(
-            f"has files beside it that are ignored ({', '.join(ignored)}): what they say has to be in the file itself "
+            f"has files beside it that are ignored ({', '.join(ignored)}): what they say belongs into the file itself "
             "(gdal_translate copies it there)"
         )
-    if picture.directory.orientation != 1:
-        notes.append(
-            f"has an orientation ({picture.directory.orientation}) that is not applied: a raster is segmented as it lies"
-        )
+    orientation = picture.directory.orientation
+    if orientation != 1:
+        notes.append(f"has an orientation ({orientation}) that is not applied: a raster is segmented as its pixels lie")
     area_or_point = dataset.area_or_point if dataset.area_or_point in {"Area", "Point"} else "Area"
     return Georeference(wkt, transform, area_or_point), notes
 
