@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -43,7 +44,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from engine.errors import ImageError, reason_of
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, or_else, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, foreign_kind
-from engine.images.heif import read_heif
+from engine.images.heif import largest_declared, read_heif
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.jpeg2000 import decode_deep, read_codestream
 from engine.images.png import png_content
@@ -209,6 +210,9 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _
         # A TIFF has turned itself when it is loaded, and says so.
         image = _loaded(path, _open_tiff(path, file), max_pixels)
         return _stored(image, or_else(image.getexif, Image.Exif()), None, 1)
+    if decoder is AvifImageFile:
+        _check_max_pixels(path, largest_declared(file.read()), max_pixels)
+        file.seek(0)
     if decoder is Jpeg2KImageFile:
         codestream = read_codestream(path, file)
         _check_max_pixels(path, codestream.size, max_pixels)
