@@ -85,7 +85,7 @@ def read_heif(path: Path, file: BinaryIO, check_size: Callable[[tuple[int, int]]
     opened = cast("Any", pi_heif).open_heif(content, convert_hdr_to_8bit=False)
     primary = opened[opened.primary_index]
     check_size(primary.size)
-    pixels = np.asarray(primary)
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+    decoded: NDArray[np.uint8] | NDArray[np.uint16] = np.asarray(primary)
+    # A copy either way: what was decoded lies in memory that goes with `primary`.
+    pixels = (decoded >> 8).astype(np.uint8) if decoded.dtype == np.uint16 else decoded.astype(np.uint8, copy=True)
     return HeifPicture(pixels, primary.info.get("exif"), len(opened))

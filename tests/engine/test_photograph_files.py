@@ -260,10 +260,13 @@ def fields(pixels: NDArray[Any]) -> list[int]:
 @pytest.mark.parametrize("content", [heic.PLAIN, heic.TEN_BIT])
 def test_heic(tmp_path: Path, content: bytes) -> None:
     image = read_image(written(tmp_path, content))
+    # Memory that is not its own would be used for these by now.
+    others = [read_image(tmp_path / "x") for _ in range(3)]
     assert (image.width, image.height, image.notes) == (48, 32, ())
     for place, color in (((8, 8), RED), ((8, 40), GREEN), ((24, 8), BLUE)):
         assert abs(image.pixels[place].astype(int) - color).max() <= 3
     assert fields(image.pixels) == [0, 1, 2, 0]
+    assert all(np.array_equal(other.pixels, image.pixels) for other in others)
 
 
 def test_a_heic_is_turned_once(tmp_path: Path) -> None:

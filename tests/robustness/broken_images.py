@@ -192,7 +192,7 @@ def of_other_colors() -> Iterator[Case]:
         yield Case("colors", f"rgba.{suffix}", encoded(alpha, FORMATS[suffix], exact=True), mask_of(scene()))
     palette = Image.fromarray(scene()).quantize(4)
     for suffix in ("png", "tif", "bmp"):
-        yield Case("colors", f"palette.{suffix}", encoded(palette, FORMATS[suffix]), mask_of(scene()))
+        yield Case("colors", f"palette_{suffix}.{suffix}", encoded(palette, FORMATS[suffix]), mask_of(scene()))
     for mode in ("1", "L", "LA"):
         grey = Image.fromarray(scene()).convert(mode)
         yield Case("colors", f"grey_{mode}.png", encoded(grey, "PNG"), np.zeros((32, 48), np.uint8))
