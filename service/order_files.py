@@ -33,10 +33,9 @@ from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publis
 from ivcap_sdk_service.cio.utils import download
 from ivcap_sdk_service.ivcap import DELIVERED
 
-from engine import list_images
 from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
-from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
+from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem, photographs_in
 from service.publishing import (
     Aspect,
     Product,
@@ -355,7 +354,7 @@ def supply_of(
         return KnownImages([], [])
     if _in_cluster() or not images.urn.startswith(LOCAL_URN):
         return RemoteImages(images, work, allowance, shard)
-    paths = share_of(list_images([images.urn.removeprefix(LOCAL_URN)]), shard)
+    paths = share_of(photographs_in(images.urn.removeprefix(LOCAL_URN)), shard)
     return KnownImages([LocalItem(path) for path in paths], paths)
 
 
