@@ -1,7 +1,7 @@
 """The door for IVCAP orders: the service as that platform knows it.
 
 Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
-is `text` or `json`, PSEG_HTTP_* (see `service.transport`) limit the platform's requests, PSEG_SERVICE_* (see
+is `text` or `json`, PSEG_HTTP_* (see `service.transfer_limits`) limit the platform's requests, PSEG_SERVICE_* (see
 `describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and PSEG_BUILD_DATE are shown when it starts.
 """
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from engine import ClassCover, EngineError, Prediction, Provenance
 from engine.palette import pseudo_color_png
@@ -145,6 +145,22 @@ class FailedImage:
     reason: str
 
 
+def address_path(address: str) -> str:
+    """Take the path out of an address, whatever else of it is wrong.
+
+    Args:
+        address: a URL.
+
+    Returns:
+        What lies between the host and the query.
+
+    >>> address_path("https://host:80/a/b%20c.png?version=2#top"), address_path("https://["), address_path("file:///a")
+    ('/a/b%20c.png', '', '/a')
+    """
+    _, slash, path = re.split(r"[?#]", address.partition("://")[2], maxsplit=1)[0].partition("/")
+    return slash + path
+
+
 def product_stem(label: str) -> str:
     """Derive the stem of a product's name from its source.
 
@@ -160,7 +176,7 @@ def product_stem(label: str) -> str:
     ('0197-aa', 'image', '_nul.tar')
     """
     if "://" in label:
-        label = unquote(urlsplit(label.removeprefix("urn:")).path)
+        label = unquote(address_path(label.removeprefix("urn:")))
     name = label.rstrip("/").replace("\\", "/").rpartition("/")[2]
     if name.startswith("urn:"):
         stem = name.rpartition(":")[2]

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
+from service.publishing import address_path
 from service.records import MOST_IMAGES
 from service.results import write_atomically
 from service.transfer_limits import Allowance, TransferError, patience_from
@@ -83,7 +84,7 @@ def stem_of(uri: str) -> str:
     Returns:
         The stem of its path, as people read it; without signs that no file's name can hold or no terminal takes.
     """
-    return PurePosixPath(_CONTROL.sub("_", unquote(urlsplit(uri).path))).stem or "image"
+    return PurePosixPath(_CONTROL.sub("_", unquote(address_path(uri)))).stem or "image"
 
 
 def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:

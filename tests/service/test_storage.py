@@ -122,6 +122,8 @@ def test_few_bytes_that_stand_for_very_many_rows_are_refused(tmp_path: Path) -> 
         ("https://h/a%2F..%2F..%2Fb.jpg", "b"),
         ("https://h/%00", "_"),
         ("https://h/..", ".."),
+        ("https://[", "image"),
+        ("s3://reef", "image"),
     ],
 )
 def test_names_from_addresses_name_files(uri: str, stem: str) -> None:
