@@ -115,7 +115,7 @@ def export_in_child(
         raise RefusedError(ours.group(1))
     detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
     reason = _reason(said)
-    if done.returncode > 0 and _OF_THE_NETWORK.search(reason):
+    if _OF_THE_NETWORK.search(reason):
         raise RefusedError(
             f"paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
             "run it with --runtime paddle, or auto"

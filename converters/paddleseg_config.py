@@ -9,6 +9,7 @@ or the export fails; pretrained weights, which a configuration may name by addre
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
+import yaml
 from numpy.typing import NDArray
 
 from converters.bundle_files import (
@@ -30,8 +32,10 @@ from converters.bundle_files import (
 )
 from converters.export import OutputOp, Transform, write_files
 from converters.weights_file import read_weights
+from engine.confinement import memory_limited
 from engine.deploy_transforms import parse_transforms
 from engine.errors import BundleError, ConversionError, RuntimeUnavailableError
+from engine.files import scratch_folder
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -39,6 +43,17 @@ if TYPE_CHECKING:
 _LABELS_ONLY = {"AddEdgeLabel", "GenerateInstanceTargets"}
 """Transforms that change the label and leave the picture as it is."""
 _SHOWN = 5
+_SUFFIXES = {".yml", ".yaml"}
+_BASE, _INHERITED = "_base_", "_inherited_"
+_CONFIGURATION_BYTES = 1 << 20
+_MOST_BASES = 8
+_MOST_VALUES = 1 << 16
+_LARGEST_NUMBER = 1 << 16
+_NAME = re.compile(r"(nn\.)?\w*", re.ASCII)
+"""Texts of a model block: PaddleSeg evaluates some of them as Python (`norm_layer`, `arm_type`)."""
+_MEMORY_BYTES = 4 << 30
+_MEMORY_PER_WEIGHT_BYTE = 16
+"""Building a network may take `_MEMORY_BYTES`, and so much more for every byte of its weights."""
 _log = logging.getLogger(__name__)
 
 
@@ -132,18 +147,24 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
     Source: paddleseg 2.8.0: ``val_dataset.transforms`` are the deploy transforms (``tools/export.py``); configurations
         of PaddleSeg 2.5 and older may have them in ``export.transforms``.
     """
-    if config.suffix not in {".yml", ".yaml"} or not config.is_file():
+    if config.suffix not in _SUFFIXES or not config.is_file():
         raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file with --config")
+    content = _read_configuration(config)
+    record = content.get("model")
+    if not isinstance(record, dict):
+        raise ConversionError(f"{config}: no model block, which says what network it is: name a whole configuration")
+    content["model"] = _without_pretrained(record)
     arrays = read_weights(weights)
-    with nothing_downloaded():
+    memory_bytes = _MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weights.stat().st_size
+    with nothing_downloaded(), scratch_folder("config") as folder, memory_limited(memory_bytes):
         from paddleseg.cvlibs import Config, SegBuilder
 
         try:
-            parsed = Config(str(config))
-            transforms = _deploy_transforms(parsed.dic, str(config))
-            record = parsed.dic["model"]
-            parsed.dic["model"] = _without_pretrained(record)
-            builder: Any = SegBuilder(parsed)
+            _require_plain_model(content["model"], config)
+            transforms = _deploy_transforms(content, str(config))
+            plain = folder / "config.yml"
+            plain.write_text(yaml.safe_dump(content), encoding="utf-8")
+            builder: Any = SegBuilder(Config(str(plain)))
             network = cast("Layer", builder.model)
             class_count = record.get("num_classes") or builder.train_dataset_class.NUM_CLASSES
         except BundleError as error:
@@ -191,6 +212,96 @@ def nothing_downloaded() -> Generator[None]:
             for backbone in (VisionTransformer, CAE):
                 patches.enter_context(_replaced(backbone, "init_weight", _keep_weights))
             yield
+
+
+def _read_configuration(config: Path, most_bases: int = _MOST_BASES) -> dict[str, Any]:
+    """Read a configuration and those that it is based on, as PaddleSeg does, but values only and nothing without end.
+
+    Source: paddleseg 2.8.0, ``cvlibs/config.py``; there YAML may name any function.
+    """
+    content = _load_yaml(config)
+    bases: object = content.pop(_BASE, [])
+    for base in cast("list[object]", bases) if isinstance(bases, list) else [bases]:
+        path = config.parent / str(base)
+        if not isinstance(base, str) or path.suffix not in _SUFFIXES or not path.is_file() or not most_bases:
+            raise ConversionError(
+                f"{config}: {_BASE} must name .yml files that are there, at most {_MOST_BASES} one after the other, "
+                f"but it is {str(base)[:100]!r}"
+            )
+        content = _merged(content, _read_configuration(path, most_bases - 1))
+    return content
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_CONFIGURATION_BYTES + 1)
+        if len(text) > _CONFIGURATION_BYTES:
+            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, and is no configuration")
+        content = yaml.safe_load(text.decode())
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.MarkedYAMLError as error:
+        # What PyYAML says shows the text around it, which may be of a file that is nobody's business.
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise ConversionError(f"{path}: is no YAML of plain values ({error.problem}{line})") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConversionError(f"{path}: is no YAML of plain values ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: is no configuration of PaddleSeg: it holds no settings with names")
+    settings = cast("dict[str, Any]", content)
+    _require_bounded(settings, path)
+    return settings
+
+
+def _require_bounded(content: object, path: Path) -> None:
+    """Aliases may stand for more than any machine holds, or for themselves."""
+    pending, count = [content], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ConversionError(f"{path}: unfolds to more than {_MOST_VALUES} values: write it without YAML aliases")
+        if isinstance(value, dict):
+            pending += cast("dict[object, object]", value).values()
+        elif isinstance(value, list):
+            pending += cast("list[object]", value)
+
+
+def _merged(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Settings over those that they are based on."""
+    if not settings.get(_INHERITED, True):
+        return {key: value for key, value in settings.items() if key != _INHERITED}
+    return base | {
+        key: _merged(cast("dict[str, Any]", value), cast("dict[str, Any]", base[key]))
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _require_plain_model(model: object, config: Path) -> None:
+    """Refuse what would make PaddleSeg run or read something, or build what no machine holds."""
+    from paddleseg.cvlibs import manager
+
+    known = {*manager.MODELS.components_dict, *manager.BACKBONES.components_dict}
+    pending: list[tuple[str, object]] = [("model", model)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, dict):
+            block = cast("dict[str, object]", value)
+            kind = block.get("type")
+            if kind is not None and kind not in known:
+                raise ConversionError(f"{config}: {name}: {str(kind)[:100]!r} is no network or backbone of PaddleSeg")
+            pending += [(f"{name}.{key}", each) for key, each in block.items()]
+        elif isinstance(value, list):
+            pending += [(name, each) for each in cast("list[object]", value)]
+        elif isinstance(value, str) and not _NAME.fullmatch(value):
+            raise ConversionError(
+                f"{config}: {name}: {value[:100]!r} is no name, and PaddleSeg might run it as a program"
+            )
+        elif isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
+            raise ConversionError(f"{config}: {name}: {str(value)[:20]} is larger than anything in a network")
 
 
 def _adopt(network: "Layer", arrays: Mapping[str, NDArray[Any]], config: Path, weights: Path) -> None:

@@ -1,8 +1,12 @@
-"""Limits that a child process sets on itself before it touches what a stranger made."""
+"""Limits that a process sets on itself before it touches what a stranger made."""
 
 import contextlib
 import resource
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+from engine.memory import process_memory_bytes
 
 _FILE_BYTES = 64 << 20
 _OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
@@ -28,6 +32,23 @@ def confine_process(memory_bytes: int | None, file_bytes: int = _FILE_BYTES) -> 
     if memory_bytes is not None:
         _lower(resource.RLIMIT_DATA, memory_bytes)
         _lower(resource.RLIMIT_FSIZE, file_bytes)
+
+
+@contextmanager
+def memory_limited(more_bytes: int) -> Generator[None]:
+    """Limit what this process may allocate for a while; an allocation beyond it fails in the library's own hands.
+
+    Args:
+        more_bytes: the most that it may allocate beside what it has.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = process_memory_bytes("VmData") + more_bytes
+    known = [each for each in (soft, hard, wanted) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(known), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _lower(kind: int, value: int) -> None:

@@ -22,6 +22,11 @@ from engine.settings_files import SettingsError, read_json
 PROFILE_NAME = "profile.json"
 """What the profile is called that a bundle carries."""
 
+LARGEST_BATCH = 64
+"""Images that a profile may ask to share one run. Tuning tries four at most; a pipeline holds several batches, so that
+the memory of a run grows with this number, and nothing that was measured is won by more."""
+_MOST_BYTES = 64 << 10
+
 TunedProvider = Literal["cpu", "openvino", "cuda", "paddle-cpu", "paddle-onednn", "paddle-gpu"]
 """Execution providers of ONNX Runtime and ways to run Paddle, called as in a mask's provenance."""
 
@@ -41,11 +46,11 @@ class Profile:
         versions: distribution to version, of the runtime's own libraries.
         provider: what runs the network, and in which library.
         precision: arithmetic of the network.
-        threads: of the runtime, all streams together.
-        batch_size: images that share one run.
+        threads: of the runtime, all streams together; at most the cores of its host.
+        batch_size: images that share one run, 1 to `LARGEST_BATCH`.
         goal: what was asked for: latency, throughput or memory.
         reason: why this configuration, with its figures.
-        streams: runs that may be under way at once.
+        streams: runs that may be under way at once, each with an equal share of the threads.
     """
 
     bundle: str
@@ -60,8 +65,13 @@ class Profile:
     streams: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise OptionError(f"batch size is {self.batch_size}; it must be at least 1")
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise OptionError(f"batch size is {self.batch_size}; it must be 1 to {LARGEST_BATCH}")
+        if self.threads > self.host.cores:
+            raise OptionError(f"{self.threads} threads on {self.host.cores} cores; there must be a core for each")
+        texts = (self.bundle, self.goal, self.reason, self.host.processor, self.host.gpu or "", *self.host.flags)
+        if not all(each.isprintable() for each in (*texts, *self.versions, *self.versions.values())):
+            raise OptionError("a text holds control characters")
         # What contradicts itself is told where the profile is read.
         self.options()
 
@@ -195,7 +205,7 @@ def read_profile(path: Path) -> Profile:
         OptionError: the file cannot be read, or is no profile.
     """
     try:
-        return _PROFILE.validate_python(read_json(path))
+        return _PROFILE.validate_python(read_json(path, _MOST_BYTES))
     except SettingsError as error:
         raise OptionError(f"{path}: is no tuned profile: it {error}; name a file that `pseg tune` wrote") from error
     except (ValidationError, OptionError) as error:

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converters import conversion, paddle_to_onnx
+from converters import conversion, paddle_to_onnx, rewriting
 from converters.conversion import CERTIFICATE, ConversionRequest, convert, write_bundle
+from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits
 from converters.repository import RefusedError, Repository
 from engine import (
     Bundle,
     CalibrationError,
     ConversionError,
+    ModelLoadError,
+    OnnxModel,
     OnnxOptions,
     PaddleOptions,
     Precision,
@@ -30,7 +33,9 @@ from engine import (
     open_predictor,
     open_runtime,
 )
+from engine.bundle import SegmentationClass
 from engine.runtimes import trial
+from tests.robustness.hostile_models import calling, endless_loop_of_constants, function
 
 
 def no_child(*_arguments: object, **_options: object) -> NoReturn:
@@ -134,7 +139,12 @@ def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> No
     ("does", "says"),
     [
         ("kill -KILL $$", "killed, most likely for memory"),
-        ("kill -TERM $$", "was stopped .SIGTERM."),
+        ("kill -TERM $$", "SIGTERM"),
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("kill -ABRT $$", "SIGABRT"),
+        ("exit 0", "status 0.*it said nothing"),
+        ("echo 'TypeError: Descriptors cannot be created directly.' >&2; exit 1", "Descriptors cannot.*mend it"),
+        ("echo 'ValueError: numpy.dtype size changed' >&2; exit 1", "status 1.*size changed"),
         ("echo 'Traceback' >&2; echo 'ImportError: libgomp.so.1' >&2; exit 1", "ImportError: libgomp"),
         ("echo 'MemoryError' >&2; exit 1", "wanted more than"),
         ("echo '[ERROR] std::bad_alloc'; exit 255", "wanted more than"),
@@ -154,14 +164,12 @@ def test_trouble_of_the_machine_is_not_remembered(
 @pytest.mark.parametrize(
     ("does", "says"),
     [
-        ("kill -SEGV $$", "SIGSEGV"),
-        ("kill -ABRT $$", "SIGABRT"),
-        ("echo 'Traceback' >&2; echo 'ValueError: no such operator' >&2; exit 1", "status 1.*no such operator"),
+        ("echo '[ERROR] Oops, there are some operators not supported yet: pd_op.fft' >&2; exit 255", "pd_op.fft"),
+        ("echo 'onnx.onnx_cpp2py_export.checker.ValidationError: no such operator' >&2; exit 1", "no such operator"),
         (
-            "printf '\\033[31m[ERROR][Paddle2ONNX] no such operator\\033[m\\n'; exit 1",
+            "printf '\\033[31m[ERROR][Paddle2ONNX] [OP: fft] no such operator\\033[m\\n'; exit 1",
             r"status 1.: \[ERROR\]",
         ),
-        ("exit 0", "status 0.*it said nothing"),
     ],
 )
 def test_trouble_with_the_network_is_remembered(
@@ -169,9 +177,52 @@ def test_trouble_with_the_network_is_remembered(
 ) -> None:
     child_that(tmp_path, monkeypatch, does)
     for _ in range(2):
-        with pytest.raises(RefusedError, match=says):
+        with pytest.raises(RefusedError, match=says) as caught:
             convert(unconverted, Repository(tmp_path / "cache"))
+        assert str(caught.value).startswith(f"{unconverted.source}: paddle2onnx")
         monkeypatch.setattr(subprocess, "run", no_child)
+    (remembered,) = (tmp_path / "cache").rglob("refused.json")
+    assert str(unconverted.source) not in remembered.read_text()
+    with pytest.raises(RefusedError, match=f"remove {remembered.parent} to try it again"):
+        convert(unconverted, Repository(tmp_path / "cache"))
+
+
+def test_a_certificate_is_of_its_own_bundle(unconverted: Bundle, tmp_path: Path, ledger: Path) -> None:
+    """Two bundles of one network, of which a stranger's was converted first, with the same cache."""
+    evil = SegmentationClass("urn:evil", "evil", None)
+    stranger = replace(unconverted, digest="of a stranger", classes=(evil,) * 8)
+    repository = Repository(tmp_path / "cache")
+    for bundle in (stranger, unconverted):
+        report = convert(bundle, repository, ledger=ledger).certificate.report
+        assert report.reference.bundle == report.candidate.bundle == bundle.digest
+        assert all(("evil" in name) == (bundle is stranger) for name in report.class_iou)
+
+
+def test_a_model_that_never_loads_is_not_rewritten(small_bundle: Bundle, tmp_path: Path) -> None:
+    """What would hang this process while constants are folded ends by name, in the trial."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        calling(
+            "F24", function("F0"), *(function(f"F{n}", *[f"F{n - 1}"] * 2) for n in range(1, 25))
+        ).SerializeToString()
+    )
+    model = OnnxModel(path, Precision.FP32, "of a stranger")
+    stranger = replace(small_bundle, paddle=None, onnx=(model,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "ONNX_TIMEOUT_S", 10)
+        with pytest.raises(ModelLoadError, match=rf"^{stranger.source}: .*did not finish loading within 10 s"):
+            convert(stranger, Repository(tmp_path / "cache"), ConversionRequest(Precision.FP16))
+
+
+def test_constants_are_folded_in_a_child_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(endless_loop_of_constants().SerializeToString())
+    for name, value, said in (("TIMEOUT_S", 10, "did not end within 10 s"), ("MEMORY_BYTES", 1 << 20, "GiB of memory")):
+        with monkeypatch.context() as patch:
+            patch.setattr(rewriting, name, value)
+            with pytest.raises(ConversionError, match=said):
+                fold_constants(path, tmp_path / "folded.onnx")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_trial_that_takes_too_long_is_not_remembered(

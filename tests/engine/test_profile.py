@@ -189,7 +189,7 @@ def test_a_tuned_configuration_that_fails_is_a_recorded_step_down(
     opened: list[RuntimeOptions], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        result = open_first(BUNDLE, RuntimeRequest(tuned=replace(PROFILE, threads=7)))
+        result = open_first(BUNDLE, RuntimeRequest(tuned=replace(PROFILE, threads=7, host=replace(HOST, cores=8))))
     assert result.profile is None
     assert result.fallbacks == ("cpu int8: seven is too many",)
     assert [each.precision for each in opened] == [Precision.INT8, Precision.FP32]

@@ -100,6 +100,19 @@ def endless_loop() -> onnx.ModelProto:
     return network([loop], [constant("turns", 2**62), constant("go", True, np.bool_)])
 
 
+def endless_loop_of_constants() -> onnx.ModelProto:
+    """Whoever folds constants runs it; the image has no part in it."""
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Identity", ["a"], ["b"])],
+        "body",
+        [info("turn", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("a", TensorProto.FLOAT, None)],
+        [info("goes", TensorProto.BOOL, []), info("b", TensorProto.FLOAT, None)],
+    )
+    tensors = [constant("turns", 2**62), constant("go", True, np.bool_), constant("start", [1.0], np.float32)]
+    return adding(helper.make_node("Loop", ["turns", "go", "start"], ["w"], body=body), tensors=tensors)
+
+
 def of_shape(*shape: int) -> onnx.ModelProto:
     return adding(helper.make_node("ConstantOfShape", ["shape"], ["w"]), tensors=[constant("shape", shape)])
 

@@ -25,6 +25,7 @@ from engine import (
     PaddleOptions,
     Precision,
     Provider,
+    errors,
     open_runtime,
 )
 from engine.runtimes import trial
@@ -155,11 +156,11 @@ def test_error_of_the_child_keeps_its_kind(
     pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     def answer(command: list[str], **_options: object) -> Any:
-        Path(command[-1]).write_text(f'{{"error": "{named}", "message": "told by the child"}}')
+        Path(command[-1], "answer.json").write_text(f'{{"error": "{named}", "message": "told by the child"}}')
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
     monkeypatch.setattr(subprocess, "run", answer)
-    kind = cast("type[Exception]", getattr(trial.errors, named))
+    kind = cast("type[Exception]", getattr(errors, named))
     with pytest.raises(kind, match="told by the child"):
         prove_loadable(pir, OPTIONS, tmp_path / "ledger")
 
