@@ -1,0 +1,208 @@
+"""What a file says of itself, found out without the engine: what may be refused is decided by it."""
+# tifffile and pyvips ship no type information that is complete.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.corpus.rules import BT601, FULL_RANGE, Model, Stored
+
+_SIGNATURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WebP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM",
+    "AVIF": rb".{4}ftyp(avif|avis|.{8}.{0,16}avif)",
+    "HEIC": rb".{4}ftyp(hei[cxms]|hevc|mif1|msf1)",
+    "JPEG 2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "GIF": rb"GIF8[79]a",
+}
+_MODELS: dict[int, Model] = {
+    0: "white is zero",
+    1: "grey",
+    2: "RGB",
+    3: "palette",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELab",
+    9: "ICCLab",
+}
+_REDUCED_OR_MASK = 0b101
+_OLD_REDUCED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TiffFacts:
+    """What the tags of a TIFF's picture say.
+
+    Attributes:
+        bands: samples of a pixel.
+        bits: of each of them.
+        kinds: their types: 1 unsigned, 2 signed, 3 float, 5 and 6 complex, 4 undefined.
+        photometric: TIFF's number; None: not said.
+        compression: TIFF's number.
+        extra: ExtraSamples: 0 unspecified, 1 associated, 2 unassociated alpha.
+        orientation: as it stands in the tag, 1 where there is none.
+        pages: pictures in the chain of directories.
+        stored: what the samples mean to the rules; None: nothing that they know.
+    """
+
+    bands: int
+    bits: tuple[int, ...]
+    kinds: frozenset[int]
+    photometric: int | None
+    compression: int
+    extra: tuple[int, ...]
+    orientation: int
+    pages: int
+    stored: Stored | None
+
+    @property
+    def color_bands(self) -> int:
+        """Bands that are no extra samples."""
+        return self.bands - len(self.extra)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether an extra sample is an alpha."""
+        return bool({1, 2} & set(self.extra))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file is.
+
+    Attributes:
+        format: by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
+        tiff: of a TIFF whose tags can be read.
+        orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
+    """
+
+    format: str
+    tiff: TiffFacts | None = None
+    orientation: int = 1
+
+
+def facts_of(path: Path) -> Facts:
+    """Look at a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says of itself.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return Facts("empty")
+    form = next((name for name, mark in _SIGNATURES.items() if re.match(mark, head, re.DOTALL)), "another")
+    if form == "TIFF":
+        return Facts(form, _tiff_facts(path))
+    return Facts(form, None, _orientation_by_libvips(path))
+
+
+def _tiff_facts(path: Path) -> TiffFacts | None:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = main_page(tiff)
+            tags = page.tags
+            extra = _numbers(tags.valueof(338))
+            bits = _numbers(tags.valueof(258, 1))
+            photometric = tags.valueof(262)
+            return TiffFacts(
+                int(page.samplesperpixel),
+                bits,
+                frozenset(_numbers(tags.valueof(339, 1))),
+                None if photometric is None else int(photometric),
+                int(page.compression),
+                extra,
+                _orientation(tags.valueof(274, 1)),
+                len(tiff.pages),
+                _meaning(page, bits, extra),
+            )
+    except Exception:  # tifffile states no closed set of exceptions
+        return None
+
+
+def main_page(tiff: Any) -> Any:  # noqa: ANN401 (tifffile's types)
+    """Find the picture of a TIFF: the first directory that is neither a reduced picture nor a mask, or one below it.
+
+    Args:
+        tiff: an open `TiffFile`.
+
+    Returns:
+        Its `TiffPage`.
+    """
+    below: list[Any] = []
+    for page in tiff.pages:
+        page = page.aspage()
+        if not _is_reduced(page):
+            return page
+        below += [each.aspage() for each in page.pages or ()]
+    return next((each for each in below if not _is_reduced(each)), tiff.pages[0])
+
+
+def _is_reduced(page: Any) -> bool:  # noqa: ANN401 (tifffile's types)
+    new, old = page.tags.valueof(254, 0), page.tags.valueof(255, 0)
+    return bool(int(new) & _REDUCED_OR_MASK) or int(old) == _OLD_REDUCED
+
+
+def _meaning(page: Any, bits: tuple[int, ...], extra: tuple[int, ...]) -> Stored | None:  # noqa: ANN401 (tifffile's types)
+    photometric = page.tags.valueof(262, 1)
+    model = _MODELS.get(int(photometric))
+    if int(page.tags.valueof(262, 1)) == 1 and page.samplesperpixel - len(extra) == 3:
+        model = "RGB"
+    if model is None or len(set(bits)) != 1 or not 1 <= bits[0] <= 16:
+        return None
+    stored = Stored(model, bits[0], premultiplied=extra[:1] == (1,))
+    if model == "palette":
+        colors = page.colormap
+        return None if colors is None else Stored(model, bits[0], colors=np.asarray(colors))
+    if model == "YCbCr":
+        shares, reference = _rationals(page.tags.valueof(529)), _rationals(page.tags.valueof(532))
+        red, green, blue = shares if len(shares) == 3 else BT601
+        return Stored(
+            model, bits[0], coefficients=(red, green, blue), reference=reference if len(reference) == 6 else FULL_RANGE
+        )
+    return stored
+
+
+def _numbers(value: Any) -> tuple[int, ...]:  # noqa: ANN401 (whatever a tag holds)
+    if value is None:
+        return ()
+    return tuple(int(each) for each in value) if isinstance(value, tuple | list | np.ndarray) else (int(value),)
+
+
+def _rationals(value: Any) -> tuple[float, ...]:  # noqa: ANN401 (whatever a tag holds)
+    if value is None:
+        return ()
+    numbers: NDArray[Any] = np.asarray(value, np.float64).reshape(-1, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return tuple(float(each) for each in numbers[:, 0] / numbers[:, 1])
+
+
+def _orientation(value: Any) -> int:  # noqa: ANN401 (whatever a tag holds)
+    numbers = _numbers(list(value) if isinstance(value, bytes) else value)
+    return numbers[0] if numbers and 1 <= numbers[0] <= 8 else 1
+
+
+def _orientation_by_libvips(path: Path) -> int:
+    import pyvips
+
+    try:
+        image: Any = pyvips.Image.new_from_file(str(path))
+        return int(image.get("orientation")) if "orientation" in image.get_fields() else 1
+    except pyvips.Error:
+        return 1
