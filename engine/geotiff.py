@@ -1,48 +1,53 @@
-"""GeoTIFFs: read window by window, and masks written as one; the only file that imports rasterio.
+"""GeoTIFFs: read window by window, and masks written as one; how large pixels are on the ground.
 
-Pixels follow the rules of `engine.images`: of 16 bit the high byte is kept (`v >> 8`), of 9 to 15 bit the highest
-eight bits; fewer than 8 bit are spread over 0–255; a palette becomes its colours; grey becomes three equal bands. Other
-values have no stated range and are refused. An orientation tag is not applied: a raster lies as its georeference says.
-
-Without a choice of bands the red, green and blue ones are taken, or a single one; whatever else a file has besides an
-alpha band makes the choice the user's. What the file marks as missing (a nodata value, an internal mask, alpha 0) is
-missing from the mask, too.
+Pixels and what is missing follow the rules of `engine.images.tiff`. An orientation tag is not applied: a raster lies as
+its georeference says.
 """
-# rasterio ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 
+import logging
 import math
+import os
 import re
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RuntimeUnavailableError
+from engine.gdal import (
+    GdalError,
+    coordinate_system,
+    names_files,
+    traced_shapes,
+    transform_points,
+    write_cloud_optimized,
+)
+from engine.images.formats import TIFF
+from engine.images.tiff import Tiff, open_picture
 from engine.mask_file import MaskFile
 from engine.tiled import Tile
 from engine.tiling import Window
 
-if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
+_log = logging.getLogger(__name__)
 
-_CACHE_MIB = 64
-_LARGEST_CACHE_MIB = 128
 _BLOCK_PX = 512
-_COLORS = ("red", "green", "blue")
 _LARGEST_DISTORTION = 0.01
 _DEGREE = math.pi / 180
-_SPHEROID = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.]+),\s*([0-9.]+)')
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_SPHEROID = re.compile(rf'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",\s*({_NUMBER}),\s*({_NUMBER})')
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_AXES_M = (1e5, 1e9)
+"""Of anything in the solar system that is surveyed."""
+_SMALLEST_INVERSE_FLATTENING = 5.0
+_WORLD_FILE_BYTES = 1024
+_IGNORED_SUFFIXES: Final = (".aux.xml", ".ovr", ".msk", ".prj", ".tab", ".aux", ".imd", ".rpb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,37 +111,28 @@ class GeoTiff:
     Threads: one at a time, any.
     """
 
-    def __init__(self, path: Path, dataset: "DatasetReader", bands: tuple[int, ...]) -> None:
-        """Take an open dataset; see `open_geotiff`.
+    def __init__(self, picture: Tiff, georeference: Georeference) -> None:
+        """Take an open picture; see `open_geotiff`.
 
         Args:
-            path: for messages.
-            dataset: stays open as long as this is used.
-            bands: one or three, from 1.
+            picture: stays open as long as this is used.
+            georeference: where it lies.
         """
-        self._path = path
-        self._dataset = dataset
-        self.bands = bands
-        self._eight_bit = _eight_bit_reader(path, dataset, bands)
-        self.placed_by_points = dataset.crs is None and bool(dataset.gcps[0])
-        self.marks_missing = any("all_valid" not in {flag.name for flag in flags} for flags in dataset.mask_flag_enums)
-        self._missing_values = _missing_values(dataset, bands)
-        tags = dataset.tags()
-        self.georeference = Georeference(
-            dataset.crs.to_wkt() if dataset.crs else None,
-            cast("tuple[float, float, float, float, float, float]", dataset.transform.to_gdal()),
-            tags.get("AREA_OR_POINT", "Area"),
-        )
+        self._picture = picture
+        self.bands = picture.bands
+        self.placed_by_points = picture.dataset.placed_by_points
+        self.marks_missing = picture.marks_missing
+        self.georeference = georeference
 
     @property
     def width(self) -> int:
         """Columns."""
-        return int(self._dataset.width)
+        return self._picture.width
 
     @property
     def height(self) -> int:
         """Rows."""
-        return int(self._dataset.height)
+        return self._picture.height
 
     def read(self, window: Window) -> Tile:
         """Read a window.
@@ -150,7 +146,7 @@ class GeoTiff:
         Raises:
             ImageError: the file is damaged there.
         """
-        return self._read(window, (window.height, window.width))
+        return Tile(*self._picture.read(window))
 
     def overview(self, longest_side: int) -> NDArray[np.uint8]:
         """Read the whole raster small; from its overviews, if it has some.
@@ -166,39 +162,24 @@ class GeoTiff:
         """
         scale = min(1.0, longest_side / max(self.width, self.height))
         size = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
-        tile = self._read(Window(0, 0, self.width, self.height), size)
-        if tile.valid is not None:
-            tile.pixels[~tile.valid] = 0
-        return tile.pixels
-
-    def _read(self, window: Window, size: tuple[int, int]) -> Tile:
-        from rasterio import windows
-        from rasterio.errors import RasterioError
-
-        part = windows.Window(window.x, window.y, window.width, window.height)  # pyright: ignore[reportCallIssue]
-        try:
-            values = self._dataset.read(list(self.bands), window=part, out_shape=(len(self.bands), *size))
-            valid: NDArray[np.bool_] | None = None
-            if self._missing_values is not None:
-                pairs = zip(values, self._missing_values, strict=True)
-                valid = np.logical_or.reduce([plane != missing for plane, missing in pairs])
-            elif self.marks_missing:
-                valid = self._dataset.dataset_mask(window=part, out_shape=size) > 0
-        except RasterioError as error:
-            raise ImageError(
-                f"{self._path}: damaged or truncated, its pixels at column {window.x}, row {window.y} cannot be read "
-                f"({error}{f': {error.__cause__}' if error.__cause__ else ''}): copy or export it again"
-            ) from error
-        return Tile(self._eight_bit(values), valid)
+        pixels, valid = self._picture.read(Window(0, 0, self.width, self.height), size)
+        if valid is not None:
+            pixels[~valid] = 0
+        return pixels
 
 
 @contextmanager
-def open_geotiff(path: Path, bands: Sequence[int] | None = None, *, tile_height: int = 1024) -> Generator[GeoTiff]:
+def open_geotiff(
+    path: Path, bands: Sequence[int] | None = None, *, page: int = 1, tile_height: int = 1024
+) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
+
+    What the user should know of the file is logged, once.
 
     Args:
         path: the file.
-        bands: one or three numbers of bands, from 1; None: the colours (see the top of this file).
+        bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
+        page: which picture of the file, from 1.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
 
     Yields:
@@ -209,119 +190,88 @@ def open_geotiff(path: Path, bands: Sequence[int] | None = None, *, tile_height:
         ImageError: the file cannot be opened, or has bands or values that are not read.
     """
     require_rasterio()
-    import rasterio
-    from rasterio.errors import RasterioError
-
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
-    try:
-        _ignore_known_warnings()
-        # No other driver: a file that calls itself a TIFF must not make GDAL open something else.
-        dataset = rasterio.open(path.absolute(), driver="GTiff")
-    except RasterioError as error:
-        raise ImageError(f"{path}: cannot be read as a GeoTIFF ({error}): copy or export it again") from error
-    with dataset, rasterio.Env(GDAL_CACHEMAX=_cache_mib(dataset, tile_height)):
-        yield GeoTiff(path, dataset, _chosen_bands(path, dataset, bands))
+    with path.open("rb") as file:
+        if TIFF.match(file.read(4)) is None:
+            raise ImageError(f"{path}: is no TIFF: convert it to one")
+        with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
+            georeference, notes = _georeference_of(path, picture)
+            for note in (*picture.notes, *notes):
+                _log.warning("%s: %s", path, note)
+            yield GeoTiff(picture, georeference)
 
 
-def _ignore_known_warnings() -> None:
-    # For good: to restore a list of filters afterwards is not safe among threads. That a georeference is missing the
-    # service says in its own words; of a nodata value beside an alpha band rasterio takes the alpha.
-    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
-
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    warnings.simplefilter("ignore", NodataShadowWarning)
+# ---- georeferences ----------------------------------------------------------------------------------------------
 
 
-def _cache_mib(dataset: "DatasetReader", tile_height: int) -> int:
-    block_width = dataset.block_shapes[0][1]
-    if block_width < dataset.width:
-        return _CACHE_MIB
-    row_bytes = dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
-    return max(_CACHE_MIB, min(_LARGEST_CACHE_MIB, (row_bytes * tile_height >> 20) + 8))
-
-
-def _chosen_bands(path: Path, dataset: "DatasetReader", bands: Sequence[int] | None) -> tuple[int, ...]:
-    meanings = [each.name for each in dataset.colorinterp]
-    listed = ", ".join(f"{index} {meaning}" for index, meaning in enumerate(meanings, start=1))
-    if bands is not None:
-        if len(bands) not in {1, 3} or not all(1 <= band <= dataset.count for band in bands):
-            raise ImageError(
-                f"{path}: --bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
-                f"{dataset.count} ({listed})"
-            )
-        return tuple(bands)
-    visible = [index for index, meaning in enumerate(meanings, start=1) if meaning != "alpha"]
-    if len(visible) == 1:
-        return (visible[0],)
-    if len(visible) == 2 and meanings[0] == "gray" and visible[0] == 1:
-        # The second band of a grey picture is an alpha that does not say so.
-        return (1,)
-    if len(visible) == 3 and not {"cyan", "magenta", "YCbCr_Y"} & set(meanings):
-        if all(color in meanings for color in _COLORS):
-            return tuple(meanings.index(color) + 1 for color in _COLORS)
-        return tuple(visible)
-    raise ImageError(
-        f"{path}: {dataset.count} bands ({listed}), and the network takes three: choose them with --bands, for example "
-        "--bands 1,2,3"
-    )
-
-
-def _missing_values(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Find the values that mark missing pixels, where the bands that are read tell all about it.
-
-    GDAL would read every band a second time to find out, which takes longer than to read them.
-
-    Returns:
-        One a band, all of which must have it in a missing pixel; None: ask GDAL.
-    """
-    flags = [[flag.name for flag in each] for each in dataset.mask_flag_enums]
-    if set(bands) != set(range(1, dataset.count + 1)) or any(each != ["nodata"] for each in flags):
-        return None
-    found: list[int] = []
-    for band in bands:
-        stated, kind = dataset.nodatavals[band - 1], np.dtype(dataset.dtypes[band - 1])
-        if kind.kind != "u" or stated is None or not (0 <= stated <= np.iinfo(kind).max and stated == int(stated)):
-            return None
-        found.append(int(stated))
-    return tuple(found)
-
-
-def _eight_bit_reader(
-    path: Path, dataset: "DatasetReader", bands: tuple[int, ...]
-) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-    """Choose how values [1 or 3, h, w] become uint8[h, w, 3]."""
-    kinds = {dataset.dtypes[band - 1] for band in bands}
-    if len(bands) == 1 and dataset.colorinterp[bands[0] - 1].name == "palette":
-        table = np.zeros((256, 3), np.uint8)
-        for index, color in dataset.colormap(bands[0]).items():
-            if index < len(table):
-                table[index] = color[:3]
-        return lambda values: table[np.minimum(values[0], 255)]
-    if not kinds <= {"uint8", "uint16"}:
-        raise ImageError(
-            f"{path}: values of type {'/'.join(sorted(kinds))} have no stated range: scale them to 8 or 16 bit"
+def _georeference_of(path: Path, picture: Tiff) -> tuple[Georeference, list[str]]:
+    """Where a raster lies, and what the user should know about it."""
+    dataset, notes = picture.dataset, list[str]()
+    wkt, transform = dataset.crs_wkt, dataset.transform
+    if wkt is not None and names_files(wkt):
+        wkt = None
+        notes.append("its coordinate reference system names files, which are not opened: it is read as if it had none")
+    used: set[Path] = set()
+    if not picture.directory.is_georeferenced and transform == _IDENTITY:
+        for candidate in _world_files(path):
+            placed = _read_world_file(candidate)
+            if placed is not None:
+                transform = placed
+                used.add(candidate)
+                break
+    _, per_column, x_per_row, _, y_per_column, per_row = transform
+    determinant = per_column * per_row - x_per_row * y_per_column
+    if not all(map(math.isfinite, transform)) or not math.isfinite(determinant) or not determinant:
+        wkt, transform = None, _IDENTITY
+        notes.append("its georeference gives pixels no size: it is read as if it had none")
+    ignored = [found.name for found in _side_files(path) if found not in used]
+    if ignored:
+        notes.append(
+            f"files beside it are ignored ({', '.join(ignored)}): what they say has to be in the file itself "
+            "(gdal_translate copies it there)"
         )
-    widths = [
-        int(dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[band - 1]).itemsize))
-        for band in bands
-    ]
-    inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    if picture.directory.orientation != 1:
+        notes.append(
+            f"its orientation ({picture.directory.orientation}) is not applied: a raster is segmented as its pixels lie"
+        )
+    area_or_point = dataset.area_or_point if dataset.area_or_point in {"Area", "Point"} else "Area"
+    return Georeference(wkt, transform, area_or_point), notes
 
-    def one(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-        if bits == 8:
-            return plane.astype(np.uint8, copy=False)
-        if bits > 8:
-            return (plane >> (bits - 8)).astype(np.uint8)
-        return (plane.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
 
-    def read(values: NDArray[Any]) -> NDArray[np.uint8]:
-        planes = [one(plane, bits) for plane, bits in zip(values, widths, strict=True)]
-        if inverted:
-            planes = [~plane for plane in planes]
-        return cast("NDArray[np.uint8]", cv2.merge(planes * (3 // len(planes))))
+def _side_files(path: Path) -> list[Path]:
+    """What lies beside a raster and says something about it, as other programs see it."""
+    names = [*(f"{path.name}{suffix}" for suffix in _IGNORED_SUFFIXES)]
+    names += [f"{path.stem}{suffix}" for suffix in _IGNORED_SUFFIXES]
+    return [beside for beside in [*(path.with_name(name) for name in names), *_world_files(path)] if beside.is_file()]
 
-    return read
+
+def _world_files(path: Path) -> list[Path]:
+    kind = path.suffix[1:]
+    if not kind:
+        return []
+    suffixes = [f"{kind[0]}{kind[-1]}w", f"{kind}w", "wld"]
+    return [path.with_suffix(f".{case}") for suffix in suffixes for case in dict.fromkeys((suffix, suffix.upper()))]
+
+
+def _read_world_file(path: Path) -> tuple[float, float, float, float, float, float] | None:
+    """Read six numbers: x and y per column, x and y per row, x and y of the middle of the first pixel."""
+    try:
+        # Neither a link to another file nor a pipe that never ends.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(_WORLD_FILE_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    try:
+        numbers = [float(each) for each in content.split()]
+    except ValueError:
+        return None
+    if len(numbers) != 6 or len(content) > _WORLD_FILE_BYTES or not all(map(math.isfinite, numbers)):
+        return None
+    per_column, y_per_column, x_per_row, per_row, x, y = numbers
+    corner = (x - (per_column + x_per_row) / 2, y - (y_per_column + per_row) / 2)
+    return corner[0], per_column, x_per_row, corner[1], y_per_column, per_row
 
 
 # ---- areas ------------------------------------------------------------------------------------------------------
@@ -341,39 +291,68 @@ def pixel_areas(georeference: Georeference, width: int, height: int) -> PixelAre
     Returns:
         Areas, or why there are none.
     """
-    from rasterio.crs import CRS
-
-    if georeference.crs_wkt is None:
+    wkt = georeference.crs_wkt
+    if wkt is None:
         return PixelAreas(None, "the file names no coordinate reference system")
-    crs = CRS.from_wkt(georeference.crs_wkt)
-    spheroid = _SPHEROID.search(georeference.crs_wkt)
-    if spheroid is None or not (crs.is_projected or crs.is_geographic):
+    try:
+        system = coordinate_system(wkt)
+    except GdalError as error:
+        return PixelAreas(None, f"its coordinate reference system cannot be understood ({error})")
+    spheroid = _SPHEROID.search(wkt)
+    if spheroid is None or system.kind not in {"projected", "geographic"}:
         return PixelAreas(None, "its coordinate reference system is neither projected nor geographic")
     axis, inverse_flattening = float(spheroid[1]), float(spheroid[2])
+    if not _AXES_M[0] <= axis <= _AXES_M[1] or 0 != inverse_flattening < _SMALLEST_INVERSE_FLATTENING:
+        return PixelAreas(
+            None, f"its ellipsoid (axis {axis:g} m, inverse flattening {inverse_flattening:g}) is that of no planet"
+        )
+    if not (system.unit > 0 and math.isfinite(system.unit)):
+        return PixelAreas(None, "the unit of its coordinates has no length")
+    if system.kind == "geographic":
+        found = _areas_between_parallels(georeference, width, height, system.unit, axis, inverse_flattening)
+    else:
+        found = _areas_in_plane(georeference, width, height, system.unit, axis, inverse_flattening)
+    if found.rows_m2 is not None and not (np.isfinite(found.rows_m2).all() and (found.rows_m2 > 0).all()):
+        return PixelAreas(None, "its georeference gives pixels no area")
+    return found
+
+
+def _areas_between_parallels(
+    georeference: Georeference, width: int, height: int, unit_rad: float, axis: float, inverse_flattening: float
+) -> PixelAreas:
+    _, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    if x_per_row or y_per_column:
+        return PixelAreas(None, "degrees of a rotated raster cover other areas in every pixel")
+    edges_rad = (y + per_row * np.arange(height + 1, dtype=np.float64)) * unit_rad
+    if not abs(edges_rad).max() <= math.pi / 2 + 1e-9:
+        return PixelAreas(None, "its latitudes exceed 90 degrees")
+    if not abs(per_column) * width * unit_rad <= 2 * math.pi + 1e-9:
+        return PixelAreas(None, "its longitudes go more than once around the earth")
+    zones = np.abs(np.diff(_area_from_equator(edges_rad, axis, inverse_flattening)))
+    return PixelAreas(zones * abs(per_column) * unit_rad, "on the ellipsoid")
+
+
+def _areas_in_plane(
+    georeference: Georeference, width: int, height: int, unit_m: float, axis: float, inverse_flattening: float
+) -> PixelAreas:
+    wkt = georeference.crs_wkt or ""
     x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
-    if crs.is_geographic:
-        if x_per_row or y_per_column:
-            return PixelAreas(None, "degrees of a rotated raster cover other areas in every pixel")
-        edges_rad = (y + per_row * np.arange(height + 1, dtype=np.float64)) * _DEGREE
-        if abs(edges_rad).max() > math.pi / 2 + 1e-9:
-            return PixelAreas(None, "its latitudes exceed 90 degrees")
-        zones = np.abs(np.diff(_area_from_equator(edges_rad, axis, inverse_flattening)))
-        return PixelAreas(zones * abs(per_column) * _DEGREE, "on the ellipsoid")
-    _, factor_m = crs.linear_units_factor
     determinant = abs(per_column * per_row - x_per_row * y_per_column)
     corners = [(0.0, 0.0), (width, 0.0), (0.0, height), (width, height), (width / 2, height / 2)]
     places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
     try:
-        scales = _area_scales(crs, places, factor_m, axis, inverse_flattening)
-    except Exception as error:  # PROJ's errors are those of rasterio's inside
+        scales = _area_scales(wkt, places, unit_m, axis, inverse_flattening)
+    except GdalError as error:
         return PixelAreas(None, f"its place lies outside of its projection ({error})")
     worst = max(abs(scale - 1) for scale in scales)
+    if not math.isfinite(worst):
+        return PixelAreas(None, "its place lies outside of its projection")
     if worst > _LARGEST_DISTORTION:
         return PixelAreas(
             None,
             f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)",
         )
-    return PixelAreas(np.array([determinant * factor_m**2]), "in the plane of its projection")
+    return PixelAreas(np.array([determinant * unit_m**2]), "in the plane of its projection")
 
 
 def pixel_degrees(georeference: Georeference, width: int, height: int) -> float | None:
@@ -387,17 +366,14 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
     Returns:
         The side of a pixel in the middle of the raster, in degrees; None where nothing leads to WGS 84.
     """
-    from rasterio.crs import CRS
-    from rasterio.warp import transform
-
     if georeference.crs_wkt is None:
         return None
     x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
     xs = [x + column * per_column + height / 2 * x_per_row for column in (width / 2, width / 2 + 1)]
     ys = [y + column * y_per_column + height / 2 * per_row for column in (width / 2, width / 2 + 1)]
     try:
-        longitudes, latitudes = transform(CRS.from_wkt(georeference.crs_wkt), "EPSG:4326", xs, ys)[:2]
-    except Exception:  # PROJ's errors are those of rasterio's inside
+        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", xs, ys)
+    except GdalError:
         return None
     side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
     return side if math.isfinite(side) and side else None
@@ -418,21 +394,15 @@ def _area_from_equator(
 
 
 def _area_scales(
-    crs: Any,  # noqa: ANN401 (rasterio's type)
-    places: list[tuple[float, float]],
-    factor_m: float,
-    axis: float,
-    inverse_flattening: float,
+    wkt: str, places: list[tuple[float, float]], unit_m: float, axis: float, inverse_flattening: float
 ) -> list[float]:
     """Area in the plane over area on the ellipsoid, at each place."""
-    from rasterio.warp import transform
-
-    step = 1.0 / factor_m
+    step = 1.0 / unit_m
     points = [(x + dx, y + dy) for x, y in places for dx, dy in ((0.0, 0.0), (step, 0.0), (0.0, step))]
-    geographic = {"proj": "longlat", "a": axis, "rf": inverse_flattening or math.inf}
+    geographic: dict[str, object] = {"proj": "longlat", "a": axis, "rf": inverse_flattening}
     if not inverse_flattening:
         geographic = {"proj": "longlat", "R": axis}
-    longitudes, latitudes = transform(crs, geographic, [x for x, _ in points], [y for _, y in points])[:2]
+    longitudes, latitudes = transform_points(wkt, geographic, [x for x, _ in points], [y for _, y in points])
     on_sphere = list(zip(np.array(longitudes) * _DEGREE, np.array(latitudes) * _DEGREE, strict=True))
     flattening = 1 / inverse_flattening if inverse_flattening else 0.0
     squared = flattening * (2 - flattening)
@@ -466,7 +436,7 @@ def write_geotiff(
 
     Args:
         mask: complete.
-        path: the file; beside it lies a temporary description while it is written.
+        path: the file; beside it lies a temporary folder while it is written.
         georeference: of the source.
         labels: one a class, in index order.
         tags: what else the file is to say.
@@ -474,33 +444,17 @@ def write_geotiff(
     Raises:
         ImageError: the file cannot be written.
     """
-    import rasterio
-    from rasterio.shutil import copy
-
-    # A mask file is raw values; this description makes GDAL read it as a raster with everything that belongs to it.
-    described = mask.path.with_suffix(".vrt")
-    described.write_text(_description(mask, georeference, labels, tags), encoding="utf-8")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
-            copy(
-                str(described.absolute()),
-                str(path.absolute()),
-                driver="COG",
-                COMPRESS="DEFLATE",
-                BLOCKSIZE=str(_BLOCK_PX),
-                OVERVIEW_RESAMPLING="NEAREST",
-                BIGTIFF="IF_SAFER",
-                # Handing blocks to more of them takes longer than the compressing.
-                NUM_THREADS="1",
-            )
-    except Exception as error:  # a full disk is an error of rasterio's inside
+        # A mask file is raw values; the description makes GDAL read it as a raster with everything that belongs to it.
+        write_cloud_optimized(
+            mask.path, lambda values: _description(mask, values, georeference, labels, tags), path, _BLOCK_PX
+        )
+    except (GdalError, OSError) as error:
         raise ImageError(f"{path}: the mask cannot be written ({error}): is there room on the disk?") from error
-    finally:
-        described.unlink(missing_ok=True)
 
 
 def _description(
-    mask: MaskFile, georeference: Georeference, labels: Sequence[ClassLabel], more: Mapping[str, str]
+    mask: MaskFile, values: str, georeference: Georeference, labels: Sequence[ClassLabel], more: Mapping[str, str]
 ) -> str:
     layout = mask.layout
     tags = {**more, "AREA_OR_POINT": georeference.area_or_point}
@@ -529,7 +483,7 @@ def _description(
             entries = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*label.color) for label in labels)
             parts.append(f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>")
         parts.append(
-            f'<SourceFilename relativeToVRT="1">{escape(mask.path.name)}</SourceFilename>'
+            f'<SourceFilename relativeToVRT="1">{escape(values)}</SourceFilename>'
             f"<ImageOffset>{band * layout.width * layout.height * item}</ImageOffset>"
             f"<PixelOffset>{item}</PixelOffset><LineOffset>{layout.width * item}</LineOffset>"
             "<ByteOrder>LSB</ByteOrder></VRTRasterBand>"
@@ -554,15 +508,7 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
     Yields:
         The class, and rings float64[n, 2] of coordinates: the outer one first, then holes.
     """
-    import rasterio
-    from rasterio import features
-
-    _ignore_known_warnings()
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB), rasterio.open(path) as dataset:
-        for band in range(1, dataset.count + 1):
-            traced = features.shapes(rasterio.band(dataset, band), connectivity=4, transform=dataset.transform)
-            for geometry, value in traced:
-                if value == dataset.nodata or (multilabel and value != 1):
-                    continue
-                rings = [np.asarray(ring, np.float64) for ring in geometry["coordinates"]]
-                yield (band - 1 if multilabel else int(value)), rings
+    for band, value, missing, rings in traced_shapes(path):
+        if value == missing or (multilabel and value != 1):
+            continue
+        yield (band - 1 if multilabel else int(value)), rings

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, OptionError, RuntimeUnavailableError
-from engine.files import scratch_folder
+from engine.gdal import isolate_environment, new_file_at
 from engine.geotiff import ClassLabel
 
 DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -124,6 +124,7 @@ def write_polygons(
         RuntimeUnavailableError: pyogrio is not installed.
     """
     require_polygon_format(path)
+    isolate_environment()
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
     from pyogrio.raw import write
 
@@ -153,12 +154,9 @@ def write_polygons(
     # The service says in its own words that there is none. (For good: filters are not safe to restore among threads.)
     warnings.filterwarnings("ignore", message="'crs' was not provided")
     try:
-        with scratch_folder("polygons") as neutral:
-            # Through a link: an exclamation mark in a folder's name would be taken for the end of an archive's.
-            folder = neutral / "here"
-            folder.symlink_to(path.parent.absolute())
+        with new_file_at(path) as written:
             write(
-                folder / path.name,
+                written,
                 geometry,
                 list(fields.values()),
                 list(fields),

@@ -3,15 +3,18 @@
 from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 from engine.images.listing import list_images, real_path
-from engine.images.read import SourceImage, read_image, tiff_size
+from engine.images.read import SourceImage, read_image
 from engine.images.size import shrunken_size
+from engine.images.tiff import TiffPage, pages_of, tiff_size
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "Capture",
     "SourceImage",
+    "TiffPage",
     "list_images",
+    "pages_of",
     "read_image",
     "real_path",
     "shrunken_size",

@@ -1,8 +1,9 @@
 """What EXIF says: which way up, when and where the picture was taken. Damaged EXIF never fails a good picture."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any, SupportsFloat, TypeVar
 
 import cv2
@@ -21,6 +22,10 @@ TURNS: dict[int, tuple[int | None, int | None]] = {
 """What sets each EXIF orientation upright: a rotation, then a flip (0: top to bottom, 1: left to right)."""
 
 _GPS = ExifTags.GPS
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])""")
+_TIME = re.compile(
+    r"(\d{4})[:/.-](\d\d)[:/.-](\d\d)[ T](\d\d):(\d\d):(\d\d)(?:[.,]\d*)?\s*(Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
 _Value = TypeVar("_Value")
 
 
@@ -39,17 +44,41 @@ class Capture:
     longitude_deg: float | None = None
 
 
-def orientation_of(exif: Image.Exif) -> int:
-    """Read the EXIF orientation.
+def exif_from(block: bytes | None) -> Image.Exif:
+    """Parse an EXIF block.
+
+    Args:
+        block: with or without `Exif` in front; None where there is none.
+
+    Returns:
+        What can be read of it.
+    """
+    exif = Image.Exif()
+    if block:
+        or_else(lambda: exif.load(block), None)
+    return exif
+
+
+def orientation_of(exif: Image.Exif, xmp: bytes | None = None) -> int:
+    """Read the orientation, whatever number type it is stored as.
 
     Args:
         exif: Of a picture.
+        xmp: Its XMP packet, which counts where EXIF does not say anything.
 
     Returns:
         1–8, a key of `TURNS`; 1 where nothing else is said.
     """
-    orientation = or_else(lambda: int(exif[ExifTags.Base.Orientation]), 1)
+    stored: Any = or_else(lambda: exif.get(ExifTags.Base.Orientation), None)
+    if stored is None and (found := _XMP_ORIENTATION.search(xmp or b"")):
+        stored = found[1]
+    orientation = or_else(lambda: _whole_number(stored), 1)
     return orientation if orientation in TURNS else 1
+
+
+def _whole_number(value: Any) -> int:
+    # BYTE and UNDEFINED come as bytes, several values as a tuple.
+    return int(value[0] if isinstance(value, tuple | bytes) else value)
 
 
 def capture_of(exif: Image.Exif) -> Capture:
@@ -72,12 +101,31 @@ def capture_of(exif: Image.Exif) -> Capture:
 def _taken_at(tags: Mapping[int, str]) -> datetime:
     """Read `DateTimeOriginal` of the Exif directory, with its offset if there is one that can be read.
 
+    Date and time may also be written with dashes and a `T`, and the time with a fraction, which is dropped, and with an
+    offset of its own, which counts where `OffsetTimeOriginal` does not say one. Some telephones count the hour after
+    midnight as 24 of the day that has begun.
+
     >>> _taken_at({0x9003: "2024:06:30 14:05:09", 0x9011: "+02:00"}).isoformat()
     '2024-06-30T14:05:09+02:00'
+    >>> _taken_at({0x9003: "2015-08-22T24:08:19.25Z"}).isoformat()
+    '2015-08-22T00:08:19+00:00'
     """
-    local = datetime.strptime(tags[ExifTags.Base.DateTimeOriginal].strip(" \0"), "%Y:%m:%d %H:%M:%S")
-    offset = or_else(lambda: datetime.strptime(tags[ExifTags.Base.OffsetTimeOriginal].strip(" \0"), "%z").tzinfo, None)
-    return local.replace(tzinfo=offset)
+    found = _TIME.fullmatch(_text(tags[ExifTags.Base.DateTimeOriginal]))
+    if found is None:
+        raise ValueError("no time")
+    year, month, day, hour, minute, second = map(int, found.groups()[:6])
+    local = datetime(year, month, day, 0 if hour == 24 else hour, minute, second)
+    offset = or_else(lambda: _offset(_text(tags[ExifTags.Base.OffsetTimeOriginal])), None)
+    return local.replace(tzinfo=offset or or_else(lambda: _offset(found[7]), None))
+
+
+def _text(value: str | bytes) -> str:
+    text = value.decode("ascii") if isinstance(value, bytes) else value
+    return text.split("\0", 1)[0].strip()
+
+
+def _offset(text: str) -> tzinfo | None:
+    return datetime.strptime(text, "%z").tzinfo
 
 
 def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, limit_deg: float) -> float:

@@ -5,10 +5,10 @@ What a picture is is decided by its first bytes, never by its name: JPEG, PNG, T
 - EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works on
   the upright picture.
 - The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
-  becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK, YCbCr and Lab are converted by Pillow.
-- Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does; of 12 bit TIFF the highest eight bits. (For 16 bit
-  *colour* TIFF OpenCV rounds `v / 257` instead and may differ by one level.)
-- 32 bit integers and floats have no stated range and are refused; so are TIFFs with two or five bands.
+  becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK is converted by Pillow.
+- Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
+- 32 bit integers and floats have no stated range and are refused.
+- TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
 - Of an animated or multi-page file the first picture is read.
 - A truncated file is an error: the missing part is never filled with grey.
 - Damaged EXIF never fails a good picture: what cannot be read of it is `None`.
@@ -17,36 +17,37 @@ Pillow keeps two settings for the whole process; since several threads decode at
 
 - `Image.MAX_IMAGE_PIXELS` is what `Image.open` consults. This module opens the decoders' classes itself, compares the
   declared size with `max_pixels` before a pixel is decoded, and leaves the constant alone. (Pillow still consults it
-  for WebP and for the tiles of a TIFF, and refuses what is larger than twice its value.)
+  for WebP, and refuses what is larger than twice its value.)
 - The warning filters: `warnings.catch_warnings` restores the wrong list when threads overlap. So the first read adds
   one filter that drops the warnings of `PIL` modules, and it stays. What matters of them is an `ImageError` here.
 """
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageError, reason_of
-from engine.images.exif import TURNS, Capture, capture_of, or_else, orientation_of
-from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS
-from engine.images.size import check_max_img_size, shrunken_size
+from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
+from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
+from engine.images.heif import read_heif
+from engine.images.jpeg import jpeg_content, require_whole_scans
+from engine.images.png import png_content
+from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
+from engine.images.tiff import read_tiff
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
-_TIFF_BANDS = frozenset({1, 3, 4})
-_TIFF_DEPTHS_BIT = frozenset({1, 2, 4, 8, 12, 16})
-_BIG_TIFF = 43
 _STRIP_PIXELS = 1 << 20
 _PILLOW_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -60,45 +61,30 @@ class SourceImage:
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
+        notes: What people should know of the reading, such as that the file holds more pictures; phrases, mostly none.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     capture: Capture
+    notes: tuple[str, ...] = ()
 
 
-def tiff_size(path: Path) -> tuple[int, int] | None:
-    """Look up how large a TIFF says it is, without decoding it and whatever its bands are.
-
-    Args:
-        path: any file.
-
-    Returns:
-        Width and height in pixels; None where the file is no TIFF, does not say it, or cannot be read.
-    """
-    try:
-        with _open_file(path) as file:
-            if DECODERS[2][0].match(file.read(4)) is None:
-                return None
-            _ignore_pillow_remarks()
-            directory = _tiff_directory(file)
-            return int(directory[ExifTags.Base.ImageWidth]), int(directory[ExifTags.Base.ImageLength])
-    except Exception:  # Pillow's decoders state no closed set of exceptions; who reads the file says what is wrong
-        return None
-
-
-def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS) -> SourceImage:
+def read_image(
+    path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS, page: int = 1
+) -> SourceImage:
     """Decode one picture, upright, as RGB.
 
-    Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns. A
-    JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the wanted size; the rest of the way each
-    pixel is the average of its area.
+    Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns; of a
+    TIFF only a part. A JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the wanted size; the rest
+    of the way each pixel is the average of its area.
 
     Args:
         path: The file; its suffix does not matter.
         max_img_size: Shrink to at most this many pixels (`shrunken_size`); -1 never shrinks.
         max_pixels: Refuse, before decoding, pictures that declare more pixels.
+        page: Which picture of a TIFF of several pages, from 1.
 
     Returns:
         The picture with its source size and capture data.
@@ -111,7 +97,7 @@ def read_image(path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_
     _ignore_pillow_remarks()
     with _open_file(path) as file:
         try:
-            stored = _decode(path, file, max_img_size, max_pixels)
+            stored = _decode(path, file, max_img_size, max_pixels, page)
         except ImageError:
             raise
         except Image.DecompressionBombError as cause:
@@ -132,21 +118,14 @@ class _StoredImage:
         size: Declared width and height.
         orientation: The EXIF orientation still to be undone, 1–8.
         capture: What EXIF says about time and place.
+        notes: What people should know of the reading.
     """
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     orientation: int
     capture: Capture
-
-
-def _check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{path}: declares {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}: "
-            "raise --max-pixels if the file can be trusted"
-        )
+    notes: tuple[str, ...]
 
 
 def _ignore_pillow_remarks() -> None:
@@ -169,40 +148,86 @@ def _why_no_file(path: Path) -> str:
         return "is a folder: name the images in it"
     if path.exists():
         return "is not a regular file: copy its content to one"
+    if path.is_symlink():
+        return (
+            f"is a link to {path.readlink()}, where nothing is: fetch the picture (`git annex get`), or mend the link"
+        )
     return "no such file: check the name"
 
 
-def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
-    image = _open_image(path, file, max_pixels)
-    size = image.size
-    _check_max_pixels(path, size, max_pixels)
-    _check_mode(path, image.mode)
-    if isinstance(image, JpegImageFile):
-        image.draft(None, shrunken_size(*size, max_img_size))
-    image.load()
-    # Not before: a PNG may carry its EXIF behind the pixels. A TIFF has turned itself by now and says so.
-    exif = or_else(image.getexif, Image.Exif())
-    return _StoredImage(_rgb(image), size, orientation_of(exif), capture_of(exif))
-
-
-def _open_image(path: Path, file: BinaryIO, max_pixels: int) -> ImageFile:
-    prefix = file.read(32)
-    file.seek(0)
+def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page: int) -> _StoredImage:
+    prefix = file.read(PREFIX_BYTES)
+    if HEIF.match(prefix):
+        return _decode_heif(path, file, max_pixels)
+    if TIFF.match(prefix):
+        return _decode_tiff(path, file, max_pixels, page)
+    if page != 1:
+        raise ImageError(f"{path}: has no page {page}: only TIFFs have pages")
     decoder = next((decoder for signature, decoder in DECODERS if signature.match(prefix)), None)
     if decoder is None:
-        problem = (
-            f"is not a {FORMATS} file: convert it to one of them" if prefix else "is empty (0 bytes): copy it again"
-        )
-        raise ImageError(f"{path}: {problem}")
+        raise ImageError(f"{path}: {_why_not_read(prefix)}")
+    file.seek(0)
+    if decoder is JpegImageFile:
+        return _decode_jpeg(path, file, max_img_size, max_pixels)
+    if decoder is PngImageFile:
+        content = png_content(path, file)
+        image = _loaded(path, PngImageFile(content.pixels), max_pixels)
+        return _stored(image, exif_from(content.exif), content.xmp, content.pictures)
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
-        _check_max_pixels(path, _webp_size(prefix), max_pixels)
-    try:
-        return decoder(file)
-    except SyntaxError as cause:
-        if decoder is TiffImageFile:
-            _check_tiff_layout(path, file, cause)
-        raise
+        check_max_pixels(path, _webp_size(prefix), max_pixels)
+    image = _loaded(path, decoder(file), max_pixels)
+    return _stored(image, exif_from(image.info.get("exif")), image.info.get("xmp"), getattr(image, "n_frames", 1))
+
+
+def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
+    content = jpeg_content(path, file)
+    image = JpegImageFile(content.pixels())
+    size = image.size
+    check_max_pixels(path, size, max_pixels)
+    image.draft(None, shrunken_size(*size, max_img_size))
+    image.load()
+    require_whole_scans(content, image)
+    return replace(_stored(image, exif_from(content.exif), content.xmp, 1), size=size)
+
+
+def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
+    picture = read_heif(path, file, lambda size: check_max_pixels(path, size, max_pixels))
+    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., np.newaxis]
+    rgb = np.ascontiguousarray(pixels[..., :3]) if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    height, width, _ = rgb.shape
+    return _StoredImage(rgb, (width, height), 1, capture_of(exif_from(picture.exif)), _notes(picture.pictures, "main"))
+
+
+def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int) -> _StoredImage:
+    picture = read_tiff(path, file, max_pixels, page)
+    height, width, _ = picture.pixels.shape
+    return _StoredImage(picture.pixels, (width, height), picture.orientation, capture_of(picture.exif), picture.notes)
+
+
+def _why_not_read(prefix: bytes) -> str:
+    if not prefix:
+        return "is empty (0 bytes): copy it again"
+    known = foreign_kind(prefix)
+    if known is None:
+        return f"is not a {FORMATS} file: convert it to one of them"
+    kind, advice = known
+    return f"is {kind}, which is not read: {advice}"
+
+
+def _loaded(path: Path, image: ImageFile, max_pixels: int) -> ImageFile:
+    check_max_pixels(path, image.size, max_pixels)
+    _check_mode(path, image.mode)
+    image.load()
+    return image
+
+
+def _stored(image: ImageFile, exif: Image.Exif, xmp: bytes | None, pictures: int) -> _StoredImage:
+    return _StoredImage(_rgb(image), image.size, orientation_of(exif, xmp), capture_of(exif), _notes(pictures, "first"))
+
+
+def _notes(pictures: int, which: str) -> tuple[str, ...]:
+    return (f"holds {pictures} pictures, of which the {which} one is read",) if pictures > 1 else ()
 
 
 def _webp_size(prefix: bytes) -> tuple[int, int]:
@@ -223,35 +248,6 @@ def _check_mode(path: Path, mode: str) -> None:
         )
 
 
-def _check_tiff_layout(path: Path, file: BinaryIO, cause: SyntaxError) -> None:
-    """Say in the user's words why Pillow knows no mode for a TIFF; silent if bands and depth are not the reason."""
-    bands, depths_bit = or_else(lambda: _tiff_layout(file), (1, frozenset[int]()))
-    if bands not in _TIFF_BANDS:
-        raise ImageError(
-            f"{path}: wrong number of bands: {bands} (grey, RGB, RGBA and CMYK are read): export three of them as RGB"
-        ) from cause
-    if not depths_bit <= _TIFF_DEPTHS_BIT:
-        depths = ", ".join(str(depth) for depth in sorted(depths_bit))
-        raise ImageError(f"{path}: {bands} bands of {depths} bit are not read: scale it to 8 or 16 bit") from cause
-
-
-def _tiff_layout(file: BinaryIO) -> tuple[int, frozenset[int]]:
-    directory = _tiff_directory(file)
-    depths_bit = frozenset[int](directory.get(ExifTags.Base.BitsPerSample, (1,)))
-    return int(directory.get(ExifTags.Base.SamplesPerPixel, 1)), depths_bit
-
-
-def _tiff_directory(file: BinaryIO) -> ImageFileDirectory_v2:
-    file.seek(0)
-    header = file.read(8)
-    if header[2] == _BIG_TIFF:
-        header += file.read(8)
-    directory = ImageFileDirectory_v2(header)
-    file.seek(directory.next)
-    directory.load(file)
-    return directory
-
-
 def _rgb(image: ImageFile) -> NDArray[np.uint8]:
     """Take the bands out of Pillow strip by strip, so that no second whole picture exists while modes are converted."""
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow would work on it
@@ -269,18 +265,14 @@ def _eight_bit_reader(image: ImageFile) -> Callable[[Image.Image], NDArray[np.ui
     if not image.mode.startswith("I;16"):
         # Pillow knows no direct way from premultiplied grey (La) to RGB.
         return lambda strip: np.asarray((strip.convert("LA") if strip.mode == "La" else strip).convert("RGB"))
-    tags: Mapping[int, Any] = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    shift = 4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8
-    # Pillow inverts white-is-zero up to 8 bit only.
-    inverse = 0xFF if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else 0
-    return lambda strip: ((np.asarray(strip) >> shift) ^ inverse).astype(np.uint8)[..., np.newaxis]
+    return lambda strip: (np.asarray(strip) >> 8).astype(np.uint8)[..., np.newaxis]
 
 
 def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
     # The smaller picture is the cheaper one to turn, and the size rule does not mind.
     pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return SourceImage(pixels, width, height, stored.capture)
+    return SourceImage(pixels, width, height, stored.capture, stored.notes)
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """The size at which the network sees a picture."""
 
 import math
+from pathlib import Path
 
-from engine.errors import OptionError
+from engine.errors import ImageError, OptionError
 
 
 def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
@@ -47,6 +48,25 @@ def check_max_img_size(max_img_size: int) -> None:
     if max_img_size == 0 or max_img_size < -1:
         raise OptionError(
             f"max-img-size is {max_img_size}: give the most pixels an image may have, or -1 to leave images unchanged"
+        )
+
+
+def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse a picture that declares too many pixels.
+
+    Args:
+        path: For the message.
+        size: Declared width and height.
+        max_pixels: The most that are read.
+
+    Raises:
+        ImageError: It declares more.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path}: declares {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}: "
+            "raise --max-pixels if the file can be trusted"
         )
 
 

@@ -339,7 +339,7 @@ def test_transparent_colors_of_grey_and_rgb_stay(tmp_path: Path) -> None:
         assert np.array_equal(read_image(path).pixels, opencv(path))
 
 
-@pytest.mark.parametrize(("name", "mode"), [("x.jpg", "CMYK"), ("x.tif", "CMYK"), ("x.tif", "YCbCr"), ("x.tif", "LAB")])
+@pytest.mark.parametrize(("name", "mode"), [("x.jpg", "CMYK"), ("x.tif", "CMYK"), ("x.tif", "LAB")])
 def test_other_color_models_are_converted_by_pillow(tmp_path: Path, name: str, mode: str) -> None:
     path = tmp_path / name
     if mode == "LAB":
@@ -401,28 +401,28 @@ def test_premultiplied_grey_is_divided_by_its_alpha(tmp_path: Path) -> None:
     assert read_image(path).pixels[0, :, 0].tolist() == [127, 50]  # 50 * 255 / 100, rounded down
 
 
-@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+@pytest.mark.parametrize(("dtype", "kind"), [(np.int32, "signed integers"), (np.float32, "floating point")])
 def test_depths_without_a_range_are_refused(
-    tmp_path: Path, dtype: type[np.int32] | type[np.float32], mode: str
+    tmp_path: Path, dtype: type[np.int32] | type[np.float32], kind: str
 ) -> None:
     path = save(tmp_path / "x.tif", np.zeros((4, 4), dtype))
-    with pytest.raises(ImageError, match=rf"x\.tif: mode {mode} .*scale it to 8 or 16 bit"):
+    with pytest.raises(ImageError, match=rf"x\.tif: values of 32 bit \({kind}\) .*scale it to 8 or 16 bit"):
         read_image(path)
 
 
 @pytest.mark.parametrize("big", [False, True])
-@pytest.mark.parametrize(("bands", "photometric"), [(2, 1), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize(("bands", "photometric"), [(4, 1), (5, 1), (5, 2), (7, 1)])
 def test_a_wrong_number_of_bands_is_refused(tmp_path: Path, bands: int, photometric: int, big: bool) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(tiff(4, 4, bytes(16 * bands), bits=8, photometric=photometric, bands=bands, big=big))
-    with pytest.raises(ImageError, match=rf"x\.tif: wrong number of bands: {bands} "):
+    with pytest.raises(ImageError, match=rf"x\.tif: {bands} bands .*: choose them with --bands"):
         read_image(path)
 
 
 def test_bands_of_a_wrong_depth_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(tiff(4, 4, bytes(192), bits=32, photometric=2, bands=3, more=((339, 3, 1, 3),)))
-    with pytest.raises(ImageError, match=r"3 bands of 32 bit are not read: scale it to 8 or 16 bit"):
+    with pytest.raises(ImageError, match=r"values of 32 bit \(floating point\) .*: scale it to 8 or 16 bit"):
         read_image(path)
 
 
@@ -674,8 +674,8 @@ def test_pillows_own_limit_where_it_cannot_be_avoided(tmp_path: Path, monkeypatc
     ("content", "problem"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"Dear Sir or Madam,", "is not a JPEG, PNG, TIFF, WebP or BMP file: convert it"),
-        (b"GIF89a" + bytes(20), "is not a JPEG, PNG, TIFF, WebP or BMP file: convert it"),
+        (b"Dear Sir or Madam,", "is not a JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF or JPEG 2000 file: convert it"),
+        (b"GIF89a" + bytes(20), "is a GIF picture, which is not read: save it as PNG"),
         (b"BMW owners' manual, 1987 edition, with an index", "cannot be decoded"),
         (b"\xff\xd8\xff", "cannot be decoded"),
         (b"\x89PNG\r\n\x1a\n", "cannot be decoded"),
@@ -684,7 +684,7 @@ def test_pillows_own_limit_where_it_cannot_be_avoided(tmp_path: Path, monkeypatc
         (b"RIFF\0\0\0\0WEBPVP8X", "cannot be decoded"),
         (b"II*\0", "cannot be decoded"),
         (b"II*\0\xff\xff\xff\xff", "cannot be decoded"),
-        (tiff(4, 4, b"", bits=8, photometric=77), "cannot be decoded"),
+        (tiff(4, 4, b"", bits=8, photometric=77), r"not known \(PhotometricInterpretation 77\): export it as RGB"),
         (png_header(10, 10) + png_chunk(b"IDAT", b"no zlib") + png_chunk(b"IEND", b""), "cannot be decoded"),
     ],
 )

@@ -1,0 +1,69 @@
+"""HEIC pictures, as telephones make them; the only file that imports pi_heif, which is an extra."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+
+EXTRA = "HEIC pictures are read by the extra `heif`: install `paddleseg-dual-runtime[heif]` (or `pip install pi-heif`)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeifPicture:
+    """The primary picture of a HEIC file, upright.
+
+    Attributes:
+        pixels: `uint8[H, W, C]` or `uint8[H, W]`, RGB, RGBA or grey, 0–255.
+        exif: the EXIF block; None where there is none.
+        pictures: how many pictures the file holds.
+    """
+
+    pixels: NDArray[np.uint8]
+    exif: bytes | None
+    pictures: int
+
+
+def heif_available() -> bool:
+    """Tell whether HEIC pictures can be read here.
+
+    Returns:
+        Whether the extra `heif` is installed.
+    """
+    return find_spec("pi_heif") is not None
+
+
+def read_heif(path: Path, file: BinaryIO, check_size: Callable[[tuple[int, int]], None]) -> HeifPicture:
+    """Decode the primary picture of a HEIC file.
+
+    What the file says about turning (`irot`, `imir`) is applied by the library. The EXIF orientation repeats it and is
+    not to be applied again. Of 10 and 12 bit the highest eight are kept.
+
+    Args:
+        path: names the file in errors.
+        file: at any place.
+        check_size: takes the declared width and height before a pixel is decoded; raises if they are too large.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ImageError: the extra `heif` is not installed.
+    """
+    try:
+        import pi_heif  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError as cause:
+        raise ImageError(f"{path}: is a HEIC picture. {EXTRA}") from cause
+    # Not registered with Pillow: that would change what every other user of Pillow in the process opens.
+    opened = cast("Any", pi_heif).open_heif(file, convert_hdr_to_8bit=False)
+    primary = opened[opened.primary_index]
+    check_size(primary.size)
+    pixels = np.asarray(primary)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return HeifPicture(pixels, primary.info.get("exif"), len(opened))

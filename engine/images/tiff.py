@@ -1,0 +1,634 @@
+"""A TIFF, photograph or raster, is read in this one way: directories say what its numbers mean, GDAL decodes them.
+
+The rules are listed in docs/pictures.md, row by row:
+
+- The result is always three bands of 8 bit, RGB. Grey becomes three equal bands, a palette its colours. Of 9 to 16 bit
+  the highest eight bits are kept (`v >> 8` of 16), fewer than 8 bit are spread over 0–255. Other values have no stated
+  range and are refused.
+- Without a choice of bands the red, green and blue ones are taken, or a single one; whatever else a file has besides an
+  alpha band makes the choice the user's.
+- What alpha, a mask or a nodata value marks as missing is missing, whichever of them says so. Colours that were
+  multiplied by their alpha are divided by it again; where it is 0 they are black.
+- The picture is the first page, or another that is asked for; a smaller copy of a picture is never taken for it.
+"""
+
+import html
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from engine.errors import ImageError, reason_of
+from engine.gdal import Dataset, GdalError, names_files, open_tiff
+from engine.images.formats import TIFF
+from engine.images.size import check_max_pixels
+from engine.images.tiff_directories import (
+    Directories,
+    Directory,
+    DirectoryError,
+    Photometric,
+    Tag,
+    block_table,
+    read_directories,
+    read_linked,
+)
+from engine.tiling import Window
+
+_STRIP_PIXELS: Final = 1 << 20
+_SCALE: Final = "scale it to 8 or 16 bit (gdal_translate -ot Byte -scale)"
+_AS_RGB: Final = "export it as RGB"
+_COLORS: Final = ("red", "green", "blue")
+_LAB: Final = frozenset({Photometric.CIE_LAB, Photometric.ICC_LAB})
+_READ: Final = _LAB | {
+    Photometric.WHITE_IS_ZERO,
+    Photometric.BLACK_IS_ZERO,
+    Photometric.RGB,
+    Photometric.PALETTE,
+    Photometric.CMYK,
+    Photometric.YCBCR,
+}
+_KINDS: Final = {
+    Photometric.MASK: "a mask, not a picture",
+    Photometric.ITU_LAB: "in ITU L*a*b* colours",
+    Photometric.LOG_L: "in logarithmic luminance",
+    Photometric.LOG_LUV: "in logarithmic colours",
+}
+_ALPHA: Final = frozenset({1, 2})
+_PREMULTIPLIED: Final = 1
+_CMYK_INKS: Final = 1
+_OLD_JPEG: Final = 6
+_HEADER_BYTES: Final = 8
+_LARGEST_TILE_BYTES: Final = 1 << 28
+_MOST_LISTED: Final = 12
+_CODECS: Final = {
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
+    50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
+_RAW: Final = (
+    "is the raw data of a camera, which has no colours yet: convert it to TIFF or JPEG with a raw developer "
+    "(darktable, RawTherapee)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TiffPage:
+    """One picture of a TIFF.
+
+    Attributes:
+        number: from 1.
+        width: columns as stored, before any orientation.
+        height: rows.
+    """
+
+    number: int
+    width: int
+    height: int
+
+
+def pages_of(path: Path) -> tuple[TiffPage, ...]:
+    """List the pictures of a TIFF: its pages, without smaller copies of them and masks.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The pictures, at least one.
+
+    Raises:
+        ImageError: it cannot be opened, is no TIFF, or has no picture that can be read.
+    """
+    with _opened(path) as file:
+        pages = _pictures_of(path, _directories_of(path, file))
+    return tuple(TiffPage(number, page.width, page.height) for number, page in enumerate(pages, start=1))
+
+
+def tiff_size(path: Path) -> tuple[int, int] | None:
+    """Look up how large a TIFF says that its picture is, without decoding it and whatever its bands are.
+
+    Args:
+        path: any file.
+
+    Returns:
+        Width and height in pixels as stored; None where the file is no TIFF, does not say it, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if TIFF.match(file.read(4)) is None:
+                return None
+            page = _pictures_of(path, _directories_of(path, file))[0]
+    except (OSError, ImageError):  # who reads the file says what is wrong
+        return None
+    return page.width, page.height
+
+
+class Tiff:
+    """An open picture of a TIFF. Threads: one at a time, any.
+
+    Attributes:
+        bands: the numbers of the bands that are read, from 1: one, three, or the four of CMYK.
+        dataset: what GDAL says of it: its place on the earth, for one.
+        notes: what whoever uses the picture should know.
+        marks_missing: whether some pixels may be missing.
+        directory: what the file says of it.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None) -> None:
+        """Take an open picture; see `open_picture`.
+
+        Args:
+            path: for messages.
+            dataset: of the picture.
+            directory: of the picture.
+            bands: chosen by the user; None: the colours.
+        """
+        self._path = path
+        self.dataset = dataset
+        self.directory = directory
+        self.notes: list[str] = []
+        self.bands = _chosen_bands(path, dataset, directory, bands)
+        self._alpha = _alpha_bands(dataset, directory)
+        self._premultiplied = _premultiplied_alpha(path, directory, self._alpha)
+        self._nodata, note = _nodata(directory, dataset)
+        if note:
+            self.notes.append(note)
+        self._to_rgb = _conversion(path, dataset, directory, self.bands)
+        self.marks_missing = bool(self._alpha) or self._nodata is not None or dataset.has_mask
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.dataset.width
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.dataset.height
+
+    def read(
+        self, window: Window, size: tuple[int, int] | None = None, *, with_missing: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Read a window.
+
+        Args:
+            window: inside of the picture.
+            size: height and width to which it is reduced, by taking single pixels; None: as it is.
+            with_missing: whether to find out which pixels are missing.
+
+        Returns:
+            uint8[h, w, 3], RGB, and bool[h, w], which of them hold data; None: all.
+
+        Raises:
+            ImageError: the file is damaged there.
+        """
+        try:
+            return self._read(window, size, with_missing=with_missing)
+        except GdalError as error:
+            raise _damaged(self._path, str(error), f"its pixels at column {window.x}, row {window.y}") from error
+
+    def _read(
+        self, window: Window, size: tuple[int, int] | None, *, with_missing: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        alpha = self._alpha if with_missing else self._premultiplied
+        wanted = (*self.bands, *(band for band in alpha if band not in self.bands))
+        values = self.dataset.read(wanted, window, size)
+        planes = dict(zip(wanted, values, strict=True))
+        valid: NDArray[np.bool_] | None = None
+        if with_missing and self.marks_missing:
+            valid = np.logical_and.reduce([planes[band] > 0 for band in self._alpha]) if self._alpha else None
+            for present in (self._present(planes, window, size), self._masked(window, size)):
+                if present is not None:
+                    valid = present if valid is None else valid & present
+            if valid is None:
+                valid = np.ones(values.shape[1:], np.bool_)
+        chosen = values[: len(self.bands)]
+        if self._premultiplied:
+            chosen = _divided(chosen, planes[self._premultiplied[0]], self.directory.bits)
+        return self._to_rgb(chosen), valid
+
+    def _present(
+        self, planes: dict[int, NDArray[Any]], window: Window, size: tuple[int, int] | None
+    ) -> NDArray[np.bool_] | None:
+        """A pixel is missing if every band but alpha has the nodata value."""
+        if self._nodata is None:
+            return None
+        visible = [band for band in range(1, len(self.dataset.dtypes) + 1) if band not in self._alpha]
+        missing: NDArray[np.bool_] | None = None
+        # Those that were read anyway come first: mostly they say that nothing is missing.
+        for band in sorted(visible, key=lambda band: band not in planes):
+            plane = planes[band] if band in planes else self.dataset.read([band], window, size)[0]
+            alike: NDArray[np.bool_] = plane == self._nodata
+            missing = alike if missing is None else missing & alike
+            if not missing.any():
+                return None
+        return None if missing is None else ~missing
+
+    def _masked(self, window: Window, size: tuple[int, int] | None) -> NDArray[np.bool_] | None:
+        return self.dataset.read_mask(window, size) if self.dataset.has_mask else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTiff:
+    """A decoded picture as the file stores it, perhaps lying on its side.
+
+    Attributes:
+        pixels: uint8[h, w, 3], RGB.
+        orientation: still to be undone, 1–8; 1 where the picture has a place on the earth, which says how it lies.
+        exif: time and place of the picture.
+        notes: what people should know of the reading.
+    """
+
+    pixels: NDArray[np.uint8]
+    orientation: int
+    exif: Image.Exif
+    notes: tuple[str, ...]
+
+
+def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int = 1) -> StoredTiff:
+    """Decode one picture of a TIFF.
+
+    Args:
+        path: for messages.
+        file: the open file.
+        max_pixels: refuse, before decoding, pictures that declare more pixels.
+        page: which, from 1.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ImageError: the file is damaged, too large, has no such page, or holds bands or depths that are not read.
+    """
+    with open_picture(path, file, page=page, max_pixels=max_pixels) as picture:
+        pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+        rows = _rows_at_a_time(picture.dataset)
+        for top in range(0, picture.height, rows):
+            strip = Window(0, top, picture.width, min(rows, picture.height - top))
+            pixels[top : top + rows], _ = picture.read(strip, with_missing=False)
+        directory, notes = picture.directory, tuple(picture.notes)
+    orientation = 1 if directory.is_georeferenced else directory.orientation
+    return StoredTiff(pixels, orientation, _exif_of(file, directory), notes)
+
+
+@contextmanager
+def open_picture(
+    path: Path,
+    file: BinaryIO,
+    *,
+    page: int = 1,
+    bands: Sequence[int] | None = None,
+    max_pixels: int | None = None,
+    rows_at_a_time: int = 1024,
+) -> Generator[Tiff]:
+    """Open one picture of a TIFF; no pixels are read yet.
+
+    Args:
+        path: for messages.
+        file: the open file; it stays open as long as the picture is used.
+        page: which, from 1.
+        bands: one or three numbers of bands, from 1; None: the colours.
+        max_pixels: refuse pictures that declare more pixels; None: read any size.
+        rows_at_a_time: that will be read.
+
+    Yields:
+        The picture.
+
+    Raises:
+        ImageError: the file is damaged, has no such page, or holds bands or depths that are not read.
+    """
+    directories = _directories_of(path, file)
+    _check_metadata(path, directories)
+    pictures = _pictures_of(path, directories)
+    if not 1 <= page <= len(pictures):
+        raise ImageError(f"{path}: has no page {page}: it has {len(pictures)}")
+    directory = pictures[page - 1]
+    if max_pixels is not None:
+        check_max_pixels(path, (directory.width, directory.height), max_pixels)
+    _check_samples(path, directory)
+    _check_blocks(path, file, directory)
+    is_unplaced = names_files(directory.texts.get(Tag.GEO_TEXTS, b"").decode("latin-1"))
+    try:
+        with open_tiff(
+            file,
+            directory_offset=None if directory is directories.chain[0] else directory.offset,
+            as_stored=directory.photometric != Photometric.YCBCR,
+            heeds_georeference=not is_unplaced,
+            rows_at_a_time=rows_at_a_time,
+        ) as dataset:
+            picture = Tiff(path, dataset, directory, bands)
+            picture.notes += _notes_on(directories, page, is_unplaced=is_unplaced)
+            yield picture
+    except GdalError as error:
+        raise _unreadable(path, directory, error) from error
+
+
+def _damaged(path: Path, reason: str, what: str = "it") -> ImageError:
+    return ImageError(f"{path}: damaged or truncated, {what} cannot be decoded ({reason}): copy or export it again")
+
+
+# ---- which picture ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            if TIFF.match(file.read(4)) is None:
+                raise ImageError(f"{path}: is no TIFF")
+            yield file
+    except OSError as cause:
+        raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause
+
+
+def _directories_of(path: Path, file: BinaryIO) -> Directories:
+    try:
+        return read_directories(file)
+    except DirectoryError as cause:
+        raise _damaged(path, str(cause)) from cause
+
+
+def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
+    if directories.is_canon_raw or any(each.is_raw for each in directories.everything):
+        raise ImageError(f"{path}: {_RAW}")
+    pictures = directories.pages
+    if not pictures:
+        whole = [each for each in directories.nested if not each.is_reduced and not each.is_mask]
+        pictures = tuple(sorted(whole, key=lambda each: -each.width * each.height)[:1])
+    if not pictures:
+        raise ImageError(
+            f"{path}: holds nothing but what it calls smaller copies or masks of a picture (NewSubfileType "
+            f"{directories.chain[0].number(Tag.NEW_SUBFILE_TYPE, 0)}): export the picture itself"
+        )
+    if pictures[0].width < 1 or pictures[0].height < 1:
+        raise _damaged(path, "it states no width or height")
+    return pictures
+
+
+def _notes_on(directories: Directories, page: int, *, is_unplaced: bool) -> list[str]:
+    notes: list[str] = []
+    count = len(directories.pages)
+    if count > 1 and page == 1:
+        notes.append(f"has {count} pages, of which the first is read (--page N or --page all reads others)")
+    if directories.is_cut_off:
+        notes.append(f"is damaged behind its {len(directories.chain)}. directory: what may follow is not read")
+    if is_unplaced:
+        notes.append(
+            "its coordinate reference system names files, which are not opened: it is read as if it had none "
+            "(gdal_edit.py -a_srs EPSG:… gives it one)"
+        )
+    return notes
+
+
+# ---- what is refused ----------------------------------------------------------------------------------------------
+
+
+def _check_metadata(path: Path, directories: Directories) -> None:
+    """Refuse files that send GDAL to another one; of the picture itself GDAL is asked, too, before a pixel is read."""
+    for each in directories.everything:
+        text = html.unescape(each.texts.get(Tag.GDAL_METADATA, b"").decode("latin-1"))
+        if "OVERVIEW_FILE" in text.upper():
+            raise ImageError(
+                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: copy "
+                "the pixels to a new file (gdal_translate -co COPY_SRC_MDD=NO)"
+            )
+
+
+def _check_samples(path: Path, directory: Directory) -> None:
+    meaning = directory.photometric
+    if meaning in _KINDS:
+        raise ImageError(f"{path}: is {_KINDS[Photometric(meaning)]}: {_AS_RGB}")
+    if meaning not in _READ:
+        raise ImageError(
+            f"{path}: its colours are of a kind that is not known (PhotometricInterpretation {meaning}): {_AS_RGB}"
+        )
+    if meaning == Photometric.CMYK and directory.number(Tag.INK_SET, _CMYK_INKS) != _CMYK_INKS:
+        raise ImageError(f"{path}: its inks are not cyan, magenta, yellow and black: {_AS_RGB}")
+    if meaning == Photometric.CMYK and directory.samples - len(directory.extra_samples) != 4:
+        raise ImageError(f"{path}: has {directory.samples} bands for four inks: {_AS_RGB}")
+    formats = {int(each) for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,))}
+    depths = {int(each) for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,))}
+    signed_lab = meaning == Photometric.CIE_LAB and formats <= {1, 2}
+    names = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
+    odd = sorted(formats - {1, 4})
+    if odd and not signed_lab:
+        kind = ", ".join(names.get(each, f"SampleFormat {each}") for each in odd)
+        width = ", ".join(map(str, sorted(depths)))
+        what = "export their magnitude" if set(odd) & {5, 6} else _SCALE
+        raise ImageError(f"{path}: values of {width} bit ({kind}) have no stated range: {what}")
+    if max(depths) > 16 or min(depths) < 1:
+        raise ImageError(f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_SCALE}")
+    if len(depths) > 1:
+        raise ImageError(f"{path}: its bands differ in depth ({', '.join(map(str, sorted(depths)))} bit): {_AS_RGB}")
+    if meaning in {*_LAB, Photometric.CMYK, Photometric.YCBCR} and directory.bits not in {8, 16}:
+        raise ImageError(f"{path}: its colours have {directory.bits} bit: {_AS_RGB}")
+    if meaning == Photometric.YCBCR:
+        _check_ycbcr(path, directory)
+
+
+def _check_ycbcr(path: Path, directory: Directory) -> None:
+    if directory.bits != 8 or directory.samples != 3:
+        raise ImageError(f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}")
+    limits = directory.numbers.get(Tag.REFERENCE_BLACK_WHITE, ())
+    pairs = list(zip(limits[::2], limits[1::2], strict=False))
+    if directory.has(Tag.REFERENCE_BLACK_WHITE) and (
+        len(limits) != 6 or not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs)
+    ):
+        raise ImageError(f"{path}: its values for black and white (ReferenceBlackWhite) are none: {_AS_RGB}")
+
+
+def _check_blocks(path: Path, file: BinaryIO, directory: Directory) -> None:
+    """Refuse strips and tiles that lie where the file holds something else, and those that nobody has memory for."""
+    tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
+    planes = 1 if directory.number(Tag.PLANAR_CONFIGURATION, 1) == 2 else directory.samples
+    tile_bytes = tile_px * planes * math.ceil(directory.bits / 8)
+    if tile_bytes > _LARGEST_TILE_BYTES:
+        raise ImageError(f"{path}: its tiles take {tile_bytes >> 20} MiB each: export it with smaller ones (256 x 256)")
+    try:
+        count, offsets, sizes = block_table(file, directory)
+    except DirectoryError as cause:
+        raise ImageError(f"{path}: {cause}: export it with larger ones") from cause
+    if directory.number(Tag.COMPRESSION, 1) == _OLD_JPEG:
+        return
+    if len(offsets) < count:
+        raise _damaged(path, f"it says where {len(offsets)} of its {count} strips or tiles lie")
+    known = sizes[:count]
+    begin, size = offsets[: len(known)], known
+    inside = (size > 0) & ((begin < _HEADER_BYTES) | ((begin < directory.end) & (begin + size > directory.offset)))
+    if inside.any():
+        raise _damaged(path, f"strip or tile {int(inside.argmax())} lies in the file's header")
+
+
+def _unreadable(path: Path, directory: Directory, cause: GdalError) -> ImageError:
+    codec = directory.number(Tag.COMPRESSION, 1)
+    if "codec" in str(cause):
+        name = f"{codec}, {_CODECS[codec]}" if codec in _CODECS else str(codec)
+        return ImageError(f"{path}: its compression ({name}) is not read: save it with DEFLATE or LZW")
+    return ImageError(f"{path}: cannot be read as a TIFF ({cause}): copy or export it again")
+
+
+# ---- which bands --------------------------------------------------------------------------------------------------
+
+
+def _alpha_bands(dataset: Dataset, directory: Directory) -> tuple[int, ...]:
+    found = {band for band, meaning in enumerate(dataset.meanings, start=1) if meaning == "alpha"}
+    extra = directory.extra_samples
+    if len(dataset.meanings) == directory.samples:
+        first = directory.samples - len(extra) + 1
+        found |= {first + index for index, meaning in enumerate(extra) if meaning in _ALPHA and first + index > 1}
+    return tuple(sorted(found))
+
+
+def _premultiplied_alpha(path: Path, directory: Directory, alpha: tuple[int, ...]) -> tuple[int, ...]:
+    """The band by which the colours were multiplied, if there is one."""
+    extra = directory.extra_samples
+    if _PREMULTIPLIED not in extra:
+        return ()
+    band = directory.samples - len(extra) + 1 + extra.index(_PREMULTIPLIED)
+    if band not in alpha:
+        return ()
+    if directory.photometric not in {Photometric.BLACK_IS_ZERO, Photometric.RGB}:
+        raise ImageError(f"{path}: colours of its kind that are multiplied by alpha are not read: {_AS_RGB}")
+    return (band,)
+
+
+def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None) -> tuple[int, ...]:
+    meanings = dataset.meanings
+    count = len(meanings)
+    listed = ", ".join(f"{index} {meaning}" for index, meaning in enumerate(meanings, start=1))
+    if bands is not None:
+        if len(bands) not in {1, 3} or not all(1 <= band <= count for band in bands):
+            raise ImageError(
+                f"{path}: --bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
+                f"{count} ({listed})"
+            )
+        return tuple(bands)
+    alpha = _alpha_bands(dataset, directory)
+    visible = [band for band in range(1, count + 1) if band not in alpha]
+    if directory.photometric == Photometric.CMYK and len(visible) == 4:
+        return tuple(visible)
+    if len(visible) == 1:
+        return (visible[0],)
+    if len(visible) == 2 and meanings[0] == "gray" and visible[0] == 1:
+        # The second band of a grey picture is an alpha that does not say so.
+        return (1,)
+    if len(visible) == 4 and directory.photometric == Photometric.RGB and not directory.has(Tag.EXTRA_SAMPLES):
+        # Nor does the fourth of a coloured one.
+        return (1, 2, 3)
+    if len(visible) == 3:
+        if all(color in meanings for color in _COLORS):
+            return tuple(meanings.index(color) + 1 for color in _COLORS)
+        return tuple(visible)
+    shown = listed if count <= _MOST_LISTED else f"{', '.join(listed.split(', ')[:_MOST_LISTED])}, …"
+    raise ImageError(
+        f"{path}: {count} bands ({shown}), and the network takes three: choose them with --bands, for example "
+        "--bands 1,2,3"
+    )
+
+
+def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | None]:
+    """The value that marks missing pixels, and a note where what the file says is none."""
+    text = directory.texts.get(Tag.GDAL_NODATA, b"").decode("latin-1").strip(" \0\n")
+    if not text:
+        return None, None
+    try:
+        value = float(text)
+    except ValueError:
+        return None, f"its nodata value is no number ({text[:20]!r}): no pixel is taken for missing because of it"
+    largest = np.iinfo(dataset.dtypes[0]).max
+    # Others, such as -9999 of bytes, mark no pixel.
+    return (int(value), None) if 0 <= value <= largest and value == int(value) else (None, None)
+
+
+# ---- values to colours --------------------------------------------------------------------------------------------
+
+
+def _conversion(
+    path: Path, dataset: Dataset, directory: Directory, bands: tuple[int, ...]
+) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    """Choose how values [bands, h, w] become uint8[h, w, 3]."""
+    bits, meaning = directory.bits, directory.photometric
+    if meaning == Photometric.PALETTE and bands == (1,):
+        return _from_palette(path, dataset)
+    if meaning == Photometric.CMYK and len(bands) == 4:
+        return lambda values: _by_pillow("CMYK", [_eight_bit(plane, bits) for plane in values])
+    if meaning in _LAB and bands == (1, 2, 3):
+        # The signed a* and b* of CIE L*a*b* become those of ICC, whose zero is 128.
+        zero = 0x80 if meaning == Photometric.CIE_LAB else 0
+        return lambda values: _by_pillow(
+            "LAB", [_eight_bit(values[0], bits), *(_eight_bit(plane, bits) ^ np.uint8(zero) for plane in values[1:])]
+        )
+    inverse = np.uint8(0xFF if meaning == Photometric.WHITE_IS_ZERO else 0)
+
+    def read(values: NDArray[Any]) -> NDArray[np.uint8]:
+        planes = [_eight_bit(plane, bits) for plane in values]
+        if inverse:
+            planes = [plane ^ inverse for plane in planes]
+        return cast("NDArray[np.uint8]", cv2.merge(planes * (3 // len(planes))))
+
+    return read
+
+
+def _from_palette(path: Path, dataset: Dataset) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    colors = dataset.colormap()
+    if not colors:
+        raise ImageError(f"{path}: its pixels are numbers of colours, and it holds no colours (ColorMap): {_AS_RGB}")
+    table = np.zeros((max(colors) + 1, 3), np.uint8)
+    for index, color in colors.items():
+        table[index] = color[:3]
+    return lambda values: table[np.minimum(values[0], len(table) - 1)]
+
+
+def _by_pillow(mode: str, planes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.array(Image.merge(mode, [Image.fromarray(plane) for plane in planes]).convert("RGB"))
+
+
+def _eight_bit(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    if bits == 8:
+        return plane.view(np.uint8) if plane.dtype.itemsize == 1 else plane.astype(np.uint8)
+    if bits > 8:
+        return (plane >> (bits - 8)).astype(np.uint8)
+    return (plane.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
+
+
+def _divided(values: NDArray[Any], alpha: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Undo the multiplication of colours by their alpha, rounded down; black where alpha is 0."""
+    largest = (1 << bits) - 1
+    divisor = np.maximum(alpha, 1).astype(np.uint32)
+    colors = np.minimum(values.astype(np.uint32) * largest // divisor, largest)
+    return np.where(alpha > 0, colors, 0).astype(values.dtype)
+
+
+# ---- photographs --------------------------------------------------------------------------------------------------
+
+
+def _rows_at_a_time(dataset: Dataset) -> int:
+    """As many rows as make about `_STRIP_PIXELS`, of whole strips or tiles where they are not too large."""
+    rows = max(1, _STRIP_PIXELS // dataset.width)
+    block = dataset.block_shape[0]
+    if block > rows:
+        return block if block * dataset.width <= 16 * _STRIP_PIXELS else rows
+    return rows - rows % block
+
+
+def _exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
+    exif = Image.Exif()
+    for tag, ifd in ((Tag.EXIF_IFD, ExifTags.IFD.Exif), (Tag.GPS_IFD, ExifTags.IFD.GPSInfo)):
+        if not directory.has(tag):
+            continue
+        try:
+            found = read_linked(file, directory, tag)
+        except DirectoryError:  # what is wrong with EXIF never fails a good picture
+            continue
+        exif.get_ifd(ifd).update(
+            {
+                number: value.decode("latin-1") if isinstance(value, bytes) else value[0] if len(value) == 1 else value
+                for number, value in found.items()
+            }
+        )
+    return exif
