@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, TypeVar, cast
 
 from engine import EngineError, Failed, Predictor, Provenance, Segmented
@@ -74,6 +74,17 @@ class Listing:
         numbered = enumerate(self.tasks)
         return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
 
+    def folders_of_results(self, out: Path) -> list[Path]:
+        """Name the folders that results are written to.
+
+        Args:
+            out: the folder of the run.
+
+        Returns:
+            That one and those in it, each once.
+        """
+        return list(dict.fromkeys([out, *((out / task.stem).parent for _, task in self.mine)]))
+
     @property
     def digest(self) -> str:
         """SHA-256 over the names in their order."""
@@ -83,19 +94,22 @@ class Listing:
         return digest.hexdigest()
 
 
-def list_tasks(paths: Sequence[Path], shard: Shard | None = None) -> Listing:
+def list_tasks(
+    paths: Sequence[Path], shard: Shard | None = None, subfolders: Mapping[Path, PurePath] | None = None
+) -> Listing:
     """Give every image a stem and the run its share.
 
     Args:
         paths: all images.
         shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
             order of their arguments.
+        subfolders: of images whose results lie in a sub-folder of the results, which one.
 
     Returns:
         The images. Stems are given over the whole list: those of different shards do not clash.
     """
     ordered = paths if shard is None else sorted(paths)
-    stems = distinct_stems(ordered)
+    stems = distinct_stems(ordered, subfolders or {})
     return Listing([ImageTask(path, stem) for path, stem in zip(ordered, stems, strict=True)], shard)
 
 
@@ -402,7 +416,7 @@ def _pictures_of(
 ) -> tuple[str, ...]:
     if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
         polygons = [] if vectors is None else [polygons_of(result.source, vectors)]
-        return (result.encoded.name, *polygons)
+        return (f"{result.source.stem}{MAP_SUFFIX}", *polygons)
     return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
 

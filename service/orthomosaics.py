@@ -129,7 +129,7 @@ class LargeImages:
                 vectors = self._vectors_of(task, self.large.vectors)
                 require_polygon_format(vectors)
                 require_writable_file(vectors)
-                require_layers_kept(vectors, task.stem)
+                require_layers_kept(vectors, _layer_of(task))
                 results.append(vectors)
             for result in results:
                 if result.resolve() in images:
@@ -227,11 +227,12 @@ class LargeImages:
                 _log.warning("%s: no areas are stated: %s", task.path, areas.note)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
+            result = self.writer.folder / task.stem
             layout = layout_for(
                 raster.width, raster.height, classes, multilabel=multilabel, marks_missing=raster.marks_missing
             )
             with UnfinishedRaster(
-                self.writer.folder / f".pseg-{task.stem}.tiles",
+                result.with_name(f".pseg-{result.name}.tiles"),
                 self._key(task, raster),
                 tiling,
                 layout,
@@ -343,7 +344,7 @@ class LargeImages:
             polygons,
             labels,
             crs_wkt=georeference.crs_wkt,
-            layer=task.stem,
+            layer=_layer_of(task),
             square_unit_m2=float(areas.rows_m2[0]) / determinant if in_plane and areas.rows_m2 is not None else None,
             pixel_degrees=degrees,
         )
@@ -370,6 +371,10 @@ class LargeImages:
                 "threshold": self.predictor.threshold,
             }
         )
+
+
+def _layer_of(task: ImageTask) -> str:
+    return task.stem.rpartition("/")[2]
 
 
 def _overview(mask: MaskFile, side: int) -> Mask:

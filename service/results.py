@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -66,11 +66,12 @@ def short_stem(stem: str) -> str:
     return stem
 
 
-def distinct_stems(images: Iterable[Path]) -> list[str]:
+def distinct_stems(images: Iterable[Path], subfolders: Mapping[Path, PurePath] | None = None) -> list[str]:
     """Give every image a stem of its own for its output files.
 
     Args:
         images: in the order of the run.
+        subfolders: of images whose results lie in a sub-folder, which one: their stems begin with it.
 
     Returns:
         A stem an image, cut by `short_stem`; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not
@@ -80,7 +81,8 @@ def distinct_stems(images: Iterable[Path]) -> list[str]:
     ['x', 'x-2', 'x-2-2', 'X-3']
     """
     stems = Stems()
-    return [stems.take(short_stem(image.stem)) for image in images]
+    folders = subfolders or {}
+    return [stems.take(str(folders.get(image, PurePath()) / short_stem(image.stem))) for image in images]
 
 
 class Labelled(Protocol):
@@ -98,7 +100,7 @@ class ImageTask:
 
     Attributes:
         path: the image.
-        stem: stem of its output files.
+        stem: stem of its output files, with the sub-folder in front where they lie in one.
     """
 
     path: Path
@@ -340,7 +342,7 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure.
+        The record of one line of `--json`; `mask` is None for a failure, `notes` are there only if there are any.
     """
     if isinstance(result, Failed):
         return {
@@ -364,6 +366,7 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "cover": cover_records(result.prediction.covers),
         "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
+        **({"notes": list(result.image.notes)} if result.image.notes else {}),
     }
 
 

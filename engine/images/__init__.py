@@ -2,7 +2,7 @@
 
 from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
-from engine.images.listing import list_images, real_path
+from engine.images.listing import FoundImages, LeftOut, find_images, list_images, real_path
 from engine.images.read import SourceImage, read_image
 from engine.images.size import shrunken_size
 from engine.images.tiff import TiffPage, pages_of, tiff_size
@@ -11,8 +11,11 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "Capture",
+    "FoundImages",
+    "LeftOut",
     "SourceImage",
     "TiffPage",
+    "find_images",
     "list_images",
     "pages_of",
     "read_image",

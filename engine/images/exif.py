@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, SupportsFloat, SupportsInt, TypeVar
 
 import cv2
 from PIL import ExifTags, Image
@@ -69,16 +69,15 @@ def orientation_of(exif: Image.Exif, xmp: bytes | None = None) -> int:
     Returns:
         1–8, a key of `TURNS`; 1 where nothing else is said.
     """
-    stored: Any = or_else(lambda: exif.get(ExifTags.Base.Orientation), None)
-    if stored is None and (found := _XMP_ORIENTATION.search(xmp or b"")):
-        stored = found[1]
-    orientation = or_else(lambda: _whole_number(stored), 1)
-    return orientation if orientation in TURNS else 1
+    orientation = or_else(lambda: _whole_number(exif[ExifTags.Base.Orientation]), None)
+    if orientation is None and (found := _XMP_ORIENTATION.search(xmp or b"")):
+        orientation = int(found[1])
+    return orientation if orientation is not None and orientation in TURNS else 1
 
 
-def _whole_number(value: Any) -> int:
-    # BYTE and UNDEFINED come as bytes, several values as a tuple.
-    return int(value[0] if isinstance(value, tuple | bytes) else value)
+def _whole_number(value: str | bytes | SupportsInt) -> int:
+    # BYTE and UNDEFINED come as bytes.
+    return value[0] if isinstance(value, bytes) else int(value)
 
 
 def capture_of(exif: Image.Exif) -> Capture:

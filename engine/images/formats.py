@@ -1,6 +1,8 @@
 """The formats that are read: suffixes, by which a folder's pictures are found, and first bytes, which decide."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -46,48 +48,84 @@ RAW_SUFFIXES: frozenset[str] = frozenset(
 )
 """Suffixes of cameras' raw files, in lower case."""
 
-RAW_FILE = "a raw file of a camera", "export it as JPEG or TIFF"
+
+@dataclass(frozen=True, slots=True)
+class ForeignKind:
+    """A kind of file that is not read.
+
+    Attributes:
+        name: what it is, with an article.
+        advice: what to do about it.
+        is_picture: whether people mean a picture by it.
+    """
+
+    name: str
+    advice: str
+    is_picture: bool
+
+
 _SAVE = "save it as PNG or JPEG"
 _FETCH = "it stands for a picture that is not here: fetch it with"
+_FLOATS = "scale it to 8 or 16 bit and save it as PNG or TIFF"
 
-_OTHERS: tuple[tuple[re.Pattern[bytes], tuple[str, str]], ...] = tuple(
-    (re.compile(pattern, re.DOTALL | re.IGNORECASE), what)
-    for pattern, what in (
-        (rb"GIF8[79]a", ("a GIF picture", _SAVE)),
-        (rb"8BPS", ("a Photoshop document", _SAVE)),
-        (rb"gimp xcf", ("a GIMP document", _SAVE)),
-        (rb"\xff\x0a|\0\0\0\x0cJXL ", ("a JPEG XL picture", _SAVE)),
-        (rb"II\xbc", ("a JPEG XR picture", _SAVE)),
-        (rb"P[1-7][\s#]", ("a Netpbm picture", _SAVE)),
-        (rb"\0\0[\x01\x02]\0[^\0]", ("an icon", _SAVE)),
-        (rb"v/1\x01|#\?RADIANCE", ("a picture of floating point (OpenEXR, Radiance)", "scale it to 8 or 16 bit PNG")),
-        (rb"SIMPLE  =", ("a FITS picture", "scale it to 8 or 16 bit PNG or TIFF")),
-        (rb"FUJIFILMCCD-RAW|FOVb|IIU\0|IIR[OS]|MMOR|\0MRM|.{4}ftypcrx", RAW_FILE),
-        (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", ("a film", "save single pictures of it")),
-        (rb"%PDF", ("a PDF document", "save its pictures as PNG or JPEG")),
-        (rb"\s*<svg|\s*<\?xml[^>]*>.{0,300}<svg", ("a drawing (SVG)", _SAVE)),
-        (
-            rb"\s*(?:<!--.*?-->\s*)?<(?:!doctype )?html",
-            ("a web page (HTML), perhaps the error page of a download", "download the picture again"),
-        ),
-        (rb"version https://git-lfs\.", ("a pointer of Git LFS", f"{_FETCH} `git lfs pull`")),
-        (rb"[^\n]{0,400}/annex/objects/", ("a pointer of git-annex", f"{_FETCH} `git annex get`")),
-        (
-            rb"\x1f\x8b|PK\x03\x04|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|.{257}ustar",
-            ("an archive, perhaps a model bundle", "name pictures behind the bundle, or unpack it"),
-        ),
-        (rb"\x93NUMPY", ("a NumPy array", _SAVE)),
-    )
+RAW_FILE = ForeignKind("a raw file of a camera", "export it as JPEG or TIFF", is_picture=True)
+
+_PICTURES: Mapping[bytes, tuple[str, str]] = {
+    rb"GIF8[79]a": ("a GIF picture", _SAVE),
+    rb"8BPS": ("a Photoshop document", _SAVE),
+    rb"gimp xcf": ("a GIMP document", _SAVE),
+    rb"\xff\x0a|\0\0\0\x0cJXL ": ("a JPEG XL picture", _SAVE),
+    rb"II\xbc": ("a JPEG XR picture", _SAVE),
+    rb"P[1-7][\s#]": ("a Netpbm picture", _SAVE),
+    rb"\0\0[\x01\x02]\0[^\0]": ("an icon", _SAVE),
+    rb"v/1\x01|#\?RADIANCE": ("a picture of floating point (OpenEXR, Radiance)", _FLOATS),
+    rb"SIMPLE  =": ("a FITS picture", _FLOATS),
+    rb"FUJIFILMCCD-RAW|FOVb|IIU\0|IIR[OS]|MMOR|\0MRM|.{4}ftypcrx": (RAW_FILE.name, RAW_FILE.advice),
+}
+_NO_PICTURES: Mapping[bytes, tuple[str, str]] = {
+    rb".{4}ftyp|.{4}(?:moov|mdat|wide)|\x1a\x45\xdf\xa3|RIFF.{4}AVI ": ("a film", "save single pictures of it"),
+    rb"%PDF": ("a PDF document", "save its pictures as PNG or JPEG"),
+    rb"\s*<svg|\s*<\?xml[^>]*>.{0,300}<svg": ("a drawing (SVG)", _SAVE),
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype )?html": (
+        "a web page (HTML), perhaps the error page of a download",
+        "download the picture again",
+    ),
+    rb"version https://git-lfs\.": ("a pointer of Git LFS", f"{_FETCH} `git lfs pull`"),
+    rb"[^\n]{0,400}/annex/objects/": ("a pointer of git-annex", f"{_FETCH} `git annex get`"),
+    rb"\x1f\x8b|PK\x03\x04|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|.{257}ustar": (
+        "an archive, perhaps a model bundle",
+        "unpack it and name the pictures in it",
+    ),
+    rb"\x93NUMPY": ("a NumPy array", _SAVE),
+}
+_KINDS: tuple[tuple[re.Pattern[bytes], ForeignKind], ...] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), ForeignKind(name, advice, is_picture))
+    for patterns, is_picture in ((_PICTURES, True), (_NO_PICTURES, False))
+    for pattern, (name, advice) in patterns.items()
 )
 
 
-def foreign_kind(prefix: bytes) -> tuple[str, str] | None:
+def foreign_kind(prefix: bytes) -> ForeignKind | None:
     """Recognise files that people take for pictures, or that are pictures in formats that are not read.
 
     Args:
         prefix: the first `PREFIX_BYTES` of a file.
 
     Returns:
-        What it is, with an article, and what to do about it; None where it is not known.
+        What it is; None where it is not known.
     """
-    return next((what for pattern, what in _OTHERS if pattern.match(prefix)), None)
+    return next((kind for pattern, kind in _KINDS if pattern.match(prefix)), None)
+
+
+def is_readable_kind(prefix: bytes) -> bool:
+    """Tell whether a file is in one of the formats that are read, by its first bytes.
+
+    Args:
+        prefix: the first `PREFIX_BYTES` of a file.
+
+    Returns:
+        Whether it is. A BMP is not recognised: a text may begin with its two letters.
+    """
+    return HEIF.match(prefix) is not None or any(
+        signature.match(prefix) for signature, decoder in DECODERS if decoder is not BmpImageFile
+    )

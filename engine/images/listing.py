@@ -1,21 +1,163 @@
-"""Which pictures files, folders and globs name."""
+"""Which pictures files, folders and globs name, and what lies beside them and is not taken."""
 
 import itertools
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from engine.errors import ImageError, reason_of
-from engine.images.formats import IMAGE_SUFFIXES
+from engine.images.formats import (
+    HEIF,
+    HEIF_SUFFIXES,
+    IMAGE_SUFFIXES,
+    PREFIX_BYTES,
+    RAW_FILE,
+    RAW_SUFFIXES,
+    ForeignKind,
+    foreign_kind,
+    is_readable_kind,
+)
+from engine.images.heif import EXTRA, heif_available
+
+_MOST_NAMED = 3
+_OWN_RESULT = re.compile(r"\.(?:pseudo|mask)\.png$|\.overlay\.jpg$")
+_MASK_NAME = re.compile(r"[ _.-](?:masks?|labels?|seg|segmentation|gt|annotations?)$", re.IGNORECASE)
+_PNG_BYTES = 26
+_GREY, _PALETTE = 0, 3
+_KNOWN_OTHERS = frozenset(
+    {
+        *(".csv", ".txt", ".md", ".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml", ".html", ".pdf", ".log", ".db"),
+        *(
+            ".aae",
+            ".thm",
+            ".lrv",
+            ".mp4",
+            ".mov",
+            ".avi",
+            ".wav",
+            ".mp3",
+            ".gpx",
+            ".kml",
+            ".ini",
+            ".py",
+            ".npz",
+            ".npy",
+        ),
+        *(
+            ".tgz",
+            ".tar",
+            ".gz",
+            ".zip",
+            ".xls",
+            ".xlsx",
+            ".ods",
+            ".doc",
+            ".docx",
+            ".ovr",
+            ".tfw",
+            ".jgw",
+            ".pgw",
+            ".prj",
+        ),
+    }
+)
+"""Suffixes of what lies beside pictures and is none; whatever else has no known suffix is looked into."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or folder that was found and is not taken.
+
+    Attributes:
+        path: where it is.
+        reason: why, in the plural, and what to do about it.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(slots=True)
+class FoundImages:
+    """What files, folders and globs name.
+
+    Attributes:
+        images: in the order of the arguments; a file that is named twice, even through a link, is there once.
+        left_out: what people might take for pictures, and is not taken.
+        other_files: how many other files there are, such as tables and texts.
+        subfolders: of images that lie in a sub-folder of the folder that was named, which one.
+    """
+
+    images: list[Path] = field(default_factory=list[Path])
+    left_out: list[LeftOut] = field(default_factory=list[LeftOut])
+    other_files: int = 0
+    subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
+
+    def remarks(self) -> list[str]:
+        """Tell what was left out.
+
+        Returns:
+            A line a reason, with the number and the first names.
+        """
+        reasons = Counter(each.reason for each in self.left_out)
+        lines: list[str] = []
+        for reason, count in reasons.items():
+            named = [str(each.path) for each in self.left_out if each.reason == reason][:_MOST_NAMED]
+            more = ", …" if count > len(named) else ""
+            lines.append(f"{count} left out: {reason}: {', '.join(named)}{more}")
+        if self.other_files:
+            lines.append(f"{self.other_files} other files are no pictures by their names")
+        return lines
+
+
+def find_images(
+    arguments: Sequence[str | Path],
+    *,
+    recursive: bool = False,
+    exclude: Sequence[str] = (),
+    results: Path | None = None,
+) -> FoundImages:
+    """Find the photographs that files, folders and globs name, and tell what else lies there.
+
+    A file is taken whatever its suffix, even if its name holds `[` or `*`. Of a folder and of a glob (`**` allowed) the
+    files with one of `IMAGE_SUFFIXES` are taken, sorted, without hidden ones, unless the glob has a part that starts
+    with a dot. Links that lead nowhere are taken for the pictures that they are named like: reading them fails by name.
+    So does a plain name that does not exist; the other pictures are not lost with it.
+
+    Left out of folders and globs: this project's own results (`*.pseudo.png`, `*.mask.png`, `*.overlay.jpg`), masks (a
+    PNG of a palette or of grey values beside a photograph of the same stem), pictures in formats that are not read, and
+    what is no regular file.
+
+    Args:
+        arguments: Names of files or folders, or globs.
+        recursive: Search the sub-folders of folders, each once, whatever links lead to it.
+        exclude: Patterns in which `*` matches any characters, also `/`. What is found in a folder or by a glob is left
+            out if its path, seen from that folder or from the glob's first part without wildcards, or one of the
+            folders on that path matches.
+        results: A folder that is no sub-folder to search, since results lie there.
+
+    Returns:
+        The images, and what was left out.
+
+    Raises:
+        ImageError: A folder or glob holds no images or may not be listed, or a pattern excludes nothing.
+    """
+    search = _Search(recursive, exclude, photographs=True, results=results)
+    search.take_all(arguments)
+    idle = [pattern for pattern in exclude if pattern not in search.effective]
+    if idle:
+        raise ImageError(f"--exclude {idle[0]}: matches nothing that was found: check the pattern")
+    return search.found
 
 
 def list_images(arguments: Sequence[str | Path]) -> list[Path]:
-    """Find the pictures that files, folders and globs name.
+    """List the pictures that files, folders and globs name, photographs and masks alike.
 
-    A file is taken whatever its suffix, even if its name holds `[` or `*`. Of a folder (not its subfolders) and of a
-    glob (`**` allowed) the files with one of `IMAGE_SUFFIXES` are taken, sorted, hidden ones left out; a glob with a
-    part that starts with a dot takes hidden ones too. A plain name that does not exist is listed as it is: reading it
-    fails by name, and the other pictures are not lost with it.
+    Like `find_images`, but without sub-folders, and results and masks are taken, too.
 
     Args:
         arguments: Names of files or folders, or globs.
@@ -26,11 +168,9 @@ def list_images(arguments: Sequence[str | Path]) -> list[Path]:
     Raises:
         ImageError: A folder or glob holds no pictures, or may not be listed.
     """
-    found: dict[Path, Path] = {}
-    for argument in arguments:
-        for path in _matches(argument):
-            found.setdefault(real_path(path), path)
-    return list(found.values())
+    search = _Search(recursive=False, exclude=(), photographs=False)
+    search.take_all(arguments)
+    return search.found.images
 
 
 def real_path(path: Path) -> Path:
@@ -45,50 +185,205 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _matches(argument: str | Path) -> list[Path]:
-    try:
-        return _expand(argument)
-    except (OSError, ValueError) as cause:
-        raise ImageError(
-            f"{argument}: cannot be listed ({reason_of(cause)}): check the name and permissions"
-        ) from cause
+class _Search:
+    """One search; `found` grows with each argument."""
+
+    def __init__(
+        self, recursive: bool, exclude: Sequence[str], *, photographs: bool, results: Path | None = None
+    ) -> None:
+        self.found = FoundImages()
+        self.effective: set[str] = set()
+        self._recursive = recursive
+        self._exclude = exclude
+        self._photographs = photographs
+        self._results = None if results is None else real_path(results)
+        self._known: set[Path] = set()
+
+    def take_all(self, arguments: Sequence[str | Path]) -> None:
+        for argument in arguments:
+            try:
+                self._take_argument(argument)
+            except (OSError, ValueError) as cause:
+                raise ImageError(
+                    f"{argument}: cannot be listed ({reason_of(cause)}): check the name and permissions"
+                ) from cause
+
+    def _take_argument(self, argument: str | Path) -> None:
+        if not str(argument):
+            raise ImageError("an empty argument names no image: give a file, a folder or a glob")
+        path = Path(argument)
+        try:
+            is_folder = path.is_dir()
+        except OSError:
+            # A name that is too long, or one in a closed folder: reading it says so, and the others are not lost.
+            self._take(path)
+            return
+        left_out, others = len(self.found.left_out), self.found.other_files
+        if is_folder:
+            taken = self._take_folder(path)
+        elif path.exists() or path.is_symlink() or not _is_pattern(str(argument)):
+            self._take(path)
+            return
+        else:
+            root, matches = _glob(path)
+            taken = self._take_files(matches, root, PurePath())
+        if not taken:
+            seen = FoundImages(left_out=self.found.left_out[left_out:], other_files=self.found.other_files - others)
+            remarks = "".join(f"; {remark}" for remark in seen.remarks())
+            raise ImageError(
+                f"{argument}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))}): check the name{remarks}"
+            )
+
+    def _take(self, path: Path, subfolder: PurePath | None = None) -> None:
+        real = real_path(path)
+        if real in self._known:
+            return
+        self._known.add(real)
+        self.found.images.append(path)
+        if subfolder is not None and subfolder.parts:
+            self.found.subfolders[path] = subfolder
+
+    def _take_folder(self, top: Path) -> int:
+        taken = 0
+        visited = {real_path(top)}
+        pending = [(top, PurePath())]
+        while pending:
+            folder, subfolder = pending.pop()
+            try:
+                entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+            except OSError as cause:
+                if folder == top:
+                    raise
+                self._leave_out(folder, f"sub-folders that cannot be listed ({reason_of(cause)})")
+                continue
+            files, folders = _parted(entries)
+            taken += self._take_files(files, folder, subfolder)
+            inner = [
+                entry
+                for entry in folders
+                if not self._is_excluded(subfolder / entry.name) and real_path(entry) != self._results
+            ]
+            if not self._recursive:
+                for entry in inner:
+                    self._leave_out(entry, "sub-folders are searched with --recursive only")
+                continue
+            for entry in reversed(inner):
+                # A folder is searched once, so that links in a circle end.
+                if (real := real_path(entry)) not in visited:
+                    visited.add(real)
+                    pending.append((entry, subfolder / entry.name))
+        return taken
+
+    def _take_files(self, files: Sequence[Path], root: Path, subfolder: PurePath) -> int:
+        """Take those of the files that are images; of how many is told."""
+        taken = 0
+        stems = frozenset(str(file.with_suffix("")) for file in files if _has_image_suffix(file) and not _is_png(file))
+        for file in files:
+            if self._is_excluded(subfolder / file.relative_to(root)):
+                continue
+            reason = _reason_against(file, stems) if self._photographs else _reason_against_any(file)
+            if reason is None:
+                self._take(file, subfolder)
+                taken += 1
+            elif reason:
+                self._leave_out(file, reason)
+            else:
+                self.found.other_files += 1
+        return taken
+
+    def _is_excluded(self, path: PurePath) -> bool:
+        names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
+        matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
+        self.effective.update(matching)
+        return bool(matching)
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self.found.left_out.append(LeftOut(path, reason))
 
 
-def _expand(argument: str | Path) -> list[Path]:
-    if not str(argument):
-        raise ImageError("an empty argument names no image: give a file, a folder or a glob")
-    path = Path(argument)
-    try:
-        is_folder = path.is_dir()
-    except OSError:
-        # A name that is too long, or one in a closed folder: reading it says so, and the other pictures are not lost.
-        return [path]
-    if is_folder:
-        images = sorted(entry for entry in path.iterdir() if _is_image(entry) and not entry.name.startswith("."))
-    elif path.exists() or not _is_pattern(str(argument)):
-        return [path]
-    else:
-        images = _glob(path)
-    if not images:
-        raise ImageError(f"{argument}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))}): check the name")
-    return images
-
-
-def _glob(pattern: Path) -> list[Path]:
+def _glob(pattern: Path) -> tuple[Path, list[Path]]:
     head = tuple(itertools.takewhile(lambda part: not _is_pattern(part), pattern.parts))
     tail = pattern.parts[len(head) :]
     if tail[-1] == "**":
         tail = (*tail, "*")  # to pathlib a last `**` means folders only
     root = Path(*head)
-    images = sorted(path for path in root.glob("/".join(tail)) if _is_image(path))
+    files = sorted(path for path in root.glob("/".join(tail)) if not path.is_dir())
     if any(part.startswith(".") for part in tail):
-        return images
-    return [path for path in images if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+        return root, files
+    return root, [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
 
 def _is_pattern(name: str) -> bool:
     return any(wildcard in name for wildcard in "*?[")
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+def _has_image_suffix(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_png(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
+
+
+def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Files, and folders."""
+    files: list[Path] = []
+    folders: list[Path] = []
+    for entry in entries:
+        (folders if entry.is_dir() else files).append(entry)
+    return files, folders
+
+
+def _reason_against(file: Path, photographs: Set[str]) -> str | None:
+    """Say why a file is no photograph that is taken; None if it is one, empty if it is nothing like one."""
+    reason = _reason_against_any(file)
+    if reason is not None or not file.is_file():
+        return reason
+    if _OWN_RESULT.search(file.name):
+        return "results of this program"
+    if _is_png(file) and _is_mask(file, photographs):
+        return "masks beside their photographs"
+    if file.suffix.lower() in HEIF_SUFFIXES and not heif_available() and HEIF.match(_prefix(file)):
+        return EXTRA
+    return None
+
+
+def _reason_against_any(file: Path) -> str | None:
+    named_so = _has_image_suffix(file)
+    if not file.is_file():
+        # A link that leads nowhere is a picture that is not here, which must not go unnoticed.
+        is_lost = file.is_symlink() and not file.exists()
+        return (None if is_lost else "no regular files") if named_so else ""
+    if named_so:
+        return None
+    suffix = file.suffix.lower()
+    if suffix in RAW_SUFFIXES:
+        return _not_read(RAW_FILE)
+    if suffix in _KNOWN_OTHERS:
+        return ""
+    prefix = _prefix(file)
+    if is_readable_kind(prefix):
+        return "pictures whose names do not end like those of pictures: rename them, or name them one by one"
+    kind = foreign_kind(prefix)
+    return _not_read(kind) if kind is not None and kind.is_picture else ""
+
+
+def _not_read(kind: ForeignKind) -> str:
+    return f"each is {kind.name}, which is not read: {kind.advice}"
+
+
+def _is_mask(file: Path, photographs: Set[str]) -> bool:
+    """Tell a mask by its name beside a photograph's, and by its bands: class indices, no colours."""
+    stem = str(file.with_suffix(""))
+    if stem not in photographs and _MASK_NAME.sub("", stem) not in photographs:
+        return False
+    header = _prefix(file)[:_PNG_BYTES]
+    return header[12:16] == b"IHDR" and header[-1] in {_GREY, _PALETTE}
+
+
+def _prefix(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            return content.read(PREFIX_BYTES)
+    except OSError:
+        return b""

@@ -211,8 +211,7 @@ def _why_not_read(prefix: bytes) -> str:
     known = foreign_kind(prefix)
     if known is None:
         return f"is not a {FORMATS} file: convert it to one of them"
-    kind, advice = known
-    return f"is {kind}, which is not read: {advice}"
+    return f"is {known.name}, which is not read: {known.advice}"
 
 
 def _loaded(path: Path, image: ImageFile, max_pixels: int) -> ImageFile:

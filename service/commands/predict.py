@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented, list_images
+from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented
 from engine.averaging import Averaging, averaged
 from engine.files import write_atomically
+from engine.images import find_images
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -122,6 +123,17 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on where an earlier run into the same folder was cut off")
     ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", help="search the sub-folders of folders; the results go into sub-folders, too"),
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="leave out what matches, seen from the named folder: 'masks', '*_old.jpg' (repeatable)",
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="do one of N shares of the images (docs/collections.md)")
     ] = None,
@@ -166,8 +178,12 @@ def predict(
         )
         if request.save:
             require_results_apart(images, out)
-        listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
-        require_writable(out)
+        found = find_images(images, recursive=recursive, exclude=exclude or [], results=out)
+        for remark in found.remarks():
+            messages().print(remark, markup=False, highlight=False, soft_wrap=True)
+        listing = list_tasks(found.images, None if shard is None else parse_shard(shard), found.subfolders)
+        for folder in listing.folders_of_results(out):
+            require_writable(folder)
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)
@@ -294,6 +310,8 @@ def _tell(record: Mapping[str, Any]) -> None:
         text = f"failed: {reason}" if named in reason else f"failed: {named}: {reason}"
         messages().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return
+    for note in record.get("notes", ()):
+        messages().print(f"{named} {note}", markup=False, highlight=False, soft_wrap=True)
     covers = ", ".join(f"{each['name']} {each['cover']:.1%}" for each in record["cover"])
     where = "" if record["mask"]["path"] is None else f" -> {record['mask']['path']}"
     typer.echo(f"{named}{where}: {covers}")
