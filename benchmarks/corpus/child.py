@@ -104,7 +104,7 @@ class Reader:
             process.kill()
             process.join()
 
-    def _start(self) -> tuple[BaseProcess, Connection[Any, Any]]:
+    def _start(self) -> "tuple[BaseProcess, Connection[Any, Any]]":
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, str(self._log)), daemon=True)
@@ -114,7 +114,7 @@ class Reader:
         return self._started
 
 
-def _serve(connection: Connection[Any, Any], log: str) -> None:
+def _serve(connection: "Connection[Any, Any]", log: str) -> None:
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 2)
     confine_process(MEMORY_BYTES)

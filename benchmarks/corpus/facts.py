@@ -5,6 +5,8 @@
 
 import logging
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.corpus.rules import BT601, FULL_RANGE, Model, Stored
 
 _SIGNATURES = {
-    "JPEG": rb"\xff\xd8\xff",
+    "JPEG": rb"\xff\xd8\xff(?!\xf7)",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "WebP": rb"RIFF.{4}WEBP",
@@ -35,8 +37,12 @@ _MODELS: dict[int, Model] = {
     8: "CIELab",
     9: "ICCLab",
 }
+_HEAD_BYTES = 4096
+_BMP_HEAD_BYTES = 66
 _REDUCED_OR_MASK = 0b101
 _OLD_REDUCED = 2
+_PLACES = (33550, 33922, 34264, 34735)
+"""Tags that place a picture on the earth: scale, points, transform, keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +51,20 @@ class TiffFacts:
 
     Attributes:
         bands: samples of a pixel.
+        states_bands: whether the file says so.
         bits: of each of them.
         kinds: their types: 1 unsigned, 2 signed, 3 float, 5 and 6 complex, 4 undefined.
         photometric: TIFF's number; None: not said.
         compression: TIFF's number.
         extra: ExtraSamples: 0 unspecified, 1 associated, 2 unassociated alpha.
-        orientation: as it stands in the tag, 1 where there is none.
+        orientation: as it stands in the tag; 1 where there is none, or a place on the earth says how the picture lies.
         pages: pictures in the chain of directories.
+        subsampling: of the colours of YCbCr, horizontal and vertical.
         stored: what the samples mean to the rules; None: nothing that they know.
     """
 
     bands: int
+    states_bands: bool
     bits: tuple[int, ...]
     kinds: frozenset[int]
     photometric: int | None
@@ -63,6 +72,7 @@ class TiffFacts:
     extra: tuple[int, ...]
     orientation: int
     pages: int
+    subsampling: tuple[int, int]
     stored: Stored | None
 
     @property
@@ -83,12 +93,25 @@ class Facts:
     Attributes:
         format: by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
         tiff: of a TIFF whose tags can be read.
+        bits: of a sample, in a JPEG or JPEG 2000 file; 0 where they are not known.
         orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
+        told_aside: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
+            EXIF; it counts where EXIF has none.
+        quarter_turns: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and we heed.
+        mirror: of a HEIC or AVIF, after the turns: 0 exchanges top and bottom, 1 left and right (`imir`).
+        masks: of a BMP whose samples lie where bit masks say, for red, green and blue.
+        contradiction: between parts of a BMP's header, in words.
     """
 
     format: str
     tiff: TiffFacts | None = None
+    bits: int = 0
     orientation: int = 1
+    told_aside: int = 1
+    quarter_turns: int = 0
+    mirror: int | None = None
+    masks: tuple[int, int, int] | None = None
+    contradiction: str = ""
 
 
 def facts_of(path: Path) -> Facts:
@@ -101,13 +124,77 @@ def facts_of(path: Path) -> Facts:
         What it says of itself.
     """
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(_HEAD_BYTES)
     if not head:
         return Facts("empty")
     form = next((name for name, mark in _SIGNATURES.items() if re.match(mark, head, re.DOTALL)), "another")
-    if form == "TIFF":
-        return Facts(form, _tiff_facts(path))
-    return Facts(form, None, _orientation_by_libvips(path))
+    match form:
+        case "TIFF":
+            return Facts(form, _tiff_facts(path))
+        case "BMP":
+            return _bmp_facts(head)
+        case "another" | "GIF":
+            return Facts(form)
+        case _:
+            pass
+    orientation = _orientation_by_libvips(path)
+    is_heif = form in {"AVIF", "HEIC"}
+    turns = re.search(rb"irot(.)", head, re.DOTALL) if is_heif else None
+    mirror = re.search(rb"imir(.)", head, re.DOTALL) if is_heif else None
+    return Facts(
+        form,
+        bits=_bits(form, head),
+        orientation=orientation,
+        told_aside=_orientation_told_aside(form, path.read_bytes()) if orientation == 1 else 1,
+        quarter_turns=turns[1][0] & 3 if turns else 0,
+        mirror=mirror[1][0] & 1 if mirror else None,
+    )
+
+
+def _bits(form: str, head: bytes) -> int:
+    if form == "JPEG":
+        frame = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..(.)", head, re.DOTALL)
+        return frame[1][0] if frame else 0
+    if form == "JPEG 2000":
+        size = re.search(rb"\xff\x4f\xff\x51.{38}(.)", head, re.DOTALL)
+        return (size[1][0] & 0x7F) + 1 if size else 0
+    return 0
+
+
+def _orientation_told_aside(form: str, content: bytes) -> int:
+    told = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", content)
+    if told is None and form == "PNG":
+        # The entry of tag 0x0112 with one value of type SHORT or LONG, in either byte order.
+        entry = rb"\x01\x12\0[\x03\x04]\0\0\0\x01\0([\x01-\x08])|\x12\x01[\x03\x04]\0\x01\0\0\0([\x01-\x08])"
+        told = re.search(entry, _exif_in_text(content))
+        return (told[1] or told[2])[0] if told else 1
+    return int(told[1]) if told else 1
+
+
+def _exif_in_text(png: bytes) -> bytes:
+    """Unpack the EXIF that ImageMagick and others write as hexadecimal text into a chunk of a PNG."""
+    chunk = re.search(rb"(.{4})(tEXt|zTXt)Raw profile type (?:exif|APP1)\0", png, re.DOTALL)
+    if chunk is None:
+        return b""
+    text = png[chunk.end() : chunk.start(2) + 4 + int.from_bytes(chunk[1], "big")]
+    try:
+        text = zlib.decompress(text[1:]) if chunk[2] == b"zTXt" else text
+        return bytes.fromhex(text.split(b"\n", 3)[3].decode("ascii"))
+    except (zlib.error, ValueError, IndexError):
+        return b""
+
+
+def _bmp_facts(head: bytes) -> Facts:
+    if len(head) < _BMP_HEAD_BYTES:
+        return Facts("BMP")
+    offset, header = struct.unpack_from("<I", head, 10)[0], struct.unpack_from("<I", head, 14)[0]
+    if header < 40:
+        return Facts("BMP")
+    bits, compression, _, _, _, colors = struct.unpack_from("<HIIIII", head, 28)
+    palette = 4 * (colors or 1 << bits) if bits <= 8 else 0
+    masks = struct.unpack_from("<III", head, 54) if compression in {3, 6} and bits in {16, 32} else None
+    contradiction = "the pixels are said to start inside of the palette" if offset < 14 + header + palette else ""
+    return Facts("BMP", masks=masks, contradiction=contradiction)
 
 
 def _tiff_facts(path: Path) -> TiffFacts | None:
@@ -123,13 +210,15 @@ def _tiff_facts(path: Path) -> TiffFacts | None:
             photometric = tags.valueof(262)
             return TiffFacts(
                 int(page.samplesperpixel),
+                277 in tags,
                 bits,
                 frozenset(_numbers(tags.valueof(339, 1))),
                 None if photometric is None else int(photometric),
                 int(page.compression),
                 extra,
-                _orientation(tags.valueof(274, 1)),
+                1 if any(tag in tags for tag in _PLACES) else _orientation(tags.valueof(274, 1)),
                 len(tiff.pages),
+                _subsampling(page),
                 _meaning(page, bits, extra),
             )
     except Exception:  # tifffile states no closed set of exceptions
@@ -206,3 +295,10 @@ def _orientation_by_libvips(path: Path) -> int:
         return int(image.get("orientation")) if "orientation" in image.get_fields() else 1
     except pyvips.Error:
         return 1
+
+
+def _subsampling(page: Any) -> tuple[int, int]:  # noqa: ANN401 (tifffile's types)
+    if page.tags.valueof(262) != 6:
+        return 1, 1
+    across, down = _numbers(page.tags.valueof(530, (2, 2)))
+    return across, down

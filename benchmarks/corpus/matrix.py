@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.corpus import rules, tiff_writer
 from benchmarks.corpus.rules import Stored, eight_bit, upright
 from benchmarks.corpus.tiff_writer import BYTE, LONG, RATIONAL, SBYTE, SHORT, SLONG, SSHORT, ByteOrder, Directory
+from benchmarks.corpus.verdicts import Closeness
 
 WIDTH, HEIGHT = 83, 61
 """Not multiples of any side of a tile, nor even: every format's fill shows."""
@@ -40,7 +41,8 @@ class Variant:
         expected: uint8[H, W, 3], what a photograph's reader returns, upright; None: the file is none that the rules say
             how to read, and has to be refused or left to the other readers.
         stored: uint8[H, W, 3], what a raster's reader returns; None: the same.
-        exact: whether it has to be met to the last level.
+        closeness: how close a reading has to come.
+        is_approximate: whether the codec loses so much that the scene is met only roughly.
     """
 
     name: str
@@ -48,7 +50,8 @@ class Variant:
     write: Callable[[Path], None]
     expected: NDArray[np.uint8] | None
     stored: NDArray[np.uint8] | None = None
-    exact: bool = True
+    closeness: Closeness = "exact"
+    is_approximate: bool = False
 
 
 def scene() -> NDArray[np.uint16]:
@@ -268,7 +271,7 @@ def _tifffile_variant(
     order: ByteOrder,
     big: bool,
     options: Mapping[str, Any],
-    exact: bool = True,
+    is_lossy: bool = False,
 ) -> Variant:
     axes = {
         **kind.axes,
@@ -291,7 +294,8 @@ def _tifffile_variant(
             options={**_LAYOUTS[layout], **options},
         ),
         kind.expected,
-        exact=exact and kind.stored.is_exact,
+        closeness="exact" if kind.stored.is_exact and not is_lossy else "rounded",
+        is_approximate=is_lossy,
     )
 
 
@@ -312,14 +316,14 @@ def _core() -> Iterator[Variant]:
 
 def _lossy() -> Iterator[Variant]:
     kinds = {each.name: each for each in _kinds()}
-    for name, codec, layout, order in itertools.product(
-        ("grey8", "rgb8"), ("jpeg", "webp", "webp without loss"), _LAYOUTS, _ORDERS
-    ):
-        if name == "grey8" and codec != "jpeg":
-            continue
-        options: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 95}}
-        if codec.startswith("webp"):
-            options = {"compression": "webp", "compressionargs": {"level": 95, "lossless": "without" in codec}}
+    level: dict[str, Any] = {"compressionargs": {"level": 95}}
+    without_loss: dict[str, Any] = {"compressionargs": {"lossless": True}}
+    lossy: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("grey8", "jpeg", {"compression": "jpeg", **level}),
+        ("rgb8", "webp", {"compression": "webp", **level}),
+        ("rgb8", "webp without loss", {"compression": "webp", **without_loss}),
+    )
+    for (name, codec, options), layout, order in itertools.product(lossy, _LAYOUTS, _ORDERS):
         yield _tifffile_variant(
             kinds[name],
             planar=False,
@@ -328,10 +332,17 @@ def _lossy() -> Iterator[Variant]:
             order=order,
             big=order == ">",
             options={**options, **_jpeg_options(layout)},
-            exact="without" in codec,
+            is_lossy="without" not in codec,
         )
+    ycbcr = Stored("YCbCr")
     for subsampling, layout, order in itertools.product(((1, 1), (2, 1), (2, 2)), _LAYOUTS, _ORDERS):
-        kind = replace(kinds["rgb8"], name=f"ycbcr{subsampling[0]}{subsampling[1]}", photometric="ycbcr")
+        kind = replace(
+            kinds["rgb8"],
+            name=f"ycbcr{subsampling[0]}{subsampling[1]}",
+            stored=ycbcr,
+            values=rules.rgb_to_ycbcr(scene_rgb(), ycbcr),
+            photometric="ycbcr",
+        )
         variant = _tifffile_variant(
             kind,
             planar=False,
@@ -345,10 +356,29 @@ def _lossy() -> Iterator[Variant]:
                 "subsampling": subsampling,
                 **_jpeg_options(layout),
             },
-            exact=False,
+            is_lossy=True,
         )
-        axes = {**variant.axes, "photometric": "YCbCr", "subsampling": f"{subsampling[0]}x{subsampling[1]}"}
-        yield replace(variant, axes=axes)
+        yield replace(variant, axes={**variant.axes, "subsampling": f"{subsampling[0]}x{subsampling[1]}"})
+    for photometric, by_band, tiled, order in itertools.product(
+        ("MINISBLACK", "RGB", "YCBCR"), (False, True), (False, True), _ORDERS
+    ):
+        bands = 1 if photometric == "MINISBLACK" else 3
+        if by_band and photometric != "RGB":
+            continue
+        values = samples(range(bands), 8)
+        model = {"MINISBLACK": "grey", "RGB": "RGB", "YCBCR": "YCbCr"}[photometric]
+        variant = _gdal_variant(
+            f"jpeg {model}",
+            _typed(values, 8),
+            {"samples": "uint8", "photometric": model, **({"subsampling": "2x2"} if model == "YCbCr" else {})},
+            rules.to_rgb(values, Stored("grey" if bands == 1 else "RGB")),
+            by_band=by_band,
+            tiled=tiled,
+            codec="jpeg",
+            order=order,
+            options={"photometric": photometric, "jpeg_quality": 95, **({} if tiled else {"blockysize": 16})},
+        )
+        yield replace(variant, is_approximate=True)
 
 
 def _jpeg_options(layout: str) -> dict[str, Any]:
@@ -471,7 +501,6 @@ def _gdal_variant(
     codec: str,
     order: ByteOrder,
     options: Mapping[str, Any] | None = None,
-    exact: bool = True,
     nodata: float | None = None,
     interpretations: Sequence[str] = (),
     rows: int = HEIGHT,
@@ -501,7 +530,6 @@ def _gdal_variant(
             _write_with_gdal, values=values, options=every, nodata=nodata, interpretations=interpretations, rows=rows
         ),
         expected,
-        exact=exact,
     )
 
 
@@ -746,7 +774,7 @@ def _raw_variant(
     expected: NDArray[np.uint8] | None,
     *,
     stored: NDArray[np.uint8] | None = None,
-    exact: bool = True,
+    closeness: Closeness = "exact",
     before: Sequence[_Raw] = (),
     after: Sequence[_Raw] = (),
     big: bool = False,
@@ -768,7 +796,7 @@ def _raw_variant(
         partial(_write_raw, pages=[*before, raw, *after], big=big),
         expected,
         stored,
-        exact,
+        closeness,
     )
 
 
@@ -804,7 +832,9 @@ def _ycbcr() -> Iterator[Variant]:
         )
         axes = {"photometric": "YCbCr", "subsampling": f"{subsampling[0]}x{subsampling[1]}", "range": f"{law} {span}"}
         name = f"ycbcr{subsampling[0]}{subsampling[1]} {law} {span}"
-        yield _raw_variant(name, raw, axes, rules.to_rgb(_chroma_means(raw), stored), exact=False, big=order == ">")
+        yield _raw_variant(
+            name, raw, axes, rules.to_rgb(_chroma_means(raw), stored), closeness="rounded", big=order == ">"
+        )
 
 
 def _chroma_means(raw: _Raw) -> NDArray[np.uint8]:
@@ -833,7 +863,9 @@ def _lab() -> Iterator[Variant]:
             planar=planar,
             tiled=tiled,
         )
-        yield _raw_variant(f"{model}{bits}", raw, {"photometric": model}, rules.to_rgb(raw.values, stored), exact=False)
+        yield _raw_variant(
+            f"{model}{bits}", raw, {"photometric": model}, rules.to_rgb(raw.values, stored), closeness="rounded"
+        )
 
 
 def _palettes() -> Iterator[Variant]:

@@ -8,6 +8,7 @@ counts as one voice. For other formats each library brings its own build of the 
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
 import logging
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def opencv_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     pixels = np.asarray(values)
     if pixels.ndim == 3:
         pixels = np.dstack([pixels[..., 2::-1], pixels[..., 3:]])
-    return _plain(pixels)
+    return _turned_inside(_plain(pixels), facts)
 
 
 def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
@@ -173,7 +174,50 @@ def imagecodecs_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     values = np.asarray(decoders[facts.format](path.read_bytes()))
     if facts.format == "JPEG" and values.ndim == 3 and values.shape[2] == 4:
         raise UnreadError("CMYK of a JPEG, whose ink may be turned round")
-    return upright(_plain(values), facts.orientation)
+    if facts.format == "JPEG 2000" and facts.bits > 8:
+        pixels = to_rgb(_unsigned(values), Stored("grey" if values.ndim == 2 else "RGB", facts.bits))
+    else:
+        pixels = _plain(values)
+    return upright(_turned_inside(pixels, facts), facts.orientation)
+
+
+def _turned_inside(pixels: NDArray[np.uint8], facts: Facts) -> NDArray[np.uint8]:
+    """Turn a HEIC or AVIF as its container says, which OpenCV and imagecodecs leave to others."""
+    pixels = np.rot90(pixels, facts.quarter_turns)
+    if facts.mirror is not None:
+        pixels = np.flip(pixels, facts.mirror)
+    return np.ascontiguousarray(pixels)
+
+
+def bit_masks_read(path: Path, facts: Facts) -> NDArray[np.uint8]:
+    """Take a BMP's samples from where its bit masks say, as the format is defined; OpenCV and GDAL ignore them.
+
+    Args:
+        path: the file.
+        facts: of it.
+
+    Returns:
+        uint8[H, W, 3].
+
+    Raises:
+        UnreadError: it has no masks, or its pixels are missing.
+    """
+    content = path.read_bytes()
+    offset, width, height, bits = (
+        struct.unpack_from(kind, content, place)[0] for kind, place in (("<I", 10), ("<i", 18), ("<i", 22), ("<H", 28))
+    )
+    row = (width * bits // 8 + 3) // 4 * 4
+    if facts.masks is None or len(content) < offset + row * abs(height):
+        raise UnreadError("no masks, or pixels are missing")
+    rows = np.frombuffer(content, np.uint8, row * abs(height), offset).reshape(abs(height), row)
+    words = rows[:, : width * bits // 8].copy().view(f"<u{bits // 8}").astype(np.int64)
+    planes: list[NDArray[Any]] = []
+    for mask in facts.masks:
+        lowest = mask & -mask
+        full = mask // lowest if mask else 1
+        planes.append((words & mask) // (lowest or 1) * 255 // full)
+    pixels = np.stack(planes, axis=-1).astype(np.uint8)
+    return np.ascontiguousarray(pixels if height < 0 else pixels[::-1])
 
 
 def _known(facts: Facts) -> Stored:
@@ -201,9 +245,9 @@ def _plain(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 FAMILIES_OF_TIFF: dict[str, str] = {
     "tifffile": "tifffile",
-    "GDAL": "libtiff",
     "OpenCV": "libtiff",
     "libvips": "libtiff",
+    "GDAL": "libtiff",
 }
 """Reader to family."""
 _READERS: dict[str, Callable[[Path, Facts], NDArray[np.uint8]]] = {
@@ -212,21 +256,24 @@ _READERS: dict[str, Callable[[Path, Facts], NDArray[np.uint8]]] = {
     "OpenCV": opencv_reads,
     "libvips": libvips_reads,
     "imagecodecs": imagecodecs_reads,
+    "bit masks": bit_masks_read,
 }
 
 
-def readers_of(form: str) -> tuple[str, ...]:
-    """Name the libraries that are asked for a format.
+def readers_of(facts: Facts) -> tuple[str, ...]:
+    """Name the libraries that are asked for a file, leaving out those that pass over the bit masks of a BMP.
 
     Args:
-        form: as `Facts.format`.
+        facts: of the file.
 
     Returns:
         Names for `read_by`.
     """
-    if form == "TIFF":
+    if facts.format == "TIFF":
         return tuple(FAMILIES_OF_TIFF)
-    return ("OpenCV", "libvips", "imagecodecs", *(("GDAL",) if form == "BMP" else ()))
+    if facts.format == "BMP":
+        return ("bit masks", "imagecodecs") if facts.masks else ("OpenCV", "imagecodecs", "GDAL")
+    return "OpenCV", "libvips", "imagecodecs"
 
 
 def read_by(reader: str, path: Path) -> NDArray[np.uint8]:
@@ -237,6 +284,6 @@ def read_by(reader: str, path: Path) -> NDArray[np.uint8]:
         path: the file.
 
     Returns:
-        uint8[H, W, 3]: of a TIFF as stored, else upright.
+        uint8[H, W, 3]: of a TIFF as stored, else upright as far as EXIF tells.
     """
     return _READERS[reader](path, facts_of(path))

@@ -84,7 +84,19 @@ REFUSALS: tuple[Refusal, ...] = (
         "another format",
         "JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and JPEG 2000 are read, others have to be converted",
         lambda facts: facts.format in {"GIF", "another"},
-        r"is not a .*file|is no .*file",
+        r"is (an?|not an?|no) .*(which is not read|file)|JPEG-LS, which is not read",
+    ),
+    Refusal(
+        "JPEG of more than 8 bit",
+        "12 and 16 bit, mostly without loss: parts of raw files and of medical pictures",
+        lambda facts: facts.format == "JPEG" and facts.bits > 8,
+        r"JPEG of \d+ bit",
+    ),
+    Refusal(
+        "BMP with masks of few",
+        "colours at other bits than those that Windows writes",
+        lambda facts: facts.masks is not None,
+        r"bit ?(fields|masks?)|Unsupported BMP compression",
     ),
     Refusal("empty file", "there is nothing to read", lambda facts: facts.format == "empty", r"is empty|0 bytes"),
     Refusal(
@@ -124,6 +136,12 @@ REFUSALS: tuple[Refusal, ...] = (
         r"\bbands?\b",
     ),
     Refusal(
+        "YCbCr that does not say of how many bands",
+        "TIFF's default is one, which YCbCr cannot have",
+        _tiff(lambda tiff: tiff.photometric == 6 and not tiff.states_bands),
+        r"YCbCr with \d+ bands",
+    ),
+    Refusal(
         "CMYK as raster",
         "four bands of ink: the user has to say which bands are the colours",
         _tiff(lambda tiff: tiff.photometric == 5),
@@ -139,7 +157,7 @@ REFUSALS: tuple[Refusal, ...] = (
                 or (tiff.photometric in {6, 5} and max(tiff.bits, default=8) > 8)
             )
         ),
-        r"lab|photometric|colou?r (model|space|filter)|logluv|mask|ycbcr|cmyk",
+        r"lab|photometric|colou?r (model|space|filter)|logluv|logarithmic|mask|ycbcr|cmyk|have \d+ bit|raw data",
     ),
     Refusal(
         "palette without colours",

@@ -13,7 +13,7 @@ from benchmarks.corpus.matrix import Variant
 from benchmarks.corpus.oracles import FAMILIES_OF_TIFF, readers_of
 from benchmarks.corpus.results import Result
 from benchmarks.corpus.rules import upright
-from benchmarks.corpus.verdicts import Agreement, Judged, Voice, agreement, judge
+from benchmarks.corpus.verdicts import Agreement, Closeness, Judged, Voice, agreement, judge
 
 MATRIX = "matrix"
 SCENE = "scene"
@@ -73,48 +73,56 @@ class Judge:
             task.path.parent.mkdir(parents=True, exist_ok=True)
             task.variant.write(task.path)
         facts = self._others.facts(task.path)
-        exact = is_exact(facts) if task.variant is None else task.variant.exact
-        agreed = agreement([*_scene_voices(task.variant), *self._voices(task.path, facts)], exact=exact)
-        orientation = facts.tiff.orientation if facts.tiff else facts.orientation
+        is_known = task.variant is not None and not task.variant.is_approximate
+        closeness = task.variant.closeness if task.variant and is_known else closeness_of(facts)
+        agreed = agreement([*_scene_voices(task.variant), *self._voices(task.path, facts)], closeness)
+        orientation = facts.tiff.orientation if facts.tiff else max(facts.orientation, facts.told_aside)
+        if facts.contradiction:
+            agreed = Agreement(None, (), facts.contradiction, agreed.whole)
         for reader in OURS if facts.format == "TIFF" else (PHOTOGRAPH,):
-            turned = _turned(agreed, facts.tiff.orientation if facts.tiff and reader == PHOTOGRAPH else 1)
+            still = facts.told_aside if facts.tiff is None else facts.tiff.orientation if reader == PHOTOGRAPH else 1
+            turned = _turned(agreed, still)
             ours = self._ours.read(reader, task.path)
             if task.variant and task.variant.expected is not None and agreed.readers and SCENE not in agreed.readers:
                 judged = Judged(
                     "no agreement", note=f"{', '.join(agreed.readers)} read something else than was written"
                 )
             else:
-                judged = judge(ours, reader, facts, turned, exact=exact, name=str(task.path))
+                judged = judge(ours, reader, facts, turned, closeness, name=str(task.path))
             told = (judged.verdict, judged.kind, judged.note)
             results.append(Result(task.origin, task.name, facts.format, reader, *told, orientation, key))
         return results
 
     def _voices(self, path: Path, facts: Facts) -> Iterator[Voice]:
-        for reader in readers_of(facts.format):
+        for reader in readers_of(facts):
             reading = self._others.read(reader, path)
             family = FAMILIES_OF_TIFF[reader] if facts.format == "TIFF" else reader
             yield Voice(reader, family, reading.pixels, reading.message)
 
 
-def is_exact(facts: Facts) -> bool:
-    """Tell whether a file's pixels leave no room for rounding.
+def closeness_of(facts: Facts) -> Closeness:
+    """Find out how close readings of a file have to be.
 
     Args:
         facts: of the file.
 
     Returns:
-        Whether neither a lossy codec nor a conversion of colours lies between the file and its pixels.
+        `rounded` where a lossy codec or a conversion of colours lies between the file and its pixels, `subsampled`
+        where a TIFF stores colours at a lower resolution.
     """
     if facts.tiff is None:
-        return facts.format not in _LOSSY_FORMATS
+        return "rounded" if facts.format in _LOSSY_FORMATS else "exact"
+    if facts.tiff.subsampling != (1, 1):
+        return "subsampled"
     stored = facts.tiff.stored
-    return facts.tiff.compression not in _LOSSY_COMPRESSIONS and stored is not None and stored.is_exact
+    is_exact = facts.tiff.compression not in _LOSSY_COMPRESSIONS and stored is not None and stored.is_exact
+    return "exact" if is_exact else "rounded"
 
 
 def _scene_voices(variant: Variant | None) -> Iterator[Voice]:
     if variant is not None and variant.expected is not None:
         pixels: NDArray[np.uint8] = variant.expected if variant.stored is None else variant.stored
-        yield Voice(SCENE, SCENE, pixels, approximate=not variant.exact)
+        yield Voice(SCENE, SCENE, pixels, approximate=variant.is_approximate)
 
 
 def _turned(agreed: Agreement, orientation: int) -> Agreement:

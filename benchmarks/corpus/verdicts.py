@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from benchmarks.corpus.child import Reading
 from benchmarks.corpus.facts import Facts
 from benchmarks.corpus.refusals import DAMAGED, REFUSALS, TOO_LARGE
+from benchmarks.corpus.rules import BT601
 
+Closeness = Literal["exact", "rounded", "subsampled"]
+"""How close a reading has to be: to the last level; within the rounding of a lossy codec or of a conversion of colours;
+or, where colours are stored at a lower resolution, with the same luma, since every decoder fills them up in its way."""
 Verdict = Literal["equal", "rightly refused", "wrongly refused", "silently wrong", "crashed", "hung", "no agreement"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 FAULTS: frozenset[Verdict] = frozenset({"wrongly refused", "silently wrong", "crashed", "hung"})
@@ -19,8 +23,9 @@ LARGEST_MEAN, LARGEST = 1.0, 8
 """Levels that a conversion with rounding in it may differ by."""
 _LOSSY_MEAN, _LOSSY_LARGEST = 6.0, 80
 """Levels that a lossy codec may be away from the scene that it was given."""
-LENIENT = frozenset({"OpenCV", "imagecodecs"})
-"""Readers that fill up what is missing of a truncated file; what only they read is not whole."""
+LENIENT = frozenset({"OpenCV", "imagecodecs", "GDAL"})
+"""Readers that fill up what is missing of a truncated file (GDAL, of a BMP): what only they read is not whole. GDAL is
+also what decodes TIFFs for us, and so no witness alone."""
 _MAX_PIXELS = 200_000_000
 
 
@@ -91,13 +96,13 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float,
     return float(levels.mean()), int(levels.max(initial=0))
 
 
-def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], *, exact: bool) -> bool:
+def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], closeness: Closeness) -> bool:
     """Tell whether two pictures are equal.
 
     Args:
         one: uint8[H, W, 3].
         other: the same.
-        exact: whether to the last level; else within `LARGEST_MEAN` and `LARGEST`.
+        closeness: how close they have to be.
 
     Returns:
         Whether they are.
@@ -105,17 +110,25 @@ def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], *, exact: bool) -
     apart = difference(one, other)
     if apart is None:
         return False
-    return apart[1] == 0 if exact else apart[0] <= LARGEST_MEAN and apart[1] <= LARGEST
+    mean, largest = apart
+    match closeness:
+        case "exact":
+            return largest == 0
+        case "rounded":
+            return mean <= LARGEST_MEAN and largest <= LARGEST
+        case "subsampled":
+            luma = np.abs((one.astype(np.float64) - other) @ np.array(BT601))
+            return mean <= LARGEST_MEAN and float(luma.max(initial=0)) <= LARGEST
 
 
-def agreement(voices: Sequence[Voice], *, exact: bool) -> Agreement:
+def agreement(voices: Sequence[Voice], closeness: Closeness) -> Agreement:
     """Find what most families of readers agree on.
 
     One family alone is believed if its readers that read the file agree among themselves.
 
     Args:
         voices: of everybody asked.
-        exact: whether the file leaves no room for rounding.
+        closeness: how close readings of the file have to be.
 
     Returns:
         The picture, or why there is none.
@@ -126,7 +139,7 @@ def agreement(voices: Sequence[Voice], *, exact: bool) -> Agreement:
         return Agreement(None, (), "; ".join(f"{each.reader}: {each.message}" for each in voices), whole)
 
     def followers(leader: Voice, pixels: NDArray[np.uint8]) -> list[Voice]:
-        return [each for each, other in heard if _agree(leader, pixels, each, other, exact=exact)]
+        return [each for each, other in heard if _agree(leader, pixels, each, other, closeness)]
 
     ranked = [(followers(voice, pixels), voice, pixels) for voice, pixels in heard if not voice.approximate]
     if not ranked:
@@ -135,6 +148,8 @@ def agreement(voices: Sequence[Voice], *, exact: bool) -> Agreement:
     names = tuple(each.reader for each in behind)
     aside = [each.reader for each, _ in heard if each not in behind]
     families = {each.family for each in behind}
+    if len(names) == 1 and names[0] in LENIENT:
+        return Agreement(None, (), f"read by {names[0]} alone; {_apart(heard)}", whole)
     all_families = {each.family for each, _ in heard}
     if len(families) == 1 and (len(all_families) > 1 or aside):
         return Agreement(None, (), _apart(heard), whole)
@@ -142,12 +157,13 @@ def agreement(voices: Sequence[Voice], *, exact: bool) -> Agreement:
     return Agreement(pixels, names, note if voice.reader in names else "", whole)
 
 
-def _agree(leader: Voice, pixels: NDArray[np.uint8], other: Voice, others: NDArray[np.uint8], *, exact: bool) -> bool:
+def _agree(
+    leader: Voice, pixels: NDArray[np.uint8], other: Voice, others: NDArray[np.uint8], closeness: Closeness
+) -> bool:
     if other.approximate:
         apart = difference(pixels, others)
         return apart is not None and apart[0] <= _LOSSY_MEAN and apart[1] <= _LOSSY_LARGEST
-    # A conversion with rounding in it is exact for nobody.
-    return leader is other or is_close(pixels, others, exact=exact)
+    return leader is other or is_close(pixels, others, closeness)
 
 
 def _apart(heard: Sequence[tuple[Voice, NDArray[np.uint8]]]) -> str:
@@ -164,7 +180,7 @@ def _apart(heard: Sequence[tuple[Voice, NDArray[np.uint8]]]) -> str:
     return f"against {first.reader}: {'; '.join(told) or 'equal'}"
 
 
-def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, *, exact: bool, name: str) -> Judged:
+def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, closeness: Closeness, *, name: str) -> Judged:
     """Judge a reading of ours.
 
     Args:
@@ -172,7 +188,7 @@ def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, *, exact:
         reader: which of ours.
         facts: of the file.
         agreed: what others agree on, turned as our reader turns it.
-        exact: whether the file leaves no room for rounding.
+        closeness: how close readings of the file have to be.
         name: of the file, which the message does not count for.
 
     Returns:
@@ -189,7 +205,7 @@ def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, *, exact:
             pass
     if ours.pixels is None or agreed.pixels is None:
         return Judged("no agreement", note=f"read by us; {agreed.note}")
-    if is_close(ours.pixels, agreed.pixels, exact=exact):
+    if is_close(ours.pixels, agreed.pixels, closeness):
         return Judged("equal", note=agreed.note)
     apart = difference(ours.pixels, agreed.pixels)
     height, width = agreed.pixels.shape[:2]
