@@ -66,16 +66,18 @@ _FOREIGN_VARIABLES: Final = re.compile(
 _OWN_VARIABLES: Final = {"PROJ_NETWORK": "OFF", "GDAL_CONFIG_FILE": os.devnull}
 _isolating = threading.Lock()
 
-_EXTENSION: Final = re.compile(r'EXTENSION\["(?:[^"]|"")*",\s*"((?:[^"]|"")*)"')
+_EXTENSION: Final = re.compile(r'EXTENSION\s*[\[(]\s*"(?:[^"]|"")*"\s*,\s*"((?:[^"]|"")*)"', re.IGNORECASE)
 _PLAIN_TERM: Final = re.compile(
     r"\+(proj|a|b|rf|f|es|ellps|datum|lat_[012]|lat_ts|lon_[012]|lonc|x_0|y_0|k|k_0|units|to_meter|wktext"
     r"|no_defs|type|over|h|sweep|gamma|alpha|zone|south|R|pm|towgs84|axis)(=[\w.,@+-]*)?"
 )
 _BARE_NAME: Final = re.compile(
-    r'EXTENSION\["PROJ4_GRIDS",\s*"[\w.,-]+"\]|GEOIDMODEL\["(?!PROJ)[^"/\\]*"|\\+nadgrids=@null', re.IGNORECASE
+    r'EXTENSION\["PROJ4_GRIDS",\s*"[\w.,-]+"\]|GEOIDMODEL\["(?!PROJ)[^"/\\]*"|\+nadgrids=@null', re.IGNORECASE
 )
 """Of grids: PROJ looks for them among its own files."""
-_NAMES_FILE: Final = re.compile(r"grids|parameterfile|geoidmodel|proj[-_ ]?based|proj_?string|pipeline|init=", re.I)
+_NAMES_FILE: Final = re.compile(
+    r"grids|parameterfile|geoidmodel|proj[-_ ]?based|pipeline|\b(init|file|model|catalog)\s*=", re.IGNORECASE
+)
 
 
 class GdalError(Exception):
@@ -126,7 +128,7 @@ class Dataset:
         meanings: what GDAL takes each band for: `red`, `gray`, `alpha`, `undefined`, ….
         block_shape: rows and columns of a strip or tile.
         has_mask: whether the file tells in a mask of its own, or by a value for each band, which pixels count.
-        crs_wkt: the coordinate reference system; None where the file names none.
+        crs_wkt: the coordinate reference system; None where the file names none that is understood.
         transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
         area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
         placed_by_points: whether there are ground control points in place of a georeference.
@@ -240,13 +242,16 @@ def open_tiff(
 
         try:
             dataset = rasterio.open(name, driver="GTiff")
-        except RasterioError as error:
+        except (RasterioError, ValueError) as error:
             raise GdalError(_reason_of(error)) from error
         try:
             described = _described(dataset, rows_at_a_time)
-        except BaseException:
+        except GdalError:
             dataset.close()
             raise
+        except Exception as error:  # GDAL's errors are those of rasterio's inside
+            dataset.close()
+            raise GdalError(_reason_of(error)) from error
     with dataset:
         yield described
 
@@ -270,13 +275,22 @@ def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
         meanings=tuple(each.name for each in dataset.colorinterp),
         block_shape=(int(block[0]), int(block[1])),
         has_mask="per_dataset" in flags[0] and "alpha" not in flags[0],
-        crs_wkt=dataset.crs.to_wkt() if dataset.crs else None,
+        crs_wkt=_wkt_of(dataset),
         transform=dataset.transform.to_gdal(),
         area_or_point=dataset.tags().get("AREA_OR_POINT", "Area"),
-        placed_by_points=dataset.crs is None and bool(dataset.gcps[0]),
+        placed_by_points=not dataset.crs and bool(dataset.gcps[0]),
         _dataset=dataset,
         _cache_mib=cache_mib,
     )
+
+
+def _wkt_of(dataset: "DatasetReader") -> str | None:
+    from rasterio.errors import CRSError
+
+    try:
+        return dataset.crs.to_wkt() if dataset.crs else None
+    except CRSError:
+        return None
 
 
 def _numpy_type(name: str) -> str:

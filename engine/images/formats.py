@@ -126,6 +126,5 @@ def is_readable_kind(prefix: bytes) -> bool:
     Returns:
         Whether it is. A BMP is not recognised: a text may begin with its two letters.
     """
-    return HEIF.match(prefix) is not None or any(
-        signature.match(prefix) for signature, decoder in DECODERS if decoder is not BmpImageFile
-    )
+    decoded = [signature for signature, decoder in DECODERS if decoder is not BmpImageFile]
+    return any(signature.match(prefix) for signature in (HEIF, TIFF, *decoded))

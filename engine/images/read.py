@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -42,7 +43,8 @@ from engine.errors import ImageError, reason_of
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
 from engine.images.heif import read_heif
-from engine.images.jpeg import jpeg_content, require_whole_scans
+from engine.images.jpeg import decode_jpeg, jpeg_content
+from engine.images.jpeg2000 import decode_deep, read_codestream
 from engine.images.png import png_content
 from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
 from engine.images.tiff import read_tiff
@@ -103,6 +105,8 @@ def read_image(
         except Image.DecompressionBombError as cause:
             raise ImageError(f"{path}: too large for Pillow in this format ({cause}): save it as PNG") from cause
         except Exception as cause:  # Pillow's decoders state no closed set of exceptions
+            if str(cause).startswith(("Unsupported ", "cannot handle ")):
+                raise ImageError(f"{path}: is of a kind that is not read ({cause}): save it as PNG") from cause
             raise ImageError(
                 f"{path}: damaged or truncated, it cannot be decoded ({reason_of(cause)}): copy or export it again"
             ) from cause
@@ -176,6 +180,12 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
+    if decoder is Jpeg2KImageFile:
+        codestream = read_codestream(path, file)
+        check_max_pixels(path, codestream.size, max_pixels)
+        if codestream.is_deep:
+            return _StoredImage(decode_deep(file, codestream), codestream.size, 1, Capture(), ())
+        file.seek(0)
     image = _loaded(path, decoder(file), max_pixels)
     return _stored(image, exif_from(image.info.get("exif")), image.info.get("xmp"), getattr(image, "n_frames", 1))
 
@@ -185,9 +195,7 @@ def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int)
     image = JpegImageFile(content.pixels())
     size = image.size
     check_max_pixels(path, size, max_pixels)
-    image.draft(None, shrunken_size(*size, max_img_size))
-    image.load()
-    require_whole_scans(content, image)
+    decode_jpeg(content, image, shrunken_size(*size, max_img_size))
     return replace(_stored(image, exif_from(content.exif), content.xmp, 1), size=size)
 
 

@@ -60,6 +60,18 @@ _KINDS: Final = {
     Photometric.LOG_L: "in logarithmic luminance",
     Photometric.LOG_LUV: "in logarithmic colours",
 }
+_WHITE_D50: Final = np.array([0.96422, 1.0, 0.82521])
+_LINEAR_FROM_XYZ: Final = (
+    np.array(
+        [
+            [3.1338561, -1.6168667, -0.4906146],
+            [-0.9787684, 1.9161415, 0.0334540],
+            [0.0719453, -0.2289914, 1.4052427],
+        ]
+    )
+    * _WHITE_D50
+).astype(np.float32)
+"""Linear sRGB from X, Y and Z under D50, each as a part of white's: Bradford adaption to D65 included."""
 _ALPHA: Final = frozenset({1, 2})
 _PREMULTIPLIED: Final = 1
 _CMYK_INKS: Final = 1
@@ -316,7 +328,10 @@ def open_picture(
     try:
         with open_tiff(
             file,
-            directory_offset=None if directory is directories.chain[0] else directory.offset,
+            # By its place where it is not the first, or where GDAL would not find its way along the others.
+            directory_offset=None
+            if directory is directories.chain[0] and not directories.is_cut_off
+            else directory.offset,
             as_stored=directory.photometric != Photometric.YCBCR,
             heeds_georeference=not is_unplaced,
             rows_at_a_time=rows_at_a_time,
@@ -556,13 +571,9 @@ def _conversion(
     if meaning == Photometric.PALETTE and bands == (1,):
         return _from_palette(path, dataset)
     if meaning == Photometric.CMYK and len(bands) == 4:
-        return lambda values: _by_pillow("CMYK", [_eight_bit(plane, bits) for plane in values])
+        return lambda values: _from_inks(values, bits)
     if meaning in _LAB and bands == (1, 2, 3):
-        # The signed a* and b* of CIE L*a*b* become those of ICC, whose zero is 128.
-        zero = 0x80 if meaning == Photometric.CIE_LAB else 0
-        return lambda values: _by_pillow(
-            "LAB", [_eight_bit(values[0], bits), *(_eight_bit(plane, bits) ^ np.uint8(zero) for plane in values[1:])]
-        )
+        return lambda values: _from_lab(values, bits, is_signed=meaning == Photometric.CIE_LAB)
     inverse = np.uint8(0xFF if meaning == Photometric.WHITE_IS_ZERO else 0)
 
     def read(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -584,8 +595,31 @@ def _from_palette(path: Path, dataset: Dataset) -> Callable[[NDArray[Any]], NDAr
     return lambda values: table[np.minimum(values[0], len(table) - 1)]
 
 
-def _by_pillow(mode: str, planes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    return np.array(Image.merge(mode, [Image.fromarray(plane) for plane in planes]).convert("RGB"))
+def _from_inks(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    inks = [Image.fromarray(_eight_bit(plane, bits)) for plane in values]
+    return np.array(Image.merge("CMYK", inks).convert("RGB"))
+
+
+def _from_lab(values: NDArray[Any], bits: int, *, is_signed: bool) -> NDArray[np.uint8]:
+    """CIE L*a*b* under D50 to sRGB, by formula: libraries take it for D65, or round to 8 bit on the way.
+
+    CIE's a* and b* are signed; those of ICC have their zero in the middle, and in 16 bit its L* ends at 0xFF00.
+    """
+    step = np.float32(1 << (bits - 8))
+    largest = np.float32((1 << bits) - 1 if is_signed or bits == 8 else 0xFF00)
+    stored = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    lightness = stored[0] * (np.float32(100) / largest)
+    if is_signed:
+        a, b = (plane.view(np.dtype(f"i{plane.dtype.itemsize}")) / step for plane in stored[1:])
+    else:
+        a, b = (plane / step - np.float32(128) for plane in stored[1:])
+    y = (lightness + 16) / np.float32(116)
+    powers = np.stack([y + a / np.float32(500), y, y - b / np.float32(200)])
+    knee = np.float32(6 / 29)
+    xyz = np.where(powers > knee, powers**3, 3 * knee**2 * (powers - np.float32(4 / 29)))
+    linear = np.clip(np.tensordot(_LINEAR_FROM_XYZ, xyz, axes=1), 0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
+    return np.ascontiguousarray((encoded * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _eight_bit(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:

@@ -49,6 +49,7 @@ _NUMBERS: Final = {
     18: "Q",
 }  # fmt: skip
 _TEXT: Final = frozenset({2, 7})
+"""Kinds of values: letters, and bytes of no stated meaning."""
 
 Number = int | float
 
@@ -92,6 +93,7 @@ class Tag(IntEnum):
 
 
 _WANTED: Final = frozenset(int(tag) for tag in Tag)
+_ALWAYS_TEXT: Final = frozenset({Tag.GEO_TEXTS, Tag.GDAL_METADATA, Tag.GDAL_NODATA})
 
 
 class Photometric(IntEnum):
@@ -408,12 +410,24 @@ class _Reader:
         for tag, entry in entries.items():
             if not self._every_tag and tag not in _WANTED:
                 continue
-            if entry.kind in _TEXT:
-                found = self._bytes(entry.offset, min(entry.size_bytes, _LONGEST_TEXT_BYTES))
-                texts[tag] = found.rstrip(b"\0") if len(found) == entry.size_bytes else b""
+            if entry.kind in _TEXT or tag in _ALWAYS_TEXT:
+                texts[tag] = self._text(tag, entry)
             else:
                 numbers[tag] = self._numbers(entry)
         return numbers, texts
+
+    def _text(self, tag: int, entry: _Entry) -> bytes:
+        if entry.offset + entry.size_bytes > self._size:
+            return b""
+        if entry.size_bytes > _LONGEST_TEXT_BYTES:
+            if tag in _ALWAYS_TEXT:
+                raise DirectoryError(f"tag {tag} holds {entry.size_bytes >> 20} MiB of text")
+            return b""
+        found = self._bytes(entry.offset, entry.size_bytes)
+        if _SIZES_BYTES[entry.kind] > 1:
+            # Libraries take a text whose letters are stored as wider numbers for what it would be.
+            found = np.frombuffer(found, f"{self._order}{_NUMBERS[entry.kind][0]}").astype(np.uint8).tobytes()
+        return found.rstrip(b"\0")
 
     def _numbers(self, entry: _Entry) -> tuple[Number, ...]:
         letters = _NUMBERS[entry.kind]
