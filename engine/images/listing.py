@@ -89,12 +89,14 @@ class FoundImages:
         images: in the order of the arguments; a file that is named twice, even through a link, is there once.
         left_out: what people might take for pictures, and is not taken.
         other_files: how many other files there are, such as tables and texts.
+        excluded: how many files and folders a pattern left out.
         subfolders: of images that lie in a sub-folder of the folder that was named, which one.
     """
 
     images: list[Path] = field(default_factory=list[Path])
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
     other_files: int = 0
+    excluded: int = 0
     subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
 
     def remarks(self) -> list[str]:
@@ -109,8 +111,10 @@ class FoundImages:
             named = [str(each.path) for each in self.left_out if each.reason == reason][:_MOST_NAMED]
             more = ", …" if count > len(named) else ""
             lines.append(f"{count} left out: {reason}: {', '.join(named)}{more}")
+        if self.excluded:
+            lines.append(f"{self.excluded} left out by --exclude")
         if self.other_files:
-            lines.append(f"{self.other_files} other files are no pictures by their names")
+            lines.append(f"other files, which are no pictures: {self.other_files}")
         return lines
 
 
@@ -295,6 +299,7 @@ class _Search:
         names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
         matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
         self.effective.update(matching)
+        self.found.excluded += bool(matching)
         return bool(matching)
 
     def _leave_out(self, path: Path, reason: str) -> None:
