@@ -41,6 +41,7 @@ _HEAD_BYTES = 4096
 _BMP_HEAD_BYTES = 66
 _REDUCED_OR_MASK = 0b101
 _OLD_REDUCED = 2
+_ALPHA = frozenset({1, 2})
 _PLACES = (33550, 33922, 34264, 34735)
 """Tags that place a picture on the earth: scale, points, transform, keys."""
 
@@ -59,6 +60,7 @@ class TiffFacts:
         extra: ExtraSamples: 0 unspecified, 1 associated, 2 unassociated alpha.
         orientation: as it stands in the tag; 1 where there is none, or a place on the earth says how the picture lies.
         pages: pictures in the chain of directories.
+        is_tiled: tiles, not strips.
         subsampling: of the colours of YCbCr, horizontal and vertical.
         stored: what the samples mean to the rules; None: nothing that they know.
     """
@@ -72,18 +74,14 @@ class TiffFacts:
     extra: tuple[int, ...]
     orientation: int
     pages: int
+    is_tiled: bool
     subsampling: tuple[int, int]
     stored: Stored | None
 
     @property
-    def color_bands(self) -> int:
-        """Bands that are no extra samples."""
-        return self.bands - len(self.extra)
-
-    @property
-    def has_alpha(self) -> bool:
-        """Whether an extra sample is an alpha."""
-        return bool({1, 2} & set(self.extra))
+    def alphas(self) -> int:
+        """How many bands are an alpha."""
+        return sum(each in _ALPHA for each in self.extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +216,7 @@ def _tiff_facts(path: Path) -> TiffFacts | None:
                 extra,
                 1 if any(tag in tags for tag in _PLACES) else _orientation(tags.valueof(274, 1)),
                 len(tiff.pages),
+                bool(page.is_tiled),
                 _subsampling(page),
                 _meaning(page, bits, extra),
             )
@@ -251,8 +250,8 @@ def _is_reduced(page: Any) -> bool:  # noqa: ANN401 (tifffile's types)
 def _meaning(page: Any, bits: tuple[int, ...], extra: tuple[int, ...]) -> Stored | None:  # noqa: ANN401 (tifffile's types)
     photometric = page.tags.valueof(262, 1)
     model = _MODELS.get(int(photometric))
-    if int(page.tags.valueof(262, 1)) == 1 and page.samplesperpixel - len(extra) == 3:
-        model = "RGB"
+    if model == "grey" and page.samplesperpixel - sum(each in _ALPHA for each in extra) == 3:
+        model = "RGB"  # three bands that do not say what they are
     if model is None or len(set(bits)) != 1 or not 1 <= bits[0] <= 16:
         return None
     stored = Stored(model, bits[0], premultiplied=extra[:1] == (1,))

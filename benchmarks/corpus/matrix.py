@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,17 @@ def scene_rgb() -> NDArray[np.uint8]:
     return eight_bit(samples((0, 1, 2), 16), 16)
 
 
-def variants() -> Iterator[Variant]:
+@cache
+def variants() -> tuple[Variant, ...]:
     """List the matrix.
 
-    Yields:
+    Returns:
         Every file, in a fixed order.
     """
+    return tuple(_variants())
+
+
+def _variants() -> Iterator[Variant]:
     yield from _core()
     yield from _depths()
     yield from _bilevel()
@@ -118,17 +123,17 @@ def sample(count: int) -> list[Variant]:
     Returns:
         Variants, in the order of the matrix.
     """
-    every = list(variants())
-    missing = {pair for each in every for pair in each.axes.items()}
+    every = [frozenset(each.axes.items()) for each in variants()]
+    missing = set[tuple[str, str]]().union(*every)
     chosen: set[int] = set()
     while missing:
-        best = max(range(len(every)), key=lambda index: (len(missing & set(every[index].axes.items())), -index))
+        best = max(range(len(every)), key=lambda index: (len(missing & every[index]), -index))
         chosen.add(best)
-        missing -= set(every[best].axes.items())
-    spaced = iter(range(0, len(every), max(1, len(every) // count)))
-    while len(chosen) < count and (index := next(spaced, None)) is not None:
-        chosen.add(index)
-    return [every[index] for index in sorted(chosen)]
+        missing -= every[best]
+    for index in range(0, len(every), len(every) // max(1, count)):
+        if len(chosen) < count:
+            chosen.add(index)
+    return [variants()[index] for index in sorted(chosen)]
 
 
 # ---- what tifffile writes ---------------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """
     import pyvips
 
+    pyvips.cache_set_max(0)  # it would remember a file that was written again
     image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
     if facts.format != "TIFF":
         image = image.autorot()

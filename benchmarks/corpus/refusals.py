@@ -73,10 +73,7 @@ def _tiff(tells: Callable[[TiffFacts], bool]) -> Callable[[Facts], bool]:
 
 
 def _odd_bands(tiff: TiffFacts) -> bool:
-    colors = tiff.color_bands
-    if tiff.photometric == 5:
-        return tiff.bands != 4
-    return colors not in {1, 3} or tiff.extra.count(0) > 0 or len(tiff.extra) > 1
+    return tiff.bands - tiff.alphas not in ({4} if tiff.photometric == 5 else {1, 3}) or tiff.alphas > 1
 
 
 REFUSALS: tuple[Refusal, ...] = (
@@ -140,6 +137,18 @@ REFUSALS: tuple[Refusal, ...] = (
         "TIFF's default is one, which YCbCr cannot have",
         _tiff(lambda tiff: tiff.photometric == 6 and not tiff.states_bands),
         r"YCbCr with \d+ bands",
+    ),
+    Refusal(
+        "YCbCr in tiles without compression",
+        "GDAL refuses those whose bytes are no multiple of 1024",
+        _tiff(lambda tiff: tiff.photometric == 6 and tiff.compression == 1 and tiff.is_tiled),
+        r"YCbCr.*compress",
+    ),
+    Refusal(
+        "YCbCr subsampled four by four",
+        "GDAL, as every reader by libtiff's RGBA interface, puts the last columns of a block wrong",
+        _tiff(lambda tiff: tiff.subsampling == (4, 4)),
+        r"subsampl",
     ),
     Refusal(
         "CMYK as raster",
