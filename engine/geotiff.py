@@ -4,7 +4,6 @@ Pixels and what is missing follow the rules of `engine.images.tiff`. An orientat
 its georeference says.
 """
 
-import logging
 import math
 import os
 import re
@@ -30,12 +29,10 @@ from engine.gdal import (
     write_cloud_optimized,
 )
 from engine.images.formats import TIFF
-from engine.images.tiff import Tiff, open_picture
+from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
 from engine.mask_file import MaskFile
 from engine.tiled import Tile
 from engine.tiling import Window
-
-_log = logging.getLogger(__name__)
 
 _BLOCK_PX = 512
 _LARGEST_DISTORTION = 0.01
@@ -106,23 +103,30 @@ def require_rasterio() -> None:
 
 
 class GeoTiff:
-    """An open GeoTIFF.
+    """An open GeoTIFF. Threads: one at a time, any.
 
-    Threads: one at a time, any.
+    Attributes:
+        bands: the numbers of the bands that are read, from 1.
+        placed_by_points: whether it has ground control points in place of a georeference.
+        marks_missing: whether some pixels may be missing.
+        georeference: where it lies.
+        notes: what people should know of the reading; phrases, mostly none.
     """
 
-    def __init__(self, picture: Tiff, georeference: Georeference) -> None:
+    def __init__(self, picture: Tiff, georeference: Georeference, notes: Sequence[str]) -> None:
         """Take an open picture; see `open_geotiff`.
 
         Args:
             picture: stays open as long as this is used.
             georeference: where it lies.
+            notes: what people should know of its place.
         """
         self._picture = picture
         self.bands = picture.bands
         self.placed_by_points = picture.dataset.placed_by_points
         self.marks_missing = picture.marks_missing
         self.georeference = georeference
+        self.notes = (*picture.notes, *notes)
 
     @property
     def width(self) -> int:
@@ -174,8 +178,6 @@ def open_geotiff(
 ) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
 
-    What the user should know of the file is logged, once.
-
     Args:
         path: the file.
         bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
@@ -197,9 +199,7 @@ def open_geotiff(
             raise ImageError(f"{path}: is no TIFF: convert it to one")
         with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
             georeference, notes = _georeference_of(path, picture)
-            for note in (*picture.notes, *notes):
-                _log.warning("%s: %s", path, note)
-            yield GeoTiff(picture, georeference)
+            yield GeoTiff(picture, georeference, notes)
 
 
 # ---- georeferences ----------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def _georeference_of(path: Path, picture: Tiff) -> tuple[Georeference, list[str]
     wkt, transform = dataset.crs_wkt, dataset.transform
     if wkt is not None and names_files(wkt):
         wkt = None
-        notes.append("its coordinate reference system names files, which are not opened: it is read as if it had none")
+        notes.append(NAMES_FILES_NOTE)
     used: set[Path] = set()
     if not picture.directory.is_georeferenced and transform == _IDENTITY:
         for candidate in _world_files(path):
@@ -224,17 +224,16 @@ def _georeference_of(path: Path, picture: Tiff) -> tuple[Georeference, list[str]
     determinant = per_column * per_row - x_per_row * y_per_column
     if not all(map(math.isfinite, transform)) or not math.isfinite(determinant) or not determinant:
         wkt, transform = None, _IDENTITY
-        notes.append("its georeference gives pixels no size: it is read as if it had none")
+        notes.append("has a georeference that gives pixels no size: it is read as if it had none")
     ignored = [found.name for found in _side_files(path) if found not in used]
     if ignored:
         notes.append(
-            f"files beside it are ignored ({', '.join(ignored)}): what they say has to be in the file itself "
+            f"has files beside it that are ignored ({', '.join(ignored)}): what they say belongs into the file itself "
             "(gdal_translate copies it there)"
         )
-    if picture.directory.orientation != 1:
-        notes.append(
-            f"its orientation ({picture.directory.orientation}) is not applied: a raster is segmented as its pixels lie"
-        )
+    orientation = picture.directory.orientation
+    if orientation != 1:
+        notes.append(f"has an orientation ({orientation}) that is not applied: a raster is segmented as its pixels lie")
     area_or_point = dataset.area_or_point if dataset.area_or_point in {"Area", "Point"} else "Area"
     return Georeference(wkt, transform, area_or_point), notes
 

@@ -270,7 +270,7 @@ class LargeImages:
         timings_ms = run.timings_ms
         timings_ms["encode"] += (time.perf_counter() - started) * 1000
         prediction = Prediction(mask, covers, timings_ms, whole_size=(raster.width, raster.height))
-        image = SourceImage(pixels, raster.width, raster.height, Capture())
+        image = SourceImage(pixels, raster.width, raster.height, Capture(), raster.notes)
         return Segmented(task, image, prediction, path, timings_ms)
 
     def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:

@@ -41,6 +41,11 @@ from engine.images.tiff_directories import (
 )
 from engine.tiling import Window
 
+NAMES_FILES_NOTE: Final = (
+    "names files in its coordinate reference system, which are not opened: it is read as if it had none "
+    "(gdal_edit.py -a_srs EPSG:… gives it one)"
+)
+
 _STRIP_PIXELS: Final = 1 << 20
 _SCALE: Final = "scale it to 8 or 16 bit (gdal_translate -ot Byte -scale)"
 _AS_RGB: Final = "export it as RGB"
@@ -393,10 +398,7 @@ def _notes_on(directories: Directories, page: int, *, is_unplaced: bool) -> list
     if directories.is_cut_off:
         notes.append(f"is damaged behind its {len(directories.chain)}. directory: what may follow is not read")
     if is_unplaced:
-        notes.append(
-            "its coordinate reference system names files, which are not opened: it is read as if it had none "
-            "(gdal_edit.py -a_srs EPSG:… gives it one)"
-        )
+        notes.append(NAMES_FILES_NOTE)
     return notes
 
 
@@ -554,7 +556,10 @@ def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | N
     try:
         value = float(text)
     except ValueError:
-        return None, f"its nodata value is no number ({text[:20]!r}): no pixel is taken for missing because of it"
+        return (
+            None,
+            f"states a nodata value that is no number ({text[:20]!r}): no pixel is taken for missing because of it",
+        )
     largest = np.iinfo(dataset.dtypes[0]).max
     # Others, such as -9999 of bytes, mark no pixel.
     return (int(value), None) if 0 <= value <= largest and value == int(value) else (None, None)
