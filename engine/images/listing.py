@@ -200,7 +200,7 @@ class _Search:
         self._recursive = recursive
         self._exclude = exclude
         self._photographs = photographs
-        self._results = None if results is None else real_path(results)
+        self._results = {_identity(results)} if results is not None and results.is_dir() else set[tuple[int, int]]()
         self._known: set[Path] = set()
 
     def take_all(self, arguments: Sequence[str | Path]) -> None:
@@ -249,11 +249,15 @@ class _Search:
 
     def _take_folder(self, top: Path) -> int:
         taken = 0
-        visited = {real_path(top)}
+        visited = set(self._results)
         pending = [(top, PurePath())]
         while pending:
             folder, subfolder = pending.pop()
             try:
+                # A folder is searched once, so that links in a circle end.
+                if (identity := _identity(folder)) in visited and folder != top:
+                    continue
+                visited.add(identity)
                 entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
             except OSError as cause:
                 if folder == top:
@@ -262,20 +266,13 @@ class _Search:
                 continue
             files, folders = _parted(entries)
             taken += self._take_files(files, folder, subfolder)
-            inner = [
-                entry
-                for entry in folders
-                if not self._is_excluded(subfolder / entry.name) and real_path(entry) != self._results
-            ]
-            if not self._recursive:
-                for entry in inner:
-                    self._leave_out(entry, "sub-folders are searched with --recursive only")
+            inner = [entry for entry in folders if not self._is_excluded(subfolder / entry.name)]
+            if self._recursive:
+                pending += [(entry, subfolder / entry.name) for entry in reversed(inner)]
                 continue
-            for entry in reversed(inner):
-                # A folder is searched once, so that links in a circle end.
-                if (real := real_path(entry)) not in visited:
-                    visited.add(real)
-                    pending.append((entry, subfolder / entry.name))
+            for entry in inner:
+                if _identity(entry) not in self._results:
+                    self._leave_out(entry, "sub-folders are searched with --recursive only")
         return taken
 
     def _take_files(self, files: Sequence[Path], root: Path, subfolder: PurePath) -> int:
@@ -296,6 +293,8 @@ class _Search:
         return taken
 
     def _is_excluded(self, path: PurePath) -> bool:
+        if not self._exclude:
+            return False
         names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
         matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
         self.effective.update(matching)
@@ -328,6 +327,12 @@ def _has_image_suffix(path: Path) -> bool:
 
 def _is_png(path: Path) -> bool:
     return path.suffix.lower() == ".png"
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and inode: the same for all names of a folder, and quickly found however deep it lies."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
