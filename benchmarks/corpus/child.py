@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -16,6 +17,8 @@ from engine.confinement import confine_process
 
 MEMORY_BYTES = 3 << 30
 TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 300.0
+_LIBRARIES = ("rasterio", "tifffile", "pyvips", "imagecodecs")
 PHOTOGRAPH, RASTER = "photograph", "raster"
 OURS = (PHOTOGRAPH, RASTER)
 """Our two readers: `engine.read_image`, and what `--tile` reads with."""
@@ -110,6 +113,9 @@ class Reader:
         process = context.Process(target=_serve, args=(theirs, str(self._log)), daemon=True)
         process.start()
         theirs.close()
+        if not ours.poll(_START_TIMEOUT_S) or ours.recv() != "ready":
+            process.kill()
+            raise RuntimeError(f"a reader does not start within {_START_TIMEOUT_S:g} s: see {self._log}")
         self._started = process, ours
         return self._started
 
@@ -117,7 +123,11 @@ class Reader:
 def _serve(connection: "Connection[Any, Any]", log: str) -> None:
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 2)
+    # Loading libraries is nothing that a picture is to blame for.
+    for library in ("engine", "engine.geotiff", "benchmarks.corpus.oracles", *_LIBRARIES):
+        import_module(library)
     confine_process(MEMORY_BYTES)
+    connection.send("ready")
     while True:
         try:
             reader, path = connection.recv()

@@ -91,7 +91,7 @@ class Facts:
     Attributes:
         format: by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
         tiff: of a TIFF whose tags can be read.
-        bits: of a sample, in a JPEG or JPEG 2000 file; 0 where they are not known.
+        depths: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once); empty where they are not known.
         orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
         told_aside: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
             EXIF; it counts where EXIF has none.
@@ -103,7 +103,7 @@ class Facts:
 
     format: str
     tiff: TiffFacts | None = None
-    bits: int = 0
+    depths: tuple[int, ...] = ()
     orientation: int = 1
     told_aside: int = 1
     quarter_turns: int = 0
@@ -141,7 +141,7 @@ def facts_of(path: Path) -> Facts:
     mirror = re.search(rb"imir(.)", head, re.DOTALL) if is_heif else None
     return Facts(
         form,
-        bits=_bits(form, head),
+        depths=_depths(form, head),
         orientation=orientation,
         told_aside=_orientation_told_aside(form, path.read_bytes()) if orientation == 1 else 1,
         quarter_turns=turns[1][0] & 3 if turns else 0,
@@ -149,14 +149,15 @@ def facts_of(path: Path) -> Facts:
     )
 
 
-def _bits(form: str, head: bytes) -> int:
+def _depths(form: str, head: bytes) -> tuple[int, ...]:
     if form == "JPEG":
-        frame = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..(.)", head, re.DOTALL)
-        return frame[1][0] if frame else 0
-    if form == "JPEG 2000":
-        size = re.search(rb"\xff\x4f\xff\x51.{38}(.)", head, re.DOTALL)
-        return (size[1][0] & 0x7F) + 1 if size else 0
-    return 0
+        frame = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..(.)", head, re.DOTALL)
+        return (frame[1][0],) if frame else ()
+    size = re.search(rb"\xff\x4f\xff\x51.{36}(..)", head, re.DOTALL) if form == "JPEG 2000" else None
+    if size is None:
+        return ()
+    bands = int.from_bytes(size[1], "big")
+    return tuple((depth & 0x7F) + 1 for depth in head[size.end() : size.end() + 3 * bands : 3])
 
 
 def _orientation_told_aside(form: str, content: bytes) -> int:

@@ -1,7 +1,8 @@
 """A matrix of TIFFs of one scene: kinds of samples and colours by layouts, codecs, byte orders and everything else.
 
 Most are written by tifffile and by GDAL (rasterio), what neither writes by `benchmarks.corpus.tiff_writer`. All of them
-hold the same rendered scene, so that the right result is known without any reader. The same files come out every time.
+hold the same rendered scene, so that the right result is known without any reader. The same files come out every time
+(but for LERC, whose encoder leaves unused bits as they were in memory).
 """
 # rasterio, tifffile and imagecodecs ship no type information that is complete.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false

@@ -175,8 +175,8 @@ def imagecodecs_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     values = np.asarray(decoders[facts.format](path.read_bytes()))
     if facts.format == "JPEG" and values.ndim == 3 and values.shape[2] == 4:
         raise UnreadError("CMYK of a JPEG, whose ink may be turned round")
-    if facts.format == "JPEG 2000" and facts.bits > 8:
-        pixels = to_rgb(_unsigned(values), Stored("grey" if values.ndim == 2 else "RGB", facts.bits))
+    if facts.format == "JPEG 2000" and max(facts.depths, default=8) > 8:
+        pixels = to_rgb(_unsigned(values), Stored("grey" if values.ndim == 2 else "RGB", facts.depths[0]))
     else:
         pixels = _plain(values)
     return upright(_turned_inside(pixels, facts), facts.orientation)

@@ -86,8 +86,17 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "JPEG of more than 8 bit",
         "12 and 16 bit, mostly without loss: parts of raw files and of medical pictures",
-        lambda facts: facts.format == "JPEG" and facts.bits > 8,
+        lambda facts: facts.format == "JPEG" and max(facts.depths, default=8) > 8,
         r"JPEG of \d+ bit",
+    ),
+    Refusal(
+        "JPEG 2000 of other bands or depths",
+        "neither grey nor RGB, with an alpha at most, in bands of 8 or 16 bit that are all alike",
+        lambda facts: (
+            facts.format == "JPEG 2000"
+            and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or max(facts.depths) > 16)
+        ),
+        r"\bbands?\b|\bbit\b",
     ),
     Refusal(
         "BMP with masks of few",
