@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -42,7 +43,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from engine.errors import ImageError, reason_of
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
-from engine.images.heif import read_heif
+from engine.images.heif import largest_declared, read_heif
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.jpeg2000 import decode_deep, read_codestream
 from engine.images.png import png_content
@@ -180,6 +181,9 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
+    if decoder is AvifImageFile:
+        check_max_pixels(path, largest_declared(file.read()), max_pixels)
+        file.seek(0)
     if decoder is Jpeg2KImageFile:
         codestream = read_codestream(path, file)
         check_max_pixels(path, codestream.size, max_pixels)
