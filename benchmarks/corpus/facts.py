@@ -98,6 +98,7 @@ class Facts:
         quarter_turns: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and we heed.
         mirror: of a HEIC or AVIF, after the turns: 0 exchanges top and bottom, 1 left and right (`imir`).
         masks: of a BMP whose samples lie where bit masks say, for red, green and blue.
+        is_usual: of a BMP: whether its header, depth, palette and compression are some that Windows writes.
         contradiction: between parts of a BMP's header, in words.
     """
 
@@ -109,6 +110,7 @@ class Facts:
     quarter_turns: int = 0
     mirror: int | None = None
     masks: tuple[int, int, int] | None = None
+    is_usual: bool = True
     contradiction: str = ""
 
 
@@ -188,12 +190,13 @@ def _bmp_facts(head: bytes) -> Facts:
         return Facts("BMP")
     offset, header = struct.unpack_from("<I", head, 10)[0], struct.unpack_from("<I", head, 14)[0]
     if header < 40:
-        return Facts("BMP")
+        return Facts("BMP", is_usual=header == 12)
     bits, compression, _, _, _, colors = struct.unpack_from("<HIIIII", head, 28)
     palette = 4 * (colors or 1 << bits) if bits <= 8 else 0
     masks = struct.unpack_from("<III", head, 54) if compression in {3, 6} and bits in {16, 32} else None
+    is_usual = header in {40, 52, 56, 64, 108, 124} and bits in {1, 4, 8, 16, 24, 32} and compression < 4
     contradiction = "the pixels are said to start inside of the palette" if offset < 14 + header + palette else ""
-    return Facts("BMP", masks=masks, contradiction=contradiction)
+    return Facts("BMP", masks=masks, is_usual=is_usual and colors <= 256, contradiction=contradiction)
 
 
 def _tiff_facts(path: Path) -> TiffFacts | None:

@@ -104,6 +104,12 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda facts: facts.masks is not None,
         r"bit ?(fields|masks?)|Unsupported BMP compression",
     ),
+    Refusal(
+        "BMP as Windows does not write them",
+        "other headers, depths, palettes or compressions",
+        lambda facts: facts.format == "BMP" and not facts.is_usual,
+        r"kind that is not read \(Unsupported BMP",
+    ),
     Refusal("empty file", "there is nothing to read", lambda facts: facts.format == "empty", r"is empty|0 bytes"),
     Refusal(
         "float",
