@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg ex
 
 zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (hours; resumes); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.zoo
+
+corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
+	$(BIN)/python -m benchmarks.corpus $(ARGS)
 
 test: $(VENV)/development ## all tests, in two processes, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --cov --cov-report= $(TESTS)
