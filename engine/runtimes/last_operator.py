@@ -5,7 +5,7 @@ way; the program says it.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
-from engine.runtimes.protobuf import fields_with_length
+from engine.runtimes.protobuf import fields_numbered
 
 
 class LastOperator(StrEnum):
@@ -96,22 +96,23 @@ def _of_pir(program: Path) -> LastOperator:
         taken = [str(each["%"]) for each in operation.get("I", [])]
         if name == "fetch":
             fetched += taken
-        made = operation["O"]
-        makers.update((str(each["%"]), (name, taken)) for each in (made if isinstance(made, list) else [made]))
+        # A weight makes one value, which stands by itself; everything else makes a list of them.
+        made: list[dict[str, Any]] = [operation["O"]] if name == "p" else operation["O"]
+        makers.update((str(each["%"]), (name, taken)) for each in made)
     return _traced(makers, fetched[0])
 
 
 def _of_pdmodel(content: mmap) -> LastOperator:
     makers: dict[str, _Operator] = {}
     fetched: list[str] = []
-    block = next(_fields(content, _BLOCKS, (0, len(content))))
-    for operator in _fields(content, _OPERATORS, block):
-        name = _text(content, next(_fields(content, _TYPE, operator))).lower()
+    block = next(fields_numbered(content, _BLOCKS, (0, len(content))))
+    for operator in fields_numbered(content, _OPERATORS, block):
+        name = _text(content, next(fields_numbered(content, _TYPE, operator))).lower()
         taken, made = (
             [
                 _text(content, argument)
-                for variable in _fields(content, side, operator)
-                for argument in _fields(content, _ARGUMENTS, variable)
+                for variable in fields_numbered(content, side, operator)
+                for argument in fields_numbered(content, _ARGUMENTS, variable)
             ]
             for side in (_INPUTS, _OUTPUTS)
         )
@@ -123,14 +124,14 @@ def _of_pdmodel(content: mmap) -> LastOperator:
 
 
 def _of_onnx(content: mmap) -> LastOperator:
-    graph = next(_fields(content, _MODEL_GRAPH, (0, len(content))))
+    graph = next(fields_numbered(content, _MODEL_GRAPH, (0, len(content))))
     makers: dict[str, _Operator] = {}
-    for node in _fields(content, _GRAPH_NODE, graph):
-        name = _text(content, next(_fields(content, _NODE_TYPE, node))).lower()
-        taken = [_text(content, each) for each in _fields(content, _NODE_INPUT, node)]
-        makers.update((_text(content, each), (name, taken)) for each in _fields(content, _NODE_OUTPUT, node))
-    output = next(_fields(content, _GRAPH_OUTPUT, graph))
-    return _traced(makers, _text(content, next(_fields(content, _VALUE_NAME, output))))
+    for node in fields_numbered(content, _GRAPH_NODE, graph):
+        name = _text(content, next(fields_numbered(content, _NODE_TYPE, node))).lower()
+        taken = [_text(content, each) for each in fields_numbered(content, _NODE_INPUT, node)]
+        makers.update((_text(content, each), (name, taken)) for each in fields_numbered(content, _NODE_OUTPUT, node))
+    output = next(fields_numbered(content, _GRAPH_OUTPUT, graph))
+    return _traced(makers, _text(content, next(fields_numbered(content, _VALUE_NAME, output))))
 
 
 def _in_file(path: Path, read: Callable[[mmap], LastOperator]) -> LastOperator:
@@ -139,10 +140,6 @@ def _in_file(path: Path, read: Callable[[mmap], LastOperator]) -> LastOperator:
             return read(content)
         except StopIteration as error:
             raise ValueError("a part is missing") from error
-
-
-def _fields(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
 
 
 def _text(content: mmap, field: tuple[int, int]) -> str:

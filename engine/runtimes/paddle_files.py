@@ -15,7 +15,7 @@ import numpy as np
 from engine.bundle import PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes import TensorSpec
-from engine.runtimes.protobuf import fields_with_length
+from engine.runtimes.protobuf import fields_numbered
 
 _DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
 
@@ -149,16 +149,12 @@ def _pdmodel_operators(program: Path) -> Iterator[str]:
         raise ModelLoadError(f"{program.name} is empty: fetch or export the bundle again")
     with program.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         try:
-            for block in _fields(content, _BLOCKS, (0, len(content))):
-                for operator in _fields(content, _OPERATORS, block):
-                    for start, end in _fields(content, _TYPE, operator):
+            for block in fields_numbered(content, _BLOCKS, (0, len(content))):
+                for operator in fields_numbered(content, _OPERATORS, block):
+                    for start, end in fields_numbered(content, _TYPE, operator):
                         yield content[start:end].decode(errors="backslashreplace")
         except ValueError as error:
             raise ModelLoadError(f"{program.name} is damaged ({error}): fetch or export the bundle again") from error
-
-
-def _fields(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
 
 
 def require_whole_weights(model: PaddleModel) -> None:

@@ -44,6 +44,23 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
             raise ValueError(f"a field ends at byte {position}, its message at {end}")
 
 
+def fields_numbered(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Find the fields of one number in a message.
+
+    Args:
+        content: the file.
+        number: of the field; it has a length.
+        message: first byte of the message, and first byte after it.
+
+    Returns:
+        First byte and end of each, in order.
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
+    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
+
+
 def _varint(content: mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for index in range(_VARINT_BYTES):
