@@ -251,18 +251,19 @@ def _any_host() -> None:
 def _is_link_local(host: str) -> bool:
     """Whether a host is an address of this link alone, where clouds keep the credentials of machines.
 
-    >>> _is_link_local("169.254.169.254"), _is_link_local("2852039166"), _is_link_local("reef.example")
-    (True, True, False)
+    >>> [_is_link_local(host) for host in ("169.254.169.254", "2852039166", "::ffff:169.254.1.1", "reef.example")]
+    [True, True, True, False]
     """
     try:
-        return ipaddress.ip_address(host).is_link_local
+        address = ipaddress.ip_address(host)
     except ValueError:
-        pass
-    try:
-        # One number, too, is an address for the system.
-        return ipaddress.IPv4Address(socket.inet_aton(host)).is_link_local
-    except OSError:
-        return False
+        try:
+            # One number, too, is an address for the system.
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return False
+    # The newer kind of address may hold one of the older kind.
+    return (getattr(address, "ipv4_mapped", None) or address).is_link_local
 
 
 class PatientAdapter(HTTPAdapter):
