@@ -29,12 +29,14 @@ from service.commands.tile_options import (
     FlipVerticalOption,
     MaxMemoryOption,
     OverlapOption,
+    PageOption,
     ScalesOption,
     StrideOption,
     TileOption,
     TileSizeOption,
     VectorsOption,
     averaging_request,
+    chosen_pages,
     large_image_request,
 )
 from service.ledger import Entry, Listing, list_tasks, open_ledger, run_of
@@ -110,6 +112,7 @@ def predict(
     overlap: OverlapOption = None,
     max_memory: MaxMemoryOption = None,
     bands: BandsOption = None,
+    page: PageOption = None,
     vectors: VectorsOption = None,
     crop_size: CropSizeOption = None,
     stride: StrideOption = None,
@@ -181,7 +184,8 @@ def predict(
         found = find_images(images, recursive=recursive, exclude=exclude or [], results=out)
         for remark in found.remarks():
             messages().print(remark, markup=False, highlight=False, soft_wrap=True)
-        listing = list_tasks(found.images, None if shard is None else parse_shard(shard), found.subfolders)
+        share = None if shard is None else parse_shard(shard)
+        listing = list_tasks(found.images, share, found.subfolders, chosen_pages(page))
         for folder in listing.folders_of_results(out):
             require_writable(folder)
         for asked in (csv, report):
