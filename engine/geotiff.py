@@ -176,14 +176,14 @@ class GeoTiff:
 
 @contextmanager
 def open_geotiff(
-    path: Path, bands: Sequence[int] | None = None, *, page: int = 1, tile_height: int = 1024
+    path: Path, bands: Sequence[int] | None = None, *, page: int | None = None, tile_height: int = 1024
 ) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
 
     Args:
         path: the file.
         bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
-        page: which picture of the file, from 1.
+        page: which picture of the file, from 1; None: the first, and a note says so.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
 
     Yields:

@@ -109,12 +109,15 @@ class Listing:
         """SHA-256 over the names in their order."""
         digest = hashlib.sha256()
         for task in self.tasks:
-            digest.update(os.fsencode(task.path) + b"\0")
+            digest.update(os.fsencode(task.label) + b"\0")
         return digest.hexdigest()
 
 
 def list_tasks(
-    paths: Sequence[Path], shard: Shard | None = None, subfolders: Mapping[Path, PurePath] | None = None
+    paths: Sequence[Path],
+    shard: Shard | None = None,
+    subfolders: Mapping[Path, PurePath] | None = None,
+    pages: Callable[[Path], Sequence[int | None]] = lambda _: (None,),
 ) -> Listing:
     """Give every image a stem and the run its share.
 
@@ -123,13 +126,15 @@ def list_tasks(
         shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
             order of their arguments.
         subfolders: of images whose results lie in a sub-folder of the results, which one.
+        pages: which pages of an image are images of the run, from 1; None: the first.
 
     Returns:
         The images. Stems are given over the whole list: those of different shards do not clash.
     """
     ordered = paths if shard is None else sorted(paths)
-    stems = distinct_stems(ordered, subfolders or {})
-    return Listing([ImageTask(path, stem) for path, stem in zip(ordered, stems, strict=True)], shard)
+    chosen = [(path, page) for path in ordered for page in pages(path)]
+    stems = distinct_stems([path for path, _ in chosen], subfolders or {}, [page for _, page in chosen])
+    return Listing([ImageTask(path, stem, page) for (path, page), stem in zip(chosen, stems, strict=True)], shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +444,7 @@ class Ledger:
             record,
             position,
             task.stem,
-            _absolute(task.path),
+            _identity(task),
             size,
             modified_ns,
             pictures,
@@ -599,7 +604,7 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
         return _Known({}, [], [f"nothing to resume: there was no {path}"])
     content = _content_of(path, file)
     entries = [*content.aside, *content.entries]
-    listed = {_absolute(task.path) for task in listing.tasks}
+    listed = {_identity(task) for task in listing.tasks}
     strangers = [entry for entry in entries if entry.path not in listed]
     known = {entry.path: entry for entry in entries}
     gone = [entry for entry in strangers if _stamp(Path(entry.path)) == (None, None)]
@@ -609,7 +614,7 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     elsewhere: dict[str, Mapping[str, Entry]] = {}
     again: Counter[str] = Counter()
     for position, task in listing.mine:
-        entry = known.get(_absolute(task.path))
+        entry = known.get(_identity(task))
         if entry is None and moved:
             entry = moved.get((task.path.name, _stamp(task.path)))
         if entry is None:
@@ -727,9 +732,9 @@ def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> En
     return replace(
         entry,
         position=position,
-        path=_absolute(task.path),
+        path=_identity(task),
         aside=False,
-        record={**entry.record, "image": str(task.path), "mask": mask},
+        record={**entry.record, "image": task.label, "mask": mask},
     )
 
 
@@ -739,6 +744,11 @@ def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
     except (OSError, ValueError):
         return None, None
     return found.st_size, found.st_mtime_ns
+
+
+def _identity(task: ImageTask) -> str:
+    """The image's place, and which page of it."""
+    return _absolute(task.path) if task.page is None else f"{_absolute(task.path)} (page {task.page})"
 
 
 def _absolute(path: Path) -> str:

@@ -153,7 +153,7 @@ class LargeImages:
         """
         if self.large.tile or self.large.names_rasters:
             return True
-        size = tiff_size(task.path)
+        size = tiff_size(task.path, task.page or 1)
         return size is not None and size[0] * size[1] > self.request.max_pixels
 
     def provenance_of(self, result: Result) -> Provenance:
@@ -200,7 +200,7 @@ class LargeImages:
 
     def _segment_image(self, task: ImageTask) -> Result:
         started = time.perf_counter()
-        image = read_image(task.path, max_pixels=self.request.max_pixels)
+        image = read_image(task.path, max_pixels=self.request.max_pixels, page=task.page)
         decoded = time.perf_counter()
         tiling, facts = self._tiling()
         prediction = predict_in_tiles(self.predictor, image, tiling, facts)
@@ -216,7 +216,7 @@ class LargeImages:
 
     def _segment_raster(self, task: ImageTask) -> Result:
         tiling, facts = self._tiling()
-        with open_geotiff(task.path, self.large.bands, tile_height=tiling.height) as raster:
+        with open_geotiff(task.path, self.large.bands, page=task.page, tile_height=tiling.height) as raster:
             if raster.georeference.crs_wkt is None:
                 _log.warning(
                     "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
@@ -366,6 +366,7 @@ class LargeImages:
         return key_of(
             {
                 "source": fingerprint(task.path),
+                "page": task.page or 1,
                 "size": [raster.width, raster.height],
                 "bands": list(raster.bands),
                 "bundle": provenance.bundle,

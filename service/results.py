@@ -67,12 +67,17 @@ def short_stem(stem: str) -> str:
     return stem
 
 
-def distinct_stems(images: Iterable[Path], subfolders: Mapping[Path, PurePath] | None = None) -> list[str]:
+def distinct_stems(
+    images: Sequence[Path],
+    subfolders: Mapping[Path, PurePath] | None = None,
+    pages: Sequence[int | None] | None = None,
+) -> list[str]:
     """Give every image a stem of its own for its output files.
 
     Args:
         images: in the order of the run.
         subfolders: of images whose results lie in a sub-folder, which one: their stems begin with it.
+        pages: which page of each image is meant, where one was asked for: its stem ends with `.p2`, say.
 
     Returns:
         A stem an image, cut by `short_stem`; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not
@@ -83,7 +88,12 @@ def distinct_stems(images: Iterable[Path], subfolders: Mapping[Path, PurePath] |
     """
     stems = Stems()
     folders = subfolders or {}
-    return [stems.take(str(folders.get(image, PurePath()) / short_stem(image.stem))) for image in images]
+    chosen = pages or [None] * len(images)
+    ends = ["" if page is None else f".p{page}" for page in chosen]
+    wanted = [
+        folders.get(image, PurePath()) / (short_stem(image.stem) + end) for image, end in zip(images, ends, strict=True)
+    ]
+    return [stems.take(str(each)) for each in wanted]
 
 
 class Labelled(Protocol):
@@ -102,15 +112,17 @@ class ImageTask:
     Attributes:
         path: the image.
         stem: stem of its output files, with the sub-folder in front where they lie in one.
+        page: which page of a TIFF, from 1; None: the first, and nobody asked for it.
     """
 
     path: Path
     stem: str
+    page: int | None = None
 
     @property
     def label(self) -> str:
         """What tables and reports call it."""
-        return str(self.path)
+        return str(self.path) if self.page is None else f"{self.path} (page {self.page})"
 
 
 MAP_SUFFIX = ".tif"

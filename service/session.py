@@ -364,7 +364,8 @@ def build_pipeline(
     """
 
     def decode(task: ImageTask) -> SourceImage:
-        return read_image(task.path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+        limits = {"max_img_size": request.max_img_size, "max_pixels": request.max_pixels}
+        return read_image(task.path, **limits, page=task.page)
 
     return Pipeline(
         predictor,

@@ -75,7 +75,7 @@ class SourceImage:
 
 
 def read_image(
-    path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS, page: int = 1
+    path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS, page: int | None = None
 ) -> SourceImage:
     """Decode one picture, upright, as RGB.
 
@@ -87,7 +87,7 @@ def read_image(
         path: The file; its suffix does not matter.
         max_img_size: Shrink to at most this many pixels (`shrunken_size`); -1 never shrinks.
         max_pixels: Refuse, before decoding, pictures that declare more pixels.
-        page: Which picture of a TIFF of several pages, from 1.
+        page: Which picture of a TIFF of several pages, from 1; None: the first, and a note says so.
 
     Returns:
         The picture with its source size and capture data.
@@ -160,13 +160,13 @@ def _why_no_file(path: Path) -> str:
     return "no such file: check the name"
 
 
-def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page: int) -> _StoredImage:
+def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page: int | None) -> _StoredImage:
     prefix = file.read(PREFIX_BYTES)
     if HEIF.match(prefix):
         return _decode_heif(path, file, max_pixels)
     if TIFF.match(prefix):
         return _decode_tiff(path, file, max_pixels, page)
-    if page != 1:
+    if page not in {None, 1}:
         raise ImageError(f"{path}: has no page {page}: only TIFFs have pages")
     decoder = next((decoder for signature, decoder in DECODERS if signature.match(prefix)), None)
     if decoder is None:
@@ -211,7 +211,7 @@ def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
     return _StoredImage(rgb, (width, height), 1, capture_of(exif_from(picture.exif)), _notes(picture.pictures, "main"))
 
 
-def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int) -> _StoredImage:
+def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None) -> _StoredImage:
     picture = read_tiff(path, file, max_pixels, page)
     height, width, _ = picture.pixels.shape
     return _StoredImage(picture.pixels, (width, height), picture.orientation, capture_of(picture.exif), picture.notes)

@@ -126,23 +126,26 @@ def pages_of(path: Path) -> tuple[TiffPage, ...]:
     return tuple(TiffPage(number, page.width, page.height) for number, page in enumerate(pages, start=1))
 
 
-def tiff_size(path: Path) -> tuple[int, int] | None:
+def tiff_size(path: Path, page: int = 1) -> tuple[int, int] | None:
     """Look up how large a TIFF says that its picture is, without decoding it and whatever its bands are.
 
     Args:
         path: any file.
+        page: which picture, from 1.
 
     Returns:
-        Width and height in pixels as stored; None where the file is no TIFF, does not say it, or cannot be read.
+        Width and height in pixels as stored; None where the file is no TIFF, does not say it, or cannot be read. Of a
+        page that is not there, those of the first.
     """
     try:
         with path.open("rb") as file:
             if TIFF.match(file.read(4)) is None:
                 return None
-            page = _pictures_of(path, _directories_of(path, file))[0]
+            pictures = _pictures_of(path, _directories_of(path, file))
     except (OSError, ImageError):  # who reads the file says what is wrong
         return None
-    return page.width, page.height
+    found = pictures[page - 1 if page <= len(pictures) else 0]
+    return found.width, found.height
 
 
 class Tiff:
@@ -267,14 +270,14 @@ class StoredTiff:
     notes: tuple[str, ...]
 
 
-def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int = 1) -> StoredTiff:
+def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None = None) -> StoredTiff:
     """Decode one picture of a TIFF.
 
     Args:
         path: for messages.
         file: the open file.
         max_pixels: refuse, before decoding, pictures that declare more pixels.
-        page: which, from 1.
+        page: which, from 1; None: the first, and a note says so.
 
     Returns:
         The picture.
@@ -298,7 +301,7 @@ def open_picture(
     path: Path,
     file: BinaryIO,
     *,
-    page: int = 1,
+    page: int | None = None,
     bands: Sequence[int] | None = None,
     max_pixels: int | None = None,
     rows_at_a_time: int = 1024,
@@ -308,7 +311,7 @@ def open_picture(
     Args:
         path: for messages.
         file: the open file; it stays open as long as the picture is used.
-        page: which, from 1.
+        page: which, from 1; None: the first, and a note says so.
         bands: one or three numbers of bands, from 1; None: the colours.
         max_pixels: refuse pictures that declare more pixels; None: read any size.
         rows_at_a_time: that will be read.
@@ -322,9 +325,9 @@ def open_picture(
     directories = _directories_of(path, file)
     _check_metadata(path, directories)
     pictures = _pictures_of(path, directories)
-    if not 1 <= page <= len(pictures):
+    if page is not None and not 1 <= page <= len(pictures):
         raise ImageError(f"{path}: has no page {page}: it has {len(pictures)}")
-    directory = pictures[page - 1]
+    directory = pictures[(page or 1) - 1]
     if max_pixels is not None:
         check_max_pixels(path, (directory.width, directory.height), max_pixels)
     _check_samples(path, directory)
@@ -390,10 +393,10 @@ def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
     return pictures
 
 
-def _notes_on(directories: Directories, page: int, *, is_unplaced: bool) -> list[str]:
+def _notes_on(directories: Directories, page: int | None, *, is_unplaced: bool) -> list[str]:
     notes: list[str] = []
     count = len(directories.pages)
-    if count > 1 and page == 1:
+    if count > 1 and page is None:
         notes.append(f"has {count} pages, of which the first is read (--page N or --page all reads others)")
     if directories.is_cut_off:
         notes.append(f"is damaged behind its {len(directories.chain)}. directory: what may follow is not read")

@@ -34,12 +34,14 @@ from service.commands.tile_options import (
     FlipVerticalOption,
     MaxMemoryOption,
     OverlapOption,
+    PageOption,
     ScalesOption,
     StrideOption,
     TileOption,
     TileSizeOption,
     VectorsOption,
     averaging_request,
+    chosen_pages,
     large_image_request,
 )
 from service.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
@@ -119,6 +121,7 @@ def predict(
     overlap: OverlapOption = None,
     max_memory: MaxMemoryOption = None,
     bands: BandsOption = None,
+    page: PageOption = None,
     vectors: VectorsOption = None,
     crop_size: CropSizeOption = None,
     stride: StrideOption = None,
@@ -190,7 +193,8 @@ def predict(
         found = find_images(images, recursive=recursive, exclude=exclude or [], results=out)
         for remark in found.remarks():
             say(remark)
-        listing = list_tasks(found.images, None if shard is None else parse_shard(shard), found.subfolders)
+        share = None if shard is None else parse_shard(shard)
+        listing = list_tasks(found.images, share, found.subfolders, chosen_pages(page))
         require_apart(
             written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file}),
             {

@@ -1,13 +1,15 @@
 """The options of `pseg predict` about large images and about seeing an image several times."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from engine.averaging import Averaging
-from engine.errors import OptionError
+from engine.errors import ImageError, OptionError
+from engine.images import pages_of
 from engine.polygons import is_polygon_format
 from engine.tile_size import TileWishes
 from service.orthomosaics import LargeImageRequest
@@ -36,6 +38,9 @@ MaxMemoryOption = Annotated[
 ]
 BandsOption = Annotated[
     str | None, typer.Option(help="bands of TIFFs to take, from 1: 3,2,1 as red, green, blue, or one as grey")
+]
+PageOption = Annotated[
+    str | None, typer.Option(metavar="N|all", help="page of TIFFs to take, from 1, or all of them: <stem>.pN for each")
 ]
 VectorsOption = Annotated[
     str | None, typer.Option(help="polygons of TIFFs: gpkg or geojson for <stem>.gpkg or .geojson, or a file")
@@ -156,3 +161,33 @@ def _numbers(option: str, text: str, kind: type[_Number], example: str) -> list[
         return [kind(each) for each in text.split(",")]
     except ValueError as error:
         raise OptionError(f"{option} {text}: give numbers with commas between, such as {example}") from error
+
+
+def chosen_pages(page: str | None) -> Callable[[Path], Sequence[int | None]]:
+    """Tell which pages of an image become images of the run.
+
+    Args:
+        page: a number from 1, `all`, or None.
+
+    Returns:
+        Given an image, its pages; None for the first of an image that has no other, or where nothing was asked for.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if page is None:
+        return lambda _: (None,)
+    if page == "all":
+        return _all_pages
+    if not page.isascii() or not page.isdecimal() or int(page) < 1:
+        raise OptionError(f"--page {page}: give the number of a page, from 1, or all")
+    number = int(page)
+    return lambda _: (number,)
+
+
+def _all_pages(path: Path) -> Sequence[int | None]:
+    try:
+        found = pages_of(path)
+    except ImageError:  # another format, or the reader says what is wrong
+        return (None,)
+    return [each.number for each in found] if len(found) > 1 else (None,)

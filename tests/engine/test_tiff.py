@@ -77,14 +77,14 @@ def written(folder: Path, *pages: Page, **options: Any) -> Path:
 
 
 def as_raster(
-    path: Path, bands: tuple[int, ...] | None = None, number: int = 1
+    path: Path, bands: tuple[int, ...] | None = None, number: int | None = None
 ) -> tuple[Pixels, NDArray[np.bool_] | None]:
     with open_geotiff(path, bands, page=number) as raster:
         tile = raster.read(Window(0, 0, raster.width, raster.height))
     return tile.pixels, tile.valid
 
 
-def read(path: Path, number: int = 1) -> Pixels:
+def read(path: Path, number: int | None = None) -> Pixels:
     """Read as a photograph, which is also what a raster gives."""
     pixels = read_image(path, page=number).pixels
     np.testing.assert_array_equal(pixels, as_raster(path, number=number)[0])

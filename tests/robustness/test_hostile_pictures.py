@@ -32,7 +32,7 @@ BUNDLE = ROOT / "demo" / "demo_seagrass.tgz"
 PSEG = str(Path(sys.executable).with_name("pseg"))
 KIND = "pictures that name other files"
 _OPENED = re.compile(r'open(?:at2?)?\((?:AT_FDCWD, |\d+, )?"([^"]*)".*\) = \d+')
-_BEYOND = re.compile(r"sa_family=AF_INET6?,")
+_BEYOND = re.compile(r"(connect|sendto|sendmsg|sendmmsg)\(.*sa_family=AF_INET6?,")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
