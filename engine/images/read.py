@@ -1,6 +1,7 @@
 """Pictures on disk -> RGB arrays, at the size the network is to see.
 
-What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP and BMP are read. The rules:
+What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and JPEG 2000
+are read. The rules:
 
 - EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works on
   the upright picture.
@@ -9,9 +10,10 @@ What a picture is is decided by its first bytes, never by its name: JPEG, PNG, T
 - Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
 - 32 bit integers and floats have no stated range and are refused.
 - TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
-- Of an animated or multi-page file the first picture is read.
+- Of an animated or multi-page file the first picture is read, of HEIC the main one; a note says so.
 - A truncated file is an error: the missing part is never filled with grey.
-- Damaged EXIF never fails a good picture: what cannot be read of it is `None`.
+- What is damaged beside the pixels (EXIF, profiles, texts) never fails a good picture: decoders of PNG and JPEG do not
+  even see it, and what cannot be read of EXIF is `None`.
 
 Pillow keeps two settings for the whole process; since several threads decode at once, neither is switched for a read:
 

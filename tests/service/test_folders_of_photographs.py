@@ -1,4 +1,4 @@
-"""`pseg predict` on folders as people have them: sub-folders, pictures that are not read or are not there."""
+"""`pseg predict` on folders as people have them: sub-folders, pictures that are not read or not there."""
 
 import csv
 import json
