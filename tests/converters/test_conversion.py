@@ -35,7 +35,7 @@ from engine import (
 )
 from engine.bundle import SegmentationClass
 from engine.runtimes import trial
-from tests.robustness.hostile_models import calling, endless_loop_of_constants, function
+from tests.robustness.hostile_models import calling, function
 
 
 def no_child(*_arguments: object, **_options: object) -> NoReturn:
@@ -198,26 +198,26 @@ def test_a_certificate_is_of_its_own_bundle(unconverted: Bundle, tmp_path: Path,
         assert all(("evil" in name) == (bundle is stranger) for name in report.class_iou)
 
 
-def test_a_model_that_never_loads_is_not_rewritten(small_bundle: Bundle, tmp_path: Path) -> None:
-    """What would hang this process while constants are folded ends by name, in the trial."""
-    path = tmp_path / "model.onnx"
-    path.write_bytes(
-        calling(
-            "F24", function("F0"), *(function(f"F{n}", *[f"F{n - 1}"] * 2) for n in range(1, 25))
-        ).SerializeToString()
-    )
-    model = OnnxModel(path, Precision.FP32, "of a stranger")
+def never_ending(path: Path) -> Path:
+    """Functions that unfold to 2^24 nodes: whoever loads the model, or folds its constants, is at it for hours."""
+    unfolding = (function(f"F{n}", *[f"F{n - 1}"] * 2) for n in range(1, 25))
+    path.write_bytes(calling("F24", function("F0"), *unfolding).SerializeToString())
+    return path
+
+
+def test_a_model_that_never_loads_is_not_rewritten(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OnnxModel(never_ending(tmp_path / "model.onnx"), Precision.FP32, "of a stranger")
     stranger = replace(small_bundle, paddle=None, onnx=(model,))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "ONNX_TIMEOUT_S", 10)
-        with pytest.raises(ModelLoadError, match=rf"^{stranger.source}: .*did not finish loading within 10 s"):
-            convert(stranger, Repository(tmp_path / "cache"), ConversionRequest(Precision.FP16))
+    monkeypatch.setattr(trial, "ONNX_TIMEOUT_S", 5)
+    with pytest.raises(ModelLoadError, match=rf"^{stranger.source}: .*did not finish loading within 5 s"):
+        convert(stranger, Repository(tmp_path / "cache"), ConversionRequest(Precision.FP16))
 
 
 def test_constants_are_folded_in_a_child_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(endless_loop_of_constants().SerializeToString())
-    for name, value, said in (("TIMEOUT_S", 10, "did not end within 10 s"), ("MEMORY_BYTES", 1 << 20, "GiB of memory")):
+    path = never_ending(tmp_path / "model.onnx")
+    for name, value, said in (("TIMEOUT_S", 5, "did not end within 5 s"), ("MEMORY_BYTES", 1 << 20, "GiB of memory")):
         with monkeypatch.context() as patch:
             patch.setattr(rewriting, name, value)
             with pytest.raises(ConversionError, match=said):

@@ -174,6 +174,65 @@ def test_a_configuration_that_makes_no_network_is_named(
     assert str(caught.value).startswith(str(tmp_path / "c.yml"))
 
 
+RUNS = "(__import__('pathlib').Path('was-here').touch(), nn.LayerNorm)[1]"
+CONFIDENTIAL = "root:x:0:0"
+ALIASES = "a: &a [x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}]\n" for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+"""4¹¹ values."""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"type": "FCN", "backbone": {"type": "VisionTransformer", "norm_layer": RUNS}},
+            "norm_layer: .*no name",
+        ),
+        ({"type": "PPLiteSeg", "arm_type": "UAFM if __import__('os') else 0"}, "arm_type: .*no name"),
+        ({"type": "FCN", "backbone": {"type": "Dataset", "dataset_root": "."}}, "'Dataset' is no network or backbone"),
+        ({"type": "os.system", "command": "x"}, "'os.system' is no network or backbone"),
+        ({"type": "FCN", "backbone": {"type": "HRNet_W18"}, "num_classes": 10**9}, "num_classes: 1000000000 is larger"),
+    ],
+)
+def test_what_paddleseg_would_run_or_read_is_refused(
+    model: dict[str, Any], message: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), "model": {"num_classes": 3, **model}})
+    with pytest.raises(ConversionError, match=rf"^{config}: .*{message}"):
+        load_trained(config, weights)
+    assert not (tmp_path / "was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: !!python/object/apply:os.system ['touch was-here']", "could not determine a constructor"),
+        ("model: {type: FCN, act_layer: !!python/name:os.system }", "could not determine a constructor"),
+        ("_base_: secret\nmodel: {type: FCN}", "_base_ must name .yml files"),
+        ("_base_: /dev/zero\nmodel: {type: FCN}", "_base_ must name .yml files"),
+        ("_base_: c.yml\nmodel: {type: FCN}", "_base_ must name .yml files"),
+        ("_base_: secret.yml\nmodel: {type: FCN}", "secret.yml: is no "),
+        (ALIASES, "unfolds to more"),
+        ("model: " + "[" * 50_000, "is no YAML"),
+        ("[1, 2]", "no settings with names"),
+    ],
+    ids=range(9),
+)
+def test_a_configuration_is_plain_values_of_files_that_are_configurations(
+    text: str, message: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("secret", "secret.yml"):
+        (tmp_path / name).write_text(f"{CONFIDENTIAL}: root: /root\n")
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ConversionError, match=message) as caught:
+        load_trained(tmp_path / "c.yml", weights)
+    assert CONFIDENTIAL not in str(caught.value)
+    assert not (tmp_path / "was-here").exists()
+
+
 def test_no_configuration_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"absent\.yml: no such configuration"):
         load_trained(tmp_path / "absent.yml", weights)

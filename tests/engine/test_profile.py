@@ -114,6 +114,14 @@ def test_every_provider_becomes_its_options(provider: str, tmp_path: Path) -> No
         ({"batch_size": 0}, "batch size is 0"),
         ({"provider": "paddle-cpu"}, "int8 under TensorRT only"),
         ({"host": None}, "is no tuned profile"),
+        ({"threads": 4000, "streams": 2000}, "4000 threads on 4 cores"),
+        ({"streams": 100_000}, "cannot be shared evenly by 100000 streams"),
+        ({"batch_size": 65}, "batch size is 65; it must be 1 to 64"),
+        ({"threads": float("nan")}, "is no tuned profile"),
+        ({"reason": "\x1b]0;title\x07"}, "control characters"),
+        ({"versions": {"onnxruntime\n": "1"}}, "control characters"),
+        ({"reason": "r" * 100_000}, "more than 65536 bytes"),
+        ({"unknown": "[[[[]]]]" * 10_000}, "more than 65536 bytes"),
     ],
 )
 def test_a_damaged_profile_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -127,6 +135,9 @@ def test_a_damaged_profile_is_refused(change: dict[str, object], said: str, tmp_
 def test_what_is_no_profile_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be read"):
         read_profile(tmp_path / "absent.json")
+    (tmp_path / "p.json").write_bytes(b"[" * 60_000)
+    with pytest.raises(OptionError, match=r"p\.json: is no tuned profile"):
+        read_profile(tmp_path / "p.json")
     (tmp_path / "p.json").write_bytes(b"\xff{")
     with pytest.raises(OptionError, match=r"p\.json: is no tuned profile"):
         read_profile(tmp_path / "p.json")

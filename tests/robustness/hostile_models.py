@@ -4,7 +4,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
 
+import json
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -17,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.robustness.hostile import Hostile, deploy, good_files, tgz
 
+DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
 FLIPPED_BITS = (1, 1, 1, 2, 4, 8, 16, 64)
 ONNX_FILE = r"onnx/fp32/model\.onnx"
 
@@ -100,19 +103,6 @@ def endless_loop() -> onnx.ModelProto:
     return network([loop], [constant("turns", 2**62), constant("go", True, np.bool_)])
 
 
-def endless_loop_of_constants() -> onnx.ModelProto:
-    """Whoever folds constants runs it; the image has no part in it."""
-    info = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Identity", ["a"], ["b"])],
-        "body",
-        [info("turn", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("a", TensorProto.FLOAT, None)],
-        [info("goes", TensorProto.BOOL, []), info("b", TensorProto.FLOAT, None)],
-    )
-    tensors = [constant("turns", 2**62), constant("go", True, np.bool_), constant("start", [1.0], np.float32)]
-    return adding(helper.make_node("Loop", ["turns", "go", "start"], ["w"], body=body), tensors=tensors)
-
-
 def of_shape(*shape: int) -> onnx.ModelProto:
     return adding(helper.make_node("ConstantOfShape", ["shape"], ["w"]), tensors=[constant("shape", shape)])
 
@@ -148,6 +138,20 @@ def onnx_of(
         return with_onnx(model if isinstance(model, bytes) else model.SerializeToString())
 
     return Hostile(f"ONNX: {name}", content, ONNX_FILE + f".*{message}", "onnx", may_open)
+
+
+def paddle_of(operator: str) -> Hostile:
+    """A PIR program with one operator more, which does more than compute."""
+
+    def content() -> bytes:
+        files = {name: each for name, each in files_of(DEMO).items() if not name.startswith("onnx/")}
+        program = json.loads(files["model.json"])
+        (block,) = program["program"]["regions"][0]["blocks"]
+        block["ops"].insert(-1, {"#": operator, "A": [], "I": [], "O": [], "OA": []})
+        return tgz(files={**files, "model.json": json.dumps(program).encode()})
+
+    name = re.escape(operator)
+    return Hostile(f"Paddle: {operator}", content, f"model\\.json holds the operator '{name}'", "paddle")
 
 
 OTHER_FILES = "keeps tensors in other files"
@@ -211,6 +215,14 @@ ON_PURPOSE = [
     onnx_of("a number without end", lambda: b"\xff" * 4_000, "damaged"),
     onnx_of("graphs in graphs, 10^5 deep", lambda: nested_graphs(30_000), "damaged"),
 ]
+
+MORE_THAN_ARITHMETIC = [
+    paddle_of(each)
+    for each in (
+        "1.save_combine", "1.load_combine", "1.read_file", "1.print", "1.check_numerics", "1.py_func", "1.run_program",
+        "1.tensorrt_engine", "1.send_v2", "1.ap_variadic", "pd_op.save_combine", "3.custom", "cinn_op.add",
+    )
+]  # fmt: skip
 
 # ---- cut short, flipped -----------------------------------------------------------------------------------------
 

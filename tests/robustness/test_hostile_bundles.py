@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from converters.weights_file import read_weights
+from engine import ConversionError
+from tests.converters.test_weights_file import FORGED
 from tests.robustness import hostile, hostile_models, hostile_zips
 from tests.robustness.conftest import Tally
 from tests.robustness.hostile import Hostile
@@ -146,6 +149,25 @@ def test_hostile_onnx_model(each: Hostile, tmp_path: Path, serving: list[Serving
 @pytest.mark.parametrize("each", hostile_models.ON_PURPOSE, ids=lambda each: each.name)
 def test_more_hostile_onnx_models(each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally) -> None:
     tally("hostile ONNX models", try_out(each, tmp_path, serving))
+
+
+@pytest.mark.parametrize("each", hostile_models.MORE_THAN_ARITHMETIC, ids=lambda each: each.name)
+def test_paddle_programs_that_do_more_than_compute(
+    each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally
+) -> None:
+    tally("Paddle programs with files, networks, code", try_out(each, tmp_path, serving))
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_weights_that_are_no_arrays(name: str, tmp_path: Path, tally: Tally) -> None:
+    content, message = FORGED[name]
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match=message) as caught:
+        read_weights(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert listing(tmp_path) == {"w.pdparams": len(content)}
+    tally("hostile weights (.pdparams)", "refused")
 
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"

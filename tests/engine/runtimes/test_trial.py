@@ -3,6 +3,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,23 @@ def test_error_of_the_child_keeps_its_kind(
     kind = cast("type[Exception]", getattr(errors, named))
     with pytest.raises(kind, match="told by the child"):
         prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+
+
+@pytest.mark.parametrize("options", [PaddleOptions(threads=2), OnnxOptions(threads=2)], ids=["paddle", "onnx"])
+def test_a_folder_whose_name_is_no_text(
+    options: PaddleOptions | OnnxOptions, small_bundle: Bundle, pir: PaddleModel, tmp_path: Path
+) -> None:
+    """As unzip leaves names of another encoding: bytes that are no UTF-8."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xc4\xa3\xd0\xcd"))
+    folder.mkdir()
+    (onnx,) = small_bundle.onnx
+    for path in (pir.program, pir.params, onnx.path):
+        shutil.copy(path, folder / path.name)
+    paddle = replace(pir, program=folder / pir.program.name, params=folder / pir.params.name)
+    moved = replace(small_bundle, paddle=paddle, onnx=(replace(onnx, path=folder / onnx.path.name),))
+    runtime = open_runtime(moved, options)
+    assert runtime.inputs[0].name == "x"
+    runtime.close()
 
 
 # ---- oneDNN against Paddle's own kernels ------------------------------------------------------------------------
