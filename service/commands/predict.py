@@ -171,14 +171,15 @@ def predict(
         if request.save:
             require_results_apart(images, out)
         listing = list_tasks(list_images(images), None if shard is None else parse_shard(shard))
+        named = written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file})
         require_apart(
-            written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file}),
+            named,
             {
                 THE_BUNDLE: [bundle],
                 "one of the images": [task.path for task in listing.tasks],
                 "the profile": [] if profile is None else [profile],
                 "a ledger of the results": [ledger_path(out, listing.shard), *ledgers_in(out)],
-                "a result": result_paths(listing.tasks, out, vectors),
+                "a result": result_paths(listing.tasks, out, vectors, [path for _, path in named]),
             },
         )
         require_writable(out)
