@@ -268,15 +268,16 @@ def require_apart(
 
     Args:
         written: what is written, in words, and where.
-        kept: what is not to be replaced, in words, and the files; of a folder, everything in it.
+        kept: what is not to be replaced, in words, and the files; of `THE_BUNDLE`, if it is a folder, everything in it.
         advice: what to do instead.
 
     Raises:
         OptionError: a file would be replaced, or two would be written to one place; it names both.
     """
     places: dict[_Identity, tuple[str, Path]] = {}
+    folders: dict[Path, _Identity] = {}
     for what, path in written:
-        other, _ = places.setdefault(_name_of(path), (what, path))
+        other, _ = places.setdefault(_name_of(path, folders), (what, path))
         if other != what:
             raise OptionError(f"{path} is what both {other} and {what} would be written to: {advice}")
     # What two names lead to may be one file: each name is replaced, and the file stays. Where it is kept it must stay.
@@ -285,10 +286,10 @@ def require_apart(
         return
     for what, paths in kept.items():
         for path in paths:
-            if path.is_dir():
-                _require_outside(path, what, places.values(), advice)
-            elif found := places.get(_file_of(path)) or places.get(_name_of(path)):
+            if found := places.get(_file_of(path)) or places.get(_name_of(path, folders)):
                 raise OptionError(f"{found[1]} is {what}, and {found[0]} would take its place: {advice}")
+            if what == THE_BUNDLE and path.is_dir():
+                _require_outside(path, what, places.values(), advice)
 
 
 def written_by(options: Mapping[str, Path | None]) -> list[tuple[str, Path]]:
@@ -317,13 +318,12 @@ def _file_of(path: Path) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _name_of(path: Path) -> _Identity:
+def _name_of(path: Path, folders: dict[Path, _Identity]) -> _Identity:
     """A name also where there is no file yet; of a link its own, which would be replaced."""
-    try:
-        folder = path.parent.stat()
-    except (OSError, ValueError):
-        return os.path.realpath(path.parent).casefold(), path.name.casefold()
-    return folder.st_dev, folder.st_ino, path.name.casefold()
+    folder = path.parent
+    if folder not in folders:
+        folders[folder] = _file_of(folder) or (os.path.realpath(folder).casefold(),)
+    return folders[folder], path.name.casefold()
 
 
 def _require_outside(folder: Path, what: str, places: Iterable[tuple[str, Path]], advice: str) -> None:

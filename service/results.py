@@ -185,22 +185,34 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
     )
 
 
-def result_paths(tasks: Sequence[ImageTask], folder: Path, vectors: str | None) -> Iterator[Path]:
-    """Name every file that may become a result.
+def result_paths(
+    tasks: Sequence[ImageTask], folder: Path, vectors: str | None, called: Iterable[Path]
+) -> Iterator[Path]:
+    """Find the files among the results to come that other files could be; of a link that is any.
 
     Args:
         tasks: images and the stems of their results.
         folder: where the results go.
         vectors: as for `polygons_of`; None: no polygons.
+        called: the other files, in whatever folder.
 
     Yields:
         Pictures of every kind, maps, and polygons where they are files of their own.
     """
+    files = list(called)
+    names = {path.name.casefold() for path in files}
+    linked = any(path.is_symlink() or (path.exists() and path.stat().st_nlink > 1) for path in files)
+    for name in _result_names(tasks, vectors):
+        if linked or name.casefold() in names:
+            yield folder / name
+
+
+def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[str]:
     for task in tasks:
         for suffix in (MAP_SUFFIX, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)):
-            yield folder / f"{task.stem}{suffix}"
+            yield f"{task.stem}{suffix}"
         if vectors is not None and is_polygon_format(vectors):
-            yield folder / polygons_of(task, vectors)
+            yield polygons_of(task, vectors)
 
 
 def require_results_apart(arguments: Sequence[str], folder: Path) -> None:

@@ -195,14 +195,15 @@ def predict(
             say(remark)
         share = None if shard is None else parse_shard(shard)
         listing = list_tasks(found.images, share, found.subfolders, chosen_pages(page))
+        named = written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file})
         require_apart(
-            written_by({"--csv": csv, "--report": report, "--vectors": large.polygon_file}),
+            named,
             {
                 THE_BUNDLE: [bundle],
                 "one of the images": [task.path for task in listing.tasks],
                 "the profile": [] if profile is None else [profile],
                 "a ledger of the results": [ledger_path(out, listing.shard), *ledgers_in(out)],
-                "a result": result_paths(listing.tasks, out, vectors),
+                "a result": result_paths(listing.tasks, out, vectors, [path for _, path in named]),
             },
         )
         for folder in listing.folders_of_results(out):

@@ -195,14 +195,15 @@ def _require_apart(
 ) -> None:
     here = [ImageTask(path, task.stem) for task in tasks if (path := local_path(task.uri)) is not None]
     folder, table = local_path(place.root), local_path(manifest)
+    written = written_by(named)
     kept = {THE_BUNDLE: [bundle], "the manifest": [] if table is None else [table]}
     kept["one of the images"] = [task.path for task in here]
     if folder is not None:
         require_inputs_kept(here, folder, request.save)
         kept["the ledger of the results"] = [folder / LEDGER]
-        kept["a result"] = list(result_paths([ImageTask(Path(task.uri), task.stem) for task in tasks], folder, None))
-        kept["a file of the ledger"] = [folder / ROWS]
-    require_apart(written_by(named), kept)
+        everywhere = [ImageTask(Path(task.uri), task.stem) for task in tasks]
+        kept["a result"] = list(result_paths(everywhere, folder, None, [path for _, path in written]))
+    require_apart(written, kept)
 
 
 def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[bytes, Run]:

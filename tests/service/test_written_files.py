@@ -7,7 +7,7 @@ import pytest
 
 from engine import OptionError
 from service.commands.terminal import ExitStatus
-from service.request import require_apart
+from service.request import THE_BUNDLE, require_apart
 from tests.service.test_cli import pseg
 from tests.service.written import NO_FILE, OF_ITS_OWN, READ, attempts, options_that_name_something
 
@@ -47,5 +47,5 @@ def test_nothing_is_written_into_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bundle / "onnx")
     for place in (bundle / "meta.json", bundle / "new.csv", tmp_path / "link" / "x.csv", bundle / "onnx" / ".." / "y"):
         with pytest.raises(OptionError, match="lies in the bundle"):
-            require_apart([("what --csv writes", place)], {"the bundle": [bundle]})
-    require_apart([("what --csv writes", tmp_path / "bundle.csv")], {"the bundle": [bundle]})
+            require_apart([("what --csv writes", place)], {THE_BUNDLE: [bundle]})
+    require_apart([("what --csv writes", tmp_path / "bundle.csv")], {THE_BUNDLE: [bundle]})
