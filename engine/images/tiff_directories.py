@@ -216,7 +216,7 @@ class Directory:
     @property
     def is_georeferenced(self) -> bool:
         """Whether it says where its pixels lie on the earth."""
-        return any(self.has(tag) for tag in (Tag.PIXEL_SCALE, Tag.TIE_POINTS, Tag.TRANSFORMATION))
+        return any(self.numbers.get(tag) for tag in (Tag.PIXEL_SCALE, Tag.TIE_POINTS, Tag.TRANSFORMATION))
 
     @property
     def is_raw(self) -> bool:
