@@ -91,7 +91,8 @@ class Facts:
     Attributes:
         format: by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
         tiff: of a TIFF whose tags can be read.
-        depths: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once); empty where they are not known.
+        depths: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once), negative if values are signed; empty
+            where they are not known.
         orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
         told_aside: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
             EXIF; it counts where EXIF has none.
@@ -159,7 +160,10 @@ def _depths(form: str, head: bytes) -> tuple[int, ...]:
     if size is None:
         return ()
     bands = int.from_bytes(size[1], "big")
-    return tuple((depth & 0x7F) + 1 for depth in head[size.end() : size.end() + 3 * bands : 3])
+    return tuple(
+        (depth & 0x7F) + 1 if depth < 0x80 else -(depth & 0x7F) - 1
+        for depth in head[size.end() : size.end() + 3 * bands : 3]
+    )
 
 
 def _orientation_told_aside(form: str, content: bytes) -> int:

@@ -483,16 +483,16 @@ def _write_with_gdal(
     from rasterio.windows import Window
 
     height, width, bands = values.shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", width=width, height=height, count=bands, dtype=values.dtype.name, nodata=nodata,
-            **options,
-        ) as dataset:  # fmt: skip
-            if interpretations:
-                dataset.colorinterp = [ColorInterp[each] for each in interpretations]
-            part = Window(0, 0, width, rows)  # pyright: ignore[reportCallIssue]
-            dataset.write(np.moveaxis(values[:rows], -1, 0), window=part)
+    # For good: to restore a list of filters afterwards is not safe among threads.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=bands, dtype=values.dtype.name, nodata=nodata,
+        **options,
+    ) as dataset:  # fmt: skip
+        if interpretations:
+            dataset.colorinterp = [ColorInterp[each] for each in interpretations]
+        part = Window(0, 0, width, rows)  # pyright: ignore[reportCallIssue]
+        dataset.write(np.moveaxis(values[:rows], -1, 0), window=part)
 
 
 def _gdal_variant(

@@ -91,7 +91,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "JPEG 2000 of other bands or depths",
-        "neither grey nor RGB, with an alpha at most, in bands of 8 or 16 bit that are all alike",
+        "neither grey nor RGB, with an alpha at most, in bands of at most 16 bit that are all alike and not signed",
         lambda facts: (
             facts.format == "JPEG 2000"
             and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or max(facts.depths) > 16)

@@ -149,7 +149,8 @@ def agreement(voices: Sequence[Voice], closeness: Closeness) -> Agreement:
     aside = [each.reader for each, _ in heard if each not in behind]
     families = {each.family for each in behind}
     if len(names) == 1 and names[0] in LENIENT:
-        return Agreement(None, (), f"read by {names[0]} alone; {_apart(heard)}", whole)
+        others = f"; {_apart(heard)}" if aside else ""
+        return Agreement(None, (), f"{names[0]} is no witness alone{others}", whole)
     all_families = {each.family for each, _ in heard}
     if len(families) == 1 and (len(all_families) > 1 or aside):
         return Agreement(None, (), _apart(heard), whole)
