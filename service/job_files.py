@@ -22,10 +22,10 @@ from pathlib import Path
 from ivcap_client.artifact import Artifact
 from ivcap_client.ivcap import IVCAP, LocalIVCAP
 
-from engine import OptionError, list_images
+from engine import OptionError
 from engine.cores import usable_cores
 from service.fulfilment import FetchError, Item, SupplyError
-from service.known_images import LocalItem, UnreachableItem
+from service.known_images import LocalItem, UnreachableItem, photographs_in
 from service.patient_httpx import PatientClient
 from service.publishing import COLLECTION_SCHEMA, Aspect, Product, SourceName, StorageError, product_stem, require_json
 from service.request import ServiceRequest
@@ -168,7 +168,7 @@ def supply_of(request: ServiceRequest, ivcap: IVCAP, work: Path, done: Callable[
 
     given = [request.image] if request.image is not None else request.images or []
     if isinstance(ivcap, LocalIVCAP):
-        paths = list_images([_local(given)]) if isinstance(given, str) else [Path(_local(each)) for each in given]
+        paths = photographs_in(_local(given)) if isinstance(given, str) else [Path(_local(each)) for each in given]
         names = [str(path) for path in paths]
     else:
         paths = []

@@ -1,13 +1,34 @@
 """Images that are known from the start, wherever the request came from."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.images import find_images, real_path
 from service.fulfilment import FetchError, Item
 from service.publishing import SourceName
 
+_log = logging.getLogger(__name__)
 LOCAL_URN = "urn:file://"
+
+
+def photographs_in(folder: str) -> list[Path]:
+    """List the photographs of a local folder; what lies there and is not taken is logged.
+
+    Args:
+        folder: its name; or a glob, or one file.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        ImageError: there are none, or the folder may not be listed.
+    """
+    found = find_images([folder])
+    for remark in found.remarks():
+        _log.warning("%s", remark)
+    return found.images
 
 
 @dataclass(slots=True)
@@ -23,7 +44,7 @@ class LocalItem:
     @property
     def source(self) -> SourceName:
         """Its URN and file name."""
-        return SourceName(f"{LOCAL_URN}{self.path.resolve()}", self.path.name)
+        return SourceName(f"{LOCAL_URN}{real_path(self.path)}", self.path.name)
 
     def fetch(self) -> Path:
         """Name the file.

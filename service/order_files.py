@@ -25,10 +25,9 @@ import requests
 from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publish_aspect
 from ivcap_sdk_service.ivcap import DELIVERED
 
-from engine import list_images
 from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
-from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem
+from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem, photographs_in
 from service.publishing import Aspect, Product, SourceName, StorageError, product_stem, require_json
 from service.sharding import Shard, share_of
 
@@ -247,7 +246,7 @@ def supply_of(image: Readable | None, images: Collection | None, work: Path, sha
         return KnownImages([], [])
     if not images.urn.startswith(LOCAL_URN):
         return RemoteImages(images, work, shard)
-    paths = share_of(list_images([images.urn.removeprefix(LOCAL_URN)]), shard)
+    paths = share_of(photographs_in(images.urn.removeprefix(LOCAL_URN)), shard)
     return KnownImages([LocalItem(path) for path in paths], paths)
 
 

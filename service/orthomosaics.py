@@ -27,7 +27,7 @@ from engine.geotiff import (
     require_rasterio,
     write_geotiff,
 )
-from engine.images import Capture, SourceImage, read_image, tiff_size
+from engine.images import Capture, SourceImage, read_image, real_path, tiff_size
 from engine.mask_file import MaskFile, layout_for
 from engine.polygons import is_polygon_format, require_layers_kept, require_polygon_format, write_polygons
 from engine.postprocess import OutputKind
@@ -122,7 +122,7 @@ class LargeImages:
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
                 "give gpkg or geojson, for a file each"
             )
-        images = {task.path.resolve() for task in tasks}
+        images = {real_path(task.path) for task in tasks}
         for task in rasters:
             results = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
             if self.large.vectors is not None:
@@ -132,7 +132,7 @@ class LargeImages:
                 require_layers_kept(vectors, _layer_of(task))
                 results.append(vectors)
             for result in results:
-                if result.resolve() in images:
+                if real_path(result) in images:
                     raise OptionError(
                         f"{result} is one of the images, and a result of {task.path} would take its place: "
                         "name another folder with --out"

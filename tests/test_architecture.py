@@ -14,7 +14,7 @@ import engine
 
 VENDORS = (
     *("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg"),
-    *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio"),
+    *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "pi_heif"),
 )
 PACKAGES = ("engine", "converters", "service", "demo")
 PUBLIC_NAMES = """

@@ -89,12 +89,14 @@ class FoundImages:
         images: in the order of the arguments; a file that is named twice, even through a link, is there once.
         left_out: what people might take for pictures, and is not taken.
         other_files: how many other files there are, such as tables and texts.
+        excluded: how many files and folders a pattern left out.
         subfolders: of images that lie in a sub-folder of the folder that was named, which one.
     """
 
     images: list[Path] = field(default_factory=list[Path])
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
     other_files: int = 0
+    excluded: int = 0
     subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
 
     def remarks(self) -> list[str]:
@@ -109,8 +111,10 @@ class FoundImages:
             named = [str(each.path) for each in self.left_out if each.reason == reason][:_MOST_NAMED]
             more = ", …" if count > len(named) else ""
             lines.append(f"{count} left out: {reason}: {', '.join(named)}{more}")
+        if self.excluded:
+            lines.append(f"{self.excluded} left out by --exclude")
         if self.other_files:
-            lines.append(f"{self.other_files} other files are no pictures by their names")
+            lines.append(f"other files, which are no pictures: {self.other_files}")
         return lines
 
 
@@ -196,7 +200,7 @@ class _Search:
         self._recursive = recursive
         self._exclude = exclude
         self._photographs = photographs
-        self._results = None if results is None else real_path(results)
+        self._results = {_identity(results)} if results is not None and results.is_dir() else set[tuple[int, int]]()
         self._known: set[Path] = set()
 
     def take_all(self, arguments: Sequence[str | Path]) -> None:
@@ -245,11 +249,15 @@ class _Search:
 
     def _take_folder(self, top: Path) -> int:
         taken = 0
-        visited = {real_path(top)}
+        visited = set(self._results)
         pending = [(top, PurePath())]
         while pending:
             folder, subfolder = pending.pop()
             try:
+                # A folder is searched once, so that links in a circle end.
+                if (identity := _identity(folder)) in visited and folder != top:
+                    continue
+                visited.add(identity)
                 entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
             except OSError as cause:
                 if folder == top:
@@ -258,20 +266,13 @@ class _Search:
                 continue
             files, folders = _parted(entries)
             taken += self._take_files(files, folder, subfolder)
-            inner = [
-                entry
-                for entry in folders
-                if not self._is_excluded(subfolder / entry.name) and real_path(entry) != self._results
-            ]
-            if not self._recursive:
-                for entry in inner:
-                    self._leave_out(entry, "sub-folders are searched with --recursive only")
+            inner = [entry for entry in folders if not self._is_excluded(subfolder / entry.name)]
+            if self._recursive:
+                pending += [(entry, subfolder / entry.name) for entry in reversed(inner)]
                 continue
-            for entry in reversed(inner):
-                # A folder is searched once, so that links in a circle end.
-                if (real := real_path(entry)) not in visited:
-                    visited.add(real)
-                    pending.append((entry, subfolder / entry.name))
+            for entry in inner:
+                if _identity(entry) not in self._results:
+                    self._leave_out(entry, "sub-folders are searched with --recursive only")
         return taken
 
     def _take_files(self, files: Sequence[Path], root: Path, subfolder: PurePath) -> int:
@@ -292,9 +293,12 @@ class _Search:
         return taken
 
     def _is_excluded(self, path: PurePath) -> bool:
+        if not self._exclude:
+            return False
         names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
         matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
         self.effective.update(matching)
+        self.found.excluded += bool(matching)
         return bool(matching)
 
     def _leave_out(self, path: Path, reason: str) -> None:
@@ -323,6 +327,12 @@ def _has_image_suffix(path: Path) -> bool:
 
 def _is_png(path: Path) -> bool:
     return path.suffix.lower() == ".png"
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and inode: the same for all names of a folder, and quickly found however deep it lies."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:

@@ -1,6 +1,7 @@
 """Pictures on disk -> RGB arrays, at the size the network is to see.
 
-What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP and BMP are read. The rules:
+What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and JPEG 2000
+are read. The rules:
 
 - EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works on
   the upright picture.
@@ -9,9 +10,10 @@ What a picture is is decided by its first bytes, never by its name: JPEG, PNG, T
 - Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
 - 32 bit integers and floats have no stated range and are refused.
 - TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
-- Of an animated or multi-page file the first picture is read.
+- Of an animated or multi-page file the first picture is read, of HEIC the main one; a note says so.
 - A truncated file is an error: the missing part is never filled with grey.
-- Damaged EXIF never fails a good picture: what cannot be read of it is `None`.
+- What is damaged beside the pixels (EXIF, profiles, texts) never fails a good picture: decoders of PNG and JPEG do not
+  even see it, and what cannot be read of EXIF is `None`.
 
 Pillow keeps two settings for the whole process; since several threads decode at once, neither is switched for a read:
 
@@ -33,6 +35,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -42,7 +45,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from engine.errors import ImageError, reason_of
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
-from engine.images.heif import read_heif
+from engine.images.heif import largest_declared, read_heif
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.jpeg2000 import decode_deep, read_codestream
 from engine.images.png import png_content
@@ -180,6 +183,9 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
+    if decoder is AvifImageFile:
+        check_max_pixels(path, largest_declared(file.read()), max_pixels)
+        file.seek(0)
     if decoder is Jpeg2KImageFile:
         codestream = read_codestream(path, file)
         check_max_pixels(path, codestream.size, max_pixels)

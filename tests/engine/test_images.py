@@ -537,6 +537,15 @@ def test_time_and_place_of_a_tiff_with_pages(tmp_path: Path) -> None:
         ({TAKEN_AT: "0000:00:00 00:00:00"}, None),
         ({TAKEN_AT: "    :  :     :  :  "}, None),
         ({TAKEN_AT: "yesterday"}, None),
+        # The hour after midnight of the day that has begun, as Android's cameras wrote it.
+        ({TAKEN_AT: "2015:08:22 24:08:19"}, datetime(2015, 8, 22, 0, 8, 19)),
+        ({TAKEN_AT: "2015:08:22 25:08:19"}, None),
+        ({TAKEN_AT: "2024-06-30 14:05:09"}, datetime(2024, 6, 30, 14, 5, 9)),
+        ({TAKEN_AT: "2024-06-30T14:05:09"}, datetime(2024, 6, 30, 14, 5, 9)),
+        ({TAKEN_AT: "2024:06:30 14:05:09.123"}, datetime(2024, 6, 30, 14, 5, 9)),
+        ({TAKEN_AT: "2024:06:30 14:05:09\0\x1b[31m"}, datetime(2024, 6, 30, 14, 5, 9)),
+        ({TAKEN_AT: "2024:02:30 14:05:09"}, None),
+        ({TAKEN_AT: "2024:06:30 14:05:09 \x1b[31m" + "9" * 30_000}, None),
         ({TAKEN_AT_OFFSET: "+10:00"}, None),
     ],
 )
@@ -545,6 +554,21 @@ def test_times_as_cameras_write_them(tmp_path: Path, tags: dict[int, str], expec
     assert image.capture.taken_at == expected
     assert image.capture.taken_at is None or image.capture.taken_at.tzinfo is None
     assert image.capture.latitude_deg == pytest.approx(-33.86)
+
+
+@pytest.mark.parametrize(
+    ("taken_at", "offset", "hours"),
+    [
+        ("2024:06:30 14:05:09+02:00", None, 2),
+        ("2024-06-30T14:05:09Z", None, 0),
+        ("2024:06:30 14:05:09+0200", "-03:00", -3),
+        ("2024:06:30 14:05:09+02:00", "nonsense", 2),
+    ],
+)
+def test_offsets_of_times(tmp_path: Path, taken_at: str, offset: str | None, hours: int) -> None:
+    tags = {TAKEN_AT: taken_at, **({} if offset is None else {TAKEN_AT_OFFSET: offset})}
+    image = read_image(save(tmp_path / "x.jpg", noise(), exif=exif_of({}, tags)))
+    assert image.capture.taken_at == datetime(2024, 6, 30, 14, 5, 9, tzinfo=timezone(timedelta(hours=hours)))
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ with atheris.instrument_imports(include=["PIL"]):
 with atheris.instrument_imports(include=["engine.images"]):
     from engine.errors import ImageError
     from engine.images import read_image
+    from tests.engine import heic
     from tests.fuzz.harness import fuzz, scratch_folder
 
 MOST_PIXELS = 1 << 18
 MOST_BYTES = 1 << 13
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "AVIF", "JPEG2000")
 MODES = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("1", "P", "RGBA", "I;16"), "TIFF": ("RGB", "I;16", "F", "LAB")}
 
 
@@ -49,9 +50,9 @@ def seeds() -> list[bytes]:
     for kind in FORMATS:
         for mode in MODES.get(kind, ("RGB",)):
             file = io.BytesIO()
-            Image.new(mode, (9, 7)).save(file, kind, **({} if kind == "BMP" else {"exif": exif}))
+            Image.new(mode, (9, 7)).save(file, kind, **({} if kind in {"BMP", "JPEG2000"} else {"exif": exif}))
             found.append(file.getvalue())
-    return found
+    return [*found, heic.PLAIN, heic.TURNED]
 
 
 if __name__ == "__main__":

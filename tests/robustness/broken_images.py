@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from tests.engine import heic
 from tests.engine.test_images import ORIENTATION, bmp_header, exif_of, png_chunk, png_header, tiff, webp
 
 Pixels = NDArray[np.uint8]
@@ -41,6 +42,10 @@ class Case:
     content: bytes
     mask: NDArray[np.uint8] | None = None
     reason: str | None = None
+
+
+ANY = np.zeros((0, 0), np.uint8)
+"""In place of a mask: whichever comes is as right as another."""
 
 
 def scene(height: int = 32, width: int = 48) -> Pixels:
@@ -83,6 +88,8 @@ def all_cases() -> list[Case]:
         with_corrupt_metadata,
         damaged_inside,
         that_are_no_images,
+        beside_the_pixels,
+        of_new_formats,
     )
     return [case for maker in makers for case in maker()]
 
@@ -185,7 +192,7 @@ def of_other_colors() -> Iterator[Case]:
         yield Case("colors", f"rgba.{suffix}", encoded(alpha, FORMATS[suffix], exact=True), mask_of(scene()))
     palette = Image.fromarray(scene()).quantize(4)
     for suffix in ("png", "tif", "bmp"):
-        yield Case("colors", f"palette.{suffix}", encoded(palette, FORMATS[suffix]), mask_of(scene()))
+        yield Case("colors", f"palette_{suffix}.{suffix}", encoded(palette, FORMATS[suffix]), mask_of(scene()))
     for mode in ("1", "L", "LA"):
         grey = Image.fromarray(scene()).convert(mode)
         yield Case("colors", f"grey_{mode}.png", encoded(grey, "PNG"), np.zeros((32, 48), np.uint8))
@@ -322,6 +329,9 @@ def _recompressed(content: bytes, compression: int) -> bytes:
 def that_are_no_images() -> Iterator[Case]:
     contents = {
         "text.jpg": b"Dear Sir or Madam,",
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "annex.jpg": b"/annex/objects/SHA256E-s1--0.jpg\n",
+        "film.heic": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ",
         "page.png": b"<!doctype html><title>404</title>",
         "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
         "document.tif": b"%PDF-1.7\n",
@@ -331,4 +341,57 @@ def that_are_no_images() -> Iterator[Case]:
         "sound.webp": b"RIFF\x24\0\0\0WAVEfmt " + bytes(30),
     }
     for name, content in contents.items():
-        yield Case("no image", name, content, None, "is not a JPEG, PNG, TIFF, WebP or BMP file")
+        yield Case("no image", name, content, None, "is not a JPEG, PNG, TIFF, WebP, BMP|which is not read: ")
+
+
+def beside_the_pixels() -> Iterator[Case]:
+    content = encoded(scene(), "PNG")
+    packed = zlib.compress(bytes(3_000_000), 1)
+    for name, chunk in {
+        "text_of_3_mb": png_chunk(b"zTXt", b"k\0\0" + packed),
+        "xmp_of_3_mb": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed),
+        "profile_of_3_mb": png_chunk(b"iCCP", b"k\0\0" + packed),
+        "short_phys": png_chunk(b"pHYs", b"\0\0"),
+        "checksum_of_text": png_chunk(b"tEXt", b"k\0v")[:-1] + b"\0",
+        "many_chunks": png_chunk(b"tEXt", b"") * 50_000,
+    }.items():
+        yield Case("beside the pixels", f"{name}.png", content[:33] + chunk + content[33:], mask_of(scene()))
+    content = encoded(scene(), "JPEG")
+    for name, body in {
+        "short_app": b"\xff\xe3\0\0",
+        "short_jfif": b"\xff\xe0\0\x07JFIF\0",
+        "mpf_broken": b"\xff\xe2\0\x0eMPF\0II*\0\xff\xff\xff\x7f",
+        "fill_bytes": b"\xff" * 5000,
+    }.items():
+        yield Case("beside the pixels", f"{name}.jpg", content[:20] + body + content[20:], mask_of(scene()))
+    cut = content[: content.index(b"\xff\xda") + 60] + b"\xff\xd9"
+    yield Case("truncated", "cut_with_an_end.jpg", cut, None, "pixels are missing")
+
+
+def of_new_formats() -> Iterator[Case]:
+    contents = {
+        "avif": encoded(scene(), "AVIF", quality=95, subsampling="4:4:4"),
+        "jp2": encoded(scene(), "JPEG2000"),
+        "heic": heic.PLAIN,
+    }
+    damage = np.random.default_rng(6)
+    for suffix, content in contents.items():
+        yield Case("new formats", f"whole.{suffix}", content, mask_of(scene()))
+        for share in TRUNCATED_SHARES[:-1]:
+            cut = content[: int(share * len(content))]
+            yield Case("truncated", f"cut_{share}.{suffix}", cut, None, "damaged or truncated|is empty|is not a")
+    yield Case("orientation", "turned.heic", heic.TURNED, _UPRIGHT[6](mask_of(scene())))
+    yield Case("several pictures", "main_second.heic", heic.MAIN_SECOND, mask_of(scene()))
+    yield Case("depth", "ten_bit.heic", heic.TEN_BIT, mask_of(scene()))
+    for suffix, box, offset in (("heic", b"ispe", 8), ("jp2", b"\xff\x4f\xff\x51", 8)):
+        content = contents[suffix]
+        place = content.index(box) + offset
+        bomb = content[:place] + struct.pack(">II", 20_000, 20_000) + content[place + 8 :]
+        yield Case("bomb", f"bomb.{suffix}", bomb, None, "declares 20000 x 20000 = 400000000 pixels")
+    # Bits of what describes the pixels: sizes, boxes, tables. What is not noticed must still be a picture.
+    for suffix, content in contents.items():
+        for number in range(12):
+            broken = bytearray(content)
+            for place in damage.integers(8, min(300, len(broken)), 3):
+                broken[place] = int(damage.integers(256))
+            yield Case("bits flipped", f"flipped_{number}.{suffix}", bytes(broken), ANY, ".")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from engine.memory import process_memory_bytes
 from service.publishing import SUMMARY_SCHEMA
-from tests.robustness.broken_images import Case, all_cases, encoded, mask_of, scene
+from tests.robustness.broken_images import ANY, Case, all_cases, encoded, mask_of, scene
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder, packed
 
@@ -107,6 +107,9 @@ def outcome_of(case: Case, run: Run, album: Path) -> str:
         assert record["mask"] is None
         return "failed by name"
     assert case.mask is not None, "nothing can be right about this file"
+    if case.mask is ANY:
+        assert written(record, album).shape == (record["mask"]["height"], record["mask"]["width"])
+        return "some mask"
     assert (record["mask"]["height"], record["mask"]["width"]) == case.mask.shape
     assert (row["height"], row["width"]) == tuple(map(str, case.mask.shape))
     assert np.array_equal(written(record, album), case.mask)
@@ -162,9 +165,9 @@ def test_an_order_does_the_good_ones_and_names_the_bad_ones(
     for name, record in masks.items():
         mask = CASES[name].mask
         assert mask is not None
-        assert (record["height"], record["width"]) == mask.shape
-        picture = Path(record["$entity"].removeprefix("urn:file://"))
-        assert np.array_equal(np.asarray(Image.open(picture)), mask)
+        picture = np.asarray(Image.open(record["$entity"].removeprefix("urn:file://")))
+        assert (record["height"], record["width"]) == picture.shape
+        assert mask is ANY or np.array_equal(picture, mask)
     tally("broken images in an order", "failed by name", len(failed))
     tally("broken images in an order", "correct mask", len(masks))
 
