@@ -259,8 +259,8 @@ def open_tiff(
 def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
     if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
         raise GdalError(
-            "its metadata name another file as its overviews (OVERVIEW_FILE), which no picture needs: remove the item, "
-            "or copy the pixels to a new file"
+            "its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export it again "
+            "without this item"
         )
     flags = [{flag.name for flag in each} for each in dataset.mask_flag_enums]
     block = dataset.block_shapes[0]

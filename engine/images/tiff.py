@@ -414,8 +414,8 @@ def _check_metadata(path: Path, directories: Directories) -> None:
         text = html.unescape(each.texts.get(Tag.GDAL_METADATA, b"").decode("latin-1"))
         if "OVERVIEW_FILE" in text.upper():
             raise ImageError(
-                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: copy "
-                "the pixels to a new file (gdal_translate -co COPY_SRC_MDD=NO)"
+                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export "
+                "it again without this item"
             )
 
 
