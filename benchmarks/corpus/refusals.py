@@ -94,9 +94,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "neither grey nor RGB, with an alpha at most, in bands of at most 16 bit that are all alike and not signed",
         lambda facts: (
             facts.format == "JPEG 2000"
-            and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or max(facts.depths) > 16)
+            and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or not 0 < facts.depths[0] <= 16)
         ),
-        r"\bbands?\b|\bbit\b",
+        r"\bbands?\b|\bsigned\b",
     ),
     Refusal(
         "BMP with masks of few",
