@@ -14,7 +14,6 @@ from benchmarks.corpus.facts import Facts, TiffFacts
 Path = Literal["photograph", "raster"]
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED, _COMPLEX = 1, 2, 3, 4, frozenset({5, 6})
 _CODECS_OF_FEW = {
-    2: "CCITT",
     34661: "JBIG",
     34712: "JPEG 2000",
     33003: "JPEG 2000",
@@ -23,7 +22,6 @@ _CODECS_OF_FEW = {
     34933: "PNG",
     34934: "JPEG XR",
     22610: "JPEG XR",
-    50001: "WebP",
     50002: "JPEG XL",
     52546: "JPEG XL",
     34892: "lossy JPEG of DNG",
