@@ -82,6 +82,7 @@ _PREMULTIPLIED: Final = 1
 _CMYK_INKS: Final = 1
 _OLD_JPEG: Final = 6
 _HEADER_BYTES: Final = 8
+_GDAL_ROUNDS_TILES_TO_BYTES: Final = 1024
 _LARGEST_TILE_BYTES: Final = 1 << 28
 _MOST_LISTED: Final = 12
 _CODECS: Final = {
@@ -454,6 +455,19 @@ def _check_samples(path: Path, directory: Directory) -> None:
 def _check_ycbcr(path: Path, directory: Directory) -> None:
     if directory.bits != 8 or directory.samples != 3:
         raise ImageError(f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}")
+    across, down = (int(each) for each in (*directory.numbers.get(Tag.YCBCR_SUBSAMPLING, (2, 2)), 2, 2)[:2])
+    if (across, down) == (4, 4) and directory.width % 4:
+        raise ImageError(
+            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns, which are no multiple of 4, is "
+            f"decoded wrongly by GDAL: {_AS_RGB}"
+        )
+    tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
+    tile_bytes = tile_px + 2 * tile_px // max(1, across * down)
+    if directory.number(Tag.COMPRESSION, 1) == 1 and tile_bytes % _GDAL_ROUNDS_TILES_TO_BYTES:
+        raise ImageError(
+            f"{path}: YCbCr in tiles of {tile_bytes} bytes that are not compressed is not read by GDAL: save it with "
+            f"DEFLATE, or {_AS_RGB}"
+        )
     limits = directory.numbers.get(Tag.REFERENCE_BLACK_WHITE, ())
     pairs = list(zip(limits[::2], limits[1::2], strict=False))
     if directory.has(Tag.REFERENCE_BLACK_WHITE) and (
