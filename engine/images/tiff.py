@@ -432,8 +432,8 @@ def _check_samples(path: Path, directory: Directory) -> None:
         raise ImageError(f"{path}: its inks are not cyan, magenta, yellow and black: {_AS_RGB}")
     if meaning == Photometric.CMYK and directory.samples - len(directory.extra_samples) != 4:
         raise ImageError(f"{path}: has {directory.samples} bands for four inks: {_AS_RGB}")
-    formats = {int(each) for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,))}
-    depths = {int(each) for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,))}
+    formats = {each for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,)) if isinstance(each, int)}
+    depths = {each for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,)) if isinstance(each, int)}
     signed_lab = meaning == Photometric.CIE_LAB and formats <= {1, 2}
     names = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
     odd = sorted(formats - {1, 4})
@@ -442,6 +442,8 @@ def _check_samples(path: Path, directory: Directory) -> None:
         width = ", ".join(map(str, sorted(depths)))
         what = "export their magnitude" if set(odd) & {5, 6} else _SCALE
         raise ImageError(f"{path}: values of {width} bit ({kind}) have no stated range: {what}")
+    if not depths or not formats:
+        raise _damaged(path, "its depth cannot be read")
     if max(depths) > 16 or min(depths) < 1:
         raise ImageError(f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_SCALE}")
     if len(depths) > 1:

@@ -451,8 +451,22 @@ def test_what_is_refused_by_name(tmp_path: Path, tags: dict[int, Value], bits: i
         {BYTE_COUNTS: (LONG, [0x7FFFFFF0]), COMPRESSION: (SHORT, [5])},
         {278: (LONG, [2])},
         {256: (LONG, [0])},
+        {BITS: (RATIONAL, [8, 1] * 3)},
+        {SAMPLE_FORMAT: (SHORT, [])},
+        {OFFSETS: (RATIONAL, [8, 1])},
     ],
-    ids=["start", "header", "behind the end", "none", "endless", "too few strips", "no width"],
+    ids=[
+        "start",
+        "header",
+        "behind the end",
+        "none",
+        "endless",
+        "too few strips",
+        "no width",
+        "depths of fractions",
+        "no kind",
+        "offsets of fractions",
+    ],
 )
 def test_offsets_that_lie_are_damage(tmp_path: Path, tags: dict[int, Value]) -> None:
     refused(written(tmp_path, page(noise(8, 3), 8, 2, tags)), "damaged or truncated, .* cannot be decoded")
