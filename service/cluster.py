@@ -44,7 +44,7 @@ from engine.archive import unpack
 from service.records import checked_record
 from service.request import PredictRequest
 from service.results import Stems, capture_record, encoded_pictures, result_record, short_stem
-from service.session import caches_at, open_session
+from service.session import batch_within_memory, caches_at, open_session
 from service.storage import Folder, StoreError, arrow_tables, copy_to, local_path, read_rows, stem_of, table_bytes
 from service.transfer_limits import Allowance
 
@@ -184,7 +184,7 @@ class Segmenter:
             self._predictor,
             self._decode,
             self._store,
-            batch_size=self._job.request.batch_size or 1,
+            batch_size=batch_within_memory(self._job.request, self._predictor),
             workers=self._job.threads,
             read_ahead=self._job.threads,
         )

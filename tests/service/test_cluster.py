@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from engine import OptionError
+from engine import OptionError, Pipeline, Precision, Predictor, RuntimeName, open_bundle
 from engine.archive import unpack
+from engine.host import this_host
+from engine.profile import PROFILE_NAME, Profile, library_versions, profile_json
 from service.cluster import Job, RemoteTask, Segmenter, StoredRows, numbered, read_ledger_rows, write_ledger_rows
 from service.commands.scale import pending_tasks
 from service.commands.terminal import ExitStatus
@@ -51,6 +54,43 @@ def work(job: Job, batch: dict[str, list[str]]) -> dict[str, list[str]]:
     """What a worker answers to a batch."""
     with closing(Segmenter(job, None)) as segmenter:
         return segmenter(batch)
+
+
+@pytest.mark.parametrize(("memory_allows", "wanted"), [(8, 3), (2, 2)], ids=["profile", "memory limit"])
+def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
+    memory_allows: int, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundle_folder(tmp_path / "cache" / "bundles" / "tuned")
+    with open_bundle(folder) as bundle:
+        profile = Profile(
+            bundle=bundle.digest,
+            host=this_host(),
+            versions=library_versions(RuntimeName.ONNX),
+            provider="cpu",
+            precision=Precision.FP32,
+            threads=1,
+            batch_size=3,
+            goal="throughput",
+            reason="by hand",
+        )
+    (folder / PROFILE_NAME).write_bytes(profile_json(profile))
+    sizes: list[int] = []
+    monkeypatch.setattr(Predictor, "batch_within_memory", lambda _predictor, size, *_: min(size, memory_allows))
+    monkeypatch.setattr("service.cluster.Pipeline", pipeline_that_tells(sizes))
+    photo = halves(tmp_path / "one.png", RED)
+    job = Job(build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first")
+    assert work(job, {"uri": [photo.as_uri()], "stem": ["one"]})["status"] == ["ok"]
+    assert sizes == [wanted]
+
+
+def pipeline_that_tells(sizes: list[int]) -> Callable[..., Pipeline[Any, Any]]:
+    """The real pipeline; the batch size that it is asked for is noted."""
+
+    def made(*arguments: Any, batch_size: int, **named: Any) -> Pipeline[Any, Any]:
+        sizes.append(batch_size)
+        return Pipeline(*arguments, batch_size=batch_size, **named)
+
+    return made
 
 
 def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[Path], tmp_path: Path) -> None:
