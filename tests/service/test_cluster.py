@@ -75,7 +75,11 @@ def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
         )
     (folder / PROFILE_NAME).write_bytes(profile_json(profile))
     sizes: list[int] = []
-    monkeypatch.setattr(Predictor, "batch_within_memory", lambda _predictor, size, *_: min(size, memory_allows))
+
+    def within_memory(_predictor: Predictor, wanted: int, _pixels: int, _read_ahead: int) -> int:
+        return min(wanted, memory_allows)
+
+    monkeypatch.setattr(Predictor, "batch_within_memory", within_memory)
     monkeypatch.setattr("service.cluster.Pipeline", pipeline_that_tells(sizes))
     photo = halves(tmp_path / "one.png", RED)
     job = Job(build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first")
