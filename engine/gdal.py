@@ -26,7 +26,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -259,10 +259,15 @@ def open_tiff(
 def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
     if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
         raise GdalError(
-            "its metadata name another file as its overviews (OVERVIEW_FILE), which no picture needs: remove the item, "
-            "or copy the pixels to a new file"
+            "its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export it again "
+            "without this item"
         )
+    meanings = tuple(each.name for each in dataset.colorinterp)
     flags = [{flag.name for flag in each} for each in dataset.mask_flag_enums]
+    # Asked for masks, GDAL looks at all directories. What is wrong with another one is no fault of this picture, but would
+    # be told as the error of the next call.
+    with suppress(Exception):
+        _ = dataset.colorinterp
     block = dataset.block_shapes[0]
     cache_mib = _CACHE_MIB
     if block[1] >= dataset.width:
@@ -272,7 +277,7 @@ def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
         width=int(dataset.width),
         height=int(dataset.height),
         dtypes=tuple(dataset.dtypes),
-        meanings=tuple(each.name for each in dataset.colorinterp),
+        meanings=meanings,
         block_shape=(int(block[0]), int(block[1])),
         has_mask="per_dataset" in flags[0] and "alpha" not in flags[0],
         crs_wkt=_wkt_of(dataset),

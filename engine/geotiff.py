@@ -343,7 +343,7 @@ def _areas_in_plane(
     places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
     try:
         scales = _area_scales(wkt, places, unit_m, axis, inverse_flattening)
-    except GdalError as error:
+    except (GdalError, ValueError) as error:  # not all of them are finite
         return PixelAreas(None, f"its place lies outside of its projection ({error})")
     worst = max(abs(scale - 1) for scale in scales)
     if not math.isfinite(worst):

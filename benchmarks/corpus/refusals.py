@@ -14,7 +14,6 @@ from benchmarks.corpus.facts import Facts, TiffFacts
 Path = Literal["photograph", "raster"]
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED, _COMPLEX = 1, 2, 3, 4, frozenset({5, 6})
 _CODECS_OF_FEW = {
-    2: "CCITT",
     34661: "JBIG",
     34712: "JPEG 2000",
     33003: "JPEG 2000",
@@ -23,7 +22,6 @@ _CODECS_OF_FEW = {
     34933: "PNG",
     34934: "JPEG XR",
     22610: "JPEG XR",
-    50001: "WebP",
     50002: "JPEG XL",
     52546: "JPEG XL",
     34892: "lossy JPEG of DNG",
@@ -94,9 +92,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "neither grey nor RGB, with an alpha at most, in bands of at most 16 bit that are all alike and not signed",
         lambda facts: (
             facts.format == "JPEG 2000"
-            and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or max(facts.depths) > 16)
+            and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or not 0 < facts.depths[0] <= 16)
         ),
-        r"\bbands?\b|\bbit\b",
+        r"\bbands?\b|\bsigned\b",
     ),
     Refusal(
         "BMP with masks of few",

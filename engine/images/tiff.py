@@ -82,6 +82,7 @@ _PREMULTIPLIED: Final = 1
 _CMYK_INKS: Final = 1
 _OLD_JPEG: Final = 6
 _HEADER_BYTES: Final = 8
+_GDAL_ROUNDS_TILES_TO_BYTES: Final = 1024
 _LARGEST_TILE_BYTES: Final = 1 << 28
 _MOST_LISTED: Final = 12
 _CODECS: Final = {
@@ -414,8 +415,8 @@ def _check_metadata(path: Path, directories: Directories) -> None:
         text = html.unescape(each.texts.get(Tag.GDAL_METADATA, b"").decode("latin-1"))
         if "OVERVIEW_FILE" in text.upper():
             raise ImageError(
-                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: copy "
-                "the pixels to a new file (gdal_translate -co COPY_SRC_MDD=NO)"
+                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export "
+                "it again without this item"
             )
 
 
@@ -431,8 +432,8 @@ def _check_samples(path: Path, directory: Directory) -> None:
         raise ImageError(f"{path}: its inks are not cyan, magenta, yellow and black: {_AS_RGB}")
     if meaning == Photometric.CMYK and directory.samples - len(directory.extra_samples) != 4:
         raise ImageError(f"{path}: has {directory.samples} bands for four inks: {_AS_RGB}")
-    formats = {int(each) for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,))}
-    depths = {int(each) for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,))}
+    formats = {each for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,)) if isinstance(each, int)}
+    depths = {each for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,)) if isinstance(each, int)}
     signed_lab = meaning == Photometric.CIE_LAB and formats <= {1, 2}
     names = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
     odd = sorted(formats - {1, 4})
@@ -441,6 +442,8 @@ def _check_samples(path: Path, directory: Directory) -> None:
         width = ", ".join(map(str, sorted(depths)))
         what = "export their magnitude" if set(odd) & {5, 6} else _SCALE
         raise ImageError(f"{path}: values of {width} bit ({kind}) have no stated range: {what}")
+    if not depths or not formats:
+        raise _damaged(path, "its depth cannot be read")
     if max(depths) > 16 or min(depths) < 1:
         raise ImageError(f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_SCALE}")
     if len(depths) > 1:
@@ -454,6 +457,19 @@ def _check_samples(path: Path, directory: Directory) -> None:
 def _check_ycbcr(path: Path, directory: Directory) -> None:
     if directory.bits != 8 or directory.samples != 3:
         raise ImageError(f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}")
+    across, down = (int(each) for each in (*directory.numbers.get(Tag.YCBCR_SUBSAMPLING, (2, 2)), 2, 2)[:2])
+    if (across, down) == (4, 4) and directory.width % 4:
+        raise ImageError(
+            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns, which are no multiple of 4, is "
+            f"decoded wrongly by GDAL: {_AS_RGB}"
+        )
+    tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
+    tile_bytes = tile_px + 2 * tile_px // max(1, across * down)
+    if directory.number(Tag.COMPRESSION, 1) == 1 and tile_bytes % _GDAL_ROUNDS_TILES_TO_BYTES:
+        raise ImageError(
+            f"{path}: YCbCr in tiles of {tile_bytes} bytes that are not compressed is not read by GDAL: save it with "
+            f"DEFLATE, or {_AS_RGB}"
+        )
     limits = directory.numbers.get(Tag.REFERENCE_BLACK_WHITE, ())
     pairs = list(zip(limits[::2], limits[1::2], strict=False))
     if directory.has(Tag.REFERENCE_BLACK_WHITE) and (

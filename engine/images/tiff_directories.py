@@ -79,6 +79,7 @@ class Tag(IntEnum):
     INK_SET = 332
     EXTRA_SAMPLES = 338
     SAMPLE_FORMAT = 339
+    YCBCR_SUBSAMPLING = 530
     REFERENCE_BLACK_WHITE = 532
     PIXEL_SCALE = 33550
     TIE_POINTS = 33922
@@ -195,7 +196,7 @@ class Directory:
     @property
     def extra_samples(self) -> tuple[int, ...]:
         """Meaning of the samples behind the colours: 0 unknown, 1 alpha that the colours are multiplied by, 2 alpha."""
-        return tuple(int(each) for each in self.numbers.get(Tag.EXTRA_SAMPLES, ()))
+        return tuple(each for each in self.numbers.get(Tag.EXTRA_SAMPLES, ()) if isinstance(each, int))
 
     @property
     def orientation(self) -> int:
@@ -347,7 +348,7 @@ def _check_count(directories: list[Directory]) -> None:
 
 
 def _offsets_of(directories: list[Directory]) -> list[int]:
-    return [int(offset) for each in directories for offset in each.numbers.get(Tag.SUB_IFDS, ())]
+    return [offset for each in directories for offset in each.numbers.get(Tag.SUB_IFDS, ()) if isinstance(offset, int)]
 
 
 class _Reader:
@@ -397,7 +398,7 @@ class _Reader:
 
     def table(self, directory: Directory, tag: Tag, count: int) -> NDArray[np.uint64]:
         entry = directory._entries.get(tag)  # pyright: ignore[reportPrivateUsage]
-        if entry is None or entry.kind not in _NUMBERS:
+        if entry is None or len(_NUMBERS.get(entry.kind, "")) != 1:
             return np.zeros(0, np.uint64)
         kind = np.dtype(_NUMBERS[entry.kind]).newbyteorder("<" if self._order == "<" else ">")
         wanted = min(entry.count, count) * kind.itemsize
@@ -424,7 +425,7 @@ class _Reader:
                 raise DirectoryError(f"tag {tag} holds {entry.size_bytes >> 20} MiB of text")
             return b""
         found = self._bytes(entry.offset, entry.size_bytes)
-        if _SIZES_BYTES[entry.kind] > 1:
+        if _SIZES_BYTES[entry.kind] > 1 and len(_NUMBERS[entry.kind]) == 1:
             # Libraries take a text whose letters are stored as wider numbers for what it would be.
             found = np.frombuffer(found, f"{self._order}{_NUMBERS[entry.kind][0]}").astype(np.uint8).tobytes()
         return found.rstrip(b"\0")

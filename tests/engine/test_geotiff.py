@@ -105,7 +105,7 @@ def test_a_picture_that_names_another_one_is_refused(tmp_path: Path, tags: dict[
     path = tmp_path / "x.tif"
     path.write_bytes(tiff_file(*[picture()] * (number - 1), picture(named)))
     for read in (read_image, opened):
-        with pytest.raises(ImageError, match=r"x\.tif: .*\(OVERVIEW_FILE\), which is not opened: copy"):
+        with pytest.raises(ImageError, match=r"x\.tif: .*\(OVERVIEW_FILE\), which is not opened: export it again"):
             read(path)
 
 

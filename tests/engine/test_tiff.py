@@ -4,6 +4,7 @@
 # pyright: reportUnknownArgumentType=false
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,25 @@ def test_subsampled_luminance_and_chroma(tmp_path: Path, more: dict[int, Value],
     np.testing.assert_array_equal(read(path), cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
 
 
+def test_chroma_that_gdal_reads_wrongly_is_refused(tmp_path: Path) -> None:
+    four = {530: (SHORT, [4, 4])}
+    whole = written(tmp_path, replace(ycbcr_page(four), body=bytes(24 // 4 * 32 // 4 * 18)))
+    np.testing.assert_array_equal(read(whole), cv2.imread(str(whole), cv2.IMREAD_COLOR_RGB))
+    with pytest.raises(ImageError, match="subsampled 4×4, of 30 columns"):
+        read(written(tmp_path, replace(ycbcr_page(four), width=30)))
+
+
+def test_a_thumbnail_that_cannot_be_read_does_not_fail_the_picture(tmp_path: Path) -> None:
+    values = noise(8, 3)
+    path = written(tmp_path, replace(page(values, 8, 2), nested=(page(values[::2, ::2], 8, 2, {254: (LONG, [1])}),)))
+    content = path.read_bytes()
+    # ImageLength of the nested one, which is written first, becomes a tag that nobody knows.
+    length, unknown = (struct.pack("<H", number) for number in (257, 65000))
+    place = content.index(length + struct.pack("<H", LONG))
+    path.write_bytes(content[:place] + unknown + content[place + 2 :])
+    np.testing.assert_array_equal(read(path), values)
+
+
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
 def test_jpeg_inside(tmp_path: Path, subsampling: tuple[int, int]) -> None:
     rows, columns = np.mgrid[0:64, 0:96]
@@ -431,8 +451,22 @@ def test_what_is_refused_by_name(tmp_path: Path, tags: dict[int, Value], bits: i
         {BYTE_COUNTS: (LONG, [0x7FFFFFF0]), COMPRESSION: (SHORT, [5])},
         {278: (LONG, [2])},
         {256: (LONG, [0])},
+        {BITS: (RATIONAL, [8, 1] * 3)},
+        {SAMPLE_FORMAT: (SHORT, [])},
+        {OFFSETS: (RATIONAL, [8, 1])},
     ],
-    ids=["start", "header", "behind the end", "none", "endless", "too few strips", "no width"],
+    ids=[
+        "start",
+        "header",
+        "behind the end",
+        "none",
+        "endless",
+        "too few strips",
+        "no width",
+        "depths of fractions",
+        "no kind",
+        "offsets of fractions",
+    ],
 )
 def test_offsets_that_lie_are_damage(tmp_path: Path, tags: dict[int, Value]) -> None:
     refused(written(tmp_path, page(noise(8, 3), 8, 2, tags)), "damaged or truncated, .* cannot be decoded")

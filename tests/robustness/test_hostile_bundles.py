@@ -155,7 +155,7 @@ def test_more_hostile_onnx_models(each: Hostile, tmp_path: Path, serving: list[S
 def test_paddle_programs_that_do_more_than_compute(
     each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally
 ) -> None:
-    tally("Paddle programs with files, networks, code", try_out(each, tmp_path, serving))
+    tally("Paddle programs beyond arithmetic", try_out(each, tmp_path, serving))
 
 
 @pytest.mark.parametrize("name", FORGED)
