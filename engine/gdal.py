@@ -264,8 +264,8 @@ def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
         )
     meanings = tuple(each.name for each in dataset.colorinterp)
     flags = [{flag.name for flag in each} for each in dataset.mask_flag_enums]
-    # Asked for masks, GDAL looks at all directories. What is wrong with another one is no fault of this picture, but would
-    # be told as the error of the next call.
+    # Asked for masks, GDAL looks at all directories. What is wrong with another one is no fault of this picture, but
+    # would be told as the error of the next call.
     with suppress(Exception):
         _ = dataset.colorinterp
     block = dataset.block_shapes[0]

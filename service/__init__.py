@@ -1,1 +1,1 @@
-"""Command line and, later, the IVCAP doors."""
+"""The front doors: the command line, orders and jobs."""

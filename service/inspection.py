@@ -1,4 +1,4 @@
-"""What a bundle holds and what in it will bite."""
+"""What a bundle holds, and its known problems."""
 
 from collections import Counter
 from typing import Any

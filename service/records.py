@@ -39,7 +39,7 @@ def checked_record(record: object) -> dict[str, Any]:
     Raises:
         RecordError: it is something else.
     """
-    told = _members(record, "the record", _RECORD)
+    told = _members(record, "the record", _RECORD, ("notes",))
     text(told["image"], "image")
     if told["status"] not in ("ok", "failed"):
         raise RecordError('status is neither "ok" nor "failed"')
@@ -54,6 +54,8 @@ def checked_record(record: object) -> dict[str, Any]:
             text(value, f"error.{name}")
     for index, each in enumerate(_list(told["cover"], "cover", _MOST_CLASSES)):
         _check_cover(each, f"cover[{index}]")
+    for each in _list(told.get("notes", []), "notes", _MOST_FACTS):
+        text(each, "notes")
     _check_provenance(told["provenance"])
     for name, value in _facts(told["timings_ms"], "timings_ms").items():
         number(value, f"timings_ms.{name}", 0, math.inf)

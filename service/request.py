@@ -251,7 +251,7 @@ def require_writable(folder: Path) -> None:
             pass
         remove_abandoned_parts(folder)
     except OSError as error:
-        raise OptionError(f"output folder {folder} cannot be written to ({error}): name another with --out") from error
+        raise OptionError(f"folder {folder} cannot be written to ({error}): name another") from error
 
 
 THE_BUNDLE = "the bundle itself, which is never changed in place"

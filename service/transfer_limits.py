@@ -1,5 +1,6 @@
 """How long a transfer may take, how often it is tried, and how large it may be; and how operators set that."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,8 +90,8 @@ def _number(variable: str, given: str, *, whole: bool) -> float:
         number = int(given) if whole else float(given)
     except ValueError as error:
         raise OptionError(f"{variable} is {given!r}: give a number") from error
-    if not number >= 0:
-        raise OptionError(f"{variable} is {given}: it must not be negative")
+    if not 0 <= number < math.inf:
+        raise OptionError(f"{variable} is {given}: it must be a finite number, and not negative")
     return number
 
 

@@ -40,7 +40,7 @@ def inspect(
     ] = DEFAULT_MAX_IMG_SIZE,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Show what a bundle holds, warn of what will bite, and measure what it needs."""
+    """Show what a bundle holds, list its known problems, and measure what it needs."""
     with errors_end_the_command():
         with open_bundle(bundle, inspect_only=True) as opened:
             record = inspection(opened)

@@ -68,3 +68,10 @@ def test_without_a_choice_the_first_page_is_read_and_a_note_says_so(bundle: Path
 @pytest.mark.parametrize("page", ["0", "-1", "two", "1,2"])
 def test_what_is_no_page(bundle: Path, stack: Path, page: str) -> None:
     assert f"--page {page}: give the number of a page" in pseg_error("predict", bundle, stack, f"--page={page}")
+
+
+def test_a_run_with_notes_is_gone_on_with(bundle: Path, tmp_path: Path, stack: Path) -> None:
+    out = tmp_path / "out"
+    first = records(bundle, stack, "--out", out)
+    assert "has 3 pages" in first[0]["notes"][0]
+    assert records(bundle, stack, "--out", out, "--resume") == first

@@ -94,7 +94,7 @@ def test_settings_come_from_the_environment() -> None:
     assert patience_from({}) == Patience()
 
 
-@pytest.mark.parametrize("value", ["often", "-1", "nan", ""])
+@pytest.mark.parametrize("value", ["often", "-1", "nan", "inf", ""])
 @pytest.mark.parametrize("variable", ["PSEG_HTTP_RETRIES", "PSEG_HTTP_SILENCE_S"])
 def test_wrong_settings_are_named(variable: str, value: str) -> None:
     with pytest.raises(OptionError, match=variable):
