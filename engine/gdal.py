@@ -21,8 +21,6 @@ Maps are written in a new folder, where nothing lies that could change them.
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -410,16 +408,12 @@ def new_file_at(path: Path) -> Generator[Path]:
     Yields:
         Where it is to be written.
     """
-    with scratch_folder("map") as neutral:
-        made = Path(tempfile.mkdtemp(prefix=".pseg-", dir=path.parent))
-        try:
-            link = neutral / "new"
-            link.symlink_to(made.absolute())
-            written = link / f"written{path.suffix}"
-            yield written
-            (made / written.name).replace(path)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+    with scratch_folder("map") as neutral, scratch_folder("map", path.parent) as beside:
+        link = neutral / "new"
+        link.symlink_to(beside.absolute())
+        written = link / f"written{path.suffix}"
+        yield written
+        (beside / written.name).replace(path)
 
 
 def write_cloud_optimized(values: Path, description: Callable[[str], str], path: Path, block_px: int) -> None:

@@ -5,6 +5,7 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import rasterio
 
 from engine.errors import ImageError
-from engine.gdal import names_files
+from engine.gdal import names_files, new_file_at
 from engine.geotiff import Georeference, open_geotiff, pixel_areas
 from engine.images import read_image
 from engine.tiling import Window
@@ -274,3 +275,29 @@ def test_a_place_without_size_is_none(tmp_path: Path, scale: list[float]) -> Non
     path.write_bytes(tiff_file(picture({33550: (DOUBLE, scale), 33922: (DOUBLE, points)})))
     with open_geotiff(path) as raster:
         assert raster.georeference == Georeference(None, (0, 1, 0, 0, 0, 1))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from engine.gdal import new_file_at
+with new_file_at(Path(sys.argv[1])) as written:
+    written.write_bytes(bytes(100))
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_wrote_of_a_map_is_gone_after_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "reef.mask.tif"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    with writer.stdout as said:
+        assert said.readline() == b"writing\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert list(tmp_path.iterdir())
+    with new_file_at(path) as written:
+        written.write_bytes(b"whole")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"whole"
