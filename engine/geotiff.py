@@ -5,13 +5,10 @@ its georeference says.
 """
 
 import math
-import os
 import re
-import stat
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
@@ -19,7 +16,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ImageError, RuntimeUnavailableError
+from engine.errors import ImageError
+from engine.files import open_regular
 from engine.gdal import (
     GdalError,
     coordinate_system,
@@ -90,18 +88,6 @@ class ClassLabel:
     id: str
     name: str
     color: tuple[int, int, int]
-
-
-def require_rasterio() -> None:
-    """Find out whether GeoTIFFs can be read here.
-
-    Raises:
-        RuntimeUnavailableError: rasterio is not installed.
-    """
-    if find_spec("rasterio") is None:
-        raise RuntimeUnavailableError(
-            "reading a GeoTIFF in windows needs rasterio: install the extra `geo` (pip install -e '.[geo]')"
-        )
 
 
 class GeoTiff:
@@ -190,10 +176,8 @@ def open_geotiff(
         The raster.
 
     Raises:
-        RuntimeUnavailableError: rasterio is not installed.
         ImageError: the file cannot be opened, or has bands or values that are not read.
     """
-    require_rasterio()
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
     with path.open("rb") as file:
@@ -259,11 +243,10 @@ def _read_world_file(path: Path) -> tuple[float, float, float, float, float, flo
     """Read six numbers: x and y per column, x and y per row, x and y of the middle of the first pixel."""
     try:
         # Neither a link to another file nor a pipe that never ends.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=open_regular) as file:
+            content = file.read(_WORLD_FILE_BYTES + 1)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        content = file.read(_WORLD_FILE_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     try:
         numbers = [float(each) for each in content.split()]
     except ValueError:

@@ -96,9 +96,30 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
     """
     text = read_text(path, most_bytes)
     try:
-        return json.loads(text, object_pairs_hook=_object_of)
+        return json.loads(text, object_pairs_hook=object_of_unique_keys)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"is no valid JSON: {error}{_hint_for(text)}") from error
+
+
+def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of JSON; for `object_pairs_hook` of the standard library's reader.
+
+    Of two equal keys one reader takes the first and another the last, so that programs would disagree on the content.
+
+    Args:
+        pairs: keys and values as they are written.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = _repeated([key for key, _ in pairs])
+        raise ValueError(f"key {shown_value(twice)} is there twice")
+    return found
 
 
 def read_yaml(path: Path, *, as_text: bool = False) -> object:
@@ -175,14 +196,6 @@ class _TextLoader(_StrictLoader):
 
 
 _TextLoader.yaml_implicit_resolvers = {}
-
-
-def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = _repeated([key for key, _ in pairs])
-        raise ValueError(f"key {shown_value(twice)} is there twice")
-    return found
 
 
 def _repeated(keys: Sequence[_Key]) -> _Key | None:

@@ -23,7 +23,6 @@ from engine.geotiff import (
     open_geotiff,
     pixel_areas,
     pixel_degrees,
-    require_rasterio,
     write_geotiff,
 )
 from engine.images import Capture, SourceImage, read_image, tiff_size
@@ -115,12 +114,11 @@ class LargeImages:
 
         Raises:
             OptionError: a result would take the place of an image, or one file is to hold the polygons of several.
-            RuntimeUnavailableError: rasterio or pyogrio is needed and not installed.
+            RuntimeUnavailableError: pyogrio is needed and not installed.
         """
         rasters = [task for task in tasks if self.takes(task) and tiff_size(task.path) is not None]
         if not rasters:
             return
-        require_rasterio()
         if self.large.polygon_file is not None and len(rasters) > 1:
             raise OptionError(
                 f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "

@@ -15,7 +15,8 @@ import numpy as np
 from engine.bundle import PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes import TensorSpec
-from engine.runtimes.protobuf import fields_numbered
+from engine.runtimes.protobuf import fields_numbered, whole_number
+from engine.settings_files import object_of_unique_keys
 
 _DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
 
@@ -119,7 +120,9 @@ def require_arithmetic_only(model: PaddleModel) -> None:
 def _pir_operators(program: Path) -> Iterator[str]:
     """Names of the operators of a PIR program, wherever they stand."""
     try:
-        pending: list[object] = [json.loads(program.read_text(encoding="utf-8"), object_pairs_hook=_object_of)]
+        pending: list[object] = [
+            json.loads(program.read_text(encoding="utf-8"), object_pairs_hook=object_of_unique_keys)
+        ]
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{program.name} is no PIR JSON of Paddle 3 ({error}): export the model again") from error
     while pending:
@@ -133,14 +136,6 @@ def _pir_operators(program: Path) -> Iterator[str]:
             pending += entries.values()
         elif isinstance(value, list):
             pending += cast("list[object]", value)
-
-
-def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of two equal keys one reader takes the first and another the last: no program may have them."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def _pdmodel_operators(program: Path) -> Iterator[str]:
@@ -174,7 +169,7 @@ def require_whole_weights(model: PaddleModel) -> None:
         while file.tell() < length:
             try:
                 _skip_tensor(file)
-            except (struct.error, IndexError, ValueError, KeyError) as error:
+            except (struct.error, ValueError, KeyError) as error:
                 raise _weights_damaged(model, f"tensor {count} cannot be read") from error
             if file.tell() > length:
                 raise _weights_damaged(model, f"it ends in the middle of tensor {count}")
@@ -193,25 +188,23 @@ def _skip_tensor(file: BinaryIO) -> None:
     _, levels = struct.unpack("<IQ", file.read(12))
     for _ in range(levels):
         (level_bytes,) = struct.unpack("<Q", file.read(8))
-        file.seek(level_bytes, os.SEEK_CUR)
+        _skip_bytes(file, level_bytes)
     _, description_bytes = struct.unpack("<Ii", file.read(8))
     if not 0 < description_bytes <= _DESCRIPTION_BYTES:
         raise ValueError(f"a description of {description_bytes} bytes")
     description = file.read(description_bytes)
     dtype, axes, position = 0, list[int](), 0
     while position < len(description):
-        tag, position = _varint(description, position)
-        value, position = _varint(description, position)
+        tag, position = whole_number(description, position, len(description))
+        value, position = whole_number(description, position, len(description))
         if tag == _DTYPE_TAG:
             dtype = value
         elif tag == _AXIS_TAG:
             axes.append(value)
-    file.seek(_DTYPE_BYTES[dtype] * math.prod(axes), os.SEEK_CUR)
+    _skip_bytes(file, _DTYPE_BYTES[dtype] * math.prod(axes))
 
 
-def _varint(content: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while content[position] & 0x80:
-        value |= (content[position] & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-    return value | content[position] << shift, position + 1
+def _skip_bytes(file: BinaryIO, count: int) -> None:
+    # Not further than just past the end: a damaged file may state more bytes than the system lets a file have.
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    file.seek(min(count, left + 1), os.SEEK_CUR)

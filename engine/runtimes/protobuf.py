@@ -27,14 +27,14 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
     """
     position = start
     while position < end:
-        tag, position = _varint(content, position, end)
+        tag, position = whole_number(content, position, end)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == _VARINT:
-            _, position = _varint(content, position, end)
+            _, position = whole_number(content, position, end)
         elif wire_type in _FIXED_BYTES:
             position += _FIXED_BYTES[wire_type]
         elif wire_type == _BYTES:
-            length, first = _varint(content, position, end)
+            length, first = whole_number(content, position, end)
             position = first + length
             if position <= end:
                 yield number, first, position
@@ -61,7 +61,20 @@ def fields_numbered(content: mmap, number: int, message: tuple[int, int]) -> Ite
     return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
 
 
-def _varint(content: mmap, position: int, end: int) -> tuple[int, int]:
+def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, int]:
+    """Read a whole number of variable length (a varint).
+
+    Args:
+        content: the file, or a part of it.
+        position: first byte of the number.
+        end: first byte after the message.
+
+    Returns:
+        The number, and the first byte after it.
+
+    Raises:
+        ValueError: the message ends before the number does, or the number is longer than any.
+    """
     value = 0
     for index in range(_VARINT_BYTES):
         if position + index >= end:

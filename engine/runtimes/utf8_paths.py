@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.files import scratch_folder
+from engine.text import is_utf8
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def utf8_paths(*paths: Path) -> Generator[tuple[Path, ...]]:
     Yields:
         The same paths where they are UTF-8; otherwise links to the files, which are gone when the block ends.
     """
-    if all(_is_utf8(path) for path in paths):
+    if all(is_utf8(str(path)) for path in paths):
         yield paths
         return
     with scratch_folder("names") as folder:
@@ -29,11 +30,3 @@ def utf8_paths(*paths: Path) -> Generator[tuple[Path, ...]]:
         for link, path in zip(links, paths, strict=True):
             link.symlink_to(path.absolute())
         yield links
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

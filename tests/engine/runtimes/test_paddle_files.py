@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import struct
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Bundle, ConversionError, ModelLoadError, PaddleModel, PaddleOptions, open_runtime
-from engine.runtimes.paddle_files import require_arithmetic_only
+from engine.runtimes.paddle_files import require_arithmetic_only, require_whole_weights
 from engine.runtimes.trial import prove_loadable
 from tests.conftest import vendor_warnings_ignored
 
@@ -91,7 +92,7 @@ def test_names_written_in_full_and_foreign_dialects_are_refused_in_every_block(n
 def test_a_key_that_is_there_twice_is_refused(pir: PaddleModel) -> None:
     text = pir.program.read_text()
     pir.program.write_text(text.replace('{"#":"1.', '{"#":"1.save_combine","#":"1.', 1))
-    with pytest.raises(ModelLoadError, match="a key is there twice"):
+    with pytest.raises(ModelLoadError, match="key '#' is there twice"):
         require_arithmetic_only(pir)
 
 
@@ -101,6 +102,25 @@ def test_what_is_no_program_is_an_error(content: bytes, pir: PaddleModel, pdmode
         model.program.write_bytes(content)
         with pytest.raises(ModelLoadError, match=model.program.name):
             require_arithmetic_only(model)
+
+
+FLOATS_OF_2_TO_THE_62 = b"\x08\x05" + 2 * b"\x10\x80\x80\x80\x80\x08"
+"""A description (framework.proto): FP32, and two sides of 2³¹."""
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        (struct.pack("<IQQ", 0, 1, 1 << 62), "cannot be read"),
+        (struct.pack("<IQIi", 0, 0, 0, 14) + FLOATS_OF_2_TO_THE_62, "ends in the middle of tensor 0"),
+        (struct.pack("<IQIi", 0, 0, 0, 11) + b"\x08" + 10 * b"\xff", "cannot be read"),
+    ],
+    ids=["level of detail", "values", "number without end"],
+)
+def test_weights_that_state_more_than_any_file_holds_are_damaged(tensor: bytes, told: str, pir: PaddleModel) -> None:
+    pir.params.write_bytes(tensor)
+    with pytest.raises(ModelLoadError, match=rf"model\.pdiparams is damaged: .*{told}"):
+        require_whole_weights(pir)
 
 
 @pytest.mark.parametrize("name", ["save", "save_combine"])
