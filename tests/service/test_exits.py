@@ -36,12 +36,12 @@ from tests.service.test_cli import PSEG, Outcome, halves, pseg, pseg_process
 
 CLASSES = (
     "\x1b]0;title\x07\x1b[2J\r\nroot# \u202egnp.exe\u200b\x9b31m",
-    "a\ud800b",
+    "a\x85b",
     "</script><img src=x onerror=alert(1)> [red]x[/red] :bomb: $x$ `a|b` =1+1",
 )
 SHOWN = (
     "%1B]0;title%07%1B[2J%0D%0Aroot# %E2%80%AEgnp.exe%E2%80%8B%C2%9B31m",
-    "a%u{D800}b",
+    "a%C2%85b",
     "</script><img src=x onerror=alert(1)> [red]x[/red] :bomb: $x$ `a|b` =1+1",
 )
 FILES = (b"=1+1.png", b"a\nroot: fake line.png", b"\x1b]0;title\x07\xff.png", b"-2+3.png", b"%FF.png")
@@ -117,7 +117,7 @@ def test_json_is_what_a_strict_reader_takes_and_names_the_files(hostile: Path, p
         coded = record.get("image_base64")
         assert os.path.isfile(os.fsdecode(base64.b64decode(coded)) if coded else record["image"])  # noqa: PTH113
     good = [record for record in records if record["status"] == "ok"]
-    assert [each["name"] for each in good[0]["cover"]] == [CLASSES[0], SHOWN[1], CLASSES[2]]
+    assert [each["name"] for each in good[0]["cover"]] == list(CLASSES)
     again = pseg_process(*arguments, "--resume")
     assert [record["image"] for record in again.records] == [record["image"] for record in records]
     assert f"{len(FILES)} of {2 * len(FILES)} images were done earlier" in again.stderr
@@ -134,7 +134,7 @@ def test_a_stream_of_ascii_shows_the_same_names(bundle: Path, tmp_path: Path) ->
 
 
 def test_a_very_long_name_is_cut_for_people_only(tmp_path: Path) -> None:
-    long = "A" * 300_000
+    long = "A" * 999  # with one more letter the longest that a bundle may hold
     bundle = bundle_folder(tmp_path / "long", classes=[{"name": long}, {"name": long + "B"}, {"name": "c"}])
     options = ("--csv", tmp_path / "cover.csv", "--report", tmp_path / "report.html")
     arguments = ("predict", bundle, halves(tmp_path / "photo.png"), "--out", tmp_path / "out", *options)
@@ -195,7 +195,7 @@ def test_inspect_shows_a_strangers_names_as_text(hostile: Path) -> None:
     for name in SHOWN:
         assert name in outcome.stdout
     (record,) = pseg("inspect", hostile, "--json").records
-    assert [each["name"] for each in record["classes"]] == [CLASSES[0], SHOWN[1], CLASSES[2]]
+    assert [each["name"] for each in record["classes"]] == list(CLASSES)
 
 
 def test_evaluate_and_merge_take_the_same_names(hostile: Path, pictures: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_evaluate_and_merge_take_the_same_names(hostile: Path, pictures: Path, t
         with (labels / os.fsdecode(name)).open("wb") as file:
             Image.new("L", (64, 32)).save(file, "PNG")
         (pictures / os.fsdecode(b"bad" + name)).unlink()
-    evaluated = pseg("evaluate", hostile, "--images", pictures, "--masks", labels)
+    evaluated = pseg("evaluate", hostile, "--images", pictures, "--masks", labels, "--allow-missing-classes")
     assert evaluated.status == ExitStatus.DONE, evaluated.stderr
     out = pictures / "out"
     assert pseg("predict", hostile, pictures, "--out", out, "--shard", "1/1").status == ExitStatus.DONE

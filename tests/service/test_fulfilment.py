@@ -217,7 +217,7 @@ def test_the_report_shows_what_was_done_and_what_was_not(scene: Scene) -> None:
 
 
 def test_no_name_from_outside_costs_the_order_anything(scene: Scene, tmp_path: Path) -> None:
-    names = ["a\ud800b", "\x1b[31m\u202e", "</script>"]
+    names = ["a\x85b", "\x1b[31m\u202e", "</script>"]
     scene.bundle = bundle_folder(tmp_path / "hostile", classes=[{"name": name} for name in names])
     pictures = [
         replace(picture, path=picture.path.rename(tmp_path / os.fsdecode(name)))
@@ -226,7 +226,7 @@ def test_no_name_from_outside_costs_the_order_anything(scene: Scene, tmp_path: P
     outcome, shelf = scene.do(Pictures(pictures, scene.history), report=True)
     assert outcome.exit_status is ExitStatus.DONE, outcome.problems
     assert set(shelf.products) == {"%FF_.pseudo.png", "=1+1.pseudo.png", "cover.csv", "report.html"}
-    shown = ["a%u{D800}b", "%1B[31m%E2%80%AE", "</script>"]
+    shown = ["a%C2%85b", "%1B[31m%E2%80%AE", "</script>"]
     for aspect in [*shelf.aspects, *shelf.stored_aspects]:
         # As the platforms' libraries send it.
         json.dumps(aspect, ensure_ascii=False).encode()
