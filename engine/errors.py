@@ -72,3 +72,18 @@ def reason_of(cause: BaseException) -> str:
         Never empty.
     """
     return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Put an error into a message: one of this project says by itself what is wrong, others only with their class.
+
+    >>> message_of(OptionError("name another folder")), message_of(KeyError("mask"))
+    ('name another folder', "KeyError: 'mask'")
+
+    Args:
+        error: any.
+
+    Returns:
+        One or more lines.
+    """
+    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"

@@ -30,6 +30,7 @@ from engine import (
     read_image,
 )
 from engine.cores import usable_cores
+from engine.errors import message_of
 from engine.files import scratch_folder
 from engine.text import legible_values
 from service.publishing import (
@@ -401,6 +402,4 @@ def _show(result: Segmented[_Task, PublishedImage] | Failed[_Task], report: "Rep
 
 
 def _reason(error: Exception) -> str:
-    # What is not raised on purpose does not tell by its message alone what it is.
-    told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-    return without_secrets(told)
+    return without_secrets(message_of(error))

@@ -25,6 +25,7 @@ from ivcap_client.ivcap import IVCAP, LocalIVCAP
 
 from engine import OptionError
 from engine.cores import usable_cores
+from engine.errors import message_of
 from service.fulfilment import FetchError, Item, SupplyError
 from service.known_images import LocalItem, UnreachableItem, photographs_in
 from service.patient_httpx import PatientClient
@@ -110,7 +111,7 @@ class ArtifactItem:
                 raise TransferError(f"the platform says {stated} bytes, and {came} came", self.artifact.id)
             return path
         except Exception as error:
-            raise FetchError(f"{self.source.label}: cannot be fetched ({_cause(error)})") from error
+            raise FetchError(f"{self.source.label}: cannot be fetched ({message_of(error)})") from error
 
     def release(self) -> None:
         """Remove the download."""
@@ -228,7 +229,7 @@ def open_item(name: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item
     try:
         return ArtifactItem(ivcap.get_artifact(name), work, allowance)
     except Exception as error:
-        return UnreachableItem(SourceName(name, name), _cause(error))
+        return UnreachableItem(SourceName(name, name), message_of(error))
 
 
 def _require_artifact(name: str) -> None:
@@ -258,7 +259,7 @@ def _collected(name: str, ivcap: IVCAP) -> list[str]:
         )
         members = [urn for each in lists for urn in each["artifacts"]] + [each["item"] for each in items]
     except Exception as error:
-        raise SupplyError(f"{name} cannot be read ({_cause(error)})") from error
+        raise SupplyError(f"{name} cannot be read ({message_of(error)})") from error
     return list(dict.fromkeys(map(str, members)))
 
 
@@ -327,8 +328,4 @@ def _library_errors(what: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        raise StorageError(f"{what}: not stored ({_cause(error)})") from error
-
-
-def _cause(error: Exception) -> str:
-    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"
+        raise StorageError(f"{what}: not stored ({message_of(error)})") from error

@@ -33,6 +33,7 @@ from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publis
 from ivcap_sdk_service.cio.utils import download
 from ivcap_sdk_service.ivcap import DELIVERED
 
+from engine.errors import message_of
 from engine.files import remove_abandoned_parts, write_atomically
 from service.fulfilment import FetchError, Item, Supply, SupplyError
 from service.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem, photographs_in
@@ -322,7 +323,7 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         behind = error.__context__
         return "the platform refused it, see the log" if behind is None else _cause(behind)
-    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"
+    return message_of(error)
 
 
 def supply_of(

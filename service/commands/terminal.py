@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError
+from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, message_of
 from engine.text import json_text, legible
 
 if TYPE_CHECKING:
@@ -229,8 +229,9 @@ class Products:
             error: why.
         """
         _log.debug("not written", exc_info=error)
-        expected = isinstance(error, EngineError | OSError)
-        say(f"{product} is not written: {error if expected else f'{type(error).__name__}: {error}'}", "red")
+        # An error of the machine's files names the file.
+        reason = str(error) if isinstance(error, OSError) else message_of(error)
+        say(f"{product} is not written: {reason}", "red")
         self.missing.append(product)
 
 
