@@ -70,7 +70,6 @@ class Tag(IntEnum):
     ROWS_PER_STRIP = 278
     STRIP_BYTE_COUNTS = 279
     PLANAR_CONFIGURATION = 284
-    COLOR_MAP = 320
     TILE_WIDTH = 322
     TILE_LENGTH = 323
     TILE_OFFSETS = 324
@@ -85,12 +84,10 @@ class Tag(IntEnum):
     TIE_POINTS = 33922
     TRANSFORMATION = 34264
     EXIF_IFD = 34665
-    GEO_KEYS = 34735
     GEO_TEXTS = 34737
     GPS_IFD = 34853
     GDAL_METADATA = 42112
     GDAL_NODATA = 42113
-    DNG_VERSION = 50706
 
 
 _WANTED: Final = frozenset(int(tag) for tag in Tag)
