@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from engine.archive import decompressed
+from engine.images.formats import IMAGE_SUFFIXES, PREFIX_BYTES, foreign_kind, is_readable_kind
 
 SETTINGS_NAMES: Final = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
 """What the settings of a bundle may be called, the first that is there counts."""
@@ -45,8 +46,7 @@ _POINTERS: Final = (
 _CONTENTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
     (re.compile(pattern, re.DOTALL), words)
     for pattern, words in (
-        (rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|GIF8|BM.{4}\0\0\0\0", _PICTURE),
-        (rb".{4}ftyp(heic|heix|mif1|msf1|avif)|\0\0\0\x0cjP  ", _PICTURE),
+        (rb"BM.{4}\0\0\0\0", _PICTURE),
         (rb"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive, which is not read: {_PACK}"),
         (rb"Rar!\x1a\x07", f"is a RAR archive, which is not read: {_PACK}"),
         (rb"\x28\xb5\x2f\xfd", f"is compressed with Zstandard, which is not read: {_PACK}"),
@@ -84,7 +84,6 @@ _SUFFIXES: Final = {
     **dict.fromkeys((".pb", ".tflite"), f"is a model of TensorFlow, {_OTHER_FRAMEWORK}"),
     ".safetensors": f"holds weights as safetensors, {_OTHER_FRAMEWORK}",
 }
-_PICTURE_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".heic", ".jp2"}
 _ARCHIVE_SUFFIXES: Final = {".tgz", ".tar", ".gz", ".zip", ".bz2", ".xz"}
 _TRAINING_KEYS: Final = re.compile(
     r"^(_base_|train_dataset|val_dataset|test_dataset|model|optimizer|lr_scheduler|iters|batch_size|loss)\s*:", re.M
@@ -185,7 +184,8 @@ def _explain(head: bytes, path: Path) -> str | None:
     if _is_archive(head) or _is_tar(head):
         return None
     lower = head[:1024].lower()
-    told = next(
+    told = _PICTURE if _is_picture(head) else None
+    told = told or next(
         (words for pattern, words in (*_POINTERS, *_CONTENTS) if pattern.match(head) or pattern.match(lower)), None
     )
     told = told or _explain_text(head, path) or _SUFFIXES.get(path.suffix.lower())
@@ -194,6 +194,12 @@ def _explain(head: bytes, path: Path) -> str | None:
     if told is None and re.match(rb"\x80[\x02-\x05]", head):
         told = f"is a pickle of Python, perhaps {_TRAINED}"
     return told and told.replace("{path}", str(path)).replace("{folder}", str(path.parent))
+
+
+def _is_picture(head: bytes) -> bool:
+    prefix = head[:PREFIX_BYTES]
+    kind = foreign_kind(prefix)
+    return is_readable_kind(prefix) or (kind is not None and kind.is_picture)
 
 
 def _is_archive(head: bytes) -> bool:
@@ -263,7 +269,7 @@ def _explain_contents(paths: Sequence[PurePosixPath], folder: Path | None) -> st
     other = next((_SUFFIXES[suffix] for suffix in sorted(suffixes & _SUFFIXES.keys())), None)
     if other is not None:
         return f"it {other}"
-    pictures = sum(path.suffix.lower() in _PICTURE_SUFFIXES for path in paths)
+    pictures = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in paths)
     if pictures > len(paths) // 2:
         return (
             f"it holds pictures ({pictures} of {len(paths)} files): the bundle is named first and the pictures after "

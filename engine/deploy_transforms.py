@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn, cast, get_args
 
 from engine.errors import BundleError, UnsupportedTransformError
+from engine.settings_files import shown_value
 from engine.transforms import (
     INTERPOLATION_FLAGS,
     MAX_SIDE,
@@ -52,7 +53,7 @@ def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: s
     entries: object = [] if records is None else records
     if not isinstance(entries, (list, tuple)):
         raise BundleError(
-            f"{where}: transforms must be a list, not {_shown(entries)}; correct it or export the model again"
+            f"{where}: transforms must be a list, not {shown_value(entries)}; correct it or export the model again"
         )
     listed = cast("Sequence[object]", entries)
     if len(listed) > _MOST_TRANSFORMS:
@@ -152,12 +153,12 @@ class _Arguments:
     def finish(self) -> None:
         """Refuse the arguments that the transform does not have."""
         if self._values:
-            names = ", ".join(sorted(map(_shown, self._values))[:_MOST_NAMES_SHOWN])
+            names = ", ".join(sorted(map(shown_value, self._values))[:_MOST_NAMES_SHOWN])
             raise BundleError(f"{self._place}: no such argument: {names}; remove it or export the model again")
 
     def reject(self, name: str, value: object, expected: str) -> NoReturn:
         raise BundleError(
-            f"{self._place}: {name} must be {expected}, not {_shown(value)}; correct it or export the model again"
+            f"{self._place}: {name} must be {expected}, not {shown_value(value)}; correct it or export the model again"
         )
 
     def refuse(self, reason: str) -> NoReturn:
@@ -175,13 +176,14 @@ class _Arguments:
 def _parse_transform(entry: object, place: str) -> Transform:
     if not isinstance(entry, Mapping):
         raise BundleError(
-            f"{place} must be a mapping with a type, not {_shown(entry)}; correct it or export the model again"
+            f"{place} must be a mapping with a type, not {shown_value(entry)}; correct it or export the model again"
         )
     values = dict(cast("Mapping[object, object]", entry))
     op = values.pop("type", None)
     if not isinstance(op, str):
         raise BundleError(
-            f"{place}: type must be the name of a transform, not {_shown(op)}; correct it or export the model again"
+            f"{place}: type must be the name of a transform, not {shown_value(op)}; correct it or export the model "
+            "again"
         )
     if op in _REFUSED:
         raise UnsupportedTransformError(
@@ -189,7 +191,8 @@ def _parse_transform(entry: object, place: str) -> Transform:
         )
     if op not in _PARSERS:
         raise UnsupportedTransformError(
-            f"{place} {_shown(op)}: no such transform; those that can be repeated and undone are {', '.join(_PARSERS)}"
+            f"{place} {shown_value(op)}: no such transform; those that can be repeated and undone are "
+            f"{', '.join(_PARSERS)}"
         )
     arguments = _Arguments(place, op, values)
     transform = _PARSERS[op](arguments)
@@ -294,9 +297,3 @@ def _is_side(value: object) -> bool:
 
 def _as_tuple(value: object) -> tuple[object, ...]:
     return tuple(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else ()
-
-
-def _shown(value: object) -> str:
-    """Show a value of the bundle on one line; a bundle may hold anything, of any length."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -28,8 +28,10 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_SHOWN_CHARACTERS: Final = 80
 _SHORT = Repr()
 _SHORT.maxlevel = 2
+_SHORT.maxstring = _SHOWN_CHARACTERS
 _Key = TypeVar("_Key", bound=Hashable)
 _Number = TypeVar("_Number", int, float)
 
@@ -45,9 +47,9 @@ def shown_value(value: object) -> str:
         value: anything that YAML or JSON can hold.
 
     Returns:
-        At most 80 characters.
+        At most 80 characters; of a longer text its beginning and its end.
     """
-    return _SHORT.repr(value)[:80]
+    return _SHORT.repr(value)[:_SHOWN_CHARACTERS]
 
 
 def read_text(path: Path, most_bytes: int) -> str:
