@@ -38,6 +38,12 @@ from engine.tiling import Window
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
+NAMES_OVERVIEWS: Final = (
+    "its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export it again without "
+    "this item"
+)
+"""Why a file is refused."""
+
 _CACHE_MIB: Final = 64
 _LARGEST_CACHE_MIB: Final = 128
 
@@ -256,10 +262,7 @@ def open_tiff(
 
 def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
     if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
-        raise GdalError(
-            "its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export it again "
-            "without this item"
-        )
+        raise GdalError(NAMES_OVERVIEWS)
     meanings = tuple(each.name for each in dataset.colorinterp)
     flags = [{flag.name for flag in each} for each in dataset.mask_flag_enums]
     # Asked for masks, GDAL looks at all directories. What is wrong with another one is no fault of this picture, but

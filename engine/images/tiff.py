@@ -12,7 +12,6 @@ The rules are listed in docs/pictures.md, row by row:
 - The picture is the first page, or another that is asked for; a smaller copy of a picture is never taken for it.
 """
 
-import html
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from engine.errors import ImageError, reason_of
-from engine.gdal import Dataset, GdalError, names_files, open_tiff
+from engine.gdal import NAMES_OVERVIEWS, Dataset, GdalError, names_files, open_tiff
 from engine.images.formats import TIFF
 from engine.images.size import check_max_pixels
 from engine.images.tiff_directories import (
@@ -411,13 +410,12 @@ def _notes_on(directories: Directories, page: int | None, *, is_unplaced: bool) 
 
 def _check_metadata(path: Path, directories: Directories) -> None:
     """Refuse files that send GDAL to another one; of the picture itself GDAL is asked, too, before a pixel is read."""
+    import html  # loads a table of all entities
+
     for each in directories.everything:
         text = html.unescape(each.texts.get(Tag.GDAL_METADATA, b"").decode("latin-1"))
         if "OVERVIEW_FILE" in text.upper():
-            raise ImageError(
-                f"{path}: its metadata name another file as its overviews (OVERVIEW_FILE), which is not opened: export "
-                "it again without this item"
-            )
+            raise ImageError(f"{path}: {NAMES_OVERVIEWS}")
 
 
 def _check_samples(path: Path, directory: Directory) -> None:
