@@ -49,7 +49,7 @@ def convert(
     ] = None,
     verify: Annotated[
         list[str] | None,
-        typer.Option(help="pictures to compare on; default: those of --calibrate, or generated ones; repeatable"),
+        typer.Option(help="pictures to compare on; repeatable; default: those of --calibrate, or generated ones"),
     ] = None,
     min_agreement: MinAgreementOption = None,
     min_iou: MinIouOption = None,

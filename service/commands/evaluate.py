@@ -64,7 +64,9 @@ def evaluate(
     images: Annotated[list[str], typer.Option(help="files, folders or globs; repeatable")],
     masks: Annotated[
         list[str],
-        typer.Option(help="PNG of class indices (255: not judged), called as their images; files, folders or globs"),
+        typer.Option(
+            help="PNG of class indices (255: not judged), called as their images; files, folders or globs; repeatable"
+        ),
     ],
     against: Annotated[Path | None, typer.Option(metavar="BUNDLE", help="another bundle of the same classes")] = None,
     runtime: Annotated[RuntimeChoice, typer.Option(help="library that runs the network")] = "auto",

@@ -143,7 +143,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="leave out what matches, seen from the named folder: 'masks', '*_old.jpg' (repeatable)",
+            help="leave out what matches, seen from the named folder, such as 'masks' or '*_old.jpg'; repeatable",
         ),
     ] = None,
     shard: Annotated[

@@ -82,7 +82,9 @@ def tune(
     max_rss_mb: Annotated[float | None, typer.Option(help="peak memory of the process")] = None,
     masks: Annotated[
         list[str] | None,
-        typer.Option(help="judge by labels, PNG of class indices called as their images; files, folders or globs"),
+        typer.Option(
+            help="judge by labels, PNG of class indices called as their images; files, folders or globs; repeatable"
+        ),
     ] = None,
     min_iou: Annotated[
         float,

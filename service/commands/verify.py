@@ -26,7 +26,8 @@ from service.session import caches_at, certify
 def verify(
     bundle: BundleArgument,
     images: Annotated[
-        list[str] | None, typer.Option(help="files, folders or globs; default: generated pictures of three sizes")
+        list[str] | None,
+        typer.Option(help="files, folders or globs; repeatable; default: generated pictures of three sizes"),
     ] = None,
     provider: Annotated[
         Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
