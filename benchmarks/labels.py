@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, OptionError
-from engine.files import open_regular
+from engine.files import open_to_read
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""
@@ -120,7 +119,7 @@ def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] 
     """
     try:
         with (
-            open(path, "rb", opener=partial(open_regular, follow=True)) as file,
+            open_to_read(path) as file,
             Image.open(file, formats=["PNG"]) as image,
         ):
             # Before it is decoded: a small file may declare any size.

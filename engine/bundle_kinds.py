@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from engine.archive import decompressed
+from engine.files import open_to_read
 from engine.images.formats import IMAGE_SUFFIXES, PREFIX_BYTES, foreign_kind, is_readable_kind
 
 SETTINGS_NAMES: Final = ("deploy.yaml", "deploy.yml", "inference.yml", "inference.yaml")
@@ -100,7 +101,7 @@ def explain_file(path: Path) -> str | None:
         What goes after the file's name in a message, with what to do; None for an archive, and for what nobody knows.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return None  # whoever reads it on says why it cannot be
@@ -117,7 +118,7 @@ def explain_compressed(path: Path) -> str | None:
         What goes after the file's name in a message; None if it is not compressed, or nobody knows.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             start = file.read(_HEAD_BYTES)
         with decompressed(path) as stream:
             head = stream.read(_HEAD_BYTES)

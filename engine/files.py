@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -89,6 +90,21 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
                 # A full disk does not say whose writing failed.
                 error.filename, error.filename2 = str(path), None
             raise
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file that a user named, through links, but never a pipe or a device, which might never answer.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The file, open for reading bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; the error names it.
+    """
+    return open(path, "rb", opener=partial(open_regular, follow=True))
 
 
 def open_regular(

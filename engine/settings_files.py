@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar, cast
 
 import yaml
 
+from engine.files import open_to_read
+
 MOST_YAML_BYTES: Final = 256 << 10
 """PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
 MOST_JSON_BYTES: Final = 4 << 20
@@ -66,7 +68,7 @@ def read_text(path: Path, most_bytes: int) -> str:
         SettingsError: missing, too large, or in another encoding.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             content = file.read(most_bytes + 1)
     except OSError as error:
         raise SettingsError(f"cannot be read ({error.strerror or error})") from error

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from engine.errors import ImageError, reason_of
+from engine.files import open_to_read
 from engine.images.formats import (
     HEIF,
     HEIF_SUFFIXES,
@@ -393,7 +394,7 @@ def _is_mask(file: Path, photographs: Set[str]) -> bool:
 
 def _prefix(file: Path) -> bytes:
     try:
-        with file.open("rb") as content:
+        with open_to_read(file) as content:
             return content.read(PREFIX_BYTES)
     except OSError:
         return b""

@@ -43,6 +43,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageError, reason_of
+from engine.files import open_to_read
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
 from engine.images.heif import largest_declared, read_heif
@@ -143,7 +144,7 @@ def _ignore_pillow_remarks() -> None:
 def _open_file(path: Path) -> BinaryIO:
     try:
         if path.is_file():
-            return path.open("rb")
+            return open_to_read(path)
         problem = _why_no_file(path)
     except OSError as cause:
         raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from engine.errors import ImageError, reason_of
+from engine.files import open_to_read
 from engine.gdal import NAMES_OVERVIEWS, Dataset, GdalError, names_files, open_tiff
 from engine.images.formats import TIFF
 from engine.images.size import check_max_pixels
@@ -138,7 +139,7 @@ def tiff_size(path: Path, page: int = 1) -> tuple[int, int] | None:
         page that is not there, those of the first.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             if TIFF.match(file.read(4)) is None:
                 return None
             pictures = _pictures_of(path, _directories_of(path, file))
@@ -361,7 +362,7 @@ def _damaged(path: Path, reason: str, what: str = "it") -> ImageError:
 @contextmanager
 def _opened(path: Path) -> Generator[BinaryIO]:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             if TIFF.match(file.read(4)) is None:
                 raise ImageError(f"{path}: is no TIFF")
             yield file

@@ -3,6 +3,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -612,3 +613,12 @@ def test_a_picture_of_many_strips(tmp_path: Path, options: dict[str, Any]) -> No
     values = RNG.integers(0, 255, (2500, 1300, 3), np.uint8)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", metadata=None, **options)
     np.testing.assert_array_equal(read_image(tmp_path / "x.tif").pixels, values)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.tif"
+    os.mkfifo(pipe)
+    assert tiff_size(pipe) is None
+    for read_it in (pages_of, read_image):
+        with pytest.raises(ImageError, match=r"pipe\.tif"):
+            read_it(pipe)
