@@ -107,6 +107,20 @@ def open_to_read(path: Path) -> BinaryIO:
     return open(path, "rb", opener=partial(open_regular, follow=True))
 
 
+def make_folder(path: Path, *, within: Path) -> None:
+    """Make a folder, and those above it, where absent.
+
+    Args:
+        path: the folder.
+        within: a folder above it, which is there.
+
+    Raises:
+        OSError: it cannot be made, or a folder below `within` is a link; the error names it.
+    """
+    with _place_of(path / _MARK, within):
+        pass
+
+
 def open_regular(
     name: str | Path, flags: int, mode: int = _ANY_FILE, *, folder: int | None = None, follow: bool = False
 ) -> int:
@@ -179,19 +193,27 @@ class OwnFolder:
         path: its name when it was opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, within: Path | None = None) -> None:
         """Open a folder, or make it, and take everybody else's rights to it.
 
         Args:
             path: the folder.
+            within: see `atomic_file`.
 
         Raises:
-            OSError: it is a link, no folder, or another user's, or cannot be made; the error names it.
+            OSError: it or a folder below `within` is a link, it is no folder, or another user's, or cannot be made; the
+                error names it.
         """
         self.path = path
-        with suppress(FileExistsError):
-            path.mkdir(_OWN_FOLDER)
-        self._descriptor = _open_folder(path, _FOLDER | os.O_NOFOLLOW)
+        with _place_of(path, within) as place:
+            try:
+                os.mkdir(path.name, _OWN_FOLDER, dir_fd=place)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                error.filename = str(path)
+                raise
+            self._descriptor = _open_folder(path, _FOLDER | os.O_NOFOLLOW, place)
         try:
             if os.fstat(self._descriptor).st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
@@ -337,11 +359,14 @@ def _opened(folder: Path, flags: int) -> Generator[int]:
         os.close(descriptor)
 
 
-def _open_folder(folder: Path, flags: int) -> int:
+def _open_folder(folder: Path, flags: int, place: int | None = None) -> int:
+    """Open a folder by its path, or by its name in a place that is open."""
     try:
-        return os.open(folder, flags)
-    except NotADirectoryError as error:
-        error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is no folder"
+        return os.open(folder if place is None else folder.name, flags, dir_fd=place)
+    except OSError as error:
+        error.filename = str(folder)
+        if isinstance(error, NotADirectoryError):
+            error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is no folder"
         raise
 
 

@@ -241,6 +241,7 @@ class LargeImages:
                 resume=self.large.resume,
                 keep_tiling=self.large.wishes.side is None and self.large.wishes.overlap is None,
                 limited=self.large.wishes.memory_bytes is not None,
+                within=self.writer.folder,
             ) as work:
                 if work.done:
                     _log.warning("%s: goes on after %s tiles", task.path, work.done)
@@ -353,7 +354,8 @@ class LargeImages:
             pixel_degrees=degrees,
         )
         # A copy: the file that is wanted may lie on another disk.
-        with work.open(name) as content, atomic_file(wanted) as file:
+        within = self.writer.folder if self.large.polygon_file is None else None
+        with work.open(name) as content, atomic_file(wanted, within=within) as file:
             shutil.copyfileobj(content, file)
 
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
-from engine.files import remove_abandoned_parts
+from engine.files import make_folder, remove_abandoned_parts
 from engine.images import DEFAULT_MAX_PIXELS
 from engine.selection import candidates
 from service.sharding import Shard, parse_shard
@@ -235,17 +235,22 @@ def _validated(kind: type[_Parameters], parameters: Mapping[str, object]) -> _Pa
         raise OptionError("; ".join(problems)) from error
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, *, within: Path | None = None) -> None:
     """Make the output folder, prove that files can be written there, and remove what killed runs left half-written.
 
     Args:
         folder: made if absent, with its parents.
+        within: the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it itself.
+            None: it is the one that the user named, and may be a link.
 
     Raises:
-        OptionError: it cannot be made or written to.
+        OptionError: it cannot be made or written to, or lies behind a link.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if within is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            make_folder(folder, within=within)
         # A name of its own: another run may prove the same folder at the same moment.
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -100,6 +100,7 @@ class UnfinishedRaster:
         resume: bool,
         keep_tiling: bool,
         limited: bool,
+        within: Path | None = None,
     ) -> None:
         """Open the folder, or make it.
 
@@ -111,12 +112,14 @@ class UnfinishedRaster:
             resume: whether to go on with what lies there, if it has the same key.
             keep_tiling: whether another tiling than the wanted one may be gone on with.
             limited: whether larger tiles than the wanted ones would break a limit that the user set.
+            within: the folder of all results, below which no folder may be a link (`engine.files.atomic_file`).
 
         Raises:
             OptionError: another run is at work on it, or what is to be gone on with has larger tiles than are allowed.
             ImageError: the disk is too small for the mask, or a link or somebody else's file is in the way.
         """
         self.folder = folder
+        self._within = within
         with ExitStack() as opened:
             try:
                 self._open(opened, key, tiling, layout, resume=resume, keep_tiling=keep_tiling, limited=limited)
@@ -139,7 +142,7 @@ class UnfinishedRaster:
         limited: bool,
     ) -> None:
         folder = self.folder
-        self._own = opened.enter_context(OwnFolder(folder))
+        self._own = opened.enter_context(OwnFolder(folder, within=self._within))
         self._lock = opened.enter_context(open(folder / _LOCK, "r+b", opener=self._open_lock))
         try:
             lock_alone(self._lock)
@@ -259,7 +262,7 @@ class UnfinishedRaster:
         Returns:
             The destination.
         """
-        self._own.publish(name, destination)
+        self._own.publish(name, destination, within=self._within)
         return destination
 
     def open(self, name: str) -> BinaryIO:

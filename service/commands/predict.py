@@ -207,7 +207,7 @@ def predict(
             },
         )
         for folder in listing.folders_of_results(out):
-            require_writable(folder)
+            require_writable(folder, within=None if folder == out else out)
         for asked in (csv, report):
             if asked is not None:
                 require_writable_file(asked)

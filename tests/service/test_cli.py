@@ -526,7 +526,7 @@ def bundles_gone_bad(folder: Path, good: Path) -> Mapping[str, tuple[Path, str]]
     garbage = bundle_folder(folder / "garbage", network=b"garbage")
     return {
         "absent": (folder / "absent.tgz", "no such file"),
-        "not a tar": (text, "not a readable .tgz"),
+        "not a tar": (text, "is a text, not an archive"),
         "cut short": (cut, "cut short"),
         "no deploy.yaml": (packed(bare, folder / "bare.tgz"), "no deploy.yaml"),
         "no model": (bundle_folder(folder / "empty", network=b""), "model missing"),

@@ -91,3 +91,20 @@ def test_which_of_several_pictures_is_read_is_noted(bundle: Path, tmp_path: Path
     assert ended.records[0]["notes"] == ["holds 2 pictures, of which the first one is read"]
     told = pseg("predict", bundle, tmp_path / "moving.png", "--save", "none")
     assert "moving.png holds 2 pictures, of which the first one is read" in told.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--tile", "--vectors", "geojson"]])
+def test_a_subfolder_of_the_results_that_is_a_link_is_refused_and_left_alone(
+    bundle: Path, tmp_path: Path, options: list[str]
+) -> None:
+    pictures, out, elsewhere = tmp_path / "dive/site", tmp_path / "masks", tmp_path / "elsewhere"
+    for folder in (pictures / "deep", out, elsewhere):
+        folder.mkdir(parents=True)
+    for place in (pictures / "q1.tif", pictures / "deep/q1.tif"):
+        place.write_bytes(encoded(scene(), "TIFF"))
+    (elsewhere / "q1.tif").write_text("a thesis")
+    (out / "site").symlink_to(elsewhere)
+    ended = pseg("predict", bundle, tmp_path / "dive", "--recursive", "--out", out, *options)
+    assert ended.status == 2
+    assert "it is a link or no folder, and results are written below it" in ended.stderr
+    assert [(path.name, path.read_text()) for path in elsewhere.iterdir()] == [("q1.tif", "a thesis")]
