@@ -240,8 +240,8 @@ def require_writable(folder: Path, *, within: Path | None = None) -> None:
 
     Args:
         folder: made if absent, with its parents.
-        within: the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it itself.
-            None: it is the one that the user named, and may be a link.
+        within: the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it
+            itself. None: it is the one that the user named, and may be a link.
 
     Raises:
         OptionError: it cannot be made or written to, or lies behind a link.

@@ -193,7 +193,10 @@ def errors_end_the_command() -> Generator[None]:
 
 def _say_error(error: Exception, advice: str) -> None:
     messages().print(f"{type(error).__name__}: ", style="bold red", end="")
-    say(f"{error}{advice}")
+    # What a conversion has to say may be a table; of everything else a line break is part of a name.
+    lines = str(error).split("\n") if isinstance(error, ConversionError) else [str(error)]
+    for line in (*lines[:-1], f"{lines[-1]}{advice}"):
+        say(line)
 
 
 @dataclass(slots=True)
