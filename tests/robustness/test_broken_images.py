@@ -24,6 +24,8 @@ from tests.robustness.broken_images import ANY, Case, all_cases, encoded, mask_o
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder, packed
 
+pytestmark = pytest.mark.long
+
 KIND = "broken images"
 REPOSITORY = Path(__file__).parents[2]
 PSEG = Path(sys.executable).with_name("pseg")

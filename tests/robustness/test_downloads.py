@@ -27,6 +27,8 @@ from tests.service.test_order import ORDER, new_platform
 from tests.standins.data_proxy import DataProxy
 from tests.standins.hostile_server import ANSWERS, CONTENT, HostileServer
 
+pytestmark = pytest.mark.long
+
 DOWNLOADS = "downloads that lie"
 ADDRESSES = "addresses and files in parameters"
 LIMIT = Allowance(12 << 20, "raise the limit")

@@ -24,6 +24,8 @@ from tests.service.test_cli import BLUE, PSEG, halves, pseg
 from tests.service.test_orthomosaics import classes_of, geotiff, pixels_of, stopped_after_three_tiles
 from tests.service.written import attempts, spellings
 
+pytestmark = pytest.mark.long
+
 FOLDERS = "links and special files in folders"
 LEDGERS = "edited ledgers and manifests"
 NAMES = "names of files that must stay"

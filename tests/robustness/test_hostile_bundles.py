@@ -130,6 +130,7 @@ TARS = [*hostile.PATHS, *hostile.KINDS, *hostile.FORMS, *hostile.BOMBS]
 ZIPS = [*hostile_zips.PATHS, *hostile_zips.KINDS, *hostile_zips.FORMS, *hostile_zips.BOMBS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("each", [*TARS, *ZIPS], ids=lambda each: ascii(each.name))
 def test_hostile_archive(each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally) -> None:
     tally("hostile archives", try_out(each, tmp_path, serving))

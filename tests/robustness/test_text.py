@@ -19,6 +19,8 @@ from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import pseg
 
+pytestmark = pytest.mark.long
+
 KIND = "text from outside at every exit"
 CONTROLS = [chr(code) for code in (*range(32), *range(127, 160))]
 INVISIBLE = list(
