@@ -43,6 +43,10 @@ _KEEPS_THE_VALUES = frozenset(
 )
 """Operators, in lower case, behind which the values are still what they were before: copies, shapes, sizes, types."""
 
+_PROGRAM_BYTES = 16 << 20
+"""Programs hold no weights and are small; this one is read here, in front of no child."""
+_MOST_OPERATORS = 100_000
+
 _Operator = tuple[str, Sequence[str]]
 """Name in lower case, and the values that it takes."""
 
@@ -63,10 +67,12 @@ def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
         The operator, looked for from the first output backwards through copies and changes of shape, size and type.
 
     Raises:
-        ModelLoadError: the file is no program.
+        ModelLoadError: the file is no program, or larger than any network's: 16 MiB without weights, 100 000 operators.
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
+        if isinstance(model, PaddleModel) and path.stat().st_size > _PROGRAM_BYTES:
+            raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
         if isinstance(model, OnnxModel):
             return _in_file(path, _of_onnx)
         return _in_file(path, _of_pdmodel) if model.kind == "pdmodel" else _of_pir(path)
@@ -126,7 +132,9 @@ def _of_pdmodel(content: mmap) -> LastOperator:
 def _of_onnx(content: mmap) -> LastOperator:
     graph = next(fields_numbered(content, _MODEL_GRAPH, (0, len(content))))
     makers: dict[str, _Operator] = {}
-    for node in fields_numbered(content, _GRAPH_NODE, graph):
+    for count, node in enumerate(fields_numbered(content, _GRAPH_NODE, graph)):
+        if count == _MOST_OPERATORS:
+            raise ValueError(f"it has more than {_MOST_OPERATORS} operators")
         name = _text(content, next(fields_numbered(content, _NODE_TYPE, node))).lower()
         taken = [_text(content, each) for each in fields_numbered(content, _NODE_INPUT, node)]
         makers.update((_text(content, each), (name, taken)) for each in fields_numbered(content, _NODE_OUTPUT, node))

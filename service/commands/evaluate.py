@@ -41,11 +41,14 @@ from service.commands.terminal import (
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
+    THE_BUNDLE,
     PredictRequest,
     ProviderChoice,
     RuntimeChoice,
     build_request,
+    require_apart,
     require_writable_file,
+    written_by,
 )
 from service.session import Caches, caches_at, open_session
 
@@ -106,8 +109,6 @@ def evaluate(
     """
     with errors_end_the_command():
         values = None if label_values is None else parse_label_values(label_values)
-        if csv is not None:
-            require_writable_file(csv)
 
         def request(runtime: RuntimeChoice, provider: ProviderChoice, precision: Precision) -> PredictRequest:
             return build_request(
@@ -128,6 +129,16 @@ def evaluate(
             columns.append((against or bundle, other))
             _require_difference(*columns)
         pairs = match_masks(list_images(images), list_images(masks))
+        require_apart(
+            written_by({"--csv": csv}),
+            {
+                THE_BUNDLE: [source for source, _ in columns],
+                "one of the images": [each.image for each in pairs],
+                "one of the masks": [each.mask for each in pairs],
+            },
+        )
+        if csv is not None:
+            require_writable_file(csv)
         evaluation, provenances = _evaluate(columns, pairs, values, caches_at(cache_dir))
         if not allow_missing_classes:
             require_labelled_classes(evaluation)

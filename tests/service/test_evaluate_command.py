@@ -205,3 +205,11 @@ def test_a_column_against_itself_is_refused(bundle: Path, folders: tuple[object,
 
 def test_a_precision_that_is_not_there_is_refused(bundle: Path, folders: tuple[object, ...]) -> None:
     assert "int8" in refusal(bundle, *folders, "--against-precision", "int8")
+
+
+@pytest.mark.parametrize("taken", ["bundle", "image", "mask"])
+def test_the_table_takes_no_inputs_place(bundle: Path, folders: tuple[object, ...], tmp_path: Path, taken: str) -> None:
+    path = {"bundle": bundle, "image": tmp_path / "images" / "1.jpg", "mask": tmp_path / "masks" / "1.png"}[taken]
+    content = path.read_bytes()
+    refusal(bundle, *folders, "--csv", path)
+    assert path.read_bytes() == content

@@ -16,7 +16,7 @@ from tests.service.test_cli import BLUE, halves, pseg
 READ = frozenset(
     "bundle images profile ledgers manifest calibrate verify masks against config weights cv_config source".split()
 )
-NO_FILE = frozenset("save max_memory bands scales shard address size name".split())
+NO_FILE = frozenset("save max_memory bands scales shard address size name page exclude label_values".split())
 OF_ITS_OWN = frozenset({"cache_dir"})
 
 
@@ -118,6 +118,10 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
             )
             for victim in (b, image, masks)
         ]
+    found["evaluate", "csv"] = [
+        Attempt(lambda path: ("evaluate", b, "--images", image, "--masks", masks, "--csv", path), victim)
+        for victim in (b, image, masks)
+    ]
     exported = ("export", "--config", network, "--weights", weights, "--cv-config", settings, "--out")
     found["export", "out"] = [
         *(Attempt(lambda path: (*exported, path), victim) for victim in (network, weights, settings)),

@@ -106,6 +106,25 @@ def test_a_legacy_program(name: str, wanted: LastOperator, shared_data: Path) ->
         assert last_operator(bundle.paddle) is wanted
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.pdmodel"])
+def test_a_program_of_gigabytes_is_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(ModelLoadError, match="more than 16777216 bytes"):
+        last_operator(PaddleModel(path, path, ""))
+
+
+def test_a_graph_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    node = b"\x0a\x05\x22\x03Add"
+    graph = node * 100_001
+    length = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7 & 0x7F | 0x80, len(graph) >> 14])
+    path.write_bytes(b"\x3a" + length + graph)
+    with pytest.raises(ModelLoadError, match="more than 100000 operators"):
+        last_operator(OnnxModel(path, Precision.FP32, ""))
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.pdmodel", "model.onnx"])
 @pytest.mark.parametrize("content", [b"\x00", b"{}", b"[]", b'{"program": 1}', b"\xff" * 40, b"\x0a\x00"])
 def test_what_is_no_program(name: str, content: bytes, tmp_path: Path) -> None:
