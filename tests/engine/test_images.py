@@ -765,7 +765,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root, who runs CI, may read everything
+    monkeypatch.setattr("engine.images.read.open_to_read", refuse)  # root, who runs CI, may read everything
     with pytest.raises(ImageError, match=r"cannot be opened \(Permission denied\): check .*permissions"):
         read_image(path)
 

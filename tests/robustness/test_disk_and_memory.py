@@ -196,7 +196,8 @@ def test_a_cache_without_room(
     told = "No space left on device" if full else "Read-only file system"
     require_told(outcome, ExitStatus.UNUSABLE_MODEL, told, str(disk.folder))
     assert not (tmp_path / "converted.tgz").exists()
-    assert [name for name in disk.files() if not name.endswith("/lock")] == []
+    # What was tried is remembered by an empty file, for which there is room on a full disk.
+    assert [name for name in disk.files() if not name.endswith("/lock") and not name.startswith("loadable/")] == []
     # A bundle that holds ONNX needs no cache.
     assert pseg("predict", bundle, images, "--out", tmp_path / "out", "--cache-dir", disk.folder).status == 0
     tally("disk full" if full else "read-only disk")

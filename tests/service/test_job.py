@@ -239,7 +239,7 @@ def test_failures_are_listed_and_a_job_without_success_is_an_error(
     assert f"{absent}: " in told
     summaries = {each["$entity"]: each for each in platform.records(SUMMARY_SCHEMA)}
     assert [each["image"] for each in summaries[none]["failures"]] == [broken, absent]
-    assert "broken.tgz: not a readable .tgz" in error_of(results[unopened])
+    assert "broken.tgz: is a text, not an archive" in error_of(results[unopened])
     assert len(good(results[after])["masks"]) == 1
 
 
@@ -343,7 +343,7 @@ def test_downloads_have_limits(machine: Machine, platform: JobPlatform, bundle: 
     assert f"large.png {large}" not in platform.done("read"), "what the platform says is enough"
     assert "more than 1048576 bytes" in reasons[liar]
     assert f"the platform says {len(picture) + 1} bytes, and {len(picture)} came" in reasons[short]
-    assert "is not a JPEG" in reasons[page]
+    assert "is a web page" in reasons[page]
     assert "Content-Encoding: 'gzip'" in reasons[packed]
     assert "302" in reasons[moved]
     assert [platform.done("read").count(f"{platform.names(urn)}") for urn in (liar, packed)] == [1, 1]

@@ -640,7 +640,7 @@ def test_downloads_have_limits(platform: Platform, bundle: Path, proxy: DataProx
     large, page = (each["reason"] for each in summary["failures"])
     assert f"more than {len(picture)} bytes" in large
     assert "raise PSEG_HTTP_IMAGE_BYTES" in large
-    assert "is not a JPEG" in page
+    assert "is a web page" in page
     assert storage.done("read").count("urn:ivcap:artifact:large") == 1, "it is not asked for again"
     limits["PSEG_HTTP_BUNDLE_BYTES"] = str(len(bundle.read_bytes()) - 1)
     ended = platform.order(*cluster_order(storage, model), **limits)
