@@ -252,7 +252,7 @@ def test_subsampled_luminance_and_chroma(tmp_path: Path, more: dict[int, Value],
 
 
 def test_chroma_that_gdal_reads_wrongly_is_refused(tmp_path: Path) -> None:
-    four = {530: (SHORT, [4, 4])}
+    four: dict[int, Value] = {530: (SHORT, [4, 4])}
     whole = written(tmp_path, replace(ycbcr_page(four), body=bytes(24 // 4 * 32 // 4 * 18)))
     np.testing.assert_array_equal(read(whole), cv2.imread(str(whole), cv2.IMREAD_COLOR_RGB))
     with pytest.raises(ImageError, match="subsampled 4×4, of 30 columns"):
