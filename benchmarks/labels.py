@@ -1,5 +1,6 @@
 """Label masks: PNG files of class indices, matched to images by name."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, OptionError
 from engine.files import open_to_read
+from engine.text import legible
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""
@@ -24,6 +26,7 @@ _BIT_DEPTH_AT, _COLOR_TYPE_AT = 24, 25
 _GREY = 0
 _NAMED_AT_MOST = 8
 _LARGEST_LABEL = 65535
+_DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,25 @@ def parse_label_values(text: str) -> dict[int, int]:
     {0: 0, 255: 1, 7: 255}
     """
     pairs = [each.partition("=") for each in text.split(",")]
-    try:
-        values = {int(value): IGNORED_LABEL if name.strip() == "ignore" else int(name) for value, _, name in pairs}
-    except ValueError as cause:
-        raise OptionError(
-            f"label values are {text!r}: give pairs of value and class index, such as 0=0,255=1"
-        ) from cause
-    if len(values) < len(pairs) or not all(0 <= number <= _LARGEST_LABEL for pair in values.items() for number in pair):
-        raise OptionError(
-            f"label values are {text!r}: name each value once; values and classes are numbers from 0 to "
-            f"{_LARGEST_LABEL}"
-        )
+    values: dict[int, int] = {}
+    for value, _, name in pairs:
+        label, index = _label(value), IGNORED_LABEL if name.strip() == "ignore" else _label(name)
+        if label is None or index is None:
+            pair = f"{value}={name}" if name else value
+            raise OptionError(
+                f"label values hold {legible(pair, 40)!r}: give pairs of value and class index, numbers from 0 to "
+                f"{_LARGEST_LABEL}, such as 0=0,255=1"
+            )
+        if label in values:
+            raise OptionError(f"label values name {label} twice: name each value once")
+        values[label] = index
     return values
+
+
+def _label(text: str) -> int | None:
+    """A label in plain digits; None for anything else that ``int`` would take (``1_0``, digits of other scripts)."""
+    digits = text.strip()
+    return int(digits) if _DIGITS.fullmatch(digits) and int(digits) <= _LARGEST_LABEL else None
 
 
 def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] | None = None) -> Labels:

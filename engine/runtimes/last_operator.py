@@ -5,7 +5,7 @@ way; the program says it.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
-from engine.runtimes.protobuf import fields_numbered
+from engine.runtimes.protobuf import fields_with_length
 
 
 class LastOperator(StrEnum):
@@ -44,8 +44,9 @@ _KEEPS_THE_VALUES = frozenset(
 """Operators, in lower case, behind which the values are still what they were before: copies, shapes, sizes, types."""
 
 _PROGRAM_BYTES = 16 << 20
-"""Programs hold no weights and are small; this one is read here, in front of no child."""
-_MOST_OPERATORS = 100_000
+_MOST_FIELDS = 1_000_000
+"""Programs hold no weights and are small: the largest of the zoo has a hundredth of this. They are read in this
+process, so what a forged one may cost is bounded."""
 
 _Operator = tuple[str, Sequence[str]]
 """Name in lower case, and the values that it takes."""
@@ -67,15 +68,16 @@ def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
         The operator, looked for from the first output backwards through copies and changes of shape, size and type.
 
     Raises:
-        ModelLoadError: the file is no program, or larger than any network's: 16 MiB without weights, 100 000 operators.
+        ModelLoadError: the file is no program, or larger than any network's: 16 MiB without weights, a million fields
+            (operators, their values and attributes).
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
         if isinstance(model, PaddleModel) and path.stat().st_size > _PROGRAM_BYTES:
             raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
-        if isinstance(model, OnnxModel):
-            return _in_file(path, _of_onnx)
-        return _in_file(path, _of_pdmodel) if model.kind == "pdmodel" else _of_pir(path)
+        if isinstance(model, PaddleModel) and model.kind != "pdmodel":
+            return _of_pir(path)
+        return _in_file(path, _of_onnx if isinstance(model, OnnxModel) else _of_pdmodel)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
 
@@ -108,17 +110,38 @@ def _of_pir(program: Path) -> LastOperator:
     return _traced(makers, fetched[0])
 
 
-def _of_pdmodel(content: mmap) -> LastOperator:
+class _Message:
+    """The content of a program, whose fields are counted while they are looked through."""
+
+    def __init__(self, content: mmap) -> None:
+        self.content = content
+        self._fields = 0
+
+    def fields(self, number: int, message: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
+        """First byte and end of each field of that number in a message, the whole file by default."""
+        for found, first, last in fields_with_length(self.content, *(message or (0, len(self.content)))):
+            self._fields += 1
+            if self._fields > _MOST_FIELDS:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            if found == number:
+                yield first, last
+
+    def texts(self, number: int, message: tuple[int, int]) -> Iterator[str]:
+        for first, last in self.fields(number, message):
+            yield self.content[first:last].decode(errors="backslashreplace")
+
+
+def _of_pdmodel(program: _Message) -> LastOperator:
     makers: dict[str, _Operator] = {}
     fetched: list[str] = []
-    block = next(fields_numbered(content, _BLOCKS, (0, len(content))))
-    for operator in fields_numbered(content, _OPERATORS, block):
-        name = _text(content, next(fields_numbered(content, _TYPE, operator))).lower()
+    block = next(program.fields(_BLOCKS))
+    for operator in program.fields(_OPERATORS, block):
+        name = next(program.texts(_TYPE, operator)).lower()
         taken, made = (
             [
-                _text(content, argument)
-                for variable in fields_numbered(content, side, operator)
-                for argument in fields_numbered(content, _ARGUMENTS, variable)
+                argument
+                for variable in program.fields(side, operator)
+                for argument in program.texts(_ARGUMENTS, variable)
             ]
             for side in (_INPUTS, _OUTPUTS)
         )
@@ -129,26 +152,20 @@ def _of_pdmodel(content: mmap) -> LastOperator:
     return _traced(makers, fetched[0])
 
 
-def _of_onnx(content: mmap) -> LastOperator:
-    graph = next(fields_numbered(content, _MODEL_GRAPH, (0, len(content))))
+def _of_onnx(model: _Message) -> LastOperator:
+    graph = next(model.fields(_MODEL_GRAPH))
     makers: dict[str, _Operator] = {}
-    for count, node in enumerate(fields_numbered(content, _GRAPH_NODE, graph)):
-        if count == _MOST_OPERATORS:
-            raise ValueError(f"it has more than {_MOST_OPERATORS} operators")
-        name = _text(content, next(fields_numbered(content, _NODE_TYPE, node))).lower()
-        taken = [_text(content, each) for each in fields_numbered(content, _NODE_INPUT, node)]
-        makers.update((_text(content, each), (name, taken)) for each in fields_numbered(content, _NODE_OUTPUT, node))
-    output = next(fields_numbered(content, _GRAPH_OUTPUT, graph))
-    return _traced(makers, _text(content, next(fields_numbered(content, _VALUE_NAME, output))))
+    for node in model.fields(_GRAPH_NODE, graph):
+        name = next(model.texts(_NODE_TYPE, node)).lower()
+        taken = list(model.texts(_NODE_INPUT, node))
+        makers.update((each, (name, taken)) for each in model.texts(_NODE_OUTPUT, node))
+    output = next(model.fields(_GRAPH_OUTPUT, graph))
+    return _traced(makers, next(model.texts(_VALUE_NAME, output)))
 
 
-def _in_file(path: Path, read: Callable[[mmap], LastOperator]) -> LastOperator:
+def _in_file(path: Path, read: Callable[[_Message], LastOperator]) -> LastOperator:
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         try:
-            return read(content)
+            return read(_Message(content))
         except StopIteration as error:
             raise ValueError("a part is missing") from error
-
-
-def _text(content: mmap, field: tuple[int, int]) -> str:
-    return content[slice(*field)].decode(errors="backslashreplace")

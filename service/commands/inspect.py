@@ -24,6 +24,9 @@ from service.request import DEFAULT_MAX_IMG_SIZE, build_request
 if TYPE_CHECKING:
     from rich.console import Console
 
+_MOST_CLASSES_SHOWN = 1000
+"""Networks of the field have up to 171; a table of as many as a mask can hold (65 536) would take a minute."""
+
 
 def inspect(
     bundle: BundleArgument,
@@ -71,9 +74,13 @@ def inspect(
     if "need" in record:
         _show_need(out, record["need"])
     classes = Table("index", Column("class", overflow="fold"), Column("id", overflow="fold"), "colour")
-    for each in record["classes"]:
+    for each in record["classes"][:_MOST_CLASSES_SHOWN]:
         classes.add_row(str(each["index"]), shown(each["name"]), shown(each["id"]), _swatch(each["color"]))
     out.print(classes)
+    if len(record["classes"]) > _MOST_CLASSES_SHOWN:
+        warn(
+            out, f"{len(record['classes']) - _MOST_CLASSES_SHOWN} more classes are not shown; --json shows all of them"
+        )
     for warning in record["warnings"]:
         warn(out, warning)
 

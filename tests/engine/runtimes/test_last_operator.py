@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from engine import ModelLoadError, open_bundle, open_predictor
@@ -115,14 +116,32 @@ def test_a_program_of_gigabytes_is_not_read(name: str, tmp_path: Path) -> None:
         last_operator(PaddleModel(path, path, ""))
 
 
-def test_a_graph_without_end_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("node", "count"),
+    [
+        pytest.param(b"\x0a\x05\x22\x03Add", 260_000, id="nodes"),
+        pytest.param(b"\x12\x00", 1_000_001, id="fields that are no nodes"),
+    ],
+)
+def test_a_graph_without_end_is_not_read(node: bytes, count: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    node = b"\x0a\x05\x22\x03Add"
-    graph = node * 100_001
+    _write_graph(path, node * count)
+    with pytest.raises(ModelLoadError, match="more than 1000000 fields"):
+        last_operator(OnnxModel(path, Precision.FP32, ""))
+
+
+def test_a_node_of_inputs_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    node = onnx.NodeProto(op_type="Concat", input=[""] * 1_000_001, output=["y"])
+    path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(node=[node])).SerializeToString())
+    with pytest.raises(ModelLoadError, match="more than 1000000 fields"):
+        last_operator(OnnxModel(path, Precision.FP32, ""))
+
+
+def _write_graph(path: Path, graph: bytes) -> None:
+    """Write an ONNX model of a graph that stands as bytes (at most 2 MiB, as long as three bytes say)."""
     length = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7 & 0x7F | 0x80, len(graph) >> 14])
     path.write_bytes(b"\x3a" + length + graph)
-    with pytest.raises(ModelLoadError, match="more than 100000 operators"):
-        last_operator(OnnxModel(path, Precision.FP32, ""))
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.pdmodel", "model.onnx"])
