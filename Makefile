@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,8 +78,11 @@ zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.corpus $(ARGS)
 
-test: $(VENV)/development ## all tests, in two processes, with branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --cov --cov-report= $(TESTS)
+test: $(VENV)/development ## the tests, in two processes, without those that take long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
+
+test-all: $(VENV)/development ## also the long ones of parity, conversion and service, with branch coverage (30 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts

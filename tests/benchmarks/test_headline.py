@@ -21,6 +21,7 @@ from engine.runtimes.onnx import OnnxRuntime
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "demo_seagrass.tgz"
 
 
+@pytest.mark.long
 def test_all_take_their_laps_and_a_failure_is_told(tmp_path: Path) -> None:
     feed, picture = tmp_path / "feed.npy", tmp_path / "picture.jpg"
     np.save(feed, np.zeros((1, 3, 64, 96), np.float32))
@@ -48,6 +49,7 @@ def test_all_take_their_laps_and_a_failure_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.long
 def test_the_stack_is_what_its_name_says(precision: Precision, tmp_path: Path) -> None:
     path = write_stack(tmp_path / "stack.onnx", precision)
     runtime = OnnxRuntime(OnnxModel(path, precision, ""), OnnxOptions(precision=precision, threads=2))

@@ -149,6 +149,7 @@ def test_agreement_with_itself_and_with_another(bundle: Bundle, images: tuple[Pa
     assert swapped.class_iou == {"red": 0, "green": 0, "blue": 1}
 
 
+@pytest.mark.long
 def test_the_reference_is_paddle_without_onednn(tmp_path: Path) -> None:
     size = Size(64, 96)
     with open_bundle(DEMO) as demo:

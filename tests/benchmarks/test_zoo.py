@@ -146,6 +146,7 @@ def test_unknown_families_are_named() -> None:
     assert [each.name for each in chosen("UNet,SegmentationTransformer-mla")] == ["SegmentationTransformer-mla", "UNet"]
 
 
+@pytest.mark.long
 def test_one_network_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shared = ["--only", "PPHumanSegLite", "--form", "pir", "--results", str(tmp_path / "results")]
     main([*shared, "--page", str(tmp_path / "zoo.md"), "--keep", str(tmp_path / "kept")])

@@ -187,6 +187,7 @@ def test_trouble_with_the_network_is_remembered(
         convert(unconverted, Repository(tmp_path / "cache"))
 
 
+@pytest.mark.long
 def test_a_certificate_is_of_its_own_bundle(unconverted: Bundle, tmp_path: Path, ledger: Path) -> None:
     """Two bundles of one network, of which a stranger's was converted first, with the same cache."""
     evil = SegmentationClass("urn:evil", "evil", None)
@@ -205,6 +206,7 @@ def never_ending(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_model_that_never_loads_is_not_rewritten(
     small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +230,7 @@ def test_constants_are_folded_in_a_child_with_limits(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.long
 def test_a_trial_that_takes_too_long_is_not_remembered(
     unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

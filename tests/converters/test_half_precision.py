@@ -58,6 +58,7 @@ def test_the_demo_network(tmp_path: Path) -> None:
     assert report.max_abs_logit_error, "nothing was rounded"
 
 
+@pytest.mark.long
 def test_adaptive_pooling(shared_data: Path, converter: Convert, tmp_path: Path) -> None:
     """Its matrices are made at run time, of whole numbers; PP-LiteSeg gives class indices."""
     half = tmp_path / "half.onnx"

@@ -76,6 +76,7 @@ def test_the_bundle_gives_what_the_network_gives(network: Any, weights: Path, tm
     assert sorted(each.name for each in out.parent.iterdir()) == ["quadrats-meta.json", "quadrats.tgz"]
 
 
+@pytest.mark.long
 def test_a_network_with_backbone_and_pretrained_weights_needs_no_download(tmp_path: Path) -> None:
     with vendor_warnings_ignored():
         from paddleseg.models import PPLiteSeg

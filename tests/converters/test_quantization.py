@@ -102,6 +102,7 @@ def test_demo_keeps_its_masks_at_a_third_of_the_size(demo: Demo, int8_demo: Int8
     assert int8_demo.path.stat().st_size < 0.4 * demo.model.stat().st_size
 
 
+@pytest.mark.long
 def test_demo_is_as_accurate_as_in_fp32(demo: Demo, int8_demo: Int8Demo) -> None:
     def miou(predictor: Predictor) -> float:
         both, either = np.zeros(3), np.zeros(3)
@@ -239,6 +240,7 @@ def judged_by(network: Path) -> Generator[Judge]:
         yield judge
 
 
+@pytest.mark.long
 def test_the_sensitive_place_is_found_and_the_rest_is_quantized(network: Path, tmp_path: Path) -> None:
     limits = ParityLimits(max_mismatched_ppm=None, min_class_iou=0.9)
     with judged_by(network) as judge:

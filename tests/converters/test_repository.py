@@ -233,6 +233,7 @@ for turn in range(10_000):
 """
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_leaves_whole_entries_or_none(tmp_path: Path) -> None:
     moments = random.Random(5)  # noqa: S311
     for _ in range(8):

@@ -27,6 +27,7 @@ def test_the_bundle_is_small() -> None:
     assert BUNDLE.stat().st_size <= 8_000_000
 
 
+@pytest.mark.long
 def test_held_out_images_are_segmented_well(bundle: Bundle, shared_data: Path) -> None:
     precisions = [model.precision for model in bundle.onnx]
     assert Precision.FP32 in precisions

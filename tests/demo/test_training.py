@@ -106,6 +106,7 @@ class BrightIsClassOne:
         return segmentation_loss(outputs[0], labels, (1.0, 1.0))
 
 
+@pytest.mark.long
 def test_two_processes_learn_and_repeat() -> None:
     task = BrightIsClassOne(Schedule(seed=4, crop=32, batch=4, steps=40, peak_rate=0.1, warm_up=5))
     with vendor_warnings_ignored():

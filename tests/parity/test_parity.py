@@ -111,6 +111,7 @@ def legacy_bundle(shared_data: Path, name: str) -> Generator[Bundle]:
         yield bundle
 
 
+@pytest.mark.long
 def test_segformer(shared_data: Path, predictor_of: OpenPredictor) -> None:
     with legacy_bundle(shared_data, "segformer_b0_logits") as bundle:
         reference = predictor_of(bundle, PADDLE)
@@ -133,7 +134,10 @@ def test_humanseg(shared_data: Path, predictor_of: OpenPredictor) -> None:
                 assert mismatched_ppm(other.predict(image).mask, wanted) <= LIMIT_PPM
 
 
-@pytest.mark.parametrize("name", ["pp_liteseg_stdc1", "fastscnn", "enet"])
+@pytest.mark.parametrize(
+    "name",
+    ["fastscnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("pp_liteseg_stdc1", "enet"))],
+)
 def test_auto_gives_the_masks_of_paddle(shared_data: Path, predictor_of: OpenPredictor, name: str) -> None:
     """Adaptive pooling, and ENet's unpooling, of programs of Paddle 2."""
     with legacy_bundle(shared_data, name) as bundle:
@@ -156,6 +160,7 @@ def pp_liteseg(export_network: ExportNetwork, shared_data: Path) -> Path:
     )
 
 
+@pytest.mark.long
 def test_pp_liteseg(pp_liteseg: Path, shared_data: Path, predictor_of: OpenPredictor) -> None:
     with open_bundle(pp_liteseg) as bundle:
         others = [predictor_of(bundle, AUTO), predictor_of(bundle, ONEDNN)]
@@ -163,6 +168,7 @@ def test_pp_liteseg(pp_liteseg: Path, shared_data: Path, predictor_of: OpenPredi
         assert_same_masks(predictor_of(bundle, PADDLE), others, quadrats(shared_data))
 
 
+@pytest.mark.long
 def test_auto_records_why_it_steps_down_to_paddle(
     refused_network: Path, shared_data: Path, predictor_of: OpenPredictor
 ) -> None:
@@ -207,6 +213,7 @@ def test_onednn_where_the_grid_divides(coarse_network: Path) -> None:
     assert onednn_error(coarse_network, (64, 64)) < 1e-4
 
 
+@pytest.mark.long
 def test_auto_does_not_run_onednn_where_it_changes_the_results(coarse_network: Path, tmp_path: Path) -> None:
     assert onednn_error(coarse_network, (75, 101)) > 1e-3, "this Paddle has the fault no more: the check can go"
     image = SourceImage(np.random.default_rng(8).integers(0, 255, (75, 101, 3), np.uint8), 101, 75, Capture())
@@ -232,6 +239,7 @@ def ocrnet(export_network: ExportNetwork, shared_data: Path) -> Path:
     return export_network("ocrnet", build, balance_on=network_input(image))
 
 
+@pytest.mark.long
 def test_ocrnet(ocrnet: Path, shared_data: Path, converter: Convert) -> None:
     with open_bundle(ocrnet) as bundle:
         # Opened without the trial in a child process: the conversion's certificate made it.

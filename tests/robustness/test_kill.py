@@ -21,7 +21,7 @@ IMAGES = 24
 HEIGHT, WIDTH = 64, 96
 KILLS_BEFORE_A_RERUN = 4
 FEW, MANY = (
-    {"predict": 4, "order": 2, "convert": 3, "tune": 1},
+    {"predict": 4, "order": 2},
     {"predict": 100, "order": 40, "convert": 50, "tune": 20},
 )
 ORDER = "kill -9: order"
@@ -176,8 +176,9 @@ def test_order(count: int, bundle: Path, images: Path, place: Place, tally: Tall
 # ---- convert ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [FEW["convert"], pytest.param(MANY["convert"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [MANY["convert"]])
 @pytest.mark.timeout(1800)
+@pytest.mark.long
 def test_convert(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     destination = place.out / "converted.tgz"
     verified = place.root / "verified.png"
@@ -206,8 +207,9 @@ def test_convert(count: int, bundle: Path, images: Path, place: Place, tally: Ta
 # ---- tune -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [FEW["tune"], pytest.param(MANY["tune"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [MANY["tune"]])
 @pytest.mark.timeout(1800)
+@pytest.mark.long
 def test_tune(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     profile = place.out / "profile.json"
     command = (

@@ -181,6 +181,7 @@ def test_images_that_cannot_be_had_are_rows(job: Job, photos: list[Path], tmp_pa
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.mask.png", "a.pseudo.png"]
 
 
+@pytest.mark.long
 def test_a_collection_on_a_cluster_of_one_node(photos: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: make development")
     manifest, out = tmp_path / "m.parquet", tmp_path / "o"

@@ -122,6 +122,7 @@ def test_int8_lies_beside_fp32(converted: tuple[Path, Any], pictures: Path, cach
     assert "smallest class IoU" in stderr
 
 
+@pytest.mark.long
 def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.tgz"
     status, _, stderr = run(

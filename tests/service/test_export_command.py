@@ -72,6 +72,7 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
         assert first.classes == second.classes
 
 
+@pytest.mark.long
 def test_options_come_before_the_pipelines_file(training: Path, tmp_path: Path) -> None:
     other = write_configuration(tmp_path / "other.yml", configuration(transforms=[{"type": "Normalize"}]))
     arguments = ["--config", other, "--cv-config", training / "cv.json", "--input-shape", "1", "3", "-1", "96"]
@@ -114,6 +115,7 @@ def test_what_cannot_be_exported_leaves_nothing(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.long
 def test_import_says_when_classes_have_no_names_and_refuses_other_models(tmp_path: Path) -> None:
     source = tmp_path / "Lite_infer"
     with vendor_warnings_ignored():

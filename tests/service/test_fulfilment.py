@@ -152,11 +152,11 @@ def test_images_of_a_queue_are_done_one_after_the_other(scene: Scene) -> None:
 
 
 def test_images_that_are_known_are_read_ahead_and_released(scene: Scene) -> None:
-    outcome, _ = scene.do(Pictures(scene.pictures(12), scene.history), batch_size=4)
-    assert [each.source.label for each in outcome.published] == [f"{number}.png" for number in range(12)]
+    outcome, _ = scene.do(Pictures(scene.pictures(60), scene.history), batch_size=4)
+    assert [each.source.label for each in outcome.published] == [f"{number}.png" for number in range(60)]
     assert scene.history.index("take 1.png") < scene.history.index("store 0.pseudo.png")
-    assert scene.history.index("store 0.pseudo.png") < scene.history.index("take 11.png")
-    assert {f"release {number}.png" for number in range(12)} <= set(scene.history)
+    assert scene.history.index("store 0.pseudo.png") < scene.history.index("take 59.png")
+    assert {f"release {number}.png" for number in range(60)} <= set(scene.history)
 
 
 def test_a_failed_image_is_listed_and_the_others_are_done(scene: Scene) -> None:

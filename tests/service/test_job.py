@@ -462,6 +462,7 @@ def test_faults_that_stay_are_never_hidden(machine: Machine, platform: JobPlatfo
     }
 
 
+@pytest.mark.long
 def test_a_long_job_is_read_ahead_in_bounds(machine: Machine, platform: JobPlatform, bundle: Path) -> None:
     model = platform.put("model.tgz", bundle.read_bytes())
     images = [

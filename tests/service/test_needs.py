@@ -17,6 +17,7 @@ from tests.service.bundles import bundle_folder, strongest_band_network
 MIB = 1 << 20
 
 
+@pytest.mark.long
 def test_the_memory_holds_what_the_network_must_hold(bundle: Path, tmp_path: Path) -> None:
     answer = CliRunner().invoke(
         cli.app, ["inspect", str(bundle), "--measure", "--size", "40x60", "--json", "--cache-dir", str(tmp_path)]

@@ -779,6 +779,7 @@ def test_a_queue_without_images_and_tuning_on_a_queue_are_told(
     assert "enable-auto-tune" in summary["problems"][0]
 
 
+@pytest.mark.long
 def test_a_collection_with_broken_images_is_done_in_bounded_memory(
     platform: Platform, bundle: Path, proxy: DataProxy
 ) -> None:

@@ -442,6 +442,7 @@ def test_one_image_is_shown_large(page: Page, tmp_path: Path) -> None:
     assert page.one(".pair").rect["width"] < 700
 
 
+@pytest.mark.long
 def test_five_hundred_images_are_small_enough_and_drawn_when_they_are_seen(page: Page, tmp_path: Path) -> None:
     scene = read_image(Path("demo/pictures/scene_900004.jpg"))
     scene = SourceImage(np.ascontiguousarray(scene.pixels[::2, ::2]), scene.width, scene.height, scene.capture)

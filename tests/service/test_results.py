@@ -58,6 +58,7 @@ def test_stems_do_not_depend_on_later_images(paths: list[Path], later: list[Path
     assert distinct_stems([*paths, *later])[: len(paths)] == distinct_stems(paths)
 
 
+@pytest.mark.long
 def test_equal_stems_take_no_time() -> None:
     stems = distinct_stems([Path(str(index), "image.jpg") for index in range(100_000)])
     assert (stems[0], stems[1], stems[-1]) == ("image", "image-2", "image-100000")

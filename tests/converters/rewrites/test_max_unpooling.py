@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from engine import OnnxModel, OnnxOptions, PaddleOptions, Precision, open_bundle, open_runtime
@@ -39,6 +40,7 @@ def test_unpooling_to_the_size_before(paddle: Any, assert_as_paddle: Any) -> Non
     assert_as_paddle(there_and_back, random_inputs(*SIZES, levels=3))
 
 
+@pytest.mark.long
 def test_pdmodel_with_unpooling_and_sized_transposed_convolutions(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with open_bundle(shared_data / "bundles" / "legacy_enet.tgz") as bundle:

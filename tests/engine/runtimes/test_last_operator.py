@@ -58,10 +58,10 @@ def ending_in(export_network: ExportNetwork) -> Callable[[str], Path]:
     ("ending", "wanted"),
     [
         ("none", LastOperator.OTHER),
-        ("sigmoid", LastOperator.SIGMOID),
-        ("softmax", LastOperator.SOFTMAX),
+        pytest.param("sigmoid", LastOperator.SIGMOID, marks=pytest.mark.long),
+        pytest.param("softmax", LastOperator.SOFTMAX, marks=pytest.mark.long),
         ("enlarged", LastOperator.SIGMOID),
-        ("argmax", LastOperator.ARGMAX),
+        pytest.param("argmax", LastOperator.ARGMAX, marks=pytest.mark.long),
     ],
 )
 def test_paddles_program_and_its_conversion(
