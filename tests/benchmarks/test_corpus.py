@@ -246,6 +246,7 @@ def test_every_kind_of_refusal_has_a_name_of_its_own() -> None:
 # ---- processes, results, sources --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_reader_that_hangs_and_one_that_is_killed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     Image.fromarray(PICTURE).save(tmp_path / "x.png")

@@ -196,6 +196,7 @@ def test_streams_and_batches_are_full_and_miss_no_picture(work: Work, images: tu
     assert (provenance.threads, provenance.streams) == (2, 2)
 
 
+@pytest.mark.long
 def test_what_does_not_fit_into_memory_waits_for_the_next_lot(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaving, "available_memory_bytes", lambda: 0)
     measurements = measure_all([ONE, TWO], work, repeats=1)

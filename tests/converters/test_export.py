@@ -44,7 +44,9 @@ def logits(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(network, tmp_path_factory.mktemp("logits") / "lite")
 
 
-@pytest.mark.parametrize("operation", ["none", "softmax", "argmax"])
+@pytest.mark.parametrize(
+    "operation", ["argmax", *(pytest.param(each, marks=pytest.mark.long) for each in ("none", "softmax"))]
+)
 def test_the_program_ends_in_what_was_asked_for(operation: OutputOp, network: Any, tensor: Any, tmp_path: Path) -> None:
     scores = logits_of(network, tensor).astype(np.float64)
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -60,6 +62,7 @@ def test_the_program_ends_in_what_was_asked_for(operation: OutputOp, network: An
         np.testing.assert_allclose(output, expected[operation], atol=1e-4 * np.abs(expected[operation]).max())
 
 
+@pytest.mark.long
 def test_no_path_of_the_exporting_machine_stays_in_the_bundle(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +147,7 @@ def test_a_bundle_of_logits_tells_how_many_classes_there_are(logits: Path) -> No
     assert require_runs(logits, Path("lite.tgz")) == 3
 
 
+@pytest.mark.long
 def test_a_bundle_of_masks_must_name_the_classes_that_it_returns(network: Any, tmp_path: Path) -> None:
     folder = export(network, tmp_path / "lite", output_op="argmax", input_shape=(1, 3, 96, 160))
     (folder / "meta.json").write_text(meta_text("lite", CLASSES[:1], (1, 3, 96, 160), {}))

@@ -38,6 +38,7 @@ def weight_types(path: Path) -> set[int]:
     return {each.data_type for each in onnx.load(path).graph.initializer if numpy_helper.to_array(each).size > 64}
 
 
+@pytest.mark.long
 def test_the_demo_network(tmp_path: Path) -> None:
     half = tmp_path / "half.onnx"
     with open_bundle(DEMO) as bundle:

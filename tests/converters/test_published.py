@@ -116,6 +116,7 @@ def test_classes_that_nobody_gives_come_from_the_model(
         assert [each.name for each in bundle.classes] == names
 
 
+@pytest.mark.long
 def test_names_of_classes_are_the_text_that_is_written(published: Path, tmp_path: Path) -> None:
     source = shutil.copytree(published, tmp_path / "some_infer")
     text = (source / "inference.yml").read_text()

@@ -255,6 +255,7 @@ def test_the_sensitive_place_is_found_and_the_rest_is_quantized(network: Path, t
     assert sum(name.endswith(".weight_quantized") for name in kept) >= 8
 
 
+@pytest.mark.long
 def test_ranges_are_those_of_all_pictures(tmp_path: Path) -> None:
     """One convolution: the scale of its input by hand."""
     weights = {"only.weight": np.ones((2, 3, 3, 3))}
@@ -285,6 +286,7 @@ def never(_path: Path) -> ParityReport:
     raise AssertionError("nothing was to be judged")
 
 
+@pytest.mark.long
 def test_refused_with_the_table_of_what_was_tried(network: Path, tmp_path: Path) -> None:
     with judged_by(network) as judge:
         hopeless = replace(judge(network), min_class_iou=0.5, max_cover_error=0.25)

@@ -121,6 +121,7 @@ def test_segformer(shared_data: Path, predictor_of: OpenPredictor) -> None:
         assert_same_logits(reference, others, images[:1], tolerance=1e-3)
 
 
+@pytest.mark.long
 def test_humanseg(shared_data: Path, predictor_of: OpenPredictor) -> None:
     """Untrained, it finds class 0 everywhere on both images: its logits are compared."""
     with legacy_bundle(shared_data, "humanseg_lite_logits") as bundle:
@@ -306,6 +307,7 @@ def page() -> SourceImage:
     return SourceImage(pixels, pixels.shape[1], pixels.shape[0], Capture())
 
 
+@pytest.mark.long
 def test_text_network_and_the_conversion_of_others(
     text_bundle: Path, page: SourceImage, predictor_of: OpenPredictor, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_cache_without_room(
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "read-only"])
+@pytest.mark.long
 def test_no_room_for_a_converted_bundle_or_a_profile(
     full: bool, mount: Mount, bundle: Path, images: Path, tmp_path: Path, tally: Tally
 ) -> None:
@@ -295,6 +296,7 @@ def group() -> Generator[Path]:
     pytest.skip(f"memory cannot be limited here ({'; '.join(problems)}): run as root, with control groups")
 
 
+@pytest.mark.long
 def test_batches_are_cut_to_a_memory_limit_and_what_cannot_fit_fails_by_name(
     group: Path, tmp_path: Path, tally: Tally
 ) -> None:

@@ -107,6 +107,7 @@ def test_any_output_of_a_network(output: Any, multilabel: bool, threshold: float
 
 
 @pytest.mark.parametrize(("target", "runs"), [("bundles", 300), ("images", 1000)])
+@pytest.mark.long
 def test_any_bytes(target: str, runs: int, tmp_path: Path, tally: Tally) -> None:
     command = [
         sys.executable,

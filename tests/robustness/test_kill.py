@@ -20,10 +20,7 @@ from tests.service.pictures import BLUE, GREEN, RED, painted
 IMAGES = 24
 HEIGHT, WIDTH = 64, 96
 KILLS_BEFORE_A_RERUN = 4
-FEW, MANY = (
-    {"predict": 4, "order": 2},
-    {"predict": 100, "order": 40, "convert": 50, "tune": 20},
-)
+MANY = {"predict": 100, "order": 40, "convert": 50, "tune": 20}
 ORDER = "kill -9: order"
 Command = Sequence[object]
 
@@ -91,7 +88,7 @@ def killed_and_run_again(
 # ---- predict to a folder ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [FEW["predict"], pytest.param(MANY["predict"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, pytest.param(MANY["predict"], marks=pytest.mark.long)])
 @pytest.mark.timeout(1800)
 def test_predict(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     def require_done() -> None:
@@ -115,8 +112,9 @@ def emptied(folder: Path, files: int, seconds: float) -> Callable[[], bool]:
     return when_written(folder, files, seconds)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [30])
 @pytest.mark.timeout(1800)
+@pytest.mark.long
 def test_finished_images_are_not_done_again(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     command = (PSEG, "predict", bundle, images, "--out", place.out, "--cache-dir", place.cache, "--resume")
 
@@ -149,8 +147,9 @@ def test_finished_images_are_not_done_again(count: int, bundle: Path, images: Pa
 # ---- orders with a collection -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [FEW["order"], pytest.param(MANY["order"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [MANY["order"]])
 @pytest.mark.timeout(1800)
+@pytest.mark.long
 def test_order(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     def require_done() -> None:
         # An order never takes the place of an earlier one's results: those that were killed left some, whole.

@@ -105,6 +105,7 @@ def strongest(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return pixels.argmax(axis=-1)
 
 
+@pytest.mark.long
 def test_two_predictors_used_from_eight_threads_never_mix_results(tmp_path: Path, tally: Tally) -> None:
     """One finds the strongest band; the other one gets its bands in another order."""
     plain, turned = bundle_folder(tmp_path / "plain"), bundle_folder(tmp_path / "turned", transforms=REVERSED)

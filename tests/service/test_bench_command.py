@@ -34,6 +34,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_axes_multiply_and_every_image_is_measured(bundle: Path, images: Path, tmp_path: Path) -> None:
     record = recorded(
         bundle, "--images", images, "--provider", "cpu", "--threads", 1, "--threads", 2, "--batch-size", 1,
@@ -111,6 +112,7 @@ def test_missing_plots_are_told_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_large_images_are_shrunken_as_in_predict(tmp_path: Path) -> None:
     # The network takes ten by ten pixels and nothing else.
     ten_by_ten = bundle_folder(tmp_path / "ten", network=strongest_band_network(10, 10))

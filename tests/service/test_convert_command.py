@@ -75,6 +75,7 @@ def test_one_line_of_json(converted: tuple[Path, Any]) -> None:
         assert archive.getmember("onnx/fp32/model.onnx").size == record["size_bytes"]
 
 
+@pytest.mark.long
 def test_a_precision_is_not_replaced_unasked(converted: tuple[Path, Any], cache: Path, tmp_path: Path) -> None:
     bundle, _ = converted
     new = tmp_path / "new.tgz"
@@ -149,6 +150,7 @@ def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache:
     assert [row for row in rows if f" {row} " not in stderr] == []
 
 
+@pytest.mark.long
 def test_fixed_input_shape(small_network: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "fixed.tgz"
     status, stdout, _ = run(

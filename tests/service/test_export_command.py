@@ -40,6 +40,7 @@ def pseg(*arguments: object) -> Any:
     return CliRunner().invoke(cli.app, [str(each) for each in arguments], catch_exceptions=False)
 
 
+@pytest.mark.long
 def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "quadrats.tgz"
     done = subprocess.run(

@@ -200,6 +200,7 @@ def test_the_model_stays_open_while_jobs_ask_for_the_same(
     assert len(platform.whole("image.pseudo.png")) == len(jobs)
 
 
+@pytest.mark.long
 def test_shards_of_a_job_share_no_image_and_leave_none_out(
     machine: Machine, platform: JobPlatform, bundle: Path
 ) -> None:

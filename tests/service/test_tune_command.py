@@ -112,6 +112,7 @@ def test_a_bundle_is_tuned_quantized_and_its_profile_obeyed(images: Path, masks:
     )
 
 
+@pytest.mark.long
 def test_a_profile_of_its_own_is_written_and_shown(bundle: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
     options = ("--images", images, "--budget-s", 0.1, "--cache-dir", tmp_path / "c")
@@ -126,6 +127,7 @@ def test_a_profile_of_its_own_is_written_and_shown(bundle: Path, images: Path, t
     assert predicted(bundle, images, tmp_path / "out", "--profile", out)["profile"] == profile.digest
 
 
+@pytest.mark.long
 def test_limits_that_nothing_keeps_leave_no_profile(bundle: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
     options = ("--images", images, "--budget-s", 0.1, "--cache-dir", tmp_path / "c")

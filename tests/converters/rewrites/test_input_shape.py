@@ -12,6 +12,7 @@ from engine import OnnxModel, OnnxOptions, PaddleOptions, Precision, open_bundle
 from engine.errors import ConversionError, InferenceError
 
 
+@pytest.mark.long
 def test_fixed_size_free_batch(small_network: Path, tmp_path: Path) -> None:
     import onnx
 

@@ -57,7 +57,7 @@ def ending_in(export_network: ExportNetwork) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     ("ending", "wanted"),
     [
-        ("none", LastOperator.OTHER),
+        pytest.param("none", LastOperator.OTHER, marks=pytest.mark.long),
         pytest.param("sigmoid", LastOperator.SIGMOID, marks=pytest.mark.long),
         pytest.param("softmax", LastOperator.SOFTMAX, marks=pytest.mark.long),
         ("enlarged", LastOperator.SIGMOID),
