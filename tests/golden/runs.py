@@ -154,7 +154,7 @@ class Run:
 
     @staticmethod
     def _is_masked(key: str, value: object) -> bool:
-        if key in {"coordinates", "host"} or key.startswith("timings"):
+        if key in {"coordinates", "host", "processor"} or key.startswith("timings"):
             return True
         return _MASKED_FIELDS.match(key) is not None and not isinstance(value, dict | list | type(None))
 
@@ -187,7 +187,7 @@ class Run:
         if suffix == ".html":
             # Sizes and places of what is drawn are in no words.
             words = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", path.read_text())
-            return re.sub(r"\b\d+\.\d+(?! ?%|\d)", "<number>", self._text(" ".join(words.split())))
+            return re.sub(r"\b\d+(\.\d+)?(?! ?%|[\d.])", "<number>", self._text(" ".join(words.split())))
         if suffix == ".tgz":
             with tarfile.open(path) as archive:
                 return sorted(member.name for member in archive)
