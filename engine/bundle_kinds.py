@@ -38,34 +38,28 @@ _TRAINED: Final = (
 
 _POINTER_BYTES: Final = 64
 _POINTERS: Final = (
-    (re.compile(rb"version https://git-lfs"), "is a Git LFS pointer in place of the file: fetch it with git lfs pull"),
-    (
-        re.compile(rb"[./]*(git)?/annex/objects/"),
-        "is a git-annex pointer in place of the file: fetch it with git annex get",
-    ),
+    (rb"version https://git-lfs", "is a Git LFS pointer in place of the file: fetch it with git lfs pull"),
+    (rb"[./]*(git)?/annex/objects/", "is a git-annex pointer in place of the file: fetch it with git annex get"),
 )
-_CONTENTS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
-    (re.compile(pattern, re.DOTALL), words)
-    for pattern, words in (
-        (rb"BM.{4}\0\0\0\0", _PICTURE),
-        (rb"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive, which is not read: {_PACK}"),
-        (rb"Rar!\x1a\x07", f"is a RAR archive, which is not read: {_PACK}"),
-        (rb"\x28\xb5\x2f\xfd", f"is compressed with Zstandard, which is not read: {_PACK}"),
-        (rb"\x04\x22\x4d\x18", f"is compressed with LZ4, which is not read: {_PACK}"),
-        (rb"LZIP|\x1f\x9d|\x89LZO|MSCF", f"is an archive of a kind that is not read: {_PACK}"),
-        (rb"MZ|\x7fELF", f"is a program, perhaps an archive that unpacks itself: {_PACK}"),
-        (rb"%PDF", "is a PDF document: name the model bundle"),
-        (rb"\s*(<!doctype html|<html|<head|<body)", f"is a web page: {_FETCH}"),
-        (rb"\s*<\?xml.*<net ", "is a model of OpenVINO's own format: give the ONNX or Paddle model it was made from"),
-        (rb"\s*<\?xml|\s*<error", f"is an XML text, perhaps a server's answer: {_FETCH}"),
-        (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", f"holds weights of PyTorch, {_OTHER_FRAMEWORK}"),
-        (rb"\x89HDF\r\n\x1a\n", f"is an HDF5 file, perhaps weights of Keras, {_OTHER_FRAMEWORK}"),
-        (rb".{4}TFL3", f"is a TensorFlow Lite model, {_OTHER_FRAMEWORK}"),
-        (rb".{8}\{\s*\"", f"holds weights as safetensors, {_OTHER_FRAMEWORK}"),
-        (rb"GGUF", f"holds weights as GGUF, {_OTHER_FRAMEWORK}"),
-        (rb"ptrt|ftrt", "is a TensorRT engine, which runs on one kind of GPU only: name the bundle it was made from"),
-        (rb"\x08[\x01-\x1f](\x12|\x1a|\x22|:|B)", _ONNX),
-    )
+_CONTENTS: Final = (
+    (rb"BM.{4}\0\0\0\0", _PICTURE),
+    (rb"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive, which is not read: {_PACK}"),
+    (rb"Rar!\x1a\x07", f"is a RAR archive, which is not read: {_PACK}"),
+    (rb"\x28\xb5\x2f\xfd", f"is compressed with Zstandard, which is not read: {_PACK}"),
+    (rb"\x04\x22\x4d\x18", f"is compressed with LZ4, which is not read: {_PACK}"),
+    (rb"LZIP|\x1f\x9d|\x89LZO|MSCF", f"is an archive of a kind that is not read: {_PACK}"),
+    (rb"MZ|\x7fELF", f"is a program, perhaps an archive that unpacks itself: {_PACK}"),
+    (rb"%PDF", "is a PDF document: name the model bundle"),
+    (rb"\s*(<!doctype html|<html|<head|<body)", f"is a web page: {_FETCH}"),
+    (rb"\s*<\?xml.*<net ", "is a model of OpenVINO's own format: give the ONNX or Paddle model it was made from"),
+    (rb"\s*<\?xml|\s*<error", f"is an XML text, perhaps a server's answer: {_FETCH}"),
+    (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", f"holds weights of PyTorch, {_OTHER_FRAMEWORK}"),
+    (rb"\x89HDF\r\n\x1a\n", f"is an HDF5 file, perhaps weights of Keras, {_OTHER_FRAMEWORK}"),
+    (rb".{4}TFL3", f"is a TensorFlow Lite model, {_OTHER_FRAMEWORK}"),
+    (rb".{8}\{\s*\"", f"holds weights as safetensors, {_OTHER_FRAMEWORK}"),
+    (rb"GGUF", f"holds weights as GGUF, {_OTHER_FRAMEWORK}"),
+    (rb"ptrt|ftrt", "is a TensorRT engine, which runs on one kind of GPU only: name the bundle it was made from"),
+    (rb"\x08[\x01-\x1f](\x12|\x1a|\x22|:|B)", _ONNX),
 )
 """First bytes, upper or lower case as they are in the first line of a text; the first that fits counts."""
 
@@ -86,8 +80,8 @@ _SUFFIXES: Final = {
     ".safetensors": f"holds weights as safetensors, {_OTHER_FRAMEWORK}",
 }
 _ARCHIVE_SUFFIXES: Final = {".tgz", ".tar", ".gz", ".zip", ".bz2", ".xz"}
-_TRAINING_KEYS: Final = re.compile(
-    r"^(_base_|train_dataset|val_dataset|test_dataset|model|optimizer|lr_scheduler|iters|batch_size|loss)\s*:", re.M
+_TRAINING_KEYS: Final = (
+    r"^(_base_|train_dataset|val_dataset|test_dataset|model|optimizer|lr_scheduler|iters|batch_size|loss)\s*:"
 )
 
 
@@ -157,7 +151,7 @@ def explain_pointer(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         head = file.read(_POINTER_BYTES)
-    return next((words for pattern, words in _POINTERS if pattern.match(head)), None)
+    return next((words for pattern, words in _POINTERS if re.match(pattern, head)), None)
 
 
 def names_below(folder: Path) -> list[str]:
@@ -187,7 +181,12 @@ def _explain(head: bytes, path: Path) -> str | None:
     lower = head[:1024].lower()
     told = _PICTURE if _is_picture(head) else None
     told = told or next(
-        (words for pattern, words in (*_POINTERS, *_CONTENTS) if pattern.match(head) or pattern.match(lower)), None
+        (
+            words
+            for pattern, words in (*_POINTERS, *_CONTENTS)
+            if re.match(pattern, head, re.DOTALL) or re.match(pattern, lower, re.DOTALL)
+        ),
+        None,
     )
     told = told or _explain_text(head, path) or _SUFFIXES.get(path.suffix.lower())
     if told is None and path.name in {"__model__", "__params__"}:
@@ -225,7 +224,7 @@ def _explain_text(head: bytes, path: Path) -> str | None:
     if sample.startswith(("{", "[")):
         if re.search(r'"(base_code|program|magic)"', sample) or '"classes"' in text:
             return _ONE_FILE
-    elif _TRAINING_KEYS.search(text):
+    elif re.search(_TRAINING_KEYS, text, re.MULTILINE):
         return (
             "is a training configuration of PaddleSeg: make a bundle of it and the trained weights with "
             "pseg export --config {path} --weights model.pdparams --out model.tgz"

@@ -1,5 +1,6 @@
 """The command `pseg`."""
 
+import gc
 import logging
 import os
 import sys
@@ -55,6 +56,9 @@ class _LoadedWhenCalled(core.TyperGroup):
         place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         command.command(cmd_name)(getattr(import_module(f"service.commands.{place}"), place))
+        # What was loaded stays: later collections of garbage need not look at it.
+        gc.freeze()
+        gc.enable()
         return typer.main.get_command(command)
 
 

@@ -14,10 +14,8 @@ def main() -> None:
         except OSError:
             # Closed by who started us: the next file that is opened must not become standard output.
             os.open(os.devnull, os.O_RDWR)
+    # The command line enables it again when the files of the command are loaded.
     gc.disable()
     from service.cli import main as run
 
-    # What was loaded stays: later collections need not look at it.
-    gc.freeze()
-    gc.enable()
     run()

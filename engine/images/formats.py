@@ -98,11 +98,6 @@ _NO_PICTURES: Mapping[bytes, tuple[str, str]] = {
     ),
     rb"\x93NUMPY": ("a NumPy array", _SAVE),
 }
-_KINDS: tuple[tuple[re.Pattern[bytes], ForeignKind], ...] = tuple(
-    (re.compile(pattern, re.DOTALL | re.IGNORECASE), ForeignKind(name, advice, is_picture))
-    for patterns, is_picture in ((_PICTURES, True), (_NO_PICTURES, False))
-    for pattern, (name, advice) in patterns.items()
-)
 
 
 def foreign_kind(prefix: bytes) -> ForeignKind | None:
@@ -114,7 +109,11 @@ def foreign_kind(prefix: bytes) -> ForeignKind | None:
     Returns:
         What it is; None where it is not known.
     """
-    return next((kind for pattern, kind in _KINDS if pattern.match(prefix)), None)
+    for patterns, is_picture in ((_PICTURES, True), (_NO_PICTURES, False)):
+        for pattern, (name, advice) in patterns.items():
+            if re.match(pattern, prefix, re.DOTALL | re.IGNORECASE):
+                return ForeignKind(name, advice, is_picture)
+    return None
 
 
 def is_readable_kind(prefix: bytes) -> bool:

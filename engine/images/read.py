@@ -46,9 +46,7 @@ from engine.errors import ImageError, reason_of
 from engine.files import open_to_read
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
-from engine.images.heif import largest_declared, read_heif
 from engine.images.jpeg import decode_jpeg, jpeg_content
-from engine.images.jpeg2000 import decode_deep, read_codestream
 from engine.images.png import png_content
 from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
 from engine.images.tiff import read_tiff
@@ -185,9 +183,13 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
     if decoder is AvifImageFile:
+        from engine.images.heif import largest_declared
+
         check_max_pixels(path, largest_declared(file.read()), max_pixels)
         file.seek(0)
     if decoder is Jpeg2KImageFile:
+        from engine.images.jpeg2000 import decode_deep, read_codestream
+
         codestream = read_codestream(path, file)
         check_max_pixels(path, codestream.size, max_pixels)
         if codestream.is_deep:
@@ -207,6 +209,8 @@ def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int)
 
 
 def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
+    from engine.images.heif import read_heif
+
     picture = read_heif(path, file, lambda size: check_max_pixels(path, size, max_pixels))
     pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., np.newaxis]
     rgb = np.ascontiguousarray(pixels[..., :3]) if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
