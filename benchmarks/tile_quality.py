@@ -23,9 +23,10 @@ from engine.geotiff import GeoTiff, open_geotiff, write_geotiff
 from engine.images import Capture, SourceImage
 from engine.mask_file import MaskFile, layout_for
 from engine.memory import return_freed_memory
+from engine.options import TileWishes
 from engine.postprocess import OutputKind
 from engine.selection import RuntimeRequest
-from engine.tile_size import TileWishes, choose_tiling
+from engine.tile_size import choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Scores, Tiling, Window
 

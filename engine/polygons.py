@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from engine.errors import ImageError, OptionError, RuntimeUnavailableError
 from engine.gdal import isolate_environment, new_file_at
 from engine.geotiff import ClassLabel
+from engine.options import POLYGON_DRIVERS
 from engine.text import legible
-
-DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
-"""Suffix to the format's name."""
 
 _RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")
 """Beginnings of tables that are a GeoPackage's own."""
@@ -30,21 +28,6 @@ Rings = Sequence[NDArray[np.float64]]
 _POLYGON: Final = 3
 _DIGITS: Final = 7
 """Of degrees behind the point, at least: a hundredth of a metre."""
-
-
-def is_polygon_format(text: str) -> bool:
-    """Tell the name of a format from that of a file.
-
-    >>> is_polygon_format("gpkg"), is_polygon_format("reef.gpkg")
-    (True, False)
-
-    Args:
-        text: what `--vectors` was given.
-
-    Returns:
-        Whether it names a format.
-    """
-    return f".{text}" in DRIVERS
 
 
 def require_polygon_format(path: Path) -> None:
@@ -57,9 +40,9 @@ def require_polygon_format(path: Path) -> None:
         OptionError: its suffix names no format.
         RuntimeUnavailableError: pyogrio is not installed.
     """
-    if path.suffix.lower() not in DRIVERS:
+    if path.suffix.lower() not in POLYGON_DRIVERS:
         raise OptionError(
-            f"{path}: polygons are written as {' or '.join(DRIVERS)}: give the file one of these suffixes"
+            f"{path}: polygons are written as {' or '.join(POLYGON_DRIVERS)}: give the file one of these suffixes"
         )
     if find_spec("pyogrio") is None:
         raise RuntimeUnavailableError(
@@ -148,7 +131,7 @@ def write_polygons(
         fields["area_m2"] = np.array(areas, np.float64) * square_unit_m2
     geometry = np.empty(len(shapes), object)
     geometry[:] = shapes
-    driver = DRIVERS[path.suffix.lower()]
+    driver = POLYGON_DRIVERS[path.suffix.lower()]
     options: dict[str, Any] = {}
     if driver == "GeoJSON" and pixel_degrees is not None:
         digits = max(_DIGITS, 2 - math.floor(math.log10(pixel_degrees)))

@@ -13,6 +13,7 @@ import numpy as np
 from engine.errors import ImageError, OptionError
 from engine.images import Capture, SourceImage
 from engine.memory import available_memory_bytes, peak_memory, process_memory_bytes
+from engine.options import TileWishes
 from engine.predictor import Predictor, RawOutput
 from engine.runtimes import TensorSpec
 from engine.tiled import OutputFacts, output_facts
@@ -35,23 +36,6 @@ _MIB: Final = 1 << 20
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class TileWishes:
-    """What a user fixes about tiles; None leaves it to the engine.
-
-    Attributes:
-        side: of a tile, in pixels.
-        overlap: in pixels.
-        batch: tiles a run.
-        memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
-    """
-
-    side: int | None = None
-    overlap: int | None = None
-    batch: int | None = None
-    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

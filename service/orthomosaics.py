@@ -25,15 +25,17 @@ from engine.geotiff import (
     pixel_degrees,
     write_geotiff,
 )
-from engine.images import Capture, SourceImage, read_image, tiff_size
+from engine.images import Capture, SourceImage, read_image
+from engine.images.tiff import tiff_size
 from engine.mask_file import MaskFile, layout_for
-from engine.polygons import is_polygon_format, require_layers_kept, require_polygon_format, write_polygons
+from engine.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.postprocess import OutputKind
 from engine.predictor import Mask
 from engine.text import json_text
-from engine.tile_size import TileWishes, choose_tiling
+from engine.tile_size import choose_tiling
 from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
 from engine.tiling import Tiling
+from service.large_image_request import LargeImageRequest
 from service.request import PredictRequest, require_apart, require_writable_file
 from service.results import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
 from service.unfinished import UnfinishedRaster, fingerprint, key_of
@@ -43,47 +45,6 @@ _log = logging.getLogger(__name__)
 _NOT_DECODED: Final = np.zeros((1, 1, 3), np.uint8)
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
-
-
-@dataclass(frozen=True, slots=True)
-class LargeImageRequest:
-    """What a user asks of large images.
-
-    Attributes:
-        tile: whether every image is cut into tiles; otherwise only TIFFs that are too large to decode.
-        wishes: what is fixed about tiles.
-        bands: of TIFFs, from 1; None: the colours.
-        vectors: `gpkg`, `geojson` or a file; None: no polygons.
-        resume: whether to go on with what an interrupted run left.
-    """
-
-    tile: bool = False
-    wishes: TileWishes = field(default_factory=TileWishes)
-    bands: tuple[int, ...] | None = None
-    vectors: str | None = None
-    resume: bool = False
-
-    @property
-    def names_rasters(self) -> bool:
-        """Whether something is asked that only TIFFs have."""
-        return self.bands is not None or self.vectors is not None
-
-    @property
-    def polygon_file(self) -> Path | None:
-        """The file that the user names for polygons; None where each raster has one of its own, or none."""
-        return None if self.vectors is None or is_polygon_format(self.vectors) else Path(self.vectors)
-
-    def options_with_effect(self) -> dict[str, object]:
-        """Select what has an effect on masks, for a ledger.
-
-        Returns:
-            Option to JSON value; empty where images are not cut and no bands are named.
-        """
-        if not (self.tile or self.names_rasters):
-            return {}
-        wishes = {"tile_side": self.wishes.side, "overlap": self.wishes.overlap}
-        bands = None if self.bands is None else list(self.bands)
-        return {"tile": self.tile, **wishes, "bands": bands, "vectors": self.vectors}
 
 
 @dataclass(slots=True)

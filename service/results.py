@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.files import write_atomically
 from engine.images import Capture, real_path
+from engine.options import is_polygon_format
 from engine.palette import Mask, composite, mask_png, overlay_jpeg, palette_for, planes_npz, pseudo_color_png
-from engine.polygons import is_polygon_format
 from engine.text import csv_cell
 from service.request import SaveKind, require_apart
 

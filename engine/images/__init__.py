@@ -2,10 +2,9 @@
 
 from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
-from engine.images.listing import FoundImages, LeftOut, find_images, list_images, real_path
+from engine.images.listing import FoundImages, LeftOut, find_images, is_tiff, list_images, real_path
 from engine.images.read import SourceImage, read_image
 from engine.images.size import shrunken_size
-from engine.images.tiff import TiffPage, pages_of, tiff_size
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -14,12 +13,10 @@ __all__ = [
     "FoundImages",
     "LeftOut",
     "SourceImage",
-    "TiffPage",
     "find_images",
+    "is_tiff",
     "list_images",
-    "pages_of",
     "read_image",
     "real_path",
     "shrunken_size",
-    "tiff_size",
 ]

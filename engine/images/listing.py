@@ -18,6 +18,7 @@ from engine.images.formats import (
     PREFIX_BYTES,
     RAW_FILE,
     RAW_SUFFIXES,
+    TIFF,
     ForeignKind,
     foreign_kind,
     is_readable_kind,
@@ -390,6 +391,18 @@ def _is_mask(file: Path, photographs: Set[str]) -> bool:
         return False
     header = _prefix(file)[:_PNG_BYTES]
     return header[12:16] == b"IHDR" and header[-1] in {_GREY, _PALETTE}
+
+
+def is_tiff(path: Path) -> bool:
+    """Tell whether a file is a TIFF, by its first bytes.
+
+    Args:
+        path: any file.
+
+    Returns:
+        Whether it is; not so of one that cannot be read, which its reader explains.
+    """
+    return TIFF.match(_prefix(path)) is not None
 
 
 def _prefix(file: Path) -> bytes:

@@ -49,7 +49,6 @@ from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, P
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.png import png_content
 from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
-from engine.images.tiff import read_tiff
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
 _STRIP_PIXELS = 1 << 20
@@ -219,6 +218,8 @@ def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
 
 
 def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None) -> _StoredImage:
+    from engine.images.tiff import read_tiff
+
     picture = read_tiff(path, file, max_pixels, page)
     height, width, _ = picture.pixels.shape
     return _StoredImage(picture.pixels, (width, height), picture.orientation, capture_of(picture.exif), picture.notes)

@@ -1,18 +1,18 @@
 """`pseg predict`: images in, masks out."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Segmented
+from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Provenance, Segmented
 from engine.averaging import Averaging, averaged
 from engine.files import write_atomically
-from engine.images import find_images
+from engine.images import find_images, is_tiff
 from engine.text import legible
 from service.commands.terminal import (
     BundleArgument,
@@ -44,8 +44,8 @@ from service.commands.tile_options import (
     chosen_pages,
     large_image_request,
 )
+from service.large_image_request import LargeImageRequest
 from service.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
-from service.orthomosaics import LargeImageRequest, LargeImages
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -67,6 +67,9 @@ from service.results import (
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
 from service.sharding import parse_shard
+
+if TYPE_CHECKING:
+    from service.orthomosaics import LargeImages
 
 _REPORT_SIDE_PX = 1280
 """The largest picture that a report shows."""
@@ -255,8 +258,7 @@ def _predict_all(
     try:
         with open_session(bundle, request, caches, [task.path for task in tasks], profile=profile) as session:
             predictor = averaged(session, averaging)
-            images = LargeImages(predictor, request, large, writer, None if report is None else _REPORT_SIDE_PX)
-            images.require_possible(tasks)
+            images = _large_images(tasks, predictor, request, large, writer, with_report=report is not None)
             pipeline = build_pipeline(predictor, request, writer)
 
             def segment(pending: Iterable[ImageTask]) -> Iterator[Result]:
@@ -270,7 +272,7 @@ def _predict_all(
             ):
                 for note in ledger.notes:
                     say(note)
-                for record, result in ledger.results(segment, images.provenance_of):
+                for record, result in ledger.results(segment, _provenance_of(predictor, images)):
                     if isinstance(result, Entry):
                         table.add_record(record, result.capture)
                     else:
@@ -289,10 +291,36 @@ def _predict_all(
     return not failed and not products.missing
 
 
+def _large_images(
+    tasks: Sequence[ImageTask],
+    predictor: Predictor,
+    request: PredictRequest,
+    large: LargeImageRequest,
+    writer: ResultWriter,
+    *,
+    with_report: bool,
+) -> "LargeImages | None":
+    """What cuts images into tiles; None, and not loaded, where no image of the run can be one of those."""
+    if not (large.tile or large.names_rasters or any(is_tiff(task.path) for task in tasks)):
+        return None
+    from service.orthomosaics import LargeImages
+
+    images = LargeImages(predictor, request, large, writer, _REPORT_SIDE_PX if with_report else None)
+    images.require_possible(tasks)
+    return images
+
+
+def _provenance_of(predictor: Predictor, images: "LargeImages | None") -> Callable[[Result], Provenance]:
+    return (lambda _: predictor.provenance) if images is None else images.provenance_of
+
+
 def _results(
-    tasks: Iterable[ImageTask], pipeline: Pipeline[ImageTask, Path | None], images: LargeImages
+    tasks: Iterable[ImageTask], pipeline: Pipeline[ImageTask, Path | None], images: "LargeImages | None"
 ) -> Iterator[Result]:
     """In the order of the tasks; the pipeline reads ahead among those that follow each other."""
+    if images is None:
+        yield from pipeline.run(tasks)
+        return
     for large, group in groupby(tasks, images.takes):
         if large:
             yield from map(images.segment, group)

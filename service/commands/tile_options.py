@@ -9,10 +9,8 @@ import typer
 
 from engine.averaging import Averaging
 from engine.errors import ImageError, OptionError
-from engine.images import pages_of
-from engine.polygons import is_polygon_format
-from engine.tile_size import TileWishes
-from service.orthomosaics import LargeImageRequest
+from engine.options import TileWishes, is_polygon_format
+from service.large_image_request import LargeImageRequest
 from service.request import DEFAULT_MAX_IMG_SIZE
 
 _Number = TypeVar("_Number", int, float)
@@ -186,6 +184,8 @@ def chosen_pages(page: str | None) -> Callable[[Path], Sequence[int | None]]:
 
 
 def _all_pages(path: Path) -> Sequence[int | None]:
+    from engine.images.tiff import pages_of
+
     try:
         found = pages_of(path)
     except ImageError:  # another format, or the reader says what is wrong

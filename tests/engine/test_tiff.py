@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.geotiff import open_geotiff
-from engine.images import pages_of, read_image, tiff_size
+from engine.images import read_image
+from engine.images.tiff import pages_of, tiff_size
 from engine.tiling import Window
 from tests.engine.tiffs import (
     ASCII,

@@ -12,10 +12,11 @@ import pytest
 
 from engine import InferenceError, OptionError, Predictor, SegmentationClass
 from engine.memory import process_memory_bytes
+from engine.options import TileWishes
 from engine.postprocess import OutputKind
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.tile_size import TileWishes, choose_tiling, natural_size
+from engine.tile_size import choose_tiling, natural_size
 from engine.tiled import ImageRaster, Tile, TiledRun, predict_in_tiles
 from engine.tiling import Scores, Tiling, Window
 from tests.engine.test_predictor import CountingNetwork, Network, bundle_of, image_of

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from engine.errors import ImageError
 from engine.geotiff import open_geotiff, pixel_areas, pixel_degrees
-from engine.images import pages_of, read_image, tiff_size
+from engine.images import read_image
+from engine.images.tiff import pages_of, tiff_size
 from engine.tiling import Window
 
 MARK = "/reading/"
