@@ -5,6 +5,7 @@ before it is committed. Times, digests, versions, sizes of files and folders of 
 """
 # rasterio ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import csv
 import io
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.service.bundles import bundle_folder, packed
@@ -60,7 +62,7 @@ class Run:
         self.folder = folder
         self._measured = measured
         self._steps: list[dict[str, Any]] = []
-        self._hidden = {str(folder): "<folder>", str(REPOSITORY): "<repository>"}
+        self._hidden = {str(folder): "<folder>", str(REPOSITORY): "<repository>", f"{folder.name}/": "<folder>/"}
 
     def pseg(self, *arguments: object) -> None:
         """Run the command; its status and what it prints become a step."""
@@ -170,20 +172,17 @@ class Run:
             return [[self._text(cell) for cell in row] for row in csv.reader(io.StringIO(path.read_text()))]
         if suffix in _IMAGE_SUFFIXES:
             with Image.open(path) as image:
-                values, counts = np.unique(np.asarray(image), return_counts=True)
-                small = (
-                    dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)) if len(values) < 8 else "many"
-                )
-                return {"mode": image.mode, "size": list(image.size), "values": small}
+                return {"mode": image.mode, "size": list(image.size), "values": _counted(np.asarray(image))}
         if suffix == ".tif":
             with rasterio.open(path) as raster:
-                values, counts = np.unique(raster.read(), return_counts=True)
-                small = (
-                    dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)) if len(values) < 8 else "many"
-                )
                 kept = ("driver", "dtype", "nodata", "width", "height", "count", "compress", "interleave")
                 profile = {key: self._value(raster.profile.get(key)) for key in kept}
-                return {**profile, "crs": str(raster.crs), "transform": list(raster.transform), "values": small}
+                return {
+                    **profile,
+                    "crs": str(raster.crs),
+                    "transform": list(raster.transform),
+                    "values": _counted(raster.read()),
+                }
         if suffix == ".html":
             # Sizes and places of what is drawn are in no words.
             words = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", path.read_text())
@@ -192,6 +191,11 @@ class Run:
             with tarfile.open(path) as archive:
                 return sorted(member.name for member in archive)
         return "<file>"
+
+
+def _counted(pixels: NDArray[Any]) -> dict[str, int] | str:
+    values, counts = np.unique(pixels, return_counts=True)
+    return dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)) if len(values) < 8 else "many"
 
 
 def _bundle(run: Run) -> Path:
