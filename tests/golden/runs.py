@@ -301,8 +301,8 @@ RUNS: Mapping[str, Callable[[Run], None]] = {
 def record_of(name: str) -> dict[str, Any]:
     """Run one of them in an empty folder, whose name is as long as ever: another length breaks lines elsewhere."""
     with tempfile.TemporaryDirectory(dir="/tmp") as parent:
-        folder = Path(f"/tmp/run{os.getpid():08}")
-        Path(parent).resolve().rename(folder)
+        folder = Path(parent).resolve().with_name(f"run{os.getpid():08}")
+        Path(parent).rename(folder)
         try:
             run = Run(folder, measured=name in {"conversion", "tuning"})
             RUNS[name](run)
