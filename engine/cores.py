@@ -89,7 +89,7 @@ def thread_count(requested: int | None, usable: int) -> int:
     """Cut a requested number of threads to what the process may use.
 
     Args:
-        requested: a ceiling, or None for all usable cores.
+        requested: the most threads to use, or None for all usable cores.
         usable: cores that the process may use.
 
     Returns:

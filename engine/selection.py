@@ -41,7 +41,7 @@ class RuntimeRequest:
         provider: ONNX Runtime's execution provider.
         device: CPU or GPU; None: the CPU, or what the provider needs.
         precision: arithmetic of the network.
-        threads: a ceiling; None: all cores that the process may use.
+        threads: the most to use; None: all cores that the process may use.
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
@@ -143,7 +143,7 @@ def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
 
 
 def _shared_threads(request: RuntimeRequest) -> int:
-    """Threads of all streams together: within the ceiling, and as many for each stream."""
+    """Threads of all streams together: no more than asked for, and as many for each stream."""
     threads, streams = thread_count(request.threads, usable_cores()), request.streams or 1
     if streams > threads:
         raise OptionError(

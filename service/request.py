@@ -131,7 +131,7 @@ class ServiceRequest(BaseModel):
         default=False,
         description="collect TensorRT's shapes from the images first, and Paddle's int8 calibration table",
     )
-    cpu_threads: int = Field(default=10, description="a ceiling; never more than the process may use")
+    cpu_threads: int = Field(default=10, description="most threads to use; never more than the process may use")
     enable_mkldnn: bool = Field(default=False, description="oneDNN or an error; not given, the runtime decides")
     benchmark: bool = Field(default=False, description="publish timings")
     model_name: str | None = Field(

@@ -22,7 +22,7 @@ from service.request import require_apart, require_writable, written_by
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="published model: folder or tar archive")],
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="published model: folder or archive")],
     out: Annotated[Path, typer.Option(help="the bundle to write: .tgz, or a new folder")],
     cv_config: CvConfigOption = None,
     name: Annotated[str | None, typer.Option(help="name of the model; default: the published one")] = None,
