@@ -89,7 +89,9 @@ def predict(
     precision: Annotated[
         Precision | None, typer.Option(help="arithmetic of the network; default: the tuned profile's, or fp32")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="most threads to use; default: all cores this process may use")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="most threads to use; default: all cores this process may use")
+    ] = None,
     streams: Annotated[
         int | None,
         typer.Option(help="images in the network at once, sharing the threads; default: the tuned profile's, or 1"),
