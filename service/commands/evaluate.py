@@ -26,8 +26,8 @@ from engine import (
     list_images,
     read_image,
 )
-from engine.files import write_atomically
-from engine.text import csv_cell
+from engine.system.files import write_atomically
+from engine.system.text import csv_cell
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -79,7 +79,9 @@ def evaluate(
     precision: Annotated[Precision, typer.Option(help="arithmetic of the network")] = Precision.FP32,
     against_precision: Annotated[Precision | None, typer.Option(help="default: that of --precision")] = None,
     device: Annotated[Device | None, typer.Option(help="default: cpu, or what the provider needs")] = None,
-    threads: Annotated[int | None, typer.Option(help="most threads to use; default: all cores this process may use")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="most threads to use; default: all cores this process may use")
+    ] = None,
     max_img_size: Annotated[
         int, typer.Option(help="shrink larger images to so many pixels; -1: never")
     ] = DEFAULT_MAX_IMG_SIZE,
