@@ -10,9 +10,9 @@ from benchmarks.interleaving import Advance, measure_all
 from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
 from benchmarks.pictures import prepare_pictures
 from benchmarks.samples import Reference, Results
-from engine.bundle import Bundle
+from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
-from engine.opening import Convert
+from engine.segmentation.opening import Convert
 
 DEFAULT_REPEATS = 10
 

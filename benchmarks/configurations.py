@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import assert_never
 
-from engine.bundle import Bundle
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle
 from engine.errors import ConversionError, OptionError, RuntimeUnavailableError
-from engine.opening import Convert, require_available
 from engine.options import (
     Device,
     DynamicShapeProfile,
@@ -22,6 +20,8 @@ from engine.options import (
     RuntimeName,
     RuntimeOptions,
 )
+from engine.segmentation.opening import Convert, require_available
+from engine.system.cores import usable_cores
 
 DEFAULT_MIN_SUBGRAPH_SIZE = 3
 

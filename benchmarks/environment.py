@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from engine.cores import quota_cores, usable_cores
-from engine.host import cpu_information, processor_flags, processor_model
-from engine.memory import kernel_bytes
+from engine.runtimes.host import cpu_information, processor_flags, processor_model
 from engine.runtimes.onnx import gpu_name
+from engine.system.cores import quota_cores, usable_cores
+from engine.system.memory import kernel_bytes
 
 LIBRARIES = (
     "numpy",

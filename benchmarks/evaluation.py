@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.labels import IGNORED_LABEL, LabelledFiles, Labels, read_labels, require_known_classes
-from engine.bundle import SegmentationClass, class_of_index
+from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
-from engine.postprocess import class_count
-from engine.predictor import Predictor
+from engine.segmentation.postprocess import class_count
+from engine.segmentation.predictor import Predictor
 
 Counts = npt.NDArray[np.int64]
 """``int64[K, K]``: pixels of a labelled class (row) that were found as a class (column)."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.images import Capture, SourceImage
-from engine.postprocess import OutputKind, read_planes
-from engine.predictor import Mask, Predictor
+from engine.segmentation.postprocess import OutputKind, read_planes
+from engine.segmentation.predictor import Mask, Predictor
 
 
 def predict_with_half_overlap(predictor: Predictor, image: SourceImage, side: int) -> tuple[Mask, int]:

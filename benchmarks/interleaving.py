@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from benchmarks.configurations import Configuration
 from benchmarks.measure import MeasuredProcess, Work, opened
 from benchmarks.samples import Measurement
-from engine.memory import available_memory_bytes, process_memory_bytes
+from engine.system.memory import available_memory_bytes, process_memory_bytes
 
 _MEMORY_RESERVE = 1.5
 """Of the largest process so far: so much memory must be free before another one is started."""

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, OptionError
-from engine.files import open_to_read
-from engine.text import legible
+from engine.system.files import open_to_read
+from engine.system.text import legible
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""

@@ -24,7 +24,7 @@ from benchmarks.pictures import Pictures, spread
 from benchmarks.samples import Loaded, Measurement, Reference, Turn
 from benchmarks.streams import CollectShapes, Command, Compare, Failure, Grade, Load, Record, TakeTurn
 from converters.parity import ParityReport
-from engine.bundle import Bundle
+from engine.bundle.bundle import Bundle
 from engine.errors import EngineError
 
 TIMEOUT_S = 1800.0

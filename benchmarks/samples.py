@@ -8,7 +8,7 @@ from typing import TypeVar
 from benchmarks.configurations import Configuration, Skipped
 from benchmarks.environment import Environment
 from converters.parity import ParityReport
-from engine.predictor import Provenance
+from engine.segmentation.predictor import Provenance
 
 STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
 SAMPLES_FOR_P99 = 100

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.environment import environment
 from benchmarks.orthomosaic import write_orthomosaic
-from engine.memory import process_memory_bytes
+from engine.system.memory import process_memory_bytes
 
 _ROOT = Path(__file__).parents[1]
 _SEED = 20240

@@ -24,17 +24,17 @@ from benchmarks.pictures import Pictures
 from benchmarks.recording import RecordedRuntime, RecordingRuntime
 from benchmarks.samples import Loaded, PipelinePass, Sample, Turn
 from converters.parity import ParityReport, compare
-from engine.bundle import Bundle
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle
 from engine.errors import ImageError
+from engine.gpu.shapes import collect_inner_ranges, collect_profile
 from engine.images import SourceImage, read_image
-from engine.memory import process_memory_bytes
-from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
-from engine.palette import composite, palette_for, pseudo_color_png
-from engine.pipeline import Failed, Pipeline
-from engine.predictor import Prediction, Predictor, PreparedImage
-from engine.shapes import collect_inner_ranges, collect_profile
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.palette import composite, palette_for, pseudo_color_png
+from engine.segmentation.pipeline import Failed, Pipeline
+from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
+from engine.system.cores import usable_cores
+from engine.system.memory import process_memory_bytes
 
 _SETTLED_SHARE = 0.1
 _SETTLING_STEP_S = 0.02

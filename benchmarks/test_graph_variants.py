@@ -28,10 +28,10 @@ from benchmarks.conftest import OpenPredictor
 from benchmarks.figures import Benchmark, GraphVariants, Variant, note
 from benchmarks.pictures import photograph
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle
-from engine.bundle import file_digest
+from engine.bundle.bundle import file_digest
 from engine.images import Capture
-from engine.predictor import PreparedImage
 from engine.runtimes.onnx import OnnxRuntime
+from engine.segmentation.predictor import PreparedImage
 from engine.transforms import Normalize, TransformRecord
 
 WIDTH, HEIGHT = 1154, 866

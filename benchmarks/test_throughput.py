@@ -10,7 +10,7 @@ from benchmarks.pictures import write_photographs
 from benchmarks.runtimes import EVERY
 from benchmarks.streams import encoded
 from engine import Pipeline, Prediction, Segmented, SourceImage, open_bundle, read_image
-from engine.cores import usable_cores
+from engine.system.cores import usable_cores
 
 IMAGES = 12
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from benchmarks.figures import Benchmark, Step, note
 from benchmarks.pictures import photograph
-from engine.deploy_transforms import parse_transforms
-from engine.palette import palette_for, pseudo_color_png
-from engine.postprocess import OutputKind, segment
+from engine.bundle.deploy_yaml import parse_transforms
+from engine.segmentation.palette import palette_for, pseudo_color_png
+from engine.segmentation.postprocess import OutputKind, segment
 from engine.transforms import TransformRecord, apply_transforms
 
 WIDTH, HEIGHT, CLASSES = 1154, 866, 3

@@ -19,16 +19,17 @@ from benchmarks.half_overlap import predict_with_half_overlap
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Predictor, open_bundle, open_predictor
-from engine.geotiff import GeoTiff, open_geotiff, write_geotiff
 from engine.images import Capture, SourceImage
-from engine.mask_file import MaskFile, layout_for
-from engine.memory import return_freed_memory
 from engine.options import TileWishes
-from engine.postprocess import OutputKind
-from engine.selection import RuntimeRequest
-from engine.tile_size import choose_tiling
-from engine.tiled import OutputFacts, TiledRun, predict_in_tiles
-from engine.tiling import Scores, Tiling, Window
+from engine.rasters.geotiff import GeoTiff, open_geotiff, write_geotiff
+from engine.rasters.mask_file import MaskFile, layout_for
+from engine.rasters.tile_size import choose_tiling
+from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
+from engine.rasters.tiling import Scores, Tiling
+from engine.runtimes.selection import RuntimeRequest
+from engine.segmentation.postprocess import OutputKind
+from engine.system.memory import return_freed_memory
+from engine.window import Window
 
 _ROUNDS = 5
 

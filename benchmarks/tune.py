@@ -26,17 +26,17 @@ from benchmarks.streams import Grade, reference_options
 from benchmarks.tables import Table
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
-from converters.packing import pack
+from converters.exporting.packing import pack
 from converters.parity import ParityLimits
 from converters.repository import Repository
-from engine.bundle import Bundle, read_bundle
-from engine.calibration import MIN_CALIBRATION_IMAGES
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle, read_bundle
 from engine.errors import ConversionError, EngineError, OptionError
-from engine.host import this_host
-from engine.opening import Convert
+from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import Precision, RuntimeName, RuntimeOptions
-from engine.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
+from engine.runtimes.host import this_host
+from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
+from engine.segmentation.opening import Convert
+from engine.system.cores import usable_cores
 
 DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16

@@ -15,22 +15,22 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from converters.packing import pack
+from converters.exporting.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
-from engine.bundle import Bundle, OnnxModel, file_digest
-from engine.confined_child import is_out_of_memory
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle, OnnxModel, file_digest
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, TrialError
 from engine.images import SourceImage, read_image
-from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
-from engine.predictor import Predictor
 from engine.runtimes import Tensor
 from engine.runtimes.trial import prove_onnx_loadable
-from engine.text import json_text
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.predictor import Predictor
+from engine.system.confined_child import is_out_of_memory
+from engine.system.cores import usable_cores
+from engine.system.text import json_text
 
 CERTIFICATE = "parity.json"
 _RECIPE = 6
@@ -191,7 +191,7 @@ class _Work:
 
     def from_fp32(self) -> Conversion:
         """INT8 or FP16, made of the FP32 model."""
-        from engine.calibration import MIN_CALIBRATION_IMAGES
+        from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 
         # Told before the FP32 model is made, which may take minutes.
         if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:

@@ -26,11 +26,11 @@ from converters.rewrites.known import is_known
 from converters.rewrites.needless_branches import drop_needless_branches
 from converters.rewrites.program import Program
 from converters.rewrites.same_padding import drop_ignored_dilations
-from engine.bundle import PaddleModel
-from engine.confinement import confine_process
+from engine.bundle.bundle import PaddleModel
 from engine.errors import ConversionError
-from engine.files import scratch_folder
-from engine.runtimes.paddle_files import require_arithmetic_only
+from engine.runtimes.programs.paddle_files import require_arithmetic_only
+from engine.system.confinement import confine_process
+from engine.system.files import scratch_folder
 
 if TYPE_CHECKING:
     import onnx

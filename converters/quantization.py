@@ -37,14 +37,14 @@ from converters.graph_optimization import fold
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.repository import RefusedError
 from converters.rewriting import rewritten
-from engine.bundle import OnnxModel, file_digest
-from engine.calibration import MIN_CALIBRATION_IMAGES
-from engine.cores import usable_cores
+from engine.bundle.bundle import OnnxModel, file_digest
 from engine.errors import CalibrationError, ConversionError
+from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
 from engine.runtimes.trial import prove_onnx_loadable
+from engine.system.cores import usable_cores
 
 if TYPE_CHECKING:
     import onnx

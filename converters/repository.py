@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConversionError
-from engine.files import open_regular, write_atomically
+from engine.system.files import open_regular, write_atomically
 
 MODEL = "model.onnx"
 DEFAULT_MAX_BYTES = 8 << 30

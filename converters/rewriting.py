@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
-from engine.confinement import confine_process
 from engine.errors import ConversionError
+from engine.system.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
+from engine.system.confinement import confine_process
 
 TIMEOUT_S: float = 1800
 MEMORY_BYTES = 4 << 30

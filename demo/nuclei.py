@@ -26,7 +26,7 @@ from numpy.random import Generator
 
 from benchmarks.evaluation import LabelledImage, read_labelled
 from benchmarks.labels import match_masks, require_known_classes
-from converters.export import ExportClass, export_bundle
+from converters.exporting.export import ExportClass, export_bundle
 from demo.training import (
     WORKERS,
     Batch,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import Predictor, open_bundle, open_predictor, read_image
-from engine.palette import overlay, palette_for
+from engine.segmentation.palette import overlay, palette_for
 
 HERE = Path(__file__).parent
 _ROW_HEIGHT = 330

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from converters.export import ExportClass, export_bundle
+from converters.exporting.export import ExportClass, export_bundle
 from demo.scenes import FRAME, LABEL_COLORS, SAND, SEAGRASS, Scene, render_scene
 from demo.training import (
     WORKERS,

@@ -7,7 +7,7 @@
 Importing this package loads neither paddle nor onnxruntime: each is loaded when a runtime is opened.
 """
 
-from engine.bundle import Bundle, OnnxModel, PaddleModel, SegmentationClass, open_bundle
+from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, SegmentationClass, open_bundle
 from engine.errors import (
     BundleError,
     CalibrationError,
@@ -21,7 +21,6 @@ from engine.errors import (
     UnsupportedTransformError,
 )
 from engine.images import SourceImage, list_images, read_image
-from engine.opening import open_predictor, open_runtime
 from engine.options import (
     Device,
     DynamicShapeProfile,
@@ -32,10 +31,11 @@ from engine.options import (
     RuntimeName,
     ShapeRange,
 )
-from engine.pipeline import Failed, Pipeline, Segmented
-from engine.predictor import ClassCover, MaskSize, Prediction, Predictor, Provenance
 from engine.runtimes import Runtime, TensorSpec
-from engine.selection import OneDnn, RuntimeRequest
+from engine.runtimes.selection import OneDnn, RuntimeRequest
+from engine.segmentation.opening import open_predictor, open_runtime
+from engine.segmentation.pipeline import Failed, Pipeline, Segmented
+from engine.segmentation.predictor import ClassCover, MaskSize, Prediction, Predictor, Provenance
 
 __all__ = [
     "Bundle",

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import scratch_folder
-from engine.tiling import Window
+from engine.system.files import scratch_folder
+from engine.window import Window
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader

@@ -17,7 +17,7 @@ from engine import (
     read_image,
 )
 from service.request import SAVE_KINDS, PredictRequest, build_request
-from service.results import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
+from service.results.pictures import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
 from service.session import Caches, open_session
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.environment import LIBRARIES
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
-from engine.cores import quota_cores, usable_cores
-from engine.opening import require_available
 from engine.options import Device, RuntimeOptions
+from engine.segmentation.opening import require_available
+from engine.system.cores import quota_cores, usable_cores
 from service.session import Caches
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from engine import Bundle, ModelLoadError, OnnxModel, Precision
-from engine.bundle import PaddleModel
-from engine.runtimes.last_operator import last_operator
+from engine.bundle.bundle import PaddleModel
+from engine.runtimes.programs.last_operator import last_operator
 from engine.transforms import describe
 
 

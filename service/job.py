@@ -40,18 +40,18 @@ from ivcap_service.types import ExecutionError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
-from engine.files import scratch_folder
-from engine.text import legible, legible_values
-from service.fulfilment import ExitStatus, Item, Outcome, fulfil
-from service.job_files import JobOutlet, open_item, patient, supply_of
-from service.kept_model import KeptModel
+from engine.system.files import scratch_folder
+from engine.system.text import legible, legible_values
+from service.ivcap.fulfilment import ExitStatus, Item, Outcome, fulfil
+from service.ivcap.job_files import JobOutlet, open_item, patient, supply_of
+from service.ivcap.kept_model import KeptModel
+from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
+from service.ivcap.transfer_limits import Patience, Sizes, patience_from, sizes_from
+from service.ivcap.transport import patient_requests
 from service.logs import set_up_logs
-from service.redaction import keep_secrets_out_of_logs, without_secrets
 from service.request import ServiceRequest, build_service_request
-from service.results import cover_records
+from service.results.pictures import cover_records
 from service.session import caches_at
-from service.transfer_limits import Patience, Sizes, patience_from, sizes_from
-from service.transport import patient_requests
 from service.version import banner
 
 _log = logging.getLogger("service.job")

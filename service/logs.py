@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from engine.errors import OptionError
-from engine.text import json_text, legible
+from engine.system.text import json_text, legible
 
 _TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 _FORMATS = ("text", "json")
@@ -119,7 +119,7 @@ def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
 
 def _redacted_stream(stream: TextIO) -> TextIO:
     # Commands make logs legible and print no secrets: they do without its patterns.
-    from service.redaction import RedactedStream
+    from service.ivcap.redaction import RedactedStream
 
     return stream if isinstance(stream, RedactedStream) else cast("TextIO", RedactedStream(stream))
 

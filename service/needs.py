@@ -20,11 +20,11 @@ from pydantic import TypeAdapter
 
 from benchmarks.configurations import Size
 from engine import EngineError, Failed, InferenceError, errors
-from engine.cores import usable_cores
-from engine.files import write_atomically
-from engine.memory import process_memory_bytes
+from engine.system.cores import usable_cores
+from engine.system.files import write_atomically
+from engine.system.memory import process_memory_bytes
 from service.request import PredictRequest
-from service.results import ImageTask, ResultWriter
+from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
 
 PHOTOGRAPH = Size(3000, 4000)

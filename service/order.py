@@ -1,8 +1,8 @@
 """The door for IVCAP orders: the service as that platform knows it.
 
 Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
-is `text` or `json`, PSEG_HTTP_* (see `service.transfer_limits`) limit the platform's requests, PSEG_SERVICE_* (see
-`describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and PSEG_BUILD_DATE are shown when it starts.
+is `text` or `json`, PSEG_HTTP_* (see `service.ivcap.transfer_limits`) limit the platform's requests, PSEG_SERVICE_*
+(see `describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and PSEG_BUILD_DATE are shown when it starts.
 """
 
 # The platform's library states no types.
@@ -26,10 +26,9 @@ from ivcap_sdk_service import Option, Parameter, PythonWorkflow, Service, Type, 
 from pydantic.fields import FieldInfo
 
 from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
-from engine.files import scratch_folder
-from service.fulfilment import ExitStatus, Item, fulfil
-from service.logs import set_up_logs
-from service.order_files import (
+from engine.system.files import scratch_folder
+from service.ivcap.fulfilment import ExitStatus, Item, fulfil
+from service.ivcap.order_files import (
     OrderOutlet,
     open_item,
     platform_hosts,
@@ -37,11 +36,12 @@ from service.order_files import (
     source_of,
     supply_of,
 )
-from service.redaction import keep_secrets_out_of_logs
+from service.ivcap.redaction import keep_secrets_out_of_logs
+from service.ivcap.transfer_limits import Sizes, patience_from, sizes_from
+from service.ivcap.transport import patient_requests
+from service.logs import set_up_logs
 from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
-from service.transfer_limits import Sizes, patience_from, sizes_from
-from service.transport import patient_requests
 
 _log = logging.getLogger("service.order")
 _BANNER = {

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
-from engine.files import make_folder, remove_abandoned_parts
 from engine.images import DEFAULT_MAX_PIXELS
-from engine.selection import candidates
-from service.sharding import Shard, parse_shard
+from engine.runtimes.selection import candidates
+from engine.system.files import make_folder, remove_abandoned_parts
+from service.collections.sharding import Shard, parse_shard
 
 RuntimeChoice = Literal["auto", "onnx", "paddle"]
 ProviderChoice = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]

@@ -33,18 +33,18 @@ from engine import (
     open_runtime,
     read_image,
 )
-from engine.calibration import collect_calibration_table
-from engine.cores import usable_cores
-from engine.files import scratch_folder
-from engine.memory import memory_limit_bytes, return_freed_memory
-from engine.opening import require_available
+from engine.gpu.calibration import collect_calibration_table
+from engine.gpu.shapes import collect_inner_ranges, collect_profile, write_profile
+from engine.gpu.shapes import read_profile as read_shapes
 from engine.options import DynamicShapeProfile
-from engine.profile import PROFILE_NAME, Profile, read_profile
-from engine.selection import candidates
-from engine.shapes import collect_inner_ranges, collect_profile, write_profile
-from engine.shapes import read_profile as read_shapes
+from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
+from engine.runtimes.selection import candidates
+from engine.segmentation.opening import require_available
+from engine.system.cores import usable_cores
+from engine.system.files import scratch_folder
+from engine.system.memory import memory_limit_bytes, return_freed_memory
 from service.request import DEFAULT_MAX_IMG_SIZE, PredictRequest
-from service.results import ImageTask, ResultWriter
+from service.results.pictures import ImageTask, ResultWriter
 
 if TYPE_CHECKING:
     # Most runs convert nothing, and start faster without.

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.zoo.networks import adopt_statistics, balanced
 from converters.conversion import convert
-from converters.export import ExportClass, OutputOp, export_bundle
+from converters.exporting.export import ExportClass, OutputOp, export_bundle
 from converters.repository import Repository
 from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor

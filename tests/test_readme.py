@@ -15,7 +15,7 @@ import typer
 
 from engine import Failed, ImageError, Provenance
 from service.cli import app
-from service.results import ImageTask, result_record
+from service.results.pictures import ImageTask, result_record
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

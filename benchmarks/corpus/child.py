@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.corpus.facts import Facts, facts_of
-from engine.confinement import confine_process
+from engine.system.confinement import confine_process
 
 MEMORY_BYTES = 3 << 30
 TIMEOUT_S = 20.0
@@ -124,7 +124,7 @@ def _serve(connection: "Connection[Any, Any]", log: str) -> None:
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 2)
     # Loading libraries is nothing that a picture is to blame for.
-    for library in ("engine", "engine.geotiff", "benchmarks.corpus.oracles", *_LIBRARIES):
+    for library in ("engine", "engine.rasters.geotiff", "benchmarks.corpus.oracles", *_LIBRARIES):
         import_module(library)
     confine_process(MEMORY_BYTES)
     connection.send("ready")
@@ -153,8 +153,8 @@ def _read(reader: str, path: Path) -> NDArray[np.uint8]:
 
         return read_image(path).pixels
     if reader == RASTER:
-        from engine.geotiff import open_geotiff
-        from engine.tiling import Window
+        from engine.rasters.geotiff import open_geotiff
+        from engine.window import Window
 
         with open_geotiff(path) as raster:
             return raster.read(Window(0, 0, raster.width, raster.height)).pixels

@@ -12,7 +12,7 @@ from benchmarks.networks import write_text_network
 from benchmarks.pictures import write_photographs
 from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES, Recipe
 from benchmarks.zoo.runner import export_only
-from engine.calibration import MIN_CALIBRATION_IMAGES
+from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 
 _PSEG = Path(sys.executable).with_name("pseg")
 _DEMO = Path(__file__).resolve().parents[2] / "demo"

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from benchmarks.child import serve
 from benchmarks.headline.contestants import Enter, Entered, Lap, LapWork, PsegFolder, RunLap, opened
 from benchmarks.streams import settle
-from engine.memory import process_memory_bytes, return_freed_memory
+from engine.system.memory import process_memory_bytes, return_freed_memory
 
 
 class _Contest:

@@ -15,15 +15,15 @@ from typing import Any, assert_never
 import numpy as np
 
 from benchmarks.streams import encoded
-from engine.bundle import OnnxModel, open_bundle
+from engine.bundle.bundle import OnnxModel, open_bundle
 from engine.images import SourceImage, read_image
-from engine.opening import open_predictor, open_runtime
 from engine.options import OnnxOptions, RuntimeOptions
-from engine.pipeline import Failed, Pipeline
-from engine.predictor import Prediction, Predictor, PreparedImage
-from engine.profile import read_profile
 from engine.runtimes import Tensor, probe_feeds
-from engine.selection import RuntimeRequest
+from engine.runtimes.profile import read_profile
+from engine.runtimes.selection import RuntimeRequest
+from engine.segmentation.opening import open_predictor, open_runtime
+from engine.segmentation.pipeline import Failed, Pipeline
+from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
 
 LapWork = Callable[[], int]
 """Does the work once, and tells how many images that were."""

@@ -32,14 +32,14 @@ from benchmarks.tables import Table
 from benchmarks.tune import TuneRequest, Tuning, profile_of, tune, tuning_table
 from benchmarks.zoo.recipes import OCRNET_HRNET_W48
 from converters.repository import Repository
-from engine.bundle import Bundle, open_bundle
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import RuntimeUnavailableError
 from engine.images import read_image
-from engine.opening import open_runtime, require_available
 from engine.options import OnnxOptions, Precision, Provider
-from engine.predictor import Predictor
-from engine.profile import profile_json
+from engine.runtimes.profile import profile_json
+from engine.segmentation.opening import open_runtime, require_available
+from engine.segmentation.predictor import Predictor
+from engine.system.cores import usable_cores
 
 MEGAPIXEL = (1154, 866)
 ORIGINAL_THREADS = 10

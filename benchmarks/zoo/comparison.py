@@ -8,12 +8,12 @@ from benchmarks.zoo.results import Measurement
 from converters.graph_optimization import fold_constants
 from converters.paddle_to_onnx import OPSET, export_in_child
 from converters.parity import compare, generated_images, sizes_taken
-from engine.bundle import Bundle, OnnxModel, file_digest, open_bundle
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle, OnnxModel, file_digest, open_bundle
 from engine.errors import ConversionError, InferenceError, ModelLoadError
-from engine.opening import open_runtime
 from engine.options import OnnxOptions, PaddleOptions, Precision
-from engine.predictor import Predictor
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.predictor import Predictor
+from engine.system.cores import usable_cores
 
 _TIMEOUT_S = 240
 

@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.zoo import changes
 from benchmarks.zoo.recipes import Recipe
-from converters.export import ExportClass, export_bundle
+from converters.exporting.export import ExportClass, export_bundle
 from converters.parity import generated_images
 from engine.runtimes import Tensor
 

@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from engine.errors import ImageError, reason_of
-from engine.files import open_to_read
 from engine.images.formats import (
     HEIF,
     HEIF_SUFFIXES,
@@ -24,6 +23,7 @@ from engine.images.formats import (
     is_readable_kind,
 )
 from engine.images.heif import EXTRA, heif_available
+from engine.system.files import open_to_read
 
 _MOST_NAMED = 3
 _OWN_RESULT = re.compile(r"\.(?:pseudo|mask)\.png$|\.overlay\.jpg$")

@@ -43,12 +43,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageError, reason_of
-from engine.files import open_to_read
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.png import png_content
 from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
+from engine.system.files import open_to_read
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
 _STRIP_PIXELS = 1 << 20

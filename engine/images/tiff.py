@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from engine.errors import ImageError, reason_of
-from engine.files import open_to_read
 from engine.gdal import NAMES_OVERVIEWS, Dataset, GdalError, names_files, open_tiff
 from engine.images.formats import TIFF
 from engine.images.size import check_max_pixels
@@ -39,7 +38,8 @@ from engine.images.tiff_directories import (
     read_directories,
     read_linked,
 )
-from engine.tiling import Window
+from engine.system.files import open_to_read
+from engine.window import Window
 
 NAMES_FILES_NOTE: Final = (
     "names files in its coordinate reference system, which are not opened: it is read as if it had none "

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from engine.bundle import OnnxModel
+from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
-from engine.host import has_vnni
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes.host import has_vnni
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 

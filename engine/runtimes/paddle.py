@@ -30,11 +30,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from engine.bundle import PaddleModel, ProgramKind
+from engine.bundle.bundle import PaddleModel, ProgramKind
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
-from engine.runtimes.paddle_files import pir_tensor_specs, require_whole_weights
+from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 

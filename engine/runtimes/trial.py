@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bundle import OnnxModel, PaddleModel
-from engine.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
-from engine.confinement import confine_process
+from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import InferenceError, ModelLoadError, TrialError
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.system.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
+from engine.system.confinement import confine_process
 
 TIMEOUT_S: float = 600
 ONNX_TIMEOUT_S: float = 120
@@ -170,7 +170,7 @@ def _memory_limit(*files: Path) -> int:
 
 def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
     from engine.runtimes.paddle import PaddleRuntime
-    from engine.runtimes.paddle_files import require_arithmetic_only
+    from engine.runtimes.programs.paddle_files import require_arithmetic_only
 
     require_arithmetic_only(model)
     runtime = PaddleRuntime(model, options)
@@ -180,7 +180,7 @@ def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
 
 def _load_onnx(model: OnnxModel, options: OnnxOptions) -> None:
     from engine.runtimes.onnx import OnnxRuntime
-    from engine.runtimes.onnx_files import require_whole_model
+    from engine.runtimes.programs.onnx_files import require_whole_model
 
     require_whole_model(model.path)
     OnnxRuntime(model, options)

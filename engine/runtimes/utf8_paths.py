@@ -8,8 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.files import scratch_folder
-from engine.text import is_utf8
+from engine.system.files import scratch_folder
+from engine.system.text import is_utf8
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from benchmarks.plots import plot_names, plots, require_plotting
 from benchmarks.samples import Results
 from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
 from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
-from engine.files import scratch_folder, write_atomically
+from engine.system.files import scratch_folder, write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,

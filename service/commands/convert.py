@@ -10,11 +10,11 @@ import typer
 
 from converters.conversion import Conversion, ConversionRequest, write_bundle
 from converters.conversion import convert as convert_bundle
-from converters.packing import require_bundle_name
+from converters.exporting.packing import require_bundle_name
 from converters.paddle_to_onnx import OPSET
 from converters.parity import ParityReport
 from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
-from engine.text import legible
+from engine.system.text import legible
 from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from engine.text import legible
+from engine.system.text import legible
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, shown
 from service.demonstration import demonstrate
 from service.request import require_writable

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.text import legible
+from engine.system.text import legible
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
 from service.demonstration import demo_bundle
 from service.doctor import cores_line, installed_versions, known_bad, try_starts

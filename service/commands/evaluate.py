@@ -26,8 +26,8 @@ from engine import (
     list_images,
     read_image,
 )
-from engine.files import write_atomically
-from engine.text import csv_cell
+from engine.system.files import write_atomically
+from engine.system.text import csv_cell
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,

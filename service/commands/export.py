@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from converters.bundle_files import FREE_AXES, side_file_of
-from converters.cv_config import CvConfig, read_cv_config
-from converters.paddleseg_config import export_config
+from converters.exporting.bundle_files import FREE_AXES, side_file_of
+from converters.exporting.cv_config import CvConfig, read_cv_config
+from converters.exporting.paddleseg_config import export_config
 from engine import OptionError
-from engine.text import legible
+from engine.system.text import legible
 from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, tell
 from service.request import require_apart, require_writable, written_by
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from converters.bundle_files import side_file_of
-from converters.cv_config import read_cv_config
-from converters.published import import_published
-from engine.text import legible
+from converters.exporting.bundle_files import side_file_of
+from converters.exporting.cv_config import read_cv_config
+from converters.exporting.published import import_published
+from engine.system.text import legible
 from service.commands.terminal import (
     CvConfigOption,
     JsonOption,

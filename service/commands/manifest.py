@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from engine.text import legible
+from engine.system.text import legible
+from service.collections.manifest import image_uris, manifest_bytes
+from service.collections.storage import local_path
 from service.commands.terminal import errors_end_the_command, tell
-from service.manifest import image_uris, manifest_bytes
 from service.request import require_apart, require_writable_file, written_by
-from service.results import write_atomically
-from service.storage import local_path
+from service.results.pictures import write_atomically
 
 
 def manifest(

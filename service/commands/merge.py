@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from service.collections.merging import Merged, find_ledgers, merge_ledgers
 from service.commands.terminal import (
     ExitStatus,
     JsonOption,
@@ -14,10 +15,9 @@ from service.commands.terminal import (
     say,
     tell_totals,
 )
-from service.ledger import ledger_path, ledgers_in, write_ledger
-from service.merging import Merged, find_ledgers, merge_ledgers
 from service.request import require_apart, require_writable, require_writable_file, written_by
-from service.results import CoverTable, write_atomically
+from service.results.ledger import ledger_path, ledgers_in, write_ledger
+from service.results.pictures import CoverTable, write_atomically
 
 
 def merge(
@@ -65,7 +65,7 @@ def _table(merged: Merged) -> bytes:
 
 
 def _write_report(merged: Merged, path: Path) -> None:
-    from service.report import write_table_report
+    from service.results.report import write_table_report
 
     run = merged.content.run
     facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}

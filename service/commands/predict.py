@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engine import Device, Failed, MaskSize, OneDnn, Pipeline, Precision, Predictor, Provenance, Segmented
-from engine.averaging import Averaging, averaged
-from engine.files import write_atomically
 from engine.images import find_images, is_tiff
-from engine.text import legible
+from engine.segmentation.averaging import Averaging, averaged
+from engine.system.files import write_atomically
+from engine.system.text import legible
+from service.collections.sharding import parse_shard
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -44,8 +45,6 @@ from service.commands.tile_options import (
     chosen_pages,
     large_image_request,
 )
-from service.large_image_request import LargeImageRequest
-from service.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -57,7 +56,9 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results import (
+from service.results.large_image_request import LargeImageRequest
+from service.results.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
+from service.results.pictures import (
     CoverTable,
     ImageTask,
     ResultWriter,
@@ -66,10 +67,9 @@ from service.results import (
     result_paths,
 )
 from service.session import Caches, build_pipeline, caches_at, open_session
-from service.sharding import parse_shard
 
 if TYPE_CHECKING:
-    from service.orthomosaics import LargeImages
+    from service.results.rasters import LargeImages
 
 _REPORT_SIDE_PX = 1280
 """The largest picture that a report shows."""
@@ -305,7 +305,7 @@ def _large_images(
     """What cuts images into tiles; None, and not loaded, where no image of the run can be one of those."""
     if not (large.tile or large.names_rasters or any(is_tiff(task.path) for task in tasks)):
         return None
-    from service.orthomosaics import LargeImages
+    from service.results.rasters import LargeImages
 
     images = LargeImages(predictor, request, large, writer, _REPORT_SIDE_PX if with_report else None)
     images.require_possible(tasks)
@@ -337,7 +337,7 @@ def _reporting(
     if path is None:
         yield lambda _: None
         return
-    from service.report import report_at, request_facts
+    from service.results.report import report_at, request_facts
 
     bundle = predictor.bundle
     facts = {"bundle": str(bundle.source), **request_facts(request)}

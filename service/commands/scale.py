@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from converters.packing import pack
+from converters.exporting.packing import pack
 from engine import Bundle, Device, MaskSize, OneDnn, OptionError, Precision, open_bundle
-from engine.selection import candidates
-from service.cluster import (
+from engine.runtimes.selection import candidates
+from service.collections.cluster import (
     LEDGER,
     ROWS,
     Job,
@@ -28,6 +28,9 @@ from service.cluster import (
     segment_all,
     write_ledger_rows,
 )
+from service.collections.manifest import read_manifest
+from service.collections.merging import totals
+from service.collections.storage import Folder, is_uri, local_path
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -39,9 +42,7 @@ from service.commands.terminal import (
     say,
     tell_totals,
 )
-from service.ledger import Run, options_with_effect
-from service.manifest import read_manifest
-from service.merging import totals
+from service.ivcap.transfer_limits import Allowance, Sizes
 from service.request import (
     DEFAULT_MAX_IMG_SIZE,
     DEFAULT_MAX_PIXELS,
@@ -52,7 +53,8 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results import (
+from service.results.ledger import Run, options_with_effect
+from service.results.pictures import (
     CoverTable,
     ImageTask,
     capture_from,
@@ -61,8 +63,6 @@ from service.results import (
     write_atomically,
 )
 from service.session import caches_at, open_session
-from service.storage import Folder, is_uri, local_path
-from service.transfer_limits import Allowance, Sizes
 
 _PROGRESS_LINES = 20
 _MAX_IMAGE_BYTES = Sizes().image.most_bytes
@@ -172,7 +172,7 @@ def scale(
                     table.add_record(record, capture)
                 write_atomically(csv, table.to_csv())
         if report is not None:
-            from service.report import write_table_report
+            from service.results.report import write_table_report
 
             with products.written(f"the report {report}"):
                 facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, message_of
-from engine.text import json_text, legible
+from engine.system.text import json_text, legible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +157,7 @@ def tell(line: str) -> None:
     """Print a line on stdout.
 
     Args:
-        line: legible in all its parts: `shown` for names, `engine.text.legible` for files.
+        line: legible in all its parts: `shown` for names, `engine.system.text.legible` for files.
     """
     # typer's own way goes around a stream of ASCII, and writes UTF-8.
     sys.stdout.write(line + "\n")
@@ -348,7 +348,7 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
     """Tell how a collection went: totals on stdout, failures on stderr.
 
     Args:
-        summary: as `service.merging.totals` makes it.
+        summary: as `service.collections.merging.totals` makes it.
         place: where the results lie.
     """
     counts = summary["images"]

@@ -7,11 +7,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from engine.averaging import Averaging
 from engine.errors import ImageError, OptionError
 from engine.options import TileWishes, is_polygon_format
-from service.large_image_request import LargeImageRequest
+from engine.segmentation.averaging import Averaging
 from service.request import DEFAULT_MAX_IMG_SIZE
+from service.results.large_image_request import LargeImageRequest
 
 _Number = TypeVar("_Number", int, float)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

@@ -20,10 +20,10 @@ from benchmarks.tune import (
     write_tuned_bundle,
 )
 from benchmarks.tune import tune as search_best
-from converters.packing import require_bundle_name
+from converters.exporting.packing import require_bundle_name
 from engine import OptionError, list_images, open_bundle
-from engine.files import scratch_folder, write_atomically
-from engine.profile import Profile, profile_json
+from engine.runtimes.profile import Profile, profile_json
+from engine.system.files import scratch_folder, write_atomically
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,

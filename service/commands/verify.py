@@ -8,8 +8,8 @@ from rich.table import Table
 
 from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
-from engine.cores import usable_cores
-from engine.text import legible
+from engine.system.cores import usable_cores
+from engine.system.text import legible
 from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
 from service.commands.terminal import (
     BundleArgument,

@@ -30,8 +30,8 @@ from engine import (
     Precision,
     RuntimeName,
 )
-from engine.bundle import DeclaredOutput
-from engine.cores import usable_cores
+from engine.bundle.bundle import DeclaredOutput
+from engine.system.cores import usable_cores
 
 
 def bundle_of(*precisions: Precision, paddle: bool = True) -> Bundle:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import evaluation
 from benchmarks.evaluation import LabelledImage, class_ious, confusion_matrix, evaluate, mean_iou
 from engine import Bundle, ImageError, InferenceError, OptionError, Predictor, SegmentationClass, SourceImage
-from engine.bundle import DeclaredOutput
+from engine.bundle.bundle import DeclaredOutput
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime, Network

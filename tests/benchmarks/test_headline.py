@@ -13,7 +13,7 @@ from benchmarks.headline.convolutions import GFLOP, write_stack
 from benchmarks.headline.page import auto_figures, folder_figures, growth_figures, network_figures, page, start_figures
 from benchmarks.headline.parts import Part
 from benchmarks.headline.race import Record, race
-from engine.bundle import OnnxModel, open_bundle
+from engine.bundle.bundle import OnnxModel, open_bundle
 from engine.options import OnnxOptions, PaddleOptions, Precision
 from engine.runtimes import probe_feeds
 from engine.runtimes.onnx import OnnxRuntime

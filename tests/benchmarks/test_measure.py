@@ -23,9 +23,9 @@ from benchmarks.samples import STAGES, summarize
 from benchmarks.streams import CollectShapes, TakeTurn, collect_shapes
 from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
-from engine.memory import process_memory_bytes
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.system.memory import process_memory_bytes
 from tests.service.bundles import bundle_folder, strongest_band_network
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"

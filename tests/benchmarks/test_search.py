@@ -12,7 +12,7 @@ from benchmarks.samples import STAGES, Measurement, PipelinePass, Sample, Turn
 from benchmarks.search import Goal, TuningLimits, front, search
 from converters.parity import ParityReport
 from engine.errors import OptionError
-from engine.predictor import Provenance
+from engine.segmentation.predictor import Provenance
 
 NOWHERE = Provenance("", "", "onnx", "cpu", "fp32", 1, (), {})
 

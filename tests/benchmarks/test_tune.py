@@ -20,10 +20,10 @@ from benchmarks.tune import (
     tuning_table,
     variants_of,
 )
-from engine.bundle import Bundle, DeclaredOutput, OnnxModel
-from engine.cores import usable_cores
+from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import OptionError
 from engine.options import Precision
+from engine.system.cores import usable_cores
 
 BUNDLE = Bundle(
     name="reef",

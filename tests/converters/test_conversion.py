@@ -33,7 +33,7 @@ from engine import (
     open_predictor,
     open_runtime,
 )
-from engine.bundle import SegmentationClass
+from engine.bundle.bundle import SegmentationClass
 from engine.runtimes import trial
 from tests.robustness.hostile_models import calling, function
 

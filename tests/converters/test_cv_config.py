@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from converters.cv_config import read_cv_config
-from converters.export import ExportClass
+from converters.exporting.cv_config import read_cv_config
+from converters.exporting.export import ExportClass
 from engine import ConversionError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.bundle_files import (
+from converters.exporting.bundle_files import (
     bundle_in_one_step,
     meta_text,
     numbered_classes,
@@ -17,7 +17,7 @@ from converters.bundle_files import (
     require_runs,
     side_file_of,
 )
-from converters.export import ExportClass, OutputOp, export_bundle
+from converters.exporting.export import ExportClass, OutputOp, export_bundle
 from engine import ConversionError, open_bundle
 from tests.conftest import CLASSES, NORMALIZE, vendor_warnings_ignored
 from tests.converters.trainings import human_seg_lite, logits_of, output_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.bundle_files import require_free
-from converters.packing import pack
+from converters.exporting.bundle_files import require_free
+from converters.exporting.packing import pack
 from engine import OptionError
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from converters.export import ExportClass
-from converters.paddleseg_config import export_config, load_trained, nothing_downloaded
-from converters.weights_file import read_weights
+from converters.exporting.export import ExportClass
+from converters.exporting.paddleseg_config import export_config, load_trained, nothing_downloaded
+from converters.exporting.weights_file import read_weights
 from engine import ConversionError, open_bundle
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (

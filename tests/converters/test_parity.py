@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converters.parity import ParityError, ParityLimits, compare, generated_images, require_parity
 from engine import Bundle, Predictor, SegmentationClass, SourceImage
-from engine.bundle import DeclaredOutput
+from engine.bundle.bundle import DeclaredOutput
 from engine.errors import ConversionError
 from engine.images import Capture
 from engine.runtimes.fake import FakeRuntime

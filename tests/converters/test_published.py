@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
-from converters.export import ExportClass, export_bundle
-from converters.published import import_published
+from converters.exporting.export import ExportClass, export_bundle
+from converters.exporting.published import import_published
 from engine import ConversionError, open_bundle
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (

@@ -17,7 +17,7 @@ from converters.parity import ParityLimits, ParityReport, compare
 from converters.quantization import MAX_TRIALS, QuantizationError, quantize
 from demo.scenes import render_scene
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
-from engine.bundle import DeclaredOutput
+from engine.bundle.bundle import DeclaredOutput
 from engine.errors import CalibrationError, ConversionError
 from engine.images import Capture
 from engine.runtimes import Tensor

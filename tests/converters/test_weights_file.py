@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters import weights_file
-from converters.weights_file import read_weights, table_of_contents
+from converters.exporting import weights_file
+from converters.exporting.weights_file import read_weights, table_of_contents
 from engine.errors import ConversionError
 from tests.conftest import vendor_warnings_ignored
 

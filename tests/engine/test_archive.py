@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine.archive import ArchiveLimits, known_path, unpack
+from engine.bundle.archive import ArchiveLimits, known_path, unpack
 from engine.errors import BundleError
 from tests.robustness import hostile_zips
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from engine import OptionError, Predictor
-from engine.averaging import AveragedForward, Averaging, averaged, sliding_windows
 from engine.errors import ImageError, InferenceError
-from engine.memory_budget import MemoryBudget
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.segmentation.averaging import AveragedForward, Averaging, averaged, sliding_windows
+from engine.segmentation.memory_budget import MemoryBudget
 from tests.engine.test_predictor import bundle_of, image_of, noise
 
 Oracle = Callable[[Tensor, Averaging, list[tuple[str, tuple[int, int]]]], tuple[Tensor, Tensor]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.bundle import (
+from engine.bundle.bundle import (
     Bundle,
     DeclaredOutput,
     OnnxModel,

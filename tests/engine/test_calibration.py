@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from engine import Bundle, CalibrationError, Device, ModelLoadError, OptionError, PaddleModel, PaddleOptions, Precision
-from engine.bundle import DeclaredOutput
-from engine.calibration import collect_calibration_table
+from engine.bundle.bundle import DeclaredOutput
+from engine.gpu.calibration import collect_calibration_table
 from engine.images import Capture, SourceImage
 
 OPTIONS = PaddleOptions(device=Device.GPU, tensorrt=True, precision=Precision.INT8)

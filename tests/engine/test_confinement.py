@@ -7,7 +7,7 @@ from pathlib import Path
 
 REPORT = """
 import resource, sys
-from engine.confinement import confine_process
+from engine.system.confinement import confine_process
 confine_process({})
 try:
     bytes(256 << 20)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.deploy_transforms import parse_transforms
+from engine.bundle.deploy_yaml import parse_transforms
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.transforms import (
     LimitLong,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.files import OwnFolder, atomic_file, remove_abandoned_parts, scratch_folder, write_atomically
+from engine.system.files import OwnFolder, atomic_file, remove_abandoned_parts, scratch_folder, write_atomically
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None
 HOLDER = """
 import sys, time
 from pathlib import Path
-from engine.files import atomic_file, scratch_folder
+from engine.system.files import atomic_file, scratch_folder
 with scratch_folder("test", Path(sys.argv[1])) as folder, atomic_file(Path(sys.argv[1], "mask.png")) as file:
     file.write(b"half")
     file.flush()

@@ -17,9 +17,9 @@ import rasterio
 
 from engine.errors import ImageError
 from engine.gdal import names_files, new_file_at
-from engine.geotiff import Georeference, open_geotiff, pixel_areas
 from engine.images import read_image
-from engine.tiling import Window
+from engine.rasters.geotiff import Georeference, open_geotiff, pixel_areas
+from engine.window import Window
 from tests.engine.tiffs import ASCII, BYTE, DOUBLE, SHORT, Value, tiff_file
 from tests.robustness.hostile_pictures import UTM, coordinate_system, metadata, picture
 
@@ -208,7 +208,7 @@ def test_the_environment_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(tiff_file(picture(coordinate_system(UTM % ""))))
     code = (
-        "import os, sys; from pathlib import Path; from engine.geotiff import open_geotiff, pixel_areas\n"
+        "import os, sys; from pathlib import Path; from engine.rasters.geotiff import open_geotiff, pixel_areas\n"
         "with open_geotiff(Path(sys.argv[1])) as raster:\n"
         "    print(pixel_areas(raster.georeference, raster.width, raster.height).rows_m2, os.environ['PROJ_NETWORK'])"
     )

@@ -8,9 +8,9 @@ import pytest
 from engine import Bundle, Predictor
 from engine.errors import InferenceError
 from engine.images import Capture, SourceImage
-from engine.memory_budget import MemoryBudget
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.segmentation.memory_budget import MemoryBudget
 
 MIB = 1 << 20
 

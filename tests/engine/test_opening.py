@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.bundle import Bundle, DeclaredOutput, OnnxModel, PaddleModel
+from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel, PaddleModel
 from engine.errors import (
     ConversionError,
     EngineError,
@@ -16,12 +16,12 @@ from engine.errors import (
     OptionError,
     RuntimeUnavailableError,
 )
-from engine.opening import open_first, open_predictor, open_runtime, require_available
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
-from engine.predictor import MaskSize
 from engine.runtimes import Runtime, Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.selection import OneDnn, RuntimeRequest
+from engine.runtimes.selection import OneDnn, RuntimeRequest
+from engine.segmentation.opening import open_first, open_predictor, open_runtime, require_available
+from engine.segmentation.predictor import MaskSize
 
 FP32 = OnnxModel(Path("fp32.onnx"), Precision.FP32, "1" * 64)
 INT8 = OnnxModel(Path("int8.onnx"), Precision.INT8, "2" * 64)
@@ -83,8 +83,8 @@ class Runtimes:
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> Runtimes:
     """Runtimes that all work until told otherwise."""
     peers = Runtimes()
-    monkeypatch.setattr("engine.opening.require_available", peers.require_available)
-    monkeypatch.setattr("engine.opening.open_runtime", peers.open_runtime)
+    monkeypatch.setattr("engine.segmentation.opening.require_available", peers.require_available)
+    monkeypatch.setattr("engine.segmentation.opening.open_runtime", peers.open_runtime)
     return peers
 
 
@@ -103,7 +103,7 @@ def test_the_first_that_works_is_taken(runtimes: Runtimes, tmp_path: Path) -> No
 def test_each_step_down_is_recorded_and_logged(runtimes: Runtimes, caplog: pytest.LogCaptureFixture) -> None:
     runtimes.absent = {"cpu"}
     runtimes.failing = {"paddle-onednn": ModelLoadError("its first run fails")}
-    with caplog.at_level(logging.WARNING, logger="engine.opening"):
+    with caplog.at_level(logging.WARNING, logger="engine.segmentation.opening"):
         predictor = open_predictor(bundle_of(FP32))
     assert runtimes.labels == ["paddle-onednn", "paddle-cpu"]
     assert predictor.fallbacks == (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import ImageError, OptionError
-from engine.palette import (
+from engine.segmentation.palette import (
     color_map,
     composite,
     mask_png,

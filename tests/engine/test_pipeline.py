@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine import Bundle, Failed, ImageError, InferenceError, Pipeline, Prediction, Predictor, Segmented, SourceImage
-from engine.bundle import DeclaredOutput
+from engine.bundle.bundle import DeclaredOutput
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime

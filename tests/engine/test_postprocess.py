@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine.errors import InferenceError, OptionError
-from engine.postprocess import OutputKind, class_count, cover, output_kind, segment
+from engine.segmentation.postprocess import OutputKind, class_count, cover, output_kind, segment
 from engine.transforms import TransformRecord
 
 Reverse: TypeAlias = Callable[[npt.NDArray[Any], Sequence[TransformRecord]], npt.NDArray[np.float32]]

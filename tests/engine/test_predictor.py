@@ -30,8 +30,8 @@ from engine import (
     open_predictor,
     read_image,
 )
-from engine.bundle import DeclaredOutput
-from engine.deploy_transforms import parse_transforms
+from engine.bundle.bundle import DeclaredOutput
+from engine.bundle.deploy_yaml import parse_transforms
 from engine.images import Capture
 from engine.runtimes import RuntimeIdentity, Tensor
 from engine.runtimes.fake import FakeRuntime

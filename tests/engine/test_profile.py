@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from engine import host as host_module
-from engine import profile as module
-from engine.bundle import Bundle, DeclaredOutput, OnnxModel
+from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import ModelLoadError, OptionError
-from engine.host import Host, this_host
-from engine.opening import open_first, open_predictor
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
-from engine.profile import Profile, library_versions, profile_json, read_profile
 from engine.runtimes import Runtime, Tensor
+from engine.runtimes import host as host_module
+from engine.runtimes import profile as module
 from engine.runtimes.fake import FakeRuntime
-from engine.selection import RuntimeRequest, candidates
+from engine.runtimes.host import Host, this_host
+from engine.runtimes.profile import Profile, library_versions, profile_json, read_profile
+from engine.runtimes.selection import RuntimeRequest, candidates
+from engine.segmentation.opening import open_first, open_predictor
 
 HOST = Host("Fast", ("avx2", "fma"), 4, None)
 VERSIONS = {"onnxruntime": "1.2.3"}
@@ -183,8 +183,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[RuntimeOptions]:
     def require_available(_options: RuntimeOptions) -> None:
         """Everything is there."""
 
-    monkeypatch.setattr("engine.opening.require_available", require_available)
-    monkeypatch.setattr("engine.opening.open_runtime", open_runtime)
+    monkeypatch.setattr("engine.segmentation.opening.require_available", require_available)
+    monkeypatch.setattr("engine.segmentation.opening.open_runtime", open_runtime)
     return seen
 
 

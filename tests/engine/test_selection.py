@@ -6,8 +6,16 @@ from typing import Any
 import pytest
 
 from engine.errors import OptionError
-from engine.options import Device, DynamicShapeProfile, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName
-from engine.selection import OneDnn, RuntimeRequest, candidates
+from engine.options import (
+    Device,
+    DynamicShapeProfile,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+)
+from engine.runtimes.selection import OneDnn, RuntimeRequest, candidates
 
 ONNX, PADDLE = {"runtime": RuntimeName.ONNX}, {"runtime": RuntimeName.PADDLE}
 GPU, CPU = {"device": Device.GPU}, {"device": Device.CPU}
@@ -23,7 +31,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     def usable_cores() -> int:
         return 4
 
-    monkeypatch.setattr("engine.selection.usable_cores", usable_cores)
+    monkeypatch.setattr("engine.runtimes.selection.usable_cores", usable_cores)
 
 
 @pytest.mark.parametrize(

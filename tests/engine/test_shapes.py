@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.bundle import Bundle, DeclaredOutput, open_bundle
+from engine.bundle.bundle import Bundle, DeclaredOutput, open_bundle
 from engine.errors import ImageError, OptionError
+from engine.gpu.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
 from engine.images import Capture, SourceImage
 from engine.options import DynamicShapeProfile, ShapeRange
-from engine.predictor import Predictor
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
+from engine.segmentation.predictor import Predictor
 from engine.transforms import Padding, ResizeByLong, Transform
 
 NO_CAPTURE = Capture()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.text import csv_cell, json_text, legible, original
+from engine.system.text import csv_cell, json_text, legible, original
 
 ANY_TEXT = st.text(
     st.one_of(

@@ -17,10 +17,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.geotiff import open_geotiff
 from engine.images import read_image
 from engine.images.tiff import pages_of, tiff_size
-from engine.tiling import Window
+from engine.rasters.geotiff import open_geotiff
+from engine.window import Window
 from tests.engine.tiffs import (
     ASCII,
     BITS,

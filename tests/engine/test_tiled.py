@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pytest
 
 from engine import InferenceError, OptionError, Predictor, SegmentationClass
-from engine.memory import process_memory_bytes
 from engine.options import TileWishes
-from engine.postprocess import OutputKind
+from engine.rasters.tile_size import choose_tiling, natural_size
+from engine.rasters.tiles import ImageRaster, Tile, TiledRun, predict_in_tiles
+from engine.rasters.tiling import Scores, Tiling
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.tile_size import choose_tiling, natural_size
-from engine.tiled import ImageRaster, Tile, TiledRun, predict_in_tiles
-from engine.tiling import Scores, Tiling, Window
+from engine.segmentation.postprocess import OutputKind
+from engine.system.memory import process_memory_bytes
+from engine.window import Window
 from tests.engine.test_predictor import CountingNetwork, Network, bundle_of, image_of
 
 RADIUS = 3

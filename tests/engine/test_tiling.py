@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import OptionError
-from engine.tiling import Blender, Tiling, spans
+from engine.rasters.tiling import Blender, Tiling, spans
 
 
 @st.composite

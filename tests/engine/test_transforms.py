@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.deploy_transforms import parse_transforms
+from engine.bundle.deploy_yaml import parse_transforms
 from engine.errors import ImageError, InferenceError, UnsupportedTransformError
 from engine.transforms import (
     MAX_SIDE,

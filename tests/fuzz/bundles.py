@@ -16,16 +16,29 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["tarfile", "zipfile", "yaml", "json", "engine.archive", "engine.bundle", "engine.deploy_transforms"]
-READ_WITH = ["engine.zip_members", "engine.bundle_kinds", "engine.settings_files"]
-with atheris.instrument_imports(include=[*INSTRUMENTED, *READ_WITH, "engine.profile", "engine.runtimes"]):
-    importlib.import_module("engine.zip_members")  # otherwise loaded with the first ZIP, and not instrumented
-    from engine.archive import ArchiveLimits, unpack
-    from engine.bundle import PaddleModel, read_bundle
+INSTRUMENTED = [
+    "tarfile",
+    "zipfile",
+    "yaml",
+    "json",
+    "engine.bundle.archive",
+    "engine.bundle.bundle",
+    "engine.bundle.deploy_yaml",
+]
+READ_WITH = [
+    "engine.bundle.deploy_yaml",
+    "engine.bundle.zip_members",
+    "engine.bundle.kinds",
+    "engine.system.settings_files",
+]
+with atheris.instrument_imports(include=[*INSTRUMENTED, *READ_WITH, "engine.runtimes.profile", "engine.runtimes"]):
+    importlib.import_module("engine.bundle.zip_members")  # otherwise loaded with the first ZIP, and not instrumented
+    from engine.bundle.archive import ArchiveLimits, unpack
+    from engine.bundle.bundle import PaddleModel, read_bundle
     from engine.errors import EngineError
-    from engine.profile import PROFILE_NAME, read_profile
-    from engine.runtimes.onnx_files import require_whole_model
-    from engine.runtimes.paddle_files import pir_tensor_specs, require_whole_weights
+    from engine.runtimes.profile import PROFILE_NAME, read_profile
+    from engine.runtimes.programs.onnx_files import require_whole_model
+    from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
     from tests.fuzz.harness import fuzz, scratch_folder
     from tests.robustness import hostile, hostile_zips
 LIMITS = ArchiveLimits(members=100, known_bytes=1 << 20, skipped_bytes=1 << 20)

@@ -34,11 +34,11 @@ from engine import (
     open_runtime,
     read_image,
 )
-from engine.bundle import file_digest
+from engine.bundle.bundle import file_digest
 from engine.images import Capture
-from engine.predictor import Mask
 from engine.runtimes import Tensor
 from engine.runtimes.paddle import PaddleRuntime
+from engine.segmentation.predictor import Mask
 from tests.conftest import Convert, ExportNetwork, vendor_warnings_ignored
 
 REPOSITORY = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from engine.profile import read_profile
+from engine.runtimes.profile import read_profile
 
 REPOSITORY = Path(__file__).parents[2]
 PSEG = Path(sys.executable).with_name("pseg")

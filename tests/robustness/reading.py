@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from engine.errors import ImageError
-from engine.geotiff import open_geotiff, pixel_areas, pixel_degrees
 from engine.images import read_image
 from engine.images.tiff import pages_of, tiff_size
-from engine.tiling import Window
+from engine.rasters.geotiff import open_geotiff, pixel_areas, pixel_degrees
+from engine.window import Window
 
 MARK = "/reading/"
 

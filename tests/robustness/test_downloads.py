@@ -12,13 +12,13 @@ import pytest
 import requests
 from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignore[reportMissingTypeStubs]
 
-from service.fulfilment import FetchError
-from service.order_files import RemoteItem
-from service.patient_httpx import PatientClient
-from service.publishing import ARTIFACT_URN, is_platform_urn, product_stem
-from service.storage import StoreError, copy_to
-from service.transfer_limits import Allowance, Patience, Sizes, TransferError
-from service.transport import patient_requests, receiving
+from service.collections.storage import StoreError, copy_to
+from service.ivcap.fulfilment import FetchError
+from service.ivcap.order_files import RemoteItem
+from service.ivcap.patient_httpx import PatientClient
+from service.ivcap.publishing import ARTIFACT_URN, is_platform_urn, product_stem
+from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
+from service.ivcap.transport import patient_requests, receiving
 from tests.robustness.conftest import LOST, Tally
 from tests.robustness.serving import DiskWatch, forget_peak, peak_memory_bytes
 from tests.service.bundles import bundle_folder, packed

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.files import OwnFolder, atomic_file, remove_abandoned_parts, scratch_folder
+from engine.system.files import OwnFolder, atomic_file, remove_abandoned_parts, scratch_folder
 from service.commands.terminal import ExitStatus
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder, packed

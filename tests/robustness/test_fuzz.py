@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine import BundleError, InferenceError, OptionError, open_bundle
-from engine.postprocess import output_kind, segment
+from engine.segmentation.postprocess import output_kind, segment
 from service.request import PredictRequest, build_request
 from tests.robustness import hostile
 from tests.robustness.conftest import Tally

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from converters.weights_file import read_weights
+from converters.exporting.weights_file import read_weights
 from engine import ConversionError
 from tests.converters.test_weights_file import FORGED
 from tests.robustness import hostile, hostile_models, hostile_zips

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.publishing import SUMMARY_SCHEMA
+from service.ivcap.publishing import SUMMARY_SCHEMA
 from tests.robustness.conftest import Tally
 from tests.robustness.killed import PSEG, REPOSITORY, Place, after_share, moments_of_writing, shares, when_written
 from tests.service.bundles import bundle_folder, packed

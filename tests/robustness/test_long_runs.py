@@ -19,7 +19,7 @@ from benchmarks.runtimes import RUNTIMES
 from engine import open_bundle, open_predictor
 from engine.images import Capture, SourceImage
 from engine.options import RuntimeName
-from engine.selection import RuntimeRequest
+from engine.runtimes.selection import RuntimeRequest
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder
 
@@ -31,7 +31,7 @@ RUN = """
 import gc, json, os, sys, threading
 from pathlib import Path
 from engine import Failed, Pipeline, open_bundle, open_predictor
-from engine.memory import process_memory_bytes, return_freed_memory
+from engine.system.memory import process_memory_bytes, return_freed_memory
 from benchmarks.runtimes import RUNTIMES
 from tests.robustness.test_long_runs import pictures
 

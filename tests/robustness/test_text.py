@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from engine.text import is_utf8
+from engine.system.text import is_utf8
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import pseg

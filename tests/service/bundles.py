@@ -13,7 +13,7 @@ import onnx
 import onnx.helper as make
 import yaml
 
-from converters.packing import pack
+from converters.exporting.packing import pack
 
 NORMALIZE: Sequence[Mapping[str, Any]] = ({"type": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},)
 CLASSES: Sequence[Mapping[str, Any]] = (

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.storage import read_rows
+from service.collections.storage import read_rows
 from tests.service.test_cli import PSEG
 
 ROOT = Path(__file__).parents[2]

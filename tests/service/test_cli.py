@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from engine import RuntimeUnavailableError
-from engine.archive import unpack
+from engine.bundle.archive import unpack
 from engine.options import Provider
 from engine.runtimes.onnx import require_provider
 from service import cli

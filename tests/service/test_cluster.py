@@ -12,15 +12,23 @@ from typing import Any
 import pytest
 
 from engine import OptionError, Pipeline, Precision, Predictor, RuntimeName, open_bundle
-from engine.archive import unpack
-from engine.host import this_host
-from engine.profile import PROFILE_NAME, Profile, library_versions, profile_json
-from service.cluster import Job, RemoteTask, Segmenter, StoredRows, numbered, read_ledger_rows, write_ledger_rows
+from engine.bundle.archive import unpack
+from engine.runtimes.host import this_host
+from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json
+from service.collections.cluster import (
+    Job,
+    RemoteTask,
+    Segmenter,
+    StoredRows,
+    numbered,
+    read_ledger_rows,
+    write_ledger_rows,
+)
+from service.collections.storage import Folder
 from service.commands.scale import pending_tasks
 from service.commands.terminal import ExitStatus
+from service.ivcap.transfer_limits import Allowance
 from service.request import build_request
-from service.storage import Folder
-from service.transfer_limits import Allowance
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
 from tests.standins.hostile_server import HostileServer
@@ -80,7 +88,7 @@ def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
         return min(wanted, memory_allows)
 
     monkeypatch.setattr(Predictor, "batch_within_memory", within_memory)
-    monkeypatch.setattr("service.cluster.Pipeline", pipeline_that_tells(sizes))
+    monkeypatch.setattr("service.collections.cluster.Pipeline", pipeline_that_tells(sizes))
     photo = halves(tmp_path / "one.png", RED)
     job = Job(build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first")
     assert work(job, {"uri": [photo.as_uri()], "stem": ["one"]})["status"] == ["ok"]

@@ -28,8 +28,8 @@ from PIL import Image
 
 from benchmarks.tables import Table, markdown
 from service.commands.terminal import ExitStatus, Products
-from service.report import report_at
-from service.results import CoverTable
+from service.results.pictures import CoverTable
+from service.results.report import report_at
 from service.session import caches_at
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import PSEG, Outcome, halves, pseg, pseg_process
@@ -237,7 +237,7 @@ def test_a_product_that_cannot_be_written_takes_no_other(
     if broken == "table":
         monkeypatch.setattr(CoverTable, "to_csv", failing(UnicodeError("no such letter")))
     else:
-        monkeypatch.setattr("service.report._jpeg", failing(ValueError("no such picture")))
+        monkeypatch.setattr("service.results.report._jpeg", failing(ValueError("no such picture")))
     arguments = ("--csv", table, "--report", report, "--out", tmp_path / "out")
     outcome = pseg("predict", bundle, pictures / os.fsdecode(FILES[0]), *arguments)
     assert outcome.status == ExitStatus.INCOMPLETE

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from converters.export import export_bundle
+from converters.exporting.export import export_bundle
 from engine import open_bundle
 from service import cli
 from service.commands.terminal import ExitStatus

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from engine import ModelLoadError, Predictor, RuntimeUnavailableError
-from service.fulfilment import ExitStatus, FetchError, Item, Outcome, SupplyError, fulfil
-from service.publishing import SUMMARY_SCHEMA, Aspect, Product, SourceName, StorageError
+from service.ivcap.fulfilment import ExitStatus, FetchError, Item, Outcome, SupplyError, fulfil
+from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product, SourceName, StorageError
 from service.request import ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from tests.service.bundles import bundle_folder
@@ -241,7 +241,9 @@ def test_a_product_that_cannot_be_made_takes_no_other(
     def fail(*_: object) -> bytes:
         raise ValueError("no such letter")
 
-    target = "service.results.CoverTable.to_csv" if broken == "to_csv" else "service.report._lossless_webp"
+    target = (
+        "service.results.pictures.CoverTable.to_csv" if broken == "to_csv" else "service.results.report._lossless_webp"
+    )
     monkeypatch.setattr(target, fail)
     outcome, shelf = scene.do(Pictures(scene.pictures(2), scene.history), report=True)
     assert outcome.exit_status is ExitStatus.INCOMPLETE

@@ -17,8 +17,8 @@ from typing import Any
 import certifi
 import pytest
 
-from engine.cores import usable_cores
-from service.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
+from engine.system.cores import usable_cores
+from service.ivcap.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
 from tests.service.bundles import CLASSES
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.faulty_server import Fault, FaultKind, FaultyServer

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from service.commands.terminal import ExitStatus
-from service.ledger import LedgerError, Run, list_tasks, open_ledger, read_ledger
-from service.results import ImageTask
+from service.results.ledger import LedgerError, Run, list_tasks, open_ledger, read_ledger
+from service.results.pictures import ImageTask
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process
 
 LEDGER = "ledger.jsonl"

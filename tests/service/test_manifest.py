@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from engine import OptionError
-from service import storage
+from service.collections import storage
+from service.collections.manifest import read_manifest
 from service.commands.terminal import ExitStatus
-from service.manifest import read_manifest
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import halves, pseg, pseg_error
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.commands.terminal import ExitStatus
-from service.ledger import read_ledger
+from service.results.ledger import read_ledger
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
 

@@ -59,7 +59,7 @@ ENTRIES: Mapping[str, Entry | str] = {
     "merge": "ledgers only",
     "manifest": "names of images only",
     "demo": "the project's own bundle",
-    "export": "weights, which converters.weights_file reads; the network is PaddleSeg's own",
+    "export": "weights, which converters.exporting.weights_file reads; the network is PaddleSeg's own",
     "import": "a Paddle program, by the same `open_runtime`",
 }
 """A row for every command of the command line."""

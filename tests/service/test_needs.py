@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.configurations import Size
-from engine.cores import usable_cores
 from engine.errors import ImageError
+from engine.system.cores import usable_cores
 from service import cli
 from service.needs import measure_need
 from service.request import build_request

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignore[reportMissingTypeStubs]
 
-from service.fulfilment import FetchError
-from service.order_files import RemoteItem
-from service.transfer_limits import Allowance, Patience
-from service.transport import patient_requests
+from service.ivcap.fulfilment import FetchError
+from service.ivcap.order_files import RemoteItem
+from service.ivcap.transfer_limits import Allowance, Patience
+from service.ivcap.transport import patient_requests
 from tests.standins.data_proxy import DataProxy
 
 LIMIT = Allowance(1 << 20, "raise PSEG_HTTP_IMAGE_BYTES")

@@ -23,10 +23,10 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from engine import OptionError
-from engine.mask_file import layout_for
-from engine.tiling import Tiling
+from engine.rasters.mask_file import layout_for
+from engine.rasters.tiling import Tiling
 from service.commands.terminal import ExitStatus
-from service.unfinished import UnfinishedRaster
+from service.results.unfinished import UnfinishedRaster
 from tests.service.test_cli import halves, names, pseg, pseg_error, written
 
 UTM = "EPSG:32755"

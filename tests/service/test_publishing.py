@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine import ClassCover, Prediction, Provenance, SegmentationClass
-from engine.bundle import class_of_index
-from engine.predictor import Mask
-from service.publishing import (
+from engine.bundle.bundle import class_of_index
+from engine.segmentation.predictor import Mask
+from service.ivcap.publishing import (
     COLLECTION_SCHEMA,
     INFERENCE_SCHEMA,
     SCALAR_SCHEMA,

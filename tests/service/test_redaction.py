@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.redaction import RedactedStream, keep_secrets_out_of_logs, redacted, without_secrets
+from service.ivcap.redaction import RedactedStream, keep_secrets_out_of_logs, redacted, without_secrets
 from tests.service.bundles import bundle_folder, packed
 from tests.service.pictures import RED, painted
 
@@ -151,7 +151,7 @@ def test_what_libraries_print_is_changed_line_by_line() -> None:
 LAST_WORDS = """
 import os, sys
 from service.logs import set_up_logs
-from service.redaction import keep_secrets_out_of_logs
+from service.ivcap.redaction import keep_secrets_out_of_logs
 keep_secrets_out_of_logs()
 set_up_logs({"PSEG_LOG_FORMAT": sys.argv[1]}, sys.stdout)
 print("printed: password=topsecret")

@@ -35,10 +35,10 @@ from typer.testing import CliRunner
 
 from engine import ClassCover, Prediction, Provenance, SegmentationClass, SourceImage, read_image
 from engine.images import Capture
-from engine.predictor import Mask
+from engine.segmentation.predictor import Mask
 from service import cli
 from service.commands.terminal import ExitStatus
-from service.report import ClassShare, class_totals, report_at
+from service.results.report import ClassShare, class_totals, report_at
 
 PROVENANCE = Provenance(
     "b" * 64, "e" * 64, "paddle", "onednn", "fp32", 3, ("onnx on cpu: not converted",), {"numpy": "2.4.6"}
@@ -555,7 +555,7 @@ def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from tests.service.test_report import PROVENANCE, all_grass, photograph
-from service.report import report_at
+from service.results.report import report_at
 with report_at(Path(sys.argv[1]), title="Bay", provenance=PROVENANCE) as report:
     report.add("q.jpg", photograph(), all_grass())
     os.kill(os.getpid(), 9)

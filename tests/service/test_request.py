@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from engine import Device, OneDnn, OptionError, Precision, Provider, RuntimeName
-from engine.cores import usable_cores
 from engine.options import OnnxOptions, PaddleOptions
-from engine.selection import candidates
+from engine.runtimes.selection import candidates
+from engine.system.cores import usable_cores
 from service.request import (
     PredictRequest,
     ServiceRequest,

@@ -25,8 +25,8 @@ from engine import (
     SourceImage,
 )
 from engine.images import Capture
-from engine.predictor import Mask
-from service.results import (
+from engine.segmentation.predictor import Mask
+from service.results.pictures import (
     CoverTable,
     ImageTask,
     ResultWriter,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import OptionError
-from service.ledger import list_tasks
-from service.sharding import Shard, parse_shard, share_of
+from service.collections.sharding import Shard, parse_shard, share_of
+from service.results.ledger import list_tasks
 
 counts = st.integers(1, 12)
 names = st.lists(st.text(max_size=6), unique=True, max_size=40)

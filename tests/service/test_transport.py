@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from engine import OptionError
-from service.patient_httpx import PatientClient
-from service.transfer_limits import Allowance, Patience, Sizes, TransferError, patience_from, sizes_from
-from service.transport import patient_requests, receiving
+from service.ivcap.patient_httpx import PatientClient
+from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError, patience_from, sizes_from
+from service.ivcap.transport import patient_requests, receiving
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Storage
 from tests.standins.hostile_server import CONTENT, HostileServer
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from converters.packing import pack
+from converters.exporting.packing import pack
 from engine import Precision, open_bundle
-from engine.cores import usable_cores
-from engine.host import this_host
 from engine.options import RuntimeName
-from engine.profile import Profile, library_versions, profile_json, read_profile
+from engine.runtimes.host import this_host
+from engine.runtimes.profile import Profile, library_versions, profile_json, read_profile
+from engine.system.cores import usable_cores
 from service import cli
 from service.commands.terminal import ExitStatus
 from tests.service.bundles import bundle_folder

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.export import export_bundle
+from converters.exporting.export import export_bundle
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from engine import OnnxModel, OnnxOptions, Precision, open_bundle
-from engine.bundle import file_digest
+from engine.bundle.bundle import file_digest
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
 from tests.conftest import vendor_warnings_ignored

@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from engine import ModelLoadError, open_bundle, open_predictor
-from engine.bundle import Bundle, OnnxModel, PaddleModel
+from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel
 from engine.options import Precision, RuntimeName
-from engine.runtimes.last_operator import LastOperator, last_operator
-from engine.selection import RuntimeRequest
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.runtimes.selection import RuntimeRequest
 from tests.conftest import Convert, ExportNetwork, vendor_warnings_ignored
 from tests.engine.test_predictor import image_of, noise
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import AttributeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from engine import Bundle, ModelLoadError, Precision
-from engine.runtimes.onnx_files import require_whole_model
+from engine.runtimes.programs.onnx_files import require_whole_model
 
 
 def outside(location: str = "../../../etc/passwd") -> TensorProto:

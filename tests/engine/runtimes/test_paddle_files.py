@@ -16,7 +16,7 @@ import pytest
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Bundle, ConversionError, ModelLoadError, PaddleModel, PaddleOptions, open_runtime
-from engine.runtimes.paddle_files import require_arithmetic_only, require_whole_weights
+from engine.runtimes.programs.paddle_files import require_arithmetic_only, require_whole_weights
 from engine.runtimes.trial import prove_loadable
 from tests.conftest import vendor_warnings_ignored
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bundle import PaddleModel, ProgramKind
+from engine.bundle.bundle import PaddleModel, ProgramKind
 from engine.errors import ModelLoadError, OptionError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, ShapeRange
 from engine.runtimes import TensorSpec
@@ -26,7 +26,7 @@ from engine.runtimes.paddle import (
     pir_tensorrt_arguments,
     prepare_calibration,
 )
-from engine.runtimes.paddle_files import pir_tensor_specs
+from engine.runtimes.programs.paddle_files import pir_tensor_specs
 
 SEEN = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
 PROFILE = DynamicShapeProfile((("x", SEEN),))

@@ -1,0 +1,1 @@
+"""Trainings and published models become bundles."""

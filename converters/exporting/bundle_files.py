@@ -1,0 +1,280 @@
+"""The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step.
+
+What is made appears at its destination only when it is finished and has run once.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
+from converters.parity import generated_images
+from engine.bundle.bundle import Color, read_bundle
+from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
+from engine.options import PaddleOptions
+from engine.segmentation.opening import open_runtime, require_available
+from engine.segmentation.postprocess import OutputKind, class_count
+from engine.segmentation.predictor import Predictor
+from engine.system.cores import usable_cores
+
+DEPLOY, META, WEIGHTS = "deploy.yaml", "meta.json", "model.pdiparams"
+FREE_AXES = (None, 3, None, None)
+"""Input shape, NCHW, of a network that takes any number of pictures of any size."""
+MODEL_SCHEMA = "urn:ibenthos:schema:paddle.seg.model.1"
+ARTIFACT_PLACEHOLDER = "@@ARTIFACT@@"
+"""Stands in the side file for the URN that the archive gets when it is uploaded."""
+
+_PICTURE_SIDE = 256
+_MOST_PICTURE_PIXELS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class ExportClass:
+    """A class of the network, in the order of its output channels.
+
+    Attributes:
+        name: What people call it; its identifier in ``meta.json`` is made from it.
+        color: ``def_color``, RGB, 0-255; None leaves it out, and the reader's palette decides.
+        identifier: Takes the place of the identifier that is made from the name.
+    """
+
+    name: str
+    color: Color | None = None
+    identifier: str | None = None
+
+    @property
+    def urn(self) -> str:
+        """The identifier in ``meta.json``.
+
+        >>> ExportClass("Other bottom").urn
+        'urn:ibenthos:segmentation:class:other-bottom'
+        """
+        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return self.identifier or f"urn:ibenthos:segmentation:class:{slug}"
+
+
+def numbered_classes(count: int) -> tuple[ExportClass, ...]:
+    """Name classes of which only the number is known.
+
+    Args:
+        count: Number of classes.
+
+    Returns:
+        ``class-0``, ``class-1`` and so on, without colours.
+    """
+    return tuple(ExportClass(f"class-{index}") for index in range(count))
+
+
+def require_distinct(classes: Sequence[ExportClass], *, where: str) -> None:
+    """Make sure that every class has an identifier of its own.
+
+    Args:
+        classes: The classes.
+        where: The file that names them, for the message.
+
+    Raises:
+        ConversionError: Two classes have the same identifier, or a name gives none.
+    """
+    names: dict[str, str] = {}
+    for entry in classes:
+        if entry.urn.endswith(":"):
+            raise ConversionError(
+                f"{where}: class {entry.name!r}: an identifier is made of the letters a-z and digits of the name, and "
+                "this one has none: rename the class, or give it an id"
+            )
+        if entry.urn in names:
+            raise ConversionError(
+                f"{where}: classes {names[entry.urn]!r} and {entry.name!r} both get the identifier {entry.urn}: "
+                "rename one of them"
+            )
+        names[entry.urn] = entry.name
+
+
+def meta_text(
+    name: str,
+    classes: Sequence[ExportClass],
+    input_shape: Sequence[int | None],
+    model_record: Mapping[str, object],
+    *,
+    multilabel: bool = False,
+) -> str:
+    """Write ``meta.json``.
+
+    Args:
+        name: Name of the model.
+        classes: The classes, in the order of the output channels.
+        input_shape: NCHW; None is a free axis.
+        model_record: What is known of the model's origin.
+        multilabel: Whether classes do not exclude each other.
+
+    Returns:
+        JSON of the model schema.
+    """
+    entries: list[dict[str, object]] = []
+    for entry in classes:
+        color = {} if entry.color is None else {"def_color": list(entry.color)}
+        entries.append({"id": entry.urn, "name": entry.name, **color})
+    meta = {
+        "$schema": MODEL_SCHEMA,
+        "name": name,
+        "model": dict(model_record),
+        "classes": entries,
+        "shape": list(input_shape),
+        **({"multilabel": True} if multilabel else {}),
+    }
+    return json.dumps(meta, indent=2) + "\n"
+
+
+def deploy_text(blocks: Mapping[str, object]) -> str:
+    """Write ``deploy.yaml``.
+
+    Args:
+        blocks: ``Deploy`` and what else stands beside it.
+
+    Returns:
+        YAML, in the order given.
+    """
+    return yaml.safe_dump(dict(blocks), sort_keys=False, default_flow_style=None)
+
+
+def require_free(destination: Path) -> None:
+    """Make sure that a bundle may be written to a destination: an archive is replaced, a folder must be new or empty.
+
+    Args:
+        destination: Archive if its name ends in ``.tgz`` or ``.tar.gz``, else folder.
+
+    Raises:
+        ConversionError: It is a folder with files in it, or a folder where an archive should be.
+        OptionError: It is called like another kind of file.
+    """
+    require_bundle_name(destination)
+    if _is_archive(destination):
+        if destination.is_dir():
+            raise ConversionError(f"{destination}: is a folder, though its name is an archive's: name another")
+    elif destination.exists() and (destination.is_file() or any(destination.iterdir())):
+        raise ConversionError(
+            f"{destination}: not an empty folder; remove it or name an archive ({ARCHIVE_ENDINGS[0]})"
+        )
+
+
+def side_file_of(destination: Path) -> Path:
+    """Say where the side file of a bundle lies.
+
+    Args:
+        destination: The bundle.
+
+    Returns:
+        ``<stem>-meta.json`` beside it.
+
+    >>> side_file_of(Path("out/seagrass.tar.gz")).as_posix()
+    'out/seagrass-meta.json'
+    """
+    ending = next((each for each in ARCHIVE_ENDINGS if destination.name.endswith(each)), "")
+    return destination.with_name(f"{destination.name.removesuffix(ending)}-meta.json")
+
+
+@contextmanager
+def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generator[Path]:
+    """Collect the files of a bundle; the destination is whole or as it was.
+
+    Args:
+        destination: Archive to write if the name ends in ``.tgz`` or ``.tar.gz``, replacing what is there; otherwise a
+            folder, which must be absent or empty.
+        side_file: Write ``<stem>-meta.json`` beside it: ``meta.json`` with a place for the artifact's URN.
+
+    Yields:
+        An empty folder, which becomes the bundle when the block ends without an error.
+
+    Raises:
+        ConversionError: The destination cannot be written, or is a folder with files in it.
+        OptionError: The destination is called like another kind of file.
+    """
+    require_free(destination)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        # The staging folder lies beside the destination: only within one file system is a rename a single step.
+        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+    try:
+        folder = staging / "bundle"
+        folder.mkdir()
+        yield folder
+        beside = _side_file(folder, staging) if side_file else None
+        if _is_archive(destination):
+            pack({path.name: path for path in folder.iterdir()}, destination)
+        else:
+            folder.replace(destination)
+        if beside is not None:
+            beside.replace(side_file_of(destination))
+    except OSError as error:
+        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_runs(folder: Path, destination: Path) -> int | None:
+    """Open the finished files as a bundle and run its program once on a generated picture, through Paddle.
+
+    Args:
+        folder: Holds the files.
+        destination: What error messages name.
+
+    Returns:
+        The number of classes that the network tells apart; None if it returns a mask, which does not say.
+
+    Raises:
+        ConversionError: The files are no bundle that the engine takes, the program does not load or run, or it returns
+            no segmentation, or a class that the bundle does not name.
+        RuntimeUnavailableError: Paddle is not installed.
+    """
+    options = PaddleOptions(threads=usable_cores())
+    require_available(options)
+    try:
+        bundle = read_bundle(folder, destination)
+        picture = generated_images([_picture_size(bundle.declared.input_shape)])[0]
+        with Predictor(bundle, open_runtime(bundle, options)) as predictor:
+            prepared = predictor.prepare(picture)
+            (raw,) = predictor.run([prepared])
+            predictor.finish(prepared, raw)
+    except (BundleError, ConversionError, ModelLoadError, InferenceError, ImageError) as error:
+        raise ConversionError(f"{destination}: not written, because the bundle does not work: {error}") from error
+    if raw.kind is not OutputKind.MASK:
+        return class_count(raw.output, raw.kind, 0)
+    largest = int(raw.output.max())
+    if bundle.classes and largest >= len(bundle.classes):
+        raise ConversionError(
+            f"{destination}: not written, because the network returns class {largest}, and only "
+            f"{len(bundle.classes)} are named"
+        )
+    return None
+
+
+def _picture_size(input_shape: tuple[int | None, ...] | None) -> tuple[int, int]:
+    """Width and height of a picture that a network of this input shape takes without a resize."""
+    height, width = (None, None) if input_shape is None else input_shape[-2:]
+    size = width or _PICTURE_SIDE, height or _PICTURE_SIDE
+    if size[0] * size[1] > _MOST_PICTURE_PIXELS:
+        raise ConversionError(
+            f"input_shape asks for a picture of {size[0]}x{size[1]} pixels, and the proof of a bundle makes one of at "
+            f"most {_MOST_PICTURE_PIXELS}: correct input_shape, or leave height and width free (-1)"
+        )
+    return size
+
+
+def _is_archive(destination: Path) -> bool:
+    return destination.name.endswith(ARCHIVE_ENDINGS)
+
+
+def _side_file(folder: Path, staging: Path) -> Path:
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    path = staging / META
+    path.write_text(json.dumps({**meta, "artifact": ARTIFACT_PLACEHOLDER}, indent=2) + "\n", encoding="utf-8")
+    return path

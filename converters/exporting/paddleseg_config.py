@@ -1,0 +1,423 @@
+"""PaddleSeg training configuration and trained weights in, network or bundle out.
+
+The only converter that imports paddleseg. Nothing is downloaded: the weights file has every parameter of the network,
+or the export fails; pretrained weights, which a configuration may name by address, are left out.
+"""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
+# Paddle and PaddleSeg ship no type information.
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+
+import yaml
+from numpy.typing import NDArray
+
+from converters.exporting.bundle_files import (
+    FREE_AXES,
+    ExportClass,
+    bundle_in_one_step,
+    numbered_classes,
+    require_distinct,
+    require_free,
+    require_runs,
+    side_file_of,
+)
+from converters.exporting.export import OutputOp, Transform, write_files
+from converters.exporting.weights_file import read_weights
+from engine.bundle.deploy_yaml import parse_transforms
+from engine.errors import BundleError, ConversionError, RuntimeUnavailableError
+from engine.system.confinement import memory_limited
+from engine.system.files import scratch_folder
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+_LABELS_ONLY = {"AddEdgeLabel", "GenerateInstanceTargets"}
+"""Transforms that change the label and leave the picture as it is."""
+_SHOWN = 5
+_SUFFIXES = {".yml", ".yaml"}
+_BASE, _INHERITED = "_base_", "_inherited_"
+_CONFIGURATION_BYTES = 1 << 20
+_MOST_BASES = 8
+_MOST_VALUES = 1 << 16
+_LARGEST_NUMBER = 1 << 16
+_NAME = re.compile(r"(nn\.)?\w*", re.ASCII)
+"""Texts of a model block: PaddleSeg evaluates some of them as Python (`norm_layer`, `arm_type`)."""
+_MEMORY_BYTES = 4 << 30
+_MEMORY_PER_WEIGHT_BYTE = 16
+"""Building a network may take `_MEMORY_BYTES`, and so much more for every byte of its weights."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNetwork:
+    """What a configuration and its weights say together.
+
+    Attributes:
+        network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
+        class_count: Number of classes.
+        transforms: What pictures go through before the network, in order; None if the configuration names no list.
+        model_record: The configuration's ``model`` block, without paths of this machine.
+    """
+
+    network: "Layer"
+    class_count: int
+    transforms: tuple[Transform, ...] | None
+    model_record: Mapping[str, object]
+
+
+def export_config(
+    config: Path,
+    weights: Path,
+    destination: Path,
+    *,
+    name: str | None = None,
+    classes: Sequence[ExportClass] = (),
+    output_op: OutputOp = "argmax",
+    input_shape: Sequence[int | None] = FREE_AXES,
+) -> Path:
+    """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
+
+    Args:
+        config: PaddleSeg's configuration, ``.yml``.
+        weights: Trained weights, ``.pdparams``.
+        destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
+        name: Name of the model; the configuration's stem if None.
+        classes: In the order of the output channels; empty: ``class-0`` and so on.
+        output_op: What the program ends in.
+        input_shape: NCHW; None is a free axis.
+
+    Returns:
+        The side file, ``<stem>-meta.json``.
+
+    Raises:
+        ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, a
+            transform cannot be repeated on new pictures, Paddle cannot export the network, or the bundle does not run.
+        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    """
+    require_free(destination)
+    with _on_cpu():
+        trained = load_trained(config, weights)
+        named = tuple(classes) or numbered_classes(trained.class_count)
+        require_distinct(named, where=str(config))
+        if len(named) != trained.class_count:
+            raise ConversionError(
+                f"{config}: the network has {trained.class_count} classes, but {len(named)} are named "
+                f"({', '.join(each.name for each in named)}): name them all, background included"
+            )
+        with bundle_in_one_step(destination, side_file=True) as folder:
+            with _quiet():
+                write_files(
+                    trained.network,
+                    folder,
+                    name=name or config.stem,
+                    classes=named,
+                    transforms=trained.transforms,
+                    output_op=output_op,
+                    input_shape=input_shape,
+                    model_record=trained.model_record,
+                )
+            require_runs(folder, destination)
+    return side_file_of(destination)
+
+
+def load_trained(config: Path, weights: Path) -> TrainedNetwork:
+    """Build the network of a configuration and give it the trained weights, all of them.
+
+    Args:
+        config: PaddleSeg's configuration, ``.yml``.
+        weights: Trained weights, ``.pdparams``.
+
+    Returns:
+        The network and what the configuration says about it.
+
+    Raises:
+        ConversionError: A file cannot be read, PaddleSeg cannot build the network, a parameter is missing in the
+            weights or has another shape or type there, or a transform cannot be repeated on new pictures.
+        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+
+    Source: paddleseg 2.8.0: ``val_dataset.transforms`` are the deploy transforms (``tools/export.py``); configurations
+        of PaddleSeg 2.5 and older may have them in ``export.transforms``.
+    """
+    if config.suffix not in _SUFFIXES or not config.is_file():
+        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file with --config")
+    content = _read_configuration(config)
+    record = content.get("model")
+    if not isinstance(record, dict):
+        raise ConversionError(f"{config}: no model block, which says what network it is: name a whole configuration")
+    content["model"] = _without_pretrained(record)
+    arrays = read_weights(weights)
+    memory_bytes = _MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weights.stat().st_size
+    with nothing_downloaded(), scratch_folder("config") as folder, memory_limited(memory_bytes):
+        from paddleseg.cvlibs import Config, SegBuilder
+
+        try:
+            _require_plain_model(content["model"], config)
+            transforms = _deploy_transforms(content, str(config))
+            plain = folder / "config.yml"
+            plain.write_text(yaml.safe_dump(content), encoding="utf-8")
+            builder: Any = SegBuilder(Config(str(plain)))
+            network = cast("Layer", builder.model)
+            class_count = record.get("num_classes") or builder.train_dataset_class.NUM_CLASSES
+        except BundleError as error:
+            raise ConversionError(
+                f"{error}; an export block ({{export: {{transforms: [...]}}}}) takes the place of val_dataset's"
+            ) from error
+        except ConversionError:
+            raise
+        except Exception as error:
+            raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
+        if class_count < 2:
+            raise ConversionError(f"{config}: num_classes is {class_count}; a segmentation has at least two classes")
+        _adopt(network, arrays, config, weights)
+    network.eval()
+    return TrainedNetwork(network, class_count, transforms, _public_record(record))
+
+
+@contextmanager
+def nothing_downloaded() -> Generator[None]:
+    """Use PaddleSeg without its reaching for the network, and without its log on standard output.
+
+    Two of its backbones fetch the weights of their position embedding even where ``pretrained`` is None; inside this
+    block they keep what they are made with.
+
+    Raises:
+        ConversionError: PaddleSeg wants to download something; names the address.
+        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    """
+    with _quiet():
+        try:
+            from paddleseg.models.backbones.cae import CAE
+            from paddleseg.models.backbones.vision_transformer import VisionTransformer
+            from paddleseg.utils import download, utils
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                f"PaddleSeg cannot be imported ({error}): `make export-tools` installs it (docs/export.md)"
+            ) from error
+        except OSError as error:
+            raise RuntimeUnavailableError(
+                f"PaddleSeg cannot make its folder ({error}): name a writable one in the environment variable SEG_HOME"
+            ) from error
+        with ExitStack() as patches:
+            for module in (utils, download):
+                patches.enter_context(_replaced(module, "download_file_and_uncompress", _refuse_download))
+            for backbone in (VisionTransformer, CAE):
+                patches.enter_context(_replaced(backbone, "init_weight", _keep_weights))
+            yield
+
+
+def _read_configuration(config: Path, most_bases: int = _MOST_BASES) -> dict[str, Any]:
+    """Read a configuration and those that it is based on, as PaddleSeg does, but values only and nothing without end.
+
+    Source: paddleseg 2.8.0, ``cvlibs/config.py``; there YAML may name any function.
+    """
+    content = _load_yaml(config)
+    bases: object = content.pop(_BASE, [])
+    for base in cast("list[object]", bases) if isinstance(bases, list) else [bases]:
+        path = config.parent / str(base)
+        if not isinstance(base, str) or path.suffix not in _SUFFIXES or not path.is_file() or not most_bases:
+            raise ConversionError(
+                f"{config}: {_BASE} must name .yml files that are there, at most {_MOST_BASES} one after the other, "
+                f"but it is {str(base)[:100]!r}"
+            )
+        content = _merged(content, _read_configuration(path, most_bases - 1))
+    return content
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_CONFIGURATION_BYTES + 1)
+        if len(text) > _CONFIGURATION_BYTES:
+            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, and is no configuration")
+        content = yaml.safe_load(text.decode())
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.MarkedYAMLError as error:
+        # What PyYAML says shows the text around it, which may be of a file that is nobody's business.
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise ConversionError(f"{path}: is no YAML of plain values ({error.problem}{line})") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConversionError(f"{path}: is no YAML of plain values ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: is no configuration of PaddleSeg: it holds no settings with names")
+    settings = cast("dict[str, Any]", content)
+    _require_bounded(settings, path)
+    return settings
+
+
+def _require_bounded(content: object, path: Path) -> None:
+    """Aliases may stand for more than any machine holds, or for themselves."""
+    pending, count = [content], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ConversionError(f"{path}: unfolds to more than {_MOST_VALUES} values: write it without YAML aliases")
+        if isinstance(value, dict):
+            pending += cast("dict[object, object]", value).values()
+        elif isinstance(value, list):
+            pending += cast("list[object]", value)
+
+
+def _merged(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Settings over those that they are based on."""
+    if not settings.get(_INHERITED, True):
+        return {key: value for key, value in settings.items() if key != _INHERITED}
+    return base | {
+        key: _merged(cast("dict[str, Any]", value), cast("dict[str, Any]", base[key]))
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _require_plain_model(model: object, config: Path) -> None:
+    """Refuse what would make PaddleSeg run or read something, or build what no machine holds."""
+    from paddleseg.cvlibs import manager
+
+    known = {*manager.MODELS.components_dict, *manager.BACKBONES.components_dict}
+    pending: list[tuple[str, object]] = [("model", model)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, dict):
+            block = cast("dict[str, object]", value)
+            kind = block.get("type")
+            if kind is not None and kind not in known:
+                raise ConversionError(f"{config}: {name}: {str(kind)[:100]!r} is no network or backbone of PaddleSeg")
+            pending += [(f"{name}.{key}", each) for key, each in block.items()]
+        elif isinstance(value, list):
+            pending += [(name, each) for each in cast("list[object]", value)]
+        elif isinstance(value, str) and not _NAME.fullmatch(value):
+            raise ConversionError(
+                f"{config}: {name}: {value[:100]!r} is no name, and PaddleSeg might run it as a program"
+            )
+        elif isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
+            raise ConversionError(f"{config}: {name}: {str(value)[:20]} is larger than anything in a network")
+
+
+def _adopt(network: "Layer", arrays: Mapping[str, NDArray[Any]], config: Path, weights: Path) -> None:
+    """Give the network all of its parameters, or none."""
+    wanted = network.state_dict()
+    wrong: list[str] = []
+    for name, parameter in wanted.items():
+        array = arrays.get(name)
+        shape, dtype = tuple(parameter.shape), str(parameter.dtype).removeprefix("paddle.")
+        if array is None:
+            wrong.append(f"{name} is missing")
+        elif array.shape != shape:
+            wrong.append(f"{name} is {list(array.shape)}, the network's {list(shape)}")
+        elif array.dtype.name != dtype:
+            wrong.append(f"{name} is {array.dtype.name}, the network's {dtype}")
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ConversionError(
+            f"{weights}: not the weights of the network in {config}; {len(wrong)} of {len(wanted)} parameters do not "
+            f"fit: {'; '.join(wrong[:_SHOWN])}{more}"
+        )
+    surplus = [name for name in arrays if name not in wanted]
+    if surplus:
+        raise ConversionError(
+            f"{weights}: has {len(surplus)} parameters that the network in {config} does not have "
+            f"({', '.join(surplus[:_SHOWN])}): name the configuration that it was trained with"
+        )
+    network.set_state_dict(cast("dict[str, Any]", arrays))
+
+
+def _deploy_transforms(configuration: Mapping[str, Any], where: str) -> tuple[Transform, ...] | None:
+    export = configuration.get("export") or {}
+    block = "export" if "transforms" in export else "val_dataset"
+    if block not in configuration:
+        raise ConversionError(
+            f"{where}: no val_dataset, whose transforms pictures go through before the network: add it, or an export "
+            "block with a list of transforms"
+        )
+    listed = configuration[block].get("transforms")
+    if listed is None:
+        return None
+    kept = [each for each in listed if not (isinstance(each, dict) and each.get("type") in _LABELS_ONLY)]
+    parse_transforms(kept, where=f"{where}: {block}")
+    return tuple(kept)
+
+
+def _without_pretrained(value: object) -> object:
+    """The model block with every ``pretrained`` set to None: the trained weights replace them anyway."""
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {key: None if key == "pretrained" else _without_pretrained(each) for key, each in items}
+    if isinstance(value, list):
+        return [_without_pretrained(each) for each in cast("list[object]", value)]
+    return value
+
+
+def _public_record(record: object) -> Any:  # noqa: ANN401
+    """The model block as it is published: ``pretrained`` stays where it is a public address."""
+    if isinstance(record, dict):
+        items = cast("dict[str, object]", record).items()
+        return {
+            key: _public_record(value)
+            for key, value in items
+            if key != "pretrained" or str(value).startswith(("http://", "https://"))
+        }
+    if isinstance(record, list | tuple):
+        return [_public_record(each) for each in cast("Sequence[object]", record)]
+    return record
+
+
+@contextmanager
+def _on_cpu() -> Generator[None]:
+    """Build and trace where layers do not depend on the device: PaddleSeg makes others on several GPUs."""
+    with _quiet():
+        try:
+            import paddle
+        except ImportError as error:
+            raise RuntimeUnavailableError(f"Paddle cannot be imported ({error}): install the extra `paddle`") from error
+    before = paddle.get_device()
+    paddle.set_device("cpu")
+    try:
+        yield
+    finally:
+        paddle.set_device(before)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep what PaddleSeg prints off standard output, and Paddle's warnings about itself out of the log."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(cast("IO[str]", said)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            _log.debug("%s", line)
+
+
+@contextmanager
+def _replaced(owner: object, name: str, substitute: object) -> Generator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, substitute)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _refuse_download(url: str, *_: object, **__: object) -> NoReturn:
+    raise ConversionError(f"PaddleSeg wants to download {url}; an export downloads nothing: set that setting to null")
+
+
+def _keep_weights(backbone: object) -> None:
+    """Stands in for a backbone's own loading of pretrained weights."""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

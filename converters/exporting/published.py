@@ -1,0 +1,137 @@
+"""Published inference models in, bundle out: what PaddleX offers and PaddleSeg's ``--for_fd`` writes.
+
+They hold ``inference.yml`` with PaddleSeg's ``Deploy`` block, a program and weights, and no names of classes. The
+bundle has the names that every reader of bundles knows.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from converters.exporting.bundle_files import (
+    DEPLOY,
+    FREE_AXES,
+    META,
+    WEIGHTS,
+    ExportClass,
+    bundle_in_one_step,
+    deploy_text,
+    meta_text,
+    numbered_classes,
+    require_distinct,
+    require_free,
+    require_runs,
+    side_file_of,
+)
+from engine.bundle.bundle import DEPLOY_NAMES, Bundle, PaddleModel, open_bundle
+from engine.errors import BundleError, ConversionError
+from engine.system.settings_files import read_yaml, shown_value
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedModel:
+    """A published model that became a bundle.
+
+    Attributes:
+        name: In ``meta.json``.
+        classes: In the order of the output channels; empty if nothing tells how many there are.
+        side_file: ``<stem>-meta.json`` beside the bundle.
+    """
+
+    name: str
+    classes: tuple[ExportClass, ...]
+    side_file: Path
+
+
+def import_published(
+    source: Path, destination: Path, *, name: str | None = None, classes: Sequence[ExportClass] = ()
+) -> ImportedModel:
+    """Repack a published inference model as a bundle that has run once, with its side file beside it.
+
+    Args:
+        source: Folder or archive; it is not changed.
+        destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
+        name: Name of the model; what the source says, or its stem, if None.
+        classes: In the order of the output channels; empty: those that the source names, else ``class-0`` and so on.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        ConversionError: The source is no segmentation model that the engine takes, names another number of classes than
+            its network has, or does not run; or the destination cannot be written.
+        RuntimeUnavailableError: Paddle is not installed.
+    """
+    require_free(destination)
+    try:
+        with open_bundle(source) as bundle:
+            if bundle.paddle is None:
+                raise ConversionError(f"{source}: holds no Paddle program; a published model has inference.json")
+            return _repack(bundle, bundle.paddle, destination, name, tuple(classes))
+    except BundleError as error:
+        raise ConversionError(f"{source}: not imported, because it is no segmentation model: {error}") from error
+
+
+def _repack(
+    bundle: Bundle, model: PaddleModel, destination: Path, name: str | None, classes: tuple[ExportClass, ...]
+) -> ImportedModel:
+    settings = _settings(bundle)
+    named = name or _published_name(settings) or bundle.name
+    known = classes or _published_classes(bundle, settings)
+    require_distinct(known, where=str(bundle.source))
+    with bundle_in_one_step(destination, side_file=True) as folder:
+        program = f"model{model.program.suffix}"
+        shutil.copyfile(model.program, folder / program)
+        shutil.copyfile(model.params, folder / WEIGHTS)
+        deploy = {**settings["Deploy"], "model": program, "params": WEIGHTS}
+        (folder / DEPLOY).write_text(deploy_text({**settings, "Deploy": deploy}), encoding="utf-8")
+
+        def write_meta(final: tuple[ExportClass, ...]) -> None:
+            shape = bundle.declared.input_shape or FREE_AXES
+            text = meta_text(named, final, shape, settings.get("Global") or {}, multilabel=bundle.multilabel)
+            (folder / META).write_text(text, encoding="utf-8")
+
+        write_meta(known)
+        found = require_runs(folder, destination)
+        if found is not None and known and len(known) != found:
+            raise ConversionError(
+                f"{bundle.source}: the network has {found} classes, but {len(known)} are named "
+                f"({', '.join(each.name for each in known)}): name them all with --cv-config"
+            )
+        final = known or numbered_classes(found or 0)
+        write_meta(final)
+    return ImportedModel(named, final, side_file_of(destination))
+
+
+def _settings(bundle: Bundle) -> dict[str, Any]:
+    """The whole file of which the engine has read and checked the ``Deploy`` block."""
+    return cast("dict[str, Any]", read_yaml(_settings_file(bundle)))
+
+
+def _settings_file(bundle: Bundle) -> Path:
+    return next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
+
+
+def _published_name(settings: Mapping[str, Any]) -> str | None:
+    block = settings.get("Global")
+    name = cast("dict[str, object]", block).get("model_name") if isinstance(block, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _published_classes(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[ExportClass, ...]:
+    if bundle.classes:
+        return tuple(ExportClass(each.name, each.color, each.id) for each in bundle.classes)
+    block = settings.get("PostProcess")
+    if not isinstance(block, dict) or not isinstance(cast("dict[str, object]", block).get("label_list"), list):
+        return ()
+    # As text: YAML 1.1 takes the names no, on and 010 for False, True and 8.
+    written = cast("dict[str, Any]", read_yaml(_settings_file(bundle), as_text=True))
+    names = cast("list[object]", written["PostProcess"]["label_list"])
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ConversionError(
+                f"{bundle.source}: PostProcess.label_list[{index}] must be the name of a class, not {shown_value(name)}"
+            )
+    return tuple(ExportClass(str(name)) for name in names)

@@ -1,0 +1,1 @@
+"""A stranger's archive becomes a bundle: its files, settings and models."""

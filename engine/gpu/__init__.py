@@ -1,0 +1,1 @@
+"""What TensorRT needs beside a model: ranges of shapes and of values."""

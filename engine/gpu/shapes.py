@@ -1,0 +1,98 @@
+"""The dynamic shape profile of a bundle: collected from real images once, kept, used by TensorRT afterwards."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from engine.bundle.bundle import Bundle
+from engine.errors import OptionError
+from engine.images import SourceImage
+from engine.options import DynamicShapeProfile, PaddleOptions, Shape
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.predictor import Predictor
+from engine.system.files import write_atomically
+
+_PROFILE = TypeAdapter(DynamicShapeProfile)
+
+
+def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batch_size: int) -> DynamicShapeProfile:
+    """Collect the input shapes that images really have after the transforms.
+
+    Args:
+        predictor: of the same bundle, on any runtime; the network is not run.
+        images: a sample of what will come.
+        batch_size: the largest batch that will be run.
+
+    Returns:
+        From batches of one to `batch_size`.
+
+    Raises:
+        OptionError: there are no images.
+        ImageError: the network or a transform does not take an image.
+    """
+    shapes: list[Shape] = []
+    for image in images:
+        bands, height, width = predictor.prepare(image).tensor.shape
+        shapes += [(1, bands, height, width), (batch_size, bands, height, width)]
+    if not shapes:
+        raise OptionError("a shape profile needs at least one image that can be read")
+    return DynamicShapeProfile.from_shapes(predictor.input_name, shapes)
+
+
+def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, ledger: Path | None) -> None:
+    """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`.
+
+    It needs no GPU: shapes are the same on the CPU.
+
+    Args:
+        bundle: an open bundle with a Paddle program.
+        profile: the shapes of its inputs.
+        path: Paddle's own file; its folder is made.
+        ledger: folder that remembers which models loaded before.
+
+    Raises:
+        ModelLoadError: Paddle refuses the model.
+        InferenceError: it does not run at one of the shapes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runtime = open_runtime(bundle, PaddleOptions(shape_range_file=path, collect_shape_range=True), ledger=ledger)
+    try:
+        for name, shapes in profile.inputs:
+            # The optimum is what Paddle sees most often.
+            for shape in (shapes.minimum, shapes.optimum, shapes.optimum, shapes.maximum):
+                runtime.run({name: np.zeros(shape, np.float32)})
+    finally:
+        runtime.close()
+
+
+def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
+    """Keep a profile, in one step.
+
+    Args:
+        profile: what was collected.
+        path: a JSON file; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _PROFILE.dump_json(profile))
+
+
+def read_profile(path: Path) -> DynamicShapeProfile | None:
+    """Read a kept profile.
+
+    Args:
+        path: a JSON file.
+
+    Returns:
+        The profile, or None if none was kept.
+
+    Raises:
+        OptionError: the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return _PROFILE.validate_json(path.read_bytes())
+    except (ValidationError, OptionError) as error:
+        raise OptionError(f"{path} is no shape profile ({error}): collect it again with --auto-tune-shapes") from error

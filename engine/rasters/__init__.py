@@ -1,0 +1,1 @@
+"""Georeferenced images, cut into tiles and put together again."""

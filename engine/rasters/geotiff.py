@@ -1,0 +1,497 @@
+"""GeoTIFFs: read window by window, and masks written as one; how large pixels are on the ground.
+
+Pixels and what is missing follow the rules of `engine.images.tiff`. An orientation tag is not applied: a raster lies as
+its georeference says.
+"""
+
+import math
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError
+from engine.gdal import (
+    GdalError,
+    coordinate_system,
+    names_files,
+    traced_shapes,
+    transform_points,
+    write_cloud_optimized,
+)
+from engine.images.formats import TIFF
+from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
+from engine.rasters.mask_file import MaskFile
+from engine.rasters.tiles import Tile
+from engine.system.files import open_regular
+from engine.system.text import legible
+from engine.window import Window
+
+_BLOCK_PX = 512
+_NAME_LENGTH = 200
+_LARGEST_DISTORTION = 0.01
+_DEGREE = math.pi / 180
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_SPHEROID = re.compile(rf'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",\s*({_NUMBER}),\s*({_NUMBER})')
+_IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_AXES_M = (1e5, 1e9)
+"""Of anything in the solar system that is surveyed."""
+_SMALLEST_INVERSE_FLATTENING = 5.0
+_WORLD_FILE_BYTES = 1024
+_IGNORED_SUFFIXES: Final = (".aux.xml", ".ovr", ".msk", ".prj", ".tab", ".aux", ".imd", ".rpb")
+
+
+@dataclass(frozen=True, slots=True)
+class Georeference:
+    """Where a raster lies on the earth.
+
+    Attributes:
+        crs_wkt: the coordinate reference system; None where the file names none.
+        transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
+        area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
+    """
+
+    crs_wkt: str | None
+    transform: tuple[float, float, float, float, float, float]
+    area_or_point: str = "Area"
+
+
+@dataclass(frozen=True, slots=True)
+class PixelAreas:
+    """What pixels cover on the ground.
+
+    Attributes:
+        rows_m2: of one pixel of each row, in square metres, float64[H] or float64[1] if all are alike; None: unknown.
+        note: why unknown, or how they were computed.
+    """
+
+    rows_m2: NDArray[np.float64] | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """What a mask's file says of a class.
+
+    Attributes:
+        id: URN.
+        name: what people call it.
+        color: RGB, 0–255.
+    """
+
+    id: str
+    name: str
+    color: tuple[int, int, int]
+
+
+class GeoTiff:
+    """An open GeoTIFF. Threads: one at a time, any.
+
+    Attributes:
+        bands: the numbers of the bands that are read, from 1.
+        placed_by_points: whether it has ground control points in place of a georeference.
+        marks_missing: whether some pixels may be missing.
+        georeference: where it lies.
+        notes: what people should know of the reading; phrases, mostly none.
+    """
+
+    def __init__(self, picture: Tiff, georeference: Georeference, notes: Sequence[str]) -> None:
+        """Take an open picture; see `open_geotiff`.
+
+        Args:
+            picture: stays open as long as this is used.
+            georeference: where it lies.
+            notes: what people should know of its place.
+        """
+        self._picture = picture
+        self.bands = picture.bands
+        self.placed_by_points = picture.dataset.placed_by_points
+        self.marks_missing = picture.marks_missing
+        self.georeference = georeference
+        self.notes = (*picture.notes, *notes)
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self._picture.width
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self._picture.height
+
+    def read(self, window: Window) -> Tile:
+        """Read a window.
+
+        Args:
+            window: inside of the raster.
+
+        Returns:
+            Its pixels, and which of them hold data.
+
+        Raises:
+            ImageError: the file is damaged there.
+        """
+        return Tile(*self._picture.read(window))
+
+    def overview(self, longest_side: int) -> NDArray[np.uint8]:
+        """Read the whole raster small; from its overviews, if it has some.
+
+        Args:
+            longest_side: in pixels at most.
+
+        Returns:
+            uint8[h, w, 3], RGB; pixels without data are black.
+
+        Raises:
+            ImageError: the file is damaged.
+        """
+        scale = min(1.0, longest_side / max(self.width, self.height))
+        size = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+        pixels, valid = self._picture.read(Window(0, 0, self.width, self.height), size)
+        if valid is not None:
+            pixels[~valid] = 0
+        return pixels
+
+
+@contextmanager
+def open_geotiff(
+    path: Path, bands: Sequence[int] | None = None, *, page: int | None = None, tile_height: int = 1024
+) -> Generator[GeoTiff]:
+    """Open a GeoTIFF; no pixels are read yet.
+
+    Args:
+        path: the file.
+        bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
+        page: which picture of the file, from 1; None: the first, and a note says so.
+        tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
+
+    Yields:
+        The raster.
+
+    Raises:
+        ImageError: the file cannot be opened, or has bands or values that are not read.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file: check the name")
+    with path.open("rb") as file:
+        if TIFF.match(file.read(4)) is None:
+            raise ImageError(f"{path}: is no TIFF: convert it to one")
+        with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
+            georeference, notes = _georeference_of(path, picture)
+            yield GeoTiff(picture, georeference, notes)
+
+
+# ---- georeferences ----------------------------------------------------------------------------------------------
+
+
+def _georeference_of(path: Path, picture: Tiff) -> tuple[Georeference, list[str]]:
+    """Where a raster lies, and what the user should know about it."""
+    dataset, notes = picture.dataset, list[str]()
+    wkt, transform = dataset.crs_wkt, dataset.transform
+    if wkt is not None and names_files(wkt):
+        wkt = None
+        notes.append(NAMES_FILES_NOTE)
+    used: set[Path] = set()
+    if not picture.directory.is_georeferenced and transform == _IDENTITY:
+        for candidate in _world_files(path):
+            placed = _read_world_file(candidate)
+            if placed is not None:
+                transform = placed
+                used.add(candidate)
+                break
+    _, per_column, x_per_row, _, y_per_column, per_row = transform
+    determinant = per_column * per_row - x_per_row * y_per_column
+    if not all(map(math.isfinite, transform)) or not math.isfinite(determinant) or not determinant:
+        wkt, transform = None, _IDENTITY
+        notes.append("has a georeference that gives pixels no size: it is read as if it had none")
+    ignored = [found.name for found in _side_files(path) if found not in used]
+    if ignored:
+        notes.append(
+            f"has files beside it that are ignored ({', '.join(ignored)}): what they say belongs into the file itself "
+            "(gdal_translate copies it there)"
+        )
+    orientation = picture.directory.orientation
+    if orientation != 1:
+        notes.append(f"has an orientation ({orientation}) that is not applied: a raster is segmented as its pixels lie")
+    area_or_point = dataset.area_or_point if dataset.area_or_point in {"Area", "Point"} else "Area"
+    return Georeference(wkt, transform, area_or_point), notes
+
+
+def _side_files(path: Path) -> list[Path]:
+    """What lies beside a raster and says something about it, as other programs see it."""
+    names = [*(f"{path.name}{suffix}" for suffix in _IGNORED_SUFFIXES)]
+    names += [f"{path.stem}{suffix}" for suffix in _IGNORED_SUFFIXES]
+    return [beside for beside in [*(path.with_name(name) for name in names), *_world_files(path)] if beside.is_file()]
+
+
+def _world_files(path: Path) -> list[Path]:
+    kind = path.suffix[1:]
+    if not kind:
+        return []
+    suffixes = [f"{kind[0]}{kind[-1]}w", f"{kind}w", "wld"]
+    return [path.with_suffix(f".{case}") for suffix in suffixes for case in dict.fromkeys((suffix, suffix.upper()))]
+
+
+def _read_world_file(path: Path) -> tuple[float, float, float, float, float, float] | None:
+    """Read six numbers: x and y per column, x and y per row, x and y of the middle of the first pixel."""
+    try:
+        # Neither a link to another file nor a pipe that never ends.
+        with open(path, "rb", opener=open_regular) as file:
+            content = file.read(_WORLD_FILE_BYTES + 1)
+    except OSError:
+        return None
+    try:
+        numbers = [float(each) for each in content.split()]
+    except ValueError:
+        return None
+    if len(numbers) != 6 or len(content) > _WORLD_FILE_BYTES or not all(map(math.isfinite, numbers)):
+        return None
+    per_column, y_per_column, x_per_row, per_row, x, y = numbers
+    corner = (x - (per_column + x_per_row) / 2, y - (y_per_column + per_row) / 2)
+    return corner[0], per_column, x_per_row, corner[1], y_per_column, per_row
+
+
+# ---- areas ------------------------------------------------------------------------------------------------------
+
+
+def pixel_areas(georeference: Georeference, width: int, height: int) -> PixelAreas:
+    """Find out what pixels cover on the ground.
+
+    In a projected system it is the area in the plane, unless the projection distorts areas by more than 1 % somewhere
+    in the raster. In a geographic one it is the area on the ellipsoid between the meridians and parallels of a pixel.
+
+    Args:
+        georeference: of the raster.
+        width: columns.
+        height: rows.
+
+    Returns:
+        Areas, or why there are none.
+    """
+    wkt = georeference.crs_wkt
+    if wkt is None:
+        return PixelAreas(None, "the file names no coordinate reference system")
+    try:
+        system = coordinate_system(wkt)
+    except GdalError as error:
+        return PixelAreas(None, f"its coordinate reference system cannot be understood ({error})")
+    spheroid = _SPHEROID.search(wkt)
+    if spheroid is None or system.kind not in {"projected", "geographic"}:
+        return PixelAreas(None, "its coordinate reference system is neither projected nor geographic")
+    axis, inverse_flattening = float(spheroid[1]), float(spheroid[2])
+    if not _AXES_M[0] <= axis <= _AXES_M[1] or 0 != inverse_flattening < _SMALLEST_INVERSE_FLATTENING:
+        return PixelAreas(
+            None, f"its ellipsoid (axis {axis:g} m, inverse flattening {inverse_flattening:g}) is that of no planet"
+        )
+    if not (system.unit > 0 and math.isfinite(system.unit)):
+        return PixelAreas(None, "the unit of its coordinates has no length")
+    if system.kind == "geographic":
+        found = _areas_between_parallels(georeference, width, height, system.unit, axis, inverse_flattening)
+    else:
+        found = _areas_in_plane(georeference, width, height, system.unit, axis, inverse_flattening)
+    if found.rows_m2 is not None and not (np.isfinite(found.rows_m2).all() and (found.rows_m2 > 0).all()):
+        return PixelAreas(None, "its georeference gives pixels no area")
+    return found
+
+
+def _areas_between_parallels(
+    georeference: Georeference, width: int, height: int, unit_rad: float, axis: float, inverse_flattening: float
+) -> PixelAreas:
+    _, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    if x_per_row or y_per_column:
+        return PixelAreas(None, "degrees of a rotated raster cover other areas in every pixel")
+    edges_rad = (y + per_row * np.arange(height + 1, dtype=np.float64)) * unit_rad
+    if not abs(edges_rad).max() <= math.pi / 2 + 1e-9:
+        return PixelAreas(None, "its latitudes exceed 90 degrees")
+    if not abs(per_column) * width * unit_rad <= 2 * math.pi + 1e-9:
+        return PixelAreas(None, "its longitudes go more than once around the earth")
+    zones = np.abs(np.diff(_area_from_equator(edges_rad, axis, inverse_flattening)))
+    return PixelAreas(zones * abs(per_column) * unit_rad, "on the ellipsoid")
+
+
+def _areas_in_plane(
+    georeference: Georeference, width: int, height: int, unit_m: float, axis: float, inverse_flattening: float
+) -> PixelAreas:
+    wkt = georeference.crs_wkt or ""
+    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    determinant = abs(per_column * per_row - x_per_row * y_per_column)
+    corners = [(0.0, 0.0), (width, 0.0), (0.0, height), (width, height), (width / 2, height / 2)]
+    places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
+    try:
+        scales = _area_scales(wkt, places, unit_m, axis, inverse_flattening)
+    except (GdalError, ValueError) as error:  # not all of them are finite
+        return PixelAreas(None, f"its place lies outside of its projection ({error})")
+    worst = max(abs(scale - 1) for scale in scales)
+    if not math.isfinite(worst):
+        return PixelAreas(None, "its place lies outside of its projection")
+    if worst > _LARGEST_DISTORTION:
+        return PixelAreas(
+            None,
+            f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)",
+        )
+    return PixelAreas(np.array([determinant * unit_m**2]), "in the plane of its projection")
+
+
+def pixel_degrees(georeference: Georeference, width: int, height: int) -> float | None:
+    """Find out how large a pixel is in degrees, where its coordinates can be told in longitude and latitude.
+
+    Args:
+        georeference: of the raster.
+        width: columns.
+        height: rows.
+
+    Returns:
+        The side of a pixel in the middle of the raster, in degrees; None where nothing leads to WGS 84.
+    """
+    if georeference.crs_wkt is None:
+        return None
+    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    xs = [x + column * per_column + height / 2 * x_per_row for column in (width / 2, width / 2 + 1)]
+    ys = [y + column * y_per_column + height / 2 * per_row for column in (width / 2, width / 2 + 1)]
+    try:
+        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", xs, ys)
+    except GdalError:
+        return None
+    side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
+    return side if math.isfinite(side) and side else None
+
+
+def _area_from_equator(
+    latitude_rad: NDArray[np.float64], axis: float, inverse_flattening: float
+) -> NDArray[np.float64]:
+    """Area on the ellipsoid between equator and latitude, per radian of longitude, in square metres; signed."""
+    flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+    squared = flattening * (2 - flattening)
+    sine = np.sin(latitude_rad)
+    if not squared:
+        return axis**2 * sine
+    eccentricity = math.sqrt(squared)
+    inner = sine / (1 - squared * sine**2) + np.arctanh(eccentricity * sine) / eccentricity
+    return axis**2 * (1 - squared) / 2 * inner
+
+
+def _area_scales(
+    wkt: str, places: list[tuple[float, float]], unit_m: float, axis: float, inverse_flattening: float
+) -> list[float]:
+    """Area in the plane over area on the ellipsoid, at each place."""
+    step = 1.0 / unit_m
+    points = [(x + dx, y + dy) for x, y in places for dx, dy in ((0.0, 0.0), (step, 0.0), (0.0, step))]
+    geographic: dict[str, object] = {"proj": "longlat", "a": axis, "rf": inverse_flattening}
+    if not inverse_flattening:
+        geographic = {"proj": "longlat", "R": axis}
+    longitudes, latitudes = transform_points(wkt, geographic, [x for x, _ in points], [y for _, y in points])
+    on_sphere = list(zip(np.array(longitudes) * _DEGREE, np.array(latitudes) * _DEGREE, strict=True))
+    flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+    squared = flattening * (2 - flattening)
+    scales: list[float] = []
+    for origin, east, north in zip(on_sphere[::3], on_sphere[1::3], on_sphere[2::3], strict=True):
+        latitude = origin[1]
+        bend = 1 - squared * math.sin(latitude) ** 2
+        parallel_m = axis / math.sqrt(bend) * math.cos(latitude)
+        meridian_m = axis * (1 - squared) / bend**1.5
+        a = ((east[0] - origin[0]) * parallel_m, (east[1] - origin[1]) * meridian_m)
+        b = ((north[0] - origin[0]) * parallel_m, (north[1] - origin[1]) * meridian_m)
+        on_ground = abs(a[0] * b[1] - a[1] * b[0])
+        scales.append(1 / on_ground if on_ground else math.inf)
+    return scales
+
+
+# ---- masks ------------------------------------------------------------------------------------------------------
+
+
+def write_geotiff(
+    mask: MaskFile,
+    path: Path,
+    georeference: Georeference,
+    labels: Sequence[ClassLabel],
+    tags: Mapping[str, str],
+) -> None:
+    """Write a mask as a cloud-optimized GeoTIFF: tiles, overviews, palette, names of the classes, all in one file.
+
+    Class names, URNs and colours are tags of the file (`CLASS_0`, `CLASS_0_ID`, …), since a TIFF has no place of its
+    own for names. Overviews hold every second pixel: classes have no mean.
+
+    Args:
+        mask: complete.
+        path: the file; beside it lies a temporary folder while it is written.
+        georeference: of the source.
+        labels: one a class, in index order.
+        tags: what else the file is to say.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
+    try:
+        # A mask file is raw values; the description makes GDAL read it as a raster with everything that belongs to it.
+        write_cloud_optimized(
+            mask.path, lambda values: _description(mask, values, georeference, labels, tags), path, _BLOCK_PX
+        )
+    except (GdalError, OSError) as error:
+        raise ImageError(f"{path}: the mask cannot be written ({error}): is there room on the disk?") from error
+
+
+def _description(
+    mask: MaskFile, values: str, georeference: Georeference, labels: Sequence[ClassLabel], more: Mapping[str, str]
+) -> str:
+    layout = mask.layout
+    tags = {**more, "AREA_OR_POINT": georeference.area_or_point}
+    for index, label in enumerate(labels):
+        color = "#{:02x}{:02x}{:02x}".format(*label.color)
+        tags |= {
+            f"CLASS_{index}": legible(label.name),
+            f"CLASS_{index}_ID": legible(label.id),
+            f"CLASS_{index}_COLOR": color,
+        }
+    parts = [f'<VRTDataset rasterXSize="{layout.width}" rasterYSize="{layout.height}">']
+    if georeference.crs_wkt is not None:
+        parts.append(f"<SRS>{escape(georeference.crs_wkt)}</SRS>")
+    if georeference.transform != _IDENTITY:
+        parts.append(f"<GeoTransform>{', '.join(map(repr, georeference.transform))}</GeoTransform>")
+    parts.append("<Metadata>")
+    parts += [f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in tags.items()]
+    parts.append("</Metadata>")
+    item = layout.dtype.itemsize
+    for band in range(layout.bands):
+        name = legible(labels[band].name, _NAME_LENGTH) if layout.multilabel else "class"
+        parts.append(
+            f'<VRTRasterBand dataType="{"Byte" if item == 1 else "UInt16"}" band="{band + 1}" '
+            'subClass="VRTRawRasterBand">'
+            f"<Description>{escape(name)}</Description>"
+        )
+        if layout.missing is not None:
+            parts.append(f"<NoDataValue>{layout.missing}</NoDataValue>")
+        if not layout.multilabel and item == 1:
+            entries = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*label.color) for label in labels)
+            parts.append(f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>")
+        parts.append(
+            f'<SourceFilename relativeToVRT="1">{escape(values)}</SourceFilename>'
+            f"<ImageOffset>{band * layout.width * layout.height * item}</ImageOffset>"
+            f"<PixelOffset>{item}</PixelOffset><LineOffset>{layout.width * item}</LineOffset>"
+            "<ByteOrder>LSB</ByteOrder></VRTRasterBand>"
+        )
+    return "".join([*parts, "</VRTDataset>"])
+
+
+def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+    """Trace the outlines of connected pixels of one class (by edges, not corners).
+
+    Memory grows with the number of polygons, not of pixels.
+
+    Args:
+        path: a mask that `write_geotiff` wrote.
+        multilabel: whether each band is a class.
+
+    Yields:
+        The class, and rings float64[n, 2] of coordinates: the outer one first, then holes.
+    """
+    for band, value, missing, rings in traced_shapes(path):
+        if value == missing or (multilabel and value != 1):
+            continue
+        yield (band - 1 if multilabel else int(value)), rings

@@ -1,0 +1,191 @@
+"""Outlines of classes as a GeoPackage or GeoJSON; the only file that imports pyogrio."""
+# pyogrio ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import math
+import sqlite3
+import struct
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError, OptionError, RuntimeUnavailableError
+from engine.gdal import isolate_environment, new_file_at
+from engine.options import POLYGON_DRIVERS
+from engine.rasters.geotiff import ClassLabel
+from engine.system.text import legible
+
+_RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")
+"""Beginnings of tables that are a GeoPackage's own."""
+
+Rings = Sequence[NDArray[np.float64]]
+_POLYGON: Final = 3
+_DIGITS: Final = 7
+"""Of degrees behind the point, at least: a hundredth of a metre."""
+
+
+def require_polygon_format(path: Path) -> None:
+    """Find out whether polygons can be written to a file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OptionError: its suffix names no format.
+        RuntimeUnavailableError: pyogrio is not installed.
+    """
+    if path.suffix.lower() not in POLYGON_DRIVERS:
+        raise OptionError(
+            f"{path}: polygons are written as {' or '.join(POLYGON_DRIVERS)}: give the file one of these suffixes"
+        )
+    if find_spec("pyogrio") is None:
+        raise RuntimeUnavailableError(
+            "writing polygons needs pyogrio: install the extra `geo` (pip install -e '.[geo]')"
+        )
+
+
+def require_layers_kept(path: Path, layer: str) -> None:
+    """Refuse to take the place of what others put into a GeoPackage.
+
+    Args:
+        path: where polygons are to be written.
+        layer: the only one that may be there already, as `write_polygons` is given it.
+
+    Raises:
+        OptionError: the file is there and holds other layers, or is no GeoPackage.
+    """
+    if path.suffix.lower() != ".gpkg" or not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        # A GeoPackage is an SQLite database; it is only looked at.
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            layers = [str(name) for (name,) in database.execute("SELECT table_name FROM gpkg_contents")]
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
+    others = [name for name in layers if name != _layer_name(layer)]
+    if others:
+        raise OptionError(
+            f"{path} holds other layers ({', '.join(others)}), which would be lost: name another file for the polygons"
+        )
+
+
+def write_polygons(
+    polygons: Iterable[tuple[int, Rings]],
+    path: Path,
+    labels: Sequence[ClassLabel],
+    *,
+    crs_wkt: str | None,
+    layer: str,
+    square_unit_m2: float | None,
+    pixel_degrees: float | None,
+) -> int:
+    """Write polygons with class, name, URN and area. Names are written as `engine.system.text.legible` shows them.
+
+    GeoJSON gets longitudes and latitudes on WGS 84, as RFC 7946 asks, where the coordinate reference system leads
+    there; a GeoPackage keeps it.
+
+    Args:
+        polygons: class and rings, the outer one first.
+        path: the file; its suffix tells the format.
+        labels: one a class, in index order.
+        crs_wkt: of the coordinates; None: unknown.
+        layer: name of the layer.
+        square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.
+        pixel_degrees: side of a pixel in degrees: GeoJSON's coordinates are told to a hundredth of it; None: nothing
+            leads to WGS 84, and they stay what they are.
+
+    Returns:
+        How many polygons were written.
+
+    Raises:
+        ImageError: the file cannot be written.
+        RuntimeUnavailableError: pyogrio is not installed.
+    """
+    require_polygon_format(path)
+    isolate_environment()
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
+    from pyogrio.raw import write
+
+    shapes: list[bytes] = []
+    indices: list[int] = []
+    areas: list[float] = []
+    for index, rings in polygons:
+        shapes.append(_well_known_binary(rings))
+        indices.append(index)
+        areas.append(ring_area(rings[0]) - sum(map(ring_area, rings[1:])))
+    fields: dict[str, NDArray[Any]] = {
+        "class": np.array(indices, np.int32),
+        "name": np.array([legible(_label(labels, index).name) for index in indices], object),
+        "id": np.array([legible(_label(labels, index).id) for index in indices], object),
+    }
+    if square_unit_m2 is not None:
+        fields["area_m2"] = np.array(areas, np.float64) * square_unit_m2
+    geometry = np.empty(len(shapes), object)
+    geometry[:] = shapes
+    driver = POLYGON_DRIVERS[path.suffix.lower()]
+    options: dict[str, Any] = {}
+    if driver == "GeoJSON" and pixel_degrees is not None:
+        digits = max(_DIGITS, 2 - math.floor(math.log10(pixel_degrees)))
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(digits)}
+    elif driver == "GeoJSON":
+        crs_wkt = None
+    # The service says in its own words that there is none. (For good: filters are not safe to restore among threads.)
+    warnings.filterwarnings("ignore", message="'crs' was not provided")
+    try:
+        with new_file_at(path) as written:
+            write(
+                written,
+                geometry,
+                list(fields.values()),
+                list(fields),
+                layer=_layer_name(layer),
+                driver=driver,
+                geometry_type="Polygon",
+                crs=crs_wkt,
+                **options,
+            )
+    except (DataSourceError, DataLayerError, FeatureError, GeometryError, OSError) as error:
+        raise ImageError(f"{path}: the polygons cannot be written ({error}): is there room on the disk?") from error
+    return len(shapes)
+
+
+def ring_area(ring: NDArray[np.float64]) -> float:
+    """Area inside of a ring.
+
+    Args:
+        ring: float64[n, 2], the first point again at the end.
+
+    Returns:
+        In square units of the coordinates, never negative.
+
+    >>> ring_area(np.array([[0, 0], [3, 0], [3, 2], [0, 2], [0, 0]], dtype=np.float64))
+    6.0
+    """
+    # From the first point on, so that coordinates of millions do not swallow the digits of small areas.
+    x, y = (ring - ring[0]).T
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))) / 2
+
+
+def _layer_name(name: str) -> str:
+    shown = legible(name)
+    return f"layer {shown}" if shown.lower().startswith(_RESERVED_LAYERS) else shown
+
+
+def _label(labels: Sequence[ClassLabel], index: int) -> ClassLabel:
+    return labels[index] if index < len(labels) else ClassLabel("", str(index), (0, 0, 0))
+
+
+def _well_known_binary(rings: Rings) -> bytes:
+    parts = [struct.pack("<BII", 1, _POLYGON, len(rings))]
+    for ring in rings:
+        parts += [struct.pack("<I", len(ring)), np.ascontiguousarray(ring, "<f8").tobytes()]
+    return b"".join(parts)

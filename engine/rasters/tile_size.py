@@ -1,0 +1,224 @@
+"""How large tiles may be: chosen from a limit on memory and from what the network is seen to need.
+
+The network runs on grey tiles of two sizes, and the growth of the process is watched. From both a line or a parabola is
+laid to larger tiles (attention grows with the square). The largest tile that fits is taken.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from engine.errors import ImageError, OptionError
+from engine.images import Capture, SourceImage
+from engine.options import TileWishes
+from engine.rasters.tiles import OutputFacts, output_facts
+from engine.rasters.tiling import ALIGNMENT, Tiling
+from engine.runtimes import TensorSpec
+from engine.segmentation.predictor import Predictor, RawOutput
+from engine.system.memory import available_memory_bytes, peak_memory, process_memory_bytes
+from engine.transforms import apply_transforms
+
+_log = logging.getLogger(__name__)
+
+TILE_SIDES: Final = (1024, 768, 512, 384, 256)
+"""Sides that are chosen from, in pixels."""
+
+_OVERLAP_SHARE: Final = 4
+_PROBE_SIDES: Final = (256, 512)
+_PIXELS_A_RUN: Final = 1024 * 1024
+_MOST_TILES_A_RUN: Final = 8
+_RESERVE_BYTES: Final = 160 << 20
+"""What reading and writing files takes, whatever the tile: GDAL and its cache."""
+_DEFAULT_SHARE: Final = 0.8
+_MIB: Final = 1 << 20
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory that a run is seen to take.
+
+    Attributes:
+        pixels: of the tile.
+        grown_bytes: by how much the process grew at most.
+    """
+
+    pixels: int
+    grown_bytes: int
+
+
+def needed_bytes(seen: tuple[Need, ...], pixels: int) -> int:
+    """Lay a line, or a parabola where memory grows faster, through what was seen.
+
+    Args:
+        seen: one or two, of ascending pixels.
+        pixels: of a tile.
+
+    Returns:
+        Bytes.
+
+    >>> needed_bytes((Need(100, 1000),), 300)
+    3000
+    >>> needed_bytes((Need(100, 1000), Need(200, 2000)), 400)
+    4000
+    >>> needed_bytes((Need(100, 1000), Need(200, 3000)), 400)
+    10000
+    """
+    last = seen[-1]
+    a_pixel = last.grown_bytes / last.pixels
+    bend = 0.0
+    if len(seen) > 1:
+        first = seen[0]
+        bend = max(0.0, (a_pixel - first.grown_bytes / first.pixels) / (last.pixels - first.pixels))
+    return round(pixels * (a_pixel + bend * (pixels - last.pixels)))
+
+
+def natural_size(predictor: Predictor) -> tuple[Size | None, bool]:
+    """Find out at which size tiles reach the network as they are.
+
+    Args:
+        predictor: an open predictor.
+
+    Returns:
+        The only size that bundle and network leave unchanged (a bundle that resizes to a fixed size, say); None where
+        there are many, or none. And whether tiles of any size are left unchanged.
+    """
+    stated = _input_spec(predictor).shape[2:]
+    if None not in stated:
+        height, width = (side or 1 for side in stated)
+        return (width, height), False
+    largest = (TILE_SIDES[0], TILE_SIDES[0])
+    try:
+        once = _transformed(predictor, largest)
+    except ImageError:
+        # A bundle that pads takes only what is smaller than its padding.
+        once = _transformed(predictor, (ALIGNMENT, ALIGNMENT))
+    if once == largest:
+        return None, True
+    return (once if _transformed(predictor, once) == once else None), False
+
+
+def choose_tiling(predictor: Predictor, wishes: TileWishes) -> tuple[Tiling, OutputFacts]:
+    """Choose tile, overlap and batch.
+
+    Args:
+        predictor: an open predictor; its network runs two or three times.
+        wishes: what is fixed.
+
+    Returns:
+        The tiling, and what the network returns.
+
+    Raises:
+        OptionError: the memory does not even hold one tile, or the wishes contradict each other.
+        ImageError: the network or a transform does not take tiles of the wished size.
+        InferenceError: the network does not run.
+    """
+    fixed, free = natural_size(predictor)
+    if wishes.side is not None:
+        sizes: list[Size] = [(wishes.side, wishes.side)]
+    else:
+        sizes = [fixed] if fixed else [(side, side) for side in TILE_SIDES]
+    # What cannot be is refused before anything runs.
+    tilings = [_tiling(size, wishes, aligned=free, batch=1) for size in sizes]
+    before = process_memory_bytes("VmRSS")
+    limit = wishes.memory_bytes
+    if limit is None:
+        limit = before + round(_DEFAULT_SHARE * available_memory_bytes())
+    room = limit - before - _RESERVE_BYTES
+    probe = _Probe(predictor, room)
+    probe.look(sizes)
+    for tiling in tilings:
+        batch = probe.batch_for(tiling, wishes.batch)
+        if batch is not None:
+            _log.info("tiles of %s×%s pixels, %s a run", tiling.width, tiling.height, batch)
+            return _tiling((tiling.width, tiling.height), wishes, aligned=free, batch=batch), probe.facts
+    smallest = tilings[-1]
+    wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.pixels, wishes.batch or 1)
+    raise OptionError(
+        f"{limit // _MIB} MiB of memory do not hold one tile of {smallest.width}×{smallest.height} pixels: about "
+        f"{wanted // _MIB} MiB are needed, {before // _MIB} of them for the loaded model: raise --max-memory, or "
+        "choose a smaller --tile-size"
+    )
+
+
+def _input_spec(predictor: Predictor) -> TensorSpec:
+    return predictor.runtime.inputs[0]
+
+
+def _transformed(predictor: Predictor, size: Size) -> Size:
+    width, height = size
+    tensor, _ = apply_transforms(predictor.bundle.transforms, np.zeros((height, width, 3), np.uint8))
+    return tensor.shape[2], tensor.shape[1]
+
+
+def _tiling(size: Size, wishes: TileWishes, *, aligned: bool, batch: int) -> Tiling:
+    width, height = size
+    shorter = min(size)
+    overlap = wishes.overlap
+    if overlap is None:
+        overlap = shorter // _OVERLAP_SHARE
+        if shorter > 2 * ALIGNMENT:
+            overlap = max(ALIGNMENT, overlap // ALIGNMENT * ALIGNMENT)
+    return Tiling(width, height, overlap, wishes.batch or batch, ALIGNMENT if aligned else 1)
+
+
+class _Probe:
+    """Runs the network on grey tiles and watches the memory."""
+
+    facts: OutputFacts
+
+    def __init__(self, predictor: Predictor, room: int) -> None:
+        self._predictor = predictor
+        self._room = room
+        self._seen: tuple[Need, ...] = ()
+        self._output_bytes = 0.0
+        self._left_bytes = 0
+
+    def look(self, sizes: list[Size]) -> None:
+        """Run small tiles, and larger ones only where they fit."""
+        width, height = sizes[0]
+        probes: list[Size] = []
+        if None in _input_spec(self._predictor).shape[2:]:
+            probes = [(side, side) for side in _PROBE_SIDES if side < min(width, height)]
+        for probe_width, probe_height in probes or [(width, height)]:
+            pixels = probe_width * probe_height
+            if self._seen and self.total_bytes(pixels, 1) > self._room:
+                break
+            before = process_memory_bytes("VmRSS")
+            with peak_memory() as peak:
+                raw = self._run((probe_width, probe_height))
+                grown = peak() - before
+            # What an earlier run left behind is used again, so it belongs to what this size takes.
+            self._seen = (*self._seen, Need(pixels, grown + self._left_bytes))
+            self._left_bytes += max(0, process_memory_bytes("VmRSS") - before)
+            self._output_bytes = raw.output.nbytes / pixels
+            self.facts = output_facts(self._predictor, raw)
+
+    def _run(self, size: Size) -> RawOutput:
+        width, height = size
+        grey = SourceImage(np.full((height, width, 3), 127, np.uint8), width, height, Capture())
+        return self._predictor.run([self._predictor.prepare(grey)])[0]
+
+    def total_bytes(self, pixels: int, batch: int) -> int:
+        """What tiles of a size take, all that is held of them at once included."""
+        streams = self._predictor.runtime.identity.streams
+        held = (streams + 1) * batch
+        read = (3 + 1 + 3 * 4) * (held + 1)
+        planes = self.facts.planes * 4 * 3 + 4
+        outputs = self._output_bytes * (held + 3)
+        network = streams * needed_bytes(self._seen, pixels * batch)
+        left_behind = self._left_bytes if pixels * batch > self._seen[-1].pixels else 0
+        return network + left_behind + round(pixels * (read + planes + outputs))
+
+    def batch_for(self, tiling: Tiling, wished: int | None) -> int | None:
+        """The largest batch up to what is useful that fits; None: not even one tile does."""
+        pixels = tiling.pixels
+        stated = _input_spec(self._predictor).shape[0]
+        useful = stated or wished or max(1, min(_MOST_TILES_A_RUN, _PIXELS_A_RUN // pixels))
+        least = useful if stated or wished else 1
+        fitting = (batch for batch in range(useful, least - 1, -1) if self.total_bytes(pixels, batch) <= self._room)
+        return next(fitting, None)

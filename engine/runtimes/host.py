@@ -1,0 +1,137 @@
+"""The machine as far as it decides which configuration is fastest: what a tuned profile is bound to."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.system.cores import usable_cores
+
+_PROCESSORS = Path("/proc/cpuinfo")
+_TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine, as this process may use it.
+
+    Attributes:
+        processor: its model, as the kernel tells it.
+        flags: what decides which kernels run (`avx512_vnni` and so on), sorted.
+        cores: of them, what this process may use.
+        gpu: name of the first GPU; None where the driver tells of none.
+    """
+
+    processor: str
+    flags: tuple[str, ...]
+    cores: int
+    gpu: str | None
+
+    def difference(self, other: "Host") -> str | None:
+        """Say in what another machine differs.
+
+        Args:
+            other: a machine.
+
+        Returns:
+            The first difference, this machine's value first; None if they are alike.
+
+        >>> one = Host("Fast", ("avx2", "fma"), 2, None)
+        >>> one.difference(Host("Fast", ("avx2",), 2, None))
+        'processor flags fma differ'
+        >>> one.difference(Host("Fast", ("avx2", "fma"), 4, None))
+        '2 cores there, 4 here'
+        """
+        if self.processor != other.processor:
+            return f"processor {self.processor!r} there, {other.processor!r} here"
+        if self.flags != other.flags:
+            return f"processor flags {' '.join(sorted({*self.flags} ^ {*other.flags}))} differ"
+        if self.cores != other.cores:
+            return f"{self.cores} cores there, {other.cores} here"
+        if self.gpu != other.gpu:
+            return f"GPU {self.gpu or 'none'} there, {other.gpu or 'none'} here"
+        return None
+
+
+def this_host() -> Host:
+    """Look at this machine.
+
+    Returns:
+        What a profile is bound to.
+    """
+    from engine.runtimes.onnx import gpu_name
+
+    processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
+    gpu = gpu_name(0)
+    return Host(
+        processor=processor_model(processor),
+        flags=telling_flags(processor_flags(processor)),
+        cores=usable_cores(),
+        gpu=None if gpu == "unknown" else gpu,
+    )
+
+
+def has_vnni() -> bool:
+    """Tell whether the processor adds up products of 8-bit numbers without overflow, in one instruction.
+
+    Returns:
+        True if so; always for processors that are not x86, which have their own ways.
+    """
+    flags = processor_flags(cpu_information(_PROCESSORS.read_text(encoding="utf-8")))
+    return not any(flag.startswith("avx") for flag in flags) or any("vnni" in flag for flag in flags)
+
+
+def cpu_information(text: str) -> dict[str, str]:
+    r"""Read the kernel's account of the first processor.
+
+    Args:
+        text: of `/proc/cpuinfo`.
+
+    Returns:
+        Field to value.
+
+    >>> cpu_information("processor\t: 0\nmodel name\t: Fast\n\nprocessor\t: 1\nmodel name\t: Slow\n")["model name"]
+    'Fast'
+    """
+    first = text.split("\n\n", 1)[0]
+    fields = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in fields}
+
+
+def processor_model(information: dict[str, str]) -> str:
+    """Name the processor.
+
+    Args:
+        information: as `cpu_information` returns it.
+
+    Returns:
+        Its model; the architecture where the kernel tells no model.
+    """
+    return information.get("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags(information: dict[str, str]) -> tuple[str, ...]:
+    """List what the processor can do.
+
+    Args:
+        information: as `cpu_information` returns it.
+
+    Returns:
+        Flags, sorted.
+    """
+    return tuple(sorted((information.get("flags") or information.get("Features") or "").split()))
+
+
+def telling_flags(flags: Iterable[str]) -> tuple[str, ...]:
+    """Pick the flags that decide which kernels run.
+
+    Args:
+        flags: of a processor.
+
+    Returns:
+        Those of vectors, matrices and short numbers, in the order given.
+
+    >>> telling_flags(["aes", "avx2", "fma", "sse"])
+    ('avx2', 'fma')
+    """
+    return tuple(flag for flag in flags if flag.startswith(_TELLING_FLAGS))

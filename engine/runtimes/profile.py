@@ -1,0 +1,217 @@
+"""A tuned profile: the configuration that was measured to be best for one bundle on one machine.
+
+`auto` obeys a profile of this bundle, this host and these library versions, and no other (`Profile.mismatch`). A
+profile has no say over TensorRT, whose engines also need the shapes that will come.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from engine.bundle.bundle import Bundle
+from engine.errors import OptionError
+from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
+from engine.runtimes.host import Host, this_host
+from engine.system.settings_files import SettingsError, read_json
+
+PROFILE_NAME = "profile.json"
+"""What the profile is called that a bundle carries."""
+
+LARGEST_BATCH = 64
+"""Images that a profile may ask to share one run. Tuning tries four at most; a pipeline holds several batches, so that
+the memory of a run grows with this number, and nothing that was measured is won by more."""
+_MOST_BYTES = 64 << 10
+
+TunedProvider = Literal["cpu", "openvino", "cuda", "paddle-cpu", "paddle-onednn", "paddle-gpu"]
+"""Execution providers of ONNX Runtime and ways to run Paddle, called as in a mask's provenance."""
+
+_DISTRIBUTIONS: Mapping[RuntimeName, tuple[str, ...]] = {
+    RuntimeName.ONNX: ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"),
+    RuntimeName.PADDLE: ("paddlepaddle", "paddlepaddle-gpu"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A configuration, what it was measured on, and why it was chosen.
+
+    Attributes:
+        bundle: digest of the bundle.
+        host: the machine.
+        versions: distribution to version, of the runtime's own libraries.
+        provider: what runs the network, and in which library.
+        precision: arithmetic of the network.
+        threads: of the runtime, all streams together; at most the cores of its host.
+        batch_size: images that share one run, 1 to `LARGEST_BATCH`.
+        goal: what was asked for: latency, throughput or memory.
+        reason: why this configuration, with its figures.
+        streams: runs that may be under way at once, each with an equal share of the threads.
+    """
+
+    bundle: str
+    host: Host
+    versions: Mapping[str, str]
+    provider: TunedProvider
+    precision: Precision
+    threads: int
+    batch_size: int
+    goal: str
+    reason: str
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise OptionError(f"batch size is {self.batch_size}; it must be 1 to {LARGEST_BATCH}")
+        if self.threads > self.host.cores:
+            raise OptionError(f"{self.threads} threads on {self.host.cores} cores; there must be a core for each")
+        texts = (self.bundle, self.goal, self.reason, self.host.processor, self.host.gpu or "", *self.host.flags)
+        if not all(each.isprintable() for each in (*texts, *self.versions, *self.versions.values())):
+            raise OptionError("a text holds control characters")
+        # What contradicts itself is told where the profile is read.
+        self.options()
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The library."""
+        return runtime_of(self.provider)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the profile's content."""
+        return hashlib.sha256(_PROFILE.dump_json(self)).hexdigest()
+
+    def options(self, *, verbose: bool = False) -> RuntimeOptions:
+        """What the runtime is opened with.
+
+        Args:
+            verbose: let the library log.
+
+        Returns:
+            Options of one runtime.
+
+        Raises:
+            OptionError: the profile contradicts itself.
+        """
+        if self.runtime is RuntimeName.ONNX:
+            return OnnxOptions(
+                provider=Provider(self.provider),
+                precision=self.precision,
+                threads=self.threads,
+                streams=self.streams,
+                verbose=verbose,
+            )
+        return PaddleOptions(
+            device=Device.GPU if self.provider == "paddle-gpu" else Device.CPU,
+            onednn=self.provider == "paddle-onednn",
+            precision=self.precision,
+            threads=self.threads,
+            streams=self.streams,
+            verbose=verbose,
+        )
+
+    def mismatch(
+        self, bundle: Bundle, host: Host | None = None, versions: Mapping[str, str] | None = None
+    ) -> str | None:
+        """Say why the profile must not be obeyed.
+
+        Args:
+            bundle: an open bundle.
+            host: the machine; None: this one.
+            versions: distribution to version; None: what is installed.
+
+        Returns:
+            What differs from what it was measured on; None if nothing does.
+        """
+        if self.bundle != bundle.digest:
+            return f"it was tuned for another bundle ({self.bundle[:8]} there, {bundle.digest[:8]} here)"
+        difference = self.host.difference(host or this_host())
+        if difference is not None:
+            return f"it was tuned on another host ({difference})"
+        here = library_versions(self.runtime) if versions is None else versions
+        if dict(self.versions) != dict(here):
+            return f"it was tuned with other versions ({_told(self.versions)} there, {_told(here)} here)"
+        if (
+            self.runtime is RuntimeName.ONNX
+            and self.precision is not Precision.FP32
+            and bundle.onnx_model(self.precision) is None
+        ):
+            return f"it names {self.precision}, but the bundle holds no onnx/{self.precision}/model.onnx"
+        return None
+
+
+_PROFILE = TypeAdapter(Profile)
+
+
+def runtime_of(provider: str) -> RuntimeName:
+    """Tell the library of a provider.
+
+    Args:
+        provider: called as in a mask's provenance.
+
+    Returns:
+        The library.
+
+    >>> runtime_of("paddle-onednn"), runtime_of("openvino")
+    (<RuntimeName.PADDLE: 'paddle'>, <RuntimeName.ONNX: 'onnx'>)
+    """
+    return RuntimeName.PADDLE if provider.startswith("paddle-") else RuntimeName.ONNX
+
+
+def library_versions(runtime: RuntimeName) -> dict[str, str]:
+    """List the versions that decide how fast a runtime is.
+
+    Args:
+        runtime: the library.
+
+    Returns:
+        Distribution to version, of those that are installed.
+    """
+    versions: dict[str, str] = {}
+    for name in _DISTRIBUTIONS[runtime]:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def profile_json(profile: Profile) -> bytes:
+    """Write a profile as text.
+
+    Args:
+        profile: a profile.
+
+    Returns:
+        UTF-8 JSON, as `read_profile` reads it.
+    """
+    return _PROFILE.dump_json(profile, indent=2) + b"\n"
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile.
+
+    Args:
+        path: a JSON file.
+
+    Returns:
+        The profile; whether it may be obeyed is not known yet.
+
+    Raises:
+        OptionError: the file cannot be read, or is no profile.
+    """
+    try:
+        return _PROFILE.validate_python(read_json(path, _MOST_BYTES))
+    except SettingsError as error:
+        raise OptionError(f"{path}: is no tuned profile: it {error}; name a file that `pseg tune` wrote") from error
+    except (ValidationError, OptionError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise OptionError(f"{path}: is no tuned profile ({told}): make it again with `pseg tune`") from error
+
+
+def _told(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "none"

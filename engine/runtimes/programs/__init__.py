@@ -1,0 +1,1 @@
+"""Models' files, read without the libraries that run them."""

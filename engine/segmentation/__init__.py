@@ -1,0 +1,1 @@
+"""From pixels to masks: predictors, what they return, and the pipeline around them."""

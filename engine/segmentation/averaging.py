@@ -1,0 +1,244 @@
+"""PaddleSeg's own ways to see an image several times: sliding window, scales, flips.
+
+They act on the tensor behind the transforms, as in PaddleSeg, and average scores before the transforms are undone. For
+images that fit into memory; larger ones are cut beforehand (`engine.rasters.tiles`), and each tile may be averaged.
+
+A network with the argmax inside returns no scores: its results vote, and of equal votes the lowest class wins.
+
+Source: paddleseg 2.8.0, ``core/infer.py``: ``slide_inference``, ``flip_combination``, ``aug_inference``.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ImageError, OptionError
+from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import Predictor, PreparedImage, RawOutput, RunOnce
+from engine.transforms import TransformRecord, restore_plane
+
+Tensor = NDArray[np.float32]
+Value = TypeVar("Value", bound=np.generic)
+Flip = tuple[bool, bool]
+"""Whether left and right, and whether top and bottom, change places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Averaging:
+    """How an image is seen.
+
+    Attributes:
+        crop_size: width and height of the sliding window in pixels; None: the whole image at once.
+        stride: by how much it moves, to the right and down, in pixels.
+        scales: factors for the sides of the tensor; its own size only counts if 1.0 is among them.
+        flip_horizontal: whether it is seen with left and right exchanged, too.
+        flip_vertical: whether it is seen upside down, too; with both, in both ways at once as well.
+
+    Raises:
+        OptionError: They contradict each other, or would leave gaps.
+    """
+
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.crop_size is None) != (self.stride is None):
+            raise OptionError("a sliding window needs both --crop-size and --stride, each as width and height")
+        if self.crop_size and self.stride:
+            if min(*self.crop_size, *self.stride) < 1:
+                raise OptionError(f"crop-size {self.crop_size} and stride {self.stride} must be at least 1 pixel")
+            if self.stride[0] > self.crop_size[0] or self.stride[1] > self.crop_size[1]:
+                raise OptionError(
+                    f"a stride of {self.stride[0]}×{self.stride[1]} (w×h) is larger than the window of "
+                    f"{self.crop_size[0]}×{self.crop_size[1]} and leaves gaps: choose a smaller --stride"
+                )
+        if not self.scales or not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
+            raise OptionError(f"scales are {list(self.scales)}: give factors above 0, such as 0.75,1.0,1.25")
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        """The ways in which each scale is seen, the plain one first."""
+        flips: list[Flip] = [(False, False)]
+        if self.flip_horizontal:
+            flips.append((True, False))
+        if self.flip_vertical:
+            flips.append((False, True))
+            if self.flip_horizontal:
+                flips.append((True, True))
+        return tuple(flips)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the image is seen once, as it is."""
+        return self.crop_size is None and self.scales == (1.0,) and len(self.flips) == 1
+
+    def record(self) -> dict[str, object]:
+        """For the provenance.
+
+        Returns:
+            What differs from seeing the image once, name to value.
+        """
+        record: dict[str, object] = {}
+        if self.crop_size and self.stride:
+            record |= {"crop_size": list(self.crop_size), "stride": list(self.stride)}
+        if self.scales != (1.0,):
+            record["scales"] = list(self.scales)
+        return record | {name: True for name in ("flip_horizontal", "flip_vertical") if getattr(self, name)}
+
+
+def sliding_windows(length: int, crop: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Where a window stops on its way along an axis.
+
+    Args:
+        length: of the axis, in pixels.
+        crop: of the window.
+        stride: at most `crop`.
+
+    Yields:
+        First pixel, and the one behind the last; the last window is shifted back inside.
+
+    >>> list(sliding_windows(10, 4, 3)), list(sliding_windows(9, 4, 4)), list(sliding_windows(3, 4, 2))
+    ([(0, 4), (3, 7), (6, 10)], [(0, 4), (4, 8), (5, 9)], [(0, 3)])
+    """
+    count = 1 if length <= crop else math.ceil((length - crop) / stride) + 1
+    for index in range(count):
+        stop = min(index * stride + crop, length)
+        yield max(stop - crop, 0), stop
+
+
+@dataclass(frozen=True, slots=True)
+class AveragedForward:
+    """Sees each image several times, one after the other; the forward pass of an averaging predictor.
+
+    Attributes:
+        averaging: how.
+    """
+
+    averaging: Averaging
+
+    def record(self) -> dict[str, object]:
+        """For the provenance.
+
+        Returns:
+            See `Averaging.record`.
+        """
+        return self.averaging.record()
+
+    def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images, each several times.
+
+        Args:
+            run_once: runs the network over images, each once.
+            prepared: any mix of shapes.
+
+        Returns:
+            One output an image, in order: averaged scores at the size of its tensor, or the class with most votes.
+
+        Raises:
+            ImageError: a scale leaves nothing of an image.
+            InferenceError: the run failed, or returned no segmentation.
+        """
+        return [self._averaged(run_once, each) for each in prepared]
+
+    def _averaged(self, run_once: RunOnce, prepared: PreparedImage) -> RawOutput:
+        height, width = prepared.tensor.shape[1:]
+        total = _Total(height, width)
+        for scale in self.averaging.scales:
+            scaled_height, scaled_width = int(height * scale + 0.5), int(width * scale + 0.5)
+            if min(scaled_height, scaled_width) < 1:
+                raise ImageError(
+                    f"scale {scale:g} leaves nothing of an image that is {width}×{height} pixels (w×h) for the network"
+                )
+            scaled = _resized(prepared.tensor, scaled_height, scaled_width)
+            for flip in self.averaging.flips:
+                seen = self._slid(run_once, np.ascontiguousarray(_flipped(scaled, flip)))
+                total.add(replace(seen, output=_flipped(seen.output, flip)))
+        return total.mean()
+
+    def _slid(self, run_once: RunOnce, tensor: Tensor) -> RawOutput:
+        if self.averaging.crop_size is None or self.averaging.stride is None:
+            return _seen(run_once, tensor)
+        height, width = tensor.shape[1:]
+        crop_width, crop_height = self.averaging.crop_size
+        stride_width, stride_height = self.averaging.stride
+        total = _Total(height, width)
+        for top, bottom in sliding_windows(height, crop_height, stride_height):
+            for left, right in sliding_windows(width, crop_width, stride_width):
+                window = np.ascontiguousarray(tensor[:, top:bottom, left:right])
+                total.add(_seen(run_once, window), top, left, bottom, right)
+        return total.mean()
+
+
+def _seen(run_once: RunOnce, tensor: Tensor) -> RawOutput:
+    height, width = tensor.shape[1:]
+    (raw,) = run_once([PreparedImage(tensor, (TransformRecord("resize", height, width),), 0.0)])
+    return raw
+
+
+def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
+    """Let a predictor see each image several times.
+
+    Args:
+        predictor: an open predictor; the result shares its runtime and keeps to the same memory limit.
+        averaging: how.
+
+    Returns:
+        The predictor itself, if nothing is to be averaged.
+    """
+    if averaging.changes_nothing:
+        return predictor
+    return replace(predictor, forward=AveragedForward(averaging))
+
+
+class _Total:
+    """Scores, or votes, of one image added up."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size = (height, width)
+        self._sums = np.zeros((0, height, width))
+        self._count = np.zeros((height, width), np.int32)
+        self._kind = OutputKind.SCORES
+        self._run_ms = 0.0
+
+    def add(
+        self, raw: RawOutput, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None
+    ) -> None:
+        """Add what was seen of a part, at the part's size."""
+        bottom, right = bottom or self._size[0], right or self._size[1]
+        self._kind = raw.kind
+        self._run_ms += raw.run_ms
+        planes = _votes(raw.output, bottom - top, right - left) if raw.kind is OutputKind.MASK else raw.output
+        planes = _resized(planes.astype(np.float32, copy=False), bottom - top, right - left)
+        if len(planes) > len(self._sums):
+            more = np.zeros((len(planes) - len(self._sums), *self._size))
+            self._sums = np.concatenate([self._sums, more])
+        self._sums[: len(planes), top:bottom, left:right] += planes
+        self._count[top:bottom, left:right] += 1
+
+    def mean(self) -> RawOutput:
+        """What the image is seen as."""
+        if self._kind is OutputKind.MASK:
+            return RawOutput(self._sums.argmax(axis=0)[np.newaxis], self._kind, self._run_ms)
+        return RawOutput((self._sums / self._count).astype(np.float32), self._kind, self._run_ms)
+
+
+def _votes(output: NDArray[np.generic], height: int, width: int) -> Tensor:
+    mask = output.reshape(output.shape[-2:]).astype(np.int64)
+    mask = restore_plane(mask, [TransformRecord("resize", height, width)], interpolation="nearest")
+    return (mask == np.arange(int(mask.max()) + 1)[:, np.newaxis, np.newaxis]).astype(np.float32)
+
+
+def _resized(planes: Tensor, height: int, width: int) -> Tensor:
+    record = [TransformRecord("resize", height, width)]
+    return np.stack([restore_plane(plane, record, interpolation="linear") for plane in planes])
+
+
+def _flipped(planes: NDArray[Value], flip: Flip) -> NDArray[Value]:
+    return planes[..., :: -1 if flip[1] else 1, :: -1 if flip[0] else 1]

@@ -1,0 +1,217 @@
+"""Open a predictor: try what the request allows, in order, and record every step down."""
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from engine.bundle.bundle import Bundle, OnnxModel
+from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.runtimes import Runtime
+from engine.runtimes.profile import Profile
+from engine.runtimes.selection import RuntimeRequest, candidates
+from engine.segmentation.predictor import MaskSize, Predictor
+
+_log = logging.getLogger(__name__)
+
+Convert = Callable[[Bundle], OnnxModel]
+"""Makes an FP32 ONNX model of the bundle's Paddle program; raises ConversionError."""
+
+_STEP_DOWN = (OptionError, RuntimeUnavailableError, ModelLoadError, ConversionError)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRuntime:
+    """A runtime and how it was arrived at.
+
+    Attributes:
+        runtime: the loaded model.
+        bundle: the bundle, with a converted model added if one was made.
+        fallbacks: what failed before it, one line each.
+        profile: the tuned profile that it was chosen by; None where none was.
+    """
+
+    runtime: Runtime
+    bundle: Bundle
+    fallbacks: tuple[str, ...]
+    profile: Profile | None = None
+
+
+def open_predictor(
+    bundle: Bundle,
+    request: RuntimeRequest | None = None,
+    *,
+    convert: Convert | None = None,
+    ledger: Path | None = None,
+    threshold: float = 0.5,
+    mask_size: MaskSize = MaskSize.ORIGINAL,
+) -> Predictor:
+    """Open a predictor for a bundle.
+
+    Args:
+        bundle: an open bundle; it must stay open as long as the predictor.
+        request: runtime, provider, precision and so on; None leaves all to `auto`.
+        convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
+        ledger: folder that remembers which models loaded before (see `engine.runtimes.trial`).
+        threshold: for probability maps and multilabel planes, 0–1.
+        mask_size: at which size masks are returned.
+
+    Returns:
+        The predictor; close it, or use it as a context manager.
+
+    Raises:
+        OptionError: the request contradicts itself, the bundle or this machine.
+        RuntimeUnavailableError: the library or provider asked for is absent.
+        ModelLoadError: the model does not load or run.
+        ConversionError: ONNX was asked for and the bundle cannot be converted.
+        InferenceError: the network does not take one image tensor.
+    """
+    if not 0 < threshold < 1:
+        raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
+    opened = open_first(bundle, request or RuntimeRequest(), convert=convert, ledger=ledger)
+    try:
+        return Predictor(
+            bundle=opened.bundle,
+            runtime=opened.runtime,
+            threshold=threshold,
+            mask_size=mask_size,
+            fallbacks=opened.fallbacks,
+            profile=opened.profile,
+        )
+    except InferenceError:
+        opened.runtime.close()
+        raise
+
+
+def open_first(
+    bundle: Bundle, request: RuntimeRequest, *, convert: Convert | None = None, ledger: Path | None = None
+) -> OpenedRuntime:
+    """Open the first runtime that works of those that the request allows.
+
+    Args:
+        bundle: an open bundle.
+        request: what the user asks for.
+        convert: makes an ONNX model where the bundle has none.
+        ledger: folder that remembers which models loaded before.
+
+    Returns:
+        The runtime, the bundle as it runs, and the steps down to it.
+
+    Raises:
+        OptionError: nothing can honour the request.
+        RuntimeUnavailableError: the only choice is absent.
+        ModelLoadError: the only choice does not load, or every choice failed.
+        ConversionError: the only choice needs a conversion that fails.
+    """
+    choices = candidates(request)
+    fallbacks: list[str] = []
+    for options in choices:
+        try:
+            require_available(options)
+            ready = _with_model(bundle, options, convert)
+            runtime = open_runtime(ready, options, ledger=ledger)
+            profile = request.tuned if options is choices[0] else None
+            return OpenedRuntime(runtime, ready, tuple(fallbacks), profile)
+        except _STEP_DOWN as error:
+            if len(choices) == 1:
+                raise
+            fallbacks.append(f"{options.label} {options.precision}: {error}")
+            if options is choices[-1]:
+                # The last choice asks least of the machine, so its error tells what is wrong.
+                raise type(error)(f"{bundle.source}: nothing here runs it. {' | '.join(fallbacks)}") from error
+            _log.warning("%s does not run %s; stepping down: %s", options.label, bundle.name, error)
+    raise AssertionError("a request has at least one candidate")
+
+
+def require_available(options: RuntimeOptions) -> None:
+    """Find out whether library, provider and device are there, before any model is touched.
+
+    Args:
+        options: what is to be opened.
+
+    Raises:
+        RuntimeUnavailableError: something is absent; the message says what to install or choose.
+    """
+    match options:
+        case OnnxOptions():
+            from engine.runtimes.onnx import require_provider
+
+            require_provider(options.provider)
+        case PaddleOptions():
+            from engine.runtimes.paddle import require_device
+
+            require_device(options)
+        case _:
+            assert_never(options)
+
+
+def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None = None) -> Runtime:
+    """Load the bundle's model into the runtime that the options are made for, and prove that it runs.
+
+    Args:
+        bundle: holds a model for that runtime.
+        options: decide runtime, provider and precision; nothing else takes their place.
+        ledger: folder that remembers which models were loaded before without killing their process; None: remember
+            nothing, try in a child process each time.
+
+    Returns:
+        The loaded runtime; close it after use.
+
+    Raises:
+        ModelLoadError: no such model in the bundle, the library refuses it, or its first run fails.
+        RuntimeUnavailableError: the library or provider is absent.
+    """
+    match options:
+        case OnnxOptions():
+            from engine.runtimes.onnx import OnnxRuntime
+            from engine.runtimes.trial import prove_onnx_loadable
+
+            onnx = bundle.onnx_model(options.model_precision)
+            if onnx is None:
+                raise ModelLoadError(
+                    f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
+                    f"run `pseg convert {bundle.source} --out …` first, or use --runtime paddle"
+                )
+            with _naming(bundle):
+                prove_onnx_loadable(onnx, options, ledger)
+            return OnnxRuntime(onnx, options)
+        case PaddleOptions():
+            from engine.runtimes.paddle import PaddleRuntime
+            from engine.runtimes.trial import prove_loadable
+
+            if bundle.paddle is None:
+                raise ModelLoadError(
+                    f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use --runtime onnx"
+                )
+            with _naming(bundle):
+                prove_loadable(bundle.paddle, options, ledger)
+            return PaddleRuntime(bundle.paddle, options)
+        case _:
+            assert_never(options)
+
+
+@contextmanager
+def _naming(bundle: Bundle) -> Generator[None]:
+    """Name the bundle where a model does not load: its own files lie in a temporary folder that nobody knows."""
+    try:
+        yield
+    except ModelLoadError as error:
+        raise type(error)(f"{bundle.source}: {error}") from error
+
+
+def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None) -> Bundle:
+    if not isinstance(options, OnnxOptions) or bundle.onnx_model(options.model_precision) is not None:
+        return bundle
+    if options.model_precision is not Precision.FP32:
+        raise OptionError(
+            f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx, and this precision is not made on "
+            "the fly: use a bundle that holds it, or --precision fp32"
+        )
+    if bundle.paddle is None or convert is None:
+        raise ModelLoadError(
+            f"{bundle.source}: holds no onnx/fp32/model.onnx: run `pseg convert` first, or use --runtime paddle"
+        )
+    return bundle.with_onnx(convert(bundle))

@@ -1,0 +1,475 @@
+"""One image in, one mask out: preprocess, run, postprocess, with provenance and timings."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
+from engine.errors import ImageError, InferenceError
+from engine.images import SourceImage
+from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.runtimes.profile import Profile
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
+from engine.segmentation.postprocess import OutputKind, class_count, cover, logits, output_kind, score_planes, segment
+from engine.transforms import TransformRecord, apply_transforms, restore_plane
+
+_log = logging.getLogger(__name__)
+Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
+
+
+class MaskSize(StrEnum):
+    """At which size masks are returned."""
+
+    ORIGINAL = "original"
+    """The source image's."""
+    INFERENCE = "inference"
+    """The image's as it was read, after `max_img_size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCover:
+    """The share of one class.
+
+    Attributes:
+        segmentation_class: the class.
+        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not.
+        area_m2: on the ground, in square metres; None where nothing tells it.
+    """
+
+    segmentation_class: SegmentationClass
+    cover: float
+    area_m2: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a mask comes from.
+
+    Attributes:
+        bundle: digest of the bundle.
+        model: digest of the model that ran.
+        runtime: onnx or paddle.
+        provider: execution provider really used.
+        precision: arithmetic of the heavy layers.
+        threads: threads of the runtime, all streams together.
+        fallbacks: every step that `auto` went down, in order.
+        versions: library name to version.
+        profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
+            none was.
+        streams: runs that may be under way at once.
+        tiling: how the image was cut into tiles and joined, name to value; None where it was not.
+        averaging: windows, scales and flips that were averaged, name to value; None where none were.
+    """
+
+    bundle: str
+    model: str
+    runtime: str
+    provider: str
+    precision: str
+    threads: int
+    fallbacks: tuple[str, ...]
+    versions: Mapping[str, str]
+    profile: str | None = None
+    streams: int = 1
+    tiling: Mapping[str, object] | None = None
+    averaging: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The result for one image.
+
+    Attributes:
+        mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
+        covers: one entry a class, in index order.
+        timings_ms: preprocess, run and postprocess, in milliseconds.
+        whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
+            for memory; None otherwise.
+    """
+
+    mask: Mask
+    covers: tuple[ClassCover, ...]
+    timings_ms: Mapping[str, float]
+    whole_size: tuple[int, int] | None = None
+
+    @property
+    def width(self) -> int:
+        """Width of the mask in pixels."""
+        return int(self.mask.shape[-1]) if self.whole_size is None else self.whole_size[0]
+
+    @property
+    def height(self) -> int:
+        """Height of the mask in pixels."""
+        return int(self.mask.shape[-2]) if self.whole_size is None else self.whole_size[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        tensor: float32[C, H, W].
+        records: what the transforms did, to be undone.
+        preprocess_ms: how long that took.
+    """
+
+    tensor: NDArray[np.float32]
+    records: tuple[TransformRecord, ...]
+    preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawOutput:
+    """What the network returned for one image.
+
+    Attributes:
+        output: one image's tensor, without the batch axis.
+        kind: how to read it.
+        run_ms: this image's share of the run.
+    """
+
+    output: Tensor
+    kind: OutputKind
+    run_ms: float
+
+
+RunOnce = Callable[[Sequence[PreparedImage]], list[RawOutput]]
+"""Runs the network over images, each once."""
+
+
+class Forward(Protocol):
+    """A way to see an image that is not one run of the network."""
+
+    def record(self) -> Mapping[str, object]:
+        """For the provenance, name to value."""
+        ...
+
+    def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images.
+
+        Args:
+            run_once: runs the network over images, each once.
+            prepared: any mix of shapes.
+
+        Returns:
+            One output an image, in order.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Predictor:
+    """A bundle on a runtime.
+
+    Threads: all methods may be called from several threads at once; the runtime has a run under way for each of its
+    streams.
+
+    Attributes:
+        bundle: transforms and classes.
+        runtime: the loaded model; closed with the predictor.
+        threshold: for probability maps and multilabel planes, 0–1.
+        mask_size: at which size masks are returned.
+        fallbacks: steps that were taken down to this runtime.
+        profile: the tuned profile that the runtime was chosen by; None where none was.
+        memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
+        forward: how an image is seen; None: in one run of the network.
+    """
+
+    bundle: Bundle
+    runtime: Runtime
+    threshold: float = 0.5
+    mask_size: MaskSize = MaskSize.ORIGINAL
+    fallbacks: tuple[str, ...] = ()
+    profile: Profile | None = None
+    memory: MemoryBudget | None = None
+    forward: Forward | None = None
+    _input: TensorSpec = field(init=False)
+    _bands: int = field(init=False)
+    _ends_in_sigmoid: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
+        if len(self.runtime.inputs) != 1 or len(images) != 1:
+            shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
+            raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
+        self._input = images[0]
+        self._bands = self._input.shape[1] or 3
+        if self._bands not in {1, 3}:
+            raise InferenceError(
+                f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
+                "bands (RGB) or one (grey) are run"
+            )
+
+        self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
+
+    def _last_operator(self) -> LastOperator:
+        models = (self.bundle.paddle, *self.bundle.onnx)
+        running = (each for each in models if each is not None and each.digest == self.runtime.identity.model_digest)
+        model = next(running, None)
+        return LastOperator.OTHER if model is None else last_operator(model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the runtime."""
+        self.runtime.close()
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where this predictor's masks come from."""
+        identity = self.runtime.identity
+        return Provenance(
+            bundle=self.bundle.digest,
+            model=identity.model_digest,
+            runtime=identity.runtime.value,
+            provider=identity.provider,
+            precision=identity.precision.value,
+            threads=identity.threads,
+            fallbacks=self.fallbacks,
+            versions={"numpy": np.__version__, **identity.versions},
+            profile=self.profile and self.profile.digest,
+            streams=identity.streams,
+            averaging=None if self.forward is None else self.forward.record(),
+        )
+
+    @property
+    def input_name(self) -> str:
+        """Name of the network's input."""
+        return self._input.name
+
+    def predict(self, image: SourceImage) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            Mask, cover and timings.
+
+        Raises:
+            ImageError: the network or a transform does not take this image.
+            InferenceError: the run failed.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[SourceImage]) -> list[Prediction]:
+        """Segment several images, those of equal tensor shape in one run.
+
+        Args:
+            images: any mix of sizes.
+
+        Returns:
+            One prediction an image, in order; equal to predicting each by itself.
+
+        Raises:
+            ImageError: the network or a transform does not take an image.
+            InferenceError: the run failed.
+        """
+        prepared = [self.prepare(image) for image in images]
+        return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
+
+    def prepare(self, image: SourceImage) -> PreparedImage:
+        """Apply the bundle's transforms; a network of one band gets the photograph's grey values.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            The tensor, and how to undo the transforms.
+
+        Raises:
+            ImageError: the network or a transform does not take this image.
+            UnsupportedTransformError: a transform is made for three bands, and the network takes one.
+        """
+        started = time.perf_counter()
+        tensor, records = apply_transforms(self.bundle.transforms, image.pixels, bands=self._bands)
+        self._check_fits(tensor)
+        height, width = image.pixels.shape[:2]
+        if self.mask_size is MaskSize.ORIGINAL:
+            height, width = image.height, image.width
+        # Some transforms record nothing; whatever they did, the mask ends at the wanted size.
+        wanted = TransformRecord("resize", height, width)
+        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started))
+
+    def _check_fits(self, tensor: NDArray[np.float32]) -> None:
+        stated = self._input.shape[1:]
+        if any(want is not None and want != have for want, have in zip(stated, tensor.shape, strict=True)):
+            wanted = "×".join("any" if axis is None else str(axis) for axis in stated)
+            raise ImageError(
+                f"after the transforms the image is {'×'.join(map(str, tensor.shape))} (bands×height×width), but the "
+                f"network takes {wanted}: export it with dynamic input, or with a Resize or Padding to its size"
+            )
+
+    def run(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images, in the way that `forward` says.
+
+        Args:
+            prepared: any mix of shapes.
+
+        Returns:
+            One output an image, in order.
+
+        Raises:
+            ImageError: what `forward` makes of an image is not taken.
+            InferenceError: the run failed, or returned no segmentation.
+        """
+        return self._run_once(prepared) if self.forward is None else self.forward.run(self._run_once, prepared)
+
+    def _run_once(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, each in enumerate(prepared):
+            groups.setdefault(each.tensor.shape, []).append(index)
+        outputs: dict[int, RawOutput] = {}
+        for indices in groups.values():
+            height, width = prepared[indices[0]].tensor.shape[-2:]
+            for chunk in self._chunks(indices, height * width):
+                raw = self._run_stacked([prepared[index].tensor for index in chunk])
+                outputs.update(zip(chunk, raw, strict=True))
+        return [outputs[index] for index in range(len(prepared))]
+
+    def _chunks(self, indices: list[int], pixels: int) -> list[list[int]]:
+        size = self._input.shape[0] or self._images_that_fit(pixels, len(indices))
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+    def _images_that_fit(self, pixels: int, wanted: int) -> int:
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.images_that_fit(pixels, wanted)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def _note_cut(self, fitting: int, wanted: int, pixels: int) -> None:
+        note = "batches are cut to what the memory limit allows"
+        if fitting < wanted and note not in self.fallbacks:
+            _log.warning("%s: %d of %d images of %d pixels share a run", note, fitting, wanted, pixels)
+            self.fallbacks = (*self.fallbacks, note)
+
+    def batch_within_memory(self, wanted: int, pixels: int, read_ahead: int) -> int:
+        """Cut a batch size to what a pipeline can hold within the memory limit that is heeded.
+
+        Args:
+            wanted: images that may share a run, at least 1.
+            pixels: of the largest image that is usual.
+            read_ahead: images that are decoded before they are needed.
+
+        Returns:
+            1 to `wanted`; less than wanted is logged, and noted among the fallbacks.
+        """
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.batch_that_fits(pixels, wanted, read_ahead)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def heed_memory_limit(self, limit_bytes: int, pixels: int) -> None:
+        """Measure what runs take and keep to a limit from now on, unless there is no doubt that they fit.
+
+        Args:
+            limit_bytes: of all memory of this process.
+            pixels: of the largest run that is to be expected.
+        """
+        free_sides = self._input.shape[-2:] == (None, None)
+        if not free_sides or pixels * NO_DOUBT_BYTES <= limit_bytes:
+            return
+        batch, bands = (axis or 1 for axis in self._input.shape[:2])
+
+        def run_square(side: int) -> int:
+            outputs = self.runtime.run({self._input.name: np.zeros((batch, bands, side, side), self._input.dtype)})
+            return sum(output.nbytes for output in outputs.values())
+
+        self.memory = MemoryBudget.measured(run_square, limit_bytes)
+
+    def _run_stacked(self, tensors: list[NDArray[np.float32]]) -> list[RawOutput]:
+        fixed_batch = self._input.shape[0] or len(tensors)
+        # A network exported for a fixed batch always gets a full one; what was repeated is dropped.
+        filled = [*tensors, *tensors[-1:] * (fixed_batch - len(tensors))]
+        batch = np.stack(filled) if len(filled) > 1 else np.ascontiguousarray(filled[0])[np.newaxis]
+        started = time.perf_counter()
+        outputs = self.runtime.run({self._input.name: batch.astype(self._input.dtype, copy=False)})
+        run_ms = _elapsed_ms(started) / len(tensors)
+        output, kind = self._segmentation_of(outputs, fixed_batch)
+        return [RawOutput(output[index], kind, run_ms) for index in range(len(tensors))]
+
+    def _segmentation_of(self, outputs: Mapping[str, Tensor], batch: int) -> tuple[Tensor, OutputKind]:
+        problems: list[str] = []
+        for name, output in outputs.items():
+            try:
+                kind = output_kind(output, multilabel=self.bundle.multilabel)
+                if kind is OutputKind.MULTILABEL and self._ends_in_sigmoid:
+                    output = logits(output)
+            except InferenceError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            if output.shape[0] == batch:
+                return output, kind
+            problems.append(f"{name}: {output.shape[0]} results for {batch} images")
+        raise InferenceError(f"no output of the network is a segmentation ({'; '.join(problems)})")
+
+    def planes(self, prepared: PreparedImage, raw: RawOutput) -> tuple[NDArray[np.float32], ...]:
+        """Undo the transforms, but read no classes yet.
+
+        Args:
+            prepared: from `prepare`.
+            raw: from `run`; not a mask.
+
+        Returns:
+            float32[H, W] a plane (`engine.segmentation.postprocess.score_planes`), at the size that masks have. They
+            may be views of the output.
+
+        Raises:
+            InferenceError: the network returned NaN, infinity or impossible values.
+        """
+        records = _undo_records(prepared)
+        return tuple(
+            restore_plane(plane, records, interpolation="linear") for plane in score_planes(raw.output, raw.kind)
+        )
+
+    def finish(self, prepared: PreparedImage, raw: RawOutput) -> Prediction:
+        """Undo the transforms and read the classes.
+
+        Args:
+            prepared: from `prepare`.
+            raw: from `run`.
+
+        Returns:
+            Mask, cover and timings.
+
+        Raises:
+            InferenceError: the network returned NaN, infinity or impossible classes.
+        """
+        started = time.perf_counter()
+        mask = segment(raw.output, raw.kind, _undo_records(prepared), threshold=self.threshold)
+        shares = cover(mask, class_count(raw.output, raw.kind, len(self.bundle.classes)))
+        covers = tuple(
+            ClassCover(class_of_index(self.bundle.classes, index), share) for index, share in enumerate(shares)
+        )
+        timings_ms = {
+            "preprocess": prepared.preprocess_ms,
+            "run": raw.run_ms,
+            "postprocess": _elapsed_ms(started),
+        }
+        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms)
+
+
+def _undo_records(prepared: PreparedImage) -> tuple[TransformRecord, ...]:
+    """Records of the transforms, and of the network's own shrinking where it returns less than it was given."""
+    height, width = prepared.tensor.shape[-2:]
+    return (*prepared.records, TransformRecord("resize", height, width))
+
+
+def _elapsed_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,1 @@
+"""Many images: shards, manifests, storage, clusters."""

@@ -1,0 +1,77 @@
+"""The list of a collection for many machines: a Parquet file with the column `uri`."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from engine import ImageError, OptionError, list_images
+from engine.images import real_path
+from service.collections.storage import is_uri, read_rows, table_bytes
+
+_MOST_NAMED = 3
+
+
+def image_uris(arguments: Sequence[str]) -> list[str]:
+    """Name images so that every machine understands it.
+
+    Args:
+        arguments: URIs, which are taken as they are, and files, folders or globs of this machine.
+
+    Returns:
+        Absolute URIs, each once, in the order of the arguments.
+
+    Raises:
+        ImageError: a folder or glob holds no images, or a named file is not there.
+    """
+    uris: dict[str, str] = {}
+    for argument in arguments:
+        if is_uri(argument):
+            uris.setdefault(argument, argument)
+            continue
+        for path in list_images([argument]):
+            if not path.is_file():
+                raise ImageError(f"{path}: no such file: check the name")
+            # A file has many names; the first one stays.
+            uris.setdefault(real_path(path).as_uri(), path.absolute().as_uri())
+    return list(dict.fromkeys(uris.values()))
+
+
+def manifest_bytes(uris: Sequence[str]) -> bytes:
+    """Write a manifest.
+
+    Args:
+        uris: absolute and unique.
+
+    Returns:
+        The content of a Parquet file.
+    """
+    return table_bytes([{"uri": uri} for uri in uris], {"uri": "string"})
+
+
+def read_manifest(name: str) -> list[str]:
+    """Read a manifest.
+
+    Args:
+        name: a URI or a path.
+
+    Returns:
+        Absolute URIs, each once.
+
+    Raises:
+        OptionError: it is no Parquet file, has no column `uri`, is empty, or names something twice or not absolutely.
+        StoreError: it cannot be read.
+    """
+    uris = [row["uri"] for row in read_rows(name, ["uri"])]
+    odd = [uri for uri in uris if not isinstance(uri, str) or not is_uri(uri)]
+    if odd:
+        raise OptionError(
+            f"{name}: {len(odd)} rows hold no absolute URI, {odd[0]!r} for instance: make it with `pseg manifest`"
+        )
+    twice = [uri for uri, number in Counter(uris).items() if number > 1]
+    if twice:
+        raise OptionError(
+            f"{name}: {len(twice)} URIs are there more than once ({', '.join(twice[:_MOST_NAMED])}): "
+            "each image is done once: make it with `pseg manifest`"
+        )
+    if not uris:
+        raise OptionError(f"{name}: names no image")
+    return uris

@@ -1,0 +1,188 @@
+"""Ledgers of shards -> one: what is done, what failed, what nobody did.
+
+Ledgers are joined only if they tell of the same images, the same bundle and the same options. An image belongs to its
+place in the list, so that it is counted once, however many ledgers know it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine import ClassCover, SegmentationClass
+from service.collections.sharding import Shard, parse_shard
+from service.ivcap.publishing import TotalCover
+from service.results.ledger import Entry, LedgerContent, LedgerError, ledger_path, ledgers_in, read_ledger
+from service.results.pictures import cover_records
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Several ledgers as one.
+
+    Attributes:
+        content: path, run and entries of the joined ledger; it is not written yet.
+        missing: how many images no ledger knows.
+        missing_shards: shards of which no ledger was given, in the numbering that the given ones have.
+        duplicates: positions of images that more than one ledger calls done.
+        contradictory: those of them whose covers differ.
+    """
+
+    content: LedgerContent
+    missing: int
+    missing_shards: Sequence[Shard]
+    duplicates: Sequence[int]
+    contradictory: Sequence[int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is done."""
+        return not self.missing and not any(entry.failed for entry in self.content.entries)
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up.
+
+        Returns:
+            JSON values: counts, failures, what is missing, cover over all images weighted by their pixels.
+        """
+        return {
+            **totals([entry.record for entry in self.content.entries], self.content.run.images),
+            "missing_shards": [str(shard) for shard in self.missing_shards],
+            "duplicates": len(self.duplicates),
+            "contradictory": len(self.contradictory),
+            "bundle": self.content.run.bundle,
+            "options": dict(self.content.run.options),
+        }
+
+
+def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
+    """Sum records up.
+
+    Args:
+        records: one an image, as `service.results.pictures.result_record` writes them.
+        images: how many there should be.
+
+    Returns:
+        JSON values: counts, failures, cover over all images weighted by their pixels.
+    """
+    failed = [record for record in records if record["status"] != "ok"]
+    total = TotalCover()
+    for record in records:
+        if record["status"] == "ok":
+            covers = [
+                ClassCover(SegmentationClass(each["id"], each["name"], tuple(each["color"])), each["cover"])
+                for each in record["cover"]
+            ]
+            total.add(record["mask"]["width"], record["mask"]["height"], covers)
+    return {
+        "images": {
+            "total": images,
+            "succeeded": len(records) - len(failed),
+            "failed": len(failed),
+            "missing": images - len(records),
+        },
+        "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
+        "cover": cover_records(total.covers()),
+    }
+
+
+def find_ledgers(places: Sequence[Path]) -> list[Path]:
+    """Find the ledgers that files and folders name.
+
+    Args:
+        places: ledgers, or folders of results. Of a folder the ledgers of shards are taken, or if there are none, that
+            of a whole run.
+
+    Returns:
+        The files, each once.
+
+    Raises:
+        LedgerError: a folder holds none.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            # A link that is named is followed, to where the pictures lie; one that lies in a folder is not.
+            found.append(place.resolve() if place.is_symlink() else place)
+            continue
+        ledgers = ledgers_in(place)
+        if not ledgers:
+            raise LedgerError(f"{place}: holds no ledger: name the folder of a run, or a ledger itself")
+        found += ledgers
+    return list(dict.fromkeys(found))
+
+
+def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
+    """Join ledgers.
+
+    Args:
+        paths: at least one.
+        out: folder that the joined ledger is meant for: it names pictures as seen from there. The ledger of a whole run
+            that is there already (an earlier merge, and what was done after it) is joined, too.
+
+    Returns:
+        The joined one, and what is missing or there twice.
+
+    Raises:
+        LedgerError: one cannot be read, or they do not belong together.
+    """
+    target = ledger_path(out, None)
+    # An empty one is what a run leaves that was killed as it began.
+    there = read_ledger(target) if os.path.lexists(target) and target.lstat().st_size else None
+    contents = [read_ledger(path) for path in paths if there is None or not _same_file(path, target)]
+    first, *others = contents = [*contents, *([] if there is None else [there])]
+    for other in others:
+        _require_same(first, other)
+    chosen: dict[int, tuple[LedgerContent, Entry]] = {}
+    duplicates: set[int] = set()
+    contradictory: set[int] = set()
+    for content in contents:
+        for entry in content.entries:
+            known = chosen.get(entry.position)
+            if known is None:
+                chosen[entry.position] = content, entry
+                continue
+            if not known[1].failed and not entry.failed and content is not there:
+                duplicates.add(entry.position)
+                if known[1].record["cover"] != entry.record["cover"]:
+                    contradictory.add(entry.position)
+            # What one machine could not read another one perhaps could; an image may have been mended since.
+            if not entry.failed and (known[1].failed or (entry.modified_ns or 0) > (known[1].modified_ns or 0)):
+                chosen[entry.position] = content, entry
+    entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
+    return Merged(
+        LedgerContent(target, replace(first.run, shard=None), entries, () if there is None else there.aside),
+        first.run.images - len(chosen),
+        _missing_shards([content for content in contents if content is not there]),
+        sorted(duplicates),
+        sorted(contradictory),
+    )
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _require_same(first: LedgerContent, other: LedgerContent) -> None:
+    if first.run.digest != other.run.digest:
+        differences = "; ".join(first.run.differences(other.run))
+        raise LedgerError(f"{first.path} and {other.path} were not made alike: {differences}: merge them apart")
+    if (first.run.images, first.run.listing) != (other.run.images, other.run.listing):
+        raise LedgerError(
+            f"{first.path} tells of {first.run.images} images, {other.path} of {other.run.images} or of others: "
+            "shards belong together only if each was given the same images by the same names"
+        )
+
+
+def _seen_from(out: Path, content: LedgerContent, entry: Entry) -> Entry:
+    folder = os.path.relpath(os.path.realpath(content.path.parent), os.path.realpath(out))
+    return replace(entry, pictures=tuple(os.path.normpath(os.path.join(folder, name)) for name in entry.pictures))  # noqa: PTH118
+
+
+def _missing_shards(contents: Sequence[LedgerContent]) -> list[Shard]:
+    shards = [parse_shard(content.run.shard) for content in contents if content.run.shard is not None]
+    if len(shards) < len(contents) or len({shard.count for shard in shards}) != 1:
+        return []
+    given = {shard.index for shard in shards}
+    return [Shard(index, shards[0].count) for index in range(1, shards[0].count + 1) if index not in given]

@@ -1,0 +1,386 @@
+"""Files by URI, local or in an object store, and tables in Parquet: the only file that imports pyarrow.
+
+A file that is written is whole or absent: local ones get their name at the end, an object store shows an object once it
+is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the credentials of the environment; `http` and
+`https` are read within the limits of `service.ivcap.transport`. Nothing is read without a limit of its size.
+"""
+
+# pyarrow states no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+
+from engine import EngineError, OptionError
+from service.ivcap.publishing import address_path
+from service.ivcap.transfer_limits import Allowance, TransferError, patience_from
+from service.results.pictures import write_atomically
+from service.results.records import MOST_IMAGES
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_STORES = ("s3", "gs")
+_WEB = ("http", "https")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_PIECE_BYTES = 1 << 20
+# The ledger of a million images has some hundred million bytes.
+_MOST_TABLE_BYTES = 1 << 32
+_TABLE = Allowance(_MOST_TABLE_BYTES, "split the collection")
+_URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
+
+
+class StoreError(EngineError):
+    """A file cannot be read from its URI or written to it."""
+
+
+def is_uri(name: str) -> bool:
+    """Tell a URI from a path.
+
+    >>> is_uri("s3://bucket/q7.jpg"), is_uri("dive/q7.jpg")
+    (True, False)
+
+    Args:
+        name: of a file.
+
+    Returns:
+        Whether it begins with a scheme.
+    """
+    return _SCHEME.match(name) is not None
+
+
+def local_path(name: str) -> Path | None:
+    """Find the path that is meant.
+
+    >>> local_path("file:///a/b%20c.png")
+    PosixPath('/a/b c.png')
+
+    Args:
+        name: a URI or a path.
+
+    Returns:
+        The path; None if it is not a local one.
+    """
+    if name.startswith("file://"):
+        # Names of files are bytes, and not all of them are UTF-8.
+        return Path(os.fsdecode(unquote_to_bytes(urlsplit(name).path)))
+    return None if is_uri(name) else Path(name)
+
+
+def stem_of(uri: str) -> str:
+    """Name the pictures of an image.
+
+    >>> stem_of("file:///dive/M%C3%BCll%201.jpg"), stem_of("https://reef.org/get?file=a.jpg"), stem_of("https://reef.org/")
+    ('Müll 1', 'get', 'image')
+
+    Args:
+        uri: of the image.
+
+    Returns:
+        The stem of its path, as people read it; without signs that no file's name can hold or no terminal takes.
+    """
+    return PurePosixPath(_CONTROL.sub("_", unquote(address_path(uri)))).stem or "image"
+
+
+def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    """Read a file into another one.
+
+    Args:
+        file: is written to.
+        name: a URI or a path.
+        allowance: how large it may be.
+
+    Raises:
+        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
+    """
+    try:
+        if urlsplit(name).scheme in _WEB:
+            _copy_from_web(file, name, allowance)
+        else:
+            _copy_from_store(file, name, allowance)
+    except StoreError:
+        raise
+    except TransferError as error:
+        raise StoreError(f"{name}: {error}") from error
+    except Exception as error:  # every store has errors of its own
+        raise StoreError(f"{name}: cannot be read ({_reason(error)})") from error
+
+
+def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    from service.ivcap.transport import patient_session, receiving
+
+    session = patient_session(patience_from(os.environ))
+    with session, receiving(allowance), session.get(name, stream=True) as answer:
+        answer.raise_for_status()
+        for piece in answer.iter_content(_PIECE_BYTES):
+            file.write(piece)
+
+
+def _copy_from_store(file: BinaryIO, name: str, allowance: Allowance) -> None:
+    path = local_path(name)
+    if path is not None:
+        stated_bytes, source = path.stat().st_size, path.open("rb")
+    else:
+        filesystem, place = _store(name)
+        stated_bytes, source = filesystem.get_file_info(place).size, filesystem.open_input_stream(place)
+    copied_bytes = 0
+    with source:
+        # Some stores do not know.
+        allowance.require(stated_bytes or 0, name)
+        while piece := source.read(_PIECE_BYTES):
+            copied_bytes += len(piece)
+            allowance.require(copied_bytes, name)
+            file.write(piece)
+
+
+def read_bytes(name: str, allowance: Allowance = _TABLE) -> bytes:
+    """Read a file.
+
+    Args:
+        name: a URI or a path.
+        allowance: how large it may be; that of a manifest or a ledger unless it is given.
+
+    Returns:
+        Its content.
+
+    Raises:
+        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
+    """
+    content = io.BytesIO()
+    copy_to(content, name, allowance)
+    return content.getvalue()
+
+
+def _store(name: str) -> tuple[Any, str]:
+    if urlsplit(name).scheme not in _STORES:
+        raise StoreError(f"{name}: nothing here reads such a URI: give a path, or file, s3, gs, http or https")
+    from pyarrow import fs
+
+    # A blank, say, is no part of a URI, though people write it.
+    return fs.FileSystem.from_uri(quote(name, safe=_URI_SIGNS))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A place for results.
+
+    Attributes:
+        root: a path, or a URI of `file`, `s3` or `gs`.
+    """
+
+    root: str
+
+    def name_of(self, name: str) -> str:
+        """Name a file here.
+
+        Args:
+            name: relative, with `/`.
+
+        Returns:
+            Path or URI.
+        """
+        return f"{self.root.rstrip('/')}/{quote(name) if is_uri(self.root) else name}"
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file that is whole or absent.
+
+        Args:
+            name: relative, with `/`.
+            content: the bytes.
+
+        Returns:
+            Path or URI.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        whole = self.name_of(name)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, content)
+            else:
+                filesystem, place = _store(whole)
+                with filesystem.open_output_stream(place) as stream:
+                    stream.write(content)
+        except StoreError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be written ({_reason(error)})") from error
+        return whole
+
+    def names(self, folder: str) -> list[str]:
+        """List the files of a folder here.
+
+        Args:
+            folder: relative.
+
+        Returns:
+            Their names, relative to this place, sorted; empty where there is no such folder.
+
+        Raises:
+            StoreError: it cannot be listed.
+        """
+        whole = self.name_of(folder)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                found = [each.name for each in path.iterdir() if each.is_file()] if path.is_dir() else []
+            else:
+                from pyarrow import fs
+
+                filesystem, place = _store(whole)
+                infos = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
+                found = [info.base_name for info in infos if info.type is fs.FileType.File]
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be listed ({_reason(error)})") from error
+        return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file is here.
+
+        Args:
+            name: relative, with `/`.
+
+        Returns:
+            True if it is.
+
+        Raises:
+            StoreError: nobody can tell.
+        """
+        folder, _, last = name.rpartition("/")
+        whole = self.name_of(name)
+        path = local_path(whole)
+        if path is not None:
+            return path.is_file()
+        try:
+            from pyarrow import fs
+
+            filesystem, place = _store(whole)
+            return filesystem.get_file_info(place).type is fs.FileType.File
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{folder}/{last}: cannot be looked at ({_reason(error)})") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Args:
+            name: relative, with `/`.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        whole = self.name_of(name)
+        path = local_path(whole)
+        try:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            else:
+                filesystem, place = _store(whole)
+                filesystem.delete_file(place)
+        except Exception as error:  # every store has errors of its own
+            raise StoreError(f"{whole}: cannot be removed ({_reason(error)})") from error
+
+
+def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
+    """Cut columns of text into tables.
+
+    Args:
+        columns: name to values, all of one length.
+        rows: the most of a table.
+
+    Returns:
+        Arrow tables, in order.
+    """
+    import pyarrow as pa
+
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
+    """Write rows as Parquet.
+
+    Args:
+        rows: a mapping a row.
+        columns: name to type: `string`, `int64`, `double`, or `cover` for a list of classes.
+
+    Returns:
+        The content of a Parquet file, compressed.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([(name, _arrow(kind)) for name, kind in columns.items()]))
+    parquet.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _arrow(kind: str) -> Any:  # noqa: ANN401
+    import pyarrow as pa
+
+    if kind != "cover":
+        return pa.type_for_alias(kind)
+    fields = [("id", pa.string()), ("name", pa.string()), ("color", pa.list_(pa.uint8())), ("cover", pa.float64())]
+    return pa.list_(pa.struct(fields))
+
+
+def _bounded_rows(name: str, file: Any, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """The rows of a Parquet file, which may repeat one long text a million times and be small."""
+    metadata = file.metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+    if metadata.num_rows > MOST_IMAGES or longest > _MOST_TABLE_BYTES:
+        raise OptionError(
+            f"{name}: has {metadata.num_rows} rows and {longest} bytes in a column: a collection has at most "
+            f"{MOST_IMAGES} images: cut it into several"
+        )
+    # No cell is longer than its column is before it is unfolded.
+    rows_at_once = max(1, min(1024, _MOST_TABLE_BYTES // (longest + 1)))
+    left = _MOST_TABLE_BYTES
+    for batch in file.iter_batches(batch_size=rows_at_once, columns=None if columns is None else list(columns)):
+        left -= batch.nbytes
+        if left < 0:
+            raise OptionError(f"{name}: unfolds to more than {_MOST_TABLE_BYTES} bytes: make it with `pseg manifest`")
+        yield from batch.to_pylist()
+
+
+def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Read a Parquet file.
+
+    Args:
+        name: a URI or a path.
+        columns: which ones; None: all.
+
+    Returns:
+        A mapping a row.
+
+    Raises:
+        StoreError: it cannot be read.
+        OptionError: it is no Parquet file, lacks a column, or holds more than any collection.
+    """
+    content = read_bytes(name)
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        lacking = [column for column in columns or () if column not in file.schema_arrow.names]
+        if lacking:
+            there = ", ".join(file.schema_arrow.names) or "none"
+            raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
+        return list(_bounded_rows(name, file, columns))
+    except (pa.ArrowException, OSError) as error:
+        raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

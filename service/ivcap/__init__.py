@@ -1,0 +1,1 @@
+"""What orders and jobs share: the platform's files, results, requests and secrets."""

@@ -1,0 +1,123 @@
+"""The model that was used last stays open for the next job that asks for the same."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import BundleError, Predictor
+from service.ivcap.fulfilment import Item
+from service.request import PredictRequest
+from service.session import Caches, open_session
+
+_log = logging.getLogger(__name__)
+_MOST_BUNDLES = 4
+
+
+@dataclass(slots=True)
+class FetchedBundles:
+    """Bundles that were fetched, by URN; those that were used longest ago go when there are too many.
+
+    Attributes:
+        most: how many are kept.
+    """
+
+    most: int = _MOST_BUNDLES
+    _fetched: OrderedDict[str, tuple[Item, Path]] = field(
+        default_factory=OrderedDict[str, tuple[Item, Path]], init=False
+    )
+
+    def fetch(self, bundle: Item) -> Path:
+        """Fetch a bundle, unless it is here.
+
+        Args:
+            bundle: what it is, and how it is fetched.
+
+        Returns:
+            A local file or folder.
+
+        Raises:
+            FetchError: it cannot be had.
+        """
+        urn = bundle.source.urn
+        if urn not in self._fetched:
+            try:
+                self._fetched[urn] = bundle, bundle.fetch()
+            except BaseException:
+                bundle.release()
+                raise
+            while len(self._fetched) > self.most:
+                _, (oldest, _) = self._fetched.popitem(last=False)
+                oldest.release()
+        self._fetched.move_to_end(urn)
+        return self._fetched[urn][1]
+
+    def release(self) -> None:
+        """Remove what was fetched."""
+        for bundle, _ in self._fetched.values():
+            bundle.release()
+        self._fetched.clear()
+
+
+@dataclass(slots=True)
+class KeptModel:
+    """At most one open model, and the bundles that were fetched; for one thread.
+
+    Attributes:
+        caches: folders that outlive the process.
+        bundles: what was fetched.
+    """
+
+    caches: Caches
+    bundles: FetchedBundles = field(default_factory=FetchedBundles)
+    _opened: tuple[str, PredictRequest] | None = field(default=None, init=False)
+    _predictor: Predictor | None = field(default=None, init=False)
+    _session: ExitStack = field(default_factory=ExitStack, init=False)
+
+    def predictor(self, bundle: Item, request: PredictRequest, sample: Sequence[Path]) -> tuple[Predictor, bool]:
+        """Open a model, unless it is the one that is open.
+
+        Args:
+            bundle: the model bundle.
+            request: validated parameters.
+            sample: images to collect TensorRT's shapes from, where that is asked for.
+
+        Returns:
+            The predictor, and whether it was open before. It is closed when another one is asked for.
+
+        Raises:
+            EngineError: whatever is wrong with bundle, request or machine. No model is open then.
+        """
+        wanted = bundle.source.urn, _opening_options(request)
+        # Shapes are collected from the images of each job.
+        if self._predictor is not None and self._opened == wanted and not request.auto_tune_shapes:
+            _log.info("%s is open from an earlier job", bundle.source.urn)
+            return self._predictor, True
+        # Two models at a time may be more than memory holds.
+        self._close_model()
+        path = self.bundles.fetch(bundle)
+        try:
+            self._predictor = self._session.enter_context(open_session(path, request, self.caches, sample))
+        except BundleError as error:
+            # Where it lies for a while tells nobody anything.
+            raise BundleError(str(error).replace(str(path), bundle.source.label)) from error
+        self._opened = wanted
+        _log.info("%s was opened", bundle.source.urn)
+        return self._predictor, False
+
+    def close(self) -> None:
+        """Close the model and remove what was fetched."""
+        self._close_model()
+        self.bundles.release()
+
+    def _close_model(self) -> None:
+        self._predictor = self._opened = None
+        self._session.close()
+
+
+def _opening_options(request: PredictRequest) -> PredictRequest:
+    """The parameters without those that an open model does not depend on."""
+    usual = {name: PredictRequest.model_fields[name].default for name in ("batch_size", "max_img_size", "max_pixels")}
+    return request.model_copy(update=usual)

@@ -1,0 +1,449 @@
+"""Limits of time and size, and retries, for libraries whose requests have neither.
+
+`requests.get` and its kin open a session for one call, and a session mounts what it finds as `HTTPAdapter`.
+`patient_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
+sees it, and asks again after a pause when what went wrong may pass: no connection, a connection that was cut or reset,
+no answer in time, an answer that was cut off, status 408, 425, 429 or 500 and above. Another status is handed on as it
+is.
+
+A request that stores something is sent again, too, although it may have been carried out the first time: rather twice
+than not at all.
+
+The body of an answer may have so many bytes and no more: `Sizes` says how many for each kind, and `receiving` which
+kind a block of code asks for. The size that an answer states is compared before a byte of the body is read, and what
+comes is counted. Bodies are asked for as they are, and one that is packed for the transfer is refused: no few bytes
+become many. A large body waits in a temporary file. Answers that are refused are not asked for again.
+
+`service.ivcap.patient_httpx` does the same for the other library of requests, with what stands here.
+"""
+
+# requests keeps the types of its options to itself.
+# ruff: noqa: ANN401
+
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import requests
+import requests.sessions
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import rewind_body
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
+
+_log = logging.getLogger(__name__)
+PIECE_BYTES = 1 << 16
+_BYTES_IN_MEMORY = 8 << 20
+_PASSING_STATUSES = frozenset({408, 425, 429})
+_MOST_DIGITS = 18
+
+
+def may_pass(status: int) -> bool:
+    """Tell whether what a status says may be over in a moment.
+
+    Args:
+        status: of an answer.
+
+    Returns:
+        True for 408, 425, 429 and 500 and above.
+
+    >>> [status for status in (200, 404, 409, 429, 503) if may_pass(status)]
+    [429, 503]
+    """
+    return status >= 500 or status in _PASSING_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    allowance: Allowance
+    folder: Path | None
+
+
+_receipt: ContextVar[_Receipt | None] = ContextVar("receipt", default=None)
+
+
+@contextmanager
+def receiving(allowance: Allowance, folder: Path | None = None) -> Generator[None]:
+    """Say what the requests of a block and of its thread are answered with; elsewhere it is records.
+
+    Args:
+        allowance: how large it may be.
+        folder: where it waits if it is large; None: the system's folder for temporary files.
+
+    Yields:
+        Nothing.
+    """
+    token = _receipt.set(_Receipt(allowance, folder))
+    try:
+        yield
+    finally:
+        _receipt.reset(token)
+
+
+class Body(SpooledTemporaryFile[bytes]):
+    """The body of an answer: in memory, or if it is large, in a file that has no name.
+
+    As those of real connections are, it is closed when it is read to its end.
+
+    Attributes:
+        size_bytes: what has been written.
+    """
+
+    def __init__(self, record: Allowance, address: str) -> None:
+        """Begin with nothing.
+
+        Args:
+            record: the limit outside of `receiving`.
+            address: for messages.
+        """
+        receipt = _receipt.get() or _Receipt(record, None)
+        super().__init__(_BYTES_IN_MEMORY, dir=None if receipt.folder is None else str(receipt.folder))
+        self._allowance = receipt.allowance
+        self._address = address
+        self.size_bytes = 0
+
+    def require_acceptable(self, headers: Mapping[str, str]) -> None:
+        """Look at what an answer states of its body.
+
+        Args:
+            headers: of the answer.
+
+        Raises:
+            TransferError: it is packed or too large, or its size is no number.
+        """
+        packed = headers.get("Content-Encoding", "").strip().lower()
+        if packed not in {"", "identity"}:
+            raise TransferError(
+                f"came packed for the transfer (Content-Encoding: {packed[:80]!r}), which was not asked for and is not "
+                "taken: have it served as it is",
+                self._address,
+            )
+        stated = {each.strip() for each in headers.get("Content-Length", "0").split(",")}
+        for each in stated:
+            if not (each.isascii() and each.isdigit()):
+                raise TransferError(f"states a size that is none (Content-Length: {each[:80]!r})", self._address)
+            self._allowance.require(int(each[: _MOST_DIGITS + 1]), self._address)
+
+    def add(self, piece: bytes) -> None:
+        """Write what came.
+
+        Args:
+            piece: of the body.
+
+        Raises:
+            TransferError: the body is too large.
+        """
+        self.size_bytes += len(piece)
+        self._allowance.require(self.size_bytes, self._address)
+        self.write(piece)
+
+    def read(self, *size: Any) -> bytes:
+        """Read on.
+
+        Args:
+            *size: the most bytes; all that are left unless it is given.
+
+        Returns:
+            Bytes; none at the end.
+        """
+        piece = super().read(*size)
+        if self.tell() == self.size_bytes:
+            self.close()
+        return piece
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Hangs up when time is over, whatever the other side does meanwhile; a context manager.
+
+    A limit on silence alone is kept by whoever sends a byte now and then.
+
+    Attributes:
+        seconds: until then.
+        passed: whether it hung up.
+    """
+
+    seconds: float
+    passed: bool = field(default=False, init=False)
+    _sockets: list[socket.socket] = field(default_factory=list[socket.socket], init=False)
+    _timer: threading.Timer = field(init=False)
+
+    def __enter__(self) -> Self:
+        self._timer = threading.Timer(min(self.seconds, threading.TIMEOUT_MAX), self._hang_up)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, connection: socket.socket | None) -> None:
+        """Take a connection that was made.
+
+        Args:
+            connection: a connected socket.
+        """
+        if connection is not None:
+            self._sockets.append(connection)
+            if self.passed:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.passed = True
+        for each in self._sockets:
+            # It may be closed already.
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+_deadline: ContextVar[Deadline] = ContextVar("deadline")
+
+
+class _WatchedConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _deadline.get().watch(self.sock)
+
+
+class _WatchedSecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _deadline.get().watch(self.sock)
+
+
+class _WatchedPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedConnection  # pyright: ignore[reportAssignmentType]  (as urllib3 itself does)
+
+
+class _WatchedSecurePool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedSecureConnection  # pyright: ignore[reportAssignmentType]
+
+
+def _watched(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    watched: dict[str, type[HTTPConnectionPool] | type[HTTPSConnectionPool]]
+    watched = {"http": _WatchedPool, "https": _WatchedSecurePool}
+    manager.pool_classes_by_scheme = watched  # pyright: ignore[reportAttributeAccessIssue]  (made for that)
+    return manager
+
+
+AllowedHosts = Callable[[], frozenset[str] | None]
+"""Hosts, with their ports where these are stated, that may be asked; None: all."""
+
+
+def _any_host() -> None:
+    return None
+
+
+def _is_link_local(host: str) -> bool:
+    """Whether a host is an address of this link alone, where clouds keep the credentials of machines.
+
+    >>> [_is_link_local(host) for host in ("169.254.169.254", "2852039166", "::ffff:169.254.1.1", "reef.example")]
+    [True, True, True, False]
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            # One number, too, is an address for the system.
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return False
+    # The newer kind of address may hold one of the older kind.
+    return (getattr(address, "ipv4_mapped", None) or address).is_link_local
+
+
+class PatientAdapter(HTTPAdapter):
+    """Sends requests with limits, and again where that may help."""
+
+    def __init__(self, patience: Patience, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
+        super().__init__()
+        self._patience = patience
+        self._sizes = sizes
+        self._hosts = hosts
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make connections such that a deadline can end them.
+
+        Args:
+            *arguments: as `requests` takes them.
+            **options: as `requests` takes them.
+        """
+        super().init_poolmanager(*arguments, **options)
+        _watched(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.PoolManager:
+        """Make connections to a proxy such that a deadline can end them.
+
+        Args:
+            proxy: its address.
+            **options: as `requests` takes them.
+
+        Returns:
+            What makes them.
+        """
+        return _watched(super().proxy_manager_for(proxy, **options))
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """Send a request until it is answered, or the retries are used up.
+
+        Args:
+            request: sent as it is, but that its answer must not be packed.
+            stream: without effect: the answer is always read.
+            timeout: without effect: the limits of the adapter hold.
+            verify: as `requests` takes it.
+            cert: as `requests` takes it.
+            proxies: as `requests` takes it.
+
+        Returns:
+            The answer, with its whole body.
+
+        Raises:
+            requests.RequestException: what went wrong with the last attempt.
+            TransferError: the address must not be asked, or the answer not be taken.
+        """
+        self._require_allowed(str(request.url))
+        request.headers["Accept-Encoding"] = "identity"
+        send_once = partial(self._send_once, request, verify=verify, cert=cert, proxies=proxies)
+        for pause_s in self._patience.pauses_s():
+            try:
+                return send_once()
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                _log.warning("%s %s: %s; again in %g s", request.method, request.url, error, pause_s)
+            except requests.HTTPError as error:
+                _log.warning("%s; again in %g s", error, pause_s)
+            time.sleep(pause_s)
+            if hasattr(request.body, "read"):
+                rewind_body(request)
+        return send_once()
+
+    def _require_allowed(self, address: str) -> None:
+        parts, hosts = urlsplit(address), self._hosts()
+        if _is_link_local(parts.hostname or ""):
+            raise TransferError(f"{address} is not asked: it is an address of this machine's own link", address)
+        if hosts is not None and parts.netloc.lower() not in hosts:
+            raise TransferError(
+                f"{address} is not asked: its host is none of {', '.join(sorted(hosts))}; if the platform keeps "
+                "files there, name the host in PSEG_HTTP_HOSTS",
+                address,
+            )
+
+    def _send_once(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        timeout = (self._patience.connect_s, self._patience.silence_s)
+        with Deadline(self._patience.answer_s) as deadline:
+            token = _deadline.set(deadline)
+            try:
+                response = super().send(request, stream=True, timeout=timeout, **options)
+                answer = self._received(request, response)
+            except requests.RequestException as error:
+                if not deadline.passed:
+                    raise
+                raise self._too_late(request) from error
+            finally:
+                _deadline.reset(token)
+        if deadline.passed:
+            # A body without a stated length seems to end where it was cut off.
+            raise self._too_late(request)
+        return answer
+
+    def _too_late(self, request: requests.PreparedRequest) -> requests.ReadTimeout:
+        return requests.ReadTimeout(f"no whole answer in {self._patience.answer_s:g} s", request=request)
+
+    def _received(self, request: requests.PreparedRequest, response: requests.Response) -> requests.Response:
+        raw: urllib3.HTTPResponse = response.raw
+        body = Body(self._sizes.record, str(request.url))
+        try:
+            if may_pass(response.status_code):
+                raise requests.HTTPError(
+                    f"{request.method} {request.url}: {response.status_code} {response.reason}",
+                    request=request,
+                    response=response,
+                )
+            if request.method != "HEAD":
+                body.require_acceptable(response.headers)
+            while piece := raw.read1(PIECE_BYTES, decode_content=False):
+                body.add(piece)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            body.close()
+            raise requests.ReadTimeout(error, request=request) from error
+        except urllib3.exceptions.ProtocolError as error:
+            body.close()
+            raise requests.exceptions.ChunkedEncodingError(error, request=request) from error
+        except BaseException:
+            body.close()
+            raise
+        finally:
+            response.close()
+        body.seek(0)
+        return self.build_response(
+            request,
+            urllib3.HTTPResponse(
+                body,
+                headers=raw.headers,
+                status=raw.status,
+                reason=raw.reason,
+                preload_content=False,
+                request_method=request.method,
+            ),
+        )
+
+
+@contextmanager
+def patient_requests(
+    patience: Patience, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
+) -> Generator[None]:
+    """Impose limits on all requests that `requests` sends, by whichever library.
+
+    Args:
+        patience: limits of time, and retries.
+        sizes: limits of bodies; None: the usual ones.
+        hosts: which hosts may be asked.
+
+    Yields:
+        Nothing; the limits hold until the block ends.
+    """
+    usual = requests.sessions.HTTPAdapter  # pyright: ignore[reportPrivateImportUsage]
+    # requests makes its sessions deep inside its functions: no argument carries an adapter there.
+    adapter = partial(PatientAdapter, patience, sizes or Sizes(), hosts)
+    requests.sessions.HTTPAdapter = adapter  # pyright: ignore
+    try:
+        yield
+    finally:
+        requests.sessions.HTTPAdapter = usual  # pyright: ignore[reportPrivateImportUsage]
+
+
+def patient_session(patience: Patience, sizes: Sizes | None = None) -> requests.Session:
+    """Make a session whose requests are limited.
+
+    Args:
+        patience: limits of time, and retries.
+        sizes: limits of bodies; None: the usual ones.
+
+    Returns:
+        The session.
+    """
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, PatientAdapter(patience, sizes or Sizes()))
+    return session

@@ -1,0 +1,835 @@
+"""The ledger of a run into a folder: what is finished, so that a run that was cut off goes on where it was.
+
+`<out>/ledger.jsonl` begins with a line about the run: bundle, options, shard, and the list of images by number and
+digest. Then comes a line for every image, appended and synced only after its pictures are stored: the record that
+`--json` prints, and in its field `ledger` the image's place in the list and what tells whether the line still holds
+(size and time of the source, names of the pictures, digest of bundle and options). A process that is killed leaves at
+worst a torn last line, which is dropped when the ledger is read.
+
+Who resumes writes the ledger anew, atomically, with the lines that hold for this run and, put aside, those that do not:
+they may hold for a later one, with the options that they were made with or the list that they belong to. Before a
+picture takes the place of one that is put aside, a line says so. A lock on the file keeps two runs from writing one
+ledger.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, TypeVar, cast
+
+from engine import EngineError, Failed, OptionError, Predictor, Provenance, Segmented
+from engine.images import Capture
+from engine.system.files import atomic_file, lock_alone, open_regular
+from service.collections.sharding import Shard, parse_shard
+from service.request import PredictRequest, SaveKind
+from service.results.pictures import (
+    MAP_SUFFIX,
+    ImageTask,
+    capture_from,
+    capture_record,
+    distinct_stems,
+    picture_names,
+    polygons_of,
+    result_record,
+)
+from service.results.records import (
+    MOST_IMAGES,
+    RecordError,
+    checked_capture,
+    checked_facts,
+    checked_record,
+    file_name,
+    text,
+    whole,
+)
+
+_log = logging.getLogger(__name__)
+_FORMAT = 2
+_LINE_BYTES = 1 << 25  # more than the classes of any bundle take
+_MOST_BYTES = 1 << 34
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_PICTURES = 8
+_LATEST = 1 << 63
+_SHOWN = 300
+_FIELD = "ledger"
+_REPLACED = "replaced"
+_WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
+"""Options that change how fast a mask comes, or whether, but not the mask."""
+
+_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+_Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+_Parsed = TypeVar("_Parsed")
+
+
+class LedgerError(EngineError):
+    """A ledger cannot be read, written, or joined with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The images of a run.
+
+    Attributes:
+        tasks: all of them, also those of other shards.
+        shard: which of them this run does; None: all.
+    """
+
+    tasks: Sequence[ImageTask]
+    shard: Shard | None = None
+
+    @property
+    def mine(self) -> list[tuple[int, ImageTask]]:
+        """Position, from 0, and task of every image that this run does."""
+        numbered = enumerate(self.tasks)
+        return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
+
+    def folders_of_results(self, out: Path) -> list[Path]:
+        """Name the folders that results are written to.
+
+        Args:
+            out: the folder of the run.
+
+        Returns:
+            That one and those in it, each once.
+        """
+        return list(dict.fromkeys([out, *((out / task.stem).parent for _, task in self.mine)]))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names in their order."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            digest.update(os.fsencode(task.label) + b"\0")
+        return digest.hexdigest()
+
+
+def list_tasks(
+    paths: Sequence[Path],
+    shard: Shard | None = None,
+    subfolders: Mapping[Path, PurePath] | None = None,
+    pages: Callable[[Path], Sequence[int | None]] = lambda _: (None,),
+) -> Listing:
+    """Give every image a stem and the run its share.
+
+    Args:
+        paths: all images.
+        shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
+            order of their arguments.
+        subfolders: of images whose results lie in a sub-folder of the results, which one.
+        pages: which pages of an image are images of the run, from 1; None: the first.
+
+    Returns:
+        The images. Stems are given over the whole list: those of different shards do not clash.
+    """
+    ordered = paths if shard is None else sorted(paths)
+    chosen = [(path, page) for path in ordered for page in pages(path)]
+    stems = distinct_stems([path for path, _ in chosen], subfolders or {}, [page for _, page in chosen])
+    return Listing([ImageTask(path, stem, page) for (path, page), stem in zip(chosen, stems, strict=True)], shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a ledger says of its run.
+
+    Attributes:
+        bundle: digest of the bundle.
+        options: those that have an effect on the masks, and the digest of the tuned profile if one was obeyed.
+        images: how many there are, those of other shards included.
+        listing: digest of their names in order.
+        shard: `I/N`; None: all images.
+    """
+
+    bundle: str
+    options: Mapping[str, Any]
+    images: int
+    listing: str
+    shard: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of bundle and options."""
+        content = json.dumps([self.bundle, self.options], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def differences(self, other: "Run") -> list[str]:
+        """Say what of bundle and options is not the same.
+
+        Args:
+            other: another run.
+
+        Returns:
+            A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
+        """
+        mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
+        return [
+            f"{name.replace('_', '-')} {_told(mine.get(name))}, there {_told(theirs.get(name))}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def run_of(
+    predictor: Predictor, request: PredictRequest, listing: Listing, large: Mapping[str, Any] | None = None
+) -> Run:
+    """Describe a run for its ledger.
+
+    Args:
+        predictor: an open predictor.
+        request: validated parameters.
+        listing: the images.
+        large: what was asked for large images, option to JSON value; None: nothing.
+
+    Returns:
+        What the ledger begins with.
+    """
+    averaging = predictor.provenance.averaging
+    # Above this size a TIFF is cut into tiles in place of being shrunken.
+    cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
+    return Run(
+        bundle=predictor.bundle.digest,
+        options={
+            **options_with_effect(request, predictor.provenance.profile),
+            **({"max_pixels": request.max_pixels} if cutting else {}),
+            **({} if averaging is None else {"averaging": dict(averaging)}),
+            **(large or {}),
+        },
+        images=len(listing.tasks),
+        listing=listing.digest,
+        shard=None if listing.shard is None else str(listing.shard),
+    )
+
+
+def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
+    """Select the options that have an effect on masks.
+
+    Args:
+        request: validated parameters.
+        profile: digest of the tuned profile that is obeyed; None where none is.
+
+    Returns:
+        Option to JSON value, and the digest of the tuned profile if one was obeyed.
+    """
+    options = request.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
+    return {**options, "save": sorted(options["save"]), "profile": profile}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a ledger says of an image.
+
+    Attributes:
+        record: as `--json` prints it.
+        position: in the list, from 0.
+        stem: of its pictures.
+        path: of the source, absolute.
+        size_bytes: of the source; None if there was no such file.
+        modified_ns: time of its last change.
+        pictures: names of the pictures in the ledger's folder.
+        picture_bytes: their sizes.
+        capture: what EXIF says about time and place.
+        digest: of bundle and options.
+    """
+
+    record: Mapping[str, Any]
+    position: int
+    stem: str
+    path: str
+    size_bytes: int | None
+    modified_ns: int | None
+    pictures: tuple[str, ...]
+    picture_bytes: tuple[int | None, ...]
+    capture: Capture
+    digest: str
+    aside: bool = False
+    """Whether it does not belong to the run that the ledger tells of."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the image was not segmented."""
+        return self.record["status"] != "ok"
+
+    def line(self) -> bytes:
+        """Write the entry.
+
+        Returns:
+            One line of JSON in ASCII.
+        """
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "record"}
+        return _json_line({**self.record, _FIELD: {**told, "capture": capture_record(self.capture)}})
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerContent:
+    """A ledger that was read.
+
+    Attributes:
+        path: the file.
+        run: what it says of its run.
+        entries: the last one of every image, in the order of the list.
+        aside: entries of earlier runs with other options or another list, whose pictures are still there.
+    """
+
+    path: Path
+    run: Run
+    entries: Sequence[Entry]
+    aside: Sequence[Entry] = ()
+
+
+def ledger_path(folder: Path, shard: Shard | None) -> Path:
+    """Name the ledger of a run.
+
+    >>> ledger_path(Path("masks"), Shard(2, 8)).name
+    'ledger.2-of-8.jsonl'
+
+    Args:
+        folder: of the results.
+        shard: which images are done; shards may share a folder.
+
+    Returns:
+        The file.
+    """
+    return folder / ("ledger.jsonl" if shard is None else f"ledger.{shard.index}-of-{shard.count}.jsonl")
+
+
+def read_ledger(path: Path) -> LedgerContent:
+    """Read a ledger.
+
+    Args:
+        path: the file; not a link.
+
+    Returns:
+        Its content; a torn last line is dropped.
+
+    Raises:
+        LedgerError: it cannot be read, or it is no ledger; the error names file and line.
+    """
+    try:
+        with open(path, "rb", opener=open_regular) as file:
+            return _content_of(path, file)
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
+
+
+def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
+    run: Run | None = None
+    last: dict[str, Entry] = {}
+    aside: dict[str, Entry] = {}
+    owners: dict[int, str] = {}
+    for number, line in _lines(path, file):
+        if run is None:
+            run = _parsed(path, number, line, _run_from)
+            continue
+        told = _parsed(path, number, line, _entry_from)
+        if isinstance(told, str):
+            aside.pop(told, None)
+        elif told.aside:
+            aside[told.stem.casefold()] = told
+        else:
+            if told.position >= run.images or owners.setdefault(told.position, told.path) != told.path:
+                raise LedgerError(
+                    f"{path}: line {number}: position {told.position} is that of another image, or of none of the "
+                    f"{run.images}: start anew without --resume"
+                )
+            last[told.path] = told
+        if len(last) + len(aside) > MOST_IMAGES:
+            raise LedgerError(f"{path}: line {number}: tells of more than {MOST_IMAGES} images")
+    if run is None:
+        raise LedgerError(f"{path}: line 1 tells of no run: it is no ledger")
+    return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are whole, numbered from 1, of a file as long as it is now."""
+    left = os.fstat(file.fileno()).st_size
+    if left > _MOST_BYTES:
+        raise LedgerError(
+            f"{path}: has {left} bytes, and a ledger of {MOST_IMAGES} images has fewer than {_MOST_BYTES}"
+        )
+    file.seek(0)
+    number = 0
+    while left > 0 and (line := file.readline(min(left, _LINE_BYTES + 1))):
+        number += 1
+        left -= len(line)
+        if len(line) > _LINE_BYTES:
+            raise LedgerError(f"{path}: line {number} is longer than {_LINE_BYTES} bytes: it is not that of a ledger")
+        if not line.endswith(b"\n"):
+            _log.warning("%s: the last line is torn, its image is not taken for done", path)
+            return
+        yield number, line
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The ledger of a run that is being made.
+
+    Attributes:
+        run: bundle, options and images.
+        listing: the images.
+        finished: entries of images that need not be done again, by position.
+        notes: what people should know of a resumed run.
+        aside: stems, without letter case, of entries that are put aside.
+        path: the file; None: nothing is kept.
+    """
+
+    run: Run
+    listing: Listing
+    finished: Mapping[int, Entry] = field(default_factory=dict[int, Entry])
+    notes: Sequence[str] = ()
+    aside: frozenset[str] = frozenset()
+    path: Path | None = None
+    _file: BinaryIO | None = None
+    _stamps: dict[ImageTask, tuple[int, int] | tuple[None, None]] = field(
+        default_factory=dict[ImageTask, tuple[int, int] | tuple[None, None]]
+    )
+
+    def results(
+        self,
+        segment: Callable[[Iterable[ImageTask]], Iterator[_Result]],
+        provenance_of: Callable[[_Result], Provenance],
+    ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
+        """Do what is not finished, and note it.
+
+        Args:
+            segment: reads, segments and writes images, and gives a result for each, in order.
+            provenance_of: tells where a result comes from.
+
+        Yields:
+            For every image of this run, in the order of the list, its record and what it was made of: a result, whose
+            line is in the ledger by then, or the entry of an image that was done earlier.
+
+        Raises:
+            LedgerError: the ledger cannot be written; nobody would know what is done.
+        """
+        fresh = segment(self._pending())
+        for position, _ in self.listing.mine:
+            entry = self.finished.get(position)
+            if entry is not None:
+                yield entry.record, entry
+                continue
+            result = next(fresh)
+            record = result_record(result, provenance_of(result))
+            self._append(position, result, record)
+            yield record, result
+
+    def _pending(self) -> Iterator[ImageTask]:
+        for position, task in self.listing.mine:
+            if position not in self.finished:
+                # Before it is read: what changes later has another stamp.
+                self._stamps[task] = _stamp(task.path)
+                if task.stem.casefold() in self.aside:
+                    self._write(_json_line({_FIELD: {_REPLACED: task.stem.casefold()}}))
+                yield task
+
+    def _append(self, position: int, result: _Result, record: Mapping[str, Any]) -> None:
+        task = result.source
+        size, modified_ns = self._stamps.pop(task)
+        if self._file is None or self.path is None:
+            return
+        pictures: tuple[str, ...] = ()
+        capture = Capture()
+        if isinstance(result, Segmented):
+            pictures = _pictures_of(result, self.run.options["save"], self.run.options.get("vectors"))
+            capture = result.image.capture
+        entry = Entry(
+            record,
+            position,
+            task.stem,
+            _identity(task),
+            size,
+            modified_ns,
+            pictures,
+            tuple(_picture_bytes(self.path.parent / name) for name in pictures),
+            capture,
+            self.run.digest,
+        )
+        self._write(entry.line())
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None or self.path is None:
+            return
+        try:
+            # One write: a reader sees the line whole, or torn at the end of the file.
+            written = self._file.write(line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, str(error.strerror)) from error
+        if written != len(line):
+            raise _unwritable(self.path, "no room for a whole line")
+
+
+def _pictures_of(
+    result: Segmented[ImageTask, Path | None], save: Iterable[SaveKind], vectors: str | None
+) -> tuple[str, ...]:
+    if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
+        polygons = [] if vectors is None else [polygons_of(result.source, vectors)]
+        return (f"{result.source.stem}{MAP_SUFFIX}", *polygons)
+    return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
+
+
+@contextmanager
+def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep: bool = True) -> Generator[Ledger]:
+    """Begin a ledger, or go on with the one that is there.
+
+    Args:
+        folder: of the results.
+        run: bundle, options and images.
+        listing: the images.
+        resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
+            replaced.
+        keep: False: nothing is written, everything is done.
+
+    Yields:
+        The ledger, locked.
+
+    Raises:
+        LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
+            of images that are not among these would be replaced.
+    """
+    if not keep:
+        yield Ledger(run, listing)
+        return
+    path = ledger_path(folder, listing.shard)
+    known = _Known({}, [], [])
+
+    def entries(before: BinaryIO) -> Iterable[Entry]:
+        nonlocal known
+        if resume:
+            known = _still_finished(path, before, run, listing)
+        return [*known.finished.values(), *known.aside]
+
+    with _replaced(path, run, entries) as file:
+        aside = frozenset(entry.stem.casefold() for entry in known.aside)
+        yield Ledger(run, listing, known.finished, known.notes, aside, path, file)
+
+
+def write_ledger(content: LedgerContent) -> None:
+    """Write a whole ledger, in place of the one that is there.
+
+    Args:
+        content: path, run and entries.
+
+    Raises:
+        LedgerError: it cannot be written, or a run is writing it.
+    """
+    with _replaced(content.path, content.run, lambda _: [*content.entries, *content.aside]):
+        pass
+
+
+def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry]]) -> BinaryIO:
+    """Write a ledger anew, made of what is there, and keep it open and locked behind its content."""
+    with _locked(path) as before:
+        kept = entries(before)
+        try:
+            with atomic_file(path) as temporary:
+                temporary.write(_run_line(run))
+                temporary.writelines(entry.line() for entry in kept)
+                temporary.flush()
+                # A second handle on the same opening: the lock lives as long as it does.
+                file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
+                _lock(path, file)
+        except OSError as error:
+            raise _unwritable(path, str(error.strerror)) from error
+    return file
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[BinaryIO]:
+    """The file at a path, made if absent, for nobody else."""
+    while True:
+        with _opened(path) as file:
+            _lock(path, file)
+            # Who held it before may have put another file in its place.
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "a+b", opener=open_regular)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise _unwritable(path, str(error.strerror)) from error
+        raise LedgerError(
+            f"{path}: cannot be opened ({error.strerror}): remove it, or name another folder with --out"
+        ) from error
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    return False
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    try:
+        lock_alone(file)
+    except BlockingIOError as error:
+        raise LedgerError(
+            f"{path}: another run is writing its results there: wait for it, or name another folder with --out"
+        ) from error
+
+
+def _unwritable(path: Path, reason: str) -> LedgerError:
+    return LedgerError(f"{path}: cannot be written ({reason}): make room, and go on with --resume")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an earlier ledger says.
+
+    Attributes:
+        finished: entries that hold for this run, by position.
+        aside: those that do not, but may for another one.
+        notes: what to say of them.
+    """
+
+    finished: Mapping[int, Entry]
+    aside: Sequence[Entry]
+    notes: Sequence[str]
+
+
+def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _Known:
+    if not os.fstat(file.fileno()).st_size:
+        return _Known({}, [], [f"nothing to resume: there was no {path}"])
+    content = _content_of(path, file)
+    entries = [*content.aside, *content.entries]
+    listed = {_identity(task) for task in listing.tasks}
+    strangers = [entry for entry in entries if entry.path not in listed]
+    known = {entry.path: entry for entry in entries}
+    gone = [entry for entry in strangers if _stamp(Path(entry.path)) == (None, None)]
+    moved = {(Path(entry.path).name, (entry.size_bytes, entry.modified_ns)): entry for entry in gone}
+    finished: dict[int, Entry] = {}
+    used: set[int] = set()
+    elsewhere: dict[str, Mapping[str, Entry]] = {}
+    again: Counter[str] = Counter()
+    for position, task in listing.mine:
+        entry = known.get(_identity(task))
+        if entry is None and moved:
+            entry = moved.get((task.path.name, _stamp(task.path)))
+        if entry is None:
+            continue
+        reason = _reason_to_repeat(entry, task, run, path.parent, elsewhere)
+        if reason is None:
+            finished[position] = _as_of_now(entry, position, task, path.parent)
+            used.add(id(entry))
+        else:
+            again[reason] += 1
+    aside = [replace(entry, aside=True) for entry in entries if id(entry) not in used and not entry.failed]
+    strangers = [entry for entry in strangers if id(entry) not in used and entry.pictures]
+    _require_pictures_kept(path, strangers, [task for at, task in listing.mine if at not in finished])
+    notes = [f"{len(finished)} of {len(listing.mine)} images were done earlier"]
+    notes += [f"{number} done again: {reason}" for reason, number in again.items()]
+    if strangers:
+        notes.append(f"{len(strangers)} that were done earlier are not among these images, and are left as they are")
+    if content.run.digest != run.digest:
+        notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
+    return _Known(finished, aside, notes)
+
+
+def _require_pictures_kept(path: Path, strangers: Sequence[Entry], pending: Iterable[ImageTask]) -> None:
+    owners = {entry.stem.casefold(): entry for entry in strangers}
+    for task in pending:
+        owner = owners.get(task.stem.casefold())
+        if owner is not None:
+            raise LedgerError(
+                f"{path.parent / owner.pictures[0]} is the result of {owner.path}, which is not among these images, "
+                f"and that of {task.path} would take its place: name another folder with --out, or give all images at "
+                "once"
+            )
+
+
+def _reason_to_repeat(
+    entry: Entry, task: ImageTask, run: Run, folder: Path, elsewhere: dict[str, Mapping[str, Entry]]
+) -> str | None:
+    if entry.failed:
+        return "failed before"
+    if entry.digest != run.digest:
+        return "bundle or options are not the same"
+    if (entry.size_bytes, entry.modified_ns) != _stamp(task.path):
+        return "the image was changed"
+    if entry.stem != task.stem:
+        return "another image takes the names of its pictures"
+    place = _place_of_pictures(entry, task, run)
+    if place is None:
+        return "the ledger names other files than its pictures"
+    if place and not _is_known_there(entry, folder, place, elsewhere):
+        return f"the pictures are said to lie in {place}, and no ledger there knows them"
+    sizes = tuple(_picture_bytes(folder / name) for name in entry.pictures)
+    if None in sizes:
+        return "pictures are missing"
+    if sizes != entry.picture_bytes:
+        return "pictures were changed"
+    return None
+
+
+def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
+    """In which folder an entry says that its pictures lie: "" for the ledger's own; None: they are other files."""
+    save, vectors = run.options["save"], run.options.get("vectors")
+    polygons = [] if vectors is None else [polygons_of(task, vectors)]
+    for own_names in (
+        picture_names(task.stem, save, planes=False),
+        picture_names(task.stem, save, planes=True),
+        (f"{task.stem}{MAP_SUFFIX}", *polygons),
+    ):
+        first = entry.pictures[0] if entry.pictures else ""
+        place = first.removesuffix(own_names[0]) if own_names else ""
+        is_folder = not place or (place.endswith("/") and not place.startswith("/"))
+        # A file that the user names for polygons lies where it lies, whatever the folder: joining keeps its name.
+        if is_folder and entry.pictures == tuple(os.path.join(place, name) for name in own_names):  # noqa: PTH118
+            return place
+    return None
+
+
+def _is_known_there(entry: Entry, folder: Path, place: str, elsewhere: dict[str, Mapping[str, Entry]]) -> bool:
+    """Whether the run that made pictures in another folder, whose ledger was merged into this one, tells of them."""
+    if place not in elsewhere:
+        known: dict[str, Entry] = {}
+        for ledger in ledgers_in(folder / place):
+            with suppress(LedgerError):
+                known.update((each.path, each) for each in read_ledger(ledger).entries)
+        elsewhere[place] = known
+    there = elsewhere[place].get(entry.path)
+    pictures = tuple(name.removeprefix(place) for name in entry.pictures)
+    told = (entry.digest, entry.stem, pictures, entry.picture_bytes)
+    return there is not None and (there.digest, there.stem, there.pictures, there.picture_bytes) == told
+
+
+def _picture_bytes(path: Path) -> int | None:
+    """The size of a picture; None where there is none, or a link in its place, which no run makes."""
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def ledgers_in(folder: Path) -> list[Path]:
+    """Find the ledgers of a folder.
+
+    Args:
+        folder: of results.
+
+    Returns:
+        Those of shards, or if there are none, that of a whole run; none where there is no ledger.
+    """
+    return sorted(folder.glob("ledger.*-of-*.jsonl")) or sorted(folder.glob("ledger.jsonl"))
+
+
+def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
+    """An entry as this run would write it: the folder may have been named otherwise."""
+    mask = {**entry.record["mask"], "path": str(folder / entry.pictures[0]) if entry.pictures else None}
+    return replace(
+        entry,
+        position=position,
+        path=_identity(task),
+        aside=False,
+        record={**entry.record, "image": task.label, "mask": mask},
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def _identity(task: ImageTask) -> str:
+    """The image's place, and which page of it."""
+    return _absolute(task.path) if task.page is None else f"{_absolute(task.path)} (page {task.page})"
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (a name: nothing is looked at, no link is followed)
+
+
+def _told(value: object) -> str:
+    return ",".join(map(str, cast("list[object]", value))) or "none" if isinstance(value, list) else str(value)
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
+    # In ASCII: a name that is no UTF-8 survives.
+    return json.dumps(record).encode() + b"\n"
+
+
+def _run_line(run: Run) -> bytes:
+    return _json_line({_FIELD: _FORMAT, **asdict(run)})
+
+
+def _run_from(line: dict[str, Any]) -> Run:
+    if line.get(_FIELD) != _FORMAT:
+        raise RecordError("the format is that of another version")
+    shard = line.get("shard")
+    return Run(
+        bundle=text(line["bundle"], "bundle"),
+        options=checked_facts(line["options"], "options"),
+        images=whole(line["images"], "images", 0, MOST_IMAGES),
+        listing=text(line["listing"], "listing"),
+        shard=None if shard is None else str(parse_shard(text(shard, "shard"))),
+    )
+
+
+def _entry_from(line: dict[str, Any]) -> Entry | str:
+    """An entry, or the stem whose pictures are replaced."""
+    told = line.pop(_FIELD)
+    if _REPLACED in told:
+        return text(told[_REPLACED], _REPLACED)
+    pictures, sizes = told["pictures"], told["picture_bytes"]
+    if not isinstance(pictures, list) or not isinstance(sizes, list):
+        raise RecordError("pictures and picture_bytes are no lists")
+    names, known_sizes = cast("list[object]", pictures), cast("list[object]", sizes)
+    if len(names) != len(known_sizes) or len(names) > _MOST_PICTURES:
+        raise RecordError(f"there are {len(names)} pictures and {len(known_sizes)} of picture_bytes")
+    if _DIGEST.fullmatch(text(told["digest"], "digest")) is None:
+        raise RecordError("digest is none")
+    if type(told["aside"]) is not bool:
+        raise RecordError("aside is neither true nor false")
+    return Entry(
+        checked_record(line),
+        position=whole(told["position"], "position", 0, MOST_IMAGES),
+        stem=file_name(told["stem"], "stem"),
+        path=file_name(told["path"], "path", absolute=True),
+        size_bytes=_size(told["size_bytes"], "size_bytes"),
+        modified_ns=None
+        if told["modified_ns"] is None
+        else whole(told["modified_ns"], "modified_ns", -_LATEST, _LATEST),
+        # What they may be is known when a run with its options asks for them.
+        pictures=tuple(_without_nul(text(each, "pictures")) for each in names),
+        picture_bytes=tuple(_size(each, "picture_bytes") for each in known_sizes),
+        capture=capture_from(checked_capture(told["capture"])),
+        digest=told["digest"],
+        aside=told["aside"],
+    )
+
+
+def _size(value: object, where: str) -> int | None:
+    return None if value is None else whole(value, where, 0, _LATEST)
+
+
+def _without_nul(name: str) -> str:
+    if not name or "\0" in name:
+        raise RecordError("pictures holds a name that no file has")
+    return name
+
+
+def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
+    try:
+        return make(json.loads(line))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OptionError) as error:
+        reason = str(error) if isinstance(error, RecordError | OptionError) else f"{type(error).__name__}: {error}"
+        raise LedgerError(
+            f"{path}: line {number} is not that of a ledger ({reason[:_SHOWN]}): name a ledger of `pseg predict` that "
+            "this version made, or start anew without --resume"
+        ) from error

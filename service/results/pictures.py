@@ -1,0 +1,536 @@
+"""What is written of a prediction: pictures, JSON records, a table of cover."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePath
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
+from engine.images import Capture, real_path
+from engine.options import is_polygon_format
+from engine.segmentation.palette import (
+    Mask,
+    composite,
+    mask_png,
+    overlay_jpeg,
+    palette_for,
+    planes_npz,
+    pseudo_color_png,
+)
+from engine.system.files import write_atomically
+from engine.system.text import csv_cell
+from service.request import SaveKind, require_apart
+
+_STEM_BYTES = 180
+
+
+@dataclass(slots=True)
+class Stems:
+    """Gives every image a stem of its own for its output files, as the images come.
+
+    Attributes:
+        taken: what was given away, without letter case: some file systems ignore it; with the last number behind it.
+    """
+
+    taken: dict[str, int] = field(default_factory=dict[str, int])
+
+    def take(self, wanted: str) -> str:
+        """Take a stem.
+
+        Args:
+            wanted: the image's own.
+
+        Returns:
+            The same, or with `-2`, `-3`, … behind it if it was taken.
+        """
+        folded = wanted.casefold()
+        stem, number = wanted, self.taken.get(folded, 1)
+        while stem.casefold() in self.taken:
+            number += 1
+            stem = f"{wanted}-{number}"
+        self.taken[folded] = number
+        self.taken.setdefault(stem.casefold(), 1)
+        return stem
+
+
+def short_stem(stem: str) -> str:
+    """Cut a stem so that the names of an image's results fit in the 255 bytes that file systems allow.
+
+    Args:
+        stem: of an image's name.
+
+    Returns:
+        Its first characters, at most 180 bytes of them.
+    """
+    while len(os.fsencode(stem)) > _STEM_BYTES:
+        stem = stem[:-1]
+    return stem
+
+
+def distinct_stems(
+    images: Sequence[Path],
+    subfolders: Mapping[Path, PurePath] | None = None,
+    pages: Sequence[int | None] | None = None,
+) -> list[str]:
+    """Give every image a stem of its own for its output files.
+
+    Args:
+        images: in the order of the run.
+        subfolders: of images whose results lie in a sub-folder, which one: their stems begin with it.
+        pages: which page of each image is meant, where one was asked for: its stem ends with `.p2`, say.
+
+    Returns:
+        A stem an image, cut by `short_stem`; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not
+        tell stems apart, since some file systems ignore it.
+
+    >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
+    ['x', 'x-2', 'x-2-2', 'X-3']
+    """
+    stems = Stems()
+    folders = subfolders or {}
+    chosen = pages or [None] * len(images)
+    ends = ["" if page is None else f".p{page}" for page in chosen]
+    wanted = [
+        folders.get(image, PurePath()) / (short_stem(image.stem) + end) for image, end in zip(images, ends, strict=True)
+    ]
+    return [stems.take(str(each)) for each in wanted]
+
+
+class Labelled(Protocol):
+    """A source that people know by a name."""
+
+    @property
+    def label(self) -> str:
+        """What tables and reports call it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTask:
+    """One image of a run and where its results go.
+
+    Attributes:
+        path: the image.
+        stem: stem of its output files, with the sub-folder in front where they lie in one.
+        page: which page of a TIFF, from 1; None: the first, and nobody asked for it.
+    """
+
+    path: Path
+    stem: str
+    page: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables and reports call it."""
+        return str(self.path) if self.page is None else f"{self.path} (page {self.page})"
+
+
+MAP_SUFFIX = ".tif"
+"""Of the mask of a raster, which lies on the same ground."""
+
+_SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
+    "mask": (".mask.png", ".mask.npz"),
+    "pseudo": (".pseudo.png",),
+    "overlay": (".overlay.jpg",),
+}
+
+
+def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple[str, ...]:
+    """Name the pictures of an image.
+
+    >>> picture_names("q7", ["mask", "pseudo"], planes=True)
+    ('q7.mask.npz', 'q7.pseudo.png')
+
+    Args:
+        stem: of the image's output files.
+        save: which ones are written.
+        planes: whether the classes overlap, so that the mask is an array of planes.
+
+    Returns:
+        Names, the most exact picture first: mask, pseudo-colour, overlay.
+    """
+    kinds = set(save)
+    return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
+
+
+def polygons_of(task: ImageTask, vectors: str) -> str:
+    """Name the file of a raster's polygons.
+
+    Args:
+        task: the raster.
+        vectors: `gpkg`, `geojson`, or a file of its own.
+
+    Returns:
+        A name in the folder of the results, or an absolute path.
+    """
+    return f"{task.stem}.{vectors}" if is_polygon_format(vectors) else str(Path(vectors).absolute())
+
+
+def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:
+    """Refuse a run whose results would take the place of its images.
+
+    Args:
+        tasks: images and the stems of their results.
+        folder: where the results go.
+        save: which pictures are written.
+
+    Raises:
+        OptionError: an image lies where a result would be written.
+    """
+    suffixes = [suffix for kind in save for suffix in _SUFFIXES[kind]]
+    require_apart(
+        [(f"the result of {task.path}", folder / f"{task.stem}{suffix}") for task in tasks for suffix in suffixes],
+        {"one of the images": [task.path for task in tasks]},
+        advice="name another folder with --out",
+    )
+
+
+def result_paths(
+    tasks: Sequence[ImageTask], folder: Path, vectors: str | None, called: Iterable[Path]
+) -> Iterator[Path]:
+    """Find the files among the results to come that other files could be; of a link that is any.
+
+    Args:
+        tasks: images and the stems of their results.
+        folder: where the results go.
+        vectors: as for `polygons_of`; None: no polygons.
+        called: the other files, in whatever folder.
+
+    Yields:
+        Pictures of every kind, maps, and polygons where they are files of their own.
+    """
+    files = list(called)
+    names = {path.name.casefold() for path in files}
+    linked = any(path.is_symlink() or (path.exists() and path.stat().st_nlink > 1) for path in files)
+    for name in _result_names(tasks, vectors):
+        if linked or name.casefold() in names:
+            yield folder / name
+
+
+def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[str]:
+    for task in tasks:
+        for suffix in (MAP_SUFFIX, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)):
+            yield f"{task.stem}{suffix}"
+        if vectors is not None and is_polygon_format(vectors):
+            yield polygons_of(task, vectors)
+
+
+def require_results_apart(arguments: Sequence[str], folder: Path) -> None:
+    """Refuse a run that its own results would join: the next one would take them for photographs.
+
+    Args:
+        arguments: files, folders or globs that name the images.
+        folder: where the results go.
+
+    Raises:
+        OptionError: the results would lie in a folder all of whose pictures are segmented.
+    """
+    home = real_path(folder)
+    for argument in arguments:
+        # Compared first: nobody looks for files of impossible names.
+        if real_path(Path(argument)) == home and home.is_dir():
+            raise OptionError(
+                f"{argument} holds the images, and the results would lie among them, where the next run takes them for "
+                "images: name another folder with --out"
+            )
+
+
+def encoded_pictures(
+    stem: str, save: frozenset[SaveKind], image: SourceImage, prediction: Prediction
+) -> Iterator[tuple[str, bytes]]:
+    """Encode the pictures of an image, one after the other.
+
+    Args:
+        stem: of the files' names.
+        save: which ones.
+        image: the photograph, for the overlay.
+        prediction: mask and cover.
+
+    Yields:
+        Name and content, the most exact picture first: mask, pseudo-colour, overlay.
+    """
+    planes = prediction.mask.ndim == 3
+    indices, palette = shown_mask(prediction)
+    makers: dict[SaveKind, Callable[[], bytes]] = {
+        "mask": (lambda: planes_npz(prediction.mask.astype(np.bool_))) if planes else (lambda: mask_png(indices)),
+        "pseudo": lambda: pseudo_color_png(indices, palette),
+        "overlay": lambda: overlay_jpeg(image.pixels, indices, palette),
+    }
+    kinds: list[SaveKind] = [kind for kind in _SUFFIXES if kind in save]
+    for kind, name in zip(kinds, picture_names(stem, kinds, planes=planes), strict=True):
+        yield name, makers[kind]()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultWriter:
+    """Writes the pictures of predictions.
+
+    Attributes:
+        folder: where they go.
+        save: which ones.
+    """
+
+    folder: Path
+    save: frozenset[SaveKind]
+
+    def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
+        """Write the pictures of one image.
+
+        Args:
+            task: names the files.
+            image: the photograph, for the overlay.
+            prediction: mask and cover.
+
+        Returns:
+            The most exact file written: the mask, else the pseudo-colour picture, else the overlay; None if none was
+            asked for.
+        """
+        written: list[Path] = []
+        for name, content in encoded_pictures(task.stem, self.save, image, prediction):
+            path = self.folder / name
+            write_atomically(path, content, within=self.folder)
+            written.append(path)
+        return written[0] if written else None
+
+
+def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
+    """Make a prediction's mask what pictures show of it.
+
+    Args:
+        prediction: mask and cover.
+
+    Returns:
+        Class indices `[H, W]` and their palette `uint8[K, 3]`, RGB. Planes of a multilabel bundle are flattened: the
+        last class of a pixel is shown, and a pixel of no class has the palette's last entry, black.
+    """
+    planes = prediction.mask.ndim == 3
+    indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
+    return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
+
+
+def _as_indices(prediction: Prediction) -> Mask:
+    if prediction.mask.dtype == np.uint16:
+        return prediction.mask.astype(np.uint16, copy=False)
+    return prediction.mask.astype(np.uint8, copy=False)
+
+
+def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
+    """Choose the colours that all pictures and files of a mask have.
+
+    Args:
+        covers: one a class, in index order.
+
+    Returns:
+        uint8[K, 3], RGB.
+    """
+    return palette_for([each.segmentation_class.color for each in covers], len(covers))
+
+
+def _with_black(palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.vstack([palette, np.zeros((1, 3), np.uint8)])
+
+
+def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
+    """Write covers as JSON values, with the colours that the pictures have.
+
+    Args:
+        covers: one a class.
+
+    Returns:
+        `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
+    """
+    palette = class_palette(covers).tolist()
+    return [
+        {
+            "id": each.segmentation_class.id,
+            "name": each.segmentation_class.name,
+            "color": color,
+            "cover": round(each.cover, 6),
+            **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
+        }
+        for each, color in zip(covers, palette, strict=True)
+    ]
+
+
+def provenance_record(provenance: Provenance) -> dict[str, Any]:
+    """Write a provenance as a JSON value.
+
+    Args:
+        provenance: of a predictor.
+
+    Returns:
+        Its fields; `profile`, `tiling` and `averaging` only where there was one, `streams` only of several.
+    """
+    record = asdict(provenance)
+    for name in ("profile", "tiling", "averaging"):
+        if record[name] is None:
+            del record[name]
+    if record["streams"] == 1:
+        del record["streams"]
+    return record
+
+
+_Source = TypeVar("_Source", bound=Labelled)
+_Encoded = TypeVar("_Encoded")
+
+
+def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
+    """Write a result as a JSON value.
+
+    Args:
+        result: from the pipeline; what `encode` returned is where the mask lies, or None.
+        provenance: of the predictor.
+
+    Returns:
+        The record of one line of `--json`; `mask` is None for a failure, `notes` are there only if there are any.
+    """
+    if isinstance(result, Failed):
+        return {
+            "image": result.source.label,
+            "status": "failed",
+            "error": {"type": type(result.error).__name__, "message": str(result.error)},
+            "mask": None,
+            "cover": [],
+            "provenance": provenance_record(provenance),
+            "timings_ms": {},
+        }
+    return {
+        "image": result.source.label,
+        "status": "ok",
+        "error": None,
+        "mask": {
+            "path": None if result.encoded is None else str(result.encoded),
+            "width": result.prediction.width,
+            "height": result.prediction.height,
+        },
+        "cover": cover_records(result.prediction.covers),
+        "provenance": provenance_record(provenance),
+        "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
+        **({"notes": list(result.image.notes)} if result.image.notes else {}),
+    }
+
+
+_Cover = tuple[str, float, float | None]
+"""A class's name, its share of the pixels, and its area in square metres where that is known."""
+
+
+@dataclass(slots=True)
+class CoverTable:
+    """A row per image: size, time and place of the photograph, cover per class, or why it failed.
+
+    Attributes:
+        rows: in the order of the run.
+    """
+
+    rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+
+    def add(self, result: Segmented[_Source, _Encoded] | Failed[_Source]) -> None:
+        """Add an image.
+
+        Args:
+            result: from the pipeline.
+        """
+        if isinstance(result, Failed):
+            self._add_failure(result.source.label, str(result.error))
+            return
+        prediction = result.prediction
+        covers = [(each.segmentation_class.name, each.cover, each.area_m2) for each in prediction.covers]
+        self._add(result.source.label, prediction.width, prediction.height, result.image.capture, covers)
+
+    def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
+        """Add an image that was done earlier.
+
+        Args:
+            record: as `result_record` writes it.
+            capture: when and where the photograph was taken.
+        """
+        if record["status"] != "ok":
+            self._add_failure(record["image"], record["error"]["message"])
+            return
+        covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
+        self._add(record["image"], record["mask"]["width"], record["mask"]["height"], capture, covers)
+
+    def _add_failure(self, label: str, reason: str) -> None:
+        self.rows.append({"image": label, "status": "failed", "error": reason})
+
+    def _add(self, label: str, width: int, height: int, capture: Capture, covers: Sequence[_Cover]) -> None:
+        self.rows.append(
+            {
+                "image": label,
+                "status": "ok",
+                "width": width,
+                "height": height,
+                **{name: "" if value is None else value for name, value in capture_record(capture).items()},
+                **_cover_columns(covers),
+            }
+        )
+
+    def to_csv(self) -> bytes:
+        """Write the table.
+
+        Returns:
+            UTF-8 CSV with a header line; a cell without a value is empty; text by `engine.system.text.csv_cell`.
+        """
+        fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
+        covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
+        columns = [*fixed, *covers, "error"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(csv_cell, columns))
+        for row in self.rows:
+            cells = (row.get(column, "") for column in columns)
+            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        return text.getvalue().encode()
+
+
+def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:
+    names = [name for name, _, _ in covers]
+    columns: dict[str, object] = {}
+    counts = Counter(names)
+    for index, (name, cover, area_m2) in enumerate(covers):
+        column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
+        while column in columns:
+            column += "_"
+        columns[column] = round(cover, 6)
+        if area_m2 is not None:
+            columns[column.replace("cover_", "area_m2_", 1)] = round(area_m2, 4)
+    return columns
+
+
+def capture_record(capture: Capture) -> dict[str, Any]:
+    """Write time and place of a photograph as JSON values.
+
+    Args:
+        capture: what EXIF says.
+
+    Returns:
+        `taken_at` as ISO 8601, `latitude_deg`, `longitude_deg`; None for what is not known.
+    """
+    return {
+        "taken_at": None if capture.taken_at is None else capture.taken_at.isoformat(),
+        "latitude_deg": capture.latitude_deg,
+        "longitude_deg": capture.longitude_deg,
+    }
+
+
+def capture_from(record: Mapping[str, Any]) -> Capture:
+    """Read what `capture_record` wrote.
+
+    Args:
+        record: its JSON values.
+
+    Returns:
+        Time and place.
+    """
+    taken_at = record["taken_at"]
+    return Capture(
+        None if taken_at is None else datetime.fromisoformat(taken_at), record["latitude_deg"], record["longitude_deg"]
+    )

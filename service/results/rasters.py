@@ -1,0 +1,360 @@
+"""Large images for `pseg predict`: in tiles; a TIFF window by window from disk to disk, with everything a map needs."""
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
+from engine.bundle.bundle import class_of_index
+from engine.images import Capture, SourceImage, read_image
+from engine.images.tiff import tiff_size
+from engine.rasters.geotiff import (
+    ClassLabel,
+    Georeference,
+    GeoTiff,
+    PixelAreas,
+    mask_polygons,
+    open_geotiff,
+    pixel_areas,
+    pixel_degrees,
+    write_geotiff,
+)
+from engine.rasters.mask_file import MaskFile, layout_for
+from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
+from engine.rasters.tile_size import choose_tiling
+from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
+from engine.rasters.tiling import Tiling
+from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import Mask
+from engine.system.files import atomic_file
+from engine.system.text import json_text
+from service.request import PredictRequest, require_apart, require_writable_file
+from service.results.large_image_request import LargeImageRequest
+from service.results.pictures import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
+from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
+
+_log = logging.getLogger(__name__)
+
+_NOT_DECODED: Final = np.zeros((1, 1, 3), np.uint8)
+
+Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+
+
+@dataclass(slots=True)
+class LargeImages:
+    """Segments those images of a run that are cut into tiles.
+
+    Attributes:
+        predictor: an open predictor.
+        request: validated parameters.
+        large: what is asked of large images.
+        writer: writes the pictures of images that are no TIFFs; its folder takes everything.
+        overview_side: longest side of what a report shows; None: no report.
+    """
+
+    predictor: Predictor
+    request: PredictRequest
+    large: LargeImageRequest
+    writer: ResultWriter
+    overview_side: int | None = None
+    _chosen: tuple[Tiling, OutputFacts] | None = None
+    _tilings: dict[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+
+    def require_possible(self, tasks: Sequence[ImageTask]) -> None:
+        """Refuse, before there is work to lose, what cannot be.
+
+        Args:
+            tasks: all images of the run.
+
+        Raises:
+            OptionError: a result would take the place of an image, or one file is to hold the polygons of several.
+            RuntimeUnavailableError: pyogrio is needed and not installed.
+        """
+        rasters = [task for task in tasks if self.takes(task) and tiff_size(task.path) is not None]
+        if not rasters:
+            return
+        if self.large.polygon_file is not None and len(rasters) > 1:
+            raise OptionError(
+                f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
+                "give gpkg or geojson, for a file each"
+            )
+        results: list[tuple[str, Path]] = []
+        for task in rasters:
+            places = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            if self.large.vectors is not None:
+                vectors = self._vectors_of(task, self.large.vectors)
+                require_polygon_format(vectors)
+                require_writable_file(vectors)
+                require_layers_kept(vectors, _layer_of(task))
+                places.append(vectors)
+            results += [(f"a result of {task.path}", place) for place in places]
+        require_apart(
+            results,
+            {"one of the images": [task.path for task in tasks]},
+            advice="name another folder with --out, or another file with --vectors",
+        )
+
+    def takes(self, task: ImageTask) -> bool:
+        """Tell whether an image is cut into tiles.
+
+        Args:
+            task: the image.
+
+        Returns:
+            Whether it is.
+        """
+        if self.large.tile or self.large.names_rasters:
+            return True
+        size = tiff_size(task.path, task.page or 1)
+        return size is not None and size[0] * size[1] > self.request.max_pixels
+
+    def provenance_of(self, result: Result) -> Provenance:
+        """Where a result comes from.
+
+        Args:
+            result: of any image of the run.
+
+        Returns:
+            The predictor's provenance; of images that were cut with how.
+        """
+        return replace(self.predictor.provenance, tiling=self._tilings.get(result.source.stem))
+
+    def segment(self, task: ImageTask) -> Result:
+        """Segment one image; what goes wrong with it is its failed result.
+
+        Args:
+            task: the image.
+
+        Returns:
+            Its result.
+
+        Raises:
+            OptionError: the memory does not hold a tile, or another run is at work on the image: of all images.
+        """
+        try:
+            if tiff_size(task.path) is not None:
+                return self._segment_raster(task)
+            if self.large.names_rasters:
+                raise ImageError(f"{task.path}: is no TIFF, which --bands and --vectors are for")
+            return self._segment_image(task)
+        except OptionError:
+            raise
+        except Exception as error:
+            # A bug looks like any other failed image; its trace is kept for who looks for it.
+            _log.debug("image failed", exc_info=error)
+            return Failed(task, error)
+
+    def _tiling(self) -> tuple[Tiling, OutputFacts]:
+        if self._chosen is None:
+            wishes = replace(self.large.wishes, batch=self.large.wishes.batch or self.request.batch_size)
+            self._chosen = choose_tiling(self.predictor, wishes)
+        return self._chosen
+
+    def _segment_image(self, task: ImageTask) -> Result:
+        started = time.perf_counter()
+        image = read_image(task.path, max_pixels=self.request.max_pixels, page=task.page)
+        decoded = time.perf_counter()
+        tiling, facts = self._tiling()
+        prediction = predict_in_tiles(self.predictor, image, tiling, facts)
+        self._tilings[task.stem] = _tiling_record(tiling, facts, image.width, image.height)
+        segmented = time.perf_counter()
+        path = self.writer.write(task, image, prediction)
+        timings_ms = {
+            "decode": (decoded - started) * 1000,
+            **prediction.timings_ms,
+            "encode": (time.perf_counter() - segmented) * 1000,
+        }
+        return Segmented(task, image, prediction, path, timings_ms)
+
+    def _segment_raster(self, task: ImageTask) -> Result:
+        tiling, facts = self._tiling()
+        with open_geotiff(task.path, self.large.bands, page=task.page, tile_height=tiling.height) as raster:
+            if raster.georeference.crs_wkt is None:
+                _log.warning(
+                    "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
+                    "known",
+                    task.path,
+                    ", but ground control points, which are not kept (gdalwarp makes a map of it first)"
+                    if raster.placed_by_points
+                    else "",
+                )
+            areas = pixel_areas(raster.georeference, raster.width, raster.height)
+            if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
+                _log.warning("%s: no areas are stated: %s", task.path, areas.note)
+            multilabel = facts.kind is OutputKind.MULTILABEL
+            classes = facts.planes if multilabel else facts.classes
+            result = self.writer.folder / task.stem
+            layout = layout_for(
+                raster.width, raster.height, classes, multilabel=multilabel, marks_missing=raster.marks_missing
+            )
+            with UnfinishedRaster(
+                result.with_name(f".pseg-{result.name}.tiles"),
+                self._key(task, raster),
+                tiling,
+                layout,
+                resume=self.large.resume,
+                keep_tiling=self.large.wishes.side is None and self.large.wishes.overlap is None,
+                limited=self.large.wishes.memory_bytes is not None,
+                within=self.writer.folder,
+            ) as work:
+                if work.done:
+                    _log.warning("%s: goes on after %s tiles", task.path, work.done)
+                run = TiledRun(
+                    self.predictor,
+                    raster,
+                    work.tiling,
+                    facts,
+                    work.mask,
+                    strips=work.strips,
+                    reached=work.reached,
+                )
+                run.run(work.done, work.carry)
+                self._tilings[task.stem] = {
+                    **_tiling_record(work.tiling, facts, raster.width, raster.height),
+                    "bands": list(raster.bands),
+                }
+                return self._finish(task, raster, work, run, areas)
+
+    def _finish(
+        self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun, areas: PixelAreas
+    ) -> Result:
+        started = time.perf_counter()
+        covers = self._covers(work.mask, run.facts, areas)
+        path = self._publish(task, raster.georeference, work, covers, areas)
+        mask, pixels = _overview(work.mask, 1), _NOT_DECODED
+        if self.overview_side is not None:
+            mask, pixels = _overview(work.mask, self.overview_side), raster.overview(self.overview_side)
+        timings_ms = run.timings_ms
+        timings_ms["encode"] += (time.perf_counter() - started) * 1000
+        prediction = Prediction(mask, covers, timings_ms, whole_size=(raster.width, raster.height))
+        image = SourceImage(pixels, raster.width, raster.height, Capture(), raster.notes)
+        return Segmented(task, image, prediction, path, timings_ms)
+
+    def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:
+        pixels = np.zeros(0, np.int64)
+        area_m2 = np.zeros(0)
+        valid = 0
+        for line in mask.row_counts(facts.classes):
+            if not len(pixels):
+                pixels, area_m2 = np.zeros(len(line.counts), np.int64), np.zeros(len(line.counts))
+            pixels += line.counts
+            valid += line.valid
+            if areas.rows_m2 is not None:
+                area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
+        count = max(facts.classes, int(pixels.nonzero()[0].max(initial=-1)) + 1)
+        return tuple(
+            ClassCover(
+                class_of_index(self.predictor.bundle.classes, index),
+                int(pixels[index]) / valid if valid else 0.0,
+                None if areas.rows_m2 is None else float(area_m2[index]),
+            )
+            for index in range(count)
+        )
+
+    def _publish(
+        self,
+        task: ImageTask,
+        georeference: Georeference,
+        work: UnfinishedRaster,
+        covers: tuple[ClassCover, ...],
+        areas: PixelAreas,
+    ) -> Path | None:
+        """Write what was asked for; every file is whole or absent."""
+        if not self.request.save and self.large.vectors is None:
+            return None
+        labels = [
+            ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
+            for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
+        ]
+        provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
+        tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
+        name = work.new_name("map", MAP_SUFFIX)
+        with work.for_libraries() as folder:
+            map_path = folder / name
+            write_geotiff(work.mask, map_path, georeference, labels, tags)
+            if self.request.save:
+                # First of all: what is wrong with polygons takes no map away.
+                map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
+            if self.large.vectors is not None:
+                wanted = self._vectors_of(task, self.large.vectors)
+                self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
+        return map_path if self.request.save else None
+
+    def _publish_polygons(
+        self,
+        task: ImageTask,
+        map_path: Path,
+        folder: Path,
+        wanted: Path,
+        georeference: Georeference,
+        work: UnfinishedRaster,
+        labels: Sequence[ClassLabel],
+        areas: PixelAreas,
+    ) -> None:
+        name = work.new_name("polygons", wanted.suffix)
+        _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
+        determinant = abs(per_column * per_row - x_per_row * y_per_column)
+        in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
+        degrees = pixel_degrees(georeference, work.mask.layout.width, work.mask.layout.height)
+        if degrees is None and georeference.crs_wkt is not None and wanted.suffix.lower() == ".geojson":
+            _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
+        write_polygons(
+            mask_polygons(map_path, multilabel=work.mask.layout.multilabel),
+            folder / name,
+            labels,
+            crs_wkt=georeference.crs_wkt,
+            layer=_layer_of(task),
+            square_unit_m2=float(areas.rows_m2[0]) / determinant if in_plane and areas.rows_m2 is not None else None,
+            pixel_degrees=degrees,
+        )
+        # A copy: the file that is wanted may lie on another disk.
+        within = self.writer.folder if self.large.polygon_file is None else None
+        with work.open(name) as content, atomic_file(wanted, within=within) as file:
+            shutil.copyfileobj(content, file)
+
+    def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
+        return self.writer.folder / polygons_of(task, vectors)
+
+    def _key(self, task: ImageTask, raster: GeoTiff) -> str:
+        provenance = self.predictor.provenance
+        return key_of(
+            {
+                "source": fingerprint(task.path),
+                "page": task.page or 1,
+                "size": [raster.width, raster.height],
+                "bands": list(raster.bands),
+                "bundle": provenance.bundle,
+                "model": provenance.model,
+                "provider": provenance.provider,
+                "precision": provenance.precision,
+                "averaging": provenance.averaging,
+                "multilabel": self.predictor.bundle.multilabel,
+                "threshold": self.predictor.threshold,
+            }
+        )
+
+
+def _layer_of(task: ImageTask) -> str:
+    return task.stem.rpartition("/")[2]
+
+
+def _overview(mask: MaskFile, side: int) -> Mask:
+    planes: NDArray[np.generic] = mask.overview(side)
+    return planes == 1 if mask.layout.multilabel else planes[0]
+
+
+def _tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
+    return {
+        "tile": [tiling.width, tiling.height],
+        "overlap": tiling.overlap,
+        "batch": tiling.batch,
+        "joined": "centres" if facts.kind is OutputKind.MASK else "blended",
+        "tiles": len(tiling.grid(width, height)),
+    }

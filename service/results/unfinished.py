@@ -1,0 +1,320 @@
+"""What is done of a raster while it is not finished: kept beside the results, tile by tile, so that a run can go on.
+
+A killed process loses at most the tiles that were under way. (A machine that loses power may lose more: nothing waits
+for the disk.)
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from engine.errors import ImageError, OptionError
+from engine.rasters.mask_file import MaskFile, MaskLayout
+from engine.rasters.tiling import Scores, Tiling
+from engine.system.files import OwnFolder, lock_alone
+
+_log = logging.getLogger(__name__)
+_STATE = "state.json"
+_MASK = "mask.raw"
+_LOCK = "lock"
+_STRIPS = ("strip-0", "strip-1")
+_OURS = re.compile(
+    # the last ones: beside a map GDAL makes files of its own, and earlier versions gave them other names
+    r"state\.json(\.part)?|mask\.raw|strip-[01]|carry-[01]\.npy|(map|polygons)-[0-9a-f]{16}\..*|mask\.(vrt|tif)|"
+    r"polygons\.(gpkg|geojson)"
+)
+_STATE_BYTES = 1 << 16
+_LARGEST = 1 << 40
+_FINGERPRINT_BYTES = 1 << 16
+_MIB = 1 << 20
+
+
+def fingerprint(path: Path) -> str:
+    """Tell a file from another of its name, without reading all of it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A digest of size, time of change and first bytes.
+    """
+    status = path.stat()
+    with path.open("rb") as file:
+        head = file.read(_FINGERPRINT_BYTES)
+    return hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} ".encode() + head).hexdigest()
+
+
+def key_of(facts: object) -> str:
+    """Make a key of everything that a mask depends on.
+
+    Args:
+        facts: what JSON can hold.
+
+    Returns:
+        A digest.
+    """
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    key: str
+    tiling: Tiling
+    done: int
+    carry: Scores | None
+
+
+class UnfinishedRaster:
+    """The folder of one raster.
+
+    Threads: one at a time.
+
+    Attributes:
+        folder: hidden, beside the result.
+        tiling: of the run that goes on, but with the batch that was given; else the one that was given.
+        done: tiles that need not be done again.
+        carry: what the next tile continues (`engine.rasters.tiling.Blender`).
+        mask: as far as it is done.
+        strips: see `engine.rasters.tiling.Blender`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        tiling: Tiling,
+        layout: MaskLayout,
+        *,
+        resume: bool,
+        keep_tiling: bool,
+        limited: bool,
+        within: Path | None = None,
+    ) -> None:
+        """Open the folder, or make it.
+
+        Args:
+            folder: the folder.
+            key: of everything that the mask depends on, the tiling apart.
+            tiling: wanted one.
+            layout: of the mask.
+            resume: whether to go on with what lies there, if it has the same key.
+            keep_tiling: whether another tiling than the wanted one may be gone on with.
+            limited: whether larger tiles than the wanted ones would break a limit that the user set.
+            within: the folder of all results, below which no folder may be a link (`engine.system.files.atomic_file`).
+
+        Raises:
+            OptionError: another run is at work on it, or what is to be gone on with has larger tiles than are allowed.
+            ImageError: the disk is too small for the mask, or a link or somebody else's file is in the way.
+        """
+        self.folder = folder
+        self._within = within
+        with ExitStack() as opened:
+            try:
+                self._open(opened, key, tiling, layout, resume=resume, keep_tiling=keep_tiling, limited=limited)
+            except OSError as error:
+                raise ImageError(
+                    f"{error.filename}: what is not finished of the mask cannot be kept there ({error.strerror}): "
+                    f"remove {folder}, or name another folder with --out"
+                ) from error
+            self._opened = opened.pop_all()
+
+    def _open(
+        self,
+        opened: ExitStack,
+        key: str,
+        tiling: Tiling,
+        layout: MaskLayout,
+        *,
+        resume: bool,
+        keep_tiling: bool,
+        limited: bool,
+    ) -> None:
+        folder = self.folder
+        self._own = opened.enter_context(OwnFolder(folder, within=self._within))
+        self._lock = opened.enter_context(open(folder / _LOCK, "r+b", opener=self._open_lock))
+        try:
+            lock_alone(self._lock)
+        except BlockingIOError as error:
+            raise OptionError(f"another run is at work on {folder}: wait for it, or name another --out") from error
+        state = self._read_state(layout) if resume else None
+        if state is not None:
+            # How many tiles share a run changes no mask.
+            state = replace(state, tiling=replace(state.tiling, batch=tiling.batch))
+        if state is not None and (state.key != key or not (keep_tiling or state.tiling == tiling)):
+            what = "bundle, options or file" if state.key != key else "tiles"
+            _log.warning("%s: begins again after %s tiles: %s are not the same", folder, state.done, what)
+            state = None
+        if state is not None and limited and state.tiling.pixels > tiling.pixels:
+            raise OptionError(
+                f"{folder} holds {state.done} tiles of {state.tiling.width}×{state.tiling.height} pixels, and "
+                f"--max-memory allows {tiling.width}×{tiling.height}: allow more, or begin again without --resume"
+            )
+        self._key = key
+        self.tiling = state.tiling if state else tiling
+        self.done = state.done if state else 0
+        self.carry: Scores | None = state.carry if state else None
+        if state is None:
+            self._remove_files()
+            free = shutil.disk_usage(folder).free
+            if layout.size_bytes > free:
+                self._remove_folder()
+                raise ImageError(
+                    f"a mask of {layout.width}×{layout.height} pixels needs {layout.size_bytes // _MIB} MiB in "
+                    f"{folder.parent} while it is made, and {free // _MIB} are free: name a larger disk with --out"
+                )
+        strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
+        self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])
+        self.mask = MaskFile(self._own.held_path / _MASK, layout, descriptor=self._own.open(_MASK))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._opened:
+            # Nothing is removed before it is closed: over a network a file that is open stays in its folder.
+            self.mask.__exit__(kind, error, trace)
+            for strip in self.strips:
+                strip.close()
+            # What a failed run did is kept for one that goes on; there is nothing to keep of one that did not begin.
+            over = kind is None or not self.done
+            if over:
+                self._remove_files()
+            self._lock.close()
+            if over:
+                self._remove_folder()
+
+    def _remove_files(self) -> None:
+        """Remove what a run of ours makes there, and nothing else."""
+        for name in filter(_OURS.fullmatch, self._own.names()):
+            self._own.remove(name)
+
+    def _remove_folder(self) -> None:
+        with suppress(OSError):  # nothing is lost if it stays
+            self._own.remove(_LOCK)
+            self._own.remove_folder()
+
+    def reached(self, done: int, carry: Scores | None) -> None:
+        """Remember that tiles are done.
+
+        Args:
+            done: number of tiles.
+            carry: what the next one continues.
+        """
+        if carry is None:
+            self._own.remove(self._carry_file(done))
+        else:
+            with self._made(self._carry_file(done)) as file:
+                np.save(file, carry)
+        with self._made(f"{_STATE}.part") as file:
+            file.write(json.dumps({"key": self._key, "tiling": asdict(self.tiling), "done": done}).encode())
+        self._own.rename(f"{_STATE}.part", _STATE)
+        self.done = done
+
+    def new_name(self, kind: str, suffix: str) -> str:
+        """Name a file of the folder that nobody can have put a link in the place of.
+
+        Args:
+            kind: `map` or `polygons`.
+            suffix: with its dot.
+
+        Returns:
+            The name; `publish` and `open` take it.
+        """
+        return f"{kind}-{os.urandom(8).hex()}{suffix}"
+
+    @contextmanager
+    def for_libraries(self) -> Generator[Path]:
+        """Name the folder for libraries that open files by their names.
+
+        Yields:
+            A name of the folder that is open, whatever lies in its place meanwhile.
+
+        Raises:
+            ImageError: as in the block; it names the folder as people know it.
+        """
+        held = self._own.held_path
+        try:
+            yield held
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(held), str(self.folder))) from error
+
+    def publish(self, name: str, destination: Path) -> Path:
+        """Move a finished file out of the folder.
+
+        Args:
+            name: of the file.
+            destination: replaced if it exists.
+
+        Returns:
+            The destination.
+        """
+        self._own.publish(name, destination, within=self._within)
+        return destination
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a finished file.
+
+        Args:
+            name: of the file.
+
+        Returns:
+            The file, for reading.
+        """
+        return os.fdopen(self._own.open(name, os.O_RDONLY), "rb")
+
+    def _open_lock(self, _path: str, _flags: int) -> int:
+        return self._own.open(_LOCK)
+
+    def _made(self, name: str) -> BinaryIO:
+        self._own.remove(name)
+        return os.fdopen(self._own.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b")
+
+    def _read_state(self, layout: MaskLayout) -> _State | None:
+        try:
+            with self.open(_STATE) as file:
+                record: dict[str, Any] = json.loads(file.read(_STATE_BYTES))
+            tiling = Tiling(**{each.name: _whole(record["tiling"][each.name]) for each in fields(Tiling)})
+            done = _whole(record["done"])
+            if done > len(tiling.grid(layout.width, layout.height)):
+                return None
+            return _State(str(record["key"]), tiling, done, self._read_carry(done))
+        except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, RecursionError, OptionError):
+            return None
+
+    def _read_carry(self, done: int) -> Scores | None:
+        try:
+            file = self.open(self._carry_file(done))
+        except FileNotFoundError:
+            return None
+        with file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            # Before memory is taken for it.
+            if dtype != np.float32 or math.prod(shape) * 4 != os.fstat(file.fileno()).st_size - file.tell():
+                raise ValueError("is not what was written")
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    def _carry_file(self, done: int) -> str:
+        # Two in turn: while one is written, the state still names the other.
+        return f"carry-{done % 2}.npy"
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{value!r} is no number of pixels or tiles")
+    return value
