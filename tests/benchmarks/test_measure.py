@@ -136,6 +136,7 @@ def test_what_a_dying_process_said_is_told() -> None:
         child.close()
 
 
+@pytest.mark.long
 def test_agreement_with_itself_and_with_another(bundle: Bundle, images: tuple[Path, ...], tmp_path: Path) -> None:
     wanted = Axes(providers=(ProviderName.CPU,), precisions=(Precision.FP32, Precision.INT8), threads=(1,))
     results = bench(bundle, BenchRequest(wanted, images, repeats=1), Places(tmp_path, tmp_path / "ledger"))
@@ -203,6 +204,7 @@ def test_what_does_not_fit_into_memory_waits_for_the_next_lot(work: Work, monkey
     assert [(each.configuration, each.lot, each.error) for each in measurements] == [(ONE, 0, None), (TWO, 1, None)]
 
 
+@pytest.mark.long
 def test_who_measures_can_stop_some_early(work: Work) -> None:
     with opened(ONE, work) as one, opened(TWO, work) as two:
         take_turns([one, two], 1)

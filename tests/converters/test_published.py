@@ -100,7 +100,7 @@ def test_a_published_model_becomes_a_bundle(network: Any, published: Path, tmp_p
 @pytest.mark.parametrize(
     ("blocks", "names"),
     [
-        ({"Global": None, "Hpi": None}, ["class-0", "class-1", "class-2"]),
+        pytest.param({"Global": None, "Hpi": None}, ["class-0", "class-1", "class-2"], marks=pytest.mark.long),
         ({"PostProcess": {"label_list": ["sky", "sea", "land"]}}, ["sky", "sea", "land"]),
     ],
 )

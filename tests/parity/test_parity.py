@@ -135,10 +135,8 @@ def test_humanseg(shared_data: Path, predictor_of: OpenPredictor) -> None:
                 assert mismatched_ppm(other.predict(image).mask, wanted) <= LIMIT_PPM
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["fastscnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("pp_liteseg_stdc1", "enet"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pp_liteseg_stdc1", "fastscnn", "enet"])
 def test_auto_gives_the_masks_of_paddle(shared_data: Path, predictor_of: OpenPredictor, name: str) -> None:
     """Adaptive pooling, and ENet's unpooling, of programs of Paddle 2."""
     with legacy_bundle(shared_data, name) as bundle:

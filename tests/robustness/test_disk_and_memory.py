@@ -231,6 +231,7 @@ def test_no_room_for_a_converted_bundle_or_a_profile(
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "read-only"])
+@pytest.mark.long
 def test_an_order_whose_results_find_no_room(
     full: bool, mount: Mount, bundle: Path, images: Path, tmp_path: Path, tally: Tally
 ) -> None:

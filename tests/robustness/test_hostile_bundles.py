@@ -152,7 +152,13 @@ def test_more_hostile_onnx_models(each: Hostile, tmp_path: Path, serving: list[S
     tally("hostile ONNX models", try_out(each, tmp_path, serving))
 
 
-@pytest.mark.parametrize("each", hostile_models.MORE_THAN_ARITHMETIC, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "each",
+    [
+        pytest.param(each, id=each.name, marks=[pytest.mark.long] if index > 3 else [])
+        for index, each in enumerate(hostile_models.MORE_THAN_ARITHMETIC)
+    ],
+)
 def test_paddle_programs_that_do_more_than_compute(
     each: Hostile, tmp_path: Path, serving: list[Serving], tally: Tally
 ) -> None:

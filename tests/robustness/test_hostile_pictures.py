@@ -166,6 +166,7 @@ def test_predict_shows_nothing_of_other_files(
     tally("commands given such pictures")
 
 
+@pytest.mark.long
 def test_files_in_the_results_folder_change_no_result(tmp_path: Path, secret: Path, tally: Tally) -> None:
     (tmp_path / "reef.tif").write_bytes(tiff_file(picture()))
     for name in ("plain", "planted"):

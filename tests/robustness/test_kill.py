@@ -88,7 +88,7 @@ def killed_and_run_again(
 # ---- predict to a folder ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(MANY["predict"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2, pytest.param(MANY["predict"], marks=pytest.mark.long)])
 @pytest.mark.timeout(1800)
 def test_predict(count: int, bundle: Path, images: Path, place: Place, tally: Tally) -> None:
     def require_done() -> None:

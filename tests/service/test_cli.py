@@ -705,6 +705,7 @@ def shared_data() -> Path:
     return Path(named)
 
 
+@pytest.mark.long
 def test_what_vendors_print_is_kept_out_of_the_results(tmp_path: Path) -> None:
     """Paddle tells of the mean that this network takes, on standard output, from C++."""
     demo = Path(cli.__file__).parents[1] / "demo"

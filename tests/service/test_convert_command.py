@@ -165,6 +165,7 @@ def test_fixed_input_shape(small_network: Path, cache: Path, tmp_path: Path) -> 
     assert [each.dim_value for each in given.type.tensor_type.shape.dim][1:] == [3, 64, 96]
 
 
+@pytest.mark.long
 def test_fp16_takes_and_gives_fp32(small_network: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "fp16.tgz"
     status, stdout, _ = run(

@@ -13,7 +13,7 @@ GRIDS = [(2, 2), (6, 6), (3, 5), (1, 4)]
 SIZES = [(1, 64, 64), (2, 61, 47), (1, 33, 128), (1, 7, 5), (1, 3, 2)]
 
 
-@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("opset", [pytest.param(17, marks=pytest.mark.long), 18])
 def test_equals_paddle_at_every_size(paddle: Any, assert_as_paddle: Any, opset: int) -> None:
     functional = paddle.nn.functional
 

@@ -313,6 +313,7 @@ def test_onnx_model_that_takes_too_much_memory(onnx_path: Path, tmp_path: Path) 
     assert not (tmp_path / "ledger").exists()
 
 
+@pytest.mark.long
 def test_onnx_model_that_never_comes_to_an_end(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "ONNX_TIMEOUT_S", 8)
     with pytest.raises(ModelLoadError, match=r"onnx/fp32/model\.onnx: ONNX Runtime did not finish loading within 8 s"):
