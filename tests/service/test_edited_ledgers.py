@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from service.commands.terminal import ExitStatus
-from service.results.ledger import LedgerError, read_ledger
 from service.results import ledger as ledger_file
+from service.results.ledger import LedgerError, read_ledger
 from tests.service.ledger_edits import NOT_A_LEDGER, content_edits, edit, pictures_at, put
 from tests.service.test_cli import BLUE, halves, pseg, pseg_error
 
