@@ -95,6 +95,7 @@ def int8_demo(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Int8Demo:
     return Int8Demo(path, reports, steps, quantized.excluded_nodes)
 
 
+@pytest.mark.long
 def test_demo_keeps_its_masks_at_a_third_of_the_size(demo: Demo, int8_demo: Int8Demo) -> None:
     assert int8_demo.reports[-1].min_class_iou >= 0.97
     assert len(int8_demo.reports[-1].gated_classes) == 3

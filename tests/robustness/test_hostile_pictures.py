@@ -139,6 +139,7 @@ def test_what_is_opened(tmp_path: Path, secret: Path, address: tuple[str, list[s
     assert asked == []
 
 
+@pytest.mark.long
 def test_predict_shows_nothing_of_other_files(
     tmp_path: Path, secret: Path, address: tuple[str, list[str]], tally: Tally
 ) -> None:

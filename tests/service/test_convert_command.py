@@ -216,6 +216,7 @@ def test_calibration_picture_that_cannot_be_read(
     assert not (tmp_path / "new.tgz").exists()
 
 
+@pytest.mark.long
 def test_converted_bundle_gives_the_masks_of_paddle(converted: tuple[Path, Any], pictures: Path) -> None:
     with open_bundle(converted[0]) as opened:
         masks: list[Any] = []

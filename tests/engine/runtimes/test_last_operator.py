@@ -74,6 +74,7 @@ def test_paddles_program_and_its_conversion(
 
 
 @pytest.mark.parametrize("runtime", RuntimeName)
+@pytest.mark.long
 def test_a_sigmoid_in_the_network_changes_no_mask(
     runtime: RuntimeName, ending_in: Callable[[str], Path], converter: Convert
 ) -> None:
