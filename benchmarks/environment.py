@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from engine.runtimes.host import cpu_information, processor_flags, processor_model
-from engine.runtimes.onnx import gpu_name
 from engine.system.cores import quota_cores, usable_cores
+from engine.system.hardware import cpu_information, gpu_name, processor_flags, processor_model
 from engine.system.memory import kernel_bytes
 
 LIBRARIES = (

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.configurations import Configuration, Size
 from benchmarks.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
-from engine.runtimes.host import telling_flags
+from engine.system.hardware import telling_flags
 from engine.system.text import csv_cell, legible
 
 _RESULTS = TypeAdapter(Results)

@@ -20,9 +20,9 @@ from converters.conversion import convert
 from converters.repository import Repository
 from engine import Predictor, open_bundle, open_predictor
 from engine.images import Capture, SourceImage
-from engine.options import TileWishes
 from engine.rasters.geotiff import GeoTiff, open_geotiff, write_geotiff
 from engine.rasters.mask_file import MaskFile, layout_for
+from engine.rasters.options import TileWishes
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Scores, Tiling

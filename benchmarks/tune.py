@@ -33,10 +33,10 @@ from engine.bundle.bundle import Bundle, read_bundle
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import Precision, RuntimeName, RuntimeOptions
-from engine.runtimes.host import this_host
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
 from engine.segmentation.opening import Convert
 from engine.system.cores import usable_cores
+from engine.system.hardware import this_host
 
 DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16

@@ -11,7 +11,10 @@ from benchmarks.corpus.sources import SOURCES
 from benchmarks.corpus.verdicts import Verdict
 
 _ROOT = Path(__file__).parents[2]
-_CODE = ("engine/images/*.py", "engine/rasters/geotiff.py", "engine/errors.py", "benchmarks/corpus/*.py")
+_CODE = (
+    *("engine/images/*.py", "engine/gdal.py", "engine/window.py", "engine/rasters/geotiff.py", "engine/errors.py"),
+    "benchmarks/corpus/*.py",
+)
 _NO_MATTER = {"page.py", "__main__.py"}
 LIBRARIES = (
     "pillow", "opencv-python-headless", "tifffile", "imagecodecs", "rasterio", "pyvips-binary", "pi-heif", "numpy",

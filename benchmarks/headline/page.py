@@ -14,7 +14,7 @@ from benchmarks.headline.parts import Part
 from benchmarks.headline.race import Record
 from benchmarks.plots import FORMATS, encoded_figure
 from benchmarks.tables import Table, markdown
-from engine.runtimes.host import telling_flags
+from engine.system.hardware import telling_flags
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, OptionError, RuntimeUnavailableError
 from engine.gdal import isolate_environment, new_file_at
-from engine.options import POLYGON_DRIVERS
 from engine.rasters.geotiff import ClassLabel
+from engine.rasters.options import POLYGON_DRIVERS
 from engine.system.text import legible
 
 _RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import ImageError, OptionError
 from engine.images import Capture, SourceImage
-from engine.options import TileWishes
+from engine.rasters.options import TileWishes
 from engine.rasters.tiles import OutputFacts, output_facts
 from engine.rasters.tiling import ALIGNMENT, Tiling
 from engine.runtimes import TensorSpec

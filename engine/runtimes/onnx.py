@@ -29,9 +29,9 @@ from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
-from engine.runtimes.host import has_vnni
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
+from engine.system.hardware import gpu_name, has_vnni
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -62,7 +62,6 @@ _DTYPES: Mapping[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-_GPU_INFORMATION = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,26 +227,6 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
         is_plugin=options.provider is Provider.OPENVINO,
         log_severity=0 if options.verbose else 3,
     )
-
-
-def gpu_name(device_id: int, information: Path = _GPU_INFORMATION) -> str:
-    """Read a GPU's name from the driver.
-
-    Args:
-        device_id: GPU index.
-        information: the driver's folder, one sub-folder a GPU.
-
-    Returns:
-        Its model name, or `unknown` where the driver tells nothing.
-    """
-    folders = sorted(information.glob("*")) if information.is_dir() else []
-    if device_id >= len(folders):
-        return "unknown"
-    try:
-        lines = (folders[device_id] / "information").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "unknown")
 
 
 def _version_of(distribution: str) -> str | None:

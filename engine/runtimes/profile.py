@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
-from engine.runtimes.host import Host, this_host
+from engine.system.hardware import Host, this_host
 from engine.system.settings_files import SettingsError, read_json
 
 PROFILE_NAME = "profile.json"

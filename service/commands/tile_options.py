@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from engine.errors import ImageError, OptionError
-from engine.options import TileWishes, is_polygon_format
+from engine.rasters.options import TileWishes, is_polygon_format
 from engine.segmentation.averaging import Averaging
 from service.request import DEFAULT_MAX_IMG_SIZE
 from service.results.large_image_request import LargeImageRequest

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.options import TileWishes, is_polygon_format
+from engine.rasters.options import TileWishes, is_polygon_format
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
-from engine.options import is_polygon_format
+from engine.rasters.options import is_polygon_format
 from engine.segmentation.palette import (
     Mask,
     composite,

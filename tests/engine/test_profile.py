@@ -12,13 +12,13 @@ from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import ModelLoadError, OptionError
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
 from engine.runtimes import Runtime, Tensor
-from engine.runtimes import host as host_module
 from engine.runtimes import profile as module
 from engine.runtimes.fake import FakeRuntime
-from engine.runtimes.host import Host, this_host
 from engine.runtimes.profile import Profile, library_versions, profile_json, read_profile
 from engine.runtimes.selection import RuntimeRequest, candidates
 from engine.segmentation.opening import open_first, open_predictor
+from engine.system import hardware as host_module
+from engine.system.hardware import Host, this_host
 
 HOST = Host("Fast", ("avx2", "fma"), 4, None)
 VERSIONS = {"onnxruntime": "1.2.3"}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from engine import InferenceError, OptionError, Predictor, SegmentationClass
-from engine.options import TileWishes
+from engine.rasters.options import TileWishes
 from engine.rasters.tile_size import choose_tiling, natural_size
 from engine.rasters.tiles import ImageRaster, Tile, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Scores, Tiling

@@ -13,8 +13,8 @@ import pytest
 
 from engine import OptionError, Pipeline, Precision, Predictor, RuntimeName, open_bundle
 from engine.bundle.archive import unpack
-from engine.runtimes.host import this_host
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json
+from engine.system.hardware import this_host
 from service.collections.cluster import (
     Job,
     RemoteTask,

@@ -11,12 +11,12 @@ from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider
 from engine.runtimes.onnx import (
     cuda_settings,
     engine_cache_folder,
-    gpu_name,
     library_conflict,
     openvino_settings,
     session_plan,
     tensorrt_settings,
 )
+from engine.system.hardware import gpu_name
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RANGE = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))

@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.system.cores import usable_cores
 
 _PROCESSORS = Path("/proc/cpuinfo")
+_GPU_INFORMATION = Path("/proc/driver/nvidia/gpus")
 _TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")
 
 
@@ -59,8 +60,6 @@ def this_host() -> Host:
     Returns:
         What a profile is bound to.
     """
-    from engine.runtimes.onnx import gpu_name
-
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Host(
@@ -69,6 +68,26 @@ def this_host() -> Host:
         cores=usable_cores(),
         gpu=None if gpu == "unknown" else gpu,
     )
+
+
+def gpu_name(device_id: int, information: Path = _GPU_INFORMATION) -> str:
+    """Read a GPU's name from the driver.
+
+    Args:
+        device_id: GPU index.
+        information: the driver's folder, one sub-folder a GPU.
+
+    Returns:
+        Its model name, or `unknown` where the driver tells nothing.
+    """
+    folders = sorted(information.glob("*")) if information.is_dir() else []
+    if device_id >= len(folders):
+        return "unknown"
+    try:
+        lines = (folders[device_id] / "information").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "unknown")
 
 
 def has_vnni() -> bool:
