@@ -81,7 +81,7 @@ corpus: $(VENV)/development ## hold our readers of pictures against others on 50
 test: $(VENV)/development ## the tests, in two processes, without those that take long
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
 
-test-all: $(VENV)/development ## also the long ones of parity, conversion and service, with branch coverage (30 minutes)
+test-all: $(VENV)/development ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
