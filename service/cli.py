@@ -56,9 +56,9 @@ class _LoadedWhenCalled(core.TyperGroup):
         place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         command.command(cmd_name)(getattr(import_module(f"service.commands.{place}"), place))
-        # What was loaded stays: later collections of garbage need not look at it.
-        gc.freeze()
-        gc.enable()
+        if not gc.isenabled():  # see `service.start`; what was loaded stays, and later collections need not look at it
+            gc.freeze()
+            gc.enable()
         return typer.main.get_command(command)
 
 

@@ -88,7 +88,7 @@ class FoundImages:
     """What files, folders and globs name.
 
     Attributes:
-        images: in the order of the arguments; a file that is named twice, even through a link, is there once.
+        images: in the order of the arguments; a file is there once, its other names are left out.
         left_out: what people might take for pictures, and is not taken.
         other_files: how many other files there are, such as tables and texts.
         excluded: how many files and folders a pattern left out.
@@ -203,7 +203,8 @@ class _Search:
         self._exclude = exclude
         self._photographs = photographs
         self._results = {_identity(results)} if results is not None and results.is_dir() else set[tuple[int, int]]()
-        self._known: set[Path] = set()
+        self._known: dict[Path, Path] = {}
+        """The file itself to the name under which it was taken."""
 
     def take_all(self, arguments: Sequence[str | Path]) -> None:
         for argument in arguments:
@@ -241,10 +242,14 @@ class _Search:
             )
 
     def _take(self, path: Path, subfolder: PurePath | None = None) -> None:
-        real = real_path(path)
-        if real in self._known:
+        name = path.absolute()
+        # Links that lead to the same nothing are pictures of their own, that are missing.
+        real = real_path(path) if os.path.exists(path) else name  # noqa: PTH110 (a name may be too long for any file)
+        if (known := self._known.get(real)) is not None:
+            if known != name:
+                self._leave_out(path, "other names of pictures that are taken already")
             return
-        self._known.add(real)
+        self._known[real] = name
         self.found.images.append(path)
         if subfolder is not None and subfolder.parts:
             self.found.subfolders[path] = subfolder

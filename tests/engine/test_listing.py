@@ -55,6 +55,23 @@ def test_a_remark_names_three_and_counts_all(tmp_path: Path) -> None:
     assert remark.endswith(", …")
 
 
+def test_links_that_lead_to_the_same_nothing_are_pictures_each(tmp_path: Path) -> None:
+    for name in ("q2.jpg", "q3.jpg"):
+        (tmp_path / name).symlink_to("../.git/annex/objects/x")
+    assert find_images([str(tmp_path)]).images == [tmp_path / "q2.jpg", tmp_path / "q3.jpg"]
+
+
+def test_other_names_of_a_picture_are_told(tmp_path: Path) -> None:
+    """Two equal photographs of an annex are links to one file."""
+    touched(tmp_path, "object")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).symlink_to("object")
+    found = find_images([str(tmp_path / "a.jpg"), str(tmp_path / "*.jpg"), str(tmp_path / "a.jpg")])
+    assert found.images == [tmp_path / "a.jpg"]
+    assert [each.path for each in found.left_out] == [tmp_path / "b.jpg"]
+    assert found.remarks() == [f"1 left out: other names of pictures that are taken already: {tmp_path / 'b.jpg'}"]
+
+
 def test_links_that_lead_nowhere_are_pictures_that_fail(tmp_path: Path) -> None:
     touched(tmp_path, "q1.jpg")
     (tmp_path / "q2.jpg").symlink_to("../.git/annex/objects/x")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def a_pipe(_: Path, place: Path) -> None:
 
 
 def a_socket(_: Path, place: Path) -> None:
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as listening:  # a name may be too long for one
-        listening.bind(os.path.relpath(place))
+    with chdir(place.parent), socket.socket(socket.AF_UNIX) as listening:  # a whole path may be too long for one
+        listening.bind(place.name)
 
 
 def a_folder(_: Path, place: Path) -> None:
