@@ -40,17 +40,22 @@ def convert_network(paddle: Any, tmp_path_factory: pytest.TempPathFactory) -> Co
         folder = tmp_path_factory.mktemp("converted")
         with vendor_warnings_ignored():
             bundle = export_bundle(network, folder / "bundle", name="small", classes=[], transforms=None)
-        with open_bundle(bundle) as opened:
-            program = opened.paddle
-        assert program is not None
-        path = folder / "model.onnx"
-        export_in_child(program, path, opset, TIMEOUT_S, where="small")
-        assert_standard_operators(path, absent)
-        model = OnnxModel(path=path, precision=Precision.FP32, digest=file_digest(path))
-        runtime = OnnxRuntime(model, OnnxOptions(threads=1))
-        return lambda tensor: next(iter(runtime.run({runtime.inputs[0].name: tensor}).values()))
+        return converted_run(bundle, opset=opset, absent=absent)
 
     return convert
+
+
+def converted_run(bundle: Path, *, opset: int = OPSET, absent: Collection[str] = ()) -> ConvertedRun:
+    """Convert an exported network into a file beside it, and open that; what comes back runs it."""
+    with open_bundle(bundle) as opened:
+        program = opened.paddle
+    assert program is not None
+    path = bundle.with_name("model.onnx")
+    export_in_child(program, path, opset, TIMEOUT_S, where="small")
+    assert_standard_operators(path, absent)
+    model = OnnxModel(path=path, precision=Precision.FP32, digest=file_digest(path))
+    runtime = OnnxRuntime(model, OnnxOptions(threads=1))
+    return lambda tensor: next(iter(runtime.run({runtime.inputs[0].name: tensor}).values()))
 
 
 def assert_standard_operators(path: Path, absent: Collection[str]) -> None:
@@ -98,12 +103,15 @@ def assert_as_paddle(paddle: Any, convert_network: Convert, network_of: Callable
         for tensor in inputs:
             with paddle.no_grad():
                 wanted = network(paddle.to_tensor(tensor)).numpy()
-            found = run(tensor)
-            assert found.shape == wanted.shape
-            largest = np.abs(wanted[np.isfinite(wanted)]).max()
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * largest)
+            assert_same_values(run(tensor), wanted)
 
     return compare
+
+
+def assert_same_values(found: Tensor, wanted: Tensor) -> None:
+    assert found.shape == wanted.shape
+    largest = np.abs(wanted[np.isfinite(wanted)]).max()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * largest)
 
 
 def random_inputs(*sizes: tuple[int, int, int], levels: int | None = None) -> list[Tensor]:
