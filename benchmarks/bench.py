@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.configurations import Axes, Configuration, Selection, configurations, select
-from benchmarks.environment import environment
-from benchmarks.interleaving import Advance, measure_all
-from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
-from benchmarks.pictures import prepare_pictures
-from benchmarks.samples import Reference, Results
+from benchmarks.measuring.configurations import Axes, Configuration, Selection, configurations, select
+from benchmarks.measuring.environment import environment
+from benchmarks.measuring.interleaving import Advance, measure_all
+from benchmarks.measuring.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
+from benchmarks.measuring.pictures import prepare_pictures
+from benchmarks.measuring.samples import Reference, Results
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
 from engine.segmentation.opening import Convert
@@ -74,7 +74,7 @@ def prepare_work(
         places: Folders.
 
     Returns:
-        What `benchmarks.measure` works on, and what masks will be compared with.
+        What `benchmarks.measuring.measure` works on, and what masks will be compared with.
 
     Raises:
         EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.

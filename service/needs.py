@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import TypeAdapter
 
-from benchmarks.configurations import Size
+from benchmarks.measuring.configurations import Size
 from engine import EngineError, Failed, InferenceError, errors
 from engine.system.cores import usable_cores
 from engine.system.files import write_atomically

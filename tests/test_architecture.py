@@ -86,6 +86,8 @@ def test_the_errors_form_one_family() -> None:
 
 def test_examples_in_docstrings_are_true() -> None:
     modules = [name for package in PACKAGES for name in submodules(package)]
-    results = {name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.report"]}
+    results = {
+        name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.lab.suites.report"]
+    }
     assert {name: result.failed for name, result in results.items() if result.failed} == {}
     assert sum(result.attempted for result in results.values()) >= 10

@@ -8,11 +8,11 @@ import typer
 
 from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
 from benchmarks.bench import bench as measure_product
-from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, ProviderName, parse_size
-from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
-from benchmarks.plots import plot_names, plots, require_plotting
-from benchmarks.samples import Results
-from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
+from benchmarks.measuring.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, ProviderName, parse_size
+from benchmarks.measuring.measure import COMPARED_IMAGES, TIMEOUT_S
+from benchmarks.measuring.samples import Results
+from benchmarks.results.plots import plot_names, plots, require_plotting
+from benchmarks.results.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
 from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
 from engine.system.files import scratch_folder, write_atomically
 from service.commands.terminal import (

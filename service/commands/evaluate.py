@@ -12,9 +12,9 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
-from benchmarks.evaluation import evaluate as evaluate_predictors
-from benchmarks.labels import LabelledFiles, match_masks, parse_label_values
+from benchmarks.accuracy.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
+from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
+from benchmarks.accuracy.labels import LabelledFiles, match_masks, parse_label_values
 from engine import (
     Device,
     OneDnn,

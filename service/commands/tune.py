@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.accuracy.labels import match_masks
 from benchmarks.bench import Places
-from benchmarks.labels import match_masks
-from benchmarks.search import DEFAULT_MAX_COVER_ERROR, DEFAULT_MIN_IOU, Goal, TuningLimits
-from benchmarks.tune import (
+from benchmarks.tuning.search import DEFAULT_MAX_COVER_ERROR, DEFAULT_MIN_IOU, Goal, TuningLimits
+from benchmarks.tuning.tune import (
     DEFAULT_BUDGET_S,
     TuneRequest,
     Tuning,
@@ -19,7 +19,7 @@ from benchmarks.tune import (
     tuning_table,
     write_tuned_bundle,
 )
-from benchmarks.tune import tune as search_best
+from benchmarks.tuning.tune import tune as search_best
 from converters.exporting.packing import require_bundle_name
 from engine import OptionError, list_images, open_bundle
 from engine.runtimes.profile import Profile, profile_json

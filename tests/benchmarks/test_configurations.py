@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import configurations as module
-from benchmarks.configurations import (
+from benchmarks.measuring import configurations as module
+from benchmarks.measuring.configurations import (
     Axes,
     Configuration,
     ProviderName,

@@ -11,16 +11,16 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks import interleaving
 from benchmarks.bench import BenchRequest, Places, bench, prepare_work
-from benchmarks.configurations import Axes, Configuration, ProviderName, Size
-from benchmarks.environment import commit_of, environment
-from benchmarks.interleaving import measure_all, take_turns
-from benchmarks.measure import ChildProcess, MeasuringError, Work, opened
-from benchmarks.pictures import Pictures, prepare_pictures, spread
-from benchmarks.recording import RecordedRuntime, RecordingRuntime
-from benchmarks.samples import STAGES, summarize
-from benchmarks.streams import CollectShapes, TakeTurn, collect_shapes
+from benchmarks.measuring import interleaving
+from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Size
+from benchmarks.measuring.environment import commit_of, environment
+from benchmarks.measuring.interleaving import measure_all, take_turns
+from benchmarks.measuring.measure import ChildProcess, MeasuringError, Work, opened
+from benchmarks.measuring.pictures import Pictures, prepare_pictures, spread
+from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
+from benchmarks.measuring.samples import STAGES, summarize
+from benchmarks.measuring.streams import CollectShapes, TakeTurn, collect_shapes
 from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
 from engine.runtimes import Tensor
