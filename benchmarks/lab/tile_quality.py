@@ -22,7 +22,7 @@ from engine import Predictor, open_bundle, open_predictor
 from engine.images import Capture, SourceImage
 from engine.rasters.geotiff import GeoTiff, open_geotiff, write_geotiff
 from engine.rasters.mask_file import MaskFile, layout_for
-from engine.rasters.options import TileWishes
+from engine.rasters.options import TileOptions
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Scores, Tiling
@@ -163,7 +163,7 @@ def main() -> None:
             )
 
         predictor = predictor_with(RuntimeRequest(streams=int(streams)))
-        tiling, facts = choose_tiling(predictor, TileWishes(memory_bytes=int(memory_bytes)))
+        tiling, facts = choose_tiling(predictor, TileOptions(memory_bytes=int(memory_bytes)))
         raster = opened.enter_context(open_geotiff(Path(raster_path), tile_height=tiling.height))
         if part == "seams":
             found = seams(predictor, raster, tiling, facts)

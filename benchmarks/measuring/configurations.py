@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 from engine.bundle.bundle import Bundle
+from engine.declaration import Options, option
 from engine.errors import ConversionError, OptionError, RuntimeUnavailableError
 from engine.options import (
     Device,
-    DynamicShapeProfile,
     OnnxOptions,
     PaddleOptions,
     Precision,
     Provider,
     RuntimeName,
     RuntimeOptions,
+    TensorRtFiles,
 )
 from engine.segmentation.opening import Convert, require_available
 from engine.system.cores import usable_cores
@@ -82,21 +82,8 @@ def parse_size(text: str) -> Size:
     """
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise OptionError(f"size {text!r}: give height and width in pixels, such as 512x640")
+        raise OptionError(f"{text}: give height and width in pixels, such as 512x640", option="size")
     return Size(int(sides[0]), int(sides[1]))
-
-
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """What TensorRT is told of the shapes that will come.
-
-    Attributes:
-        profile: Of the network's input.
-        inner_ranges: Paddle's own file of all inner tensors, for a `.pdmodel`.
-    """
-
-    profile: DynamicShapeProfile
-    inner_ranges: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +126,11 @@ class Configuration:
             parts.append(f"subgraphs from {self.min_subgraph_size}")
         return ", ".join(parts)
 
-    def options(self, shapes: Shapes | None = None, *, engine_cache: Path | None = None) -> RuntimeOptions:
+    def options(self, files: TensorRtFiles | None = None) -> RuntimeOptions:
         """What the runtime is opened with.
 
         Args:
-            shapes: What will come, for TensorRT.
-            engine_cache: Folder for TensorRT's engines; None: they are built anew.
+            files: Shapes that will come, and engines, for TensorRT; without effect on other providers.
 
         Returns:
             Options of one runtime.
@@ -155,7 +141,7 @@ class Configuration:
         if self.batch_size < 1:
             raise OptionError(f"batch size is {self.batch_size}; it must be at least 1")
         provider = self.provider
-        told = shapes if provider.is_tensorrt else None
+        told = files if files is not None and provider.is_tensorrt else TensorRtFiles()
         match provider:
             case ProviderName.CPU | ProviderName.OPENVINO | ProviderName.CUDA | ProviderName.TENSORRT:
                 return OnnxOptions(
@@ -164,8 +150,7 @@ class Configuration:
                     threads=self.threads,
                     streams=self.streams,
                     min_subgraph_size=self.min_subgraph_size,
-                    profile=told and told.profile,
-                    engine_cache=engine_cache,
+                    tensorrt_files=told,
                 )
             case (
                 ProviderName.PADDLE_CPU
@@ -182,9 +167,7 @@ class Configuration:
                     threads=self.threads,
                     streams=self.streams,
                     min_subgraph_size=self.min_subgraph_size,
-                    profile=told and told.profile,
-                    shape_range_file=told and told.inner_ranges,
-                    engine_cache=engine_cache,
+                    tensorrt_files=told,
                 )
             case _:
                 assert_never(provider)
@@ -195,7 +178,7 @@ def _counted(count: int, thing: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
+class Axes(Options):
     """The values of every axis; an empty one is left to `configurations`.
 
     Attributes:
@@ -209,14 +192,33 @@ class Axes:
         min_subgraph_sizes: For TensorRT; the other providers do not multiply by them.
     """
 
-    runtimes: tuple[RuntimeName, ...] = ()
-    providers: tuple[ProviderName, ...] = ()
-    precisions: tuple[Precision, ...] = ()
-    threads: tuple[int, ...] = ()
-    streams: tuple[int, ...] = (1,)
-    batch_sizes: tuple[int, ...] = (1,)
-    sizes: tuple[Size | None, ...] = (None,)
-    min_subgraph_sizes: tuple[int, ...] = (DEFAULT_MIN_SUBGRAPH_SIZE,)
+    title: ClassVar[str] = "Axes, which multiply"
+
+    runtimes: tuple[RuntimeName, ...] = option((), "repeatable; default: both", name="runtime", repeatable=True)
+    providers: tuple[ProviderName, ...] = option(
+        (), "repeatable; default: all, those that cannot run are listed", name="provider", repeatable=True
+    )
+    precisions: tuple[Precision, ...] = option(
+        (), "repeatable; default: fp32 and what the bundle holds", name="precision", repeatable=True
+    )
+    threads: tuple[int, ...] = option(
+        (), "of all streams together; repeatable; default: all usable cores", repeatable=True
+    )
+    streams: tuple[int, ...] = option(
+        (1,), "sessions side by side that share the threads; repeatable; default: 1", repeatable=True
+    )
+    batch_sizes: tuple[int, ...] = option((1,), "repeatable; default: 1", name="batch_size", repeatable=True)
+    sizes: tuple[Size | None, ...] = option(
+        (None,),
+        "resize images first; repeatable; default: as they are",
+        name="size",
+        metavar="HxW",
+        parse=parse_size,
+        repeatable=True,
+    )
+    min_subgraph_sizes: tuple[int, ...] = option(
+        (DEFAULT_MIN_SUBGRAPH_SIZE,), "for TensorRT; repeatable; default: 3", name="min_subgraph_size", repeatable=True
+    )
 
 
 def configurations(axes: Axes, bundle: Bundle) -> tuple[Configuration, ...]:

@@ -19,13 +19,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.configurations import Configuration, Shapes, Size
+from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Loaded, Measurement, Reference, Turn
 from benchmarks.measuring.streams import CollectShapes, Command, Compare, Failure, Grade, Load, Record, TakeTurn
 from converters.parity import ParityReport
 from engine.bundle.bundle import Bundle
 from engine.errors import EngineError
+from engine.options import TensorRtFiles
 
 TIMEOUT_S = 1800.0
 COMPARED_IMAGES = 16
@@ -57,7 +58,9 @@ class Work:
     ledger: Path
     recordings: Mapping[Size | None, Path] = field(default_factory=dict[Size | None, Path])
     compared_images: int = COMPARED_IMAGES
-    shapes: Mapping[tuple[Size | None, int], Shapes] = field(default_factory=dict[tuple[Size | None, int], Shapes])
+    shapes: Mapping[tuple[Size | None, int], TensorRtFiles] = field(
+        default_factory=dict[tuple[Size | None, int], TensorRtFiles]
+    )
     engine_cache: Path | None = None
     timeout_s: float = TIMEOUT_S
     origin_s: float = field(default_factory=time.monotonic)
@@ -164,14 +167,14 @@ class MeasuredProcess:
     def load(self) -> None:
         """Load the configuration and warm it up."""
         work, configuration = self._work, self.configuration
+        shapes = work.shapes.get((configuration.size, configuration.batch_size), TensorRtFiles())
         self._loaded = self._ask(
             Load(
                 bundle=work.bundle,
                 configuration=configuration,
                 pictures=work.pictures[configuration.size],
                 ledger=work.ledger,
-                engine_cache=work.engine_cache,
-                shapes=work.shapes.get((configuration.size, configuration.batch_size)),
+                tensorrt_files=replace(shapes, engine_cache=work.engine_cache),
             )
         )
 
@@ -305,7 +308,7 @@ def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Pat
         MeasuringError: A picture cannot be prepared, or the model does not run.
     """
     keys = dict.fromkeys((each.size, each.batch_size) for each in configurations if each.provider.is_tensorrt)
-    shapes: dict[tuple[Size | None, int], Shapes] = {}
+    shapes: dict[tuple[Size | None, int], TensorRtFiles] = {}
     for number, (size, batch_size) in enumerate(keys):
         command = CollectShapes(work.bundle, work.pictures[size], batch_size, folder / str(number), work.ledger)
         shapes[size, batch_size] = ask_once(command, timeout_s=work.timeout_s)

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.accuracy.evaluation import Score, evaluate, read_labelled
 from benchmarks.accuracy.labels import LabelledFiles
-from benchmarks.measuring.configurations import Configuration, Shapes
+from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.pictures import Pictures
 from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
 from benchmarks.measuring.samples import Loaded, PipelinePass, Sample, Turn
@@ -28,7 +28,7 @@ from engine.bundle.bundle import Bundle
 from engine.errors import ImageError
 from engine.gpu.shapes import collect_inner_ranges, collect_profile
 from engine.images import SourceImage, read_image
-from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
+from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions, TensorRtFiles
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.palette import composite, palette_for, pseudo_color_png
 from engine.segmentation.pipeline import Failed, Pipeline
@@ -53,16 +53,14 @@ class Load:
         configuration: What is measured.
         pictures: What it is measured on.
         ledger: Folder that remembers which models loaded before.
-        engine_cache: Folder for TensorRT's engines; None: they are built anew.
-        shapes: Shapes that will come, for TensorRT.
+        tensorrt_files: Shapes that will come, and engines; without a folder for these they are built anew.
     """
 
     bundle: Bundle
     configuration: Configuration
     pictures: Pictures
     ledger: Path
-    engine_cache: Path | None
-    shapes: Shapes | None
+    tensorrt_files: TensorRtFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CollectShapes:
-    """Find the shapes that TensorRT must be told of; answered by `Shapes`.
+    """Find the shapes that TensorRT must be told of; answered by `TensorRtFiles`.
 
     Attributes:
         bundle: Holds the model and the transforms.
@@ -210,7 +208,7 @@ def grade(command: Grade) -> Score:
     return score
 
 
-def collect_shapes(command: CollectShapes) -> Shapes:
+def collect_shapes(command: CollectShapes) -> TensorRtFiles:
     """Find the shapes that TensorRT must be told of.
 
     Args:
@@ -227,10 +225,10 @@ def collect_shapes(command: CollectShapes) -> Shapes:
         images = (image for _, image in _read_each(command.pictures))
         profile = collect_profile(predictor, images, batch_size=command.batch_size)
     if bundle.paddle is None or bundle.paddle.kind != "pdmodel":
-        return Shapes(profile, None)
+        return TensorRtFiles(profile)
     inner = command.folder / "inner_shapes.pbtxt"
     collect_inner_ranges(bundle, profile, inner, ledger=command.ledger)
-    return Shapes(profile, inner)
+    return TensorRtFiles(profile, inner)
 
 
 class Streams:
@@ -249,7 +247,7 @@ class Streams:
         self._pictures = command.pictures
         self._batch_size = command.configuration.batch_size
         self._count = command.configuration.streams
-        options = command.configuration.options(command.shapes, engine_cache=command.engine_cache)
+        options = command.configuration.options(command.tensorrt_files)
         if isinstance(options, PaddleOptions) and command.bundle.paddle is not None:
             from engine.runtimes.trial import prove_loadable
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.measure import TIMEOUT_S
 from benchmarks.measuring.samples import Measurement, Summary, pareto_front, summarize
-from engine.errors import OptionError
+from engine.declaration import Options, option
 
 DEFAULT_MIN_IOU = 0.97
 DEFAULT_MAX_COVER_ERROR = 0.005
@@ -69,7 +69,7 @@ class Goal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TuningLimits:
+class TuningLimits(Options):
     """What the choice must keep.
 
     Attributes:
@@ -81,18 +81,24 @@ class TuningLimits:
             labels: by so much the mean error of a class may exceed the reference's.
     """
 
-    max_latency_ms: float | None = None
-    max_rss_mb: float | None = None
-    min_iou: float = DEFAULT_MIN_IOU
-    max_cover_error: float = DEFAULT_MAX_COVER_ERROR
+    title: ClassVar[str] = "Limits that the choice must keep"
 
-    def __post_init__(self) -> None:
-        for name, value in (("max-latency-ms", self.max_latency_ms), ("max-rss-mb", self.max_rss_mb)):
-            if value is not None and value <= 0:
-                raise OptionError(f"{name} is {value:g}; it must be more than 0")
-        for name, value in (("min-iou", self.min_iou), ("max-cover-error", self.max_cover_error)):
-            if not 0 <= value <= 1:
-                raise OptionError(f"{name} is {value:g}; it must be between 0 and 1")
+    max_latency_ms: float | None = option(
+        None, "nine images in ten must be done in so many ms, decoding and encoding included", above=0
+    )
+    max_rss_mb: float | None = option(None, "peak memory of the process", above=0)
+    min_iou: float = option(
+        DEFAULT_MIN_IOU,
+        "smallest class IoU with the reference; with masks: what may be lost is 1 minus this",
+        minimum=0,
+        maximum=1,
+    )
+    max_cover_error: float = option(
+        DEFAULT_MAX_COVER_ERROR,
+        "largest error of a cover against the reference; with masks: its largest growth",
+        minimum=0,
+        maximum=1,
+    )
 
     def broken(self, summary: Summary) -> tuple[str, ...]:
         """List the limits that a configuration breaks.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import TypeAdapter
 
@@ -31,8 +31,10 @@ from converters.exporting.packing import pack
 from converters.parity import ParityLimits
 from converters.repository import Repository
 from engine.bundle.bundle import Bundle, read_bundle
+from engine.declaration import Options, option
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
+from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.options import Precision, RuntimeName, RuntimeOptions
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
 from engine.segmentation.opening import Convert
@@ -49,7 +51,7 @@ _TRIAL = TypeAdapter(Trial)
 
 
 @dataclass(frozen=True, slots=True)
-class TuneRequest:
+class TuneRequest(Options):
     """What is searched for.
 
     Attributes:
@@ -62,18 +64,14 @@ class TuneRequest:
         max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
     """
 
-    images: tuple[Path, ...]
-    goal: Goal = Goal.LATENCY
+    title: ClassVar[str] = "The search"
+
+    images: tuple[Path, ...] = ()
+    goal: Goal = option(Goal.LATENCY, "what is to be best")
     limits: TuningLimits = field(default_factory=TuningLimits)
     labelled: tuple[LabelledFiles, ...] = ()
-    budget_s: float = DEFAULT_BUDGET_S
-    max_img_size: int = -1
-
-    def __post_init__(self) -> None:
-        if not self.images:
-            raise OptionError("tuning needs pictures like those that will come: name them with --images")
-        if self.budget_s <= 0:
-            raise OptionError(f"budget-s is {self.budget_s:g}; it must be more than 0")
+    budget_s: float = option(DEFAULT_BUDGET_S, "seconds for the search", above=0)
+    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +247,8 @@ def tune(
         EngineError: A picture or label cannot be read, or nothing can be measured here.
     """
     started = time.monotonic()
+    if not request.images:
+        raise OptionError("tuning needs pictures like those that will come", option="images")
     notes: list[str] = []
     if bundle.onnx_model(Precision.INT8) is None:
         bundle = _with_int8(bundle, request, repository, places.ledger, notes)

@@ -148,7 +148,7 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
         of PaddleSeg 2.5 and older may have them in ``export.transforms``.
     """
     if config.suffix not in _SUFFIXES or not config.is_file():
-        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file with --config")
+        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file")
     content = _read_configuration(config)
     record = content.get("model")
     if not isinstance(record, dict):

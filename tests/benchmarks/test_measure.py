@@ -275,9 +275,10 @@ def test_shapes_for_tensorrt_are_those_of_the_pictures(bundle: Bundle, work: Wor
     small = picture(tmp_path / "small.png", 0)
     pictures = Pictures((*work.pictures[None].paths, small))
     shapes = collect_shapes(CollectShapes(bundle, pictures, 4, tmp_path, tmp_path / "ledger"))
-    ((name, seen),) = shapes.profile.inputs
+    assert shapes.shapes is not None
+    ((name, seen),) = shapes.shapes.inputs
     assert (name, seen.minimum, seen.maximum) == ("x", (1, 3, 16, 8), (4, 3, 16, 32))
-    assert shapes.inner_ranges is None
+    assert shapes.shape_range_file is None
 
 
 def test_the_machine(tmp_path: Path) -> None:

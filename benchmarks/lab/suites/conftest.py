@@ -71,8 +71,9 @@ def open_named(cache: Path) -> OpenPredictor:
 
     def open_one(bundle: Bundle, runtime: str, streams: int = 1) -> Predictor:
         request = replace(EVERY[runtime], streams=streams)
-        if request.precision is not Precision.FP32 and bundle.onnx_model(request.precision) is None:
-            pytest.skip(f"{bundle.name} holds no {request.precision} model")
+        precision = request.precision or Precision.FP32
+        if precision is not Precision.FP32 and bundle.onnx_model(precision) is None:
+            pytest.skip(f"{bundle.name} holds no {precision} model")
         try:
             return open_predictor(
                 bundle, request, convert=lambda each: convert(each, repository).model, ledger=cache / "loadable"
