@@ -29,8 +29,8 @@ from engine.runtimes import Tensor
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
-from engine.system.confined_child import is_out_of_memory
 from engine.system.cores import usable_cores
+from engine.system.process import is_out_of_memory
 from engine.system.text import json_text
 
 CERTIFICATE = "parity.json"

@@ -10,12 +10,11 @@ run time, and ONNX Runtime folds the same constants when it loads the model.
 # pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,8 +28,8 @@ from converters.rewrites.same_padding import drop_ignored_dilations
 from engine.bundle.bundle import PaddleModel
 from engine.errors import ConversionError
 from engine.runtimes.programs.paddle_files import require_arithmetic_only
-from engine.system.confinement import confine_process
 from engine.system.files import scratch_folder
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +40,6 @@ MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 16
 """The child may take `MEMORY_BYTES`, and so much more for every byte of the program and its weights."""
 _FILE_BYTES = 8 << 30
-_OUT_OF_MEMORY = re.compile(r"\bbad_alloc\b|^MemoryError\b|Cannot allocate memory|failed to map segment", re.MULTILINE)
 _OF_THE_NETWORK = re.compile(
     r"unsupported operators|is not supported|\[OP: |pd_op\.\w+|(ShapeInference|TypeInference|Checker|Validation)Error"
 )
@@ -49,11 +47,20 @@ _OF_THE_NETWORK = re.compile(
 not fit another, a full disk, a crash."""
 _TELLING = (re.compile(r"^\[ERROR\]"), re.compile(r"Error: |Exception: "))
 
-_OURS = re.compile(r"^engine\.errors\.(?:ConversionError|ModelLoadError): (.*)", re.MULTILINE)
 _OPERATOR = re.compile(r"pd_op\.(\w+)")
 _OPERATORS = "operators.json"
 """What the child leaves in its folder: the operators that it hands to the converter, and where they are."""
 _LISTED_NODES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the child converts."""
+
+    program: PaddleModel
+    destination: Path
+    opset: int
+    input_shape: tuple[int, int] | None
 
 
 def export_in_child(
@@ -81,47 +88,46 @@ def export_in_child(
             not the bundle.
         ConversionError: it failed for a reason of this machine: time, memory, disk, a broken installation.
     """
-    sources = (program.program.absolute(), program.params.absolute())
-    memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(each.stat().st_size for each in sources)
-    arguments = [*map(str, (*sources, destination.absolute(), memory_bytes, opset, *(input_shape or ())))]
-    with scratch_folder("convert") as scratch:
-        try:
-            done = subprocess.run(  # noqa: S603 - our own module with our own arguments
-                [sys.executable, "-P", "-W", "ignore", "-m", __name__, *arguments],
-                capture_output=True,
-                timeout=timeout_s,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                cwd=scratch,
-            )
-        except subprocess.TimeoutExpired as error:
+    model = replace(program, program=program.program.absolute(), params=program.params.absolute())
+    memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(
+        each.stat().st_size for each in (model.program, model.params)
+    )
+    request = _Request(model, destination.absolute(), opset, input_shape)
+    with scratch_folder("convert") as folder:
+        outcome = run_isolated(_export, request, Limits(timeout_s, memory_bytes, _FILE_BYTES), folder)
+        operators = _read_operators(folder / _OPERATORS)
+    match outcome:
+        case Returned():
+            return
+        case Raised():
+            raise RefusedError(str(outcome.error))
+        case TimedOut():
             raise ConversionError(
                 f"{where}: the converter did not finish within {timeout_s:g} s: convert on a faster machine, or run it "
                 "with runtime paddle, or auto"
-            ) from error
-        operators = _read_operators(scratch / _OPERATORS)
-    if done.returncode == 0 and destination.is_file():
-        return
-    said = re.sub(r"\x1b\[[0-9;]*m", "", (done.stdout + done.stderr).decode(errors="replace"))
-    if -done.returncode == signal.SIGKILL:
-        raise ConversionError(f"{where}: the converter was killed, most likely for memory: convert on a larger machine")
-    if _OUT_OF_MEMORY.search(said):
-        raise ConversionError(
-            f"{where}: the converter wanted more than {memory_bytes / 2**30:.1f} GiB of memory, which is more than a "
-            "network of this size should need: check the bundle, or run it with runtime paddle"
-        )
-    ours = _OURS.search(said)
-    if ours:
-        raise RefusedError(ours.group(1))
-    detail = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
-    reason = _reason(said)
+            )
+        case Died() if outcome.status == -signal.SIGKILL:
+            raise ConversionError(
+                f"{where}: the converter was killed, most likely for memory: convert on a larger machine"
+            )
+        case Died() if outcome.out_of_memory:
+            raise ConversionError(
+                f"{where}: the converter wanted more than {memory_bytes / 2**30:.1f} GiB of memory, which is more than "
+                "a network of this size should need: check the bundle, or run it with runtime paddle"
+            )
+        case Died():
+            raise _failure(outcome, operators, where)
+
+
+def _failure(died: Died, operators: dict[str, dict[str, list[str]]], where: str) -> ConversionError:
+    reason = _reason(died.lines)
     if _OF_THE_NETWORK.search(reason):
-        raise RefusedError(
-            f"paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
+        return RefusedError(
+            f"paddle2onnx cannot convert this network ({died.ended}): {reason}{_nodes_meant(reason, operators)}; "
             "run it with runtime paddle, or auto"
         )
-    raise ConversionError(
-        f"{where}: the converter failed ({detail}): {reason}; if that is a fault of this installation, mend it and "
+    return ConversionError(
+        f"{where}: the converter failed ({died.ended}): {reason}; if that is a fault of this installation, mend it and "
         "convert again (`pseg doctor` tells what is installed), or run the bundle with runtime paddle, or auto"
     )
 
@@ -139,19 +145,19 @@ def _nodes_meant(reason: str, operators: dict[str, dict[str, list[str]]]) -> str
     return f" ({'; '.join(found)})" if found else ""
 
 
-def _reason(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _reason(lines: Sequence[str]) -> str:
     telling = [line for pattern in _TELLING for line in lines if pattern.search(line)]
     return next(iter([*telling, *lines[-1:]]), "it said nothing")[:300]
 
 
-def _export(model: PaddleModel, destination: Path, opset: int, input_shape: tuple[int, int] | None) -> None:
+def _export(request: _Request) -> None:
     """Convert, in the child process; the working folder is its own, and paddle2onnx takes UTF-8 names only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import paddle2onnx
     import onnx
 
+    model = request.program
     require_arithmetic_only(model)
     program, params = Path(f"source{model.program.suffix}"), Path("source.pdiparams")
     program.symlink_to(model.program)
@@ -166,15 +172,16 @@ def _export(model: PaddleModel, destination: Path, opset: int, input_shape: tupl
     content.write(rest)
     _write_operators(content, Path(_OPERATORS))
     paddle2onnx.export(
-        str(rest), str(params), str(made), opset_version=opset, auto_upgrade_opset=True, optimize_tool="None"
+        str(rest), str(params), str(made), opset_version=request.opset, auto_upgrade_opset=True, optimize_tool="None"
     )
-    if made.is_file():
-        result = onnx.load(made)
-        join(result, cuts)
-        if input_shape is not None:
-            result = with_input_shape(result, input_shape)
-        onnx.checker.check_model(result, full_check=True)
-        onnx.save(result, destination)
+    if not made.is_file():
+        raise RuntimeError("paddle2onnx wrote no model")
+    result = onnx.load(made)
+    join(result, cuts)
+    if request.input_shape is not None:
+        result = with_input_shape(result, request.input_shape)
+    onnx.checker.check_model(result, full_check=True)
+    onnx.save(result, request.destination)
 
 
 def _write_operators(program: Program, path: Path) -> None:
@@ -231,13 +238,3 @@ def _translate_to_pir(program: Path) -> tuple[Path, Path]:
     load_parameter(translated)
     save_program(translated, "translated")
     return Path("translated.json"), Path("translated.pdiparams")
-
-
-if __name__ == "__main__":
-    onnx_file = Path(sys.argv[3])
-    confine_process(int(sys.argv[4]), _FILE_BYTES)
-    fixed_shape = (int(sys.argv[6]), int(sys.argv[7])) if len(sys.argv) > 6 else None
-    _export(PaddleModel(Path(sys.argv[1]), Path(sys.argv[2]), ""), onnx_file, int(sys.argv[5]), fixed_shape)
-    sys.stdout.flush()
-    # Paddle's own tear-down at exit may crash; the file is written.
-    os._exit(0 if onnx_file.is_file() else 1)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConversionError
-from engine.system.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
-from engine.system.confinement import confine_process
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 TIMEOUT_S: float = 1800
 MEMORY_BYTES = 4 << 30
@@ -34,7 +33,6 @@ class _Request:
     model: Path
     folder: Path
     arguments: tuple[object, ...]
-    memory_bytes: int
 
 
 def rewritten(rewrite: Callable[..., object], model: Path, folder: Path, *arguments: object) -> Any:  # noqa: ANN401
@@ -55,25 +53,28 @@ def rewritten(rewrite: Callable[..., object], model: Path, folder: Path, *argume
         ConversionError: what the function raised.
     """
     memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * model.stat().st_size
-    request = _Request(rewrite, model.absolute(), folder.absolute(), arguments, memory_bytes)
-    try:
-        return ask_child(__name__, request, timeout_s=TIMEOUT_S)
-    except ChildTimeoutError as error:
-        raise RewritingError(
-            f"{model.name}: rewriting it did not end within {TIMEOUT_S:g} s: convert on a faster machine, or fetch the "
-            "bundle from whom you trust"
-        ) from error
-    except ChildError as error:
-        if error.out_of_memory:
+    request = _Request(rewrite, model.absolute(), folder.absolute(), arguments)
+    outcome = run_isolated(_rewrite, request, Limits(TIMEOUT_S, memory_bytes, _FILE_BYTES))
+    match outcome:
+        case Returned():
+            return outcome.value
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise RewritingError(
+                f"{model.name}: rewriting it did not end within {TIMEOUT_S:g} s: convert on a faster machine, or fetch "
+                "the bundle from whom you trust"
+            )
+        case Died() if outcome.out_of_memory:
             raise RewritingError(
                 f"{model.name}: rewriting it takes more than {memory_bytes / 2**30:.1f} GiB of memory, which is more "
                 "than a network of this size should need: check the bundle, or convert on a larger machine"
-            ) from error
-        raise RewritingError(f"{model.name}: it cannot be rewritten, the process that did it {error}") from error
+            )
+        case Died():
+            raise RewritingError(f"{model.name}: it cannot be rewritten, the process that did it {outcome.cause}")
 
 
-def _answer(request: _Request) -> object:
-    confine_process(request.memory_bytes, _FILE_BYTES)
+def _rewrite(request: _Request) -> object:
     # Relative names: the libraries take no folder whose name is not UTF-8.
     model, made = Path(request.model.name), Path(_MADE)
     model.symlink_to(request.model)
@@ -82,7 +83,3 @@ def _answer(request: _Request) -> object:
     for path in made.iterdir():
         shutil.move(path, request.folder / path.name)
     return told
-
-
-if __name__ == "__main__":
-    answer_parent(_answer)

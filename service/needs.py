@@ -1,30 +1,26 @@
 """What a bundle needs of a machine, measured: a run of it over photographs, in a process of its own.
 
-The process does what `pseg predict` does, from opening the bundle to writing the masks: `python -m service.needs WORK`
-reads `WORK/request.json` and writes `WORK/answer.json`. It runs twice: what happens only at a bundle's first use (a
-conversion, Paddle's trial) is in neither the memory nor the time.
+The process does what `pseg predict` does, from opening the bundle to writing the masks. It runs twice: what happens
+only at a bundle's first use (a conversion, Paddle's trial) is in neither the memory nor the time.
 """
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Size
-from engine import EngineError, Failed, InferenceError, SourceImage, errors, read_image
+from engine import Failed, InferenceError, SourceImage, read_image
 from engine.images import ImageLimits
 from engine.system.cores import usable_cores
-from engine.system.files import write_atomically
+from engine.system.files import scratch_folder
 from engine.system.memory import process_memory_bytes
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
@@ -36,6 +32,18 @@ MARGIN = 0.25
 _STEP_BYTES = 64 << 20
 _TIMEOUT_S = 1800.0
 _JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the process that is measured does."""
+
+    bundle: Path
+    request: PredictRequest
+    cache: Path | None
+    photographs: Path
+    masks: Path
+    started_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +118,14 @@ def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path 
         EngineError: what the engine finds wrong with bundle or machine.
         InferenceError: the process was killed (too little memory, say), or did not end in time.
     """
-    with tempfile.TemporaryDirectory(prefix="pseg-need-") as folder:
-        work = Path(folder)
-        (work / "photographs").mkdir()
-        _write_photographs(work / "photographs", size)
-        parameters = _REQUEST.dump_python(request, mode="json")
-        given = {"bundle": str(bundle.absolute()), "cache": None if cache is None else str(cache.absolute())}
+    with scratch_folder("need") as folder:
+        photographs, masks = folder / "photographs", folder / "masks"
+        photographs.mkdir()
+        masks.mkdir()
+        _write_photographs(photographs, size)
 
-        def run() -> dict[str, object]:
-            asked = {**given, "parameters": parameters, "started_s": time.monotonic()}
-            (work / "request.json").write_text(json.dumps(asked), encoding="utf-8")
-            return _run_child(bundle, work)
+        def run() -> Any:  # noqa: ANN401 - what JSON holds
+            return _run_child(_Run(bundle, request, cache, photographs, masks, time.monotonic()))
 
         run()
         answer = run()
@@ -138,45 +143,34 @@ def _write_photographs(folder: Path, size: Size) -> None:
         (folder / f"{number}.jpg").hardlink_to(first)
 
 
-def _run_child(bundle: Path, work: Path) -> dict[str, object]:
-    answer = work / "answer.json"
-    answer.unlink(missing_ok=True)
-    # -P: a file of the working directory must not take the place of a library.
-    command = [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(work)]
-    try:
-        ended = subprocess.run(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InferenceError(f"{bundle}: did not end within {_TIMEOUT_S:g} s: give a smaller --size") from error
-    if not answer.is_file():
-        said = ended.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
-        raise InferenceError(
-            f"{bundle}: the process that was measured ended with status {ended.returncode} ({said[-1]}); -9 means "
-            "that the machine has too little memory for it: give a smaller --size"
-        )
-    told = json.loads(answer.read_text(encoding="utf-8"))
-    if "error" in told:
-        raise getattr(errors, told["error"], EngineError)(told["message"])
-    return told
+def _run_child(run: _Run) -> Any:  # noqa: ANN401 - what JSON holds
+    # It works where this process does, since the names in the request may be relative.
+    outcome = run_isolated(_measured, run, Limits(_TIMEOUT_S), Path.cwd())
+    match outcome:
+        case Returned():
+            return outcome.value
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise InferenceError(f"{run.bundle}: did not end within {_TIMEOUT_S:g} s: give a smaller --size")
+        case Died():
+            remedy = ": the machine has too little memory for it, give a smaller --size"
+            raise InferenceError(
+                f"{run.bundle}: the process that was measured {outcome.cause}{remedy if outcome.out_of_memory else ''}"
+            )
 
 
 def _read(limits: ImageLimits, task: ImageTask) -> SourceImage:
     return read_image(task.path, **limits.values())
 
 
-def _measured(work: Path) -> dict[str, object]:
-    given = json.loads((work / "request.json").read_text(encoding="utf-8"))
-    request = _REQUEST.validate_python(given["parameters"])
-    caches = caches_at(None if given["cache"] is None else Path(given["cache"]))
-    tasks = [ImageTask(path, path.stem) for path in sorted((work / "photographs").iterdir())]
-    masks = work / "masks"
-    masks.mkdir(exist_ok=True)
+def _measured(run: _Run) -> dict[str, object]:
+    request = run.request
+    tasks = [ImageTask(path, path.stem) for path in sorted(run.photographs.iterdir())]
     ends_s: list[float] = []
     first_processor_s = 0.0
-    with open_session(Path(given["bundle"]), request, caches, [task.path for task in tasks]) as predictor:
-        writer = ResultWriter(masks, request.save)
-        read = partial(_read, request.images)
+    with open_session(run.bundle, request, caches_at(run.cache), [task.path for task in tasks]) as predictor:
+        read, writer = partial(_read, request.images), ResultWriter(run.masks, request.save)
         for result in build_pipeline(predictor, request, read, writer.write).run(tasks):
             if isinstance(result, Failed):
                 raise result.error
@@ -193,23 +187,8 @@ def _measured(work: Path) -> dict[str, object]:
         "precision": ran.precision,
         "threads": ran.threads,
         # The clock is the machine's.
-        "open_s": ends_s[0] - given["started_s"],
+        "open_s": ends_s[0] - run.started_s,
         "image_s": (ends_s[-1] - ends_s[0]) / (len(tasks) - 1),
         "processor_s": processor_s / (len(tasks) - 1),
         "peak_rss_bytes": process_memory_bytes("VmHWM"),
     }
-
-
-def _answer(work: Path) -> dict[str, object]:
-    try:
-        return _measured(work)
-    except Exception as error:
-        # Whatever a library raises is what the measuring process tells.
-        return {"error": type(error).__name__, "message": str(error)}
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write_atomically(folder / "answer.json", json.dumps(_answer(folder)).encode())
-    # Paddle's own tear-down at exit may crash; what matters has been said.
-    os._exit(0)

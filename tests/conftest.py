@@ -18,6 +18,7 @@ from converters.exporting.export import ExportClass, OutputOp, export_bundle
 from converters.repository import Repository
 from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor
+from tests.launcher import Launcher
 
 ExportNetwork = Callable[..., Path]
 Convert = Callable[[Bundle], OnnxModel]
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    """What starts child processes."""
+    return Launcher(monkeypatch)
 
 
 @pytest.fixture(scope="session")

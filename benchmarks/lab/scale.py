@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.orthomosaic import write_orthomosaic
+from benchmarks.lab.tile_quality import TileWork, measure_tiles
 from benchmarks.measuring.environment import environment
 from engine.system.memory import process_memory_bytes
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 _ROOT = Path(__file__).parents[2]
 _SEED = 20240
 _MIB = 1 << 20
 _MEMORY_LIMIT_MIB = 1536
 _SEAM_LIMIT = 0.001
+_TIMEOUT_S = 24 * 3600
 _COMMAND = "from service.start import main; main()"
 PARTS = ("memory", "seams", "throughput")
 
@@ -148,15 +151,19 @@ def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
 
 
 def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
-    source = orthomosaic(request, request.whole_size)
-    command = [
-        sys.executable, "-m", "benchmarks.lab.tile_quality", part, request.bundle.resolve(), source.resolve(),
-        str(request.memory_mib * _MIB), request.streams, (request.out / "conversions").resolve(),
-    ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), cwd=_ROOT, stdout=subprocess.PIPE, check=False)  # noqa: S603
-    if done.returncode:
-        raise RuntimeError(f"{part} ended with {done.returncode}")
-    return json.loads(done.stdout)
+    raster = orthomosaic(request, request.whole_size)
+    conversions = request.out / "conversions"
+    work = TileWork(part, request.bundle, raster, request.memory_mib * _MIB, request.streams, conversions)
+    outcome = run_isolated(measure_tiles, work, Limits(_TIMEOUT_S))
+    match outcome:
+        case Returned():
+            return outcome.value
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise RuntimeError(f"{part} did not end within {_TIMEOUT_S} s")
+        case Died():
+            raise RuntimeError(f"{part} {outcome.cause}")
 
 
 def to_markdown(measured: dict[str, Any]) -> str:

@@ -1,10 +1,7 @@
-"""Many images through one pipeline, in its own process: `python -m benchmarks.lab.soak BUNDLE RUNTIME FOLDER CACHE`.
+"""Memory while many images go through one pipeline."""
 
-Prints the provider, then a line with a number of images and the largest resident bytes over the twenty up to it.
-"""
-
-import sys
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.runtimes import RUNTIMES
@@ -22,36 +19,54 @@ def _encode(_: Path, __: SourceImage, prediction: Prediction) -> int:
     return len(pseudo_color_png(prediction.mask.astype("uint8"), _PALETTE))
 
 
-def soak(bundle_path: Path, runtime: str, folder: Path, cache: Path) -> None:
-    """Segment all pictures of a folder and print the memory on the way.
+@dataclass(frozen=True, slots=True)
+class SoakWork:
+    """What is run.
 
-    Args:
-        bundle_path: the bundle.
+    Attributes:
+        bundle: the model.
         runtime: one of `RUNTIMES`.
         folder: holds the pictures.
         cache: for converted models and Paddle's ledger.
+    """
+
+    bundle: Path
+    runtime: str
+    folder: Path
+    cache: Path
+
+
+def soak(work: SoakWork) -> dict[str, object]:
+    """Segment all pictures of a folder and look at the memory on the way; in a process of its own.
+
+    Args:
+        work: what is run.
+
+    Returns:
+        `provider`, and `readings`: pairs of a number of images and the largest resident bytes over the twenty up to it.
 
     Raises:
         RuntimeError: an image failed.
     """
+    return_freed_memory()
+    cache = work.cache
     repository = Repository(cache / "onnx")
+    readings: list[tuple[int, int]] = []
     with (
-        open_bundle(bundle_path) as bundle,
+        open_bundle(work.bundle) as bundle,
         open_predictor(
-            bundle, RUNTIMES[runtime], convert=lambda each: convert(each, repository).model, ledger=cache / "loadable"
+            bundle,
+            RUNTIMES[work.runtime],
+            convert=lambda each: convert(each, repository).model,
+            ledger=cache / "loadable",
         ) as predictor,
     ):
-        sys.stdout.write(f"{predictor.provenance.provider}\n")
         pipeline = Pipeline(predictor, read_image, _encode)
         recent: deque[int] = deque(maxlen=READINGS[0])
-        for count, result in enumerate(pipeline.run(sorted(folder.iterdir())), start=1):
+        for count, result in enumerate(pipeline.run(sorted(work.folder.iterdir())), start=1):
             if isinstance(result, Failed):
                 raise RuntimeError(f"{result.source} failed") from result.error
             recent.append(process_memory_bytes("VmRSS"))
             if count in READINGS:
-                sys.stdout.write(f"{count} {max(recent)}\n")
-
-
-if __name__ == "__main__":
-    return_freed_memory()
-    soak(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+                readings.append((count, max(recent)))
+        return {"provider": predictor.provenance.provider, "readings": readings}

@@ -1,14 +1,10 @@
-"""Tiles against the whole, and against the bare session, in a process of its own.
+"""Tiles against the whole, and against the bare session."""
 
-`python -m benchmarks.lab.tile_quality seams|throughput BUNDLE RASTER MAX_MEMORY_BYTES STREAMS CACHE` prints JSON.
-"""
-
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +28,27 @@ from engine.system.memory import return_freed_memory
 from engine.window import Window
 
 _ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TileWork:
+    """What is measured.
+
+    Attributes:
+        part: `seams` or `throughput`.
+        bundle: the model.
+        raster: the orthomosaic.
+        memory_bytes: the limit that tiles are chosen by.
+        streams: of the run that is measured.
+        cache: folder of conversions.
+    """
+
+    part: str
+    bundle: Path
+    raster: Path
+    memory_bytes: int
+    streams: int
+    cache: Path
 
 
 def seams(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts) -> dict[str, Any]:
@@ -149,37 +166,37 @@ def _share(mask: Any, whole: Any) -> float:  # noqa: ANN401 (arrays of any class
     return float((mask != whole).mean())
 
 
-def main() -> None:
-    """Do what the arguments say."""
+def measure_tiles(work: TileWork) -> dict[str, Any]:
+    """Measure tiles; in a process of its own, since its memory counts.
+
+    Args:
+        work: what.
+
+    Returns:
+        The figures, and what ran.
+    """
     return_freed_memory()
-    part, bundle_path, raster_path, memory_bytes, streams, cache = sys.argv[1:]
-    repository = Repository(Path(cache))
+    repository = Repository(work.cache)
     with ExitStack() as opened:
-        bundle = opened.enter_context(open_bundle(bundle_path))
+        bundle = opened.enter_context(open_bundle(work.bundle))
 
         def predictor_with(request: RuntimeRequest) -> Predictor:
             return opened.enter_context(
                 open_predictor(bundle, request, convert=lambda each: convert(each, repository).model)
             )
 
-        predictor = predictor_with(RuntimeRequest(streams=int(streams)))
-        tiling, facts = choose_tiling(predictor, TileOptions(memory_bytes=int(memory_bytes)))
-        raster = opened.enter_context(open_geotiff(Path(raster_path), tile_height=tiling.height))
-        if part == "seams":
+        predictor = predictor_with(RuntimeRequest(streams=work.streams))
+        tiling, facts = choose_tiling(predictor, TileOptions(memory_bytes=work.memory_bytes))
+        raster = opened.enter_context(open_geotiff(work.raster, tile_height=tiling.height))
+        if work.part == "seams":
             found = seams(predictor, raster, tiling, facts)
         else:
-            bare = predictor if int(streams) == 1 else predictor_with(RuntimeRequest())
+            bare = predictor if work.streams == 1 else predictor_with(RuntimeRequest())
             found = throughput(predictor, bare, raster, tiling, facts)
         provenance = predictor.provenance
-        found |= {
+        return found | {
             "runtime": provenance.runtime,
             "provider": provenance.provider,
             "threads": provenance.threads,
             "streams": provenance.streams,
         }
-    with suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,21 +1,12 @@
-"""A configuration in a process of its own: `python -m benchmarks.measuring.child FD` obeys what comes through a socket.
+"""What a configuration's process does: it answers the commands of `benchmarks.measuring.streams`, in order."""
 
-Commands and answers are those of `benchmarks.measuring.streams`. It ends when the socket is closed, or after a
-`Failure`.
-"""
-
-import os
-import sys
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any, assert_never
+from typing import assert_never
 
 from benchmarks.measuring.samples import Loaded, Turn
 from benchmarks.measuring.streams import (
     CollectShapes,
     Command,
     Compare,
-    Failure,
     Grade,
     Load,
     Record,
@@ -29,13 +20,13 @@ from converters.parity import ParityReport
 
 
 class Child:
-    """Obeys commands, in order."""
+    """Answers commands; one instance lives as long as the process."""
 
     def __init__(self) -> None:
         """Load nothing yet."""
         self._opened: Streams | None = None
 
-    def obey(self, command: Command) -> Loaded | Turn | ParityReport | object:
+    def __call__(self, command: Command) -> Loaded | Turn | ParityReport | object:
         """Do what is asked.
 
         Args:
@@ -69,30 +60,3 @@ class Child:
         if self._opened is None:
             raise RuntimeError("nothing is loaded: the first command must be Load")
         return self._opened
-
-
-def serve(connection: Connection, obey: Callable[[Any], object]) -> None:
-    """Answer until the other side hangs up or something fails.
-
-    Args:
-        connection: To the process that measures.
-        obey: Does what a command asks, and returns the answer.
-    """
-    while True:
-        try:
-            command = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = obey(command)
-        except Exception as error:
-            # Whatever a library raises is this configuration's result.
-            connection.send(Failure(f"{type(error).__name__}: {error}"))
-            return
-        connection.send(answer)
-
-
-if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), Child().obey)
-    # Paddle's own tear-down at exit may crash; what matters has been said.
-    os._exit(0)

@@ -5,32 +5,30 @@ benchmark, or a search that stops early) opens them with `opened`, lets them tak
 (`benchmarks.measuring.interleaving`), and asks each for its `measurement`.
 """
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from pydantic import TypeAdapter
+
+from benchmarks.measuring.child import Child
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Loaded, Measurement, Reference, Turn
-from benchmarks.measuring.streams import CollectShapes, Command, Compare, Failure, Grade, Load, Record, TakeTurn
+from benchmarks.measuring.streams import CollectShapes, Command, Compare, Grade, Load, Record, TakeTurn
 from converters.parity import ParityReport
 from engine.bundle.bundle import Bundle
 from engine.errors import EngineError
 from engine.options import TensorRtFiles
+from engine.system.process import ChildProcess, Died, Limits, Raised, Returned, TimedOut
 
 TIMEOUT_S = 1800.0
 COMPARED_IMAGES = 16
-_LONGEST_REMARK = 300
+_Answer = TypeVar("_Answer")
 
 
 class MeasuringError(EngineError):
@@ -66,77 +64,36 @@ class Work:
     origin_s: float = field(default_factory=time.monotonic)
 
 
-class ChildProcess:
-    """A process that obeys commands: those of `benchmarks.measuring.streams`, unless it runs another module.
+def ask(child: ChildProcess, command: object, answer: type[_Answer]) -> _Answer:
+    """Let a child do something, and wait.
 
-    Attributes:
-        pid: Its process id.
+    Args:
+        child: Of no use any more after an error.
+        command: What to do.
+        answer: The kind of answer that belongs to the command.
+
+    Returns:
+        The answer.
+
+    Raises:
+        MeasuringError: It failed, hung or died.
     """
+    outcome = child.ask(command)
+    match outcome:
+        case Returned():
+            return TypeAdapter(answer).validate_python(outcome.value)
+        case Raised():
+            raise MeasuringError(f"{type(outcome.error).__name__}: {outcome.error}")
+        case TimedOut():
+            raise MeasuringError(f"did not answer within {outcome.timeout_s:g} s: allow more time, or leave it out")
+        case Died():
+            remedy = "; the system ends so what takes too much memory" if outcome.status == -signal.SIGKILL else ""
+            raise MeasuringError(f"the process {outcome.cause}{remedy}")
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, module: str = "benchmarks.measuring.child") -> None:
-        """Start the process.
 
-        Args:
-            timeout_s: Seconds that it may take for one command.
-            module: What it runs; it is given the number of a socket, see `benchmarks.measuring.child.serve`.
-        """
-        self._timeout_s = timeout_s
-        self._said = tempfile.TemporaryFile()
-        here, there = socket.socketpair()
-        with here, there:
-            # -P: a file of the working directory must not take the place of a library.
-            command = [sys.executable, "-P", "-W", "ignore", "-m", module, str(there.fileno())]
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-                pass_fds=[there.fileno()],
-                start_new_session=True,
-            )
-            self._connection = Connection(here.detach())
-        self.pid = self._process.pid
-
-    def ask(self, command: object) -> Any:  # noqa: ANN401 - the answer that belongs to the command
-        """Let it do something, and wait.
-
-        Args:
-            command: What to do.
-
-        Returns:
-            The answer that belongs to the command.
-
-        Raises:
-            MeasuringError: It failed, hung or died; it is of no use any more.
-        """
-        try:
-            self._connection.send(command)
-            if not self._connection.poll(self._timeout_s):
-                raise MeasuringError(f"did not answer within {self._timeout_s:g} s: allow more time, or leave it out")
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise MeasuringError(self._cause_of_death()) from error
-        if isinstance(answer, Failure):
-            raise MeasuringError(answer.message)
-        return answer
-
-    def close(self) -> None:
-        """End it; calling this twice is harmless."""
-        self._connection.close()
-        if self._process.poll() is None:
-            # Its own children go with it.
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-        self._said.close()
-
-    def _cause_of_death(self) -> str:
-        status = self._process.wait()
-        ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        remedy = "; the system ends so what takes too much memory" if status == -signal.SIGKILL else ""
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        remark = f": {lines[-1][:_LONGEST_REMARK]}" if lines else ""
-        return f"the process ended with {ended}{remedy}{remark}"
+def _started(timeout_s: float) -> ChildProcess:
+    # It works where this process does, since pictures and bundles may have relative names.
+    return ChildProcess(Child, Limits(timeout_s), Path.cwd())
 
 
 class MeasuredProcess:
@@ -161,7 +118,7 @@ class MeasuredProcess:
         self._loaded: Loaded | None = None
         self._turns: list[Turn] = []
         self._agreement: ParityReport | None = None
-        self._child = ChildProcess(work.timeout_s)
+        self._child = _started(work.timeout_s)
         self.pid = self._child.pid
 
     def load(self) -> None:
@@ -175,14 +132,15 @@ class MeasuredProcess:
                 pictures=work.pictures[configuration.size],
                 ledger=work.ledger,
                 tensorrt_files=replace(shapes, engine_cache=work.engine_cache),
-            )
+            ),
+            Loaded,
         )
 
-    def _ask(self, command: Command) -> Any:  # noqa: ANN401 - the answer that belongs to the command
+    def _ask(self, command: Command, answer: type[_Answer]) -> _Answer | None:
         if self.error is not None:
             return None
         try:
-            return self._child.ask(command)
+            return ask(self._child, command, answer)
         except MeasuringError as error:
             self.error = str(error)
             self._child.close()
@@ -190,7 +148,7 @@ class MeasuredProcess:
 
     def take_turn(self) -> None:
         """Measure every picture once; without effect after an error."""
-        turn: Turn | None = self._ask(TakeTurn(self._work.origin_s))
+        turn = self._ask(TakeTurn(self._work.origin_s), Turn)
         if turn is not None:
             self._turns.append(turn)
 
@@ -199,7 +157,7 @@ class MeasuredProcess:
         recording = self._work.recordings.get(self.configuration.size)
         if recording is not None:
             pictures = spread(self._work.pictures[self.configuration.size], self._work.compared_images)
-            self._agreement = self._ask(Compare(recording, pictures))
+            self._agreement = self._ask(Compare(recording, pictures), ParityReport)
 
     def measurement(self, lot: int = 0) -> Measurement:
         """Tell what is known so far.
@@ -243,11 +201,12 @@ def opened(configuration: Configuration, work: Work) -> Generator[MeasuredProces
         process.close()
 
 
-def ask_once(command: Record | CollectShapes | Grade, *, timeout_s: float) -> Any:  # noqa: ANN401
+def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, timeout_s: float) -> _Answer:
     """Let a process of its own do one thing.
 
     Args:
         command: What to do.
+        answer: The kind of answer that belongs to the command.
         timeout_s: Seconds that it may take.
 
     Returns:
@@ -256,11 +215,8 @@ def ask_once(command: Record | CollectShapes | Grade, *, timeout_s: float) -> An
     Raises:
         MeasuringError: It failed, hung or died.
     """
-    child = ChildProcess(timeout_s)
-    try:
-        return child.ask(command)
-    finally:
-        child.close()
+    with _started(timeout_s) as child:
+        return ask(child, command, answer)
 
 
 def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
@@ -283,7 +239,7 @@ def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
         recording = folder / (str(size) if size else "as_they_are")
         sample = spread(pictures, work.compared_images)
         try:
-            label = ask_once(Record(work.bundle, sample, recording, work.ledger), timeout_s=work.timeout_s)
+            label = ask_once(Record(work.bundle, sample, recording, work.ledger), str, timeout_s=work.timeout_s)
         except MeasuringError as error:
             where = f" at {size}" if size else ""
             notes.append(f"masks are not compared{where}, since the reference does not run: {error}")
@@ -311,5 +267,5 @@ def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Pat
     shapes: dict[tuple[Size | None, int], TensorRtFiles] = {}
     for number, (size, batch_size) in enumerate(keys):
         command = CollectShapes(work.bundle, work.pictures[size], batch_size, folder / str(number), work.ledger)
-        shapes[size, batch_size] = ask_once(command, timeout_s=work.timeout_s)
+        shapes[size, batch_size] = ask_once(command, TensorRtFiles, timeout_s=work.timeout_s)
     return replace(work, shapes=shapes)

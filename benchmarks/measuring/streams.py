@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from benchmarks.accuracy.evaluation import Score, evaluate, read_labelled
+from benchmarks.accuracy.evaluation import evaluate, read_labelled
 from benchmarks.accuracy.labels import LabelledFiles
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.pictures import Pictures
@@ -125,7 +125,7 @@ class CollectShapes:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Hold masks against labels; answered by `Score`.
+    """Hold masks against labels; answered by `Grading`.
 
     Attributes:
         bundle: Holds the model.
@@ -143,14 +143,16 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A command failed, and the child ends.
+class Grading:
+    """Masks against labels, in short.
 
     Attributes:
-        message: Why.
+        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
+        cover_error: Mean error of the cover per class, 0-1.
     """
 
-    message: str
+    class_iou: tuple[float | None, ...]
+    cover_error: tuple[float, ...]
 
 
 Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
@@ -189,7 +191,7 @@ def record(command: Record) -> str:
     return f"{options.label} {options.precision}"
 
 
-def grade(command: Grade) -> Score:
+def grade(command: Grade) -> Grading:
     """Hold masks against labels.
 
     Args:
@@ -205,7 +207,7 @@ def grade(command: Grade) -> Score:
     with Predictor(command.bundle, runtime) as predictor:
         read = partial(read_image, max_img_size=command.max_img_size)
         (score,) = evaluate([predictor], read_labelled(command.labelled, read)).scores
-    return score
+    return Grading(score.class_iou, tuple(each.mean for each in score.cover_error))
 
 
 def collect_shapes(command: CollectShapes) -> TensorRtFiles:

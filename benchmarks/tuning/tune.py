@@ -14,7 +14,6 @@ from typing import Any, ClassVar, cast
 
 from pydantic import TypeAdapter
 
-from benchmarks.accuracy.evaluation import Score
 from benchmarks.accuracy.labels import LabelledFiles
 from benchmarks.bench import BenchRequest, Places, prepare_work
 from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Skipped, configurations, select
@@ -22,7 +21,7 @@ from benchmarks.measuring.interleaving import Advance, measure_all
 from benchmarks.measuring.measure import TIMEOUT_S, MeasuringError, Work, ask_once
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Measurement, Reference, Summary
-from benchmarks.measuring.streams import Grade, reference_options
+from benchmarks.measuring.streams import Grade, Grading, reference_options
 from benchmarks.results.tables import Table
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
@@ -339,7 +338,7 @@ class _LabelJudge:
 
     def __init__(self, bundle: Bundle, request: TuneRequest, ledger: Path) -> None:
         self._bundle, self._request, self._ledger = bundle, request, ledger
-        self._known: dict[tuple[str, Precision], Score] = {}
+        self._known: dict[tuple[str, Precision], Grading] = {}
         self._reference = self._score(reference_options(bundle))
 
     def __call__(self, configuration: Configuration, summary: Summary) -> Summary:
@@ -354,16 +353,16 @@ class _LabelJudge:
             max_cover_error=gained_cover_error(self._reference, score),
         )
 
-    def _score(self, options: RuntimeOptions) -> Score:
+    def _score(self, options: RuntimeOptions) -> Grading:
         key = (options.label, options.precision)
         if key not in self._known:
             request = self._request
             command = Grade(self._bundle, options, request.labelled, request.max_img_size, self._ledger)
-            self._known[key] = ask_once(command, timeout_s=TIMEOUT_S)
+            self._known[key] = ask_once(command, Grading, timeout_s=TIMEOUT_S)
         return self._known[key]
 
 
-def lost_iou(reference: Score, score: Score) -> float:
+def lost_iou(reference: Grading, score: Grading) -> float:
     """Tell by how much a class is found worse than the reference finds it.
 
     Args:
@@ -377,7 +376,7 @@ def lost_iou(reference: Score, score: Score) -> float:
     return max((max(0.0, before - (after or 0.0)) for before, after in pairs if before is not None), default=0.0)
 
 
-def gained_cover_error(reference: Score, score: Score) -> float:
+def gained_cover_error(reference: Grading, score: Grading) -> float:
     """Tell by how much the cover of a class is further off than the reference's.
 
     Args:
@@ -388,7 +387,7 @@ def gained_cover_error(reference: Score, score: Score) -> float:
         The largest growth of a class's mean cover error, 0-1.
     """
     pairs = zip(reference.cover_error, score.cover_error, strict=True)
-    return max(max(0.0, after.mean - before.mean) for before, after in pairs)
+    return max(max(0.0, after - before) for before, after in pairs)
 
 
 def _judged_by(request: TuneRequest, reference: Reference) -> str:

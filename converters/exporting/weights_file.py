@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConversionError
-from engine.system.confined_child import ChildError, answer_parent, ask_child
-from engine.system.confinement import confine_process
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 TIMEOUT_S: float = 600
 MEMORY_BYTES = 2 << 30
@@ -83,17 +82,27 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise ConversionError("is empty: fetch it again")
-            told = ask_child(__name__, path.absolute(), timeout_s=TIMEOUT_S)
             return {
                 name: _read_array(file.fileno(), name, StoredArray(dtype, tuple(shape), fortran, tuple(places), text))
-                for name, (dtype, shape, fortran, places, text) in told.items()
+                for name, (dtype, shape, fortran, places, text) in _listed(path.absolute()).items()
             }
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    except ChildError as error:
-        raise ConversionError(f"{path}: {_NO_WEIGHTS}: the process that read it {error}") from error
+
+
+def _listed(path: Path) -> Any:  # noqa: ANN401 - what JSON holds
+    outcome = run_isolated(_list, path, Limits(TIMEOUT_S, MEMORY_BYTES))
+    match outcome:
+        case Returned():
+            return outcome.value
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise ConversionError(f"{_NO_WEIGHTS}: reading them did not end within {TIMEOUT_S:g} s")
+        case Died():
+            raise ConversionError(f"{_NO_WEIGHTS}: the process that read it {outcome.cause}")
 
 
 def _read_array(descriptor: int, name: str, stored: StoredArray) -> NDArray[Any]:
@@ -511,11 +520,6 @@ _STEPS: Mapping[bytes, Callable[[_Walk], None]] = {
 """The opcodes that Python's pickle module writes for named arrays."""
 
 
-def _answer(path: Path) -> dict[str, tuple[object, ...]]:
-    confine_process(MEMORY_BYTES)
+def _list(path: Path) -> dict[str, tuple[object, ...]]:
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         return {name: astuple(stored) for name, stored in table_of_contents(content).items()}
-
-
-if __name__ == "__main__":
-    answer_parent(_answer)

@@ -21,8 +21,7 @@ from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import InferenceError, ModelLoadError, TrialError
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
-from engine.system.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
-from engine.system.confinement import confine_process
+from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 TIMEOUT_S: float = 600
 ONNX_TIMEOUT_S: float = 120
@@ -142,32 +141,41 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _try_in_child(trial: _Trial) -> None:
-    try:
-        ask_child(__name__, trial.request, timeout_s=trial.timeout_s)
-    except ChildTimeoutError as error:
-        raise TrialError(
-            f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
-            f"use {trial.instead}, or fetch the bundle from whom you trust"
-        ) from error
-    except ChildError as error:
-        raise TrialError(
-            f"{trial.files}: {trial.library} killed its process while loading: it {error}: "
-            "the files are damaged or do not belong together, fetch the bundle again"
-        ) from error
+    outcome = run_isolated(_load, trial.request, Limits(trial.timeout_s, _memory_limit(trial.request)))
+    match outcome:
+        case Returned():
+            return
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise TrialError(
+                f"{trial.model}: {trial.library} did not finish loading within {trial.timeout_s} s: "
+                f"use {trial.instead}, or fetch the bundle from whom you trust"
+            )
+        case Died():
+            raise TrialError(
+                f"{trial.files}: {trial.library} killed its process while loading: it {outcome.cause}: "
+                "the files are damaged or do not belong together, fetch the bundle again"
+            )
 
 
-def _answer(request: _Request) -> None:
+def _memory_limit(request: _Request) -> int | None:
     match request:
         case PaddleModel() as model, PaddleOptions() as options:
-            confine_process(_memory_limit(model.program, model.params) if options.device is Device.CPU else None)
+            files = (model.program, model.params)
+            limited = options.device is Device.CPU
+        case OnnxModel() as model, OnnxOptions():
+            files = (model.path,)
+            limited = True
+    return MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(file.stat().st_size for file in files) if limited else None
+
+
+def _load(request: _Request) -> None:
+    match request:
+        case PaddleModel() as model, PaddleOptions() as options:
             _load_paddle(model, options)
         case OnnxModel() as model, OnnxOptions() as options:
-            confine_process(_memory_limit(model.path))
             _load_onnx(model, options)
-
-
-def _memory_limit(*files: Path) -> int:
-    return MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(file.stat().st_size for file in files)
 
 
 def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
@@ -226,7 +234,3 @@ def _difference(wanted: Tensor, found: Tensor) -> float:
     if wanted.dtype.kind != "f":
         return float((wanted != found).mean())
     return float(np.abs(wanted - found).max() / max(float(np.ptp(wanted)), 1e-6))
-
-
-if __name__ == "__main__":
-    answer_parent(_answer)

@@ -328,21 +328,33 @@ def scratch_folder(purpose: str, parent: Path | None = None) -> Generator[Path]:
     """
     root = Path(tempfile.gettempdir() if parent is None else parent)
     _remove_abandoned_folders(root)
-    while True:
-        made = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{purpose}-", dir=root))
+    made, mark = _marked_folder(f"{_FOLDER_PREFIX}{purpose}-", root)
+    content = made / _CONTENT
+    try:
+        content.mkdir()
+        yield content
+    finally:
         try:
-            descriptor = open_regular(made / _MARK, os.O_RDWR | os.O_CREAT, _OWN_FILE)
-            try:
-                if _locked(descriptor):
-                    content = made / _CONTENT
-                    content.mkdir()
-                    yield content
-                    return
-            finally:
-                os.close(descriptor)
+            # The mark goes last: what a process that is killed meanwhile leaves is marked as abandoned, or empty.
+            with suppress(FileNotFoundError):
+                shutil.rmtree(content)
+            with suppress(FileNotFoundError):  # another process may remove it as abandoned once the mark is gone
+                (made / _MARK).unlink()
+                made.rmdir()
         finally:
-            with suppress(FileNotFoundError):  # not locked any more: another process may remove it at the same time
-                shutil.rmtree(made)
+            os.close(mark)
+
+
+def _marked_folder(prefix: str, root: Path) -> tuple[Path, int]:
+    """A new folder with its mark, locked."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        # An empty folder, or one whose mark is not locked yet, may be removed by another process as abandoned.
+        with suppress(FileNotFoundError):
+            mark = open_regular(made / _MARK, os.O_RDWR | os.O_CREAT, _OWN_FILE)
+            if _locked(mark):
+                return made, mark
+            os.close(mark)
 
 
 def _names_in(folder: int) -> list[str]:
@@ -457,7 +469,10 @@ def _remove_if_abandoned(name: str, root: int) -> None:
         for _ in _abandoned(_MARK, folder):
             # The content of the folder that was looked at, whatever has its name by now.
             shutil.rmtree(_CONTENT, ignore_errors=True, dir_fd=folder)
+            with suppress(FileNotFoundError):  # whatever else it raises, something is left: so is the mark
+                os.rmdir(_CONTENT, dir_fd=folder)
             os.unlink(_MARK, dir_fd=folder)
-            os.rmdir(name, dir_fd=root)
+        # One without a mark goes if it is empty: its process was killed before it was marked, or after.
+        os.rmdir(name, dir_fd=root)
     finally:
         os.close(folder)

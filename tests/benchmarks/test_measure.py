@@ -13,19 +13,21 @@ from PIL import Image
 
 from benchmarks.bench import BenchRequest, Places, bench, prepare_work
 from benchmarks.measuring import interleaving
+from benchmarks.measuring.child import Child
 from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Size
 from benchmarks.measuring.environment import commit_of, environment
 from benchmarks.measuring.interleaving import measure_all, take_turns
-from benchmarks.measuring.measure import ChildProcess, MeasuringError, Work, opened
+from benchmarks.measuring.measure import MeasuringError, Work, ask, opened
 from benchmarks.measuring.pictures import Pictures, prepare_pictures, spread
 from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
-from benchmarks.measuring.samples import STAGES, summarize
+from benchmarks.measuring.samples import STAGES, Turn, summarize
 from benchmarks.measuring.streams import CollectShapes, TakeTurn, collect_shapes
 from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from engine.system.memory import process_memory_bytes
+from engine.system.process import ChildProcess, Limits
 from tests.service.bundles import bundle_folder, strongest_band_network
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
@@ -115,25 +117,18 @@ def test_a_model_that_does_not_load_is_a_row_with_its_error(tmp_path: Path, imag
 
 
 def test_a_process_that_hangs_is_given_up() -> None:
-    child = ChildProcess(timeout_s=0.2)
-    try:
+    with ChildProcess(Child, Limits(timeout_s=0.2)) as child:
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(MeasuringError, match=r"did not answer within 0\.2 s"):
-            child.ask(TakeTurn(0))
-    finally:
-        child.close()
+            ask(child, TakeTurn(0), Turn)
     assert process_memory_bytes("VmRSS", child.pid) == 0
 
 
 def test_what_a_dying_process_said_is_told() -> None:
-    child = ChildProcess()
-    try:
-        with pytest.raises(MeasuringError, match="nothing is loaded: the first command must be Load"):
-            child.ask(TakeTurn(0))
-        with pytest.raises(MeasuringError, match="the process ended with status 0"):
-            child.ask(TakeTurn(0))
-    finally:
-        child.close()
+    with ChildProcess(Child, Limits(timeout_s=60)) as child:
+        for _ in range(2):
+            with pytest.raises(MeasuringError, match="nothing is loaded: the first command must be Load"):
+                ask(child, TakeTurn(0), Turn)
 
 
 @pytest.mark.long

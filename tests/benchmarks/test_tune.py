@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks.accuracy.evaluation import CoverError, Score
 from benchmarks.measuring.configurations import Configuration, ProviderName
 from benchmarks.measuring.samples import Summary
+from benchmarks.measuring.streams import Grading
 from benchmarks.tuning.search import Goal, Search, Trial
 from benchmarks.tuning.tune import (
     TuneRequest,
@@ -44,9 +43,8 @@ def summary_of(p50_ms: float, iou: float) -> Summary:
     return Summary(4, 1.0, 1.0, p50_ms, p50_ms, None, 1000 / p50_ms, 100.0, 1.0, {}, 0.0, iou, {}, 0.0)
 
 
-def score_of(ious: tuple[float | None, ...], mean_cover_errors: tuple[float, ...]) -> Score:
-    errors = tuple(CoverError(each, 1.0, "a.png") for each in mean_cover_errors)
-    return Score(1, 1, 0.5, 0.5, ious, (), errors, np.zeros((0, 0), np.int64), ())
+def score_of(ious: tuple[float | None, ...], mean_cover_errors: tuple[float, ...]) -> Grading:
+    return Grading(ious, mean_cover_errors)
 
 
 FAST = Trial(

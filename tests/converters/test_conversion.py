@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -35,11 +32,8 @@ from engine import (
 )
 from engine.bundle.bundle import SegmentationClass
 from engine.runtimes import trial
+from tests.launcher import Launcher
 from tests.robustness.hostile_models import calling, function
-
-
-def no_child(*_arguments: object, **_options: object) -> NoReturn:
-    raise AssertionError("a child was started")
 
 
 @pytest.fixture
@@ -58,10 +52,10 @@ def test_logits_are_those_of_paddle_at_any_size(small_bundle: Bundle, ledger: Pa
 
 
 def test_conversion_is_made_once(
-    unconverted: Bundle, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    unconverted: Bundle, conversions: Repository, ledger: Path, launcher: Launcher
 ) -> None:
     first = convert(unconverted, conversions, ledger=ledger)
-    monkeypatch.setattr(subprocess, "run", no_child)
+    launcher.forbid()
     again = convert(unconverted, conversions, ledger=ledger)
     assert again == first
     assert first.model.precision is Precision.FP32
@@ -71,12 +65,12 @@ def test_conversion_is_made_once(
 
 
 def test_refusal_names_the_operator_and_is_remembered(
-    refused_network: Path, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    refused_network: Path, conversions: Repository, ledger: Path, launcher: Launcher
 ) -> None:
     with open_bundle(refused_network) as bundle:
         with pytest.raises(RefusedError, match=r"pd_op\.fft.*runtime paddle"):
             convert(bundle, conversions, ledger=ledger)
-        monkeypatch.setattr(subprocess, "run", no_child)
+        launcher.forbid()
         with pytest.raises(RefusedError, match=r"pd_op\.fft"):
             convert(bundle, conversions, ledger=ledger)
 
@@ -128,13 +122,6 @@ def test_a_converter_that_wants_too_much_memory_is_stopped(
     assert not isinstance(caught.value, RefusedError)
 
 
-def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\n{does}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-
-
 @pytest.mark.parametrize(
     ("does", "says"),
     [
@@ -152,9 +139,9 @@ def child_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> No
     ],
 )
 def test_trouble_of_the_machine_is_not_remembered(
-    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+    unconverted: Bundle, tmp_path: Path, launcher: Launcher, does: str, says: str
 ) -> None:
-    child_that(tmp_path, monkeypatch, does)
+    launcher.run_instead(tmp_path, does)
     with pytest.raises(ConversionError, match=says) as caught:
         convert(unconverted, Repository(tmp_path / "cache"))
     assert not isinstance(caught.value, RefusedError)
@@ -173,14 +160,14 @@ def test_trouble_of_the_machine_is_not_remembered(
     ],
 )
 def test_trouble_with_the_network_is_remembered(
-    unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+    unconverted: Bundle, tmp_path: Path, launcher: Launcher, does: str, says: str
 ) -> None:
-    child_that(tmp_path, monkeypatch, does)
+    launcher.run_instead(tmp_path, does)
     for _ in range(2):
         with pytest.raises(RefusedError, match=says) as caught:
             convert(unconverted, Repository(tmp_path / "cache"))
         assert str(caught.value).startswith(f"{unconverted.source}: paddle2onnx")
-        monkeypatch.setattr(subprocess, "run", no_child)
+        launcher.forbid()
     (remembered,) = (tmp_path / "cache").rglob("refused.json")
     assert str(unconverted.source) not in remembered.read_text()
     with pytest.raises(RefusedError, match=f"remove {remembered.parent} to try it again"):
@@ -281,10 +268,10 @@ def test_unwritable_destination(unconverted: Bundle, conversions: Repository, le
 
 
 def test_limits_hold_for_a_conversion_of_the_cache_too(
-    unconverted: Bundle, conversions: Repository, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    unconverted: Bundle, conversions: Repository, ledger: Path, launcher: Launcher
 ) -> None:
     found = convert(unconverted, conversions, ledger=ledger)
-    monkeypatch.setattr(subprocess, "run", no_child)
+    launcher.forbid()
     impossible = ConversionRequest(limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1.1))
     for _ in range(2):
         with pytest.raises(ParityError, match=r"smallest class IoU 1\.0000, at least 1\.1") as caught:

@@ -161,6 +161,41 @@ def test_what_a_killed_process_held_is_removed_and_what_a_living_one_holds_stays
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED_AT_EVERY_STEP = """
+import itertools, os, signal, sys
+from pathlib import Path
+from engine.system.files import scratch_folder
+
+root = Path(sys.argv[1])
+for last in itertools.count(1):
+    child = os.fork()
+    if child == 0:
+        steps = itertools.count(1)
+        sys.addaudithook(lambda *_: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == last else None)
+        with scratch_folder("test", root) as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / "a").write_bytes(b"x")
+            (folder / "b").write_bytes(b"x")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    with scratch_folder("other", root):
+        pass
+    left = [str(path.relative_to(root)) for path in root.rglob("*")]
+    print(last, os.waitstatus_to_exitcode(status), left)
+    if status == 0 or left:
+        break
+"""
+
+
+def test_a_scratch_folder_is_removed_whenever_its_process_was_killed(tmp_path: Path) -> None:
+    """Killed before each thing that Python asks of the operating system, until it came to the end."""
+    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path)]
+    *killed, finished = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    assert len(killed) > 15
+    assert [line for line in killed if not line.endswith("-9 []")] == []
+    assert finished.endswith(" 0 []")
+
+
 def test_what_only_looks_like_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "pseg-results").mkdir()
     (tmp_path / "pseg-results" / "mask.png").write_bytes(b"x")

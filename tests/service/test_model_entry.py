@@ -2,8 +2,6 @@
 # onnxruntime ships no types.
 # pyright: reportMissingTypeStubs=false
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typer.testing import CliRunner
 
 from service import cli
 from service.commands.terminal import ExitStatus
+from tests.launcher import Launcher
 from tests.robustness.hostile import deploy, good_files, tgz
 from tests.robustness.hostile_models import files_of, one_node
 
@@ -92,27 +91,20 @@ def run(*arguments: object) -> Any:
 
 
 @pytest.mark.parametrize("command", [name for name, entry in ENTRIES.items() if isinstance(entry, Entry)])
-def test_a_hostile_model_meets_a_child_first(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_model_meets_a_child_first(
+    command: str, folder: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import onnxruntime
 
     entry = ENTRIES[command]
     assert isinstance(entry, Entry)
-    started: list[str] = []
-    popen = subprocess.Popen
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        words: list[str] = [*(arguments[0] if arguments else options["args"])]
-        if words[0] == sys.executable:
-            started.append(words[words.index("-m") + 1])
-        return popen(*arguments, **options)
 
     def loaded(*_arguments: object, **_options: object) -> NoReturn:
         raise AssertionError("the main process loads the model")
 
-    monkeypatch.setattr(subprocess, "Popen", counted)
     monkeypatch.setattr(onnxruntime, "InferenceSession", loaded)
     outcome = run(command, *entry.arguments(folder), "--cache-dir", folder / "cache")
     assert "the main process loads the model" not in outcome.output + str(outcome.exception)
-    assert entry.child in started, outcome.output
+    assert entry.child in launcher.started, outcome.output
     assert outcome.exit_code == entry.status, outcome.output
     assert "Evil" in outcome.output

@@ -1,25 +1,29 @@
-"""A contestant in a process of its own: `python -m benchmarks.lab.headline.child FD` obeys a socket."""
+"""What a contestant's process does."""
 
-import os
-import sys
 import time
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 
 from benchmarks.lab.headline.contestants import Enter, Entered, Lap, LapWork, PsegFolder, RunLap, opened
-from benchmarks.measuring.child import serve
 from benchmarks.measuring.streams import settle
 from engine.system.memory import process_memory_bytes, return_freed_memory
 
 
-class _Contest:
+class Contest:
     """Loads one contestant, and lets it take its laps."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._work: LapWork | None = None
 
-    def obey(self, command: Enter | RunLap) -> Entered | Lap:
+    def __call__(self, command: Enter | RunLap) -> Entered | Lap:
+        """Do what is asked.
+
+        Args:
+            command: `Enter` first, then `RunLap`.
+
+        Returns:
+            The answer that belongs to the command.
+        """
         if isinstance(command, Enter):
             started = time.perf_counter()
             if isinstance(command.contestant, PsegFolder):
@@ -38,9 +42,3 @@ class _Contest:
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         settle()
         return Lap(seconds, cpu_s, images, process_memory_bytes("VmHWM"))
-
-
-if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), _Contest().obey)
-    # Paddle's own tear-down at exit may crash; what matters has been said.
-    os._exit(0)

@@ -4,11 +4,14 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from benchmarks.lab.headline.child import Contest
 from benchmarks.lab.headline.contestants import Contestant, Enter, Entered, Lap, RunLap
-from benchmarks.measuring.measure import ChildProcess, MeasuringError
+from benchmarks.measuring.measure import MeasuringError, ask
+from engine.system.process import ChildProcess, Limits
 
-_MODULE = "benchmarks.lab.headline.child"
+_Answer = TypeVar("_Answer", Entered, Lap)
 Tell = Callable[[str], None]
 
 
@@ -67,11 +70,11 @@ def race(
     done: dict[str, list[Lap]] = {name: [] for name in contestants}
     errors: dict[str, str] = {}
 
-    def ask(name: str, command: Enter | RunLap) -> Entered | Lap | None:
+    def asked(name: str, command: Enter | RunLap, answer: type[_Answer]) -> _Answer | None:
         if name in errors:
             return None
         try:
-            return processes[name].ask(command)
+            return ask(processes[name], command, answer)
         except MeasuringError as error:
             errors[name] = str(error)
             tell(f"{name}: {error}")
@@ -79,15 +82,15 @@ def race(
 
     try:
         for name, contestant in contestants.items():
-            processes[name] = ChildProcess(timeout_s, _MODULE)
-            answer = ask(name, Enter(contestant, ledger))
-            if isinstance(answer, Entered):
+            processes[name] = ChildProcess(Contest, Limits(timeout_s), Path.cwd())
+            answer = asked(name, Enter(contestant, ledger), Entered)
+            if answer is not None:
                 entered[name] = answer
                 tell(f"{name}: loaded in {answer.load_s:.1f} s, first lap {answer.first_lap_s:.2f} s")
         for number in range(laps):
             for name in contestants:
-                answer = ask(name, RunLap())
-                if isinstance(answer, Lap):
+                answer = asked(name, RunLap(), Lap)
+                if answer is not None:
                     done[name].append(answer)
             tell(f"lap {number + 1} of {laps}")
     finally:

