@@ -8,11 +8,13 @@ from pathlib import Path
 
 from engine.system.memory import process_memory_bytes
 
-_FILE_BYTES = 64 << 20
+FILE_BYTES = 64 << 20
+"""The most that a file of a child may have, where nothing else is said."""
+
 _OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
 
 
-def confine_process(memory_bytes: int | None, file_bytes: int = _FILE_BYTES) -> None:
+def confine_process(memory_bytes: int | None, file_bytes: int = FILE_BYTES) -> None:
     """Limit this process, for good: its memory, its files, its dumps.
 
     The limit counts what the process may write to (heap, anonymous mappings, thread stacks in use), so that an

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, Self
 from engine import errors
 from engine.errors import EngineError
 from engine.system.child import DIED, MESSAGE, RAISED, RETURNED, UNLIMITED
+from engine.system.confinement import FILE_BYTES
 from engine.system.files import scratch_folder
 
 _CHILD = "engine.system.child"
@@ -54,7 +55,7 @@ class Limits:
 
     timeout_s: float
     memory_bytes: int | None = None
-    file_bytes: int = 64 << 20
+    file_bytes: int = FILE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
