@@ -5,7 +5,6 @@ label 255 is left out. One rule differs: PaddleSeg counts a class that is neithe
 has no IoU, and the mean is over the others.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from benchmarks.accuracy.labels import IGNORED_LABEL, LabelledFiles, Labels, rea
 from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
+from engine.segmentation import agreement
+from engine.segmentation.agreement import Counts
 from engine.segmentation.postprocess import class_count
 from engine.segmentation.predictor import Predictor
 
-Counts = npt.NDArray[np.int64]
 """``int64[K, K]``: pixels of a labelled class (row) that were found as a class (column)."""
 
 
@@ -137,8 +137,7 @@ def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count
     [[1, 1], [0, 0]]
     """
     judged = labels != IGNORED_LABEL
-    pairs = labels[judged].astype(np.int64) * class_count + found[judged]
-    return np.bincount(pairs, minlength=class_count * class_count).reshape(class_count, class_count)
+    return agreement.confusion_matrix(labels[judged], found[judged], class_count)
 
 
 def class_ious(confusion: Counts) -> tuple[float | None, ...]:
@@ -153,9 +152,7 @@ def class_ious(confusion: Counts) -> tuple[float | None, ...]:
     >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     (0.75, 0.8, None)
     """
-    shared = confusion.diagonal()
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - shared
-    return tuple(float(both / either) if either else None for both, either in zip(shared, union, strict=True))
+    return agreement.class_ious(confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1))
 
 
 def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
@@ -179,22 +176,6 @@ def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
         )
         for both, found, labelled in triples
     )
-
-
-def mean_iou(ious: Sequence[float | None]) -> float:
-    """The mean over the classes that have an IoU.
-
-    Args:
-        ious: As `class_ious` returns them.
-
-    Returns:
-        0-1; NaN if no class has one.
-
-    >>> mean_iou((0.5, None, 1.0))
-    0.75
-    """
-    known = [iou for iou in ious if iou is not None]
-    return sum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +208,7 @@ class _Tally:
             ImageScore(
                 image=image,
                 pixels=pixels,
-                miou=mean_iou(ious),
+                miou=agreement.mean_iou(ious),
                 accuracy=float(confusion.trace() / pixels),
                 class_iou=ious,
                 labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
@@ -244,7 +225,7 @@ class _Tally:
         return Score(
             images=len(self.per_image),
             pixels=pixels,
-            miou=mean_iou(ious),
+            miou=agreement.mean_iou(ious),
             accuracy=float(self.confusion.trace() / pixels),
             class_iou=ious,
             class_scores=class_scores(self.confusion),

@@ -4,11 +4,11 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from engine.system.cores import quota_cores, usable_cores
 from engine.system.hardware import cpu_information, gpu_name, processor_flags, processor_model
+from engine.system.libraries import installed_versions
 from engine.system.memory import kernel_bytes
 
 LIBRARIES = (
@@ -83,25 +83,10 @@ def environment(*, commit: str | None = None) -> Environment:
         gpu=None if gpu == "unknown" else gpu,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        libraries=library_versions(),
+        libraries=installed_versions(LIBRARIES),
         commit=commit or commit_of(_ROOT),
         load_average=os.getloadavg()[0],
     )
-
-
-def library_versions() -> dict[str, str]:
-    """List the libraries that matter.
-
-    Returns:
-        Distribution to version, of those that are installed.
-    """
-    versions: dict[str, str] = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def commit_of(folder: Path) -> str | None:

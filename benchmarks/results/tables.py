@@ -2,36 +2,20 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
+from benchmarks.results.markdown import Table, escaped, markdown
 from engine.system.hardware import telling_flags
-from engine.system.text import csv_cell, legible
+from engine.system.text import csv_cell
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
 _NOTHING = "-"
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
-"""What begins something in Markdown in the middle of a line, tables, HTML and formulas included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells to show.
-
-    Attributes:
-        header: Titles; the first column is text, the others are figures.
-        rows: As many cells each.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def measured(results: Results) -> list[tuple[Measurement, Summary]]:
@@ -277,7 +261,7 @@ def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
     Returns:
         Markdown.
     """
-    parts = [f"# Measured: {_escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
+    parts = [f"# Measured: {escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
     parts += [f"![{name.rpartition('.')[0].replace('_', ' ')}]({name})" for name in plots]
     parts += ["## Where the time goes", markdown(time_split(results))]
     classes = class_agreement(results)
@@ -299,26 +283,4 @@ _LEGEND = (
 
 
 def _trouble_lines(results: Results) -> list[str]:
-    return [f"- {_escaped('; '.join(labels))}: {_escaped(reason)}" for reason, labels in troubles(results)]
-
-
-def markdown(table: Table) -> str:
-    """Write a table as Markdown.
-
-    Args:
-        table: Cells.
-
-    Returns:
-        Lines; the first column is aligned left, the others right.
-    """
-    rule = ("---", *("---:" for _ in table.header[1:]))
-    return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows))
-
-
-def _escaped(text: str) -> str:
-    r"""Keep a cell in its row, and text from being markup.
-
-    >>> print(_escaped("a|b\nc <script>"))
-    a\|b%0Ac \<script\>
-    """
-    return _MARKDOWN.sub(r"\\\g<0>", legible(text))
+    return [f"- {escaped('; '.join(labels))}: {escaped(reason)}" for reason, labels in troubles(results)]

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.system.confined_child import ChildError, ChildTimeoutError, answer_parent, ask_child
 from engine.system.confinement import confine_process
+from engine.system.libraries import installed_versions
 
 TIMEOUT_S: float = 600
 ONNX_TIMEOUT_S: float = 120
@@ -66,7 +66,7 @@ class _Trial:
         """The same for every trial that needs not be made again: it holds everything that the answer depends on."""
         model, options = self.request
         kind = "onnx" if isinstance(model, OnnxModel) else model.kind
-        versions = {name: version for name in _VERSIONED if (version := _version_of(name)) is not None}
+        versions = installed_versions(_VERSIONED)
         text = json.dumps([_RULES, kind, model.digest, versions, asdict(options)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -132,13 +132,6 @@ def _prove(trial: _Trial, ledger: Path | None) -> None:
             mark.touch()
         except OSError as error:
             _log.warning("%s cannot be written to (%s): the next start tries the model again", ledger, error)
-
-
-def _version_of(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _try_in_child(trial: _Trial) -> None:

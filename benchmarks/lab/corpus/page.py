@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.lab.corpus.child import MEMORY_BYTES, OURS, TIMEOUT_S
 from benchmarks.lab.corpus.matrix import HEIGHT, WIDTH, variants
 from benchmarks.lab.corpus.refusals import DAMAGED, REFUSALS, TOO_LARGE
-from benchmarks.lab.corpus.results import Result, installed_versions
+from benchmarks.lab.corpus.results import LIBRARIES, Result
 from benchmarks.lab.corpus.run import MATRIX
 from benchmarks.lab.corpus.sources import SOURCES
 from benchmarks.lab.corpus.verdicts import FAULTS, LARGEST, LARGEST_MEAN, VERDICTS
-from benchmarks.results.tables import Table, markdown
+from benchmarks.results.markdown import Table, markdown
+from engine.system.libraries import installed_versions
 
 _LONGEST = 220
 
@@ -51,7 +52,7 @@ def page(results: Sequence[Result]) -> str:
 
 def _introduction(results: Sequence[Result]) -> str:
     sources = " and ".join(f"{each.project} {each.version} (`{each.folder}`)" for each in SOURCES)
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(LIBRARIES).items())
     files = {origin: len({each.name for each in results if each.origin == origin}) for origin in _origins(results)}
     counted = ", ".join(f"{files[origin]} of {origin}" for origin in files if origin != MATRIX)
     return f"""# The readers of pictures, held against others

@@ -2,13 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from benchmarks.lab.corpus.sources import SOURCES
 from benchmarks.lab.corpus.verdicts import Verdict
+from engine.system.libraries import installed_versions
 
 _ROOT = Path(__file__).parents[3]
 _CODE = (
@@ -51,22 +51,13 @@ class Result:
 _RESULT = TypeAdapter(Result)
 
 
-def installed_versions() -> dict[str, str]:
-    """The libraries that read and write.
-
-    Returns:
-        Name to version.
-    """
-    return {name: version(name) for name in LIBRARIES}
-
-
 def current_key() -> str:
     """Digest of everything that a result depends on: our readers, this measurement, libraries, sources.
 
     Returns:
         Hexadecimal.
     """
-    digest = hashlib.sha256(repr((installed_versions(), SOURCES)).encode())
+    digest = hashlib.sha256(repr((installed_versions(LIBRARIES), SOURCES)).encode())
     for pattern in _CODE:
         for path in sorted(_ROOT.glob(pattern)):
             if path.name not in _NO_MATTER:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from benchmarks.lab.headline.convolutions import GFLOP
 from benchmarks.lab.headline.parts import Part
 from benchmarks.lab.headline.race import Record
+from benchmarks.results.markdown import Table, markdown
 from benchmarks.results.plots import FORMATS, encoded_figure
-from benchmarks.results.tables import Table, markdown
 from engine.system.hardware import telling_flags
 
 if TYPE_CHECKING:

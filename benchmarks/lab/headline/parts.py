@@ -28,7 +28,7 @@ from benchmarks.lab.headline.race import Record, Tell, race
 from benchmarks.lab.startup import ORIGINAL_WAY, PSEG, seconds_until_written
 from benchmarks.measuring.environment import Environment, environment
 from benchmarks.measuring.pictures import demo_pictures
-from benchmarks.results.tables import Table
+from benchmarks.results.markdown import Table
 from benchmarks.tuning.tune import TuneRequest, Tuning, profile_of, tune, tuning_table
 from benchmarks.zoo.recipes import OCRNET_HRNET_W48
 from converters.repository import Repository

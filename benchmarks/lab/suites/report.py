@@ -18,6 +18,7 @@ from benchmarks.lab.suites.figures import (
     Step,
     Throughput,
 )
+from benchmarks.results.markdown import Table, markdown
 
 _BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
@@ -74,8 +75,7 @@ def table(measured: Measured) -> str:
     | one run, 866×1154, demo, onnx | 200.0 ms | paddle-cpu 500.0 ms | 2.50× |
     """
     rows = [row for entry in measured.benchmarks for row in _rows(entry, measured.benchmarks)]
-    lines = [("measured", "here", "against", "ratio"), ("---", "---:", "---:", "---:"), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(Table(("measured", "here", "against", "ratio"), tuple(rows)))
 
 
 def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
