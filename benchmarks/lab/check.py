@@ -46,12 +46,6 @@ STATED = (
 def ratios(entries: Sequence[Entry]) -> dict[str, float]:
     """Derive the ratios of a run; more is better.
 
-    Args:
-        entries: Of one run on one machine.
-
-    Returns:
-        What is compared, to its ratio.
-
     >>> from benchmarks.lab.suites.report import Stats
     >>> ratios([
     ...     Entry(stats=Stats(median=0.2), extra_info=Latency(bundle="demo", provider="onnx")),
@@ -92,13 +86,6 @@ def ratios(entries: Sequence[Entry]) -> dict[str, float]:
 def broken(found: dict[str, float], stated: Sequence[Stated] = STATED) -> list[str]:
     """Hold ratios against what is stated.
 
-    Args:
-        found: As `ratios` gives them.
-        stated: What must be kept.
-
-    Returns:
-        A line for each that is worse, or was not measured.
-
     >>> broken({"a": 1.5}, [Stated("a", 2.0), Stated("b", 1.0)])
     ['a: 1.50, at least 2', 'b: was not measured (some need PSEG_SHARED_DATA)']
     """
@@ -113,14 +100,7 @@ def broken(found: dict[str, float], stated: Sequence[Stated] = STATED) -> list[s
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check one file.
-
-    Args:
-        arguments: The file.
-
-    Returns:
-        Exit status: 1 where a ratio is worse than stated, or missing.
-    """
+    """Check one file."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m benchmarks.lab.check FILE.json (as pytest-benchmark writes it)\n")
         return 2

@@ -53,18 +53,7 @@ class ScaleRequest:
 
 
 def measure(request: ScaleRequest, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure what is asked for and was not measured before.
-
-    Args:
-        request: what.
-        tell: is told every step.
-
-    Returns:
-        Environment, limits and the results of all parts in the folder.
-
-    Raises:
-        RuntimeError: a part failed; what was done before is kept.
-    """
+    """Measure what is asked for and was not measured before."""
     folder = request.out / request.bundle.name.partition(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
     memory: dict[str, Callable[[], dict[str, Any]]] = {
@@ -87,15 +76,7 @@ def measure(request: ScaleRequest, tell: Callable[[str], None]) -> dict[str, Any
 
 
 def orthomosaic(request: ScaleRequest, size: int) -> Path:
-    """Make an orthomosaic, or find it.
-
-    Args:
-        request: names the folder.
-        size: side in pixels.
-
-    Returns:
-        The file.
-    """
+    """Make an orthomosaic, or find it."""
     path = request.out / f"orthomosaic_{size}.tif"
     if not path.exists():
         write_orthomosaic(path, size, _SEED)
@@ -103,18 +84,7 @@ def orthomosaic(request: ScaleRequest, size: int) -> Path:
 
 
 def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
-    """Run `pseg predict` as users do, and watch its peak.
-
-    Args:
-        request: bundle and limit.
-        size: side of the orthomosaic, in pixels.
-
-    Returns:
-        Peak of the whole process, time, tiling, covers.
-
-    Raises:
-        RuntimeError: the command failed.
-    """
+    """Run `pseg predict` as users do, and watch its peak."""
     source = orthomosaic(request, size)
     masks = request.out / "masks"
     arguments = [
@@ -160,14 +130,7 @@ def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
 
 
 def to_markdown(measured: dict[str, Any]) -> str:
-    """Lay the results out.
-
-    Args:
-        measured: from `measure`.
-
-    Returns:
-        A table and a line about the machine.
-    """
+    """Lay the results out."""
     lines = [f"### {measured['bundle']}", "", "| measured | result | goal |", "| --- | ---: | ---: |"]
     results: dict[str, dict[str, Any]] = measured["results"]
     by_size = sorted(
@@ -239,11 +202,7 @@ def _tell(step: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write `scale_<bundle>.json` and `.md`.
-
-    Args:
-        arguments: of the command line.
-    """
+    """Measure, and write `scale_<bundle>.json` and `.md`."""
     request = _request(arguments)
     measured = measure(request, _tell)
     name = f"scale_{request.bundle.name.partition('.')[0]}"

@@ -23,17 +23,7 @@ def _encode(_: Path, __: SourceImage, prediction: Prediction) -> int:
 
 
 def soak(bundle_path: Path, runtime: str, folder: Path, cache: Path) -> None:
-    """Segment all pictures of a folder and print the memory on the way.
-
-    Args:
-        bundle_path: the bundle.
-        runtime: one of `RUNTIMES`.
-        folder: holds the pictures.
-        cache: for converted models and Paddle's ledger.
-
-    Raises:
-        RuntimeError: an image failed.
-    """
+    """Segment all pictures of a folder and print the memory on the way."""
     repository = Repository(cache / "onnx")
     with (
         open_bundle(bundle_path) as bundle,

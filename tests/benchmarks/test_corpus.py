@@ -23,6 +23,7 @@ from benchmarks.lab.corpus import matrix, rules, sources
 from benchmarks.lab.corpus.child import OURS, PHOTOGRAPH, Reader, Reading
 from benchmarks.lab.corpus.facts import Facts, facts_of
 from benchmarks.lab.corpus.matrix import Variant
+from benchmarks.lab.corpus.matrix.scene import samples, scene_rgb
 from benchmarks.lab.corpus.page import page
 from benchmarks.lab.corpus.refusals import REFUSALS
 from benchmarks.lab.corpus.results import Result, Store
@@ -64,7 +65,7 @@ def test_a_sample_that_touches_every_axis_of_the_matrix(judge_of_pictures: Judge
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     """Pictures of every other format, each of a kind of its own; JPEGs, PNGs and WebPs in all eight orientations."""
-    scene = Image.fromarray(matrix.scene_rgb())
+    scene = Image.fromarray(scene_rgb())
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -79,7 +80,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     scene.quantize(16).save(tmp_path / "palette.png", transparency=3)
     scene.convert("1").save(tmp_path / "bilevel.png")
     scene.convert("LA").save(tmp_path / "alpha.png")
-    deep = matrix.samples((0, 1, 2), 16)
+    deep = samples((0, 1, 2), 16)
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     cv2.imwrite(str(tmp_path / "deep_grey.png"), deep[..., 0])
     scene.save(tmp_path / "x.avif", quality=95, subsampling="4:4:4")
@@ -94,9 +95,9 @@ def test_small_pictures_of_every_other_format(judge_of_pictures: Judge, pictures
 
 
 def test_what_is_not_read_is_refused_with_its_reason(judge_of_pictures: Judge, tmp_path: Path) -> None:
-    Image.fromarray(matrix.scene_rgb()).quantize(8).save(tmp_path / "x.gif")
+    Image.fromarray(scene_rgb()).quantize(8).save(tmp_path / "x.gif")
     (tmp_path / "empty.png").touch()
-    Image.fromarray(matrix.scene_rgb()).save(tmp_path / "whole.png")
+    Image.fromarray(scene_rgb()).save(tmp_path / "whole.png")
     (tmp_path / "truncated.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
     kinds = {
         path.name: judge_of_pictures.judge(Task("made", path.name, path), "")[0].kind
@@ -174,7 +175,7 @@ def test_rules_by_hand(stored: Stored, samples: list[int], rgb: tuple[int, int, 
 
 # ---- verdicts ---------------------------------------------------------------------------------------------------
 
-PICTURE: NDArray[np.uint8] = matrix.scene_rgb()
+PICTURE: NDArray[np.uint8] = scene_rgb()
 OTHER: NDArray[np.uint8] = PICTURE[::-1].copy()
 
 

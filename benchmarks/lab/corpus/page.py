@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.lab.corpus.child import MEMORY_BYTES, OURS, TIMEOUT_S
-from benchmarks.lab.corpus.matrix import HEIGHT, WIDTH, variants
+from benchmarks.lab.corpus.matrix import variants
+from benchmarks.lab.corpus.matrix.scene import HEIGHT, WIDTH
 from benchmarks.lab.corpus.refusals import DAMAGED, REFUSALS, TOO_LARGE
 from benchmarks.lab.corpus.results import LIBRARIES, Result
 from benchmarks.lab.corpus.run import MATRIX
@@ -18,14 +19,7 @@ _LONGEST = 220
 
 
 def page(results: Sequence[Result]) -> str:
-    """Write the page.
-
-    Args:
-        results: of a whole run.
-
-    Returns:
-        Markdown, ending in a newline.
-    """
+    """Write the page."""
     matrix = [each for each in results if each.origin == MATRIX]
     parts = [
         _introduction(results),
@@ -62,7 +56,7 @@ if anything is silently wrong, refused wrongly, crashed or hung.
 
 The pictures are those of the source packages of {sources}, as the package index serves them: {counted}.
 The matrix is {files.get(MATRIX, 0)} TIFFs of one rendered scene of {WIDTH}×{HEIGHT} pixels, written by tifffile, by
-GDAL (rasterio) and, where neither writes a layout, byte by byte (`benchmarks/lab/corpus/matrix.py`). Each file is read
+GDAL (rasterio) and, where neither writes a layout, byte by byte (`benchmarks/lab/corpus/matrix/`). Each file is read
 as a photograph (`engine.read_image`) and, if it is a TIFF, as a raster (what `--tile` reads with), in a child process
 with {MEMORY_BYTES >> 30} GiB of memory and {TIMEOUT_S:g} s a picture.
 

@@ -13,7 +13,7 @@ from engine.system.libraries import installed_versions
 _ROOT = Path(__file__).parents[3]
 _CODE = (
     *("engine/images/*.py", "engine/gdal.py", "engine/window.py", "engine/rasters/geotiff.py", "engine/errors.py"),
-    "benchmarks/lab/corpus/*.py",
+    "benchmarks/lab/corpus/**/*.py",
 )
 _NO_MATTER = {"page.py", "__main__.py"}
 LIBRARIES = (
@@ -52,11 +52,7 @@ _RESULT = TypeAdapter(Result)
 
 
 def current_key() -> str:
-    """Digest of everything that a result depends on: our readers, this measurement, libraries, sources.
-
-    Returns:
-        Hexadecimal.
-    """
+    """Digest of everything that a result depends on: our readers, this measurement, libraries, sources."""
     digest = hashlib.sha256(repr((installed_versions(LIBRARIES), SOURCES)).encode())
     for pattern in _CODE:
         for path in sorted(_ROOT.glob(pattern)):
@@ -69,12 +65,6 @@ class Store:
     """Results in a file, a line of JSON each."""
 
     def __init__(self, path: Path, key: str) -> None:
-        """Take over what still holds.
-
-        Args:
-            path: the file; lines of other keys are dropped.
-            key: see `current_key`.
-        """
         self._path = path
         lines = path.read_bytes().splitlines() if path.is_file() else []
         found = [_RESULT.validate_json(line) for line in lines if line.endswith(b"}")]
@@ -83,11 +73,7 @@ class Store:
         path.write_bytes(b"".join(_RESULT.dump_json(each) + b"\n" for each in self.results.values()))
 
     def add(self, result: Result) -> None:
-        """Keep a result.
-
-        Args:
-            result: of this run.
-        """
+        """Keep a result."""
         self.results[result.origin, result.name, result.reader] = result
         with self._path.open("ab") as file:
             file.write(_RESULT.dump_json(result) + b"\n")

@@ -45,11 +45,6 @@ class Judge:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Start nothing yet.
-
-        Args:
-            folder: for what libraries write to the error stream.
-        """
         self._ours = Reader(folder / "ours.log")
         self._others = Reader(folder / "others.log")
 
@@ -59,15 +54,7 @@ class Judge:
         self._others.close()
 
     def judge(self, task: Task, key: str) -> list[Result]:
-        """Judge a picture.
-
-        Args:
-            task: the picture.
-            key: of the results.
-
-        Returns:
-            One result for each of our readers that takes the format.
-        """
+        """Judge a picture."""
         results: list[Result] = []
         if task.variant is not None:
             task.path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +88,7 @@ class Judge:
 
 
 def closeness_of(facts: Facts) -> Closeness:
-    """Find out how close readings of a file have to be.
-
-    Args:
-        facts: of the file.
-
-    Returns:
-        `rounded` where a lossy codec or a conversion of colours lies between the file and its pixels, `subsampled`
-        where a TIFF stores colours at a lower resolution.
-    """
+    """Find out how close readings of a file have to be."""
     if facts.tiff is None:
         return "rounded" if facts.format in _LOSSY_FORMATS else "exact"
     if facts.tiff.subsampling != (1, 1):

@@ -81,15 +81,7 @@ class Judged:
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float, int] | None:
-    """Compare two pictures.
-
-    Args:
-        one: uint8[H, W, 3].
-        other: the same shape, or another.
-
-    Returns:
-        Mean and largest difference in levels; None: they have different sizes.
-    """
+    """Compare two pictures."""
     if one.shape != other.shape:
         return None
     levels = np.abs(one.astype(np.int16) - other)
@@ -97,16 +89,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float,
 
 
 def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], closeness: Closeness) -> bool:
-    """Tell whether two pictures are equal.
-
-    Args:
-        one: uint8[H, W, 3].
-        other: the same.
-        closeness: how close they have to be.
-
-    Returns:
-        Whether they are.
-    """
+    """Tell whether two pictures are equal."""
     apart = difference(one, other)
     if apart is None:
         return False
@@ -125,13 +108,6 @@ def agreement(voices: Sequence[Voice], closeness: Closeness) -> Agreement:
     """Find what most families of readers agree on.
 
     One family alone is believed if its readers that read the file agree among themselves.
-
-    Args:
-        voices: of everybody asked.
-        closeness: how close readings of the file have to be.
-
-    Returns:
-        The picture, or why there is none.
     """
     heard = [(each, each.pixels) for each in voices if each.pixels is not None]
     whole = any(each.reader not in LENIENT for each, _ in heard)
@@ -182,19 +158,7 @@ def _apart(heard: Sequence[tuple[Voice, NDArray[np.uint8]]]) -> str:
 
 
 def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, closeness: Closeness, *, name: str) -> Judged:
-    """Judge a reading of ours.
-
-    Args:
-        ours: what our reader gave.
-        reader: which of ours.
-        facts: of the file.
-        agreed: what others agree on, turned as our reader turns it.
-        closeness: how close readings of the file have to be.
-        name: of the file, which the message does not count for.
-
-    Returns:
-        The verdict.
-    """
+    """Judge a reading of ours."""
     match ours.outcome:
         case "hung":
             return Judged("hung", note=ours.message)

@@ -59,12 +59,6 @@ class Measured(BaseModel):
 def table(measured: Measured) -> str:
     """Write measurements as Markdown.
 
-    Args:
-        measured: all entries of one run on one machine.
-
-    Returns:
-        A table: what, how much, against what, and the ratio (more is better).
-
     >>> entries = [
     ...     Entry(stats=Stats(median=0.2), extra_info=Latency(bundle="demo", provider="onnx")),
     ...     Entry(stats=Stats(median=0.5), extra_info=Latency(bundle="demo", provider="paddle-cpu")),
@@ -136,14 +130,7 @@ def _latency_rows(figure: Latency, median_s: float, others: Sequence[Entry]) -> 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of one file.
-
-    Args:
-        arguments: the file.
-
-    Returns:
-        Exit status.
-    """
+    """Print the table of one file."""
     if len(arguments) != 1:
         sys.stderr.write(
             "usage: python -m benchmarks.lab.suites.report FILE.json (pytest-benchmark keeps them in .benchmarks/)\n"
