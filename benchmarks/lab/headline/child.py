@@ -1,4 +1,4 @@
-"""A contestant in a process of its own: `python -m benchmarks.lab.headline.child FD` obeys a socket."""
+"""A way in a process of its own: `python -m benchmarks.lab.headline.child FD` answers commands from a socket."""
 
 import os
 import sys
@@ -6,41 +6,44 @@ import time
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 
-from benchmarks.lab.headline.contestants import Enter, Entered, Lap, LapWork, PsegFolder, RunLap, opened
+from benchmarks.lab.headline.measured import Loaded, Repetition
+from benchmarks.lab.headline.scenarios import Software, Work
+from benchmarks.lab.headline.ways import Load, Repeat, RepeatOnce, loaded
 from benchmarks.measuring.child import serve
 from benchmarks.measuring.streams import settle
 from engine.system.memory import process_memory_bytes, return_freed_memory
 
 
-class _Contest:
-    """Loads one contestant, and lets it take its laps."""
+class Child:
+    """Loads one way, and does its work as often as it is asked to."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._work: LapWork | None = None
+        self._repeat: Repeat | None = None
 
-    def obey(self, command: Enter | RunLap) -> Entered | Lap:
-        if isinstance(command, Enter):
+    def answer(self, command: Load | RepeatOnce) -> Loaded | Repetition:
+        """Do what is asked."""
+        if isinstance(command, Load):
             started = time.perf_counter()
-            if isinstance(command.contestant, PsegFolder):
+            if command.task.work is Work.FOLDER and command.task.way.software is Software.PSEG:
                 # As every front door of this software does.
                 return_freed_memory()
-            self._work = opened(command.contestant, command.ledger, self._stack)
+            self._repeat = loaded(command.task, self._stack)
             load_s = time.perf_counter() - started
-            return Entered(load_s, self._lap().seconds)
-        return self._lap()
+            return Loaded(load_s, self._repetition().seconds)
+        return self._repetition()
 
-    def _lap(self) -> Lap:
-        if self._work is None:
-            raise RuntimeError("nobody has entered: the first command must be Enter")
+    def _repetition(self) -> Repetition:
+        if self._repeat is None:
+            raise RuntimeError("nothing is loaded: the first command must be Load")
         started, cpu_started = time.perf_counter(), time.process_time()
-        images = self._work()
+        images = self._repeat()
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         settle()
-        return Lap(seconds, cpu_s, images, process_memory_bytes("VmHWM"))
+        return Repetition(seconds, cpu_s, images, process_memory_bytes("VmHWM"))
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), _Contest().obey)
+    serve(Connection(int(sys.argv[1])), Child().answer)
     # Paddle's own tear-down at exit may crash; what matters has been said.
     os._exit(0)
