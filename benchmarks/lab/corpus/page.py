@@ -63,7 +63,7 @@ with {MEMORY_BYTES >> 30} GiB of memory and {TIMEOUT_S:g} s a picture.
 What is right is computed from what other libraries decode, by the documented rules written down a second time
 (`benchmarks/lab/corpus/rules.py`): for TIFFs from tifffile with imagecodecs and from libtiff (GDAL, OpenCV and libvips,
 which count as one), for other formats from OpenCV, libvips and imagecodecs, for BMP from GDAL, too; for the matrix the
-scene itself is one more voice. *Equal* means identical; where a lossy codec or a conversion of colours lies between,
+scene itself counts as one more. *Equal* means identical; where a lossy codec or a conversion of colours lies between,
 it means a mean difference of at most {LARGEST_MEAN:g} level and none above {LARGEST}. Where the other readers do not
 agree, a file counts neither for nor against us. What may be refused stands in `benchmarks/lab/corpus/refusals.py`, and
 a refusal is right only if its message names the reason that stands there.

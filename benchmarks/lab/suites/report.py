@@ -20,7 +20,7 @@ from benchmarks.lab.suites.figures import (
 )
 from benchmarks.results.markdown import Table, markdown
 
-_BASELINE = "paddle-cpu"
+BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
 
 
@@ -89,7 +89,7 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
             return [(what, f"{figure.images / entry.stats.median:.2f} images/s", "", "")]
         case Agreement():
             what = f"masks of ONNX Runtime, {figure.bundle} ({figure.pixels / 1e6:.1f} megapixels)"
-            return [(what, f"{figure.mismatched_ppm:.1f} ppm differ", f"{_BASELINE}", "")]
+            return [(what, f"{figure.mismatched_ppm:.1f} ppm differ", f"{BASELINE}", "")]
         case Memory():
             what = f"memory after {figure.late_images} images of mixed sizes, {figure.provider}"
             here = f"{figure.late_bytes / 2**20:.0f} MiB ({figure.growth_percent:+.1f} %)"
@@ -114,17 +114,17 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
 
 
 def _latency_rows(figure: Latency, median_s: float, others: Sequence[Entry]) -> list[_Row]:
-    if figure.provider == _BASELINE:
+    if figure.provider == BASELINE:
         return []
     baselines = [
         other.stats.median
         for other in others
         if isinstance(other.extra_info, Latency)
-        and (other.extra_info.bundle, other.extra_info.provider) == (figure.bundle, _BASELINE)
+        and (other.extra_info.bundle, other.extra_info.provider) == (figure.bundle, BASELINE)
     ]
     what, here = f"one run, 866×1154, {figure.bundle}, {figure.provider}", f"{1000 * median_s:.1f} ms"
     return [
-        (what, here, f"{_BASELINE} {1000 * baseline_s:.1f} ms", f"{baseline_s / median_s:.2f}×")
+        (what, here, f"{BASELINE} {1000 * baseline_s:.1f} ms", f"{baseline_s / median_s:.2f}×")
         for baseline_s in baselines
     ] or [(what, here, "", "")]
 

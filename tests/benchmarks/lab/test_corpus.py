@@ -30,7 +30,7 @@ from benchmarks.lab.corpus.results import Result, Store
 from benchmarks.lab.corpus.rules import Stored
 from benchmarks.lab.corpus.run import MATRIX, Judge, Task
 from benchmarks.lab.corpus.sources import Source
-from benchmarks.lab.corpus.verdicts import FAULTS, Judged, Voice, agreement, judge
+from benchmarks.lab.corpus.verdicts import FAULTS, Judged, PeerReading, agreement, judge
 
 SAMPLE = 64
 
@@ -179,37 +179,37 @@ PICTURE: NDArray[np.uint8] = scene_rgb()
 OTHER: NDArray[np.uint8] = PICTURE[::-1].copy()
 
 
-def voices(*heard: tuple[str, str, NDArray[np.uint8] | None]) -> list[Voice]:
-    return [Voice(reader, family, pixels, "no") for reader, family, pixels in heard]
+def readings(*peers: tuple[str, str, NDArray[np.uint8] | None]) -> list[PeerReading]:
+    return [PeerReading(reader, family, pixels, "no") for reader, family, pixels in peers]
 
 
-def judged(ours: Reading, *heard: tuple[str, str, NDArray[np.uint8] | None], form: str = "PNG") -> Judged:
-    agreed = agreement(voices(*heard), "exact")
+def judged(ours: Reading, *peers: tuple[str, str, NDArray[np.uint8] | None], form: str = "PNG") -> Judged:
+    agreed = agreement(readings(*peers), "exact")
     return judge(ours, PHOTOGRAPH, Facts(form), agreed, "exact", name="x.png")
 
 
 def test_one_level_off_is_silently_wrong() -> None:
     wrong = PICTURE.copy()
     wrong[3, 4, 1] ^= 1
-    heard = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", PICTURE))
-    assert judged(Reading("read", PICTURE), *heard).verdict == "equal"
-    assert judged(Reading("read", wrong), *heard).verdict == "silently wrong"
-    assert judged(Reading("read", wrong[1:]), *heard).verdict == "silently wrong"
+    peers = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", PICTURE))
+    assert judged(Reading("read", PICTURE), *peers).verdict == "equal"
+    assert judged(Reading("read", wrong), *peers).verdict == "silently wrong"
+    assert judged(Reading("read", wrong[1:]), *peers).verdict == "silently wrong"
 
 
-def test_where_others_do_not_agree_nobody_is_believed() -> None:
-    heard = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", OTHER))
-    assert judged(Reading("read", PICTURE), *heard).verdict == "no agreement"
-    assert judged(Reading("refused", message="x.png: damaged"), *heard).verdict == "no agreement"
-    assert judged(Reading("read", PICTURE), *heard, ("imagecodecs", "imagecodecs", OTHER)).verdict == "silently wrong"
+def test_where_others_do_not_agree_nothing_counts() -> None:
+    peers = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", OTHER))
+    assert judged(Reading("read", PICTURE), *peers).verdict == "no agreement"
+    assert judged(Reading("refused", message="x.png: damaged"), *peers).verdict == "no agreement"
+    assert judged(Reading("read", PICTURE), *peers, ("imagecodecs", "imagecodecs", OTHER)).verdict == "silently wrong"
 
 
-def test_readers_of_one_family_are_one_voice() -> None:
-    heard = (("tifffile", "tifffile", PICTURE), ("GDAL", "libtiff", OTHER), ("OpenCV", "libtiff", OTHER))
-    assert judged(Reading("read", OTHER), *heard).verdict == "no agreement"
+def test_readers_of_one_family_count_as_one() -> None:
+    peers = (("tifffile", "tifffile", PICTURE), ("GDAL", "libtiff", OTHER), ("OpenCV", "libtiff", OTHER))
+    assert judged(Reading("read", OTHER), *peers).verdict == "no agreement"
 
 
-def test_a_lenient_reader_alone_is_no_witness() -> None:
+def test_a_lenient_reader_does_not_count_alone() -> None:
     assert judged(Reading("read", OTHER), ("GDAL", "GDAL", PICTURE)).verdict == "no agreement"
 
 
@@ -227,7 +227,7 @@ def test_a_refusal_is_right_only_with_the_reason_that_is_listed() -> None:
 
 def test_the_name_of_a_file_is_no_reason() -> None:
     facts = Facts("GIF")
-    agreed = agreement(voices(("libvips", "libvips", PICTURE)), "exact")
+    agreed = agreement(readings(("libvips", "libvips", PICTURE)), "exact")
     refused = Reading("refused", message="is a GIF which is not read: fails")
     assert (
         judge(refused, PHOTOGRAPH, facts, agreed, "exact", name="is a GIF which is not read").verdict
