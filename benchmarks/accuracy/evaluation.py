@@ -125,13 +125,7 @@ class Score:
 def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count: int) -> Counts:
     """Count which class was found where which was labelled.
 
-    Args:
-        found: ``[H, W]``, class indices below `class_count`.
-        labels: ``[H, W]``, class indices below `class_count`, or 255.
-        class_count: Number of classes.
-
-    Returns:
-        ``int64[K, K]``: rows are labels, columns what was found.
+    Returns ``int64[K, K]``: rows are labels, columns what was found; pixels labelled 255 are left out.
 
     >>> confusion_matrix(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
     [[1, 1], [0, 0]]
@@ -143,11 +137,7 @@ def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count
 def class_ious(confusion: Counts) -> tuple[float | None, ...]:
     """Intersection over union of every class.
 
-    Args:
-        confusion: Of all images together.
-
-    Returns:
-        One value per class, 0-1; None for a class that is neither labelled nor found.
+    Returns one value per class, 0-1; None for a class that is neither labelled nor found.
 
     >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     (0.75, 0.8, None)
@@ -157,12 +147,6 @@ def class_ious(confusion: Counts) -> tuple[float | None, ...]:
 
 def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
     """Precision, recall and F1 of every class.
-
-    Args:
-        confusion: Of all images together.
-
-    Returns:
-        One entry per class.
 
     >>> class_scores(np.array([[3, 1], [0, 4]]))[0]
     ClassScore(precision=1.0, recall=0.75, f1=0.8571428571428571)
@@ -241,9 +225,6 @@ class _Tally:
 def require_labelled_classes(evaluation: Evaluation) -> None:
     """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason.
 
-    Args:
-        evaluation: As `evaluate` returns it.
-
     Raises:
         OptionError: No pixel of any image is labelled as one of the classes.
     """
@@ -262,14 +243,6 @@ def read_labelled(
 ) -> Iterator[LabelledImage]:
     """Read labelled images, one at a time.
 
-    Args:
-        pairs: Files.
-        read: Reads a picture.
-        values: Which value of the masks stands for which class; see `read_labels`.
-
-    Yields:
-        Pictures with their labels.
-
     Raises:
         ImageError: A file cannot be read, or the two of a pair differ in size.
     """
@@ -281,13 +254,6 @@ def read_labelled(
 
 def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage]) -> Evaluation:
     """Hold the masks of predictors against labels, side by side.
-
-    Args:
-        predictors: At least one; their masks are at the source's size.
-        labelled: Pictures with labels; one is held at a time.
-
-    Returns:
-        A score per predictor.
 
     Raises:
         OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it.

@@ -63,14 +63,7 @@ class Environment:
 
 
 def environment(*, commit: str | None = None) -> Environment:
-    """Look at this machine.
-
-    Args:
-        commit: Of this software, where it is known from elsewhere; None: git is asked.
-
-    Returns:
-        What figures should be read with.
-    """
+    """Look at this machine."""
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Environment(
@@ -92,11 +85,7 @@ def environment(*, commit: str | None = None) -> Environment:
 def commit_of(folder: Path) -> str | None:
     """Ask git for the commit of a folder.
 
-    Args:
-        folder: Of a working tree.
-
-    Returns:
-        Its hash, with `+changes` where files differ from it; None without git or a repository.
+    Returns its hash, with `+changes` where files differ from it; None without git or a repository.
     """
     try:
         commit = _git(folder, "rev-parse", "HEAD")

@@ -185,14 +185,7 @@ class Summary:
 
 
 def summarize(measurement: Measurement) -> Summary:
-    """Derive the figures of a measurement.
-
-    Args:
-        measurement: Raw.
-
-    Returns:
-        The figures, as far as there are samples.
-    """
+    """Derive the figures of a measurement."""
     samples, loaded, agreement = measurement.samples, measurement.loaded, measurement.agreement
     latencies = [each.latency_ms for each in samples]
     passes = [turn.pipeline for turn in measurement.turns]
@@ -223,14 +216,6 @@ def pareto_front(
     items: Iterable[_Item], cost: Callable[[_Item], float], worth: Callable[[_Item], float]
 ) -> tuple[_Item, ...]:
     """Keep what nothing else beats: nothing is at least as cheap and worth at least as much, and better in one of both.
-
-    Args:
-        items: Any number.
-        cost: Less is better.
-        worth: More is better.
-
-    Returns:
-        The front, cheapest first.
 
     >>> pareto_front([(3, 1.0), (1, 0.9), (2, 0.8)], lambda each: each[0], lambda each: each[1])
     ((1, 0.9), (3, 1.0))

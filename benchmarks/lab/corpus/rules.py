@@ -85,10 +85,10 @@ def to_rgb(values: NDArray[Any], stored: Stored) -> NDArray[np.uint8]:
 def eight_bit(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Keep the highest eight bits, or spread fewer over 0 to 255.
 
+    Returns 0 to 255.
+
     >>> eight_bit(np.array([3]), 2).tolist(), eight_bit(np.array([0xABC]), 12).tolist()
     ([255], [171])
-
-    Returns 0 to 255.
     """
     wide = values.astype(np.uint32)
     return (wide >> (bits - 8) if bits >= 8 else wide * 255 // ((1 << bits) - 1)).astype(np.uint8)
