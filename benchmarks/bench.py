@@ -69,15 +69,6 @@ def prepare_work(
 ) -> tuple[Work, Reference]:
     """Lay out pictures, run the reference, collect shapes: what comes before the first configuration is measured.
 
-    Args:
-        bundle: Holds the models that will run.
-        runnable: Configurations that will be measured.
-        request: Pictures and limits.
-        places: Folders.
-
-    Returns:
-        What `benchmarks.measuring.measure` works on, and what masks will be compared with.
-
     Raises:
         EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.
     """
@@ -108,17 +99,6 @@ def bench(
     advance: Advance | None = None,
 ) -> Results:
     """Measure the product of the axes.
-
-    Args:
-        bundle: An open bundle.
-        request: What is to be measured.
-        places: Folders.
-        convert: Makes the FP32 ONNX model where the bundle holds none.
-        commit: Of this software, where it is known from elsewhere.
-        advance: Told of progress.
-
-    Returns:
-        Everything that was found; no measurements where nothing of it can run here.
 
     Raises:
         EngineError: A picture cannot be read, or the axes contradict each other.

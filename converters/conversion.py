@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -30,6 +29,7 @@ from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 from engine.system.cores import usable_cores
+from engine.system.libraries import installed_version
 from engine.system.process import is_out_of_memory
 from engine.system.text import json_text
 
@@ -443,10 +443,10 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
 
 
 def _version_of(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError as error:
+    version = installed_version(distribution)
+    if version is None:
         raise ConversionError(
             f"{distribution} is not installed: install the extras `convert` and `paddle`, or use a bundle that holds "
             "onnx/fp32/model.onnx"
-        ) from error
+        )
+    return version

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.bundle.bundle import distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
+from engine.segmentation.agreement import class_ious, confusion_matrix
 from engine.segmentation.predictor import Mask, Predictor, Provenance
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
@@ -239,8 +240,7 @@ def _add_masks(tally: _Tally, name: str, expected: Mask, actual: Mask) -> None:
     planes = expected if expected.dtype == np.bool_ else None
     if planes is None:
         count = int(max(expected.max(), actual.max())) + 1
-        pairs = np.bincount(expected.reshape(-1).astype(np.int64) * count + actual.reshape(-1), minlength=count * count)
-        table = pairs.reshape(count, count)
+        table = confusion_matrix(expected, actual, count)
         in_both, in_expected, in_actual = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
         pixels, area = expected.size, expected.size
         mismatched = pixels - int(in_both.sum())
@@ -267,13 +267,9 @@ def _sum_by_class(total: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[n
 
 
 def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predictor) -> ParityReport:
-    union = tally.reference + tally.candidate - tally.intersection
-    names = distinct_names(reference.bundle.classes, union.size)
-    class_iou = {
-        name: float(both / either)
-        for name, both, either in zip(names, tally.intersection, union, strict=True)
-        if either
-    }
+    names = distinct_names(reference.bundle.classes, tally.reference.size)
+    ious = class_ious(tally.intersection, tally.reference, tally.candidate)
+    class_iou = {name: iou for name, iou in zip(names, ious, strict=True) if iou is not None}
     gated = tuple(
         name
         for name, found in zip(names, tally.reference, strict=True)

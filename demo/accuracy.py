@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.evaluation import Evaluation, LabelledImage, Score, evaluate
+from benchmarks.results.markdown import Table, markdown
 from converters.parity import compare
 from demo.nuclei import read_labelled_folder
 from demo.train import held_out_scenes
@@ -134,17 +135,16 @@ def page(measured: Sequence[Measured]) -> str:
 
 def _section(measured: Measured) -> str:
     first = measured.columns[0].score
-    titles = ["runs on", "mean IoU", "against Paddle", *(f"IoU {name}" for name in measured.classes)]
-    rows = [[*titles, "pixel accuracy", "cover error", "mismatched ppm"], ["---", *["---:"] * (len(titles) + 2)]]
-    rows += [_cells(column, first) for column in measured.columns]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    titles = ("runs on", "mean IoU", "against Paddle", *(f"IoU {name}" for name in measured.classes))
+    header = (*titles, "pixel accuracy", "cover error", "mismatched ppm")
+    table = markdown(Table(header, tuple(_cells(column, first) for column in measured.columns)))
     return f"\n## {measured.title}\n\n{first.images} images, {first.pixels / 1e6:.1f} million pixels.\n\n{table}\n"
 
 
-def _cells(column: Column, first: Score) -> list[str]:
+def _cells(column: Column, first: Score) -> tuple[str, ...]:
     score = column.score
     worst = max(score.cover_error, key=lambda each: each.mean)
-    return [
+    return (
         column.label,
         f"{score.miou:.4f}",
         "" if score is first else f"{100 * (score.miou - first.miou):+z.2f} points",
@@ -152,7 +152,7 @@ def _cells(column: Column, first: Score) -> list[str]:
         f"{score.accuracy:.4f}",
         f"{worst.mean:.4f} ({worst.max:.4f})",
         "" if score is first else f"{column.mismatched_ppm:.1f}",
-    ]
+    )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,7 +2,6 @@
 
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from benchmarks.measuring.environment import LIBRARIES
@@ -10,6 +9,7 @@ from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider,
 from engine.options import Device, RuntimeOptions
 from engine.segmentation.opening import require_available
 from engine.system.cores import quota_cores, usable_cores
+from engine.system.libraries import installed_version
 from service.session import Caches
 
 
@@ -34,13 +34,7 @@ def installed_versions() -> dict[str, str | None]:
     Returns:
         Distribution name to version, None where it is not installed.
     """
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in LIBRARIES}}
 
 
 def known_bad(versions: dict[str, str | None]) -> list[str]:

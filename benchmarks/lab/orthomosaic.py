@@ -29,12 +29,6 @@ class Scene:
     """What the orthomosaic shows."""
 
     def __init__(self, side: int, seed: int) -> None:
-        """Lay the scene out.
-
-        Args:
-            side: width and height in pixels.
-            seed: of everything random.
-        """
         self.side = side
         self._seed = seed
         cells = side // _CELL_PX + 4
@@ -45,12 +39,7 @@ class Scene:
     def block(self, x: int, y: int) -> NDArray[np.uint8]:
         """Render a block.
 
-        Args:
-            x: first column, a multiple of `BLOCK_PX`.
-            y: first row, a multiple of `BLOCK_PX`.
-
-        Returns:
-            uint8[3, BLOCK_PX, BLOCK_PX]; 0 where there are no data.
+        Returns uint8[3, BLOCK_PX, BLOCK_PX]; 0 where there are no data.
         """
         rng = np.random.default_rng((self._seed, x, y))
         columns, rows = np.meshgrid(
@@ -83,17 +72,7 @@ def _sampled(
 def write_orthomosaic(
     path: Path, side: int, seed: int, *, advance: Callable[[float], None] = lambda _share: None
 ) -> None:
-    """Write the orthomosaic as a tiled GeoTIFF with a coordinate reference system and a nodata value.
-
-    Args:
-        path: the file; whole or absent.
-        side: width and height in pixels.
-        seed: of everything random.
-        advance: is told the share that is written, 0–1.
-
-    Raises:
-        ImageError: it cannot be written.
-    """
+    """Write the orthomosaic as a tiled GeoTIFF with a coordinate reference system and a nodata value."""
     import rasterio
     from rasterio.errors import RasterioError
     from rasterio.windows import Window

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.lab.orthomosaic import write_orthomosaic
 from benchmarks.lab.tile_quality import TileWork, measure_tiles
 from benchmarks.measuring.environment import environment
+from benchmarks.results.markdown import Markup, Table, markdown
 from engine.system.memory import process_memory_bytes
 from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
@@ -55,19 +56,8 @@ class ScaleRequest:
     again: bool
 
 
-def measure(request: ScaleRequest, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure what is asked for and was not measured before.
-
-    Args:
-        request: what.
-        tell: is told every step.
-
-    Returns:
-        Environment, limits and the results of all parts in the folder.
-
-    Raises:
-        RuntimeError: a part failed; what was done before is kept.
-    """
+def measure(request: ScaleRequest, report: Callable[[str], None]) -> dict[str, Any]:
+    """Measure what is asked for and was not measured before."""
     folder = request.out / request.bundle.name.partition(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
     memory: dict[str, Callable[[], dict[str, Any]]] = {
@@ -81,24 +71,16 @@ def measure(request: ScaleRequest, tell: Callable[[str], None]) -> dict[str, Any
         path = folder / f"{name}.json"
         if name.partition("_")[0] not in request.parts or (path.exists() and not request.again):
             continue
-        tell(f"{name} …")
+        report(f"{name} …")
         found = run()
         path.write_text(json.dumps({**found, "environment": asdict(environment())}, indent=1))
-        tell(f"{name}: {found}")
+        report(f"{name}: {found}")
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     return {"bundle": request.bundle.name, "memory_limit_mib": request.memory_mib, "results": results}
 
 
 def orthomosaic(request: ScaleRequest, size: int) -> Path:
-    """Make an orthomosaic, or find it.
-
-    Args:
-        request: names the folder.
-        size: side in pixels.
-
-    Returns:
-        The file.
-    """
+    """Make an orthomosaic, or find it."""
     path = request.out / f"orthomosaic_{size}.tif"
     if not path.exists():
         write_orthomosaic(path, size, _SEED)
@@ -106,18 +88,7 @@ def orthomosaic(request: ScaleRequest, size: int) -> Path:
 
 
 def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
-    """Run `pseg predict` as users do, and watch its peak.
-
-    Args:
-        request: bundle and limit.
-        size: side of the orthomosaic, in pixels.
-
-    Returns:
-        Peak of the whole process, time, tiling, covers.
-
-    Raises:
-        RuntimeError: the command failed.
-    """
+    """Run `pseg predict` as users do, and watch its peak."""
     source = orthomosaic(request, size)
     masks = request.out / "masks"
     arguments = [
@@ -167,54 +138,42 @@ def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
 
 
 def to_markdown(measured: dict[str, Any]) -> str:
-    """Lay the results out.
-
-    Args:
-        measured: from `measure`.
-
-    Returns:
-        A table and a line about the machine.
-    """
-    lines = [f"### {measured['bundle']}", "", "| measured | result | goal |", "| --- | ---: | ---: |"]
+    """Lay out what `measure` returned: a table, and a line about each machine."""
     results: dict[str, dict[str, Any]] = measured["results"]
-    by_size = sorted(
-        (each for name, each in results.items() if name.startswith("memory_")), key=lambda each: each["size"]
-    )
-    for each in by_size:
-        tiling = each["tiling"]
-        lines.append(
-            f"| peak memory of the process, {each['size']}×{each['size']} pixels, {tiling['tiles']} tiles of "
-            f"{tiling['tile'][0]}×{tiling['tile'][1]} | {each['peak_mib']:.0f} MiB | ≤ {_MEMORY_LIMIT_MIB} MiB |"
-        )
-        lines.append(
-            f"| time for it, from start to the written map | {each['seconds']:.0f} s, "
-            f"{each['megapixels_per_second']:.2f} megapixels/s | |"
-        )
-    if "seams" in results:
-        seams = results["seams"]
-        side = seams["pixels"][0]
-        lines += [
-            f"| pixels of {side}×{side} that differ from the whole image, {seams['tiles']} tiles, overlap "
-            f"{seams['overlap']} | {seams['mismatched']:.4%} | < {_SEAM_LIMIT:.1%} |",
-            f"| the same without overlap | {seams['mismatched_without_overlap']:.4%} | |",
+    of_part = {part: [each for name, each in results.items() if name.partition("_")[0] == part] for part in PARTS}
+    rows: list[tuple[str, str, str]] = []
+    for each in sorted(of_part["memory"], key=lambda one: one["size"]):
+        tiling, size = each["tiling"], each["size"]
+        what = f"{size}×{size} pixels, {tiling['tiles']} tiles of {tiling['tile'][0]}×{tiling['tile'][1]}"
+        speed = f"{each['seconds']:.0f} s, {each['megapixels_per_second']:.2f} megapixels/s"
+        rows += [
+            (f"peak memory of the process, {what}", f"{each['peak_mib']:.0f} MiB", f"≤ {_MEMORY_LIMIT_MIB} MiB"),
+            ("time for it, from start to the written map", speed, ""),
         ]
-        if "half_overlap_mismatched" in seams:
-            lines.append(
-                f"| habitat-mapper's rule (half overlap, Bartlett–Hann), {seams['half_overlap_tiles']} tiles | "
-                f"{seams['half_overlap_mismatched']:.4%} | |"
-            )
-    for speed in (each for name, each in results.items() if name.startswith("throughput_")):
-        lines.append(
-            f"| speed against the bare session on prepared tiles, {speed['tiles_run']} tiles, file to file, streams: "
-            f"{speed['streams']} | {speed['ratio']:.2f} | |"
-        )
-    machines = {
-        f"{each['environment']['processor']}, {each['environment']['usable_cores']} cores, Python "
-        f"{each['environment']['python']}, "
-        + ", ".join(f"{name} {each['environment']['libraries'][name]}" for name in ("onnxruntime", "rasterio", "numpy"))
-        for each in results.values()
-    }
-    return "\n".join([*lines, "", *(f"On {machine}." for machine in sorted(machines)), ""])
+    for each in of_part["seams"]:
+        side, tiles = each["pixels"][0], f"{each['tiles']} tiles, overlap {each['overlap']}"
+        what = f"pixels of {side}×{side} that differ from the whole image, {tiles}"
+        rows += [
+            (what, f"{each['mismatched']:.4%}", Markup(f"< {_SEAM_LIMIT:.1%}")),
+            ("the same without overlap", f"{each['mismatched_without_overlap']:.4%}", ""),
+        ]
+        if "half_overlap_mismatched" in each:
+            what = f"habitat-mapper's rule (half overlap, Bartlett–Hann), {each['half_overlap_tiles']} tiles"
+            rows.append((what, f"{each['half_overlap_mismatched']:.4%}", ""))
+    for each in of_part["throughput"]:
+        how = f"{each['tiles_run']} tiles, file to file, streams: {each['streams']}"
+        rows.append((f"speed against the bare session on prepared tiles, {how}", f"{each['ratio']:.2f}", ""))
+    machines = sorted({_machine(each["environment"]) for each in results.values()})
+    table = markdown(Table(("measured", "result", "goal"), tuple(rows)))
+    return "\n\n".join([f"### {measured['bundle']}", table, "\n".join(machines)]) + "\n"
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    libraries = ", ".join(f"{name} {environment['libraries'][name]}" for name in ("onnxruntime", "rasterio", "numpy"))
+    return (
+        f"On {environment['processor']}, {environment['usable_cores']} cores, Python {environment['python']}, "
+        f"{libraries}."
+    )
 
 
 def _request(arguments: Sequence[str] | None) -> ScaleRequest:
@@ -240,19 +199,15 @@ def _request(arguments: Sequence[str] | None) -> ScaleRequest:
     )
 
 
-def _tell(step: str) -> None:
+def _report(step: str) -> None:
     sys.stderr.write(f"{step}\n")
     sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write `scale_<bundle>.json` and `.md`.
-
-    Args:
-        arguments: of the command line.
-    """
+    """Measure, and write `scale_<bundle>.json` and `.md`."""
     request = _request(arguments)
-    measured = measure(request, _tell)
+    measured = measure(request, _report)
     name = f"scale_{request.bundle.name.partition('.')[0]}"
     (request.out / f"{name}.json").write_text(json.dumps(measured, indent=1))
     text = to_markdown(measured)

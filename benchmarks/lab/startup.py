@@ -23,18 +23,7 @@ _DRAWS = 10_000
 
 
 def seconds_until_written(command: list[str], mask: Path) -> float:
-    """Run a command; the mask's own time tells when it was there, whatever the process does afterwards.
-
-    Args:
-        command: Writes the mask.
-        mask: Removed before.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        RuntimeError: The command fails.
-    """
+    """Run a command; the mask's own time tells when it was there, whatever the process does afterwards."""
     mask.unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started_ns = time.time_ns()
@@ -46,12 +35,6 @@ def seconds_until_written(command: list[str], mask: Path) -> float:
 
 def bounds_of_median(values: list[float]) -> tuple[float, float]:
     """Where the median of values like these lies with 95 % confidence, by bootstrap.
-
-    Args:
-        values: At least one.
-
-    Returns:
-        Lower and upper bound; the same at every call.
 
     >>> bounds_of_median([1.0, 1.0, 1.0])
     (1.0, 1.0)

@@ -54,14 +54,7 @@ class TileWork:
 def seams(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts) -> dict[str, Any]:
     """Count the pixels in which tiles and the whole disagree.
 
-    Args:
-        predictor: an open predictor.
-        raster: small enough to be run whole.
-        tiling: the way to cut.
-        facts: of the network.
-
-    Returns:
-        Shares of mismatched pixels, 0–1: of our tiles, of ours without blending or overlap, of habitat-mapper's rule.
+    Returns shares of pixels, 0–1: of our tiles, of ours without blending or overlap, of habitat-mapper's rule.
     """
     pixels = raster.read(Window(0, 0, raster.width, raster.height)).pixels
     image = SourceImage(pixels, raster.width, raster.height, Capture())
@@ -84,18 +77,7 @@ def seams(predictor: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFa
 def throughput(
     predictor: Predictor, bare: Predictor, raster: GeoTiff, tiling: Tiling, facts: OutputFacts
 ) -> dict[str, Any]:
-    """Time a raster from file to file, and the same tiles through the bare session, in turn.
-
-    Args:
-        predictor: an open predictor.
-        bare: the same in one stream with all threads.
-        raster: what is segmented.
-        tiling: the way to cut.
-        facts: of the network.
-
-    Returns:
-        Seconds of every round, and the ratio of their medians: bare over all.
-    """
+    """Time a raster from file to file, and the same tiles through the bare session, in turn."""
     grid = tiling.grid(raster.width, raster.height)
     layout = layout_for(
         raster.width, raster.height, facts.classes, multilabel=facts.kind is OutputKind.MULTILABEL,

@@ -68,12 +68,6 @@ class Size:
 def parse_size(text: str) -> Size:
     """Read a size as a user writes it.
 
-    Args:
-        text: Height and width, such as 512x640.
-
-    Returns:
-        The size.
-
     Raises:
         OptionError: It is something else.
 
@@ -128,12 +122,6 @@ class Configuration:
 
     def options(self, files: TensorRtFiles | None = None) -> RuntimeOptions:
         """What the runtime is opened with.
-
-        Args:
-            files: Shapes that will come, and engines, for TensorRT; without effect on other providers.
-
-        Returns:
-            Options of one runtime.
 
         Raises:
             OptionError: The configuration contradicts itself.
@@ -224,15 +212,10 @@ class Axes(Options):
 def configurations(axes: Axes, bundle: Bundle) -> tuple[Configuration, ...]:
     """Multiply the axes.
 
-    Args:
-        axes: Their values.
-        bundle: Decides what an empty axis of precisions holds.
-
-    Returns:
-        Every combination once, in the order of the axes; whether it can run is not known yet.
-
     Raises:
         OptionError: No provider belongs to the runtimes.
+
+    Returns every combination once, in the order of the axes; whether it can run is not known yet.
     """
     held = (each.precision for each in bundle.onnx)
     precisions = axes.precisions or tuple(dict.fromkeys((Precision.FP32, *held)))
@@ -294,16 +277,7 @@ class Selection:
 
 
 def select(wanted: Sequence[Configuration], bundle: Bundle, convert: Convert | None = None) -> Selection:
-    """Sort out what this machine and this bundle cannot run, before anything is measured.
-
-    Args:
-        wanted: Configurations.
-        bundle: An open bundle.
-        convert: Makes the FP32 ONNX model where it is missing; called at most once.
-
-    Returns:
-        What can be tried, and what is skipped with its reason.
-    """
+    """Sort out what this machine and this bundle cannot run, before anything is measured."""
     ready = _Ready(bundle, convert)
     runnable: list[Configuration] = []
     skipped: list[Skipped] = []

@@ -4,11 +4,11 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from engine.system.cores import quota_cores, usable_cores
 from engine.system.hardware import cpu_information, gpu_name, processor_flags, processor_model
+from engine.system.libraries import installed_versions
 from engine.system.memory import kernel_bytes
 
 LIBRARIES = (
@@ -63,14 +63,7 @@ class Environment:
 
 
 def environment(*, commit: str | None = None) -> Environment:
-    """Look at this machine.
-
-    Args:
-        commit: Of this software, where it is known from elsewhere; None: git is asked.
-
-    Returns:
-        What figures should be read with.
-    """
+    """Look at this machine."""
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Environment(
@@ -83,35 +76,16 @@ def environment(*, commit: str | None = None) -> Environment:
         gpu=None if gpu == "unknown" else gpu,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        libraries=library_versions(),
+        libraries=installed_versions(LIBRARIES),
         commit=commit or commit_of(_ROOT),
         load_average=os.getloadavg()[0],
     )
 
 
-def library_versions() -> dict[str, str]:
-    """List the libraries that matter.
-
-    Returns:
-        Distribution to version, of those that are installed.
-    """
-    versions: dict[str, str] = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def commit_of(folder: Path) -> str | None:
     """Ask git for the commit of a folder.
 
-    Args:
-        folder: Of a working tree.
-
-    Returns:
-        Its hash, with `+changes` where files differ from it; None without git or a repository.
+    Returns its hash, with `+changes` where files differ from it; None without git or a repository.
     """
     try:
         commit = _git(folder, "rev-parse", "HEAD")

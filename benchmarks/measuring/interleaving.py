@@ -25,13 +25,7 @@ def _say_nothing(_step: str, _configuration: Configuration) -> None:
 
 
 def take_turns(processes: Sequence[MeasuredProcess], rounds: int, advance: Advance = _say_nothing) -> None:
-    """Let everyone have a turn, then everyone another one.
-
-    Args:
-        processes: Open configurations; those with an error are passed over.
-        rounds: Turns for each.
-        advance: Told of progress.
-    """
+    """Let everyone have a turn, then everyone another one."""
     for _ in range(rounds):
         for each in processes:
             advance("measuring", each.configuration)
@@ -43,14 +37,7 @@ def measure_all(
 ) -> tuple[Measurement, ...]:
     """Measure configurations, interleaved.
 
-    Args:
-        configurations: What to measure.
-        work: What to measure it on.
-        repeats: Turns for each.
-        advance: Told of progress.
-
-    Returns:
-        A measurement per configuration, in order, those that failed with their error.
+    Returns a measurement per configuration, in order, those that failed with their error.
     """
     waiting = deque(configurations)
     measurements: list[Measurement] = []

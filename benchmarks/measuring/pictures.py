@@ -36,8 +36,7 @@ class Pictures:
 def demo_pictures() -> tuple[Path, ...]:
     """Find the rendered scenes of this repository.
 
-    Returns:
-        Files, sorted.
+    Returns files, sorted.
     """
     return tuple(sorted(_DEMO_PICTURES.glob("*.jpg")))
 
@@ -46,15 +45,6 @@ def prepare_pictures(
     images: Sequence[Path], sizes: Iterable[Size | None], folder: Path, *, max_img_size: int
 ) -> dict[Size | None, Pictures]:
     """Lay out the pictures of every size.
-
-    Args:
-        images: The user's; empty: pictures of coloured noise are generated.
-        sizes: What pictures are resized to; None: not at all.
-        folder: Gets the generated and the resized ones.
-        max_img_size: For pictures that are not resized; resized ones are never shrunken any more.
-
-    Returns:
-        Size to pictures. A resized JPEG is a JPEG again, everything else a PNG, so that decoding costs what it does.
 
     Raises:
         ImageError: A picture cannot be read; left out in silence it would change what is measured.
@@ -74,15 +64,10 @@ def prepare_pictures(
 def spread(pictures: Pictures, count: int) -> Pictures:
     """Take a sample, evenly spread.
 
-    Args:
-        pictures: All.
-        count: At most so many are taken; at least 1.
-
-    Returns:
-        The sample, in order.
-
     Raises:
         OptionError: `count` is less than 1.
+
+    Returns the sample, in order.
     """
     if count < 1:
         raise OptionError(f"a sample of {count} pictures was asked for; it must be at least 1")
@@ -121,13 +106,7 @@ def _write(pixels: NDArray[np.uint8], path: Path) -> Path:
 def drawn_scene(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
     """Draw what a picture is made of: soft ground, grain, shapes with edges, lines of text.
 
-    Args:
-        rng: decides everything.
-        width: pixels.
-        height: pixels.
-
-    Returns:
-        `uint8[H, W, 3]`.
+    Returns `uint8[H, W, 3]`.
     """
     ground = rng.integers(40, 216, (8, 8, 3), dtype=np.uint8)
     scene = cast("NDArray[np.uint8]", cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC))
@@ -145,12 +124,7 @@ def drawn_scene(rng: np.random.Generator, width: int, height: int) -> NDArray[np
 def photograph(width: int, height: int) -> NDArray[np.uint8]:
     """Take the first demo picture at a size, or draw one where there is none.
 
-    Args:
-        width: pixels.
-        height: pixels.
-
-    Returns:
-        `uint8[H, W, 3]`, RGB.
+    Returns `uint8[H, W, 3]`, RGB.
     """
     pictures = demo_pictures()
     if not pictures:
@@ -166,14 +140,7 @@ def photograph(width: int, height: int) -> NDArray[np.uint8]:
 def write_photographs(folder: Path, count: int, width: int, height: int) -> tuple[Path, ...]:
     """Write JPEGs: the first demo picture at a size, rolled on by a little each time.
 
-    Args:
-        folder: Gets them.
-        count: How many.
-        width: Pixels.
-        height: Pixels.
-
-    Returns:
-        Files, in order.
+    Returns files, in order.
     """
     scene = photograph(width, height)
     return tuple(

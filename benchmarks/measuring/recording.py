@@ -41,12 +41,6 @@ class RecordingRuntime:
     """
 
     def __init__(self, runtime: Runtime, folder: Path) -> None:
-        """Record a runtime.
-
-        Args:
-            runtime: What really runs; it is closed with this one.
-            folder: Where answers are kept; it is made.
-        """
         self._runtime = runtime
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,12 +65,6 @@ class RecordingRuntime:
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network and keep its answer.
 
-        Args:
-            feeds: As the other runtime takes them.
-
-        Returns:
-            What the other runtime returns.
-
         Raises:
             InferenceError: The run failed.
         """
@@ -98,11 +86,6 @@ class RecordedRuntime:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a recording.
-
-        Args:
-            folder: That a `RecordingRuntime` of this program wrote to; nothing else may have.
-        """
         self._folder = folder
         self._stated: _Stated = pickle.loads((folder / _STATED).read_bytes())  # noqa: S301 - our own file
 
@@ -123,12 +106,6 @@ class RecordedRuntime:
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Find the answer to these tensors.
-
-        Args:
-            feeds: Tensors that the recorded runtime was given.
-
-        Returns:
-            What it returned.
 
         Raises:
             InferenceError: It was never given these tensors.

@@ -1,9 +1,11 @@
 """What was measured, raw, and what is derived from it: percentiles, rates, means."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
+
+import numpy as np
 
 from benchmarks.measuring.configurations import Configuration, Skipped
 from benchmarks.measuring.environment import Environment
@@ -145,26 +147,6 @@ class Results:
     skipped: tuple[Skipped, ...]
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Interpolate a percentile linearly between the two nearest values.
-
-    Args:
-        values: At least one, in any order.
-        percent: 0-100.
-
-    Returns:
-        The percentile.
-
-    >>> percentile([4, 1, 3, 2], 50)
-    2.5
-    """
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A measurement in a few figures; None where nothing is known.
@@ -203,14 +185,7 @@ class Summary:
 
 
 def summarize(measurement: Measurement) -> Summary:
-    """Derive the figures of a measurement.
-
-    Args:
-        measurement: Raw.
-
-    Returns:
-        The figures, as far as there are samples.
-    """
+    """Derive the figures of a measurement."""
     samples, loaded, agreement = measurement.samples, measurement.loaded, measurement.agreement
     latencies = [each.latency_ms for each in samples]
     passes = [turn.pipeline for turn in measurement.turns]
@@ -219,15 +194,13 @@ def summarize(measurement: Measurement) -> Summary:
         samples=len(samples),
         load_ms=loaded and loaded.load_ms,
         first_run_ms=loaded and loaded.first_run_ms,
-        p50_ms=percentile(latencies, 50) if latencies else None,
-        p90_ms=percentile(latencies, 90) if latencies else None,
-        p99_ms=percentile(latencies, 99) if len(latencies) >= SAMPLES_FOR_P99 else None,
-        images_per_s=percentile(rates, 50) if rates else None,
+        p50_ms=_percentile(latencies, 50),
+        p90_ms=_percentile(latencies, 90),
+        p99_ms=_percentile(latencies, 99) if len(latencies) >= SAMPLES_FOR_P99 else None,
+        images_per_s=_percentile(rates, 50),
         peak_rss_mib=max((turn.peak_rss_bytes / 2**20 for turn in measurement.turns), default=None),
         cpu_s_per_image=sum(each.cpu_s for each in passes) / sum(each.images for each in passes) if passes else None,
-        stages_ms={stage: percentile([each.stages_ms[stage] for each in samples], 50) for stage in STAGES}
-        if samples
-        else {},
+        stages_ms={stage: median([each.stages_ms[stage] for each in samples]) for stage in STAGES} if samples else {},
         mismatched_ppm=agreement and agreement.mismatched_ppm,
         min_class_iou=agreement and agreement.min_class_iou,
         class_iou=agreement.class_iou if agreement else {},
@@ -235,18 +208,14 @@ def summarize(measurement: Measurement) -> Summary:
     )
 
 
+def _percentile(values: Sequence[float], percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if values else None
+
+
 def pareto_front(
     items: Iterable[_Item], cost: Callable[[_Item], float], worth: Callable[[_Item], float]
 ) -> tuple[_Item, ...]:
     """Keep what nothing else beats: nothing is at least as cheap and worth at least as much, and better in one of both.
-
-    Args:
-        items: Any number.
-        cost: Less is better.
-        worth: More is better.
-
-    Returns:
-        The front, cheapest first.
 
     >>> pareto_front([(3, 1.0), (1, 0.9), (2, 0.8)], lambda each: each[0], lambda each: each[1])
     ((1, 0.9), (3, 1.0))

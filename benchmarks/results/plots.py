@@ -38,24 +38,12 @@ def require_plotting() -> None:
 
 
 def plot_names() -> list[str]:
-    """Name the files that `plots` may draw.
-
-    Returns:
-        File names.
-    """
+    """Name the files that `plots` may draw."""
     return [f"{name}.{file_format}" for name in (_LATENCY_ACCURACY, _TIME_SPLIT) for file_format in FORMATS]
 
 
 def plots(results: Results) -> dict[str, bytes]:
-    """Draw what there is to draw.
-
-    Args:
-        results: A run.
-
-    Returns:
-        File name to content, each plot as SVG and PNG; nothing where no configuration came to its end, and no accuracy
-        where masks were not compared.
-    """
+    """Draw what there is to draw."""
     from matplotlib import rc_context
 
     figures: dict[str, Figure] = {}
@@ -132,15 +120,7 @@ def _time_split(done: Sequence[tuple[Measurement, Summary]]) -> "Figure":
 
 
 def encoded_figure(figure: "Figure", file_format: str) -> bytes:
-    """Write a figure so that the same one gives the same file.
-
-    Args:
-        figure: What was drawn.
-        file_format: One of `FORMATS`.
-
-    Returns:
-        The file.
-    """
+    """Write a figure so that the same one gives the same file."""
     from matplotlib import rc_context
 
     file = io.BytesIO()

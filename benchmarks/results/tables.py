@@ -2,58 +2,31 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
+from benchmarks.results.markdown import Table, escaped, markdown
 from engine.system.hardware import telling_flags
-from engine.system.text import csv_cell, legible
+from engine.system.text import csv_cell
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
 _NOTHING = "-"
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
-"""What begins something in Markdown in the middle of a line, tables, HTML and formulas included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells to show.
-
-    Attributes:
-        header: Titles; the first column is text, the others are figures.
-        rows: As many cells each.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def measured(results: Results) -> list[tuple[Measurement, Summary]]:
-    """Pick what came to its end.
-
-    Args:
-        results: A run.
-
-    Returns:
-        Measurements without an error, and their figures.
-    """
+    """Pick what came to its end."""
     return [(each, summarize(each)) for each in results.measurements if each.error is None]
 
 
 def front(results: Results) -> frozenset[Configuration]:
     """Find the configurations that no other of their size beats in both median latency and smallest class IoU.
 
-    Args:
-        results: A run.
-
-    Returns:
-        The Pareto front of every size; empty where masks were not compared.
+    Returns the Pareto front of every size; empty where masks were not compared.
     """
     points: dict[Size | None, list[tuple[float, float, Configuration]]] = {}
     for each, summary in measured(results):
@@ -65,14 +38,7 @@ def front(results: Results) -> frozenset[Configuration]:
 
 
 def figures(results: Results) -> Table:
-    """Lay out latency, throughput, memory and agreement.
-
-    Args:
-        results: A run.
-
-    Returns:
-        A row per configuration that came to its end, the fastest first.
-    """
+    """Lay out latency, throughput, memory and agreement."""
     best = front(results)
     header = (
         "configuration", "p50 ms", "p90 ms", "p99 ms", "images/s", "CPU s/image", "load ms", "first run ms", "peak MiB",
@@ -104,11 +70,7 @@ def figures(results: Results) -> Table:
 def time_split(results: Results) -> Table:
     """Lay out where the time goes.
 
-    Args:
-        results: A run.
-
-    Returns:
-        Medians in milliseconds, a row per configuration that came to its end, the fastest first.
+    Returns medians in milliseconds, a row per configuration that came to its end, the fastest first.
     """
     return Table(
         ("configuration", *(f"{stage} ms" for stage in STAGES)),
@@ -120,14 +82,7 @@ def time_split(results: Results) -> Table:
 
 
 def class_agreement(results: Results) -> Table:
-    """Lay out the IoU of every class with the reference.
-
-    Args:
-        results: A run.
-
-    Returns:
-        A row per configuration whose masks were compared; no columns but the first where none were.
-    """
+    """Lay out the IoU of every class with the reference."""
     compared = [(each, summary) for each, summary in _fastest_first(results) if summary.class_iou]
     names = list(dict.fromkeys(name for _, summary in compared for name in summary.class_iou))
     return Table(
@@ -140,14 +95,7 @@ def class_agreement(results: Results) -> Table:
 
 
 def troubles(results: Results) -> list[tuple[str, tuple[str, ...]]]:
-    """List what was not measured.
-
-    Args:
-        results: A run.
-
-    Returns:
-        Why, and the labels of the configurations that failed or were skipped for that reason.
-    """
+    """List what was not measured."""
     reasons: dict[str, list[str]] = {}
     for each in results.measurements:
         if each.error is not None:
@@ -166,14 +114,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def record(results: Results) -> dict[str, Any]:
-    """Make a record of everything, raw samples included.
-
-    Args:
-        results: A run.
-
-    Returns:
-        What JSON can hold; `results_of` reads it again. Every measurement has its `label` and `summary` beside it.
-    """
+    """Make a record of everything, raw samples included."""
     everything: dict[str, Any] = _RESULTS.dump_python(results, mode="json")
     for entry, each in zip(everything["measurements"], results.measurements, strict=True):
         entry["label"] = each.configuration.label
@@ -184,12 +125,6 @@ def record(results: Results) -> dict[str, Any]:
 def results_of(json: bytes | str) -> Results:
     """Read results that were kept, to make tables or plots of them again.
 
-    Args:
-        json: The text of a record.
-
-    Returns:
-        The results.
-
     Raises:
         ValidationError: It is something else.
     """
@@ -197,14 +132,7 @@ def results_of(json: bytes | str) -> Results:
 
 
 def to_csv(results: Results) -> str:
-    """Write a row per configuration, also of those that failed or were skipped.
-
-    Args:
-        results: A run.
-
-    Returns:
-        CSV with a header.
-    """
+    """Write a row per configuration, also of those that failed or were skipped."""
     rows = [_csv_row(each.configuration, each) for each in results.measurements]
     rows += [{**_csv_row(each.configuration), "status": "skipped", "reason": each.reason} for each in results.skipped]
     file = io.StringIO()
@@ -238,14 +166,7 @@ def _csv_row(configuration: Configuration, measurement: Measurement | None = Non
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """Tell what figures should be read with.
-
-    Args:
-        results: A run.
-
-    Returns:
-        Name and value of each.
-    """
+    """Tell what figures should be read with."""
     machine, reference = results.environment, results.reference
     quota = "" if machine.quota_cores is None else f", quota {machine.quota_cores:g}"
     told = [
@@ -268,16 +189,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
 
 
 def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
-    """Write a page.
-
-    Args:
-        results: A run.
-        plots: Files beside the page that it shows.
-
-    Returns:
-        Markdown.
-    """
-    parts = [f"# Measured: {_escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
+    """Write a page."""
+    parts = [f"# Measured: {escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
     parts += [f"![{name.rpartition('.')[0].replace('_', ' ')}]({name})" for name in plots]
     parts += ["## Where the time goes", markdown(time_split(results))]
     classes = class_agreement(results)
@@ -299,26 +212,4 @@ _LEGEND = (
 
 
 def _trouble_lines(results: Results) -> list[str]:
-    return [f"- {_escaped('; '.join(labels))}: {_escaped(reason)}" for reason, labels in troubles(results)]
-
-
-def markdown(table: Table) -> str:
-    """Write a table as Markdown.
-
-    Args:
-        table: Cells.
-
-    Returns:
-        Lines; the first column is aligned left, the others right.
-    """
-    rule = ("---", *("---:" for _ in table.header[1:]))
-    return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows))
-
-
-def _escaped(text: str) -> str:
-    r"""Keep a cell in its row, and text from being markup.
-
-    >>> print(_escaped("a|b\nc <script>"))
-    a\|b%0Ac \<script\>
-    """
-    return _MARKDOWN.sub(r"\\\g<0>", legible(text))
+    return [f"- {escaped('; '.join(labels))}: {escaped(reason)}" for reason, labels in troubles(results)]

@@ -33,11 +33,7 @@ class Goal(StrEnum):
     def cost(self, summary: Summary) -> float:
         """Put the goal in a figure.
 
-        Args:
-            summary: Of a measurement that came to its end.
-
-        Returns:
-            The less, the better: median milliseconds, images per second below zero, or MiB.
+        Returns the less, the better: median milliseconds, images per second below zero, or MiB.
         """
         throughput = summary.images_per_s
         match self:
@@ -52,14 +48,7 @@ class Goal(StrEnum):
         return cost
 
     def told(self, summary: Summary) -> str:
-        """Put the goal in words.
-
-        Args:
-            summary: Of a measurement that came to its end.
-
-        Returns:
-            The figure and its unit.
-        """
+        """Put the goal in words."""
         figure = abs(self.cost(summary))
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
@@ -101,14 +90,7 @@ class TuningLimits(Options):
     )
 
     def broken(self, summary: Summary) -> tuple[str, ...]:
-        """List the limits that a configuration breaks.
-
-        Args:
-            summary: Of its measurement.
-
-        Returns:
-            A line each. A limit that cannot be judged counts as broken.
-        """
+        """List the limits that a configuration breaks."""
         ceilings = (
             ("latency of nine in ten", summary.p90_ms, self.max_latency_ms, "ms"),
             ("peak memory", peak_rss_mb(summary), self.max_rss_mb, "MB"),
@@ -171,14 +153,7 @@ class Measure(Protocol):
     ) -> Sequence[Measurement]:
         """Measure.
 
-        Args:
-            wanted: Configurations.
-            turns: For each.
-            compare: Whether masks are compared, too.
-            within_s: Seconds after which one that does not answer is given up.
-
-        Returns:
-            A measurement for each, in order, those that failed with their error.
+        Returns a measurement for each, in order, those that failed with their error.
         """
         ...
 
@@ -195,15 +170,7 @@ def _no_variants(_configuration: Configuration) -> Sequence[Configuration]:
 
 
 def as_measured(_configuration: Configuration, summary: Summary) -> Summary:
-    """Judge by the agreement with the reference, which is in the summary.
-
-    Args:
-        _configuration: What was measured.
-        summary: Its figures.
-
-    Returns:
-        The same figures.
-    """
+    """Judge by the agreement with the reference, which is in the summary."""
     return summary
 
 
@@ -218,21 +185,7 @@ def search(
     judge: Judge = as_measured,
     clock: Clock = time.monotonic,
 ) -> Search:
-    """Halve the field until two are left, and choose.
-
-    Args:
-        wanted: At least one configuration, best prospects first.
-        measure: Measures them.
-        goal: What is to be best.
-        limits: What the choice must keep.
-        deadline: When the budget ends, by the clock.
-        variants: What else is tried of a configuration that does well.
-        judge: Has the last word on accuracy.
-        clock: Seconds.
-
-    Returns:
-        All trials and the choice.
-    """
+    """Halve the field until two are left, and choose."""
     run = _Run(measure, goal, limits, deadline, judge, clock)
     run.try_once(wanted)
     run.try_once([variant for each in run.promising() for variant in variants(each)])
@@ -347,12 +300,7 @@ def _choice(trials: Iterable[Trial], goal: Goal) -> Trial | None:
 def front(trials: Iterable[Trial], goal: Goal) -> frozenset[Configuration]:
     """Find the configurations that no other beats in both goal and agreement.
 
-    Args:
-        trials: Of a search.
-        goal: What is to be best.
-
-    Returns:
-        The Pareto front of those that were measured and compared.
+    Returns the Pareto front of those that were measured and compared.
     """
     points = [
         (goal.cost(each.summary), each.summary.min_class_iou, each.configuration)
@@ -365,23 +313,11 @@ def front(trials: Iterable[Trial], goal: Goal) -> frozenset[Configuration]:
 def peak_rss_mb(summary: Summary) -> float | None:
     """Tell the peak memory.
 
-    Args:
-        summary: Of a measurement.
-
-    Returns:
-        10^6 bytes; None where nothing is known.
+    Returns 10^6 bytes; None where nothing is known.
     """
     return None if summary.peak_rss_mib is None else summary.peak_rss_mib * 2**20 / _MB
 
 
 def shown(value: float | None, digits: int) -> str:
-    """Write a figure.
-
-    Args:
-        value: None where nothing is known.
-        digits: Behind the point.
-
-    Returns:
-        The figure, or a dash.
-    """
+    """Write a figure."""
     return "-" if value is None else f"{value:.{digits}f}"

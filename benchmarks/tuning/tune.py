@@ -22,7 +22,7 @@ from benchmarks.measuring.measure import TIMEOUT_S, MeasuringError, Work, ask_on
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Measurement, Reference, Summary
 from benchmarks.measuring.streams import Grade, Grading, reference_options
-from benchmarks.results.tables import Table
+from benchmarks.results.markdown import Table
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle

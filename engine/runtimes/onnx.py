@@ -13,12 +13,10 @@ hence its streams never share a session.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -40,6 +38,7 @@ from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, pr
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.hardware import gpu_name, has_vnni
+from engine.system.libraries import installed_version
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -238,19 +237,13 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
     )
 
 
-def _version_of(distribution: str) -> str | None:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(distribution)
-    return None
-
-
 def library_conflict() -> str | None:
     """Find the two distributions that overwrite each other's files.
 
     Returns:
         What is wrong and what to do, or None.
     """
-    if _version_of("onnxruntime") and _version_of("onnxruntime-gpu"):
+    if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         return (
             "onnxruntime and onnxruntime-gpu are both installed and CUDA is lost: "
             "uninstall both, then install the one that you need"
@@ -389,7 +382,7 @@ class OnnxRuntime:
     def _engine_cache(self, model: OnnxModel, options: OnnxOptions) -> Path | None:
         if options.provider is not Provider.TENSORRT or options.tensorrt_files.engine_cache is None:
             return None
-        self._versions["tensorrt"] = _version_of("tensorrt-cu12") or _version_of("tensorrt") or "unknown"
+        self._versions["tensorrt"] = installed_version("tensorrt-cu12") or installed_version("tensorrt") or "unknown"
         folder = engine_cache_folder(
             options.tensorrt_files.engine_cache,
             model_digest=model.digest,

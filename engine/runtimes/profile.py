@@ -7,7 +7,6 @@ profile has no say over TensorRT, whose engines also need the shapes that will c
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
 from engine.system.hardware import Host, this_host
+from engine.system.libraries import installed_versions
 from engine.system.settings_files import SettingsError, read_json
 
 PROFILE_NAME = "profile.json"
@@ -171,13 +171,7 @@ def library_versions(runtime: RuntimeName) -> dict[str, str]:
     Returns:
         Distribution to version, of those that are installed.
     """
-    versions: dict[str, str] = {}
-    for name in _DISTRIBUTIONS[runtime]:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return installed_versions(_DISTRIBUTIONS[runtime])
 
 
 def profile_json(profile: Profile) -> bytes:

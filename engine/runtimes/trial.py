@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import InferenceError, ModelLoadError, TrialError
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.system.libraries import installed_versions
 from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 TIMEOUT_S: float = 600
@@ -65,7 +65,7 @@ class _Trial:
         """The same for every trial that needs not be made again: it holds everything that the answer depends on."""
         model, options = self.request
         kind = "onnx" if isinstance(model, OnnxModel) else model.kind
-        versions = {name: version for name in _VERSIONED if (version := _version_of(name)) is not None}
+        versions = installed_versions(_VERSIONED)
         text = json.dumps([_RULES, kind, model.digest, versions, asdict(options)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -131,13 +131,6 @@ def _prove(trial: _Trial, ledger: Path | None) -> None:
             mark.touch()
         except OSError as error:
             _log.warning("%s cannot be written to (%s): the next start tries the model again", ledger, error)
-
-
-def _version_of(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _try_in_child(trial: _Trial) -> None:

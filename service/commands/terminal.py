@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from benchmarks.results.tables import Table
+    from benchmarks.results.markdown import Table
 
 
 _log = logging.getLogger(__name__)

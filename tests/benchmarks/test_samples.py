@@ -1,9 +1,9 @@
-"""Percentiles against NumPy, rates by hand, the Pareto front against its definition."""
+"""Percentiles against the standard library, rates by hand, the Pareto front against its definition."""
 
 import doctest
 from collections.abc import Sequence
+from statistics import quantiles
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,6 @@ from benchmarks.measuring.samples import (
     Sample,
     Turn,
     pareto_front,
-    percentile,
     summarize,
 )
 
@@ -37,16 +36,11 @@ def test_examples() -> None:
     assert doctest.testmod(module).failed == 0
 
 
-@given(st.lists(_FIGURES, min_size=1), st.floats(0, 100))
-def test_percentiles_are_numpys(values: list[float], percent: float) -> None:
-    assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)))
-
-
 @given(st.lists(_FIGURES, min_size=100, max_size=130))
-def test_a_summary_has_numpys_percentiles(latencies_ms: list[float]) -> None:
+def test_percentiles_are_those_of_the_standard_library(latencies_ms: list[float]) -> None:
     summary = summarize(measurement_of(turn_of(latencies_ms[:40]), turn_of(latencies_ms[40:])))
-    expected = np.percentile(latencies_ms, [50, 90, 99])
-    assert [summary.p50_ms, summary.p90_ms, summary.p99_ms] == pytest.approx(expected.tolist())
+    cuts = quantiles(latencies_ms, n=100, method="inclusive")
+    assert [summary.p50_ms, summary.p90_ms, summary.p99_ms] == pytest.approx([cuts[49], cuts[89], cuts[98]])
 
 
 def test_p99_needs_a_hundred_samples() -> None:

@@ -23,7 +23,7 @@ from benchmarks.measuring.samples import (
     Sample,
     Turn,
 )
-from benchmarks.results import tables as module
+from benchmarks.results import markdown as module
 from benchmarks.results.plots import plots
 from benchmarks.results.tables import (
     facts,

@@ -20,14 +20,7 @@ _PROCESSES = 2
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    """Read the command line.
-
-    Args:
-        given: what follows the name of the module.
-
-    Returns:
-        What was asked for.
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.corpus", description=__doc__)
     parser.add_argument("--only", default="*", help="pattern of ORIGIN/NAME, such as 'matrix/raw_*'; writes no page")
     parser.add_argument("--redo", action="store_true", help="judge again what is judged")
@@ -37,15 +30,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def tasks(folder: Path, only: str) -> Iterator[Task]:
-    """List the pictures.
-
-    Args:
-        folder: keeps them.
-        only: pattern of origin and name.
-
-    Yields:
-        Those that the pattern names.
-    """
+    """List the pictures."""
     for source in SOURCES:
         if fnmatch.fnmatch(source.project, only.partition("/")[0]):
             found = pictures(source, folder)
@@ -63,14 +48,7 @@ def tasks(folder: Path, only: str) -> Iterator[Task]:
 
 
 def judge_all(due: list[Task], store: Store, folder: Path, key: str) -> None:
-    """Judge pictures, each in one of two pairs of processes, and store each result at once.
-
-    Args:
-        due: what is to be judged.
-        store: takes the results.
-        folder: for logs.
-        key: of the results.
-    """
+    """Judge pictures, each in one of two pairs of processes, and store each result at once."""
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
     for task in due:
         waiting.put(task)
@@ -101,14 +79,7 @@ def judge_all(due: list[Task], store: Store, folder: Path, key: str) -> None:
 
 
 def main(given: list[str]) -> int:
-    """Judge and write.
-
-    Args:
-        given: what follows the name of the module.
-
-    Returns:
-        1 if anything is wrongly refused, silently wrong, crashed or hung, else 0.
-    """
+    """Judge and write."""
     options = arguments(given)
     key = current_key()
     if options.redo:

@@ -48,26 +48,12 @@ class Reader:
     """
 
     def __init__(self, log: Path, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Start nothing yet.
-
-        Args:
-            log: the file that takes what libraries write to the error stream.
-            timeout_s: seconds that one picture may take.
-        """
         self._log = log
         self._timeout_s = timeout_s
         self._started: tuple[BaseProcess, Connection[Any, Any]] | None = None
 
     def read(self, reader: str, path: Path) -> Reading:
-        """Read a picture.
-
-        Args:
-            reader: `PHOTOGRAPH`, `RASTER`, or one of `benchmarks.lab.corpus.oracles`.
-            path: the file.
-
-        Returns:
-            What came of it.
-        """
+        """Read a picture."""
         answer = self._ask(reader, path)
         assert isinstance(answer, Reading)  # noqa: S101
         return answer
@@ -87,14 +73,7 @@ class Reader:
             return Reading("crashed", message=f"exit status {code}")
 
     def facts(self, path: Path) -> Facts:
-        """Find out what a file says of itself.
-
-        Args:
-            path: the file.
-
-        Returns:
-            `another` format where even that fails.
-        """
+        """Find out what a file says of itself."""
         answer = self._ask(_FACTS, path)
         return answer if isinstance(answer, Facts) else Facts("another")
 

@@ -116,14 +116,7 @@ class Facts:
 
 
 def facts_of(path: Path) -> Facts:
-    """Look at a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it says of itself.
-    """
+    """Look at a file."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
@@ -233,14 +226,7 @@ def _tiff_facts(path: Path) -> TiffFacts | None:
 
 
 def main_page(tiff: Any) -> Any:  # noqa: ANN401 (tifffile's types)
-    """Find the picture of a TIFF: the first directory that is neither a reduced picture nor a mask, or one below it.
-
-    Args:
-        tiff: an open `TiffFile`.
-
-    Returns:
-        Its `TiffPage`.
-    """
+    """Find the picture of a TIFF: the first directory that is neither a reduced picture nor a mask, or one below it."""
     below: list[Any] = []
     for page in tiff.pages:
         page = page.aspage()

@@ -1,7 +1,7 @@
 """Pictures as other people's libraries read them, put through the rules of `benchmarks.lab.corpus.rules`.
 
 For TIFFs there are two families: tifffile with imagecodecs, and what is built on libtiff (OpenCV, libvips, GDAL), which
-counts as one voice. For other formats each library brings its own build of the format's library and counts for itself.
+counts as one reader. For other formats each library brings its own build of the format's library and counts for itself.
 """
 # None of these libraries ships type information that is complete.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -33,15 +33,7 @@ class UnreadError(Exception):
 def tifffile_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Read a TIFF with tifffile and imagecodecs.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3] as stored, not turned.
-
-    Raises:
-        UnreadError: the rules do not know what the values mean.
+    Returns uint8[H, W, 3] as stored, not turned.
     """
     import tifffile
 
@@ -61,15 +53,7 @@ def tifffile_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 def gdal_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Read a TIFF, BMP or other file with GDAL.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3] as stored, not turned.
-
-    Raises:
-        UnreadError: the rules do not know what the values mean.
+    Returns uint8[H, W, 3] as stored, not turned.
     """
     import rasterio
     from rasterio.enums import ColorInterp
@@ -95,15 +79,7 @@ def gdal_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 def opencv_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Read a picture with OpenCV: a TIFF as it is stored, others upright.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3].
-
-    Raises:
-        UnreadError: OpenCV does not read it.
+    Returns uint8[H, W, 3].
     """
     flags = cv2.IMREAD_UNCHANGED if facts.format == "TIFF" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     values = cv2.imread(str(path), flags)
@@ -118,15 +94,7 @@ def opencv_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Read a picture with libvips, which refuses what is truncated: a TIFF as it is stored, others upright.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3].
-
-    Raises:
-        UnreadError: values that the rules do not know.
+    Returns uint8[H, W, 3].
     """
     import pyvips
 
@@ -149,15 +117,7 @@ def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 def imagecodecs_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Decode a picture that is no TIFF with imagecodecs, and turn it as libvips reads its orientation.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3], upright.
-
-    Raises:
-        UnreadError: a format that it does not read.
+    Returns uint8[H, W, 3], upright.
     """
     import imagecodecs
 
@@ -193,15 +153,7 @@ def _turned_inside(pixels: NDArray[np.uint8], facts: Facts) -> NDArray[np.uint8]
 def bit_masks_read(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Take a BMP's samples from where its bit masks say, as the format is defined; OpenCV and GDAL ignore them.
 
-    Args:
-        path: the file.
-        facts: of it.
-
-    Returns:
-        uint8[H, W, 3].
-
-    Raises:
-        UnreadError: it has no masks, or its pixels are missing.
+    Returns uint8[H, W, 3].
     """
     content = path.read_bytes()
     offset, width, height, bits = (
@@ -262,14 +214,7 @@ _READERS: dict[str, Callable[[Path, Facts], NDArray[np.uint8]]] = {
 
 
 def readers_of(facts: Facts) -> tuple[str, ...]:
-    """Name the libraries that are asked for a file, leaving out those that pass over the bit masks of a BMP.
-
-    Args:
-        facts: of the file.
-
-    Returns:
-        Names for `read_by`.
-    """
+    """Name the libraries that are asked for a file, leaving out those that pass over the bit masks of a BMP."""
     if facts.format == "TIFF":
         return tuple(FAMILIES_OF_TIFF)
     if facts.format == "BMP":
@@ -280,11 +225,6 @@ def readers_of(facts: Facts) -> tuple[str, ...]:
 def read_by(reader: str, path: Path) -> NDArray[np.uint8]:
     """Read a picture with another library.
 
-    Args:
-        reader: one of `readers_of`.
-        path: the file.
-
-    Returns:
-        uint8[H, W, 3]: of a TIFF as stored, else upright as far as EXIF tells.
+    Returns uint8[H, W, 3]: of a TIFF as stored, else upright as far as EXIF tells.
     """
     return _READERS[reader](path, facts_of(path))

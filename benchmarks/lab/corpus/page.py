@@ -5,26 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.lab.corpus.child import MEMORY_BYTES, OURS, TIMEOUT_S
-from benchmarks.lab.corpus.matrix import HEIGHT, WIDTH, variants
+from benchmarks.lab.corpus.matrix import variants
+from benchmarks.lab.corpus.matrix.scene import HEIGHT, WIDTH
 from benchmarks.lab.corpus.refusals import DAMAGED, REFUSALS, TOO_LARGE
-from benchmarks.lab.corpus.results import Result, installed_versions
+from benchmarks.lab.corpus.results import LIBRARIES, Result
 from benchmarks.lab.corpus.run import MATRIX
 from benchmarks.lab.corpus.sources import SOURCES
 from benchmarks.lab.corpus.verdicts import FAULTS, LARGEST, LARGEST_MEAN, VERDICTS
-from benchmarks.results.tables import Table, markdown
+from benchmarks.results.markdown import Table, markdown
+from engine.system.libraries import installed_versions
 
 _LONGEST = 220
 
 
 def page(results: Sequence[Result]) -> str:
-    """Write the page.
-
-    Args:
-        results: of a whole run.
-
-    Returns:
-        Markdown, ending in a newline.
-    """
+    """Write the page."""
     matrix = [each for each in results if each.origin == MATRIX]
     parts = [
         _introduction(results),
@@ -51,7 +46,7 @@ def page(results: Sequence[Result]) -> str:
 
 def _introduction(results: Sequence[Result]) -> str:
     sources = " and ".join(f"{each.project} {each.version} (`{each.folder}`)" for each in SOURCES)
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(LIBRARIES).items())
     files = {origin: len({each.name for each in results if each.origin == origin}) for origin in _origins(results)}
     counted = ", ".join(f"{files[origin]} of {origin}" for origin in files if origin != MATRIX)
     return f"""# The readers of pictures, held against others
@@ -61,14 +56,14 @@ if anything is silently wrong, refused wrongly, crashed or hung.
 
 The pictures are those of the source packages of {sources}, as the package index serves them: {counted}.
 The matrix is {files.get(MATRIX, 0)} TIFFs of one rendered scene of {WIDTH}×{HEIGHT} pixels, written by tifffile, by
-GDAL (rasterio) and, where neither writes a layout, byte by byte (`benchmarks/lab/corpus/matrix.py`). Each file is read
+GDAL (rasterio) and, where neither writes a layout, byte by byte (`benchmarks/lab/corpus/matrix/`). Each file is read
 as a photograph (`engine.read_image`) and, if it is a TIFF, as a raster (what `--tile` reads with), in a child process
 with {MEMORY_BYTES >> 30} GiB of memory and {TIMEOUT_S:g} s a picture.
 
 What is right is computed from what other libraries decode, by the documented rules written down a second time
 (`benchmarks/lab/corpus/rules.py`): for TIFFs from tifffile with imagecodecs and from libtiff (GDAL, OpenCV and libvips,
 which count as one), for other formats from OpenCV, libvips and imagecodecs, for BMP from GDAL, too; for the matrix the
-scene itself is one more voice. *Equal* means identical; where a lossy codec or a conversion of colours lies between,
+scene itself counts as one more. *Equal* means identical; where a lossy codec or a conversion of colours lies between,
 it means a mean difference of at most {LARGEST_MEAN:g} level and none above {LARGEST}. Where the other readers do not
 agree, a file counts neither for nor against us. What may be refused stands in `benchmarks/lab/corpus/refusals.py`, and
 a refusal is right only if its message names the reason that stands there.

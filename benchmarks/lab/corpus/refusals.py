@@ -53,16 +53,7 @@ class Refusal:
     readers: tuple[Path, ...] = ("photograph", "raster")
 
     def fits(self, facts: Facts, message: str, reader: str) -> bool:
-        """Tell whether a refusal is right by this kind.
-
-        Args:
-            facts: of the file.
-            message: of our error, without the file's name.
-            reader: of ours.
-
-        Returns:
-            Whether it is.
-        """
+        """Tell whether a refusal is right by this kind."""
         return reader in self.readers and self.applies(facts) and bool(re.search(self.message, message, re.IGNORECASE))
 
 

@@ -2,18 +2,18 @@
 
 import hashlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from benchmarks.lab.corpus.sources import SOURCES
 from benchmarks.lab.corpus.verdicts import Verdict
+from engine.system.libraries import installed_versions
 
 _ROOT = Path(__file__).parents[3]
 _CODE = (
     *("engine/images/*.py", "engine/gdal.py", "engine/window.py", "engine/rasters/geotiff.py", "engine/errors.py"),
-    "benchmarks/lab/corpus/*.py",
+    "benchmarks/lab/corpus/**/*.py",
 )
 _NO_MATTER = {"page.py", "__main__.py"}
 LIBRARIES = (
@@ -51,22 +51,9 @@ class Result:
 _RESULT = TypeAdapter(Result)
 
 
-def installed_versions() -> dict[str, str]:
-    """The libraries that read and write.
-
-    Returns:
-        Name to version.
-    """
-    return {name: version(name) for name in LIBRARIES}
-
-
 def current_key() -> str:
-    """Digest of everything that a result depends on: our readers, this measurement, libraries, sources.
-
-    Returns:
-        Hexadecimal.
-    """
-    digest = hashlib.sha256(repr((installed_versions(), SOURCES)).encode())
+    """Digest of everything that a result depends on: our readers, this measurement, libraries, sources."""
+    digest = hashlib.sha256(repr((installed_versions(LIBRARIES), SOURCES)).encode())
     for pattern in _CODE:
         for path in sorted(_ROOT.glob(pattern)):
             if path.name not in _NO_MATTER:
@@ -78,12 +65,6 @@ class Store:
     """Results in a file, a line of JSON each."""
 
     def __init__(self, path: Path, key: str) -> None:
-        """Take over what still holds.
-
-        Args:
-            path: the file; lines of other keys are dropped.
-            key: see `current_key`.
-        """
         self._path = path
         lines = path.read_bytes().splitlines() if path.is_file() else []
         found = [_RESULT.validate_json(line) for line in lines if line.endswith(b"}")]
@@ -92,11 +73,7 @@ class Store:
         path.write_bytes(b"".join(_RESULT.dump_json(each) + b"\n" for each in self.results.values()))
 
     def add(self, result: Result) -> None:
-        """Keep a result.
-
-        Args:
-            result: of this run.
-        """
+        """Keep a result."""
         self.results[result.origin, result.name, result.reader] = result
         with self._path.open("ab") as file:
             file.write(_RESULT.dump_json(result) + b"\n")

@@ -57,12 +57,7 @@ class Stored:
 def to_rgb(values: NDArray[Any], stored: Stored) -> NDArray[np.uint8]:
     """Apply the rules.
 
-    Args:
-        values: unsigned integers or booleans [H, W, bands].
-        stored: what they mean.
-
-    Returns:
-        uint8[H, W, 3].
+    Returns uint8[H, W, 3].
     """
     if stored.model == "palette":
         return palette_colors(stored)[values[..., 0].astype(np.intp)]
@@ -90,15 +85,10 @@ def to_rgb(values: NDArray[Any], stored: Stored) -> NDArray[np.uint8]:
 def eight_bit(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Keep the highest eight bits, or spread fewer over 0 to 255.
 
+    Returns 0 to 255.
+
     >>> eight_bit(np.array([3]), 2).tolist(), eight_bit(np.array([0xABC]), 12).tolist()
     ([255], [171])
-
-    Args:
-        values: 0 to 2**bits - 1.
-        bits: 1 to 16.
-
-    Returns:
-        0 to 255.
     """
     wide = values.astype(np.uint32)
     return (wide >> (bits - 8) if bits >= 8 else wide * 255 // ((1 << bits) - 1)).astype(np.uint8)
@@ -107,11 +97,7 @@ def eight_bit(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 def palette_colors(stored: Stored) -> NDArray[np.uint8]:
     """Look a palette's colours up: the high byte, unless no entry needs more than eight bits.
 
-    Args:
-        stored: of a palette.
-
-    Returns:
-        uint8[entries, 3].
+    Returns uint8[entries, 3].
     """
     colors = np.asarray(stored.colors)
     return (colors >> 8 if colors.max(initial=0) > 255 else colors).T.astype(np.uint8)
@@ -120,12 +106,7 @@ def palette_colors(stored: Stored) -> NDArray[np.uint8]:
 def ycbcr_to_rgb(values: NDArray[np.float64], stored: Stored) -> NDArray[np.uint8]:
     """Convert YCbCr as TIFF 6.0 (section 21) defines it.
 
-    Args:
-        values: Y, Cb, Cr [H, W, 3], 0 to 255.
-        stored: has the coefficients and the reference of black and white.
-
-    Returns:
-        uint8[H, W, 3].
+    Returns uint8[H, W, 3].
     """
     red, green, blue = stored.coefficients
     black, white = np.array(stored.reference[::2]), np.array(stored.reference[1::2])
@@ -138,12 +119,7 @@ def ycbcr_to_rgb(values: NDArray[np.float64], stored: Stored) -> NDArray[np.uint
 def rgb_to_ycbcr(rgb: NDArray[np.uint8], stored: Stored) -> NDArray[np.uint8]:
     """Convert to YCbCr, the other way round.
 
-    Args:
-        rgb: uint8[H, W, 3].
-        stored: has the coefficients and the reference of black and white.
-
-    Returns:
-        uint8[H, W, 3]: Y, Cb, Cr.
+    Returns uint8[H, W, 3]: Y, Cb, Cr.
     """
     red, green, blue = stored.coefficients
     r, g, b = np.moveaxis(rgb.astype(np.float64), -1, 0)
@@ -156,11 +132,7 @@ def rgb_to_ycbcr(rgb: NDArray[np.uint8], stored: Stored) -> NDArray[np.uint8]:
 def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Convert sRGB to CIE L*a*b* of D50.
 
-    Args:
-        rgb: uint8[H, W, 3].
-
-    Returns:
-        float64[H, W, 3]: L* 0 to 100, a* and b*.
+    Returns float64[H, W, 3]: L* 0 to 100, a* and b*.
     """
     encoded = rgb / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
@@ -173,15 +145,7 @@ def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def lab_samples(lab: NDArray[np.float64], stored: Stored) -> NDArray[np.uint16]:
-    """Store CIE L*a*b* as TIFF does.
-
-    Args:
-        lab: L* 0 to 100, a* and b*.
-        stored: `CIELab` has signed a* and b*, `ICCLab` adds 128; 8 or 16 bit.
-
-    Returns:
-        Samples, negative ones as their two's complement.
-    """
+    """Store CIE L*a*b* as TIFF does."""
     full = (1 << stored.bits) - 1
     step = 1 << (stored.bits - 8)
     lightness = np.rint(lab[..., 0] / 100 * (full if stored.model == "CIELab" or stored.bits == 8 else 0xFF00))
@@ -223,12 +187,7 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn a stored picture as TIFF's and EXIF's orientation says.
 
-    Args:
-        pixels: [h, w, ...] as stored.
-        orientation: 1 to 8; anything else counts as 1.
-
-    Returns:
-        [H, W, ...], contiguous.
+    Returns [H, W, ...], contiguous.
     """
     if orientation in {5, 6, 7, 8}:
         pixels = pixels.swapaxes(0, 1)

@@ -13,7 +13,7 @@ from benchmarks.lab.corpus.matrix import Variant
 from benchmarks.lab.corpus.oracles import FAMILIES_OF_TIFF, readers_of
 from benchmarks.lab.corpus.results import Result
 from benchmarks.lab.corpus.rules import upright
-from benchmarks.lab.corpus.verdicts import Agreement, Closeness, Judged, Voice, agreement, judge
+from benchmarks.lab.corpus.verdicts import Agreement, Closeness, Judged, PeerReading, agreement, judge
 
 MATRIX = "matrix"
 SCENE = "scene"
@@ -45,11 +45,6 @@ class Judge:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Start nothing yet.
-
-        Args:
-            folder: for what libraries write to the error stream.
-        """
         self._ours = Reader(folder / "ours.log")
         self._others = Reader(folder / "others.log")
 
@@ -59,15 +54,7 @@ class Judge:
         self._others.close()
 
     def judge(self, task: Task, key: str) -> list[Result]:
-        """Judge a picture.
-
-        Args:
-            task: the picture.
-            key: of the results.
-
-        Returns:
-            One result for each of our readers that takes the format.
-        """
+        """Judge a picture."""
         results: list[Result] = []
         if task.variant is not None:
             task.path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +62,7 @@ class Judge:
         facts = self._others.facts(task.path)
         is_known = task.variant is not None and not task.variant.is_approximate
         closeness = task.variant.closeness if task.variant and is_known else closeness_of(facts)
-        agreed = agreement([*_scene_voices(task.variant), *self._voices(task.path, facts)], closeness)
+        agreed = agreement([*_scene_reading(task.variant), *self._peer_readings(task.path, facts)], closeness)
         orientation = facts.tiff.orientation if facts.tiff else max(facts.orientation, facts.told_aside)
         if facts.contradiction:
             agreed = Agreement(None, (), facts.contradiction, agreed.whole)
@@ -93,23 +80,15 @@ class Judge:
             results.append(Result(task.origin, task.name, facts.format, reader, *told, orientation, key))
         return results
 
-    def _voices(self, path: Path, facts: Facts) -> Iterator[Voice]:
+    def _peer_readings(self, path: Path, facts: Facts) -> Iterator[PeerReading]:
         for reader in readers_of(facts):
             reading = self._others.read(reader, path)
             family = FAMILIES_OF_TIFF[reader] if facts.format == "TIFF" else reader
-            yield Voice(reader, family, reading.pixels, reading.message)
+            yield PeerReading(reader, family, reading.pixels, reading.message)
 
 
 def closeness_of(facts: Facts) -> Closeness:
-    """Find out how close readings of a file have to be.
-
-    Args:
-        facts: of the file.
-
-    Returns:
-        `rounded` where a lossy codec or a conversion of colours lies between the file and its pixels, `subsampled`
-        where a TIFF stores colours at a lower resolution.
-    """
+    """Find out how close readings of a file have to be."""
     if facts.tiff is None:
         return "rounded" if facts.format in _LOSSY_FORMATS else "exact"
     if facts.tiff.subsampling != (1, 1):
@@ -119,10 +98,10 @@ def closeness_of(facts: Facts) -> Closeness:
     return "exact" if is_exact else "rounded"
 
 
-def _scene_voices(variant: Variant | None) -> Iterator[Voice]:
+def _scene_reading(variant: Variant | None) -> Iterator[PeerReading]:
     if variant is not None and variant.expected is not None:
         pixels: NDArray[np.uint8] = variant.expected if variant.stored is None else variant.stored
-        yield Voice(SCENE, SCENE, pixels, approximate=variant.is_approximate)
+        yield PeerReading(SCENE, SCENE, pixels, approximate=variant.is_approximate)
 
 
 def _turned(agreed: Agreement, orientation: int) -> Agreement:

@@ -43,13 +43,6 @@ def pictures(source: Source, folder: Path) -> list[Path]:
 
     pip asks the index that it is configured for; it runs the package's own build script to learn its name, which is why
     the archive's digest is checked by pip before it does. No script runs of an archive that is another one.
-
-    Args:
-        source: the package.
-        folder: keeps archives and pictures.
-
-    Returns:
-        Every file of the pictures' folder, sorted.
     """
     unpacked = folder / f"{source.project}-{source.version}"
     if not unpacked.is_dir():

@@ -1,4 +1,4 @@
-"""Whether a reading of ours is right: the voices of other readers, and of the scene for the matrix, decide."""
+"""Whether a reading of ours is right: other readers decide, and for the matrix the scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ _LOSSY_MEAN, _LOSSY_LARGEST = 6.0, 80
 """Levels that a lossy codec may be away from the scene that it was given."""
 LENIENT = frozenset({"OpenCV", "imagecodecs", "GDAL"})
 """Readers that fill up what is missing of a truncated file (GDAL, of a BMP): what only they read is not whole. GDAL is
-also what decodes TIFFs for us, and so no witness alone."""
+also what decodes TIFFs for us, and so does not count alone."""
 _MAX_PIXELS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class PeerReading:
     """What one reader other than ours gave, or what the scene says.
 
     Attributes:
         reader: its name.
-        family: readers of one family are one voice.
+        family: readers of one family count as one.
         pixels: uint8[H, W, 3]; None: it did not read it.
         message: why not.
-        approximate: whether a lossy codec lies between the voice and the file.
+        approximate: whether a lossy codec lies between the reading and the file.
     """
 
     reader: str
@@ -81,15 +81,7 @@ class Judged:
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float, int] | None:
-    """Compare two pictures.
-
-    Args:
-        one: uint8[H, W, 3].
-        other: the same shape, or another.
-
-    Returns:
-        Mean and largest difference in levels; None: they have different sizes.
-    """
+    """Compare two pictures."""
     if one.shape != other.shape:
         return None
     levels = np.abs(one.astype(np.int16) - other)
@@ -97,16 +89,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float,
 
 
 def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], closeness: Closeness) -> bool:
-    """Tell whether two pictures are equal.
-
-    Args:
-        one: uint8[H, W, 3].
-        other: the same.
-        closeness: how close they have to be.
-
-    Returns:
-        Whether they are.
-    """
+    """Tell whether two pictures are equal."""
     apart = difference(one, other)
     if apart is None:
         return False
@@ -121,56 +104,53 @@ def is_close(one: NDArray[np.uint8], other: NDArray[np.uint8], closeness: Closen
             return mean <= LARGEST_MEAN and float(luma.max(initial=0)) <= LARGEST
 
 
-def agreement(voices: Sequence[Voice], closeness: Closeness) -> Agreement:
+def agreement(readings: Sequence[PeerReading], closeness: Closeness) -> Agreement:
     """Find what most families of readers agree on.
 
-    One family alone is believed if its readers that read the file agree among themselves.
-
-    Args:
-        voices: of everybody asked.
-        closeness: how close readings of the file have to be.
-
-    Returns:
-        The picture, or why there is none.
+    One family alone counts if its readers that read the file agree among themselves.
     """
-    heard = [(each, each.pixels) for each in voices if each.pixels is not None]
-    whole = any(each.reader not in LENIENT for each, _ in heard)
-    if not heard:
-        return Agreement(None, (), "; ".join(f"{each.reader}: {each.message}" for each in voices), whole)
+    known = [(each, each.pixels) for each in readings if each.pixels is not None]
+    whole = any(each.reader not in LENIENT for each, _ in known)
+    if not known:
+        return Agreement(None, (), "; ".join(f"{each.reader}: {each.message}" for each in readings), whole)
 
-    def followers(leader: Voice, pixels: NDArray[np.uint8]) -> list[Voice]:
-        return [each for each, other in heard if _agree(leader, pixels, each, other, closeness)]
+    def agreeing(one: PeerReading, pixels: NDArray[np.uint8]) -> list[PeerReading]:
+        return [each for each, other in known if _agree(one, pixels, each, other, closeness)]
 
-    ranked = [(followers(voice, pixels), voice, pixels) for voice, pixels in heard if not voice.approximate]
+    ranked = [(agreeing(reading, pixels), reading, pixels) for reading, pixels in known if not reading.approximate]
     if not ranked:
         return Agreement(None, (), "only the scene is known", whole)
-    behind, voice, pixels = max(ranked, key=lambda each: (len({one.family for one in each[0]}), len(each[0])))
-    names = tuple(each.reader for each in behind)
-    aside = [each.reader for each, _ in heard if each not in behind]
-    families = {each.family for each in behind}
+    largest_group, reading, pixels = max(ranked, key=lambda each: (len({one.family for one in each[0]}), len(each[0])))
+    names = tuple(each.reader for each in largest_group)
+    others_differ = [each.reader for each, _ in known if each not in largest_group]
+    families = {each.family for each in largest_group}
     if len(names) == 1 and names[0] in LENIENT:
-        others = f"; {_apart(heard)}" if aside else ""
-        return Agreement(None, (), f"{names[0]} is no witness alone{others}", whole)
-    all_families = {each.family for each, _ in heard}
-    if len(families) == 1 and (len(all_families) > 1 or aside):
-        return Agreement(None, (), _apart(heard), whole)
-    note = f"otherwise: {', '.join(aside)}" if aside else ""
-    return Agreement(pixels, names, note if voice.reader in names else "", whole)
+        others = f"; {_apart(known)}" if others_differ else ""
+        return Agreement(None, (), f"{names[0]} does not count alone{others}", whole)
+    all_families = {each.family for each, _ in known}
+    if len(families) == 1 and (len(all_families) > 1 or others_differ):
+        return Agreement(None, (), _apart(known), whole)
+    note = f"otherwise: {', '.join(others_differ)}" if others_differ else ""
+    return Agreement(pixels, names, note if reading.reader in names else "", whole)
 
 
 def _agree(
-    leader: Voice, pixels: NDArray[np.uint8], other: Voice, others: NDArray[np.uint8], closeness: Closeness
+    one: PeerReading,
+    pixels: NDArray[np.uint8],
+    other: PeerReading,
+    other_pixels: NDArray[np.uint8],
+    closeness: Closeness,
 ) -> bool:
     if other.approximate:
-        apart = difference(pixels, others)
+        apart = difference(pixels, other_pixels)
         return apart is not None and apart[0] <= _LOSSY_MEAN and apart[1] <= _LOSSY_LARGEST
-    return leader is other or is_close(pixels, others, closeness)
+    return one is other or is_close(pixels, other_pixels, closeness)
 
 
-def _apart(heard: Sequence[tuple[Voice, NDArray[np.uint8]]]) -> str:
-    first, pixels = heard[0]
+def _apart(known: Sequence[tuple[PeerReading, NDArray[np.uint8]]]) -> str:
+    first, pixels = known[0]
     told: list[str] = []
-    for each, other in heard[1:]:
+    for each, other in known[1:]:
         apart = difference(pixels, other)
         if apart is None:
             told.append(
@@ -182,19 +162,7 @@ def _apart(heard: Sequence[tuple[Voice, NDArray[np.uint8]]]) -> str:
 
 
 def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, closeness: Closeness, *, name: str) -> Judged:
-    """Judge a reading of ours.
-
-    Args:
-        ours: what our reader gave.
-        reader: which of ours.
-        facts: of the file.
-        agreed: what others agree on, turned as our reader turns it.
-        closeness: how close readings of the file have to be.
-        name: of the file, which the message does not count for.
-
-    Returns:
-        The verdict.
-    """
+    """Judge a reading of ours."""
     match ours.outcome:
         case "hung":
             return Judged("hung", note=ours.message)

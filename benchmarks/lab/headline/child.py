@@ -1,44 +1,39 @@
-"""What a contestant's process does."""
+"""What the process of a way does."""
 
 import time
 from contextlib import ExitStack
 
-from benchmarks.lab.headline.contestants import Enter, Entered, Lap, LapWork, PsegFolder, RunLap, opened
+from benchmarks.lab.headline.measured import Loaded, Repetition
+from benchmarks.lab.headline.scenarios import Software, Work
+from benchmarks.lab.headline.ways import Load, Repeat, RepeatOnce, loaded
 from benchmarks.measuring.streams import settle
 from engine.system.memory import process_memory_bytes, return_freed_memory
 
 
-class Contest:
-    """Loads one contestant, and lets it take its laps."""
+class LoadedWay:
+    """Loads one way, and does its work as often as it is asked to."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._work: LapWork | None = None
+        self._repeat: Repeat | None = None
 
-    def __call__(self, command: Enter | RunLap) -> Entered | Lap:
-        """Do what is asked.
-
-        Args:
-            command: `Enter` first, then `RunLap`.
-
-        Returns:
-            The answer that belongs to the command.
-        """
-        if isinstance(command, Enter):
+    def __call__(self, command: Load | RepeatOnce) -> Loaded | Repetition:
+        """Do what is asked: `Load` first, then `RepeatOnce`."""
+        if isinstance(command, Load):
             started = time.perf_counter()
-            if isinstance(command.contestant, PsegFolder):
+            if command.task.work is Work.FOLDER and command.task.way.software is Software.PSEG:
                 # As every front door of this software does.
                 return_freed_memory()
-            self._work = opened(command.contestant, command.ledger, self._stack)
+            self._repeat = loaded(command.task, self._stack)
             load_s = time.perf_counter() - started
-            return Entered(load_s, self._lap().seconds)
-        return self._lap()
+            return Loaded(load_s, self._repetition().seconds)
+        return self._repetition()
 
-    def _lap(self) -> Lap:
-        if self._work is None:
-            raise RuntimeError("nobody has entered: the first command must be Enter")
+    def _repetition(self) -> Repetition:
+        if self._repeat is None:
+            raise RuntimeError("nothing is loaded: the first command must be Load")
         started, cpu_started = time.perf_counter(), time.process_time()
-        images = self._work()
+        images = self._repeat()
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         settle()
-        return Lap(seconds, cpu_s, images, process_memory_bytes("VmHWM"))
+        return Repetition(seconds, cpu_s, images, process_memory_bytes("VmHWM"))

@@ -17,15 +17,7 @@ GFLOP = LAYERS * 2 * CHANNELS * CHANNELS * 9 * SIDE * SIDE / 1e9
 
 
 def write_stack(path: Path, precision: Precision) -> Path:
-    """Write six convolutions of 3×3 over 256 channels and 128×128 pixels.
-
-    Args:
-        path: ONNX file; kept if it is there.
-        precision: FP32, or INT8 as `pseg convert` makes it: static, per channel, with its scales inside.
-
-    Returns:
-        The path.
-    """
+    """Write six convolutions of 3×3 over 256 channels and 128×128 pixels."""
     if path.is_file():
         return path
     import onnx

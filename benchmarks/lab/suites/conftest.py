@@ -27,11 +27,7 @@ class OpenPredictor(Protocol):
 
 
 def shared_data() -> Path:
-    """Find the folder of shared data, or skip.
-
-    Returns:
-        The folder named by PSEG_SHARED_DATA.
-    """
+    """Find the folder of shared data, or skip."""
     folder = os.environ.get("PSEG_SHARED_DATA")
     if folder is None:
         pytest.skip("PSEG_SHARED_DATA names no folder: the legacy bundles are not measured")

@@ -179,10 +179,5 @@ class Benchmark(Protocol):
 
 
 def note(benchmark: Benchmark, figure: Noted) -> None:
-    """Store a figure with the benchmark's times.
-
-    Args:
-        benchmark: the fixture.
-        figure: what was found.
-    """
+    """Store a figure with the benchmark's times."""
     benchmark.extra_info.update(figure.model_dump())

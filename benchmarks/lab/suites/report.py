@@ -18,8 +18,9 @@ from benchmarks.lab.suites.figures import (
     Step,
     Throughput,
 )
+from benchmarks.results.markdown import Table, markdown
 
-_BASELINE = "paddle-cpu"
+BASELINE = "paddle-cpu"
 _Row = tuple[str, str, str, str]
 
 
@@ -58,12 +59,6 @@ class Measured(BaseModel):
 def table(measured: Measured) -> str:
     """Write measurements as Markdown.
 
-    Args:
-        measured: all entries of one run on one machine.
-
-    Returns:
-        A table: what, how much, against what, and the ratio (more is better).
-
     >>> entries = [
     ...     Entry(stats=Stats(median=0.2), extra_info=Latency(bundle="demo", provider="onnx")),
     ...     Entry(stats=Stats(median=0.5), extra_info=Latency(bundle="demo", provider="paddle-cpu")),
@@ -74,8 +69,7 @@ def table(measured: Measured) -> str:
     | one run, 866×1154, demo, onnx | 200.0 ms | paddle-cpu 500.0 ms | 2.50× |
     """
     rows = [row for entry in measured.benchmarks for row in _rows(entry, measured.benchmarks)]
-    lines = [("measured", "here", "against", "ratio"), ("---", "---:", "---:", "---:"), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(Table(("measured", "here", "against", "ratio"), tuple(rows)))
 
 
 def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
@@ -95,7 +89,7 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
             return [(what, f"{figure.images / entry.stats.median:.2f} images/s", "", "")]
         case Agreement():
             what = f"masks of ONNX Runtime, {figure.bundle} ({figure.pixels / 1e6:.1f} megapixels)"
-            return [(what, f"{figure.mismatched_ppm:.1f} ppm differ", f"{_BASELINE}", "")]
+            return [(what, f"{figure.mismatched_ppm:.1f} ppm differ", f"{BASELINE}", "")]
         case Memory():
             what = f"memory after {figure.late_images} images of mixed sizes, {figure.provider}"
             here = f"{figure.late_bytes / 2**20:.0f} MiB ({figure.growth_percent:+.1f} %)"
@@ -120,30 +114,23 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
 
 
 def _latency_rows(figure: Latency, median_s: float, others: Sequence[Entry]) -> list[_Row]:
-    if figure.provider == _BASELINE:
+    if figure.provider == BASELINE:
         return []
     baselines = [
         other.stats.median
         for other in others
         if isinstance(other.extra_info, Latency)
-        and (other.extra_info.bundle, other.extra_info.provider) == (figure.bundle, _BASELINE)
+        and (other.extra_info.bundle, other.extra_info.provider) == (figure.bundle, BASELINE)
     ]
     what, here = f"one run, 866×1154, {figure.bundle}, {figure.provider}", f"{1000 * median_s:.1f} ms"
     return [
-        (what, here, f"{_BASELINE} {1000 * baseline_s:.1f} ms", f"{baseline_s / median_s:.2f}×")
+        (what, here, f"{BASELINE} {1000 * baseline_s:.1f} ms", f"{baseline_s / median_s:.2f}×")
         for baseline_s in baselines
     ] or [(what, here, "", "")]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of one file.
-
-    Args:
-        arguments: the file.
-
-    Returns:
-        Exit status.
-    """
+    """Print the table of one file."""
     if len(arguments) != 1:
         sys.stderr.write(
             "usage: python -m benchmarks.lab.suites.report FILE.json (pytest-benchmark keeps them in .benchmarks/)\n"

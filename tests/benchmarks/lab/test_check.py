@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab import check as module
-from benchmarks.lab.check import STATED, broken, main, ratios
+from benchmarks.lab.check import STATED, Measure, Ratio, broken, main, ratios
 from benchmarks.lab.suites.figures import Agreement, Latency, Memory, Startup, Throughput
 from benchmarks.lab.suites.report import Entry, Measured, Stats
 
@@ -39,9 +39,9 @@ def test_doctests() -> None:
 
 def test_every_stated_ratio_is_one_that_a_run_gives() -> None:
     found = ratios(run(0.25))
-    assert {each.what for each in STATED} <= set(found)
-    assert found["latency, demo: paddle-cpu against onnx"] == pytest.approx(4.0)
-    assert found["throughput, demo, onnx: a stream for each core against one"] == pytest.approx(1.25)
+    assert set(STATED) <= set(found)
+    assert found[Ratio(Measure.LATENCY, "demo", "onnx")] == pytest.approx(4.0)
+    assert found[Ratio(Measure.THROUGHPUT, "demo", "onnx")] == pytest.approx(1.25)
     assert broken(found) == []
 
 
@@ -52,6 +52,6 @@ def test_what_got_worse_or_is_missing_fails(tmp_path: Path, capsys: pytest.Captu
     report.write_text(json.dumps(Measured(benchmarks=run(0.9)[1:]).model_dump(mode="json")))
     assert main([str(report)]) == 1
     said = capsys.readouterr().err
-    assert "latency, demo: paddle-cpu against onnx: 1.11, at least 2" in said
+    assert "latency, demo, onnx: paddle-cpu against it: 1.11, at least 2" in said
     assert "memory, onnx cpu: early against late: was not measured" in said
     assert main([]) == 2

@@ -23,13 +23,14 @@ from benchmarks.lab.corpus import matrix, rules, sources
 from benchmarks.lab.corpus.child import OURS, PHOTOGRAPH, Reader, Reading
 from benchmarks.lab.corpus.facts import Facts, facts_of
 from benchmarks.lab.corpus.matrix import Variant
+from benchmarks.lab.corpus.matrix.scene import samples, scene_rgb
 from benchmarks.lab.corpus.page import page
 from benchmarks.lab.corpus.refusals import REFUSALS
 from benchmarks.lab.corpus.results import Result, Store
 from benchmarks.lab.corpus.rules import Stored
 from benchmarks.lab.corpus.run import MATRIX, Judge, Task
 from benchmarks.lab.corpus.sources import Source
-from benchmarks.lab.corpus.verdicts import FAULTS, Judged, Voice, agreement, judge
+from benchmarks.lab.corpus.verdicts import FAULTS, Judged, PeerReading, agreement, judge
 
 SAMPLE = 64
 
@@ -64,7 +65,7 @@ def test_a_sample_that_touches_every_axis_of_the_matrix(judge_of_pictures: Judge
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     """Pictures of every other format, each of a kind of its own; JPEGs, PNGs and WebPs in all eight orientations."""
-    scene = Image.fromarray(matrix.scene_rgb())
+    scene = Image.fromarray(scene_rgb())
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -79,7 +80,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     scene.quantize(16).save(tmp_path / "palette.png", transparency=3)
     scene.convert("1").save(tmp_path / "bilevel.png")
     scene.convert("LA").save(tmp_path / "alpha.png")
-    deep = matrix.samples((0, 1, 2), 16)
+    deep = samples((0, 1, 2), 16)
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     cv2.imwrite(str(tmp_path / "deep_grey.png"), deep[..., 0])
     scene.save(tmp_path / "x.avif", quality=95, subsampling="4:4:4")
@@ -94,9 +95,9 @@ def test_small_pictures_of_every_other_format(judge_of_pictures: Judge, pictures
 
 
 def test_what_is_not_read_is_refused_with_its_reason(judge_of_pictures: Judge, tmp_path: Path) -> None:
-    Image.fromarray(matrix.scene_rgb()).quantize(8).save(tmp_path / "x.gif")
+    Image.fromarray(scene_rgb()).quantize(8).save(tmp_path / "x.gif")
     (tmp_path / "empty.png").touch()
-    Image.fromarray(matrix.scene_rgb()).save(tmp_path / "whole.png")
+    Image.fromarray(scene_rgb()).save(tmp_path / "whole.png")
     (tmp_path / "truncated.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
     kinds = {
         path.name: judge_of_pictures.judge(Task("made", path.name, path), "")[0].kind
@@ -174,41 +175,41 @@ def test_rules_by_hand(stored: Stored, samples: list[int], rgb: tuple[int, int, 
 
 # ---- verdicts ---------------------------------------------------------------------------------------------------
 
-PICTURE: NDArray[np.uint8] = matrix.scene_rgb()
+PICTURE: NDArray[np.uint8] = scene_rgb()
 OTHER: NDArray[np.uint8] = PICTURE[::-1].copy()
 
 
-def voices(*heard: tuple[str, str, NDArray[np.uint8] | None]) -> list[Voice]:
-    return [Voice(reader, family, pixels, "no") for reader, family, pixels in heard]
+def readings(*peers: tuple[str, str, NDArray[np.uint8] | None]) -> list[PeerReading]:
+    return [PeerReading(reader, family, pixels, "no") for reader, family, pixels in peers]
 
 
-def judged(ours: Reading, *heard: tuple[str, str, NDArray[np.uint8] | None], form: str = "PNG") -> Judged:
-    agreed = agreement(voices(*heard), "exact")
+def judged(ours: Reading, *peers: tuple[str, str, NDArray[np.uint8] | None], form: str = "PNG") -> Judged:
+    agreed = agreement(readings(*peers), "exact")
     return judge(ours, PHOTOGRAPH, Facts(form), agreed, "exact", name="x.png")
 
 
 def test_one_level_off_is_silently_wrong() -> None:
     wrong = PICTURE.copy()
     wrong[3, 4, 1] ^= 1
-    heard = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", PICTURE))
-    assert judged(Reading("read", PICTURE), *heard).verdict == "equal"
-    assert judged(Reading("read", wrong), *heard).verdict == "silently wrong"
-    assert judged(Reading("read", wrong[1:]), *heard).verdict == "silently wrong"
+    peers = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", PICTURE))
+    assert judged(Reading("read", PICTURE), *peers).verdict == "equal"
+    assert judged(Reading("read", wrong), *peers).verdict == "silently wrong"
+    assert judged(Reading("read", wrong[1:]), *peers).verdict == "silently wrong"
 
 
-def test_where_others_do_not_agree_nobody_is_believed() -> None:
-    heard = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", OTHER))
-    assert judged(Reading("read", PICTURE), *heard).verdict == "no agreement"
-    assert judged(Reading("refused", message="x.png: damaged"), *heard).verdict == "no agreement"
-    assert judged(Reading("read", PICTURE), *heard, ("imagecodecs", "imagecodecs", OTHER)).verdict == "silently wrong"
+def test_where_others_do_not_agree_nothing_counts() -> None:
+    peers = (("OpenCV", "OpenCV", PICTURE), ("libvips", "libvips", OTHER))
+    assert judged(Reading("read", PICTURE), *peers).verdict == "no agreement"
+    assert judged(Reading("refused", message="x.png: damaged"), *peers).verdict == "no agreement"
+    assert judged(Reading("read", PICTURE), *peers, ("imagecodecs", "imagecodecs", OTHER)).verdict == "silently wrong"
 
 
-def test_readers_of_one_family_are_one_voice() -> None:
-    heard = (("tifffile", "tifffile", PICTURE), ("GDAL", "libtiff", OTHER), ("OpenCV", "libtiff", OTHER))
-    assert judged(Reading("read", OTHER), *heard).verdict == "no agreement"
+def test_readers_of_one_family_count_as_one() -> None:
+    peers = (("tifffile", "tifffile", PICTURE), ("GDAL", "libtiff", OTHER), ("OpenCV", "libtiff", OTHER))
+    assert judged(Reading("read", OTHER), *peers).verdict == "no agreement"
 
 
-def test_a_lenient_reader_alone_is_no_witness() -> None:
+def test_a_lenient_reader_does_not_count_alone() -> None:
     assert judged(Reading("read", OTHER), ("GDAL", "GDAL", PICTURE)).verdict == "no agreement"
 
 
@@ -226,7 +227,7 @@ def test_a_refusal_is_right_only_with_the_reason_that_is_listed() -> None:
 
 def test_the_name_of_a_file_is_no_reason() -> None:
     facts = Facts("GIF")
-    agreed = agreement(voices(("libvips", "libvips", PICTURE)), "exact")
+    agreed = agreement(readings(("libvips", "libvips", PICTURE)), "exact")
     refused = Reading("refused", message="is a GIF which is not read: fails")
     assert (
         judge(refused, PHOTOGRAPH, facts, agreed, "exact", name="is a GIF which is not read").verdict

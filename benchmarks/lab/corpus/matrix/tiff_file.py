@@ -50,14 +50,7 @@ class Directory:
 
 
 def write_tiff(path: Path, directories: Sequence[Directory], *, order: ByteOrder = "<", big: bool = False) -> None:
-    """Write a TIFF.
-
-    Args:
-        path: the file.
-        directories: its pages.
-        order: `<` writes numbers with the lowest byte first, `>` with the highest.
-        big: write a BigTIFF.
-    """
+    """Write a TIFF."""
     mark = b"II" if order == "<" else b"MM"
     head = struct.pack(f"{order}HHHQ", 43, 8, 0, 0) if big else struct.pack(f"{order}HI", 42, 0)
     content = bytearray(mark + head)
@@ -107,16 +100,7 @@ def _append(content: bytearray, directory: Directory, order: ByteOrder, *, big: 
 
 
 def pack_samples(samples: NDArray[np.integer], bits: int, order: ByteOrder = "<") -> bytes:
-    """Pack rows of samples, each row filled up to whole bytes.
-
-    Args:
-        samples: integers [rows, samples a row].
-        bits: 1 to 32 a sample.
-        order: of the bytes of samples of 16 and 32 bits; others are a stream of bits, the highest first.
-
-    Returns:
-        The rows.
-    """
+    """Pack rows of samples, each row filled up to whole bytes."""
     if bits in {8, 16, 32}:
         return samples.astype(f"{order}u{bits // 8}").tobytes()
     shifts = np.arange(bits - 1, -1, -1)

@@ -1,0 +1,142 @@
+"""What was measured, raw, and how it is found again: by fields."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from benchmarks.lab.headline.scenarios import Software, Way
+from benchmarks.measuring.configurations import ProviderName
+from benchmarks.measuring.environment import Environment
+from benchmarks.results.markdown import Table
+from engine.options import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A way is ready.
+
+    Attributes:
+        load_s: Importing libraries and loading the model.
+        first_s: The repetition that warmed it up.
+    """
+
+    load_s: float
+    first_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """The work, done once.
+
+    Attributes:
+        seconds: From beginning to end.
+        cpu_s: Of all cores that the process took meanwhile; None where only the wall's clock was looked at.
+        images: Done in it.
+        peak_rss_bytes: The most memory that the process has held since its start; None where that is not known.
+    """
+
+    seconds: float
+    cpu_s: float | None
+    images: int
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one way in one scenario.
+
+    Attributes:
+        network: Of the scenario.
+        pictures: Of the scenario, in words.
+        way: What ran.
+        loaded: Its start; None where it did not start, or where starts are what is measured.
+        repetitions: Raw.
+        error: Why it did not come to its end; None where it did.
+    """
+
+    network: str
+    pictures: str
+    way: Way
+    loaded: Loaded | None
+    repetitions: tuple[Repetition, ...]
+    error: str | None = None
+
+    @property
+    def median_s(self) -> float:
+        """Median seconds of a repetition; infinite for what did not come to its end."""
+        return float("inf") if self.error else statistics.median(each.seconds for each in self.repetitions)
+
+    @property
+    def images_per_s(self) -> float:
+        """Median rate; 0 for what did not come to its end."""
+        return 0.0 if self.error else statistics.median(each.images / each.seconds for each in self.repetitions)
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The most memory that its process held; 0 where that is not known."""
+        return max((each.peak_rss_bytes or 0 for each in self.repetitions), default=0)
+
+    @property
+    def precision(self) -> Precision | None:
+        """Of its configuration."""
+        return self.way.configuration and self.way.configuration.precision
+
+    @property
+    def provider(self) -> ProviderName | None:
+        """Of its configuration."""
+        return self.way.configuration and self.way.configuration.provider
+
+    def is_of(self, *software: Software, precision: Precision | None = None) -> bool:
+        """Whether it came to its end and is of one of these, at this precision if one is given."""
+        fits = precision is None or precision is self.precision
+        return self.error is None and self.way.software in software and fits
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the page.
+
+    Attributes:
+        environment: The machine, before the part began.
+        seconds: How long it took.
+        results: In the order of scenarios and their ways.
+        searches: Network to the table of a search, where there was one.
+        notes: What was left out, and why.
+    """
+
+    environment: Environment
+    seconds: float
+    results: tuple[Result, ...]
+    searches: dict[str, Table]
+    notes: tuple[str, ...]
+
+    def by_scenario(self) -> dict[tuple[str, str], list[Result]]:
+        """Network and pictures to the results."""
+        found: dict[tuple[str, str], list[Result]] = {}
+        for each in self.results:
+            found.setdefault((each.network, each.pictures), []).append(each)
+        return found
+
+
+def fastest(results: Iterable[Result]) -> Result:
+    """The one with the shortest median."""
+    return min(results, key=lambda each: each.median_s)
+
+
+_PART = TypeAdapter(Part)
+_FOLDER = Path(__file__).resolve().parent / "results"
+
+
+def read_part(name: str) -> Part | None:
+    """What was measured before; None if nothing was."""
+    path = _FOLDER / f"{name}.json"
+    return _PART.validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def write_part(name: str, part: Part) -> None:
+    """Keep what was measured."""
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    (_FOLDER / f"{name}.json").write_bytes(_PART.dump_json(part, indent=1) + b"\n")

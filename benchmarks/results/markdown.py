@@ -1,0 +1,56 @@
+"""Tables, and how they are written as Markdown."""
+
+import re
+from dataclasses import dataclass
+
+from engine.system.text import legible
+
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
+"""What begins something in Markdown in the middle of a line, tables, HTML and formulas included."""
+
+
+class Markup(str):
+    """A cell that is Markdown already, and is written as it is."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells to show.
+
+    Attributes:
+        header: Titles; the first column is text, the others are figures.
+        rows: As many cells each.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def markdown(table: Table) -> str:
+    """Write a table as Markdown.
+
+    Args:
+        table: Cells.
+
+    Returns:
+        Lines without a final newline; the first column is aligned left, the others right.
+    """
+    rule = [Markup("---"), *(Markup("---:") for _ in table.header[1:])]
+    return "\n".join(f"| {' | '.join(map(escaped, cells))} |" for cells in (table.header, rule, *table.rows))
+
+
+def escaped(text: str) -> str:
+    r"""Keep text on its line and in its cell, and keep it from being Markdown or HTML.
+
+    Args:
+        text: Any; `Markup` stays as it is.
+
+    Returns:
+        Markdown that shows the text.
+
+    >>> print(escaped("a|b\nc <script>"))
+    a\|b%0Ac \<script\>
+    """
+    return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", legible(text))
