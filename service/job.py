@@ -88,17 +88,17 @@ class JobRequest(ServiceRequest):
 class ImageCounts(BaseModel):
     """How many images a job had."""
 
-    total: int
-    succeeded: int
-    failed: int
+    total: int = Field(description="images that were asked for")
+    succeeded: int = Field(description="images that have a mask")
+    failed: int = Field(description="images that have none")
 
 
 class Cover(BaseModel):
     """The share of a class."""
 
-    id: str | None
-    name: str
-    color: tuple[int, int, int]
+    id: str | None = Field(description="URN of the class, if the bundle has one")
+    name: str = Field(description="name of the class")
+    color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
 
@@ -107,10 +107,10 @@ class Mask(BaseModel):
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    mask: str = Field(description="URN of the mask")
-    width: int
-    height: int
-    cover: list[Cover]
+    mask: str = Field(description="URN of the mask, a palette PNG whose values are class indices")
+    width: int = Field(description="of the mask, in pixels")
+    height: int = Field(description="of the mask, in pixels")
+    cover: list[Cover] = Field(description="of every class, by class index")
 
 
 class Failure(BaseModel):
@@ -118,7 +118,7 @@ class Failure(BaseModel):
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    reason: str
+    reason: str = Field(description="what is wrong with it")
 
 
 class Products(BaseModel):
@@ -137,11 +137,11 @@ class JobResult(BaseModel):
     jschema: Literal["urn:ibenthos:schema:paddle.seg.job-result.1"] = Field(_RESULT_SCHEMA, alias="$schema")
     job: str = Field(description="URN of the job")
     model: str = Field(description="URN of the model bundle")
-    images: ImageCounts
-    masks: list[Mask]
-    failures: list[Failure]
+    images: ImageCounts = Field(description="how many images the job had")
+    masks: list[Mask] = Field(description="one for each image that succeeded")
+    failures: list[Failure] = Field(description="one for each image that failed")
     cover: list[Cover] = Field(description="over all images, weighted by their pixels")
-    products: Products
+    products: Products = Field(description="what is stored for the job as a whole")
     provenance: dict[str, Any] = Field(description="of the masks: bundle, runtime, provider, precision, versions")
 
     def __str__(self) -> str:

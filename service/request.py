@@ -114,43 +114,89 @@ class ServiceRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
 
-    model: str = Field(description="URN of the model bundle")
-    image: str | None = Field(default=None, description="URN of the only image")
+    model: str = Field(
+        description="URN of the artifact that holds the model bundle: an archive of a model that PaddleSeg exported."
+    )
+    image: str | None = Field(
+        default=None,
+        description="URN of the artifact that holds the only image (JPEG, PNG, TIFF, WebP and others). Give either "
+        "image or images.",
+    )
     images: str | list[str] | None = Field(
-        default=None, description="URN of a collection, or URNs of images; either this or image"
+        default=None,
+        description="URN of a collection of images, or a list of the URNs of images. Give either image or images.",
     )
     max_img_size: int = Field(
-        default=DEFAULT_MAX_IMG_SIZE, description="shrink larger images to so many pixels for the network; -1 never"
+        default=DEFAULT_MAX_IMG_SIZE,
+        ge=-1,
+        json_schema_extra={"not": {"const": 0}},
+        description="Images with more pixels (width times height) are shrunk to this many for the network; -1 never "
+        "shrinks.",
     )
-    batch_size: int = Field(default=1, description="images that may share one run")
-    device: Device = Field(default=Device.CPU, description="cpu or gpu")
-    use_trt: bool = Field(default=False, description="TensorRT, on a GPU")
-    precision: Precision = Field(default=Precision.FP32, description="arithmetic of the network")
-    min_subgraph_size: int = Field(default=3, description="smallest subgraph that TensorRT takes")
+    batch_size: int = Field(
+        default=1,
+        ge=1,
+        description="The most images that may share one run of the network. More take more memory.",
+    )
+    device: Device = Field(
+        default=Device.CPU, description="What runs the network: the CPU, or a GPU if the service has one."
+    )
+    use_trt: bool = Field(default=False, description="Run the network through TensorRT, which needs a GPU.")
+    precision: Precision = Field(
+        default=Precision.FP32,
+        description="Number format of the network. fp16 needs a GPU, int8 a bundle that holds an INT8 model.",
+    )
+    min_subgraph_size: int = Field(
+        default=3, ge=1, description="The fewest operators that TensorRT takes over at once."
+    )
     enable_auto_tune: bool = Field(
         default=False,
-        description="collect TensorRT's shapes from the images first, and Paddle's int8 calibration table",
+        description="First collect the shapes that TensorRT needs from the images, and the table of calibration that "
+        "Paddle needs for int8. It goes with use-trt.",
     )
-    cpu_threads: int = Field(default=10, description="most threads to use; never more than the process may use")
-    enable_mkldnn: bool = Field(default=False, description="oneDNN or an error; not given, the runtime decides")
-    benchmark: bool = Field(default=False, description="publish timings")
+    cpu_threads: int = Field(
+        default=10, ge=1, description="The most CPU threads. Never more are used than the service has cores."
+    )
+    enable_mkldnn: bool = Field(
+        default=False, description="Use oneDNN, or fail where that cannot be. If false, the runtime decides."
+    )
+    benchmark: bool = Field(
+        default=False, description="Publish how long each step took, in milliseconds: mean, median and 95th percentile."
+    )
     model_name: str | None = Field(
-        default=None, description="name of the model in the timings; not given, the bundle's"
+        default=None, description="Name of the model in the timings. If left out, the name of the bundle."
     )
     with_argmax: bool = Field(
         default=False,
-        description="take the strongest class of each pixel, even if the bundle says that its classes overlap",
+        description="Give each pixel its strongest class, even if the bundle says that its classes overlap.",
     )
-    print_detail: bool = Field(default=False, description="let the vendor's library log")
-    runtime: RuntimeChoice = Field(default="auto", description="which library; auto: the first that runs the model")
-    provider: ProviderChoice = Field(default="auto", description="execution provider of ONNX Runtime")
-    threshold: float = Field(default=0.5, description="for probability maps and bundles whose classes overlap")
+    print_detail: bool = Field(default=False, description="Let the library that runs the network write its own log.")
+    runtime: RuntimeChoice = Field(
+        default="auto",
+        description="Which library runs the network: ONNX Runtime or Paddle. auto takes the first that runs the model.",
+    )
+    provider: ProviderChoice = Field(
+        default="auto", description="Execution provider of ONNX Runtime. auto takes the one for the device."
+    )
+    threshold: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Probability above which a pixel belongs to a class, for models with one probability per class. "
+        "Other models do not use it.",
+    )
     mask_size: MaskSize = Field(
-        default=MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size"
+        default=MaskSize.ORIGINAL,
+        description="Size of the masks: that of the image (original), or that after max-img-size (inference).",
     )
-    report: bool = Field(default=False, description="publish the report for people")
+    report: bool = Field(
+        default=False, description="Publish a report for people: an HTML page of images, masks and cover."
+    )
     shard: str | None = Field(
-        default=None, description="I/N does one of N shares of the images, 1/4 to 4/4 for instance; not given, all"
+        default=None,
+        json_schema_extra={"pattern": "^[1-9][0-9]*/[1-9][0-9]*$"},
+        description="I/N segments the I-th of N equal shares of the images, so that N jobs or orders share a "
+        "collection. If left out, all images. It does not go with image.",
     )
 
     @model_validator(mode="after")
