@@ -181,4 +181,4 @@ lock: ## lock the requirements again (needs uv)
 	./lock-requirements
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(OUT) DATA build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache
+	rm -rf $(VENV) $(OUT) DATA ivcap-artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache

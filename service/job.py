@@ -314,18 +314,23 @@ def _described_tool(service: Service) -> dict[str, Any]:
 
 def _choose_platform(job_file: str | None) -> None:
     """Prove that there is work, and that the platform that it needs can be reached; keep a local job from it."""
-    address = os.environ.get("IVCAP_URL")
+    address, sidecar = os.environ.get("IVCAP_URL"), os.environ.get("IVCAP_BASE_URL")
     if job_file is None:
-        if not os.environ.get("IVCAP_BASE_URL"):
+        if not sidecar:
             raise OptionError(
                 "there is no work: IVCAP_BASE_URL names the platform's sidecar, which hands out jobs; to do one job "
                 "here, name its file with --test-file"
             )
-    elif not _model_of(job_file).startswith("urn:ivcap:") and address:
-        _log.info("the model is a file of this machine: the job is done here, and nothing is sent to %s", address)
-        # The platform's library decides by it.
-        del os.environ["IVCAP_URL"]
+    elif not _model_of(job_file).startswith("urn:ivcap:"):
+        if address:
+            _log.info("the model is a file of this machine: the job is done here, and nothing is sent to %s", address)
+            # The platform's library decides by it.
+            del os.environ["IVCAP_URL"]
         return
+    elif not (address or sidecar):
+        raise OptionError(
+            f"the model in {job_file} is an artifact: IVCAP_URL has to name the platform, and IVCAP_JWT to hold a token"
+        )
     if address and not os.environ.get("IVCAP_JWT"):
         raise OptionError(
             f"IVCAP_URL is {address} and IVCAP_JWT is not set: set it to what `ivcap context get access-token` prints"

@@ -278,11 +278,12 @@ def test_what_is_missing_is_named_where_the_environment_is_not_made(poetry_insta
     [
         ([], {}, "there is no work"),
         (["--test-file", "job.json"], {"IVCAP_URL": "https://platform.standin.example"}, "IVCAP_JWT is not set"),
+        (["--test-file", "job.json"], {}, "IVCAP_URL has to name the platform"),
         (["--test-file", "nowhere.json"], {}, "nowhere.json holds no job"),
         (["--model", "model.tgz"], {}, "an order has at least one argument that begins with --ivcap:"),
         (["--print-service-description"], {"PSEG_SERVICE_DEVICE": "xpu"}, "give cpu or gpu"),
     ],
-    ids=["no work", "no token", "no job", "an order", "no device"],
+    ids=["no work", "no token", "no platform", "no job", "an order", "no device"],
 )
 def test_what_cannot_begin_says_why(tmp_path: Path, arguments: list[str], variables: dict[str, str], said: str) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"in-content": {"model": "urn:ivcap:artifact:1"}}))
