@@ -9,7 +9,7 @@ MODEL ?= demo/demo_seagrass.tgz
 IMAGE ?= demo/pictures/scene_900004.jpg
 COLLECTION ?= demo/pictures
 RUN_OUT ?= DATA/run
-JOB ?= job.json
+JOB ?= demo/job.json
 VARIANT ?= cpu
 FUZZ_S ?= 300
 IMAGE_NAME ?= pseg
@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: install poetry run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,13 @@ $(VENV)/development: requirements-dev.txt requirements-oracles.txt install-syste
 	$(PIP) install --no-deps --require-hashes -r requirements-oracles.txt
 	@touch $@
 
+# What deploys: Poetry with the platform's plugin, in an environment of its own, since it shares packages with ours.
+$(VENV)/poetry/made: requirements-poetry.txt $(VENV)/made
+	$(PYTHON) -m venv $(VENV)/poetry
+	$(VENV)/poetry/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r requirements-poetry.txt
+	ln -sf ../poetry/bin/poetry $(BIN)/poetry
+	@touch $@
+
 # What works on a cluster: Ray Data.
 $(VENV)/ray: requirements-ray.txt $(VENV)/runtime
 	$(PIP) install --no-deps --require-hashes -r requirements-ray.txt
@@ -70,6 +77,11 @@ ray: $(VENV)/ray ## install Ray beside the rest, for pseg scale
 scale-check: $(VENV)/development ## a cluster of three nodes here: a node and a driver are killed, an S3 store (minutes); prints counts
 	$(BIN)/python -m pytest tests/service/cluster_check.py -p no:cacheprovider --capture=no
 
+install: $(VENV)/runtime ## install what runs: both runtimes, the converter, the command line, the service
+
+poetry: $(VENV)/runtime $(VENV)/poetry/made ## install Poetry with the platform's plugin, for poetry ivcap (docs/deploy.md)
+	@echo 'Ready: PATH="$$PWD/$(BIN):$$PATH" poetry ivcap deploy'
+
 export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg export
 
 zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (hours; resumes); writes docs/zoo.md
@@ -78,10 +90,10 @@ zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)
 
-test: $(VENV)/development ## the tests, in two processes, without those that take long
+test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, without those that take long
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
 
-test-all: $(VENV)/development ## also the long ones of parity, conversion and service, with branch coverage
+test-all: $(VENV)/development $(VENV)/poetry/made ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
@@ -169,4 +181,4 @@ lock: ## lock the requirements again (needs uv)
 	./lock-requirements
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(OUT) DATA build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache
+	rm -rf $(VENV) $(OUT) DATA ivcap-artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache

@@ -4,10 +4,13 @@ The model stays open between jobs that use the same bundle with the same options
 whose results are not all stored, ends as an error that names every failure.
 
 `--test-file FILE` does the one job in the file. The platform's library ends it with status 0 even if the job fails;
-here it ends with 1 then. `--print-service-description` prints what the platform registers.
+here it ends with 1 then. If the file names a bundle of this machine, the job is done without a platform; if it names an
+artifact, IVCAP_URL and IVCAP_JWT lead to the platform. `--print-service-description` and `--print-tool-description`
+print what the platform registers.
 
 Settings for whoever runs it: those of `service.order`; DOCKER_IMG and IVCAP_SERVICE_ID go into the description,
 IVCAP_RESOURCES_FILE names what the worker needs, PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL say who answers for it.
+On the platform IVCAP_BASE_URL names the sidecar that hands out jobs.
 """
 
 # The platform's library looks at the annotations themselves: they must not be postponed in this file.
@@ -33,15 +36,17 @@ from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import ivcap_service.service as batch
-from ivcap_service import JobContext, Service, ServiceContact, ServiceLicense, start_batch_service
+from ivcap_service import JobContext, Service, start_batch_service
 from ivcap_service.events import EventReporter, GenericEvent
 from ivcap_service.service_definition import create_batch_service_definition
 from ivcap_service.types import ExecutionError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
+from engine.errors import message_of
 from engine.system.files import scratch_folder
 from engine.system.text import legible, legible_values
+from service.ivcap.description import DESCRIPTION, request_schema, service_from, tool_from
 from service.ivcap.fulfilment import ExitStatus, Item, Outcome, fulfil
 from service.ivcap.job_files import JobOutlet, open_item, patient, supply_of
 from service.ivcap.kept_model import KeptModel
@@ -59,7 +64,6 @@ _ROOT = Path(__file__).parents[1]
 _REQUEST_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-request.1"
 _RESULT_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-result.1"
 _VARIANT = Device.GPU if os.environ.get("PSEG_SERVICE_DEVICE") == Device.GPU else Device.CPU
-_NAME = "infer-with-paddle-paddle" + ("-gpu" if _VARIANT is Device.GPU else "")
 _MOST_FAILURES_TOLD = 100
 _PROGRESS_EVENTS = 20
 _OPENING, _SEGMENTING, _STORING = "open model", "segment images", "store results"
@@ -84,17 +88,17 @@ class JobRequest(ServiceRequest):
 class ImageCounts(BaseModel):
     """How many images a job had."""
 
-    total: int
-    succeeded: int
-    failed: int
+    total: int = Field(description="images that were asked for")
+    succeeded: int = Field(description="images that have a mask")
+    failed: int = Field(description="images that have none")
 
 
 class Cover(BaseModel):
     """The share of a class."""
 
-    id: str | None
-    name: str
-    color: tuple[int, int, int]
+    id: str | None = Field(description="URN of the class, if the bundle has one")
+    name: str = Field(description="name of the class")
+    color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
 
@@ -103,10 +107,10 @@ class Mask(BaseModel):
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    mask: str = Field(description="URN of the mask")
-    width: int
-    height: int
-    cover: list[Cover]
+    mask: str = Field(description="URN of the mask, a palette PNG whose values are class indices")
+    width: int = Field(description="of the mask, in pixels")
+    height: int = Field(description="of the mask, in pixels")
+    cover: list[Cover] = Field(description="of every class, by class index")
 
 
 class Failure(BaseModel):
@@ -114,7 +118,7 @@ class Failure(BaseModel):
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    reason: str
+    reason: str = Field(description="what is wrong with it")
 
 
 class Products(BaseModel):
@@ -133,11 +137,11 @@ class JobResult(BaseModel):
     jschema: Literal["urn:ibenthos:schema:paddle.seg.job-result.1"] = Field(_RESULT_SCHEMA, alias="$schema")
     job: str = Field(description="URN of the job")
     model: str = Field(description="URN of the model bundle")
-    images: ImageCounts
-    masks: list[Mask]
-    failures: list[Failure]
+    images: ImageCounts = Field(description="how many images the job had")
+    masks: list[Mask] = Field(description="one for each image that succeeded")
+    failures: list[Failure] = Field(description="one for each image that failed")
     cover: list[Cover] = Field(description="over all images, weighted by their pixels")
-    products: Products
+    products: Products = Field(description="what is stored for the job as a whole")
     provenance: dict[str, Any] = Field(description="of the masks: bundle, runtime, provider, precision, versions")
 
     def __str__(self) -> str:
@@ -269,44 +273,77 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
     )
 
 
-def service_from(environment: Mapping[str, str]) -> Service:
-    """Describe the service to the platform.
-
-    Args:
-        environment: may hold PSEG_SERVICE_DEVICE, PSEG_VERSION, PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL.
-
-    Returns:
-        The description, without request and result.
-
-    Raises:
-        OptionError: PSEG_SERVICE_DEVICE names no variant.
-    """
-    if environment.get("PSEG_SERVICE_DEVICE", _VARIANT) != _VARIANT:
-        raise OptionError(f"PSEG_SERVICE_DEVICE is {environment['PSEG_SERVICE_DEVICE']!r}: give cpu or gpu")
-    unknown = "not stated"
-    return Service(
-        name=_NAME,
-        version=environment.get("PSEG_VERSION", unknown),
-        contact=ServiceContact(
-            name=environment.get("PSEG_SERVICE_CONTACT", unknown),
-            email=environment.get("PSEG_SERVICE_EMAIL", unknown),
-        ),
-        license=ServiceLicense(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
-    )
-
-
 def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser) -> argparse.Namespace:
-    given = parser.parse_args()
-    if given.print_service_description:
-        printed = create_batch_service_definition(service, worker.segment).model_dump(by_alias=True, exclude_none=True)
-        resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text())
-        if _VARIANT is Device.GPU:
-            resources["limits"].setdefault("nvidia.com/gpu", "1")
-        # The library drops what it does not know, a GPU for instance.
-        printed["controller"]["resources"] = resources
-        print(json.dumps(printed, indent=2))
+    given, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(
+            f"{' '.join(unknown)}: unknown to jobs, whose parameters stand in the file that --test-file names; an "
+            "order has at least one argument that begins with --ivcap:"
+        )
+    if given.print_service_description or given.print_tool_description:
+        described = _described_service(worker, service) if given.print_service_description else _described_tool(service)
+        # What hides secrets in all other output takes the signature of a function for that of an address.
+        print(json.dumps(described, indent=2), file=sys.__stdout__)
         sys.exit(ExitStatus.DONE)
+    try:
+        _choose_platform(given.test_file)
+    except OptionError as error:
+        parser.error(str(error))
     return given
+
+
+def _described_service(worker: Worker, service: Service) -> dict[str, Any]:
+    described = create_batch_service_definition(service, worker.segment).model_dump(by_alias=True, exclude_none=True)
+    resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text())
+    if _VARIANT is Device.GPU:
+        resources["limits"].setdefault("nvidia.com/gpu", "1")
+    # The library drops what it does not know, a GPU for instance.
+    described["controller"]["resources"] = resources
+    if service.contact.email.endswith(".example"):
+        _log.warning(
+            "the contact is the example %s: name who answers for the service under maintainers in pyproject.toml, or "
+            "in PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL",
+            service.contact.email,
+        )
+    return {**described, "description": DESCRIPTION, "request-schema": request_schema(JobRequest)}
+
+
+def _described_tool(service: Service) -> dict[str, Any]:
+    return tool_from(os.environ, service.name, JobRequest, JobResult.__name__).model_dump(by_alias=True)
+
+
+def _choose_platform(job_file: str | None) -> None:
+    """Prove that there is work, and that the platform that it needs can be reached; keep a local job from it."""
+    address, sidecar = os.environ.get("IVCAP_URL"), os.environ.get("IVCAP_BASE_URL")
+    if job_file is None:
+        if not sidecar:
+            raise OptionError(
+                "there is no work: IVCAP_BASE_URL names the platform's sidecar, which hands out jobs; to do one job "
+                "here, name its file with --test-file"
+            )
+    elif not _model_of(job_file).startswith("urn:ivcap:"):
+        if address:
+            _log.info("the model is a file of this machine: the job is done here, and nothing is sent to %s", address)
+            # The platform's library decides by it.
+            del os.environ["IVCAP_URL"]
+        return
+    elif not (address or sidecar):
+        raise OptionError(
+            f"the model in {job_file} is an artifact: IVCAP_URL has to name the platform, and IVCAP_JWT to hold a token"
+        )
+    if address and not os.environ.get("IVCAP_JWT"):
+        raise OptionError(
+            f"IVCAP_URL is {address} and IVCAP_JWT is not set: set it to what `ivcap context get access-token` prints"
+        )
+
+
+def _model_of(job_file: str) -> str:
+    try:
+        return str(json.loads(Path(job_file).read_text(encoding="utf-8"))["in-content"]["model"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OptionError(
+            f"{job_file} holds no job with a model ({message_of(error)}): docs/jobs.md shows one"
+        ) from error
 
 
 @contextmanager
@@ -383,7 +420,9 @@ def main() -> None:
         set_up_logs(os.environ, sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         _log.info("%s", banner())
-        service = service_from(os.environ)
+        if os.environ.get("PSEG_SERVICE_DEVICE", _VARIANT) != _VARIANT:
+            raise OptionError(f"PSEG_SERVICE_DEVICE is {os.environ['PSEG_SERVICE_DEVICE']!r}: give cpu or gpu")
+        service = service_from(os.environ, _VARIANT)
         patience, sizes = patience_from(os.environ), sizes_from(os.environ)
     except OptionError as error:
         _log.error("%s", error)

@@ -28,6 +28,7 @@ from pydantic.fields import FieldInfo
 
 from engine import Device, EngineError, OptionError, Predictor
 from engine.system.files import scratch_folder
+from service.ivcap.description import DESCRIPTION, service_name
 from service.ivcap.fulfilment import ExitStatus, Item, fulfil
 from service.ivcap.order_files import (
     OrderOutlet,
@@ -107,14 +108,12 @@ def describe(environment: Mapping[str, str]) -> Service:
         "min_cpu": environment.get("PSEG_SERVICE_CPU", "2"),
         "min_ephemeral_storage": environment.get("PSEG_SERVICE_STORAGE", "8Gi"),
     }
-    name = "infer-with-paddle-paddle"
     if device is Device.GPU:
-        name += "-gpu"
         needs |= {"gpu_type": environment.get("PSEG_SERVICE_GPU_TYPE", "nvidia-tesla-t4"), "gpu_number": 1}
     return _with_guarded_parameters(
         Service(
-            name=name,
-            description="Segments images with a PaddleSeg model and publishes masks and the cover of every class.",
+            name=service_name(device),
+            description=DESCRIPTION,
             parameters=_parameters(device),
             workflow=PythonWorkflow(**needs),
         )

@@ -66,14 +66,19 @@ class PredictRequest(Options):
     masks: MaskOptions = MaskOptions()
     averaging: Averaging = Averaging()
     batch_size: int | None = option(
-        None, "images that may share one run; default: the tuned profile's, or 1", minimum=1
+        None,
+        "The most images that may share one run of the network; more take more memory. By default the tuned "
+        "profile's number, or 1.",
+        minimum=1,
     )
     auto_tune_shapes: bool = option(
-        False, "collect TensorRT's shape profile from these images, and Paddle's int8 calibration table"
+        False,
+        "First collect the shapes that TensorRT needs from the images, and the table of calibration that Paddle "
+        "needs for int8. It goes with use-trt.",
     )
     save: frozenset[SaveKind] = option(
         frozenset[SaveKind]({"pseudo"}),
-        "pictures to write: any of pseudo,mask,overlay; or none; default: pseudo",
+        "Pictures to write: any of pseudo,mask,overlay with commas between, or none. By default pseudo.",
         parse=save_kinds,
     )
 
@@ -151,9 +156,11 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
     text = told.text
     if declared.name == "mkldnn":
         # Users of the service switch it on, or leave it to the runtime.
-        return bool, Field(default=False, description="oneDNN or an error; not given, the runtime decides")
+        return bool, Field(
+            default=False, description="Use oneDNN, or fail where that cannot be. If false, the runtime decides."
+        )
     if declared.name in _DEFAULTS_IN_ORDERS:
-        default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split("; default:")[0]
+        default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split(" By default")[0]
         kind = next(each for each in get_args(kind) if each is not type(None))
     elif told.none is not None:
         kind, default = Literal[declared.choices], told.none
@@ -192,18 +199,32 @@ class ServiceRequest(_RunParameters):
     Besides what is declared here, each option of `PredictRequest` is one of them.
     """
 
-    model: str = Field(description="URN of the model bundle")
-    image: str | None = Field(default=None, description="URN of the only image")
+    model: str = Field(
+        description="URN of the artifact that holds the model bundle: an archive of a model that PaddleSeg exported."
+    )
+    image: str | None = Field(
+        default=None,
+        description="URN of the artifact that holds the only image (JPEG, PNG, TIFF, WebP and others). Give either "
+        "image or images.",
+    )
     images: str | list[str] | None = Field(
-        default=None, description="URN of a collection, or URNs of images; either this or image"
+        default=None,
+        description="URN of a collection of images, or a list of the URNs of images. Give either image or images.",
     )
-    benchmark: bool = Field(default=False, description="publish timings")
+    benchmark: bool = Field(
+        default=False, description="Publish how long each step took, in milliseconds: mean, median and 95th percentile."
+    )
     model_name: str | None = Field(
-        default=None, description="name of the model in the timings; not given, the bundle's"
+        default=None, description="Name of the model in the timings. If left out, the name of the bundle."
     )
-    report: bool = Field(default=False, description="publish the report for people")
+    report: bool = Field(
+        default=False, description="Publish a report for people: an HTML page of images, masks and cover."
+    )
     shard: str | None = Field(
-        default=None, description="I/N does one of N shares of the images, 1/4 to 4/4 for instance; not given, all"
+        default=None,
+        json_schema_extra={"pattern": "^[1-9][0-9]*/[1-9][0-9]*$"},
+        description="I/N segments the I-th of N equal shares of the images, so that N jobs or orders share a "
+        "collection. If left out, all images. It does not go with image.",
     )
 
     @model_validator(mode="after")

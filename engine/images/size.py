@@ -26,8 +26,12 @@ class ImageLimits(Options):
 
     title: ClassVar[str] = "Pictures"
 
-    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
-    max_pixels: int = option(DEFAULT_MAX_PIXELS, "refuse images that declare more pixels", minimum=1)
+    max_img_size: int = option(
+        DEFAULT_MAX_IMG_SIZE,
+        "Images with more pixels (width times height) are shrunk to this many for the network; -1 never shrinks.",
+        minimum=-1,
+    )
+    max_pixels: int = option(DEFAULT_MAX_PIXELS, "Images that declare more pixels than this are refused.", minimum=1)
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

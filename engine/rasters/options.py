@@ -70,25 +70,33 @@ class TileOptions(Options):
     title: ClassVar[str] = "Tiles and rasters"
 
     tile: bool = option(
-        False, "work in overlapping tiles at full size (a TIFF above max-pixels always is); implies max-img-size -1"
+        False,
+        "Cut every image into overlapping tiles at full size; a TIFF with more than max-pixels always is. It implies "
+        "max-img-size -1.",
     )
     side: int | None = option(
-        None, "side of a tile in pixels; default: what the memory holds, at most 1024", name="tile_size", minimum=1
+        None, "Side of a tile in pixels. By default what the memory holds, at most 1024.", name="tile_size", minimum=1
     )
-    overlap: int | None = option(None, "pixels that tiles share; default: a quarter of a tile", minimum=0)
+    overlap: int | None = option(
+        None, "Pixels that neighbouring tiles share. By default a quarter of a tile.", minimum=0
+    )
     memory_bytes: int | None = option(
         None,
-        "for the whole process, such as 1.5GiB: decides the size of tiles; default: 80 % of what there is",
+        "Memory for the whole process, such as 1.5GiB, which decides the size of tiles. By default 80 % of what is "
+        "free.",
         name="max_memory",
         parse=memory_bytes,
     )
     bands: tuple[int, ...] | None = option(
         None,
-        "bands of TIFFs to take, from 1: 3,2,1 as red, green, blue, or one as grey",
+        "Bands of TIFFs to take, counted from 1: 3,2,1 as red, green and blue, or one as grey.",
         parse=numbers(int, "3,2,1"),
     )
     vectors: str | None = option(
-        None, "polygons of TIFFs: gpkg or geojson for <stem>.gpkg or .geojson, or a file", metavar="FORMAT|FILE"
+        None,
+        "Write the classes of TIFFs as polygons: gpkg or geojson for a file <stem>.gpkg or <stem>.geojson each, or the "
+        "name of a file.",
+        metavar="FORMAT|FILE",
     )
 
     def __post_init__(self) -> None:

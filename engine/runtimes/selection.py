@@ -57,20 +57,34 @@ class RuntimeRequest(Options):
 
     title: ClassVar[str] = "What runs the network"
 
-    runtime: RuntimeName | None = option(None, "library that runs the network", none="auto")
-    provider: Provider | None = option(None, "ONNX Runtime's execution provider", none="auto")
-    device: Device | None = option(None, "where the network runs; default: cpu, or what the provider needs")
-    precision: Precision | None = option(None, "arithmetic of the network; default: the tuned profile's, or fp32")
-    threads: int | None = option(None, "most threads to use; default: all cores this process may use", minimum=1)
+    runtime: RuntimeName | None = option(
+        None,
+        "Which library runs the network: ONNX Runtime or Paddle. auto takes the first that runs the model.",
+        none="auto",
+    )
+    provider: Provider | None = option(
+        None, "Execution provider of ONNX Runtime. auto takes the one for the device.", none="auto"
+    )
+    device: Device | None = option(
+        None, "What runs the network: the CPU, or a GPU. By default the CPU, or what the provider needs."
+    )
+    precision: Precision | None = option(
+        None,
+        "Number format of the network. fp16 needs a GPU, int8 a bundle that holds an INT8 model. By default the "
+        "tuned profile's format, or fp32.",
+    )
+    threads: int | None = option(
+        None, "The most CPU threads; never more than this process has cores. By default all of them.", minimum=1
+    )
     streams: int | None = option(
         None,
-        "images in the network at once, sharing the threads; default: the tuned profile's, or 1",
+        "Images in the network at once, which share the threads. By default the tuned profile's number, or 1.",
         minimum=1,
     )
-    onednn: OneDnn = option(OneDnn.AUTO, "oneDNN under Paddle", name="mkldnn")
-    tensorrt: bool = option(False, "TensorRT (needs a GPU)", name="use_trt")
-    min_subgraph_size: int = option(3, "smallest subgraph that TensorRT takes", minimum=1)
-    verbose: bool = option(False, "let the vendor's library log", name="print_detail")
+    onednn: OneDnn = option(OneDnn.AUTO, "Whether Paddle uses oneDNN on the CPU.", name="mkldnn")
+    tensorrt: bool = option(False, "Run the network through TensorRT, which needs a GPU.", name="use_trt")
+    min_subgraph_size: int = option(3, "The fewest operators that TensorRT takes over at once.", minimum=1)
+    verbose: bool = option(False, "Let the library that runs the network write its own log.", name="print_detail")
     tensorrt_files: TensorRtFiles = TensorRtFiles()
     tuned: Profile | None = None
 

@@ -46,18 +46,26 @@ class Averaging(Options):
     title: ClassVar[str] = "Seeing each image several times"
 
     crop_size: tuple[int, int] | None = option(
-        None, "PaddleSeg's sliding window; goes with stride", minimum=1, metavar="W H", parse=numbers(int, "769,769")
+        None,
+        "Width and height of PaddleSeg's sliding window, in pixels. It goes with stride.",
+        minimum=1,
+        metavar="W H",
+        parse=numbers(int, "769,769"),
     )
     stride: tuple[int, int] | None = option(
-        None, "how far the window moves; goes with crop-size", minimum=1, metavar="W H", parse=numbers(int, "513,513")
+        None,
+        "How far the window moves to the right and down, in pixels. It goes with crop-size.",
+        minimum=1,
+        metavar="W H",
+        parse=numbers(int, "513,513"),
     )
     scales: tuple[float, ...] = option(
         (1.0,),
-        "average over sizes, as PaddleSeg does: factors such as 0.75,1.0,1.25",
+        "Average over several sizes of the image, as PaddleSeg does: factors such as 0.75,1.0,1.25.",
         parse=numbers(float, "0.75,1.0,1.25"),
     )
-    flip_horizontal: bool = option(False, "average with left and right exchanged")
-    flip_vertical: bool = option(False, "average with top and bottom exchanged")
+    flip_horizontal: bool = option(False, "Average with the image whose left and right are exchanged.")
+    flip_vertical: bool = option(False, "Average with the image whose top and bottom are exchanged.")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

@@ -47,10 +47,18 @@ class MaskOptions(Options):
 
     title: ClassVar[str] = "Masks"
 
-    mask_size: MaskSize = option(MaskSize.ORIGINAL, "size of the masks: the source's, or after max-img-size")
-    threshold: float = option(0.5, "for probability maps and bundles whose classes overlap", above=0, below=1)
+    mask_size: MaskSize = option(
+        MaskSize.ORIGINAL, "Size of the masks: that of the image (original), or that after max-img-size (inference)."
+    )
+    threshold: float = option(
+        0.5,
+        "Probability above which a pixel belongs to a class, for models with one probability per class. Other models "
+        "do not use it.",
+        above=0,
+        below=1,
+    )
     with_argmax: bool = option(
-        False, "take the strongest class of each pixel, even if the bundle says that its classes overlap"
+        False, "Give each pixel its strongest class, even if the bundle says that its classes overlap."
     )
 
 

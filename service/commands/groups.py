@@ -22,16 +22,18 @@ class SelectionOptions(Options):
 
     title: ClassVar[str] = "Which images"
 
-    recursive: bool = option(False, "search the sub-folders of folders; the results go into sub-folders, too")
+    recursive: bool = option(False, "Search the sub-folders of folders, too. The results go into sub-folders.")
     exclude: tuple[str, ...] = option(
         (),
-        "leave out what matches, seen from the named folder, such as 'masks' or '*_old.jpg'; repeatable",
+        "Leave out what matches, seen from the named folder, such as 'masks' or '*_old.jpg'. May be repeated.",
         metavar="PATTERN",
         repeatable=True,
     )
-    shard: str | None = option(None, "do one of N shares of the images (docs/collections.md)", metavar="I/N")
+    shard: str | None = option(
+        None, "Segment the I-th of N equal shares of the images (docs/collections.md).", metavar="I/N"
+    )
     page: str | None = option(
-        None, "page of TIFFs to take, from 1, or all of them: <stem>.pN for each", metavar="N|all"
+        None, "Page of TIFFs to take, counted from 1, or all of them, as <stem>.pN each.", metavar="N|all"
     )
 
     def __post_init__(self) -> None:
@@ -77,8 +79,10 @@ class TableOptions(Options):
 
     title: ClassVar[str] = "Tables and pages"
 
-    csv: Path | None = option(None, "write a table of cover, a row per image")
-    report: Path | None = option(None, "write an HTML page to look at: photographs under their masks, cover, failures")
+    csv: Path | None = option(None, "Write a table of cover to this file, one row per image.")
+    report: Path | None = option(
+        None, "Write an HTML page to this file: photographs under their masks, cover, failures."
+    )
 
     def files(self) -> dict[str, Path | None]:
         """Name the files.
@@ -102,9 +106,9 @@ class ResultOptions(Options):
 
     title: ClassVar[str] = "Results"
 
-    out: Path = option(Path("masks"), "folder for the results")
-    resume: bool = option(False, "go on where an earlier run into the same folder was cut off")
-    json_lines: bool = option(False, "print JSON on stdout and nothing else", name="json")
+    out: Path = option(Path("masks"), "Folder for the results.")
+    resume: bool = option(False, "Go on where an earlier run into the same folder was cut off.")
+    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
     tables: TableOptions = TableOptions()
 
 
@@ -119,8 +123,8 @@ class OutputOptions(Options):
 
     title: ClassVar[str] = "Output"
 
-    csv: Path | None = option(None, "write a table of the results, a row per image")
-    json_lines: bool = option(False, "print JSON on stdout and nothing else", name="json")
+    csv: Path | None = option(None, "Write a table of the results to this file, one row per image.")
+    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,5 +138,9 @@ class SessionOptions(Options):
 
     title: ClassVar[str] = "Profile and cache"
 
-    profile: Path | None = option(None, "that `pseg tune` wrote; default: the bundle's own, if it carries one")
-    cache_dir: Path | None = option(None, "folder of converted models; default: the user's cache folder")
+    profile: Path | None = option(
+        None, "Profile that `pseg tune` wrote. By default the bundle's own, if it carries one."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder for converted models and engines. By default the user's cache folder."
+    )

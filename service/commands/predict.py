@@ -51,11 +51,11 @@ Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 @with_flags()
 def predict(
     bundle: BundleArgument,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="files, folders or globs")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, folders or globs.")],
+    results: ResultOptions,
+    selection: SelectionOptions,
     request: PredictRequest,
     tiles: TileOptions,
-    selection: SelectionOptions,
-    results: ResultOptions,
     session: SessionOptions,
 ) -> None:
     """Segment images: a mask and the cover of every class for each."""

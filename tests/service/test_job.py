@@ -601,7 +601,7 @@ def test_the_description_is_what_the_platform_registers(machine: Machine) -> Non
     assert controller["resources"] == json.loads((REPOSITORY / "resources.json").read_text())
     properties = printed["request-schema"]["properties"]
     assert {
-        name: each["default"] for name, each in properties.items() if name not in {"model", "$schema"}
+        name: each.get("default") for name, each in properties.items() if name not in {"model", "$schema"}
     } == PARAMETERS
     assert printed["request-schema"]["required"] == ["model"]
     assert properties["$schema"]["default"].startswith("urn:")

@@ -399,7 +399,7 @@ def test_the_variant_for_a_gpu_asks_for_one(platform: Platform) -> None:
 
 def test_a_start_tells_which_build_it_is(platform: Platform, bundle: Path) -> None:
     build = {"PSEG_VERSION": "1.2.3", "PSEG_COMMIT": "abcdef", "PSEG_BUILD_DATE": "2026-01-02"}
-    ended = platform.order("--model", str(bundle), **build)
+    ended = platform.order("--model", str(bundle), "--ivcap:in-dir", ".", **build)
     assert ended.returncode == 2
     banner = ended.stdout.splitlines()[0]
     assert all(value in banner for value in build.values())

@@ -14,6 +14,10 @@ It answers what the platform's two libraries really ask. Faults are injected ope
 | read | GET /1/artifacts/{id}/blob |
 | annotate | POST /1/aspects |
 | list | GET /1/aspects, two a page |
+| order | POST /1/services2/{service}/jobs: a job is created |
+| state | GET /1/services2/{service}/jobs/{job}: its state, and its result when there is one |
+
+With a `token` the platform answers only who brings it, as it does outside of its own containers.
 """
 
 import base64
@@ -78,6 +82,8 @@ class JobPlatform(Platform):
     """URN of an artifact or a collection to what is sent, headers included, when it is read."""
     asked: threading.Event = field(default_factory=threading.Event)
     """Set when a job was asked for and there was none."""
+    token: str | None = None
+    """What has to be in the header of every request for artifacts, aspects and jobs."""
     keeps_waiting: bool = False
     """Whether a worker is left without an answer when there is no job."""
 
@@ -105,7 +111,7 @@ class JobPlatform(Platform):
 
 class _Handler(FaultyHandler[JobPlatform]):
     def do_GET(self) -> None:
-        match self._route:
+        match self._permitted_route():
             case ["next_job"]:
                 self._next()
             case ["1", "artifacts", urn]:
@@ -114,12 +120,16 @@ class _Handler(FaultyHandler[JobPlatform]):
                 self._read(urn)
             case ["1", "aspects"]:
                 self._list()
+            case ["1", "services2", _, "jobs", job]:
+                self._state(job)
+            case []:
+                self.answer(401, b"{}")
             case _:
                 self.answer(404, b"{}")
 
     def do_POST(self) -> None:
         content = self.body()
-        match self._route:
+        match self._permitted_route():
             case ["events", job]:
                 with self.operation("event", job) as platform:
                     if platform is not None:
@@ -135,18 +145,29 @@ class _Handler(FaultyHandler[JobPlatform]):
                 self._create()
             case ["1", "aspects"]:
                 self._annotate(json.loads(content))
+            case ["1", "services2", service, "jobs"]:
+                self._order(service, json.loads(content))
+            case []:
+                self.answer(401, b"{}")
             case _:
                 self.answer(404, b"{}")
 
+    def _permitted_route(self) -> list[str]:
+        """The parts of the address; none, which no operation has, for who has no right to it."""
+        token = self.platform.token
+        if token is None or self._route[0] != "1" or self.headers["Authorization"] == f"Bearer {token}":
+            return self._route
+        return []
+
     def do_HEAD(self) -> None:
-        urn = self._route[2]
+        urn = self._permitted_route()[2]
         with self.operation("offset", self.platform.names(urn)) as platform:
             if platform is not None:
                 artifact = platform.artifacts[urn]
                 self.answer(200, headers={"Upload-Offset": str(len(artifact.content)), "Tus-Resumable": "1.0.0"})
 
     def do_PATCH(self) -> None:
-        content, urn = self.body(), self._route[2]
+        content, urn = self.body(), self._permitted_route()[2]
         with self.operation("send", self.platform.names(urn)) as platform:
             if platform is None:
                 return
@@ -184,6 +205,24 @@ class _Handler(FaultyHandler[JobPlatform]):
                 job = platform.jobs.pop(0) if platform.jobs else JOB_DONE
                 platform.faults = platform.faults_in.get(job.get("id", ""), [])
                 self._json(200, job)
+
+    def _order(self, service: str, parameters: dict[str, Any]) -> None:
+        with self.operation("order", service) as platform:
+            if platform is not None:
+                job = platform.submit(**parameters)
+                location = f"{platform.url}/1/services2/{service}/jobs/{job}"
+                self._json(202, {"location": location, "job-id": job, "retry-later": 0.2})
+
+    def _state(self, job: str) -> None:
+        with self.operation("state", job) as platform:
+            if platform is None:
+                return
+            [result] = [each for each in platform.results if each.job == job] or [None]
+            if result is None:
+                self._json(200, {"id": job, "status": "executing"})
+            else:
+                state = "failed" if result.is_error else "succeeded"
+                self._json(200, {"id": job, "status": state, "result-content": result.content})
 
     def _look(self, urn: str) -> None:
         with self.operation("look", self.platform.names(urn)) as platform:

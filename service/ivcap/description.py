@@ -1,0 +1,215 @@
+"""What the platform, people and agents are told of the service; orders, jobs and tools say the same."""
+
+# The platform's library states few types.
+# pyright: reportMissingTypeStubs=false
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ivcap_service import Service, ServiceContact, ServiceLicense
+from ivcap_service.tool_definition import SERVICE_ID_PLACEHOLDER, ToolDefinition
+from pydantic import BaseModel
+
+from engine import Device
+
+_PROJECT_FILE = Path(__file__).parents[2] / "pyproject.toml"
+
+# The library of orders reads a percent sign as one of argparse's.
+_TEXT = """\
+Segments photographs with a PaddleSeg model: each pixel gets one of the model's classes (sand, seagrass or rock, for
+instance), and each class its cover, which is its share of the image.
+
+Use it to measure what one photograph, a set of photographs or a whole survey shows: the cover of seagrass in quadrats,
+for example. It needs a model bundle and images that are artifacts or collections of the platform. It cannot train a
+model, and it finds only the classes that the model knows; the result names them.
+
+It returns for each image the URN of its mask, the width and height of the image in pixels, and the cover of every class
+as a number from 0 to 1. The mask is a palette PNG of the size of the image whose values are class indices. It also
+returns the cover over all images, weighted by their pixels, the images that failed with the reasons, the URNs of a CSV
+table of cover, of the collection of masks and, if asked for, of an HTML report, and a record of what ran.
+
+An image that cannot be read is listed among the failures, and the others are done. The request fails, with all reasons,
+if no image succeeds or if a result cannot be stored. Covers of one image add up to 1 unless the classes of the model
+overlap.
+"""
+DESCRIPTION = "\n\n".join(" ".join(paragraph.split()) for paragraph in _TEXT.split("\n\n"))
+
+EXAMPLE: Mapping[str, Any] = {
+    "model": "urn:ivcap:artifact:2b5f7c1e-3d0a-4b6e-9c51-7a1f0e6d8c42",
+    "images": [
+        "urn:ivcap:artifact:8e0d4a63-51f2-4c7b-b1a9-0c3e5d7f9a10",
+        "urn:ivcap:artifact:c47a9e25-6b18-4f0d-8d3c-2e9b1a5c7f64",
+    ],
+    "report": True,
+}
+"""A request that runs where its three URNs are those of a bundle and two photographs."""
+
+_MODEL_URN = EXAMPLE["model"]
+_IMAGE_URN = EXAMPLE["images"][0]
+_COLLECTION_URN = "urn:ivcap:collection:5d9c3b7a-0e42-4f86-a1d8-6b2f4c8e0a93"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """How a parameter is shown beside its own description: a name for people, and values that may be given."""
+
+    title: str
+    examples: tuple[object, ...]
+
+
+_SHOWN: Mapping[str, _Shown] = {
+    "model": _Shown("Model bundle", (_MODEL_URN,)),
+    "image": _Shown("Image", (_IMAGE_URN,)),
+    "images": _Shown("Images", (_COLLECTION_URN, EXAMPLE["images"])),
+    "max-img-size": _Shown("Pixels for the network", (1_000_000, -1)),
+    "batch-size": _Shown("Images per run", (1, 4)),
+    "device": _Shown("Device", ("cpu",)),
+    "use-trt": _Shown("TensorRT", (True,)),
+    "precision": _Shown("Precision", ("fp32",)),
+    "min-subgraph-size": _Shown("Smallest subgraph for TensorRT", (3,)),
+    "enable-auto-tune": _Shown("Collect shapes for TensorRT", (True,)),
+    "cpu-threads": _Shown("Most CPU threads", (4,)),
+    "enable-mkldnn": _Shown("oneDNN", (True,)),
+    "benchmark": _Shown("Publish timings", (True,)),
+    "model-name": _Shown("Name of the model in the timings", ("seagrass-2026",)),
+    "with-argmax": _Shown("One class per pixel", (True,)),
+    "print-detail": _Shown("Log of the runtime", (True,)),
+    "runtime": _Shown("Runtime", ("auto",)),
+    "provider": _Shown("Execution provider", ("auto",)),
+    "threshold": _Shown("Threshold of a class", (0.5,)),
+    "crop-size": _Shown("Sliding window", ("769,769",)),
+    "stride": _Shown("Stride of the sliding window", ("513,513",)),
+    "scales": _Shown("Scales", ("0.75,1.0,1.25",)),
+    "flip-horizontal": _Shown("Left and right exchanged", (True,)),
+    "flip-vertical": _Shown("Top and bottom exchanged", (True,)),
+    "mask-size": _Shown("Size of the masks", ("original",)),
+    "report": _Shown("HTML report", (True,)),
+    "shard": _Shown("Share of the images", ("1/4", "4/4")),
+}
+
+
+def service_name(device: Device) -> str:
+    """Name the service.
+
+    Args:
+        device: which variant.
+
+    Returns:
+        The name that the platform lists.
+    """
+    return "infer-with-paddle-paddle" + ("-gpu" if device is Device.GPU else "")
+
+
+def service_from(environment: Mapping[str, str], device: Device) -> Service:
+    """Describe the service to the platform of jobs: name, version, contact and licence.
+
+    Args:
+        environment: PSEG_VERSION, and PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL in the place of the first maintainer
+            that pyproject.toml names.
+        device: which variant.
+
+    Returns:
+        The description, without request and result.
+    """
+    project = tomllib.loads(_PROJECT_FILE.read_text(encoding="utf-8"))["project"]
+    maintainer = project["maintainers"][0]
+    return Service(
+        name=service_name(device),
+        version=environment.get("PSEG_VERSION", project["version"]),
+        contact=ServiceContact(
+            name=environment.get("PSEG_SERVICE_CONTACT", maintainer["name"]),
+            email=environment.get("PSEG_SERVICE_EMAIL", maintainer["email"]),
+        ),
+        license=ServiceLicense(name=project["license"], url=f"https://spdx.org/licenses/{project['license']}.html"),
+    )
+
+
+def request_schema(request: type[BaseModel]) -> dict[str, Any]:
+    """Describe a request as JSON schema that needs no looking up.
+
+    Args:
+        request: its fields have descriptions.
+
+    Returns:
+        Object schema. Each parameter has a type, and a title and examples of its own; choices stand in its place, not
+        among definitions, and what may be left out is not also allowed to be null. `example` is a whole request.
+    """
+    schema = request.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    properties: dict[str, dict[str, Any]] = {}
+    for name, described in schema["properties"].items():
+        plain = _plain(described, definitions)
+        if not name.startswith("$"):
+            shown = _SHOWN.get(name) or _shown_by_default(name, plain)
+            plain = {"title": shown.title, **_without(plain, "title"), "examples": list(shown.examples)}
+        properties[name] = plain
+    return {**schema, "properties": properties, "example": dict(EXAMPLE)}
+
+
+def _shown_by_default(name: str, described: Mapping[str, Any]) -> _Shown:
+    example = True if described.get("type") == "boolean" else described.get("default")
+    return _Shown(name.replace("-", " ").capitalize(), () if example is None else (example,))
+
+
+def _plain(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    alternatives = [each for each in described.get("anyOf", []) if each.get("type") != "null"]
+    if "$ref" in described:
+        definition = definitions[described["$ref"].removeprefix("#/$defs/")]
+        plain = {**_without(definition, "title", "description"), **_without(described, "$ref")}
+    elif len(alternatives) == 1:
+        plain = {**_plain(alternatives[0], definitions), **_without(described, "anyOf")}
+    elif alternatives:
+        plain = {**described, "anyOf": [_plain(each, definitions) for each in alternatives]}
+    else:
+        plain = dict(described)
+    return plain if plain.get("default", ...) is not None else _without(plain, "default")
+
+
+def _without(described: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in described.items() if name not in names}
+
+
+def tool_from(environment: Mapping[str, str], name: str, request: type[BaseModel], returned: str) -> ToolDefinition:
+    """Describe the service as a tool that an agent calls.
+
+    Args:
+        environment: IVCAP_SERVICE_ID, unless the identifier is filled in later.
+        name: of the service.
+        request: what it takes.
+        returned: name of what it returns.
+
+    Returns:
+        The aspect by which the platform's `ivcap mcp` lists tools. Its parameters leave `$schema` out, since the
+        interfaces of language models refuse names with a dollar sign.
+    """
+    name = name.replace("-", "_")
+    schema = request_schema(request)
+    parameters = {each: told for each, told in schema["properties"].items() if not each.startswith("$")}
+    signature = ", ".join(
+        f"{each}: {_type_of(told)}" + ("" if each in schema["required"] else f" = {told.get('default')!r}")
+        for each, told in parameters.items()
+    )
+    return ToolDefinition(
+        id=f"urn:sd-core:ai-tool.{name}",
+        name=name,
+        service_id=environment.get("IVCAP_SERVICE_ID", SERVICE_ID_PLACEHOLDER),
+        description=DESCRIPTION,
+        fn_signature=f"{name}({signature}) -> {returned}",
+        fn_schema={**schema, "properties": parameters},
+    )
+
+
+_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+
+
+def _type_of(described: Mapping[str, Any]) -> str:
+    if "anyOf" in described:
+        return " | ".join(map(_type_of, described["anyOf"]))
+    if "enum" in described:
+        return f"Literal{described['enum']!r}"
+    if described["type"] == "array":
+        return f"list[{_type_of(described['items'])}]"
+    return _TYPES[described["type"]]
