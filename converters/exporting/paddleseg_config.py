@@ -55,6 +55,14 @@ _NAME = re.compile(r"(nn\.)?\w*", re.ASCII)
 _MEMORY_BYTES = 4 << 30
 _MEMORY_PER_WEIGHT_BYTE = 16
 """Building a network may take `_MEMORY_BYTES`, and so much more for every byte of its weights."""
+_TRAINING: Mapping[str, object] = {
+    "batch_size": 1,
+    "iters": 1,
+    "optimizer": {"type": "SGD", "momentum": 0.9},
+    "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.01},
+    "loss": {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]},
+}
+"""What PaddleSeg asks of every configuration and no network depends on; configurations for its export lack some."""
 _log = logging.getLogger(__name__)
 
 
@@ -199,8 +207,7 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
         try:
             _require_plain_model(content["model"], config)
             transforms = _deploy_transforms(content, str(config))
-            # PaddleSeg looks for the number of classes there; configurations made for its export have none.
-            content.setdefault("train_dataset", content.get("val_dataset"))
+            content = {**_TRAINING, "train_dataset": content.get("val_dataset"), **content}
             plain = folder / "config.yml"
             plain.write_text(yaml.safe_dump(content), encoding="utf-8")
             configuration: Any = Config(str(plain))

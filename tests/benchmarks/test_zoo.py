@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-
 from benchmarks.zoo import changes
 from benchmarks.zoo.__main__ import FAMILIES, chosen, due, main, rows
 from benchmarks.zoo.child import telling_line
@@ -18,6 +17,7 @@ from benchmarks.zoo.recipes import RECIPES, Recipe
 from benchmarks.zoo.results import Form, Measurement, Result, Store, installed_versions, key_of
 from benchmarks.zoo.runner import run
 from benchmarks.zoo.table import Row, page, statement
+
 from tests.conftest import vendor_warnings_ignored
 
 PASSES = Measurement(parameters_m=1.25, sizes=((256, 256),), mismatched_ppm=12.4, logit_error=3.14e-6, classes=3)
