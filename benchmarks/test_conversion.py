@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import Benchmark, Conversion, note
+from benchmarks.lab.zoo.runner import export_only
+from benchmarks.lab.zoo.scenarios import OCRNET_HRNET_W48
 from benchmarks.startup import PSEG
-from benchmarks.zoo.recipes import OCRNET_HRNET_W48
-from benchmarks.zoo.runner import export_only
 
 
 @pytest.fixture(scope="module")

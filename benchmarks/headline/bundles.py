@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.lab.zoo.runner import export_only
+from benchmarks.lab.zoo.scenarios import INSTALLED, OCRNET_HRNET_W48, Scenario
 from benchmarks.networks import write_text_network
 from benchmarks.pictures import write_photographs
-from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES, Recipe
-from benchmarks.zoo.runner import export_only
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 
 _PSEG = Path(sys.executable).with_name("pseg")
@@ -20,22 +20,22 @@ _NO_LIMITS = ("--min-iou", "0", "--max-cover-error", "1")
 """For untrained networks: only their speed is measured, and their masks are noise."""
 
 FAMILIES = ("PPLiteSeg", "SegFormer", "OCRNet", "DeepLabV3P", "BiSeNetV2", "STDCSeg", "PPMobileSeg", "FastSCNN")
-"""Networks of different kinds, at their recipes' size."""
+"""Networks of different kinds, at the size of their scenarios."""
 
 
-def recipe(name: str) -> Recipe:
-    """Find a recipe.
+def scenario(name: str) -> Scenario:
+    """Find a scenario.
 
     Args:
-        name: As in `benchmarks.zoo.recipes`.
+        name: As in `benchmarks.lab.zoo.scenarios`.
 
     Returns:
         It.
     """
-    return next(each for each in (OCRNET_HRNET_W48, *RECIPES) if each.name == name)
+    return next(each for each in (OCRNET_HRNET_W48, *INSTALLED) if each.name == name)
 
 
-def converted(which: Recipe, folder: Path) -> Path:
+def converted(which: Scenario, folder: Path) -> Path:
     """Export a network, and convert it to ONNX.
 
     Args:

@@ -26,11 +26,11 @@ from benchmarks.headline.contestants import (
 )
 from benchmarks.headline.convolutions import write_stack
 from benchmarks.headline.race import Record, Tell, race
+from benchmarks.lab.zoo.scenarios import OCRNET_HRNET_W48
 from benchmarks.pictures import demo_pictures
 from benchmarks.startup import ORIGINAL_WAY, PSEG, seconds_until_written
 from benchmarks.tables import Table
 from benchmarks.tune import TuneRequest, Tuning, profile_of, tune, tuning_table
-from benchmarks.zoo.recipes import OCRNET_HRNET_W48
 from converters.repository import Repository
 from engine.bundle.bundle import Bundle, open_bundle
 from engine.errors import RuntimeUnavailableError
@@ -197,7 +197,7 @@ def folder(kitchen: Kitchen) -> Part:
     out = kitchen.folder / "masks"
     out.mkdir(parents=True, exist_ok=True)
     for name, count in (("PPLiteSeg", 60), (OCRNET_HRNET_W48.name, 2)):
-        path = bundles.converted(bundles.recipe(name), kitchen.folder)
+        path = bundles.converted(bundles.scenario(name), kitchen.folder)
         pictures = bundles.photographs(kitchen.folder / "pictures", count, 2560, 2048)
         with open_bundle(path) as bundle:
             # The same work for both: as many runs of a tensor of the same shape.
@@ -245,7 +245,7 @@ def start(kitchen: Kitchen) -> Part:
         A lap a start.
     """
     started, machine = time.monotonic(), environment()
-    path = bundles.converted(bundles.recipe("PPLiteSeg"), kitchen.folder)
+    path = bundles.converted(bundles.scenario("PPLiteSeg"), kitchen.folder)
     (picture,) = bundles.photographs(kitchen.folder / "pictures", 1, 657, 667)
     taken: dict[str, list[Lap]] = {"pseg predict": [], "PaddleSeg's way": []}
     with tempfile.TemporaryDirectory(prefix="headline-") as scratch, open_bundle(path) as unpacked:
@@ -282,7 +282,7 @@ def auto(kitchen: Kitchen) -> Part:
     notes: list[str] = []
     pictures = bundles.photographs(kitchen.folder / "pictures", 8, 512, 512)
     for name in bundles.FAMILIES:
-        path = bundles.converted(bundles.recipe(name), kitchen.folder)
+        path = bundles.converted(bundles.scenario(name), kitchen.folder)
         with open_bundle(path) as bundle:
             tuning = _tuned(bundle, pictures, kitchen, budget_s=60)
             tables[name] = tuning_table(tuning)

@@ -113,8 +113,9 @@ def _pseg(arguments: Sequence[str | Path], checkout: Path | None, timeout_s: flo
 def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float) -> str:
     """What the child wrote on standard output."""
     paths = [str(each) for each in (checkout, _ROOT, os.environ.get("PYTHONPATH")) if each]
-    with tempfile.TemporaryFile() as complaints:
-        child = subprocess.Popen(  # noqa: S603 - our own commands with our own arguments
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(  # noqa: S603 - our own commands with our own arguments
             [str(each) for each in command],
             cwd=_ROOT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -122,7 +123,8 @@ def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float
             stdout=subprocess.PIPE,
             stderr=complaints,
             start_new_session=True,
-        )
+        ) as child,
+    ):
         try:
             said, _ = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -131,7 +133,6 @@ def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float
             # The converter is a child of the child.
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
         if child.returncode == 0:
             return said.decode()
         complaints.seek(0)

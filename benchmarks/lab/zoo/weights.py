@@ -6,6 +6,7 @@ still wins, each class loses its median score by way of the last bias.
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateImportUsage=false
 # Paddle and PaddleSeg ship no type information.
 
 import sys
