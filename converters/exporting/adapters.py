@@ -353,10 +353,11 @@ def _bases_drawn_once(layers: Layers) -> Generator[None]:
 
 @contextmanager
 def _scales_as_numbers(layers: Layers) -> Generator[None]:
+    import paddle
     from paddle.nn import functional
 
     def enlarged(x: Any, like: Any) -> Any:
-        return functional.interpolate(x, size=like.shape[2:4], mode="bilinear")
+        return functional.interpolate(x, size=paddle.shape(like)[2:4], mode="bilinear")
 
     def nscale_forward(self: Any, inputs: Any, scales: Any) -> Any:
         joined = None

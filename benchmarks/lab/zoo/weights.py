@@ -11,7 +11,6 @@ still wins, each class loses its median score by way of the last bias.
 
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _SEED = 7
 _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
+_MOST_TRIED, _GROWTH = 4, 100
 
 
 def noise() -> Tensor:
@@ -63,10 +63,13 @@ def adopt_statistics(network: "Layer") -> None:
 
 
 def balance(network: "Layer", class_count: int) -> None:
-    """Take the median off each class's scores where one class wins nearly everywhere.
+    """See to it that a second class wins somewhere.
+
+    Each class loses its median score by way of the last bias. Where no bias does that, as in MaskFormer, the last
+    weights grow until the queries prefer different classes.
 
     Args:
-        network: float32 NCHW in, a list of scores out; one of its biases is changed if a bias of the scores is there.
+        network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
         class_count: number of classes.
     """
     import paddle
@@ -81,22 +84,23 @@ def balance(network: "Layer", class_count: int) -> None:
     before = scores()
     if _second_cover(before) >= _SMALLEST_COVER:
         return
-    for _, bias in reversed(list(network.named_parameters())):
-        if list(bias.shape) == [class_count] and _balanced_by(bias, before, scores):
-            return
+    medians = np.median(before, axis=(0, 2, 3))
 
+    def without_medians(bias: NDArray[np.float32], parameter: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        parameter.set_value(bias + np.float32(1))
+        gain = (scores() - before).mean(axis=(0, 2, 3))
+        return bias - medians / np.where(np.abs(gain) < np.float32(0.01), np.float32(1), gain)
 
-def _balanced_by(bias: Any, before: NDArray[np.float32], scores: Callable[[], NDArray[np.float32]]) -> bool:  # noqa: ANN401
-    """Whether moving this parameter moves the scores, and two classes are seen afterwards; if not, it is as it was."""
-    kept = bias.numpy()
-    bias.set_value(kept + np.float32(1))
-    gain = (scores() - before).mean(axis=(0, 2, 3))
-    if np.all(np.abs(gain) > np.float32(0.01)):
-        bias.set_value((kept - np.median(before, axis=(0, 2, 3)) / gain).astype(np.float32))
+    parameters = [each for _, each in reversed(list(network.named_parameters()))]
+    biases = [each for each in parameters if list(each.shape) == [class_count]]
+    weights = [each for each in parameters if len(each.shape) == 2 and each.shape[1] in {class_count, class_count + 1}]
+    for parameter in (*biases[:_MOST_TRIED], *weights[:_MOST_TRIED]):
+        kept = parameter.numpy()
+        changed = without_medians(kept, parameter) if kept.ndim == 1 else kept * np.float32(_GROWTH)
+        parameter.set_value(changed.astype(np.float32))
         if _second_cover(scores()) >= _SMALLEST_COVER:
-            return True
-    bias.set_value(kept)
-    return False
+            return
+        parameter.set_value(kept)
 
 
 def _second_cover(scores: NDArray[np.float32]) -> float:
