@@ -305,6 +305,20 @@ def _one_group_of_convolutions(layers: Layers) -> Generator[None]:
 
 
 @contextmanager
+def _numbers_rounded_up(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.ceil
+
+    def ceil(x: Any, name: Any = None) -> Any:
+        return original(paddle.to_tensor(x) if isinstance(x, float) else x, name)
+
+    with replaced(paddle, "ceil", ceil):
+        yield
+
+
+@contextmanager
 def _tokens_without_class(layers: Layers) -> Generator[None]:
     kind = _defining(layers, "MlpDWBN")
     original = kind.forward
@@ -447,6 +461,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         "The cross attention, which has a group of convolutions for each image, has one.",
         _needs("ExternalAttention"),
         _one_group_of_convolutions,
+    ),
+    Adapter(
+        "window-count",
+        "The number of windows is rounded up for a known size, too; Paddle 3 rounds tensors only.",
+        _needs("InterlacedPoolAttention"),
+        _numbers_rounded_up,
     ),
     Adapter(
         "class-token",

@@ -89,7 +89,7 @@ def balance(network: "Layer", class_count: int) -> None:
     def without_medians(bias: NDArray[np.float32], parameter: Any) -> NDArray[np.float32]:  # noqa: ANN401
         parameter.set_value(bias + np.float32(1))
         gain = (scores() - before).mean(axis=(0, 2, 3))
-        return bias - medians / np.where(np.abs(gain) < np.float32(0.01), np.float32(1), gain)
+        return (bias - medians / np.where(np.abs(gain) < np.float32(0.01), 1, gain)).astype(np.float32)
 
     parameters = [each for _, each in reversed(list(network.named_parameters()))]
     biases = [each for each in parameters if list(each.shape) == [class_count]]
@@ -97,7 +97,7 @@ def balance(network: "Layer", class_count: int) -> None:
     for parameter in (*biases[:_MOST_TRIED], *weights[:_MOST_TRIED]):
         kept = parameter.numpy()
         changed = without_medians(kept, parameter) if kept.ndim == 1 else kept * np.float32(_GROWTH)
-        parameter.set_value(changed.astype(np.float32))
+        parameter.set_value(changed)
         if _second_cover(scores()) >= _SMALLEST_COVER:
             return
         parameter.set_value(kept)
