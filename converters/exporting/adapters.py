@@ -404,7 +404,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "one-image",
         "The program takes one image per run, because the network computes with the batch as a number.",
-        _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN", "ViTAdapter"),
+        _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN"),
         one_image=True,
     ),
     Adapter(

@@ -89,7 +89,9 @@ def export_only(scenario: Scenario, bundle: Path, *, timeout_s: float = TIMEOUT_
 
 def _weights(config: Path, weights: Path, checkout: Path | None, timeout_s: float) -> None:
     module = ["-W", "ignore", "-m", "benchmarks.lab.zoo.weights"]
-    _said([sys.executable, *module, config, weights], checkout, timeout_s)
+    said = _said([sys.executable, *module, config, weights], checkout, timeout_s)
+    if not weights.is_file():  # some of PaddleSeg's layers end the process where they miss something
+        raise StepError(f"PaddleSeg ended the process: {telling_line(said)}")
 
 
 def _export(config: Path, weights: Path, bundle: Path, checkout: Path | None, timeout_s: float) -> tuple[str, ...]:
