@@ -4,7 +4,9 @@ Each adapter names the layers that need it; a network that has such a layer gets
 called. What an adapter changes in a class of PaddleSeg or a function of Paddle is as it was after the export. None of
 them changes what a network computes for one picture, but for the random start that is drawn once.
 
-The functions that take the place of Paddle's have its signatures: Paddle traces their source.
+The functions that take the place of Paddle's have its signatures, and Paddle takes them as they are: where it looks
+into the source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the
+place of PaddleSeg's are traced by their source, like those.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -137,6 +139,7 @@ def _unpooling_told_its_size(layers: Layers) -> Generator[None]:
     del layers
     original = functional.max_unpool2d
 
+    @paddle.jit.not_to_static
     def unpool(
         x: Any,
         indices: Any,
@@ -190,10 +193,26 @@ def _scalars_joined_as_vectors(layers: Layers) -> Generator[None]:
     del layers
     original = paddle.concat
 
+    @paddle.jit.not_to_static
     def concat(x: Any, axis: Any = 0, name: Any = None) -> Any:
         return original([part.reshape([1]) if part.ndim == 0 else part for part in x], axis, name)
 
     with replaced(paddle, "concat", concat):
+        yield
+
+
+@contextmanager
+def _sizes_as_int32(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.shape
+
+    @paddle.jit.not_to_static
+    def shape(input: Any) -> Any:
+        return original(input).astype("int32")
+
+    with replaced(paddle, "shape", shape):
         yield
 
 
@@ -281,11 +300,13 @@ def _features_of_one_image(layers: Layers) -> Generator[None]:
 
 @contextmanager
 def _one_group_of_convolutions(layers: Layers) -> Generator[None]:
+    import paddle
     from paddle.nn import functional
 
     del layers
     original = functional.conv2d
 
+    @paddle.jit.not_to_static
     def conv2d(
         x: Any,
         weight: Any,
@@ -311,6 +332,7 @@ def _numbers_rounded_up(layers: Layers) -> Generator[None]:
     del layers
     original = paddle.ceil
 
+    @paddle.jit.not_to_static
     def ceil(x: Any, name: Any = None) -> Any:
         return original(paddle.to_tensor(x) if isinstance(x, float) else x, name)
 
@@ -339,6 +361,7 @@ def _channels_named_in_reshape(layers: Layers) -> Generator[None]:
     del layers
     original = paddle.reshape
 
+    @paddle.jit.not_to_static
     def reshape(x: Any, shape: Any, name: Any = None) -> Any:
         if x.ndim == 3 and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == -1:
             shape = [shape[0], x.shape[1], shape[2], shape[3]]
@@ -430,6 +453,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         "Sizes of rank 0 are joined as vectors of one element; Paddle 3 does not join scalars.",
         _needs("ISAHead", "PointHead"),
         _scalars_joined_as_vectors,
+    ),
+    Adapter(
+        "size-type",
+        "Sizes are int32, like those that they are subtracted from; Paddle 3 does not subtract int64 from int32.",
+        _needs("ISAHead"),
+        _sizes_as_int32,
     ),
     Adapter(
         "shape-assertions",

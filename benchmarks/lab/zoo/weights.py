@@ -9,6 +9,7 @@ still wins, each class loses its median score by way of the last bias.
 # pyright: reportPrivateImportUsage=false
 # Paddle and PaddleSeg ship no type information.
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -27,29 +28,34 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
 
 _SEED = 7
+_SIDES = (128, 512)
 _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
 _MOST_TRIED, _GROWTH = 4, 100
 
 
-def noise() -> Tensor:
+def noise(side: int = 128) -> Tensor:
     """Make two smooth pictures.
 
+    Args:
+        side: of the pictures, in pixels.
+
     Returns:
-        `float32[2, 3, 128, 128]`, about −2 to 2.
+        `float32[2, 3, side, side]`, about −2 to 2.
     """
     coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
-    pictures = [cv2.resize(each, (128, 128), interpolation=cv2.INTER_CUBIC) for each in coarse]
+    pictures = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
 
 
-def adopt_statistics(network: "Layer") -> None:
+def adopt_statistics(network: "Layer", side: int = 128) -> None:
     """Fill the statistics of the batch normalisation in one pass that forgets the initial ones.
 
     With Paddle's momentum of 0.9 they linger.
 
     Args:
         network: changed in place; in evaluation mode afterwards.
+        side: of the pictures that it sees, in pixels.
     """
     import paddle
 
@@ -58,11 +64,11 @@ def adopt_statistics(network: "Layer") -> None:
             layer._momentum = 0.0
     network.train()
     with paddle.no_grad():
-        network(paddle.to_tensor(noise()))
+        network(paddle.to_tensor(noise(side)))
     network.eval()
 
 
-def balance(network: "Layer", class_count: int) -> None:
+def balance(network: "Layer", class_count: int, side: int) -> None:
     """See to it that a second class wins somewhere.
 
     Each class loses its median score by way of the last bias. Where no bias does that, as in MaskFormer, the last
@@ -71,10 +77,11 @@ def balance(network: "Layer", class_count: int) -> None:
     Args:
         network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
         class_count: number of classes.
+        side: of the picture that it sees, in pixels.
     """
     import paddle
 
-    (picture,) = generated_images([(160, 160)])
+    (picture,) = generated_images([(side, side)])
     image = paddle.to_tensor((picture.pixels.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[np.newaxis])
 
     def scores() -> NDArray[np.float32]:
@@ -109,6 +116,16 @@ def _second_cover(scores: NDArray[np.float32]) -> float:
     return float(np.sort(counts)[-2] / counts.sum())
 
 
+def _settled_at(network: "Layer") -> int:
+    """Some networks take only pictures of their training's size, most often 512."""
+    for side in _SIDES[:-1]:
+        with contextlib.suppress(ValueError):
+            adopt_statistics(network, side)
+            return side
+    adopt_statistics(network, _SIDES[-1])
+    return _SIDES[-1]
+
+
 def write_weights(config: Path, weights: Path) -> None:
     """Write random weights with settled statistics, as PaddleSeg's training leaves them.
 
@@ -126,8 +143,8 @@ def write_weights(config: Path, weights: Path) -> None:
     # Taken before the adapters, some of which fold parameters: a training leaves all of them.
     parameters = network.state_dict()
     with adapted(network, adapters_for(network)):
-        adopt_statistics(network)
-        balance(network, trained.class_count)
+        side = _settled_at(network)
+        balance(network, trained.class_count, side)
     paddle.save(parameters, str(weights))
 
 

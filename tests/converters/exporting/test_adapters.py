@@ -195,7 +195,7 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         pytest.param(_flow_of_edges, {"flow-size"}, SIZES, id="flow-size"),
         pytest.param(_flow_of_two, {"flow-size"}, EVEN_SIZES, id="flow-size of two"),
         pytest.param(_points, {"point-count", "scalar-sizes"}, EVEN_SIZES, id="point-count"),
-        pytest.param(_windows_of_pixels, {"scalar-sizes"}, SIZES, id="scalar-sizes"),
+        pytest.param(_windows_of_pixels, {"scalar-sizes", "size-type"}, SIZES, id="scalar-sizes"),
         pytest.param(_shifted_windows, {"one-image", "shape-assertions", "swin-windows"}, SIZES, id="swin-windows"),
         pytest.param(_words, {"word-embeddings"}, SIZES, id="word-embeddings"),
         pytest.param(
@@ -224,7 +224,9 @@ def test_the_program_gives_what_the_network_gives(
     assert {each.name for each in found} == adapters
     # What Paddle 3 cannot run on a CPU without them either.
     needed = [
-        each for each in found if each.name in {"batch-normalization", "point-count", "scalar-sizes", "flow-size"}
+        each
+        for each in found
+        if each.name in {"batch-normalization", "point-count", "scalar-sizes", "size-type", "flow-size"}
     ]
     plain.eval()
     inputs = _inputs(sizes)
