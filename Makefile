@@ -76,7 +76,7 @@ zoo: $(VENV)/development ## export and convert every PaddleSeg network family (h
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
-	$(BIN)/python -m benchmarks.corpus $(ARGS)
+	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)
 
 test: $(VENV)/development ## the tests, in two processes, without those that take long
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
@@ -153,17 +153,17 @@ docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
 
-bench-check: $(VENV)/development ## measure, and fail where a ratio got worse than stated in benchmarks/check.py
+bench-check: $(VENV)/development ## measure, and fail where a ratio got worse than stated in benchmarks/lab/check.py
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-json build/bench-check.json \
 		-k "startup or latency or throughput or agreement or memory"
-	$(BIN)/python -m benchmarks.check build/bench-check.json
+	$(BIN)/python -m benchmarks.lab.check build/bench-check.json
 
 bench-headline: $(VENV)/development ## measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
-	$(BIN)/python -m benchmarks.headline $(PART)
+	$(BIN)/python -m benchmarks.lab.headline $(PART)
 
 bench-scale: $(VENV)/development ## measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
-	$(BIN)/python -m benchmarks.scale $(ARGS)
+	$(BIN)/python -m benchmarks.lab.scale $(ARGS)
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from benchmarks.configurations import Axes, Configuration, Selection, configurations, select
-from benchmarks.environment import environment
-from benchmarks.interleaving import Advance, measure_all
-from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
-from benchmarks.pictures import prepare_pictures
-from benchmarks.samples import Reference, Results
+from benchmarks.measuring.configurations import Axes, Configuration, Selection, configurations, select
+from benchmarks.measuring.environment import environment
+from benchmarks.measuring.interleaving import Advance, measure_all
+from benchmarks.measuring.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
+from benchmarks.measuring.pictures import prepare_pictures
+from benchmarks.measuring.samples import Reference, Results
 from engine.bundle.bundle import Bundle
-from engine.errors import OptionError
+from engine.declaration import Options, option
+from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.segmentation.opening import Convert
 
 DEFAULT_REPEATS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class BenchRequest:
+class BenchRequest(Options):
     """What is to be measured.
 
     Attributes:
@@ -30,21 +32,21 @@ class BenchRequest:
         timeout_s: Seconds that a configuration may take to load, or for one turn.
     """
 
+    title: ClassVar[str] = "Measuring"
+
     axes: Axes
     images: tuple[Path, ...] = ()
-    max_img_size: int = -1
-    repeats: int = DEFAULT_REPEATS
-    compared_images: int = COMPARED_IMAGES
-    timeout_s: float = TIMEOUT_S
-
-    def __post_init__(self) -> None:
-        for name, value, least in (
-            ("repeats", self.repeats, 1),
-            ("compared images", self.compared_images, 0),
-            ("timeout", self.timeout_s, 1),
-        ):
-            if value < least:
-                raise OptionError(f"{name}: {value} was given; it must be at least {least}")
+    max_img_size: int = option(
+        DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels, unless a size is given; -1: never"
+    )
+    repeats: int = option(DEFAULT_REPEATS, "turns of every configuration; each measures every image", minimum=1)
+    compared_images: int = option(
+        COMPARED_IMAGES,
+        "compare masks of at most so many images with the reference; 0: none",
+        name="compare_images",
+        minimum=0,
+    )
+    timeout_s: float = option(TIMEOUT_S, "seconds that a configuration may take to load, or a turn", minimum=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def prepare_work(
         places: Folders.
 
     Returns:
-        What `benchmarks.measure` works on, and what masks will be compared with.
+        What `benchmarks.measuring.measure` works on, and what masks will be compared with.
 
     Raises:
         EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import TypeAdapter
 
@@ -21,6 +21,7 @@ from converters.parity import ParityLimits, ParityReport, compare, named_picture
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
 from engine.bundle.bundle import Bundle, OnnxModel, file_digest
+from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, TrialError
 from engine.images import SourceImage, read_image
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
@@ -47,7 +48,7 @@ def _say_nothing(_step: str, _done: int, _total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ConversionRequest:
+class ConversionRequest(Options):
     """What is to be made of a bundle.
 
     Attributes:
@@ -60,9 +61,13 @@ class ConversionRequest:
         timeout_s: seconds that the converter may take.
     """
 
-    precision: Precision = Precision.FP32
-    opset: int = OPSET
-    input_shape: tuple[int, int] | None = None
+    title: ClassVar[str] = "The ONNX model"
+
+    precision: Precision = option(Precision.FP32, "arithmetic of the ONNX model")
+    opset: int = option(OPSET, "ONNX operator set")
+    input_shape: tuple[int, int] | None = option(
+        None, "fix the input's size; default: any size", metavar="H W", minimum=1
+    )
     calibration: tuple[Path, ...] = ()
     verification: tuple[Path, ...] = ()
     limits: ParityLimits | None = None
@@ -197,7 +202,7 @@ class _Work:
         if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
             raise CalibrationError(
                 f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
-                f"that it will see, {len(self.request.calibration)} were given: name more with --calibrate"
+                f"that it will see, {len(self.request.calibration)} were given: name more to calibrate on"
             )
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
         if base is None:
@@ -255,7 +260,7 @@ class _Work:
             raise
         except ConversionError as error:
             kind = ConversionError if is_out_of_memory(str(error)) else RefusedError
-            raise kind(f"{error}; run it with --runtime paddle, or auto") from error
+            raise kind(f"{error}; run it with runtime paddle, or auto") from error
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
         with self._original() as original:
@@ -337,7 +342,7 @@ class _Work:
             kind = ConversionError if is_out_of_memory(reason) else RefusedError
             raise kind(
                 f"the conversion gives a model that ONNX Runtime does not run ({reason}); run the bundle with "
-                "--runtime paddle, or auto"
+                "runtime paddle, or auto"
             ) from error
         with candidate:
             return compare(reference, candidate, pictures)
@@ -434,9 +439,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
             destination,
         )
     except OSError as error:
-        raise ConversionError(
-            f"{destination}: cannot be written ({error}): make room, or name another file with --out"
-        ) from error
+        raise ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file") from error
 
 
 def _version_of(distribution: str) -> str:

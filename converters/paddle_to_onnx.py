@@ -97,7 +97,7 @@ def export_in_child(
         except subprocess.TimeoutExpired as error:
             raise ConversionError(
                 f"{where}: the converter did not finish within {timeout_s:g} s: convert on a faster machine, or run it "
-                "with --runtime paddle, or auto"
+                "with runtime paddle, or auto"
             ) from error
         operators = _read_operators(scratch / _OPERATORS)
     if done.returncode == 0 and destination.is_file():
@@ -108,7 +108,7 @@ def export_in_child(
     if _OUT_OF_MEMORY.search(said):
         raise ConversionError(
             f"{where}: the converter wanted more than {memory_bytes / 2**30:.1f} GiB of memory, which is more than a "
-            "network of this size should need: check the bundle, or run it with --runtime paddle"
+            "network of this size should need: check the bundle, or run it with runtime paddle"
         )
     ours = _OURS.search(said)
     if ours:
@@ -118,11 +118,11 @@ def export_in_child(
     if _OF_THE_NETWORK.search(reason):
         raise RefusedError(
             f"paddle2onnx cannot convert this network ({detail}): {reason}{_nodes_meant(reason, operators)}; "
-            "run it with --runtime paddle, or auto"
+            "run it with runtime paddle, or auto"
         )
     raise ConversionError(
         f"{where}: the converter failed ({detail}): {reason}; if that is a fault of this installation, mend it and "
-        "convert again (`pseg doctor` tells what is installed), or run the bundle with --runtime paddle, or auto"
+        "convert again (`pseg doctor` tells what is installed), or run the bundle with runtime paddle, or auto"
     )
 
 

@@ -189,7 +189,7 @@ def named_pictures(
     if not found.taken:
         raise ConversionError(
             f"{reference.bundle.source}: the original takes no generated picture ({found.refused}): "
-            "name pictures of your own with --verify"
+            "name pictures of your own to compare on"
         )
     return [(f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken)]
 
@@ -320,6 +320,6 @@ def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) ->
     if missed:
         raise ParityError(
             f"{where}: the converted model gives other masks ({'; '.join(missed)}; worst on {report.worst_image}): "
-            "run it with --runtime paddle or at a higher precision, or allow more",
+            "run it with runtime paddle or at a higher precision, or allow more",
             report,
         )

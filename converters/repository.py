@@ -109,7 +109,7 @@ class Repository:
                 continue
             except OSError as error:
                 raise ConversionError(
-                    f"the cache {self.root} cannot be written to ({error}): name another with --cache-dir"
+                    f"the cache {self.root} cannot be written to ({error}): name another with cache-dir"
                 ) from error
             if lock.still_there():
                 return lock
@@ -245,6 +245,5 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
             partial.replace(entry)
     except OSError as error:
         raise ConversionError(
-            f"{entry}: the converted model cannot be stored ({error}): make room, or name another cache with "
-            "--cache-dir"
+            f"{entry}: the converted model cannot be stored ({error}): make room, or name another cache folder"
         ) from error

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.evaluation import Evaluation, LabelledImage, Score, evaluate
+from benchmarks.accuracy.evaluation import Evaluation, LabelledImage, Score, evaluate
 from converters.parity import compare
 from demo.nuclei import read_labelled_folder
 from demo.train import held_out_scenes

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.evaluation import LabelledImage, read_labelled
-from benchmarks.labels import match_masks, require_known_classes
+from benchmarks.accuracy.evaluation import LabelledImage, read_labelled
+from benchmarks.accuracy.labels import match_masks, require_known_classes
 from converters.exporting.export import ExportClass, export_bundle
 from demo.training import (
     WORKERS,

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from benchmarks.evaluation import class_ious, confusion_matrix
+from benchmarks.accuracy.evaluation import class_ious, confusion_matrix
 
 if TYPE_CHECKING:
     from paddle import Tensor

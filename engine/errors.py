@@ -31,7 +31,23 @@ class UnsupportedTransformError(BundleError):
 
 
 class OptionError(EngineError):
-    """The options contradict each other, the bundle, or this machine."""
+    """An option is wrong, or the options contradict each other, the bundle, or this machine.
+
+    Attributes:
+        option: name of the option that is wrong, as users know it; None where several are, or none alone.
+        problem: what is wrong with it, without its name.
+    """
+
+    def __init__(self, problem: str, *, option: str | None = None) -> None:
+        """State a problem.
+
+        Args:
+            problem: what is wrong, and what to do.
+            option: name of the option that is wrong.
+        """
+        super().__init__(problem if option is None else f"{option.replace('_', '-')}: {problem}")
+        self.option = option
+        self.problem = problem
 
 
 class RuntimeUnavailableError(EngineError):

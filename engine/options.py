@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from engine.errors import OptionError
 
@@ -103,15 +103,29 @@ class DynamicShapeProfile:
         return cls(inputs=((name, seen),))
 
 
-def _check_common(threads: int, streams: int, min_subgraph_size: int, workspace_bytes: int) -> None:
-    for name, value in (
-        ("threads", threads),
-        ("streams", streams),
-        ("min-subgraph-size", min_subgraph_size),
-        ("workspace_bytes", workspace_bytes),
-    ):
+WORKSPACE_BYTES: Final = 1 << 30
+"""TensorRT's scratch memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRtFiles:
+    """What TensorRT is given beside the model.
+
+    Attributes:
+        shapes: of the inputs that will come.
+        shape_range_file: ranges of all inner tensors, collected by Paddle for a `.pdmodel`.
+        engine_cache: folder for engines, timings and calibration tables; none are kept without it.
+    """
+
+    shapes: DynamicShapeProfile | None = None
+    shape_range_file: Path | None = None
+    engine_cache: Path | None = None
+
+
+def _check_counts(threads: int, streams: int, min_subgraph_size: int) -> None:
+    for name, value in (("threads", threads), ("streams", streams), ("min_subgraph_size", min_subgraph_size)):
         if value < 1:
-            raise OptionError(f"{name} is {value}; it must be at least 1")
+            raise OptionError(f"{value} is less than 1", option=name)
     if threads % streams:
         raise OptionError(
             f"{threads} thread{'s' * (threads != 1)} cannot be shared evenly by {streams} streams: "
@@ -131,9 +145,7 @@ class OnnxOptions:
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
         min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
-        workspace_bytes: TensorRT's scratch memory.
-        profile: shapes for TensorRT's engine.
-        engine_cache: folder for TensorRT engines and timings; none are kept without it.
+        tensorrt_files: shapes and engines of TensorRT.
         verbose: let the library log.
     """
 
@@ -143,13 +155,11 @@ class OnnxOptions:
     streams: int = 1
     device_id: int = 0
     min_subgraph_size: int = 3
-    workspace_bytes: int = 1 << 30
-    profile: DynamicShapeProfile | None = None
-    engine_cache: Path | None = None
+    tensorrt_files: TensorRtFiles = TensorRtFiles()
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.threads, self.streams, self.min_subgraph_size, self.workspace_bytes)
+        _check_counts(self.threads, self.streams, self.min_subgraph_size)
 
     @property
     def threads_per_stream(self) -> int:
@@ -172,6 +182,15 @@ class OnnxOptions:
 PaddleProvider = Literal["paddle-cpu", "paddle-onednn", "paddle-gpu", "paddle-tensorrt"]
 
 
+class TensorRtPreparation(StrEnum):
+    """What Paddle writes down for TensorRT while it runs without it."""
+
+    SHAPE_RANGES = "shape ranges"
+    """`shape_range_file`, when the runtime is closed."""
+    CALIBRATION = "calibration"
+    """The calibration table of INT8 in the engine cache, when the runtime is closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class PaddleOptions:
     """How Paddle Inference runs the model.
@@ -185,13 +204,8 @@ class PaddleOptions:
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
         min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
-        workspace_bytes: TensorRT's scratch memory.
-        memory_pool_mb: Paddle's first allocation on the GPU, in MiB.
-        profile: input shapes for TensorRT.
-        shape_range_file: ranges of all inner tensors, collected by Paddle for a `.pdmodel`.
-        collect_shape_range: run without TensorRT and write `shape_range_file`.
-        engine_cache: folder for TensorRT engines and calibration tables.
-        calibrate: run in floating point and write the calibration table of INT8 when the runtime is closed.
+        tensorrt_files: shapes, engines and calibration tables of TensorRT.
+        preparation: what is to be written for TensorRT by a run without it; None: a usual run.
         verbose: let the library log.
     """
 
@@ -203,32 +217,27 @@ class PaddleOptions:
     streams: int = 1
     device_id: int = 0
     min_subgraph_size: int = 3
-    workspace_bytes: int = 1 << 30
-    memory_pool_mb: int = 256
-    profile: DynamicShapeProfile | None = None
-    shape_range_file: Path | None = None
-    collect_shape_range: bool = False
-    engine_cache: Path | None = None
-    calibrate: bool = False
+    tensorrt_files: TensorRtFiles = TensorRtFiles()
+    preparation: TensorRtPreparation | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.threads, self.streams, self.min_subgraph_size, self.workspace_bytes)
+        _check_counts(self.threads, self.streams, self.min_subgraph_size)
         if self.onednn and self.device is Device.GPU:
-            raise OptionError("oneDNN runs on the CPU only: leave --mkldnn off with --device gpu")
+            raise OptionError("oneDNN runs on the CPU only: turn mkldnn off with device gpu")
         if self.tensorrt and self.device is Device.CPU:
-            raise OptionError("TensorRT needs a GPU: add --device gpu or leave --use-trt out")
+            raise OptionError("TensorRT needs a GPU: ask for device gpu, too, or leave use-trt out")
         if self.precision is Precision.FP16 and self.device is Device.CPU:
-            raise OptionError("precision fp16 needs a GPU under Paddle Inference: use --device gpu or fp32")
+            raise OptionError("precision fp16 needs a GPU under Paddle Inference: use device gpu or precision fp32")
         if self.precision is Precision.INT8 and not self.tensorrt:
             raise OptionError(
-                "Paddle Inference runs int8 under TensorRT only: add --use-trt --device gpu, "
-                "or use --runtime onnx with a bundle that holds onnx/int8/model.onnx"
+                "Paddle Inference runs int8 under TensorRT only: ask for use-trt and device gpu, "
+                "or for runtime onnx with a bundle that holds onnx/int8/model.onnx"
             )
-        if self.collect_shape_range and self.shape_range_file is None:
+        if self.preparation is TensorRtPreparation.SHAPE_RANGES and self.tensorrt_files.shape_range_file is None:
             raise OptionError("collecting shape ranges needs shape_range_file to write to")
-        if self.calibrate and self.precision is not Precision.INT8:
-            raise OptionError(f"a calibration table is for int8, not for {self.precision}: add --precision int8")
+        if self.preparation is TensorRtPreparation.CALIBRATION and self.precision is not Precision.INT8:
+            raise OptionError(f"a calibration table is for int8, not for {self.precision}: ask for precision int8")
 
     @property
     def threads_per_stream(self) -> int:

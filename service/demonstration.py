@@ -123,7 +123,7 @@ def _run(
     run_ms: list[float] = []
     with open_session(demo_bundle(), request, caches) as predictor:
         for path, stem in zip(paths, distinct_stems(paths), strict=True):
-            image = read_image(path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+            image = read_image(path, **request.images.values())
             prepared = predictor.prepare(image)
             predictor.run([prepared])
             started = time.perf_counter()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.environment import LIBRARIES
+from benchmarks.measuring.environment import LIBRARIES
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
 from engine.options import Device, RuntimeOptions
 from engine.segmentation.opening import require_available

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 from PIL import Image
 from pydantic import TypeAdapter
 
-from benchmarks.configurations import Size
-from engine import EngineError, Failed, InferenceError, errors
+from benchmarks.measuring.configurations import Size
+from engine import EngineError, Failed, InferenceError, SourceImage, errors, read_image
+from engine.images import ImageLimits
 from engine.system.cores import usable_cores
 from engine.system.files import write_atomically
 from engine.system.memory import process_memory_bytes
@@ -89,6 +91,7 @@ class Need:
 
 
 _NEED = TypeAdapter(Need)
+_REQUEST = TypeAdapter(PredictRequest)
 
 
 def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path | None) -> Need:
@@ -111,7 +114,7 @@ def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path 
         work = Path(folder)
         (work / "photographs").mkdir()
         _write_photographs(work / "photographs", size)
-        parameters = request.model_dump(mode="json", exclude_unset=True)
+        parameters = _REQUEST.dump_python(request, mode="json")
         given = {"bundle": str(bundle.absolute()), "cache": None if cache is None else str(cache.absolute())}
 
         def run() -> dict[str, object]:
@@ -158,9 +161,13 @@ def _run_child(bundle: Path, work: Path) -> dict[str, object]:
     return told
 
 
+def _read(limits: ImageLimits, task: ImageTask) -> SourceImage:
+    return read_image(task.path, **limits.values())
+
+
 def _measured(work: Path) -> dict[str, object]:
     given = json.loads((work / "request.json").read_text(encoding="utf-8"))
-    request = PredictRequest.model_validate(given["parameters"])
+    request = _REQUEST.validate_python(given["parameters"])
     caches = caches_at(None if given["cache"] is None else Path(given["cache"]))
     tasks = [ImageTask(path, path.stem) for path in sorted((work / "photographs").iterdir())]
     masks = work / "masks"
@@ -168,7 +175,9 @@ def _measured(work: Path) -> dict[str, object]:
     ends_s: list[float] = []
     first_processor_s = 0.0
     with open_session(Path(given["bundle"]), request, caches, [task.path for task in tasks]) as predictor:
-        for result in build_pipeline(predictor, request, ResultWriter(masks, request.save)).run(tasks):
+        writer = ResultWriter(masks, request.save)
+        read = partial(_read, request.images)
+        for result in build_pipeline(predictor, request, read, writer.write).run(tasks):
             if isinstance(result, Failed):
                 raise result.error
             ends_s.append(time.monotonic())
@@ -178,7 +187,7 @@ def _measured(work: Path) -> dict[str, object]:
         ran = predictor.provenance
     return {
         "images": len(tasks) - 1,
-        "max_img_size": request.max_img_size,
+        "max_img_size": request.images.max_img_size,
         "runtime": ran.runtime,
         "provider": ran.provider,
         "precision": ran.precision,

@@ -14,18 +14,19 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, get_origin
 
 from ivcap_sdk_service import Option, Parameter, PythonWorkflow, Service, Type, register_service
 from pydantic.fields import FieldInfo
 
-from engine import Device, EngineError, MaskSize, OptionError, Precision, Predictor
+from engine import Device, EngineError, OptionError, Predictor
 from engine.system.files import scratch_folder
 from service.ivcap.fulfilment import ExitStatus, Item, fulfil
 from service.ivcap.order_files import (
@@ -40,7 +41,7 @@ from service.ivcap.redaction import keep_secrets_out_of_logs
 from service.ivcap.transfer_limits import Sizes, patience_from, sizes_from
 from service.ivcap.transport import patient_requests
 from service.logs import set_up_logs
-from service.request import ProviderChoice, RuntimeChoice, ServiceRequest, build_service_request
+from service.request import ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 
 _log = logging.getLogger("service.order")
@@ -52,13 +53,6 @@ _BANNER = {
 
 
 _ARTIFACTS = {"model": Type.ARTIFACT, "image": Type.ARTIFACT, "images": Type.COLLECTION}
-_CHOICES: Mapping[str, Iterable[str]] = {
-    "device": Device,
-    "precision": Precision,
-    "mask_size": MaskSize,
-    "runtime": get_args(RuntimeChoice),
-    "provider": get_args(ProviderChoice),
-}
 _NUMBERS = {int: Type.INT, float: Type.FLOAT}
 
 
@@ -66,8 +60,8 @@ def _parameter(name: str, field: FieldInfo, default: object) -> Parameter:
     told: dict[str, Any] = {"name": name.replace("_", "-"), "description": field.description}
     if name in _ARTIFACTS:
         return Parameter(type=_ARTIFACTS[name], optional=not field.is_required(), **told)
-    if name in _CHOICES:
-        options = [Option(value=str(value), name=str(value)) for value in _CHOICES[name]]
+    if choices := _choices(field.annotation):
+        options = [Option(value=each, name=each) for each in choices]
         return Parameter(type=Type.OPTION, options=options, default=str(default), **told)
     if field.annotation is bool:
         # A flag: the library would read a default as a text, and take any text for true.
@@ -76,6 +70,12 @@ def _parameter(name: str, field: FieldInfo, default: object) -> Parameter:
         if field.annotation is kind:
             return Parameter(type=parameter_type, default=str(default), **told)
     return Parameter(type=Type.STRING, optional=True, **told)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:  # noqa: ANN401
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(map(str, kind)) if isinstance(kind, type) and issubclass(kind, StrEnum) else ()
 
 
 def _parameters(device: Device) -> list[Parameter]:

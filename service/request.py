@@ -3,150 +3,203 @@
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from engine import Device, MaskSize, OneDnn, OptionError, Precision, Provider, RuntimeName, RuntimeRequest
-from engine.images import DEFAULT_MAX_PIXELS
+from engine import Device, OneDnn, OptionError, Precision, RuntimeRequest
+from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
+from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
+from engine.rasters.options import TileOptions
 from engine.runtimes.selection import candidates
+from engine.segmentation.averaging import Averaging
+from engine.segmentation.predictor import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
 from service.collections.sharding import Shard, parse_shard
 
-RuntimeChoice = Literal["auto", "onnx", "paddle"]
-ProviderChoice = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 SaveKind = Literal["pseudo", "mask", "overlay"]
-SAVE_KINDS: tuple[SaveKind, ...] = ("pseudo", "mask", "overlay")
-DEFAULT_MAX_IMG_SIZE = 1_000_000
+SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
 
 
-class PredictRequest(BaseModel):
+def save_kinds(text: str) -> frozenset[SaveKind]:
+    """Read which pictures are written.
+
+    >>> sorted(save_kinds("mask,pseudo")), save_kinds("none")
+    (['mask', 'pseudo'], frozenset())
+
+    Args:
+        text: kinds with commas between, or `none`.
+
+    Returns:
+        The kinds.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    named = [] if text == "none" else text.split(",")
+    found = frozenset[SaveKind](kind for kind in SAVE_KINDS if kind in named)
+    if len(found) < len(set(named)):
+        raise ValueError(f"give any of {', '.join(SAVE_KINDS)} with commas between, or none")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest(Options):
     """What a user asks of a prediction.
 
-    `auto` leaves a choice to the engine; anything else is honoured or refused. Where nothing is said of precision and
-    batch size (None), a tuned profile that is in force decides; otherwise they are FP32 and 1.
+    Attributes:
+        network: what runs it.
+        images: how large pictures may be.
+        masks: what becomes of the network's output.
+        averaging: how often each image is seen.
+        batch_size: images that may share one run; None: the tuned profile's, or 1.
+        auto_tune_shapes: whether TensorRT's shapes, and Paddle's INT8 calibration table, are collected first.
+        save: pictures that are written.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: ClassVar[str] = "Running and saving"
 
-    runtime: RuntimeChoice = "auto"
-    provider: ProviderChoice = "auto"
-    device: Device | None = None
-    precision: Precision | None = None
-    threads: Annotated[int, Field(ge=1)] | None = None
-    streams: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    max_img_size: int = DEFAULT_MAX_IMG_SIZE
-    max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
-    mask_size: MaskSize = MaskSize.ORIGINAL
-    save: frozenset[SaveKind] = frozenset({"pseudo"})
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    mkldnn: OneDnn = OneDnn.AUTO
-    use_trt: bool = False
-    min_subgraph_size: Annotated[int, Field(ge=1)] = 3
-    auto_tune_shapes: bool = False
-    print_detail: bool = False
-    with_argmax: bool = False
+    network: RuntimeRequest = RuntimeRequest()
+    images: ImageLimits = ImageLimits()
+    masks: MaskOptions = MaskOptions()
+    averaging: Averaging = Averaging()
+    batch_size: int | None = option(
+        None, "images that may share one run; default: the tuned profile's, or 1", minimum=1
+    )
+    auto_tune_shapes: bool = option(
+        False, "collect TensorRT's shape profile from these images, and Paddle's int8 calibration table"
+    )
+    save: frozenset[SaveKind] = option(
+        frozenset[SaveKind]({"pseudo"}),
+        "pictures to write: any of pseudo,mask,overlay; or none; default: pseudo",
+        parse=save_kinds,
+    )
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if self.max_img_size < 1 and self.max_img_size != -1:
-            raise ValueError(f"max-img-size is {self.max_img_size}: give a number of pixels, or -1 for no limit")
-        if self.auto_tune_shapes and not self.use_trt and self.provider != "tensorrt":
-            raise ValueError("auto-tune-shapes collects shapes for TensorRT: it goes with use-trt")
-        return self
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.auto_tune_shapes and not self.network.wants_tensorrt:
+            raise OptionError("it collects shapes for TensorRT, and goes with use-trt", option="auto_tune_shapes")
 
-    def leaves_to_profile(self) -> bool:
-        """Tell whether a tuned profile may decide.
 
-        Returns:
-            False if runtime, provider, device, precision, threads, streams, oneDNN or TensorRT were named.
-        """
-        named = (self.device, self.precision, self.threads, self.streams)
-        left = self.runtime == self.provider == "auto" and self.mkldnn is OneDnn.AUTO and not self.use_trt
-        return left and all(each is None for each in named)
+def at_full_size(request: PredictRequest, tiles: TileOptions) -> PredictRequest:
+    """Fit a request to tiles, which are cut from images at their full size.
 
-    def runtime_request(self) -> RuntimeRequest:
-        """Turn the parameters into what the engine takes.
+    Args:
+        request: validated parameters.
+        tiles: what is asked of large images.
 
-        Returns:
-            The request.
+    Returns:
+        The request itself, where not every image is cut.
 
-        Raises:
-            OptionError: the parameters contradict each other.
-        """
-        return RuntimeRequest(
-            runtime=None if self.runtime == "auto" else RuntimeName(self.runtime),
-            provider=None if self.provider == "auto" else Provider(self.provider),
-            device=self.device,
-            precision=self.precision or Precision.FP32,
-            threads=self.threads,
-            streams=self.streams,
-            onednn=self.mkldnn,
-            tensorrt=self.use_trt or self.provider == "tensorrt",
-            min_subgraph_size=self.min_subgraph_size,
-            verbose=self.print_detail,
+    Raises:
+        OptionError: the two contradict each other.
+    """
+    if not tiles.tile:
+        return request
+    if request.averaging.crop_size is not None:
+        raise OptionError(
+            "crop-size is PaddleSeg's way to cut an image that fits into memory, tile another for any: give one"
         )
+    if request.images.max_img_size not in {DEFAULT_MAX_IMG_SIZE, -1}:
+        raise OptionError("tile works at full size: leave max-img-size out, or tile")
+    return replace(request, images=replace(request.images, max_img_size=-1))
 
 
 def build_request(**parameters: object) -> PredictRequest:
-    """Validate parameters.
+    """Make a request of options by the names that users know.
 
     Args:
-        **parameters: fields of `PredictRequest`.
+        **parameters: of `PredictRequest` and the groups in it.
 
     Returns:
         The request.
 
     Raises:
-        OptionError: a parameter is wrong, named with what is allowed.
+        OptionError: a parameter is wrong, or parameters contradict each other.
+        TypeError: there is no such option.
     """
-    return _validated(PredictRequest, parameters)
+    unknown = parameters.keys() - {each.name for each in declared_options(PredictRequest)}
+    if unknown:
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+    return assembled(PredictRequest, parameters)
+
+
+_NAMES_IN_ORDERS = {
+    "threads": "cpu_threads",
+    "mkldnn": "enable_mkldnn",
+    "auto_tune_shapes": "enable_auto_tune",
+}
+"""Where users of the service know an option by another name than those of the command line."""
+_DEFAULTS_IN_ORDERS: Mapping[str, object] = {
+    "device": Device.CPU,
+    "precision": Precision.FP32,
+    "threads": 10,
+    "batch_size": 1,
+}
+_NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save"})
+
+
+def _options_of_orders() -> Iterable[DeclaredOption]:
+    return (each for each in declared_options(PredictRequest) if each.name not in _NOT_IN_ORDERS)
+
+
+def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
+    """The type and the field of an option among the parameters of orders and jobs."""
+    told, kind, default = declared.declaration, declared.kind, declared.default
+    text = told.text
+    if declared.name == "mkldnn":
+        # Users of the service switch it on, or leave it to the runtime.
+        return bool, Field(default=False, description="oneDNN or an error; not given, the runtime decides")
+    if declared.name in _DEFAULTS_IN_ORDERS:
+        default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split("; default:")[0]
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    elif told.none is not None:
+        kind, default = Literal[declared.choices], told.none
+    elif told.parse is not None:
+        kind, default = str | None, None
+    limits = told if kind in {int, float} else Declaration("")
+    return kind, Field(
+        default=default,
+        description=text,
+        ge=limits.minimum,
+        le=limits.maximum,
+        gt=limits.above,
+        lt=limits.below,
+    )
 
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-class ServiceRequest(BaseModel):
-    """The parameters of an order or a job, under the names that users of the service know."""
-
+class _Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
+
+
+_fields: Any = {_NAMES_IN_ORDERS.get(each.name, each.name): _parameter(each) for each in _options_of_orders()}
+if TYPE_CHECKING:
+    _RunParameters = _Parameters
+else:
+    # The options of a prediction as parameters.
+    _RunParameters = create_model("RunParameters", __base__=_Parameters, **_fields)
+
+
+class ServiceRequest(_RunParameters):
+    """The parameters of an order or a job, under the names that users of the service know.
+
+    Besides what is declared here, each option of `PredictRequest` is one of them.
+    """
 
     model: str = Field(description="URN of the model bundle")
     image: str | None = Field(default=None, description="URN of the only image")
     images: str | list[str] | None = Field(
         default=None, description="URN of a collection, or URNs of images; either this or image"
     )
-    max_img_size: int = Field(
-        default=DEFAULT_MAX_IMG_SIZE, description="shrink larger images to so many pixels for the network; -1 never"
-    )
-    batch_size: int = Field(default=1, description="images that may share one run")
-    device: Device = Field(default=Device.CPU, description="cpu or gpu")
-    use_trt: bool = Field(default=False, description="TensorRT, on a GPU")
-    precision: Precision = Field(default=Precision.FP32, description="arithmetic of the network")
-    min_subgraph_size: int = Field(default=3, description="smallest subgraph that TensorRT takes")
-    enable_auto_tune: bool = Field(
-        default=False,
-        description="collect TensorRT's shapes from the images first, and Paddle's int8 calibration table",
-    )
-    cpu_threads: int = Field(default=10, description="most threads to use; never more than the process may use")
-    enable_mkldnn: bool = Field(default=False, description="oneDNN or an error; not given, the runtime decides")
     benchmark: bool = Field(default=False, description="publish timings")
     model_name: str | None = Field(
         default=None, description="name of the model in the timings; not given, the bundle's"
-    )
-    with_argmax: bool = Field(
-        default=False,
-        description="take the strongest class of each pixel, even if the bundle says that its classes overlap",
-    )
-    print_detail: bool = Field(default=False, description="let the vendor's library log")
-    runtime: RuntimeChoice = Field(default="auto", description="which library; auto: the first that runs the model")
-    provider: ProviderChoice = Field(default="auto", description="execution provider of ONNX Runtime")
-    threshold: float = Field(default=0.5, description="for probability maps and bundles whose classes overlap")
-    mask_size: MaskSize = Field(
-        default=MaskSize.ORIGINAL, description="size of the masks: the source's, or after max-img-size"
     )
     report: bool = Field(default=False, description="publish the report for people")
     shard: str | None = Field(
@@ -157,8 +210,6 @@ class ServiceRequest(BaseModel):
     def _check_together(self) -> Self:
         if (self.image is None) == (self.images is None):
             raise ValueError("give either image or images, and not both")
-        if self.enable_auto_tune and not self.use_trt and self.provider != "tensorrt":
-            raise ValueError("enable-auto-tune collects shapes for TensorRT: it goes with use-trt")
         if self.shard is not None:
             parse_shard(self.shard)
             if self.image is not None:
@@ -180,25 +231,15 @@ class ServiceRequest(BaseModel):
             The request.
 
         Raises:
-            OptionError: a parameter is wrong, named with what is allowed.
+            OptionError: a parameter is wrong, named as users of the service know it.
         """
-        return build_request(
-            runtime=self.runtime,
-            provider=self.provider,
-            device=self.device,
-            precision=self.precision,
-            threads=self.cpu_threads,
-            batch_size=self.batch_size,
-            max_img_size=self.max_img_size,
-            mask_size=self.mask_size,
-            threshold=self.threshold,
-            mkldnn=OneDnn.ON if self.enable_mkldnn else OneDnn.AUTO,
-            use_trt=self.use_trt,
-            min_subgraph_size=self.min_subgraph_size,
-            auto_tune_shapes=self.enable_auto_tune,
-            print_detail=self.print_detail,
-            with_argmax=self.with_argmax,
-        )
+        given = {each.name: getattr(self, _NAMES_IN_ORDERS.get(each.name, each.name)) for each in _options_of_orders()}
+        given["mkldnn"] = OneDnn.ON if given["mkldnn"] else OneDnn.AUTO
+        try:
+            return assembled(PredictRequest, given)
+        except OptionError as error:
+            known = _NAMES_IN_ORDERS.get(error.option or "", error.option)
+            raise OptionError(error.problem, option=known) from error
 
 
 def build_service_request(**parameters: object) -> ServiceRequest:
@@ -213,26 +254,18 @@ def build_service_request(**parameters: object) -> ServiceRequest:
     Raises:
         OptionError: a parameter is wrong, named with what is allowed, or the parameters contradict each other.
     """
-    request = _validated(ServiceRequest, parameters)
+    try:
+        request = ServiceRequest.model_validate(parameters)
+    except ValidationError as error:
+        raise OptionError("; ".join(_problem(each) for each in error.errors())) from error
     # What no runtime can honour is known before model or image are fetched.
-    candidates(request.predict_request().runtime_request())
+    candidates(request.predict_request().network)
     return request
 
 
-_Parameters = TypeVar("_Parameters", bound=BaseModel)
-
-
-def _validated(kind: type[_Parameters], parameters: Mapping[str, object]) -> _Parameters:
-    try:
-        return kind.model_validate(parameters)
-    except ValidationError as error:
-        problems = [
-            f"{'-'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}".removeprefix(
-                ": "
-            ).replace("_", "-")
-            for each in error.errors()
-        ]
-        raise OptionError("; ".join(problems)) from error
+def _problem(error: Mapping[str, Any]) -> str:
+    where = "-".join(str(part) for part in error["loc"])
+    return _dashed(f"{where}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": "))
 
 
 def require_writable(folder: Path, *, within: Path | None = None) -> None:

@@ -4,12 +4,12 @@ import atexit
 import logging
 import os
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from platformdirs import user_cache_path
 
@@ -23,6 +23,7 @@ from engine import (
     PaddleOptions,
     Pipeline,
     Precision,
+    Prediction,
     Predictor,
     RuntimeName,
     RuntimeRequest,
@@ -36,15 +37,16 @@ from engine import (
 from engine.gpu.calibration import collect_calibration_table
 from engine.gpu.shapes import collect_inner_ranges, collect_profile, write_profile
 from engine.gpu.shapes import read_profile as read_shapes
-from engine.options import DynamicShapeProfile
+from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
 from engine.runtimes.selection import candidates
+from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
-from service.request import DEFAULT_MAX_IMG_SIZE, PredictRequest
-from service.results.pictures import ImageTask, ResultWriter
+from service.request import PredictRequest
 
 if TYPE_CHECKING:
     # Most runs convert nothing, and start faster without.
@@ -192,26 +194,26 @@ def open_session(
         EngineError: whatever the engine finds wrong with bundle, request or machine.
     """
     return_freed_memory()
-    runtime_request = request.runtime_request()
-    if runtime_request.tensorrt:
-        _require_any(runtime_request)
+    network = request.network
+    if network.wants_tensorrt:
+        _require_any(network)
     with open_bundle(path) as bundle:
-        if request.with_argmax:
+        if request.masks.with_argmax:
             bundle = replace(bundle, multilabel=False)
-        if runtime_request.tensorrt:
-            runtime_request = _with_shapes(bundle, runtime_request, request, caches, images)
-        runtime_request = replace(runtime_request, tuned=_profile_in_force(bundle, request, profile))
+        if network.wants_tensorrt:
+            network = _with_shapes(bundle, request, caches, images)
+        network = replace(network, tuned=_profile_in_force(bundle, network, profile))
         with open_predictor(
             bundle,
-            runtime_request,
+            network,
             convert=caches.convert,
             ledger=caches.ledger,
-            threshold=request.threshold,
-            mask_size=request.mask_size,
+            threshold=request.masks.threshold,
+            mask_size=request.masks.mask_size,
         ) as predictor:
-            largest = request.max_pixels if request.max_img_size < 0 else request.max_img_size
-            predictor.heed_memory_limit(memory_limit_bytes(), largest * batch_size_of(request, predictor))
-            yield predictor
+            largest = request.images.largest_pixels * batch_size_of(request, predictor)
+            predictor.heed_memory_limit(memory_limit_bytes(), largest)
+            yield averaged(predictor, request.averaging)
 
 
 def batch_size_of(request: PredictRequest, predictor: Predictor) -> int:
@@ -237,17 +239,18 @@ def batch_within_memory(request: PredictRequest, predictor: Predictor) -> int:
     Returns:
         At least 1. Where images are not shrunken, those of the default size decide.
     """
-    usual = DEFAULT_MAX_IMG_SIZE if request.max_img_size < 0 else request.max_img_size
+    limit = request.images.max_img_size
+    usual = DEFAULT_MAX_IMG_SIZE if limit < 0 else limit
     return predictor.batch_within_memory(batch_size_of(request, predictor), usual, usable_cores())
 
 
-def _profile_in_force(bundle: Bundle, request: PredictRequest, named: Path | None) -> Profile | None:
+def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | None) -> Profile | None:
     """Find the tuned profile that fits bundle, machine and request; what does not is noted, never obeyed."""
     path = named or bundle.folder / PROFILE_NAME
     if named is None and not path.is_file():
         return None
     where = str(named) if named is not None else f"{PROFILE_NAME} of {bundle.source}"
-    if not request.leaves_to_profile():
+    if not network.leaves_all_to_a_profile:
         # Who names a runtime knows that a bundle's own profile is passed over; who names a profile, too, may not.
         level = logging.INFO if named is None else logging.WARNING
         _log.log(level, "%s is not used: the options name what runs the network", where)
@@ -295,9 +298,7 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
         return compare(expected, actual, ((str(path), read_image(path)) for path in images))
 
 
-def _with_shapes(
-    bundle: Bundle, runtime_request: RuntimeRequest, request: PredictRequest, caches: Caches, images: Sequence[Path]
-) -> RuntimeRequest:
+def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:
     """Add the kept shape profile, or collect it first if that was asked for."""
     if request.auto_tune_shapes:
         profile = _collect(bundle, request, caches, images)
@@ -305,12 +306,10 @@ def _with_shapes(
         if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
             collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), ledger=caches.ledger)
     ranges = caches.shape_ranges(bundle)
-    ready = replace(
-        runtime_request,
-        profile=read_shapes(caches.profile(bundle)),
-        shape_range_file=ranges if ranges.is_file() else None,
-        engine_cache=caches.engines,
+    files = TensorRtFiles(
+        read_shapes(caches.profile(bundle)), ranges if ranges.is_file() else None, engine_cache=caches.engines
     )
+    ready = replace(request.network, tensorrt_files=files)
     if request.auto_tune_shapes and ready.runtime is RuntimeName.PADDLE and ready.precision is Precision.INT8:
         (options,) = (each for each in candidates(ready) if isinstance(each, PaddleOptions))
         collect_calibration_table(bundle, options, _readable(images, request), ledger=caches.ledger)
@@ -318,7 +317,7 @@ def _with_shapes(
 
 
 def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
-    on_cpu = RuntimeRequest(device=Device.CPU, threads=request.threads)
+    on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
     with open_predictor(
         bundle,
         on_cpu,
@@ -331,7 +330,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
 def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[SourceImage]:
     for path in images[:_PROFILE_SAMPLE]:
         try:
-            yield read_image(path, max_img_size=request.max_img_size, max_pixels=request.max_pixels)
+            yield read_image(path, **request.images.values())
         except EngineError as error:
             _log.warning("not used to prepare TensorRT: %s", error)
 
@@ -349,29 +348,35 @@ def _require_any(request: RuntimeRequest) -> None:
             return
 
 
+Source = TypeVar("Source")
+Encoded = TypeVar("Encoded")
+
+
 def build_pipeline(
-    predictor: Predictor, request: PredictRequest, writer: ResultWriter
-) -> Pipeline[ImageTask, Path | None]:
-    """Make the pipeline that reads, segments and writes images.
+    predictor: Predictor,
+    request: PredictRequest,
+    read: Callable[[Source], SourceImage],
+    write: Callable[[Source, SourceImage, Prediction], Encoded],
+    threads: int | None = None,
+) -> Pipeline[Source, Encoded]:
+    """Make the pipeline that reads, segments and writes images, for every door alike.
 
     Args:
         predictor: an open predictor; its profile decides the batch size that the request leaves open.
         request: validated parameters.
-        writer: writes the pictures.
+        read: source to image; called in worker threads.
+        write: stores a prediction; called in worker threads.
+        threads: for reading, and as many for writing; None: all cores that the process may use.
 
     Returns:
         The pipeline.
     """
-
-    def decode(task: ImageTask) -> SourceImage:
-        limits = {"max_img_size": request.max_img_size, "max_pixels": request.max_pixels}
-        return read_image(task.path, **limits, page=task.page)
-
+    workers = threads or usable_cores()
     return Pipeline(
         predictor,
-        decode,
-        writer.write,
+        read,
+        write,
         batch_size=batch_within_memory(request, predictor),
-        workers=usable_cores(),
-        read_ahead=usable_cores(),
+        workers=workers,
+        read_ahead=workers,
     )

@@ -1,16 +1,21 @@
 """What an import may cost, and what the engine promises to the outside."""
 
+import ast
 import doctest
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import engine
+from engine.declaration import Options
 
 VENDORS = (
     *("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg"),
@@ -86,6 +91,43 @@ def test_the_errors_form_one_family() -> None:
 
 def test_examples_in_docstrings_are_true() -> None:
     modules = [name for package in PACKAGES for name in submodules(package)]
-    results = {name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.report"]}
+    results = {
+        name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.lab.suites.report"]
+    }
     assert {name: result.failed for name, result in results.items() if result.failed} == {}
     assert sum(result.attempted for result in results.values()) >= 10
+
+
+def classes(kind: type) -> set[type]:
+    return {below for each in kind.__subclasses__() for below in (each, *classes(each))}
+
+
+def test_no_group_of_options_is_long() -> None:
+    for package in (*PACKAGES, "benchmarks"):
+        for name in submodules(package):
+            if "lab" not in name.split("."):
+                importlib.import_module(name)
+    groups = classes(Options)
+    assert len(groups) > 10
+    assert {each.__name__: len(fields(each)) for each in groups if len(fields(each)) > 12} == {}
+
+
+@pytest.mark.parametrize("package", ["engine", "converters"])
+def test_no_message_of_the_library_names_a_flag(package: str) -> None:
+    """Users of the service and of the library have no command line."""
+    found: list[str] = []
+    for path in (Path(engine.__file__).parents[1] / package).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        described = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in described:
+                continue
+            if re.search(r"(^|[\s(`])--[a-z]", node.value):
+                found.append(f"{path.name}:{node.lineno}: {node.value}")
+    assert found == []

@@ -12,8 +12,8 @@ place of PaddleSeg's are traced by their source, like those.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportArgumentType=false
 # pyright: reportUnknownLambdaType=false
-# ruff: noqa: ANN401
-# Paddle and PaddleSeg ship no type information.
+# ruff: noqa: ANN401, PLR0913
+# Paddle and PaddleSeg ship no type information, and Paddle's functions have many parameters.
 
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -47,6 +47,11 @@ class Adapter:
     layers: frozenset[str]
     applied: Callable[[Layers], AbstractContextManager[object]] | None = None
     one_image: bool = False
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What ``meta.json`` and ``--json`` say of it."""
+        return {"name": self.name, "reason": self.reason}
 
 
 PRETRAINED_WEIGHTS = Adapter(

@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from converters.exporting.adapters import Adapter, adapted, adapters_for
 from converters.exporting.bundle_files import (
@@ -97,7 +97,6 @@ def write_files(
     output_op: OutputOp,
     input_shape: Sequence[int | None],
     model_record: Mapping[str, object] | None,
-    adapters: Sequence[Adapter] = (),
 ) -> tuple[Adapter, ...]:
     """Export a PaddleSeg network as the files of a bundle.
 
@@ -109,22 +108,21 @@ def write_files(
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
         output_op: What the program ends in.
         input_shape: NCHW; None is a free axis.
-        model_record: What ``meta.json`` says in ``model`` about the model's origin.
-        adapters: What has been changed in the network before.
+        model_record: What ``meta.json`` says in ``model`` about the model's origin; its ``adapters`` are added to.
 
     Returns:
-        Everything that was changed in the network so that Paddle exports it, `adapters` included.
+        What was changed in the network so that Paddle exports it.
 
     Raises:
         ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
     """
-    needed = adapters_for(network)
-    input_shape = _input_shape(input_shape, needed)
-    _save_program(network, folder, output_op, input_shape, needed)
-    applied = (*adapters, *needed)
+    adapters = adapters_for(network)
+    input_shape = _input_shape(input_shape, adapters)
+    _save_program(network, folder, output_op, input_shape, adapters)
     record = dict(model_record or {})
-    if applied:
-        record["adapters"] = [{"name": each.name, "reason": each.reason} for each in applied]
+    if adapters:
+        before = cast("list[object]", record.get("adapters", []))
+        record["adapters"] = [*before, *(each.record for each in adapters)]
     _refuse_local_paths(folder / PROGRAM)
     deploy = {
         "model": PROGRAM,
@@ -136,7 +134,7 @@ def write_files(
     }
     (folder / DEPLOY).write_text(deploy_text({"Deploy": deploy}), encoding="utf-8")
     (folder / META).write_text(meta_text(name, classes, input_shape, record), encoding="utf-8")
-    return applied
+    return adapters
 
 
 def _input_shape(asked: Sequence[int | None], adapters: Sequence[Adapter]) -> Sequence[int | None]:

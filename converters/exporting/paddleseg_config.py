@@ -74,7 +74,7 @@ class TrainedNetwork:
         network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
         class_count: Number of classes.
         transforms: What pictures go through before the network, in order; None if the configuration names no list.
-        model_record: The configuration's ``model`` block, without paths of this machine.
+        model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
         adapters: What was changed when the network was built.
     """
 
@@ -148,10 +148,9 @@ def export_config(
                     output_op=output_op,
                     input_shape=input_shape,
                     model_record=trained.model_record,
-                    adapters=trained.adapters,
                 )
             require_runs(folder, destination)
-    return Exported(side_file_of(destination), adapters)
+    return Exported(side_file_of(destination), (*trained.adapters, *adapters))
 
 
 def load_trained(config: Path, weights: Path) -> TrainedNetwork:
@@ -227,12 +226,13 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
         except Exception as error:
             raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
     adapters = (PRETRAINED_WEIGHTS,) if not_loaded else ()
-    return TrainedNetwork(network, class_count, transforms, _public_record(record), adapters)
+    public = _public_record(record) | ({"adapters": [each.record for each in adapters]} if adapters else {})
+    return TrainedNetwork(network, class_count, transforms, public, adapters)
 
 
 def _require_configuration(config: Path) -> None:
     if config.suffix not in _SUFFIXES or not config.is_file():
-        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file with --config")
+        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def _repack(
         if found is not None and known and len(known) != found:
             raise ConversionError(
                 f"{bundle.source}: the network has {found} classes, but {len(known)} are named "
-                f"({', '.join(each.name for each in known)}): name them all with --cv-config"
+                f"({', '.join(each.name for each in known)}): name them all with a cv-config"
             )
         final = known or numbered_classes(found or 0)
         write_meta(final)

@@ -32,9 +32,7 @@ _ONNX: Final = (
     f"onnx, a deploy.yaml with the transforms of the training, such as {_MINIMAL}; name that folder"
 )
 _FETCH: Final = "fetch the archive itself; a link may ask for a login, or lead to a page about the file"
-_TRAINED: Final = (
-    "trained weights, which a bundle is made of: pseg export --config CONFIG.yml --weights {path} --out model.tgz"
-)
+_TRAINED: Final = "trained weights, which a bundle is made of: give them and their configuration to `pseg export`"
 
 _POINTER_BYTES: Final = 64
 _POINTERS: Final = (
@@ -226,8 +224,7 @@ def _explain_text(head: bytes, path: Path) -> str | None:
             return _ONE_FILE
     elif re.search(_TRAINING_KEYS, text, re.MULTILINE):
         return (
-            "is a training configuration of PaddleSeg: make a bundle of it and the trained weights with "
-            "pseg export --config {path} --weights model.pdparams --out model.tgz"
+            "is a training configuration of PaddleSeg: make a bundle of it and the trained weights with `pseg export`"
         )
     begins = " ".join(sample.split())[:_SHOWN_CHARACTERS]
     return f"is a text, not an archive (it begins with {begins!r}): name the bundle, or fetch it again"

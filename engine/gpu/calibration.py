@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.bundle.bundle import Bundle
 from engine.errors import CalibrationError, ModelLoadError, OptionError
 from engine.images import SourceImage
-from engine.options import PaddleOptions
+from engine.options import PaddleOptions, TensorRtPreparation
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 
@@ -38,10 +38,10 @@ def collect_calibration_table(
         InferenceError: the network does not run on one of the images.
     """
     if bundle.paddle is None:
-        raise ModelLoadError(f"{bundle.source}: holds no Paddle program to calibrate: use --runtime onnx")
+        raise ModelLoadError(f"{bundle.source}: holds no Paddle program to calibrate: use runtime onnx")
     if bundle.paddle.kind == "pir":
         raise OptionError(
-            f"{bundle.source}: Paddle's TensorRT takes a calibration table for a .pdmodel only: use --runtime onnx "
+            f"{bundle.source}: Paddle's TensorRT takes a calibration table for a .pdmodel only: use runtime onnx "
             "with a bundle that holds onnx/int8/model.onnx, or fp16"
         )
     images = iter(images)
@@ -51,7 +51,7 @@ def collect_calibration_table(
             f"{bundle.source}: TensorRT's int8 is calibrated on at least {MIN_CALIBRATION_IMAGES} images like those "
             f"that it will see, {len(first)} could be read: name more"
         )
-    runtime = open_runtime(bundle, replace(options, calibrate=True), ledger=ledger)
+    runtime = open_runtime(bundle, replace(options, preparation=TensorRtPreparation.CALIBRATION), ledger=ledger)
     with Predictor(bundle, runtime) as predictor:
         for image in chain(first, images):
             predictor.predict(image)

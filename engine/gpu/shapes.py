@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
 from engine.images import SourceImage
-from engine.options import DynamicShapeProfile, PaddleOptions, Shape
+from engine.options import DynamicShapeProfile, PaddleOptions, Shape, TensorRtFiles, TensorRtPreparation
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 from engine.system.files import write_atomically
@@ -57,7 +57,10 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
         InferenceError: it does not run at one of the shapes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    runtime = open_runtime(bundle, PaddleOptions(shape_range_file=path, collect_shape_range=True), ledger=ledger)
+    options = PaddleOptions(
+        tensorrt_files=TensorRtFiles(shape_range_file=path), preparation=TensorRtPreparation.SHAPE_RANGES
+    )
+    runtime = open_runtime(bundle, options, ledger=ledger)
     try:
         for name, shapes in profile.inputs:
             # The optimum is what Paddle sees most often.
@@ -95,4 +98,4 @@ def read_profile(path: Path) -> DynamicShapeProfile | None:
     try:
         return _PROFILE.validate_json(path.read_bytes())
     except (ValidationError, OptionError) as error:
-        raise OptionError(f"{path} is no shape profile ({error}): collect it again with --auto-tune-shapes") from error
+        raise OptionError(f"{path} is no shape profile ({error}): collect it again with auto-tune-shapes") from error

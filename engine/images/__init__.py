@@ -4,13 +4,15 @@ from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 from engine.images.listing import FoundImages, LeftOut, find_images, is_tiff, list_images, real_path
 from engine.images.read import SourceImage, read_image
-from engine.images.size import shrunken_size
+from engine.images.size import DEFAULT_MAX_IMG_SIZE, ImageLimits, shrunken_size
 
 __all__ = [
+    "DEFAULT_MAX_IMG_SIZE",
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "Capture",
     "FoundImages",
+    "ImageLimits",
     "LeftOut",
     "SourceImage",
     "find_images",

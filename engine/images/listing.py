@@ -114,7 +114,7 @@ class FoundImages:
             more = ", …" if count > len(named) else ""
             lines.append(f"{count} left out: {reason}: {', '.join(named)}{more}")
         if self.excluded:
-            lines.append(f"{self.excluded} left out by --exclude")
+            lines.append(f"{self.excluded} left out by exclude")
         if self.other_files:
             lines.append(f"other files, which are no pictures: {self.other_files}")
         return lines
@@ -156,7 +156,7 @@ def find_images(
     search.take_all(arguments)
     idle = [pattern for pattern in exclude if pattern not in search.effective]
     if idle:
-        raise ImageError(f"--exclude {idle[0]}: matches nothing that was found: check the pattern")
+        raise ImageError(f"exclude {idle[0]}: matches nothing that was found: check the pattern")
     return search.found
 
 
@@ -279,7 +279,7 @@ class _Search:
                 continue
             for entry in inner:
                 if _identity(entry) not in self._results:
-                    self._leave_out(entry, "sub-folders are searched with --recursive only")
+                    self._leave_out(entry, "sub-folders are searched with recursive only")
         return taken
 
     def _take_files(self, files: Sequence[Path], root: Path, subfolder: PurePath) -> int:

@@ -1,9 +1,42 @@
 """The size at which the network sees a picture."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
+from engine.images.formats import DEFAULT_MAX_PIXELS
+
+DEFAULT_MAX_IMG_SIZE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits(Options):
+    """How large pictures may be.
+
+    Attributes:
+        max_img_size: pixels; larger pictures are shrunken to so many for the network. -1: none is.
+        max_pixels: pictures that declare more pixels are refused before anything is decoded.
+
+    Raises:
+        OptionError: a limit that no picture can keep.
+    """
+
+    title: ClassVar[str] = "Pictures"
+
+    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
+    max_pixels: int = option(DEFAULT_MAX_PIXELS, "refuse images that declare more pixels", minimum=1)
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        check_max_img_size(self.max_img_size)
+
+    @property
+    def largest_pixels(self) -> int:
+        """The most pixels that the network may get."""
+        return self.max_pixels if self.max_img_size < 0 else self.max_img_size
 
 
 def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
@@ -47,7 +80,9 @@ def check_max_img_size(max_img_size: int) -> None:
     """
     if max_img_size == 0 or max_img_size < -1:
         raise OptionError(
-            f"max-img-size is {max_img_size}: give the most pixels an image may have, or -1 to leave images unchanged"
+            f"{max_img_size} is no number of pixels: give the most that an image may have, or -1 to leave images "
+            "unchanged",
+            option="max_img_size",
         )
 
 
@@ -66,7 +101,7 @@ def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None
     if width * height > max_pixels:
         raise ImageError(
             f"{path}: declares {width} x {height} = {width * height} pixels, more than the limit of {max_pixels}: "
-            "raise --max-pixels if the file can be trusted"
+            "raise max-pixels if the file can be trusted"
         )
 
 

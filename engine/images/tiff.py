@@ -398,7 +398,7 @@ def _notes_on(directories: Directories, page: int | None, *, is_unplaced: bool) 
     notes: list[str] = []
     count = len(directories.pages)
     if count > 1 and page is None:
-        notes.append(f"has {count} pages, of which the first is read (--page N or --page all reads others)")
+        notes.append(f"has {count} pages, of which the first is read (page N or page all reads others)")
     if directories.is_cut_off:
         notes.append(f"is damaged behind its {len(directories.chain)}. directory: what may follow is not read")
     if is_unplaced:
@@ -539,7 +539,7 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
     if bands is not None:
         if len(bands) not in {1, 3} or not all(1 <= band <= count for band in bands):
             raise ImageError(
-                f"{path}: --bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
+                f"{path}: bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
                 f"{count} ({listed})"
             )
         return tuple(bands)
@@ -561,8 +561,7 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
         return tuple(visible)
     shown = listed if count <= _MOST_LISTED else f"{', '.join(listed.split(', ')[:_MOST_LISTED])}, …"
     raise ImageError(
-        f"{path}: {count} bands ({shown}), and the network takes three: choose them with --bands, for example "
-        "--bands 1,2,3"
+        f"{path}: {count} bands ({shown}), and the network takes three: choose them with bands, for example 1,2,3"
     )
 
 

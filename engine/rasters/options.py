@@ -1,28 +1,39 @@
-"""What a user may ask of tiles and polygons; light, for who only asks."""
+"""What may be asked of tiles and rasters; light, for who only asks."""
 
+import re
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import ClassVar, Final
 
+from engine.declaration import Options, numbers, option
+from engine.errors import OptionError
 
-@dataclass(frozen=True, slots=True)
-class TileWishes:
-    """What a user fixes about tiles; None leaves it to the engine.
-
-    Attributes:
-        side: of a tile, in pixels.
-        overlap: in pixels.
-        batch: tiles a run.
-        memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
-    """
-
-    side: int | None = None
-    overlap: int | None = None
-    batch: int | None = None
-    memory_bytes: int | None = None
-
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 POLYGON_DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
+
+
+def memory_bytes(text: str) -> int:
+    """Read an amount of memory.
+
+    >>> memory_bytes("1.5GiB"), memory_bytes("800m"), memory_bytes("4096")
+    (1610612736, 838860800, 4096)
+
+    Args:
+        text: a number, perhaps with k, m, g or t (powers of 1024), iB or B behind it.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _BYTES.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("give an amount such as 1.5GiB or 800MiB")
+    return round(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def is_polygon_format(text: str) -> bool:
@@ -38,3 +49,61 @@ def is_polygon_format(text: str) -> bool:
         Whether it names a format.
     """
     return f".{text}" in POLYGON_DRIVERS
+
+
+@dataclass(frozen=True, slots=True)
+class TileOptions(Options):
+    """What a user fixes about tiles and rasters; None leaves it to the engine.
+
+    Attributes:
+        tile: whether every image is cut into tiles; otherwise only TIFFs that are too large to decode.
+        side: of a tile, in pixels.
+        overlap: pixels that tiles share.
+        memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
+        bands: of TIFFs, from 1; None: the colours.
+        vectors: `gpkg`, `geojson` or a file; None: no polygons.
+
+    Raises:
+        OptionError: the polygons have no format.
+    """
+
+    title: ClassVar[str] = "Tiles and rasters"
+
+    tile: bool = option(
+        False, "work in overlapping tiles at full size (a TIFF above max-pixels always is); implies max-img-size -1"
+    )
+    side: int | None = option(
+        None, "side of a tile in pixels; default: what the memory holds, at most 1024", name="tile_size", minimum=1
+    )
+    overlap: int | None = option(None, "pixels that tiles share; default: a quarter of a tile", minimum=0)
+    memory_bytes: int | None = option(
+        None,
+        "for the whole process, such as 1.5GiB: decides the size of tiles; default: 80 % of what there is",
+        name="max_memory",
+        parse=memory_bytes,
+    )
+    bands: tuple[int, ...] | None = option(
+        None,
+        "bands of TIFFs to take, from 1: 3,2,1 as red, green, blue, or one as grey",
+        parse=numbers(int, "3,2,1"),
+    )
+    vectors: str | None = option(
+        None, "polygons of TIFFs: gpkg or geojson for <stem>.gpkg or .geojson, or a file", metavar="FORMAT|FILE"
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.vectors is not None and not is_polygon_format(self.vectors) and not Path(self.vectors).suffix:
+            raise OptionError(
+                f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"
+            )
+
+    @property
+    def names_rasters(self) -> bool:
+        """Whether something is asked that only TIFFs have."""
+        return self.bands is not None or self.vectors is not None
+
+    @property
+    def polygon_file(self) -> Path | None:
+        """The file that the user names for polygons; None where each raster has one of its own, or none."""
+        return None if self.vectors is None or is_polygon_format(self.vectors) else Path(self.vectors)

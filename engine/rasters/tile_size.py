@@ -5,14 +5,14 @@ laid to larger tiles (attention grows with the square). The largest tile that fi
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from engine.errors import ImageError, OptionError
 from engine.images import Capture, SourceImage
-from engine.rasters.options import TileWishes
+from engine.rasters.options import TileOptions
 from engine.rasters.tiles import OutputFacts, output_facts
 from engine.rasters.tiling import ALIGNMENT, Tiling
 from engine.runtimes import TensorSpec
@@ -102,46 +102,49 @@ def natural_size(predictor: Predictor) -> tuple[Size | None, bool]:
     return (once if _transformed(predictor, once) == once else None), False
 
 
-def choose_tiling(predictor: Predictor, wishes: TileWishes) -> tuple[Tiling, OutputFacts]:
+def choose_tiling(
+    predictor: Predictor, options: TileOptions, batch_size: int | None = None
+) -> tuple[Tiling, OutputFacts]:
     """Choose tile, overlap and batch.
 
     Args:
         predictor: an open predictor; its network runs two or three times.
-        wishes: what is fixed.
+        options: what is fixed.
+        batch_size: tiles a run; None: as many as the memory holds.
 
     Returns:
         The tiling, and what the network returns.
 
     Raises:
-        OptionError: the memory does not even hold one tile, or the wishes contradict each other.
-        ImageError: the network or a transform does not take tiles of the wished size.
+        OptionError: the memory does not even hold one tile, or the options contradict each other.
+        ImageError: the network or a transform does not take tiles of this size.
         InferenceError: the network does not run.
     """
     fixed, free = natural_size(predictor)
-    if wishes.side is not None:
-        sizes: list[Size] = [(wishes.side, wishes.side)]
+    if options.side is not None:
+        sizes: list[Size] = [(options.side, options.side)]
     else:
         sizes = [fixed] if fixed else [(side, side) for side in TILE_SIDES]
     # What cannot be is refused before anything runs.
-    tilings = [_tiling(size, wishes, aligned=free, batch=1) for size in sizes]
+    tilings = [_tiling(size, options.overlap, batch_size or 1, aligned=free) for size in sizes]
     before = process_memory_bytes("VmRSS")
-    limit = wishes.memory_bytes
+    limit = options.memory_bytes
     if limit is None:
         limit = before + round(_DEFAULT_SHARE * available_memory_bytes())
     room = limit - before - _RESERVE_BYTES
     probe = _Probe(predictor, room)
     probe.look(sizes)
     for tiling in tilings:
-        batch = probe.batch_for(tiling, wishes.batch)
+        batch = probe.batch_for(tiling, batch_size)
         if batch is not None:
             _log.info("tiles of %s×%s pixels, %s a run", tiling.width, tiling.height, batch)
-            return _tiling((tiling.width, tiling.height), wishes, aligned=free, batch=batch), probe.facts
+            return replace(tiling, batch=batch_size or batch), probe.facts
     smallest = tilings[-1]
-    wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.pixels, wishes.batch or 1)
+    wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.pixels, batch_size or 1)
     raise OptionError(
         f"{limit // _MIB} MiB of memory do not hold one tile of {smallest.width}×{smallest.height} pixels: about "
-        f"{wanted // _MIB} MiB are needed, {before // _MIB} of them for the loaded model: raise --max-memory, or "
-        "choose a smaller --tile-size"
+        f"{wanted // _MIB} MiB are needed, {before // _MIB} of them for the loaded model: raise max-memory, or "
+        "choose a smaller tile-size"
     )
 
 
@@ -155,15 +158,14 @@ def _transformed(predictor: Predictor, size: Size) -> Size:
     return tensor.shape[2], tensor.shape[1]
 
 
-def _tiling(size: Size, wishes: TileWishes, *, aligned: bool, batch: int) -> Tiling:
+def _tiling(size: Size, overlap: int | None, batch: int, *, aligned: bool) -> Tiling:
     width, height = size
     shorter = min(size)
-    overlap = wishes.overlap
     if overlap is None:
         overlap = shorter // _OVERLAP_SHARE
         if shorter > 2 * ALIGNMENT:
             overlap = max(ALIGNMENT, overlap // ALIGNMENT * ALIGNMENT)
-    return Tiling(width, height, overlap, wishes.batch or batch, ALIGNMENT if aligned else 1)
+    return Tiling(width, height, overlap, batch, ALIGNMENT if aligned else 1)
 
 
 class _Probe:

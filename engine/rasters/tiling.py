@@ -60,7 +60,7 @@ class Tiling:
         if self.overlap >= min(self.width, self.height):
             raise OptionError(
                 f"an overlap of {self.overlap} pixels does not fit into tiles of {self.width}×{self.height} (w×h), "
-                "which would never advance: choose a smaller --overlap or a larger --tile-size"
+                "which would never advance: choose a smaller overlap or a larger tile-size"
             )
 
     @property

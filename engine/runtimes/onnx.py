@@ -27,7 +27,15 @@ import numpy as np
 
 from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
-from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, RuntimeName, Shape
+from engine.options import (
+    WORKSPACE_BYTES,
+    DynamicShapeProfile,
+    OnnxOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+    Shape,
+)
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
@@ -135,12 +143,13 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
     settings = {
         "device_id": str(options.device_id),
         "trt_min_subgraph_size": str(options.min_subgraph_size),
-        "trt_max_workspace_size": str(options.workspace_bytes),
+        "trt_max_workspace_size": str(WORKSPACE_BYTES),
         "trt_fp16_enable": str(options.precision is Precision.FP16),
         "trt_int8_enable": str(options.precision is Precision.INT8),
     }
-    if options.profile is not None:
-        ranges = options.profile.inputs
+    shapes = options.tensorrt_files.shapes
+    if shapes is not None:
+        ranges = shapes.inputs
         settings["trt_profile_min_shapes"] = ",".join(shape_text(name, each.minimum) for name, each in ranges)
         settings["trt_profile_opt_shapes"] = ",".join(shape_text(name, each.optimum) for name, each in ranges)
         settings["trt_profile_max_shapes"] = ",".join(shape_text(name, each.maximum) for name, each in ranges)
@@ -257,7 +266,7 @@ def _load_library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise RuntimeUnavailableError(
-            f"ONNX Runtime cannot be imported ({error}): install the extra `onnx`, or use --runtime paddle"
+            f"ONNX Runtime cannot be imported ({error}): install the extra `onnx`, or use runtime paddle"
         ) from error
     return onnxruntime
 
@@ -281,7 +290,7 @@ def _plugin_devices(ort: Any) -> list[Any]:
         vendors = sorted({str(device.device.vendor) for device in ort.get_ep_devices()})
         raise RuntimeUnavailableError(
             f"provider openvino: its plugin offers no device for this processor (vendor {', '.join(vendors)}): "
-            "it serves Intel processors only; use --provider cpu"
+            "it serves Intel processors only; use provider cpu"
         )
     return on_cpu[:1]
 
@@ -378,15 +387,15 @@ class OnnxRuntime:
             raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
 
     def _engine_cache(self, model: OnnxModel, options: OnnxOptions) -> Path | None:
-        if options.provider is not Provider.TENSORRT or options.engine_cache is None:
+        if options.provider is not Provider.TENSORRT or options.tensorrt_files.engine_cache is None:
             return None
         self._versions["tensorrt"] = _version_of("tensorrt-cu12") or _version_of("tensorrt") or "unknown"
         folder = engine_cache_folder(
-            options.engine_cache,
+            options.tensorrt_files.engine_cache,
             model_digest=model.digest,
             versions=self._versions,
             gpu=gpu_name(options.device_id),
-            profile=options.profile,
+            profile=options.tensorrt_files.shapes,
         )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

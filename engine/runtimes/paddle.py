@@ -32,7 +32,15 @@ import numpy as np
 
 from engine.bundle.bundle import PaddleModel, ProgramKind
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
-from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName
+from engine.options import (
+    WORKSPACE_BYTES,
+    Device,
+    DynamicShapeProfile,
+    PaddleOptions,
+    Precision,
+    RuntimeName,
+    TensorRtPreparation,
+)
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
 from engine.runtimes.sessions import Sessions
@@ -42,6 +50,8 @@ ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
 
 
+_FIRST_ALLOCATION_MIB = 256
+"""On the GPU."""
 _TELLING = re.compile(r"\w*Error: ")
 
 
@@ -93,8 +103,8 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
     calls += [ConfigCall("switch_ir_optim", (True,)), ConfigCall("enable_memory_optim")]
     if kind == "pir":
         calls += [ConfigCall("enable_new_executor"), ConfigCall("enable_new_ir", (True,))]
-    if options.collect_shape_range:
-        calls.append(ConfigCall("collect_shape_range_info", (str(options.shape_range_file),)))
+    if options.preparation is TensorRtPreparation.SHAPE_RANGES:
+        calls.append(ConfigCall("collect_shape_range_info", (str(options.tensorrt_files.shape_range_file),)))
     elif options.tensorrt:
         calls += _pir_tensorrt_calls(options) if kind == "pir" else _pdmodel_tensorrt_calls(options)
     return tuple(calls)
@@ -110,7 +120,7 @@ def _cpu_calls(options: PaddleOptions) -> list[ConfigCall]:
 def _gpu_calls(options: PaddleOptions) -> list[ConfigCall]:
     # Under TensorRT the precision belongs to the engine; the operators around it stay in FP32.
     precision = Precision.FP32 if options.tensorrt else options.precision
-    arguments = (options.memory_pool_mb, options.device_id, _PRECISION_MODES[precision])
+    arguments = (_FIRST_ALLOCATION_MIB, options.device_id, _PRECISION_MODES[precision])
     return [ConfigCall("enable_use_gpu", arguments)]
 
 
@@ -120,25 +130,26 @@ def _pir_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
 
 
 def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
+    files = options.tensorrt_files
     engine = ConfigCall(
         "enable_tensorrt_engine",
         (
-            options.workspace_bytes,
-            _largest_batch(options.profile),
+            WORKSPACE_BYTES,
+            _largest_batch(files.shapes),
             options.min_subgraph_size,
             _PRECISION_MODES[options.precision],
-            options.engine_cache is not None,
+            files.engine_cache is not None,
             options.precision is Precision.INT8,
         ),
     )
     calls = [engine]
     # In INT8 engines and table lie beside the program: Paddle writes the table nowhere else.
-    if options.engine_cache is not None and options.precision is not Precision.INT8:
-        calls.append(ConfigCall("set_optim_cache_dir", (str(options.engine_cache),)))
-    if options.shape_range_file is not None:
-        calls.append(ConfigCall("enable_tuned_tensorrt_dynamic_shape", (str(options.shape_range_file), True)))
-    elif options.profile is not None:
-        ranges = options.profile.inputs
+    if files.engine_cache is not None and options.precision is not Precision.INT8:
+        calls.append(ConfigCall("set_optim_cache_dir", (str(files.engine_cache),)))
+    if files.shape_range_file is not None:
+        calls.append(ConfigCall("enable_tuned_tensorrt_dynamic_shape", (str(files.shape_range_file), True)))
+    elif files.shapes is not None:
+        ranges = files.shapes.inputs
         calls.append(
             ConfigCall(
                 "set_trt_dynamic_shape_info",
@@ -161,13 +172,13 @@ def _largest_batch(profile: DynamicShapeProfile | None) -> int:
 def _require_calibratable(options: PaddleOptions) -> None:
     if options.precision is Precision.INT8:
         raise OptionError(
-            "Paddle's TensorRT takes a calibration table for a .pdmodel only, and this program is PIR: use --runtime "
+            "Paddle's TensorRT takes a calibration table for a .pdmodel only, and this program is PIR: use runtime "
             "onnx with a bundle that holds onnx/int8/model.onnx, or fp16"
         )
 
 
 def _profile_missing() -> OptionError:
-    return OptionError("TensorRT needs to know the shapes that will come: add --auto-tune-shapes")
+    return OptionError("TensorRT needs to know the shapes that will come: ask for auto-tune-shapes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +212,8 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
             data serve to find shapes.
     """
     _require_calibratable(options)
-    if options.profile is None:
+    shapes = options.tensorrt_files.shapes
+    if shapes is None:
         raise _profile_missing()
     return PirTensorRtArguments(
         inputs=tuple(
@@ -212,11 +224,11 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
                 "max_input_shape": each.maximum,
                 "input_data_type": "float32",
             }
-            for name, each in options.profile.inputs
+            for name, each in shapes.inputs
         ),
         min_subgraph_size=options.min_subgraph_size,
         precision_mode=options.precision.value.upper(),
-        workspace_size=options.workspace_bytes,
+        workspace_size=WORKSPACE_BYTES,
     )
 
 
@@ -276,17 +288,17 @@ def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
 
     Args:
         folder: of `keep_program`.
-        options: with precision INT8; `calibrate` removes the table that is there.
+        options: with precision INT8; preparing a calibration removes the table that is there.
 
     Raises:
         OptionError: there is no table, and none is to be written.
     """
-    if options.calibrate:
+    if options.preparation is TensorRtPreparation.CALIBRATION:
         shutil.rmtree(folder / "_opt_cache", ignore_errors=True)
     elif not calibration_tables(folder):
         raise OptionError(
             "TensorRT in int8 has no calibration table for this model, Paddle version and GPU: make it once with "
-            "--runtime paddle --device gpu --use-trt --precision int8 --auto-tune-shapes on at least 8 of your images"
+            "runtime paddle, device gpu, use-trt, precision int8 and auto-tune-shapes on at least 8 of your images"
         )
 
 
@@ -346,7 +358,7 @@ def _import_paddle() -> Any:
     except ImportError as error:
         missing = "the system package libgomp1" if "libgomp" in str(error) else "the extra `paddle`"
         raise RuntimeUnavailableError(
-            f"Paddle cannot be imported ({error}): install {missing}, or use --runtime onnx with a bundle that holds "
+            f"Paddle cannot be imported ({error}): install {missing}, or use runtime onnx with a bundle that holds "
             "onnx/fp32/model.onnx"
         ) from error
     return paddle
@@ -403,7 +415,7 @@ class PaddleRuntime:
                 f"{model.program.name} with {model.params.name}: Paddle refuses the model ({_first_line(error)}): "
                 "fetch or export the bundle again"
             ) from error
-        if options.collect_shape_range or options.calibrate:
+        if options.preparation is not None:
             # Every run counts among what is collected.
             return
         try:
@@ -411,7 +423,7 @@ class PaddleRuntime:
         except InferenceError as error:
             raise ModelLoadError(
                 f"{model.program.name}: loads with {options.label}, but its first run fails: {error}; "
-                "choose --runtime onnx or --mkldnn off, or let auto decide"
+                "choose runtime onnx or mkldnn off, or let auto decide"
             ) from error
 
     @property
@@ -477,19 +489,19 @@ def require_device(options: PaddleOptions) -> None:
     if not paddle.is_compiled_with_cuda():
         raise RuntimeUnavailableError(
             f"the installed paddlepaddle {paddle.__version__} has no GPU support: "
-            "install paddlepaddle-gpu in its place, or use --device cpu"
+            "install paddlepaddle-gpu in its place, or use device cpu"
         )
     if paddle.device.cuda.device_count() <= options.device_id:
         raise RuntimeUnavailableError(
             f"GPU {options.device_id} was asked for, but Paddle sees {paddle.device.cuda.device_count()}: "
-            "check the NVIDIA driver, or use --device cpu"
+            "check the NVIDIA driver, or use device cpu"
         )
 
 
 def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
     from paddle import inference
 
-    if options.tensorrt and not options.collect_shape_range:
+    if options.tensorrt and options.preparation is not TensorRtPreparation.SHAPE_RANGES:
         model, options = _prepare_for_tensorrt(model, options)
     with utf8_paths(model.program, model.params) as (program, params):
         config = inference.Config(str(program), str(params))
@@ -504,14 +516,15 @@ def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:
 
 def _prepare_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> tuple[PaddleModel, PaddleOptions]:
     """Give the model its own part of the engine cache, and put there what TensorRT must find."""
-    if options.engine_cache is None:
+    cache = options.tensorrt_files.engine_cache
+    if cache is None:
         if model.kind == "pir" or options.precision is Precision.INT8:
             raise OptionError("TensorRT for a PIR program, or in int8, needs a cache folder for what it makes")
         return model, options
     paddle = _import_paddle()
     gpu = str(paddle.device.cuda.get_device_name(options.device_id))
-    folder = engine_folder(options.engine_cache, model.digest, str(paddle.__version__), gpu)
-    options = replace(options, engine_cache=folder)
+    folder = engine_folder(cache, model.digest, str(paddle.__version__), gpu)
+    options = replace(options, tensorrt_files=replace(options.tensorrt_files, engine_cache=folder))
     if model.kind == "pir":
         return _convert_pir_for_tensorrt(model, options, folder), options
     if options.precision is Precision.INT8:
@@ -527,7 +540,7 @@ def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions, folder
         from paddle.tensorrt.export import PrecisionMode as TensorRtPrecision
     except ImportError as error:
         raise RuntimeUnavailableError(
-            f"this build of Paddle has no TensorRT for PIR programs ({error}): leave --use-trt out"
+            f"this build of Paddle has no TensorRT for PIR programs ({error}): leave use-trt out"
         ) from error
     arguments = pir_tensorrt_arguments(options)
     key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:32]

@@ -7,18 +7,19 @@ asked for), then Paddle. Whatever was named explicitly is the only thing tried.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import ClassVar
 
+from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.options import (
     Device,
-    DynamicShapeProfile,
     OnnxOptions,
     PaddleOptions,
     Precision,
     Provider,
     RuntimeName,
     RuntimeOptions,
+    TensorRtFiles,
 )
 from engine.runtimes.profile import Profile
 from engine.system.cores import thread_count, usable_cores
@@ -33,67 +34,70 @@ class OneDnn(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeRequest:
+class RuntimeRequest(Options):
     """What a user asks for; None leaves the choice to `auto`.
 
     Attributes:
         runtime: the library.
         provider: ONNX Runtime's execution provider.
         device: CPU or GPU; None: the CPU, or what the provider needs.
-        precision: arithmetic of the network.
+        precision: arithmetic of the network; None: the tuned profile's, or FP32.
         threads: the most to use; None: all cores that the process may use.
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
         min_subgraph_size: for TensorRT.
-        profile: shapes for TensorRT.
-        shape_range_file: ranges of inner tensors for Paddle's TensorRT on a `.pdmodel`.
-        engine_cache: folder for TensorRT's engines.
         verbose: let the library log.
+        tensorrt_files: shapes and engines of TensorRT.
         tuned: a profile that fits bundle and machine; tried before what the other attributes allow.
+
+    Raises:
+        OptionError: the request contradicts itself.
     """
 
-    runtime: RuntimeName | None = None
-    provider: Provider | None = None
-    device: Device | None = None
-    precision: Precision = Precision.FP32
-    threads: int | None = None
-    streams: int | None = None
-    onednn: OneDnn = OneDnn.AUTO
-    tensorrt: bool = False
-    min_subgraph_size: int = 3
-    profile: DynamicShapeProfile | None = None
-    shape_range_file: Path | None = None
-    engine_cache: Path | None = None
-    verbose: bool = False
+    title: ClassVar[str] = "What runs the network"
+
+    runtime: RuntimeName | None = option(None, "library that runs the network", none="auto")
+    provider: Provider | None = option(None, "ONNX Runtime's execution provider", none="auto")
+    device: Device | None = option(None, "where the network runs; default: cpu, or what the provider needs")
+    precision: Precision | None = option(None, "arithmetic of the network; default: the tuned profile's, or fp32")
+    threads: int | None = option(None, "most threads to use; default: all cores this process may use", minimum=1)
+    streams: int | None = option(
+        None,
+        "images in the network at once, sharing the threads; default: the tuned profile's, or 1",
+        minimum=1,
+    )
+    onednn: OneDnn = option(OneDnn.AUTO, "oneDNN under Paddle", name="mkldnn")
+    tensorrt: bool = option(False, "TensorRT (needs a GPU)", name="use_trt")
+    min_subgraph_size: int = option(3, "smallest subgraph that TensorRT takes", minimum=1)
+    verbose: bool = option(False, "let the vendor's library log", name="print_detail")
+    tensorrt_files: TensorRtFiles = TensorRtFiles()
     tuned: Profile | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads is {self.threads}; it must be at least 1")
-        if self.streams is not None and self.streams < 1:
-            raise OptionError(f"streams is {self.streams}; it must be at least 1")
+        Options.__post_init__(self)
         self._check_provider()
         if self.onednn is OneDnn.ON and (self.runtime is RuntimeName.ONNX or self.provider is not None):
-            raise OptionError("oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto")
+            raise OptionError("oneDNN belongs to Paddle: it goes with runtime paddle or auto", option="mkldnn")
         if self.onednn is OneDnn.ON and self.wanted_device is Device.GPU:
-            raise OptionError("oneDNN runs on the CPU only: leave --mkldnn on out with a GPU")
+            raise OptionError("oneDNN runs on the CPU only: leave it out with a GPU", option="mkldnn")
         if self.tensorrt and self.wanted_device is Device.CPU:
-            raise OptionError("TensorRT needs a GPU: add --device gpu or leave --use-trt out")
+            raise OptionError("TensorRT needs a GPU: ask for device gpu, too, or leave it out", option="use_trt")
         if self.precision is Precision.FP16 and self.wanted_device is Device.CPU:
-            raise OptionError("precision fp16 needs a GPU: add --device gpu, or use fp32 or int8")
+            raise OptionError("fp16 needs a GPU: ask for device gpu, too, or for fp32 or int8", option="precision")
 
     def _check_provider(self) -> None:
         if self.provider is None:
             return
         if self.runtime is RuntimeName.PADDLE:
-            raise OptionError(f"provider {self.provider} belongs to ONNX Runtime: use --runtime onnx or auto")
+            raise OptionError(f"{self.provider} belongs to ONNX Runtime: use runtime onnx or auto", option="provider")
         if self.device is not None and self.provider.device is not self.device:
             raise OptionError(
-                f"provider {self.provider} runs on the {self.provider.device}, but --device {self.device} was given"
+                f"{self.provider} runs on the {self.provider.device}, but device {self.device} was asked for",
+                option="provider",
             )
         if self.tensorrt and self.provider is not Provider.TENSORRT:
-            raise OptionError(f"--use-trt goes with --provider tensorrt, not {self.provider}")
+            raise OptionError(f"it goes with provider tensorrt, not {self.provider}", option="use_trt")
 
     @property
     def wanted_device(self) -> Device:
@@ -106,6 +110,17 @@ class RuntimeRequest:
     def is_auto(self) -> bool:
         """Whether the library is left to `auto`."""
         return self.runtime is None and self.provider is None and self.onednn is not OneDnn.ON
+
+    @property
+    def wants_tensorrt(self) -> bool:
+        """Whether TensorRT was asked for, by its own option or as the provider."""
+        return self.tensorrt or self.provider is Provider.TENSORRT
+
+    @property
+    def leaves_all_to_a_profile(self) -> bool:
+        """Whether a tuned profile may decide: nothing of what it states was named."""
+        named = (self.runtime, self.provider, self.device, self.precision, self.threads, self.streams)
+        return self.onednn is OneDnn.AUTO and not self.tensorrt and all(each is None for each in named)
 
 
 def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
@@ -147,7 +162,8 @@ def _shared_threads(request: RuntimeRequest) -> int:
     threads, streams = thread_count(request.threads, usable_cores()), request.streams or 1
     if streams > threads:
         raise OptionError(
-            f"{streams} streams need a thread each, and there are {threads}: ask for at most {threads} streams"
+            f"{streams} streams need a thread each, and there are {threads}: ask for at most {threads}",
+            option="streams",
         )
     return threads - threads % streams
 
@@ -158,12 +174,11 @@ def _onnx_options(request: RuntimeRequest, threads: int) -> OnnxOptions:
         provider = Provider.TENSORRT if request.tensorrt else Provider.CUDA
     return OnnxOptions(
         provider=provider or Provider.CPU,
-        precision=request.precision,
+        precision=request.precision or Precision.FP32,
         threads=threads,
         streams=request.streams or 1,
         min_subgraph_size=request.min_subgraph_size,
-        profile=request.profile,
-        engine_cache=request.engine_cache,
+        tensorrt_files=request.tensorrt_files,
         verbose=request.verbose,
     )
 
@@ -178,13 +193,11 @@ def _paddle_options(request: RuntimeRequest, threads: int) -> list[PaddleOptions
             device=request.wanted_device,
             onednn=onednn,
             tensorrt=request.tensorrt,
-            precision=request.precision,
+            precision=request.precision or Precision.FP32,
             threads=threads,
             streams=request.streams or 1,
             min_subgraph_size=request.min_subgraph_size,
-            profile=request.profile,
-            shape_range_file=request.shape_range_file,
-            engine_cache=request.engine_cache,
+            tensorrt_files=request.tensorrt_files,
             verbose=request.verbose,
         )
         for onednn in onednn_choices

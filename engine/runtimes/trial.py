@@ -86,14 +86,16 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
     program, params = model.program.name, model.params.name
     # The child works in a folder of its own.
     absolute = replace(model, program=model.program.absolute(), params=model.params.absolute())
+    files = options.tensorrt_files
     tried = replace(
         options,
-        shape_range_file=options.shape_range_file and options.shape_range_file.absolute(),
-        engine_cache=options.engine_cache and options.engine_cache.absolute(),
+        tensorrt_files=replace(
+            files,
+            shape_range_file=files.shape_range_file and files.shape_range_file.absolute(),
+            engine_cache=files.engine_cache and files.engine_cache.absolute(),
+        ),
     )
-    _prove(
-        _Trial((absolute, tried), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "--runtime onnx"), ledger
-    )
+    _prove(_Trial((absolute, tried), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "runtime onnx"), ledger)
 
 
 def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> None:
@@ -116,7 +118,7 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
     # Whatever else was asked for, a file loads or does not.
     tried = OnnxOptions(provider=provider, precision=options.model_precision)
     absolute = replace(model, path=model.path.absolute())
-    _prove(_Trial((absolute, tried), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "--runtime paddle"), ledger)
+    _prove(_Trial((absolute, tried), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), ledger)
 
 
 def _prove(trial: _Trial, ledger: Path | None) -> None:
@@ -209,7 +211,7 @@ def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:
         if error > _COMPARED_LIMIT:
             raise ModelLoadError(
                 f"{where}: oneDNN changes the results by {error:.1%} at {width}x{height}, a fault of this Paddle: "
-                "use --runtime onnx or --mkldnn off, or let auto decide"
+                "use runtime onnx or mkldnn off, or let auto decide"
             )
         return
 

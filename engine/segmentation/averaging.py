@@ -11,11 +11,12 @@ Source: paddleseg 2.8.0, ``core/infer.py``: ``slide_inference``, ``flip_combinat
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.declaration import Options, numbers, option
 from engine.errors import ImageError, OptionError
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.predictor import Predictor, PreparedImage, RawOutput, RunOnce
@@ -28,7 +29,7 @@ Flip = tuple[bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Averaging:
+class Averaging(Options):
     """How an image is seen.
 
     Attributes:
@@ -42,25 +43,36 @@ class Averaging:
         OptionError: They contradict each other, or would leave gaps.
     """
 
-    crop_size: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    scales: tuple[float, ...] = (1.0,)
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
+    title: ClassVar[str] = "Seeing each image several times"
+
+    crop_size: tuple[int, int] | None = option(
+        None, "PaddleSeg's sliding window; goes with stride", minimum=1, metavar="W H", parse=numbers(int, "769,769")
+    )
+    stride: tuple[int, int] | None = option(
+        None, "how far the window moves; goes with crop-size", minimum=1, metavar="W H", parse=numbers(int, "513,513")
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "average over sizes, as PaddleSeg does: factors such as 0.75,1.0,1.25",
+        parse=numbers(float, "0.75,1.0,1.25"),
+    )
+    flip_horizontal: bool = option(False, "average with left and right exchanged")
+    flip_vertical: bool = option(False, "average with top and bottom exchanged")
 
     def __post_init__(self) -> None:
+        Options.__post_init__(self)
         if (self.crop_size is None) != (self.stride is None):
-            raise OptionError("a sliding window needs both --crop-size and --stride, each as width and height")
+            raise OptionError("a sliding window needs both crop-size and stride, each as width and height")
         if self.crop_size and self.stride:
-            if min(*self.crop_size, *self.stride) < 1:
-                raise OptionError(f"crop-size {self.crop_size} and stride {self.stride} must be at least 1 pixel")
             if self.stride[0] > self.crop_size[0] or self.stride[1] > self.crop_size[1]:
                 raise OptionError(
                     f"a stride of {self.stride[0]}×{self.stride[1]} (w×h) is larger than the window of "
-                    f"{self.crop_size[0]}×{self.crop_size[1]} and leaves gaps: choose a smaller --stride"
+                    f"{self.crop_size[0]}×{self.crop_size[1]} and leaves gaps: choose a smaller stride"
                 )
         if not self.scales or not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
-            raise OptionError(f"scales are {list(self.scales)}: give factors above 0, such as 0.75,1.0,1.25")
+            raise OptionError(
+                f"{list(self.scales)} are not all factors above 0: give some such as 0.75,1.0,1.25", option="scales"
+            )
 
     @property
     def flips(self) -> tuple[Flip, ...]:

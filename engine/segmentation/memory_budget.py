@@ -135,6 +135,6 @@ class MemoryBudget:
             raise InferenceError(
                 f"{pixels} pixels need about {needed / 2**20:.0f} MiB for a run of the network, and "
                 f"{self.usable_bytes / 2**20:.0f} MiB are left of the memory limit of {self.limit_bytes / 2**20:.0f} "
-                "MiB: shrink the image with --max-img-size, or raise the limit"
+                "MiB: shrink the image with max-img-size, or raise the limit"
             )
         return wanted if wanted * needed <= self.usable_bytes else int(self.usable_bytes // needed)

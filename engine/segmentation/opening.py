@@ -173,7 +173,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
             if onnx is None:
                 raise ModelLoadError(
                     f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
-                    f"run `pseg convert {bundle.source} --out …` first, or use --runtime paddle"
+                    f"run `pseg convert` first, or use runtime paddle"
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, ledger)
@@ -184,7 +184,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
 
             if bundle.paddle is None:
                 raise ModelLoadError(
-                    f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use --runtime onnx"
+                    f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use runtime onnx"
                 )
             with _naming(bundle):
                 prove_loadable(bundle.paddle, options, ledger)
@@ -208,10 +208,10 @@ def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None
     if options.model_precision is not Precision.FP32:
         raise OptionError(
             f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx, and this precision is not made on "
-            "the fly: use a bundle that holds it, or --precision fp32"
+            "the fly: use a bundle that holds it, or precision fp32"
         )
     if bundle.paddle is None or convert is None:
         raise ModelLoadError(
-            f"{bundle.source}: holds no onnx/fp32/model.onnx: run `pseg convert` first, or use --runtime paddle"
+            f"{bundle.source}: holds no onnx/fp32/model.onnx: run `pseg convert` first, or use runtime paddle"
         )
     return bundle.with_onnx(convert(bundle))

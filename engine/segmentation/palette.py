@@ -151,7 +151,7 @@ def overlay_jpeg(pixels: NDArray[np.uint8], mask: Mask, palette: NDArray[np.uint
     if max(height, width) > _JPEG_MAX_SIDE:
         raise ImageError(
             f"an overlay of {width} x {height} pixels is too large for a JPEG ({_JPEG_MAX_SIDE} a side): "
-            "shrink the image with --max-img-size"
+            "shrink the image with max-img-size"
         )
     file = io.BytesIO()
     Image.fromarray(overlay(pixels, mask, palette, opacity=opacity)).save(file, "JPEG", quality=_JPEG_QUALITY)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
+from engine.declaration import Options, option
 from engine.errors import ImageError, InferenceError
 from engine.images import SourceImage
 from engine.runtimes import Runtime, Tensor, TensorSpec
@@ -32,6 +33,25 @@ class MaskSize(StrEnum):
     """The source image's."""
     INFERENCE = "inference"
     """The image's as it was read, after `max_img_size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOptions(Options):
+    """What becomes of the network's output.
+
+    Attributes:
+        mask_size: at which size masks are returned.
+        threshold: above it, a pixel belongs to a class; for probability maps and bundles whose classes overlap.
+        with_argmax: whether a pixel has its strongest class only, also where the bundle says that classes overlap.
+    """
+
+    title: ClassVar[str] = "Masks"
+
+    mask_size: MaskSize = option(MaskSize.ORIGINAL, "size of the masks: the source's, or after max-img-size")
+    threshold: float = option(0.5, "for probability maps and bundles whose classes overlap", above=0, below=1)
+    with_argmax: bool = option(
+        False, "take the strongest class of each pixel, even if the bundle says that its classes overlap"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ from service.ivcap.transfer_limits import Allowance
 from service.request import PredictRequest
 from service.results.pictures import Stems, capture_record, encoded_pictures, result_record, short_stem
 from service.results.records import checked_record
-from service.session import batch_within_memory, caches_at, open_session
+from service.session import build_pipeline, caches_at, open_session
 
 _log = logging.getLogger(__name__)
 LEDGER = "ledger.parquet"
@@ -189,17 +189,10 @@ class Segmenter:
         return {column: [row[column] for row in rows] for column in ("uri", "status")}
 
     def _pipeline(self) -> Pipeline[RemoteTask, str | None]:
-        return Pipeline(
-            self._predictor,
-            self._decode,
-            self._store,
-            batch_size=batch_within_memory(self._job.request, self._predictor),
-            workers=self._job.threads,
-            read_ahead=self._job.threads,
-        )
+        return build_pipeline(self._predictor, self._job.request, self._decode, self._store, self._job.threads)
 
     def _decode(self, task: RemoteTask) -> SourceImage:
-        limits = {"max_img_size": self._job.request.max_img_size, "max_pixels": self._job.request.max_pixels}
+        limits = self._job.request.images.values()
         path = local_path(task.uri)
         if path is not None:
             return read_image(path, **limits)
@@ -451,7 +444,7 @@ def segment_all(
             min_size=1, max_size=min(most, len(blocks)), max_tasks_in_flight_per_actor=2
         ),
         num_cpus=job.threads,
-        num_gpus=1 if job.request.device is Device.GPU else None,
+        num_gpus=1 if job.request.network.device is Device.GPU else None,
         udf_modifying_row_count=False,
     )
     try:

@@ -1,26 +1,25 @@
 """`pseg bench`: every configuration on the user's own images, measured."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.bench import DEFAULT_REPEATS, BenchRequest, Places
+from benchmarks.bench import BenchRequest, Places
 from benchmarks.bench import bench as measure_product
-from benchmarks.configurations import DEFAULT_MIN_SUBGRAPH_SIZE, Axes, ProviderName, parse_size
-from benchmarks.measure import COMPARED_IMAGES, TIMEOUT_S
-from benchmarks.plots import plot_names, plots, require_plotting
-from benchmarks.samples import Results
-from benchmarks.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
-from engine import OptionError, Precision, RuntimeName, list_images, open_bundle
+from benchmarks.measuring.samples import Results
+from benchmarks.results.plots import plot_names, plots, require_plotting
+from benchmarks.results.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
+from engine import OptionError, list_images, open_bundle
 from engine.system.files import scratch_folder, write_atomically
+from service.commands.flags import with_flags
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     ExitStatus,
     JsonOption,
-    errors_end_the_command,
     print_json,
     rich_table,
     step_shown,
@@ -28,47 +27,19 @@ from service.commands.terminal import (
     warn,
     wide_console,
 )
-from service.request import DEFAULT_MAX_IMG_SIZE, THE_BUNDLE, require_apart, require_writable
+from service.request import THE_BUNDLE, require_apart, require_writable
 from service.session import Caches, caches_at
 
 _RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
 
 
+@with_flags()
 def bench(
     bundle: BundleArgument,
+    request: BenchRequest,
     images: Annotated[
         list[str] | None, typer.Option(help="files, folders or globs; repeatable; default: generated pictures")
     ] = None,
-    runtime: Annotated[list[RuntimeName] | None, typer.Option(help="repeatable; default: both")] = None,
-    provider: Annotated[
-        list[ProviderName] | None, typer.Option(help="repeatable; default: all, those that cannot run are listed")
-    ] = None,
-    precision: Annotated[
-        list[Precision] | None, typer.Option(help="repeatable; default: fp32 and what the bundle holds")
-    ] = None,
-    threads: Annotated[
-        list[int] | None, typer.Option(help="of all streams together; repeatable; default: all usable cores")
-    ] = None,
-    streams: Annotated[
-        list[int] | None, typer.Option(help="sessions side by side that share the threads; repeatable; default: 1")
-    ] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(help="repeatable; default: 1")] = None,
-    size: Annotated[
-        list[str] | None, typer.Option(metavar="HxW", help="resize images first; repeatable; default: as they are")
-    ] = None,
-    min_subgraph_size: Annotated[list[int] | None, typer.Option(help="for TensorRT; repeatable; default: 3")] = None,
-    repeats: Annotated[int, typer.Option(help="turns of every configuration; each measures every image")] = (
-        DEFAULT_REPEATS
-    ),
-    compare_images: Annotated[
-        int, typer.Option(help="compare masks of at most so many images with the reference; 0: none")
-    ] = COMPARED_IMAGES,
-    max_img_size: Annotated[
-        int, typer.Option(help="shrink larger images to so many pixels, unless --size is given; -1: never")
-    ] = DEFAULT_MAX_IMG_SIZE,
-    timeout_s: Annotated[float, typer.Option(help="seconds that a configuration may take to load, or a turn")] = (
-        TIMEOUT_S
-    ),
     json_output: JsonOption = False,
     out: Annotated[
         Path | None, typer.Option(help="folder for the results: JSON with all samples, CSV, Markdown, plots")
@@ -79,32 +50,20 @@ def bench(
 
     Options that are repeated multiply. Each configuration runs in a process of its own, and they take turns.
     """
-    with errors_end_the_command():
-        pictures = tuple(list_images(images or []))
-        if out is not None:
-            require_plotting()
-            names = (_RESULTS_JSON, _RESULTS_CSV, _PAGE, *plot_names())
-            require_apart(
-                [(f"{name} of --out", out / name) for name in names],
-                {THE_BUNDLE: [bundle], "one of the images": pictures},
-                advice="name another folder with --out",
-            )
-            require_writable(out)
-        axes = Axes(
-            runtimes=tuple(runtime or ()),
-            providers=tuple(provider or ()),
-            precisions=tuple(precision or ()),
-            threads=tuple(threads or ()),
-            streams=tuple(streams or (1,)),
-            batch_sizes=tuple(batch_size or (1,)),
-            sizes=tuple(map(parse_size, size or ())) or (None,),
-            min_subgraph_sizes=tuple(min_subgraph_size or (DEFAULT_MIN_SUBGRAPH_SIZE,)),
+    request = replace(request, images=tuple(list_images(images or [])))
+    if out is not None:
+        require_plotting()
+        names = (_RESULTS_JSON, _RESULTS_CSV, _PAGE, *plot_names())
+        require_apart(
+            [(f"{name} of --out", out / name) for name in names],
+            {THE_BUNDLE: [bundle], "one of the images": request.images},
+            advice="name another folder with --out",
         )
-        request = BenchRequest(axes, pictures, max_img_size, repeats, compare_images, timeout_s)
-        results = _measure(bundle, request, caches_at(cache_dir))
-        _require_any(results)
-        if out is not None:
-            _write(results, out)
+        require_writable(out)
+    results = _measure(bundle, request, caches_at(cache_dir))
+    _require_any(results)
+    if out is not None:
+        _write(results, out)
     if json_output:
         print_json(record(results))
     else:

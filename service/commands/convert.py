@@ -1,26 +1,28 @@
 """`pseg convert`: a bundle that also holds ONNX."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from converters.conversion import Conversion, ConversionRequest, write_bundle
 from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
-from converters.paddle_to_onnx import OPSET
 from converters.parity import ParityReport
 from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
+from engine.declaration import Options, option
 from engine.system.text import legible
-from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
+from service.commands.flags import with_flags
+from service.commands.limits import LimitOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     JsonOption,
-    errors_end_the_command,
     messages,
     print_json,
     tell,
@@ -40,51 +42,53 @@ _PARITY_FIELDS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _PictureOptions(Options):
+    """Pictures that a conversion is made with and judged on."""
+
+    title: ClassVar[str] = "Pictures"
+
+    calibrate: tuple[str, ...] = option(
+        (), "for int8: at least 8 pictures; files, folders or globs; repeatable", repeatable=True
+    )
+    verify: tuple[str, ...] = option(
+        (),
+        "pictures to compare on; repeatable; default: those that it is calibrated on, or generated ones",
+        repeatable=True,
+    )
+
+
+@with_flags()
 def convert(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Option(help="the archive to write; the bundle itself is not changed")],
-    precision: Annotated[Precision, typer.Option(help="arithmetic of the ONNX model")] = Precision.FP32,
-    calibrate: Annotated[
-        list[str] | None, typer.Option(help="for int8: at least 8 pictures; files, folders or globs; repeatable")
-    ] = None,
-    verify: Annotated[
-        list[str] | None,
-        typer.Option(help="pictures to compare on; repeatable; default: those of --calibrate, or generated ones"),
-    ] = None,
-    min_agreement: MinAgreementOption = None,
-    min_iou: MinIouOption = None,
-    max_cover_error: MaxCoverErrorOption = None,
-    input_shape: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="H W", help="fix the input's size; default: any size")
-    ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set")] = OPSET,
+    request: ConversionRequest,
+    pictures: _PictureOptions,
+    limits: LimitOptions,
     replace: Annotated[bool, typer.Option("--replace", help="replace a model that the bundle already holds")] = False,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate."""
     started = time.perf_counter()
-    with errors_end_the_command():
-        request = ConversionRequest(
-            precision=precision,
-            opset=opset,
-            input_shape=_checked_shape(input_shape),
-            calibration=tuple(list_images(calibrate or [])),
-            verification=tuple(list_images(verify or [])),
-            limits=parity_limits(precision, min_agreement, min_iou, max_cover_error),
-        )
-        require_bundle_name(out)
-        pictures = [*request.calibration, *request.verification]
-        require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": pictures})
-        require_writable_file(out)
-        if precision is not Precision.INT8 and calibrate:
-            raise OptionError(f"--calibrate goes with --precision int8; {precision} needs no calibration")
-        with open_bundle(bundle) as opened, _progress() as advance:
-            _require_room(opened, precision, replace=replace)
-            caches = caches_at(cache_dir)
-            conversion = convert_bundle(opened, caches.conversions, request, ledger=caches.ledger, advance=advance)
-            write_bundle(opened, conversion, out)
-        record = _record(out, conversion, time.perf_counter() - started)
+    request = dataclasses.replace(
+        request,
+        calibration=tuple(list_images(pictures.calibrate)),
+        verification=tuple(list_images(pictures.verify)),
+        limits=limits.of(request.precision),
+    )
+    require_bundle_name(out)
+    seen = [*request.calibration, *request.verification]
+    require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": seen})
+    require_writable_file(out)
+    if request.precision is not Precision.INT8 and pictures.calibrate:
+        raise OptionError(f"it goes with precision int8; {request.precision} needs no calibration", option="calibrate")
+    with open_bundle(bundle) as opened, _progress() as advance:
+        _require_room(opened, request.precision, replace=replace)
+        caches = caches_at(cache_dir)
+        conversion = convert_bundle(opened, caches.conversions, request, ledger=caches.ledger, advance=advance)
+        write_bundle(opened, conversion, out)
+    record = _record(out, conversion, time.perf_counter() - started)
     if json_output:
         print_json(record)
     else:
@@ -96,12 +100,6 @@ def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> Non
         raise ConversionError(
             f"{bundle.source}: already holds onnx/{precision}/model.onnx: add --replace to write a copy with a new one"
         )
-
-
-def _checked_shape(shape: tuple[int, int] | None) -> tuple[int, int] | None:
-    if shape is not None and min(shape) < 1:
-        raise OptionError(f"input-shape is {shape[0]} {shape[1]}: give height and width in pixels, such as 512 512")
-    return shape
 
 
 @contextmanager

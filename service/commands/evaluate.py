@@ -4,48 +4,44 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from csv import writer
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
-from benchmarks.evaluation import evaluate as evaluate_predictors
-from benchmarks.labels import LabelledFiles, match_masks, parse_label_values
+from benchmarks.accuracy.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
+from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
+from benchmarks.accuracy.labels import LabelledFiles, match_masks, parse_label_values
 from engine import (
-    Device,
-    OneDnn,
     OptionError,
     Precision,
     Provenance,
+    Provider,
+    RuntimeName,
     SegmentationClass,
     SourceImage,
     list_images,
     read_image,
 )
+from engine.declaration import Options, option
 from engine.system.files import write_atomically
 from engine.system.text import csv_cell
+from service.commands.flags import with_flags
+from service.commands.groups import OutputOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
-    JsonOption,
-    errors_end_the_command,
     messages,
     print_json,
     results_console,
     shown,
 )
 from service.request import (
-    DEFAULT_MAX_IMG_SIZE,
-    DEFAULT_MAX_PIXELS,
     THE_BUNDLE,
     PredictRequest,
-    ProviderChoice,
-    RuntimeChoice,
-    build_request,
     require_apart,
     require_writable_file,
     written_by,
@@ -62,6 +58,51 @@ _CLASS_MEASURES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _SecondColumn(Options):
+    """What the masks are compared with besides the labels."""
+
+    title: ClassVar[str] = "A second column: the same but for what these say"
+
+    against: Path | None = option(None, "another bundle of the same classes", metavar="BUNDLE")
+    against_runtime: RuntimeName | None = option(None, "another library")
+    against_provider: Provider | None = option(None, "another execution provider")
+    against_precision: Precision | None = option(None, "another arithmetic")
+
+    def of(self, bundle: Path, request: PredictRequest) -> tuple[Path, PredictRequest] | None:
+        """Bundle and request of the column; None where none is asked for."""
+        named = {
+            "runtime": self.against_runtime,
+            "provider": self.against_provider,
+            "precision": self.against_precision,
+        }
+        changed = {name: value for name, value in named.items() if value is not None}
+        if self.against is None and not changed:
+            return None
+        column = self.against or bundle, replace(request, network=replace(request.network, **changed))
+        if column == (bundle, request):
+            raise OptionError(
+                "the two columns are the same: name another bundle, runtime or precision", option="against"
+            )
+        return column
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelOptions(Options):
+    """How the masks that people made are read."""
+
+    title: ClassVar[str] = "Labels"
+
+    label_values: Mapping[int, int] | None = option(
+        None,
+        "which value of the masks stands for which class, such as 0=0,255=1; ignore as class: not judged",
+        metavar="VALUE=CLASS,…",
+        parse=parse_label_values,
+    )
+    allow_missing_classes: bool = option(False, "accept labels on which a class of the bundle never appears")
+
+
+@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams"))
 def evaluate(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Option(help="files, folders or globs; repeatable")],
@@ -71,37 +112,10 @@ def evaluate(
             help="PNG of class indices (255: not judged), called as their images; files, folders or globs; repeatable"
         ),
     ],
-    against: Annotated[Path | None, typer.Option(metavar="BUNDLE", help="another bundle of the same classes")] = None,
-    runtime: Annotated[RuntimeChoice, typer.Option(help="library that runs the network")] = "auto",
-    against_runtime: Annotated[RuntimeChoice | None, typer.Option(help="default: that of --runtime")] = None,
-    provider: Annotated[ProviderChoice, typer.Option(help="ONNX Runtime's execution provider")] = "auto",
-    against_provider: Annotated[ProviderChoice | None, typer.Option(help="default: that of --provider")] = None,
-    precision: Annotated[Precision, typer.Option(help="arithmetic of the network")] = Precision.FP32,
-    against_precision: Annotated[Precision | None, typer.Option(help="default: that of --precision")] = None,
-    device: Annotated[Device | None, typer.Option(help="default: cpu, or what the provider needs")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="most threads to use; default: all cores this process may use")
-    ] = None,
-    max_img_size: Annotated[
-        int, typer.Option(help="shrink larger images to so many pixels; -1: never")
-    ] = DEFAULT_MAX_IMG_SIZE,
-    max_pixels: Annotated[int, typer.Option(help="refuse images that declare more pixels")] = DEFAULT_MAX_PIXELS,
-    threshold: Annotated[float, typer.Option(help="for probability maps")] = 0.5,
-    mkldnn: Annotated[OneDnn, typer.Option(help="oneDNN under Paddle")] = OneDnn.AUTO,
-    label_values: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VALUE=CLASS,…",
-            help="which value of the masks stands for which class, such as 0=0,255=1; ignore as class: not judged",
-        ),
-    ] = None,
-    allow_missing_classes: Annotated[
-        bool, typer.Option("--allow-missing-classes", help="accept labels on which a class of the bundle never appears")
-    ] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="write a table of the first column's scores, a row per image")
-    ] = None,
-    json_output: JsonOption = False,
+    second: _SecondColumn,
+    labels: _LabelOptions,
+    request: PredictRequest,
+    output: OutputOptions,
     cache_dir: CacheOption = None,
 ) -> None:
     """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
@@ -109,53 +123,29 @@ def evaluate(
     Any of the options --against... adds a second column: the same but for what they say. IoU, precision, recall and F1
     are taken over the pixels of all images together; the cover error is the mean, or the largest, over the images.
     """
-    with errors_end_the_command():
-        values = None if label_values is None else parse_label_values(label_values)
-
-        def request(runtime: RuntimeChoice, provider: ProviderChoice, precision: Precision) -> PredictRequest:
-            return build_request(
-                runtime=runtime,
-                provider=provider,
-                device=device,
-                precision=precision,
-                threads=threads,
-                max_img_size=max_img_size,
-                max_pixels=max_pixels,
-                threshold=threshold,
-                mkldnn=mkldnn,
-            )
-
-        columns = [(bundle, request(runtime, provider, precision))]
-        if any((against, against_runtime, against_provider, against_precision)):
-            other = request(against_runtime or runtime, against_provider or provider, against_precision or precision)
-            columns.append((against or bundle, other))
-            _require_difference(*columns)
-        pairs = match_masks(list_images(images), list_images(masks))
-        require_apart(
-            written_by({"--csv": csv}),
-            {
-                THE_BUNDLE: [source for source, _ in columns],
-                "one of the images": [each.image for each in pairs],
-                "one of the masks": [each.mask for each in pairs],
-            },
-        )
-        if csv is not None:
-            require_writable_file(csv)
-        evaluation, provenances = _evaluate(columns, pairs, values, caches_at(cache_dir))
-        if not allow_missing_classes:
-            require_labelled_classes(evaluation)
-        if csv is not None:
-            write_atomically(csv, _image_table(evaluation))
+    other = second.of(bundle, request)
+    columns = [(bundle, request), *([] if other is None else [other])]
+    pairs = match_masks(list_images(images), list_images(masks))
+    require_apart(
+        written_by({"--csv": output.csv}),
+        {
+            THE_BUNDLE: [source for source, _ in columns],
+            "one of the images": [each.image for each in pairs],
+            "one of the masks": [each.mask for each in pairs],
+        },
+    )
+    if output.csv is not None:
+        require_writable_file(output.csv)
+    evaluation, provenances = _evaluate(columns, pairs, labels.label_values, caches_at(cache_dir))
+    if not labels.allow_missing_classes:
+        require_labelled_classes(evaluation)
+    if output.csv is not None:
+        write_atomically(output.csv, _image_table(evaluation))
     sources = [source for source, _ in columns]
-    if json_output:
+    if output.json_lines:
         print_json(_record(evaluation, sources, provenances))
     else:
         _show(evaluation, sources, provenances)
-
-
-def _require_difference(one: tuple[Path, PredictRequest], other: tuple[Path, PredictRequest]) -> None:
-    if one == other:
-        raise OptionError("the two columns are the same: let --against... name another bundle, runtime or precision")
 
 
 def _evaluate(
@@ -164,10 +154,10 @@ def _evaluate(
     values: Mapping[int, int] | None,
     caches: Caches,
 ) -> tuple[Evaluation, list[Provenance]]:
-    limits = columns[0][1]
+    limits = columns[0][1].images
 
     def read(path: Path) -> SourceImage:
-        return read_image(path, max_img_size=limits.max_img_size, max_pixels=limits.max_pixels)
+        return read_image(path, **limits.values())
 
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]

@@ -61,7 +61,7 @@ def export(
                 input_shape=_axes(input_shape),
             )
     if json_output:
-        adapters = [{"name": each.name, "reason": each.reason} for each in exported.adapters]
+        adapters = [each.record for each in exported.adapters]
         print_json({"bundle": str(out), "side_file": str(exported.side_file), "adapters": adapters})
     else:
         tell(legible(f"{out}: written, and run once; {exported.side_file} describes it"))

@@ -48,7 +48,7 @@ def inspect(
         with open_bundle(bundle, inspect_only=True) as opened:
             record = inspection(opened)
         if measure:
-            from benchmarks.configurations import parse_size
+            from benchmarks.measuring.configurations import parse_size
             from service.needs import measure_need
 
             with step_shown("measuring"):

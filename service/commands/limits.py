@@ -1,41 +1,48 @@
 """The accuracy limits that `convert` and `verify` take."""
 
-from typing import Annotated
-
-import typer
+from dataclasses import dataclass
+from typing import ClassVar
 
 from converters.conversion import default_limits
 from converters.parity import ParityLimits
 from engine import Precision
-
-MinAgreementOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="share of pixels that must agree; default for fp32: 0.9999")
-]
-MinIouOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="smallest class IoU; default for int8: 0.97, for fp16: 0.99")
-]
-MaxCoverErrorOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="largest error of a cover; default for int8 and fp16: 0.005")
-]
+from engine.declaration import Options, option
 
 
-def parity_limits(
-    precision: Precision, min_agreement: float | None, min_iou: float | None, max_cover_error: float | None
-) -> ParityLimits:
-    """Put what the user named in the place of the precision's defaults.
+@dataclass(frozen=True, slots=True)
+class LimitOptions(Options):
+    """What the user names in place of the precision's own limits.
 
-    Args:
-        precision: of the ONNX model.
+    Attributes:
         min_agreement: share of pixels, 0–1; None: the default.
         min_iou: smallest class IoU, 0–1; None: the default.
         max_cover_error: 0–1; None: the default.
-
-    Returns:
-        The limits.
     """
-    default = default_limits(precision)
-    return ParityLimits(
-        default.max_mismatched_ppm if min_agreement is None else 1e6 * (1 - min_agreement),
-        default.min_class_iou if min_iou is None else min_iou,
-        default.max_cover_error if max_cover_error is None else max_cover_error,
+
+    title: ClassVar[str] = "Accuracy limits"
+
+    min_agreement: float | None = option(
+        None, "share of pixels that must agree; default for fp32: 0.9999", minimum=0, maximum=1
     )
+    min_iou: float | None = option(
+        None, "smallest class IoU; default for int8: 0.97, for fp16: 0.99", minimum=0, maximum=1
+    )
+    max_cover_error: float | None = option(
+        None, "largest error of a cover; default for int8 and fp16: 0.005", minimum=0, maximum=1
+    )
+
+    def of(self, precision: Precision) -> ParityLimits:
+        """Put them in the place of a precision's defaults.
+
+        Args:
+            precision: of the ONNX model.
+
+        Returns:
+            The limits.
+        """
+        default = default_limits(precision)
+        return ParityLimits(
+            default.max_mismatched_ppm if self.min_agreement is None else 1e6 * (1 - self.min_agreement),
+            default.min_class_iou if self.min_iou is None else self.min_iou,
+            default.max_cover_error if self.max_cover_error is None else self.max_cover_error,
+        )

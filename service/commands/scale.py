@@ -6,13 +6,15 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from converters.exporting.packing import pack
-from engine import Bundle, Device, MaskSize, OneDnn, OptionError, Precision, open_bundle
+from engine import Bundle, Device, OptionError, open_bundle
+from engine.declaration import Options, option
 from engine.runtimes.selection import candidates
 from service.collections.cluster import (
     LEDGER,
@@ -31,24 +33,22 @@ from service.collections.cluster import (
 from service.collections.manifest import read_manifest
 from service.collections.merging import totals
 from service.collections.storage import Folder, is_uri, local_path
+from service.commands.flags import with_flags
+from service.commands.groups import TableOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     ExitStatus,
     JsonOption,
     Products,
-    errors_end_the_command,
     print_json,
     say,
     tell_totals,
 )
 from service.ivcap.transfer_limits import Allowance, Sizes
 from service.request import (
-    DEFAULT_MAX_IMG_SIZE,
-    DEFAULT_MAX_PIXELS,
     THE_BUNDLE,
     PredictRequest,
-    build_request,
     require_apart,
     require_writable_file,
     written_by,
@@ -68,115 +68,91 @@ _PROGRESS_LINES = 20
 _MAX_IMAGE_BYTES = Sizes().image.most_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _ClusterOptions(Options):
+    """How the work is spread."""
+
+    title: ClassVar[str] = "The cluster"
+
+    out: str = option(MISSING, "folder for the results, path or URI; every machine must reach it")
+    address: str = option(
+        "auto", "auto: the cluster of this machine; local: start one here; host:port; ray://host:port"
+    )
+    workers: int | None = option(None, "the most workers; default: all processors", minimum=1)
+    threads: int = option(1, "processors of each worker", minimum=1)
+    chunk: int = option(16, "images that are handed to a worker together", minimum=1)
+    resume: bool = option(False, "do only what the results do not hold yet")
+    max_image_bytes: int = option(
+        _MAX_IMAGE_BYTES, "refuse images of an object store or a web server that have more bytes", minimum=1
+    )
+
+
+@with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"))
 def scale(
     bundle: BundleArgument,
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="Parquet file of `pseg manifest`, path or URI")],
-    out: Annotated[str, typer.Option(help="folder for the results, path or URI; every machine must reach it")],
-    address: Annotated[
-        str, typer.Option(help="auto: the cluster of this machine; local: start one here; host:port; ray://host:port")
-    ] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="the most workers; default: all processors")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="processors of each worker")] = 1,
-    chunk: Annotated[int, typer.Option(min=1, help="images that are handed to a worker together")] = 16,
-    resume: Annotated[bool, typer.Option("--resume", help="do only what the results do not hold yet")] = False,
-    runtime: Annotated[Literal["auto", "onnx", "paddle"], typer.Option(help="library that runs the network")] = "auto",
-    provider: Annotated[
-        Literal["auto", "cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
-    ] = "auto",
-    device: Annotated[Device | None, typer.Option(help="gpu: one for each worker")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="arithmetic of the network; default: fp32")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images that may share one run; default: 1")] = None,
-    max_img_size: Annotated[
-        int, typer.Option(help="shrink larger images to so many pixels; -1: never")
-    ] = DEFAULT_MAX_IMG_SIZE,
-    max_pixels: Annotated[int, typer.Option(help="refuse images that declare more pixels")] = DEFAULT_MAX_PIXELS,
-    max_image_bytes: Annotated[
-        int, typer.Option(min=1, help="refuse images of an object store or a web server that have more bytes")
-    ] = _MAX_IMAGE_BYTES,
-    mask_size: Annotated[
-        MaskSize, typer.Option(help="size of the masks: the source's, or after --max-img-size")
-    ] = MaskSize.ORIGINAL,
-    save: Annotated[str, typer.Option(help="pictures to write: any of pseudo,mask,overlay; or none")] = "pseudo",
-    threshold: Annotated[float, typer.Option(help="for probability maps and multilabel bundles")] = 0.5,
-    mkldnn: Annotated[OneDnn, typer.Option(help="oneDNN under Paddle")] = OneDnn.AUTO,
-    csv: Annotated[Path | None, typer.Option(help="write a table of cover, a row per image")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="write an HTML page: totals, table, failures; no pictures")
-    ] = None,
+    cluster: _ClusterOptions,
+    request: PredictRequest,
+    tables: TableOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Segment a collection on the machines of a Ray cluster; its ledger is <out>/ledger.parquet."""
-    with errors_end_the_command():
-        request = build_request(
-            runtime=runtime,
-            provider=provider,
-            device=device,
-            precision=precision,
-            threads=threads,
-            batch_size=batch_size,
-            max_img_size=max_img_size,
-            max_pixels=max_pixels,
-            mask_size=mask_size,
-            save=frozenset[str]() if save == "none" else frozenset(save.split(",")),
-            threshold=threshold,
-            mkldnn=mkldnn,
-        )
-        candidates(request.runtime_request())
-        tasks = numbered(read_manifest(manifest))
-        place = Folder(out if is_uri(out) else str(Path(out).absolute()))
-        _require_apart({"--csv": csv, "--report": report}, bundle, manifest, tasks, place, request)
-        for asked in (csv, report):
-            if asked is not None:
-                require_writable_file(asked)
-        caches = caches_at(cache_dir)
-        archive, run = _bundle_to_ship(bundle, request, len(tasks))
-        if request.device is not Device.GPU:
-            # What no machine can load is told here, in one sentence, before anything is dropped or shipped.
-            with open_session(bundle, request, caches):
-                pass
-        job = Job(
-            request,
-            place.root,
-            None if cache_dir is None else cache_dir.absolute(),
-            hashlib.sha256(archive).hexdigest(),
-            run.digest,
-            threads,
-            Allowance(max_image_bytes, "raise --max-image-bytes"),
-            uuid.uuid4().hex,
-        )
-        require_place(place)
-        stored = read_ledger_rows(place) if resume else StoredRows((), ())
-        pending = pending_tasks(stored, job, tasks, place) if resume else tasks
-        if pending:
-            with connected(address):
-                # Not before: what cannot begin takes nothing away.
-                if resume:
-                    write_ledger_rows(place, _without_pictures_of(pending, stored.rows), stored.batches)
-                else:
-                    _drop_rows(place)
-                told = _progress(len(pending))
-                segment_all(job, archive, pending, workers=workers, batch=chunk, told=told)
-        stored = read_ledger_rows(place)
-        rows = _rows_in_order(stored, job, tasks)
-        others = _without_pictures_of(tasks, stored.rows) if resume else []
-        write_ledger_rows(place, [*rows, *others], stored.batches)
-        records = [record_of(row) for row in rows]
-        summary = totals(records, len(tasks))
-        captures = [capture_from(row) for row in rows]
-        products = Products()
-        if csv is not None:
-            with products.written(f"the table {csv}"):
-                table = CoverTable()
-                for record, capture in zip(records, captures, strict=True):
-                    table.add_record(record, capture)
-                write_atomically(csv, table.to_csv())
-        if report is not None:
-            from service.results.report import write_table_report
+    candidates(request.network)
+    tasks = numbered(read_manifest(manifest))
+    place = Folder(cluster.out if is_uri(cluster.out) else str(Path(cluster.out).absolute()))
+    _require_apart(tables.files(), bundle, manifest, tasks, place, request)
+    for asked in tables.files().values():
+        if asked is not None:
+            require_writable_file(asked)
+    caches = caches_at(cache_dir)
+    archive, run = _bundle_to_ship(bundle, request, len(tasks))
+    if request.network.device is not Device.GPU:
+        # What no machine can load is told here, in one sentence, before anything is dropped or shipped.
+        with open_session(bundle, request, caches):
+            pass
+    job = Job(
+        request,
+        place.root,
+        None if cache_dir is None else cache_dir.absolute(),
+        hashlib.sha256(archive).hexdigest(),
+        run.digest,
+        cluster.threads,
+        Allowance(cluster.max_image_bytes, "raise --max-image-bytes"),
+        uuid.uuid4().hex,
+    )
+    require_place(place)
+    stored = read_ledger_rows(place) if cluster.resume else StoredRows((), ())
+    pending = pending_tasks(stored, job, tasks, place) if cluster.resume else tasks
+    if pending:
+        with connected(cluster.address):
+            # Not before: what cannot begin takes nothing away.
+            if cluster.resume:
+                write_ledger_rows(place, _without_pictures_of(pending, stored.rows), stored.batches)
+            else:
+                _drop_rows(place)
+            told = _progress(len(pending))
+            segment_all(job, archive, pending, workers=cluster.workers, batch=cluster.chunk, told=told)
+    stored = read_ledger_rows(place)
+    rows = _rows_in_order(stored, job, tasks)
+    others = _without_pictures_of(tasks, stored.rows) if cluster.resume else []
+    write_ledger_rows(place, [*rows, *others], stored.batches)
+    records = [record_of(row) for row in rows]
+    summary = totals(records, len(tasks))
+    captures = [capture_from(row) for row in rows]
+    products = Products()
+    if tables.csv is not None:
+        with products.written(f"the table {tables.csv}"):
+            table = CoverTable()
+            for record, capture in zip(records, captures, strict=True):
+                table.add_record(record, capture)
+            write_atomically(tables.csv, table.to_csv())
+    if tables.report is not None:
+        from service.results.report import write_table_report
 
-            with products.written(f"the report {report}"):
-                facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
-                write_table_report(report, zip(records, captures, strict=True), expected=len(tasks), facts=facts)
+        with products.written(f"the report {tables.report}"):
+            facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
+            write_table_report(tables.report, zip(records, captures, strict=True), expected=len(tasks), facts=facts)
     if json_output:
         print_json(summary)
     else:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, message_of
+from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, OptionError, message_of
 from engine.system.text import json_text, legible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from benchmarks.tables import Table
+    from benchmarks.results.tables import Table
 
 
 _log = logging.getLogger(__name__)
@@ -191,10 +191,28 @@ def errors_end_the_command() -> Generator[None]:
         raise typer.Exit(ExitStatus.WRONG_REQUEST) from error
 
 
+def flag_of(option: str) -> str:
+    """Name the flag of an option.
+
+    >>> flag_of("max_img_size")
+    '--max-img-size'
+
+    Args:
+        option: as users know it.
+
+    Returns:
+        The flag.
+    """
+    return f"--{option.replace('_', '-')}"
+
+
 def _say_error(error: Exception, advice: str) -> None:
     messages().print(f"{type(error).__name__}: ", style="bold red", end="")
+    text = str(error)
+    if isinstance(error, OptionError) and error.option is not None:
+        text = f"{flag_of(error.option)}: {error.problem}"
     # What a conversion has to say may be a table; of everything else a line break is part of a name.
-    lines = str(error).split("\n") if isinstance(error, ConversionError) else [str(error)]
+    lines = text.split("\n") if isinstance(error, ConversionError) else [text]
     for line in (*lines[:-1], f"{lines[-1]}{advice}"):
         say(line)
 

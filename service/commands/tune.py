@@ -1,17 +1,15 @@
 """`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.accuracy.labels import match_masks
 from benchmarks.bench import Places
-from benchmarks.labels import match_masks
-from benchmarks.search import DEFAULT_MAX_COVER_ERROR, DEFAULT_MIN_IOU, Goal, TuningLimits
-from benchmarks.tune import (
-    DEFAULT_BUDGET_S,
+from benchmarks.tuning.tune import (
     TuneRequest,
     Tuning,
     profile_of,
@@ -19,17 +17,17 @@ from benchmarks.tune import (
     tuning_table,
     write_tuned_bundle,
 )
-from benchmarks.tune import tune as search_best
+from benchmarks.tuning.tune import tune as search_best
 from converters.exporting.packing import require_bundle_name
 from engine import OptionError, list_images, open_bundle
 from engine.runtimes.profile import Profile, profile_json
 from engine.system.files import scratch_folder, write_atomically
+from service.commands.flags import with_flags
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     ExitStatus,
     JsonOption,
-    errors_end_the_command,
     print_json,
     rich_table,
     step_shown,
@@ -38,7 +36,6 @@ from service.commands.terminal import (
     wide_console,
 )
 from service.request import (
-    DEFAULT_MAX_IMG_SIZE,
     THE_BUNDLE,
     require_apart,
     require_writable_file,
@@ -72,31 +69,17 @@ class _Destination:
         require_writable_file(path)
 
 
+@with_flags()
 def tune(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Option(help="like those that will come; files, folders or globs; repeatable")],
-    goal: Annotated[Goal, typer.Option(help="what is to be best")] = Goal.LATENCY,
-    max_latency_ms: Annotated[
-        float | None, typer.Option(help="nine images in ten must be done in so many ms, decoding and encoding included")
-    ] = None,
-    max_rss_mb: Annotated[float | None, typer.Option(help="peak memory of the process")] = None,
+    request: TuneRequest,
     masks: Annotated[
         list[str] | None,
         typer.Option(
             help="judge by labels, PNG of class indices called as their images; files, folders or globs; repeatable"
         ),
     ] = None,
-    min_iou: Annotated[
-        float,
-        typer.Option(help="smallest class IoU with the reference; with --masks: what may be lost is 1 minus this"),
-    ] = DEFAULT_MIN_IOU,
-    max_cover_error: Annotated[
-        float, typer.Option(help="largest error of a cover against the reference; with --masks: its largest growth")
-    ] = DEFAULT_MAX_COVER_ERROR,
-    budget_s: Annotated[float, typer.Option(help="seconds for the search")] = DEFAULT_BUDGET_S,
-    max_img_size: Annotated[
-        int, typer.Option(help="shrink larger images to so many pixels; -1: never")
-    ] = DEFAULT_MAX_IMG_SIZE,
     out: Annotated[Path | None, typer.Option(help="the profile to write, for `pseg predict --profile`")] = None,
     into: Annotated[
         Path | None, typer.Option(help="the archive to write: a copy of the bundle with the profile; may add INT8")
@@ -105,19 +88,11 @@ def tune(
     cache_dir: CacheOption = None,
 ) -> None:
     """Search the fastest (or smallest) configuration that keeps the limits, and write it down for this machine."""
-    with errors_end_the_command():
-        destination = _Destination(out, into)
-        paths, labels = tuple(list_images(images)), list_images(masks or [])
-        destination.require_writable(bundle, paths, labels)
-        request = TuneRequest(
-            images=paths,
-            goal=goal,
-            limits=TuningLimits(max_latency_ms, max_rss_mb, min_iou, max_cover_error),
-            labelled=tuple(match_masks(paths, labels)) if masks else (),
-            budget_s=budget_s,
-            max_img_size=max_img_size,
-        )
-        tuning, profile = _tune(bundle, request, destination, caches_at(cache_dir))
+    destination = _Destination(out, into)
+    paths, labels = tuple(list_images(images)), list_images(masks or [])
+    destination.require_writable(bundle, paths, labels)
+    request = replace(request, images=paths, labelled=tuple(match_masks(paths, labels)) if masks else ())
+    tuning, profile = _tune(bundle, request, destination, caches_at(cache_dir))
     if json_output:
         print_json(tuning_record(tuning, profile))
     else:

@@ -10,12 +10,12 @@ from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
 from engine.system.cores import usable_cores
 from engine.system.text import legible
-from service.commands.limits import MaxCoverErrorOption, MinAgreementOption, MinIouOption, parity_limits
+from service.commands.flags import with_flags
+from service.commands.limits import LimitOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     JsonOption,
-    errors_end_the_command,
     print_json,
     results_console,
     shown,
@@ -23,6 +23,7 @@ from service.commands.terminal import (
 from service.session import caches_at, certify
 
 
+@with_flags()
 def verify(
     bundle: BundleArgument,
     images: Annotated[
@@ -33,27 +34,24 @@ def verify(
         Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
     ] = "cpu",
     precision: Annotated[Precision, typer.Option(help="which ONNX model of the bundle")] = Precision.FP32,
-    min_agreement: MinAgreementOption = None,
-    min_iou: MinIouOption = None,
-    max_cover_error: MaxCoverErrorOption = None,
+    *,
+    limits: LimitOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Compare a bundle's ONNX model with its Paddle program on this machine."""
-    with errors_end_the_command():
-        limits = parity_limits(precision, min_agreement, min_iou, max_cover_error)
-        with open_bundle(bundle) as opened:
-            report = certify(
-                opened,
-                OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
-                caches_at(cache_dir),
-                list_images(images or []),
-            )
-        if json_output:
-            print_json(TypeAdapter(ParityReport).dump_python(report))
-        else:
-            _show_report(report)
-        require_parity(report, limits, where=str(bundle))
+    with open_bundle(bundle) as opened:
+        report = certify(
+            opened,
+            OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
+            caches_at(cache_dir),
+            list_images(images or []),
+        )
+    if json_output:
+        print_json(TypeAdapter(ParityReport).dump_python(report))
+    else:
+        _show_report(report)
+    require_parity(report, limits.of(precision), where=str(bundle))
 
 
 def _show_report(report: ParityReport) -> None:

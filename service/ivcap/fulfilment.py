@@ -30,7 +30,6 @@ from engine import (
     read_image,
 )
 from engine.errors import message_of
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.text import legible_values
 from service.ivcap.publishing import (
@@ -48,7 +47,7 @@ from service.ivcap.publishing import (
 from service.ivcap.redaction import without_secrets
 from service.request import ServiceRequest
 from service.results.pictures import CoverTable, Stems, cover_records, provenance_record
-from service.session import batch_within_memory
+from service.session import build_pipeline
 
 if TYPE_CHECKING:
     from service.results.report import ReportWriter
@@ -256,7 +255,7 @@ class _Fulfilment:
     samples_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def require_possible(self) -> None:
-        if self.request.enable_auto_tune and not self.supply.sample:
+        if self.request.predict_request().auto_tune_shapes and not self.supply.sample:
             raise OptionError(
                 "enable-auto-tune collects shapes from images before the model opens, and these images can only be "
                 "fetched afterwards: collect the shapes once with local images, and order with use-trt alone"
@@ -292,12 +291,12 @@ class _Fulfilment:
             yield report
 
     def _pipeline(self, predictor: Predictor, publisher: Publisher) -> Pipeline[_Task, PublishedImage]:
-        limits = self.request.predict_request()
+        request = self.request.predict_request()
 
         def decode(task: _Task) -> SourceImage:
             path = task.item.fetch()
             try:
-                return read_image(path, max_img_size=limits.max_img_size, max_pixels=limits.max_pixels)
+                return read_image(path, **request.images.values())
             except ImageError as error:
                 # Where it lay for a moment tells nobody anything.
                 raise ImageError(str(error).replace(str(path), task.label)) from error
@@ -305,14 +304,7 @@ class _Fulfilment:
         def encode(task: _Task, _: SourceImage, prediction: Prediction) -> PublishedImage:
             return publisher.publish_image(task.item.source, task.stem, prediction)
 
-        return Pipeline(
-            predictor,
-            decode,
-            encode,
-            batch_size=batch_within_memory(limits, predictor),
-            workers=usable_cores(),
-            read_ahead=usable_cores(),
-        )
+        return build_pipeline(predictor, request, decode, encode)
 
     def _segment(self, pipeline: Pipeline[_Task, PublishedImage], report: "ReportWriter | None") -> None:
         for result in self._results(pipeline):

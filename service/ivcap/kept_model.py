@@ -4,10 +4,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine import BundleError, Predictor
+from engine.images import ImageLimits
 from service.ivcap.fulfilment import Item
 from service.request import PredictRequest
 from service.session import Caches, open_session
@@ -119,5 +120,4 @@ class KeptModel:
 
 def _opening_options(request: PredictRequest) -> PredictRequest:
     """The parameters without those that an open model does not depend on."""
-    usual = {name: PredictRequest.model_fields[name].default for name in ("batch_size", "max_img_size", "max_pixels")}
-    return request.model_copy(update=usual)
+    return replace(request, batch_size=None, images=ImageLimits())

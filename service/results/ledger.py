@@ -27,7 +27,10 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, TypeVar, cast
 
 from engine import EngineError, Failed, OptionError, Predictor, Provenance, Segmented
+from engine.declaration import declared_options
 from engine.images import Capture
+from engine.rasters.options import TileOptions
+from engine.segmentation.averaging import Averaging
 from engine.system.files import atomic_file, lock_alone, open_regular
 from service.collections.sharding import Shard, parse_shard
 from service.request import PredictRequest, SaveKind
@@ -64,6 +67,8 @@ _FIELD = "ledger"
 _REPLACED = "replaced"
 _WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
 """Options that change how fast a mask comes, or whether, but not the mask."""
+_STATED_APART = frozenset(each.name for each in declared_options(Averaging))
+"""Options that a ledger states only where they are used."""
 
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
@@ -178,16 +183,14 @@ class Run:
         ]
 
 
-def run_of(
-    predictor: Predictor, request: PredictRequest, listing: Listing, large: Mapping[str, Any] | None = None
-) -> Run:
+def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:
     """Describe a run for its ledger.
 
     Args:
         predictor: an open predictor.
         request: validated parameters.
         listing: the images.
-        large: what was asked for large images, option to JSON value; None: nothing.
+        tiles: what was asked of large images.
 
     Returns:
         What the ledger begins with.
@@ -199,14 +202,23 @@ def run_of(
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
-            **({"max_pixels": request.max_pixels} if cutting else {}),
+            **({"max_pixels": request.images.max_pixels} if cutting else {}),
             **({} if averaging is None else {"averaging": dict(averaging)}),
-            **(large or {}),
+            **_tiles_with_effect(tiles),
         },
         images=len(listing.tasks),
         listing=listing.digest,
         shard=None if listing.shard is None else str(listing.shard),
     )
+
+
+def _tiles_with_effect(tiles: TileOptions) -> dict[str, object]:
+    """Empty where images are not cut and no bands are named."""
+    if not (tiles.tile or tiles.names_rasters):
+        return {}
+    bands = None if tiles.bands is None else list(tiles.bands)
+    sides = {"tile_side": tiles.side, "overlap": tiles.overlap}
+    return {"tile": tiles.tile, **sides, "bands": bands, "vectors": tiles.vectors}
 
 
 def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
@@ -219,8 +231,10 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
     Returns:
         Option to JSON value, and the digest of the tuned profile if one was obeyed.
     """
-    options = request.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
-    return {**options, "save": sorted(options["save"]), "profile": profile}
+    network = request.network
+    choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
+    options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
+    return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT | _STATED_APART}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from engine.rasters.geotiff import (
     write_geotiff,
 )
 from engine.rasters.mask_file import MaskFile, layout_for
+from engine.rasters.options import TileOptions
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
@@ -36,7 +37,6 @@ from engine.segmentation.predictor import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
 from service.request import PredictRequest, require_apart, require_writable_file
-from service.results.large_image_request import LargeImageRequest
 from service.results.pictures import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
 from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
 
@@ -54,16 +54,18 @@ class LargeImages:
     Attributes:
         predictor: an open predictor.
         request: validated parameters.
-        large: what is asked of large images.
+        tiles: what is asked of large images.
         writer: writes the pictures of images that are no TIFFs; its folder takes everything.
         overview_side: longest side of what a report shows; None: no report.
+        resume: whether to go on with what an interrupted run left.
     """
 
     predictor: Predictor
     request: PredictRequest
-    large: LargeImageRequest
+    tiles: TileOptions
     writer: ResultWriter
     overview_side: int | None = None
+    resume: bool = False
     _chosen: tuple[Tiling, OutputFacts] | None = None
     _tilings: dict[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
 
@@ -80,16 +82,17 @@ class LargeImages:
         rasters = [task for task in tasks if self.takes(task) and tiff_size(task.path) is not None]
         if not rasters:
             return
-        if self.large.polygon_file is not None and len(rasters) > 1:
+        if self.tiles.polygon_file is not None and len(rasters) > 1:
             raise OptionError(
-                f"--vectors {self.large.vectors} is one file for the polygons of {len(rasters)} rasters: "
-                "give gpkg or geojson, for a file each"
+                f"{self.tiles.vectors} is one file for the polygons of {len(rasters)} rasters: "
+                "give gpkg or geojson, for a file each",
+                option="vectors",
             )
         results: list[tuple[str, Path]] = []
         for task in rasters:
             places = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
-            if self.large.vectors is not None:
-                vectors = self._vectors_of(task, self.large.vectors)
+            if self.tiles.vectors is not None:
+                vectors = self._vectors_of(task, self.tiles.vectors)
                 require_polygon_format(vectors)
                 require_writable_file(vectors)
                 require_layers_kept(vectors, _layer_of(task))
@@ -110,10 +113,10 @@ class LargeImages:
         Returns:
             Whether it is.
         """
-        if self.large.tile or self.large.names_rasters:
+        if self.tiles.tile or self.tiles.names_rasters:
             return True
         size = tiff_size(task.path, task.page or 1)
-        return size is not None and size[0] * size[1] > self.request.max_pixels
+        return size is not None and size[0] * size[1] > self.request.images.max_pixels
 
     def provenance_of(self, result: Result) -> Provenance:
         """Where a result comes from.
@@ -141,7 +144,7 @@ class LargeImages:
         try:
             if tiff_size(task.path) is not None:
                 return self._segment_raster(task)
-            if self.large.names_rasters:
+            if self.tiles.names_rasters:
                 raise ImageError(f"{task.path}: is no TIFF, which --bands and --vectors are for")
             return self._segment_image(task)
         except OptionError:
@@ -153,13 +156,12 @@ class LargeImages:
 
     def _tiling(self) -> tuple[Tiling, OutputFacts]:
         if self._chosen is None:
-            wishes = replace(self.large.wishes, batch=self.large.wishes.batch or self.request.batch_size)
-            self._chosen = choose_tiling(self.predictor, wishes)
+            self._chosen = choose_tiling(self.predictor, self.tiles, self.request.batch_size)
         return self._chosen
 
     def _segment_image(self, task: ImageTask) -> Result:
         started = time.perf_counter()
-        image = read_image(task.path, max_pixels=self.request.max_pixels, page=task.page)
+        image = read_image(task.path, max_pixels=self.request.images.max_pixels, page=task.page)
         decoded = time.perf_counter()
         tiling, facts = self._tiling()
         prediction = predict_in_tiles(self.predictor, image, tiling, facts)
@@ -175,7 +177,7 @@ class LargeImages:
 
     def _segment_raster(self, task: ImageTask) -> Result:
         tiling, facts = self._tiling()
-        with open_geotiff(task.path, self.large.bands, page=task.page, tile_height=tiling.height) as raster:
+        with open_geotiff(task.path, self.tiles.bands, page=task.page, tile_height=tiling.height) as raster:
             if raster.georeference.crs_wkt is None:
                 _log.warning(
                     "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
@@ -199,9 +201,9 @@ class LargeImages:
                 self._key(task, raster),
                 tiling,
                 layout,
-                resume=self.large.resume,
-                keep_tiling=self.large.wishes.side is None and self.large.wishes.overlap is None,
-                limited=self.large.wishes.memory_bytes is not None,
+                resume=self.resume,
+                keep_tiling=self.tiles.side is None and self.tiles.overlap is None,
+                limited=self.tiles.memory_bytes is not None,
                 within=self.writer.folder,
             ) as work:
                 if work.done:
@@ -267,7 +269,7 @@ class LargeImages:
         areas: PixelAreas,
     ) -> Path | None:
         """Write what was asked for; every file is whole or absent."""
-        if not self.request.save and self.large.vectors is None:
+        if not self.request.save and self.tiles.vectors is None:
             return None
         labels = [
             ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
@@ -282,8 +284,8 @@ class LargeImages:
             if self.request.save:
                 # First of all: what is wrong with polygons takes no map away.
                 map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
-            if self.large.vectors is not None:
-                wanted = self._vectors_of(task, self.large.vectors)
+            if self.tiles.vectors is not None:
+                wanted = self._vectors_of(task, self.tiles.vectors)
                 self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
         return map_path if self.request.save else None
 
@@ -315,7 +317,7 @@ class LargeImages:
             pixel_degrees=degrees,
         )
         # A copy: the file that is wanted may lie on another disk.
-        within = self.writer.folder if self.large.polygon_file is None else None
+        within = self.writer.folder if self.tiles.polygon_file is None else None
         with work.open(name) as content, atomic_file(wanted, within=within) as file:
             shutil.copyfileobj(content, file)
 

@@ -364,13 +364,13 @@ def request_facts(request: PredictRequest) -> dict[str, str]:
     Returns:
         Facts for a report, name to value.
     """
-    limit = request.max_img_size
+    limit = request.images.max_img_size
     return {
         "mask size": "the photograph's"
-        if request.mask_size is MaskSize.ORIGINAL
+        if request.masks.mask_size is MaskSize.ORIGINAL
         else "the photograph's as it was read",
         "images": "read at full size" if limit < 0 else f"shrunk for the network above {limit:,} pixels",
-        "threshold": f"{request.threshold:g} (for probability maps and overlapping classes)",
+        "threshold": f"{request.masks.threshold:g} (for probability maps and overlapping classes)",
         "pseg": metadata.version("paddleseg-dual-runtime"),
     }
 

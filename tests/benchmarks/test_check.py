@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import check as module
-from benchmarks.check import STATED, broken, main, ratios
-from benchmarks.figures import Agreement, Latency, Memory, Startup, Throughput
-from benchmarks.report import Entry, Measured, Stats
+from benchmarks.lab import check as module
+from benchmarks.lab.check import STATED, broken, main, ratios
+from benchmarks.lab.suites.figures import Agreement, Latency, Memory, Startup, Throughput
+from benchmarks.lab.suites.report import Entry, Measured, Stats
 
 
 def entry(median_s: float, noted: Startup | Latency | Throughput | Agreement | Memory) -> Entry:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import configurations as module
-from benchmarks.configurations import (
+from benchmarks.measuring import configurations as module
+from benchmarks.measuring.configurations import (
     Axes,
     Configuration,
     ProviderName,
     Selection,
-    Shapes,
     Size,
     configurations,
     parse_size,
@@ -31,6 +30,7 @@ from engine import (
     RuntimeName,
 )
 from engine.bundle.bundle import DeclaredOutput
+from engine.options import TensorRtFiles
 from engine.system.cores import usable_cores
 
 
@@ -114,17 +114,16 @@ def test_streams_share_the_threads() -> None:
 
 @pytest.mark.parametrize("axis", ["threads", "streams", "batch_size"])
 def test_nothing_less_than_one(axis: str) -> None:
-    with pytest.raises(OptionError, match="at least 1"):
+    with pytest.raises(OptionError, match=r"at least 1|less than 1"):
         replace(Configuration(ProviderName.CPU), **{axis: 0}).options()
 
 
 def test_shapes_reach_tensorrt_and_nothing_else() -> None:
-    shapes = Shapes(DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)]), Path("inner.pbtxt"))
-    assert Configuration(ProviderName.TENSORRT).options(shapes).profile == shapes.profile
-    assert Configuration(ProviderName.CUDA).options(shapes).profile is None
+    shapes = TensorRtFiles(DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)]), Path("inner.pbtxt"))
+    assert Configuration(ProviderName.TENSORRT).options(shapes).tensorrt_files == shapes
+    assert Configuration(ProviderName.CUDA).options(shapes).tensorrt_files == TensorRtFiles()
     paddle = Configuration(ProviderName.PADDLE_TENSORRT).options(shapes)
-    assert isinstance(paddle, PaddleOptions)
-    assert (paddle.profile, paddle.shape_range_file) == (shapes.profile, shapes.inner_ranges)
+    assert paddle.tensorrt_files == shapes
 
 
 @pytest.mark.parametrize("text", ["512", "512x", "x512", "0x12", "12x-3", "a×b", "1x2x3"])

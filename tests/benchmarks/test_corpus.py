@@ -19,17 +19,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.corpus import matrix, rules, sources
-from benchmarks.corpus.child import OURS, PHOTOGRAPH, Reader, Reading
-from benchmarks.corpus.facts import Facts, facts_of
-from benchmarks.corpus.matrix import Variant
-from benchmarks.corpus.page import page
-from benchmarks.corpus.refusals import REFUSALS
-from benchmarks.corpus.results import Result, Store
-from benchmarks.corpus.rules import Stored
-from benchmarks.corpus.run import MATRIX, Judge, Task
-from benchmarks.corpus.sources import Source
-from benchmarks.corpus.verdicts import FAULTS, Judged, Voice, agreement, judge
+from benchmarks.lab.corpus import matrix, rules, sources
+from benchmarks.lab.corpus.child import OURS, PHOTOGRAPH, Reader, Reading
+from benchmarks.lab.corpus.facts import Facts, facts_of
+from benchmarks.lab.corpus.matrix import Variant
+from benchmarks.lab.corpus.page import page
+from benchmarks.lab.corpus.refusals import REFUSALS
+from benchmarks.lab.corpus.results import Result, Store
+from benchmarks.lab.corpus.rules import Stored
+from benchmarks.lab.corpus.run import MATRIX, Judge, Task
+from benchmarks.lab.corpus.sources import Source
+from benchmarks.lab.corpus.verdicts import FAULTS, Judged, Voice, agreement, judge
 
 SAMPLE = 64
 

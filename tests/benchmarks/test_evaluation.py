@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import evaluation
-from benchmarks.evaluation import LabelledImage, class_ious, confusion_matrix, evaluate, mean_iou
+from benchmarks.accuracy import evaluation
+from benchmarks.accuracy.evaluation import LabelledImage, class_ious, confusion_matrix, evaluate, mean_iou
 from engine import Bundle, ImageError, InferenceError, OptionError, Predictor, SegmentationClass, SourceImage
 from engine.bundle.bundle import DeclaredOutput
 from engine.images import Capture

@@ -7,12 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.environment import environment
-from benchmarks.headline.contestants import BareOnnxRuntime, BarePaddle, Entered, Lap, PsegFolder, PsegNetwork
-from benchmarks.headline.convolutions import GFLOP, write_stack
-from benchmarks.headline.page import auto_figures, folder_figures, growth_figures, network_figures, page, start_figures
-from benchmarks.headline.parts import Part
-from benchmarks.headline.race import Record, race
+from benchmarks.lab.headline.contestants import BareOnnxRuntime, BarePaddle, Entered, Lap, PsegFolder, PsegNetwork
+from benchmarks.lab.headline.convolutions import GFLOP, write_stack
+from benchmarks.lab.headline.page import (
+    auto_figures,
+    folder_figures,
+    growth_figures,
+    network_figures,
+    page,
+    start_figures,
+)
+from benchmarks.lab.headline.parts import Part
+from benchmarks.lab.headline.race import Record, race
+from benchmarks.measuring.environment import environment
 from engine.bundle.bundle import OnnxModel, open_bundle
 from engine.options import OnnxOptions, PaddleOptions, Precision
 from engine.runtimes import probe_feeds

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.labels import LabelledFiles, match_masks, read_labels, require_known_classes
+from benchmarks.accuracy.labels import LabelledFiles, match_masks, read_labels, require_known_classes
 from engine import ImageError
 
 INDICES = np.array([[0, 1, 2, 1], [2, 2, 0, 3]], np.uint8)

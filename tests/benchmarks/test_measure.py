@@ -11,16 +11,16 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks import interleaving
 from benchmarks.bench import BenchRequest, Places, bench, prepare_work
-from benchmarks.configurations import Axes, Configuration, ProviderName, Size
-from benchmarks.environment import commit_of, environment
-from benchmarks.interleaving import measure_all, take_turns
-from benchmarks.measure import ChildProcess, MeasuringError, Work, opened
-from benchmarks.pictures import Pictures, prepare_pictures, spread
-from benchmarks.recording import RecordedRuntime, RecordingRuntime
-from benchmarks.samples import STAGES, summarize
-from benchmarks.streams import CollectShapes, TakeTurn, collect_shapes
+from benchmarks.measuring import interleaving
+from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Size
+from benchmarks.measuring.environment import commit_of, environment
+from benchmarks.measuring.interleaving import measure_all, take_turns
+from benchmarks.measuring.measure import ChildProcess, MeasuringError, Work, opened
+from benchmarks.measuring.pictures import Pictures, prepare_pictures, spread
+from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
+from benchmarks.measuring.samples import STAGES, summarize
+from benchmarks.measuring.streams import CollectShapes, TakeTurn, collect_shapes
 from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
 from engine.runtimes import Tensor
@@ -275,9 +275,10 @@ def test_shapes_for_tensorrt_are_those_of_the_pictures(bundle: Bundle, work: Wor
     small = picture(tmp_path / "small.png", 0)
     pictures = Pictures((*work.pictures[None].paths, small))
     shapes = collect_shapes(CollectShapes(bundle, pictures, 4, tmp_path, tmp_path / "ledger"))
-    ((name, seen),) = shapes.profile.inputs
+    assert shapes.shapes is not None
+    ((name, seen),) = shapes.shapes.inputs
     assert (name, seen.minimum, seen.maximum) == ("x", (1, 3, 16, 8), (4, 3, 16, 32))
-    assert shapes.inner_ranges is None
+    assert shapes.shape_range_file is None
 
 
 def test_the_machine(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import samples as module
-from benchmarks.configurations import Configuration, ProviderName
-from benchmarks.samples import (
+from benchmarks.measuring import samples as module
+from benchmarks.measuring.configurations import Configuration, ProviderName
+from benchmarks.measuring.samples import (
     STAGES,
     Measurement,
     PipelinePass,

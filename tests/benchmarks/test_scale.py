@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from benchmarks.half_overlap import predict_with_half_overlap
-from benchmarks.orthomosaic import write_orthomosaic
-from benchmarks.scale import to_markdown
+from benchmarks.lab.half_overlap import predict_with_half_overlap
+from benchmarks.lab.orthomosaic import write_orthomosaic
+from benchmarks.lab.scale import to_markdown
 from engine import Predictor
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.configurations import Configuration, ProviderName
-from benchmarks.samples import STAGES, Measurement, PipelinePass, Sample, Turn
-from benchmarks.search import Goal, TuningLimits, front, search
+from benchmarks.measuring.configurations import Configuration, ProviderName
+from benchmarks.measuring.samples import STAGES, Measurement, PipelinePass, Sample, Turn
+from benchmarks.tuning.search import Goal, TuningLimits, front, search
 from converters.parity import ParityReport
 from engine.errors import OptionError
 from engine.segmentation.predictor import Provenance

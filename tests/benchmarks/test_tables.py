@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import environment as environment_module
-from benchmarks import tables as module
-from benchmarks.configurations import Configuration, ProviderName, Size, Skipped
-from benchmarks.environment import Environment
-from benchmarks.plots import plots
-from benchmarks.samples import (
+from benchmarks.measuring import environment as environment_module
+from benchmarks.measuring.configurations import Configuration, ProviderName, Size, Skipped
+from benchmarks.measuring.environment import Environment
+from benchmarks.measuring.samples import (
     STAGES,
     Loaded,
     Measurement,
@@ -25,7 +23,19 @@ from benchmarks.samples import (
     Sample,
     Turn,
 )
-from benchmarks.tables import facts, figures, front, record, results_of, time_split, to_csv, to_markdown, troubles
+from benchmarks.results import tables as module
+from benchmarks.results.plots import plots
+from benchmarks.results.tables import (
+    facts,
+    figures,
+    front,
+    record,
+    results_of,
+    time_split,
+    to_csv,
+    to_markdown,
+    troubles,
+)
 from converters.parity import ParityReport
 from engine import Precision, Provenance
 

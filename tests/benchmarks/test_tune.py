@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.configurations import Configuration, ProviderName
-from benchmarks.evaluation import CoverError, Score
-from benchmarks.samples import Summary
-from benchmarks.search import Goal, Search, Trial
-from benchmarks.tune import (
+from benchmarks.accuracy.evaluation import CoverError, Score
+from benchmarks.measuring.configurations import Configuration, ProviderName
+from benchmarks.measuring.samples import Summary
+from benchmarks.tuning.search import Goal, Search, Trial
+from benchmarks.tuning.tune import (
     TuneRequest,
     Tuning,
     field_of,

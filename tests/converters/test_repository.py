@@ -150,10 +150,10 @@ def test_maker_that_writes_nothing(tmp_path: Path) -> None:
 def test_unwritable_root(tmp_path: Path) -> None:
     # The tests may run as root, whom rights do not stop: a file stands where the folder should be.
     (tmp_path / "file").touch()
-    with pytest.raises(ConversionError, match=r"file.*cannot be written to.*--cache-dir"):
+    with pytest.raises(ConversionError, match=r"file.*cannot be written to.*cache"):
         Repository(tmp_path / "file").fetch("key", never)
     (tmp_path / "cache" / "key" / "lock").mkdir(parents=True)
-    with pytest.raises(ConversionError, match=r"cache.*cannot be written to.*--cache-dir"):
+    with pytest.raises(ConversionError, match=r"cache.*cannot be written to.*cache"):
         Repository(tmp_path / "cache").fetch("key", never)
 
 

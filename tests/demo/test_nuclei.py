@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import demo
-from benchmarks.evaluation import evaluate
+from benchmarks.accuracy.evaluation import evaluate
 from demo.nuclei import read_labelled_folder
 from engine import Bundle, OnnxOptions, PaddleOptions, Precision, Predictor, open_bundle, open_runtime
 

@@ -128,13 +128,13 @@ def test_a_last_window_is_shifted_back_inside() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"crop_size": (8, 8)}, "both --crop-size and --stride"),
-        ({"stride": (8, 8)}, "both --crop-size and --stride"),
+        ({"crop_size": (8, 8)}, "both crop-size and stride"),
+        ({"stride": (8, 8)}, "both crop-size and stride"),
         ({"crop_size": (8, 8), "stride": (9, 4)}, r"9×4 \(w×h\) is larger than the window of 8×8.*gaps"),
-        ({"crop_size": (8, 8), "stride": (0, 4)}, "at least 1"),
-        ({"scales": ()}, "give factors above 0"),
-        ({"scales": (1.0, -1.0)}, "give factors above 0"),
-        ({"scales": (float("nan"),)}, "give factors above 0"),
+        ({"crop_size": (8, 8), "stride": (0, 4)}, "stride: 0 is less than 1"),
+        ({"scales": ()}, "factors above 0"),
+        ({"scales": (1.0, -1.0)}, "factors above 0"),
+        ({"scales": (float("nan"),)}, "factors above 0"),
     ],
 )
 def test_what_leaves_gaps_or_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:

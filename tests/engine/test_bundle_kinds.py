@@ -50,11 +50,11 @@ PIR = json.dumps({"base_code": {"magic": "pir", "version": 1}, "program": {}}).e
 WEIGHTS = pickle.dumps({"conv.weight": [0.5]}, protocol=2)
 OLD_PYTORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 FILES = [
-    ("pp_liteseg.yml", b"batch_size: 4\nmodel:\n  type: PPLiteSeg\n", "pseg export --config .*pp_liteseg.yml"),
+    ("pp_liteseg.yml", b"batch_size: 4\nmodel:\n  type: PPLiteSeg\n", "the trained weights with `pseg export`"),
     ("pp_liteseg.yaml", b"_base_: ../base.yml\n", "is a training configuration of PaddleSeg"),
     ("deploy.yaml", b"Deploy:\n  model: model.json\n", "settings of a bundle: name the folder that it lies in, /"),
     ("deploy.yaml", b"\xef\xbb\xbfGlobal: {}\r\nDeploy: {}\r\n", "settings of a bundle: name the folder"),
-    ("best.pdparams", WEIGHTS, "holds trained weights.*pseg export --config CONFIG.yml --weights .*best.pdparams"),
+    ("best.pdparams", WEIGHTS, "holds trained weights.*to `pseg export`"),
     ("weights", WEIGHTS, "is a pickle of Python, perhaps trained weights"),
     ("model.pdopt", WEIGHTS, "state of a training's optimizer"),
     ("model.json", PIR, "is one file of a bundle: name the folder"),
@@ -107,7 +107,7 @@ FOLDERS: list[tuple[list[str], str]] = [
         ["inference.pdmodel", "inference.pdiparams"],
         r"a Paddle program \(inference.pdmodel\) without settings: add the inf",
     ),
-    (["best/model.pdparams", "best/model.pdopt"], "pseg export .*--weights /.*given/best/model.pdparams"),
+    (["best/model.pdparams", "best/model.pdopt"], "to `pseg export`"),
     (["model.onnx"], r"model.onnx is an ONNX model without settings"),
     (["a.jpg", "b.JPG", "notes.txt"], r"it holds pictures \(2 of 3 files\): the bundle is named first"),
     (["a.tgz", "b.tgz"], r"it holds archives \(a.tgz, b.tgz\): name one of them"),

@@ -39,8 +39,8 @@ def images(count: int) -> Iterator[SourceImage]:
 @pytest.mark.parametrize(
     ("program", "count", "error", "message"),
     [
-        (None, 8, ModelLoadError, r"b\.tgz: holds no Paddle program to calibrate: use --runtime onnx"),
-        ("model.json", 8, OptionError, r"b\.tgz: .*for a \.pdmodel only: use --runtime onnx"),
+        (None, 8, ModelLoadError, r"b\.tgz: holds no Paddle program to calibrate: use runtime onnx"),
+        ("model.json", 8, OptionError, r"b\.tgz: .*for a \.pdmodel only: use runtime onnx"),
         ("model.pdmodel", 7, CalibrationError, r"b\.tgz: .*at least 8 images .*7 could be read: name more"),
     ],
 )

@@ -259,9 +259,9 @@ def test_shrunken_size_by_hand(size: tuple[int, int], limit: int, expected: tupl
 
 @pytest.mark.parametrize("limit", [0, -2, -1_000_000])
 def test_a_limit_that_means_nothing_is_refused_before_the_file_is_opened(limit: int) -> None:
-    with pytest.raises(OptionError, match=rf"max-img-size is {limit}:"):
+    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is no number"):
         shrunken_size(4, 4, limit)
-    with pytest.raises(OptionError, match=rf"max-img-size is {limit}:"):
+    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is no number"):
         read_image(Path("missing.jpg"), max_img_size=limit)
 
 
@@ -412,7 +412,7 @@ def test_depths_without_a_range_are_refused(
 def test_a_wrong_number_of_bands_is_refused(tmp_path: Path, bands: int, photometric: int, big: bool) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(tiff(4, 4, bytes(16 * bands), bits=8, photometric=photometric, bands=bands, big=big))
-    with pytest.raises(ImageError, match=rf"x\.tif: {bands} bands .*: choose them with --bands"):
+    with pytest.raises(ImageError, match=rf"x\.tif: {bands} bands .*: choose them with bands"):
         read_image(path)
 
 
@@ -658,7 +658,7 @@ def test_pillows_warnings_do_not_come_through(tmp_path: Path) -> None:
 )
 def test_a_picture_that_declares_too_much_is_refused_before_decoding(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "x").write_bytes(header)
-    with pytest.raises(ImageError, match=r"x: declares 60000 x 60000 = 3600000000 pixels.* 200000000: .*--max-pixels"):
+    with pytest.raises(ImageError, match=r"x: declares 60000 x 60000 = 3600000000 pixels.* 200000000: .*max-pixels"):
         read_image(tmp_path / "x")
 
 

@@ -88,7 +88,7 @@ def test_what_is_no_regular_file_is_left_out(tmp_path: Path) -> None:
     assert taken(found, tmp_path) == ["q1.jpg"]
     assert reasons(found) == {
         "pipe.jpg": "no regular files",
-        "folder.jpg": "sub-folders are searched with --recursive only",
+        "folder.jpg": "sub-folders are searched with recursive only",
     }
 
 
@@ -164,10 +164,10 @@ def test_patterns_leave_out(tmp_path: Path, patterns: list[str], expected: list[
     if patterns == ["masks"]:
         expected = [*expected[:2], "site/masks/m.png", expected[2]]
     assert sorted(taken(found, tmp_path)) == sorted(expected)
-    assert any("left out by --exclude" in remark for remark in found.remarks())
+    assert any("left out by exclude" in remark for remark in found.remarks())
 
 
 def test_a_pattern_that_leaves_nothing_out_is_a_mistake(tmp_path: Path) -> None:
     touched(tmp_path, "q.jpg")
-    with pytest.raises(ImageError, match=r"--exclude nothing\*: matches nothing"):
+    with pytest.raises(ImageError, match=r"exclude nothing\*: matches nothing"):
         find_images([tmp_path], exclude=["nothing*"])

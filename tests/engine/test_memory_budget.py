@@ -31,7 +31,7 @@ def test_as_many_images_share_a_run_as_fit(wanted: int, megabytes_a_run: int, fi
 
 def test_what_does_not_fit_alone_is_refused_with_figures_and_what_to_do() -> None:
     budget = MemoryBudget(1000 * MIB, 100 * MIB, 801)
-    with pytest.raises(InferenceError, match=r"801 MiB .* 800 MiB are left .* limit of 1000 MiB: .*--max-img-size"):
+    with pytest.raises(InferenceError, match=r"801 MiB .* 800 MiB are left .* limit of 1000 MiB: .*max-img-size"):
         budget.images_that_fit(MIB, 1)
 
 

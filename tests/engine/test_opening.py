@@ -206,7 +206,7 @@ def test_what_cannot_be_converted(paddle: PaddleModel | None, convert: Callable[
 )
 @pytest.mark.usefixtures("runtimes")
 def test_other_precisions_are_not_made_on_the_fly(request_of: dict[str, Any], precision: str) -> None:
-    message = rf"reef\.tgz: holds no onnx/{precision}/model\.onnx, .*use a bundle that holds it, or --precision fp32"
+    message = rf"reef\.tgz: holds no onnx/{precision}/model\.onnx, .*use a bundle that holds it, or precision fp32"
     with pytest.raises(OptionError, match=message):
         open_first(bundle_of(FP32), RuntimeRequest(**request_of), convert=unwanted)
 
@@ -283,7 +283,7 @@ def test_onnx_gets_the_model_of_its_precision_and_is_tried_in_a_child_first(
         "trial.prove_onnx_loadable": [(INT8, options, tmp_path)],
         "onnx.OnnxRuntime": [(INT8, options)],
     }
-    with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no onnx/fp32/model\.onnx: run `pseg convert reef\.tgz"):
+    with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no onnx/fp32/model\.onnx: run `pseg convert` first"):
         open_runtime(bundle_of(INT8), OnnxOptions())
 
 
@@ -308,5 +308,5 @@ def test_paddle_is_tried_in_a_child_first(recorded: Mapping[str, Recorded], tmp_
         "trial.prove_loadable": [(PADDLE, options, tmp_path)],
         "paddle.PaddleRuntime": [(PADDLE, options)],
     }
-    with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no Paddle program .*use --runtime onnx"):
+    with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no Paddle program .*use runtime onnx"):
         open_runtime(bundle_of(FP32, paddle=None), options)

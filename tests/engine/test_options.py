@@ -16,6 +16,7 @@ from engine.options import (
     Provider,
     Shape,
     ShapeRange,
+    TensorRtPreparation,
 )
 
 GPU = {"device": Device.GPU}
@@ -23,25 +24,30 @@ GPU = {"device": Device.GPU}
 
 @pytest.mark.parametrize("kind", [OnnxOptions, PaddleOptions])
 @pytest.mark.parametrize(
-    ("field", "words"),
-    [("threads", "threads"), ("min_subgraph_size", "min-subgraph-size"), ("workspace_bytes", "workspace_bytes")],
+    ("field", "words"), [("threads", "threads"), ("min_subgraph_size", "min-subgraph-size"), ("streams", "streams")]
 )
 @pytest.mark.parametrize("value", [0, -3])
 def test_counts_start_at_one(kind: Any, field: str, words: str, value: int) -> None:
-    with pytest.raises(OptionError, match=f"^{words} is {value}; it must be at least 1$"):
+    with pytest.raises(OptionError, match=f"^{words}: {value} is less than 1$"):
         kind(**{field: value})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"onednn": True, **GPU}, "oneDNN runs on the CPU only: leave --mkldnn off with --device gpu"),
-        ({"tensorrt": True}, "TensorRT needs a GPU: add --device gpu or leave --use-trt out"),
-        ({"precision": Precision.FP16}, "fp16 needs a GPU under Paddle Inference: use --device gpu or fp32"),
-        ({"precision": Precision.INT8}, "int8 under TensorRT only: add --use-trt --device gpu, or use --runtime onnx"),
-        ({"precision": Precision.INT8, **GPU}, "int8 under TensorRT only: add --use-trt"),
-        ({"collect_shape_range": True}, "needs shape_range_file to write to"),
-        ({"calibrate": True}, "a calibration table is for int8, not for fp32: add --precision int8"),
+        ({"onednn": True, **GPU}, "oneDNN runs on the CPU only: turn mkldnn off with device gpu"),
+        ({"tensorrt": True}, "TensorRT needs a GPU: ask for device gpu, too, or leave use-trt out"),
+        ({"precision": Precision.FP16}, "fp16 needs a GPU under Paddle Inference: use device gpu or precision fp32"),
+        (
+            {"precision": Precision.INT8},
+            "int8 under TensorRT only: ask for use-trt and device gpu, or for runtime onnx",
+        ),
+        ({"precision": Precision.INT8, **GPU}, "int8 under TensorRT only: ask for use-trt"),
+        ({"preparation": TensorRtPreparation.SHAPE_RANGES}, "needs shape_range_file to write to"),
+        (
+            {"preparation": TensorRtPreparation.CALIBRATION},
+            "a calibration table is for int8, not for fp32: ask for precision int8",
+        ),
     ],
 )
 def test_paddle_combinations_that_cannot_be_honoured(arguments: dict[str, Any], message: str) -> None:

@@ -183,7 +183,7 @@ def test_overlay_jpeg_is_the_overlay_at_quality_90() -> None:
 
 
 def test_overlay_jpeg_refuses_what_a_jpeg_cannot_hold() -> None:
-    with pytest.raises(ImageError, match=r"65501 x 1 pixels.*--max-img-size"):
+    with pytest.raises(ImageError, match=r"65501 x 1 pixels.*max-img-size"):
         overlay_jpeg(np.zeros((1, 65501, 3), np.uint8), np.zeros((1, 65501), np.uint8), PALETTE)
 
 

@@ -14,6 +14,7 @@ from engine.options import (
     Precision,
     Provider,
     RuntimeName,
+    TensorRtFiles,
 )
 from engine.runtimes.selection import OneDnn, RuntimeRequest, candidates
 
@@ -68,7 +69,7 @@ def test_candidates_in_order(arguments: dict[str, Any], labels: list[str]) -> No
     request = RuntimeRequest(**arguments)
     found = candidates(request)
     assert [options.label for options in found] == labels
-    assert {options.precision for options in found} == {request.precision}
+    assert {options.precision for options in found} == {request.precision or Precision.FP32}
 
 
 CPU_ONNX = {"provider": Provider.CPU}
@@ -77,18 +78,18 @@ CPU_ONNX = {"provider": Provider.CPU}
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threads": 0}, "threads is 0; it must be at least 1"),
-        (CPU_ONNX | PADDLE, "provider cpu belongs to ONNX Runtime: use --runtime onnx or auto"),
-        (CPU_ONNX | GPU, "provider cpu runs on the cpu, but --device gpu was given"),
-        ({"provider": Provider.CUDA} | CPU, "provider cuda runs on the gpu, but --device cpu was given"),
-        ({"provider": Provider.CUDA} | TRT, "--use-trt goes with --provider tensorrt, not cuda"),
-        (CPU_ONNX | TRT, "--use-trt goes with --provider tensorrt, not cpu"),
-        (ON | ONNX, "oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto"),
-        (ON | CPU_ONNX, "oneDNN belongs to Paddle: --mkldnn on goes with --runtime paddle or auto"),
-        (ON | GPU, "oneDNN runs on the CPU only: leave --mkldnn on out with a GPU"),
-        (TRT, "TensorRT needs a GPU: add --device gpu or leave --use-trt out"),
-        (TRT | CPU, "TensorRT needs a GPU: add --device gpu"),
-        (FP16, "fp16 needs a GPU: add --device gpu, or use fp32 or int8"),
+        ({"threads": 0}, "threads: 0 is less than 1"),
+        (CPU_ONNX | PADDLE, "provider: cpu belongs to ONNX Runtime: use runtime onnx or auto"),
+        (CPU_ONNX | GPU, "provider: cpu runs on the cpu, but device gpu was asked for"),
+        ({"provider": Provider.CUDA} | CPU, "provider: cuda runs on the gpu, but device cpu was asked for"),
+        ({"provider": Provider.CUDA} | TRT, "use-trt: it goes with provider tensorrt, not cuda"),
+        (CPU_ONNX | TRT, "use-trt: it goes with provider tensorrt, not cpu"),
+        (ON | ONNX, "mkldnn: oneDNN belongs to Paddle: it goes with runtime paddle or auto"),
+        (ON | CPU_ONNX, "mkldnn: oneDNN belongs to Paddle: it goes with runtime paddle or auto"),
+        (ON | GPU, "mkldnn: oneDNN runs on the CPU only: leave it out with a GPU"),
+        (TRT, "use-trt: TensorRT needs a GPU: ask for device gpu, too, or leave it out"),
+        (TRT | CPU, "TensorRT needs a GPU: ask for device gpu"),
+        (FP16, "precision: fp16 needs a GPU: ask for device gpu, too, or for fp32 or int8"),
         (FP16 | {"provider": Provider.OPENVINO}, "fp16 needs a GPU"),
     ],
 )
@@ -100,10 +101,10 @@ def test_requests_that_contradict_themselves(arguments: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (INT8 | PADDLE, "int8 under TensorRT only: add --use-trt --device gpu, or use --runtime onnx"),
+        (INT8 | PADDLE, "int8 under TensorRT only: ask for use-trt and device gpu, or for runtime onnx"),
         (INT8 | PADDLE | GPU, "int8 under TensorRT only"),
         (INT8 | ON, "int8 under TensorRT only"),
-        ({"min_subgraph_size": 0}, "min-subgraph-size is 0"),
+        ({"min_subgraph_size": 0}, "min-subgraph-size: 0 is less than 1"),
     ],
 )
 def test_requests_that_no_runtime_can_honour(arguments: dict[str, Any], message: str) -> None:
@@ -117,7 +118,8 @@ def test_threads_are_a_ceiling(threads: int | None, given: int) -> None:
 
 
 def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
-    profile = DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)])
+    shapes = DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)])
+    files = TensorRtFiles(shapes, tmp_path / "ranges", engine_cache=tmp_path)
     onnx, paddle = candidates(
         RuntimeRequest(
             device=Device.GPU,
@@ -125,9 +127,7 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
             precision=Precision.FP16,
             threads=2,
             min_subgraph_size=7,
-            profile=profile,
-            shape_range_file=tmp_path / "ranges",
-            engine_cache=tmp_path,
+            tensorrt_files=files,
             verbose=True,
         )
     )
@@ -136,8 +136,7 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
         precision=Precision.FP16,
         threads=2,
         min_subgraph_size=7,
-        profile=profile,
-        engine_cache=tmp_path,
+        tensorrt_files=files,
         verbose=True,
     )
     assert paddle == PaddleOptions(
@@ -146,9 +145,7 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
         precision=Precision.FP16,
         threads=2,
         min_subgraph_size=7,
-        profile=profile,
-        shape_range_file=tmp_path / "ranges",
-        engine_cache=tmp_path,
+        tensorrt_files=files,
         verbose=True,
     )
 
@@ -170,5 +167,5 @@ def test_streams_have_as_many_threads_each(asked: dict[str, Any], threads: int) 
 def test_a_stream_needs_a_thread() -> None:
     with pytest.raises(OptionError, match="5 streams need a thread each, and there are 4"):
         candidates(RuntimeRequest(streams=5))
-    with pytest.raises(OptionError, match="streams is 0"):
+    with pytest.raises(OptionError, match="streams: 0 is less than 1"):
         RuntimeRequest(streams=0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from engine import InferenceError, OptionError, Predictor, SegmentationClass
-from engine.rasters.options import TileWishes
+from engine.rasters.options import TileOptions
 from engine.rasters.tile_size import choose_tiling, natural_size
 from engine.rasters.tiles import ImageRaster, Tile, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Scores, Tiling
@@ -58,7 +58,7 @@ def predictor_of(network: Network, *, multilabel: bool = False, **runtime: Any) 
 
 
 def tiling_of(predictor: Predictor, side: int, overlap: int, batch: int = 1) -> tuple[Tiling, Any]:
-    return choose_tiling(predictor, TileWishes(side=side, overlap=overlap, batch=batch))
+    return choose_tiling(predictor, TileOptions(side=side, overlap=overlap), batch)
 
 
 @pytest.mark.parametrize("size", [(97, 131), (64, 64), (20, 150), (200, 65)])
@@ -117,7 +117,7 @@ def test_streams_run_at_the_same_time(batch: int) -> None:
 
     predictor = predictor_of(together, streams=2)
     image = image_of(patches(32 + 64 * 4, 96))
-    tiling, facts = choose_tiling(predictor_of(blurred, streams=2), TileWishes(side=96, overlap=32, batch=batch))
+    tiling, facts = choose_tiling(predictor_of(blurred, streams=2), TileOptions(side=96, overlap=32), batch)
     assert len(tiling.grid(96, 32 + 64 * 4)) == 4
     whole = predictor_of(blurred).predict(image).mask
     np.testing.assert_array_equal(predict_in_tiles(predictor, image, tiling, facts).mask, whole)
@@ -263,10 +263,10 @@ def test_tiles_have_the_size_that_the_bundle_leaves_unchanged(
 
 def test_tiles_of_a_network_of_one_size_have_that_size() -> None:
     predictor = predictor_of(blurred, input_shape=(2, 3, 96, 160))
-    tiling, _ = choose_tiling(predictor, TileWishes())
+    tiling, _ = choose_tiling(predictor, TileOptions())
     assert (tiling.width, tiling.height, tiling.batch, tiling.alignment) == (160, 96, 2, 1)
     image = image_of(patches(250, 400))
-    facts = choose_tiling(predictor, TileWishes())[1]
+    facts = choose_tiling(predictor, TileOptions())[1]
     tiled = predict_in_tiles(predictor, image, tiling, facts).mask
     np.testing.assert_array_equal(tiled, predictor_of(blurred).predict(image).mask)
 
@@ -274,7 +274,7 @@ def test_tiles_of_a_network_of_one_size_have_that_size() -> None:
 def test_tiles_that_the_bundle_resizes_are_resized_one_by_one() -> None:
     predictor = Predictor(bundle_of([{"type": "Resize", "target_size": [32, 32]}]), FakeRuntime(strongest))
     image = image_of(np.repeat(np.repeat(patches(64, 64), 2, axis=0), 2, axis=1))
-    tiling, facts = choose_tiling(predictor, TileWishes(side=64, overlap=0))
+    tiling, facts = choose_tiling(predictor, TileOptions(side=64, overlap=0))
     tiled = predict_in_tiles(predictor, image, tiling, facts).mask
     corner = predictor.predict(image_of(np.ascontiguousarray(image.pixels[64:128, :64]))).mask
     np.testing.assert_array_equal(tiled[64:128, :64], corner)
@@ -297,21 +297,21 @@ def test_tiles_shrink_with_the_memory_until_none_fits() -> None:
     sides: list[int] = []
     for spare in (2600, 1000, 500):
         limit = process_memory_bytes("VmRSS") + spare * MIB
-        tiling, facts = choose_tiling(predictor, TileWishes(memory_bytes=limit))
+        tiling, facts = choose_tiling(predictor, TileOptions(memory_bytes=limit))
         assert facts.kind is OutputKind.SCORES
         sides.append(tiling.width)
     # 800 MiB for 1024×1024 pixels, 450 for 768×768, 200 for 512×512; what a trial left behind; what is read and written
     assert sides == [1024, 768, 512]
     # Two streams have two runs under way.
     limit = process_memory_bytes("VmRSS") + 1000 * MIB
-    assert choose_tiling(predictor_of(hungry(800), streams=2), TileWishes(memory_bytes=limit))[0].width == 512
+    assert choose_tiling(predictor_of(hungry(800), streams=2), TileOptions(memory_bytes=limit))[0].width == 512
     limit = process_memory_bytes("VmRSS") + 175 * MIB
-    with pytest.raises(OptionError, match=r"do not hold one tile of 256×256 pixels.*--max-memory"):
-        choose_tiling(predictor, TileWishes(memory_bytes=limit))
+    with pytest.raises(OptionError, match=r"do not hold one tile of 256×256 pixels.*max-memory"):
+        choose_tiling(predictor, TileOptions(memory_bytes=limit))
 
 
 def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs() -> None:
     network = CountingNetwork(blurred)
     with pytest.raises(OptionError, match=re.escape("an overlap of 64 pixels does not fit into tiles of 64×64")):
-        choose_tiling(predictor_of(network), TileWishes(side=64, overlap=64))
+        choose_tiling(predictor_of(network), TileOptions(side=64, overlap=64))
     assert network.shapes == []

@@ -83,7 +83,7 @@ def test_blending_by_tiles_is_the_weighted_mean(height: int, width: int, tile: i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((64, 64, 64), r"overlap of 64 pixels does not fit into tiles of 64×64.*--overlap"),
+        ((64, 64, 64), r"overlap of 64 pixels does not fit into tiles of 64×64.*overlap"),
         ((64, 32, 40), "would never advance"),
         ((0, 64, 8), "at least 1"),
         ((64, 64, -1), "at least 0"),

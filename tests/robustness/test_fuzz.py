@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 from engine import BundleError, InferenceError, OptionError, open_bundle
 from engine.segmentation.postprocess import output_kind, segment
-from service.request import PredictRequest, build_request
+from service.request import ServiceRequest, build_service_request
 from tests.robustness import hostile
 from tests.robustness.conftest import Tally
 
@@ -75,10 +75,10 @@ def test_any_meta_json(value: Any, tmp_path: Path, tally: Tally) -> None:
 
 
 @many_times
-@given(parameters=st.dictionaries(st.sampled_from(sorted(PredictRequest.model_fields)), scalars, max_size=4))
+@given(parameters=st.dictionaries(st.sampled_from(sorted(ServiceRequest.model_fields)), scalars, max_size=4))
 def test_any_options(parameters: dict[str, Any], tally: Tally) -> None:
     try:
-        build_request(**parameters).runtime_request()
+        build_service_request(**parameters)
     except OptionError as error:
         assert str(error)
     tally("fuzzed values: options")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.runtimes import RUNTIMES
+from benchmarks.lab.runtimes import RUNTIMES
 from engine import open_bundle, open_predictor
 from engine.images import Capture, SourceImage
 from engine.options import RuntimeName
@@ -32,7 +32,7 @@ import gc, json, os, sys, threading
 from pathlib import Path
 from engine import Failed, Pipeline, open_bundle, open_predictor
 from engine.system.memory import process_memory_bytes, return_freed_memory
-from benchmarks.runtimes import RUNTIMES
+from benchmarks.lab.runtimes import RUNTIMES
 from tests.robustness.test_long_runs import pictures
 
 bundle, runtime, ledger, count = sys.argv[1:]

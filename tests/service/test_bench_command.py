@@ -129,7 +129,7 @@ def test_large_images_are_shrunken_as_in_predict(tmp_path: Path) -> None:
     [
         (("--size", "12"), "height and width in pixels"),
         (("--repeats", 0), "must be at least 1"),
-        (("--provider", "cpu", "--max-img-size", 0), "max-img-size is 0"),
+        (("--provider", "cpu", "--max-img-size", 0), "--max-img-size: 0 is no"),
         (("--runtime", "paddle", "--provider", "cpu"), "belongs to paddle"),
     ],
 )

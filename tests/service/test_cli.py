@@ -434,7 +434,7 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
         (["--mkldnn", "on", "--runtime", "onnx"], "oneDNN belongs to Paddle"),
         (["--mkldnn", "on", "--provider", "cpu"], "oneDNN belongs to Paddle"),
         (["--provider", "cpu", "--runtime", "paddle"], "belongs to ONNX Runtime"),
-        (["--provider", "cpu", "--device", "gpu"], "provider cpu runs on the cpu"),
+        (["--provider", "cpu", "--device", "gpu"], "--provider: cpu runs on the cpu"),
         (["--threads", "0"], "threads"),
         (["--batch-size", "0"], "batch-size"),
         (["--threshold", "2"], "threshold"),

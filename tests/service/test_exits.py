@@ -26,7 +26,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from benchmarks.tables import Table, markdown
+from benchmarks.results.tables import Table, markdown
 from service.commands.terminal import ExitStatus, Products
 from service.results.pictures import CoverTable
 from service.results.report import report_at

@@ -51,9 +51,13 @@ ENTRIES: Mapping[str, Entry | str] = {
     "convert": Entry(of_bundle("--precision", "fp16", "--out", "{}/out.tgz"), TRIAL),
     "verify": Entry(lambda folder: (folder / "compared.tgz",), TRIAL),
     "evaluate": Entry(of_bundle("--images", "{}/picture.png", "--masks", "{}/masks"), TRIAL),
-    "bench": Entry(of_bundle("--repeats", "1", "--provider", "cpu"), "benchmarks.child", ExitStatus.INCOMPLETE),
+    "bench": Entry(
+        of_bundle("--repeats", "1", "--provider", "cpu"), "benchmarks.measuring.child", ExitStatus.INCOMPLETE
+    ),
     "tune": Entry(
-        of_bundle("--images", "{}/picture.png", "--out", "{}/profile.json"), "benchmarks.child", ExitStatus.INCOMPLETE
+        of_bundle("--images", "{}/picture.png", "--out", "{}/profile.json"),
+        "benchmarks.measuring.child",
+        ExitStatus.INCOMPLETE,
     ),
     "doctor": Entry(of_bundle(), TRIAL, ExitStatus.DONE),
     "merge": "ledgers only",

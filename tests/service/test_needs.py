@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.configurations import Size
+from benchmarks.measuring.configurations import Size
 from engine.errors import ImageError
 from engine.system.cores import usable_cores
 from service import cli

@@ -1,1 +1,1 @@
-"""Every model family of PaddleSeg: exported, converted, run in both runtimes, compared; `python -m benchmarks.zoo`."""
+"""Every model family of PaddleSeg through the commands that a user calls; `python -m benchmarks.lab.zoo`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, ShapeRange
+from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, ShapeRange, TensorRtFiles
 from engine.runtimes.onnx import (
     cuda_settings,
     engine_cache_folder,
@@ -75,13 +75,11 @@ def test_openvino_computes_in_fp32_with_our_threads(threads: int) -> None:
 )
 @pytest.mark.parametrize("nodes", [1, 3, 9])
 def test_tensorrt_without_profile_or_cache(precision: Precision, fp16: str, int8: str, nodes: int) -> None:
-    options = OnnxOptions(
-        provider=Provider.TENSORRT, precision=precision, device_id=2, min_subgraph_size=nodes, workspace_bytes=1 << 29
-    )
+    options = OnnxOptions(provider=Provider.TENSORRT, precision=precision, device_id=2, min_subgraph_size=nodes)
     assert tensorrt_settings(options, None) == {
         "device_id": "2",
         "trt_min_subgraph_size": str(nodes),
-        "trt_max_workspace_size": "536870912",
+        "trt_max_workspace_size": "1073741824",
         "trt_fp16_enable": fp16,
         "trt_int8_enable": int8,
     }
@@ -95,7 +93,7 @@ def test_tensorrt_without_profile_or_cache(precision: Precision, fp16: str, int8
     ],
 )
 def test_tensorrt_is_told_the_shapes(profile: DynamicShapeProfile, shapes: tuple[str, str, str]) -> None:
-    settings = tensorrt_settings(OnnxOptions(provider=Provider.TENSORRT, profile=profile), None)
+    settings = tensorrt_settings(OnnxOptions(provider=Provider.TENSORRT, tensorrt_files=TensorRtFiles(profile)), None)
     assert tuple(settings[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")) == shapes
 
 

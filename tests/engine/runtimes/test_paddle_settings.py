@@ -13,7 +13,15 @@ import pytest
 
 from engine.bundle.bundle import PaddleModel, ProgramKind
 from engine.errors import ModelLoadError, OptionError
-from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, ShapeRange
+from engine.options import (
+    Device,
+    DynamicShapeProfile,
+    PaddleOptions,
+    Precision,
+    ShapeRange,
+    TensorRtFiles,
+    TensorRtPreparation,
+)
 from engine.runtimes import TensorSpec
 from engine.runtimes.paddle import (
     ConfigCall,
@@ -33,7 +41,13 @@ PROFILE = DynamicShapeProfile((("x", SEEN),))
 RANGES = Path("/cache/ranges.pbtxt")
 CACHE = Path("/cache/engines")
 GPU: dict[str, Any] = {"device": Device.GPU}
-TRT: dict[str, Any] = {**GPU, "tensorrt": True, "profile": PROFILE}
+TRT: dict[str, Any] = {**GPU, "tensorrt": True, "tensorrt_files": TensorRtFiles(PROFILE)}
+
+
+def files(*, shapes: DynamicShapeProfile | None = PROFILE, **named: Path) -> dict[str, Any]:
+    """The option that names what TensorRT is given."""
+    return {"tensorrt_files": TensorRtFiles(shapes, **named)}
+
 
 Call = tuple[Any, ...]
 OPTIMISED: list[Call] = [("switch_ir_optim", True), ("enable_memory_optim",)]
@@ -83,9 +97,9 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
     ("gpu", GPU, "pdmodel", [ON_GPU, *OPTIMISED]),
     (
         "gpu, fp16, PIR",
-        {**GPU, "precision": Precision.FP16, "device_id": 1, "memory_pool_mb": 512},
+        {**GPU, "precision": Precision.FP16, "device_id": 1},
         "pir",
-        [("enable_use_gpu", 512, 1, HALF), *OPTIMISED, *PIR],
+        [("enable_use_gpu", 256, 1, HALF), *OPTIMISED, *PIR],
     ),
     ("TensorRT", TRT, "pdmodel", [ON_GPU, *OPTIMISED, engine(), SHAPES]),
     ("min_subgraph_size", {**TRT, "min_subgraph_size": 9}, "pdmodel", [ON_GPU, *OPTIMISED, engine(nodes=9), SHAPES]),
@@ -97,37 +111,46 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
     ),
     (
         "TensorRT, int8, kept engines",
-        {**TRT, "precision": Precision.INT8, "engine_cache": CACHE},
+        {**TRT, "precision": Precision.INT8, **files(engine_cache=CACHE)},
         "pdmodel",
         [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), SHAPES],
     ),
     (
         "TensorRT, int8, writing the table",
-        {**TRT, "precision": Precision.INT8, "engine_cache": CACHE, "calibrate": True, "shape_range_file": RANGES},
+        {
+            **TRT,
+            "precision": Precision.INT8,
+            **files(engine_cache=CACHE, shape_range_file=RANGES),
+            "preparation": TensorRtPreparation.CALIBRATION,
+        },
         "pdmodel",
         [ON_GPU, *OPTIMISED, engine(mode=INT8, static=True), TUNED],
     ),
     (
         "TensorRT, fp16, kept engines",
-        {**TRT, "precision": Precision.FP16, "engine_cache": CACHE},
+        {**TRT, "precision": Precision.FP16, **files(engine_cache=CACHE)},
         "pdmodel",
         [ON_GPU, *OPTIMISED, engine(mode=HALF, static=True), ("set_optim_cache_dir", "/cache/engines"), SHAPES],
     ),
     (
         "TensorRT, ranges of inner tensors come first",
-        {**TRT, "shape_range_file": RANGES},
+        {**TRT, **files(shape_range_file=RANGES)},
         "pdmodel",
         [ON_GPU, *OPTIMISED, engine(), TUNED],
     ),
     (
         "TensorRT, ranges alone",
-        {**TRT, "profile": None, "shape_range_file": RANGES},
+        {**TRT, **files(shapes=None, shape_range_file=RANGES)},
         "pdmodel",
         [ON_GPU, *OPTIMISED, engine(batch=1), TUNED],
     ),
     (
         "collecting runs without TensorRT",
-        {**TRT, "profile": None, "shape_range_file": RANGES, "collect_shape_range": True},
+        {
+            **TRT,
+            **files(shapes=None, shape_range_file=RANGES),
+            "preparation": TensorRtPreparation.SHAPE_RANGES,
+        },
         "pdmodel",
         [ON_GPU, *OPTIMISED, ("collect_shape_range_info", "/cache/ranges.pbtxt")],
     ),
@@ -163,15 +186,15 @@ def test_the_installed_paddle_knows_every_call() -> None:
 
 def test_tensorrt_needs_shapes() -> None:
     options = PaddleOptions(device=Device.GPU, tensorrt=True)
-    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*add --auto-tune-shapes"):
+    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*ask for auto-tune-shapes"):
         configuration(options, "pdmodel")
-    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*add --auto-tune-shapes"):
+    with pytest.raises(OptionError, match=r"TensorRT needs to know the shapes.*ask for auto-tune-shapes"):
         pir_tensorrt_arguments(options)
 
 
 @pytest.mark.parametrize(("precision", "mode"), [(Precision.FP32, "FP32"), (Precision.FP16, "FP16")])
 def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str) -> None:
-    options = PaddleOptions(**TRT, precision=precision, min_subgraph_size=5, workspace_bytes=1 << 28)
+    options = PaddleOptions(**TRT, precision=precision, min_subgraph_size=5)
     assert pir_tensorrt_arguments(options) == PirTensorRtArguments(
         inputs=(
             {
@@ -184,7 +207,7 @@ def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str
         ),
         min_subgraph_size=5,
         precision_mode=mode,
-        workspace_size=268435456,
+        workspace_size=1 << 30,
     )
 
 
@@ -192,9 +215,9 @@ def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str
 
 
 def test_a_pir_program_takes_no_calibration_table() -> None:
-    options = PaddleOptions(**TRT, precision=Precision.INT8, engine_cache=CACHE)
+    options = PaddleOptions(**TRT | files(engine_cache=CACHE), precision=Precision.INT8)
     for refused in (lambda: configuration(options, "pir"), lambda: pir_tensorrt_arguments(options)):
-        with pytest.raises(OptionError, match=r"calibration table for a \.pdmodel only.*--runtime onnx"):
+        with pytest.raises(OptionError, match=r"calibration table for a \.pdmodel only.*runtime onnx"):
             refused()
 
 
@@ -222,8 +245,8 @@ def test_a_program_is_copied_once_to_where_paddle_may_write(tmp_path: Path) -> N
 
 
 def test_int8_runs_with_a_table_or_writes_a_new_one(tmp_path: Path) -> None:
-    run = PaddleOptions(**TRT, precision=Precision.INT8, engine_cache=tmp_path)
-    with pytest.raises(OptionError, match=r"no calibration table.*--auto-tune-shapes on at least 8"):
+    run = PaddleOptions(**TRT | files(engine_cache=tmp_path), precision=Precision.INT8)
+    with pytest.raises(OptionError, match=r"no calibration table.*auto-tune-shapes on at least 8"):
         prepare_calibration(tmp_path, run)
     table = tmp_path / "_opt_cache" / "trt_calib_4711"
     table.parent.mkdir()
@@ -235,7 +258,7 @@ def test_int8_runs_with_a_table_or_writes_a_new_one(tmp_path: Path) -> None:
     prepare_calibration(tmp_path, run)
     assert calibration_tables(tmp_path) == (table,)
     # Paddle would take the old table instead of writing a new one.
-    prepare_calibration(tmp_path, replace(run, calibrate=True))
+    prepare_calibration(tmp_path, replace(run, preparation=TensorRtPreparation.CALIBRATION))
     assert calibration_tables(tmp_path) == ()
 
 

@@ -1,0 +1,367 @@
+"""Accuracy against labels: confusion matrices, IoU, pixel accuracy and the error of the cover.
+
+Source: paddleseg 2.8.0, utils/metrics.py. Areas are summed over all pixels of all images before IoU is taken, and
+label 255 is left out. One rule differs: PaddleSeg counts a class that is neither labelled nor found as IoU 0; here it
+has no IoU, and the mean is over the others.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.accuracy.labels import IGNORED_LABEL, LabelledFiles, Labels, read_labels, require_known_classes
+from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.errors import ImageError, InferenceError, OptionError
+from engine.images import SourceImage
+from engine.segmentation.postprocess import class_count
+from engine.segmentation.predictor import Predictor
+
+Counts = npt.NDArray[np.int64]
+"""``int64[K, K]``: pixels of a labelled class (row) that were found as a class (column)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImage:
+    """A picture and what is on it.
+
+    Attributes:
+        name: How messages call the picture.
+        image: The picture.
+        labels_name: How messages call the labels.
+        labels: At the upright source's size.
+    """
+
+    name: str
+    image: SourceImage
+    labels_name: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class CoverError:
+    """How far the cover of a class is from the labels'; both are shares of an image's judged pixels.
+
+    Attributes:
+        mean: Mean absolute difference over the images, 0-1.
+        max: Largest absolute difference of one image, 0-1.
+        worst_image: The image with the largest.
+    """
+
+    mean: float
+    max: float
+    worst_image: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """How well a class is found, over the pixels of all images together.
+
+    Attributes:
+        precision: Share of the pixels found as the class that are labelled so, 0-1; None where it was never found.
+        recall: Share of the pixels labelled as the class that were found so, 0-1; None where it is never labelled.
+        f1: Harmonic mean of both, 0-1; None where the class is neither labelled nor found.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """One image's mask against its labels; the same measures as of all images together.
+
+    Attributes:
+        image: How messages call the picture.
+        pixels: Number of judged pixels.
+        miou: Mean of the classes' IoU, over those that are labelled or found on this image, 0-1.
+        accuracy: Share of judged pixels of the right class, 0-1.
+        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
+        labelled_cover: Share of the judged pixels that are labelled as each class, 0-1.
+        found_cover: Share of the judged pixels that were found as each class, 0-1.
+    """
+
+    image: str
+    pixels: int
+    miou: float
+    accuracy: float
+    class_iou: tuple[float | None, ...]
+    labelled_cover: tuple[float, ...]
+    found_cover: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Masks against labels.
+
+    Attributes:
+        images: Number of images with at least one judged pixel.
+        pixels: Number of judged pixels.
+        miou: Mean of the classes' IoU, 0-1.
+        accuracy: Share of judged pixels of the right class, 0-1.
+        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
+        class_scores: Precision, recall and F1, one entry per class.
+        cover_error: One entry per class.
+        confusion: ``int64[K, K]``, pixels of all images: rows are labels, columns what was found.
+        per_image: One entry per image with at least one judged pixel, in order.
+    """
+
+    images: int
+    pixels: int
+    miou: float
+    accuracy: float
+    class_iou: tuple[float | None, ...]
+    class_scores: tuple[ClassScore, ...]
+    cover_error: tuple[CoverError, ...]
+    confusion: Counts
+    per_image: tuple[ImageScore, ...]
+
+
+def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count: int) -> Counts:
+    """Count which class was found where which was labelled.
+
+    Args:
+        found: ``[H, W]``, class indices below `class_count`.
+        labels: ``[H, W]``, class indices below `class_count`, or 255.
+        class_count: Number of classes.
+
+    Returns:
+        ``int64[K, K]``: rows are labels, columns what was found.
+
+    >>> confusion_matrix(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
+    [[1, 1], [0, 0]]
+    """
+    judged = labels != IGNORED_LABEL
+    pairs = labels[judged].astype(np.int64) * class_count + found[judged]
+    return np.bincount(pairs, minlength=class_count * class_count).reshape(class_count, class_count)
+
+
+def class_ious(confusion: Counts) -> tuple[float | None, ...]:
+    """Intersection over union of every class.
+
+    Args:
+        confusion: Of all images together.
+
+    Returns:
+        One value per class, 0-1; None for a class that is neither labelled nor found.
+
+    >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    (0.75, 0.8, None)
+    """
+    shared = confusion.diagonal()
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - shared
+    return tuple(float(both / either) if either else None for both, either in zip(shared, union, strict=True))
+
+
+def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
+    """Precision, recall and F1 of every class.
+
+    Args:
+        confusion: Of all images together.
+
+    Returns:
+        One entry per class.
+
+    >>> class_scores(np.array([[3, 1], [0, 4]]))[0]
+    ClassScore(precision=1.0, recall=0.75, f1=0.8571428571428571)
+    """
+    triples = zip(confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1), strict=True)
+    return tuple(
+        ClassScore(
+            precision=float(both / found) if found else None,
+            recall=float(both / labelled) if labelled else None,
+            f1=float(2 * both / (found + labelled)) if found + labelled else None,
+        )
+        for both, found, labelled in triples
+    )
+
+
+def mean_iou(ious: Sequence[float | None]) -> float:
+    """The mean over the classes that have an IoU.
+
+    Args:
+        ious: As `class_ious` returns them.
+
+    Returns:
+        0-1; NaN if no class has one.
+
+    >>> mean_iou((0.5, None, 1.0))
+    0.75
+    """
+    known = [iou for iou in ious if iou is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One or several predictors on the same labelled images.
+
+    Attributes:
+        classes: Of the first predictor, in index order.
+        scores: One per predictor.
+    """
+
+    classes: tuple[SegmentationClass, ...]
+    scores: tuple[Score, ...]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one predictor found, image by image."""
+
+    confusion: Counts
+    per_image: list[ImageScore] = field(default_factory=list[ImageScore])
+
+    def add(self, image: str, confusion: Counts) -> None:
+        pixels = int(confusion.sum())
+        if not pixels:
+            return
+        self.confusion += confusion
+        ious = class_ious(confusion)
+        self.per_image.append(
+            ImageScore(
+                image=image,
+                pixels=pixels,
+                miou=mean_iou(ious),
+                accuracy=float(confusion.trace() / pixels),
+                class_iou=ious,
+                labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
+                found_cover=tuple((confusion.sum(axis=0) / pixels).tolist()),
+            )
+        )
+
+    def score(self) -> Score:
+        pixels = int(self.confusion.sum())
+        ious = class_ious(self.confusion)
+        found, labelled = (
+            np.array([getattr(each, name) for each in self.per_image]) for name in ("found_cover", "labelled_cover")
+        )
+        return Score(
+            images=len(self.per_image),
+            pixels=pixels,
+            miou=mean_iou(ious),
+            accuracy=float(self.confusion.trace() / pixels),
+            class_iou=ious,
+            class_scores=class_scores(self.confusion),
+            cover_error=tuple(
+                CoverError(float(each.mean()), float(each.max()), self.per_image[int(each.argmax())].image)
+                for each in np.abs(found - labelled).T
+            ),
+            confusion=self.confusion,
+            per_image=tuple(self.per_image),
+        )
+
+
+def require_labelled_classes(evaluation: Evaluation) -> None:
+    """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason.
+
+    Args:
+        evaluation: As `evaluate` returns it.
+
+    Raises:
+        OptionError: No pixel of any image is labelled as one of the classes.
+    """
+    labelled = evaluation.scores[0].confusion.sum(axis=1)
+    missing = [f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index]]
+    if missing:
+        raise OptionError(
+            f"no pixel is labelled as class {', '.join(missing)}: if another value stands for it in the masks "
+            f"({IGNORED_LABEL} means that a pixel is not judged), map it with --label-values, for example "
+            f"--label-values 0=0,{IGNORED_LABEL}=1; if the class is on none of the images, add --allow-missing-classes"
+        )
+
+
+def read_labelled(
+    pairs: Iterable[LabelledFiles], read: Callable[[Path], SourceImage], values: Mapping[int, int] | None = None
+) -> Iterator[LabelledImage]:
+    """Read labelled images, one at a time.
+
+    Args:
+        pairs: Files.
+        read: Reads a picture.
+        values: Which value of the masks stands for which class; see `read_labels`.
+
+    Yields:
+        Pictures with their labels.
+
+    Raises:
+        ImageError: A file cannot be read, or the two of a pair differ in size.
+    """
+    for pair in pairs:
+        image = read(pair.image)
+        labels = read_labels(pair.mask, size=(image.width, image.height), values=values)
+        yield LabelledImage(str(pair.image), image, str(pair.mask), labels)
+
+
+def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage]) -> Evaluation:
+    """Hold the masks of predictors against labels, side by side.
+
+    Args:
+        predictors: At least one; their masks are at the source's size.
+        labelled: Pictures with labels; one is held at a time.
+
+    Returns:
+        A score per predictor.
+
+    Raises:
+        OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it.
+        ImageError: An image does not fit the network, labels hold an index that no class has, or no pixel is judged.
+        InferenceError: A run failed, or a network finds a class that its bundle does not have.
+    """
+    _require_exclusive_classes(predictors)
+    tallies: list[_Tally] = []
+    for sample in labelled:
+        segmented = [_segment(predictor, sample.image) for predictor in predictors]
+        count = _common_count(predictors, [count for _, count in segmented])
+        require_known_classes(sample.labels, count, where=sample.labels_name)
+        tallies = tallies or [_Tally(np.zeros((count, count), np.int64)) for _ in predictors]
+        for tally, (mask, _) in zip(tallies, segmented, strict=True):
+            tally.add(sample.name, confusion_matrix(mask, sample.labels, count))
+    if not any(tally.per_image for tally in tallies):
+        raise ImageError(f"no pixel can be judged: there is no image, or every label is {IGNORED_LABEL}")
+    names = predictors[0].bundle.classes
+    return Evaluation(
+        classes=tuple(class_of_index(names, index) for index in range(len(tallies[0].confusion))),
+        scores=tuple(tally.score() for tally in tallies),
+    )
+
+
+def _require_exclusive_classes(predictors: Iterable[Predictor]) -> None:
+    for predictor in predictors:
+        if predictor.bundle.multilabel:
+            raise OptionError(
+                f"{predictor.bundle.source}: is multilabel; its classes overlap, and masks of one class per pixel "
+                "cannot judge them"
+            )
+
+
+def _segment(predictor: Predictor, image: SourceImage) -> tuple[Labels, int]:
+    """The mask, and the number of classes that the network and its bundle tell apart."""
+    source, known = predictor.bundle.source, len(predictor.bundle.classes)
+    prepared = predictor.prepare(image)
+    (raw,) = predictor.run([prepared])
+    count = class_count(raw.output, raw.kind, known)
+    if not count:
+        raise OptionError(
+            f"{source}: names no classes, and its network returns masks, so that their number is unknown; "
+            "add `classes` to meta.json"
+        )
+    prediction = predictor.finish(prepared, raw)
+    if len(prediction.covers) > count:
+        raise InferenceError(
+            f"{source}: the network finds class {len(prediction.covers) - 1}, but the bundle names {count} classes; "
+            "complete `classes` in meta.json"
+        )
+    return cast("Labels", prediction.mask), count
+
+
+def _common_count(predictors: Sequence[Predictor], counts: Sequence[int]) -> int:
+    if len(set(counts)) > 1:
+        told = ", ".join(f"{each.bundle.source}: {count}" for each, count in zip(predictors, counts, strict=True))
+        raise OptionError(f"bundles of different numbers of classes cannot be compared ({told})")
+    return counts[0]

@@ -1,1 +1,0 @@
-"""The figures of docs/benchmarks.md, measured against peers in one run: `python -m benchmarks.headline`."""

@@ -1,0 +1,102 @@
+"""Verdicts that are kept: a line each, so that a run goes on where it was stopped."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from benchmarks.lab.corpus.sources import SOURCES
+from benchmarks.lab.corpus.verdicts import Verdict
+
+_ROOT = Path(__file__).parents[3]
+_CODE = (
+    *("engine/images/*.py", "engine/gdal.py", "engine/window.py", "engine/rasters/geotiff.py", "engine/errors.py"),
+    "benchmarks/lab/corpus/*.py",
+)
+_NO_MATTER = {"page.py", "__main__.py"}
+LIBRARIES = (
+    "pillow", "opencv-python-headless", "tifffile", "imagecodecs", "rasterio", "pyvips-binary", "pi-heif", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one picture in one of our readers.
+
+    Attributes:
+        origin: a project's name, or `matrix`.
+        name: of the file below its origin's folder.
+        format: by its first bytes.
+        reader: one of ours.
+        verdict: see `benchmarks.lab.corpus.verdicts`.
+        kind: of a right refusal.
+        note: what was seen.
+        orientation: that EXIF or the TIFF states.
+        key: of the code and the libraries that gave this result.
+    """
+
+    origin: str
+    name: str
+    format: str
+    reader: str
+    verdict: Verdict
+    kind: str
+    note: str
+    orientation: int
+    key: str
+
+
+_RESULT = TypeAdapter(Result)
+
+
+def installed_versions() -> dict[str, str]:
+    """The libraries that read and write.
+
+    Returns:
+        Name to version.
+    """
+    return {name: version(name) for name in LIBRARIES}
+
+
+def current_key() -> str:
+    """Digest of everything that a result depends on: our readers, this measurement, libraries, sources.
+
+    Returns:
+        Hexadecimal.
+    """
+    digest = hashlib.sha256(repr((installed_versions(), SOURCES)).encode())
+    for pattern in _CODE:
+        for path in sorted(_ROOT.glob(pattern)):
+            if path.name not in _NO_MATTER:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """Results in a file, a line of JSON each."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Take over what still holds.
+
+        Args:
+            path: the file; lines of other keys are dropped.
+            key: see `current_key`.
+        """
+        self._path = path
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        found = [_RESULT.validate_json(line) for line in lines if line.endswith(b"}")]
+        self.results = {(each.origin, each.name, each.reader): each for each in found if each.key == key}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(_RESULT.dump_json(each) + b"\n" for each in self.results.values()))
+
+    def add(self, result: Result) -> None:
+        """Keep a result.
+
+        Args:
+            result: of this run.
+        """
+        self.results[result.origin, result.name, result.reader] = result
+        with self._path.open("ab") as file:
+            file.write(_RESULT.dump_json(result) + b"\n")

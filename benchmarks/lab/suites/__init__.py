@@ -1,0 +1,1 @@
+"""The pytest-benchmark suites of `make bench`."""

@@ -1,0 +1,371 @@
+"""What is measured: axes that multiply, the configurations they give, and why some cannot run on this machine."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from typing import ClassVar, assert_never
+
+from engine.bundle.bundle import Bundle
+from engine.declaration import Options, option
+from engine.errors import ConversionError, OptionError, RuntimeUnavailableError
+from engine.options import (
+    Device,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+    RuntimeOptions,
+    TensorRtFiles,
+)
+from engine.segmentation.opening import Convert, require_available
+from engine.system.cores import usable_cores
+
+DEFAULT_MIN_SUBGRAPH_SIZE = 3
+
+
+class ProviderName(StrEnum):
+    """ONNX Runtime's execution providers and Paddle's ways to run, called as in a mask's provenance."""
+
+    CPU = "cpu"
+    OPENVINO = "openvino"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    PADDLE_CPU = "paddle-cpu"
+    PADDLE_ONEDNN = "paddle-onednn"
+    PADDLE_GPU = "paddle-gpu"
+    PADDLE_TENSORRT = "paddle-tensorrt"
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The library."""
+        return RuntimeName.PADDLE if self.value.startswith("paddle-") else RuntimeName.ONNX
+
+    @property
+    def is_tensorrt(self) -> bool:
+        """Whether TensorRT takes part, and with it the smallest subgraph that it takes."""
+        return self in {ProviderName.TENSORRT, ProviderName.PADDLE_TENSORRT}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Size:
+    """Pixels of a picture.
+
+    Attributes:
+        height: At least 1.
+        width: At least 1.
+    """
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+def parse_size(text: str) -> Size:
+    """Read a size as a user writes it.
+
+    Args:
+        text: Height and width, such as 512x640.
+
+    Returns:
+        The size.
+
+    Raises:
+        OptionError: It is something else.
+
+    >>> parse_size("512x640")
+    Size(height=512, width=640)
+    """
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise OptionError(f"{text}: give height and width in pixels, such as 512x640", option="size")
+    return Size(int(sides[0]), int(sides[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One point of the product of the axes.
+
+    Attributes:
+        provider: What runs the network, and in which library.
+        precision: Arithmetic of the network's heavy layers.
+        threads: Threads of all streams together.
+        streams: Runs that may be under way at once; each has an equal share of the threads.
+        batch_size: Images that share one run.
+        size: What every image is resized to beforehand; None: images as they are.
+        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
+    """
+
+    provider: ProviderName
+    precision: Precision = Precision.FP32
+    threads: int = 1
+    streams: int = 1
+    batch_size: int = 1
+    size: Size | None = None
+    min_subgraph_size: int = DEFAULT_MIN_SUBGRAPH_SIZE
+
+    @property
+    def label(self) -> str:
+        """What a table calls it: what differs from a single session over single images as they are.
+
+        >>> Configuration(ProviderName.CPU, threads=4, streams=2, size=Size(512, 640)).label
+        'cpu fp32, 4 threads in 2 streams, 512x640'
+        """
+        parts = [f"{self.provider} {self.precision}", _counted(self.threads, "thread")]
+        if self.streams > 1:
+            parts[-1] += f" in {self.streams} streams"
+        if self.batch_size > 1:
+            parts.append(f"batch {self.batch_size}")
+        if self.size is not None:
+            parts.append(str(self.size))
+        if self.min_subgraph_size != DEFAULT_MIN_SUBGRAPH_SIZE:
+            parts.append(f"subgraphs from {self.min_subgraph_size}")
+        return ", ".join(parts)
+
+    def options(self, files: TensorRtFiles | None = None) -> RuntimeOptions:
+        """What the runtime is opened with.
+
+        Args:
+            files: Shapes that will come, and engines, for TensorRT; without effect on other providers.
+
+        Returns:
+            Options of one runtime.
+
+        Raises:
+            OptionError: The configuration contradicts itself.
+        """
+        if self.batch_size < 1:
+            raise OptionError(f"batch size is {self.batch_size}; it must be at least 1")
+        provider = self.provider
+        told = files if files is not None and provider.is_tensorrt else TensorRtFiles()
+        match provider:
+            case ProviderName.CPU | ProviderName.OPENVINO | ProviderName.CUDA | ProviderName.TENSORRT:
+                return OnnxOptions(
+                    provider=Provider(provider.value),
+                    precision=self.precision,
+                    threads=self.threads,
+                    streams=self.streams,
+                    min_subgraph_size=self.min_subgraph_size,
+                    tensorrt_files=told,
+                )
+            case (
+                ProviderName.PADDLE_CPU
+                | ProviderName.PADDLE_ONEDNN
+                | ProviderName.PADDLE_GPU
+                | ProviderName.PADDLE_TENSORRT
+            ):
+                on_gpu = provider in {ProviderName.PADDLE_GPU, ProviderName.PADDLE_TENSORRT}
+                return PaddleOptions(
+                    device=Device.GPU if on_gpu else Device.CPU,
+                    onednn=provider is ProviderName.PADDLE_ONEDNN,
+                    tensorrt=provider.is_tensorrt,
+                    precision=self.precision,
+                    threads=self.threads,
+                    streams=self.streams,
+                    min_subgraph_size=self.min_subgraph_size,
+                    tensorrt_files=told,
+                )
+            case _:
+                assert_never(provider)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" + "s" * (count != 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes(Options):
+    """The values of every axis; an empty one is left to `configurations`.
+
+    Attributes:
+        runtimes: Libraries; empty: both.
+        providers: Empty: all of the runtimes.
+        precisions: Empty: FP32 and what else the bundle holds.
+        threads: Empty: all cores that this process may use.
+        streams: At least one value.
+        batch_sizes: At least one value.
+        sizes: None stands for images as they are.
+        min_subgraph_sizes: For TensorRT; the other providers do not multiply by them.
+    """
+
+    title: ClassVar[str] = "Axes, which multiply"
+
+    runtimes: tuple[RuntimeName, ...] = option((), "repeatable; default: both", name="runtime", repeatable=True)
+    providers: tuple[ProviderName, ...] = option(
+        (), "repeatable; default: all, those that cannot run are listed", name="provider", repeatable=True
+    )
+    precisions: tuple[Precision, ...] = option(
+        (), "repeatable; default: fp32 and what the bundle holds", name="precision", repeatable=True
+    )
+    threads: tuple[int, ...] = option(
+        (), "of all streams together; repeatable; default: all usable cores", repeatable=True
+    )
+    streams: tuple[int, ...] = option(
+        (1,), "sessions side by side that share the threads; repeatable; default: 1", repeatable=True
+    )
+    batch_sizes: tuple[int, ...] = option((1,), "repeatable; default: 1", name="batch_size", repeatable=True)
+    sizes: tuple[Size | None, ...] = option(
+        (None,),
+        "resize images first; repeatable; default: as they are",
+        name="size",
+        metavar="HxW",
+        parse=parse_size,
+        repeatable=True,
+    )
+    min_subgraph_sizes: tuple[int, ...] = option(
+        (DEFAULT_MIN_SUBGRAPH_SIZE,), "for TensorRT; repeatable; default: 3", name="min_subgraph_size", repeatable=True
+    )
+
+
+def configurations(axes: Axes, bundle: Bundle) -> tuple[Configuration, ...]:
+    """Multiply the axes.
+
+    Args:
+        axes: Their values.
+        bundle: Decides what an empty axis of precisions holds.
+
+    Returns:
+        Every combination once, in the order of the axes; whether it can run is not known yet.
+
+    Raises:
+        OptionError: No provider belongs to the runtimes.
+    """
+    held = (each.precision for each in bundle.onnx)
+    precisions = axes.precisions or tuple(dict.fromkeys((Precision.FP32, *held)))
+    product = itertools.product(
+        _providers(axes),
+        precisions,
+        axes.threads or (usable_cores(),),
+        axes.streams,
+        axes.batch_sizes,
+        axes.sizes,
+        axes.min_subgraph_sizes,
+    )
+    points = (Configuration(*values) for values in product)
+    return tuple(
+        dict.fromkeys(
+            each if each.provider.is_tensorrt else replace(each, min_subgraph_size=DEFAULT_MIN_SUBGRAPH_SIZE)
+            for each in points
+        )
+    )
+
+
+def _providers(axes: Axes) -> Sequence[ProviderName]:
+    runtimes = axes.runtimes or tuple(RuntimeName)
+    fitting = [each for each in axes.providers or tuple(ProviderName) if each.runtime in runtimes]
+    if not fitting:
+        raise OptionError(
+            f"none of the providers {', '.join(axes.providers)} belongs to {', '.join(runtimes)}: "
+            "those of Paddle are called paddle-…, the others are ONNX Runtime's"
+        )
+    return fitting
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A configuration that cannot run here.
+
+    Attributes:
+        configuration: What was asked for.
+        reason: Why not, and what to do about it.
+    """
+
+    configuration: Configuration
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What will be measured, and what not.
+
+    Attributes:
+        bundle: With a converted model added, if one was needed and made.
+        runnable: In the order asked for.
+        skipped: In the order asked for.
+    """
+
+    bundle: Bundle
+    runnable: tuple[Configuration, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def select(wanted: Sequence[Configuration], bundle: Bundle, convert: Convert | None = None) -> Selection:
+    """Sort out what this machine and this bundle cannot run, before anything is measured.
+
+    Args:
+        wanted: Configurations.
+        bundle: An open bundle.
+        convert: Makes the FP32 ONNX model where it is missing; called at most once.
+
+    Returns:
+        What can be tried, and what is skipped with its reason.
+    """
+    ready = _Ready(bundle, convert)
+    runnable: list[Configuration] = []
+    skipped: list[Skipped] = []
+    for each in wanted:
+        reason = ready.obstacle(each)
+        if reason is None:
+            runnable.append(each)
+        else:
+            skipped.append(Skipped(each, reason))
+    return Selection(ready.bundle, tuple(runnable), tuple(skipped))
+
+
+class _Ready:
+    """A bundle that gains its FP32 ONNX model when a configuration needs it, and what is known to be absent."""
+
+    def __init__(self, bundle: Bundle, convert: Convert | None) -> None:
+        self.bundle = bundle
+        self._convert = convert
+        self._refusal: str | None = None
+        # Asking a library may mean loading it: once per provider is enough.
+        self._unavailable: Callable[[ProviderName], str | None] = cache(_unavailable)
+
+    def obstacle(self, configuration: Configuration) -> str | None:
+        try:
+            options = configuration.options()
+        except OptionError as error:
+            return str(error)
+        return self._unavailable(configuration.provider) or self._missing_model(options)
+
+    def _missing_model(self, options: RuntimeOptions) -> str | None:
+        source = self.bundle.source
+        if isinstance(options, PaddleOptions):
+            if self.bundle.paddle is not None:
+                return None
+            return f"{source}: holds no Paddle program (model.json, model.pdiparams): measure runtime onnx"
+        precision = options.model_precision
+        if self.bundle.onnx_model(precision) is not None:
+            return None
+        if precision is not Precision.FP32:
+            calibration = " --calibrate PICTURES" if precision is Precision.INT8 else ""
+            return (
+                f"{source}: holds no onnx/{precision}/model.onnx: make it with "
+                f"`pseg convert {source} --precision {precision}{calibration} --out …` and measure that bundle"
+            )
+        return self._convert_once()
+
+    def _convert_once(self) -> str | None:
+        if self._refusal is None and self._convert is not None and self.bundle.paddle is not None:
+            try:
+                self.bundle = self.bundle.with_onnx(self._convert(self.bundle))
+            except ConversionError as error:
+                self._refusal = str(error)
+            else:
+                return None
+        return self._refusal or (
+            f"{self.bundle.source}: holds no onnx/fp32/model.onnx, and nothing to make it of: measure runtime paddle"
+        )
+
+
+def _unavailable(provider: ProviderName) -> str | None:
+    try:
+        require_available(Configuration(provider).options())
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return None

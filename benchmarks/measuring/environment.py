@@ -1,0 +1,127 @@
+"""The machine and the software that figures come from."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from engine.system.cores import quota_cores, usable_cores
+from engine.system.hardware import cpu_information, gpu_name, processor_flags, processor_model
+from engine.system.memory import kernel_bytes
+
+LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "rasterio",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-openvino",
+    "paddlepaddle",
+    "paddlepaddle-gpu",
+    "paddle2onnx",
+    "tensorrt-cu12",
+)
+_ROOT = Path(__file__).parents[2]
+_PROCESSORS = Path("/proc/cpuinfo")
+_MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where and with what was measured.
+
+    Attributes:
+        processor: Its model, as the kernel tells it.
+        flags: What the processor can do (`avx512_vnni` and so on), sorted.
+        logical_cores: Of the machine.
+        usable_cores: Of them, what this process may use.
+        quota_cores: What its control group grants; None: no limit.
+        memory_bytes: Of the machine.
+        gpu: Name of the first GPU; None where the driver tells of none.
+        system: Kernel.
+        python: Version.
+        libraries: Distribution to version, of those that are installed.
+        commit: Of this software, with `+changes` where files differ from it; None where it is not known.
+        load_average: Processes that wanted a core over the last minute, before the measurements.
+    """
+
+    processor: str
+    flags: tuple[str, ...]
+    logical_cores: int
+    usable_cores: int
+    quota_cores: float | None
+    memory_bytes: int
+    gpu: str | None
+    system: str
+    python: str
+    libraries: dict[str, str]
+    commit: str | None
+    load_average: float
+
+
+def environment(*, commit: str | None = None) -> Environment:
+    """Look at this machine.
+
+    Args:
+        commit: Of this software, where it is known from elsewhere; None: git is asked.
+
+    Returns:
+        What figures should be read with.
+    """
+    processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
+    gpu = gpu_name(0)
+    return Environment(
+        processor=processor_model(processor),
+        flags=processor_flags(processor),
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        quota_cores=quota_cores(),
+        memory_bytes=kernel_bytes(_MEMORY, "MemTotal"),
+        gpu=None if gpu == "unknown" else gpu,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        libraries=library_versions(),
+        commit=commit or commit_of(_ROOT),
+        load_average=os.getloadavg()[0],
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """List the libraries that matter.
+
+    Returns:
+        Distribution to version, of those that are installed.
+    """
+    versions: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def commit_of(folder: Path) -> str | None:
+    """Ask git for the commit of a folder.
+
+    Args:
+        folder: Of a working tree.
+
+    Returns:
+        Its hash, with `+changes` where files differ from it; None without git or a repository.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=30)  # noqa: S603
+    return done.stdout.strip()

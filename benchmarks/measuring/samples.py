@@ -1,0 +1,258 @@
+"""What was measured, raw, and what is derived from it: percentiles, rates, means."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from benchmarks.measuring.configurations import Configuration, Skipped
+from benchmarks.measuring.environment import Environment
+from converters.parity import ParityReport
+from engine.segmentation.predictor import Provenance
+
+STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
+SAMPLES_FOR_P99 = 100
+"""Of fewer samples the 99th percentile would be little else than the largest."""
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, once.
+
+    Attributes:
+        image: Its file.
+        stages_ms: Stage to milliseconds; of a batch, an equal share of its run.
+        latency_ms: From the start of decoding to the end of encoding; of a batch, that of the whole batch.
+    """
+
+    image: str
+    stages_ms: Mapping[str, float]
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePass:
+    """The images once through the pipeline, where decoding, running and encoding overlap.
+
+    Attributes:
+        images: How many.
+        wall_s: Seconds from the first to the last.
+        cpu_s: Seconds of all cores that the process took meanwhile.
+    """
+
+    images: int
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a configuration: every image by itself, then all through the pipeline.
+
+    Attributes:
+        started_s: On a clock that all configurations share.
+        samples: One per image.
+        pipeline: The same images once more.
+        peak_rss_bytes: The most memory that the process has held since its start, `VmHWM`.
+    """
+
+    started_s: float
+    samples: tuple[Sample, ...]
+    pipeline: PipelinePass
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The start of a configuration.
+
+    Attributes:
+        load_ms: Importing the library, loading the model, and the engine's own small trial run.
+        first_run_ms: The network's first run on a real image.
+        provenance: What really runs.
+    """
+
+    load_ms: float
+    first_run_ms: float
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What is known of a configuration.
+
+    Attributes:
+        configuration: What was measured.
+        lot: Configurations of one lot took turns; lots ran one after another.
+        loaded: Its start; None where it did not start.
+        turns: In order; as many as came before an error.
+        agreement: Its masks against the reference's; None where they were not compared.
+        error: Why it did not come to its end; None where it did.
+    """
+
+    configuration: Configuration
+    lot: int
+    loaded: Loaded | None
+    turns: tuple[Turn, ...]
+    agreement: ParityReport | None
+    error: str | None
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples of all turns."""
+        return tuple(sample for turn in self.turns for sample in turn.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the masks are compared with.
+
+    Attributes:
+        label: Provider and precision; None where there is no reference.
+        images: How many pictures of each size are compared.
+        note: Why there is no reference, or why it is not Paddle's FP32 without oneDNN.
+    """
+
+    label: str | None
+    images: int
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One run of measurements on one machine.
+
+    Attributes:
+        bundle: As it was named.
+        bundle_digest: Of its files.
+        images: How many pictures, and where they come from.
+        repeats: Turns that were asked for.
+        environment: The machine.
+        reference: What masks were compared with.
+        measurements: In the order asked for.
+        skipped: What cannot run here.
+    """
+
+    bundle: str
+    bundle_digest: str
+    images: str
+    repeats: int
+    environment: Environment
+    reference: Reference
+    measurements: tuple[Measurement, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Interpolate a percentile linearly between the two nearest values.
+
+    Args:
+        values: At least one, in any order.
+        percent: 0-100.
+
+    Returns:
+        The percentile.
+
+    >>> percentile([4, 1, 3, 2], 50)
+    2.5
+    """
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A measurement in a few figures; None where nothing is known.
+
+    Attributes:
+        samples: How many images were timed.
+        load_ms: See `Loaded`.
+        first_run_ms: See `Loaded`.
+        p50_ms: Median latency.
+        p90_ms: Latency that nine of ten keep to.
+        p99_ms: Latency that 99 of 100 keep to; None below 100 samples.
+        images_per_s: Through the pipeline; median of the turns.
+        peak_rss_mib: Largest memory of the process.
+        cpu_s_per_image: Core-seconds per image through the pipeline.
+        stages_ms: Stage to its median.
+        mismatched_ppm: Pixels of another class than the reference's, per million.
+        min_class_iou: The smallest IoU with the reference of a class that counts.
+        class_iou: Class name to IoU with the reference.
+        max_cover_error: Largest difference of a class's cover in one image, 0-1.
+    """
+
+    samples: int
+    load_ms: float | None
+    first_run_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    images_per_s: float | None
+    peak_rss_mib: float | None
+    cpu_s_per_image: float | None
+    stages_ms: Mapping[str, float]
+    mismatched_ppm: float | None
+    min_class_iou: float | None
+    class_iou: Mapping[str, float]
+    max_cover_error: float | None
+
+
+def summarize(measurement: Measurement) -> Summary:
+    """Derive the figures of a measurement.
+
+    Args:
+        measurement: Raw.
+
+    Returns:
+        The figures, as far as there are samples.
+    """
+    samples, loaded, agreement = measurement.samples, measurement.loaded, measurement.agreement
+    latencies = [each.latency_ms for each in samples]
+    passes = [turn.pipeline for turn in measurement.turns]
+    rates = [each.images / each.wall_s for each in passes]
+    return Summary(
+        samples=len(samples),
+        load_ms=loaded and loaded.load_ms,
+        first_run_ms=loaded and loaded.first_run_ms,
+        p50_ms=percentile(latencies, 50) if latencies else None,
+        p90_ms=percentile(latencies, 90) if latencies else None,
+        p99_ms=percentile(latencies, 99) if len(latencies) >= SAMPLES_FOR_P99 else None,
+        images_per_s=percentile(rates, 50) if rates else None,
+        peak_rss_mib=max((turn.peak_rss_bytes / 2**20 for turn in measurement.turns), default=None),
+        cpu_s_per_image=sum(each.cpu_s for each in passes) / sum(each.images for each in passes) if passes else None,
+        stages_ms={stage: percentile([each.stages_ms[stage] for each in samples], 50) for stage in STAGES}
+        if samples
+        else {},
+        mismatched_ppm=agreement and agreement.mismatched_ppm,
+        min_class_iou=agreement and agreement.min_class_iou,
+        class_iou=agreement.class_iou if agreement else {},
+        max_cover_error=agreement and agreement.max_cover_error,
+    )
+
+
+def pareto_front(
+    items: Iterable[_Item], cost: Callable[[_Item], float], worth: Callable[[_Item], float]
+) -> tuple[_Item, ...]:
+    """Keep what nothing else beats: nothing is at least as cheap and worth at least as much, and better in one of both.
+
+    Args:
+        items: Any number.
+        cost: Less is better.
+        worth: More is better.
+
+    Returns:
+        The front, cheapest first.
+
+    >>> pareto_front([(3, 1.0), (1, 0.9), (2, 0.8)], lambda each: each[0], lambda each: each[1])
+    ((1, 0.9), (3, 1.0))
+    """
+    front: list[_Item] = []
+    for each in sorted(items, key=lambda item: (cost(item), -worth(item))):
+        if not front or worth(each) > worth(front[-1]):
+            front.append(each)
+    return tuple(front)

@@ -1,0 +1,421 @@
+"""What the child of a measurement does: load a configuration, run the pictures over its streams, take the time.
+
+The pictures are dealt to whichever stream is free, so that several streams of few threads do the same work as one of
+many.
+"""
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from benchmarks.accuracy.evaluation import Score, evaluate, read_labelled
+from benchmarks.accuracy.labels import LabelledFiles
+from benchmarks.measuring.configurations import Configuration
+from benchmarks.measuring.pictures import Pictures
+from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
+from benchmarks.measuring.samples import Loaded, PipelinePass, Sample, Turn
+from converters.parity import ParityReport, compare
+from engine.bundle.bundle import Bundle
+from engine.errors import ImageError
+from engine.gpu.shapes import collect_inner_ranges, collect_profile
+from engine.images import SourceImage, read_image
+from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions, TensorRtFiles
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.palette import composite, palette_for, pseudo_color_png
+from engine.segmentation.pipeline import Failed, Pipeline
+from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
+from engine.system.cores import usable_cores
+from engine.system.memory import process_memory_bytes
+
+_SETTLED_SHARE = 0.1
+_SETTLING_STEP_S = 0.02
+_SETTLING_LIMIT_S = 1.0
+
+_Answer = TypeVar("_Answer")
+_Waiting = TypeVar("_Waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Open a configuration; answered by `Loaded`.
+
+    Attributes:
+        bundle: Holds the model; its files stay until the child ends.
+        configuration: What is measured.
+        pictures: What it is measured on.
+        ledger: Folder that remembers which models loaded before.
+        tensorrt_files: Shapes that will come, and engines; without a folder for these they are built anew.
+    """
+
+    bundle: Bundle
+    configuration: Configuration
+    pictures: Pictures
+    ledger: Path
+    tensorrt_files: TensorRtFiles
+
+
+@dataclass(frozen=True, slots=True)
+class TakeTurn:
+    """Measure all pictures once; answered by `Turn`.
+
+    Attributes:
+        origin_s: On the monotonic clock of the machine; the turn's start is told from there.
+    """
+
+    origin_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Compare masks with a recording; answered by `ParityReport`.
+
+    Attributes:
+        recording: Folder of a recorded reference.
+        pictures: All of them were recorded.
+    """
+
+    recording: Path
+    pictures: Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Run pictures through the reference and keep its answers; answered by the reference's label.
+
+    Attributes:
+        bundle: Its Paddle program is the reference; where it holds none, its FP32 ONNX model.
+        pictures: All of one size.
+        recording: Folder to write.
+        ledger: Folder that remembers which models loaded before.
+    """
+
+    bundle: Bundle
+    pictures: Pictures
+    recording: Path
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CollectShapes:
+    """Find the shapes that TensorRT must be told of; answered by `TensorRtFiles`.
+
+    Attributes:
+        bundle: Holds the model and the transforms.
+        pictures: A sample.
+        batch_size: The largest.
+        folder: Gets Paddle's own file of inner shapes.
+        ledger: Folder that remembers which models loaded before.
+    """
+
+    bundle: Bundle
+    pictures: Pictures
+    batch_size: int
+    folder: Path
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Hold masks against labels; answered by `Score`.
+
+    Attributes:
+        bundle: Holds the model.
+        options: What runs it.
+        labelled: Pictures with their labels.
+        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
+        ledger: Folder that remembers which models loaded before.
+    """
+
+    bundle: Bundle
+    options: RuntimeOptions
+    labelled: tuple[LabelledFiles, ...]
+    max_img_size: int
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A command failed, and the child ends.
+
+    Attributes:
+        message: Why.
+    """
+
+    message: str
+
+
+Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
+
+
+def reference_options(bundle: Bundle) -> RuntimeOptions:
+    """Choose what masks are compared with.
+
+    Args:
+        bundle: An open bundle.
+
+    Returns:
+        Paddle in FP32 without oneDNN; where the bundle holds no Paddle program, ONNX Runtime in FP32 on the CPU.
+    """
+    threads = usable_cores()
+    return OnnxOptions(threads=threads) if bundle.paddle is None else PaddleOptions(threads=threads)
+
+
+def record(command: Record) -> str:
+    """Run the reference and keep its answers.
+
+    Args:
+        command: What to run, and where to keep it.
+
+    Returns:
+        Provider and precision of the reference.
+
+    Raises:
+        EngineError: The reference does not load, or a run fails.
+    """
+    options = reference_options(command.bundle)
+    runtime = RecordingRuntime(open_runtime(command.bundle, options, ledger=command.ledger), command.recording)
+    with Predictor(command.bundle, runtime) as predictor:
+        for prepared in _prepared_each(predictor, command.pictures):
+            predictor.run([prepared])
+    return f"{options.label} {options.precision}"
+
+
+def grade(command: Grade) -> Score:
+    """Hold masks against labels.
+
+    Args:
+        command: What to run on which pictures.
+
+    Returns:
+        Accuracy, class by class.
+
+    Raises:
+        EngineError: The model does not load, a run fails, or pictures and labels do not fit.
+    """
+    runtime = open_runtime(command.bundle, command.options, ledger=command.ledger)
+    with Predictor(command.bundle, runtime) as predictor:
+        read = partial(read_image, max_img_size=command.max_img_size)
+        (score,) = evaluate([predictor], read_labelled(command.labelled, read)).scores
+    return score
+
+
+def collect_shapes(command: CollectShapes) -> TensorRtFiles:
+    """Find the shapes that TensorRT must be told of.
+
+    Args:
+        command: What to look at.
+
+    Returns:
+        Shapes of the input, and Paddle's file of inner ones where the program is a `.pdmodel`.
+
+    Raises:
+        EngineError: A picture cannot be read, or the model does not load.
+    """
+    bundle = command.bundle
+    with Predictor(bundle, open_runtime(bundle, reference_options(bundle), ledger=command.ledger)) as predictor:
+        images = (image for _, image in _read_each(command.pictures))
+        profile = collect_profile(predictor, images, batch_size=command.batch_size)
+    if bundle.paddle is None or bundle.paddle.kind != "pdmodel":
+        return TensorRtFiles(profile)
+    inner = command.folder / "inner_shapes.pbtxt"
+    collect_inner_ranges(bundle, profile, inner, ledger=command.ledger)
+    return TensorRtFiles(profile, inner)
+
+
+class Streams:
+    """One open configuration."""
+
+    def __init__(self, command: Load) -> None:
+        """Load the model and run each size of picture once on every stream.
+
+        Args:
+            command: What to load.
+
+        Raises:
+            EngineError: The configuration does not load or run.
+        """
+        self._bundle = command.bundle
+        self._pictures = command.pictures
+        self._batch_size = command.configuration.batch_size
+        self._count = command.configuration.streams
+        options = command.configuration.options(command.tensorrt_files)
+        if isinstance(options, PaddleOptions) and command.bundle.paddle is not None:
+            from engine.runtimes.trial import prove_loadable
+
+            # A model's first trial is made once for all, and is no part of the time that loading takes.
+            prove_loadable(command.bundle.paddle, options, command.ledger)
+        started = time.perf_counter()
+        self._predictor = Predictor(command.bundle, open_runtime(command.bundle, options, ledger=command.ledger))
+        load_ms = _elapsed_ms(started)
+        self.loaded = Loaded(load_ms, self._warm_up(), self._predictor.provenance)
+        settle()
+
+    def _warm_up(self) -> float:
+        """Run every shape once on every stream, so that no turn pays for the first time; the first one's time."""
+        warm: set[tuple[int, ...]] = set()
+        first_run_ms = math.nan
+        for prepared in _prepared_each(self._predictor, self._pictures):
+            if prepared.tensor.shape in warm:
+                continue
+            batch = [prepared] * self._batch_size
+            if math.isnan(first_run_ms):
+                started = time.perf_counter()
+                self._predictor.run(batch)
+                first_run_ms = _elapsed_ms(started)
+            self._on_every_stream(partial(self._predictor.run, batch))
+            warm.add(prepared.tensor.shape)
+        return first_run_ms
+
+    def take_turn(self, command: TakeTurn) -> Turn:
+        """Measure every picture by itself, then all of them through the pipeline.
+
+        Args:
+            command: Where the shared clock starts.
+
+        Returns:
+            Raw times.
+
+        Raises:
+            EngineError: A picture fails.
+        """
+        started = time.monotonic() - command.origin_s
+        samples = self._singly()
+        pipeline = self._through_the_pipeline()
+        peak = process_memory_bytes("VmHWM")
+        settle()
+        return Turn(started, samples, pipeline, peak)
+
+    def compare(self, command: Compare) -> ParityReport:
+        """Compare the masks with a recorded reference.
+
+        Args:
+            command: The recording.
+
+        Returns:
+            The report.
+
+        Raises:
+            EngineError: A picture fails.
+        """
+        with Predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
+            pictures = ((str(path), image) for path, image in _read_each(command.pictures))
+            return compare(reference, self._predictor, pictures)
+
+    def _singly(self) -> tuple[Sample, ...]:
+        paths = self._dealt()
+        batches = deque(paths[start : start + self._batch_size] for start in range(0, len(paths), self._batch_size))
+
+        def stream() -> list[Sample]:
+            return [sample for batch in _drained(batches) for sample in self._timed(batch)]
+
+        return tuple(itertools.chain.from_iterable(self._on_every_stream(stream)))
+
+    def _timed(self, batch: Sequence[Path]) -> list[Sample]:
+        predictor = self._predictor
+        started = time.perf_counter()
+        decode_ms = [0.0] * len(batch)
+        prepared: list[PreparedImage] = []
+        for index, path in enumerate(batch):
+            at = time.perf_counter()
+            image = self._read(path)
+            decode_ms[index] = _elapsed_ms(at)
+            prepared.append(predictor.prepare(image))
+        stages: list[dict[str, float]] = []
+        for each, raw, decoding in zip(prepared, predictor.run(prepared), decode_ms, strict=True):
+            prediction = predictor.finish(each, raw)
+            at = time.perf_counter()
+            encoded(prediction)
+            stages.append({"decode": decoding, **prediction.timings_ms, "encode": _elapsed_ms(at)})
+        latency_ms = _elapsed_ms(started)
+        return [Sample(str(path), each, latency_ms) for path, each in zip(batch, stages, strict=True)]
+
+    def _through_the_pipeline(self) -> PipelinePass:
+        paths = self._dealt()
+        pipeline = Pipeline(
+            self._predictor,
+            self._read,
+            lambda _path, _image, prediction: encoded(prediction),
+            batch_size=self._batch_size,
+            workers=usable_cores(),
+            read_ahead=usable_cores(),
+        )
+        started, cpu_started = time.perf_counter(), time.process_time()
+        for result in pipeline.run(paths):
+            if isinstance(result, Failed):
+                raise result.error
+        wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+        return PipelinePass(len(paths), wall_s, cpu_s)
+
+    def _on_every_stream(self, work: Callable[[], _Answer]) -> list[_Answer]:
+        """Do the same as often as there are streams, at the same time."""
+        with ThreadPoolExecutor(self._count, thread_name_prefix="stream") as threads:
+            return [each.result() for each in [threads.submit(work) for _ in range(self._count)]]
+
+    def _dealt(self) -> list[Path]:
+        """The pictures, some of them again until every batch of every stream is full."""
+        share = self._batch_size * self._count
+        count = math.ceil(len(self._pictures.paths) / share) * share
+        return list(itertools.islice(itertools.cycle(self._pictures.paths), count))
+
+    def _read(self, path: Path) -> SourceImage:
+        return read_image(path, max_img_size=self._pictures.max_img_size)
+
+
+def encoded(prediction: Prediction) -> bytes:
+    """Encode a mask as `pseg predict` does by default: a palette PNG.
+
+    Args:
+        prediction: Mask and cover.
+
+    Returns:
+        The file.
+    """
+    planes = prediction.mask.ndim == 3
+    indices = composite(prediction.mask.astype(np.bool_)) if planes else prediction.mask
+    # A multilabel picture has one entry more, for pixels of no class; which colours they are takes no time.
+    palette = palette_for([], len(prediction.covers) + planes)
+    return pseudo_color_png(indices.astype(np.uint16 if indices.dtype == np.uint16 else np.uint8, copy=False), palette)
+
+
+def _read_each(pictures: Pictures) -> Iterator[tuple[Path, SourceImage]]:
+    return ((path, read_image(path, max_img_size=pictures.max_img_size)) for path in pictures.paths)
+
+
+def _prepared_each(predictor: Predictor, pictures: Pictures) -> Iterator[PreparedImage]:
+    for path, image in _read_each(pictures):
+        try:
+            yield predictor.prepare(image)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+
+
+def _drained(waiting: deque[_Waiting]) -> Iterator[_Waiting]:
+    """Take from a queue that other threads take from, too."""
+    while True:
+        try:
+            yield waiting.popleft()
+        except IndexError:
+            return
+
+
+def settle() -> None:
+    """Wait until the library's threads sleep: they spin a while after a run, and would slow down whose turn is next."""
+    deadline = time.perf_counter() + _SETTLING_LIMIT_S
+    while time.perf_counter() < deadline:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        time.sleep(_SETTLING_STEP_S)
+        if time.process_time() - cpu_started < _SETTLED_SHARE * (time.perf_counter() - started):
+            return
+
+
+def _elapsed_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,324 @@
+"""Results for people and programs: tables for the terminal and for Markdown, CSV, JSON."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from benchmarks.measuring.configurations import Configuration, Size
+from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
+from engine.system.hardware import telling_flags
+from engine.system.text import csv_cell, legible
+
+_RESULTS = TypeAdapter(Results)
+_SUMMARY = TypeAdapter(Summary)
+_NOTHING = "-"
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
+"""What begins something in Markdown in the middle of a line, tables, HTML and formulas included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells to show.
+
+    Attributes:
+        header: Titles; the first column is text, the others are figures.
+        rows: As many cells each.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def measured(results: Results) -> list[tuple[Measurement, Summary]]:
+    """Pick what came to its end.
+
+    Args:
+        results: A run.
+
+    Returns:
+        Measurements without an error, and their figures.
+    """
+    return [(each, summarize(each)) for each in results.measurements if each.error is None]
+
+
+def front(results: Results) -> frozenset[Configuration]:
+    """Find the configurations that no other of their size beats in both median latency and smallest class IoU.
+
+    Args:
+        results: A run.
+
+    Returns:
+        The Pareto front of every size; empty where masks were not compared.
+    """
+    points: dict[Size | None, list[tuple[float, float, Configuration]]] = {}
+    for each, summary in measured(results):
+        if summary.p50_ms is not None and summary.min_class_iou is not None:
+            point = (summary.p50_ms, summary.min_class_iou, each.configuration)
+            points.setdefault(each.configuration.size, []).append(point)
+    fronts = (pareto_front(each, lambda point: point[0], lambda point: point[1]) for each in points.values())
+    return frozenset(configuration for one in fronts for _, _, configuration in one)
+
+
+def figures(results: Results) -> Table:
+    """Lay out latency, throughput, memory and agreement.
+
+    Args:
+        results: A run.
+
+    Returns:
+        A row per configuration that came to its end, the fastest first.
+    """
+    best = front(results)
+    header = (
+        "configuration", "p50 ms", "p90 ms", "p99 ms", "images/s", "CPU s/image", "load ms", "first run ms", "peak MiB",
+        "ppm differ", "min IoU", "cover error", "front",
+    )  # fmt: skip
+    return Table(
+        header,
+        tuple(
+            (
+                each.configuration.label,
+                _figure(summary.p50_ms, 1),
+                _figure(summary.p90_ms, 1),
+                _figure(summary.p99_ms, 1),
+                _figure(summary.images_per_s, 2),
+                _figure(summary.cpu_s_per_image, 3),
+                _figure(summary.load_ms, 0),
+                _figure(summary.first_run_ms, 1),
+                _figure(summary.peak_rss_mib, 0),
+                _figure(summary.mismatched_ppm, 1),
+                _figure(summary.min_class_iou, 4),
+                _figure(summary.max_cover_error, 5),
+                "yes" if each.configuration in best else "",
+            )
+            for each, summary in _fastest_first(results)
+        ),
+    )
+
+
+def time_split(results: Results) -> Table:
+    """Lay out where the time goes.
+
+    Args:
+        results: A run.
+
+    Returns:
+        Medians in milliseconds, a row per configuration that came to its end, the fastest first.
+    """
+    return Table(
+        ("configuration", *(f"{stage} ms" for stage in STAGES)),
+        tuple(
+            (each.configuration.label, *(_figure(summary.stages_ms.get(stage), 1) for stage in STAGES))
+            for each, summary in _fastest_first(results)
+        ),
+    )
+
+
+def class_agreement(results: Results) -> Table:
+    """Lay out the IoU of every class with the reference.
+
+    Args:
+        results: A run.
+
+    Returns:
+        A row per configuration whose masks were compared; no columns but the first where none were.
+    """
+    compared = [(each, summary) for each, summary in _fastest_first(results) if summary.class_iou]
+    names = list(dict.fromkeys(name for _, summary in compared for name in summary.class_iou))
+    return Table(
+        ("configuration", *(f"IoU {name}" for name in names)),
+        tuple(
+            (each.configuration.label, *(_figure(summary.class_iou.get(name), 5) for name in names))
+            for each, summary in compared
+        ),
+    )
+
+
+def troubles(results: Results) -> list[tuple[str, tuple[str, ...]]]:
+    """List what was not measured.
+
+    Args:
+        results: A run.
+
+    Returns:
+        Why, and the labels of the configurations that failed or were skipped for that reason.
+    """
+    reasons: dict[str, list[str]] = {}
+    for each in results.measurements:
+        if each.error is not None:
+            reasons.setdefault(f"failed: {each.error}", []).append(each.configuration.label)
+    for each in results.skipped:
+        reasons.setdefault(f"skipped: {each.reason}", []).append(each.configuration.label)
+    return [(reason, tuple(labels)) for reason, labels in reasons.items()]
+
+
+def _fastest_first(results: Results) -> list[tuple[Measurement, Summary]]:
+    return sorted(measured(results), key=lambda each: each[1].p50_ms or 0)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return _NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def record(results: Results) -> dict[str, Any]:
+    """Make a record of everything, raw samples included.
+
+    Args:
+        results: A run.
+
+    Returns:
+        What JSON can hold; `results_of` reads it again. Every measurement has its `label` and `summary` beside it.
+    """
+    everything: dict[str, Any] = _RESULTS.dump_python(results, mode="json")
+    for entry, each in zip(everything["measurements"], results.measurements, strict=True):
+        entry["label"] = each.configuration.label
+        entry["summary"] = _SUMMARY.dump_python(summarize(each), mode="json")
+    return everything
+
+
+def results_of(json: bytes | str) -> Results:
+    """Read results that were kept, to make tables or plots of them again.
+
+    Args:
+        json: The text of a record.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValidationError: It is something else.
+    """
+    return _RESULTS.validate_json(json)
+
+
+def to_csv(results: Results) -> str:
+    """Write a row per configuration, also of those that failed or were skipped.
+
+    Args:
+        results: A run.
+
+    Returns:
+        CSV with a header.
+    """
+    rows = [_csv_row(each.configuration, each) for each in results.measurements]
+    rows += [{**_csv_row(each.configuration), "status": "skipped", "reason": each.reason} for each in results.skipped]
+    file = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    for row in rows:
+        cells = (row.get(column) for column in columns)
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+    return file.getvalue()
+
+
+def _csv_row(configuration: Configuration, measurement: Measurement | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "runtime": configuration.provider.runtime.value,
+        "provider": configuration.provider.value,
+        "precision": configuration.precision.value,
+        "threads": configuration.threads,
+        "streams": configuration.streams,
+        "batch_size": configuration.batch_size,
+        "size": configuration.size and str(configuration.size),
+        "min_subgraph_size": configuration.min_subgraph_size if configuration.provider.is_tensorrt else None,
+    }
+    if measurement is None:
+        return row
+    summary: Mapping[str, Any] = _SUMMARY.dump_python(summarize(measurement), mode="json")
+    row |= {"status": "failed" if measurement.error else "ok", "reason": measurement.error}
+    row |= {name: value for name, value in summary.items() if not isinstance(value, dict)}
+    row |= {f"{stage}_ms": summary["stages_ms"].get(stage) for stage in STAGES}
+    return row | {f"iou {name}": iou for name, iou in summary["class_iou"].items()}
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """Tell what figures should be read with.
+
+    Args:
+        results: A run.
+
+    Returns:
+        Name and value of each.
+    """
+    machine, reference = results.environment, results.reference
+    quota = "" if machine.quota_cores is None else f", quota {machine.quota_cores:g}"
+    told = [
+        ("bundle", f"{results.bundle} ({results.bundle_digest[:8]})"),
+        ("images", f"{results.images}; {results.repeats} turns each"),
+        ("reference", f"{reference.label}, {reference.images} images" if reference.label else "none"),
+        ("processor", f"{machine.processor}; {machine.usable_cores} of {machine.logical_cores} cores{quota}"),
+        ("processor's flags", " ".join(telling_flags(machine.flags)) or _NOTHING),
+        ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
+        ("GPU", machine.gpu or "none"),
+        ("load before", f"{machine.load_average:.2f}"),
+        ("system", f"{machine.system}, Python {machine.python}"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())),
+        ("commit", machine.commit or "not known"),
+    ]
+    lots = 1 + max((each.lot for each in results.measurements), default=0)
+    if lots > 1:
+        told.append(("lots", f"{lots}, since memory does not hold all at once: only those of one lot took turns"))
+    return told if reference.note is None else [*told, ("note", reference.note)]
+
+
+def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
+    """Write a page.
+
+    Args:
+        results: A run.
+        plots: Files beside the page that it shows.
+
+    Returns:
+        Markdown.
+    """
+    parts = [f"# Measured: {_escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
+    parts += [f"![{name.rpartition('.')[0].replace('_', ' ')}]({name})" for name in plots]
+    parts += ["## Where the time goes", markdown(time_split(results))]
+    classes = class_agreement(results)
+    if classes.rows:
+        parts += ["## Agreement with the reference, class by class", markdown(classes)]
+    if troubles(results):
+        parts += ["## Not measured", "\n".join(_trouble_lines(results))]
+    told = Table(("", ""), tuple(facts(results)))
+    return "\n\n".join([*parts, "## Read with", markdown(told)]) + "\n"
+
+
+_LEGEND = (
+    "Latency is that of one image (of a batch: of the whole batch) from the start of decoding to the end of encoding, "
+    "while all streams are busy; "
+    "images per second and CPU seconds are those of the pipeline, where these overlap. Peak memory is `VmHWM` of the "
+    "configuration's own process. *ppm differ*, *min IoU* and *cover error* compare masks with the reference's. "
+    "*front*: no other configuration of this size of images is both faster at the median and closer to the reference."
+)
+
+
+def _trouble_lines(results: Results) -> list[str]:
+    return [f"- {_escaped('; '.join(labels))}: {_escaped(reason)}" for reason, labels in troubles(results)]
+
+
+def markdown(table: Table) -> str:
+    """Write a table as Markdown.
+
+    Args:
+        table: Cells.
+
+    Returns:
+        Lines; the first column is aligned left, the others right.
+    """
+    rule = ("---", *("---:" for _ in table.header[1:]))
+    return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows))
+
+
+def _escaped(text: str) -> str:
+    r"""Keep a cell in its row, and text from being markup.
+
+    >>> print(_escaped("a|b\nc <script>"))
+    a\|b%0Ac \<script\>
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", legible(text))

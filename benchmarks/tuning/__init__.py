@@ -1,0 +1,1 @@
+"""The fastest configuration within limits, written as a profile."""

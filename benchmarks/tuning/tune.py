@@ -1,0 +1,492 @@
+"""A search for the best configuration of a bundle on this machine, and the profile that `auto` obeys.
+
+`benchmarks.tuning.search` halves the field; here it gets its field, and its choice is written. `auto`'s own first
+choice is always measured, so that the gain is known. TensorRT is left out, since its engines need the shapes that will
+come.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from pydantic import TypeAdapter
+
+from benchmarks.accuracy.evaluation import Score
+from benchmarks.accuracy.labels import LabelledFiles
+from benchmarks.bench import BenchRequest, Places, prepare_work
+from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Skipped, configurations, select
+from benchmarks.measuring.interleaving import Advance, measure_all
+from benchmarks.measuring.measure import TIMEOUT_S, MeasuringError, Work, ask_once
+from benchmarks.measuring.pictures import Pictures, spread
+from benchmarks.measuring.samples import Measurement, Reference, Summary
+from benchmarks.measuring.streams import Grade, reference_options
+from benchmarks.results.tables import Table
+from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
+from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
+from converters.conversion import convert as convert_bundle
+from converters.exporting.packing import pack
+from converters.parity import ParityLimits
+from converters.repository import Repository
+from engine.bundle.bundle import Bundle, read_bundle
+from engine.declaration import Options, option
+from engine.errors import ConversionError, EngineError, OptionError
+from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
+from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.options import Precision, RuntimeName, RuntimeOptions
+from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
+from engine.segmentation.opening import Convert
+from engine.system.cores import usable_cores
+from engine.system.hardware import this_host
+
+DEFAULT_BUDGET_S = 600.0
+_TIMED_IMAGES = 16
+_COMPARED_IMAGES = 8
+_CALIBRATION_IMAGES = 32
+
+
+_TRIAL = TypeAdapter(Trial)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest(Options):
+    """What is searched for.
+
+    Attributes:
+        images: The user's pictures; a sample of them is timed.
+        goal: What is to be best.
+        limits: What the choice must keep.
+        labelled: Pictures with labels, to judge accuracy by; empty: the reference's masks judge.
+        budget_s: Seconds for everything. A conversion or a run of the reference that has begun is finished, and two
+            configurations are measured in any case.
+        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
+    """
+
+    title: ClassVar[str] = "The search"
+
+    images: tuple[Path, ...] = ()
+    goal: Goal = option(Goal.LATENCY, "what is to be best")
+    limits: TuningLimits = field(default_factory=TuningLimits)
+    labelled: tuple[LabelledFiles, ...] = ()
+    budget_s: float = option(DEFAULT_BUDGET_S, "seconds for the search", above=0)
+    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A search, and what it ran on.
+
+    Attributes:
+        search: What was found.
+        goal: What was to be best.
+        bundle: With the models that were made for the search.
+        skipped: What cannot run here.
+        judged_by: What masks were compared with, or why they were not.
+        notes: What was not tried, and why.
+        reason: Why the choice is what it is; why there is none.
+        seconds: How long it took.
+    """
+
+    search: Search
+    goal: Goal
+    bundle: Bundle
+    skipped: tuple[Skipped, ...]
+    judged_by: str
+    notes: tuple[str, ...]
+    reason: str
+    seconds: float
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """Lay out a search.
+
+    Args:
+        tuning: A search.
+
+    Returns:
+        A row per configuration that was tried: the choice, what else keeps the limits, then what breaks them.
+    """
+    best = front(tuning.search.trials, tuning.goal)
+    header = (
+        "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MB", "min IoU", "cover error", "front",
+        "verdict",
+    )  # fmt: skip
+    chosen = tuning.search.chosen
+    ordered = sorted(
+        tuning.search.trials,
+        key=lambda each: (
+            each is not chosen,
+            bool(each.broken),
+            tuning.goal.cost(each.summary) if each.summary.samples else 0.0,
+        ),
+    )
+    return Table(header, tuple(_row(each, each is chosen, each.configuration in best) for each in ordered))
+
+
+def tuning_record(tuning: Tuning, profile: Profile | None) -> dict[str, Any]:
+    """Make a record of a search.
+
+    Args:
+        tuning: A search.
+        profile: Of its choice; None if there is none.
+
+    Returns:
+        What JSON can hold.
+    """
+    best = front(tuning.search.trials, tuning.goal)
+    return {
+        "bundle": str(tuning.bundle.source),
+        "goal": tuning.goal.value,
+        "judged_by": tuning.judged_by,
+        "reason": tuning.reason,
+        "profile": None if profile is None else json.loads(profile_json(profile)),
+        "trials": [
+            {
+                **_TRIAL.dump_python(each, mode="json"),
+                "label": each.configuration.label,
+                "front": each.configuration in best,
+                "chosen": each is tuning.search.chosen,
+            }
+            for each in tuning.search.trials
+        ],
+        "untried": [each.label for each in tuning.search.untried],
+        "skipped": [{"label": each.configuration.label, "reason": each.reason} for each in tuning.skipped],
+        "notes": list(tuning.notes),
+        "seconds": round(tuning.seconds, 3),
+    }
+
+
+def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
+    summary = trial.summary
+    return (
+        trial.configuration.label,
+        str(trial.turns),
+        shown(summary.p50_ms, 1),
+        shown(summary.p90_ms, 1),
+        shown(summary.images_per_s, 2),
+        shown(peak_rss_mb(summary), 0),
+        shown(summary.min_class_iou, 4),
+        shown(summary.max_cover_error, 5),
+        "yes" if on_front else "",
+        "chosen" if chosen else "; ".join(trial.broken),
+    )
+
+
+def field_of(bundle: Bundle) -> tuple[Configuration, ...]:
+    """List what a search begins with: every provider with every precision of the bundle, best prospects first.
+
+    Args:
+        bundle: Decides the precisions.
+
+    Returns:
+        What `auto` takes by itself, then INT8 and FP16 before FP32, and Paddle without oneDNN last; all cores, one
+        image a run. FP16 on a CPU is left out: it is slower than FP32 there.
+    """
+    providers = tuple(each for each in ProviderName if not each.is_tensorrt)
+    cores = usable_cores()
+    by_itself = Configuration(ProviderName.CPU, threads=cores)
+
+    def rank(each: Configuration) -> tuple[bool, ...]:
+        return (each != by_itself, each.provider is ProviderName.PADDLE_CPU, each.precision is Precision.FP32)
+
+    wanted = configurations(Axes(providers=providers, threads=(cores,)), bundle)
+    return tuple(sorted((each for each in wanted if not _is_slow_half(each)), key=rank))
+
+
+def _is_slow_half(configuration: Configuration) -> bool:
+    on_cpu = configuration.provider in {ProviderName.CPU, ProviderName.OPENVINO}
+    return on_cpu and configuration.precision is Precision.FP16
+
+
+def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[Configuration, ...]:
+    """List what else is tried of a provider and precision that does well.
+
+    Args:
+        configuration: All cores, one image a run.
+        goal: One thread is tried for memory. Batches and streams are tried for throughput: the latency of an image in
+            a batch is that of the whole batch, and streams share the cores.
+        images: How many there are to make batches of.
+
+    Returns:
+        Half of the cores; batches of 2 and 4; a stream for each core and for every two.
+    """
+    cores = configuration.threads
+    threads = dict.fromkeys((cores, max(1, cores // 2), *((1,) if goal is Goal.MEMORY else ())))
+    batch_sizes = [size for size in (1, 2, 4) if size <= images] if goal is Goal.THROUGHPUT else [1]
+    every = [replace(configuration, threads=count, batch_size=size) for count in threads for size in batch_sizes]
+    if goal is Goal.THROUGHPUT:
+        every += [replace(configuration, streams=count) for count in (cores, cores // 2) if count and not cores % count]
+    return tuple(each for each in dict.fromkeys(every) if each != configuration)
+
+
+def tune(
+    bundle: Bundle,
+    request: TuneRequest,
+    places: Places,
+    *,
+    repository: Repository | None = None,
+    convert: Convert | None = None,
+    advance: Advance = lambda _step, _configuration: None,
+) -> Tuning:
+    """Search the best configuration for a bundle on this machine.
+
+    Args:
+        bundle: An open bundle; it is not changed.
+        request: What is searched for.
+        places: Folders.
+        repository: Where an INT8 model is made if the bundle holds none; None: none is made.
+        convert: Makes the FP32 ONNX model where the bundle holds none.
+        advance: Told of progress.
+
+    Returns:
+        What was found.
+
+    Raises:
+        EngineError: A picture or label cannot be read, or nothing can be measured here.
+    """
+    started = time.monotonic()
+    if not request.images:
+        raise OptionError("tuning needs pictures like those that will come", option="images")
+    notes: list[str] = []
+    if bundle.onnx_model(Precision.INT8) is None:
+        bundle = _with_int8(bundle, request, repository, places.ledger, notes)
+    timed = spread(Pictures(request.images), _TIMED_IMAGES).paths
+    selection = select(field_of(bundle), bundle, convert)
+    if not selection.runnable:
+        reasons = dict.fromkeys(each.reason for each in selection.skipped)
+        raise OptionError(f"nothing can be measured here: {' | '.join(reasons)}")
+    bundle = selection.bundle
+    work, reference = prepare_work(
+        bundle,
+        selection.runnable,
+        BenchRequest(
+            Axes(),
+            timed,
+            request.max_img_size,
+            repeats=1,
+            compared_images=0 if request.labelled else _COMPARED_IMAGES,
+        ),
+        places,
+    )
+    found = search(
+        selection.runnable,
+        _Measuring(work, advance),
+        request.goal,
+        request.limits,
+        variants=lambda each: variants_of(each, request.goal, len(timed)),
+        deadline=started + request.budget_s,
+        judge=_LabelJudge(bundle, request, places.ledger) if request.labelled else as_measured,
+    )
+    return Tuning(
+        search=found,
+        goal=request.goal,
+        bundle=bundle,
+        skipped=selection.skipped,
+        judged_by=_judged_by(request, reference),
+        notes=tuple(notes),
+        reason=_reason(found, request),
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """Measures for a search, every configuration in its own process."""
+
+    work: Work
+    advance: Advance
+
+    def __call__(
+        self, wanted: Sequence[Configuration], turns: int, *, compare: bool, within_s: float
+    ) -> Sequence[Measurement]:
+        work = replace(
+            self.work,
+            recordings=self.work.recordings if compare else {},
+            timeout_s=min(self.work.timeout_s, max(1.0, within_s)),
+        )
+        return measure_all(wanted, work, repeats=turns, advance=self.advance)
+
+
+def _with_int8(
+    bundle: Bundle, request: TuneRequest, repository: Repository | None, ledger: Path, notes: list[str]
+) -> Bundle:
+    """Quantize where that can be used and may pay; say so where not."""
+    if repository is None:
+        notes.append("INT8 was not tried: the bundle holds no INT8 model; with --into, one is made")
+        return bundle
+    if len(request.images) < MIN_CALIBRATION_IMAGES:
+        notes.append(
+            f"INT8 was not tried: it is calibrated on at least {MIN_CALIBRATION_IMAGES} images, "
+            f"{len(request.images)} were given"
+        )
+        return bundle
+    conversion = ConversionRequest(
+        precision=Precision.INT8,
+        calibration=spread(Pictures(request.images), _CALIBRATION_IMAGES).paths,
+        limits=ParityLimits(None, request.limits.min_iou, request.limits.max_cover_error),
+    )
+    try:
+        return bundle.with_onnx(convert_bundle(bundle, repository, conversion, ledger=ledger).model)
+    except EngineError as error:
+        notes.append(f"INT8 was not tried: {error}")
+        return bundle
+
+
+class _LabelJudge:
+    """Judges by labels: how much is lost against the reference, once per provider and precision."""
+
+    def __init__(self, bundle: Bundle, request: TuneRequest, ledger: Path) -> None:
+        self._bundle, self._request, self._ledger = bundle, request, ledger
+        self._known: dict[tuple[str, Precision], Score] = {}
+        self._reference = self._score(reference_options(bundle))
+
+    def __call__(self, configuration: Configuration, summary: Summary) -> Summary:
+        try:
+            score = self._score(configuration.options())
+        except MeasuringError:
+            # It stays without a figure for accuracy, and so it cannot be chosen.
+            return summary
+        return replace(
+            summary,
+            min_class_iou=1 - lost_iou(self._reference, score),
+            max_cover_error=gained_cover_error(self._reference, score),
+        )
+
+    def _score(self, options: RuntimeOptions) -> Score:
+        key = (options.label, options.precision)
+        if key not in self._known:
+            request = self._request
+            command = Grade(self._bundle, options, request.labelled, request.max_img_size, self._ledger)
+            self._known[key] = ask_once(command, timeout_s=TIMEOUT_S)
+        return self._known[key]
+
+
+def lost_iou(reference: Score, score: Score) -> float:
+    """Tell by how much a class is found worse than the reference finds it.
+
+    Args:
+        reference: Against the labels.
+        score: Against the same labels.
+
+    Returns:
+        The largest loss of IoU of a class, 0-1.
+    """
+    pairs = zip(reference.class_iou, score.class_iou, strict=True)
+    return max((max(0.0, before - (after or 0.0)) for before, after in pairs if before is not None), default=0.0)
+
+
+def gained_cover_error(reference: Score, score: Score) -> float:
+    """Tell by how much the cover of a class is further off than the reference's.
+
+    Args:
+        reference: Against the labels.
+        score: Against the same labels.
+
+    Returns:
+        The largest growth of a class's mean cover error, 0-1.
+    """
+    pairs = zip(reference.cover_error, score.cover_error, strict=True)
+    return max(max(0.0, after.mean - before.mean) for before, after in pairs)
+
+
+def _judged_by(request: TuneRequest, reference: Reference) -> str:
+    if request.labelled:
+        return f"labels of {len(request.labelled)} images"
+    compared = f"{reference.label}, {reference.images} images" if reference.label else "nothing"
+    return compared if reference.note is None else f"{compared} ({reference.note})"
+
+
+def _reason(found: Search, request: TuneRequest) -> str:
+    chosen, first = found.chosen, found.trials[0]
+    short = "; the budget ended the search early" if found.cut_short else ""
+    if chosen is None:
+        return f"none of {len(found.trials)} configurations keeps the limits{short}"
+    parts = [f"best {request.goal} of {len(found.trials)} configurations: {request.goal.told(chosen.summary)}"]
+    if first is not chosen and first.summary.samples:
+        parts.append(f"{first.configuration.label}: {request.goal.told(first.summary)}")
+    iou, cover_error = shown(chosen.summary.min_class_iou, 4), shown(chosen.summary.max_cover_error, 5)
+    if request.labelled:
+        parts.append(
+            f"against labels, {iou} of the reference's class IoU is kept; its cover error grows by {cover_error}"
+        )
+    else:
+        parts.append(f"class IoU with the reference at least {iou}, cover error at most {cover_error}")
+    return "; ".join(parts) + short
+
+
+def profile_of(tuning: Tuning, digest: str) -> Profile:
+    """Make the profile of a search's choice.
+
+    Args:
+        tuning: A search with a choice.
+        digest: Of the bundle that the profile is for.
+
+    Returns:
+        The profile, bound to that bundle, this machine and its libraries.
+
+    Raises:
+        OptionError: There is no choice.
+    """
+    if tuning.search.chosen is None:
+        raise OptionError(f"{tuning.reason}: allow more, or give more time")
+    choice = tuning.search.chosen.configuration
+    return Profile(
+        bundle=digest,
+        host=this_host(),
+        versions=library_versions(runtime_of(choice.provider)),
+        provider=cast("TunedProvider", choice.provider.value),
+        precision=choice.precision,
+        threads=choice.threads,
+        streams=choice.streams,
+        batch_size=choice.batch_size,
+        goal=tuning.goal.value,
+        reason=f"{choice.label}: {tuning.reason}",
+    )
+
+
+def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scratch: Path) -> Profile:
+    """Write a copy of the bundle that carries the profile, and the ONNX model that the choice runs.
+
+    Args:
+        original: The bundle that was tuned, still open.
+        tuning: A search with a choice.
+        destination: The archive; replaced in one step.
+        scratch: A folder for the time being.
+
+    Returns:
+        The profile.
+
+    Raises:
+        OptionError: There is no choice.
+        ConversionError: The destination cannot be written.
+    """
+    files: dict[str, Path] = {**packed_files(original), **_chosen_model(tuning)}
+    files.pop(PROFILE_NAME, None)
+    staged = scratch / "staged"
+    for name, path in files.items():
+        link = staged / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    profile = profile_of(tuning, read_bundle(staged, destination).digest)
+    content: Mapping[str, Path | bytes] = {**files, PROFILE_NAME: profile_json(profile)}
+    try:
+        pack(content, destination)
+    except OSError as error:
+        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+    return profile
+
+
+def _chosen_model(tuning: Tuning) -> dict[str, Path]:
+    chosen = tuning.search.chosen
+    if chosen is None or chosen.configuration.provider.runtime is not RuntimeName.ONNX:
+        return {}
+    model = tuning.bundle.onnx_model(chosen.configuration.precision)
+    if model is None:
+        return {}
+    certificate = model.path.with_name(CERTIFICATE)
+    folder = f"onnx/{model.precision}"
+    return {f"{folder}/model.onnx": model.path} | (
+        {f"{folder}/{CERTIFICATE}": certificate} if certificate.is_file() else {}
+    )

@@ -1,0 +1,262 @@
+"""How an option is declared: once, with its words and its limits.
+
+A group of options is a frozen dataclass derived from `Options`, whose fields are made with `option`. The flags of the
+command line and the parameters of orders and jobs are made from these declarations (`service.commands.flags`,
+`service.request`), so that all of them say, allow and refuse the same.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
+
+from engine.errors import OptionError
+
+_KEY = "declaration"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What is known of an option besides its type and default.
+
+    Attributes:
+        text: what it does, in a few words.
+        name: how users know it, if not by the name of the field.
+        minimum: the smallest value.
+        maximum: the largest value.
+        above: every value is larger.
+        below: every value is smaller.
+        metavar: how its value is written.
+        parse: reads the value from text; None: the type itself is enough.
+        repeatable: several values may be given, one by one, and each is read by `parse`.
+        none: the word that stands for None.
+    """
+
+    text: str
+    name: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    metavar: str | None = None
+    parse: Callable[[str], object] | None = None
+    repeatable: bool = False
+    none: str | None = None
+
+    def problem(self, value: object) -> str | None:
+        """Hold a value against the limits.
+
+        >>> Declaration("threads", minimum=1).problem(0)
+        '0 is less than 1'
+        >>> Declaration("threshold", above=0, below=1).problem(1.5)
+        '1.5 is not between 0 and 1'
+
+        Args:
+            value: of the option; what is no number has no limits.
+
+        Returns:
+            What is wrong with it; None: nothing.
+        """
+        if isinstance(value, tuple):
+            return next(filter(None, map(self.problem, value)), None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        low, high = self.above, self.below
+        if low is not None and high is not None and not low < value < high:
+            return f"{value} is not between {low:g} and {high:g}"
+        if low is not None and not value > low:
+            return f"{value} is not more than {low:g}"
+        if high is not None and not value < high:
+            return f"{value} is not less than {high:g}"
+        if self.minimum is not None and not value >= self.minimum:
+            return f"{value} is less than {self.minimum:g}"
+        if self.maximum is not None and not value <= self.maximum:
+            return f"{value} is more than {self.maximum:g}"
+        return None
+
+
+def option(default: Any, text: str, **declared: Any) -> Any:  # noqa: ANN401  (as `dataclasses.field`)
+    """Declare a field of a group of options.
+
+    Args:
+        default: of the field.
+        text: what it does, in a few words.
+        **declared: other attributes of `Declaration`.
+
+    Returns:
+        The field.
+    """
+    return field(default=default, metadata={_KEY: Declaration(text, **declared)})
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def numbers(kind: type[_Number], example: str) -> Callable[[str], tuple[_Number, ...]]:
+    """Make a parser of numbers with commas between.
+
+    >>> numbers(int, "3,2,1")("1, 2")
+    (1, 2)
+
+    Args:
+        kind: of the numbers.
+        example: for the message.
+
+    Returns:
+        The parser; it raises ValueError.
+    """
+
+    def parse(text: str) -> tuple[_Number, ...]:
+        try:
+            return tuple(kind(each) for each in text.split(","))
+        except ValueError as error:
+            raise ValueError(f"give numbers with commas between, such as {example}") from error
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Base of the groups of options. A value outside its limits is refused when the group is made.
+
+    Raises:
+        OptionError: it names the option, the value and the limit.
+    """
+
+    title: ClassVar[str] = "Options"
+    """Heading above the options of the group."""
+
+    def __post_init__(self) -> None:
+        for each in declared_options(type(self), deep=False):
+            problem = each.declaration.problem(getattr(self, each.field.name))
+            if problem is not None:
+                raise OptionError(problem, option=each.name)
+
+    def values(self) -> dict[str, Any]:
+        """List the options of the group and of the groups in it.
+
+        Returns:
+            Name, as users know it, to value.
+        """
+        found: dict[str, Any] = {}
+        for name, kind in get_type_hints(type(self)).items():
+            if is_group(kind):
+                found |= getattr(self, name).values()
+        return found | {each.name: getattr(self, each.field.name) for each in declared_options(type(self), deep=False)}
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredOption:
+    """An option as it was found in a group.
+
+    Attributes:
+        name: how users know it.
+        kind: type of the field.
+        field: of the dataclass.
+        declaration: its words and limits.
+        group: where it was declared.
+    """
+
+    name: str
+    kind: Any
+    field: "Field[Any]"
+    declaration: Declaration
+    group: type[Options]
+
+    @property
+    def default(self) -> Any:  # noqa: ANN401
+        """Of the field; `dataclasses.MISSING` where a value has to be given."""
+        return self.field.default
+
+    @property
+    def enumeration(self) -> type[Enum] | None:
+        """The choices as a type; None where any value may be given."""
+        kinds = (self.kind, *get_args(self.kind))
+        return next((each for each in kinds if isinstance(each, type) and issubclass(each, Enum)), None)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that may be given; empty where any value may."""
+        words = tuple(str(each.value) for each in self.enumeration or ())
+        return words if self.declaration.none is None else (self.declaration.none, *words)
+
+
+def is_group(kind: Any) -> bool:  # noqa: ANN401
+    """Tell a group of options from the type of an option.
+
+    Args:
+        kind: type of a field or parameter.
+
+    Returns:
+        Whether it is derived from `Options`.
+    """
+    return isinstance(kind, type) and issubclass(kind, Options)
+
+
+def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[DeclaredOption]:
+    """List the options of a group.
+
+    Args:
+        group: derived from `Options`.
+        deep: also those of the groups in it.
+
+    Yields:
+        In the order in which they are declared.
+    """
+    kinds = get_type_hints(group)
+    for each in fields(group):
+        kind = kinds[each.name]
+        if deep and is_group(kind):
+            yield from declared_options(kind)
+        elif _KEY in each.metadata:
+            declaration: Declaration = each.metadata[_KEY]
+            yield DeclaredOption(declaration.name or each.name, kind, each, declaration, group)
+
+
+Group = TypeVar("Group", bound=Options)
+
+
+def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
+    """Make a group from values that are named as users know them.
+
+    Args:
+        group: derived from `Options`.
+        values: name to value; text where the declaration has a parser. What is absent keeps its default.
+
+    Returns:
+        The group, with the groups in it.
+
+    Raises:
+        OptionError: a value is wrong, or values contradict each other.
+    """
+    kinds = get_type_hints(group)
+    made: dict[str, Any] = {}
+    for each in fields(group):
+        if is_group(kinds[each.name]):
+            made[each.name] = assembled(kinds[each.name], values)
+    for each in declared_options(group, deep=False):
+        if each.name in values:
+            made[each.field.name] = _read(each, values[each.name])
+    return group(**made)
+
+
+def _read(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
+    told = declared.declaration
+    if value is None and declared.default is not MISSING:
+        return declared.default
+    if isinstance(value, list):
+        given = cast("list[Any]", value)
+        return tuple(_read_text(declared, each) for each in given) if given else declared.default
+    return None if value == told.none else _read_text(declared, value)
+
+
+def _read_text(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, str) or isinstance(value, Enum):
+        return value
+    if declared.choices and value not in declared.choices:
+        raise OptionError(f"{value} is none of {', '.join(declared.choices)}", option=declared.name)
+    read = declared.declaration.parse or declared.enumeration
+    try:
+        return value if read is None else read(value)
+    except ValueError as error:
+        raise OptionError(f"{value}: {error}", option=declared.name) from error

@@ -1,0 +1,77 @@
+"""Flags of the command line, made from the groups of options that a command takes."""
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from engine.declaration import MISSING, DeclaredOption, assembled, declared_options, is_group
+from service.commands.terminal import errors_end_the_command, flag_of
+
+_SHORT_FORMS = {"flip_horizontal": "--flip"}
+
+
+def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each option of the groups that it takes.
+
+    Args:
+        without: options that have no meaning for this command.
+
+    Returns:
+        A decorator. The command is called with its groups made of the flags; what is wrong with them ends it.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        kinds = get_type_hints(command, include_extras=True)
+        flags: dict[str, inspect.Parameter] = {}
+        for name, parameter in inspect.signature(command).parameters.items():
+            if not is_group(kinds[name]):
+                flags[name] = parameter.replace(annotation=kinds[name], kind=inspect.Parameter.KEYWORD_ONLY)
+                continue
+            for each in declared_options(kinds[name]):
+                if each.name not in without:
+                    # What two groups know by one name is one flag.
+                    flags.setdefault(each.name, _flag(each))
+
+        def call(**given: Any) -> None:  # noqa: ANN401
+            with errors_end_the_command():
+                arguments = {
+                    name: assembled(kind, given) if is_group(kind) else given[name]
+                    for name, kind in kinds.items()
+                    if name != "return"
+                }
+                command(**arguments)
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__annotations__ = {name: each.annotation for name, each in flags.items()}
+        call.__signature__ = inspect.Signature(list(flags.values()))  # pyright: ignore[reportFunctionMemberAccess]
+        return call
+
+    return decorate
+
+
+def _flag(declared: DeclaredOption) -> inspect.Parameter:
+    told, kind, default = declared.declaration, declared.kind, declared.default
+    if told.none is not None:
+        kind, default = Literal[declared.choices], told.none
+    elif told.repeatable:
+        kind, default = list[str if told.parse else get_args(kind)[0]] | None, None
+    elif told.parse is not None and not _is_pair(kind):
+        kind, default = (str | None, None) if default is not MISSING else (str, MISSING)
+    names = [flag_of(declared.name)]
+    if declared.name in _SHORT_FORMS:
+        names.append(_SHORT_FORMS[declared.name])
+    panel = declared.group.title
+    flag = typer.Option(*names, help=told.text, metavar=told.metavar, rich_help_panel=panel)
+    return inspect.Parameter(
+        declared.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, flag],
+    )
+
+
+def _is_pair(kind: Any) -> bool:  # noqa: ANN401
+    """Two values behind one flag."""
+    return any(get_origin(each) is tuple and Ellipsis not in get_args(each) for each in (kind, *get_args(kind)))

@@ -1,0 +1,138 @@
+"""Groups of options that several commands share; those of the engine are declared there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from engine.declaration import Options, option
+from engine.errors import ImageError, OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionOptions(Options):
+    """Which images are done.
+
+    Attributes:
+        recursive: whether the sub-folders of folders are searched.
+        exclude: patterns of what is left out.
+        shard: one of N shares of the images, `I/N`; None: all.
+        page: of TIFFs, a number from 1, or `all`.
+    """
+
+    title: ClassVar[str] = "Which images"
+
+    recursive: bool = option(False, "search the sub-folders of folders; the results go into sub-folders, too")
+    exclude: tuple[str, ...] = option(
+        (),
+        "leave out what matches, seen from the named folder, such as 'masks' or '*_old.jpg'; repeatable",
+        metavar="PATTERN",
+        repeatable=True,
+    )
+    shard: str | None = option(None, "do one of N shares of the images (docs/collections.md)", metavar="I/N")
+    page: str | None = option(
+        None, "page of TIFFs to take, from 1, or all of them: <stem>.pN for each", metavar="N|all"
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.page not in {None, "all"} and _page_number(self.page) < 1:
+            raise OptionError(f"{self.page}: give the number of a page, from 1, or all", option="page")
+
+    def pages(self) -> Callable[[Path], Sequence[int | None]]:
+        """Tell which pages of an image become images of the run.
+
+        Returns:
+            Given an image, its pages; None for the first of an image that has no other, or where nothing was asked for.
+        """
+        if self.page == "all":
+            return _all_pages
+        chosen = (_page_number(self.page) or None,)
+        return lambda _: chosen
+
+
+def _page_number(text: str | None) -> int:
+    """From 1; 0: it is none."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else 0
+
+
+def _all_pages(path: Path) -> Sequence[int | None]:
+    from engine.images.tiff import pages_of
+
+    try:
+        found = pages_of(path)
+    except ImageError:  # another format, or the reader says what is wrong
+        return (None,)
+    return [each.number for each in found] if len(found) > 1 else (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions(Options):
+    """Tables and pages about all images of a run.
+
+    Attributes:
+        csv: table of cover, a row per image.
+        report: HTML page to look at.
+    """
+
+    title: ClassVar[str] = "Tables and pages"
+
+    csv: Path | None = option(None, "write a table of cover, a row per image")
+    report: Path | None = option(None, "write an HTML page to look at: photographs under their masks, cover, failures")
+
+    def files(self) -> dict[str, Path | None]:
+        """Name the files.
+
+        Returns:
+            Flag to file; None: not asked for.
+        """
+        return {"--csv": self.csv, "--report": self.report}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions(Options):
+    """Where the results go.
+
+    Attributes:
+        out: the folder.
+        resume: whether to go on where an earlier run was cut off.
+        json_lines: whether records are printed, and nothing else.
+        tables: about all images.
+    """
+
+    title: ClassVar[str] = "Results"
+
+    out: Path = option(Path("masks"), "folder for the results")
+    resume: bool = option(False, "go on where an earlier run into the same folder was cut off")
+    json_lines: bool = option(False, "print JSON on stdout and nothing else", name="json")
+    tables: TableOptions = TableOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions(Options):
+    """What a command tells besides what it shows.
+
+    Attributes:
+        csv: table of the results, a row per image.
+        json_lines: whether a record is printed, and nothing else.
+    """
+
+    title: ClassVar[str] = "Output"
+
+    csv: Path | None = option(None, "write a table of the results, a row per image")
+    json_lines: bool = option(False, "print JSON on stdout and nothing else", name="json")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions(Options):
+    """What outlives a run.
+
+    Attributes:
+        profile: a tuned profile; None: the bundle's own, if it carries one.
+        cache_dir: folder of converted models; None: the user's.
+    """
+
+    title: ClassVar[str] = "Profile and cache"
+
+    profile: Path | None = option(None, "that `pseg tune` wrote; default: the bundle's own, if it carries one")
+    cache_dir: Path | None = option(None, "folder of converted models; default: the user's cache folder")
