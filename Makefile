@@ -84,8 +84,8 @@ poetry: $(VENV)/runtime $(VENV)/poetry/made ## install Poetry with the platform'
 
 export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg export
 
-zoo: $(VENV)/development ## convert every PaddleSeg network family and compare (hours; resumes); writes docs/zoo.md
-	$(BIN)/python -m benchmarks.zoo
+zoo: $(VENV)/development ## export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
+	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

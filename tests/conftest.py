@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.zoo.networks import adopt_statistics, balanced
+from benchmarks.lab.zoo.weights import adopt_statistics
 from converters.conversion import convert
 from converters.exporting.export import ExportClass, OutputOp, export_bundle
 from converters.repository import Repository
@@ -75,6 +76,25 @@ def vendor_warnings_ignored() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def balanced(network: Any, images: Tensor) -> Any:
+    """The network with the median of each class's scores on these images taken off, so that none wins everywhere."""
+    import paddle
+
+    with paddle.no_grad():
+        scores = network(paddle.to_tensor(images))[0].numpy()
+
+    class Balanced(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.register_buffer("medians", paddle.to_tensor(np.median(scores, axis=(0, 2, 3), keepdims=True)))
+
+        def forward(self, x: Any) -> list[Any]:
+            return [self.network(x)[0] - self.medians]
+
+    return Balanced()
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ import sysconfig
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
+from converters.exporting.adapters import Adapter, adapted, adapters_for
 from converters.exporting.bundle_files import (
     DEPLOY,
     FREE_AXES,
@@ -96,7 +97,7 @@ def write_files(
     output_op: OutputOp,
     input_shape: Sequence[int | None],
     model_record: Mapping[str, object] | None,
-) -> None:
+) -> tuple[Adapter, ...]:
     """Export a PaddleSeg network as the files of a bundle.
 
     Args:
@@ -107,12 +108,21 @@ def write_files(
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
         output_op: What the program ends in.
         input_shape: NCHW; None is a free axis.
-        model_record: What ``meta.json`` says in ``model`` about the model's origin.
+        model_record: What ``meta.json`` says in ``model`` about the model's origin; its ``adapters`` are added to.
+
+    Returns:
+        What was changed in the network so that Paddle exports it.
 
     Raises:
         ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
     """
-    _save_program(network, folder, output_op, input_shape)
+    adapters = adapters_for(network)
+    input_shape = _input_shape(input_shape, adapters)
+    _save_program(network, folder, output_op, input_shape, adapters)
+    record = dict(model_record or {})
+    if adapters:
+        before = cast("list[object]", record.get("adapters", []))
+        record["adapters"] = [*before, *(each.record for each in adapters)]
     _refuse_local_paths(folder / PROGRAM)
     deploy = {
         "model": PROGRAM,
@@ -123,10 +133,28 @@ def write_files(
         "output_dtype": "int32" if output_op == "argmax" else "float32",
     }
     (folder / DEPLOY).write_text(deploy_text({"Deploy": deploy}), encoding="utf-8")
-    (folder / META).write_text(meta_text(name, classes, input_shape, model_record or {}), encoding="utf-8")
+    (folder / META).write_text(meta_text(name, classes, input_shape, record), encoding="utf-8")
+    return adapters
 
 
-def _save_program(network: "Layer", folder: Path, output_op: OutputOp, input_shape: Sequence[int | None]) -> None:
+def _input_shape(asked: Sequence[int | None], adapters: Sequence[Adapter]) -> Sequence[int | None]:
+    """NCHW of the program: with one image per run where an adapter says so."""
+    if not any(each.one_image for each in adapters):
+        return asked
+    if asked[0] not in {None, 1}:
+        raise ConversionError(
+            f"input-shape asks for {asked[0]} images per run, and this network is exported for one: give 1, or -1"
+        )
+    return [1, *asked[1:]]
+
+
+def _save_program(
+    network: "Layer",
+    folder: Path,
+    output_op: OutputOp,
+    input_shape: Sequence[int | None],
+    adapters: Sequence[Adapter],
+) -> None:
     """Trace the network in evaluation mode and write ``model.json`` and ``model.pdiparams``."""
     import paddle
 
@@ -145,7 +173,7 @@ def _save_program(network: "Layer", folder: Path, output_op: OutputOp, input_sha
             outputs = self.network(x)
             return finish(outputs[0] if isinstance(outputs, list | tuple) else outputs)
 
-    with _evaluation_mode(network):
+    with _evaluation_mode(network), adapted(network, adapters):
         deployed = Deployed()
         deployed.eval()
         spec = paddle.static.InputSpec(list(input_shape), "float32", "x")

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 import yaml
 from numpy.typing import NDArray
 
+from converters.exporting.adapters import PRETRAINED_WEIGHTS, Adapter, replaced
 from converters.exporting.bundle_files import (
     FREE_AXES,
     ExportClass,
@@ -54,6 +55,14 @@ _NAME = re.compile(r"(nn\.)?\w*", re.ASCII)
 _MEMORY_BYTES = 4 << 30
 _MEMORY_PER_WEIGHT_BYTE = 16
 """Building a network may take `_MEMORY_BYTES`, and so much more for every byte of its weights."""
+_TRAINING: Mapping[str, object] = {
+    "batch_size": 1,
+    "iters": 1,
+    "optimizer": {"type": "SGD", "momentum": 0.9},
+    "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.01},
+    "loss": {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]},
+}
+"""What PaddleSeg asks of every configuration and no network depends on; configurations for its export lack some."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,13 +74,28 @@ class TrainedNetwork:
         network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
         class_count: Number of classes.
         transforms: What pictures go through before the network, in order; None if the configuration names no list.
-        model_record: The configuration's ``model`` block, without paths of this machine.
+        model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
+        adapters: What was changed when the network was built.
     """
 
     network: "Layer"
     class_count: int
     transforms: tuple[Transform, ...] | None
     model_record: Mapping[str, object]
+    adapters: tuple[Adapter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export made beside the bundle.
+
+    Attributes:
+        side_file: ``<stem>-meta.json``.
+        adapters: What was changed in the network so that Paddle exports it; also in ``meta.json``.
+    """
+
+    side_file: Path
+    adapters: tuple[Adapter, ...]
 
 
 def export_config(
@@ -83,7 +107,7 @@ def export_config(
     classes: Sequence[ExportClass] = (),
     output_op: OutputOp = "argmax",
     input_shape: Sequence[int | None] = FREE_AXES,
-) -> Path:
+) -> Exported:
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
 
     Args:
@@ -96,7 +120,7 @@ def export_config(
         input_shape: NCHW; None is a free axis.
 
     Returns:
-        The side file, ``<stem>-meta.json``.
+        The side file, and what was changed in the network.
 
     Raises:
         ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, a
@@ -115,7 +139,7 @@ def export_config(
             )
         with bundle_in_one_step(destination, side_file=True) as folder:
             with _quiet():
-                write_files(
+                adapters = write_files(
                     trained.network,
                     folder,
                     name=name or config.stem,
@@ -126,7 +150,7 @@ def export_config(
                     model_record=trained.model_record,
                 )
             require_runs(folder, destination)
-    return side_file_of(destination)
+    return Exported(side_file_of(destination), (*trained.adapters, *adapters))
 
 
 def load_trained(config: Path, weights: Path) -> TrainedNetwork:
@@ -147,26 +171,52 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
     Source: paddleseg 2.8.0: ``val_dataset.transforms`` are the deploy transforms (``tools/export.py``); configurations
         of PaddleSeg 2.5 and older may have them in ``export.transforms``.
     """
-    if config.suffix not in _SUFFIXES or not config.is_file():
-        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file")
+    _require_configuration(config)
+    arrays = read_weights(weights)
+    trained = build_network(config, memory_bytes=_MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weights.stat().st_size)
+    _adopt(trained.network, arrays, config, weights)
+    trained.network.eval()
+    return trained
+
+
+def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
+    """Build the network of a configuration as PaddleSeg makes it: its weights are not trained yet.
+
+    Args:
+        config: PaddleSeg's configuration, ``.yml``.
+        memory_bytes: What building may take.
+
+    Returns:
+        The network and what the configuration says about it.
+
+    Raises:
+        ConversionError: The configuration cannot be read, PaddleSeg cannot build the network, or a transform cannot be
+            repeated on new pictures.
+        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    """
+    _require_configuration(config)
     content = _read_configuration(config)
     record = content.get("model")
     if not isinstance(record, dict):
         raise ConversionError(f"{config}: no model block, which says what network it is: name a whole configuration")
     content["model"] = _without_pretrained(record)
-    arrays = read_weights(weights)
-    memory_bytes = _MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weights.stat().st_size
-    with nothing_downloaded(), scratch_folder("config") as folder, memory_limited(memory_bytes):
+    with nothing_downloaded() as not_loaded, scratch_folder("config") as folder, memory_limited(memory_bytes):
         from paddleseg.cvlibs import Config, SegBuilder
 
         try:
             _require_plain_model(content["model"], config)
             transforms = _deploy_transforms(content, str(config))
+            content = {**_TRAINING, "train_dataset": content.get("val_dataset"), **content}
             plain = folder / "config.yml"
             plain.write_text(yaml.safe_dump(content), encoding="utf-8")
-            builder: Any = SegBuilder(Config(str(plain)))
+            configuration: Any = Config(str(plain))
+            builder: Any = SegBuilder(configuration)
+            class_count = configuration.model_cfg.get("num_classes") or builder.train_dataset_class.NUM_CLASSES
+            if class_count < 2:
+                raise ConversionError(
+                    f"{config}: num_classes is {class_count}; a segmentation has at least two classes"
+                )
             network = cast("Layer", builder.model)
-            class_count = record.get("num_classes") or builder.train_dataset_class.NUM_CLASSES
         except BundleError as error:
             raise ConversionError(
                 f"{error}; an export block ({{export: {{transforms: [...]}}}}) takes the place of val_dataset's"
@@ -175,19 +225,25 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
             raise
         except Exception as error:
             raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
-        if class_count < 2:
-            raise ConversionError(f"{config}: num_classes is {class_count}; a segmentation has at least two classes")
-        _adopt(network, arrays, config, weights)
-    network.eval()
-    return TrainedNetwork(network, class_count, transforms, _public_record(record))
+    adapters = (PRETRAINED_WEIGHTS,) if not_loaded else ()
+    public = _public_record(record) | ({"adapters": [each.record for each in adapters]} if adapters else {})
+    return TrainedNetwork(network, class_count, transforms, public, adapters)
+
+
+def _require_configuration(config: Path) -> None:
+    if config.suffix not in _SUFFIXES or not config.is_file():
+        raise ConversionError(f"{config}: no such configuration; name PaddleSeg's .yml file")
 
 
 @contextmanager
-def nothing_downloaded() -> Generator[None]:
+def nothing_downloaded() -> Generator[list[str]]:
     """Use PaddleSeg without its reaching for the network, and without its log on standard output.
 
     Two of its backbones fetch the weights of their position embedding even where ``pretrained`` is None; inside this
     block they keep what they are made with.
+
+    Yields:
+        The classes of the backbones whose own weights were left out so far.
 
     Raises:
         ConversionError: PaddleSeg wants to download something; names the address.
@@ -195,6 +251,7 @@ def nothing_downloaded() -> Generator[None]:
     """
     with _quiet():
         try:
+            from paddle.utils import download as paddle_download
             from paddleseg.models.backbones.cae import CAE
             from paddleseg.models.backbones.vision_transformer import VisionTransformer
             from paddleseg.utils import download, utils
@@ -206,12 +263,18 @@ def nothing_downloaded() -> Generator[None]:
             raise RuntimeUnavailableError(
                 f"PaddleSeg cannot make its folder ({error}): name a writable one in the environment variable SEG_HOME"
             ) from error
+        not_loaded: list[str] = []
+
+        def keep_weights(backbone: object) -> None:
+            not_loaded.append(type(backbone).__name__)
+
         with ExitStack() as patches:
+            patches.enter_context(replaced(paddle_download, "get_path_from_url", _refuse_download))
             for module in (utils, download):
-                patches.enter_context(_replaced(module, "download_file_and_uncompress", _refuse_download))
+                patches.enter_context(replaced(module, "download_file_and_uncompress", _refuse_download))
             for backbone in (VisionTransformer, CAE):
-                patches.enter_context(_replaced(backbone, "init_weight", _keep_weights))
-            yield
+                patches.enter_context(replaced(backbone, "init_weight", keep_weights))
+            yield not_loaded
 
 
 def _read_configuration(config: Path, most_bases: int = _MOST_BASES) -> dict[str, Any]:
@@ -401,22 +464,8 @@ def _quiet() -> Generator[None]:
             _log.debug("%s", line)
 
 
-@contextmanager
-def _replaced(owner: object, name: str, substitute: object) -> Generator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, substitute)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 def _refuse_download(url: str, *_: object, **__: object) -> NoReturn:
     raise ConversionError(f"PaddleSeg wants to download {url}; an export downloads nothing: set that setting to null")
-
-
-def _keep_weights(backbone: object) -> None:
-    """Stands in for a backbone's own loading of pretrained weights."""
 
 
 def _one_line(error: Exception) -> str:

@@ -51,7 +51,7 @@ def export(
         )
         require_writable(out.parent)
         with messages().status("exporting", spinner="line"):
-            side_file = export_config(
+            exported = export_config(
                 network,
                 trained,
                 out,
@@ -61,9 +61,12 @@ def export(
                 input_shape=_axes(input_shape),
             )
     if json_output:
-        print_json({"bundle": str(out), "side_file": str(side_file)})
+        adapters = [each.record for each in exported.adapters]
+        print_json({"bundle": str(out), "side_file": str(exported.side_file), "adapters": adapters})
     else:
-        tell(legible(f"{out}: written, and run once; {side_file} describes it"))
+        tell(legible(f"{out}: written, and run once; {exported.side_file} describes it"))
+        for each in exported.adapters:
+            tell(legible(f"changed for the export: {each.name}: {each.reason}"))
 
 
 def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from converters.exporting.export import ExportClass
-from converters.exporting.paddleseg_config import export_config, load_trained, nothing_downloaded
+from converters.exporting.paddleseg_config import build_network, export_config, load_trained, nothing_downloaded
 from converters.exporting.weights_file import read_weights
 from engine import ConversionError, open_bundle
 from tests.conftest import vendor_warnings_ignored
@@ -49,7 +49,7 @@ def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bundle_gives_what_the_network_gives(network: Any, weights: Path, tmp_path: Path) -> None:
     config = write_configuration(tmp_path / "quadrats.yml", configuration())
     out = tmp_path / "bundles" / "quadrats.tgz"
-    side_file = export_config(config, weights, out, classes=CLASSES, output_op="none")
+    exported = export_config(config, weights, out, classes=CLASSES, output_op="none")
     path, image = picture(tmp_path)
     tensor = tensor_of_paddleseg(path)
     expected = logits_of(network, tensor)
@@ -72,7 +72,8 @@ def test_the_bundle_gives_what_the_network_gives(network: Any, weights: Path, tm
     }
     meta = json.loads(members["meta.json"])
     assert meta["model"] == dict(HUMAN_SEG_LITE)
-    assert json.loads(side_file.read_text()) == {**meta, "artifact": "@@ARTIFACT@@"}
+    assert exported.adapters == ()
+    assert json.loads(exported.side_file.read_text()) == {**meta, "artifact": "@@ARTIFACT@@"}
     assert sorted(each.name for each in out.parent.iterdir()) == ["quadrats-meta.json", "quadrats.tgz"]
 
 
@@ -114,13 +115,48 @@ def test_a_download_is_an_error_that_names_the_address(fetch: str) -> None:
         getattr(utils, fetch)(*arguments)
 
 
+def test_a_download_by_paddle_itself_is_an_error_that_names_the_address() -> None:
+    with nothing_downloaded(), pytest.raises(ConversionError, match="resnet18"):
+        from paddle.vision.models import resnet18
+
+        resnet18(pretrained=True)
+
+
+def test_one_class_is_refused_before_the_network_is_built(weights: Path, tmp_path: Path) -> None:
+    model = {"type": "PPHumanSegLite", "num_classes": 1, "no_such_argument": 1}
+    config = write_configuration(tmp_path / "c.yml", configuration(model))
+    with pytest.raises(ConversionError, match="num_classes is 1"):
+        load_trained(config, weights)
+
+
+def test_settings_of_the_training_may_be_absent(weights: Path, tmp_path: Path) -> None:
+    whole = configuration()
+    config = write_configuration(tmp_path / "c.yml", {key: whole[key] for key in ("model", "val_dataset")})
+    assert load_trained(config, weights).class_count == 3
+
+
 @pytest.mark.parametrize("name", ["VisionTransformer", "CAE"])
 def test_backbones_that_always_fetch_weights_are_built_without(name: str) -> None:
     small = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    with nothing_downloaded():
+    with nothing_downloaded() as not_loaded:
         from paddleseg.cvlibs import manager
 
         assert manager.BACKBONES[name](**small, pretrained=None).state_dict()
+    assert not_loaded == [name]
+
+
+def test_weights_that_were_not_loaded_are_named(tmp_path: Path) -> None:
+    backbone = {"type": "VisionTransformer", "img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    config = write_configuration(
+        tmp_path / "c.yml", configuration({"type": "LinearSegmenter", "num_classes": 3, "backbone": backbone})
+    )
+    built = build_network(config, memory_bytes=8 << 30)
+    assert [each.name for each in built.adapters] == ["pretrained-weights"]
+    weights = save_weights(built.network, tmp_path / "model.pdparams")
+    exported = export_config(config, weights, tmp_path / "bundle", output_op="none")
+    assert [each.name for each in exported.adapters] == ["pretrained-weights"]
+    record = json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]["adapters"]
+    assert [each["name"] for each in record] == ["pretrained-weights"]
 
 
 def test_transforms_for_labels_are_left_out(weights: Path, tmp_path: Path) -> None:

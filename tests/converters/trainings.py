@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from benchmarks.zoo.networks import adopt_statistics
+from benchmarks.lab.zoo.weights import adopt_statistics
 from engine import Bundle, PaddleOptions, SourceImage, read_image
 from engine.runtimes.paddle import PaddleRuntime
 from tests.conftest import vendor_warnings_ignored

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from converters.exporting.export import export_bundle
+from converters.exporting.paddleseg_config import build_network
 from engine import open_bundle
 from service import cli
 from service.commands.terminal import ExitStatus
@@ -51,7 +52,11 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
         text=True,
     )
     assert done.returncode == ExitStatus.DONE, done.stderr
-    assert json.loads(done.stdout) == {"bundle": str(out), "side_file": str(out.with_name("quadrats-meta.json"))}
+    assert json.loads(done.stdout) == {
+        "bundle": str(out),
+        "side_file": str(out.with_name("quadrats-meta.json")),
+        "adapters": [],
+    }
     assert {path.name for path in tmp_path.rglob("*")} == {"new", "quadrats.tgz", "quadrats-meta.json"}
     side = json.loads(out.with_name("quadrats-meta.json").read_text())
     assert side["artifact"] == "@@ARTIFACT@@"
@@ -86,6 +91,22 @@ def test_options_come_before_the_pipelines_file(training: Path, tmp_path: Path) 
     assert deploy["input_shape"] == [1, 3, None, 96]
     assert deploy["output_op"] == "argmax"
     assert json.loads((tmp_path / "bundle" / "meta.json").read_text())["name"] == "narrow"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_was_changed_for_the_export_is_told(form: list[str], tmp_path: Path) -> None:
+    backbone = {"type": "VisionTransformer", "img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = {"type": "LinearSegmenter", "num_classes": 2, "backbone": backbone}
+    config = write_configuration(tmp_path / "c.yml", configuration(model, [{"type": "Normalize"}]))
+    weights = save_weights(build_network(config, memory_bytes=8 << 30).network, tmp_path / "model.pdparams")
+    done = pseg("export", "--config", config, "--weights", weights, "--out", tmp_path / "bundle", *form)
+    assert done.exit_code == ExitStatus.DONE, done.stderr
+    (adapter,) = json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]["adapters"]
+    if form:
+        assert json.loads(done.stdout)["adapters"] == [adapter]
+    else:
+        assert f"{adapter['name']}: {adapter['reason']}" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from PIL import Image
 
 from benchmarks.lab.headline.scenarios import Collection, Photographs
 from benchmarks.lab.networks import write_text_network
+from benchmarks.lab.zoo.runner import export_only
+from benchmarks.lab.zoo.scenarios import INSTALLED, OCRNET_HRNET_W48
 from benchmarks.measuring.pictures import demo_pictures, write_photographs
-from benchmarks.zoo.recipes import OCRNET_HRNET_W48, RECIPES
-from benchmarks.zoo.runner import export_only
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 
 _PSEG = Path(sys.executable).with_name("pseg")
@@ -45,7 +45,7 @@ def bundle(name: str, folder: Path, *, int8: bool) -> Path:
 def _exported(name: str, scratch: Path) -> Path:
     if name == "text network":
         return write_text_network(scratch)
-    network = next(each for each in (OCRNET_HRNET_W48, *RECIPES) if each.name == name)
+    network = next(each for each in (OCRNET_HRNET_W48, *INSTALLED) if each.name == name)
     export_only(network, scratch / "exported")
     return scratch / "exported"
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.lab.startup import PSEG
 from benchmarks.lab.suites.figures import Benchmark, Conversion, note
-from benchmarks.zoo.recipes import OCRNET_HRNET_W48
-from benchmarks.zoo.runner import export_only
+from benchmarks.lab.zoo.runner import export_only
+from benchmarks.lab.zoo.scenarios import OCRNET_HRNET_W48
 
 
 @pytest.fixture(scope="module")

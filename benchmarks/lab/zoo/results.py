@@ -1,0 +1,139 @@
+"""What is known of every network: one JSON file each, so that the zoo can be measured in parts."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from benchmarks.lab.zoo.scenarios import Scenario
+from engine.system.files import write_atomically
+from engine.system.libraries import installed_versions
+
+LIMIT_PPM = 100.0
+LIMIT_LOGITS = 1e-3
+"""Largest error of a logit, as a share of the logits' range."""
+PACKAGES = ("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime")
+
+Step = Literal["weights", "export", "convert"]
+STEPS: tuple[Step, ...] = ("weights", "export", "convert")
+Verdict = Literal["passes", "one class", "differs", "not converted", "not exported", "not built"]
+VERDICTS: tuple[Verdict, ...] = ("passes", "one class", "differs", "not converted", "not exported", "not built")
+_STOPPED: Mapping[Step, Verdict] = {"weights": "not built", "export": "not exported", "convert": "not converted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How far one network came; what lies behind the first error is None.
+
+    Attributes:
+        stopped_at: the step that failed; None: all were done.
+        error: what it said.
+        adapters: names of the changes that `pseg export` made.
+        weights_mb: size of the weights, 10⁶ bytes.
+        mismatched_ppm: pixels of another class, per million.
+        logit_error: largest error of a logit, as a share of the logits' range.
+        classes: how many of the classes cover at least a thousandth of Paddle's masks.
+    """
+
+    stopped_at: Step | None = None
+    error: str = ""
+    adapters: tuple[str, ...] = ()
+    weights_mb: float | None = None
+    mismatched_ppm: float | None = None
+    logit_error: float | None = None
+    classes: int | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        if self.stopped_at is not None:
+            return _STOPPED[self.stopped_at]
+        if self.mismatched_ppm is None or self.logit_error is None or self.classes is None:
+            return "not converted"
+        if self.mismatched_ppm > LIMIT_PPM or self.logit_error > LIMIT_LOGITS:
+            return "differs"
+        return "passes" if self.classes >= 2 else "one class"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One network, measured.
+
+    Attributes:
+        scenario: its name.
+        key: of scenario and versions; another one makes the result stale.
+        measurement: what came out.
+        seconds: that it took.
+    """
+
+    scenario: str
+    key: str
+    measurement: Measurement
+    seconds: float
+
+
+_RESULT = TypeAdapter(Result)
+
+
+def key_of(scenario: Scenario) -> str:
+    """Name scenario and versions.
+
+    Args:
+        scenario: what is measured.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    versions = installed_versions((*PACKAGES, "paddleseg"))
+    text = json.dumps([asdict(scenario), versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of results.
+
+    Attributes:
+        folder: made when needed.
+    """
+
+    folder: Path
+
+    def read(self, scenario: Scenario) -> Result | None:
+        """Read a result.
+
+        Args:
+            scenario: of the network.
+
+        Returns:
+            The result; None if there is none of this scenario with these versions.
+        """
+        path = self._path(scenario)
+        if not path.is_file():
+            return None
+        result = _RESULT.validate_json(path.read_bytes())
+        return result if result.key == key_of(scenario) else None
+
+    def write(self, scenario: Scenario, measurement: Measurement, seconds: float) -> Result:
+        """Keep a result, in one step.
+
+        Args:
+            scenario: of the network.
+            measurement: takes the place of an earlier one.
+            seconds: that it took.
+
+        Returns:
+            What is kept.
+        """
+        result = Result(scenario.name, key_of(scenario), measurement, round(seconds, 1))
+        path = self._path(scenario)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _RESULT.dump_json(result, indent=2))
+        return result
+
+    def _path(self, scenario: Scenario) -> Path:
+        return self.folder / scenario.origin / f"{scenario.name}.json"

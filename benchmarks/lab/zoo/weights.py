@@ -1,0 +1,153 @@
+"""Random weights for a configuration: `python -m benchmarks.lab.zoo.weights CONFIG WEIGHTS`.
+
+Untrained, the activations of a deep network fade to a constant and one class wins everywhere: two masks of one class
+agree whatever was computed. So the statistics of the batch normalisation are taken from noise, and where one class
+still wins, each class loses its median score by way of the last bias.
+"""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateImportUsage=false
+# Paddle and PaddleSeg ship no type information.
+
+import contextlib
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.exporting.adapters import adapted, adapters_for
+from converters.exporting.paddleseg_config import build_network
+from converters.parity import generated_images
+from engine.runtimes import Tensor
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+_SEED = 7
+_SIDES = (128, 512)
+_MEMORY_BYTES = 16 << 30
+_SMALLEST_COVER = 0.02
+_MOST_TRIED, _GROWTH = 4, 100
+
+
+def noise(side: int = 128) -> Tensor:
+    """Make two smooth pictures.
+
+    Args:
+        side: of the pictures, in pixels.
+
+    Returns:
+        `float32[2, 3, side, side]`, about −2 to 2.
+    """
+    coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
+    pictures = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+
+
+def adopt_statistics(network: "Layer", side: int = 128) -> None:
+    """Fill the statistics of the batch normalisation in one pass that forgets the initial ones.
+
+    With Paddle's momentum of 0.9 they linger.
+
+    Args:
+        network: changed in place; in evaluation mode afterwards.
+        side: of the pictures that it sees, in pixels.
+    """
+    import paddle
+
+    for layer in network.sublayers():
+        if hasattr(layer, "_momentum"):
+            layer._momentum = 0.0
+    network.train()
+    with paddle.no_grad():
+        network(paddle.to_tensor(noise(side)))
+    network.eval()
+
+
+def balance(network: "Layer", class_count: int, side: int) -> None:
+    """See to it that a second class wins somewhere.
+
+    Each class loses its median score by way of the last bias. Where no bias does that, as in MaskFormer, the last
+    weights grow until the queries prefer different classes.
+
+    Args:
+        network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
+        class_count: number of classes.
+        side: of the picture that it sees, in pixels.
+    """
+    import paddle
+
+    (picture,) = generated_images([(side, side)])
+    image = paddle.to_tensor((picture.pixels.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[np.newaxis])
+
+    def scores() -> NDArray[np.float32]:
+        with paddle.no_grad():
+            return network(image)[0].numpy()
+
+    before = scores()
+    if _second_cover(before) >= _SMALLEST_COVER:
+        return
+    medians = np.median(before, axis=(0, 2, 3))
+
+    def without_medians(bias: NDArray[np.float32], parameter: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        parameter.set_value(bias + np.float32(1))
+        gain = (scores() - before).mean(axis=(0, 2, 3))
+        return (bias - medians / np.where(np.abs(gain) < np.float32(0.01), 1, gain)).astype(np.float32)
+
+    parameters = [each for _, each in reversed(list(network.named_parameters()))]
+    biases = [each for each in parameters if list(each.shape) == [class_count]]
+    weights = [each for each in parameters if len(each.shape) == 2 and each.shape[1] in {class_count, class_count + 1}]
+    for parameter in (*biases[:_MOST_TRIED], *weights[:_MOST_TRIED]):
+        kept = parameter.numpy()
+        changed = without_medians(kept, parameter) if kept.ndim == 1 else kept * np.float32(_GROWTH)
+        parameter.set_value(changed)
+        if _second_cover(scores()) >= _SMALLEST_COVER:
+            return
+        parameter.set_value(kept)
+
+
+def _second_cover(scores: NDArray[np.float32]) -> float:
+    """Share of the pixels that the second class in order of size has."""
+    counts = np.bincount(scores.argmax(axis=1).ravel(), minlength=2)
+    return float(np.sort(counts)[-2] / counts.sum())
+
+
+def _settled_at(network: "Layer") -> int:
+    """Some networks take only pictures of their training's size, most often 512."""
+    for side in _SIDES[:-1]:
+        with contextlib.suppress(ValueError):
+            adopt_statistics(network, side)
+            return side
+    adopt_statistics(network, _SIDES[-1])
+    return _SIDES[-1]
+
+
+def write_weights(config: Path, weights: Path) -> None:
+    """Write random weights with settled statistics, as PaddleSeg's training leaves them.
+
+    Args:
+        config: PaddleSeg's configuration.
+        weights: the `.pdparams` to write.
+    """
+    import paddle
+
+    paddle.set_device("cpu")
+    paddle.seed(_SEED)
+    trained = build_network(config, memory_bytes=_MEMORY_BYTES)
+    network = trained.network
+    network.eval()
+    # Taken before the adapters, some of which fold parameters: a training leaves all of them.
+    parameters = network.state_dict()
+    with adapted(network, adapters_for(network)):
+        side = _settled_at(network)
+        balance(network, trained.class_count, side)
+    paddle.save(parameters, str(weights))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    write_weights(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,531 @@
+"""Changes to PaddleSeg's networks without which Paddle does not export them, or does not run what it exported.
+
+Each adapter names the layers that need it; a network that has such a layer gets it, whatever its configuration is
+called. What an adapter changes in a class of PaddleSeg or a function of Paddle is as it was after the export. None of
+them changes what a network computes for one picture, but for the random start that is drawn once.
+
+The functions that take the place of Paddle's have its signatures, and Paddle takes them as they are: where it looks
+into the source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the
+place of PaddleSeg's are traced by their source, like those.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportUnknownLambdaType=false
+# ruff: noqa: ANN401, PLR0913
+# Paddle and PaddleSeg ship no type information, and Paddle's functions have many parameters.
+
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+_SEED = 0
+
+Layers = Mapping[str, Sequence[Any]]
+"""Name of a class, PaddleSeg's or Paddle's, to the layers of the network that are of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A change that a network needs to be exported.
+
+    Attributes:
+        name: What output and ``meta.json`` call it.
+        reason: What is changed and why; one or two sentences.
+        layers: Names of classes; a network that has a layer of one of them needs the change.
+        applied: Makes the change while its block lasts; None where `one_image` is all.
+        one_image: Whether the program takes one image a run, since the network computes with the batch as a number.
+    """
+
+    name: str
+    reason: str
+    layers: frozenset[str]
+    applied: Callable[[Layers], AbstractContextManager[object]] | None = None
+    one_image: bool = False
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What ``meta.json`` and ``--json`` say of it."""
+        return {"name": self.name, "reason": self.reason}
+
+
+PRETRAINED_WEIGHTS = Adapter(
+    "pretrained-weights",
+    "The pretrained weights that the backbone downloads by itself are not loaded; the trained ones replace them.",
+    frozenset(),
+)
+"""Applied while the network is built."""
+
+
+def adapters_for(network: "Layer") -> tuple[Adapter, ...]:
+    """Find the adapters that a network needs.
+
+    Args:
+        network: As PaddleSeg builds it.
+
+    Returns:
+        Adapters, in the order in which they are applied.
+    """
+    kinds = _layers_by_class(network)
+    return tuple(adapter for adapter in ADAPTERS if not adapter.layers.isdisjoint(kinds))
+
+
+@contextmanager
+def adapted(network: "Layer", adapters: Sequence[Adapter]) -> Generator[None]:
+    """Apply adapters to a network that has its trained weights.
+
+    Args:
+        network: Changed in place by some of them.
+        adapters: Those that `adapters_for` found.
+    """
+    layers = _layers_by_class(network)
+    with ExitStack() as stack:
+        for adapter in adapters:
+            stack.enter_context(adapter.applied(layers) if adapter.applied else nullcontext())
+        yield
+
+
+@contextmanager
+def replaced(owner: object, name: str, substitute: object) -> Generator[None]:
+    """Put something in the place of an attribute while a block lasts.
+
+    Args:
+        owner: A module or class.
+        name: Of the attribute.
+        substitute: What takes its place.
+    """
+    before = getattr(owner, name)
+    setattr(owner, name, substitute)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _layers_by_class(network: "Layer") -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for layer in network.sublayers(include_self=True):
+        for kind in type(layer).__mro__:
+            found.setdefault(kind.__name__, []).append(layer)
+    return found
+
+
+def _defining(layers: Layers, name: str) -> Any:
+    """The class of this name; its layers may be of classes made from it."""
+    return next(kind for kind in type(layers[name][0]).__mro__ if kind.__name__ == name)
+
+
+def _module_of(layers: Layers, name: str) -> Any:
+    return sys.modules[_defining(layers, name).__module__]
+
+
+@contextmanager
+def _plain_normalization(layers: Layers) -> Generator[None]:
+    import paddle
+
+    plain = paddle.nn.BatchNorm2D
+    for layer in layers["SyncBatchNorm"]:
+        # Same parameters and statistics under the same names: only the kernel is another.
+        layer.__class__ = plain
+        layer._use_global_stats = None
+    yield
+
+
+@contextmanager
+def _unpooling_told_its_size(layers: Layers) -> Generator[None]:
+    import paddle
+    from paddle.nn import functional
+
+    del layers
+    original = functional.max_unpool2d
+
+    @paddle.jit.not_to_static
+    def unpool(
+        x: Any,
+        indices: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        data_format: Any = "NCHW",
+        output_size: Any = None,
+        name: Any = None,
+    ) -> Any:
+        if output_size is None:
+            shape = paddle.shape(x)
+            output_size = [shape[2] * 2, shape[3] * 2]
+        return original(x, indices, kernel_size, stride, padding, data_format, output_size, name)
+
+    with replaced(functional, "max_unpool2d", unpool):
+        yield
+
+
+class _FlowSize:
+    """Height and width: integers when read one by one, floating point when reversed."""
+
+    def __init__(self, shape: Any) -> None:
+        self._shape = shape
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self._shape[key]
+        return part.astype("float32") if isinstance(key, slice) and hasattr(part, "astype") else part
+
+
+@contextmanager
+def _flow_divided_by_float(layers: Layers) -> Generator[None]:
+    def warped(original: Any) -> Any:
+        def flow_warp(self: Any, input: Any, flow: Any, size: Any) -> Any:
+            return original(self, input, flow, _FlowSize(size))
+
+        return flow_warp
+
+    with ExitStack() as stack:
+        for name in ("SqueezeBodyEdge", "AlignedModule"):
+            if name in layers:
+                kind = _defining(layers, name)
+                stack.enter_context(replaced(kind, "flow_warp", warped(kind.flow_warp)))
+        yield
+
+
+@contextmanager
+def _scalars_joined_as_vectors(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.concat
+
+    @paddle.jit.not_to_static
+    def concat(x: Any, axis: Any = 0, name: Any = None) -> Any:
+        return original([part.reshape([1]) if part.ndim == 0 else part for part in x], axis, name)
+
+    with replaced(paddle, "concat", concat):
+        yield
+
+
+@contextmanager
+def _sizes_as_int32(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.shape
+
+    @paddle.jit.not_to_static
+    def shape(input: Any) -> Any:
+        return original(input).astype("int32")
+
+    with replaced(paddle, "shape", shape):
+        yield
+
+
+@contextmanager
+def _assertions_left_out(layers: Layers) -> Generator[None]:
+    from paddle.jit.dy2static.transformers.assert_transformer import AssertTransformer
+    from paddle.utils import gast
+
+    del layers
+    with replaced(AssertTransformer, "visit_Assert", lambda self, node: gast.Pass()):
+        yield
+
+
+@contextmanager
+def _number_of_points_as_int64(layers: Layers) -> Generator[None]:
+    for head in layers["PointHead"]:
+        head.subdivision_num_points = head.subdivision_num_points.astype("int64")
+    yield
+
+
+@contextmanager
+def _word_branch_folded(layers: Layers) -> Generator[None]:
+    import paddle
+
+    for head in layers["GIHead"]:
+        with paddle.no_grad():
+            folded = head.fc2(head.fc1(head.inp))
+        del head.inp
+        head.register_buffer("inp", folded.detach())
+        head.fc1, head.fc2 = paddle.nn.Identity(), paddle.nn.Identity()
+    yield
+
+
+class _NumbersWithCeil:
+    """NumPy with a ceil that takes tensors."""
+
+    def __getattr__(self, name: str) -> Any:
+        import numpy
+
+        return getattr(numpy, name)
+
+    @staticmethod
+    def ceil(value: Any) -> Any:
+        import numpy
+        import paddle
+
+        return paddle.ceil(value) if hasattr(value, "stop_gradient") else numpy.ceil(value)
+
+
+@contextmanager
+def _windows_for_one_image(layers: Layers) -> Generator[None]:
+    import paddle
+
+    swin = _module_of(layers, "SwinTransformerBlock")
+    original = swin.window_reverse
+
+    def window_reverse(windows: Any, window_size: Any, H: Any, W: Any) -> Any:
+        if paddle.in_dynamic_mode():
+            return original(windows, window_size, H, W)
+        channels = windows.shape[-1]
+        grid = windows.reshape([1, H // window_size, W // window_size, window_size, window_size, channels])
+        return grid.transpose([0, 1, 3, 2, 4, 5]).reshape([1, H, W, channels])
+
+    with replaced(swin, "np", _NumbersWithCeil()), replaced(swin, "window_reverse", window_reverse):
+        yield
+
+
+@contextmanager
+def _features_of_one_image(layers: Layers) -> Generator[None]:
+    import paddle
+
+    def forward(self: Any, x: Any) -> Any:
+        features = x
+        if not paddle.in_dynamic_mode():
+            features = {}
+            for name in ("res2", "res3", "res4", "res5"):
+                shape = paddle.shape(x[name])
+                features[name] = x[name].reshape([1, self.input_shape[name]["channels"], shape[2], shape[3]])
+        mask_features, _ = self.pixel_decoder(features)
+        return self.predictor(features[self.transformer_in_feature], mask_features)
+
+    with replaced(_defining(layers, "MaskFormerHead"), "forward", forward):
+        yield
+
+
+@contextmanager
+def _one_group_of_convolutions(layers: Layers) -> Generator[None]:
+    import paddle
+    from paddle.nn import functional
+
+    del layers
+    original = functional.conv2d
+
+    @paddle.jit.not_to_static
+    def conv2d(
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: Any = 1,
+        data_format: Any = "NCHW",
+        name: Any = None,
+    ) -> Any:
+        groups = groups if isinstance(groups, int) else 1
+        return original(x, weight, bias, stride, padding, dilation, groups, data_format, name)
+
+    with replaced(functional, "conv2d", conv2d):
+        yield
+
+
+@contextmanager
+def _numbers_rounded_up(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.ceil
+
+    @paddle.jit.not_to_static
+    def ceil(x: Any, name: Any = None) -> Any:
+        return original(paddle.to_tensor(x) if isinstance(x, float) else x, name)
+
+    with replaced(paddle, "ceil", ceil):
+        yield
+
+
+@contextmanager
+def _tokens_without_class(layers: Layers) -> Generator[None]:
+    kind = _defining(layers, "MlpDWBN")
+    original = kind.forward
+
+    def forward(self: Any, x: Any, H: Any, W: Any) -> Any:
+        batch, _, channels = x.shape
+        picture = original(self, x.transpose([0, 2, 1]).reshape([batch, channels, H, W]), H, W)
+        return picture.flatten(2).transpose([0, 2, 1])
+
+    with replaced(kind, "forward", forward):
+        yield
+
+
+@contextmanager
+def _channels_named_in_reshape(layers: Layers) -> Generator[None]:
+    import paddle
+
+    del layers
+    original = paddle.reshape
+
+    @paddle.jit.not_to_static
+    def reshape(x: Any, shape: Any, name: Any = None) -> Any:
+        if x.ndim == 3 and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == -1:
+            shape = [shape[0], x.shape[1], shape[2], shape[3]]
+        return original(x, shape, name)
+
+    with replaced(paddle, "reshape", reshape):
+        yield
+
+
+@contextmanager
+def _bases_drawn_once(layers: Layers) -> Generator[None]:
+    import numpy
+    import paddle
+
+    random = numpy.random.default_rng(_SEED)
+    for block in layers["Hamburger"]:
+        decomposition = block.ham
+        if decomposition.rand_init and decomposition.spatial:
+            shape = (decomposition.S, block.ham_in._out_channels // decomposition.S, decomposition.R)
+            drawn = random.random(shape, dtype=numpy.float32)
+            drawn /= numpy.linalg.norm(drawn, axis=1, keepdims=True)
+            decomposition.register_buffer("bases", paddle.to_tensor(drawn))
+            decomposition.rand_init = False
+    yield
+
+
+@contextmanager
+def _scales_as_numbers(layers: Layers) -> Generator[None]:
+    import paddle
+    from paddle.nn import functional
+
+    def enlarged(x: Any, like: Any) -> Any:
+        return functional.interpolate(x, size=paddle.shape(like)[2:4], mode="bilinear")
+
+    def nscale_forward(self: Any, inputs: Any, scales: Any) -> Any:
+        joined = None
+        for scale in sorted(scales, reverse=True):
+            outputs = self._fwd(functional.interpolate(inputs, scale_factor=scale, mode="bilinear"))
+            scores, attention = outputs["pred_out"], outputs["logit_attn"]
+            if joined is None:
+                joined = scores
+            elif scale >= 1.0:
+                joined = attention * scores + (1 - attention) * enlarged(joined, scores)
+            else:
+                joined = enlarged(attention * scores, joined) + (1 - enlarged(attention, joined)) * joined
+        return [joined]
+
+    with replaced(_defining(layers, "MscaleOCRNet"), "nscale_forward", nscale_forward):
+        yield
+
+
+def _needs(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+ADAPTERS: tuple[Adapter, ...] = (
+    Adapter(
+        "batch-normalization",
+        "SyncBatchNorm, which has no CPU kernel, becomes BatchNorm2D with the same parameters.",
+        _needs("SyncBatchNorm"),
+        _plain_normalization,
+    ),
+    Adapter(
+        "one-image",
+        "The program takes one image per run, because the network computes with the batch as a number.",
+        _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN"),
+        one_image=True,
+    ),
+    Adapter(
+        "unpooling-size",
+        "The last unpooling is told its size; Paddle takes it to be that of the export.",
+        _needs("SegNet"),
+        _unpooling_told_its_size,
+    ),
+    Adapter(
+        "flow-size",
+        "The flow is divided by a floating-point size; Paddle refuses to divide by an integer one.",
+        _needs("SqueezeBodyEdge", "AlignedModule"),
+        _flow_divided_by_float,
+    ),
+    Adapter(
+        "point-count",
+        "The number of points is int64, like the size that it is joined with.",
+        _needs("PointHead"),
+        _number_of_points_as_int64,
+    ),
+    Adapter(
+        "scalar-sizes",
+        "Sizes of rank 0 are joined as vectors of one element; Paddle 3 does not join scalars.",
+        _needs("ISAHead", "PointHead"),
+        _scalars_joined_as_vectors,
+    ),
+    Adapter(
+        "size-type",
+        "Sizes are int32, like those that they are subtracted from; Paddle 3 does not subtract int64 from int32.",
+        _needs("ISAHead"),
+        _sizes_as_int32,
+    ),
+    Adapter(
+        "shape-assertions",
+        "Assertions about shapes are left out; they cannot be decided for a free size.",
+        _needs("SwinTransformerBlock", "ExternalAttention", "InterlacedPoolAttention"),
+        _assertions_left_out,
+    ),
+    Adapter(
+        "word-embeddings",
+        "The branch of the word embeddings, a constant, is computed at once; Paddle's own folding of it fails.",
+        _needs("GIHead"),
+        _word_branch_folded,
+    ),
+    Adapter(
+        "swin-windows",
+        "Windows are counted by Paddle's ceil instead of NumPy's and joined for one image: the batch, which Swin "
+        "divides out in floating point, can round to none.",
+        _needs("SwinTransformerBlock"),
+        _windows_for_one_image,
+    ),
+    Adapter(
+        "maskformer-features",
+        "MaskFormer's head is told that its features are of one image; its backbone forgets the batch.",
+        _needs("MaskFormerHead"),
+        _features_of_one_image,
+    ),
+    Adapter(
+        "cross-attention-groups",
+        "The cross attention, which has a group of convolutions for each image, has one.",
+        _needs("ExternalAttention"),
+        _one_group_of_convolutions,
+    ),
+    Adapter(
+        "window-count",
+        "The number of windows is rounded up for a known size, too; Paddle 3 rounds tensors only.",
+        _needs("InterlacedPoolAttention"),
+        _numbers_rounded_up,
+    ),
+    Adapter(
+        "class-token",
+        "The tokens of HRFormer hold no class token; it asks for one by their number, which a free size does not tell.",
+        _needs("MlpDWBN"),
+        _tokens_without_class,
+    ),
+    Adapter(
+        "token-channels",
+        "Tokens become a picture with a stated number of channels; Paddle forgets it where it is left open.",
+        _needs("CAE"),
+        _channels_named_in_reshape,
+    ),
+    Adapter(
+        "matrix-decomposition",
+        "The start of the matrix decomposition, which the network draws at random for each picture, is drawn once, so "
+        "that equal pictures give equal masks.",
+        _needs("Hamburger"),
+        _bases_drawn_once,
+    ),
+    Adapter(
+        "scales",
+        "The scales at which the network sees a picture are numbers; Paddle cannot trace a loop over a tensor of them.",
+        _needs("MscaleOCRNet"),
+        _scales_as_numbers,
+    ),
+)
+"""In the order in which they are applied."""

@@ -1,0 +1,162 @@
+"""The zoo: every family is in it, it resumes, judges and renders, and one network goes all the way."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+import json
+from collections import Counter
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks.lab.zoo.__main__ import chosen, main
+from benchmarks.lab.zoo.page import Row, page
+from benchmarks.lab.zoo.results import Measurement, Store
+from benchmarks.lab.zoo.runner import run, telling_line
+from benchmarks.lab.zoo.scenarios import CHECKOUT, EXCEPTIONS, INSTALLED, Scenario
+from tests.conftest import vendor_warnings_ignored
+
+PASSES = Measurement(weights_mb=1.25, mismatched_ppm=12.4, logit_error=3.14e-6, classes=3)
+STOPPED = Measurement(stopped_at="export", error="ValueError:\n no | axis")
+
+
+def scenario(name: str) -> Scenario:
+    return next(each for each in INSTALLED if each.name == name)
+
+
+def test_every_registered_family_has_a_scenario() -> None:
+    with vendor_warnings_ignored():
+        import_module("paddleseg.models")
+        from paddleseg.cvlibs import manager
+    assert {each.family for each in INSTALLED} == set(manager.MODELS.components_dict)
+    backbones = {each.described for each in INSTALLED} - {"as it is"}
+    assert backbones <= set(manager.BACKBONES.components_dict)
+
+
+@pytest.mark.parametrize("scenarios", [INSTALLED, CHECKOUT])
+def test_networks_have_names_of_their_own(scenarios: tuple[Scenario, ...]) -> None:
+    assert Counter(each.name for each in scenarios).most_common(1)[0][1] == 1
+
+
+def test_exceptions_are_few_and_of_known_families() -> None:
+    assert set(EXCEPTIONS) <= {each.family for each in (*INSTALLED, *CHECKOUT)}
+    assert len(set(EXCEPTIONS.values())) <= 5
+    assert all(each.endswith(".") for each in EXCEPTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("measurement", "verdict"),
+    [
+        (PASSES, "passes"),
+        (replace(PASSES, mismatched_ppm=100.0, logit_error=1e-3, classes=2), "passes"),
+        (replace(PASSES, mismatched_ppm=100.5), "differs"),
+        (replace(PASSES, logit_error=1.1e-3), "differs"),
+        (replace(PASSES, classes=1), "one class"),
+        (Measurement(stopped_at="weights", error="no"), "not built"),
+        (Measurement(stopped_at="export", error="no"), "not exported"),
+        (Measurement(stopped_at="convert", error="no"), "not converted"),
+    ],
+)
+def test_verdict(measurement: Measurement, verdict: str) -> None:
+    assert measurement.verdict == verdict
+
+
+def test_a_result_is_kept_for_its_scenario_and_set(tmp_path: Path) -> None:
+    store, tiny = Store(tmp_path), scenario("PPHumanSegLite")
+    assert store.read(tiny) is None
+    written = store.write(tiny, PASSES, 1.04)
+    assert (written.measurement, written.seconds) == (PASSES, 1.0)
+    assert store.read(tiny) == written
+    assert store.read(replace(tiny, model={**(tiny.model or {}), "num_classes": 4})) is None
+    assert store.read(replace(tiny, origin="checkout")) is None
+
+
+def test_a_result_of_other_versions_is_stale(tmp_path: Path) -> None:
+    store, tiny = Store(tmp_path), scenario("PPHumanSegLite")
+    store.write(tiny, PASSES, 1.0)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "another"}))
+    assert store.read(tiny) is None
+
+
+def test_page() -> None:
+    adapted = replace(PASSES, adapters=("flow-size",))
+    text = page(
+        [
+            Row(scenario("PPHumanSegLite"), PASSES),
+            Row(scenario("SFNet"), adapted),
+            Row(scenario("UNet"), STOPPED),
+            Row(scenario("GSCNN"), STOPPED),
+            Row(next(each for each in CHECKOUT if each.name == "unet"), None),
+        ]
+    )
+    assert "| passes | 2 | 0 |" in text
+    assert "| not exported | 2 | 0 |" in text
+    assert "| not measured | 0 | 1 |" in text
+    assert "| PPHumanSegLite | as it is | 1.2 | passes | 12 | 3e-06 | 3 |  |" in text
+    assert "| SFNet | ResNet18\\_vd | 1.2 | passes | 12 | 3e-06 | 3 | flow-size |" in text
+    assert "| unet | unet_chasedb1_128x128_40k.yml |  | not measured |" in text
+    assert "- `flow-size`: The flow" in text
+    assert "- `scales`" not in text
+    assert "- UNet (not exported):  `ValueError: no | axis`" in text
+    assert f"- GSCNN (not exported): {EXCEPTIONS['GSCNN']} `ValueError: no | axis`" in text
+
+
+def test_the_telling_line_holds_no_path() -> None:
+    said = (
+        "Traceback:\n  File x\nRuntimeError: cannot read /home/somebody/models/a.json (at /paddle/core.cc:3)\n  [Hint]"
+    )
+    assert telling_line(said) == "RuntimeError: cannot read a.json"
+    assert telling_line("\n  gone \n away") == "gone"
+    assert telling_line("") == "it said nothing"
+
+
+def test_a_step_that_takes_too_long_is_an_error() -> None:
+    found = run(scenario("PPHumanSegLite"), timeout_s=0.2)
+    assert (found.stopped_at, found.error) == ("weights", "not done within 0.2 s")
+
+
+def test_a_configuration_that_a_checkout_lacks_is_an_error(tmp_path: Path) -> None:
+    found = run(CHECKOUT[0], tmp_path, timeout_s=60)
+    assert found.stopped_at == "weights"
+    assert "no such configuration" in found.error
+
+
+def test_unknown_networks_are_named() -> None:
+    with pytest.raises(SystemExit, match="NoNet"):
+        chosen(INSTALLED, "UNet,NoNet")
+    names = [each.name for each in chosen(INSTALLED, "UNet,SegmentationTransformer-mla")]
+    assert names == ["SegmentationTransformer-mla", "UNet"]
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no checkout of PaddleSeg"):
+        main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results")])
+
+
+@pytest.mark.long
+def test_one_network_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["--only", "PPHumanSegLite", "--results", str(tmp_path / "results")]
+    main([*shared, "--page", str(tmp_path / "zoo.md")])
+    assert capsys.readouterr().out.startswith("PPHumanSegLite: passes (")
+    result = Store(tmp_path / "results").read(scenario("PPHumanSegLite"))
+    assert result is not None
+    assert result.measurement.classes is not None
+    assert result.measurement.classes >= 2
+    main([*shared, "--page", str(tmp_path / "again.md")])
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "again.md").read_bytes() == (tmp_path / "zoo.md").read_bytes()
+
+
+@pytest.mark.long
+def test_paddle_cannot_trace_opencv_in_a_network() -> None:
+    found = run(scenario("GSCNN"))
+    assert found.stopped_at == "export"
+    assert "TypeError: 'paddle.base.libpaddle.pir.Value' object cannot be interpreted as an integer" in found.error
+
+
+@pytest.mark.long
+def test_paddle_does_not_build_the_attention_of_vit_adapter() -> None:
+    found = run(scenario("UPerNetViTAdapter"))
+    assert found.stopped_at == "weights"
+    assert "Type promotion only support calculations between floating-point numbers" in found.error
