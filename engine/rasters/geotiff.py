@@ -363,6 +363,29 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
     return side if math.isfinite(side) and side else None
 
 
+def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
+    """Find out where the middle of a raster lies.
+
+    Args:
+        georeference: of the raster.
+        width: columns.
+        height: rows.
+
+    Returns:
+        Latitude and longitude on WGS 84, in degrees; None where nothing leads there.
+    """
+    if georeference.crs_wkt is None:
+        return None
+    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    east = x + width / 2 * per_column + height / 2 * x_per_row
+    north = y + width / 2 * y_per_column + height / 2 * per_row
+    try:
+        (longitude,), (latitude,) = transform_points(georeference.crs_wkt, "EPSG:4326", [east], [north])
+    except GdalError:
+        return None
+    return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else None
+
+
 def _area_from_equator(
     latitude_rad: NDArray[np.float64], axis: float, inverse_flattening: float
 ) -> NDArray[np.float64]:

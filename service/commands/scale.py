@@ -145,7 +145,7 @@ def scale(
         with products.written(f"the table {tables.csv}"):
             table = CoverTable()
             for record, capture in zip(records, captures, strict=True):
-                table.add_record(record, capture)
+                table.add(record, capture)
             write_atomically(tables.csv, table.to_csv())
     if tables.report is not None:
         from service.results.report import write_table_report

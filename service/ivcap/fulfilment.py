@@ -30,6 +30,7 @@ from engine import (
     read_image,
 )
 from engine.errors import message_of
+from engine.images import Capture
 from engine.system.files import scratch_folder
 from engine.system.text import legible_values
 from service.ivcap.publishing import (
@@ -46,7 +47,7 @@ from service.ivcap.publishing import (
 )
 from service.ivcap.redaction import without_secrets
 from service.request import ServiceRequest
-from service.results.pictures import CoverTable, Stems, cover_records, provenance_record
+from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
 from service.session import build_pipeline
 
 if TYPE_CHECKING:
@@ -307,9 +308,11 @@ class _Fulfilment:
         return build_pipeline(predictor, request, decode, encode)
 
     def _segment(self, pipeline: Pipeline[_Task, PublishedImage], report: "ReportWriter | None") -> None:
+        provenance = pipeline.predictor.provenance
         for result in self._results(pipeline):
             result.source.item.release()
-            self.table.add(result)
+            capture = result.image.capture if isinstance(result, Segmented) else Capture()
+            self.table.add(result_record(result, provenance), capture)
             if report is not None:
                 _show(result, report)
             if self._record(result) and self.supply.one_at_a_time:

@@ -202,7 +202,7 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
-            **({"max_pixels": request.images.max_pixels} if cutting else {}),
+            **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
             **({} if averaging is None else {"averaging": dict(averaging)}),
             **_tiles_with_effect(tiles),
         },
@@ -491,7 +491,9 @@ def _pictures_of(
 
 
 @contextmanager
-def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep: bool = True) -> Generator[Ledger]:
+def open_ledger(
+    folder: Path, run: Run, listing: Listing, *, resume: bool, overwrite: bool = False, keep: bool = True
+) -> Generator[Ledger]:
     """Begin a ledger, or go on with the one that is there.
 
     Args:
@@ -500,6 +502,7 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         listing: the images.
         resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
             replaced.
+        overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
         keep: False: nothing is written, everything is done.
 
     Yields:
@@ -507,7 +510,7 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
 
     Raises:
         LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
-            of images that are not among these would be replaced.
+            of images that are not among these, or of another run, would be replaced.
     """
     if not keep:
         yield Ledger(run, listing)
@@ -519,6 +522,8 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         nonlocal known
         if resume:
             known = _still_finished(path, before, run, listing)
+        elif not overwrite:
+            _require_same_run(path, before, run)
         return [*known.finished.values(), *known.aside]
 
     with _replaced(path, run, entries) as file:
@@ -649,6 +654,25 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     if content.run.digest != run.digest:
         notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
     return _Known(finished, aside, notes)
+
+
+def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
+    """The same bundle, options and images may run again; other results are not replaced unless that is asked for."""
+    if not os.fstat(file.fileno()).st_size:
+        return
+    content = _content_of(path, file)
+    if (content.run.digest, content.run.listing) == (run.digest, run.listing):
+        return
+    kept = sum(
+        any(_picture_bytes(path.parent / name) is not None for name in entry.pictures)
+        for entry in (*content.entries, *content.aside)
+    )
+    if kept:
+        others = "; ".join(run.differences(content.run)) or "other images"
+        raise LedgerError(
+            f"{path.parent} holds the results of another run, {kept} images ({others}): name another folder, go on "
+            "with it (--resume), or replace it (--overwrite)"
+        )
 
 
 def _require_pictures_kept(path: Path, strangers: Sequence[Entry], pending: Iterable[ImageTask]) -> None:

@@ -39,7 +39,7 @@ def checked_record(record: object) -> dict[str, Any]:
     Raises:
         RecordError: it is something else.
     """
-    told = _members(record, "the record", _RECORD, ("notes",))
+    told = _members(record, "the record", _RECORD, ("network_size", "notes"))
     text(told["image"], "image")
     if told["status"] not in ("ok", "failed"):
         raise RecordError('status is neither "ok" nor "failed"')
@@ -47,6 +47,9 @@ def checked_record(record: object) -> dict[str, Any]:
         if told["error"] is not None:
             raise RecordError("error is told of an image that was segmented")
         _check_mask(told["mask"])
+        if told.get("network_size") is not None:
+            for name, side in _members(told["network_size"], "network_size", ("width", "height")).items():
+                whole(side, f"network_size.{name}", 1, _LONGEST_SIDE_PX)
     else:
         if told["mask"] is not None:
             raise RecordError("mask is told of an image that failed")
