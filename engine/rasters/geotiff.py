@@ -21,6 +21,7 @@ from engine.gdal import (
     GdalError,
     coordinate_system,
     names_files,
+    open_tiff,
     traced_shapes,
     transform_points,
     write_cloud_optimized,
@@ -518,3 +519,28 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
         if value == missing or (multilabel and value != 1):
             continue
         yield (band - 1 if multilabel else int(value)), rings
+
+
+def differing_pixels(one: Path, other: Path) -> int:
+    """Compare two masks that `write_geotiff` wrote.
+
+    Args:
+        one: a mask.
+        other: another one.
+
+    Returns:
+        Pixels whose class differs; all of them where the sizes or the numbers of planes do.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    try:
+        with one.open("rb") as first, other.open("rb") as second, open_tiff(first) as left, open_tiff(second) as right:
+            if (left.width, left.height, left.dtypes) != (right.width, right.height, right.dtypes):
+                return left.width * left.height
+            bands = range(1, len(left.dtypes) + 1)
+            rows = max(left.block_shape[0], 1)
+            windows = (Window(0, top, left.width, min(rows, left.height - top)) for top in range(0, left.height, rows))
+            return sum(int((left.read(bands, each) != right.read(bands, each)).any(axis=0).sum()) for each in windows)
+    except (OSError, GdalError) as error:
+        raise ImageError(f"{one} and {other} cannot be compared: {error}") from error

@@ -67,14 +67,16 @@ def predict(
         say(remark)
     share = None if selection.shard is None else parse_shard(selection.shard)
     listing = list_tasks(found.images, share, found.subfolders, selection.pages())
-    run = _Run(bundle, listing, request, tiles, results, session)
+    run = PredictRun(bundle, listing, request, tiles, results, session)
     run.require_places()
     if not run.complete():
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class PredictRun:
+    """A run of `pseg predict`; its fields are what the command was given."""
+
     bundle: Path
     listing: Listing
     request: PredictRequest
@@ -84,6 +86,7 @@ class _Run:
 
     @property
     def tasks(self) -> list[ImageTask]:
+        """The images of the run."""
         return [task for _, task in self.listing.mine]
 
     def require_places(self) -> None:
@@ -122,7 +125,7 @@ class _Run:
                 self._reporting(predictor, products) as show,
                 _progress(len(self.tasks)) as advance,
             ):
-                for record, result in self._results(predictor):
+                for record, result in self.results_of(predictor):
                     table.add(record, _capture_of(result))
                     shrunken += _is_shrunken(result)
                     show(result)
@@ -141,7 +144,8 @@ class _Run:
                     write_atomically(csv, table.to_csv())
         return not failed and not products.missing
 
-    def _results(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], Result | Entry]]:
+    def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], Result | Entry]]:
+        """Segment the images, in their order, and write what was asked for: each record with its result."""
         out, resume = self.results.out, self.results.resume
         writer = ResultWriter(out, self.request.save)
         rasters = self._rasters(predictor, writer)

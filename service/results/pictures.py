@@ -451,9 +451,10 @@ class CoverTable:
         if record["status"] != "ok":
             self.rows.append({"image": record["image"], "status": "failed", "error": record["error"]["message"]})
             return
-        mask, size, made_by = record["mask"], record.get("network_size") or {}, record["provenance"]
+        mask, made_by = record["mask"], record["provenance"]
+        size: Mapping[str, int] = record.get("network_size") or {}
         covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
-        cells = {
+        cells: dict[str, object] = {
             "image": record["image"],
             "status": "ok",
             "mask": mask["path"],
