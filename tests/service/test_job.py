@@ -574,6 +574,11 @@ PARAMETERS: Mapping[str, Any] = {
     "mask-size": "original",
     "report": False,
     "shard": None,
+    "crop-size": None,
+    "stride": None,
+    "scales": None,
+    "flip-horizontal": False,
+    "flip-vertical": False,
 }
 
 
