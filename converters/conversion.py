@@ -63,10 +63,10 @@ class ConversionRequest(Options):
 
     title: ClassVar[str] = "The ONNX model"
 
-    precision: Precision = option(Precision.FP32, "arithmetic of the ONNX model")
-    opset: int = option(OPSET, "ONNX operator set")
+    precision: Precision = option(Precision.FP32, "Number format of the ONNX model.")
+    opset: int = option(OPSET, "Version of the ONNX operator set.")
     input_shape: tuple[int, int] | None = option(
-        None, "fix the input's size; default: any size", metavar="H W", minimum=1
+        None, "Height and width of the input, in pixels. By default any size is accepted.", metavar="H W", minimum=1
     )
     calibration: tuple[Path, ...] = ()
     verification: tuple[Path, ...] = ()

@@ -73,18 +73,18 @@ class TuningLimits(Options):
     title: ClassVar[str] = "Limits that the choice must keep"
 
     max_latency_ms: float | None = option(
-        None, "nine images in ten must be done in so many ms, decoding and encoding included", above=0
+        None, "Nine of ten images must be finished within this many ms, including decoding and encoding.", above=0
     )
-    max_rss_mb: float | None = option(None, "peak memory of the process", above=0)
+    max_rss_mb: float | None = option(None, "Peak memory of the process, in 10⁶ bytes.", above=0)
     min_iou: float = option(
         DEFAULT_MIN_IOU,
-        "smallest class IoU with the reference; with masks: what may be lost is 1 minus this",
+        "Smallest IoU of a class with the reference. With masks, it may be lower than the reference's by 1 minus this.",
         minimum=0,
         maximum=1,
     )
     max_cover_error: float = option(
         DEFAULT_MAX_COVER_ERROR,
-        "largest error of a cover against the reference; with masks: its largest growth",
+        "Largest difference of a cover from the reference. With masks, the most by which its error may grow.",
         minimum=0,
         maximum=1,
     )

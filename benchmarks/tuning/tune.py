@@ -66,11 +66,13 @@ class TuneRequest(Options):
     title: ClassVar[str] = "The search"
 
     images: tuple[Path, ...] = ()
-    goal: Goal = option(Goal.LATENCY, "what is to be best")
+    goal: Goal = option(Goal.LATENCY, "What the search optimizes.")
     limits: TuningLimits = field(default_factory=TuningLimits)
     labelled: tuple[LabelledFiles, ...] = ()
-    budget_s: float = option(DEFAULT_BUDGET_S, "seconds for the search", above=0)
-    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
+    budget_s: float = option(DEFAULT_BUDGET_S, "Seconds for the whole search.", above=0)
+    max_img_size: int = option(
+        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many; -1 never shrinks."
+    )
 
 
 @dataclass(frozen=True, slots=True)
