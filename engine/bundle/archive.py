@@ -1,8 +1,7 @@
-"""Unpacking a model archive from a stranger: regular files of known names, below stated caps, nothing else.
+"""Unpacking a model archive from a stranger: regular files of known names, below stated caps, nothing else."""
 
-What leaves the folder (links, devices, absolute or parent paths) refuses the whole archive. Unknown regular files
-are skipped up to a cap, since exporters leave notes beside their models.
-"""
+# What leaves the folder (links, devices, absolute or parent paths) refuses the whole archive. Unknown regular files are
+# skipped up to a cap, since exporters leave notes beside their models.
 
 import bz2
 import gzip
@@ -94,11 +93,10 @@ def _leaves_folder(name: str) -> bool:
 
 
 class _StrictMember(tarfile.TarInfo):
-    """A member's header; nothing but the end mark ends the archive.
+    """A member's header; nothing but the end mark ends the archive."""
 
-    `tarfile` takes a damaged or missing header for the end, so that a cut archive merely seems to hold less. It also
-    reads the blocks that carry long names into memory, whatever their size.
-    """
+    # `tarfile` takes a damaged or missing header for the end, so that a cut archive merely seems to hold less. It also
+    # reads the blocks that carry long names into memory, whatever their size.
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> Self:
@@ -117,11 +115,7 @@ class _StrictMember(tarfile.TarInfo):
 
 
 class _XzStream(io.RawIOBase):
-    """What is in an .xz file, of one stream or several; `lzma` alone takes the dictionary that the file asks for.
-
-    Args:
-        file: The compressed bytes.
-    """
+    """What is in an .xz file, of one stream or several; `lzma` alone takes the dictionary that the file asks for."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -1,9 +1,4 @@
-"""A model bundle: the archive or folder that PaddleSeg's exporters write, read into a frozen `Bundle`.
-
-Exporters disagree: four generations of `deploy.yaml`, PaddleX's `inference.yml`, two kinds of program file, a
-`meta.json` that may be missing. What they declare about the network's output is kept for the reader's eyes only; the
-engine looks at what the network really returns.
-"""
+"""A model bundle: the archive or folder that PaddleSeg's exporters write, read into a frozen `Bundle`."""
 
 import hashlib
 import json
