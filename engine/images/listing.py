@@ -343,7 +343,6 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Files, and folders."""
     files: list[Path] = []
     folders: list[Path] = []
     for entry in entries:

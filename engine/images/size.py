@@ -94,9 +94,7 @@ def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None
     """Refuse a picture that declares too many pixels.
 
     Args:
-        path: For the message.
         size: Declared width and height.
-        max_pixels: The most that are read.
 
     Raises:
         ImageError: It declares more.
