@@ -58,11 +58,7 @@ def read_text(path: Path, most_bytes: int) -> str:
     """Read a text file: UTF-8, or what its byte order mark names.
 
     Args:
-        path: the file.
         most_bytes: larger ones are refused before they are read.
-
-    Returns:
-        The text, without the mark.
 
     Raises:
         SettingsError: missing, too large, or in another encoding.
@@ -89,11 +85,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
     """Read a JSON file.
 
     Args:
-        path: the file.
         most_bytes: larger ones are refused before they are read.
-
-    Returns:
-        What it holds.
 
     Raises:
         SettingsError: it cannot be read, is no JSON, or has a key twice.
@@ -113,9 +105,6 @@ def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     Args:
         pairs: keys and values as they are written.
 
-    Returns:
-        The object.
-
     Raises:
         ValueError: a key is there twice.
     """
@@ -130,11 +119,7 @@ def read_yaml(path: Path, *, as_text: bool = False) -> object:
     """Read a YAML file of one document with PyYAML's safe loader, and without merges, which it copies without end.
 
     Args:
-        path: the file.
         as_text: give every scalar as it is written: `no` stays `no` instead of False, `012` stays `012`.
-
-    Returns:
-        What it holds.
 
     Raises:
         SettingsError: it cannot be read, is no YAML, has a key twice, unfolds to more than any exporter writes, or
