@@ -1,8 +1,7 @@
-"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified before anybody gets it.
+"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified before anybody gets it."""
 
-What is made is kept in a cache (`converters.repository`) with its certificate; the limits are held against the
-certificate at every call, so that a model that missed yesterday's limits is not made again to miss today's.
-"""
+# What is made is kept in a cache (`converters.repository`) with its certificate; the limits are held against the
+# certificate at every call, so that a model that missed yesterday's limits is not made again to miss today's.
 
 import hashlib
 import json

@@ -1,8 +1,4 @@
-"""Published inference models in, bundle out: what PaddleX offers and PaddleSeg's ``--for_fd`` writes.
-
-They hold ``inference.yml`` with PaddleSeg's ``Deploy`` block, a program and weights, and no names of classes. The
-bundle has the names that every reader of bundles knows.
-"""
+"""Published inference models in, bundle out: what PaddleX offers and PaddleSeg's ``--for_fd`` writes."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,9 +31,7 @@ class ImportedModel:
     """A published model that became a bundle.
 
     Attributes:
-        name: In ``meta.json``.
         classes: In the order of the output channels; empty if nothing tells how many there are.
-        side_file: ``<stem>-meta.json`` beside the bundle.
     """
 
     name: str
@@ -55,9 +49,6 @@ def import_published(
         destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
         name: Name of the model; what the source says, or its stem, if None.
         classes: In the order of the output channels; empty: those that the source names, else ``class-0`` and so on.
-
-    Returns:
-        What became of it.
 
     Raises:
         ConversionError: The source is no segmentation model that the engine takes, names another number of classes than
