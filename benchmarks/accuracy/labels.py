@@ -31,12 +31,7 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
-    """A picture and what is on it.
-
-    Attributes:
-        image: The picture.
-        mask: Its labels.
-    """
+    """A picture and what is on it."""
 
     image: Path
     mask: Path

@@ -40,7 +40,6 @@ class ProviderName(StrEnum):
 
     @property
     def runtime(self) -> RuntimeName:
-        """The library."""
         return RuntimeName.PADDLE if self.value.startswith("paddle-") else RuntimeName.ONNX
 
     @property

@@ -1,9 +1,8 @@
-"""Successive halving: which configuration is best within limits, found without measuring all of them at length.
+"""Successive halving: which configuration is best within limits, found without measuring all of them at length."""
 
-The field has one turn each, and its masks are compared; then the variants of its better half do. What breaks a limit is
-out. The better half of all that then takes turns, twice as many as before, and so on until two are left. The first
-configuration of all stays to the end, since the others are told against it.
-"""
+# The field has one turn each, and its masks are compared; then the variants of its better half do. What breaks a limit
+# is out. The better half of all that then takes turns, twice as many as before, and so on until two are left. The first
+# configuration of all stays to the end, since the others are told against it.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +47,6 @@ class Goal(StrEnum):
         return cost
 
     def told(self, summary: Summary) -> str:
-        """Put the goal in words."""
         figure = abs(self.cost(summary))
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
@@ -150,12 +148,7 @@ class Measure(Protocol):
 
     def __call__(
         self, wanted: Sequence[Configuration], turns: int, *, compare: bool, within_s: float
-    ) -> Sequence[Measurement]:
-        """Measure.
-
-        Returns a measurement for each, in order, those that failed with their error.
-        """
-        ...
+    ) -> Sequence[Measurement]: ...
 
 
 Judge = Callable[[Configuration, Summary], Summary]
@@ -165,7 +158,6 @@ Clock = Callable[[], float]
 
 
 def _no_variants(_configuration: Configuration) -> Sequence[Configuration]:
-    """The field is all there is."""
     return ()
 
 
@@ -269,7 +261,6 @@ def _trial(measurement: Measurement, summary: Summary, limits: TuningLimits, tur
 
 
 def _renewed(old: Trial, measurement: Measurement, limits: TuningLimits, turns: int) -> Trial:
-    """New figures; masks were compared before and are the same."""
     summary = replace(
         summarize(measurement),
         mismatched_ppm=old.summary.mismatched_ppm,
@@ -319,5 +310,4 @@ def peak_rss_mb(summary: Summary) -> float | None:
 
 
 def shown(value: float | None, digits: int) -> str:
-    """Write a figure."""
     return "-" if value is None else f"{value:.{digits}f}"
