@@ -78,7 +78,7 @@ class SceneTask:
     recipe: Recipe
 
     def build_network(self) -> "Layer":
-        """The untrained demo network: float32 NCHW in, a list with one float32 NCHW tensor of logits (3 classes) out."""
+        """The untrained demo network: float32 NCHW in, one float32 NCHW tensor of logits (3 classes) out, in a list."""
         from paddleseg.models import FCN
         from paddleseg.models.backbones.hrnet import HRNet
 

@@ -1,7 +1,7 @@
 """Pictures on disk -> RGB arrays, at the size the network is to see."""
 
-# The format is detected from the file's first bytes, never from its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and JPEG
-# 2000 are read. The rules:
+# The format is detected from the file's first bytes, never from its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and
+# JPEG 2000 are read. The rules:
 # - EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works
 #   on the upright picture.
 # - The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
