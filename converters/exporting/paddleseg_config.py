@@ -274,18 +274,18 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(_CONFIGURATION_BYTES + 1)
         if len(text) > _CONFIGURATION_BYTES:
-            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, and is no configuration")
+            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, so it is not a configuration")
         content = yaml.safe_load(text.decode())
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         # What PyYAML says shows the text around it, which may be of a file that is nobody's business.
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise ConversionError(f"{path}: is no YAML of plain values ({error.problem}{line})") from error
+        raise ConversionError(f"{path}: is not YAML with plain values only ({error.problem}{line})") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConversionError(f"{path}: is no YAML of plain values ({type(error).__name__})") from error
+        raise ConversionError(f"{path}: is not YAML with plain values only ({type(error).__name__})") from error
     if not isinstance(content, dict):
-        raise ConversionError(f"{path}: is no configuration of PaddleSeg: it holds no settings with names")
+        raise ConversionError(f"{path}: is not a configuration of PaddleSeg: it holds no settings with names")
     settings = cast("dict[str, Any]", content)
     _require_bounded(settings, path)
     return settings
@@ -328,13 +328,15 @@ def _require_plain_model(model: object, config: Path) -> None:
             block = cast("dict[str, object]", value)
             kind = block.get("type")
             if kind is not None and kind not in known:
-                raise ConversionError(f"{config}: {name}: {str(kind)[:100]!r} is no network or backbone of PaddleSeg")
+                raise ConversionError(
+                    f"{config}: {name}: {str(kind)[:100]!r} is not a network or backbone of PaddleSeg"
+                )
             pending += [(f"{name}.{key}", each) for key, each in block.items()]
         elif isinstance(value, list):
             pending += [(name, each) for each in cast("list[object]", value)]
         elif isinstance(value, str) and not _NAME.fullmatch(value):
             raise ConversionError(
-                f"{config}: {name}: {value[:100]!r} is no name, and PaddleSeg might run it as a program"
+                f"{config}: {name}: {value[:100]!r} is not a plain name, and PaddleSeg might execute it"
             )
         elif isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
             raise ConversionError(f"{config}: {name}: {str(value)[:20]} is larger than anything in a network")

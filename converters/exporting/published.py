@@ -62,7 +62,7 @@ def import_published(
                 raise ConversionError(f"{source}: holds no Paddle program; a published model has inference.json")
             return _repack(bundle, bundle.paddle, destination, name, tuple(classes))
     except BundleError as error:
-        raise ConversionError(f"{source}: not imported, because it is no segmentation model: {error}") from error
+        raise ConversionError(f"{source}: not imported, because it is not a segmentation model: {error}") from error
 
 
 def _repack(

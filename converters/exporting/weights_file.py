@@ -206,7 +206,7 @@ def table_of_contents(content: mmap | bytes) -> dict[str, StoredArray]:
 
 def _not_an_array(what: str) -> ConversionError:
     return ConversionError(
-        f"{what} is no array; name the file with the network's parameters (model.pdparams), not the optimizer's "
+        f"{what} is not an array; name the file with the network's parameters (model.pdparams), not the optimizer's "
         "(model.pdopt)"
     )
 
@@ -243,7 +243,7 @@ def _join_slices(table: dict[str, StoredArray], slices: object) -> None:
 
 def _pairs_of(value: object) -> list[tuple[str, object]]:
     if not isinstance(value, _Mapping):
-        raise ValueError(f"{_BIG_PARAMETERS} is no table")
+        raise ValueError(f"{_BIG_PARAMETERS} is not a table")
     return value.pairs
 
 
@@ -367,7 +367,7 @@ class _Walk:
         """Add to the list on top of the stack; names of slices are the only lists that matter."""
         target = self._stack[-1]
         if not isinstance(target, list):
-            raise ValueError("values are added to what is no list")
+            raise ValueError("values are added to something that is not a list")
         cast("list[object]", target).extend(
             self._text(each) if isinstance(each, _Bytes) and each.encoding else each for each in values
         )
@@ -375,7 +375,7 @@ class _Walk:
     def set_items(self, values: list[object]) -> None:
         target = self._stack[-1]
         if not isinstance(target, _Mapping) or len(values) % 2:
-            raise ValueError("names are added to what is no dictionary")
+            raise ValueError("names are added to something that is not a dictionary")
         for name, value in zip(values[::2], values[1::2], strict=True):
             target.pairs.append((self._text(name), value))
 
@@ -415,7 +415,7 @@ class _Walk:
             case _Global("numpy.dtype"), (_Bytes() as code, False | 0, True | 1):
                 dtype = _Dtype(self._text(code))
                 if dtype.code not in _DTYPES:
-                    raise ConversionError(f"it holds values of type {dtype.code!r}, which are no numbers: {_REMEDY}")
+                    raise ConversionError(f"it holds values of type {dtype.code!r}, which are not numbers: {_REMEDY}")
                 self.push(dtype)
             case _Global("bytes"), ():
                 self.push(_Bytes(0, 0))
@@ -428,7 +428,7 @@ class _Walk:
             case _Global("tuple"), (tuple(),):
                 self.push(cast("Any", arguments)[0])
             case _:
-                name = called.name if isinstance(called, _Global) else "something that is no function"
+                name = called.name if isinstance(called, _Global) else "something that is not a function"
                 raise ConversionError(f"it wants to run {name} in a way that weights have no need of: {_REMEDY}")
 
     def build(self) -> None:
@@ -438,7 +438,7 @@ class _Walk:
             case _Dtype(order=""), (3, _Bytes() as order, None, None, None, -1, -1, 0):
                 target.order = self._text(order)
                 if target.order not in _BYTE_ORDERS:
-                    raise ValueError(f"{target.order!r} is no order of bytes")
+                    raise ValueError(f"{target.order!r} is not a byte order")
             case _Array(None), (1, shape, _Dtype() as dtype, bool() as fortran, _Bytes() as values) if dtype.order:
                 text = values.encoding == "latin1 in utf-8"
                 place = (values.first, values.count)

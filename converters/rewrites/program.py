@@ -152,7 +152,7 @@ class Program:
         try:
             return cls(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ConversionError(f"{path.name} is no PIR program of Paddle 3 ({error!r})") from error
+            raise ConversionError(f"{path.name} is not a PIR program of Paddle 3 ({error!r})") from error
 
     def write(self, path: Path) -> None:
         """Write the program with the operators that `operations` lists."""

@@ -256,7 +256,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         RecursionError,
     ) as error:
         raise BundleError(
-            f"{archive_path}: not a readable {container} ({error}): it is damaged or cut short, {remedy}"
+            f"{archive_path}: not a readable {container} ({error}): it is damaged or truncated, {remedy}"
         ) from error
     except OSError as error:
         raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error})") from error
@@ -277,7 +277,7 @@ def _unpack_members(members: Iterator[ArchiveMember], folder: Path, limits: Arch
     names: list[str] = []
     for count, member in enumerate(members, start=1):
         if count > limits.members:
-            raise BundleError(f"more than {limits.members} members: this is no model bundle")
+            raise BundleError(f"more than {limits.members} members: this is not a model bundle")
         relative = known_path(member.name)
         if member.is_folder:
             continue
@@ -308,5 +308,5 @@ def _copy(member: ArchiveMember, destination: Path) -> None:
             written += out.write(piece)
     if written != member.size:
         raise BundleError(
-            f"member {shown_name(member.name)} ends after {written} of {member.size} bytes: the archive is cut short"
+            f"member {shown_name(member.name)} ends after {written} of {member.size} bytes: the archive is truncated"
         )

@@ -259,7 +259,7 @@ def _explain_contents(paths: Sequence[PurePosixPath], folder: Path | None) -> st
             f"it holds pictures ({pictures} of {len(paths)} files): the bundle is named first and the pictures after "
             "it (pseg predict model.tgz FOLDER)"
         )
-    return f"this is no exported PaddleSeg model (it holds {_listed(sorted(paths))})"
+    return f"this is not an exported PaddleSeg model (it holds {_listed(sorted(paths))})"
 
 
 _PROGRAM_NAMES: Final = {"model.json", "inference.json"}

@@ -106,9 +106,9 @@ def _directory(file: IO[bytes], most_members: int) -> tuple[int, int]:
     if disk or first_disk or here != count:
         raise BundleError(f"is one part of a split archive: {_PACK_AGAIN}")
     if count > most_members:
-        raise BundleError(f"more than {most_members} members: this is no model bundle")
+        raise BundleError(f"more than {most_members} members: this is not a model bundle")
     if length > _MOST_DIRECTORY_BYTES:
-        raise BundleError(f"a directory of {length} bytes: this is no model bundle")
+        raise BundleError(f"a directory of {length} bytes: this is not a model bundle")
     if start + length != directory_end:
         raise BadZipFile("its directory does not lie where its end record says; something was put before or after it")
     return start, count

@@ -84,7 +84,7 @@ def check_max_img_size(max_img_size: int) -> None:
     """
     if max_img_size == 0 or max_img_size < -1:
         raise OptionError(
-            f"{max_img_size} is no number of pixels: give the most that an image may have, or -1 to leave images "
+            f"{max_img_size} is not a number of pixels: give the most that an image may have, or -1 to leave images "
             "unchanged",
             option="max_img_size",
         )

@@ -355,7 +355,7 @@ def _opened(path: Path) -> Generator[BinaryIO]:
     try:
         with open_to_read(path) as file:
             if TIFF.match(file.read(4)) is None:
-                raise ImageError(f"{path}: is no TIFF")
+                raise ImageError(f"{path}: is not a TIFF")
             yield file
     except OSError as cause:
         raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause
@@ -450,7 +450,7 @@ def _check_ycbcr(path: Path, directory: Directory) -> None:
     across, down = (int(each) for each in (*directory.numbers.get(Tag.YCBCR_SUBSAMPLING, (2, 2)), 2, 2)[:2])
     if (across, down) == (4, 4) and directory.width % 4:
         raise ImageError(
-            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns, which are no multiple of 4, is "
+            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns (not a multiple of 4), is "
             f"decoded wrongly by GDAL: {_AS_RGB}"
         )
     tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
@@ -566,7 +566,7 @@ def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | N
     except ValueError:
         return (
             None,
-            f"states a nodata value that is no number ({text[:20]!r}): no pixel is taken for missing because of it",
+            f"states a nodata value that is not a number ({text[:20]!r}): no pixel is taken for missing because of it",
         )
     largest = np.iinfo(dataset.dtypes[0]).max
     # Others, such as -9999 of bytes, mark no pixel.

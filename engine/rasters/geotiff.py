@@ -161,7 +161,7 @@ def open_geotiff(
         raise ImageError(f"{path}: no such file: check the name")
     with path.open("rb") as file:
         if TIFF.match(file.read(4)) is None:
-            raise ImageError(f"{path}: is no TIFF: convert it to one")
+            raise ImageError(f"{path}: is not a TIFF: convert it to one")
         with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
             georeference, notes = _georeference_of(path, picture)
             yield GeoTiff(picture, georeference, notes)

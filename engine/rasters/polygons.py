@@ -66,7 +66,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
         finally:
             database.close()
     except sqlite3.Error as error:
-        raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
+        raise OptionError(f"{path} exists and is not a GeoPackage ({error}): name another file") from error
     others = [name for name in layers if name != _layer_name(layer)]
     if others:
         raise OptionError(

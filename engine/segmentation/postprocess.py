@@ -60,7 +60,7 @@ def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
     <OutputKind.SCORES: 'scores'>
     """
     if output.ndim not in {3, 4} or 0 in output.shape:
-        raise InferenceError(f"{_named(output)} is no segmentation; {_EXPECTED}")
+        raise InferenceError(f"{_named(output)} is not a segmentation; {_EXPECTED}")
     if output.dtype.kind in "biu":
         return _kind_of_integers(output)
     if output.dtype.kind != "f":

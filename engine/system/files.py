@@ -132,11 +132,11 @@ def open_regular(
         if error.errno == errno.ELOOP and not follow:
             error.strerror = "it is a link, which is not followed"
         elif error.errno == errno.ENXIO:  # nobody reads from the pipe, or listens to the socket
-            error.strerror = "it is no regular file"
+            error.strerror = "it is not a regular file"
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(name))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(name))
     return descriptor
 
 
@@ -330,7 +330,7 @@ def _open_folder(folder: Path, flags: int, place: int | None = None) -> int:
     except OSError as error:
         error.filename = str(folder)
         if isinstance(error, NotADirectoryError):
-            error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is no folder"
+            error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is not a folder"
         raise
 
 

@@ -240,7 +240,7 @@ class ChildProcess:
             return self._died(str(answer[DIED]))
         kind = getattr(errors, str(answer[RAISED]), None)
         if not (isinstance(kind, type) and issubclass(kind, EngineError)):
-            raise ValueError(f"{answer[RAISED]!r} is no error of the engine")
+            raise ValueError(f"{answer[RAISED]!r} is not an error of the engine")
         return Raised(kind(str(answer[MESSAGE])))
 
     def _died(self, exception: str | None = None) -> Outcome:
