@@ -243,6 +243,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
 
     Raises:
         BundleError: a file is missing or does not say what it should.
+        UnsupportedTransformError: a transform cannot be repeated or undone, unless `inspect_only`.
     """
     deploy_path = _deploy_file(folder, source)
     where = f"{source}: {deploy_path.name}"
