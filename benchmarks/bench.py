@@ -37,16 +37,18 @@ class BenchRequest(Options):
     axes: Axes
     images: tuple[Path, ...] = ()
     max_img_size: int = option(
-        DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels, unless a size is given; -1: never"
+        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many unless size is given; -1 never shrinks."
     )
-    repeats: int = option(DEFAULT_REPEATS, "turns of every configuration; each measures every image", minimum=1)
+    repeats: int = option(
+        DEFAULT_REPEATS, "Number of turns of every configuration. Each turn measures every image.", minimum=1
+    )
     compared_images: int = option(
         COMPARED_IMAGES,
-        "compare masks of at most so many images with the reference; 0: none",
+        "The most images whose masks are compared with the reference. 0 compares none.",
         name="compare_images",
         minimum=0,
     )
-    timeout_s: float = option(TIMEOUT_S, "seconds that a configuration may take to load, or a turn", minimum=1)
+    timeout_s: float = option(TIMEOUT_S, "Seconds that a configuration may take to load, or for one turn.", minimum=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified before anybody gets it.
+"""Convert a bundle: FP32 first, INT8 or FP16 made from that, each certified before anybody gets it."""
 
-What is made is kept in a cache (`converters.repository`) with its certificate; the limits are held against the
-certificate at every call, so that a model that missed yesterday's limits is not made again to miss today's.
-"""
+# What is made is kept in a cache (`converters.repository`) with its certificate; the limits are held against the
+# certificate at every call, so that a model that missed yesterday's limits is not made again to miss today's.
 
 import hashlib
 import json
@@ -63,10 +62,10 @@ class ConversionRequest(Options):
 
     title: ClassVar[str] = "The ONNX model"
 
-    precision: Precision = option(Precision.FP32, "arithmetic of the ONNX model")
-    opset: int = option(OPSET, "ONNX operator set")
+    precision: Precision = option(Precision.FP32, "Number format of the ONNX model.")
+    opset: int = option(OPSET, "Version of the ONNX operator set.")
     input_shape: tuple[int, int] | None = option(
-        None, "fix the input's size; default: any size", metavar="H W", minimum=1
+        None, "Height and width of the input, in pixels. By default any size is accepted.", metavar="H W", minimum=1
     )
     calibration: tuple[Path, ...] = ()
     verification: tuple[Path, ...] = ()

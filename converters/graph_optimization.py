@@ -1,9 +1,8 @@
-"""Constants folded and needless nodes removed, once, when a model is made rather than at every start.
+"""Constants folded and needless nodes removed, once, when a model is made rather than at every start."""
 
-ONNX Runtime's basic level does it: exact rewrites with standard operators only. On SegFormer-B0 it leaves 731 nodes of
-2209, on PP-LiteSeg 242 of 787, and the scores stay the same bit for bit. A library for it would bring little more:
-onnxslim 0.1 leaves 687 and 242.
-"""
+# ONNX Runtime's basic level does it: exact rewrites with standard operators only. On SegFormer-B0 it leaves 731 nodes
+# of 2209, on PP-LiteSeg 242 of 787, and the scores stay the same bit for bit. A library for it would bring little more:
+# onnxslim 0.1 leaves 687 and 242.
 
 # onnx and onnxruntime ship no complete types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -24,7 +23,6 @@ def fold_constants(model: Path, destination: Path) -> None:
     """Write a smaller equal of a model, or its copy where folding would make it invalid.
 
     Args:
-        model: ONNX file of standard operators.
         destination: the ONNX file to write; standard operators of the same set.
 
     Raises:
@@ -36,11 +34,6 @@ def fold_constants(model: Path, destination: Path) -> None:
 
 def fold(model: Path, folder: Path, name: str) -> None:
     """Fold constants in this process, which may not survive it.
-
-    Args:
-        model: ONNX file of standard operators.
-        folder: gets the file to write.
-        name: of that file.
 
     Raises:
         ConversionError: as `fold_constants`.

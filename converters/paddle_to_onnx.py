@@ -1,9 +1,8 @@
-"""A Paddle program to one ONNX file with dynamic input, by paddle2onnx in a child process.
+"""A Paddle program to one ONNX file with dynamic input, by paddle2onnx in a child process."""
 
-The converter can abort its whole process, hence the child. What it cannot express for every input size is cut out
-before and replaced after it (`converters.rewrites`). Its own graph clean-up is left out: it would install packages at
-run time, and ONNX Runtime folds the same constants when it loads the model.
-"""
+# The converter can abort its whole process, hence the child. What it cannot express for every input size is cut out
+# before and replaced after it (`converters.rewrites`). Its own graph clean-up is left out: it would install packages at
+# run time, and ONNX Runtime folds the same constants when it loads the model.
 
 # paddle2onnx and paddle ship no complete types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -76,10 +75,7 @@ def export_in_child(
 
     Args:
         program: a `.pdmodel` or PIR program with its weights.
-        destination: the ONNX file to write.
-        opset: ONNX operator set.
         timeout_s: seconds that the child may take.
-        where: the bundle, for messages.
         input_shape: the only height and width, in pixels, that the ONNX model takes; None leaves both free. The batch
             stays as the program has it.
 
@@ -201,9 +197,6 @@ def with_input_shape(model: "onnx.ModelProto", input_shape: tuple[int, int]) -> 
     Args:
         model: with one input, NCHW; its input is changed in place.
         input_shape: height and width, in pixels.
-
-    Returns:
-        The model with the shapes that follow from it.
 
     Raises:
         ConversionError: the program has fixed other ones.

@@ -72,9 +72,6 @@ class Repository:
                 raises passes through and leaves no entry, but a `RefusedError` is remembered and raised again at once
                 the next time.
 
-        Returns:
-            The finished file.
-
         Raises:
             RefusedError: the model was refused, now or earlier.
             ConversionError: the cache folder cannot be written to, or its disk is full.

@@ -1,8 +1,7 @@
-"""ONNX graphs are rewritten in a child process with limits on memory, time and files.
+"""ONNX graphs are rewritten in a child process with limits on memory, time and files."""
 
-Folding constants runs whatever of a graph depends on constants alone, which may be anything: loops without end, tensors
-of gigabytes, functions that unfold without bound. Shape inference, FP16 and INT8 unfold the same graph.
-"""
+# Folding constants runs whatever of a graph depends on constants alone, which may be anything: loops without end,
+# tensors of gigabytes, functions that unfold without bound. Shape inference, FP16 and INT8 unfold the same graph.
 
 import shutil
 from collections.abc import Callable
@@ -41,12 +40,6 @@ def rewritten(rewrite: Callable[..., object], model: Path, folder: Path, *argume
     Args:
         rewrite: a function of a module; it is given the model, an empty folder for what it makes, and the arguments,
             and returns JSON values.
-        model: the ONNX file.
-        folder: gets the files that were made.
-        arguments: what can be pickled.
-
-    Returns:
-        What the function returned.
 
     Raises:
         RewritingError: it took too much memory or time, or ended its process.

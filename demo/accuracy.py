@@ -1,8 +1,8 @@
-"""Write docs/accuracy.md: what the trained bundles score on images that they never saw: ``python -m demo.accuracy``.
+"""Write docs/accuracy.md: what the trained bundles score on images that they never saw: ``python -m demo.accuracy``."""
 
-Every bundle runs on Paddle Inference (without oneDNN), on ONNX Runtime in FP32 and, if it holds such a model, in INT8.
-``--nuclei DIR`` names the folder whose ``test`` holds ``images`` and ``masks``; the scenes of the demo are rendered.
-"""
+# Every bundle runs on Paddle Inference (without oneDNN), on ONNX Runtime in FP32 and, if it holds such a model, in
+# INT8. ``--nuclei DIR`` names the folder whose ``test`` holds ``images`` and ``masks``; the scenes of the demo are
+# rendered.
 
 import argparse
 import platform
@@ -44,10 +44,7 @@ class Measured:
     """A bundle on its images.
 
     Attributes:
-        title: Of the section.
         classes: Names, in index order.
-        columns: Paddle's first.
-        versions: Library name to version.
     """
 
     title: str
@@ -60,12 +57,8 @@ def measure(title: str, bundle_path: Path, labelled: _Labelled) -> Measured:
     """Run a bundle on every runtime and precision that it offers here.
 
     Args:
-        title: Of the section.
         bundle_path: With a Paddle program and an FP32 ONNX model.
         labelled: Gives the images, the same ones each time.
-
-    Returns:
-        The scores.
 
     Raises:
         EngineError: The bundle or an image cannot be read or run.
@@ -100,11 +93,7 @@ def _measured(
 
 
 def scenes() -> Iterator[LabelledImage]:
-    """Render the scenes that the demo's training holds back.
-
-    Returns:
-        Pictures with their labels.
-    """
+    """Render the scenes that the demo's training holds back."""
     for seed, scene in held_out_scenes():
         height, width = scene.labels.shape
         image = SourceImage(scene.image, width, height, Capture())
@@ -112,14 +101,6 @@ def scenes() -> Iterator[LabelledImage]:
 
 
 def page(measured: Sequence[Measured]) -> str:
-    """Write the page.
-
-    Args:
-        measured: A section each.
-
-    Returns:
-        Markdown.
-    """
     versions = ", ".join(f"{name} {version}" for name, version in sorted(measured[0].versions.items()))
     head = (
         "# Accuracy of the trained bundles\n\n"

@@ -1,12 +1,9 @@
-"""Train the bundle of cell nuclei on labelled microscope images: ``python -m demo.nuclei --data DIR --out FILE``.
+"""Train the bundle of cell nuclei on labelled microscope images: ``python -m demo.nuclei --data DIR --out FILE``."""
 
-DIR holds ``train`` and ``test``, each with ``images/NNN.jpg`` and ``masks/NNN.png`` (0 background, 1 nucleus). The
-network is PaddleSeg's PP-LiteSeg on a narrow STDC1: adaptive pooling, attention, ReLU. It starts from drawn weights; no
-weights of others go in. Every eighth training image is held back: settings are chosen by ``--validate``, which prints
-the IoU on those. The test images are only measured, once, by the last line of a full run.
-
-Images and weights follow from the seed; a slow machine stops at the time limit.
-"""
+# DIR holds ``train`` and ``test``, each with ``images/NNN.jpg`` and ``masks/NNN.png`` (0 background, 1 nucleus). The
+# network is PaddleSeg's PP-LiteSeg on a narrow STDC1: adaptive pooling, attention, ReLU. It starts from drawn weights;
+# no weights of others go in. Every eighth training image is held back: settings are chosen by ``--validate``, which
+# prints the IoU on those. The test images are only measured, once, by the last line of a full run.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle and PaddleSeg ship no type information.
@@ -87,20 +84,12 @@ class Slide:
 
 @dataclass(frozen=True, slots=True)
 class NucleiTask:
-    """The network and the slides it learns.
-
-    Attributes:
-        recipe: How to train.
-    """
+    """The network and the slides it learns."""
 
     recipe: Recipe
 
     def build_network(self) -> "Layer":
-        """PP-LiteSeg, untrained: float32 NCHW in, lists of logits (float32 NCHW, 2 classes) out.
-
-        Returns:
-            The network in training mode.
-        """
+        """PP-LiteSeg, untrained: float32 NCHW in, lists of logits (float32 NCHW, 2 classes) out."""
         from paddleseg.models import PPLiteSeg
         from paddleseg.models.backbones.stdcnet import STDCNet
 
@@ -122,9 +111,6 @@ class NucleiTask:
 
         Args:
             rank: 0 or 1.
-
-        Returns:
-            Batches without end.
         """
         slides = training_slides(self.recipe.data)[rank::WORKERS]
         return self._cut(slides, np.random.default_rng([self.recipe.seed, rank, 1]))
@@ -153,10 +139,8 @@ class NucleiTask:
 
 
 def _recolor(image: Pixels, rng: Generator) -> Pixels:
-    """Another exposure, stain, sharpness and noise.
-
-    Everything multiplies: many slides use a few grey levels next to black, which an added brightness would cut off.
-    """
+    """Another exposure, stain, sharpness and noise."""
+    # Everything multiplies: many slides use a few grey levels next to black, which an added brightness would cut off.
     picture = image.astype(np.float32) / 255
     if rng.random() < 0.2:
         # Fluorescence is as good in any channel's order, and a stain in another hue is still a stain.
@@ -176,9 +160,6 @@ def _recolor(image: Pixels, rng: Generator) -> Pixels:
 def read_slides(folder: Path) -> list[Slide]:
     """Read labelled images.
 
-    Args:
-        folder: With ``images`` and ``masks``.
-
     Returns:
         In the order of their names.
 
@@ -195,9 +176,6 @@ def read_slides(folder: Path) -> list[Slide]:
 def read_labelled_folder(folder: Path) -> Iterator[LabelledImage]:
     """Read labelled images one at a time.
 
-    Args:
-        folder: With ``images`` and ``masks``.
-
     Returns:
         In the order of their names.
 
@@ -208,40 +186,17 @@ def read_labelled_folder(folder: Path) -> Iterator[LabelledImage]:
 
 
 def training_slides(data: Path) -> list[Slide]:
-    """The training images but for those that are held back.
-
-    Args:
-        data: Folder with ``train``.
-
-    Returns:
-        Seven of eight.
-    """
+    """The training images but for those that are held back."""
     return [slide for index, slide in enumerate(read_slides(data / "train")) if index % _HELD_BACK]
 
 
 def validation_slides(data: Path) -> list[Slide]:
-    """The training images that are held back.
-
-    Args:
-        data: Folder with ``train``.
-
-    Returns:
-        One of eight.
-    """
+    """The training images that are held back."""
     return read_slides(data / "train")[::_HELD_BACK]
 
 
 def run(out: Path, recipe: Recipe, *, test: bool) -> dict[str, Any]:
-    """Train, measure and write the bundle with a JSON file of its name beside it.
-
-    Args:
-        out: The bundle to write, ``.tgz``.
-        recipe: How to train.
-        test: Measure the test images, too.
-
-    Returns:
-        What the JSON file says.
-    """
+    """Train, measure and write the bundle with a JSON file of its name beside it."""
     started = time.monotonic()
     network, steps = train_in_two_processes(NucleiTask(recipe))
     training_s = time.monotonic() - started

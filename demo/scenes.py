@@ -1,16 +1,11 @@
-"""Rendered seagrass quadrats with exact labels: what the demo network is trained on, and what the demo shows.
+"""Rendered seagrass quadrats with exact labels: what the demo network is trained on, and what the demo shows."""
 
-A scene is built the way a photograph comes about: sand with grains, rubble and litter; a canopy of blades in layers
-that shade each other; a white PVC frame with red and blue bands; light with caustics; a column of greenish water; a
-camera. The labels are known because the objects are drawn, not guessed: class 0 is every bottom that is not seagrass
-(sand, rubble, dead leaves, shadow), class 1 is seagrass, class 2 is the frame with its bands.
-
-Everything follows from the seed. One rule of the labels is a choice, the one that people who annotate quadrats make: a
-gap between blades counts as seagrass where four tenths of its close surroundings are blades, or two tenths over the
-dark floor of a meadow.
-
-The command line writes pictures: ``python -m demo.scenes --out DIR --count 3 --seed 900000 --width 1024 --height 768``.
-"""
+# A scene is built the way a photograph comes about: sand with grains, rubble and litter; a canopy of blades in layers
+# that shade each other; a white PVC frame with red and blue bands; light with caustics; a column of greenish water; a
+# camera. The labels are known because the objects are drawn, not guessed: class 0 is every bottom that is not seagrass
+# (sand, rubble, dead leaves, shadow), class 1 is seagrass, class 2 is the frame with its bands.
+# The command line writes pictures: ``python -m demo.scenes --out DIR --count 3 --seed 900000 --width 1024 --height
+# 768``.
 
 import argparse
 import math
@@ -60,13 +55,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Blades:
-    """Ribbons to draw.
-
-    Attributes:
-        outlines: ``int32[N, P, 2]``, closed polygons (x, y) in fixed-point pixels.
-        ridges: ``int32[N, P, 2]``, the lit half of each ribbon, same units.
-        colors: ``float32[N, 3]``, RGB, 0-1.
-    """
+    """Ribbons to draw."""
 
     outlines: npt.NDArray[np.int32]
     ridges: npt.NDArray[np.int32]
@@ -75,17 +64,7 @@ class _Blades:
 
 @dataclass(frozen=True, slots=True)
 class _Species:
-    """What the blades of one meadow have in common; lengths in pixels, angles in radians.
-
-    Attributes:
-        length: Mean blade length.
-        width: Mean blade width.
-        bend: Spread of the curvature, relative to the length.
-        lean: Direction the current pushes the blades to.
-        spread: Standard deviation of the blades' directions.
-        fresh: Colour of a young blade.
-        old: Colour of an old blade.
-    """
+    """What the blades of one meadow have in common; lengths in pixels, angles in radians."""
 
     length: float
     width: float
@@ -100,12 +79,8 @@ def render_scene(seed: int, width: int, height: int) -> Scene:
     """Render one quadrat; the same arguments always give the same pixels.
 
     Args:
-        seed: Any non-negative number.
         width: Width of the picture in pixels, at least 64.
         height: Height of the picture in pixels, at least 64.
-
-    Returns:
-        The picture and its labels.
 
     Raises:
         ValueError: If the seed is negative or a side is smaller than 64 pixels.
@@ -207,7 +182,6 @@ def _ripples(rng: Generator, shape: tuple[int, int], unit: float) -> Field:
 
 
 def _sprinkle_grains(rng: Generator, picture: Picture, unit: float) -> None:
-    """Dark and bright specks: shell fragments and coarse grains."""
     shape = _extent(picture)
     specks = _clouds(rng, shape, rng.uniform(2, 6) * unit, 2)
     patches = 0.4 * _clouds(rng, shape, 120 * unit, 2)
@@ -228,7 +202,6 @@ def _lay_turf(rng: Generator, picture: Picture, unit: float) -> None:
 
 
 def _strew_rubble(rng: Generator, picture: Picture, unit: float) -> None:
-    """Stones: lumps lit from one side, each with its shadow."""
     height, width = _extent(picture)
     light = rng.uniform(0, 2 * math.pi)
     for _ in range(int(rng.integers(0, 14))):
@@ -363,17 +336,13 @@ def _lay_mat(rng: Generator, picture: Picture, mat: Field, species: _Species) ->
 
 
 def _close_canopy(blades: Mask, mat: Field, blade_width: float) -> npt.NDArray[np.bool_]:
-    """Blades, and the gaps that have enough blades within about three blade widths; ``bool[H, W]``.
-
-    Over the dark floor of a meadow (``mat``, 0-1) half as many blades are enough: there a gap shows more plant.
-    """
+    """Blades, and the gaps that have enough blades within about three blade widths; ``bool[H, W]``."""
     solid = blades > 127
     around = _blur(solid.astype(np.float32), 2.5 * blade_width)
     return solid | (around > _CANOPY_COVER * (1 - 0.5 * mat))
 
 
 def _grow_epiphytes(rng: Generator, picture: Picture, canopy: Mask, species: _Species) -> None:
-    """Pale or brown growth on the blades themselves."""
     shape = _extent(canopy)
     specks = _sigmoid(_clouds(rng, shape, species.width * 1.2, 3), rng.uniform(0.8, 2), 0.3)
     color = _color(rng, (0.20, 0.16, 0.10), (0.62, 0.62, 0.50))

@@ -1,9 +1,9 @@
-"""Train the demo bundle's network on rendered quadrats: ``python -m demo.train``.
+"""Train the demo bundle's network on rendered quadrats: ``python -m demo.train``."""
 
-The network is PaddleSeg's FCN on a narrow HRNet: the backbone's family is the one that quadrat services run (OCRNet on
-HRNet-W48), small enough for two cores, and free of what a plain conversion to ONNX cannot express. Scenes and weights
-follow from the seed; a slow machine stops at the time limit with the learning rate brought to its end all the same.
-"""
+# The network is PaddleSeg's FCN on a narrow HRNet: the backbone's family is the one that quadrat services run (OCRNet
+# on HRNet-W48), small enough for two cores, and free of what a plain conversion to ONNX cannot express. Scenes and
+# weights follow from the seed; a slow machine stops at the time limit with the learning rate brought to its end all the
+# same.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle and PaddleSeg ship no type information.
@@ -73,20 +73,12 @@ class Recipe(Schedule):
 
 @dataclass(frozen=True, slots=True)
 class SceneTask:
-    """The network and the scenes it learns.
-
-    Attributes:
-        recipe: How to train.
-    """
+    """The network and the scenes it learns."""
 
     recipe: Recipe
 
     def build_network(self) -> "Layer":
-        """The demo network, untrained: float32 NCHW in, a list with one tensor of logits (float32 NCHW, 3 classes) out.
-
-        Returns:
-            The network in training mode.
-        """
+        """The untrained demo network: float32 NCHW in, one float32 NCHW tensor of logits (3 classes) out, in a list."""
         from paddleseg.models import FCN
         from paddleseg.models.backbones.hrnet import HRNet
 
@@ -109,9 +101,6 @@ class SceneTask:
 
         Args:
             rank: 0 or 1.
-
-        Returns:
-            Batches without end.
         """
         first, recipe = self.recipe.seed * 1000, self.recipe
         scenes = [
@@ -120,7 +109,6 @@ class SceneTask:
         return self._cut(scenes, np.random.default_rng([recipe.seed, rank, 1]))
 
     def _cut(self, scenes: Sequence[Scene], rng: Generator) -> Iterator[Batch]:
-        """Change the crops the way photographs differ."""
         count = self.recipe.batch // WORKERS
         while True:
             crops = [random_crop(scenes[int(rng.integers(len(scenes)))], rng, self.recipe.crop) for _ in range(count)]
@@ -141,7 +129,6 @@ class SceneTask:
 
 
 def _recolor(image: npt.NDArray[np.uint8], rng: Generator) -> npt.NDArray[np.uint8]:
-    """Another exposure, contrast, white balance, saturation, sharpness and noise."""
     picture = image.astype(np.float32) / 255
     picture = picture ** rng.lognormal(0, 0.2) * rng.lognormal(0, 0.08, 3).astype(np.float32)
     picture = (picture - 0.5) * rng.lognormal(0, 0.2) + 0.5 + rng.normal(0, 0.05)
@@ -155,25 +142,13 @@ def _recolor(image: npt.NDArray[np.uint8], rng: Generator) -> npt.NDArray[np.uin
 
 
 def held_out_scenes() -> Iterator[tuple[int, Scene]]:
-    """Render the scenes that no training sees, one at a time.
-
-    Returns:
-        Seeds and scenes.
-    """
+    """Render the scenes that no training sees, one at a time."""
     for seed, size in zip(HELD_OUT_SEEDS, itertools.cycle(HELD_OUT_SIZES), strict=False):
         yield seed, render_scene(seed, *size)
 
 
 def run(out: Path, recipe: Recipe) -> dict[str, Any]:
-    """Render, train, measure and write the bundle with ``training.json`` beside it.
-
-    Args:
-        out: The bundle to write, ``.tgz``.
-        recipe: How to train.
-
-    Returns:
-        What ``training.json`` says.
-    """
+    """Render, train, measure and write the bundle with ``training.json`` beside it."""
     started = time.monotonic()
     network, steps = train_in_two_processes(SceneTask(recipe))
     training_s = time.monotonic() - started

@@ -1,8 +1,4 @@
-"""What the trainings of the demo's networks share: the loop, two processes that average gradients, crops, measures.
-
-Weights follow from the seed; a slow machine stops at the time limit with the learning rate brought to its end all the
-same.
-"""
+"""What the trainings of the demo's networks share: the loop, two processes that average gradients, crops, measures."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle and PaddleSeg ship no type information.
@@ -79,9 +75,7 @@ class Task(Protocol):
     """A network and what it is to learn; pickled for the second process."""
 
     @property
-    def recipe(self) -> Schedule:
-        """How to train."""
-        ...
+    def recipe(self) -> Schedule: ...
 
     def build_network(self) -> "Layer":
         """The untrained network: float32 NCHW in, a list of logits (float32 NCHW) out, in training mode."""
@@ -139,14 +133,7 @@ class Seat:
 
 
 def start_from_scratch(network: "Layer") -> "Layer":
-    """Draw the weights of all convolutions anew, and give batch norms a longer memory.
-
-    Args:
-        network: Changed in place.
-
-    Returns:
-        The same network.
-    """
+    """Draw the weights of all convolutions anew, and give batch norms a longer memory."""
     import paddle
 
     draw = paddle.nn.initializer.KaimingNormal()
@@ -179,7 +166,6 @@ def random_crop(sample: Sample, rng: Generator, side: int) -> tuple[Pixels, Labe
     """Cut a square at a random place, scale and orientation.
 
     Args:
-        sample: What to cut from.
         rng: Source of chance; advanced.
         side: Side of the result in pixels.
 
@@ -228,7 +214,6 @@ def train(network: "Layer", task: Task, seat: Seat) -> int:
 
     Args:
         network: The task's; every worker starts from the same weights and ends with the same.
-        task: What to learn, and how.
         seat: This worker's place in the exchange of gradients.
 
     Returns:
@@ -281,14 +266,7 @@ def _seeded_network(task: Task) -> "Layer":
 
 
 def train_in_two_processes(task: Task) -> tuple["Layer", int]:
-    """Train with half of each batch in a process of its own: Paddle's training kernels use little more than one core.
-
-    Args:
-        task: What to learn, and how.
-
-    Returns:
-        The trained network, in training mode, and the steps done.
-    """
+    """Train with half of each batch in another process: Paddle's training kernels use little more than one core."""
     network = _seeded_network(task)
     # Spawned, not forked: a fork would inherit the locked thread pools of OpenCV and Paddle.
     context = multiprocessing.get_context("spawn")
@@ -306,8 +284,6 @@ def network_ious(network: "Layer", samples: Iterable[Sample], class_count: int) 
 
     Args:
         network: float32 NCHW, -1 to 1, in, a list of logits (float32 NCHW) out; left in evaluation mode.
-        samples: Pictures with labels.
-        class_count: Number of classes.
 
     Returns:
         One value per class, 0-1; 1 for a class that is neither there nor found.
@@ -328,23 +304,12 @@ def iou_table(names: Sequence[str], ious: Sequence[float]) -> str:
     """Write a table for the terminal.
 
     Args:
-        names: Of the classes.
         ious: One value per class, 0-1.
-
-    Returns:
-        A line per class and one for the mean.
     """
     lines = [f"{name:<10} {iou:.4f}" for name, iou in zip(names, ious, strict=True)]
     return "\n".join(["class      IoU", *lines, f"{'mean':<10} {sum(ious) / len(ious):.4f}"])
 
 
 def count_parameters(network: "Layer") -> int:
-    """Count weights, batch norms' scales and shifts among them.
-
-    Args:
-        network: Any.
-
-    Returns:
-        The number of trainable values.
-    """
+    """Count weights, batch norms' scales and shifts among them."""
     return sum(math.prod(parameter.shape) for parameter in network.parameters())

@@ -83,9 +83,9 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def configure(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what is done, on stderr")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every step on stderr.")] = False,
     _version: Annotated[
-        bool, typer.Option("--version", help="say which build this is", callback=_tell_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and the commit.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
     """Set up logging."""

@@ -31,12 +31,7 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
-    """A picture and what is on it.
-
-    Attributes:
-        image: The picture.
-        mask: Its labels.
-    """
+    """A picture and what is on it."""
 
     image: Path
     mask: Path
@@ -67,7 +62,9 @@ def _by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
     for path in paths:
         other = by_stem.setdefault(path.stem, path)
         if other != path:
-            raise ImageError(f"{other} and {path}: two {what} of one name cannot be told apart; leave one out")
+            raise ImageError(
+                f"{other} and {path}: two {what} with the same name cannot be distinguished; leave one out"
+            )
     return by_stem
 
 

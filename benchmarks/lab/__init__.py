@@ -1,1 +1,1 @@
-"""The laboratory: what proves the figures of the documentation. Nothing else imports it."""
+"""The laboratory: what proves the figures of the documentation."""

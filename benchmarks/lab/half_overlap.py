@@ -1,10 +1,9 @@
-"""How habitat-mapper tiles, as a peer: windows that overlap by half, under a Bartlett–Hann window.
+"""How habitat-mapper tiles, as a peer: windows that overlap by half, under a Bartlett–Hann window."""
 
-Its rule is done again here, from its version 0.16.2, because the package runs only models of its own registry; its
-median filter of the finished mask is left out. Tiles start at multiples of half a tile; those that reach over the
-image are filled with zeros; at the image's edges the outer half of a tile counts fully; weights are not normalised. The
-image is in memory here, which changes no pixel.
-"""
+# Its rule is done again here, from its version 0.16.2, because the package runs only models of its own registry; its
+# median filter of the finished mask is left out. Tiles start at multiples of half a tile; those that reach over the
+# image are filled with zeros; at the image's edges the outer half of a tile counts fully; weights are not normalised.
+# The image is in memory here, which changes no pixel.
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,10 +1,9 @@
-"""A bundle the way PaddleSeg's own deployment runs it: what `pseg` is measured against.
+"""A bundle the way PaddleSeg's own deployment runs it: what `pseg` is measured against."""
 
-Paddle and PaddleSeg are imported, the predictor is made from the model files with the settings that PaddleSeg's
-`deploy/python/infer.py` has without options (ten threads; oneDNN as Paddle has it by default, since the script never
-switches it off), PaddleSeg's own transforms prepare the picture, and the pseudo-colour picture is saved at the
-network's size. `python benchmarks/lab/original_way.py FOLDER IMAGE OUT.png`
-"""
+# Paddle and PaddleSeg are imported, the predictor is made from the model files with the settings that PaddleSeg's
+# `deploy/python/infer.py` has without options (ten threads; oneDNN as Paddle has it by default, since the script never
+# switches it off), PaddleSeg's own transforms prepare the picture, and the pseudo-colour picture is saved at the
+# network's size. `python benchmarks/lab/original_way.py FOLDER IMAGE OUT.png`
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingImports=false
 
@@ -18,7 +17,6 @@ _CPU_THREADS = 10
 
 
 def segment(folder: Path, picture: Path, out: Path) -> None:
-    """Segment one picture."""
     import numpy as np
     import paddleseg.transforms as transforms
     from paddle import inference

@@ -1,8 +1,4 @@
-"""A synthetic orthomosaic of any size: sand, patches of seagrass, white frames, an edge without data; seeded.
-
-It is written window by window, and a window of it is the same whatever the others are: smooth noise is sampled from a
-small grid for the whole, fine noise is seeded by the place of its block.
-"""
+"""A synthetic orthomosaic of any size: sand, patches of seagrass, white frames, an edge without data; seeded."""
 # rasterio ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 

@@ -24,9 +24,6 @@ class SoakWork:
     """What is run.
 
     Attributes:
-        bundle: the model.
-        runtime: one of `RUNTIMES`.
-        folder: holds the pictures.
         cache: for converted models and Paddle's ledger.
     """
 
@@ -38,9 +35,6 @@ class SoakWork:
 
 def soak(work: SoakWork) -> dict[str, object]:
     """Segment all pictures of a folder and look at the memory on the way; in a process of its own.
-
-    Args:
-        work: what is run.
 
     Returns:
         `provider`, and `readings`: pairs of a number of images and the largest resident bytes over the twenty up to it.

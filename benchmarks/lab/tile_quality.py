@@ -35,12 +35,8 @@ class TileWork:
     """What is measured.
 
     Attributes:
-        part: `seams` or `throughput`.
-        bundle: the model.
-        raster: the orthomosaic.
         memory_bytes: the limit that tiles are chosen by.
         streams: of the run that is measured.
-        cache: folder of conversions.
     """
 
     part: str
@@ -149,14 +145,7 @@ def _share(mask: Any, whole: Any) -> float:  # noqa: ANN401 (arrays of any class
 
 
 def measure_tiles(work: TileWork) -> dict[str, Any]:
-    """Measure tiles; in a process of its own, since its memory counts.
-
-    Args:
-        work: what.
-
-    Returns:
-        The figures, and what ran.
-    """
+    """Measure tiles; in a process of its own, since its memory counts."""
     return_freed_memory()
     repository = Repository(work.cache)
     with ExitStack() as opened:

@@ -23,21 +23,9 @@ class Child:
     """Answers commands; one instance lives as long as the process."""
 
     def __init__(self) -> None:
-        """Load nothing yet."""
         self._opened: Streams | None = None
 
     def __call__(self, command: Command) -> Loaded | Turn | ParityReport | object:
-        """Do what is asked.
-
-        Args:
-            command: One of those of `benchmarks.measuring.streams`.
-
-        Returns:
-            The answer that belongs to the command.
-
-        Raises:
-            EngineError: It cannot be done.
-        """
         match command:
             case Load():
                 self._opened = Streams(command)

@@ -40,7 +40,6 @@ class ProviderName(StrEnum):
 
     @property
     def runtime(self) -> RuntimeName:
-        """The library."""
         return RuntimeName.PADDLE if self.value.startswith("paddle-") else RuntimeName.ONNX
 
     @property
@@ -180,32 +179,45 @@ class Axes(Options):
         min_subgraph_sizes: For TensorRT; the other providers do not multiply by them.
     """
 
-    title: ClassVar[str] = "Axes, which multiply"
+    title: ClassVar[str] = "Options of which all combinations are measured"
 
-    runtimes: tuple[RuntimeName, ...] = option((), "repeatable; default: both", name="runtime", repeatable=True)
+    runtimes: tuple[RuntimeName, ...] = option(
+        (), "Library that runs the network. May be repeated. By default both.", name="runtime", repeatable=True
+    )
     providers: tuple[ProviderName, ...] = option(
-        (), "repeatable; default: all, those that cannot run are listed", name="provider", repeatable=True
+        (),
+        "Execution provider. May be repeated. By default all; those that cannot run are listed.",
+        name="provider",
+        repeatable=True,
     )
     precisions: tuple[Precision, ...] = option(
-        (), "repeatable; default: fp32 and what the bundle holds", name="precision", repeatable=True
+        (),
+        "Number format. May be repeated. By default fp32 and those that the bundle holds.",
+        name="precision",
+        repeatable=True,
     )
     threads: tuple[int, ...] = option(
-        (), "of all streams together; repeatable; default: all usable cores", repeatable=True
+        (), "Threads of all streams together. May be repeated. By default all usable cores.", repeatable=True
     )
     streams: tuple[int, ...] = option(
-        (1,), "sessions side by side that share the threads; repeatable; default: 1", repeatable=True
+        (1,), "Streams that share the threads. May be repeated. By default 1.", repeatable=True
     )
-    batch_sizes: tuple[int, ...] = option((1,), "repeatable; default: 1", name="batch_size", repeatable=True)
+    batch_sizes: tuple[int, ...] = option(
+        (1,), "Images per run. May be repeated. By default 1.", name="batch_size", repeatable=True
+    )
     sizes: tuple[Size | None, ...] = option(
         (None,),
-        "resize images first; repeatable; default: as they are",
+        "Height and width to which images are resized first. May be repeated. By default they are not resized.",
         name="size",
         metavar="HxW",
         parse=parse_size,
         repeatable=True,
     )
     min_subgraph_sizes: tuple[int, ...] = option(
-        (DEFAULT_MIN_SUBGRAPH_SIZE,), "for TensorRT; repeatable; default: 3", name="min_subgraph_size", repeatable=True
+        (DEFAULT_MIN_SUBGRAPH_SIZE,),
+        "The fewest operators that TensorRT takes over at once. May be repeated. By default 3.",
+        name="min_subgraph_size",
+        repeatable=True,
     )
 
 

@@ -63,7 +63,6 @@ class Environment:
 
 
 def environment(*, commit: str | None = None) -> Environment:
-    """Look at this machine."""
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Environment(

@@ -1,8 +1,4 @@
-"""Configurations take turns (A B C A B C …), so that a machine that slows down or speeds up favours none of them.
-
-Their processes stay alive meanwhile and sleep while it is another's turn. As many take part as the memory holds; the
-others form the next lot.
-"""
+"""Configurations take turns (A B C A B C …), so that a machine that slows down or speeds up favours none of them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence

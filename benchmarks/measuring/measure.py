@@ -1,9 +1,4 @@
-"""One configuration, measured in its own process: what it asks of the machine and what it gives.
-
-A configuration that does not load, fails, hangs or dies is a measurement with its error. Who measures several (a
-benchmark, or a search that stops early) opens them with `opened`, lets them take turns as long as it likes
-(`benchmarks.measuring.interleaving`), and asks each for its `measurement`.
-"""
+"""One configuration, measured in its own process: what it asks of the machine and what it gives."""
 
 import signal
 import time
@@ -69,11 +64,7 @@ def ask(child: ChildProcess, command: object, answer: type[_Answer]) -> _Answer:
 
     Args:
         child: Of no use any more after an error.
-        command: What to do.
         answer: The kind of answer that belongs to the command.
-
-    Returns:
-        The answer.
 
     Raises:
         MeasuringError: It failed, hung or died.
@@ -100,18 +91,10 @@ class MeasuredProcess:
     """A configuration in its own process, and what is known of it so far.
 
     Attributes:
-        configuration: What is measured.
-        pid: The process.
         error: Why it is of no use any more; None while it is.
     """
 
     def __init__(self, configuration: Configuration, work: Work) -> None:
-        """Start the process; nothing is loaded yet.
-
-        Args:
-            configuration: What is measured.
-            work: What it is measured on.
-        """
         self.configuration = configuration
         self.error: str | None = None
         self._work = work
@@ -164,9 +147,6 @@ class MeasuredProcess:
 
         Args:
             lot: Number of the lot that it took turns in.
-
-        Returns:
-            Raw samples, and the error if there was one.
         """
         return Measurement(
             configuration=self.configuration,
@@ -184,15 +164,6 @@ class MeasuredProcess:
 
 @contextmanager
 def opened(configuration: Configuration, work: Work) -> Generator[MeasuredProcess]:
-    """Open a configuration for measuring.
-
-    Args:
-        configuration: What is measured.
-        work: What it is measured on.
-
-    Yields:
-        The process; look at its `error`.
-    """
     process = MeasuredProcess(configuration, work)
     try:
         process.load()
@@ -205,12 +176,7 @@ def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, 
     """Let a process of its own do one thing.
 
     Args:
-        command: What to do.
         answer: The kind of answer that belongs to the command.
-        timeout_s: Seconds that it may take.
-
-    Returns:
-        The answer that belongs to the command.
 
     Raises:
         MeasuringError: It failed, hung or died.
@@ -221,10 +187,6 @@ def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, 
 
 def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
     """Run the reference over the pictures that are compared, in a process of its own per size.
-
-    Args:
-        work: The bundle and its pictures.
-        folder: Where the answers are kept.
 
     Returns:
         The work with its recordings; and what ran, or why there is nothing to compare with.
@@ -253,12 +215,7 @@ def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Pat
     """Collect the shapes that TensorRT must be told of, where a configuration uses it.
 
     Args:
-        work: The bundle and its pictures.
-        configurations: Those that will be measured.
         folder: Gets Paddle's own files of inner shapes.
-
-    Returns:
-        The work with the shapes of every size and batch size.
 
     Raises:
         MeasuringError: A picture cannot be prepared, or the model does not run.

@@ -1,7 +1,4 @@
-"""A runtime's answers, kept in files: the reference runs once and is compared with many, without being in memory.
-
-What a network returned is found again by the tensor that it was given.
-"""
+"""A runtime's answers, kept in files: the reference runs once and is compared with many, without being in memory."""
 
 import hashlib
 import pickle
@@ -49,17 +46,14 @@ class RecordingRuntime:
 
     @property
     def identity(self) -> RuntimeIdentity:
-        """That of the other runtime."""
         return self._runtime.identity
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Those of the other runtime."""
         return self._runtime.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Those of the other runtime."""
         return self._runtime.outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,17 +85,14 @@ class RecordedRuntime:
 
     @property
     def identity(self) -> RuntimeIdentity:
-        """That of the recorded runtime."""
         return self._stated.identity
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Those of the recorded runtime."""
         return self._stated.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Those of the recorded runtime."""
         return self._stated.outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -103,7 +103,6 @@ class Measurement:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """The samples of all turns."""
         return tuple(sample for turn in self.turns for sample in turn.samples)
 
 

@@ -1,8 +1,7 @@
-"""What the child of a measurement does: load a configuration, run the pictures over its streams, take the time.
+"""What the child of a measurement does: load a configuration, run the pictures over its streams, take the time."""
 
-The pictures are dealt to whichever stream is free, so that several streams of few threads do the same work as one of
-many.
-"""
+# The pictures are dealt to whichever stream is free, so that several streams of few threads do the same work as one of
+# many.
 
 import itertools
 import math
@@ -128,9 +127,6 @@ class Grade:
     """Hold masks against labels; answered by `Grading`.
 
     Attributes:
-        bundle: Holds the model.
-        options: What runs it.
-        labelled: Pictures with their labels.
         max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
         ledger: Folder that remembers which models loaded before.
     """
@@ -161,9 +157,6 @@ Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
 def reference_options(bundle: Bundle) -> RuntimeOptions:
     """Choose what masks are compared with.
 
-    Args:
-        bundle: An open bundle.
-
     Returns:
         Paddle in FP32 without oneDNN; where the bundle holds no Paddle program, ONNX Runtime in FP32 on the CPU.
     """
@@ -176,9 +169,6 @@ def record(command: Record) -> str:
 
     Args:
         command: What to run, and where to keep it.
-
-    Returns:
-        Provider and precision of the reference.
 
     Raises:
         EngineError: The reference does not load, or a run fails.
@@ -194,12 +184,6 @@ def record(command: Record) -> str:
 def grade(command: Grade) -> Grading:
     """Hold masks against labels.
 
-    Args:
-        command: What to run on which pictures.
-
-    Returns:
-        Accuracy, class by class.
-
     Raises:
         EngineError: The model does not load, a run fails, or pictures and labels do not fit.
     """
@@ -212,9 +196,6 @@ def grade(command: Grade) -> Grading:
 
 def collect_shapes(command: CollectShapes) -> TensorRtFiles:
     """Find the shapes that TensorRT must be told of.
-
-    Args:
-        command: What to look at.
 
     Returns:
         Shapes of the input, and Paddle's file of inner ones where the program is a `.pdmodel`.
@@ -237,14 +218,7 @@ class Streams:
     """One open configuration."""
 
     def __init__(self, command: Load) -> None:
-        """Load the model and run each size of picture once on every stream.
-
-        Args:
-            command: What to load.
-
-        Raises:
-            EngineError: The configuration does not load or run.
-        """
+        """Load the model and run each size of picture once on every stream."""
         self._bundle = command.bundle
         self._pictures = command.pictures
         self._batch_size = command.configuration.batch_size
@@ -280,12 +254,6 @@ class Streams:
     def take_turn(self, command: TakeTurn) -> Turn:
         """Measure every picture by itself, then all of them through the pipeline.
 
-        Args:
-            command: Where the shared clock starts.
-
-        Returns:
-            Raw times.
-
         Raises:
             EngineError: A picture fails.
         """
@@ -298,12 +266,6 @@ class Streams:
 
     def compare(self, command: Compare) -> ParityReport:
         """Compare the masks with a recorded reference.
-
-        Args:
-            command: The recording.
-
-        Returns:
-            The report.
 
         Raises:
             EngineError: A picture fails.
@@ -373,14 +335,7 @@ class Streams:
 
 
 def encoded(prediction: Prediction) -> bytes:
-    """Encode a mask as `pseg predict` does by default: a palette PNG.
-
-    Args:
-        prediction: Mask and cover.
-
-    Returns:
-        The file.
-    """
+    """Encode a mask as `pseg predict` does by default: a palette PNG."""
     planes = prediction.mask.ndim == 3
     indices = composite(prediction.mask.astype(np.bool_)) if planes else prediction.mask
     # A multilabel picture has one entry more, for pixels of no class; which colours they are takes no time.
@@ -401,7 +356,6 @@ def _prepared_each(predictor: Predictor, pictures: Pictures) -> Iterator[Prepare
 
 
 def _drained(waiting: deque[_Waiting]) -> Iterator[_Waiting]:
-    """Take from a queue that other threads take from, too."""
     while True:
         try:
             yield waiting.popleft()

@@ -31,9 +31,6 @@ class Table:
 def markdown(table: Table) -> str:
     """Write a table as Markdown.
 
-    Args:
-        table: Cells.
-
     Returns:
         Lines without a final newline; the first column is aligned left, the others right.
     """
@@ -43,12 +40,6 @@ def markdown(table: Table) -> str:
 
 def escaped(text: str) -> str:
     r"""Keep text on its line and in its cell, and keep it from being Markdown or HTML.
-
-    Args:
-        text: Any; `Markup` stays as it is.
-
-    Returns:
-        Markdown that shows the text.
 
     >>> print(escaped("a|b\nc <script>"))
     a\|b%0Ac \<script\>

@@ -95,7 +95,6 @@ def class_agreement(results: Results) -> Table:
 
 
 def troubles(results: Results) -> list[tuple[str, tuple[str, ...]]]:
-    """List what was not measured."""
     reasons: dict[str, list[str]] = {}
     for each in results.measurements:
         if each.error is not None:
@@ -189,7 +188,6 @@ def facts(results: Results) -> list[tuple[str, str]]:
 
 
 def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
-    """Write a page."""
     parts = [f"# Measured: {escaped(results.bundle)}", markdown(figures(results)), _LEGEND]
     parts += [f"![{name.rpartition('.')[0].replace('_', ' ')}]({name})" for name in plots]
     parts += ["## Where the time goes", markdown(time_split(results))]

@@ -1,9 +1,8 @@
-"""Successive halving: which configuration is best within limits, found without measuring all of them at length.
+"""Successive halving: which configuration is best within limits, found without measuring all of them at length."""
 
-The field has one turn each, and its masks are compared; then the variants of its better half do. What breaks a limit is
-out. The better half of all that then takes turns, twice as many as before, and so on until two are left. The first
-configuration of all stays to the end, since the others are told against it.
-"""
+# The field has one turn each, and its masks are compared; then the variants of its better half do. What breaks a limit
+# is out. The better half of all that then takes turns, twice as many as before, and so on until two are left. The first
+# configuration of all stays to the end, since the others are told against it.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +47,6 @@ class Goal(StrEnum):
         return cost
 
     def told(self, summary: Summary) -> str:
-        """Put the goal in words."""
         figure = abs(self.cost(summary))
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
@@ -73,18 +71,18 @@ class TuningLimits(Options):
     title: ClassVar[str] = "Limits that the choice must keep"
 
     max_latency_ms: float | None = option(
-        None, "nine images in ten must be done in so many ms, decoding and encoding included", above=0
+        None, "Nine of ten images must be finished within this many ms, including decoding and encoding.", above=0
     )
-    max_rss_mb: float | None = option(None, "peak memory of the process", above=0)
+    max_rss_mb: float | None = option(None, "Peak memory of the process, in 10⁶ bytes.", above=0)
     min_iou: float = option(
         DEFAULT_MIN_IOU,
-        "smallest class IoU with the reference; with masks: what may be lost is 1 minus this",
+        "Smallest IoU of a class with the reference. With masks, it may be lower than the reference's by 1 minus this.",
         minimum=0,
         maximum=1,
     )
     max_cover_error: float = option(
         DEFAULT_MAX_COVER_ERROR,
-        "largest error of a cover against the reference; with masks: its largest growth",
+        "Largest difference of a cover from the reference. With masks, the most by which its error may grow.",
         minimum=0,
         maximum=1,
     )
@@ -150,12 +148,7 @@ class Measure(Protocol):
 
     def __call__(
         self, wanted: Sequence[Configuration], turns: int, *, compare: bool, within_s: float
-    ) -> Sequence[Measurement]:
-        """Measure.
-
-        Returns a measurement for each, in order, those that failed with their error.
-        """
-        ...
+    ) -> Sequence[Measurement]: ...
 
 
 Judge = Callable[[Configuration, Summary], Summary]
@@ -165,7 +158,6 @@ Clock = Callable[[], float]
 
 
 def _no_variants(_configuration: Configuration) -> Sequence[Configuration]:
-    """The field is all there is."""
     return ()
 
 
@@ -269,7 +261,6 @@ def _trial(measurement: Measurement, summary: Summary, limits: TuningLimits, tur
 
 
 def _renewed(old: Trial, measurement: Measurement, limits: TuningLimits, turns: int) -> Trial:
-    """New figures; masks were compared before and are the same."""
     summary = replace(
         summarize(measurement),
         mismatched_ppm=old.summary.mismatched_ppm,
@@ -319,5 +310,4 @@ def peak_rss_mb(summary: Summary) -> float | None:
 
 
 def shown(value: float | None, digits: int) -> str:
-    """Write a figure."""
     return "-" if value is None else f"{value:.{digits}f}"

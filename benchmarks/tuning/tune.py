@@ -1,9 +1,8 @@
-"""A search for the best configuration of a bundle on this machine, and the profile that `auto` obeys.
+"""A search for the best configuration of a bundle on this machine, and the profile that `auto` obeys."""
 
-`benchmarks.tuning.search` halves the field; here it gets its field, and its choice is written. `auto`'s own first
-choice is always measured, so that the gain is known. TensorRT is left out, since its engines need the shapes that will
-come.
-"""
+# `benchmarks.tuning.search` halves the field; here it gets its field, and its choice is written. `auto`'s own first
+# choice is always measured, so that the gain is known. TensorRT is left out, since its engines need the shapes that
+# will come.
 
 import json
 import time
@@ -66,11 +65,13 @@ class TuneRequest(Options):
     title: ClassVar[str] = "The search"
 
     images: tuple[Path, ...] = ()
-    goal: Goal = option(Goal.LATENCY, "what is to be best")
+    goal: Goal = option(Goal.LATENCY, "What the search optimizes.")
     limits: TuningLimits = field(default_factory=TuningLimits)
     labelled: tuple[LabelledFiles, ...] = ()
-    budget_s: float = option(DEFAULT_BUDGET_S, "seconds for the search", above=0)
-    max_img_size: int = option(DEFAULT_MAX_IMG_SIZE, "shrink larger images to so many pixels; -1: never")
+    budget_s: float = option(DEFAULT_BUDGET_S, "Seconds for the whole search.", above=0)
+    max_img_size: int = option(
+        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many; -1 never shrinks."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,6 @@ class Tuning:
 def tuning_table(tuning: Tuning) -> Table:
     """Lay out a search.
 
-    Args:
-        tuning: A search.
-
     Returns:
         A row per configuration that was tried: the choice, what else keeps the limits, then what breaks them.
     """
@@ -128,11 +126,7 @@ def tuning_record(tuning: Tuning, profile: Profile | None) -> dict[str, Any]:
     """Make a record of a search.
 
     Args:
-        tuning: A search.
         profile: Of its choice; None if there is none.
-
-    Returns:
-        What JSON can hold.
     """
     best = front(tuning.search.trials, tuning.goal)
     return {
@@ -176,9 +170,6 @@ def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
 def field_of(bundle: Bundle) -> tuple[Configuration, ...]:
     """List what a search begins with: every provider with every precision of the bundle, best prospects first.
 
-    Args:
-        bundle: Decides the precisions.
-
     Returns:
         What `auto` takes by itself, then INT8 and FP16 before FP32, and Paddle without oneDNN last; all cores, one
         image a run. FP16 on a CPU is left out: it is slower than FP32 there.
@@ -203,7 +194,6 @@ def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[
     """List what else is tried of a provider and precision that does well.
 
     Args:
-        configuration: All cores, one image a run.
         goal: One thread is tried for memory. Batches and streams are tried for throughput: the latency of an image in
             a batch is that of the whole batch, and streams share the cores.
         images: How many there are to make batches of.
@@ -233,14 +223,8 @@ def tune(
 
     Args:
         bundle: An open bundle; it is not changed.
-        request: What is searched for.
-        places: Folders.
         repository: Where an INT8 model is made if the bundle holds none; None: none is made.
         convert: Makes the FP32 ONNX model where the bundle holds none.
-        advance: Told of progress.
-
-    Returns:
-        What was found.
 
     Raises:
         EngineError: A picture or label cannot be read, or nothing can be measured here.
@@ -365,10 +349,6 @@ class _LabelJudge:
 def lost_iou(reference: Grading, score: Grading) -> float:
     """Tell by how much a class is found worse than the reference finds it.
 
-    Args:
-        reference: Against the labels.
-        score: Against the same labels.
-
     Returns:
         The largest loss of IoU of a class, 0-1.
     """
@@ -378,10 +358,6 @@ def lost_iou(reference: Grading, score: Grading) -> float:
 
 def gained_cover_error(reference: Grading, score: Grading) -> float:
     """Tell by how much the cover of a class is further off than the reference's.
-
-    Args:
-        reference: Against the labels.
-        score: Against the same labels.
 
     Returns:
         The largest growth of a class's mean cover error, 0-1.
@@ -419,11 +395,7 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
     """Make the profile of a search's choice.
 
     Args:
-        tuning: A search with a choice.
         digest: Of the bundle that the profile is for.
-
-    Returns:
-        The profile, bound to that bundle, this machine and its libraries.
 
     Raises:
         OptionError: There is no choice.
@@ -450,12 +422,6 @@ def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scra
 
     Args:
         original: The bundle that was tuned, still open.
-        tuning: A search with a choice.
-        destination: The archive; replaced in one step.
-        scratch: A folder for the time being.
-
-    Returns:
-        The profile.
 
     Raises:
         OptionError: There is no choice.

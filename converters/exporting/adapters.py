@@ -1,13 +1,11 @@
-"""Changes to PaddleSeg's networks without which Paddle does not export them, or does not run what it exported.
+"""Changes to PaddleSeg's networks without which Paddle does not export them, or does not run what it exported."""
 
-Each adapter names the layers that need it; a network that has such a layer gets it, whatever its configuration is
-called. What an adapter changes in a class of PaddleSeg or a function of Paddle is as it was after the export. None of
-them changes what a network computes for one picture, but for the random start that is drawn once.
-
-The functions that take the place of Paddle's have its signatures, and Paddle takes them as they are: where it looks
-into the source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the
-place of PaddleSeg's are traced by their source, like those.
-"""
+# Each adapter names the layers that need it; a network that has such a layer gets it, whatever its configuration is
+# called. What an adapter changes in a class of PaddleSeg or a function of Paddle is as it was after the export. None of
+# them changes what a network computes for one picture, but for the random start that is drawn once.
+# The functions that take the place of Paddle's have its signatures, and Paddle takes them as they are: where it looks
+# into the source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the
+# place of PaddleSeg's are traced by their source, like those.
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportArgumentType=false
@@ -65,9 +63,6 @@ PRETRAINED_WEIGHTS = Adapter(
 def adapters_for(network: "Layer") -> tuple[Adapter, ...]:
     """Find the adapters that a network needs.
 
-    Args:
-        network: As PaddleSeg builds it.
-
     Returns:
         Adapters, in the order in which they are applied.
     """
@@ -81,7 +76,6 @@ def adapted(network: "Layer", adapters: Sequence[Adapter]) -> Generator[None]:
 
     Args:
         network: Changed in place by some of them.
-        adapters: Those that `adapters_for` found.
     """
     layers = _layers_by_class(network)
     with ExitStack() as stack:
@@ -92,13 +86,7 @@ def adapted(network: "Layer", adapters: Sequence[Adapter]) -> Generator[None]:
 
 @contextmanager
 def replaced(owner: object, name: str, substitute: object) -> Generator[None]:
-    """Put something in the place of an attribute while a block lasts.
-
-    Args:
-        owner: A module or class.
-        name: Of the attribute.
-        substitute: What takes its place.
-    """
+    """Put something in the place of an attribute while a block lasts."""
     before = getattr(owner, name)
     setattr(owner, name, substitute)
     try:

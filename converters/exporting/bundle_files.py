@@ -1,7 +1,4 @@
-"""The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step.
-
-What is made appears at its destination only when it is finished and has run once.
-"""
+"""The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step."""
 
 import json
 import re
@@ -63,9 +60,6 @@ class ExportClass:
 def numbered_classes(count: int) -> tuple[ExportClass, ...]:
     """Name classes of which only the number is known.
 
-    Args:
-        count: Number of classes.
-
     Returns:
         ``class-0``, ``class-1`` and so on, without colours.
     """
@@ -76,7 +70,6 @@ def require_distinct(classes: Sequence[ExportClass], *, where: str) -> None:
     """Make sure that every class has an identifier of its own.
 
     Args:
-        classes: The classes.
         where: The file that names them, for the message.
 
     Raises:
@@ -108,14 +101,10 @@ def meta_text(
     """Write ``meta.json``.
 
     Args:
-        name: Name of the model.
         classes: The classes, in the order of the output channels.
         input_shape: NCHW; None is a free axis.
         model_record: What is known of the model's origin.
         multilabel: Whether classes do not exclude each other.
-
-    Returns:
-        JSON of the model schema.
     """
     entries: list[dict[str, object]] = []
     for entry in classes:
@@ -167,12 +156,6 @@ def require_free(destination: Path) -> None:
 def side_file_of(destination: Path) -> Path:
     """Say where the side file of a bundle lies.
 
-    Args:
-        destination: The bundle.
-
-    Returns:
-        ``<stem>-meta.json`` beside it.
-
     >>> side_file_of(Path("out/seagrass.tar.gz")).as_posix()
     'out/seagrass-meta.json'
     """
@@ -222,10 +205,6 @@ def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generat
 
 def require_runs(folder: Path, destination: Path) -> int | None:
     """Open the finished files as a bundle and run its program once on a generated picture, through Paddle.
-
-    Args:
-        folder: Holds the files.
-        destination: What error messages name.
 
     Returns:
         The number of classes that the network tells apart; None if it returns a mask, which does not say.

@@ -1,8 +1,7 @@
-"""The configuration of the image pipeline around a network: names and colours of its classes, and where it lies.
+"""The configuration of the image pipeline around a network: names and colours of its classes, and where it lies."""
 
-Two ways of writing it are read: ``{"classes": [{"name": "sand", "def_color": [194, 178, 128]}]}``, which a bundle's
-``meta.json`` is too, and the keys that the pipeline's own files have, whose paths count from the file's folder.
-"""
+# Two ways of writing it are read: ``{"classes": [{"name": "sand", "def_color": [194, 178, 128]}]}``, which a bundle's
+# ``meta.json`` is too, and the keys that the pipeline's own files have, whose paths count from the file's folder.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,12 +61,6 @@ class CvConfig:
 
 def read_cv_config(path: Path) -> CvConfig:
     """Read a pipeline's configuration.
-
-    Args:
-        path: JSON file.
-
-    Returns:
-        What it says.
 
     Raises:
         ConversionError: It cannot be read, names classes in both ways or none of what is looked for, gives more colours

@@ -1,10 +1,9 @@
-"""PaddleSeg network in, model bundle out.
+"""PaddleSeg network in, model bundle out."""
 
-The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one
-layer, traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes
-whenever program and weights are: members sorted, no times, no owners. (Paddle numbers what it traces, so a second
-export in one process is another program.)
-"""
+# The program is exported the way PaddleSeg's own ``tools/export.py`` does it: the network and its last operator in one
+# layer, traced with free axes, saved by Paddle 3 as a PIR program (``model.json``). The archive is the same bytes
+# whenever program and weights are: members sorted, no times, no owners. (Paddle numbers what it traces, so a second
+# export in one process is another program.)
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # Paddle ships no type information.
@@ -58,16 +57,12 @@ def export_bundle(
             first counts. Its mode (training or evaluation) is the same afterwards.
         destination: Archive to write if the name ends in ``.tgz`` or ``.tar.gz``, replacing what is there; otherwise a
             folder, which must be absent or empty.
-        name: Name of the model in ``meta.json``.
         classes: The classes, in the order of the output channels.
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
         output_op: What the program ends in: ``none`` gives logits (float32 NCHW), ``softmax`` probabilities (float32
             NCHW), ``argmax`` class indices (int32 NHW).
         input_shape: NCHW; None is a free axis.
         model_record: What ``meta.json`` says in ``model`` about the model's origin.
-
-    Returns:
-        The destination.
 
     Raises:
         ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path
@@ -101,17 +96,10 @@ def write_files(
     """Export a PaddleSeg network as the files of a bundle.
 
     Args:
-        network: As `export_bundle` takes it.
-        folder: Receives the files.
-        name: Name of the model in ``meta.json``.
         classes: The classes, in the order of the output channels.
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
-        output_op: What the program ends in.
         input_shape: NCHW; None is a free axis.
         model_record: What ``meta.json`` says in ``model`` about the model's origin; its ``adapters`` are added to.
-
-    Returns:
-        What was changed in the network so that Paddle exports it.
 
     Raises:
         ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.

@@ -44,7 +44,6 @@ def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
 
     Args:
         files: member name to its content, or to the file that holds it.
-        destination: the archive.
 
     Raises:
         OptionError: the destination is called like another kind of file.

@@ -1,8 +1,4 @@
-"""PaddleSeg training configuration and trained weights in, network or bundle out.
-
-The only converter that imports paddleseg. Nothing is downloaded: the weights file has every parameter of the network,
-or the export fails; pretrained weights, which a configuration may name by address, are left out.
-"""
+"""PaddleSeg training configuration and trained weights in, network or bundle out."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportPrivateImportUsage=false
 # Paddle and PaddleSeg ship no type information.
@@ -111,16 +107,10 @@ def export_config(
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
 
     Args:
-        config: PaddleSeg's configuration, ``.yml``.
-        weights: Trained weights, ``.pdparams``.
         destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
         name: Name of the model; the configuration's stem if None.
         classes: In the order of the output channels; empty: ``class-0`` and so on.
-        output_op: What the program ends in.
         input_shape: NCHW; None is a free axis.
-
-    Returns:
-        The side file, and what was changed in the network.
 
     Raises:
         ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, a
@@ -156,13 +146,6 @@ def export_config(
 def load_trained(config: Path, weights: Path) -> TrainedNetwork:
     """Build the network of a configuration and give it the trained weights, all of them.
 
-    Args:
-        config: PaddleSeg's configuration, ``.yml``.
-        weights: Trained weights, ``.pdparams``.
-
-    Returns:
-        The network and what the configuration says about it.
-
     Raises:
         ConversionError: A file cannot be read, PaddleSeg cannot build the network, a parameter is missing in the
             weights or has another shape or type there, or a transform cannot be repeated on new pictures.
@@ -181,13 +164,6 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
 
 def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
     """Build the network of a configuration as PaddleSeg makes it: its weights are not trained yet.
-
-    Args:
-        config: PaddleSeg's configuration, ``.yml``.
-        memory_bytes: What building may take.
-
-    Returns:
-        The network and what the configuration says about it.
 
     Raises:
         ConversionError: The configuration cannot be read, PaddleSeg cannot build the network, or a transform cannot be
@@ -278,10 +254,8 @@ def nothing_downloaded() -> Generator[list[str]]:
 
 
 def _read_configuration(config: Path, most_bases: int = _MOST_BASES) -> dict[str, Any]:
-    """Read a configuration and those that it is based on, as PaddleSeg does, but values only and nothing without end.
-
-    Source: paddleseg 2.8.0, ``cvlibs/config.py``; there YAML may name any function.
-    """
+    """Read a configuration and its bases as PaddleSeg does, but only plain values and within limits."""
+    # Source: paddleseg 2.8.0, ``cvlibs/config.py``; there YAML may name any function.
     content = _load_yaml(config)
     bases: object = content.pop(_BASE, [])
     for base in cast("list[object]", bases) if isinstance(bases, list) else [bases]:
@@ -300,18 +274,18 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(_CONFIGURATION_BYTES + 1)
         if len(text) > _CONFIGURATION_BYTES:
-            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, and is no configuration")
+            raise ConversionError(f"{path}: has more than {_CONFIGURATION_BYTES} bytes, so it is not a configuration")
         content = yaml.safe_load(text.decode())
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         # What PyYAML says shows the text around it, which may be of a file that is nobody's business.
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise ConversionError(f"{path}: is no YAML of plain values ({error.problem}{line})") from error
+        raise ConversionError(f"{path}: is not YAML with plain values only ({error.problem}{line})") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConversionError(f"{path}: is no YAML of plain values ({type(error).__name__})") from error
+        raise ConversionError(f"{path}: is not YAML with plain values only ({type(error).__name__})") from error
     if not isinstance(content, dict):
-        raise ConversionError(f"{path}: is no configuration of PaddleSeg: it holds no settings with names")
+        raise ConversionError(f"{path}: is not a configuration of PaddleSeg: it holds no settings with names")
     settings = cast("dict[str, Any]", content)
     _require_bounded(settings, path)
     return settings
@@ -332,7 +306,6 @@ def _require_bounded(content: object, path: Path) -> None:
 
 
 def _merged(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Settings over those that they are based on."""
     if not settings.get(_INHERITED, True):
         return {key: value for key, value in settings.items() if key != _INHERITED}
     return base | {
@@ -355,20 +328,21 @@ def _require_plain_model(model: object, config: Path) -> None:
             block = cast("dict[str, object]", value)
             kind = block.get("type")
             if kind is not None and kind not in known:
-                raise ConversionError(f"{config}: {name}: {str(kind)[:100]!r} is no network or backbone of PaddleSeg")
+                raise ConversionError(
+                    f"{config}: {name}: {str(kind)[:100]!r} is not a network or backbone of PaddleSeg"
+                )
             pending += [(f"{name}.{key}", each) for key, each in block.items()]
         elif isinstance(value, list):
             pending += [(name, each) for each in cast("list[object]", value)]
         elif isinstance(value, str) and not _NAME.fullmatch(value):
             raise ConversionError(
-                f"{config}: {name}: {value[:100]!r} is no name, and PaddleSeg might run it as a program"
+                f"{config}: {name}: {value[:100]!r} is not a plain name, and PaddleSeg might execute it"
             )
         elif isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
             raise ConversionError(f"{config}: {name}: {str(value)[:20]} is larger than anything in a network")
 
 
 def _adopt(network: "Layer", arrays: Mapping[str, NDArray[Any]], config: Path, weights: Path) -> None:
-    """Give the network all of its parameters, or none."""
     wanted = network.state_dict()
     wrong: list[str] = []
     for name, parameter in wanted.items():

@@ -1,8 +1,4 @@
-"""Published inference models in, bundle out: what PaddleX offers and PaddleSeg's ``--for_fd`` writes.
-
-They hold ``inference.yml`` with PaddleSeg's ``Deploy`` block, a program and weights, and no names of classes. The
-bundle has the names that every reader of bundles knows.
-"""
+"""Published inference models in, bundle out: what PaddleX offers and PaddleSeg's ``--for_fd`` writes."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,9 +31,7 @@ class ImportedModel:
     """A published model that became a bundle.
 
     Attributes:
-        name: In ``meta.json``.
         classes: In the order of the output channels; empty if nothing tells how many there are.
-        side_file: ``<stem>-meta.json`` beside the bundle.
     """
 
     name: str
@@ -56,9 +50,6 @@ def import_published(
         name: Name of the model; what the source says, or its stem, if None.
         classes: In the order of the output channels; empty: those that the source names, else ``class-0`` and so on.
 
-    Returns:
-        What became of it.
-
     Raises:
         ConversionError: The source is no segmentation model that the engine takes, names another number of classes than
             its network has, or does not run; or the destination cannot be written.
@@ -71,7 +62,7 @@ def import_published(
                 raise ConversionError(f"{source}: holds no Paddle program; a published model has inference.json")
             return _repack(bundle, bundle.paddle, destination, name, tuple(classes))
     except BundleError as error:
-        raise ConversionError(f"{source}: not imported, because it is no segmentation model: {error}") from error
+        raise ConversionError(f"{source}: not imported, because it is not a segmentation model: {error}") from error
 
 
 def _repack(

@@ -1,13 +1,11 @@
-"""Trained weights, ``.pdparams``, read without running anything: plain arrays of numbers under their names.
+"""Trained weights, ``.pdparams``, read without running anything: plain arrays of numbers under their names."""
 
-The file is a pickle, a program that may call any function. It is not unpickled. `table_of_contents` follows the few
-opcodes that ``paddle.save`` writes for named arrays and calls nothing: what would make an array is noted as dtype,
-shape and the place of its values in the file; whatever else would be called is an error. A child process with limits
-does that. This process then reads the values from the places that it was told.
-
-Source: Python 3.11, ``pickletools.py`` (opcodes); numpy 2, ``ndarray.__reduce__`` and ``dtype.__reduce__``; paddle
-3.2.2, ``framework/io.py`` and ``io_utils.py``.
-"""
+# The file is a pickle, a program that may call any function. It is not unpickled. `table_of_contents` follows the few
+# opcodes that ``paddle.save`` writes for named arrays and calls nothing: what would make an array is noted as dtype,
+# shape and the place of its values in the file; whatever else would be called is an error. A child process with limits
+# does that. This process then reads the values from the places that it was told.
+# Source: Python 3.11, ``pickletools.py`` (opcodes); numpy 2, ``ndarray.__reduce__`` and ``dtype.__reduce__``; paddle
+# 3.2.2, ``framework/io.py`` and ``io_utils.py``.
 
 import math
 import os
@@ -124,13 +122,7 @@ def _read_array(descriptor: int, name: str, stored: StoredArray) -> NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Bytes:
-    """A run of bytes in the file that nobody has looked at.
-
-    Attributes:
-        first: where it begins.
-        count: how many they are.
-        encoding: of a text; None for plain bytes.
-    """
+    """A run of bytes in the file that nobody has looked at."""
 
     first: int
     count: int
@@ -188,9 +180,6 @@ _GLOBALS: Mapping[str, _Global] = {
 def table_of_contents(content: mmap | bytes) -> dict[str, StoredArray]:
     """List the arrays of a pickle without running it.
 
-    Args:
-        content: the file.
-
     Returns:
         Name to array. Whether the values fit their shapes is not looked at.
 
@@ -217,7 +206,7 @@ def table_of_contents(content: mmap | bytes) -> dict[str, StoredArray]:
 
 def _not_an_array(what: str) -> ConversionError:
     return ConversionError(
-        f"{what} is no array; name the file with the network's parameters (model.pdparams), not the optimizer's "
+        f"{what} is not an array; name the file with the network's parameters (model.pdparams), not the optimizer's "
         "(model.pdopt)"
     )
 
@@ -232,10 +221,8 @@ def _array_of(name: str, value: object) -> StoredArray:
 
 
 def _join_slices(table: dict[str, StoredArray], slices: object) -> None:
-    """Put together the parameters that Paddle saved in slices.
-
-    Source: paddle 3.2.2, ``framework/io_utils.py``: parameters over 1 GiB are cut for pickle's older protocols.
-    """
+    """Put together the parameters that Paddle saved in slices."""
+    # Source: paddle 3.2.2, ``framework/io_utils.py``: parameters over 1 GiB are cut for pickle's older protocols.
     for name, described in _pairs_of(slices):
         parts = dict(_pairs_of(described))
         names = parts.get("slices")
@@ -256,7 +243,7 @@ def _join_slices(table: dict[str, StoredArray], slices: object) -> None:
 
 def _pairs_of(value: object) -> list[tuple[str, object]]:
     if not isinstance(value, _Mapping):
-        raise ValueError(f"{_BIG_PARAMETERS} is no table")
+        raise ValueError(f"{_BIG_PARAMETERS} is not a table")
     return value.pairs
 
 
@@ -278,7 +265,6 @@ class _Walk:
         self._memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """The value that the pickle stands for."""
         for _ in range(_MOST_OPCODES):
             code = self._take(1)
             if code == b".":
@@ -327,7 +313,6 @@ class _Walk:
         raise IndexError("a mark is missing")
 
     def push(self, value: object) -> None:
-        """Put a value on the stack."""
         self._stack.append(value)
 
     def push_number(self, form: str) -> None:
@@ -335,7 +320,6 @@ class _Walk:
         self.push(self.take_number(form))
 
     def push_long(self) -> None:
-        """A number that tells its own length."""
         count = self.take_number("<B")
         if count > _INTEGER_BYTES:
             raise ValueError(f"a number has {count} bytes")
@@ -350,7 +334,6 @@ class _Walk:
         self.push(_Bytes(first, count, encoding))
 
     def skip_protocol(self) -> None:
-        """The number of the protocol."""
         number = self.take_number("<B")
         if number > _NEWEST_PROTOCOL:
             raise ConversionError(f"pickle's protocol {number} is none that paddle.save writes: {_REMEDY}")
@@ -361,11 +344,9 @@ class _Walk:
             raise IndexError("a frame is longer than the file")
 
     def push_global(self) -> None:
-        """A function or class, named in two lines."""
         self._push_named(self._line(), self._line())
 
     def push_stacked_global(self) -> None:
-        """A function or class, named by two texts."""
         name, module = self._text(self._pop()), self._text(self._pop())
         self._push_named(module, name)
 
@@ -376,58 +357,48 @@ class _Walk:
         self.push(known)
 
     def push_tuple(self, count: int) -> None:
-        """A tuple of as many values as are told."""
         values = [self._pop() for _ in range(count)]
         self.push(tuple(values[::-1]))
 
     def push_marked_tuple(self) -> None:
-        """A tuple of everything above the mark."""
         self.push(tuple(self._above_mark()))
 
     def extend(self, values: list[object]) -> None:
         """Add to the list on top of the stack; names of slices are the only lists that matter."""
         target = self._stack[-1]
         if not isinstance(target, list):
-            raise ValueError("values are added to what is no list")
+            raise ValueError("values are added to something that is not a list")
         cast("list[object]", target).extend(
             self._text(each) if isinstance(each, _Bytes) and each.encoding else each for each in values
         )
 
     def set_items(self, values: list[object]) -> None:
-        """Add to the dictionary on top of the stack."""
         target = self._stack[-1]
         if not isinstance(target, _Mapping) or len(values) % 2:
-            raise ValueError("names are added to what is no dictionary")
+            raise ValueError("names are added to something that is not a dictionary")
         for name, value in zip(values[::2], values[1::2], strict=True):
             target.pairs.append((self._text(name), value))
 
     def append(self) -> None:
-        """A single value for a list."""
         self.extend([self._pop()])
 
     def append_marked(self) -> None:
-        """Everything above the mark for a list."""
         self.extend(self._above_mark())
 
     def set_item(self) -> None:
-        """A single pair for a dictionary."""
         value = self._pop()
         self.set_items([self._pop(), value])
 
     def set_marked_items(self) -> None:
-        """Everything above the mark for a dictionary."""
         self.set_items(self._above_mark())
 
     def remember(self, place: int) -> None:
-        """Note the top of the stack in the memo."""
         self._memo[place] = self._stack[-1]
 
     def remember_next(self) -> None:
-        """The same, in the next free place."""
         self.remember(len(self._memo))
 
     def recall(self, place: int) -> None:
-        """Put what was noted on the stack."""
         if place not in self._memo:
             raise IndexError(f"place {place} of the memo is empty")
         self.push(self._memo[place])
@@ -444,7 +415,7 @@ class _Walk:
             case _Global("numpy.dtype"), (_Bytes() as code, False | 0, True | 1):
                 dtype = _Dtype(self._text(code))
                 if dtype.code not in _DTYPES:
-                    raise ConversionError(f"it holds values of type {dtype.code!r}, which are no numbers: {_REMEDY}")
+                    raise ConversionError(f"it holds values of type {dtype.code!r}, which are not numbers: {_REMEDY}")
                 self.push(dtype)
             case _Global("bytes"), ():
                 self.push(_Bytes(0, 0))
@@ -457,7 +428,7 @@ class _Walk:
             case _Global("tuple"), (tuple(),):
                 self.push(cast("Any", arguments)[0])
             case _:
-                name = called.name if isinstance(called, _Global) else "something that is no function"
+                name = called.name if isinstance(called, _Global) else "something that is not a function"
                 raise ConversionError(f"it wants to run {name} in a way that weights have no need of: {_REMEDY}")
 
     def build(self) -> None:
@@ -467,7 +438,7 @@ class _Walk:
             case _Dtype(order=""), (3, _Bytes() as order, None, None, None, -1, -1, 0):
                 target.order = self._text(order)
                 if target.order not in _BYTE_ORDERS:
-                    raise ValueError(f"{target.order!r} is no order of bytes")
+                    raise ValueError(f"{target.order!r} is not a byte order")
             case _Array(None), (1, shape, _Dtype() as dtype, bool() as fortran, _Bytes() as values) if dtype.order:
                 text = values.encoding == "latin1 in utf-8"
                 place = (values.first, values.count)

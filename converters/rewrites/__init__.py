@@ -1,8 +1,4 @@
-"""What paddle2onnx cannot express, or expresses wrongly, for every input size.
-
-Operators are cut out of the program before the conversion and replaced after it (`cutting`); one file per kind says
-what stands for them. Two things are changed in the program itself: `same_padding` and `needless_branches`.
-"""
+"""What paddle2onnx cannot express, or expresses wrongly, for every input size."""
 
 from converters.rewrites import (
     diagonal,

@@ -1,8 +1,8 @@
-"""Operators are cut out of a program before its conversion; standard ONNX operators are joined in afterwards.
+"""Operators are cut out of a program before its conversion; standard ONNX operators are joined in afterwards."""
 
-What an operator takes becomes an output of the program, and what it makes an input, so that the converter never sees
-it. In the ONNX graph those outputs and inputs have the names that were given here, and a subgraph is put between them.
-"""
+# What an operator takes becomes an output of the program, and what it makes an input, so that the converter never sees
+# it. In the ONNX graph those outputs and inputs have the names that were given here, and a subgraph is put between
+# them.
 
 # onnx ships no complete types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -33,7 +33,6 @@ class Rewrite(Protocol):
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: names of the tensors, in the order of `inputs`.
             outputs: names that the results must have, in the order of the operator's; None where nobody takes one.
         """
@@ -64,7 +63,6 @@ def cut(program: Program, finders: Sequence[Find]) -> tuple[Cut, ...]:
     """Cut out every operator of the top level that a rewrite stands for.
 
     Args:
-        program: changed in place.
         finders: asked in turn; the first that finds a rewrite counts.
 
     Returns:
@@ -154,7 +152,6 @@ def join(model: "onnx.ModelProto", cuts: Sequence[Cut]) -> None:
 
     Args:
         model: what the converter made of the program; changed in place.
-        cuts: from `cut`.
 
     Raises:
         ConversionError: the converter lost what an operator takes.
@@ -201,6 +198,5 @@ def _sort(graph: "onnx.GraphProto") -> None:
 
 
 def _taken(node: "onnx.NodeProto") -> set[str]:
-    """Names that a node takes, those of its branches included."""
     inside = [each for attribute in node.attribute if attribute.HasField("g") for each in attribute.g.node]
     return {*node.input}.union(*(_taken(each) for each in inside)) - {name for each in inside for name in each.output}

@@ -1,7 +1,6 @@
-"""A square matrix with a vector on its diagonal, which paddle2onnx does not know.
+"""A square matrix with a vector on its diagonal, which paddle2onnx does not know."""
 
-Source: paddle 3.2, ``phi/kernels/cpu/diag_kernel.cc``: ``DiagKernel``.
-"""
+# Source: paddle 3.2, ``phi/kernels/cpu/diag_kernel.cc``: ``DiagKernel``.
 
 from dataclasses import dataclass
 
@@ -31,11 +30,6 @@ class Diagonal:
         """Add the nodes.
 
         The vector is not multiplied with a mask: infinity times zero is no number.
-
-        Args:
-            graph: where to.
-            inputs: the vector.
-            outputs: the matrix.
         """
         (vector,) = inputs
         size = graph.add("Add", graph.length(vector, 0), graph.whole(abs(self.offset)))
@@ -52,10 +46,6 @@ class Diagonal:
 
 def find(operation: Operation, program: Program) -> Diagonal | None:
     """Recognise a vector that becomes a diagonal.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

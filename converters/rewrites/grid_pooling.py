@@ -1,14 +1,9 @@
-"""Adaptive pooling to a grid, average and maximum, for every input size.
+"""Adaptive pooling to a grid, average and maximum, for every input size."""
 
-paddle2onnx turns an adaptive pooling into one of fixed windows, for which it must know the input's size, and aborts its
-process where the size is free. Here, bin i of k on an axis of length L holds the positions from floor(i·L/k) up to, not
-including, ceil((i+1)·L/k), and k itself may be known only when the network runs.
-
-Averages are two matrix products, rows and columns, with matrices made from the size that the tensor has. Maxima are
-taken of the gathered positions of each bin, rows first, then columns.
-
-Source: paddle 3.2, ``phi/kernels/funcs/pooling.h``: ``AdaptStartIndex`` and ``AdaptEndIndex``.
-"""
+# paddle2onnx turns an adaptive pooling into one of fixed windows, for which it must know the input's size, and aborts
+# its process where the size is free. Here, bin i of k on an axis of length L holds the positions from floor(i·L/k) up
+# to, not including, ceil((i+1)·L/k), and k itself may be known only when the network runs.
+# Source: paddle 3.2, ``phi/kernels/funcs/pooling.h``: ``AdaptStartIndex`` and ``AdaptEndIndex``.
 
 from dataclasses import dataclass
 from typing import Literal
@@ -40,9 +35,7 @@ class GridPooling:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the tensor NCHW, and the grid if it is no constant.
-            outputs: the pooled tensor.
         """
         tensor, *grid = inputs
         rows, columns = self._bins(graph, grid)
@@ -98,10 +91,6 @@ def find(operation: Operation, program: Program) -> GridPooling | None:
     """Recognise an adaptive pooling that the converter cannot express.
 
     Pooling to a single value is left to the converter, which knows it as a global one.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

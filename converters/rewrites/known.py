@@ -1,7 +1,6 @@
-"""Which operators of a program paddle2onnx knows.
+"""Which operators of a program paddle2onnx knows."""
 
-Its own list has the names of Paddle 2; a program of Paddle 3 has today's.
-"""
+# Its own list has the names of Paddle 2; a program of Paddle 3 has today's.
 
 from collections.abc import Set
 
@@ -44,10 +43,6 @@ def is_known(kind: str, listed: Set[str]) -> bool:
 
     Args:
         kind: name of the operator in a program.
-        listed: what the converter lists.
-
-    Returns:
-        Whether it does.
 
     >>> is_known("add", {"elementwise_add"}), is_known("batch_norm_", {"batch_norm"}), is_known("diag", {"eye"})
     (True, True, False)

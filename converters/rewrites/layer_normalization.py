@@ -1,8 +1,7 @@
-"""Layer normalization over several axes.
+"""Layer normalization over several axes."""
 
-Paddle keeps scale and bias as vectors whatever the normalized axes are; ONNX wants them in the shape of these axes.
-paddle2onnx hands the vectors on, and ONNX Runtime refuses to run them.
-"""
+# Paddle keeps scale and bias as vectors whatever the normalized axes are; ONNX wants them in the shape of these axes.
+# paddle2onnx hands the vectors on, and ONNX Runtime refuses to run them.
 
 from dataclasses import dataclass
 
@@ -28,7 +27,6 @@ class LayerNormalization:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the tensor, the scale and the bias.
             outputs: the result; nobody takes mean and variance.
         """
@@ -40,10 +38,6 @@ class LayerNormalization:
 
 def find(operation: Operation, program: Program) -> LayerNormalization | None:
     """Recognise a layer normalization over more than one axis.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

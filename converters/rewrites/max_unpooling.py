@@ -1,14 +1,11 @@
-"""Maximum pooling that tells where each maximum was, and unpooling that puts values back there.
+"""Maximum pooling that tells where each maximum was, and unpooling that puts values back there."""
 
-paddle2onnx does not know unpooling, and it cannot give positions within a plane of free size. ONNX has MaxPool with
-indices and MaxUnpool, but TensorRT takes neither, and CUDA no MaxUnpool. So the positions are found by comparing the
-strided views of the tensor, one for each place of the window, in the order of rows: the first of equal maxima counts,
-as in Paddle. Unpooling is one ScatterElements over the flattened plane.
-
-Positions are indices into a plane of height × width, int32, whatever the batch and the channel.
-
-Source: paddle 3.2, ``phi/kernels/funcs/pooling.cc``: ``MaxPool2dWithIndexFunctor``; ``funcs/unpooling.cc``.
-"""
+# paddle2onnx does not know unpooling, and it cannot give positions within a plane of free size. ONNX has MaxPool with
+# indices and MaxUnpool, but TensorRT takes neither, and CUDA no MaxUnpool. So the positions are found by comparing the
+# strided views of the tensor, one for each place of the window, in the order of rows: the first of equal maxima counts,
+# as in Paddle. Unpooling is one ScatterElements over the flattened plane.
+# Positions are indices into a plane of height × width, int32, whatever the batch and the channel.
+# Source: paddle 3.2, ``phi/kernels/funcs/pooling.cc``: ``MaxPool2dWithIndexFunctor``; ``funcs/unpooling.cc``.
 
 from dataclasses import dataclass
 
@@ -26,12 +23,8 @@ class PoolingWithPositions:
     """A maximum pooling whose positions are used.
 
     Attributes:
-        kernel: lengths of the window.
-        strides: steps of the window.
         padding: rows and columns before and behind the tensor; they are never a maximum.
         ceil_mode: whether a last window that reaches over the edge counts.
-        inputs: number of the tensor.
-        dtype: of the tensor's elements.
     """
 
     kernel: Pair
@@ -45,9 +38,7 @@ class PoolingWithPositions:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the tensor NCHW.
-            outputs: the maxima, and their positions.
         """
         (tensor,) = inputs
         values, positions = outputs
@@ -123,9 +114,7 @@ class Unpooling:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the values NCHW, their positions, and the size if it is no constant.
-            outputs: the result.
         """
         values, positions, *size = inputs
         plane = graph.numbers(size) if size else graph.whole(self.size or ())
@@ -146,10 +135,6 @@ class Unpooling:
 
 def find(operation: Operation, program: Program) -> PoolingWithPositions | Unpooling | None:
     """Recognise maximum pooling with positions, and unpooling.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

@@ -1,8 +1,7 @@
-"""Branches that resize a tensor only where its size differs.
+"""Branches that resize a tensor only where its size differs."""
 
-Resizing to the size that a tensor has changes nothing, so that it can always be done.
-TensorRT takes no branches whose results differ in size.
-"""
+# Resizing to the size that a tensor has changes nothing, so that it can always be done. TensorRT takes no branches
+# whose results differ in size.
 
 from converters.rewrites.program import Operation, Program
 
@@ -10,11 +9,7 @@ _RESIZINGS = frozenset({"bilinear_interp", "nearest_interp", "bicubic_interp"})
 
 
 def drop_needless_branches(program: Program) -> None:
-    """Put the resizing in the place of its branch.
-
-    Args:
-        program: changed in place.
-    """
+    """Put the resizing in the place of its branch."""
     operations: list[Operation] = []
     for operation in program.operations:
         inside = _resizing(operation, program)

@@ -90,11 +90,7 @@ class Operation:
         return frozenset(each.inputs[0] for each in [self, *self.inside()] if each.kind == "array_write_")
 
     def inside(self) -> Iterator["Operation"]:
-        """Go through the operators of its blocks.
-
-        Yields:
-            Those of each block, and of the blocks inside them.
-        """
+        """Go through the operators of its blocks."""
         for block in self.blocks:
             yield from _nested(block["ops"])
 
@@ -102,7 +98,6 @@ class Operation:
         """Read an attribute.
 
         Args:
-            name: of the attribute.
             default: what stands for an attribute that is absent.
 
         Returns:
@@ -115,7 +110,6 @@ class Operation:
         """Change an attribute that is there.
 
         Args:
-            name: of the attribute.
             value: a number, text, or a list that is as long as the present one.
         """
         attribute = next(each for each in self._attributes() if each["N"] == name)["AT"]
@@ -152,26 +146,16 @@ class Program:
     def read(cls, path: Path) -> Self:
         """Read a program.
 
-        Args:
-            path: `model.json`.
-
-        Returns:
-            The program.
-
         Raises:
             ConversionError: it is no PIR JSON.
         """
         try:
             return cls(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ConversionError(f"{path.name} is no PIR program of Paddle 3 ({error!r})") from error
+            raise ConversionError(f"{path.name} is not a PIR program of Paddle 3 ({error!r})") from error
 
     def write(self, path: Path) -> None:
-        """Write the program with the operators that `operations` lists.
-
-        Args:
-            path: the JSON file.
-        """
+        """Write the program with the operators that `operations` lists."""
         self._block["ops"] = [each.entry for each in self.operations]
         path.write_text(json.dumps(self._content), encoding="utf-8")
 
@@ -187,47 +171,24 @@ class Program:
         self.operations = kept[::-1]
 
     def new_number(self) -> int:
-        """Name a value that an added operator makes.
-
-        Returns:
-            A number that no value has.
-        """
+        """Name a value that an added operator makes."""
         self._last_number += 1
         return self._last_number
 
     def new_output(self) -> int:
-        """Name an output that is added.
-
-        Returns:
-            A column that no output of the program has.
-        """
+        """Name an output that is added."""
         self._last_output += 1
         return self._last_output
 
     def everywhere(self) -> Iterator[Operation]:
-        """Go through all operators.
-
-        Yields:
-            Those of the top level and of the blocks inside.
-        """
         yield from _nested(self._block["ops"])
 
     def value(self, number: int) -> Value:
-        """Look up a value of the top level.
-
-        Args:
-            number: its identity.
-
-        Returns:
-            The value.
-        """
+        """Look up a value of the top level."""
         return self._values[number]
 
     def maker(self, number: int) -> Operation | None:
         """Look up what makes a value.
-
-        Args:
-            number: its identity.
 
         Returns:
             The operator of the top level, or None if there is none.
@@ -235,21 +196,11 @@ class Program:
         return self._makers.get(number)
 
     def is_used(self, value: Value) -> bool:
-        """Tell whether any operator takes a value.
-
-        Args:
-            value: of the top level.
-
-        Returns:
-            Whether one does.
-        """
+        """Tell whether any operator takes a value."""
         return value.number in self._used
 
     def constant(self, number: int) -> list[int] | None:
         """Read a list of whole numbers that the program states.
-
-        Args:
-            number: identity of a value.
 
         Returns:
             The numbers, or None if they are known only when the network runs.
@@ -262,18 +213,12 @@ class Program:
 
         Args:
             number: identity of the list: a tensor, or several that are combined.
-
-        Returns:
-            Identities of tensors.
         """
         maker = self._makers.get(number)
         return maker.inputs if maker is not None and maker.kind == "combine" else (number,)
 
     def scalar(self, number: int) -> float | None:
         """Read a single number that the program states.
-
-        Args:
-            number: identity of a value.
 
         Returns:
             The number, or None if it is known only when the network runs.

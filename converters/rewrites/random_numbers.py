@@ -1,7 +1,4 @@
-"""Uniform random numbers of a shape that is known only when the network runs.
-
-They are drawn anew in every run, as in Paddle: such a network gives other masks each time, on either runtime.
-"""
+"""Uniform random numbers of a shape that is known only when the network runs."""
 
 from dataclasses import dataclass
 
@@ -16,10 +13,7 @@ class UniformNumbers:
     """Numbers drawn from an interval.
 
     Attributes:
-        low: where the interval begins.
-        high: where it ends.
         inputs: number of the shape.
-        dtype: of the numbers.
     """
 
     low: float
@@ -31,9 +25,7 @@ class UniformNumbers:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the shape.
-            outputs: the numbers.
         """
         like = graph.add("Expand", graph.constant(np.zeros(1, self.dtype)), graph.numbers(inputs))
         graph.add("RandomUniformLike", like, low=self.low, high=self.high, output=outputs[0])
@@ -41,10 +33,6 @@ class UniformNumbers:
 
 def find(operation: Operation, program: Program) -> UniformNumbers | None:
     """Recognise uniform random numbers between two constants.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

@@ -1,9 +1,8 @@
-"""A convolution of each picture of a batch with weights of its own.
+"""A convolution of each picture of a batch with weights of its own."""
 
-A network whose weights depend on the picture loops over the batch, convolves one picture, and appends the result to an
-array. paddle2onnx loses the array. Instead, the whole batch is multiplied at once: for each place of the window, the
-weights of that place times the tensor, shifted to it.
-"""
+# A network whose weights depend on the picture loops over the batch, convolves one picture, and appends the result to
+# an array. paddle2onnx loses the array. Instead, the whole batch is multiplied at once: for each place of the window,
+# the weights of that place times the tensor, shifted to it.
 
 from dataclasses import dataclass
 
@@ -29,7 +28,6 @@ class SampleConvolution:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the tensor [N, C, H, W], and the weights [N, M, C, rows, columns].
             outputs: [N, M, H', W'].
         """
@@ -47,7 +45,6 @@ class SampleConvolution:
         graph.add("Reshape", total, shape, output=outputs[0])
 
     def _places(self, graph: Subgraph, padded: str, axis: int) -> str:
-        """How often the window fits into an axis."""
         return graph.add("Sub", graph.length(padded, axis), graph.whole(self.kernel[axis - 2] - 1))
 
     @staticmethod
@@ -65,10 +62,6 @@ class SampleConvolution:
 
 def find(operation: Operation, program: Program) -> SampleConvolution | None:
     """Recognise the array of a loop over the batch, read as one tensor.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for the loop, or None.

@@ -25,12 +25,7 @@ class Subgraph:
     """
 
     def __init__(self, prefix: str, opset: int) -> None:
-        """Start empty.
-
-        Args:
-            prefix: of all names; nothing else in the graph begins with it.
-            opset: ONNX operator set of the model.
-        """
+        """Start empty."""
         self.nodes: list[onnx.NodeProto] = []
         self._prefix = prefix
         self._opset = opset
@@ -42,10 +37,6 @@ class Subgraph:
             operator: name in the default domain.
             inputs: names of tensors; an empty one is absent.
             output: name of the result, or None to have one made.
-            attributes: of the node.
-
-        Returns:
-            Name of the result.
         """
         from onnx import helper
 
@@ -60,9 +51,6 @@ class Subgraph:
 
         Args:
             value: of any type and shape that ONNX has.
-
-        Returns:
-            Its name.
         """
         from onnx import helper, numpy_helper
 
@@ -75,9 +63,6 @@ class Subgraph:
 
         Args:
             value: a number for a scalar, several for a vector.
-
-        Returns:
-            Its name.
         """
         return self.constant(np.array(value, np.int64))
 
@@ -85,12 +70,7 @@ class Subgraph:
         """Change the type of the elements.
 
         Args:
-            tensor: any.
-            dtype: numpy's name of the type.
             output: name of the result, or None to have one made.
-
-        Returns:
-            Name of the result.
         """
         from onnx import helper
 
@@ -100,11 +80,7 @@ class Subgraph:
         """Reduce an axis to its maximum; the axis goes away.
 
         Args:
-            tensor: any.
             axis: number of the axis, from 0.
-
-        Returns:
-            Name of the result.
         """
         if self._opset < _AXES_ARE_INPUTS:
             return self.add("ReduceMax", tensor, axes=[axis], keepdims=0)
@@ -114,7 +90,6 @@ class Subgraph:
         """Read the length of an axis when the network runs.
 
         Args:
-            tensor: any.
             axis: number of the axis, from 0.
 
         Returns:
@@ -124,9 +99,6 @@ class Subgraph:
 
     def numbers(self, parts: Sequence[str]) -> str:
         """Put a list of whole numbers together.
-
-        Args:
-            parts: scalars or vectors of whole numbers.
 
         Returns:
             Name of an int64 vector.
@@ -146,23 +118,9 @@ class Subgraph:
         return self.add("Range", self.whole(0), length, self.whole(1))
 
     def vector(self, scalar: str) -> str:
-        """Make a vector of one element.
-
-        Args:
-            scalar: any.
-
-        Returns:
-            Name of the vector.
-        """
+        """Make a vector of one element."""
         return self.add("Unsqueeze", scalar, self.whole([0]))
 
     def column(self, vector: str) -> str:
-        """Make a matrix of one column.
-
-        Args:
-            vector: any.
-
-        Returns:
-            Name of the matrix.
-        """
+        """Make a matrix of one column."""
         return self.add("Unsqueeze", vector, self.whole([1]))

@@ -1,8 +1,7 @@
-"""Transposed convolution whose output size is known only when the network runs.
+"""Transposed convolution whose output size is known only when the network runs."""
 
-With a stride s, s sizes are possible, and the program says at run time which of them it wants. paddle2onnx leaves that
-out and always makes the smallest. Here the largest is made, and what is too much is cut off behind.
-"""
+# With a stride s, s sizes are possible, and the program says at run time which of them it wants. paddle2onnx leaves
+# that out and always makes the smallest. Here the largest is made, and what is too much is cut off behind.
 
 from dataclasses import dataclass
 
@@ -32,9 +31,7 @@ class SizedTransposedConvolution:
         """Add the nodes.
 
         Args:
-            graph: where to.
             inputs: the tensor NCHW, the weights, and height and width of the result.
-            outputs: the result.
         """
         tensor, weights, *size = inputs
         top, bottom, left, right = self.padding
@@ -58,10 +55,6 @@ class SizedTransposedConvolution:
 
 def find(operation: Operation, program: Program) -> SizedTransposedConvolution | None:
     """Recognise a transposed convolution whose output size is no constant.
-
-    Args:
-        operation: any.
-        program: that it belongs to.
 
     Returns:
         What stands for it, or None.

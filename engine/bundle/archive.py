@@ -1,8 +1,7 @@
-"""Unpacking a model archive from a stranger: regular files of known names, below stated caps, nothing else.
+"""Unpacking a model archive from a stranger: regular files of known names, below stated caps, nothing else."""
 
-What leaves the folder (links, devices, absolute or parent paths) refuses the whole archive. Unknown regular files
-are skipped up to a cap, since exporters leave notes beside their models.
-"""
+# What leaves the folder (links, devices, absolute or parent paths) refuses the whole archive. Unknown regular files are
+# skipped up to a cap, since exporters leave notes beside their models.
 
 import bz2
 import gzip
@@ -94,11 +93,10 @@ def _leaves_folder(name: str) -> bool:
 
 
 class _StrictMember(tarfile.TarInfo):
-    """A member's header; nothing but the end mark ends the archive.
+    """A member's header; nothing but the end mark ends the archive."""
 
-    `tarfile` takes a damaged or missing header for the end, so that a cut archive merely seems to hold less. It also
-    reads the blocks that carry long names into memory, whatever their size.
-    """
+    # `tarfile` takes a damaged or missing header for the end, so that a cut archive merely seems to hold less. It also
+    # reads the blocks that carry long names into memory, whatever their size.
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> Self:
@@ -117,11 +115,7 @@ class _StrictMember(tarfile.TarInfo):
 
 
 class _XzStream(io.RawIOBase):
-    """What is in an .xz file, of one stream or several; `lzma` alone takes the dictionary that the file asks for.
-
-    Args:
-        file: The compressed bytes.
-    """
+    """What is in an .xz file, of one stream or several; `lzma` alone takes the dictionary that the file asks for."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -262,7 +256,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         RecursionError,
     ) as error:
         raise BundleError(
-            f"{archive_path}: not a readable {container} ({error}): it is damaged or cut short, {remedy}"
+            f"{archive_path}: not a readable {container} ({error}): it is damaged or truncated, {remedy}"
         ) from error
     except OSError as error:
         raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error})") from error
@@ -283,7 +277,7 @@ def _unpack_members(members: Iterator[ArchiveMember], folder: Path, limits: Arch
     names: list[str] = []
     for count, member in enumerate(members, start=1):
         if count > limits.members:
-            raise BundleError(f"more than {limits.members} members: this is no model bundle")
+            raise BundleError(f"more than {limits.members} members: this is not a model bundle")
         relative = known_path(member.name)
         if member.is_folder:
             continue
@@ -314,5 +308,5 @@ def _copy(member: ArchiveMember, destination: Path) -> None:
             written += out.write(piece)
     if written != member.size:
         raise BundleError(
-            f"member {shown_name(member.name)} ends after {written} of {member.size} bytes: the archive is cut short"
+            f"member {shown_name(member.name)} ends after {written} of {member.size} bytes: the archive is truncated"
         )

@@ -26,9 +26,6 @@ class ArchiveMember:
 def shown_name(name: str) -> str:
     """Show the name of a member on one line; a stranger's may be of any length.
 
-    Args:
-        name: any text.
-
     Returns:
         In quotes, at most 200 characters.
     """

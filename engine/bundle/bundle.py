@@ -1,9 +1,4 @@
-"""A model bundle: the archive or folder that PaddleSeg's exporters write, read into a frozen `Bundle`.
-
-Exporters disagree: four generations of `deploy.yaml`, PaddleX's `inference.yml`, two kinds of program file, a
-`meta.json` that may be missing. What they declare about the network's output is kept for the reader's eyes only; the
-engine looks at what the network really returns.
-"""
+"""A model bundle: the archive or folder that PaddleSeg's exporters write, read into a frozen `Bundle`."""
 
 import hashlib
 import json
@@ -248,6 +243,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
 
     Raises:
         BundleError: a file is missing or does not say what it should.
+        UnsupportedTransformError: a transform cannot be repeated or undone, unless `inspect_only`.
     """
     deploy_path = _deploy_file(folder, source)
     where = f"{source}: {deploy_path.name}"

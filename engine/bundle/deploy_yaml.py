@@ -1,10 +1,6 @@
-"""Read the ``transforms`` list of deploy.yaml, once and strictly.
+"""Read the ``transforms`` list of deploy.yaml, once and strictly."""
 
-Whatever is random, unknown or cannot be undone is refused by name, with the reason: a bundle that passes gives the same
-mask for the same image every time.
-
-Source: paddleseg 2.8.0, ``transforms/transforms.py``: names of operations and arguments, and their defaults.
-"""
+# Source: paddleseg 2.8.0, ``transforms/transforms.py``: names of operations and arguments, and their defaults.
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn, cast, get_args
@@ -38,7 +34,6 @@ def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: s
 
     Args:
         records: The list as YAML gives it: one mapping a transform, its ``type`` and its arguments. None is empty.
-        where: The file, for messages.
 
     Returns:
         The transforms, in their order.
@@ -85,13 +80,7 @@ _REQUIRED: Final = object()
 
 
 class _Arguments:
-    """The arguments of one transform: each is read once, checked, and its name ticked off.
-
-    Args:
-        place: File and index of the transform, for messages.
-        op: Name of the transform.
-        values: The arguments by name.
-    """
+    """The arguments of one transform: each is read once, checked, and its name ticked off."""
 
     def __init__(self, place: str, op: str, values: Mapping[object, object]) -> None:
         self._place = f"{place} {op}"
@@ -151,7 +140,6 @@ class _Arguments:
         return isinstance(self._values.get(name), (list, tuple))
 
     def finish(self) -> None:
-        """Refuse the arguments that the transform does not have."""
         if self._values:
             names = ", ".join(sorted(map(shown_value, self._values))[:_MOST_NAMES_SHOWN])
             raise BundleError(f"{self._place}: no such argument: {names}; remove it or export the model again")

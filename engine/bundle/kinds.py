@@ -1,8 +1,7 @@
-"""What was given in place of a bundle, in words, with what to do about it.
+"""What was given in place of a bundle, in words, with what to do about it."""
 
-A file is told by its first bytes, and by its suffix where they say nothing; a folder or archive without settings by the
-names of its files.
-"""
+# A file is told by its first bytes, and by its suffix where they say nothing; a folder or archive without settings by
+# the names of its files.
 
 import os
 import re
@@ -86,9 +85,6 @@ _TRAINING_KEYS: Final = (
 def explain_file(path: Path) -> str | None:
     """Say what a file is, if it is known to be no archive of a bundle.
 
-    Args:
-        path: an existing file.
-
     Returns:
         What goes after the file's name in a message, with what to do; None for an archive, and for what nobody knows.
     """
@@ -130,9 +126,6 @@ def explain_contents(names: Iterable[str], folder: Path | None) -> str:
     Args:
         names: paths of its files, relative to it.
         folder: where they lie; None for an archive.
-
-    Returns:
-        What goes after its name in a message, with what to do.
     """
     paths = [PurePosixPath(name) for name in names]
     return f"no deploy.yaml (or inference.yml) at its top or in its single folder: {_explain_contents(paths, folder)}"
@@ -140,9 +133,6 @@ def explain_contents(names: Iterable[str], folder: Path | None) -> str:
 
 def explain_pointer(path: Path) -> str | None:
     """Say whether a file of a bundle is only a pointer, which a clone without Git LFS or git-annex leaves in its place.
-
-    Args:
-        path: an existing file.
 
     Returns:
         What goes after the file's name in a message; None for the file itself.
@@ -154,9 +144,6 @@ def explain_pointer(path: Path) -> str | None:
 
 def names_below(folder: Path) -> list[str]:
     """List the files of a folder and of the folders in it.
-
-    Args:
-        folder: any folder.
 
     Returns:
         At most ten thousand relative paths of at most three folders.
@@ -272,7 +259,7 @@ def _explain_contents(paths: Sequence[PurePosixPath], folder: Path | None) -> st
             f"it holds pictures ({pictures} of {len(paths)} files): the bundle is named first and the pictures after "
             "it (pseg predict model.tgz FOLDER)"
         )
-    return f"this is no exported PaddleSeg model (it holds {_listed(sorted(paths))})"
+    return f"this is not an exported PaddleSeg model (it holds {_listed(sorted(paths))})"
 
 
 _PROGRAM_NAMES: Final = {"model.json", "inference.json"}

@@ -1,10 +1,9 @@
-"""The members of a ZIP archive, read so that no two programs could see different ones.
+"""The members of a ZIP archive, read so that no two programs could see different ones."""
 
-A ZIP says everything twice, in its directory at the end and before each member, and readers differ in what they
-believe. Here both must agree; the members must lie one after the other from the first byte on, without gaps and without
-overlaps; and the archive must end where its directory's end record says. `zipfile` reads the directory; what it does
-not compare is compared here.
-"""
+# A ZIP says everything twice, in its directory at the end and before each member, and readers differ in what they
+# believe. Here both must agree; the members must lie one after the other from the first byte on, without gaps and
+# without overlaps; and the archive must end where its directory's end record says. `zipfile` reads the directory; what
+# it does not compare is compared here.
 
 import stat
 import struct
@@ -52,10 +51,6 @@ _PACK_AGAIN: Final = "pack the bundle again, as .tgz or as an ordinary .zip"
 
 def zip_members(file: IO[bytes], most_members: int) -> Iterator[ArchiveMember]:
     """List the members in the order in which they lie in the archive.
-
-    Args:
-        file: the archive, seekable.
-        most_members: archives of more are refused.
 
     Yields:
         Regular files and folders; the content of a file is inflated, and its length and checksum compared with what the
@@ -111,9 +106,9 @@ def _directory(file: IO[bytes], most_members: int) -> tuple[int, int]:
     if disk or first_disk or here != count:
         raise BundleError(f"is one part of a split archive: {_PACK_AGAIN}")
     if count > most_members:
-        raise BundleError(f"more than {most_members} members: this is no model bundle")
+        raise BundleError(f"more than {most_members} members: this is not a model bundle")
     if length > _MOST_DIRECTORY_BYTES:
-        raise BundleError(f"a directory of {length} bytes: this is no model bundle")
+        raise BundleError(f"a directory of {length} bytes: this is not a model bundle")
     if start + length != directory_end:
         raise BadZipFile("its directory does not lie where its end record says; something was put before or after it")
     return start, count
@@ -213,13 +208,7 @@ def _descriptor_length(file: IO[bytes], info: ZipInfo, position: int) -> int:
 
 
 class _Content:
-    """The bytes of a member: exactly those that are stated must come out of exactly those that are stated.
-
-    Args:
-        file: The archive.
-        info: What the directory says.
-        place: Where the member lies.
-    """
+    """The bytes of a member: exactly those that are stated must come out of exactly those that are stated."""
 
     def __init__(self, file: IO[bytes], info: ZipInfo, place: _Place) -> None:
         self.place = place
@@ -228,7 +217,6 @@ class _Content:
         self._asked_for = False
 
     def pieces(self) -> Iterator[bytes]:
-        """Read them."""
         self._asked_for = True
         info, name = self._info, shown_name(self._info.orig_filename)
         length = checksum = 0

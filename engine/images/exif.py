@@ -1,4 +1,6 @@
-"""What EXIF says: which way up, when and where the picture was taken. Damaged EXIF never fails a good picture."""
+"""What EXIF says: which way up, when and where the picture was taken."""
+
+# Damaged EXIF never fails a good picture.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -49,9 +51,6 @@ def exif_from(block: bytes | None) -> Image.Exif:
 
     Args:
         block: with or without `Exif` in front; None where there is none.
-
-    Returns:
-        What can be read of it.
     """
     exif = Image.Exif()
     if block:
@@ -63,7 +62,6 @@ def orientation_of(exif: Image.Exif, xmp: bytes | None = None) -> int:
     """Read the orientation, whatever number type it is stored as.
 
     Args:
-        exif: Of a picture.
         xmp: Its XMP packet, which counts where EXIF does not say anything.
 
     Returns:
@@ -81,14 +79,7 @@ def _whole_number(value: str | bytes | SupportsInt) -> int:
 
 
 def capture_of(exif: Image.Exif) -> Capture:
-    """Read when and where a picture was taken.
-
-    Args:
-        exif: Of the picture.
-
-    Returns:
-        What can be read of it.
-    """
+    """Read when and where a picture was taken."""
     gps: dict[int, Any] = or_else(lambda: exif.get_ifd(ExifTags.IFD.GPSInfo), {})
     return Capture(
         taken_at=or_else(lambda: _taken_at(exif.get_ifd(ExifTags.IFD.Exif)), None),
@@ -154,15 +145,7 @@ def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, 
 
 
 def or_else(read: Callable[[], _Value], otherwise: _Value) -> _Value:
-    """Read a value that anybody may have written: whatever is wrong with it must not fail a good picture.
-
-    Args:
-        read: Returns the value, or raises anything.
-        otherwise: Stands in for it.
-
-    Returns:
-        One of both.
-    """
+    """Read a value that anybody may have written: whatever is wrong with it must not fail a good picture."""
     try:
         return read()
     except Exception:

@@ -103,9 +103,6 @@ _NO_PICTURES: Mapping[bytes, tuple[str, str]] = {
 def foreign_kind(prefix: bytes) -> ForeignKind | None:
     """Recognise files that people take for pictures, or that are pictures in formats that are not read.
 
-    Args:
-        prefix: the first `PREFIX_BYTES` of a file.
-
     Returns:
         What it is; None where it is not known.
     """
@@ -118,9 +115,6 @@ def foreign_kind(prefix: bytes) -> ForeignKind | None:
 
 def is_readable_kind(prefix: bytes) -> bool:
     """Tell whether a file is in one of the formats that are read, by its first bytes.
-
-    Args:
-        prefix: the first `PREFIX_BYTES` of a file.
 
     Returns:
         Whether it is. A BMP is not recognised: a text may begin with its two letters.

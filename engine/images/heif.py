@@ -34,11 +34,7 @@ class HeifPicture:
 
 
 def heif_available() -> bool:
-    """Tell whether HEIC pictures can be read here.
-
-    Returns:
-        Whether the extra `heif` is installed.
-    """
+    """Tell whether HEIC pictures can be read here."""
     return find_spec("pi_heif") is not None
 
 
@@ -46,9 +42,6 @@ def largest_declared(content: bytes) -> tuple[int, int]:
     """Find the largest size that a HEIF file (HEIC, AVIF) declares for anything in it.
 
     What is decoded may be larger than the picture, which is cut out of it (`clap`).
-
-    Args:
-        content: of the file.
 
     Returns:
         Width and height; 0 x 0 where nothing is declared.
@@ -64,12 +57,7 @@ def read_heif(path: Path, file: BinaryIO, check_size: Callable[[tuple[int, int]]
     not to be applied again. Of 10 and 12 bit the highest eight are kept.
 
     Args:
-        path: names the file in errors.
-        file: at any place.
         check_size: takes the declared width and height before a pixel is decoded; raises if they are too large.
-
-    Returns:
-        The picture.
 
     Raises:
         ImageError: the extra `heif` is not installed.

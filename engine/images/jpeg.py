@@ -1,10 +1,10 @@
-"""The segments of a JPEG that its pixels need, and whether its scans are whole.
+"""The segments of a JPEG that its pixels need, and whether its scans are whole."""
 
-What lies beside the pixels (profiles, previews, comments, EXIF) is left out before the decoder sees it: a damaged one
-fails no picture. Where a scan ends too early, libjpeg fills the rest with grey and only warns, which Pillow does not
-pass on. So a picture that ends in that grey, or one of whose restart intervals does, is decoded once more with other
-bytes behind each scan and interval: behind whole ones they are skipped, behind one that ended early they become pixels.
-"""
+# What lies beside the pixels (profiles, previews, comments, EXIF) is left out before the decoder sees it: a damaged one
+# fails no picture. Where a scan ends too early, libjpeg fills the rest with grey and only warns, which Pillow does not
+# pass on. So a picture that ends in that grey, or one of whose restart intervals does, is decoded once more with other
+# bytes behind each scan and interval: behind whole ones they are skipped, behind one that ended early they become
+# pixels.
 
 import io
 import mmap
@@ -39,13 +39,7 @@ _OTHER_BYTES = b"\x5a\xc3\x3c\x96" * 128
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """How the pixels of a JPEG are cut.
-
-    Attributes:
-        size: width and height of the picture.
-        block: width and height of a block (MCU) of all bands.
-        interval: blocks between two restart markers; 0 where there are none, or several scans.
-    """
+    """How the pixels of a JPEG are cut."""
 
     size: tuple[int, int]
     block: tuple[int, int]
@@ -102,9 +96,6 @@ class JpegContent:
 
         Args:
             in_between: bytes that are put behind the data of each scan and of each restart interval.
-
-        Returns:
-            A file of its own place, which reads the other one.
         """
         pieces: list[Piece] = [self.header]
         place = self.scans
@@ -117,11 +108,7 @@ class JpegContent:
         return io.BufferedReader(SplicedFile(self.file, pieces))
 
     def lacks_data(self) -> bool:
-        """Tell whether restart intervals are missing, or scans of a progressive JPEG.
-
-        Returns:
-            Whether some are; False where that is not known.
-        """
+        """Tell whether restart intervals are missing, or scans of a progressive JPEG."""
         if self.blocks.interval:
             with self._mapped() as content:
                 return len(_data_ends(content, self.scans)) < self.blocks.intervals
@@ -138,11 +125,7 @@ def jpeg_content(path: Path, file: BinaryIO) -> JpegContent:
     """Select the segments of a JPEG that are read.
 
     Args:
-        path: names the file in errors.
         file: a file on disk, at any place; it stays open and is read by the result.
-
-    Returns:
-        The segments in front of the scans, and what else is read.
 
     Raises:
         ImageError: the JPEG is of a kind that is not read.
@@ -179,7 +162,6 @@ def decode_jpeg(content: JpegContent, image: JpegImageFile, wanted: tuple[int, i
     """Decode a JPEG, at a half, a quarter or an eighth of its size if that is enough.
 
     Args:
-        content: of the file.
         image: opened from its pixels; is loaded.
         wanted: the least width and height.
 

@@ -1,7 +1,6 @@
-"""What a JPEG 2000 codestream says of its components, and colours of more than 8 bit.
+"""What a JPEG 2000 codestream says of its components, and colours of more than 8 bit."""
 
-Pillow rounds those up, so that what is brightest becomes black. OpenCV decodes them; the highest eight bits are kept.
-"""
+# Pillow rounds those up, so that what is brightest becomes black. OpenCV decodes them; the highest eight bits are kept.
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +43,6 @@ class Codestream:
 def read_codestream(path: Path, file: BinaryIO) -> Codestream:
     """Read what a JPEG 2000 file says of its codestream, which is what the decoder goes by.
 
-    Args:
-        path: names the file in errors.
-        file: at any place.
-
-    Returns:
-        Size and components.
-
     Raises:
         ImageError: the components are of a kind that is not read.
         ValueError: it holds no codestream.
@@ -75,10 +67,6 @@ def read_codestream(path: Path, file: BinaryIO) -> Codestream:
 
 def decode_deep(file: BinaryIO, codestream: Codestream) -> NDArray[np.uint8]:
     """Decode a JPEG 2000 file of more than 8 bit.
-
-    Args:
-        file: at any place.
-        codestream: of the file.
 
     Returns:
         `uint8[H, W, 3]`, RGB: the highest eight bits; alpha is dropped.

@@ -116,7 +116,7 @@ class FoundImages:
         if self.excluded:
             lines.append(f"{self.excluded} left out by exclude")
         if self.other_files:
-            lines.append(f"other files, which are no pictures: {self.other_files}")
+            lines.append(f"other files, which are not pictures: {self.other_files}")
         return lines
 
 
@@ -343,7 +343,6 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Files, and folders."""
     files: list[Path] = []
     folders: list[Path] = []
     for entry in entries:

@@ -1,9 +1,8 @@
-"""The chunks of a PNG that its pixels need.
+"""The chunks of a PNG that its pixels need."""
 
-What lies beside them (texts, profiles, times, animation) is left out before a decoder sees it: Pillow unpacks texts
-and profiles, limits their size for the whole process, and fails a picture for a damaged checksum of one. The checksums
-of the chunks that the pixels need are compared here, since Pillow does not compare those of the pixels.
-"""
+# What lies beside them (texts, profiles, times, animation) is left out before a decoder sees it: Pillow unpacks texts
+# and profiles, limits their size for the whole process, and fails a picture for a damaged checksum of one. The
+# checksums of the chunks that the pixels need are compared here, since Pillow does not compare those of the pixels.
 
 import io
 import re
@@ -57,7 +56,6 @@ def png_content(path: Path, file: BinaryIO) -> PngContent:
     """Select the chunks of a PNG that are read.
 
     Args:
-        path: names the file in errors.
         file: at any place; it stays open and is read by the result.
 
     Returns:

@@ -1,28 +1,24 @@
-"""Pictures on disk -> RGB arrays, at the size the network is to see.
+"""Pictures on disk -> RGB arrays, at the size the network is to see."""
 
-What a picture is is decided by its first bytes, never by its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and JPEG 2000
-are read. The rules:
-
-- EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works on
-  the upright picture.
-- The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
-  becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK is converted by Pillow.
-- Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
-- 32 bit integers and floats have no stated range and are refused.
-- TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
-- Of an animated or multi-page file the first picture is read, of HEIC the main one; a note says so.
-- A truncated file is an error: the missing part is never filled with grey.
-- What is damaged beside the pixels (EXIF, profiles, texts) never fails a good picture: decoders of PNG and JPEG do not
-  even see it, and what cannot be read of EXIF is `None`.
-
-Pillow keeps two settings for the whole process; since several threads decode at once, neither is switched for a read:
-
-- `Image.MAX_IMAGE_PIXELS` is what `Image.open` consults. This module opens the decoders' classes itself, compares the
-  declared size with `max_pixels` before a pixel is decoded, and leaves the constant alone. (Pillow still consults it
-  for WebP, and refuses what is larger than twice its value.)
-- The warning filters: `warnings.catch_warnings` restores the wrong list when threads overlap. So the first read adds
-  one filter that drops the warnings of `PIL` modules, and it stays. What matters of them is an `ImageError` here.
-"""
+# The format is detected from the file's first bytes, never from its name: JPEG, PNG, TIFF, WebP, BMP, HEIC, AVIF and
+# JPEG 2000 are read. The rules:
+# - EXIF orientation is applied, all eight (an XMP orientation counts where EXIF has none); everything downstream works
+#   on the upright picture.
+# - The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
+#   becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK is converted by Pillow.
+# - Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
+# - 32 bit integers and floats have no stated range and are refused.
+# - TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
+# - Of an animated or multi-page file the first picture is read, of HEIC the main one; a note says so.
+# - A truncated file is an error: the missing part is never filled with grey.
+# - What is damaged beside the pixels (EXIF, profiles, texts) never fails a good picture: decoders of PNG and JPEG do
+#   not even see it, and what cannot be read of EXIF is `None`.
+# Pillow keeps two settings for the whole process; since several threads decode at once, neither is switched for a read:
+# - `Image.MAX_IMAGE_PIXELS` is what `Image.open` consults. This module opens the decoders' classes itself, compares the
+#   declared size with `max_pixels` before a pixel is decoded, and leaves the constant alone. (Pillow still consults it
+#   for WebP, and refuses what is larger than twice its value.)
+# - The warning filters: `warnings.catch_warnings` restores the wrong list when threads overlap. So the first read adds
+#   one filter that drops the warnings of `PIL` modules, and it stays. What matters of them is an `ImageError` here.
 
 import re
 import warnings
@@ -116,15 +112,7 @@ def read_image(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _StoredImage:
-    """A decoded picture as the file stores it: perhaps too large, perhaps lying on its side.
-
-    Attributes:
-        pixels: `uint8[h, w, 3]`, RGB, 0–255; of a JPEG possibly already 1/2, 1/4 or 1/8 of the size.
-        size: Declared width and height.
-        orientation: The EXIF orientation still to be undone, 1–8.
-        capture: What EXIF says about time and place.
-        notes: What people should know of the reading.
-    """
+    """A decoded picture as the file stores it: perhaps too large, perhaps lying on its side."""
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]

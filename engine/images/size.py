@@ -81,7 +81,7 @@ def check_max_img_size(max_img_size: int) -> None:
     """
     if max_img_size == 0 or max_img_size < -1:
         raise OptionError(
-            f"{max_img_size} is no number of pixels: give the most that an image may have, or -1 to leave images "
+            f"{max_img_size} is not a number of pixels: give the most that an image may have, or -1 to leave images "
             "unchanged",
             option="max_img_size",
         )
@@ -91,9 +91,7 @@ def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None
     """Refuse a picture that declares too many pixels.
 
     Args:
-        path: For the message.
         size: Declared width and height.
-        max_pixels: The most that are read.
 
     Raises:
         ImageError: It declares more.

@@ -24,19 +24,11 @@ class SplicedFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """Tell that it can be read.
-
-        Returns:
-            Always true.
-        """
+        """Tell that it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that any place can be read.
-
-        Returns:
-            Always true.
-        """
+        """Tell that any place can be read."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -44,10 +36,6 @@ class SplicedFile(io.RawIOBase):
 
         Args:
             offset: bytes from where `whence` says.
-            whence: `io.SEEK_SET`, `io.SEEK_CUR` or `io.SEEK_END`.
-
-        Returns:
-            The new place, from the first piece's start.
 
         Raises:
             ValueError: the place lies in front of the first piece.

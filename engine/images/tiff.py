@@ -1,16 +1,13 @@
-"""A TIFF, photograph or raster, is read in this one way: directories say what its numbers mean, GDAL decodes them.
+"""A TIFF, photograph or raster, is read in this one way: directories say what its numbers mean, GDAL decodes them."""
 
-The rules are listed in docs/pictures.md, row by row:
-
-- The result is always three bands of 8 bit, RGB. Grey becomes three equal bands, a palette its colours. Of 9 to 16 bit
-  the highest eight bits are kept (`v >> 8` of 16), fewer than 8 bit are spread over 0–255. Other values have no stated
-  range and are refused.
-- Without a choice of bands the red, green and blue ones are taken, or a single one; whatever else a file has besides an
-  alpha band makes the choice the user's.
-- What alpha, a mask or a nodata value marks as missing is missing, whichever of them says so. Colours that were
-  multiplied by their alpha are divided by it again; where it is 0 they are black.
-- The picture is the first page, or another that is asked for; a smaller copy of a picture is never taken for it.
-"""
+# - The result is always three bands of 8 bit, RGB. Grey becomes three equal bands, a palette its colours. Of 9 to 16
+#   bit the highest eight bits are kept (`v >> 8` of 16), fewer than 8 bit are spread over 0–255. Other values have no
+#   stated range and are refused.
+# - Without a choice of bands the red, green and blue ones are taken, or a single one; whatever else a file has besides
+#   an alpha band makes the choice the user's.
+# - What alpha, a mask or a nodata value marks as missing is missing, whichever of them says so. Colours that were
+#   multiplied by their alpha are divided by it again; where it is 0 they are black.
+# - The picture is the first page, or another that is asked for; a smaller copy of a picture is never taken for it.
 
 import math
 from collections.abc import Callable, Generator, Sequence
@@ -113,9 +110,6 @@ class TiffPage:
 def pages_of(path: Path) -> tuple[TiffPage, ...]:
     """List the pictures of a TIFF: its pages, without smaller copies of them and masks.
 
-    Args:
-        path: the file.
-
     Returns:
         The pictures, at least one.
 
@@ -131,7 +125,6 @@ def tiff_size(path: Path, page: int = 1) -> tuple[int, int] | None:
     """Look up how large a TIFF says that its picture is, without decoding it and whatever its bands are.
 
     Args:
-        path: any file.
         page: which picture, from 1.
 
     Returns:
@@ -180,14 +173,6 @@ class Tiff:
     """
 
     def __init__(self, path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None) -> None:
-        """Take an open picture; see `open_picture`.
-
-        Args:
-            path: for messages.
-            dataset: of the picture.
-            directory: of the picture.
-            bands: chosen by the user; None: the colours.
-        """
         self._path = path
         self.dataset = dataset
         self.directory = directory
@@ -203,12 +188,10 @@ class Tiff:
 
     @property
     def width(self) -> int:
-        """Columns."""
         return self.dataset.width
 
     @property
     def height(self) -> int:
-        """Rows."""
         return self.dataset.height
 
     def read(
@@ -217,7 +200,6 @@ class Tiff:
         """Read a window.
 
         Args:
-            window: inside of the picture.
             size: height and width to which it is reduced, by taking single pixels; None: as it is.
             with_missing: whether to find out which pixels are missing.
 
@@ -294,13 +276,8 @@ def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None = No
     """Decode one picture of a TIFF.
 
     Args:
-        path: for messages.
-        file: the open file.
         max_pixels: refuse, before decoding, pictures that declare more pixels.
         page: which, from 1; None: the first, and a note says so.
-
-    Returns:
-        The picture.
 
     Raises:
         ImageError: the file is damaged, too large, has no such page, or holds bands or depths that are not read.
@@ -329,15 +306,10 @@ def open_picture(
     """Open one picture of a TIFF; no pixels are read yet.
 
     Args:
-        path: for messages.
         file: the open file; it stays open as long as the picture is used.
         page: which, from 1; None: the first, and a note says so.
         bands: one or three numbers of bands, from 1; None: the colours.
         max_pixels: refuse pictures that declare more pixels; None: read any size.
-        rows_at_a_time: that will be read.
-
-    Yields:
-        The picture.
 
     Raises:
         ImageError: the file is damaged, has no such page, or holds bands or depths that are not read.
@@ -383,7 +355,7 @@ def _opened(path: Path) -> Generator[BinaryIO]:
     try:
         with open_to_read(path) as file:
             if TIFF.match(file.read(4)) is None:
-                raise ImageError(f"{path}: is no TIFF")
+                raise ImageError(f"{path}: is not a TIFF")
             yield file
     except OSError as cause:
         raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause
@@ -478,7 +450,7 @@ def _check_ycbcr(path: Path, directory: Directory) -> None:
     across, down = (int(each) for each in (*directory.numbers.get(Tag.YCBCR_SUBSAMPLING, (2, 2)), 2, 2)[:2])
     if (across, down) == (4, 4) and directory.width % 4:
         raise ImageError(
-            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns, which are no multiple of 4, is "
+            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns (not a multiple of 4), is "
             f"decoded wrongly by GDAL: {_AS_RGB}"
         )
     tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
@@ -594,7 +566,7 @@ def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | N
     except ValueError:
         return (
             None,
-            f"states a nodata value that is no number ({text[:20]!r}): no pixel is taken for missing because of it",
+            f"states a nodata value that is not a number ({text[:20]!r}): no pixel is taken for missing because of it",
         )
     largest = np.iinfo(dataset.dtypes[0]).max
     # Others, such as -9999 of bytes, mark no pixel.
@@ -642,10 +614,7 @@ def _from_inks(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _from_lab(values: NDArray[Any], bits: int, *, is_signed: bool) -> NDArray[np.uint8]:
-    """CIE L*a*b* under D50 to sRGB, by formula: libraries take it for D65, or round to 8 bit on the way.
-
-    CIE's a* and b* are signed; those of ICC have their zero in the middle, and in 16 bit its L* ends at 0xFF00.
-    """
+    """CIE L*a*b* under D50 to sRGB, by formula: libraries take it for D65, or round to 8 bit on the way."""
     step = np.float32(1 << (bits - 8))
     largest = np.float32((1 << bits) - 1 if is_signed or bits == 8 else 0xFF00)
     stored = values.view(np.dtype(f"u{values.dtype.itemsize}"))

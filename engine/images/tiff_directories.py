@@ -1,11 +1,10 @@
-"""What the directories of a TIFF say, read without decoding a pixel; whatever they say, little is read.
+"""What the directories of a TIFF say, read without decoding a pixel; whatever they say, little is read."""
 
-A TIFF is a chain of directories, each of which describes one picture: a page, a smaller copy of one, or a mask. Only
-the tags that decide how pixels are read are looked at, and of each no more than `_MOST_VALUES` numbers or
-`_LONGEST_TEXT_BYTES` of text, since counts and offsets are whatever the file's writer chose. A value that does not lie
-in the file is taken for missing. Tables of strips and tiles are read by `block_table`, as long as the picture's own
-size says and no longer.
-"""
+# A TIFF is a chain of directories, each of which describes one picture: a page, a smaller copy of one, or a mask. Only
+# the tags that decide how pixels are read are looked at, and of each no more than `_MOST_VALUES` numbers or
+# `_LONGEST_TEXT_BYTES` of text, since counts and offsets are whatever the file's writer chose. A value that does not
+# lie in the file is taken for missing. Tables of strips and tiles are read by `block_table`, as long as the picture's
+# own size says and no longer.
 
 import math
 import struct
@@ -145,39 +144,25 @@ class Directory:
         """Look up a whole number.
 
         Args:
-            tag: which.
             default: where the tag is missing or holds none.
-
-        Returns:
-            The first of the tag's numbers.
         """
         values = self.numbers.get(tag, ())
         return values[0] if values and isinstance(values[0], int) else default
 
     def has(self, tag: Tag) -> bool:
-        """Tell whether a tag is there at all, whatever it holds.
-
-        Args:
-            tag: which.
-
-        Returns:
-            Whether it is.
-        """
+        """Tell whether a tag is there at all, whatever it holds."""
         return tag in self._entries
 
     @property
     def width(self) -> int:
-        """Columns."""
         return self.number(Tag.IMAGE_WIDTH, 0)
 
     @property
     def height(self) -> int:
-        """Rows."""
         return self.number(Tag.IMAGE_LENGTH, 0)
 
     @property
     def bits(self) -> int:
-        """Of one sample."""
         return self.number(Tag.BITS_PER_SAMPLE, 1)
 
     @property
@@ -245,7 +230,6 @@ class Directories:
 
     @property
     def everything(self) -> tuple[Directory, ...]:
-        """All of them."""
         return (*self.chain, *self.nested)
 
 
@@ -258,9 +242,6 @@ def read_directories(file: BinaryIO) -> Directories:
 
     Args:
         file: an open file that begins as TIFFs do; it is left anywhere.
-
-    Returns:
-        What they say.
 
     Raises:
         DirectoryError: there is none, or there are too many.
@@ -298,11 +279,6 @@ def read_directories(file: BinaryIO) -> Directories:
 def read_linked(file: BinaryIO, directory: Directory, tag: Tag) -> dict[int, tuple[Number, ...] | bytes]:
     """Read the directory of EXIF or GPS data that a picture names.
 
-    Args:
-        file: the file that `directory` is from.
-        directory: of the picture.
-        tag: that names it.
-
     Returns:
         Tag to numbers (fractions are divided; NaN where by zero) or bytes; empty where there is none.
     """
@@ -312,10 +288,6 @@ def read_linked(file: BinaryIO, directory: Directory, tag: Tag) -> dict[int, tup
 
 def block_table(file: BinaryIO, directory: Directory) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
     """Read where the strips or tiles of a picture lie.
-
-    Args:
-        file: the file that `directory` is from.
-        directory: of the picture.
 
     Returns:
         How many blocks a picture of this size has, and their offsets and sizes in bytes, uint64[n] each: one for each

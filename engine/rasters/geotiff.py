@@ -1,8 +1,4 @@
-"""GeoTIFFs: read window by window, and masks written as one; how large pixels are on the ground.
-
-Pixels and what is missing follow the rules of `engine.images.tiff`. An orientation tag is not applied: a raster lies as
-its georeference says.
-"""
+"""GeoTIFFs: read window by window, and masks written as one; how large pixels are on the ground."""
 
 import math
 import re
@@ -81,8 +77,6 @@ class ClassLabel:
     """What a mask's file says of a class.
 
     Attributes:
-        id: URN.
-        name: what people call it.
         color: RGB, 0–255.
     """
 
@@ -103,13 +97,6 @@ class GeoTiff:
     """
 
     def __init__(self, picture: Tiff, georeference: Georeference, notes: Sequence[str]) -> None:
-        """Take an open picture; see `open_geotiff`.
-
-        Args:
-            picture: stays open as long as this is used.
-            georeference: where it lies.
-            notes: what people should know of its place.
-        """
         self._picture = picture
         self.bands = picture.bands
         self.placed_by_points = picture.dataset.placed_by_points
@@ -119,19 +106,14 @@ class GeoTiff:
 
     @property
     def width(self) -> int:
-        """Columns."""
         return self._picture.width
 
     @property
     def height(self) -> int:
-        """Rows."""
         return self._picture.height
 
     def read(self, window: Window) -> Tile:
         """Read a window.
-
-        Args:
-            window: inside of the raster.
 
         Returns:
             Its pixels, and which of them hold data.
@@ -168,13 +150,9 @@ def open_geotiff(
     """Open a GeoTIFF; no pixels are read yet.
 
     Args:
-        path: the file.
         bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
         page: which picture of the file, from 1; None: the first, and a note says so.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
-
-    Yields:
-        The raster.
 
     Raises:
         ImageError: the file cannot be opened, or has bands or values that are not read.
@@ -183,7 +161,7 @@ def open_geotiff(
         raise ImageError(f"{path}: no such file: check the name")
     with path.open("rb") as file:
         if TIFF.match(file.read(4)) is None:
-            raise ImageError(f"{path}: is no TIFF: convert it to one")
+            raise ImageError(f"{path}: is not a TIFF: convert it to one")
         with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
             georeference, notes = _georeference_of(path, picture)
             yield GeoTiff(picture, georeference, notes)
@@ -267,14 +245,6 @@ def pixel_areas(georeference: Georeference, width: int, height: int) -> PixelAre
 
     In a projected system it is the area in the plane, unless the projection distorts areas by more than 1 % somewhere
     in the raster. In a geographic one it is the area on the ellipsoid between the meridians and parallels of a pixel.
-
-    Args:
-        georeference: of the raster.
-        width: columns.
-        height: rows.
-
-    Returns:
-        Areas, or why there are none.
     """
     wkt = georeference.crs_wkt
     if wkt is None:
@@ -342,11 +312,6 @@ def _areas_in_plane(
 
 def pixel_degrees(georeference: Georeference, width: int, height: int) -> float | None:
     """Find out how large a pixel is in degrees, where its coordinates can be told in longitude and latitude.
-
-    Args:
-        georeference: of the raster.
-        width: columns.
-        height: rows.
 
     Returns:
         The side of a pixel in the middle of the raster, in degrees; None where nothing leads to WGS 84.
@@ -443,9 +408,7 @@ def write_geotiff(
     own for names. Overviews hold every second pixel: classes have no mean.
 
     Args:
-        mask: complete.
         path: the file; beside it lies a temporary folder while it is written.
-        georeference: of the source.
         labels: one a class, in index order.
         tags: what else the file is to say.
 
@@ -507,10 +470,6 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
     """Trace the outlines of connected pixels of one class (by edges, not corners).
 
     Memory grows with the number of polygons, not of pixels.
-
-    Args:
-        path: a mask that `write_geotiff` wrote.
-        multilabel: whether each band is a class.
 
     Yields:
         The class, and rings float64[n, 2] of coordinates: the outer one first, then holes.

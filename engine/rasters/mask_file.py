@@ -41,7 +41,6 @@ class MaskLayout:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file."""
         return self.width * self.height * self.bands * self.dtype.itemsize
 
     @property
@@ -54,14 +53,7 @@ def layout_for(width: int, height: int, classes: int, *, multilabel: bool, marks
     """Choose the narrowest values that hold the classes, and one more for pixels without data.
 
     Args:
-        width: columns.
-        height: rows.
-        classes: number of classes.
-        multilabel: see `MaskLayout`.
         marks_missing: whether pixels may hold no data; the largest value then stands for them.
-
-    Returns:
-        The layout.
 
     >>> layout_for(10, 10, 255, multilabel=False, marks_missing=True).missing
     255
@@ -96,13 +88,6 @@ class MaskFile:
     """
 
     def __init__(self, path: Path, layout: MaskLayout, *, descriptor: int | None = None) -> None:
-        """Open a file, or make it.
-
-        Args:
-            path: the file; what is in it stays.
-            layout: what is in it.
-            descriptor: of the file, if it is open already, for reading and writing; it is closed with this one.
-        """
         self.path = path
         self.layout = layout
         self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600) if descriptor is None else descriptor
@@ -120,7 +105,6 @@ class MaskFile:
         """Write a piece.
 
         Args:
-            window: where it lies.
             mask: [h, w], or [bands, h, w].
             valid: bool[h, w]; None: all.
 
@@ -172,9 +156,6 @@ class MaskFile:
 
         Args:
             classes: number of classes at least.
-
-        Yields:
-            A row; of multilabel masks every row comes once a class.
         """
         layout = self.layout
         bins = max(classes, layout.bands) if layout.multilabel else int(np.iinfo(layout.dtype).max) + 1

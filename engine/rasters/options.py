@@ -24,9 +24,6 @@ def memory_bytes(text: str) -> int:
     Args:
         text: a number, perhaps with k, m, g or t (powers of 1024), iB or B behind it.
 
-    Returns:
-        Bytes.
-
     Raises:
         ValueError: it is none.
     """
@@ -44,9 +41,6 @@ def is_polygon_format(text: str) -> bool:
 
     Args:
         text: the name of a format, or a path.
-
-    Returns:
-        Whether it names a format.
     """
     return f".{text}" in POLYGON_DRIVERS
 

@@ -33,9 +33,6 @@ _DIGITS: Final = 7
 def require_polygon_format(path: Path) -> None:
     """Find out whether polygons can be written to a file.
 
-    Args:
-        path: the file.
-
     Raises:
         OptionError: its suffix names no format.
         RuntimeUnavailableError: pyogrio is not installed.
@@ -54,7 +51,6 @@ def require_layers_kept(path: Path, layer: str) -> None:
     """Refuse to take the place of what others put into a GeoPackage.
 
     Args:
-        path: where polygons are to be written.
         layer: the only one that may be there already, as `write_polygons` is given it.
 
     Raises:
@@ -70,7 +66,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
         finally:
             database.close()
     except sqlite3.Error as error:
-        raise OptionError(f"{path} is there, and is no GeoPackage ({error}): name another file") from error
+        raise OptionError(f"{path} exists and is not a GeoPackage ({error}): name another file") from error
     others = [name for name in layers if name != _layer_name(layer)]
     if others:
         raise OptionError(
@@ -98,13 +94,9 @@ def write_polygons(
         path: the file; its suffix tells the format.
         labels: one a class, in index order.
         crs_wkt: of the coordinates; None: unknown.
-        layer: name of the layer.
         square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.
         pixel_degrees: side of a pixel in degrees: GeoJSON's coordinates are told to a hundredth of it; None: nothing
             leads to WGS 84, and they stay what they are.
-
-    Returns:
-        How many polygons were written.
 
     Raises:
         ImageError: the file cannot be written.
@@ -163,9 +155,6 @@ def ring_area(ring: NDArray[np.float64]) -> float:
 
     Args:
         ring: float64[n, 2], the first point again at the end.
-
-    Returns:
-        In square units of the coordinates, never negative.
 
     >>> ring_area(np.array([[0, 0], [3, 0], [3, 2], [0, 2], [0, 0]], dtype=np.float64))
     6.0

@@ -1,8 +1,4 @@
-"""How large tiles may be: chosen from a limit on memory and from what the network is seen to need.
-
-The network runs on grey tiles of two sizes, and the growth of the process is watched. From both a line or a parabola is
-laid to larger tiles (attention grows with the square). The largest tile that fits is taken.
-"""
+"""How large tiles may be: chosen from a limit on memory and from what the network is seen to need."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -56,10 +52,6 @@ def needed_bytes(seen: tuple[Need, ...], pixels: int) -> int:
 
     Args:
         seen: one or two, of ascending pixels.
-        pixels: of a tile.
-
-    Returns:
-        Bytes.
 
     >>> needed_bytes((Need(100, 1000),), 300)
     3000
@@ -79,9 +71,6 @@ def needed_bytes(seen: tuple[Need, ...], pixels: int) -> int:
 
 def natural_size(predictor: Predictor) -> tuple[Size | None, bool]:
     """Find out at which size tiles reach the network as they are.
-
-    Args:
-        predictor: an open predictor.
 
     Returns:
         The only size that bundle and network leave unchanged (a bundle that resizes to a fixed size, say); None where
@@ -109,11 +98,7 @@ def choose_tiling(
 
     Args:
         predictor: an open predictor; its network runs two or three times.
-        options: what is fixed.
         batch_size: tiles a run; None: as many as the memory holds.
-
-    Returns:
-        The tiling, and what the network returns.
 
     Raises:
         OptionError: the memory does not even hold one tile, or the options contradict each other.
@@ -181,7 +166,6 @@ class _Probe:
         self._left_bytes = 0
 
     def look(self, sizes: list[Size]) -> None:
-        """Run small tiles, and larger ones only where they fit."""
         width, height = sizes[0]
         probes: list[Size] = []
         if None in _input_spec(self._predictor).shape[2:]:

@@ -1,13 +1,8 @@
-"""A raster of any size through a predictor, tile by tile; memory does not grow with the raster.
+"""A raster of any size through a predictor, tile by tile; memory does not grow with the raster."""
 
-Tiles are cut at the raster's own resolution, and each goes through the bundle's transforms as if it were an image. One
-thread reads and prepares the next tiles, each of the runtime's streams has a thread that runs the network, one thread
-blends, reads the classes and hands them on.
-
-A tile without a valid pixel is skipped: nothing that its neighbours say of pixels that it shares is ever read, since
-those pixels are not valid either. A tile of one single colour is run once a colour: its scores are the same wherever it
-lies. So neither changes a result.
-"""
+# A tile without a valid pixel is skipped: nothing that its neighbours say of pixels that it shares is ever read, since
+# those pixels are not valid either. A tile of one single colour is run once a colour: its scores are the same wherever
+# it lies. So neither changes a result.
 
 import threading
 import time
@@ -60,20 +55,13 @@ class Raster(Protocol):
     """
 
     @property
-    def width(self) -> int:
-        """Columns."""
-        ...
+    def width(self) -> int: ...
 
     @property
-    def height(self) -> int:
-        """Rows."""
-        ...
+    def height(self) -> int: ...
 
     def read(self, window: Window) -> Tile:
         """Read a window.
-
-        Args:
-            window: inside of the raster.
 
         Returns:
             Its pixels.
@@ -86,29 +74,20 @@ class Raster(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageRaster:
-    """An image that is in memory already.
-
-    Attributes:
-        image: as `read_image` returns it.
-    """
+    """An image that is in memory already."""
 
     image: SourceImage
 
     @property
     def width(self) -> int:
-        """Columns."""
         return self.image.pixels.shape[1]
 
     @property
     def height(self) -> int:
-        """Rows."""
         return self.image.pixels.shape[0]
 
     def read(self, window: Window) -> Tile:
         """Cut a window out.
-
-        Args:
-            window: inside of the image.
 
         Returns:
             Its pixels.
@@ -147,15 +126,7 @@ class OutputFacts:
 
 
 def output_facts(predictor: Predictor, raw: RawOutput) -> OutputFacts:
-    """Read from an output what all others will be like.
-
-    Args:
-        predictor: that made it.
-        raw: of any image.
-
-    Returns:
-        Facts.
-    """
+    """Read from an output what all others will be like."""
     planes = 0 if raw.kind is OutputKind.MASK else len(score_planes(raw.output, raw.kind))
     return OutputFacts(raw.kind, planes, class_count(raw.output, raw.kind, len(predictor.bundle.classes)))
 
@@ -171,7 +142,6 @@ class _ReadTile:
 
     @property
     def key(self) -> object:
-        """By what its output is found."""
         return self.color or self.index
 
 
@@ -180,16 +150,10 @@ class TiledRun:
     """One raster through one predictor.
 
     Attributes:
-        predictor: runs the network.
-        raster: what is segmented.
-        tiling: how it is cut.
-        facts: what the network returns.
-        sink: takes the mask.
         strips: two files that hold what a row of tiles shares with the next one.
         reached: called after each tile with the number of tiles done and what the next one continues
             (`Blender.carry`); a later run may start from there with the same strips.
         skipping: whether tiles without valid pixels are skipped and tiles of one colour run once.
-        skipped: tiles that were skipped.
         repeated: tiles of one colour whose scores were known.
         timings_ms: time spent a stage, in milliseconds; runs of several streams may have been under way at once.
     """
@@ -216,14 +180,12 @@ class TiledRun:
 
     @property
     def grid(self) -> Grid:
-        """The tiles."""
         return self._blender.grid
 
     def run(self, first: int = 0, carry: Scores | None = None) -> None:
         """Segment the raster.
 
         Args:
-            first: tile to begin with.
             carry: what `reached` was given with that number.
 
         Raises:
@@ -345,11 +307,7 @@ def _located(window: Window) -> Generator[None]:
 
 
 def _padded(prepared: PreparedImage, alignment: int) -> PreparedImage:
-    """Fill a tile at the raster's end up to the size of the others.
-
-    Networks that halve their image several times and enlarge it again stretch one whose sides are no multiple of that.
-    The zeros are those that a convolution pads with.
-    """
+    """Fill a tile at the raster's end up to the size of the others."""
     height, width = prepared.tensor.shape[1:]
     bottom, right = -height % alignment, -width % alignment
     if not bottom and not right:
@@ -378,12 +336,6 @@ class _MemorySink:
 
 def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, facts: OutputFacts) -> Prediction:
     """Segment one image that is in memory, tile by tile.
-
-    Args:
-        predictor: runs the network.
-        image: as `read_image` returns it.
-        tiling: how it is cut.
-        facts: what the network returns.
 
     Returns:
         The mask at the size that the image was read at, its cover and timings.

@@ -1,14 +1,13 @@
-"""Where the tiles of a raster lie, and how what they say is joined: arithmetic on axes and arrays.
+"""Where the tiles of a raster lie, and how what they say is joined: arithmetic on axes and arrays."""
 
-A tile sees least at its edge: the network pads there, as if the image ended. So tiles overlap. In an overlap scores are
-blended: the outer quarter next to a tile's edge does not count, and between those quarters the weight rises as half a
-Hann window. Weights of all tiles sum to 1 at every pixel, also where the last tile overlaps more than it must. Where a
-network returns class indices, which cannot be blended, each pixel is taken from the tile whose centre is nearest.
-
-Tiles start at multiples of an alignment, because the grids of a network's strided layers start at its tile's corner:
-at another phase of them a network gives other scores, in the middle of a tile, too. (Those at the end are a little
-smaller for it; `engine.rasters.tiles` fills them up.)
-"""
+# A tile sees least at its edge: the network pads there, as if the image ended. So tiles overlap. In an overlap scores
+# are blended: the outer quarter next to a tile's edge does not count, and between those quarters the weight rises as
+# half a Hann window. Weights of all tiles sum to 1 at every pixel, also where the last tile overlaps more than it must.
+# Where a network returns class indices, which cannot be blended, each pixel is taken from the tile whose centre is
+# nearest.
+# Tiles start at multiples of an alignment, because the grids of a network's strided layers start at its tile's corner:
+# at another phase of them a network gives other scores, in the middle of a tile, too. (Those at the end are a little
+# smaller for it; `engine.rasters.tiles` fills them up.)
 
 import math
 from dataclasses import dataclass, field
@@ -65,7 +64,6 @@ class Tiling:
 
     @property
     def pixels(self) -> int:
-        """Of a tile."""
         return self.width * self.height
 
     def grid(self, width: int, height: int) -> "Grid":
@@ -74,9 +72,6 @@ class Tiling:
         Args:
             width: of the raster, in pixels.
             height: of the raster, in pixels.
-
-        Returns:
-            The tiles.
         """
         return Grid(
             columns=spans(width, self.width, self.overlap, self.alignment),
@@ -189,9 +184,6 @@ class Grid:
     def place(self, index: int) -> tuple[Span, Span]:
         """Find a tile.
 
-        Args:
-            index: its number.
-
         Returns:
             Its span along the height, and along the width.
         """
@@ -199,22 +191,11 @@ class Grid:
         return self.rows[row], self.columns[column]
 
     def window(self, index: int) -> Window:
-        """What a tile sees.
-
-        Args:
-            index: its number.
-
-        Returns:
-            The part of the raster.
-        """
         row, column = self.place(index)
         return Window(column.start, row.start, column.stop - column.start, row.stop - row.start)
 
     def final_window(self, index: int) -> Window:
         """What is decided when a tile and all before it are blended: no later tile sees it.
-
-        Args:
-            index: the tile's number.
 
         Returns:
             A part of the tile's window; those of all tiles cover the raster once.
@@ -224,9 +205,6 @@ class Grid:
 
     def own_window(self, index: int) -> Window:
         """What is nearer to a tile's centre than to any other's.
-
-        Args:
-            index: the tile's number.
 
         Returns:
             A part of the tile's window; those of all tiles cover the raster once.

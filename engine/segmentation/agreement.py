@@ -15,7 +15,6 @@ def confusion_matrix(first: NDArray[Any], second: NDArray[Any], class_count: int
     Args:
         first: Class indices below `class_count`, of any shape.
         second: The same shape.
-        class_count: Number of classes, K.
 
     Returns:
         ``int64[K, K]``, pixels: rows are the classes of `first`, columns those of `second`.
@@ -47,9 +46,6 @@ def class_ious(shared: Counts, first: Counts, second: Counts) -> tuple[float | N
 
 def mean_iou(ious: Sequence[float | None]) -> float:
     """The mean over the classes that have an IoU.
-
-    Args:
-        ious: As `class_ious` returns them.
 
     Returns:
         0-1; NaN if no class has one.

@@ -1,12 +1,6 @@
-"""PaddleSeg's own ways to see an image several times: sliding window, scales, flips.
+"""PaddleSeg's own ways to see an image several times: sliding window, scales, flips."""
 
-They act on the tensor behind the transforms, as in PaddleSeg, and average scores before the transforms are undone. For
-images that fit into memory; larger ones are cut beforehand (`engine.rasters.tiles`), and each tile may be averaged.
-
-A network with the argmax inside returns no scores: its results vote, and of equal votes the lowest class wins.
-
-Source: paddleseg 2.8.0, ``core/infer.py``: ``slide_inference``, ``flip_combination``, ``aug_inference``.
-"""
+# Source: paddleseg 2.8.0, ``core/infer.py``: ``slide_inference``, ``flip_combination``, ``aug_inference``.
 
 import math
 from collections.abc import Iterator, Sequence
@@ -100,11 +94,6 @@ class Averaging(Options):
         return self.crop_size is None and self.scales == (1.0,) and len(self.flips) == 1
 
     def record(self) -> dict[str, object]:
-        """For the provenance.
-
-        Returns:
-            What differs from seeing the image once, name to value.
-        """
         record: dict[str, object] = {}
         if self.crop_size and self.stride:
             record |= {"crop_size": list(self.crop_size), "stride": list(self.stride)}
@@ -118,7 +107,6 @@ def sliding_windows(length: int, crop: int, stride: int) -> Iterator[tuple[int, 
 
     Args:
         length: of the axis, in pixels.
-        crop: of the window.
         stride: at most `crop`.
 
     Yields:
@@ -135,20 +123,11 @@ def sliding_windows(length: int, crop: int, stride: int) -> Iterator[tuple[int, 
 
 @dataclass(frozen=True, slots=True)
 class AveragedForward:
-    """Sees each image several times, one after the other; the forward pass of an averaging predictor.
-
-    Attributes:
-        averaging: how.
-    """
+    """Sees each image several times, one after the other; the forward pass of an averaging predictor."""
 
     averaging: Averaging
 
     def record(self) -> dict[str, object]:
-        """For the provenance.
-
-        Returns:
-            See `Averaging.record`.
-        """
         return self.averaging.record()
 
     def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
@@ -156,10 +135,9 @@ class AveragedForward:
 
         Args:
             run_once: runs the network over images, each once.
-            prepared: any mix of shapes.
 
         Returns:
-            One output an image, in order: averaged scores at the size of its tensor, or the class with most votes.
+            One output per image, in order: averaged scores at the size of its tensor, or the class with most votes.
 
         Raises:
             ImageError: a scale leaves nothing of an image.
@@ -207,10 +185,6 @@ def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
 
     Args:
         predictor: an open predictor; the result shares its runtime and keeps to the same memory limit.
-        averaging: how.
-
-    Returns:
-        The predictor itself, if nothing is to be averaged.
     """
     if averaging.changes_nothing:
         return predictor
@@ -243,7 +217,6 @@ class _Total:
         self._count[top:bottom, left:right] += 1
 
     def mean(self) -> RawOutput:
-        """What the image is seen as."""
         if self._kind is OutputKind.MASK:
             return RawOutput(self._sums.argmax(axis=0)[np.newaxis], self._kind, self._run_ms)
         return RawOutput((self._sums / self._count).astype(np.float32), self._kind, self._run_ms)

@@ -1,9 +1,8 @@
-"""How many images fit in one run of the network before the kernel would end the process.
+"""How many images fit in one run of the network before the kernel would end the process."""
 
-What a run needs beyond the loaded model grows with the pixels that it gets. How fast, two runs on small empty pictures
-tell: by how far the peak of the process's memory rises from the one to the other. (It is taken to grow in proportion;
-networks whose attention spans the whole picture need more.)
-"""
+# What a run needs beyond the loaded model grows with the pixels that it gets. How fast, two runs on small empty
+# pictures tell: by how far the peak of the process's memory rises from the one to the other. (It is taken to grow in
+# proportion; networks whose attention spans the whole picture need more.)
 
 import logging
 from collections.abc import Callable
@@ -76,7 +75,6 @@ class MemoryBudget:
 
         Args:
             run_square: runs the network on an empty picture of so many pixels a side; tells the bytes of its output.
-            limit_bytes: see `engine.system.memory.memory_limit_bytes`.
 
         Returns:
             The budget; None if the network does not take small pictures.
@@ -103,7 +101,6 @@ class MemoryBudget:
         1
 
         Args:
-            pixels: of one image.
             wanted: at least 1.
             read_ahead: images that are decoded before they are needed.
 

@@ -105,6 +105,7 @@ def open_first(
         RuntimeUnavailableError: the only choice is absent.
         ModelLoadError: the only choice does not load, or every choice failed.
         ConversionError: the only choice needs a conversion that fails.
+        AssertionError: never, since a request has at least one candidate.
     """
     choices = candidates(request)
     fallbacks: list[str] = []

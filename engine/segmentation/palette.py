@@ -1,9 +1,8 @@
-"""Masks -> pictures and files: a mask is the truth, everything here is a view of it.
+"""Masks -> pictures and files: a mask is the truth, everything here is a view of it."""
 
-Classes get the colours of their bundle; what it leaves open is filled from PaddleSeg's pseudo-colour map without using
-a colour twice. A class past the end of a palette (the ignored 255 of a label picture, say) is black. All encodings are
-deterministic: the same mask and palette give the same bytes.
-"""
+# Classes get the colours of their bundle; what it leaves open is filled from PaddleSeg's pseudo-colour map without
+# using a colour twice. A class past the end of a palette (the ignored 255 of a label picture, say) is black. All
+# encodings are deterministic: the same mask and palette give the same bytes.
 
 import io
 import itertools
@@ -41,9 +40,6 @@ def color_map(count: int) -> tuple[Color, ...]:
 
     Args:
         count: Number of colours, 0 to 2**24 - 1.
-
-    Returns:
-        That many colours, no two alike, none of them black.
     """
     return tuple(itertools.islice(_voc_colors(), count))
 
@@ -60,7 +56,6 @@ def palette_for(colors: Sequence[Color | None], count: int) -> NDArray[np.uint8]
     Args:
         colors: Colour of each class; None, or nothing past the end, where the bundle states none. Entries past `count`
             are ignored.
-        count: Number of classes.
 
     Returns:
         `uint8[count, 3]`, RGB.
@@ -163,9 +158,6 @@ def planes_npz(planes: NDArray[np.bool_]) -> bytes:
 
     Args:
         planes: `bool[K, H, W]`, one plane a class; planes may overlap.
-
-    Returns:
-        A compressed npz file with the array `planes`.
     """
     file = io.BytesIO()
     np.savez_compressed(file, planes=planes)  # numpy dates its entries 1980, so the bytes do not change with the clock

@@ -1,9 +1,8 @@
-"""Many images through one predictor: decode, run and encode overlap, memory is bounded, order is kept.
+"""Many images through one predictor: decode, run and encode overlap, memory is bounded, order is kept."""
 
-Decoding, running and encoding happen in threads of their own; the network has one for each stream of the predictor's
-runtime. At any moment at most `read_ahead + (2 + streams) × batch_size` images are held. What goes wrong with one image
-is that image's failed result.
-"""
+# Decoding, running and encoding happen in threads of their own; the network has one for each stream of the predictor's
+# runtime. At any moment at most `read_ahead + (2 + streams) × batch_size` images are held. What goes wrong with one
+# image is that image's failed result.
 
 import logging
 import time

@@ -1,11 +1,6 @@
-"""From the network's output to a mask at the size of the image: pure functions on arrays.
+"""From the network's output to a mask at the size of the image: pure functions on arrays."""
 
-What an output is, is read from its rank, dtype and channels; what the bundle declares about it is not trusted. Logits
-and probabilities are interpolated first and compared afterwards, as PaddleSeg does; a mask that was argmaxed inside of
-the network allows only nearest.
-
-Source: paddleseg 2.8.0, ``core/infer.py``: ``reverse_transform``, then ``argmax``.
-"""
+# Source: paddleseg 2.8.0, ``core/infer.py``: ``reverse_transform``, then ``argmax``.
 
 import math
 from collections.abc import Sequence
@@ -56,9 +51,6 @@ def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
         output: The output with its batch axis: [N, H, W] or [N, C, H, W].
         multilabel: Whether the bundle says that classes do not exclude each other.
 
-    Returns:
-        How the output is to be read.
-
     Raises:
         InferenceError: The output is no segmentation.
 
@@ -68,7 +60,7 @@ def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
     <OutputKind.SCORES: 'scores'>
     """
     if output.ndim not in {3, 4} or 0 in output.shape:
-        raise InferenceError(f"{_named(output)} is no segmentation; {_EXPECTED}")
+        raise InferenceError(f"{_named(output)} is not a segmentation; {_EXPECTED}")
     if output.dtype.kind in "biu":
         return _kind_of_integers(output)
     if output.dtype.kind != "f":
@@ -110,8 +102,6 @@ def segment(
 
     Args:
         output: One image's output without the batch axis: [H, W] or [1, H, W] for a mask, else [C, H, W].
-        kind: From `output_kind`.
-        records: From `apply_transforms`.
         threshold: Probability, between 0 and 1, above which a pixel belongs to the class; for probability maps and
             multilabel planes. The sigmoid is not computed: x is compared to the threshold's logit.
 
@@ -139,7 +129,6 @@ def score_planes(output: Output, kind: OutputKind) -> Planes:
 
     Args:
         output: One image's output without the batch axis, [C, H, W].
-        kind: From `output_kind`; not a mask.
 
     Returns:
         float32[P, H, W]. Of two classes it is the one plane by which the second exceeds the first: all that follows is
@@ -191,12 +180,6 @@ def read_planes(
 
     Args:
         planes: float32[P, H, W], as `score_planes` returns them.
-        kind: From `output_kind`; not a mask.
-        records: What is still to be undone.
-        threshold: See `segment`.
-
-    Returns:
-        See `segment`.
 
     >>> read_planes(np.array([[[3.0, -1.0]]], dtype=np.float32), OutputKind.SCORES).tolist()
     [[1, 0]]
@@ -221,7 +204,6 @@ def class_count(output: Output, kind: OutputKind, known: int) -> int:
 
     Args:
         output: The output, with or without its batch axis.
-        kind: From `output_kind`.
         known: Number of classes that the bundle names.
 
     Returns:

@@ -199,7 +199,7 @@ class Forward(Protocol):
             prepared: any mix of shapes.
 
         Returns:
-            One output an image, in order.
+            One output per image, in order.
         """
         ...
 
@@ -320,7 +320,7 @@ class Predictor:
             images: any mix of sizes.
 
         Returns:
-            One prediction an image, in order; equal to predicting each by itself.
+            One prediction per image, in order; equal to predicting each by itself.
 
         Raises:
             ImageError: the network or a transform does not take an image.
@@ -368,7 +368,7 @@ class Predictor:
             prepared: any mix of shapes.
 
         Returns:
-            One output an image, in order.
+            One output per image, in order.
 
         Raises:
             ImageError: what `forward` makes of an image is not taken.

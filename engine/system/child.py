@@ -1,8 +1,4 @@
-"""What runs in a child process: `python -m engine.system.child LIFELINE CONNECTION TARGET MEMORY_BYTES FILE_BYTES`.
-
-The child reads requests, pickles of its own parent, from a socket and answers each with a line of JSON. It ends when
-the socket is closed, and after a request that failed. `engine.system.process` starts it and reads the answers.
-"""
+"""What runs in a child process: `python -m engine.system.child LIFELINE CONNECTION TARGET MEMORY_BYTES FILE_BYTES`."""
 
 import fcntl
 import json

@@ -12,7 +12,6 @@ def group_folders(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_
 
     Args:
         controller: of version 1, such as `cpu` or `memory`; version 2 has one folder for all.
-        root: where the control groups are mounted.
         own: the list of groups that this process belongs to.
 
     Yields:
@@ -39,9 +38,6 @@ def group_folders(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_
 
 def read_number(path: Path) -> int | None:
     """Read a file that holds one whole number.
-
-    Args:
-        path: a control group's file.
 
     Returns:
         The number; None if the file is absent or says something else, such as `max`.

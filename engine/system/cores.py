@@ -32,7 +32,6 @@ def quota_of_v1(quota_us: int | None, period_us: int | None) -> float | None:
 
     Args:
         quota_us: `cpu.cfs_quota_us`; −1 or None without a limit.
-        period_us: `cpu.cfs_period_us`.
 
     Returns:
         Cores, or None without a limit.
@@ -51,7 +50,6 @@ def quota_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float |
     """Find the tightest CPU quota of this process's control group and the groups above it, version 1 or 2.
 
     Args:
-        root: where the control groups are mounted.
         own: the list of groups that this process belongs to.
 
     Returns:
@@ -74,7 +72,6 @@ def usable_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Count the cores that this process may use: affinity, cut to the quota rounded up.
 
     Args:
-        root: where the control groups are mounted.
         own: the list of groups that this process belongs to.
 
     Returns:
@@ -90,7 +87,6 @@ def thread_count(requested: int | None, usable: int) -> int:
 
     Args:
         requested: the most threads to use, or None for all usable cores.
-        usable: cores that the process may use.
 
     Returns:
         Threads, at least 1.

@@ -47,7 +47,6 @@ def write_atomically(path: Path, content: bytes, *, within: Path | None = None) 
     Args:
         path: replaced if it exists; a link is replaced itself, and what it leads to stays.
         content: the bytes.
-        within: see `atomic_file`.
 
     Raises:
         OSError: it cannot be written; the error names it.
@@ -67,9 +66,6 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
             to stays.
         within: a folder above it; folders between the two are made where absent, and none of them may be a link. None:
             the file's folder is there, and may be a link.
-
-    Yields:
-        The file to write to.
 
     Raises:
         OSError: it cannot be written, or a folder below `within` is a link; the error names it.
@@ -95,9 +91,6 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
 def open_to_read(path: Path) -> BinaryIO:
     """Open a file that a user named, through links, but never a pipe or a device, which might never answer.
 
-    Args:
-        path: the file.
-
     Returns:
         The file, open for reading bytes.
 
@@ -111,7 +104,6 @@ def make_folder(path: Path, *, within: Path) -> None:
     """Make a folder, and those above it, where absent.
 
     Args:
-        path: the folder.
         within: a folder above it, which is there.
 
     Raises:
@@ -127,14 +119,9 @@ def open_regular(
     """Open a regular file, never through a link, and without waiting for whoever is behind a pipe.
 
     Args:
-        name: of the file.
-        flags: as for `os.open`.
         mode: rights of a new file, from which the umask takes.
         folder: descriptor of an open folder that `name` is relative to; None: the working directory.
         follow: whether a link is followed, as for what a user names to be read.
-
-    Returns:
-        A descriptor.
 
     Raises:
         OSError: it cannot be opened, is a link, or is no regular file; the error names it.
@@ -145,19 +132,16 @@ def open_regular(
         if error.errno == errno.ELOOP and not follow:
             error.strerror = "it is a link, which is not followed"
         elif error.errno == errno.ENXIO:  # nobody reads from the pipe, or listens to the socket
-            error.strerror = "it is no regular file"
+            error.strerror = "it is not a regular file"
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(name))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(name))
     return descriptor
 
 
 def lock_alone(file: BinaryIO) -> None:
     """Lock a file for as long as it is open; where the file system knows no locks, say that nothing keeps others away.
-
-    Args:
-        file: an open one.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -174,11 +158,7 @@ def lock_alone(file: BinaryIO) -> None:
 
 
 def remove_abandoned_parts(folder: Path) -> None:
-    """Remove what killed processes of this user were writing into a folder with `atomic_file`.
-
-    Args:
-        folder: its subfolders are not looked at.
-    """
+    """Remove what killed processes of this user were writing into a folder with `atomic_file`."""
     with suppress(PermissionError), _opened(folder, _FOLDER) as held:
         for name in filter(_PART.fullmatch, _names_in(held)):
             for _ in _abandoned(name, held):
@@ -194,16 +174,7 @@ class OwnFolder:
     """
 
     def __init__(self, path: Path, *, within: Path | None = None) -> None:
-        """Open a folder, or make it, and take everybody else's rights to it.
-
-        Args:
-            path: the folder.
-            within: see `atomic_file`.
-
-        Raises:
-            OSError: it or a folder below `within` is a link, it is no folder, or another user's, or cannot be made; the
-                error names it.
-        """
+        """Open a folder, or make it, and take everybody else's rights to it."""
         self.path = path
         with _place_of(path, within) as place:
             try:
@@ -238,18 +209,10 @@ class OwnFolder:
         return held if held.is_dir() else self.path
 
     def names(self) -> list[str]:
-        """List what is in it."""
         return _names_in(self._descriptor)
 
     def open(self, name: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
         """Open a file of this folder.
-
-        Args:
-            name: of the file, without a folder.
-            flags: as for `os.open`.
-
-        Returns:
-            A descriptor.
 
         Raises:
             OSError: it cannot be opened, or it is a link, also a hard one, or no regular file; the error names it.
@@ -262,12 +225,7 @@ class OwnFolder:
         return descriptor
 
     def rename(self, name: str, new_name: str) -> None:
-        """Rename a file of this folder, in place of another one.
-
-        Args:
-            name: of the file.
-            new_name: within this folder.
-        """
+        """Rename a file of this folder, in place of another one."""
         with self._naming(new_name):
             os.replace(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
@@ -275,9 +233,7 @@ class OwnFolder:
         """Move a finished file out of this folder.
 
         Args:
-            name: of the file.
             destination: on the same file system; replaced if it exists, a link itself.
-            within: see `atomic_file`.
 
         Raises:
             OSError: it cannot be moved; the error names the destination.
@@ -291,9 +247,6 @@ class OwnFolder:
 
     def remove(self, name: str) -> None:
         """Remove a file of this folder, if it is there; of a link the link.
-
-        Args:
-            name: of the file.
 
         Raises:
             OSError: it cannot be removed; the error names it.
@@ -346,7 +299,6 @@ def scratch_folder(purpose: str, parent: Path | None = None) -> Generator[Path]:
 
 
 def _marked_folder(prefix: str, root: Path) -> tuple[Path, int]:
-    """A new folder with its mark, locked."""
     while True:
         made = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
         # An empty folder, or one whose mark is not locked yet, may be removed by another process as abandoned.
@@ -378,13 +330,12 @@ def _open_folder(folder: Path, flags: int, place: int | None = None) -> int:
     except OSError as error:
         error.filename = str(folder)
         if isinstance(error, NotADirectoryError):
-            error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is no folder"
+            error.strerror = "it is a link or no folder" if flags & os.O_NOFOLLOW else "it is not a folder"
         raise
 
 
 @contextmanager
 def _place_of(path: Path, within: Path | None) -> Generator[int]:
-    """The folder of a file, open."""
     with _opened(path.parent if within is None else within, _PLACE) as top:
         if within is None:
             yield top

@@ -31,9 +31,6 @@ class Host:
     def difference(self, other: "Host") -> str | None:
         """Say in what another machine differs.
 
-        Args:
-            other: a machine.
-
         Returns:
             The first difference, this machine's value first; None if they are alike.
 
@@ -55,11 +52,6 @@ class Host:
 
 
 def this_host() -> Host:
-    """Look at this machine.
-
-    Returns:
-        What a profile is bound to.
-    """
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     gpu = gpu_name(0)
     return Host(
@@ -74,11 +66,7 @@ def gpu_name(device_id: int, information: Path = _GPU_INFORMATION) -> str:
     """Read a GPU's name from the driver.
 
     Args:
-        device_id: GPU index.
         information: the driver's folder, one sub-folder a GPU.
-
-    Returns:
-        Its model name, or `unknown` where the driver tells nothing.
     """
     folders = sorted(information.glob("*")) if information.is_dir() else []
     if device_id >= len(folders):
@@ -103,12 +91,6 @@ def has_vnni() -> bool:
 def cpu_information(text: str) -> dict[str, str]:
     r"""Read the kernel's account of the first processor.
 
-    Args:
-        text: of `/proc/cpuinfo`.
-
-    Returns:
-        Field to value.
-
     >>> cpu_information("processor\t: 0\nmodel name\t: Fast\n\nprocessor\t: 1\nmodel name\t: Slow\n")["model name"]
     'Fast'
     """
@@ -118,22 +100,11 @@ def cpu_information(text: str) -> dict[str, str]:
 
 
 def processor_model(information: dict[str, str]) -> str:
-    """Name the processor.
-
-    Args:
-        information: as `cpu_information` returns it.
-
-    Returns:
-        Its model; the architecture where the kernel tells no model.
-    """
     return information.get("model name") or platform.processor() or platform.machine()
 
 
 def processor_flags(information: dict[str, str]) -> tuple[str, ...]:
     """List what the processor can do.
-
-    Args:
-        information: as `cpu_information` returns it.
 
     Returns:
         Flags, sorted.
@@ -143,9 +114,6 @@ def processor_flags(information: dict[str, str]) -> tuple[str, ...]:
 
 def telling_flags(flags: Iterable[str]) -> tuple[str, ...]:
     """Pick the flags that decide which kernels run.
-
-    Args:
-        flags: of a processor.
 
     Returns:
         Those of vectors, matrices and short numbers, in the order given.

@@ -7,9 +7,6 @@ from importlib import metadata
 def installed_version(distribution: str) -> str | None:
     """Look up the version of a distribution.
 
-    Args:
-        distribution: Its name on the package index.
-
     Returns:
         The version; None if the distribution is not installed.
     """
@@ -20,13 +17,6 @@ def installed_version(distribution: str) -> str | None:
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Look up the versions of several distributions.
-
-    Args:
-        distributions: Their names on the package index.
-
-    Returns:
-        Distribution to version, without those that are not installed.
-    """
+    """Look up the versions of several distributions."""
     found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}

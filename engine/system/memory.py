@@ -37,7 +37,6 @@ def memory_limit_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> 
     """Find how much memory this process may use before the kernel ends it.
 
     Args:
-        root: where the control groups are mounted.
         own: the list of groups that this process belongs to.
 
     Returns:
@@ -56,11 +55,7 @@ def available_memory_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS)
     """Find out how much memory can still be had: the machine's, cut to what the control groups leave.
 
     Args:
-        root: where the control groups are mounted.
         own: the list of groups that this process belongs to.
-
-    Returns:
-        Bytes.
     """
     groups = list(group_folders("memory", root=root, own=own)) or [(2, root)]
     free = [_left(version, folder) for version, folder in groups]
@@ -101,15 +96,7 @@ def process_memory_bytes(field: str, pid: int | None = None) -> int:
 
 
 def kernel_bytes(path: Path, field: str) -> int:
-    """Read an amount of memory from one of the kernel's lists.
-
-    Args:
-        path: lines of `name: number kB`.
-        field: the name.
-
-    Returns:
-        Bytes.
-    """
+    """Read an amount of memory from one of the kernel's lists."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 

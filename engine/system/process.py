@@ -1,14 +1,12 @@
-"""Child processes of this project: the one place that starts them.
+"""Child processes of this project: the one place that starts them."""
 
-What a child does with a stranger's file may end it, take all memory that it is allowed, or never end; none of it
-reaches this process. A child ends with this process, however that ends: the kernel kills it, and what it has started,
-as soon as this process no longer holds its end of a pipe. What a child writes into its scratch folder, or to the folder
-for temporary files, goes with it; after `kill -9` of this process, when the next scratch folder is made.
-
-Requests are pickles, since they go from this process to its own child, and hold paths that need not be UTF-8. Answers
-are JSON, since a hostile file may have changed the child before it answers. What runs in the child is
-`engine.system.child`.
-"""
+# What a child does with a stranger's file may end it, take all memory that it is allowed, or never end; none of it
+# reaches this process. A child ends with this process, however that ends: the kernel kills it, and what it has started,
+# as soon as this process no longer holds its end of a pipe. What a child writes into its scratch folder, or to the
+# folder for temporary files, goes with it; after `kill -9` of this process, when the next scratch folder is made.
+# Requests are pickles, since they go from this process to its own child, and hold paths that need not be UTF-8. Answers
+# are JSON, since a hostile file may have changed the child before it answers. What runs in the child is
+# `engine.system.child`.
 
 import json
 import os
@@ -60,11 +58,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The function returned.
-
-    Attributes:
-        value: JSON values.
-    """
+    """The function returned."""
 
     value: Any
 
@@ -132,12 +126,6 @@ Outcome = Returned | Raised | Died | TimedOut
 def is_out_of_memory(message: str) -> bool:
     """Tell whether a library's error says that there was no memory.
 
-    Args:
-        message: of the error.
-
-    Returns:
-        Whether it does.
-
     >>> is_out_of_memory("RUNTIME_EXCEPTION : std::bad_alloc"), is_out_of_memory("INVALID_GRAPH : no such operator")
     (True, False)
     """
@@ -154,17 +142,6 @@ class ChildProcess:
     """
 
     def __init__(self, target: Callable[..., object], limits: Limits, folder: Path | None = None) -> None:
-        """Start the process; it waits for requests.
-
-        Args:
-            target: what answers them with JSON values, which dataclasses and paths become: a function of a module, or a
-                class of which the child makes one instance, without arguments, that is called with each request.
-            limits: what it may take.
-            folder: where it works; None: in an empty folder of its own, which goes with it.
-
-        Raises:
-            OSError: no process or folder can be made.
-        """
         self._timeout_s = limits.timeout_s
         self._over: Outcome | None = None
         with ExitStack() as kept:
@@ -245,7 +222,6 @@ class ChildProcess:
             return Died(0, self._last_lines(), f"its answer cannot be read: {error}")
 
     def _receive(self, deadline: float) -> bytes:
-        """A line, or nothing where the child ended before."""
         line = bytearray()
         while not line.endswith(b"\n"):
             self._connection.settimeout(max(deadline - time.monotonic(), _SHORTEST_WAIT_S))
@@ -264,7 +240,7 @@ class ChildProcess:
             return self._died(str(answer[DIED]))
         kind = getattr(errors, str(answer[RAISED]), None)
         if not (isinstance(kind, type) and issubclass(kind, EngineError)):
-            raise ValueError(f"{answer[RAISED]!r} is no error of the engine")
+            raise ValueError(f"{answer[RAISED]!r} is not an error of the engine")
         return Raised(kind(str(answer[MESSAGE])))
 
     def _died(self, exception: str | None = None) -> Outcome:
@@ -296,11 +272,7 @@ def run_isolated(
     Args:
         target: a function of a module that answers the request with JSON values, which dataclasses and paths become.
         request: what can be pickled; paths in it are absolute, unless `folder` is where this process works.
-        limits: what the child may take.
         folder: where it works; None: in an empty folder of its own, which goes with it.
-
-    Returns:
-        What came of it.
 
     Raises:
         OSError: no process or folder can be made.

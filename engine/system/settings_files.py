@@ -58,11 +58,7 @@ def read_text(path: Path, most_bytes: int) -> str:
     """Read a text file: UTF-8, or what its byte order mark names.
 
     Args:
-        path: the file.
         most_bytes: larger ones are refused before they are read.
-
-    Returns:
-        The text, without the mark.
 
     Raises:
         SettingsError: missing, too large, or in another encoding.
@@ -73,7 +69,7 @@ def read_text(path: Path, most_bytes: int) -> str:
     except OSError as error:
         raise SettingsError(f"cannot be read ({error.strerror or error})") from error
     if len(content) > most_bytes:
-        raise SettingsError(f"is larger than {most_bytes} bytes: leave out what is no setting")
+        raise SettingsError(f"is larger than {most_bytes} bytes: remove everything that is not a setting")
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "UTF-8")
     try:
         return content.decode(encoding)
@@ -89,11 +85,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
     """Read a JSON file.
 
     Args:
-        path: the file.
         most_bytes: larger ones are refused before they are read.
-
-    Returns:
-        What it holds.
 
     Raises:
         SettingsError: it cannot be read, is no JSON, or has a key twice.
@@ -102,7 +94,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
     try:
         return json.loads(text, object_pairs_hook=object_of_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"is no valid JSON: {error}{_hint_for(text)}") from error
+        raise SettingsError(f"is not valid JSON: {error}{_hint_for(text)}") from error
 
 
 def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -112,9 +104,6 @@ def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
     Args:
         pairs: keys and values as they are written.
-
-    Returns:
-        The object.
 
     Raises:
         ValueError: a key is there twice.
@@ -130,11 +119,7 @@ def read_yaml(path: Path, *, as_text: bool = False) -> object:
     """Read a YAML file of one document with PyYAML's safe loader, and without merges, which it copies without end.
 
     Args:
-        path: the file.
         as_text: give every scalar as it is written: `no` stays `no` instead of False, `012` stays `012`.
-
-    Returns:
-        What it holds.
 
     Raises:
         SettingsError: it cannot be read, is no YAML, has a key twice, unfolds to more than any exporter writes, or
@@ -149,7 +134,7 @@ def read_yaml(path: Path, *, as_text: bool = False) -> object:
             loader.dispose()
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool maybe` a KeyError.
-        raise SettingsError(f"is no valid YAML: {error}{_hint_for(text)}") from error
+        raise SettingsError(f"is not valid YAML: {error}{_hint_for(text)}") from error
     _refuse_swollen(content)
     return content
 

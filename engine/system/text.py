@@ -1,17 +1,15 @@
-"""Text from outside (names of files, classes and bundles, messages of libraries), made legible for every exit.
+"""Text from outside (names of files, classes and bundles, messages of libraries), made legible for every exit."""
 
-What would move a cursor, end a line, turn the direction of reading or not be seen at all is shown by what it is made
-of. Files are still opened by their real names: only what is shown changes.
-
-- `%XX` is a byte, as in URLs: ESC is `%1B`, a line break `%0A`, U+202E `%E2%80%AE`, a byte of a file name that is no
-  UTF-8 itself.
-- `%u{XXXX}` is a lone surrogate, which UTF-8 cannot hold and only JSON or YAML can bring in.
-- A `%` that would be taken for the beginning of one of these is `%25`. `%20` and the like never stand for anything, and
-  stay.
-
-So two different texts are never shown alike, and `original` reads the shown form again. Text of all scripts stays as it
-is, combining characters and emoji included. What Unicode has not assigned in this version of Python is shown as bytes.
-"""
+# What would move a cursor, end a line, turn the direction of reading or not be seen at all is shown by what it is made
+# of. Files are still opened by their real names: only what is shown changes.
+# - `%XX` is a byte, as in URLs: ESC is `%1B`, a line break `%0A`, U+202E `%E2%80%AE`, a byte of a file name that is no
+#   UTF-8 itself.
+# - `%u{XXXX}` is a lone surrogate, which UTF-8 cannot hold and only JSON or YAML can bring in.
+# - A `%` that would be taken for the beginning of one of these is `%25`. `%20` and the like never stand for anything,
+#   and stay.
+# So two different texts are never shown alike, and `original` reads the shown form again. Text of all scripts stays as
+# it is, combining characters and emoji included. What Unicode has not assigned in this version of Python is shown as
+# bytes.
 
 import base64
 import hashlib
@@ -64,9 +62,6 @@ def legible(text: str, most: int | None = None) -> str:
         text: any; bytes that are no UTF-8 as `os.fsdecode` gives them.
         most: characters of the result, at least 16; of a longer text the first ones are shown, with a digest that
             tells it from others. None: all.
-
-    Returns:
-        The shown form.
     """
     if text.isascii() and text.isprintable() and "%" not in text:
         return text if most is None or len(text) <= most else _cut(text, text, most)
@@ -86,14 +81,7 @@ def _cut(text: str, shown: str, most: int) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether UTF-8 can hold a text, or whether it holds lone surrogates, such as those for bytes of a name.
-
-    Args:
-        text: any.
-
-    Returns:
-        Whether it can be encoded.
-    """
+    """Tell whether UTF-8 can hold a text, or whether it holds lone surrogates, such as those for bytes of a name."""
     return _SURROGATES.search(text) is None
 
 
@@ -102,12 +90,6 @@ def original(shown: str) -> str:
 
     >>> original("a%0A%FF 100% %20 %2525")
     'a\n\udcff 100% %20 %25'
-
-    Args:
-        shown: the shown form.
-
-    Returns:
-        The text; of a file's name what `os.fsencode` takes.
     """
     pieces = _SURROGATE.split(shown)
     return "".join(chr(int(piece, 16)) if index % 2 else _decoded(piece) for index, piece in enumerate(pieces))
@@ -119,7 +101,6 @@ def _decoded(shown: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The shown form of every character."""
     bytes_of_names = {
         index
         for run in _BYTE_SURROGATES.finditer(text)
@@ -194,12 +175,6 @@ def csv_cell(text: str) -> str:
 
     >>> csv_cell("=1+1"), csv_cell("'quoted'"), csv_cell("a;@b"), csv_cell("sea-grass")
     ("'=1+1", "''quoted'", 'a%3B@b', 'sea-grass')
-
-    Args:
-        text: any.
-
-    Returns:
-        The cell's text.
     """
     shown = _SEPARATED_FORMULA.sub("%3B", legible(text, _CELL_LENGTH))
     first = unicodedata.normalize("NFKC", shown.lstrip(" \u3000;")[:1])
@@ -222,9 +197,6 @@ def json_text(record: object, *, ascii_only: bool = False, indent: int | None = 
         record: what JSON can hold, and any string.
         ascii_only: escape all that is not ASCII, for a stream that takes nothing else.
         indent: spaces of a level; None: all on one line.
-
-    Returns:
-        The text, without a line break at its end.
     """
     text = json.dumps(record, ensure_ascii=False, indent=indent)
     encodable = record if is_utf8(text) else _encodable(record)
@@ -267,12 +239,6 @@ def legible_values(record: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> legible_values({"image": "urn:x:M%C3%BCll", "cover": [{"name": "a\ud800"}], "width": 3})
     {'image': 'urn:x:M%C3%BCll', 'cover': [{'name': 'a%u{D800}'}], 'width': 3}
-
-    Args:
-        record: JSON values.
-
-    Returns:
-        The same with strings, names of fields included, as `legible` shows them.
     """
     return cast("dict[str, Any]", _legible_value(record))
 

@@ -38,17 +38,19 @@ def bench(
     bundle: BundleArgument,
     request: BenchRequest,
     images: Annotated[
-        list[str] | None, typer.Option(help="files, folders or globs; repeatable; default: generated pictures")
+        list[str] | None,
+        typer.Option(help="Files, folders or globs. May be repeated. By default pictures are generated."),
     ] = None,
     json_output: JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="folder for the results: JSON with all samples, CSV, Markdown, plots")
+        Path | None, typer.Option(help="Folder for the results: JSON with all samples, CSV, Markdown and plots.")
     ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Measure speed, memory and agreement of every combination of the options, on this machine.
+    """Measure speed, memory and agreement of all combinations of the options on this machine.
 
-    Options that are repeated multiply. Each configuration runs in a process of its own, and they take turns.
+    All values of repeated options are combined. Each configuration runs in its own process, and the configurations
+    take turns.
     """
     request = replace(request, images=tuple(list_images(images or [])))
     if out is not None:

@@ -49,11 +49,14 @@ class _PictureOptions(Options):
     title: ClassVar[str] = "Pictures"
 
     calibrate: tuple[str, ...] = option(
-        (), "for int8: at least 8 pictures; files, folders or globs; repeatable", repeatable=True
+        (),
+        "At least 8 pictures for the calibration of int8: files, folders or globs. May be repeated.",
+        repeatable=True,
     )
     verify: tuple[str, ...] = option(
         (),
-        "pictures to compare on; repeatable; default: those that it is calibrated on, or generated ones",
+        "Pictures on which the masks are compared: files, folders or globs. May be repeated. By default those for the "
+        "calibration, or generated ones.",
         repeatable=True,
     )
 
@@ -61,11 +64,11 @@ class _PictureOptions(Options):
 @with_flags()
 def convert(
     bundle: BundleArgument,
-    out: Annotated[Path, typer.Option(help="the archive to write; the bundle itself is not changed")],
+    out: Annotated[Path, typer.Option(help="Archive to write. The bundle itself is not changed.")],
     request: ConversionRequest,
     pictures: _PictureOptions,
     limits: LimitOptions,
-    replace: Annotated[bool, typer.Option("--replace", help="replace a model that the bundle already holds")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a model that the bundle already holds.")] = False,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:

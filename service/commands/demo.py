@@ -14,8 +14,11 @@ from service.session import caches_at
 
 
 def demo(
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE…]", help="default: rendered pictures")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("demo-output"),
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE…]", help="Files, folders or globs. By default the demo pictures."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo-output"),
     cache_dir: CacheOption = None,
 ) -> None:
     """Segment pictures with the demo bundle on every CPU runtime and compare the masks."""

@@ -15,10 +15,12 @@ from service.session import caches_at
 
 
 def doctor(
-    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="default: the demo bundle")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Model bundle. By default the demo bundle.")
+    ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Tell what is installed, which runtimes really start, and what to do about the others."""
+    """Show what is installed, which runtimes start, and how to fix those that do not."""
     out = results_console()
     versions = installed_versions()
     with errors_end_the_command():

@@ -62,12 +62,12 @@ _CLASS_MEASURES = (
 class _SecondColumn(Options):
     """What the masks are compared with besides the labels."""
 
-    title: ClassVar[str] = "A second column: the same but for what these say"
+    title: ClassVar[str] = "Second column, which differs in these options only"
 
-    against: Path | None = option(None, "another bundle of the same classes", metavar="BUNDLE")
-    against_runtime: RuntimeName | None = option(None, "another library")
-    against_provider: Provider | None = option(None, "another execution provider")
-    against_precision: Precision | None = option(None, "another arithmetic")
+    against: Path | None = option(None, "Compare with another bundle that has the same classes.", metavar="BUNDLE")
+    against_runtime: RuntimeName | None = option(None, "Compare with another library.")
+    against_provider: Provider | None = option(None, "Compare with another execution provider.")
+    against_precision: Precision | None = option(None, "Compare with another number format.")
 
     def of(self, bundle: Path, request: PredictRequest) -> tuple[Path, PredictRequest] | None:
         """Bundle and request of the column; None where none is asked for."""
@@ -95,21 +95,22 @@ class _LabelOptions(Options):
 
     label_values: Mapping[int, int] | None = option(
         None,
-        "which value of the masks stands for which class, such as 0=0,255=1; ignore as class: not judged",
+        "Class for each value of the masks, such as 0=0,255=1. The class 'ignore' excludes a value.",
         metavar="VALUE=CLASS,…",
         parse=parse_label_values,
     )
-    allow_missing_classes: bool = option(False, "accept labels on which a class of the bundle never appears")
+    allow_missing_classes: bool = option(False, "Accept labels in which a class of the bundle does not occur.")
 
 
 @with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams"))
 def evaluate(
     bundle: BundleArgument,
-    images: Annotated[list[str], typer.Option(help="files, folders or globs; repeatable")],
+    images: Annotated[list[str], typer.Option(help="Files, folders or globs. May be repeated.")],
     masks: Annotated[
         list[str],
         typer.Option(
-            help="PNG of class indices (255: not judged), called as their images; files, folders or globs; repeatable"
+            help="PNG of class indices, named like their images; pixels of value 255 are ignored. "
+            "Files, folders or globs. May be repeated."
         ),
     ],
     second: _SecondColumn,
@@ -120,8 +121,9 @@ def evaluate(
 ) -> None:
     """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
 
-    Any of the options --against... adds a second column: the same but for what they say. IoU, precision, recall and F1
-    are taken over the pixels of all images together; the cover error is the mean, or the largest, over the images.
+    The options that begin with --against add a second column for another bundle or configuration. IoU, precision,
+    recall and F1 are computed over the pixels of all images together. The cover error is given as the mean and the
+    largest value over the images.
     """
     other = second.of(bundle, request)
     columns = [(bundle, request), *([] if other is None else [other])]

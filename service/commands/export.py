@@ -17,25 +17,29 @@ _FREE = -1
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="the bundle to write: .tgz, or a new folder")],
+    out: Annotated[Path, typer.Option(help="Bundle to write: a .tgz archive or a new folder.")],
     config: Annotated[
-        Path | None, typer.Option(help="PaddleSeg's training configuration, .yml; default: what --cv-config names")
+        Path | None,
+        typer.Option(help="Training configuration of PaddleSeg, .yml. By default the one that --cv-config names."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="trained weights, .pdparams; default: what --cv-config names")
+        Path | None, typer.Option(help="Trained weights, .pdparams. By default those that --cv-config names.")
     ] = None,
     cv_config: CvConfigOption = None,
     output_op: Annotated[
-        Literal["argmax", "softmax", "none"], typer.Option(help="what the program ends in; none gives finer borders")
+        Literal["argmax", "softmax", "none"],
+        typer.Option(help="Last operator of the program. none gives finer borders."),
     ] = "argmax",
     input_shape: Annotated[
         tuple[int, int, int, int] | None,
-        typer.Option(metavar="N C H W", help="axes of the input; -1 leaves one free; default: -1 3 -1 -1"),
+        typer.Option(metavar="N C H W", help="Axes of the input; -1 leaves an axis free. By default -1 3 -1 -1."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="name of the model; default: the configuration's")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model. By default the name of the configuration.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Export a PaddleSeg configuration and its trained weights as a bundle, and run it once."""
+    """Export a PaddleSeg configuration and its trained weights as a bundle, and run the bundle once."""
     with errors_end_the_command():
         pipeline = read_cv_config(cv_config) if cv_config else CvConfig((), None, None)
         network, trained = config or pipeline.config, weights or pipeline.weights

@@ -22,13 +22,13 @@ from service.request import require_apart, require_writable, written_by
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="published model: folder or archive")],
-    out: Annotated[Path, typer.Option(help="the bundle to write: .tgz, or a new folder")],
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Published model: a folder or an archive.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write: a .tgz archive or a new folder.")],
     cv_config: CvConfigOption = None,
-    name: Annotated[str | None, typer.Option(help="name of the model; default: the published one")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. By default the published name.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Repack a model that PaddleX or PaddleSeg publishes for inference as a bundle, and run it once."""
+    """Convert an inference model that PaddleX or PaddleSeg publishes into a bundle, and run the bundle once."""
     with errors_end_the_command():
         classes = read_cv_config(cv_config).classes if cv_config else ()
         require_apart(

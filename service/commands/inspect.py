@@ -33,13 +33,21 @@ def inspect(
     json_output: JsonOption = False,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="run it over generated photographs: memory, time, what to ask for"),
+        typer.Option(
+            "--measure", help="Run the bundle on generated photographs and report the memory and time that it needs."
+        ),
     ] = False,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="with --measure: pixels of the photographs, such as 2048x2560")
+        str,
+        typer.Option(
+            metavar="HxW", help="Height and width of the photographs for --measure, in pixels, such as 2048x2560."
+        ),
     ] = "3000x4000",
     max_img_size: Annotated[
-        int, typer.Option(help="with --measure: shrink them to so many pixels for the network; -1: never")
+        int,
+        typer.Option(
+            help="Number of pixels to which --measure shrinks larger photographs for the network; -1 never shrinks."
+        ),
     ] = DEFAULT_MAX_IMG_SIZE,
     cache_dir: CacheOption = None,
 ) -> None:

@@ -22,13 +22,22 @@ class LimitOptions(Options):
     title: ClassVar[str] = "Accuracy limits"
 
     min_agreement: float | None = option(
-        None, "share of pixels that must agree; default for fp32: 0.9999", minimum=0, maximum=1
+        None,
+        "Fraction of pixels that must agree. By default 0.9999 for fp32, and no limit otherwise.",
+        minimum=0,
+        maximum=1,
     )
     min_iou: float | None = option(
-        None, "smallest class IoU; default for int8: 0.97, for fp16: 0.99", minimum=0, maximum=1
+        None,
+        "Smallest IoU of a class. By default 0.97 for int8, 0.99 for fp16, and no limit for fp32.",
+        minimum=0,
+        maximum=1,
     )
     max_cover_error: float | None = option(
-        None, "largest error of a cover; default for int8 and fp16: 0.005", minimum=0, maximum=1
+        None,
+        "Largest error of the cover of a class. By default 0.005 for int8 and fp16, and no limit for fp32.",
+        minimum=0,
+        maximum=1,
     )
 
     def of(self, precision: Precision) -> ParityLimits:

@@ -14,10 +14,10 @@ from service.results.pictures import write_atomically
 
 
 def manifest(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="files, folders, globs, or URIs")],
-    out: Annotated[Path, typer.Option(help="the Parquet file")] = Path("manifest.parquet"),
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, folders, globs or URIs.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("manifest.parquet"),
 ) -> None:
-    """List images for `pseg scale`: a Parquet file with the column uri, every image once."""
+    """List images for `pseg scale` in a Parquet file, with each image once in the column uri."""
     with errors_end_the_command():
         uris = image_uris(images)
         images_here = [path for path in map(local_path, uris) if path is not None]

@@ -21,15 +21,16 @@ from service.results.pictures import CoverTable, write_atomically
 
 
 def merge(
-    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="folders of results, or ledgers")],
-    out: Annotated[Path, typer.Option(help="folder for the joined ledger.jsonl")],
-    csv: Annotated[Path | None, typer.Option(help="write the table of cover of all images")] = None,
+    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
+    out: Annotated[Path, typer.Option(help="Folder for the joined ledger.jsonl.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table of cover of all images to this file.")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="write an HTML page: totals, table, failures; no pictures")
+        Path | None,
+        typer.Option(help="Write an HTML page with totals, table and failures, but without pictures, to this file."),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Join the ledgers of shards: totals, failures, what is missing. Status 1 if an image is missing or failed."""
+    """Join the ledgers of shards and list what is missing. The exit status is 1 if an image failed or is missing."""
     with errors_end_the_command():
         found = find_ledgers(ledgers)
         require_apart(

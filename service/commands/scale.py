@@ -74,23 +74,26 @@ class _ClusterOptions(Options):
 
     title: ClassVar[str] = "The cluster"
 
-    out: str = option(MISSING, "folder for the results, path or URI; every machine must reach it")
+    out: str = option(MISSING, "Folder for the results, as a path or URI that every machine can reach.")
     address: str = option(
-        "auto", "auto: the cluster of this machine; local: start one here; host:port; ray://host:port"
+        "auto",
+        "Address of the cluster: host:port or ray://host:port. auto uses this machine's cluster, local starts one.",
     )
-    workers: int | None = option(None, "the most workers; default: all processors", minimum=1)
-    threads: int = option(1, "processors of each worker", minimum=1)
-    chunk: int = option(16, "images that are handed to a worker together", minimum=1)
-    resume: bool = option(False, "do only what the results do not hold yet")
+    workers: int | None = option(None, "The most workers. By default as many as the processors allow.", minimum=1)
+    threads: int = option(1, "Processors of each worker.", minimum=1)
+    chunk: int = option(16, "Images that a worker receives at a time.", minimum=1)
+    resume: bool = option(False, "Process only images that the results do not hold yet.")
     max_image_bytes: int = option(
-        _MAX_IMAGE_BYTES, "refuse images of an object store or a web server that have more bytes", minimum=1
+        _MAX_IMAGE_BYTES, "Images in an object store or on a web server that have more bytes are refused.", minimum=1
     )
 
 
 @with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"))
 def scale(
     bundle: BundleArgument,
-    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="Parquet file of `pseg manifest`, path or URI")],
+    manifest: Annotated[
+        str, typer.Argument(metavar="MANIFEST", help="Parquet file of `pseg manifest`, as a path or URI.")
+    ],
     cluster: _ClusterOptions,
     request: PredictRequest,
     tables: TableOptions,

@@ -341,13 +341,17 @@ def rich_table(title: str, table: "Table") -> "RichTable":
     return laid_out
 
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="model bundle: .tgz, .tar, .zip or folder")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Model bundle: a .tgz, .tar or .zip archive, or a folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 CvConfigOption = Annotated[
-    Path | None, typer.Option("--cv-config", help="JSON that names the classes and their colours (docs/export.md)")
+    Path | None,
+    typer.Option("--cv-config", help="JSON file with the names and colours of the classes (docs/export.md)."),
 ]
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache-dir", help="converted models and engines; default: the user's cache folder")
+    Path | None,
+    typer.Option("--cache-dir", help="Folder for converted models and engines. By default the user's cache folder."),
 ]
 
 

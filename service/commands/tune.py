@@ -1,4 +1,4 @@
-"""`pseg tune`: the best configuration for a bundle on this machine, measured, and the profile that `auto` obeys."""
+"""`pseg tune`: measures the best configuration for a bundle on this machine and writes it into a profile."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -72,22 +72,24 @@ class _Destination:
 @with_flags()
 def tune(
     bundle: BundleArgument,
-    images: Annotated[list[str], typer.Option(help="like those that will come; files, folders or globs; repeatable")],
+    images: Annotated[list[str], typer.Option(help="Files, folders or globs of typical images. May be repeated.")],
     request: TuneRequest,
     masks: Annotated[
         list[str] | None,
         typer.Option(
-            help="judge by labels, PNG of class indices called as their images; files, folders or globs; repeatable"
+            help="Label masks to judge by: PNG of class indices, named like their images. Files, folders or globs. "
+            "May be repeated."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="the profile to write, for `pseg predict --profile`")] = None,
+    out: Annotated[Path | None, typer.Option(help="Profile to write, for `pseg predict --profile`.")] = None,
     into: Annotated[
-        Path | None, typer.Option(help="the archive to write: a copy of the bundle with the profile; may add INT8")
+        Path | None,
+        typer.Option(help="Archive to write: a copy of the bundle with the profile, possibly with an INT8 model."),
     ] = None,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Search the fastest (or smallest) configuration that keeps the limits, and write it down for this machine."""
+    """Find the fastest (or smallest) configuration within the limits, and write a profile for this machine."""
     destination = _Destination(out, into)
     paths, labels = tuple(list_images(images)), list_images(masks or [])
     destination.require_writable(bundle, paths, labels)

@@ -28,12 +28,16 @@ def verify(
     bundle: BundleArgument,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="files, folders or globs; repeatable; default: generated pictures of three sizes"),
+        typer.Option(
+            help="Files, folders or globs. May be repeated. By default pictures of three sizes are generated."
+        ),
     ] = None,
     provider: Annotated[
-        Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="ONNX Runtime's execution provider")
+        Literal["cpu", "openvino", "cuda", "tensorrt"], typer.Option(help="Execution provider of ONNX Runtime.")
     ] = "cpu",
-    precision: Annotated[Precision, typer.Option(help="which ONNX model of the bundle")] = Precision.FP32,
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the ONNX model in the bundle.")
+    ] = Precision.FP32,
     *,
     limits: LimitOptions,
     json_output: JsonOption = False,

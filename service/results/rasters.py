@@ -169,7 +169,7 @@ class LargeImages:
             if tiff_size(task.path) is not None:
                 return self._segment_raster(task)
             if self.tiles.names_rasters:
-                raise ImageError(f"{task.path}: is no TIFF, which --bands and --vectors are for")
+                raise ImageError(f"{task.path}: is not a TIFF, which --bands and --vectors are for")
             return self._segment_image(task)
         except OptionError:
             raise

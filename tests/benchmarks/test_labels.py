@@ -104,9 +104,9 @@ def test_missing_masks_are_listed() -> None:
 
 
 def test_two_files_of_one_name_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"a/1\.jpg and b/1\.jpg: two images of one name"):
+    with pytest.raises(ImageError, match=r"a/1\.jpg and b/1\.jpg: two images with the same name"):
         match_masks([Path("a/1.jpg"), Path("b/1.jpg")], [Path("m/1.png")])
-    with pytest.raises(ImageError, match=r"m/1\.png and n/1\.png: two masks of one name"):
+    with pytest.raises(ImageError, match=r"m/1\.png and n/1\.png: two masks with the same name"):
         match_masks([Path("a/1.jpg")], [Path("m/1.png"), Path("n/1.png")])
 
 

@@ -76,7 +76,7 @@ def test_what_cannot_be_meant_is_refused(content: Any, message: str, tmp_path: P
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "cv.json").write_text("classes: [sand]")
-    with pytest.raises(ConversionError, match=r"cv\.json is no valid JSON"):
+    with pytest.raises(ConversionError, match=r"cv\.json is not valid JSON"):
         read_cv_config(tmp_path / "cv.json")
     with pytest.raises(ConversionError, match="absent"):
         read_cv_config(tmp_path / "absent.json")
@@ -95,7 +95,7 @@ def test_what_editors_make_of_a_text(encoding: str, tmp_path: Path) -> None:
         ('{\n"classes": [{"name": "Großes"}]}'.encode("latin-1"), r"byte 0xdf in line 2 .*: save the file as UTF-8"),
         (b" " * (5 << 20), r"is larger than 4194304 bytes"),
         (b'{"classes": [], "classes": []}', "key 'classes' is there twice"),
-        (b"[" * 100_000, "is no valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b'{"classes": [{"name": "\\ud800"}]}', r"classes\.0\.name: .*but it is"),
         (b'{"classes": [{"name": "' + b"n" * 2000 + b'"}]}', r"classes\.0\.name: .*at most 1000 characters"),
         (b'{"classes": [{"name": "a", "def_color": [NaN, 0, 0]}]}', r"classes\.0\.def_color\.0"),

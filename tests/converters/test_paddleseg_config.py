@@ -224,11 +224,14 @@ ALIASES = "a: &a [x, x, x, x]\n" + "".join(
     [
         (
             {"type": "FCN", "backbone": {"type": "VisionTransformer", "norm_layer": RUNS}},
-            "norm_layer: .*no name",
+            "norm_layer: .*not a plain name",
         ),
-        ({"type": "PPLiteSeg", "arm_type": "UAFM if __import__('os') else 0"}, "arm_type: .*no name"),
-        ({"type": "FCN", "backbone": {"type": "Dataset", "dataset_root": "."}}, "'Dataset' is no network or backbone"),
-        ({"type": "os.system", "command": "x"}, "'os.system' is no network or backbone"),
+        ({"type": "PPLiteSeg", "arm_type": "UAFM if __import__('os') else 0"}, "arm_type: .*not a plain name"),
+        (
+            {"type": "FCN", "backbone": {"type": "Dataset", "dataset_root": "."}},
+            "'Dataset' is not a network or backbone",
+        ),
+        ({"type": "os.system", "command": "x"}, "'os.system' is not a network or backbone"),
         ({"type": "FCN", "backbone": {"type": "HRNet_W18"}, "num_classes": 10**9}, "num_classes: 1000000000 is larger"),
     ],
 )
@@ -250,9 +253,9 @@ def test_what_paddleseg_would_run_or_read_is_refused(
         ("_base_: secret\nmodel: {type: FCN}", "_base_ must name .yml files"),
         ("_base_: /dev/zero\nmodel: {type: FCN}", "_base_ must name .yml files"),
         ("_base_: c.yml\nmodel: {type: FCN}", "_base_ must name .yml files"),
-        ("_base_: secret.yml\nmodel: {type: FCN}", "secret.yml: is no "),
+        ("_base_: secret.yml\nmodel: {type: FCN}", "secret.yml: is not "),
         (ALIASES, "unfolds to more"),
-        ("model: " + "[" * 50_000, "is no YAML"),
+        ("model: " + "[" * 50_000, "is not YAML"),
         ("[1, 2]", "no settings with names"),
     ],
     ids=range(9),
@@ -312,8 +315,11 @@ class Runs:
     ("content", "message"),
     [
         (pickle.dumps({"weight": Runs()}), "wants to run pathlib"),
-        (pickle.dumps([1, 2]), "is no array"),
-        (pickle.dumps({"weight": np.zeros(2), "LR_Scheduler": {"last_epoch": 1}}), "LR_Scheduler is no array.*pdopt"),
+        (pickle.dumps([1, 2]), "is not an array"),
+        (
+            pickle.dumps({"weight": np.zeros(2), "LR_Scheduler": {"last_epoch": 1}}),
+            "LR_Scheduler is not an array.*pdopt",
+        ),
         (pickle.dumps({}), "nothing in it"),
         (pickle.dumps({"weight": np.zeros(2000)})[:-1000], "damaged or of another format"),
         (b"PK\x03\x04 an archive", "damaged or of another format"),

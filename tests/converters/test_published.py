@@ -145,7 +145,7 @@ def test_another_number_of_classes_is_refused(published: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"Deploy": None, "PreProcess": {"transform_ops": []}}, "no segmentation model: .*Deploy must be a mapping"),
+        ({"Deploy": None, "PreProcess": {"transform_ops": []}}, "not a segmentation model: .*Deploy must be a mapping"),
         ({"transforms": [{"type": "RandomNoise"}]}, "RandomNoise: it is random"),
     ],
 )

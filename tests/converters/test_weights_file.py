@@ -68,18 +68,18 @@ TOUCH = Calls(Path.touch, (Path("was-here"),))
 POINTERS = b"\x41" * 32
 FORGED: dict[str, tuple[bytes, str]] = {
     "a command": (pickle.dumps({"w": TOUCH}), "wants to run pathlib"),
-    "a command in an array": (pickle.dumps({"w": np.array([TOUCH], object)}), "'O8', which are no numbers"),
+    "a command in an array": (pickle.dumps({"w": np.array([TOUCH], object)}), "'O8', which are not numbers"),
     "objects over bytes": (
         pickle.dumps({"w": Calls(np.ndarray, ((4,), np.dtype("O"), POINTERS))}),
-        "'O8', which are no numbers",
+        "'O8', which are not numbers",
     ),
     "objects as a state": (
         pickle.dumps({"w": with_state(1, (4,), np.dtype("O"), False, POINTERS)}),
-        "'O8', which are no numbers",
+        "'O8', which are not numbers",
     ),
-    "fields that are objects": (pickle.dumps({"w": np.zeros(3, [("a", "O"), ("b", "f4")])}), "which are no numbers"),
-    "texts": (pickle.dumps({"w": np.array(["a", "b"])}), "'U1', which are no numbers"),
-    "complex numbers": (pickle.dumps({"w": np.zeros(2, np.complex64)}), "'c8', which are no numbers"),
+    "fields that are objects": (pickle.dumps({"w": np.zeros(3, [("a", "O"), ("b", "f4")])}), "which are not numbers"),
+    "texts": (pickle.dumps({"w": np.array(["a", "b"])}), "'U1', which are not numbers"),
+    "complex numbers": (pickle.dumps({"w": np.zeros(2, np.complex64)}), "'c8', which are not numbers"),
     "a type that lies about its size": (
         pickle.dumps({"w": Calls(np.dtype, ("f4", False, True), (3, "<", None, ("a",), {"a": 1}, 99, 1, 0))}),
         "no need to change",
@@ -109,7 +109,7 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "a text of -1 bytes": (b"\x80\x02T\xff\xff\xff\xff.", "are not there"),
     "a frame of 2^60 bytes": (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"x.", "a frame is longer"),
     "a number of 20 bytes": (b"\x80\x02\x8a\x14" + b"\x7f" * 20 + b".", "a number has 20 bytes"),
-    "10^5 lists in lists": (b"\x80\x04" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "is no array"),
+    "10^5 lists in lists": (b"\x80\x04" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "is not an array"),
     "an empty memo": (b"\x80\x04h\x07.", "of the memo is empty"),
     "a name of 10^6 letters": (pickle.dumps({"w" * 10**6: np.zeros(2)}), "a name has 1000000 bytes"),
     "a number for a name": (pickle.dumps({1: np.zeros(2)}), "where a name should be"),

@@ -88,7 +88,7 @@ FILES = [
     ("model.tgz", gzip.compress(gzip.compress(bytes(1024))), "is compressed twice: unpack it once"),
     ("model.tgz", bz2.compress(gzip.compress(bytes(1024))), "is compressed twice"),
     ("model.tgz", gzip.compress(picture("PNG")), "what is compressed in it is a picture"),
-    ("model.tgz", bytes(range(256)) * 8, "not a readable .tgz or .tar .*: it is damaged or cut short"),
+    ("model.tgz", bytes(range(256)) * 8, "not a readable .tgz or .tar .*: it is damaged or truncated"),
 ]
 
 
@@ -113,7 +113,7 @@ FOLDERS: list[tuple[list[str], str]] = [
     (["a.tgz", "b.tgz"], r"it holds archives \(a.tgz, b.tgz\): name one of them"),
     (["x/y/deploy.yaml"], "it lies deeper, in x/y: name that folder"),
     (["saved_model.pb"], "is a model of TensorFlow"),
-    (["notes.txt"], r"this is no exported PaddleSeg model \(it holds notes.txt\)"),
+    (["notes.txt"], r"this is not an exported PaddleSeg model \(it holds notes.txt\)"),
 ]
 
 
@@ -140,7 +140,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     ("files", "message"),
     [
         ({"archive/data.pkl": b"", "archive/data/0": b""}, "it holds weights of PyTorch"),
-        ({"word/document.xml": b""}, "this is no exported PaddleSeg model .it holds word/document.xml"),
+        ({"word/document.xml": b""}, "this is not an exported PaddleSeg model .it holds word/document.xml"),
         ({"model.onnx": b""}, "model.onnx is an ONNX model without settings"),
         ({"inner/model.tgz": b""}, "it holds archives .inner/model.tgz.: unpack it and name one of them"),
         ({"a/b/deploy.yaml": b""}, "it lies deeper, in a/b: pack that folder"),

@@ -259,9 +259,9 @@ def test_shrunken_size_by_hand(size: tuple[int, int], limit: int, expected: tupl
 
 @pytest.mark.parametrize("limit", [0, -2, -1_000_000])
 def test_a_limit_that_means_nothing_is_refused_before_the_file_is_opened(limit: int) -> None:
-    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is no number"):
+    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is not a number"):
         shrunken_size(4, 4, limit)
-    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is no number"):
+    with pytest.raises(OptionError, match=rf"max-img-size: {limit} is not a number"):
         read_image(Path("missing.jpg"), max_img_size=limit)
 
 

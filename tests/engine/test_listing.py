@@ -44,7 +44,7 @@ def test_pictures_that_are_not_read_are_named_with_what_to_do(tmp_path: Path) ->
     _, raw, *_, last = found.remarks()
     assert raw.startswith("3 left out: each is a raw file of a camera")
     assert raw.endswith(f"{tmp_path / 'd1.NEF'}, {tmp_path / 'd2.cr2'}, {tmp_path / 'd3.dng'}")
-    assert last == "other files, which are no pictures: 4"
+    assert last == "other files, which are not pictures: 4"
 
 
 def test_a_remark_names_three_and_counts_all(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ def test_kind_is_read_from_the_output(output: npt.NDArray[Any], multilabel: bool
 @pytest.mark.parametrize(
     ("output", "complaint"),
     [
-        (np.zeros((4, 5), np.float32), r"float32\[4, 5\] is no segmentation"),
-        (np.zeros((1, 2, 3, 4, 5), np.float32), r"float32\[1, 2, 3, 4, 5\] is no segmentation"),
-        (np.zeros((1, 2, 0, 5), np.float32), r"\[1, 2, 0, 5\] is no segmentation"),
+        (np.zeros((4, 5), np.float32), r"float32\[4, 5\] is not a segmentation"),
+        (np.zeros((1, 2, 3, 4, 5), np.float32), r"float32\[1, 2, 3, 4, 5\] is not a segmentation"),
+        (np.zeros((1, 2, 0, 5), np.float32), r"\[1, 2, 0, 5\] is not a segmentation"),
         (np.zeros((1, 2, 4, 5), np.int32), r"int32\[1, 2, 4, 5\] has whole numbers in several channels"),
         (np.full((1, 4, 5), 0.5, np.float32), r"float32\[1, 4, 5\] has the rank of a mask, but not whole"),
         (np.full((1, 4, 5), np.nan, np.float32), "not whole class indices"),

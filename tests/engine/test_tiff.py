@@ -379,7 +379,7 @@ def test_a_nodata_value_that_is_no_number_marks_nothing(tmp_path: Path) -> None:
     values[:4] = 0
     path = written(tmp_path, page(values, 8, 2, {42113: (ASCII, b"none\0")}))
     assert as_raster(path)[1] is None
-    assert "nodata value that is no number ('none')" in notes_on(path)[0]
+    assert "nodata value that is not a number ('none')" in notes_on(path)[0]
 
 
 @pytest.mark.parametrize("compression", [None, "lzw"])

@@ -425,7 +425,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
 )
 MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9))
-NO_YAML = r"deploy\.yaml is no valid YAML"
+NO_YAML = r"deploy\.yaml is not valid YAML"
 INVALID = r"deploy\.yaml: transforms\[0\]"
 OWN_FOLDER = r"deploy\.yaml: (model|params): .*must be the name of a file in the bundle's own folder"
 
@@ -496,8 +496,8 @@ TEXTS = [
     transform_of("a ratio of 10^300", "{type: PaddingByAspectRatio, aspect_ratio: 1.0e+300}", INVALID),
     transform_of("a transform of Python", "{type: __import__('os').system}", INVALID),
     transform_of("an argument of a class", "{type: Normalize, __class__: x}", INVALID),
-    meta_of("10^5 levels", "[" * 100_000, r"meta\.json is no valid JSON"),
-    meta_of("10^5 levels of objects", '{"a":' * 100_000, r"meta\.json is no valid JSON"),
+    meta_of("10^5 levels", "[" * 100_000, r"meta\.json is not valid JSON"),
+    meta_of("10^5 levels of objects", '{"a":' * 100_000, r"meta\.json is not valid JSON"),
     meta_of("a number of 10^5 digits", '{"name": ' + "9" * 100_000 + "}", r"meta\.json"),
     meta_of("NaN for a colour", '{"classes": [{"def_color": [NaN, 0, 0]}]}', r"meta\.json: classes\.0\.def_color"),
     meta_of(
@@ -514,5 +514,5 @@ TEXTS = [
     meta_of("an id of 10^6 characters", '{"classes": [{"id": "' + "u" * 1_000_000 + '"}]}', "at most 1000 characters"),
     meta_of("UTF-16 cut short", '{"name": "a"}'.encode("utf-16")[:-1], "cannot be read as UTF-16"),
     meta_of("Latin-1", '{"name": "größe"}'.encode("latin-1"), "byte 0xf6 in line 1"),
-    meta_of("cut short", '{"name": "a', r"meta\.json is no valid JSON"),
+    meta_of("cut short", '{"name": "a', r"meta\.json is not valid JSON"),
 ]

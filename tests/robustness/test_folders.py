@@ -170,7 +170,7 @@ def test_names_of_results(
     command = ("predict", bundle, tmp_path / "in", "--out", out, "--tile", "--tile-size", 64, "--vectors", "gpkg")
     with ends_soon():
         outcome = pseg(*command, "--csv", out / "cover.csv", "--report", out / "page.html")
-    tally(FOLDERS, survived(outcome.status, " ".join(outcome.stderr.split()), victim, place, "out", "is no TIFF"))
+    tally(FOLDERS, survived(outcome.status, " ".join(outcome.stderr.split()), victim, place, "out", "is not a TIFF"))
 
 
 @pytest.mark.parametrize("plant", PLANTED)

@@ -539,7 +539,7 @@ def bundles_gone_bad(folder: Path, good: Path) -> Mapping[str, tuple[Path, str]]
     return {
         "absent": (folder / "absent.tgz", "no such file"),
         "not a tar": (text, "is a text, not an archive"),
-        "cut short": (cut, "cut short"),
+        "cut short": (cut, "truncated"),
         "no deploy.yaml": (packed(bare, folder / "bare.tgz"), "no deploy.yaml"),
         "no model": (bundle_folder(folder / "empty", network=b""), "model missing"),
         "no weights": (unweighted, "weights missing"),

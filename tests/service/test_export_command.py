@@ -152,5 +152,5 @@ def test_import_says_when_classes_have_no_names_and_refuses_other_models(tmp_pat
     )
     refused = pseg("import", source, "--out", tmp_path / "ocr.tgz")
     assert refused.exit_code == ExitStatus.UNUSABLE_MODEL
-    assert "no segmentation model" in " ".join(refused.stderr.split())
+    assert "not a segmentation model" in " ".join(refused.stderr.split())
     assert not (tmp_path / "ocr.tgz").exists()

@@ -408,7 +408,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
     assert message.startswith("ImageError")
     assert "truncated" in message
     photo = halves(tmp_path / "photo.png")
-    assert "is no TIFF" in pseg_error("predict", bundle, photo, "--vectors", "gpkg", "--out", out)
+    assert "is not a TIFF" in pseg_error("predict", bundle, photo, "--vectors", "gpkg", "--out", out)
     assert [name for name in names(out) if not name.startswith(".")] == ["ledger.jsonl"]
 
 

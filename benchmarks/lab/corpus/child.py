@@ -53,7 +53,6 @@ class Reader:
         self._started: tuple[BaseProcess, Connection[Any, Any]] | None = None
 
     def read(self, reader: str, path: Path) -> Reading:
-        """Read a picture."""
         answer = self._ask(reader, path)
         assert isinstance(answer, Reading)  # noqa: S101
         return answer
@@ -78,7 +77,6 @@ class Reader:
         return answer if isinstance(answer, Facts) else Facts("another")
 
     def close(self) -> None:
-        """End the process."""
         if self._started is not None:
             process, connection = self._started
             self._started = None

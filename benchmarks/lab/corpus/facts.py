@@ -116,7 +116,6 @@ class Facts:
 
 
 def facts_of(path: Path) -> Facts:
-    """Look at a file."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:

@@ -1,8 +1,4 @@
-"""Pictures as other people's libraries read them, put through the rules of `benchmarks.lab.corpus.rules`.
-
-For TIFFs there are two families: tifffile with imagecodecs, and what is built on libtiff (OpenCV, libvips, GDAL), which
-counts as one reader. For other formats each library brings its own build of the format's library and counts for itself.
-"""
+"""Pictures as other people's libraries read them, put through the rules of `benchmarks.lab.corpus.rules`."""
 # None of these libraries ships type information that is complete.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false

@@ -19,7 +19,6 @@ _LONGEST = 220
 
 
 def page(results: Sequence[Result]) -> str:
-    """Write the page."""
     matrix = [each for each in results if each.origin == MATRIX]
     parts = [
         _introduction(results),

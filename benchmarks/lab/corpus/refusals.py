@@ -1,8 +1,4 @@
-"""What our readers may refuse, kind by kind, with the reason: written before a run, and what a run is held against.
-
-A refusal is right if the file is of a kind below **and** the message names that kind's reason. Whatever else is refused
-counts as refused wrongly.
-"""
+"""What our readers may refuse, kind by kind, with the reason: written before a run, and what a run is held against."""
 
 import re
 from collections.abc import Callable

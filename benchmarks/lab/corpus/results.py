@@ -73,7 +73,6 @@ class Store:
         path.write_bytes(b"".join(_RESULT.dump_json(each) + b"\n" for each in self.results.values()))
 
     def add(self, result: Result) -> None:
-        """Keep a result."""
         self.results[result.origin, result.name, result.reader] = result
         with self._path.open("ab") as file:
             file.write(_RESULT.dump_json(result) + b"\n")

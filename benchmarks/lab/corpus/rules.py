@@ -1,7 +1,4 @@
-"""The documented rules of reading, written down a second time: stored values become upright RGB of 8 bit.
-
-They are what `engine.images` promises, computed with plain NumPy from values that other libraries decoded.
-"""
+"""The documented rules of reading, written down a second time: stored values become upright RGB of 8 bit."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -45,7 +42,6 @@ class Stored:
 
     @property
     def color_bands(self) -> int:
-        """How many bands hold colour."""
         return {"grey": 1, "white is zero": 1, "palette": 1, "CMYK": 4}.get(self.model, 3)
 
     @property

@@ -49,12 +49,10 @@ class Judge:
         self._others = Reader(folder / "others.log")
 
     def close(self) -> None:
-        """End both."""
         self._ours.close()
         self._others.close()
 
     def judge(self, task: Task, key: str) -> list[Result]:
-        """Judge a picture."""
         results: list[Result] = []
         if task.variant is not None:
             task.path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,6 @@ class Source:
 
     @property
     def archive(self) -> str:
-        """The archive's name."""
         return f"{self.project}-{self.version}.tar.gz"
 
 

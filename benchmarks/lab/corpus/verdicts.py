@@ -70,9 +70,7 @@ class Judged:
     """A verdict with its reasons.
 
     Attributes:
-        verdict: one of `VERDICTS`.
         kind: of a refusal that was right.
-        note: what was seen.
     """
 
     verdict: Verdict
@@ -81,7 +79,6 @@ class Judged:
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[float, int] | None:
-    """Compare two pictures."""
     if one.shape != other.shape:
         return None
     levels = np.abs(one.astype(np.int16) - other)
@@ -162,7 +159,6 @@ def _apart(known: Sequence[tuple[PeerReading, NDArray[np.uint8]]]) -> str:
 
 
 def judge(ours: Reading, reader: str, facts: Facts, agreed: Agreement, closeness: Closeness, *, name: str) -> Judged:
-    """Judge a reading of ours."""
     match ours.outcome:
         case "hung":
             return Judged("hung", note=ours.message)

@@ -18,7 +18,6 @@ class LoadedWay:
         self._repeat: Repeat | None = None
 
     def __call__(self, command: Load | RepeatOnce) -> Loaded | Repetition:
-        """Do what is asked: `Load` first, then `RepeatOnce`."""
         if isinstance(command, Load):
             started = time.perf_counter()
             if command.task.work is Work.FOLDER and command.task.way.software is Software.PSEG:

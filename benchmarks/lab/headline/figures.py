@@ -19,9 +19,6 @@ class Figure:
     """One line of the headline table.
 
     Attributes:
-        what: Is compared.
-        goal: In words.
-        found: In words.
         reached: Whether the goal is; None where there is nothing to judge.
     """
 
@@ -101,7 +98,6 @@ def growth_figures(part: Part) -> list[Figure]:
 
 
 def start_figures(part: Part) -> list[Figure]:
-    """Ours against PaddleSeg's way."""
     ours = fastest(each for each in part.results if each.is_of(Software.PSEG))
     theirs = fastest(each for each in part.results if each.is_of(Software.DEPLOY_SCRIPT))
     ratio = theirs.median_s / ours.median_s
@@ -119,7 +115,6 @@ def auto_ratios(part: Part) -> dict[str, float]:
 
 
 def auto_figures(part: Part) -> list[Figure]:
-    """The worst of all networks."""
     ratios = auto_ratios(part)
     worst = max(ratios, key=lambda name: ratios[name])
     return [

@@ -81,12 +81,10 @@ class Result:
 
     @property
     def precision(self) -> Precision | None:
-        """Of its configuration."""
         return self.way.configuration and self.way.configuration.precision
 
     @property
     def provider(self) -> ProviderName | None:
-        """Of its configuration."""
         return self.way.configuration and self.way.configuration.provider
 
     def is_of(self, *software: Software, precision: Precision | None = None) -> bool:
@@ -137,6 +135,5 @@ def read_part(name: str) -> Part | None:
 
 
 def write_part(name: str, part: Part) -> None:
-    """Keep what was measured."""
     _FOLDER.mkdir(parents=True, exist_ok=True)
     (_FOLDER / f"{name}.json").write_bytes(_PART.dump_json(part, indent=1) + b"\n")

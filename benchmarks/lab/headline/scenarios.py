@@ -38,7 +38,6 @@ class Way:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
         if self.configuration is not None:
             how = f": {self.configuration.label}"
         else:
@@ -57,13 +56,7 @@ class Work(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
-    """JPEGs that are drawn for the purpose.
-
-    Attributes:
-        count: How many.
-        width: Pixels.
-        height: Pixels.
-    """
+    """JPEGs that are drawn for the purpose."""
 
     count: int
     width: int
@@ -107,7 +100,6 @@ class Scenario:
 
     @property
     def title(self) -> str:
-        """What the page calls it."""
         return f"{self.network}, {self.pictures}"
 
 

@@ -21,9 +21,7 @@ SHARED_BUNDLES = {"segformer": "legacy_segformer_b0_logits.tgz", "pp-liteseg": "
 class OpenPredictor(Protocol):
     """Opens a predictor of an open bundle."""
 
-    def __call__(self, bundle: Bundle, runtime: str, streams: int = 1) -> AbstractContextManager[Predictor]:
-        """Open it on the runtime of that name."""
-        ...
+    def __call__(self, bundle: Bundle, runtime: str, streams: int = 1) -> AbstractContextManager[Predictor]: ...
 
 
 def shared_data() -> Path:

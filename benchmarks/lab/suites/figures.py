@@ -9,14 +9,7 @@ _Returned = TypeVar("_Returned")
 
 
 class Startup(BaseModel):
-    """Start of the process to the mask on disk, in pairs that alternate.
-
-    Attributes:
-        bundle: name of the bundle.
-        pseg_s: median of `pseg predict`.
-        original_s: median of PaddleSeg's way.
-        pairs: how many were measured.
-    """
+    """Start of the process to the mask on disk, in pairs that alternate."""
 
     kind: Literal["startup"] = "startup"
     bundle: str
@@ -26,12 +19,7 @@ class Startup(BaseModel):
 
 
 class Latency(BaseModel):
-    """One run of the network over one photograph; the time is the benchmark's own.
-
-    Attributes:
-        bundle: name of the bundle.
-        provider: as in the provenance.
-    """
+    """One run of the network over one photograph; the time is the benchmark's own."""
 
     kind: Literal["latency"] = "latency"
     bundle: str
@@ -42,10 +30,7 @@ class Throughput(BaseModel):
     """A folder through the whole pipeline; the time is the benchmark's own.
 
     Attributes:
-        bundle: name of the bundle.
-        provider: as in the provenance.
         streams: runs that were under way at once.
-        images: how many.
     """
 
     kind: Literal["throughput"] = "throughput"
@@ -59,9 +44,7 @@ class Agreement(BaseModel):
     """Masks of ONNX Runtime against Paddle's.
 
     Attributes:
-        bundle: name of the bundle.
         mismatched_ppm: pixels that differ, per million.
-        pixels: how many were compared.
     """
 
     kind: Literal["agreement"] = "agreement"
@@ -74,11 +57,8 @@ class Memory(BaseModel):
     """Resident memory early and late in a run over many images.
 
     Attributes:
-        provider: as in the provenance.
         early_images: after how many images it was read first.
-        early_bytes: resident then.
         late_images: after how many images it was read again.
-        late_bytes: resident then.
     """
 
     kind: Literal["memory"] = "memory"
@@ -90,16 +70,11 @@ class Memory(BaseModel):
 
     @property
     def growth_percent(self) -> float:
-        """Growth from early to late."""
         return 100 * (self.late_bytes / self.early_bytes - 1)
 
 
 class Step(BaseModel):
-    """One step around the network; the time is the benchmark's own.
-
-    Attributes:
-        step: what is done.
-    """
+    """One step around the network; the time is the benchmark's own."""
 
     kind: Literal["step"] = "step"
     step: str
@@ -144,10 +119,7 @@ class GraphVariants(BaseModel):
     """Changes of a converted graph against the graph as it is made.
 
     Attributes:
-        bundle: name of the bundle.
         plain_ms: median of the unchanged graph, pixels to mask.
-        plain_output_bytes: what leaves it.
-        rows: the changes.
     """
 
     kind: Literal["graph variants"] = "graph variants"
@@ -168,7 +140,6 @@ class Benchmark(Protocol):
     group: str | None
 
     def __call__(self, function_to_benchmark: Callable[..., _Returned], *args: Any, **kwargs: Any) -> _Returned:  # noqa: ANN401
-        """Measure a function, as often as it takes."""
         ...
 
     def pedantic(

@@ -1,12 +1,8 @@
-"""Changes of the converted graph that might be worth their place, against the graph as it is made.
+"""Changes of the converted graph that might be worth their place, against the graph as it is made."""
 
-Whole way from pixels to mask, one thread, all variants of a bundle in turn, round by round. The processor's time
-counts, so that other work on the machine falls out:
-
-    taskset -c 0 .venv/bin/python -m pytest benchmarks/lab/suites/test_graph_variants.py --benchmark-only
-
-docs/conversion.md holds what came out.
-"""
+# Whole way from pixels to mask, one thread, all variants of a bundle in turn, round by round. The processor's time
+# counts, so that other work on the machine falls out:
+#     taskset -c 0 .venv/bin/python -m pytest benchmarks/lab/suites/test_graph_variants.py --benchmark-only
 
 # onnx's generated message types are not known to pyright.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -120,7 +116,6 @@ def rename(model: onnx.ModelProto, name: str, new_name: str) -> None:
 
 
 def prepend(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    """Put nodes before all others."""
     others = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *others])

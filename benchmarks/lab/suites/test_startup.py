@@ -18,7 +18,6 @@ PAIRS = 5
 
 
 def with_onnx(path: Path, cache: Path, folder: Path) -> Path:
-    """The bundle with ONNX inside."""
     with open_bundle(path) as bundle:
         if bundle.onnx_model(Precision.FP32) is not None:
             return path

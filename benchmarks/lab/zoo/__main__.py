@@ -85,7 +85,7 @@ def main(given: list[str]) -> None:
     if options.paddleseg is not None:
         options.paddleseg = options.paddleseg.resolve()
         if not (options.paddleseg / "configs").is_dir():
-            sys.exit(f"{options.paddleseg}: is no checkout of PaddleSeg; it has no folder configs")
+            sys.exit(f"{options.paddleseg}: is not a checkout of PaddleSeg; it has no folder configs")
     if not options.table:
         measure(store, chosen(INSTALLED if options.paddleseg is None else CHECKOUT, options.only), options)
     results = [(each, store.read(each)) for each in (*INSTALLED, *CHECKOUT)]

@@ -41,9 +41,6 @@ def page(rows: Sequence[Row]) -> str:
 
     Args:
         rows: every network of both sets, in order.
-
-    Returns:
-        Markdown, ending in a newline.
     """
     sizes = ", ".join(f"{width}×{height}" for width, height in GENERATED_SIZES)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(installed_versions(PACKAGES).items()))

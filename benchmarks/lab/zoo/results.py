@@ -49,7 +49,6 @@ class Measurement:
 
     @property
     def verdict(self) -> Verdict:
-        """What it comes to."""
         if self.stopped_at is not None:
             return _STOPPED[self.stopped_at]
         if self.mismatched_ppm is None or self.logit_error is None or self.classes is None:
@@ -64,10 +63,7 @@ class Result:
     """One network, measured.
 
     Attributes:
-        scenario: its name.
         key: of scenario and versions; another one makes the result stale.
-        measurement: what came out.
-        seconds: that it took.
     """
 
     scenario: str
@@ -80,14 +76,6 @@ _RESULT = TypeAdapter(Result)
 
 
 def key_of(scenario: Scenario) -> str:
-    """Name scenario and versions.
-
-    Args:
-        scenario: what is measured.
-
-    Returns:
-        Sixteen hexadecimal digits.
-    """
     versions = installed_versions((*PACKAGES, "paddleseg"))
     text = json.dumps([asdict(scenario), versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -95,19 +83,12 @@ def key_of(scenario: Scenario) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of results.
-
-    Attributes:
-        folder: made when needed.
-    """
+    """A folder of results."""
 
     folder: Path
 
     def read(self, scenario: Scenario) -> Result | None:
         """Read a result.
-
-        Args:
-            scenario: of the network.
 
         Returns:
             The result; None if there is none of this scenario with these versions.
@@ -122,12 +103,7 @@ class Store:
         """Keep a result, in one step.
 
         Args:
-            scenario: of the network.
             measurement: takes the place of an earlier one.
-            seconds: that it took.
-
-        Returns:
-            What is kept.
         """
         result = Result(scenario.name, key_of(scenario), measurement, round(seconds, 1))
         path = self._path(scenario)

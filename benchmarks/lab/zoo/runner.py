@@ -33,7 +33,6 @@ def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = 
     """Make random weights, export and convert a network, and read how close the conversion is.
 
     Args:
-        scenario: the network.
         checkout: PaddleSeg's own folder; None: the installed PaddleSeg.
         timeout_s: seconds that each step may take.
 
@@ -73,8 +72,6 @@ def export_only(scenario: Scenario, bundle: Path, *, timeout_s: float = TIMEOUT_
     """Export a network of the installed PaddleSeg with random weights.
 
     Args:
-        scenario: the network.
-        bundle: an archive, or an absent folder.
         timeout_s: seconds that each step may take.
 
     Raises:
@@ -113,7 +110,6 @@ def _pseg(arguments: Sequence[str | Path], checkout: Path | None, timeout_s: flo
 
 
 def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float) -> str:
-    """What the child wrote on standard output."""
     paths = [str(each) for each in (checkout, _ROOT, os.environ.get("PYTHONPATH")) if each]
     with (
         tempfile.TemporaryFile() as complaints,

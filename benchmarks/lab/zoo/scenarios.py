@@ -39,15 +39,6 @@ class Scenario:
         return self.published.partition("/")[2] or str(backbone.get("type", "as it is"))
 
     def configuration(self, scratch: Path, checkout: Path | None) -> Path:
-        """Find or write the configuration.
-
-        Args:
-            scratch: folder to write into.
-            checkout: PaddleSeg's own folder.
-
-        Returns:
-            A `.yml` that `pseg export` takes.
-        """
         if checkout is not None:
             return checkout / "configs" / self.published
         model = dict(self.model or {})

@@ -1,9 +1,4 @@
-"""Random weights for a configuration: `python -m benchmarks.lab.zoo.weights CONFIG WEIGHTS`.
-
-Untrained, the activations of a deep network fade to a constant and one class wins everywhere: two masks of one class
-agree whatever was computed. So the statistics of the batch normalisation are taken from noise, and where one class
-still wins, each class loses its median score by way of the last bias.
-"""
+"""Random weights for a configuration: `python -m benchmarks.lab.zoo.weights CONFIG WEIGHTS`."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
 # pyright: reportPrivateImportUsage=false
@@ -76,7 +71,6 @@ def balance(network: "Layer", class_count: int, side: int) -> None:
 
     Args:
         network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
-        class_count: number of classes.
         side: of the picture that it sees, in pixels.
     """
     import paddle
@@ -127,12 +121,7 @@ def _settled_at(network: "Layer") -> int:
 
 
 def write_weights(config: Path, weights: Path) -> None:
-    """Write random weights with settled statistics, as PaddleSeg's training leaves them.
-
-    Args:
-        config: PaddleSeg's configuration.
-        weights: the `.pdparams` to write.
-    """
+    """Write random weights with settled statistics, as PaddleSeg's training leaves them."""
     import paddle
 
     paddle.set_device("cpu")

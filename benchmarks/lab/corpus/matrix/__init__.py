@@ -1,8 +1,7 @@
-"""A matrix of TIFFs of one scene: kinds of samples and colours by layouts, codecs, byte orders and everything else.
+"""A matrix of TIFFs of one scene: kinds of samples and colours by layouts, codecs, byte orders and everything else."""
 
-All files hold the same rendered scene, so that the right result is known without any reader. The same files come out
-every time (but for LERC, whose encoder leaves unused bits as they were in memory).
-"""
+# All files hold the same rendered scene, so that the right result is known without any reader. The same files come out
+# every time (but for LERC, whose encoder leaves unused bits as they were in memory).
 
 from functools import cache
 

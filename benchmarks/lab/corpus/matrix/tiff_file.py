@@ -1,7 +1,4 @@
-"""TIFFs that no library writes: tags of any type, any packing of samples, missing segments, subdirectories.
-
-Only what a TIFF is made of is known here; whether the tags make sense is the caller's affair.
-"""
+"""TIFFs that no library writes: tags of any type, any packing of samples, missing segments, subdirectories."""
 
 import struct
 from collections.abc import Sequence
@@ -50,7 +47,6 @@ class Directory:
 
 
 def write_tiff(path: Path, directories: Sequence[Directory], *, order: ByteOrder = "<", big: bool = False) -> None:
-    """Write a TIFF."""
     mark = b"II" if order == "<" else b"MM"
     head = struct.pack(f"{order}HHHQ", 43, 8, 0, 0) if big else struct.pack(f"{order}HI", 42, 0)
     content = bytearray(mark + head)

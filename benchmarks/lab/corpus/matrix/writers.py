@@ -175,7 +175,6 @@ _TILE = (32, 48)
 
 
 def by_tifffile(picture: Picture, layout: Layout, **options: Any) -> Variant:  # noqa: ANN401 (tifffile's options)
-    """A file that tifffile writes."""
     codec, predictor = layout.codec.removesuffix(" with predictor"), layout.codec.endswith("with predictor")
     segments: Mapping[Segments, Mapping[str, Any]] = {
         "one strip": {"rowsperstrip": HEIGHT},
