@@ -5,16 +5,14 @@ place in the list, so that it is counted once, however many ledgers know it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import ClassCover, SegmentationClass
 from service.collections.sharding import Shard, parse_shard
-from service.ivcap.publishing import TotalCover
 from service.results.ledger import Entry, LedgerContent, LedgerError, ledger_path, ledgers_in, read_ledger
-from service.results.pictures import cover_records
+from service.results.totals import totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +52,6 @@ class Merged:
             "bundle": self.content.run.bundle,
             "options": dict(self.content.run.options),
         }
-
-
-def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
-    """Sum records up.
-
-    Args:
-        records: one an image, as `service.results.pictures.result_record` writes them.
-        images: how many there should be.
-
-    Returns:
-        JSON values: counts, failures, cover over all images weighted by their pixels.
-    """
-    failed = [record for record in records if record["status"] != "ok"]
-    total = TotalCover()
-    for record in records:
-        if record["status"] == "ok":
-            covers = [
-                ClassCover(SegmentationClass(each["id"], each["name"], tuple(each["color"])), each["cover"])
-                for each in record["cover"]
-            ]
-            total.add(record["mask"]["width"], record["mask"]["height"], covers)
-    return {
-        "images": {
-            "total": images,
-            "succeeded": len(records) - len(failed),
-            "failed": len(failed),
-            "missing": images - len(records),
-        },
-        "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
-        "cover": cover_records(total.covers()),
-    }
 
 
 def find_ledgers(places: Sequence[Path]) -> list[Path]:

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
-from service.ivcap.publishing import address_path
-from service.ivcap.transfer_limits import Allowance, TransferError, patience_from
+from service.ivcap.names import address_path
+from service.ivcap.transfer_limits import Allowance, TransferError, retry_policy_from
 from service.results.pictures import write_atomically
 from service.results.records import MOST_IMAGES
 
@@ -112,9 +112,9 @@ def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
 
 def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
-    from service.ivcap.transport import patient_session, receiving
+    from service.ivcap.transport import limited_session, receiving
 
-    session = patient_session(patience_from(os.environ))
+    session = limited_session(retry_policy_from(os.environ))
     with session, receiving(allowance), session.get(name, stream=True) as answer:
         answer.raise_for_status()
         for piece in answer.iter_content(_PIECE_BYTES):

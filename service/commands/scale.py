@@ -31,7 +31,6 @@ from service.collections.cluster import (
     write_ledger_rows,
 )
 from service.collections.manifest import read_manifest
-from service.collections.merging import totals
 from service.collections.storage import Folder, is_uri, local_path
 from service.commands.flags import with_flags
 from service.commands.groups import TableOptions
@@ -62,6 +61,7 @@ from service.results.pictures import (
     result_paths,
     write_atomically,
 )
+from service.results.totals import totals
 from service.session import caches_at, open_session
 
 _PROGRESS_LINES = 20

@@ -21,7 +21,7 @@ class TransferError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a request may take and how often it is repeated.
 
     Attributes:
@@ -46,7 +46,7 @@ class Patience:
         Yields:
             Seconds before each retry.
 
-        >>> list(Patience(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
+        >>> list(RetryPolicy(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
         [1, 2, 3, 3]
         """
         for retry in range(self.retries):
@@ -62,7 +62,7 @@ _SETTINGS = {
 }
 
 
-def patience_from(environment: Mapping[str, str]) -> Patience:
+def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
     """Read the settings of whoever runs the service.
 
     Args:
@@ -75,14 +75,14 @@ def patience_from(environment: Mapping[str, str]) -> Patience:
     Raises:
         OptionError: a setting is no number, or negative.
 
-    >>> patience_from({"PSEG_HTTP_RETRIES": "2"}).retries
+    >>> retry_policy_from({"PSEG_HTTP_RETRIES": "2"}).retries
     2
     """
     settings: dict[str, Any] = {}
     for variable, name in _SETTINGS.items():
         if variable in environment:
             settings[name] = _number(variable, environment[variable], whole=name == "retries")
-    return replace(Patience(), **settings)
+    return replace(RetryPolicy(), **settings)
 
 
 def _number(variable: str, given: str, *, whole: bool) -> float:

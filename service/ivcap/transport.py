@@ -1,7 +1,7 @@
 """Limits of time and size, and retries, for libraries whose requests have neither.
 
 `requests.get` and its kin open a session for one call, and a session mounts what it finds as `HTTPAdapter`.
-`patient_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
+`limited_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
 sees it, and asks again after a pause when what went wrong may pass: no connection, a connection that was cut or reset,
 no answer in time, an answer that was cut off, status 408, 425, 429 or 500 and above. Another status is handed on as it
 is.
@@ -14,7 +14,7 @@ kind a block of code asks for. The size that an answer states is compared before
 comes is counted. Bodies are asked for as they are, and one that is packed for the transfer is refused: no few bytes
 become many. A large body waits in a temporary file. Answers that are refused are not asked for again.
 
-`service.ivcap.patient_httpx` does the same for the other library of requests, with what stands here.
+`service.ivcap.limited_httpx` does the same for the other library of requests, with what stands here.
 """
 
 # requests keeps the types of its options to itself.
@@ -43,7 +43,7 @@ from requests.utils import rewind_body
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
+from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
 
 _log = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 16
@@ -266,12 +266,12 @@ def _is_link_local(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_link_local
 
 
-class PatientAdapter(HTTPAdapter):
+class LimitedAdapter(HTTPAdapter):
     """Sends requests with limits, and again where that may help."""
 
-    def __init__(self, patience: Patience, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
+    def __init__(self, policy: RetryPolicy, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
         super().__init__()
-        self._patience = patience
+        self._policy = policy
         self._sizes = sizes
         self._hosts = hosts
 
@@ -326,7 +326,7 @@ class PatientAdapter(HTTPAdapter):
         self._require_allowed(str(request.url))
         request.headers["Accept-Encoding"] = "identity"
         send_once = partial(self._send_once, request, verify=verify, cert=cert, proxies=proxies)
-        for pause_s in self._patience.pauses_s():
+        for pause_s in self._policy.pauses_s():
             try:
                 return send_once()
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -350,8 +350,8 @@ class PatientAdapter(HTTPAdapter):
             )
 
     def _send_once(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        timeout = (self._patience.connect_s, self._patience.silence_s)
-        with Deadline(self._patience.answer_s) as deadline:
+        timeout = (self._policy.connect_s, self._policy.silence_s)
+        with Deadline(self._policy.answer_s) as deadline:
             token = _deadline.set(deadline)
             try:
                 response = super().send(request, stream=True, timeout=timeout, **options)
@@ -368,7 +368,7 @@ class PatientAdapter(HTTPAdapter):
         return answer
 
     def _too_late(self, request: requests.PreparedRequest) -> requests.ReadTimeout:
-        return requests.ReadTimeout(f"no whole answer in {self._patience.answer_s:g} s", request=request)
+        return requests.ReadTimeout(f"no whole answer in {self._policy.answer_s:g} s", request=request)
 
     def _received(self, request: requests.PreparedRequest, response: requests.Response) -> requests.Response:
         raw: urllib3.HTTPResponse = response.raw
@@ -410,13 +410,13 @@ class PatientAdapter(HTTPAdapter):
 
 
 @contextmanager
-def patient_requests(
-    patience: Patience, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
+def limited_requests(
+    policy: RetryPolicy, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
 ) -> Generator[None]:
     """Impose limits on all requests that `requests` sends, by whichever library.
 
     Args:
-        patience: limits of time, and retries.
+        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
         hosts: which hosts may be asked.
 
@@ -425,7 +425,7 @@ def patient_requests(
     """
     usual = requests.sessions.HTTPAdapter  # pyright: ignore[reportPrivateImportUsage]
     # requests makes its sessions deep inside its functions: no argument carries an adapter there.
-    adapter = partial(PatientAdapter, patience, sizes or Sizes(), hosts)
+    adapter = partial(LimitedAdapter, policy, sizes or Sizes(), hosts)
     requests.sessions.HTTPAdapter = adapter  # pyright: ignore
     try:
         yield
@@ -433,11 +433,11 @@ def patient_requests(
         requests.sessions.HTTPAdapter = usual  # pyright: ignore[reportPrivateImportUsage]
 
 
-def patient_session(patience: Patience, sizes: Sizes | None = None) -> requests.Session:
+def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests.Session:
     """Make a session whose requests are limited.
 
     Args:
-        patience: limits of time, and retries.
+        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
 
     Returns:
@@ -445,5 +445,5 @@ def patient_session(patience: Patience, sizes: Sizes | None = None) -> requests.
     """
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, PatientAdapter(patience, sizes or Sizes()))
+        session.mount(scheme, LimitedAdapter(policy, sizes or Sizes()))
     return session

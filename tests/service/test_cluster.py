@@ -88,7 +88,7 @@ def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
         return min(wanted, memory_allows)
 
     monkeypatch.setattr(Predictor, "batch_within_memory", within_memory)
-    monkeypatch.setattr("service.collections.cluster.Pipeline", pipeline_that_tells(sizes))
+    monkeypatch.setattr("service.session.Pipeline", pipeline_that_tells(sizes))
     photo = halves(tmp_path / "one.png", RED)
     job = Job(build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first")
     assert work(job, {"uri": [photo.as_uri()], "stem": ["one"]})["status"] == ["ok"]
