@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from service.collections.sharding import Shard, parse_shard
-from service.results.ledger import Entry, LedgerContent, LedgerError, ledger_path, ledgers_in, read_ledger
+from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
+from service.results.resuming import LedgerError, supersedes
 from service.results.totals import totals
 
 
@@ -75,7 +76,7 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
             continue
         ledgers = ledgers_in(place)
         if not ledgers:
-            raise LedgerError(f"{place}: holds no ledger: name the folder of a run, or a ledger itself")
+            raise LedgerError(place, "holds no ledger: name the folder of a run, or a ledger itself")
         found += ledgers
     return list(dict.fromkeys(found))
 
@@ -114,8 +115,7 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
                 duplicates.add(entry.position)
                 if known[1].record["cover"] != entry.record["cover"]:
                     contradictory.add(entry.position)
-            # What one machine could not read another one perhaps could; an image may have been mended since.
-            if not entry.failed and (known[1].failed or (entry.modified_ns or 0) > (known[1].modified_ns or 0)):
+            if supersedes(entry, known[1]):
                 chosen[entry.position] = content, entry
     entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
     return Merged(
@@ -134,11 +134,12 @@ def _same_file(path: Path, other: Path) -> bool:
 def _require_same(first: LedgerContent, other: LedgerContent) -> None:
     if first.run.digest != other.run.digest:
         differences = "; ".join(first.run.differences(other.run))
-        raise LedgerError(f"{first.path} and {other.path} were not made alike: {differences}: merge them apart")
+        raise LedgerError(first.path, f"and {other.path} were not made alike: {differences}: merge them apart")
     if (first.run.images, first.run.listing) != (other.run.images, other.run.listing):
         raise LedgerError(
-            f"{first.path} tells of {first.run.images} images, {other.path} of {other.run.images} or of others: "
-            "shards belong together only if each was given the same images by the same names"
+            first.path,
+            f"tells of {first.run.images} images, {other.path} of {other.run.images} or of others: "
+            "shards belong together only if each was given the same images by the same names",
         )
 
 
