@@ -194,8 +194,9 @@ def checked(model: type[_Model], value: object) -> _Model:
         _adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "the record"
-        raise RecordError(field[:80], first["msg"].removeprefix("Value error, ")) from None
+        # What tells one kind of record from the other is no field.
+        parts = [str(part) for part in first["loc"] if part not in ("ok", "failed")]
+        raise RecordError((".".join(parts) or "the record")[:80], first["msg"].removeprefix("Value error, ")) from None
     return cast("_Model", value)
 
 
