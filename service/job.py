@@ -55,7 +55,7 @@ from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
 from service.ivcap.transfer_limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
 from service.ivcap.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.results.pictures import cover_records
 from service.session import caches_at
 from service.version import banner
@@ -222,8 +222,8 @@ class Worker:
             source = images_of_job(named, ivcap, Path(work), self.sizes.image, progress.image_done)
             progress.total = len(source.urns)
             store = JobStore(ivcap, job, self.policy.pause_s)
-            session = self._session(bundle, named, source.sample, progress)
-            outcome = run_platform_job(named, session, source, store, stop=self.stop)
+            open_model = partial(self._session, bundle, source.sample, progress)
+            outcome = run_platform_job(named, open_model, source, store, stop=self.stop)
         summary = outcome.summary(job, named.model)
         _require_done(outcome, summary)
         self.failed = False
@@ -231,10 +231,10 @@ class Worker:
 
     @contextmanager
     def _session(
-        self, bundle: Item, request: ServiceRequest, sample: Sequence[Path], progress: Progress
+        self, bundle: Item, sample: Sequence[Path], progress: Progress, options: PredictRequest
     ) -> Generator[Predictor]:
-        with progress.report.step(_OPENING, request.model) as step:
-            predictor, kept = self.models.predictor(bundle, request.predict_request(), sample)
+        with progress.report.step(_OPENING, bundle.name.urn) as step:
+            predictor, kept = self.models.predictor(bundle, options, sample)
             step.finished("open from an earlier job" if kept else "opened", kept=kept)
         with progress.images():
             yield predictor

@@ -43,7 +43,7 @@ from service.ivcap.redaction import keep_secrets_out_of_logs
 from service.ivcap.transfer_limits import Sizes, retry_policy_from, sizes_from
 from service.ivcap.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 
 _log = logging.getLogger("service.order")
@@ -170,17 +170,16 @@ def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
         model = open_item(given["model"], work, sizes.bundle)
         store = OrderStore()
         store.remove_abandoned()
-        session = _session(model, request, source.sample)
-        outcome = run_platform_job(request, session, source, store, stop=stop)
+        outcome = run_platform_job(request, partial(_session, model, source.sample), source, store, stop=stop)
     _log.info("%d done, %d failed", len(outcome.published), len(outcome.failed))
     return outcome.exit_status
 
 
 @contextmanager
-def _session(model: Item, request: ServiceRequest, sample: Sequence[Path]) -> Generator[Predictor]:
+def _session(model: Item, sample: Sequence[Path], options: PredictRequest) -> Generator[Predictor]:
     root = os.environ.get("PSEG_CACHE_DIR")
     caches = caches_at(Path(root) if root else None)
-    with open_session(model.fetch(), request.predict_request(), caches, sample) as predictor:
+    with open_session(model.fetch(), options, caches, sample) as predictor:
         model.release()
         yield predictor
 

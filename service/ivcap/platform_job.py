@@ -167,7 +167,7 @@ class Outcome:
 
 def run_platform_job(
     request: ServiceRequest,
-    session: AbstractContextManager[Predictor],
+    open_model: Callable[[PredictRequest], AbstractContextManager[Predictor]],
     source: ImageSource,
     store: ArtifactStore,
     *,
@@ -177,7 +177,7 @@ def run_platform_job(
 
     Args:
         request: validated parameters.
-        session: opens the model when it is entered.
+        open_model: opens the model for the options of a prediction, until the block ends.
         source: the images.
         store: where results go.
         stop: when it is set, no other image is taken.
@@ -189,7 +189,7 @@ def run_platform_job(
     try:
         options = request.predict_request()
         _require_shapes_possible(options, source)
-        with session as predictor:
+        with open_model(options) as predictor:
             outcome.provenance = predictor.provenance
             publisher = Publisher(store, request.model, predictor.provenance, predictor.bundle.multilabel)
             _Run(request, predictor, _Images(source, options.images, stop), publisher, outcome).complete(options)

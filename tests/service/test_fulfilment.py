@@ -19,7 +19,7 @@ from service.ivcap.items import FetchError, Item, SourceError, StorageError
 from service.ivcap.names import ArtifactName
 from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product
-from service.request import ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from tests.service.bundles import bundle_folder
 
@@ -126,16 +126,16 @@ class Scene:
         return build_service_request(model="urn:ivcap:artifact:model", images="urn:ivcap:queue:1", **more)
 
     @contextmanager
-    def session(self) -> Generator[Predictor]:
+    def session(self, options: PredictRequest) -> Generator[Predictor]:
         self.history.append("open the model")
-        with open_session(self.bundle, self.request().predict_request(), caches_at(self.folder / "cache")) as opened:
+        with open_session(self.bundle, options, caches_at(self.folder / "cache")) as opened:
             yield opened
 
     def do(
         self, source: Pictures, *refuses: str, when_stored: Callable[[str], None] = lambda _: None, **more: object
     ) -> tuple[Outcome, Shelf]:
         shelf = Shelf(self.history, frozenset(refuses), when_stored)
-        return run_platform_job(self.request(**more), self.session(), source, shelf, stop=self.stop), shelf
+        return run_platform_job(self.request(**more), self.session, source, shelf, stop=self.stop), shelf
 
 
 @pytest.fixture
@@ -301,13 +301,13 @@ def test_a_model_that_does_not_open_is_told_before_an_image_is_taken(
     scene: Scene, error: Exception, status: int
 ) -> None:
     @contextmanager
-    def session() -> Generator[Predictor]:
+    def session(_: PredictRequest) -> Generator[Predictor]:
         raise error
         yield
 
     shelf = Shelf(scene.history)
     source = Pictures(scene.pictures(), scene.history)
-    outcome = run_platform_job(scene.request(), session(), source, shelf, stop=scene.stop)
+    outcome = run_platform_job(scene.request(), session, source, shelf, stop=scene.stop)
     assert outcome.exit_status == status
     assert scene.history == []
     assert str(error) in shelf.summary["problems"][0]
