@@ -17,6 +17,7 @@ from service.logs import legible_trace, make_records_legible
 
 _COMMANDS = (
     "predict",
+    "reproduce",
     "merge",
     "manifest",
     "scale",

@@ -43,6 +43,7 @@ from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
+from engine.segmentation.predictor import MaskOptions
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
@@ -211,9 +212,18 @@ def open_session(
             threshold=request.masks.threshold,
             mask_size=request.masks.mask_size,
         ) as predictor:
+            _require_threshold_used(predictor, request)
             largest = request.images.largest_pixels * batch_size_of(request, predictor)
             predictor.heed_memory_limit(memory_limit_bytes(), largest)
             yield averaged(predictor, request.averaging)
+
+
+def _require_threshold_used(predictor: Predictor, request: PredictRequest) -> None:
+    if request.masks.threshold != MaskOptions().threshold and not predictor.uses_threshold:
+        raise OptionError(
+            f"{predictor.bundle.name} gives each pixel its strongest class, so a threshold has no effect: leave it out",
+            option="threshold",
+        )
 
 
 def batch_size_of(request: PredictRequest, predictor: Predictor) -> int:

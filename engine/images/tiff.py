@@ -138,15 +138,34 @@ def tiff_size(path: Path, page: int = 1) -> tuple[int, int] | None:
         Width and height in pixels as stored; None where the file is no TIFF, does not say it, or cannot be read. Of a
         page that is not there, those of the first.
     """
+    found = _directory_of(path, page)
+    return None if found is None else (found.width, found.height)
+
+
+def is_georeferenced(path: Path, page: int = 1) -> bool:
+    """Look up whether a TIFF says where on the earth its picture lies, without decoding it.
+
+    Args:
+        path: any file.
+        page: which picture, from 1.
+
+    Returns:
+        Whether it has the size of a pixel, a transformation, or points on the ground.
+    """
+    found = _directory_of(path, page)
+    return found is not None and any(map(found.has, (Tag.PIXEL_SCALE, Tag.TRANSFORMATION, Tag.TIE_POINTS)))
+
+
+def _directory_of(path: Path, page: int) -> Directory | None:
+    """None where the file is no TIFF or cannot be read: who reads it says what is wrong."""
     try:
         with open_to_read(path) as file:
             if TIFF.match(file.read(4)) is None:
                 return None
             pictures = _pictures_of(path, _directories_of(path, file))
-    except (OSError, ImageError):  # who reads the file says what is wrong
+    except (OSError, ImageError):
         return None
-    found = pictures[page - 1 if page <= len(pictures) else 0]
-    return found.width, found.height
+    return pictures[page - 1 if page <= len(pictures) else 0]
 
 
 class Tiff:

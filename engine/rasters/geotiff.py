@@ -21,6 +21,7 @@ from engine.gdal import (
     GdalError,
     coordinate_system,
     names_files,
+    open_tiff,
     traced_shapes,
     transform_points,
     write_cloud_optimized,
@@ -363,6 +364,29 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
     return side if math.isfinite(side) and side else None
 
 
+def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
+    """Find out where the middle of a raster lies.
+
+    Args:
+        georeference: of the raster.
+        width: columns.
+        height: rows.
+
+    Returns:
+        Latitude and longitude on WGS 84, in degrees; None where nothing leads there.
+    """
+    if georeference.crs_wkt is None:
+        return None
+    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    east = x + width / 2 * per_column + height / 2 * x_per_row
+    north = y + width / 2 * y_per_column + height / 2 * per_row
+    try:
+        (longitude,), (latitude,) = transform_points(georeference.crs_wkt, "EPSG:4326", [east], [north])
+    except GdalError:
+        return None
+    return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else None
+
+
 def _area_from_equator(
     latitude_rad: NDArray[np.float64], axis: float, inverse_flattening: float
 ) -> NDArray[np.float64]:
@@ -495,3 +519,28 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
         if value == missing or (multilabel and value != 1):
             continue
         yield (band - 1 if multilabel else int(value)), rings
+
+
+def differing_pixels(one: Path, other: Path) -> int:
+    """Compare two masks that `write_geotiff` wrote.
+
+    Args:
+        one: a mask.
+        other: another one.
+
+    Returns:
+        Pixels whose class differs; all of them where the sizes or the numbers of planes do.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    try:
+        with one.open("rb") as first, other.open("rb") as second, open_tiff(first) as left, open_tiff(second) as right:
+            if (left.width, left.height, left.dtypes) != (right.width, right.height, right.dtypes):
+                return left.width * left.height
+            bands = range(1, len(left.dtypes) + 1)
+            rows = max(left.block_shape[0], 1)
+            windows = (Window(0, top, left.width, min(rows, left.height - top)) for top in range(0, left.height, rows))
+            return sum(int((left.read(bands, each) != right.read(bands, each)).any(axis=0).sum()) for each in windows)
+    except (OSError, GdalError) as error:
+        raise ImageError(f"{one} and {other} cannot be compared: {error}") from error

@@ -56,7 +56,9 @@ class TileOptions(Options):
     """What a user fixes about tiles and rasters; None leaves it to the engine.
 
     Attributes:
-        tile: whether every image is cut into tiles; otherwise only TIFFs that are too large to decode.
+        tile: whether every image is cut into tiles; otherwise only rasters: TIFFs that are georeferenced, or too large
+            to decode.
+        as_photograph: whether georeferenced TIFFs are treated as photographs.
         side: of a tile, in pixels.
         overlap: pixels that tiles share.
         memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
@@ -71,8 +73,13 @@ class TileOptions(Options):
 
     tile: bool = option(
         False,
-        "Cut every image into overlapping tiles at full size; a TIFF with more than max-pixels always is. It implies "
-        "max-img-size -1.",
+        "Cut every image into overlapping tiles at full size; TIFFs that are georeferenced, or have more than "
+        "max-pixels, always are. It implies max-img-size -1.",
+    )
+    as_photograph: bool = option(
+        False,
+        "Treat georeferenced TIFFs as photographs: shrunk for the network, with missing pixels counted, and without "
+        "areas and map.",
     )
     side: int | None = option(
         None, "Side of a tile in pixels. By default what the memory holds, at most 1024.", name="tile_size", minimum=1
@@ -101,6 +108,11 @@ class TileOptions(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        if self.as_photograph and (self.tile or self.names_rasters):
+            raise OptionError(
+                "photographs have no tiles, bands and polygons: leave out tile, bands and vectors",
+                option="as_photograph",
+            )
         if self.vectors is not None and not is_polygon_format(self.vectors) and not Path(self.vectors).suffix:
             raise OptionError(
                 f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"

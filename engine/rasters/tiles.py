@@ -407,4 +407,5 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         ClassCover(class_of_index(predictor.bundle.classes, index), share)
         for index, share in enumerate(cover(mask, facts.classes))
     )
-    return Prediction(mask, covers, {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")})
+    timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
+    return Prediction(mask, covers, timings_ms, network_size=(tiling.width, tiling.height))

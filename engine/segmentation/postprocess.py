@@ -80,6 +80,29 @@ def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
     return OutputKind.PROBABILITY if output.shape[1] == 1 else OutputKind.SCORES
 
 
+def require_channels_first(output: Output, size: Sequence[int], classes: int) -> None:
+    """Refuse scores whose classes are the last axis: read as [N, C, H, W] they would be stripes of a wrong mask.
+
+    Args:
+        output: The output with its batch axis.
+        size: Height and width of the network's input.
+        classes: That the bundle names; 0: unknown.
+
+    Raises:
+        InferenceError: The output is [N, H, W, C].
+    """
+    if output.ndim != 4:
+        return
+    _, first, second, last = output.shape
+    height, width = size
+    shaped_as_image = first * width == second * height and first > 1
+    if shaped_as_image and (last == classes != first or ((first, second) == (height, width) != (second, last))):
+        raise InferenceError(
+            f"{_named(output)} has its classes in the last axis, [N, H, W, C]: export the network so that it returns "
+            "[N, C, H, W]"
+        )
+
+
 def segment(
     output: Output, kind: OutputKind, records: Sequence[TransformRecord], *, threshold: float = 0.5
 ) -> Mask | Multilabel:

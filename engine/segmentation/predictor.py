@@ -19,7 +19,16 @@ from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
-from engine.segmentation.postprocess import OutputKind, class_count, cover, logits, output_kind, score_planes, segment
+from engine.segmentation.postprocess import (
+    OutputKind,
+    class_count,
+    cover,
+    logits,
+    output_kind,
+    require_channels_first,
+    score_planes,
+    segment,
+)
 from engine.transforms import TransformRecord, apply_transforms, restore_plane
 
 _log = logging.getLogger(__name__)
@@ -121,12 +130,14 @@ class Prediction:
         timings_ms: preprocess, run and postprocess, in milliseconds.
         whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
             for memory; None otherwise.
+        network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
     """
 
     mask: Mask
     covers: tuple[ClassCover, ...]
     timings_ms: Mapping[str, float]
     whole_size: tuple[int, int] | None = None
+    network_size: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
@@ -255,6 +266,14 @@ class Predictor:
     def close(self) -> None:
         """Free the runtime."""
         self.runtime.close()
+
+    @property
+    def uses_threshold(self) -> bool:
+        """Whether the threshold can have an effect; known where the network declares what it returns."""
+        outputs = self.runtime.outputs
+        scores = any(len(each.shape) == 4 and each.shape[1] not in {None, 1} for each in outputs)
+        indices = all(np.dtype(each.dtype).kind in "iu" for each in outputs)
+        return not indices and (self.bundle.multilabel or not scores)
 
     @property
     def provenance(self) -> Provenance:
@@ -429,13 +448,16 @@ class Predictor:
         started = time.perf_counter()
         outputs = self.runtime.run({self._input.name: batch.astype(self._input.dtype, copy=False)})
         run_ms = _elapsed_ms(started) / len(tensors)
-        output, kind = self._segmentation_of(outputs, fixed_batch)
+        output, kind = self._segmentation_of(outputs, fixed_batch, batch.shape[-2:])
         return [RawOutput(output[index], kind, run_ms) for index in range(len(tensors))]
 
-    def _segmentation_of(self, outputs: Mapping[str, Tensor], batch: int) -> tuple[Tensor, OutputKind]:
+    def _segmentation_of(
+        self, outputs: Mapping[str, Tensor], batch: int, size: tuple[int, ...]
+    ) -> tuple[Tensor, OutputKind]:
         problems: list[str] = []
         for name, output in outputs.items():
             try:
+                require_channels_first(output, size, len(self.bundle.classes))
                 kind = output_kind(output, multilabel=self.bundle.multilabel)
                 if kind is OutputKind.MULTILABEL and self._ends_in_sigmoid:
                     output = logits(output)
@@ -490,7 +512,8 @@ class Predictor:
             "run": raw.run_ms,
             "postprocess": _elapsed_ms(started),
         }
-        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms)
+        height, width = prepared.tensor.shape[-2:]
+        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms, network_size=(width, height))
 
 
 def _undo_records(prepared: PreparedImage) -> tuple[TransformRecord, ...]:

@@ -100,6 +100,7 @@ class ResultOptions(Options):
     Attributes:
         out: the folder.
         resume: whether to go on where an earlier run was cut off.
+        overwrite: whether results of another run may be replaced.
         json_lines: whether records are printed, and nothing else.
         tables: about all images.
     """
@@ -108,8 +109,16 @@ class ResultOptions(Options):
 
     out: Path = option(Path("masks"), "Folder for the results.")
     resume: bool = option(False, "Go on where an earlier run into the same folder was cut off.")
+    overwrite: bool = option(
+        False, "Replace what a run with another bundle, other options or other images left in the folder."
+    )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
     tables: TableOptions = TableOptions()
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.resume and self.overwrite:
+            raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
 
 
 @dataclass(frozen=True, slots=True)

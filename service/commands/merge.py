@@ -60,7 +60,7 @@ def merge(
 def _table(merged: Merged) -> bytes:
     table = CoverTable()
     for entry in merged.content.entries:
-        table.add_record(entry.record, entry.capture)
+        table.add(entry.record, entry.capture)
     return table.to_csv()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine import Failed, Pipeline, Predictor, Provenance, Segmented, SourceImage, read_image
-from engine.images import find_images, is_tiff
+from engine.images import Capture, find_images, is_tiff
 from engine.rasters.options import TileOptions
 from engine.system.files import write_atomically
 from engine.system.text import legible
@@ -68,14 +68,16 @@ def predict(
         say(remark)
     share = None if selection.shard is None else parse_shard(selection.shard)
     listing = list_tasks(found.images, share, found.subfolders, selection.pages())
-    run = _Run(bundle, listing, request, tiles, results, session)
+    run = PredictRun(bundle, listing, request, tiles, results, session)
     run.require_places()
     if not run.complete():
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class PredictRun:
+    """A run of `pseg predict`; its fields are what the command was given."""
+
     bundle: Path
     listing: Listing
     request: PredictRequest
@@ -85,6 +87,7 @@ class _Run:
 
     @property
     def tasks(self) -> list[ImageTask]:
+        """The images of the run."""
         return [task for _, task in self.listing.mine]
 
     def require_places(self) -> None:
@@ -110,7 +113,7 @@ class _Run:
 
     def complete(self) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""
-        table, products, failed = CoverTable(), Products(), 0
+        table, products, failed, shrunken = CoverTable(), Products(), 0, 0
         try:
             with (
                 open_session(
@@ -123,11 +126,9 @@ class _Run:
                 self._reporting(predictor, products) as show,
                 _progress(len(self.tasks)) as advance,
             ):
-                for record, result in self._results(predictor):
-                    if isinstance(result, Entry):
-                        table.add_record(record, result.capture)
-                    else:
-                        table.add(result)
+                for record, result in self.results_of(predictor):
+                    table.add(record, _capture_of(result))
+                    shrunken += _is_shrunken(result)
                     show(result)
                     failed += record["status"] != "ok"
                     if self.results.json_lines:
@@ -135,6 +136,8 @@ class _Run:
                     else:
                         _tell(record)
                     advance()
+                if not self.results.json_lines:
+                    _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
         finally:
             csv = self.results.tables.csv
             if csv is not None and (table.rows or not self.tasks):
@@ -142,7 +145,8 @@ class _Run:
                     write_atomically(csv, table.to_csv())
         return not failed and not products.missing
 
-    def _results(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], Result | Entry]]:
+    def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], Result | Entry]]:
+        """Segment the images, in their order, and write what was asked for: each record with its result."""
         out, resume = self.results.out, self.results.resume
         writer = ResultWriter(out, self.request.save)
         rasters = self._rasters(predictor, writer)
@@ -157,7 +161,7 @@ class _Run:
         # Where nothing else is to be written, a ledger is written only for what reads it.
         keep = bool(self.request.save) or resume or self.listing.shard is not None
         run = run_of(predictor, self.request, self.listing, self.tiles)
-        with open_ledger(out, run, self.listing, resume=resume, keep=keep) as ledger:
+        with open_ledger(out, run, self.listing, resume=resume, overwrite=self.results.overwrite, keep=keep) as ledger:
             for note in ledger.notes:
                 say(note)
             yield from ledger.results(segment, provenance)
@@ -168,7 +172,7 @@ class _Run:
     def _rasters(self, predictor: Predictor, writer: ResultWriter) -> "LargeImages | None":
         """What cuts images into tiles; None, and not loaded, where no image of the run can be one of those."""
         tiles, tasks = self.tiles, self.tasks
-        if not (tiles.tile or tiles.names_rasters or any(is_tiff(task.path) for task in tasks)):
+        if tiles == TileOptions() and not any(is_tiff(task.path) for task in tasks):
             return None
         from service.results.rasters import LargeImages
 
@@ -221,6 +225,36 @@ def _in_order(
             yield from map(rasters.segment, group)
         else:
             yield from pipeline.run(group)
+
+
+def _capture_of(result: Result | Entry) -> Capture:
+    match result:
+        case Entry():
+            return result.capture
+        case Segmented():
+            return result.image.capture
+        case Failed():
+            return Capture()
+
+
+def _is_shrunken(result: Result | Entry) -> bool:
+    """Whether the network got fewer pixels than the photograph has; a raster it sees whole, tile by tile."""
+    if not isinstance(result, Segmented) or result.prediction.whole_size is not None:
+        return False
+    height, width = result.image.pixels.shape[:2]
+    return (width, height) != (result.image.width, result.image.height)
+
+
+def _tell_end(images: int, failed: int, shrunken: int, provenance: Provenance) -> None:
+    streams = f", {provenance.streams} streams" if provenance.streams > 1 else ""
+    ran = f"{provenance.runtime} {provenance.provider} {provenance.precision}, {provenance.threads} threads{streams}"
+    profile = "" if provenance.profile is None else f", chosen by the profile {provenance.profile[:8]}"
+    say(f"{images - failed} of {images} images done, {failed} failed; run by {ran}{profile}")
+    if shrunken:
+        say(
+            f"{shrunken} images were shrunk for the network (--max-img-size): their masks have full size, but what is "
+            "finer is lost"
+        )
 
 
 def _tell(record: Mapping[str, Any]) -> None:

@@ -143,7 +143,7 @@ def scale(
         with products.written(f"the table {tables.csv}"):
             table = CoverTable()
             for entry in entries:
-                table.add_record(entry.record, entry.capture)
+                table.add(entry.record, entry.capture)
             write_atomically(tables.csv, table.to_csv())
     if tables.report is not None:
         from service.results.report import write_table_report

@@ -28,7 +28,7 @@ from engine import (
     read_image,
 )
 from engine.errors import message_of
-from engine.images import ImageLimits
+from engine.images import Capture, ImageLimits
 from engine.system.files import scratch_folder
 from engine.system.text import legible_values
 from service.ivcap.items import ImageSource, StorageError
@@ -36,7 +36,7 @@ from service.ivcap.names import ArtifactName, product_stem
 from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, Product, PublishedImage, Publisher
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest, ServiceRequest
-from service.results.pictures import CoverTable, Stems, cover_records, provenance_record
+from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
 
@@ -94,7 +94,9 @@ class Outcome:
 
     def record(self, result: _Result) -> None:
         """Record a result that is stored, or a failure."""
-        self.table.add(result)
+        if self.provenance is not None:
+            capture = result.image.capture if isinstance(result, Segmented) else Capture()
+            self.table.add(result_record(result, self.provenance), capture)
         if isinstance(result, Segmented):
             self.published.append(result.encoded)
             _log.info("%s: done", result.source.label)

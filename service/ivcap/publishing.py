@@ -103,6 +103,10 @@ class PublishedImage:
     height: int
     covers: tuple[ClassCover, ...]
 
+    def __str__(self) -> str:
+        """The URN of the mask, which is where records and tables say that it lies."""
+        return self.mask
+
 
 @dataclass(frozen=True, slots=True)
 class Publisher:

@@ -362,7 +362,9 @@ def _pictures_of(
 
 
 @contextmanager
-def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep: bool = True) -> Generator[Ledger]:
+def open_ledger(
+    folder: Path, run: Run, listing: Listing, *, resume: bool, overwrite: bool = False, keep: bool = True
+) -> Generator[Ledger]:
     """Begin a ledger, or go on with the one that is there.
 
     Args:
@@ -371,6 +373,7 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         listing: the images.
         resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
             replaced.
+        overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
         keep: False: nothing is written, everything is done.
 
     Yields:
@@ -378,7 +381,7 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
 
     Raises:
         LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
-            of images that are not among these would be replaced.
+            of images that are not among these, or of another run, would be replaced.
     """
     if not keep:
         yield Ledger(run, listing)
@@ -390,6 +393,8 @@ def open_ledger(folder: Path, run: Run, listing: Listing, *, resume: bool, keep:
         nonlocal known
         if resume:
             known = _still_finished(path, before, run, listing)
+        elif not overwrite:
+            _require_same_run(path, before, run)
         return [*known.finished.values(), *known.aside]
 
     with _replaced(path, run, entries) as file:
@@ -519,6 +524,26 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     tasks = dict(listing.mine)
     finished = {at: _as_of_now(entry, at, tasks[at], path.parent) for at, entry in resumed.finished.items()}
     return _Known(finished, aside, notes)
+
+
+def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
+    """The same bundle, options and images may run again; other results are not replaced unless that is asked for."""
+    if not os.fstat(file.fileno()).st_size:
+        return
+    content = _content_of(path, file)
+    if (content.run.digest, content.run.listing) == (run.digest, run.listing):
+        return
+    kept = sum(
+        any(_picture_bytes(path.parent / name) is not None for name in entry.pictures)
+        for entry in (*content.entries, *content.aside)
+    )
+    if kept:
+        others = "; ".join(run.differences(content.run)) or "other images"
+        raise LedgerError(
+            path.parent,
+            f"holds the results of another run, {kept} images ({others}): name another folder, go on with it "
+            "(--resume), or replace it (--overwrite)",
+        )
 
 
 def _change(

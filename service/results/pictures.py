@@ -401,6 +401,7 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
             "cover": [],
             "provenance": provenance_record(provenance),
             "timings_ms": {},
+            "network_size": None,
         }
     return {
         "image": result.source.label,
@@ -414,8 +415,16 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "cover": cover_records(result.prediction.covers),
         "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
+        "network_size": _network_size(result.prediction),
         **({"notes": list(result.image.notes)} if result.image.notes else {}),
     }
+
+
+def _network_size(prediction: Prediction) -> dict[str, int] | None:
+    if prediction.network_size is None:
+        return None
+    width, height = prediction.network_size
+    return {"width": width, "height": height}
 
 
 _Cover = tuple[str, float, float | None]
@@ -424,7 +433,7 @@ _Cover = tuple[str, float, float | None]
 
 @dataclass(slots=True)
 class CoverTable:
-    """A row per image: size, time and place of the photograph, cover per class, or why it failed.
+    """A row per image: mask, size, time and place, cover per class, what made it, or why it failed.
 
     Attributes:
         rows: in the order of the run.
@@ -432,46 +441,33 @@ class CoverTable:
 
     rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
 
-    def add(self, result: Segmented[_Source, _Encoded] | Failed[_Source]) -> None:
+    def add(self, record: Mapping[str, Any], capture: Capture) -> None:
         """Add an image.
 
         Args:
-            result: from the pipeline.
-        """
-        if isinstance(result, Failed):
-            self._add_failure(result.source.label, str(result.error))
-            return
-        prediction = result.prediction
-        covers = [(each.segmentation_class.name, each.cover, each.area_m2) for each in prediction.covers]
-        self._add(result.source.label, prediction.width, prediction.height, result.image.capture, covers)
-
-    def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
-        """Add an image that was done earlier.
-
-        Args:
             record: as `result_record` writes it.
-            capture: when and where the photograph was taken.
+            capture: when and where it was taken; of a raster its middle.
         """
         if record["status"] != "ok":
-            self._add_failure(record["image"], record["error"]["message"])
+            self.rows.append({"image": record["image"], "status": "failed", "error": record["error"]["message"]})
             return
+        mask, made_by = record["mask"], record["provenance"]
+        size: Mapping[str, int] = record.get("network_size") or {}
         covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
-        self._add(record["image"], record["mask"]["width"], record["mask"]["height"], capture, covers)
-
-    def _add_failure(self, label: str, reason: str) -> None:
-        self.rows.append({"image": label, "status": "failed", "error": reason})
-
-    def _add(self, label: str, width: int, height: int, capture: Capture, covers: Sequence[_Cover]) -> None:
-        self.rows.append(
-            {
-                "image": label,
-                "status": "ok",
-                "width": width,
-                "height": height,
-                **{name: "" if value is None else value for name, value in capture_record(capture).items()},
-                **_cover_columns(covers),
-            }
-        )
+        cells: dict[str, object] = {
+            "image": record["image"],
+            "status": "ok",
+            "mask": mask["path"],
+            "width": mask["width"],
+            "height": mask["height"],
+            "network_width": size.get("width"),
+            "network_height": size.get("height"),
+            **capture_record(capture),
+            **_cover_columns(covers),
+            "bundle": made_by["bundle"],
+            "model": made_by["model"],
+        }
+        self.rows.append({name: "" if value is None else value for name, value in cells.items()})
 
     def to_csv(self) -> bytes:
         """Write the table.
@@ -479,9 +475,11 @@ class CoverTable:
         Returns:
             UTF-8 CSV with a header line; a cell without a value is empty; text by `engine.system.text.csv_cell`.
         """
-        fixed = ["image", "status", "width", "height", "taken_at", "latitude_deg", "longitude_deg"]
-        covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*fixed, "error"})
-        columns = [*fixed, *covers, "error"]
+        first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
+        first += ["taken_at", "latitude_deg", "longitude_deg"]
+        last = ["bundle", "model", "error"]
+        covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
+        columns = [*first, *covers, *last]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(map(csv_cell, columns))

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
 from engine.bundle.bundle import class_of_index
 from engine.images import Capture, SourceImage, read_image
-from engine.images.tiff import tiff_size
+from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
     ClassLabel,
     Georeference,
     GeoTiff,
     PixelAreas,
+    centre_degrees,
     mask_polygons,
     open_geotiff,
     pixel_areas,
@@ -43,6 +44,9 @@ from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
 _log = logging.getLogger(__name__)
 
 _NOT_DECODED: Final = np.zeros((1, 1, 3), np.uint8)
+
+_OF_TILES: Final = frozenset({"tile_size", "overlap", "max_memory"})
+_OF_RASTERS: Final = frozenset({"bands", "vectors"})
 
 Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 
@@ -79,9 +83,17 @@ class LargeImages:
             OptionError: a result would take the place of an image, or one file is to hold the polygons of several.
             RuntimeUnavailableError: pyogrio is needed and not installed.
         """
-        rasters = [task for task in tasks if self.takes(task) and tiff_size(task.path) is not None]
+        cut = [task for task in tasks if self.takes(task)]
+        self._require_effect(tasks, cut)
+        rasters = [task for task in cut if tiff_size(task.path) is not None]
         if not rasters:
             return
+        if "overlay" in self.request.save:
+            raise OptionError(
+                f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for "
+                "as-photograph",
+                option="save",
+            )
         if self.tiles.polygon_file is not None and len(rasters) > 1:
             raise OptionError(
                 f"{self.tiles.vectors} is one file for the polygons of {len(rasters)} rasters: "
@@ -104,6 +116,15 @@ class LargeImages:
             advice="name another folder with --out, or another file with --vectors",
         )
 
+    def _require_effect(self, tasks: Sequence[ImageTask], cut: Sequence[ImageTask]) -> None:
+        for name, value in self.tiles.values().items():
+            if name in _OF_TILES and value is not None and tasks and not cut:
+                raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)
+            if name in _OF_RASTERS and value is not None:
+                for task in tasks:
+                    if tiff_size(task.path) is None:
+                        raise OptionError(f"{task.path} is no TIFF: leave it out of the images", option=name)
+
     def takes(self, task: ImageTask) -> bool:
         """Tell whether an image is cut into tiles.
 
@@ -115,8 +136,11 @@ class LargeImages:
         """
         if self.tiles.tile or self.tiles.names_rasters:
             return True
-        size = tiff_size(task.path, task.page or 1)
-        return size is not None and size[0] * size[1] > self.request.images.max_pixels
+        page = task.page or 1
+        size = tiff_size(task.path, page)
+        if size is not None and size[0] * size[1] > self.request.images.max_pixels:
+            return True
+        return not self.tiles.as_photograph and is_georeferenced(task.path, page)
 
     def provenance_of(self, result: Result) -> Provenance:
         """Where a result comes from.
@@ -235,8 +259,10 @@ class LargeImages:
             mask, pixels = _overview(work.mask, self.overview_side), raster.overview(self.overview_side)
         timings_ms = run.timings_ms
         timings_ms["encode"] += (time.perf_counter() - started) * 1000
-        prediction = Prediction(mask, covers, timings_ms, whole_size=(raster.width, raster.height))
-        image = SourceImage(pixels, raster.width, raster.height, Capture(), raster.notes)
+        size, tile = (raster.width, raster.height), (work.tiling.width, work.tiling.height)
+        prediction = Prediction(mask, covers, timings_ms, whole_size=size, network_size=tile)
+        latitude, longitude = centre_degrees(raster.georeference, *size) or (None, None)
+        image = SourceImage(pixels, *size, Capture(None, latitude, longitude), raster.notes)
         return Segmented(task, image, prediction, path, timings_ms)
 
     def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:

@@ -139,12 +139,22 @@ class CaptureRecord(TypedDict):
     longitude_deg: Annotated[float, Field(ge=-180, le=180)] | None
 
 
+class SizeRecord(TypedDict):
+    """The size at which the network saw an image."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    width: Side
+    height: Side
+
+
 class _Common(TypedDict):
     image: str
     cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
     provenance: ProvenanceRecord
     timings_ms: Annotated[dict[str, Annotated[FiniteFloat, Field(ge=0)]], _Few]
     notes: NotRequired[Annotated[list[str], _Few]]
+    network_size: NotRequired[SizeRecord | None]
 
 
 class SegmentedRecord(_Common):

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import io
 import math
+import operator
 import os
 import re
 import tempfile
@@ -77,6 +78,7 @@ class ClassTotal:
         name: what people call it.
         color: RGB, as the pictures have it.
         mean: of the images' covers; every image counts once, whatever its size.
+        of_pixels: share of the pixels of all images; every pixel counts once.
         lowest: of the images' covers.
         highest: of the images' covers.
     """
@@ -86,6 +88,7 @@ class ClassTotal:
     name: str
     color: tuple[int, int, int]
     mean: float
+    of_pixels: float
     lowest: float
     highest: float
 
@@ -117,11 +120,12 @@ def thumbnail_side(images: int) -> int:
     return next((side for most, side in _SIDES_PX if images <= most), _SMALLEST_SIDE_PX)
 
 
-def class_totals(covers: Sequence[tuple[ClassShare, ...]]) -> list[ClassTotal]:
+def class_totals(covers: Sequence[tuple[ClassShare, ...]], pixels: Sequence[int]) -> list[ClassTotal]:
     """Sum the covers of images up.
 
     Args:
         covers: the classes of each image, in index order; where an image has fewer classes, its cover of the rest is 0.
+        pixels: of each image.
 
     Returns:
         One entry a class, in index order.
@@ -133,7 +137,9 @@ def class_totals(covers: Sequence[tuple[ClassShare, ...]]) -> list[ClassTotal]:
     for index, share in sorted(known.items()):
         values = [shares[index].cover if index < len(shares) else 0.0 for shares in covers]
         mean = math.fsum(values) / len(values)
-        totals.append(ClassTotal(index, share.id, share.name, share.color, mean, min(values), max(values)))
+        of_pixels = math.fsum(map(operator.mul, values, pixels)) / sum(pixels)
+        total = ClassTotal(index, share.id, share.name, share.color, mean, of_pixels, min(values), max(values))
+        totals.append(total)
     return totals
 
 
@@ -253,7 +259,7 @@ class ReportWriter:
         if not self._rows:
             return
         segmented = [row for row in self._rows if row.reason is None]
-        totals = class_totals([row.shares for row in segmented])
+        totals = class_totals([row.shares for row in segmented], [row.width * row.height for row in segmented])
         leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
         style, script = _asset("report.css"), _asset("report.js")
         page = _template("report.html").generate(

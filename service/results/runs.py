@@ -145,7 +145,7 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
-            **({"max_pixels": request.images.max_pixels} if cutting else {}),
+            **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
             **({} if averaging is None else {"averaging": dict(averaging)}),
             **_tiles_with_effect(tiles),
         },

@@ -5,6 +5,7 @@ import csv
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def pseg_error(*arguments: object) -> str:
     assert outcome.stdout == ""
     assert "Traceback" not in outcome.stderr
     return outcome.stderr
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    """What was said on stderr before the line that ends a run."""
+    lines = outcome.stderr.splitlines()
+    ends = [index for index, line in enumerate(lines) if re.match(r"\d+ of \d+ images done, \d+ failed; run by ", line)]
+    return lines[: ends[0]] if ends else lines
 
 
 def halves(

@@ -3,6 +3,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import csv
 import json
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ import pyogrio.raw
 import pytest
 import rasterio
 from PIL import Image
+from rasterio import warp
 from rasterio.errors import NotGeoreferencedWarning
 
 from engine import OptionError
@@ -27,7 +29,7 @@ from engine.rasters.mask_file import layout_for
 from engine.rasters.tiling import Tiling
 from service.commands.terminal import ExitStatus
 from service.results.unfinished import UnfinishedRaster
-from tests.service.test_cli import halves, names, pseg, pseg_error, written
+from tests.service.test_cli import halves, names, pseg, pseg_error, remarks, written
 
 UTM = "EPSG:32755"
 NORTH_UP = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_500_000)
@@ -59,6 +61,11 @@ def geotiff(path: Path, bands: npt.NDArray[Any], *, crs: str | None = UTM, mask:
     return path
 
 
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def classes_of(path: Path) -> npt.NDArray[Any]:
     with rasterio.open(path) as dataset:
         return dataset.read(1)
@@ -69,13 +76,62 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def test_a_georeferenced_tiff_is_a_raster_without_being_asked_for(bundle: Path, tmp_path: Path, out: Path) -> None:
+    bands = pixels_of(90, 120)
+    bands[:, :30] = 0
+    source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
+    table = tmp_path / "cover.csv"
+    record = json.loads(pseg("predict", bundle, source, "--out", out, "--csv", table, "--json").stdout)
+    assert names(out) == ["ledger.jsonl", "reef.tif"]
+    expected = bands[:, 30:].argmax(axis=0)
+    covers = [float((expected == index).mean()) for index in range(3)]
+    assert [each["cover"] for each in record["cover"]] == pytest.approx(covers, abs=1e-6)
+    assert sum(each["area_m2"] for each in record["cover"]) == pytest.approx(expected.size * 0.25, rel=1e-3)
+    (row,) = csv_rows(table)
+    assert (row["mask"], row["bundle"]) == (str(out / "reef.tif"), record["provenance"]["bundle"])
+    # The middle of the raster, as PROJ has it.
+    (longitude,), (latitude,) = warp.transform(UTM, "EPSG:4326", [500_030.0], [5_499_977.5])
+    assert float(row["latitude_deg"]) == pytest.approx(latitude, abs=1e-6)
+    assert float(row["longitude_deg"]) == pytest.approx(longitude, abs=1e-6)
+
+
+def test_a_georeferenced_tiff_may_be_a_photograph(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120), nodata=0)
+    record = json.loads(pseg("predict", bundle, source, "--out", out, "--as-photograph", "--json").stdout)
+    assert names(out) == ["ledger.jsonl", "reef.pseudo.png"]
+    assert "area_m2" not in record["cover"][0]
+    assert "--as-photograph" in pseg_error("predict", bundle, source, "--out", out, "--as-photograph", "--tile")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tile-size", 64), "--tile-size: no image of this run is cut into tiles"),
+        (("--max-memory", "1GiB"), "--max-memory: no image of this run is cut into tiles"),
+        (("--vectors", "gpkg"), "--vectors: "),
+        (("--bands", 1), "--bands: "),
+    ],
+)
+def test_options_that_have_no_effect_on_a_photograph_are_refused_at_once(
+    bundle: Path, tmp_path: Path, out: Path, options: tuple[Any, ...], said: str
+) -> None:
+    photograph = halves(tmp_path / "photograph.png")
+    assert said in pseg_error("predict", bundle, photograph, "--out", out, *options)
+    assert names(out) == []
+
+
+def test_an_overlay_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120))
+    assert "--save: " in pseg_error("predict", bundle, source, "--out", out, "--save", "overlay")
+
+
 @pytest.mark.parametrize("transform", [NORTH_UP, ROTATED], ids=["north up", "rotated"])
 def test_a_map_becomes_a_map(bundle: Path, tmp_path: Path, out: Path, transform: rasterio.Affine) -> None:
     bands = pixels_of(700, 600)
     bands[:, 100:300, :250] = 0
     source = geotiff(tmp_path / "reef.tif", bands, nodata=0, transform=transform)
-    csv = tmp_path / "cover.csv"
-    outcome = pseg("predict", bundle, source, "--tile", "--tile-size", 256, "--out", out, "--json", "--csv", csv)
+    table = tmp_path / "cover.csv"
+    outcome = pseg("predict", bundle, source, "--tile", "--tile-size", 256, "--out", out, "--json", "--csv", table)
     assert (outcome.status, outcome.stderr) == (0, "")
     assert names(out) == ["ledger.jsonl", "reef.tif"]
     missing = (bands == 0).all(axis=0)
@@ -106,7 +162,7 @@ def test_a_map_becomes_a_map(bundle: Path, tmp_path: Path, out: Path, transform:
         count = int((expected == index).sum())
         assert entry["cover"] == pytest.approx(count / (~missing).sum(), abs=1e-6)
         assert entry["area_m2"] == pytest.approx(count / 4, rel=1e-9)
-    header, row = (line.split(",") for line in csv.read_text().splitlines())
+    header, row = (line.split(",") for line in table.read_text().splitlines())
     assert float(row[header.index("area_m2_green")]) == record["cover"][1]["area_m2"]
 
 
@@ -116,7 +172,7 @@ def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
     bands[:, :50, :60] = 0
     source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
     outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", suffix, "--save", "none")
-    assert (outcome.status, outcome.stderr) == (0, "")
+    assert (outcome.status, remarks(outcome)) == (0, [])
     assert names(out) == [f"reef.{suffix}"]
     meta, _, _, (index, name, urn, area_m2) = pyogrio.raw.read(out / f"reef.{suffix}")
     assert meta["geometry_type"] == "Polygon"
@@ -184,7 +240,8 @@ def test_polygons_in_a_folder_of_any_name(bundle: Path, tmp_path: Path, folder: 
     source = geotiff(tmp_path / "reef!1.tif", pixels_of())
     named = tmp_path / "elsewhere!" / "all.geojson"
     for vectors in ("gpkg", named):
-        outcome = pseg("predict", bundle, source, *SMALL, "--out", tmp_path / folder, "--vectors", vectors)
+        options = ("--out", tmp_path / folder, "--vectors", vectors, "--overwrite")
+        outcome = pseg("predict", bundle, source, *SMALL, *options)
         assert outcome.status == 0, outcome.stderr
     assert names(tmp_path / folder) == ["ledger.jsonl", "reef!1.gpkg", "reef!1.tif"]
     assert json.loads(named.read_text())["features"]
@@ -262,7 +319,7 @@ def test_bands_and_depths(
     rgb = pixels_of()
     source = geotiff(tmp_path / "reef.tif", bands(rgb), **profile)
     outcome = pseg("predict", bundle, source, "--tile", *SMALL, *options, "--out", out)
-    assert (outcome.status, outcome.stderr) == (0, "")
+    assert (outcome.status, remarks(outcome)) == (0, [])
     np.testing.assert_array_equal(classes_of(out / "reef.tif"), rgb.argmax(axis=0))
 
 
@@ -342,7 +399,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
     rgb = pixels_of(300, 400)
     many = geotiff(tmp_path / "many.tif", np.concatenate([rgb, rgb])[:5])
     assert "5 bands" in failed(bundle, many, "--tile", "--out", out)
-    assert "--bands 1,2,9" in failed(bundle, many, "--bands", "1,2,9", "--out", out)
+    assert "bands 1,2,9" in failed(bundle, many, "--bands", "1,2,9", "--out", out)
     floats = geotiff(tmp_path / "floats.tif", rgb.astype(np.float32))
     assert "no stated range" in failed(bundle, floats, "--tile", "--out", out)
     truncated = geotiff(tmp_path / "cog.tif", np.random.default_rng(0).integers(0, 256, (3, 300, 400), dtype=np.uint8))
@@ -351,7 +408,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
     assert message.startswith("ImageError")
     assert "truncated" in message
     photo = halves(tmp_path / "photo.png")
-    assert "is no TIFF" in failed(bundle, photo, "--vectors", "gpkg", "--out", out)
+    assert "is no TIFF" in pseg_error("predict", bundle, photo, "--vectors", "gpkg", "--out", out)
     assert [name for name in names(out) if not name.startswith(".")] == ["ledger.jsonl"]
 
 
@@ -362,13 +419,13 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
         (["--tile", "--max-memory", "0"], "0 MiB of memory do not hold one tile"),
         (["--tile", "--max-memory", "60MiB"], "60 MiB of memory do not hold one tile of 256×256"),
         (["--tile", "--max-memory", "much"], "such as 1.5GiB"),
-        (["--tile", "--max-img-size", 5000], "--tile works at full size"),
-        (["--tile", "--crop-size", 8, 8, "--stride", 8, 8], "--crop-size"),
-        (["--bands", "red"], "--bands red: give numbers"),
+        (["--tile", "--max-img-size", 5000], "tile works at full size"),
+        (["--tile", "--crop-size", 8, 8, "--stride", 8, 8], "crop-size is PaddleSeg"),
+        (["--bands", "red"], "--bands: red: give numbers"),
         (["--vectors", "shp"], "gpkg, geojson, or a file"),
         (["--vectors", "reef.shp"], ".gpkg or .geojson"),
-        (["--scales", "1,x"], "--scales 1,x: give numbers"),
-        (["--stride", 8, 8], "both --crop-size and --stride"),
+        (["--scales", "1,x"], "--scales: 1,x: give numbers"),
+        (["--stride", 8, 8], "both crop-size and stride"),
     ],
 )
 def test_options_that_cannot_be_honoured(bundle: Path, tmp_path: Path, options: list[Any], said: str) -> None:

@@ -190,17 +190,17 @@ def four(tmp_path: Path) -> Path:
     return path
 
 
-def test_totals_count_every_image_once() -> None:
+def test_totals_count_every_image_once_and_every_pixel_once() -> None:
     def shares(*covers: float) -> tuple[ClassShare, ...]:
         return tuple(ClassShare(f"urn:{index}", f"c{index}", (0, 0, 0), cover) for index, cover in enumerate(covers))
 
-    totals = class_totals([shares(0.25, 0.75), shares(0.5, 0.3, 0.2)])
-    assert [(each.name, each.mean, each.lowest, each.highest) for each in totals] == [
-        ("c0", 0.375, 0.25, 0.5),
-        ("c1", 0.525, 0.3, 0.75),
-        ("c2", 0.1, 0.0, 0.2),
+    totals = class_totals([shares(0.25, 0.75), shares(0.5, 0.3, 0.2)], [300, 100])
+    assert [(each.name, each.mean, each.of_pixels, each.lowest, each.highest) for each in totals] == [
+        ("c0", 0.375, (0.25 * 300 + 0.5 * 100) / 400, 0.25, 0.5),
+        ("c1", 0.525, pytest.approx((0.75 * 300 + 0.3 * 100) / 400), 0.3, 0.75),
+        ("c2", 0.1, pytest.approx(0.2 * 100 / 400), 0.0, 0.2),
     ]
-    assert class_totals([]) == []
+    assert class_totals([], []) == []
 
 
 def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> None:

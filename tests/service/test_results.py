@@ -136,7 +136,8 @@ def rows(table: CoverTable) -> list[dict[str, str]]:
 
 def test_a_table_without_covers_still_has_its_header() -> None:
     table = CoverTable()
-    table.add(Failed(ImageTask(Path("a,b\n.jpg"), "a"), ImageError('a "quoted" reason, with\nlines')))
+    failed = Failed(ImageTask(Path("a,b\n.jpg"), "a"), ImageError('a "quoted" reason, with\nlines'))
+    table.add(result_record(failed, PROVENANCE), Capture())
     (row,) = rows(table)
     assert row["image"] == "a,b%0A.jpg"
     assert row["error"] == 'a "quoted" reason, with%0Alines'
@@ -145,7 +146,7 @@ def test_a_table_without_covers_still_has_its_header() -> None:
 
 def test_classes_of_one_name_get_a_column_each() -> None:
     table = CoverTable()
-    table.add(segmented(np.zeros((1, 1), np.uint8), ("a", "a", "a_1", "b")))
+    table.add(result_record(segmented(np.zeros((1, 1), np.uint8), ("a", "a", "a_1", "b")), PROVENANCE), Capture())
     (row,) = rows(table)
     assert len([name for name in row if name.startswith("cover_")]) == 4
 
@@ -153,7 +154,7 @@ def test_classes_of_one_name_get_a_column_each() -> None:
 def test_a_name_that_is_no_unicode_reaches_the_table() -> None:
     table = CoverTable()
     path = Path(os.fsdecode(b"\xff.jpg"))
-    table.add(segmented(np.zeros((1, 1), np.uint8), ("a",), path))
+    table.add(result_record(segmented(np.zeros((1, 1), np.uint8), ("a",), path), PROVENANCE), Capture())
     (row,) = rows(table)
     assert os.fsdecode(unquote_to_bytes(row["image"])) == str(path)
 

@@ -1,0 +1,209 @@
+"""`pseg reproduce`: images of an earlier run are segmented again, and the masks are compared."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine import Failed, ImageError, OptionError, RuntimeName, Segmented, open_bundle
+from engine.declaration import assembled, declared_options
+from engine.rasters.geotiff import differing_pixels
+from engine.rasters.options import TileOptions
+from engine.system.cores import usable_cores
+from engine.system.files import scratch_folder
+from engine.system.text import legible
+from service.commands.groups import ResultOptions, SessionOptions
+from service.commands.predict import PredictRun
+from service.commands.terminal import (
+    CacheOption,
+    ExitStatus,
+    JsonOption,
+    errors_end_the_command,
+    print_json,
+    say,
+    tell,
+)
+from service.request import PredictRequest, at_full_size
+from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
+from service.results.pictures import MAP_SUFFIX, ImageTask
+from service.results.runs import Listing
+from service.session import caches_at, open_session
+
+_PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
+_ONEDNN = {"paddle-onednn": "on", "paddle-cpu": "off"}
+
+
+def reproduce(
+    ledger: Annotated[
+        Path, typer.Argument(metavar="LEDGER", help="Ledger of `pseg predict`, or the folder it lies in.")
+    ],
+    bundle: Annotated[Path, typer.Option(help="The model bundle that the run used; its digest is compared.")],
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of an image, or the end of its path. May be repeated. By default all."),
+    ] = None,
+    json_output: JsonOption = False,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Segment images of an earlier run again, by the record of how their masks were made, and compare the masks.
+
+    Status 1 if a mask differs, or cannot be made again.
+    """
+    with errors_end_the_command():
+        content = _ledger_of(ledger)
+        with open_bundle(bundle) as opened:
+            if opened.digest != content.run.bundle:
+                raise OptionError(
+                    f"{bundle} has the digest {opened.digest[:12]}, and {content.path} was made with "
+                    f"{content.run.bundle[:12]}: name the bundle of that run",
+                    option="bundle",
+                )
+        comparisons = list(_compared(content, bundle, _chosen(content, image or []), cache_dir))
+    for each in comparisons:
+        if json_output:
+            print_json(each.record())
+        else:
+            tell(f"{legible(each.image)}: {legible(each.said)}")
+    equal = sum(each.problem is None and each.differing_pixels == 0 for each in comparisons)
+    if not json_output:
+        say(f"{equal} of {len(comparisons)} masks are the same")
+    if equal < len(comparisons):
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    image: str
+    pixels: int
+    differing_pixels: int
+    problem: str | None = None
+
+    @property
+    def said(self) -> str:
+        if self.problem is not None:
+            return self.problem
+        if not self.differing_pixels:
+            return "the same mask"
+        return f"{self.differing_pixels} of {self.pixels} pixels differ"
+
+    def record(self) -> dict[str, object]:
+        return {
+            "image": self.image,
+            "same": self.problem is None and not self.differing_pixels,
+            "pixels": self.pixels,
+            "differing_pixels": self.differing_pixels,
+            "problem": self.problem,
+        }
+
+
+def _ledger_of(named: Path) -> LedgerContent:
+    if not named.is_dir():
+        return read_ledger(named)
+    found = ledgers_in(named)
+    if len(found) > 1:
+        raise OptionError(f"{named} holds {len(found)} ledgers of shards: name one of them")
+    return read_ledger(found[0] if found else ledger_path(named, None))
+
+
+def _chosen(content: LedgerContent, named: Sequence[str]) -> list[Entry]:
+    done = [entry for entry in content.entries if not entry.failed and entry.pictures]
+    found = [entry for entry in done if not named or any(_is_called(entry.path, each) for each in named)]
+    idle = [each for each in named if not any(_is_called(entry.path, each) for entry in done)]
+    if idle:
+        raise OptionError(f"{content.path} has no mask of {idle[0]}: name one of its images", option="image")
+    return found
+
+
+def _is_called(path: str, name: str) -> bool:
+    return path == name or path.endswith(f"/{name.removeprefix('./')}")
+
+
+def _compared(
+    content: LedgerContent, bundle: Path, entries: Sequence[Entry], cache_dir: Path | None
+) -> Iterator[_Comparison]:
+    """Images that were made alike run together, in the order of the ledger."""
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        made_by = entry.record["provenance"]
+        groups.setdefault(tuple(made_by[name] for name in ("runtime", "provider", "precision")), []).append(entry)
+    for alike in groups.values():
+        yield from _made_again(content, bundle, alike, cache_dir)
+
+
+def _made_again(
+    content: LedgerContent, bundle: Path, entries: Sequence[Entry], cache_dir: Path | None
+) -> Iterator[_Comparison]:
+    options = content.run.options
+    request = _request(options, entries[0].record["provenance"])
+    tiles = assembled(TileOptions, {**options, "tile_size": options.get("tile_side"), "vectors": None})
+    tasks = [_task(entry) for entry in entries]
+    with scratch_folder("reproduce") as folder:
+        for task in tasks:
+            (folder / task.stem).parent.mkdir(parents=True, exist_ok=True)
+        results = ResultOptions(out=folder)
+        run = PredictRun(bundle, Listing(tasks), request, tiles, results, SessionOptions(cache_dir=cache_dir))
+        with open_session(bundle, at_full_size(request, tiles), caches_at(cache_dir)) as predictor:
+            for entry, (_, result) in zip(entries, run.results_of(predictor), strict=True):
+                if isinstance(result, Segmented) and result.encoded is not None:
+                    yield _comparison(entry, content.path.parent / entry.pictures[0], result.encoded)
+                else:
+                    reason = str(result.error) if isinstance(result, Failed) else "was not segmented"
+                    yield _Comparison(entry.path, 0, 0, reason)
+
+
+def _comparison(entry: Entry, stored: Path, made: Path) -> _Comparison:
+    mask = entry.record["mask"]
+    pixels = mask["width"] * mask["height"]
+    try:
+        return _Comparison(entry.path, pixels, _differing_pixels(stored, made, pixels))
+    except (OSError, ImageError) as error:
+        return _Comparison(entry.path, pixels, pixels, f"the mask cannot be read: {error}")
+
+
+def _differing_pixels(stored: Path, made: Path, pixels: int) -> int:
+    if stored.suffix == MAP_SUFFIX:
+        return differing_pixels(stored, made)
+    before, now = _classes(stored), _classes(made)
+    if before.shape != now.shape:
+        return pixels
+    return int((before != now).reshape(-1, *before.shape[-2:]).any(axis=0).sum())
+
+
+def _classes(path: Path) -> NDArray[Any]:
+    if path.suffix == ".npz":
+        with np.load(path) as planes:
+            return planes["planes"]
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _task(entry: Entry) -> ImageTask:
+    paged = _PAGE.fullmatch(entry.path)
+    if paged is None:
+        return ImageTask(Path(entry.path), entry.stem)
+    return ImageTask(Path(paged[1]), entry.stem, int(paged[2]))
+
+
+def _request(options: Mapping[str, Any], made_by: Mapping[str, Any]) -> PredictRequest:
+    known = {each.name for each in declared_options(PredictRequest)}
+    told = {name: value for name, value in options.items() if name in known}
+    averaging = {name: _immutable(value) for name, value in options.get("averaging", {}).items()}
+    asked = assembled(PredictRequest, {**told, **averaging, "save": ",".join(options["save"]) or "none"})
+    runs = {
+        "runtime": made_by["runtime"],
+        "provider": made_by["provider"] if made_by["runtime"] == RuntimeName.ONNX else None,
+        "precision": made_by["precision"],
+        "mkldnn": _ONEDNN.get(made_by["provider"], "auto"),
+        "threads": min(made_by["threads"], usable_cores()),
+    }
+    return replace(asked, network=assembled(type(asked.network), {**told, **runs}))
+
+
+def _immutable(value: object) -> object:
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value

@@ -1,0 +1,68 @@
+"""A published mask can be made again from its record, and what is not the same is found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.service.bundles import bundle_folder, packed
+from tests.service.test_cli import GREEN, halves, pseg, pseg_error
+from tests.service.test_orthomosaics import SMALL, geotiff, pixels_of
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    halves(folder / "a.png")
+    halves(folder / "b.png", GREEN, GREEN, size=(40, 30))
+    return folder
+
+
+def compared(out: Path, bundle: Path, *options: Any) -> tuple[int, dict[str, int]]:
+    """The exit status, and differing pixels by the name of the image."""
+    outcome = pseg("reproduce", out, "--bundle", bundle, "--json", *options)
+    told = [json.loads(line) for line in outcome.stdout.splitlines()]
+    return outcome.status, {Path(each["image"]).name: each["differing_pixels"] for each in told}
+
+
+def test_masks_are_made_again_as_they_were(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    options = ("--max-img-size", 900, "--scales", "0.5,1.0", "--flip-horizontal", "--save", "mask,pseudo")
+    assert pseg("predict", bundle, photographs, "--out", tmp_path / "o", *options).status == 0
+    assert compared(tmp_path / "o", bundle) == (0, {"a.png": 0, "b.png": 0})
+    assert compared(tmp_path / "o" / "ledger.jsonl", bundle, "--image", "b.png") == (0, {"b.png": 0})
+
+
+def test_a_pixel_that_was_changed_is_found(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    pseg("predict", bundle, photographs, "--out", tmp_path / "o", "--save", "mask")
+    path = tmp_path / "o" / "a.mask.png"
+    with Image.open(path) as opened:
+        mask = np.asarray(opened).copy()
+    mask[3, 4:9] = 1
+    Image.fromarray(mask).save(path)
+    assert compared(tmp_path / "o", bundle) == (1, {"a.png": 5, "b.png": 0})
+
+
+def test_a_raster_is_made_again(bundle: Path, tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    pseg("predict", bundle, source, "--out", tmp_path / "o", *SMALL)
+    assert compared(tmp_path / "o", bundle) == (0, {"reef.tif": 0})
+    # Another photograph under the same name gives other classes.
+    geotiff(source, pixels_of(seed=6))
+    status, differing = compared(tmp_path / "o", bundle)
+    assert status == 1
+    assert differing["reef.tif"] == int((pixels_of().argmax(axis=0) != pixels_of(seed=6).argmax(axis=0)).sum())
+
+
+def test_what_cannot_be_compared_is_refused(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    pseg("predict", bundle, photographs, "--out", tmp_path / "o")
+    other = packed(bundle_folder(tmp_path / "other", classes=None), tmp_path / "other.tgz")
+    assert "--bundle: " in pseg_error("reproduce", tmp_path / "o", "--bundle", other)
+    assert "--image: " in pseg_error("reproduce", tmp_path / "o", "--bundle", bundle, "--image", "c.png")
+    assert "ledger" in pseg_error("reproduce", tmp_path, "--bundle", bundle)
+    (photographs / "b.png").unlink()
+    status, _ = compared(tmp_path / "o", bundle)
+    assert status == 1
