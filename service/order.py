@@ -94,9 +94,6 @@ def describe(environment: Mapping[str, str]) -> Service:
         environment: PSEG_SERVICE_DEVICE chooses the variant: `cpu` (default), or `gpu`, which asks for a GPU. Its needs
             can be set by PSEG_SERVICE_MEMORY, PSEG_SERVICE_CPU, PSEG_SERVICE_STORAGE and PSEG_SERVICE_GPU_TYPE.
 
-    Returns:
-        The description.
-
     Raises:
         OptionError: there is no such variant.
     """
@@ -149,15 +146,7 @@ class Arguments(Protocol):
 
 
 def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
-    """Do the order that the platform handed over.
-
-    Args:
-        sizes: limits of what is fetched.
-        arguments: the service's parameters.
-
-    Returns:
-        The exit status.
-    """
+    """Do the order that the platform handed over."""
     given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
     urns = {name: name_of(given[name]).urn for name in ("model", "image", "images") if given[name] is not None}
     with scratch_folder("order") as work, _stop_on_sigterm() as stop:

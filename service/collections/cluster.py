@@ -84,9 +84,6 @@ class WorkerOptions:
 def numbered(uris: Sequence[str]) -> list[RemoteTask]:
     """Give every image a stem.
 
-    Args:
-        uris: all images of the manifest.
-
     Returns:
         A task an image, in their order; no two stems are alike.
     """
@@ -171,13 +168,9 @@ class Segmenter:
         self._session.__exit__(None, None, None)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-        """Do a batch, unless its rows are stored already: then whoever stored them died before it could tell.
+        """Do a batch of the columns `uri` and `stem`, and return `uri` and `status`.
 
-        Args:
-            batch: columns `uri` and `stem`.
-
-        Returns:
-            Columns `uri` and `status`.
+        What is stored already is not done again: whoever stored it died before it could report that.
 
         Raises:
             StoreError: the rows cannot be stored.
@@ -240,9 +233,6 @@ def connected(address: str) -> Generator[None]:
     Args:
         address: `auto` for the cluster that runs on this machine or that RAY_ADDRESS names, `local` for one that is
             started here and ends with the block, `host:port`, or `ray://host:port`.
-
-    Yields:
-        Nothing.
 
     Raises:
         ClusterError: ray is not installed, or the cluster cannot be reached.
@@ -347,9 +337,6 @@ def segment_all(
 
 def require_place(out: Folder) -> None:
     """Prove that results can be stored.
-
-    Args:
-        out: where they go.
 
     Raises:
         StoreError: they cannot.

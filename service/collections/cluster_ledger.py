@@ -171,10 +171,6 @@ class ClusterLedger:
     def pending(self, tasks: Sequence[RemoteTask], digest: str) -> tuple[list[RemoteTask], Resumed[ClusterEntry]]:
         """Find the images that are to be done.
 
-        Args:
-            tasks: all images of the manifest.
-            digest: of bundle and options.
-
         Returns:
             Those images, and what holds of the others.
 
@@ -203,12 +199,6 @@ class ClusterLedger:
 
 def read_cluster_ledger(out: Folder) -> ClusterLedger:
     """Read what is known of the images.
-
-    Args:
-        out: where results go.
-
-    Returns:
-        Entries, and where they lay.
 
     Raises:
         StoreError: something cannot be read.

@@ -62,9 +62,6 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
         places: ledgers, or folders of results. Of a folder the ledgers of shards are taken, or if there are none, that
             of a whole run.
 
-    Returns:
-        The files, each once.
-
     Raises:
         LedgerError: a folder holds none.
     """

@@ -33,12 +33,6 @@ class BundleCache:
     def fetch(self, bundle: Item) -> Path:
         """Fetch a bundle, unless it is here.
 
-        Args:
-            bundle: what it is, and how it is fetched.
-
-        Returns:
-            A local file or folder.
-
         Raises:
             FetchError: it cannot be had.
         """

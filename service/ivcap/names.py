@@ -33,9 +33,6 @@ class ArtifactName:
 def address_path(address: str) -> str:
     """Take the path out of an address, whatever else of it is wrong.
 
-    Args:
-        address: a URL.
-
     Returns:
         What lies between the host and the query.
 
@@ -48,9 +45,6 @@ def address_path(address: str) -> str:
 
 def product_stem(label: str) -> str:
     """Derive the stem of a product's name from its source.
-
-    Args:
-        label: a file name, a path, a URL or a URN.
 
     Returns:
         What a file may be called on every system; at most 180 bytes.
@@ -76,13 +70,6 @@ def product_stem(label: str) -> str:
 
 def is_platform_urn(name: str, prefix: str) -> bool:
     """Tell whether a name is a URN of the platform and nothing else besides: no path, no query, no second line.
-
-    Args:
-        name: of an artifact, a collection or a queue.
-        prefix: what it begins with.
-
-    Returns:
-        True if it is.
 
     >>> is_platform_urn("urn:ivcap:artifact:7", ARTIFACT_URN), is_platform_urn("urn:ivcap:artifact:../7", ARTIFACT_URN)
     (True, False)

@@ -121,9 +121,6 @@ def name_of(readable: Readable | Collection) -> ArtifactName:
 def remote_name(urn: str) -> ArtifactName:
     """Find the name of a remote artifact.
 
-    Args:
-        urn: the library's: the artifact's own, or `urn:` and an address that may end with the artifact's own.
-
     Returns:
         URN, and the same or the address as label; what is secret in an address stays out of both.
 
@@ -146,9 +143,6 @@ def open_item(readable: Downloadable, work: Path, allowance: Allowance) -> Item:
         readable: from the platform.
         work: folder for downloads.
         allowance: how large it may be.
-
-    Returns:
-        The item.
     """
     # In the cluster the platform's answers decide what it is called: no name makes it a file of this machine.
     if not _in_cluster() and readable.urn.startswith(LOCAL_URN):
@@ -162,12 +156,6 @@ def _in_cluster() -> bool:
 
 def require_platform_name(name: str) -> str:
     """Prove, in the cluster, that a parameter names nothing of this machine and its network; to be called by argparse.
-
-    Args:
-        name: the parameter's value: a URN of the platform, or an address if the platform has a cache, which fetches it.
-
-    Returns:
-        The same.
 
     Raises:
         ArgumentTypeError: it names a file or an address that would be opened or asked from here.
@@ -191,9 +179,6 @@ def require_platform_name(name: str) -> str:
 
 def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
     """Find which hosts may be asked.
-
-    Args:
-        environment: PSEG_HTTP_HOSTS may name others, with commas between them, that the platform's answers lead to.
 
     Returns:
         In the cluster those of storage and cache, with their ports where these are stated; otherwise None: all.

@@ -135,10 +135,6 @@ class Outcome:
     def summary(self, order: str, model: str) -> dict[str, Any]:
         """Sum up for the platform.
 
-        Args:
-            order: URN of the order.
-            model: URN of the model bundle.
-
         Returns:
             The summary aspect; its texts are legible.
         """

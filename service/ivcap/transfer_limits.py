@@ -43,9 +43,6 @@ class RetryPolicy:
     def pauses_s(self) -> Iterator[float]:
         """List the pauses.
 
-        Yields:
-            Seconds before each retry.
-
         >>> list(RetryPolicy(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
         [1, 2, 3, 3]
         """
@@ -68,9 +65,6 @@ def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
     Args:
         environment: may hold PSEG_HTTP_CONNECT_S, PSEG_HTTP_SILENCE_S, PSEG_HTTP_ANSWER_S, PSEG_HTTP_RETRIES,
             PSEG_HTTP_PAUSE_S.
-
-    Returns:
-        The limits.
 
     Raises:
         OptionError: a setting is no number, or negative.
@@ -152,12 +146,6 @@ class Sizes:
 
 def sizes_from(environment: Mapping[str, str]) -> Sizes:
     """Read the settings of whoever runs the service.
-
-    Args:
-        environment: may hold PSEG_HTTP_IMAGE_BYTES, PSEG_HTTP_BUNDLE_BYTES, PSEG_HTTP_RECORD_BYTES.
-
-    Returns:
-        The limits.
 
     Raises:
         OptionError: a setting is no whole number, or negative.

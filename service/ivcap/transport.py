@@ -55,9 +55,6 @@ _MOST_DIGITS = 18
 def may_pass(status: int) -> bool:
     """Tell whether what a status says may be over in a moment.
 
-    Args:
-        status: of an answer.
-
     Returns:
         True for 408, 425, 429 and 500 and above.
 
@@ -83,9 +80,6 @@ def receiving(allowance: Allowance, folder: Path | None = None) -> Generator[Non
     Args:
         allowance: how large it may be.
         folder: where it waits if it is large; None: the system's folder for temporary files.
-
-    Yields:
-        Nothing.
     """
     token = _receipt.set(_Receipt(allowance, folder))
     try:
@@ -104,12 +98,7 @@ class Body(SpooledTemporaryFile[bytes]):
     """
 
     def __init__(self, record: Allowance, address: str) -> None:
-        """Begin with nothing.
-
-        Args:
-            record: the limit outside of `receiving`.
-            address: for messages.
-        """
+        """Begin with nothing."""
         receipt = _receipt.get() or _Receipt(record, None)
         super().__init__(_BYTES_IN_MEMORY, dir=None if receipt.folder is None else str(receipt.folder))
         self._allowance = receipt.allowance
@@ -118,9 +107,6 @@ class Body(SpooledTemporaryFile[bytes]):
 
     def require_acceptable(self, headers: Mapping[str, str]) -> None:
         """Look at what an answer states of its body.
-
-        Args:
-            headers: of the answer.
 
         Raises:
             TransferError: it is packed or too large, or its size is no number.
@@ -141,9 +127,6 @@ class Body(SpooledTemporaryFile[bytes]):
     def add(self, piece: bytes) -> None:
         """Write what came.
 
-        Args:
-            piece: of the body.
-
         Raises:
             TransferError: the body is too large.
         """
@@ -156,9 +139,6 @@ class Body(SpooledTemporaryFile[bytes]):
 
         Args:
             *size: the most bytes; all that are left unless it is given.
-
-        Returns:
-            Bytes; none at the end.
         """
         piece = super().read(*size)
         if self.tell() == self.size_bytes:
@@ -192,11 +172,7 @@ class Deadline:
         self._timer.cancel()
 
     def watch(self, connection: socket.socket | None) -> None:
-        """Take a connection that was made.
-
-        Args:
-            connection: a connected socket.
-        """
+        """Take a connection that was made."""
         if connection is not None:
             self._sockets.append(connection)
             if self.passed:
@@ -276,25 +252,12 @@ class LimitedAdapter(HTTPAdapter):
         self._hosts = hosts
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make connections such that a deadline can end them.
-
-        Args:
-            *arguments: as `requests` takes them.
-            **options: as `requests` takes them.
-        """
+        """Make connections such that a deadline can end them."""
         super().init_poolmanager(*arguments, **options)
         _watched(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.PoolManager:
-        """Make connections to a proxy such that a deadline can end them.
-
-        Args:
-            proxy: its address.
-            **options: as `requests` takes them.
-
-        Returns:
-            What makes them.
-        """
+        """Make connections to a proxy such that a deadline can end them."""
         return _watched(super().proxy_manager_for(proxy, **options))
 
     def send(
@@ -315,9 +278,6 @@ class LimitedAdapter(HTTPAdapter):
             verify: as `requests` takes it.
             cert: as `requests` takes it.
             proxies: as `requests` takes it.
-
-        Returns:
-            The answer, with its whole body.
 
         Raises:
             requests.RequestException: what went wrong with the last attempt.
@@ -439,9 +399,6 @@ def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests
     Args:
         policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
-
-    Returns:
-        The session.
     """
     session = requests.Session()
     for scheme in ("http://", "https://"):

@@ -144,11 +144,7 @@ class Entry:
         return self.pictures[0] if self.pictures else None
 
     def line(self) -> bytes:
-        """Write the entry.
-
-        Returns:
-            One line of JSON in ASCII.
-        """
+        """Write the entry."""
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "record"}
         return _json_line({**self.record, _FIELD: {**told, "capture": capture_record(self.capture)}})
 
@@ -175,22 +171,12 @@ def ledger_path(folder: Path, shard: Shard | None) -> Path:
 
     >>> ledger_path(Path("masks"), Shard(2, 8)).name
     'ledger.2-of-8.jsonl'
-
-    Args:
-        folder: of the results.
-        shard: which images are done; shards may share a folder.
-
-    Returns:
-        The file.
     """
     return folder / ("ledger.jsonl" if shard is None else f"ledger.{shard.index}-of-{shard.count}.jsonl")
 
 
 def read_ledger(path: Path) -> LedgerContent:
     """Read a ledger.
-
-    Args:
-        path: the file; not a link.
 
     Returns:
         Its content; a torn last line is dropped.
@@ -284,10 +270,6 @@ class Ledger:
     ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Do what is not finished, and note it.
 
-        Args:
-            segment: reads, segments and writes images, and gives a result for each, in order.
-            provenance_of: tells where a result comes from.
-
         Yields:
             For every image of this run, in the order of the list, its record and what it was made of: a result, whose
             line is in the ledger by then, or the entry of an image that was done earlier.
@@ -376,9 +358,6 @@ def open_ledger(
         overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
         keep: False: nothing is written, everything is done.
 
-    Yields:
-        The ledger, locked.
-
     Raises:
         LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
             of images that are not among these, or of another run, would be replaced.
@@ -404,9 +383,6 @@ def open_ledger(
 
 def write_ledger(content: LedgerContent) -> None:
     """Write a whole ledger, in place of the one that is there.
-
-    Args:
-        content: path, run and entries.
 
     Raises:
         LedgerError: it cannot be written, or a run is writing it.
@@ -607,9 +583,6 @@ def _picture_bytes(path: Path) -> int | None:
 
 def ledgers_in(folder: Path) -> list[Path]:
     """Find the ledgers of a folder.
-
-    Args:
-        folder: of results.
 
     Returns:
         Those of shards, or if there are none, that of a whole run; none where there is no ledger.

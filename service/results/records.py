@@ -190,10 +190,6 @@ def _adapter(model: Any) -> TypeAdapter[Any]:  # noqa: ANN401
 def checked(model: type[_Model], value: object) -> _Model:
     """Check a JSON value by a model of this file.
 
-    Args:
-        model: a `TypedDict`.
-        value: read from a file.
-
     Returns:
         The same value: numbers stay as they were written.
 
@@ -212,12 +208,6 @@ def checked(model: type[_Model], value: object) -> _Model:
 
 def checked_record(value: object) -> dict[str, Any]:
     """Check a record as `--json` prints it.
-
-    Args:
-        value: read from a file.
-
-    Returns:
-        The same value.
 
     Raises:
         RecordError: it is something else.

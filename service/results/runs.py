@@ -44,9 +44,6 @@ class Listing:
     def folders_of_results(self, out: Path) -> list[Path]:
         """Name the folders that results are written to.
 
-        Args:
-            out: the folder of the run.
-
         Returns:
             That one and those in it, each once.
         """
@@ -112,9 +109,6 @@ class Run:
     def differences(self, other: "Run") -> list[str]:
         """Say what of bundle and options is not the same.
 
-        Args:
-            other: another run.
-
         Returns:
             A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
         """
@@ -134,9 +128,6 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         request: validated parameters.
         listing: the images.
         tiles: what was asked of large images.
-
-    Returns:
-        What the ledger begins with.
     """
     averaging = predictor.provenance.averaging
     # Above this size a TIFF is cut into tiles in place of being shrunken.
@@ -166,10 +157,6 @@ def _tiles_with_effect(tiles: TileOptions) -> dict[str, object]:
 
 def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
     """Select the options that have an effect on masks.
-
-    Args:
-        request: validated parameters.
-        profile: digest of the tuned profile that is applied; None where none is.
 
     Returns:
         Option to JSON value, and the digest of the tuned profile if one was applied.

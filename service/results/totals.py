@@ -48,10 +48,6 @@ class TotalCover:
 def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
     """Sum records up.
 
-    Args:
-        records: one an image, as `service.results.pictures.result_record` writes them.
-        images: how many there should be.
-
     Returns:
         JSON values: counts, failures, cover over all images weighted by their pixels.
     """
