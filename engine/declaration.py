@@ -26,6 +26,7 @@ class Declaration:
         maximum: the largest value.
         above: every value is larger.
         below: every value is smaller.
+        excluded: between the limits, and yet not allowed.
         metavar: how its value is written.
         parse: reads the value from text; None: the type itself is enough.
         repeatable: several values may be given, one by one, and each is read by `parse`.
@@ -38,6 +39,7 @@ class Declaration:
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
+    excluded: float | None = None
     metavar: str | None = None
     parse: Callable[[str], object] | None = None
     repeatable: bool = False
@@ -61,6 +63,8 @@ class Declaration:
             return next(filter(None, map(self.problem, value)), None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
+        if value == self.excluded:
+            return f"{value} is not allowed"
         low, high = self.above, self.below
         if low is not None and high is not None and not low < value < high:
             return f"{value} is not between {low:g} and {high:g}"

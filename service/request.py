@@ -174,6 +174,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         le=limits.maximum,
         gt=limits.above,
         lt=limits.below,
+        json_schema_extra=None if limits.excluded is None else {"not": {"const": int(limits.excluded)}},
     )
 
 
@@ -181,23 +182,10 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-class _Parameters(BaseModel):
+class _Subject(BaseModel):
+    """What an order or a job is about, and what it publishes."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
-
-
-_fields: Any = {_NAMES_IN_ORDERS.get(each.name, each.name): _parameter(each) for each in _options_of_orders()}
-if TYPE_CHECKING:
-    _RunParameters = _Parameters
-else:
-    # The options of a prediction as parameters.
-    _RunParameters = create_model("RunParameters", __base__=_Parameters, **_fields)
-
-
-class ServiceRequest(_RunParameters):
-    """The parameters of an order or a job, under the names that users of the service know.
-
-    Besides what is declared here, each option of `PredictRequest` is one of them.
-    """
 
     model: str = Field(
         description="URN of the artifact that holds the model bundle: an archive of a model that PaddleSeg exported."
@@ -226,6 +214,21 @@ class ServiceRequest(_RunParameters):
         description="I/N segments the I-th of N equal shares of the images, so that N jobs or orders share a "
         "collection. If left out, all images. It does not go with image.",
     )
+
+
+_fields: Any = {_NAMES_IN_ORDERS.get(each.name, each.name): _parameter(each) for each in _options_of_orders()}
+if TYPE_CHECKING:
+    _Parameters = _Subject
+else:
+    # The options of a prediction as parameters.
+    _Parameters = create_model("Parameters", __base__=_Subject, **_fields)
+
+
+class ServiceRequest(_Parameters):
+    """The parameters of an order or a job, under the names that users of the service know.
+
+    Besides what an order is about, each option of `PredictRequest` is one of them.
+    """
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -30,12 +30,9 @@ class ImageLimits(Options):
         DEFAULT_MAX_IMG_SIZE,
         "Images with more pixels (width times height) are shrunk to this many for the network; -1 never shrinks.",
         minimum=-1,
+        excluded=0,
     )
     max_pixels: int = option(DEFAULT_MAX_PIXELS, "Images that declare more pixels than this are refused.", minimum=1)
-
-    def __post_init__(self) -> None:
-        Options.__post_init__(self)
-        check_max_img_size(self.max_img_size)
 
     @property
     def largest_pixels(self) -> int:

@@ -279,6 +279,24 @@ def test_argmax_inside_of_the_network(dtype: type[np.generic]) -> None:
     assert predictor.predict(image).mask.tolist() == [[0, 0, 1, 1]] * 2
 
 
+@pytest.mark.parametrize("shrunk", [1, 2])
+def test_scores_with_the_classes_in_the_last_axis_are_refused_by_name(shrunk: int) -> None:
+    def channels_last(tensor: Tensor) -> Tensor:
+        scores = np.stack([tensor[:, 0], 255 - tensor[:, 0]], axis=-1)
+        return np.ascontiguousarray(scores[:, ::shrunk, ::shrunk])
+
+    with pytest.raises(InferenceError, match=r"classes in the last axis, \[N, H, W, C\]"):
+        fake_predictor(channels_last).predict(image_of(noise(8, 12)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 4), (3, 3), (2, 8)])
+def test_scores_of_small_images_are_not_taken_for_others(height: int, width: int) -> None:
+    """As many rows or columns as classes, and still [N, C, H, W]."""
+    image = image_of(noise(height, width))
+    predictor = fake_predictor(lambda tensor: np.stack([tensor[:, 0], 255 - tensor[:, 0]], axis=1))
+    np.testing.assert_array_equal(predictor.predict(image).mask, image.pixels[..., 0] < 127.5)
+
+
 def test_covers_name_classes_that_the_bundle_does_not_know() -> None:
     predictor = fake_predictor(lambda tensor: tensor[:, 0].astype(np.int32))
     prediction = predictor.predict(image_of(grey([[0, 1, 4, 4]])))

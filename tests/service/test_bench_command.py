@@ -128,8 +128,8 @@ def test_large_images_are_shrunken_as_in_predict(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--size", "12"), "height and width in pixels"),
-        (("--repeats", 0), "must be at least 1"),
-        (("--provider", "cpu", "--max-img-size", 0), "--max-img-size: 0 is no"),
+        (("--repeats", 0), "--repeats: 0 is less than 1"),
+        (("--provider", "cpu", "--max-img-size", 0), "--max-img-size: 0 is"),
         (("--runtime", "paddle", "--provider", "cpu"), "belongs to paddle"),
     ],
 )

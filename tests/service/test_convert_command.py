@@ -186,9 +186,9 @@ def test_fp16_takes_and_gives_fp32(small_network: Path, cache: Path, tmp_path: P
     ("arguments", "says"),
     [
         (["--precision", "int8"], "at least 8 pictures like those that it will see, 0 were given"),
-        (["--calibrate", "{pictures}"], "--calibrate goes with --precision int8"),
+        (["--calibrate", "{pictures}"], "--calibrate: it goes with precision int8"),
         (["--verify", "/absent/pictures"], "/absent/pictures"),
-        (["--input-shape", "0", "64"], "input-shape is 0 64"),
+        (["--input-shape", "0", "64"], "--input-shape: 0 is less than 1"),
     ],
 )
 def test_wrong_requests(

@@ -32,7 +32,7 @@ from service.results.pictures import CoverTable
 from service.results.report import report_at
 from service.session import caches_at
 from tests.service.bundles import bundle_folder
-from tests.service.test_cli import PSEG, Outcome, halves, pseg, pseg_process
+from tests.service.test_cli import PSEG, Outcome, halves, pseg, pseg_process, remarks
 
 CLASSES = (
     "\x1b]0;title\x07\x1b[2J\r\nroot# \u202egnp.exe\u200b\x9b31m",
@@ -93,11 +93,11 @@ def test_terminal_table_and_page_of_one_run(hostile: Path, pictures: Path, tmp_p
     assert "Traceback" not in outcome.stderr
     for text in (outcome.stdout, outcome.stderr, (tmp_path / "report.html").read_bytes().decode()):
         require_harmless(text)
-    assert len(outcome.stdout.splitlines()) == len(outcome.stderr.splitlines()) == len(FILES)
+    assert len(outcome.stdout.splitlines()) == len(remarks(outcome)) == len(FILES)
     for name in SHOWN:
         assert name in outcome.stdout
     header, *rows = rows_of(tmp_path / "cover.csv")
-    assert [f"cover_{name}" for name in SHOWN] == header[7:10]
+    assert [f"cover_{name}" for name in SHOWN] == header[10:13]
     assert len(rows) == 2 * len(FILES)
     # No cell of text is a formula, and every name is there once, whichever way it is broken.
     assert not [cell for row in rows for cell in (row[0], row[-1]) if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
@@ -215,7 +215,7 @@ def test_evaluate_and_merge_take_the_same_names(hostile: Path, pictures: Path, t
     for text in (evaluated.stdout, merged.stdout, (tmp_path / "m.html").read_bytes().decode()):
         require_harmless(text)
         assert SHOWN[1] in text
-    assert rows_of(tmp_path / "m.csv")[0][7:10] == [f"cover_{name}" for name in SHOWN]
+    assert rows_of(tmp_path / "m.csv")[0][10:13] == [f"cover_{name}" for name in SHOWN]
 
 
 def test_markdown_keeps_text_in_its_cell() -> None:

@@ -146,7 +146,7 @@ def test_a_job_publishes_what_an_order_publishes(machine: Machine, platform: Job
     assert (record["$entity"], record["model"], record["order"]) == (masks[0].urn, model, job)
     table = platform.artifacts[content["products"]["cover"]]
     assert (table.name, table.mime_type) == ("cover.csv", "text/csv")
-    assert table.content.decode().splitlines()[1].startswith("dive/GOPR0247.JPG,ok,24,16,")
+    assert table.content.decode().splitlines()[1].startswith("dive/GOPR0247.JPG,ok,urn:ivcap:artifact:out-0,24,16,")
     assert b"<html" in platform.artifacts[content["products"]["report"]].content
     [collection] = platform.records(COLLECTION_SCHEMA)
     assert collection["$entity"] == content["products"]["collection"]
@@ -250,7 +250,7 @@ WRONG: Mapping[str, tuple[dict[str, Any], str]] = {
     "no images": ({"images": []}, "names no artifacts"),
     "unknown parameter": ({"image": "urn:ivcap:artifact:0001", "save-dir": "x"}, "save-dir"),
     "unknown value": ({"image": "urn:ivcap:artifact:0001", "mask-size": "half"}, "mask-size"),
-    "no pixels": ({"image": "urn:ivcap:artifact:0001", "max-img-size": 0}, "max-img-size is 0"),
+    "no pixels": ({"image": "urn:ivcap:artifact:0001", "max-img-size": 0}, "max-img-size: 0 is not allowed"),
     "no batch": ({"image": "urn:ivcap:artifact:0001", "batch-size": 0}, "batch-size"),
     "TensorRT on a CPU": ({"image": "urn:ivcap:artifact:0001", "use-trt": True}, "TensorRT"),
     "oneDNN under ONNX Runtime": (
@@ -574,6 +574,11 @@ PARAMETERS: Mapping[str, Any] = {
     "mask-size": "original",
     "report": False,
     "shard": None,
+    "crop-size": None,
+    "stride": None,
+    "scales": None,
+    "flip-horizontal": False,
+    "flip-vertical": False,
 }
 
 

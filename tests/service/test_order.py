@@ -147,7 +147,12 @@ def test_an_order_on_a_local_image_writes_what_is_documented(
     assert meta["cover"][1]["id"] == CLASSES[1]["id"]
     assert meta["provenance"]["runtime"] == "onnx"
     assert meta["provenance"]["threads"] == min(10, usable_cores())
-    assert (out / "cover.csv").read_text().splitlines()[1].startswith("b.png,ok,24,16,")
+    assert (
+        (out / "cover.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith(f"b.png,ok,urn:file://{out}/b.pseudo.png,24,16,24,16,")
+    )
     assert b"<html" in (out / "report.html").read_bytes()
     [summary] = aspects_in(out, SUMMARY_SCHEMA)
     assert summary["images"] == {"total": 1, "succeeded": 1, "failed": 0}
@@ -378,6 +383,11 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "mask-size": ("option", "original"),
         "report": ("bool", None),
         "shard": ("string", None),
+        "crop-size": ("string", None),
+        "stride": ("string", None),
+        "scales": ("string", None),
+        "flip-horizontal": ("bool", None),
+        "flip-vertical": ("bool", None),
     }
     workflow = service["workflow"]["basic"]
     assert workflow["command"] == ["python", "/app/service.py"]

@@ -90,9 +90,9 @@ def test_a_georeferenced_tiff_is_a_raster_without_being_asked_for(bundle: Path, 
     (row,) = csv_rows(table)
     assert (row["mask"], row["bundle"]) == (str(out / "reef.tif"), record["provenance"]["bundle"])
     # The middle of the raster, as PROJ has it.
-    (longitude,), (latitude,) = warp.transform(UTM, "EPSG:4326", [500_030.0], [5_499_977.5])
-    assert float(row["latitude_deg"]) == pytest.approx(latitude, abs=1e-6)
-    assert float(row["longitude_deg"]) == pytest.approx(longitude, abs=1e-6)
+    longitudes, latitudes, *_ = warp.transform(UTM, "EPSG:4326", [500_030.0], [5_499_977.5])
+    assert float(row["latitude_deg"]) == pytest.approx(latitudes[0], abs=1e-6)
+    assert float(row["longitude_deg"]) == pytest.approx(longitudes[0], abs=1e-6)
 
 
 def test_a_georeferenced_tiff_may_be_a_photograph(bundle: Path, tmp_path: Path, out: Path) -> None:

@@ -54,20 +54,20 @@ def test_one_page(bundle: Path, tmp_path: Path, stack: Path) -> None:
     assert found["image"] == f"{stack} (page 2)"
     assert [path.name for path in out.glob("*.png")] == ["dive.p2.mask.png"]
     assert classes(out / "dive.p2.mask.png") == [1]
-    (missing,) = records(bundle, stack, "--page", "7", "--out", out)
+    (missing,) = records(bundle, stack, "--page", "7", "--out", tmp_path / "none")
     assert "has no page 7: it has 3" in str(missing["error"])
 
 
 def test_without_a_choice_the_first_page_is_read_and_a_note_says_so(bundle: Path, tmp_path: Path, stack: Path) -> None:
     (found,) = records(bundle, stack, "--out", tmp_path / "out", "--save", "mask")
     assert found["image"] == str(stack)
-    assert "has 3 pages, of which the first is read (--page" in str(found["notes"])
+    assert "has 3 pages, of which the first is read (page N" in str(found["notes"])
     assert classes(tmp_path / "out" / "dive.mask.png") == [0]
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "two", "1,2"])
 def test_what_is_no_page(bundle: Path, stack: Path, page: str) -> None:
-    assert f"--page {page}: give the number of a page" in pseg_error("predict", bundle, stack, f"--page={page}")
+    assert f"--page: {page}: give the number of a page" in pseg_error("predict", bundle, stack, f"--page={page}")
 
 
 def test_a_run_with_notes_is_gone_on_with(bundle: Path, tmp_path: Path, stack: Path) -> None:

@@ -208,8 +208,8 @@ def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> Non
     assert page.driver.title == "Bay"
     assert "3 of 4 images segmented, 1 failed" in page.one(".lead").text
     assert [each.text.split() for each in page.all(".totals tbody tr")] == [
-        ["sand", "50.0%", "25.0%", "75.0%"],
-        ["grass", "50.0%", "25.0%", "75.0%"],
+        ["sand", "50.0%", "50.0%", "25.0%", "75.0%"],
+        ["grass", "50.0%", "50.0%", "25.0%", "75.0%"],
     ]
     made = dict(zip(page.texts(".provenance dt"), page.texts(".provenance dd"), strict=True))
     assert made == {

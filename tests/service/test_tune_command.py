@@ -157,7 +157,7 @@ def test_a_carried_profile_decides_threads_and_batches(
     assert (provenance["profile"], provenance["threads"]) == (profile.digest, 1)
     assert provenance["fallbacks"] == []
     assert predicted(tuned, images, tmp_path / "out", "--batch-size", 3)["profile"] == profile.digest
-    assert "profile" not in predicted(bundle, images, tmp_path / "out")
+    assert "profile" not in predicted(bundle, images, tmp_path / "untuned")
     assert batches == [2, 3, 1]
 
 
@@ -216,8 +216,8 @@ def test_a_damaged_profile_is_ignored_in_a_bundle_and_refused_when_named(
     [
         ((), "give either --out for a profile, or --into"),
         (("--out", "p.json", "--into", "b.tgz"), "give either --out for a profile, or --into"),
-        (("--out", "p.json", "--budget-s", 0), "budget-s is 0"),
-        (("--out", "p.json", "--min-iou", 2), "min-iou is 2"),
+        (("--out", "p.json", "--budget-s", 0), "--budget-s: 0.0 is not more than 0"),
+        (("--out", "p.json", "--min-iou", 2), "--min-iou: 2.0 is more than 1"),
     ],
 )
 def test_wrong_options_are_refused(

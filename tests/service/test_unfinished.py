@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.commands.terminal import ExitStatus
-from tests.service.test_cli import pseg
+from tests.service.test_cli import pseg, remarks
 from tests.service.test_orthomosaics import classes_of, geotiff, pixels_of, stopped_after_three_tiles
 
 FOLDER = ".pseg-reef.tiles"
@@ -38,7 +38,7 @@ def segment(bundle: Path, tmp_path: Path, *more: Any) -> tuple[int, str]:
     if not source.exists():
         geotiff(source, pixels_of())
     outcome = pseg("predict", bundle, source, "--tile", "--tile-size", 64, "--out", tmp_path / "out", *more)
-    return outcome.status, outcome.stderr
+    return outcome.status, "\n".join(remarks(outcome)) if outcome.status == 0 else outcome.stderr
 
 
 def test_a_link_in_the_place_of_the_folder_is_refused_by_name(bundle: Path, tmp_path: Path, victim: Path) -> None:
