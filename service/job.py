@@ -47,14 +47,15 @@ from engine.errors import message_of
 from engine.system.files import scratch_folder
 from engine.system.text import legible, legible_values
 from service.ivcap.description import DESCRIPTION, request_schema, service_from, tool_from
-from service.ivcap.fulfilment import ExitStatus, Item, Outcome, fulfil
-from service.ivcap.job_files import JobOutlet, open_item, patient, supply_of
-from service.ivcap.kept_model import KeptModel
+from service.ivcap.items import Item
+from service.ivcap.job_files import JobStore, images_of_job, open_item, with_limits
+from service.ivcap.model_cache import ModelCache
+from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
-from service.ivcap.transfer_limits import Patience, Sizes, patience_from, sizes_from
-from service.ivcap.transport import patient_requests
+from service.ivcap.transfer_limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
+from service.ivcap.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.results.pictures import cover_records
 from service.session import caches_at
 from service.version import banner
@@ -195,7 +196,7 @@ class Worker:
 
     Attributes:
         folder: for downloads.
-        patience: limits of time of the platform's requests.
+        policy: limits of time of the platform's requests.
         sizes: limits of what they are answered with.
         models: the model that is open.
         stop: set when the process is told to end.
@@ -203,26 +204,26 @@ class Worker:
     """
 
     folder: Path
-    patience: Patience
+    policy: RetryPolicy
     sizes: Sizes
-    models: KeptModel
+    models: ModelCache
     stop: Event
     failed: bool = field(default=False, init=False)
 
     def segment(self, request: JobRequest, context: JobContext) -> JobResult:
         """Segments images with a PaddleSeg model and publishes masks and the cover of every class."""
         self.failed = True
-        ivcap = patient(context.ivcap, self.patience, self.sizes)
+        ivcap = with_limits(context.ivcap, self.policy, self.sizes)
         progress = Progress(context.report)
         job = context.job_id if context.job_id.startswith("urn:") else f"urn:ivcap:job:{context.job_id}"
         with TemporaryDirectory(prefix="job-", dir=self.folder) as work:
             bundle = open_item(request.model, ivcap, self.folder, self.sizes.bundle)
-            named = request.model_copy(update={"model": bundle.source.urn})
-            supply = supply_of(named, ivcap, Path(work), self.sizes.image, progress.image_done)
-            progress.total = len(supply.names)
-            outlet = JobOutlet(ivcap, job, self.patience.pause_s)
-            session = self._session(bundle, named, supply.sample, progress)
-            outcome = fulfil(named, session, supply, outlet, stop=self.stop)
+            named = request.model_copy(update={"model": bundle.name.urn})
+            source = images_of_job(named, ivcap, Path(work), self.sizes.image, progress.image_done)
+            progress.total = len(source.urns)
+            store = JobStore(ivcap, job, self.policy.pause_s)
+            open_model = partial(self._session, bundle, source.sample, progress)
+            outcome = run_platform_job(named, open_model, source, store, stop=self.stop)
         summary = outcome.summary(job, named.model)
         _require_done(outcome, summary)
         self.failed = False
@@ -230,10 +231,10 @@ class Worker:
 
     @contextmanager
     def _session(
-        self, bundle: Item, request: ServiceRequest, sample: Sequence[Path], progress: Progress
+        self, bundle: Item, sample: Sequence[Path], progress: Progress, options: PredictRequest
     ) -> Generator[Predictor]:
-        with progress.report.step(_OPENING, request.model) as step:
-            predictor, kept = self.models.predictor(bundle, request.predict_request(), sample)
+        with progress.report.step(_OPENING, bundle.name.urn) as step:
+            predictor, kept = self.models.predictor(bundle, options, sample)
             step.finished("open from an earlier job" if kept else "opened", kept=kept)
         with progress.images():
             yield predictor
@@ -260,8 +261,8 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
             "job": summary["order"],
             "masks": [
                 {
-                    "image": each.source.urn,
-                    "name": legible(each.source.label),
+                    "image": each.image.urn,
+                    "name": legible(each.image.label),
                     "mask": each.mask,
                     "width": each.width,
                     "height": each.height,
@@ -347,7 +348,7 @@ def _model_of(job_file: str) -> str:
 
 
 @contextmanager
-def _told_to_stop() -> Generator[Event]:
+def _stop_on_sigterm() -> Generator[Event]:
     """An event that SIGTERM sets, so that the image in hand is finished; who waits for a job ends at once."""
     stop, waiting = Event(), Event()
 
@@ -355,12 +356,12 @@ def _told_to_stop() -> Generator[Event]:
         _log.info("told to stop")
         raise SystemExit(ExitStatus.DONE)
 
-    def tell(_signal: int, _frame: FrameType | None) -> None:
+    def set_stop(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
         if waiting.is_set():
             end()
 
-    usual_fetch, usual_handler = batch.fetch_job, signal.signal(signal.SIGTERM, tell)
+    usual_fetch, usual_handler = batch.fetch_job, signal.signal(signal.SIGTERM, set_stop)
 
     def fetch_job(url: str, logger: logging.Logger) -> tuple[Any, str | None]:
         waiting.set()
@@ -399,10 +400,10 @@ def _errors_without_secrets() -> Generator[None]:
 
 
 @contextmanager
-def _worker(patience: Patience, sizes: Sizes) -> Generator[Worker]:
+def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
     root = os.environ.get("PSEG_CACHE_DIR")
-    with scratch_folder("worker") as folder, _told_to_stop() as stop, _errors_without_secrets():
-        worker = Worker(folder, patience, sizes, KeptModel(caches_at(Path(root) if root else None)), stop)
+    with scratch_folder("worker") as folder, _stop_on_sigterm() as stop, _errors_without_secrets():
+        worker = Worker(folder, policy, sizes, ModelCache(caches_at(Path(root) if root else None)), stop)
         try:
             yield worker
         finally:
@@ -423,11 +424,11 @@ def main() -> None:
         if os.environ.get("PSEG_SERVICE_DEVICE", _VARIANT) != _VARIANT:
             raise OptionError(f"PSEG_SERVICE_DEVICE is {os.environ['PSEG_SERVICE_DEVICE']!r}: give cpu or gpu")
         service = service_from(os.environ, _VARIANT)
-        patience, sizes = patience_from(os.environ), sizes_from(os.environ)
+        policy, sizes = retry_policy_from(os.environ), sizes_from(os.environ)
     except OptionError as error:
         _log.error("%s", error)
         sys.exit(ExitStatus.WRONG_REQUEST)
-    with patient_requests(patience, sizes), _worker(patience, sizes) as worker:
+    with limited_requests(policy, sizes), _worker(policy, sizes) as worker:
         start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))
         if worker.failed:
             # Only a job from a file comes here.

@@ -29,20 +29,21 @@ from pydantic.fields import FieldInfo
 from engine import Device, EngineError, OptionError, Predictor
 from engine.system.files import scratch_folder
 from service.ivcap.description import DESCRIPTION, service_name
-from service.ivcap.fulfilment import ExitStatus, Item, fulfil
+from service.ivcap.items import Item
 from service.ivcap.order_files import (
-    OrderOutlet,
+    OrderStore,
+    images_of_order,
+    name_of,
     open_item,
     platform_hosts,
     require_platform_name,
-    source_of,
-    supply_of,
 )
+from service.ivcap.platform_job import ExitStatus, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs
-from service.ivcap.transfer_limits import Sizes, patience_from, sizes_from
-from service.ivcap.transport import patient_requests
+from service.ivcap.transfer_limits import Sizes, retry_policy_from, sizes_from
+from service.ivcap.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 
 _log = logging.getLogger("service.order")
@@ -92,9 +93,6 @@ def describe(environment: Mapping[str, str]) -> Service:
     Args:
         environment: PSEG_SERVICE_DEVICE chooses the variant: `cpu` (default), or `gpu`, which asks for a GPU. Its needs
             can be set by PSEG_SERVICE_MEMORY, PSEG_SERVICE_CPU, PSEG_SERVICE_STORAGE and PSEG_SERVICE_GPU_TYPE.
-
-    Returns:
-        The description.
 
     Raises:
         OptionError: there is no such variant.
@@ -148,50 +146,42 @@ class Arguments(Protocol):
 
 
 def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
-    """Do the order that the platform handed over.
-
-    Args:
-        sizes: limits of what is fetched.
-        arguments: the service's parameters.
-
-    Returns:
-        The exit status.
-    """
+    """Do the order that the platform handed over."""
     given: dict[str, Any] = arguments._asdict()  # pyright: ignore[reportPrivateUsage]  (a named tuple's)
-    urns = {name: source_of(given[name]).urn for name in ("model", "image", "images") if given[name] is not None}
-    with scratch_folder("order") as work, _told_to_stop() as stop:
+    urns = {name: name_of(given[name]).urn for name in ("model", "image", "images") if given[name] is not None}
+    with scratch_folder("order") as work, _stop_on_sigterm() as stop:
         try:
             request = build_service_request(**{**given, "image": None, "images": None, **urns})
-            supply = supply_of(given["image"], given["images"], work, sizes.image, request.share())
+            source = images_of_order(given["image"], given["images"], work, sizes.image, request.share())
         except EngineError as error:
             _log.error("refused: %s", error)
             return ExitStatus.WRONG_REQUEST
         model = open_item(given["model"], work, sizes.bundle)
-        outlet = OrderOutlet()
-        outlet.remove_abandoned()
-        outcome = fulfil(request, _session(model, request, supply.sample), supply, outlet, stop=stop)
+        store = OrderStore()
+        store.remove_abandoned()
+        outcome = run_platform_job(request, partial(_session, model, source.sample), source, store, stop=stop)
     _log.info("%d done, %d failed", len(outcome.published), len(outcome.failed))
     return outcome.exit_status
 
 
 @contextmanager
-def _session(model: Item, request: ServiceRequest, sample: Sequence[Path]) -> Generator[Predictor]:
+def _session(model: Item, sample: Sequence[Path], options: PredictRequest) -> Generator[Predictor]:
     root = os.environ.get("PSEG_CACHE_DIR")
     caches = caches_at(Path(root) if root else None)
-    with open_session(model.fetch(), request.predict_request(), caches, sample) as predictor:
+    with open_session(model.fetch(), options, caches, sample) as predictor:
         model.release()
         yield predictor
 
 
 @contextmanager
-def _told_to_stop() -> Generator[Event]:
+def _stop_on_sigterm() -> Generator[Event]:
     """An event that SIGTERM sets, so that the image in hand is finished."""
     stop = Event()
 
-    def tell(_signal: int, _frame: FrameType | None) -> None:
+    def set_stop(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    usual = signal.signal(signal.SIGTERM, tell)
+    usual = signal.signal(signal.SIGTERM, set_stop)
     try:
         yield stop
     finally:
@@ -214,8 +204,8 @@ def main() -> None:
             # Where the library's own handler writes these already, and it would write every header.
             logger.propagate = not logger.handlers
             logger.setLevel(logging.INFO)
-        patience, sizes = patience_from(os.environ), sizes_from(os.environ)
-        with patient_requests(patience, sizes, partial(platform_hosts, os.environ)):
+        policy, sizes = retry_policy_from(os.environ), sizes_from(os.environ)
+        with limited_requests(policy, sizes, partial(platform_hosts, os.environ)):
             # The library states other types than it hands over.
             register_service(describe(os.environ), partial(handle, sizes))  # pyright: ignore[reportArgumentType]
     except OptionError as error:

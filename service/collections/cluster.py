@@ -15,16 +15,15 @@ actor with a processor and a gigabyte for itself, and takes failed images for do
 # pyright: reportUnknownArgumentType=false
 
 import hashlib
-import json
 import logging
 import os
 import socket
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,52 +32,23 @@ from engine import (
     EngineError,
     Failed,
     ImageError,
-    OptionError,
-    Pipeline,
     Prediction,
+    Provenance,
     Segmented,
     SourceImage,
     read_image,
 )
 from engine.bundle.archive import unpack
-from service.collections.storage import (
-    Folder,
-    StoreError,
-    arrow_tables,
-    copy_to,
-    local_path,
-    read_rows,
-    stem_of,
-    table_bytes,
-)
+from engine.images import ImageLimits
+from service.collections.cluster_ledger import ClusterEntry, RemoteTask, entry_of, read_batch, write_batch
+from service.collections.storage import Folder, StoreError, arrow_tables, copy_to, local_path, stem_of
 from service.ivcap.transfer_limits import Allowance
-from service.request import PredictRequest
-from service.results.pictures import Stems, capture_record, encoded_pictures, result_record, short_stem
-from service.results.records import checked_record
-from service.session import build_pipeline, caches_at, open_session
+from service.request import PredictRequest, SaveKind
+from service.results.pictures import Stems, encoded_pictures, short_stem
+from service.segmentation_job import SegmentationJob
+from service.session import caches_at, open_session
 
 _log = logging.getLogger(__name__)
-LEDGER = "ledger.parquet"
-ROWS = "rows"
-COLUMNS: Mapping[str, str] = {
-    "uri": "string",
-    "stem": "string",
-    "status": "string",
-    "error_type": "string",
-    "error": "string",
-    "mask": "string",
-    "width": "int64",
-    "height": "int64",
-    "cover": "cover",
-    "taken_at": "string",
-    "latitude_deg": "double",
-    "longitude_deg": "double",
-    "provenance": "string",
-    "timings_ms": "string",
-    "digest": "string",
-    "node": "string",
-}
-"""Of the rows that are the ledger; provenance and timings are JSON."""
 _KNOCK_S = 5.0
 
 
@@ -87,7 +57,7 @@ class ClusterError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerOptions:
     """What every worker is told.
 
     Attributes:
@@ -111,35 +81,66 @@ class Job:
     attempt: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteTask:
-    """One image of a batch.
-
-    Attributes:
-        uri: where it lies.
-        stem: of its pictures.
-    """
-
-    uri: str
-    stem: str
-
-    @property
-    def label(self) -> str:
-        """What records and tables call it."""
-        return self.uri
-
-
 def numbered(uris: Sequence[str]) -> list[RemoteTask]:
     """Give every image a stem.
-
-    Args:
-        uris: all images of the manifest.
 
     Returns:
         A task an image, in their order; no two stems are alike.
     """
     stems = Stems()
     return [RemoteTask(uri, stems.take(short_stem(stem_of(uri)))) for uri in uris]
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The images of a batch, read by URI."""
+
+    tasks: Sequence[RemoteTask]
+    limits: ImageLimits
+    allowance: Allowance
+    one_at_a_time: bool = False
+
+    def __iter__(self) -> Iterator[RemoteTask]:
+        return iter(self.tasks)
+
+    def read(self, task: RemoteTask) -> SourceImage:
+        path = local_path(task.uri)
+        if path is not None:
+            return read_image(path, **self.limits.values())
+        with tempfile.NamedTemporaryFile(prefix="pseg-") as file:
+            copy_to(cast("BinaryIO", file), task.uri, self.allowance)
+            file.flush()
+            try:
+                return read_image(Path(file.name), **self.limits.values())
+            except ImageError as error:
+                # The temporary path means nothing to whoever reads the message.
+                raise ImageError(str(error).replace(file.name, task.uri)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Stores pictures, local or in an object store."""
+
+    out: Folder
+    save: frozenset[SaveKind]
+
+    def write(self, task: RemoteTask, image: SourceImage, prediction: Prediction) -> str | None:
+        pictures = encoded_pictures(task.stem, self.save, image, prediction)
+        written = [self.out.write(name, content) for name, content in pictures]
+        return written[0] if written else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The entries of a batch, which are stored together."""
+
+    provenance: Provenance
+    digest: str
+    node: str
+    entries: list[ClusterEntry] = field(default_factory=list[ClusterEntry])
+
+    def record(self, result: Segmented[RemoteTask, str | None] | Failed[RemoteTask]) -> None:
+        self.entries.append(entry_of(result, self.provenance, self.digest, self.node))
 
 
 class Segmenter:
@@ -149,17 +150,17 @@ class Segmenter:
     is unpacked in the cache already.
     """
 
-    def __init__(self, job: Job, bundle: Any) -> None:  # noqa: ANN401
-        self._job = job
-        self._out = Folder(job.out)
+    def __init__(self, options: WorkerOptions, bundle: Any) -> None:  # noqa: ANN401
+        self._options = options
+        self._out = Folder(options.out)
         self._node = _node_name(in_cluster=bundle is not None)
-        caches = caches_at(job.cache)
-        folder = caches.root / "bundles" / job.bundle_digest
+        caches = caches_at(options.cache)
+        folder = caches.root / "bundles" / options.bundle_digest
         if not folder.is_dir():
             import ray
 
             _unpack(ray.get(bundle), folder)
-        self._session = open_session(folder, job.request, caches)
+        self._session = open_session(folder, options.request, caches)
         self._predictor = self._session.__enter__()
 
     def close(self) -> None:
@@ -167,69 +168,32 @@ class Segmenter:
         self._session.__exit__(None, None, None)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-        """Do a batch, unless its rows are stored already: then whoever stored them died before it could tell.
+        """Do a batch of the columns `uri` and `stem`, and return `uri` and `status`.
 
-        Args:
-            batch: columns `uri` and `stem`.
-
-        Returns:
-            Columns `uri` and `status`.
+        What is stored already is not done again: whoever stored it died before it could report that.
 
         Raises:
             StoreError: the rows cannot be stored.
         """
         tasks = [RemoteTask(str(uri), str(stem)) for uri, stem in zip(batch["uri"], batch["stem"], strict=True)]
-        name = f"{ROWS}/{_batch_name(self._job.attempt, tasks)}.parquet"
-        rows: Sequence[Mapping[str, Any]]
-        if self._out.exists(name):
-            rows = read_rows(self._out.name_of(name), ["uri", "status"])
-        else:
-            rows = [self._row(result) for result in self._pipeline().run(tasks)]
-            self._out.write(name, table_bytes(rows, COLUMNS))
-        return {column: [row[column] for row in rows] for column in ("uri", "status")}
-
-    def _pipeline(self) -> Pipeline[RemoteTask, str | None]:
-        return build_pipeline(self._predictor, self._job.request, self._decode, self._store, self._job.threads)
-
-    def _decode(self, task: RemoteTask) -> SourceImage:
-        limits = self._job.request.images.values()
-        path = local_path(task.uri)
-        if path is not None:
-            return read_image(path, **limits)
-        with tempfile.NamedTemporaryFile(prefix="pseg-") as file:
-            copy_to(cast("BinaryIO", file), task.uri, self._job.image)
-            file.flush()
-            try:
-                return read_image(Path(file.name), **limits)
-            except ImageError as error:
-                # Where it lay for a moment tells nobody anything.
-                raise ImageError(str(error).replace(file.name, task.uri)) from error
-
-    def _store(self, task: RemoteTask, image: SourceImage, prediction: Prediction) -> str | None:
-        pictures = encoded_pictures(task.stem, self._job.request.save, image, prediction)
-        written = [self._out.write(name, content) for name, content in pictures]
-        return written[0] if written else None
-
-    def _row(self, result: Segmented[RemoteTask, str | None] | Failed[RemoteTask]) -> dict[str, Any]:
-        record = result_record(result, self._predictor.provenance)
-        mask, error = record["mask"] or {}, record["error"] or {}
-        capture = capture_record(result.image.capture) if isinstance(result, Segmented) else {}
+        name = _batch_name(self._options.attempt, tasks)
+        stored = read_batch(self._out, name)
+        if stored is None:
+            stored = self._segment(tasks)
+            write_batch(self._out, name, stored)
         return {
-            "uri": result.source.uri,
-            "stem": result.source.stem,
-            "status": record["status"],
-            "error_type": error.get("type"),
-            "error": error.get("message"),
-            "mask": mask.get("path"),
-            "width": mask.get("width"),
-            "height": mask.get("height"),
-            "cover": record["cover"],
-            **capture,
-            "provenance": json.dumps(record["provenance"]),
-            "timings_ms": json.dumps(record["timings_ms"]),
-            "digest": self._job.digest,
-            "node": self._node,
+            "uri": [entry.source for entry in stored],
+            "status": [entry.record["status"] for entry in stored],
         }
+
+    def _segment(self, tasks: Sequence[RemoteTask]) -> Sequence[ClusterEntry]:
+        options, request = self._options, self._options.request
+        source = _Images(tasks, request.images, options.image)
+        sink = _Pictures(self._out, request.save)
+        ledger = _Batch(self._predictor.provenance, options.digest, self._node)
+        for _ in SegmentationJob(source, self._predictor, sink, ledger).results(request, options.threads):
+            """Each result is stored and recorded by then."""
+        return ledger.entries
 
 
 def _node_name(*, in_cluster: bool) -> str:
@@ -262,89 +226,6 @@ def _batch_name(attempt: str, tasks: Sequence[RemoteTask]) -> str:
     return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a row of the ledger into the record that `--json` prints.
-
-    Args:
-        row: of `ledger.parquet`.
-
-    Returns:
-        The record.
-
-    Raises:
-        OptionError: the row holds something else.
-    """
-    ok = row["status"] == "ok"
-    record = {
-        "image": row["uri"],
-        "status": row["status"],
-        "error": None if ok else {"type": row["error_type"], "message": row["error"]},
-        "mask": {"path": row["mask"], "width": row["width"], "height": row["height"]} if ok else None,
-        "cover": row["cover"] or [],
-    }
-    try:
-        more = {name: json.loads(row[name]) for name in ("provenance", "timings_ms")}
-        return checked_record({**record, **more})
-    except (ValueError, TypeError, RecursionError) as error:
-        raise OptionError(
-            f"{row['uri']}: its row is not that of a ledger of `pseg scale` ({error}): leave out --resume, or name "
-            "another folder with --out"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRows:
-    """What lies under a place for results.
-
-    Attributes:
-        rows: one for every image, digest and stem: one that was done counts more than one that failed.
-        batches: names of the files of batches that were read.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
-    batches: Sequence[str]
-
-
-def read_ledger_rows(out: Folder) -> StoredRows:
-    """Read what is known of the images.
-
-    Args:
-        out: where results go.
-
-    Returns:
-        Rows, and where they lay.
-
-    Raises:
-        StoreError: something cannot be read.
-        OptionError: what is there is no ledger.
-    """
-    known: dict[tuple[str, str, str], dict[str, Any]] = {}
-    names = [LEDGER] if out.exists(LEDGER) else []
-    batches = [each for each in out.names(ROWS) if each.endswith(".parquet")]
-    for name in [*names, *batches]:
-        for row in read_rows(out.name_of(name), list(COLUMNS)):
-            key = row["uri"], row["digest"], row["stem"]
-            if key not in known or known[key]["status"] != "ok":
-                known[key] = row
-    return StoredRows(list(known.values()), batches)
-
-
-def write_ledger_rows(out: Folder, rows: Sequence[Mapping[str, Any]], batches: Sequence[str]) -> None:
-    """Store rows as one file, and remove the files of batches that they were read from.
-
-    Args:
-        out: where results go.
-        rows: the ledger.
-        batches: names of those files. Others stay: somebody is at work.
-
-    Raises:
-        StoreError: it cannot be stored.
-    """
-    out.write(LEDGER, table_bytes(rows, COLUMNS))
-    for name in batches:
-        out.remove(name)
-
-
 @contextmanager
 def connected(address: str) -> Generator[None]:
     """Be a driver of a cluster.
@@ -352,9 +233,6 @@ def connected(address: str) -> Generator[None]:
     Args:
         address: `auto` for the cluster that runs on this machine or that RAY_ADDRESS names, `local` for one that is
             started here and ends with the block, `host:port`, or `ray://host:port`.
-
-    Yields:
-        Nothing.
 
     Raises:
         ClusterError: ray is not installed, or the cluster cannot be reached.
@@ -401,7 +279,7 @@ def _require_reachable(address: str) -> None:
 
 
 def segment_all(
-    job: Job,
+    options: WorkerOptions,
     bundle: bytes,
     tasks: Sequence[RemoteTask],
     *,
@@ -412,10 +290,10 @@ def segment_all(
     """Do images on the cluster that this process is connected to.
 
     Args:
-        job: what every worker is told.
+        options: what every worker is told.
         bundle: the archive.
         tasks: images that are to be done.
-        workers: the most actors; None: one for every `job.threads` processors of the cluster.
+        workers: the most actors; None: one for every `options.threads` processors of the cluster.
         batch: images that are handed out together; as many are done again if a worker dies.
         told: called after each batch with the number of images of each status in it.
 
@@ -426,9 +304,9 @@ def segment_all(
     import ray.data
 
     cores = int(ray.cluster_resources().get("CPU", 0))
-    most = workers or cores // job.threads
-    if most < 1 or cores < job.threads:
-        raise ClusterError(f"the cluster has {cores} processors, a worker needs {job.threads}: see --threads")
+    most = workers or cores // options.threads
+    if most < 1 or cores < options.threads:
+        raise ClusterError(f"the cluster has {cores} processors, a worker needs {options.threads}: see --threads")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # It tells of errors at length, and then raises them.
@@ -438,13 +316,13 @@ def segment_all(
     blocks = arrow_tables(columns, batch)
     done = ray.data.from_arrow(blocks).map_batches(
         Segmenter,
-        fn_constructor_kwargs={"job": job, "bundle": shipped},
+        fn_constructor_kwargs={"options": options, "bundle": shipped},
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(
             min_size=1, max_size=min(most, len(blocks)), max_tasks_in_flight_per_actor=2
         ),
-        num_cpus=job.threads,
-        num_gpus=1 if job.request.network.device is Device.GPU else None,
+        num_cpus=options.threads,
+        num_gpus=1 if options.request.network.device is Device.GPU else None,
         udf_modifying_row_count=False,
     )
     try:
@@ -459,9 +337,6 @@ def segment_all(
 
 def require_place(out: Folder) -> None:
     """Prove that results can be stored.
-
-    Args:
-        out: where they go.
 
     Raises:
         StoreError: they cannot.

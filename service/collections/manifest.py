@@ -11,10 +11,7 @@ _MOST_NAMED = 3
 
 
 def image_uris(arguments: Sequence[str]) -> list[str]:
-    """Name images so that every machine understands it.
-
-    Args:
-        arguments: URIs, which are taken as they are, and files, folders or globs of this machine.
+    """Turn files, folders and globs of this machine into absolute URIs, each once; URIs are taken as they are.
 
     Returns:
         Absolute URIs, each once, in the order of the arguments.
@@ -36,25 +33,12 @@ def image_uris(arguments: Sequence[str]) -> list[str]:
 
 
 def manifest_bytes(uris: Sequence[str]) -> bytes:
-    """Write a manifest.
-
-    Args:
-        uris: absolute and unique.
-
-    Returns:
-        The content of a Parquet file.
-    """
+    """Write a manifest."""
     return table_bytes([{"uri": uri} for uri in uris], {"uri": "string"})
 
 
 def read_manifest(name: str) -> list[str]:
     """Read a manifest.
-
-    Args:
-        name: a URI or a path.
-
-    Returns:
-        Absolute URIs, each once.
 
     Raises:
         OptionError: it is no Parquet file, has no column `uri`, is empty, or names something twice or not absolutely.

@@ -5,16 +5,15 @@ place in the list, so that it is counted once, however many ledgers know it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import ClassCover, SegmentationClass
 from service.collections.sharding import Shard, parse_shard
-from service.ivcap.publishing import TotalCover
-from service.results.ledger import Entry, LedgerContent, LedgerError, ledger_path, ledgers_in, read_ledger
-from service.results.pictures import cover_records
+from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
+from service.results.resuming import LedgerError, supersedes
+from service.results.totals import totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +55,12 @@ class Merged:
         }
 
 
-def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
-    """Sum records up.
-
-    Args:
-        records: one an image, as `service.results.pictures.result_record` writes them.
-        images: how many there should be.
-
-    Returns:
-        JSON values: counts, failures, cover over all images weighted by their pixels.
-    """
-    failed = [record for record in records if record["status"] != "ok"]
-    total = TotalCover()
-    for record in records:
-        if record["status"] == "ok":
-            covers = [
-                ClassCover(SegmentationClass(each["id"], each["name"], tuple(each["color"])), each["cover"])
-                for each in record["cover"]
-            ]
-            total.add(record["mask"]["width"], record["mask"]["height"], covers)
-    return {
-        "images": {
-            "total": images,
-            "succeeded": len(records) - len(failed),
-            "failed": len(failed),
-            "missing": images - len(records),
-        },
-        "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
-        "cover": cover_records(total.covers()),
-    }
-
-
 def find_ledgers(places: Sequence[Path]) -> list[Path]:
     """Find the ledgers that files and folders name.
 
     Args:
         places: ledgers, or folders of results. Of a folder the ledgers of shards are taken, or if there are none, that
             of a whole run.
-
-    Returns:
-        The files, each once.
 
     Raises:
         LedgerError: a folder holds none.
@@ -108,7 +73,7 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
             continue
         ledgers = ledgers_in(place)
         if not ledgers:
-            raise LedgerError(f"{place}: holds no ledger: name the folder of a run, or a ledger itself")
+            raise LedgerError(place, "holds no ledger: name the folder of a run, or a ledger itself")
         found += ledgers
     return list(dict.fromkeys(found))
 
@@ -147,8 +112,7 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
                 duplicates.add(entry.position)
                 if known[1].record["cover"] != entry.record["cover"]:
                     contradictory.add(entry.position)
-            # What one machine could not read another one perhaps could; an image may have been mended since.
-            if not entry.failed and (known[1].failed or (entry.modified_ns or 0) > (known[1].modified_ns or 0)):
+            if supersedes(entry, known[1]):
                 chosen[entry.position] = content, entry
     entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
     return Merged(
@@ -167,11 +131,12 @@ def _same_file(path: Path, other: Path) -> bool:
 def _require_same(first: LedgerContent, other: LedgerContent) -> None:
     if first.run.digest != other.run.digest:
         differences = "; ".join(first.run.differences(other.run))
-        raise LedgerError(f"{first.path} and {other.path} were not made alike: {differences}: merge them apart")
+        raise LedgerError(first.path, f"and {other.path} were not made alike: {differences}: merge them apart")
     if (first.run.images, first.run.listing) != (other.run.images, other.run.listing):
         raise LedgerError(
-            f"{first.path} tells of {first.run.images} images, {other.path} of {other.run.images} or of others: "
-            "shards belong together only if each was given the same images by the same names"
+            first.path,
+            f"tells of {first.run.images} images, {other.path} of {other.run.images} or of others: "
+            "shards belong together only if each was given the same images by the same names",
         )
 
 

@@ -44,9 +44,6 @@ class Shard:
     def holds_name(self, name: str) -> bool:
         """Tell whether an image belongs to this shard where nobody knows the list: a queue's.
 
-        Args:
-            name: what the image is called everywhere, its URN.
-
         Returns:
             True for one name in N, by its SHA-256: the same on every machine, whatever the order of delivery.
         """
@@ -81,12 +78,6 @@ def parse_shard(text: str) -> Shard:
 
     >>> parse_shard("2/8")
     Shard(index=2, count=8)
-
-    Args:
-        text: two whole numbers.
-
-    Returns:
-        The shard.
 
     Raises:
         OptionError: it is something else, I is not within 1 to N, or N is above 100 000.

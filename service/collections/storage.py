@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
-from service.ivcap.publishing import address_path
-from service.ivcap.transfer_limits import Allowance, TransferError, patience_from
+from service.ivcap.names import address_path
+from service.ivcap.transfer_limits import Allowance, TransferError, retry_policy_from
 from service.results.pictures import write_atomically
 from service.results.records import MOST_IMAGES
 
@@ -44,12 +44,6 @@ def is_uri(name: str) -> bool:
 
     >>> is_uri("s3://bucket/q7.jpg"), is_uri("dive/q7.jpg")
     (True, False)
-
-    Args:
-        name: of a file.
-
-    Returns:
-        Whether it begins with a scheme.
     """
     return _SCHEME.match(name) is not None
 
@@ -59,9 +53,6 @@ def local_path(name: str) -> Path | None:
 
     >>> local_path("file:///a/b%20c.png")
     PosixPath('/a/b c.png')
-
-    Args:
-        name: a URI or a path.
 
     Returns:
         The path; None if it is not a local one.
@@ -77,9 +68,6 @@ def stem_of(uri: str) -> str:
 
     >>> stem_of("file:///dive/M%C3%BCll%201.jpg"), stem_of("https://reef.org/get?file=a.jpg"), stem_of("https://reef.org/")
     ('Müll 1', 'get', 'image')
-
-    Args:
-        uri: of the image.
 
     Returns:
         The stem of its path, as people read it; without signs that no file's name can hold or no terminal takes.
@@ -112,9 +100,9 @@ def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
 
 def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
-    from service.ivcap.transport import patient_session, receiving
+    from service.ivcap.transport import limited_session, receiving
 
-    session = patient_session(patience_from(os.environ))
+    session = limited_session(retry_policy_from(os.environ))
     with session, receiving(allowance), session.get(name, stream=True) as answer:
         answer.raise_for_status()
         for piece in answer.iter_content(_PIECE_BYTES):
@@ -140,13 +128,6 @@ def _copy_from_store(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
 def read_bytes(name: str, allowance: Allowance = _TABLE) -> bytes:
     """Read a file.
-
-    Args:
-        name: a URI or a path.
-        allowance: how large it may be; that of a manifest or a ledger unless it is given.
-
-    Returns:
-        Its content.
 
     Raises:
         StoreError: it is larger, cannot be read, or nothing here reads such a URI.
@@ -180,14 +161,7 @@ class Folder:
     root: str
 
     def name_of(self, name: str) -> str:
-        """Name a file here.
-
-        Args:
-            name: relative, with `/`.
-
-        Returns:
-            Path or URI.
-        """
+        """Name a file here."""
         return f"{self.root.rstrip('/')}/{quote(name) if is_uri(self.root) else name}"
 
     def write(self, name: str, content: bytes) -> str:
@@ -196,9 +170,6 @@ class Folder:
         Args:
             name: relative, with `/`.
             content: the bytes.
-
-        Returns:
-            Path or URI.
 
         Raises:
             StoreError: it cannot be written.
@@ -221,9 +192,6 @@ class Folder:
 
     def names(self, folder: str) -> list[str]:
         """List the files of a folder here.
-
-        Args:
-            folder: relative.
 
         Returns:
             Their names, relative to this place, sorted; empty where there is no such folder.
@@ -249,12 +217,6 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Tell whether a file is here.
 
-        Args:
-            name: relative, with `/`.
-
-        Returns:
-            True if it is.
-
         Raises:
             StoreError: nobody can tell.
         """
@@ -274,9 +236,6 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file.
 
-        Args:
-            name: relative, with `/`.
-
         Raises:
             StoreError: it cannot be removed.
         """
@@ -293,15 +252,7 @@ class Folder:
 
 
 def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
-    """Cut columns of text into tables.
-
-    Args:
-        columns: name to values, all of one length.
-        rows: the most of a table.
-
-    Returns:
-        Arrow tables, in order.
-    """
+    """Cut columns of text into tables."""
     import pyarrow as pa
 
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
@@ -310,10 +261,6 @@ def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
     """Write rows as Parquet.
-
-    Args:
-        rows: a mapping a row.
-        columns: name to type: `string`, `int64`, `double`, or `cover` for a list of classes.
 
     Returns:
         The content of a Parquet file, compressed.
@@ -363,9 +310,6 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
     Args:
         name: a URI or a path.
         columns: which ones; None: all.
-
-    Returns:
-        A mapping a row.
 
     Raises:
         StoreError: it cannot be read.

@@ -28,7 +28,7 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results.ledger import Entry, Listing, ledger_path, ledgers_in, list_tasks, open_ledger, run_of
+from service.results.ledger import Entry, ledger_path, ledgers_in, open_ledger
 from service.results.pictures import (
     CoverTable,
     ImageTask,
@@ -37,6 +37,7 @@ from service.results.pictures import (
     require_results_apart,
     result_paths,
 )
+from service.results.runs import Listing, list_tasks, run_of
 from service.session import build_pipeline, caches_at, open_session
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ from service.commands.terminal import (
     tell,
 )
 from service.request import PredictRequest, at_full_size
-from service.results.ledger import Entry, LedgerContent, Listing, ledger_path, ledgers_in, read_ledger
+from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
 from service.results.pictures import MAP_SUFFIX, ImageTask
+from service.results.runs import Listing
 from service.session import caches_at, open_session
 
 _PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")

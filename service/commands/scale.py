@@ -8,30 +8,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import typer
 
 from converters.exporting.packing import pack
-from engine import Bundle, Device, OptionError, open_bundle
+from engine import Bundle, Device, open_bundle
 from engine.declaration import Options, option
 from engine.runtimes.selection import candidates
-from service.collections.cluster import (
+from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
+from service.collections.cluster_ledger import (
     LEDGER,
-    ROWS,
-    Job,
+    ClusterLedger,
     RemoteTask,
-    StoredRows,
-    connected,
-    numbered,
-    read_ledger_rows,
-    record_of,
-    require_place,
-    segment_all,
-    write_ledger_rows,
+    read_cluster_ledger,
+    remove_cluster_ledger,
+    write_cluster_ledger,
 )
 from service.collections.manifest import read_manifest
-from service.collections.merging import totals
 from service.collections.storage import Folder, is_uri, local_path
 from service.commands.flags import with_flags
 from service.commands.groups import TableOptions
@@ -53,15 +47,15 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results.ledger import Run, options_with_effect
 from service.results.pictures import (
     CoverTable,
     ImageTask,
-    capture_from,
     require_inputs_kept,
     result_paths,
     write_atomically,
 )
+from service.results.runs import Run, options_with_effect
+from service.results.totals import totals
 from service.session import caches_at, open_session
 
 _PROGRESS_LINES = 20
@@ -114,7 +108,7 @@ def scale(
         # What no machine can load is told here, in one sentence, before anything is dropped or shipped.
         with open_session(bundle, request, caches):
             pass
-    job = Job(
+    options = WorkerOptions(
         request,
         place.root,
         None if cache_dir is None else cache_dir.absolute(),
@@ -125,37 +119,42 @@ def scale(
         uuid.uuid4().hex,
     )
     require_place(place)
-    stored = read_ledger_rows(place) if cluster.resume else StoredRows((), ())
-    pending = pending_tasks(stored, job, tasks, place) if cluster.resume else tasks
+    known, pending = ClusterLedger(), tasks
+    if cluster.resume:
+        known = read_cluster_ledger(place)
+        pending, resumed = known.pending(tasks, run.digest)
+        for note in resumed.notes():
+            say(note)
     if pending:
         with connected(cluster.address):
             # Not before: what cannot begin takes nothing away.
             if cluster.resume:
-                write_ledger_rows(place, _without_pictures_of(pending, stored.rows), stored.batches)
+                write_cluster_ledger(place, known.without_pictures_of(pending), known.batches)
             else:
-                _drop_rows(place)
+                remove_cluster_ledger(place)
             told = _progress(len(pending))
-            segment_all(job, archive, pending, workers=cluster.workers, batch=cluster.chunk, told=told)
-    stored = read_ledger_rows(place)
-    rows = _rows_in_order(stored, job, tasks)
-    others = _without_pictures_of(tasks, stored.rows) if cluster.resume else []
-    write_ledger_rows(place, [*rows, *others], stored.batches)
-    records = [record_of(row) for row in rows]
-    summary = totals(records, len(tasks))
-    captures = [capture_from(row) for row in rows]
+            segment_all(options, archive, pending, workers=cluster.workers, batch=cluster.chunk, told=told)
+    known = read_cluster_ledger(place)
+    entries = known.of_run(tasks, run.digest)
+    if len(entries) < len(tasks):
+        say(f"{len(tasks) - len(entries)} images have no row in the ledger: go on with --resume")
+    others = known.without_pictures_of(tasks) if cluster.resume else []
+    write_cluster_ledger(place, [*entries, *others], known.batches)
+    summary = totals([entry.record for entry in entries], len(tasks))
     products = Products()
     if tables.csv is not None:
         with products.written(f"the table {tables.csv}"):
             table = CoverTable()
-            for record, capture in zip(records, captures, strict=True):
-                table.add(record, capture)
+            for entry in entries:
+                table.add(entry.record, entry.capture)
             write_atomically(tables.csv, table.to_csv())
     if tables.report is not None:
         from service.results.report import write_table_report
 
         with products.written(f"the report {tables.report}"):
             facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
-            write_table_report(tables.report, zip(records, captures, strict=True), expected=len(tasks), facts=facts)
+            records = ((entry.record, entry.capture) for entry in entries)
+            write_table_report(tables.report, records, expected=len(tasks), facts=facts)
     if json_output:
         print_json(summary)
     else:
@@ -200,70 +199,6 @@ def _packed(bundle: Bundle) -> bytes:
         }
         pack(files, Path(folder, "bundle.tgz"))
         return Path(folder, "bundle.tgz").read_bytes()
-
-
-def _drop_rows(place: Folder) -> None:
-    for name in [*([LEDGER] if place.exists(LEDGER) else []), *place.names(ROWS)]:
-        place.remove(name)
-
-
-def pending_tasks(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask], place: Folder) -> list[RemoteTask]:
-    """Find the images whose rows do not hold, and say why.
-
-    Args:
-        stored: what lies in the place already.
-        job: its digest tells which rows are of this bundle and these options.
-        tasks: all images of the manifest.
-        place: for messages.
-
-    Returns:
-        Those that are to be done.
-
-    Raises:
-        OptionError: pictures of an image that the manifest does not name would be replaced.
-    """
-    stems = {task.uri: task.stem for task in tasks}
-    done: set[str] = set()
-    reasons: dict[str, str] = {}
-    strangers: dict[str, str] = {}
-    for row in stored.rows:
-        if row["uri"] not in stems:
-            if row["status"] == "ok" and row["mask"] is not None:
-                strangers[row["stem"].casefold()] = row["uri"]
-        elif row["digest"] != job.digest:
-            reasons[row["uri"]] = "bundle or options are not the same"
-        elif row["stem"] != stems[row["uri"]]:
-            reasons[row["uri"]] = "another image takes the names of its pictures"
-        elif row["status"] == "ok":
-            done.add(row["uri"])
-        else:
-            reasons[row["uri"]] = "failed before"
-    pending = [task for task in tasks if task.uri not in done]
-    for task in pending:
-        if task.stem.casefold() in strangers:
-            raise OptionError(
-                f"{place.root} holds pictures of {strangers[task.stem.casefold()]}, which the manifest does not name, "
-                f"and those of {task.uri} would take their place: name another folder with --out, or leave out --resume"
-            )
-    say(f"{len(done)} of {len(tasks)} images were done earlier")
-    for reason, number in Counter(reason for uri, reason in reasons.items() if uri not in done).items():
-        say(f"{number} done again: {reason}")
-    return pending
-
-
-def _without_pictures_of(tasks: Sequence[RemoteTask], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows whose pictures stay what they are while the tasks are done."""
-    stems = {task.stem.casefold() for task in tasks}
-    return [row for row in rows if row["stem"].casefold() not in stems]
-
-
-def _rows_in_order(stored: StoredRows, job: Job, tasks: Sequence[RemoteTask]) -> list[Mapping[str, Any]]:
-    rows = {(row["uri"], row["stem"]): row for row in stored.rows if row["digest"] == job.digest}
-    found = [rows.get((task.uri, task.stem)) for task in tasks]
-    missing = [task.uri for task, row in zip(tasks, found, strict=True) if row is None]
-    if missing:
-        say(f"{len(missing)} images have no row, {missing[0]} for instance: go on with --resume")
-    return [row for row in found if row is not None]
 
 
 def _progress(total: int) -> Callable[[Mapping[str, int]], None]:

@@ -94,9 +94,6 @@ _SHOWN: Mapping[str, _Shown] = {
 def service_name(device: Device) -> str:
     """Name the service.
 
-    Args:
-        device: which variant.
-
     Returns:
         The name that the platform lists.
     """
@@ -129,9 +126,6 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
 
 def request_schema(request: type[BaseModel]) -> dict[str, Any]:
     """Describe a request as JSON schema that needs no looking up.
-
-    Args:
-        request: its fields have descriptions.
 
     Returns:
         Object schema. Each parameter has a type, and a title and examples of its own; choices stand in its place, not

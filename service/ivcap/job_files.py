@@ -1,4 +1,4 @@
-"""Artifacts and collections of IVCAP jobs, as images to be done and as an outlet for results.
+"""Artifacts and collections of IVCAP jobs as a source of images, and the platform as a store for results.
 
 On the platform they are reached through `ivcap_client`, whose requests have no limits of time or size and no retries:
 here they have all three. Without a platform the same library keeps results in a local folder, and images are local
@@ -10,12 +10,9 @@ files.
 # pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
 
 import io
-import shutil
-import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -27,22 +24,19 @@ from engine import OptionError
 from engine.errors import message_of
 from engine.system.cores import usable_cores
 from service.collections.sharding import share_of
-from service.ivcap.fulfilment import FetchError, Item, SupplyError
-from service.ivcap.known_images import LocalItem, UnreachableItem, photographs_in
-from service.ivcap.patient_httpx import PatientClient
-from service.ivcap.publishing import (
-    ARTIFACT_URN,
-    COLLECTION_SCHEMA,
-    Aspect,
-    Product,
-    SourceName,
-    StorageError,
-    is_platform_urn,
-    product_stem,
-    require_json,
+from service.ivcap.items import (
+    DownloadedItem,
+    Item,
+    LocalItem,
+    SourceError,
+    UnreachableItem,
+    photographs_in,
+    storage_errors,
 )
-from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
-from service.ivcap.transport import receiving
+from service.ivcap.limited_httpx import LimitedClient
+from service.ivcap.names import ARTIFACT_URN, ArtifactName, is_platform_urn, product_stem
+from service.ivcap.publishing import COLLECTION_SCHEMA, Aspect, Product, require_json
+from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
 from service.request import ServiceRequest
 
 COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
@@ -50,73 +44,28 @@ COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
 _RESUMPTIONS = 2
 
 
-def patient(ivcap: IVCAP, patience: Patience, sizes: Sizes) -> IVCAP:
-    """Impose limits and retries on a client's requests.
-
-    Args:
-        ivcap: the client; uploads are its only requests that `service.ivcap.transport` has to care for.
-        patience: limits of time, and retries.
-        sizes: limits of bodies.
-
-    Returns:
-        The same client.
-    """
+def with_limits(ivcap: IVCAP, policy: RetryPolicy, sizes: Sizes) -> IVCAP:
+    """Impose limits and retries on a client's requests; uploads go through `service.ivcap.transport` besides."""
     if not isinstance(ivcap, LocalIVCAP):
         usual = ivcap._client.get_httpx_client()
-        ivcap._client.set_httpx_client(PatientClient(patience, sizes, base_url=usual.base_url, headers=usual.headers))
+        ivcap._client.set_httpx_client(LimitedClient(policy, sizes, base_url=usual.base_url, headers=usual.headers))
         usual.close()
     return ivcap
 
 
-@dataclass(slots=True)
-class ArtifactItem:
-    """An artifact that is downloaded, and removed afterwards.
+def _downloaded(artifact: Artifact, work: Path, allowance: Allowance) -> DownloadedItem:
+    stated = artifact.size
 
-    Attributes:
-        artifact: what the platform says of it.
-        work: folder for downloads.
-        allowance: how large it may be.
-        folder: where it lies now.
-    """
+    def download(path: Path) -> None:
+        if isinstance(stated, int):
+            allowance.require(stated, artifact.id)
+        artifact.as_local_file(path)
+        came = path.stat().st_size
+        # Nothing and less than nothing mean that the platform does not know.
+        if isinstance(stated, int) and stated > 0 and came != stated:
+            raise TransferError(f"the platform says {stated} bytes, and {came} came", artifact.id)
 
-    artifact: Artifact
-    work: Path
-    allowance: Allowance
-    folder: Path | None = field(default=None, init=False)
-
-    @property
-    def source(self) -> SourceName:
-        """Its URN and name."""
-        return SourceName(self.artifact.id, self.artifact.name or self.artifact.id)
-
-    def fetch(self) -> Path:
-        """Download it.
-
-        Returns:
-            A file of its own.
-
-        Raises:
-            FetchError: it cannot be downloaded, is too large, or is not as large as the platform says.
-        """
-        self.folder = Path(tempfile.mkdtemp(dir=self.work))
-        stated = self.artifact.size
-        try:
-            if isinstance(stated, int):
-                self.allowance.require(stated, self.artifact.id)
-            with receiving(self.allowance, self.folder):
-                path = self.artifact.as_local_file(self.folder / product_stem(self.source.label))
-            came = path.stat().st_size
-            # Nothing and less than nothing mean that the platform does not know.
-            if isinstance(stated, int) and stated > 0 and came != stated:
-                raise TransferError(f"the platform says {stated} bytes, and {came} came", self.artifact.id)
-            return path
-        except Exception as error:
-            raise FetchError(f"{self.source.label}: cannot be fetched ({message_of(error)})") from error
-
-    def release(self) -> None:
-        """Remove the download."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    return DownloadedItem(ArtifactName(artifact.id, artifact.name or artifact.id), download, work, allowance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +74,8 @@ class _CountedItem:
     done: Callable[[], None]
 
     @property
-    def source(self) -> SourceName:
-        return self.item.source
+    def name(self) -> ArtifactName:
+        return self.item.name
 
     def fetch(self) -> Path:
         return self.item.fetch()
@@ -141,23 +90,22 @@ class JobImages:
     """The images of a job; what they are called is asked for a little ahead.
 
     Attributes:
-        names: URNs, or local files.
-        open_item: finds an image by its name; called in worker threads.
+        urns: of the images, or local files.
+        open_item: finds an image by its URN; called in worker threads.
         sample: those that are local files.
         done: called for each image when it is done, well or not.
     """
 
-    names: Sequence[str]
+    urns: Sequence[str]
     open_item: Callable[[str], Item]
     sample: Sequence[Path]
     done: Callable[[], None]
     one_at_a_time: bool = field(default=False, init=False)
 
     def __iter__(self) -> Iterator[Item]:
-        """Hand out the images."""
         ahead = usable_cores()
         with ThreadPoolExecutor(ahead, thread_name_prefix="look") as pool:
-            opened = (pool.submit(self.open_item, name) for name in self.names)
+            opened = (pool.submit(self.open_item, urn) for urn in self.urns)
             opening: deque[Future[Item]] = deque(islice(opened, ahead))
             while opening:
                 item = opening.popleft().result()
@@ -165,13 +113,13 @@ class JobImages:
                 yield _CountedItem(item, self.done)
 
     def acknowledge(self) -> None:
-        """Nobody waits for it."""
+        pass
 
 
-def supply_of(
+def images_of_job(
     request: ServiceRequest, ivcap: IVCAP, work: Path, allowance: Allowance, done: Callable[[], None]
 ) -> JobImages:
-    """Take the images of a job.
+    """Find the images of a job.
 
     Args:
         request: validated parameters.
@@ -186,50 +134,50 @@ def supply_of(
 
     Raises:
         OptionError: what is named is no image and no collection, or there is none.
-        SupplyError: the collection cannot be read.
+        SourceError: the collection cannot be read.
         ImageError: a local folder holds none.
     """
 
-    def open_one(name: str) -> Item:
-        return open_item(name, ivcap, work, allowance)
+    def open_one(urn: str) -> Item:
+        return open_item(urn, ivcap, work, allowance)
 
     given = [request.image] if request.image is not None else request.images or []
     if isinstance(ivcap, LocalIVCAP):
         paths = photographs_in(_local(given)) if isinstance(given, str) else [Path(_local(each)) for each in given]
-        names = [str(path) for path in paths]
+        urns = [str(path) for path in paths]
     else:
         paths = []
-        names = _collected(given, ivcap) if isinstance(given, str) else given
-        for name in names:
-            _require_artifact(name)
-    if not names:
+        urns = _collected(given, ivcap) if isinstance(given, str) else given
+        for urn in urns:
+            _require_artifact(urn)
+    if not urns:
         raise OptionError(f"images: {given or 'the list'} names no artifacts")
     shard = request.share()
-    return JobImages(share_of(names, shard), open_one, share_of(paths, shard), done)
+    return JobImages(share_of(urns, shard), open_one, share_of(paths, shard), done)
 
 
-def open_item(name: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
-    """Find an artifact.
+def open_item(urn: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
+    """Find an image or a bundle.
 
     Args:
-        name: URN; without a platform also a path.
+        urn: of the artifact; without a platform also a path.
         ivcap: the platform, or a local folder.
         work: folder for downloads.
         allowance: how large it may be.
 
     Returns:
-        The image or bundle. One that cannot be found says so when it is fetched.
+        The item. One that cannot be found says so when it is fetched.
 
     Raises:
         OptionError: it is no URN of an artifact.
     """
     if isinstance(ivcap, LocalIVCAP):
-        return LocalItem(Path(_local(name)))
-    _require_artifact(name)
+        return LocalItem(Path(_local(urn)))
+    _require_artifact(urn)
     try:
-        return ArtifactItem(ivcap.get_artifact(name), work, allowance)
+        return _downloaded(ivcap.get_artifact(urn), work, allowance)
     except Exception as error:
-        return UnreachableItem(SourceName(name, name), message_of(error))
+        return UnreachableItem(ArtifactName(urn, urn), message_of(error))
 
 
 def _require_artifact(name: str) -> None:
@@ -259,12 +207,12 @@ def _collected(name: str, ivcap: IVCAP) -> list[str]:
         )
         members = [urn for each in lists for urn in each["artifacts"]] + [each["item"] for each in items]
     except Exception as error:
-        raise SupplyError(f"{name} cannot be read ({message_of(error)})") from error
+        raise SourceError(name, f"cannot be read ({message_of(error)})") from error
     return list(dict.fromkeys(map(str, members)))
 
 
 @dataclass(frozen=True, slots=True)
-class JobOutlet:
+class JobStore:
     """Stores results by the platform's library, on the platform or in a local folder.
 
     Attributes:
@@ -278,24 +226,13 @@ class JobOutlet:
     pause_s: float
 
     def store(self, product: Product) -> str:
-        """Store a file and its aspects.
-
-        Args:
-            product: the file.
-
-        Returns:
-            URN of the stored file.
-
-        Raises:
-            StorageError: file or aspects were not stored.
-        """
         for aspect in product.aspects:
             require_json(aspect)
         name = product.name
         if isinstance(self.ivcap, LocalIVCAP):
             # A file of the same name is overwritten there: those of other jobs must not be.
             name = f"{product_stem(self.order)}/{name}"
-        with _library_errors(product.name):
+        with storage_errors(product.name):
             artifact = self.ivcap.upload_artifact(
                 name=name,
                 io_stream=io.BytesIO(product.content),
@@ -309,23 +246,6 @@ class JobOutlet:
         return artifact.id
 
     def attach(self, entity: str, aspect: Aspect) -> None:
-        """Attach an aspect.
-
-        Args:
-            entity: URN.
-            aspect: with its `$schema`.
-
-        Raises:
-            StorageError: it was not stored.
-        """
         require_json(aspect)
-        with _library_errors(str(aspect["$schema"])):
+        with storage_errors(str(aspect["$schema"])):
             self.ivcap.add_aspect(entity, dict(aspect))
-
-
-@contextmanager
-def _library_errors(what: str) -> Generator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise StorageError(f"{what}: not stored ({message_of(error)})") from error

@@ -1,4 +1,4 @@
-"""Files, queues and storage of IVCAP orders, as images to be done and as an outlet for results.
+"""Files and queues of IVCAP orders as a source of images, and the platform as a store for results.
 
 In the cluster an order names what the platform keeps, by URN, and what lies elsewhere only if the platform fetches it
 through its cache: no file of this machine and no host of its network. `require_platform_name` proves the parameters,
@@ -16,11 +16,8 @@ import glob
 import json
 import logging
 import re
-import shutil
-import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -30,26 +27,30 @@ from urllib.parse import urlsplit
 
 import requests
 from ivcap_sdk_service import get_config, get_order_id, publish_artifact, publish_aspect
-from ivcap_sdk_service.cio.utils import download
+from ivcap_sdk_service.cio.utils import download as get_file
 from ivcap_sdk_service.ivcap import DELIVERED
 
-from engine.errors import message_of
 from engine.system.files import remove_abandoned_parts, write_atomically
 from service.collections.sharding import Shard, share_of
-from service.ivcap.fulfilment import FetchError, Item, Supply, SupplyError
-from service.ivcap.known_images import LOCAL_URN, KnownImages, LocalItem, UnreachableItem, photographs_in
-from service.ivcap.publishing import (
-    Aspect,
-    Product,
-    SourceName,
+from service.ivcap.items import (
+    LOCAL_URN,
+    DownloadedItem,
+    ImageList,
+    ImageSource,
+    Item,
+    LocalItem,
+    SourceError,
     StorageError,
-    is_platform_urn,
-    product_stem,
-    require_json,
+    UnreachableItem,
+    cause_of,
+    photographs_in,
+    storage_errors,
 )
+from service.ivcap.names import ArtifactName, is_platform_urn
+from service.ivcap.publishing import Aspect, Product, require_json
 from service.ivcap.redaction import without_secrets
 from service.ivcap.transfer_limits import Allowance, TransferError
-from service.ivcap.transport import PIECE_BYTES, receiving
+from service.ivcap.transport import PIECE_BYTES
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
@@ -100,101 +101,53 @@ class Collection(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class RemoteItem:
-    """An artifact that is downloaded, and removed afterwards.
+def downloaded(readable: Downloadable, work: Path, allowance: Allowance) -> DownloadedItem:
+    """Take an artifact that is downloaded into a folder."""
 
-    Attributes:
-        readable: the artifact.
-        work: folder for downloads.
-        allowance: how large it may be.
-        source: what it is called.
-        folder: where it lies now.
-    """
+    def download(path: Path) -> None:
+        # `as_local_file` would download into a temporary file that stays where the download fails.
+        with path.open("wb") as file:
+            get_file(readable._download_url, file, chunk_size=PIECE_BYTES, close_fhdl=False)
 
-    readable: Downloadable
-    work: Path
-    allowance: Allowance
-    source: SourceName = field(init=False)
-    folder: Path | None = None
-
-    def __post_init__(self) -> None:
-        # The library appends the cache's number to the name once the content is there.
-        self.source = source_of(self.readable)
-
-    def fetch(self) -> Path:
-        """Download it.
-
-        Returns:
-            A file of its own.
-
-        Raises:
-            FetchError: it cannot be downloaded.
-        """
-        self.folder = Path(tempfile.mkdtemp(dir=self.work))
-        path = self.folder / product_stem(self.source.label)
-        try:
-            # `as_local_file` would download into a temporary file that stays where the download fails.
-            with receiving(self.allowance, self.folder), path.open("wb") as file:
-                download(self.readable._download_url, file, chunk_size=PIECE_BYTES, close_fhdl=False)
-        except (Exception, SystemExit) as error:
-            raise FetchError(f"{self.source.label}: cannot be fetched ({_cause(error)})") from error
-        return path
-
-    def release(self) -> None:
-        """Remove the download."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    # The name is taken now: the library appends the cache's number to it once the content is there.
+    return DownloadedItem(name_of(readable), download, work, allowance)
 
 
-def source_of(readable: Readable | Collection) -> SourceName:
-    """Find the name of what the platform hands over.
-
-    Args:
-        readable: an artifact or a collection.
-
-    Returns:
-        URN and label. Of what is fetched through the platform's cache: its own address, not the cache's.
-    """
-    return source_name(f"urn:{readable.name}" if _ADDRESS.fullmatch(readable.name) else readable.urn)
+def name_of(readable: Readable | Collection) -> ArtifactName:
+    """Find what an artifact is called; one that comes through the platform's cache has its own address."""
+    return remote_name(f"urn:{readable.name}" if _ADDRESS.fullmatch(readable.name) else readable.urn)
 
 
-def source_name(urn: str) -> SourceName:
+def remote_name(urn: str) -> ArtifactName:
     """Find the name of a remote artifact.
-
-    Args:
-        urn: the library's: the artifact's own, or `urn:` and an address that may end with the artifact's own.
 
     Returns:
         URN, and the same or the address as label; what is secret in an address stays out of both.
 
-    >>> source_name("urn:http://artifact.local/urn:ivcap:artifact:7").label
+    >>> remote_name("urn:http://artifact.local/urn:ivcap:artifact:7").label
     'urn:ivcap:artifact:7'
-    >>> source_name("urn:https://host/dive/q7.jpg").label
+    >>> remote_name("urn:https://host/dive/q7.jpg").label
     'https://host/dive/q7.jpg'
     """
     urn = without_secrets(urn)
     last = urn.rpartition("/")[2]
     if last.startswith("urn:"):
-        return SourceName(last, last)
-    return SourceName(urn, urn.removeprefix("urn:") if "://" in urn else urn)
+        return ArtifactName(last, last)
+    return ArtifactName(urn, urn.removeprefix("urn:") if "://" in urn else urn)
 
 
 def open_item(readable: Downloadable, work: Path, allowance: Allowance) -> Item:
-    """Take an artifact.
+    """Take an image or a bundle from the platform.
 
     Args:
         readable: from the platform.
         work: folder for downloads.
         allowance: how large it may be.
-
-    Returns:
-        The image or model.
     """
     # In the cluster the platform's answers decide what it is called: no name makes it a file of this machine.
     if not _in_cluster() and readable.urn.startswith(LOCAL_URN):
         return LocalItem(Path(readable.as_local_file()))
-    return RemoteItem(readable, work, allowance)
+    return downloaded(readable, work, allowance)
 
 
 def _in_cluster() -> bool:
@@ -203,12 +156,6 @@ def _in_cluster() -> bool:
 
 def require_platform_name(name: str) -> str:
     """Prove, in the cluster, that a parameter names nothing of this machine and its network; to be called by argparse.
-
-    Args:
-        name: the parameter's value: a URN of the platform, or an address if the platform has a cache, which fetches it.
-
-    Returns:
-        The same.
 
     Raises:
         ArgumentTypeError: it names a file or an address that would be opened or asked from here.
@@ -233,9 +180,6 @@ def require_platform_name(name: str) -> str:
 def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
     """Find which hosts may be asked.
 
-    Args:
-        environment: PSEG_HTTP_HOSTS may name others, with commas between them, that the platform's answers lead to.
-
     Returns:
         In the cluster those of storage and cache, with their ports where these are stated; otherwise None: all.
     """
@@ -248,7 +192,7 @@ def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
 
 
 @dataclass(slots=True)
-class RemoteImages:
+class QueuedImages:
     """A collection in the cluster, served by a queue.
 
     Attributes:
@@ -272,20 +216,16 @@ class RemoteImages:
         self._iterator = iter(self.collection)
 
     def __iter__(self) -> Iterator[Item]:
-        """Hand out the images; a repeated delivery of one is acknowledged and left out.
-
-        Raises:
-            SupplyError: the queue does not answer, or does not take acknowledgements.
-        """
         deliveries: dict[str, int] = {}
         while (item := self._next()) is not None:
-            urn = item.source.urn
+            urn = item.name.urn
             deliveries[urn] = deliveries.get(urn, 0) + 1
             if deliveries[urn] == 1:
                 if self.shard is None or self.shard.holds_name(urn):
                     yield item
             elif deliveries[urn] == _MOST_DELIVERIES:
-                raise SupplyError(f"{self.collection.urn} hands out {urn} again and again: it takes no acknowledgement")
+                problem = f"hands out {urn} again and again: it takes no acknowledgement"
+                raise SourceError(self.collection.urn, problem)
             else:
                 _log.warning("%s was delivered again: it is done already", urn)
 
@@ -293,7 +233,7 @@ class RemoteImages:
         """Acknowledge the last image: the library does that when it asks for the next one, which stays in the queue."""
         try:
             self._next()
-        except SupplyError as error:
+        except SourceError as error:
             _log.warning("the last image is not acknowledged: %s", error)
 
     def _next(self) -> Item | None:
@@ -302,8 +242,8 @@ class RemoteImages:
         except (Exception, SystemExit) as error:
             address = _unreachable_address(error)
             if address is None:
-                raise SupplyError(f"{self.collection.urn} broke off ({_cause(error)})") from error
-            return UnreachableItem(source_name(f"urn:{address}"), _cause(error))
+                raise SourceError(self.collection.urn, f"broke off ({cause_of(error)})") from error
+            return UnreachableItem(remote_name(f"urn:{address}"), cause_of(error))
         return None if readable is None else open_item(readable, self.work, self.allowance)
 
 
@@ -318,22 +258,14 @@ def _unreachable_address(error: BaseException) -> str | None:
     return text.rpartition(" ")[2] if type(error) is Exception and text.startswith("cannot get HEAD") else None
 
 
-def _cause(error: BaseException) -> str:
-    """What is behind an error: the library ends the process and keeps the reason for its log."""
-    if isinstance(error, SystemExit):
-        behind = error.__context__
-        return "the platform refused it, see the log" if behind is None else _cause(behind)
-    return message_of(error)
-
-
-def supply_of(
+def images_of_order(
     image: Downloadable | None,
     images: Collection | None,
     work: Path,
     allowance: Allowance,
     shard: Shard | None = None,
-) -> Supply:
-    """Take the images of an order.
+) -> ImageSource:
+    """Find the images of an order.
 
     Args:
         image: the only image.
@@ -350,17 +282,17 @@ def supply_of(
     """
     if image is not None:
         item = open_item(image, work, allowance)
-        return KnownImages([item], [item.path] if isinstance(item, LocalItem) else [])
+        return ImageList([item], [item.path] if isinstance(item, LocalItem) else [])
     if images is None:
-        return KnownImages([], [])
+        return ImageList([], [])
     if _in_cluster() or not images.urn.startswith(LOCAL_URN):
-        return RemoteImages(images, work, allowance, shard)
+        return QueuedImages(images, work, allowance, shard)
     paths = share_of(photographs_in(images.urn.removeprefix(LOCAL_URN)), shard)
-    return KnownImages([LocalItem(path) for path in paths], paths)
+    return ImageList([LocalItem(path) for path in paths], paths)
 
 
 @dataclass(frozen=True, slots=True)
-class OrderOutlet:
+class OrderStore:
     """Stores results by the platform's library, in the cluster or in the local folder of results.
 
     Attributes:
@@ -375,22 +307,12 @@ class OrderOutlet:
         return str(get_order_id())
 
     def store(self, product: Product) -> str:
-        """Store a file and its aspects.
-
-        Args:
-            product: the file. Its first aspect goes along with it and has six keys at least: the library turns smaller
-                ones into a header, where lists become text.
-
-        Returns:
-            URN of the stored file.
-
-        Raises:
-            StorageError: file or aspects were not stored.
-        """
+        # The first aspect goes along with the file and has six keys at least: the library turns smaller ones into a
+        # header, where lists become text.
         for aspect in product.aspects:
             require_json(aspect)
         first = dict(product.aspects[0]) if product.aspects else None
-        with self.lock, _library_errors(product.name):
+        with self.lock, storage_errors(product.name):
             urn = publish_artifact(
                 self._wire_name(product.name),
                 self._write_whole(product.content),
@@ -401,7 +323,7 @@ class OrderOutlet:
             # The library lists all that it published, for nobody.
             DELIVERED.clear()
         if not urn:
-            raise StorageError(f"{product.name}: the platform gave no URN for it")
+            raise StorageError(product.name, "the platform gave no URN for it")
         if self._is_local:
             _require_written(Path(urn.removeprefix(LOCAL_URN)), product)
         for aspect in product.aspects[1:]:
@@ -409,24 +331,15 @@ class OrderOutlet:
         return urn
 
     def attach(self, entity: str, aspect: Aspect) -> None:
-        """Attach an aspect.
-
-        Args:
-            entity: URN.
-            aspect: with its `$schema`.
-
-        Raises:
-            StorageError: it was not stored.
-        """
         require_json(aspect)
-        with self.lock, _library_errors(str(aspect["$schema"])):
+        with self.lock, storage_errors(str(aspect["$schema"])):
             name = publish_aspect(entity, dict(aspect), aspect["$schema"])
         if self._is_local:
             folder = Path(get_config().OUT_DIR)
             # Where a file of that name was there before, the library adds a number.
             numbered = folder.glob(f"{glob.escape(str(name).removesuffix('.json'))}-*.json")
             if not any(_holds(path, aspect) for path in chain([folder / name], numbered)):
-                raise StorageError(f"{folder / name}: not stored, the library's log says why")
+                raise StorageError(str(folder / name), "the library's log says why")
 
     def remove_abandoned(self) -> None:
         """Remove what killed orders left half-written in the local folder of results.
@@ -462,22 +375,14 @@ class OrderOutlet:
         return name if self._is_local else name.encode().decode("latin-1")
 
 
-@contextmanager
-def _library_errors(what: str) -> Generator[None]:
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise StorageError(f"{what}: not stored ({_cause(error)})") from error
-
-
 def _require_written(path: Path, product: Product) -> None:
     try:
         whole = path.read_bytes() == product.content
     except OSError as error:
-        raise StorageError(f"{path}: not stored ({error})") from error
+        raise StorageError(str(path), str(error)) from error
     record = Path(f"{path}-meta.json")
     if not whole or not all(_holds(record, aspect) for aspect in product.aspects[:1]):
-        raise StorageError(f"{path if not whole else record}: not stored, the library's log says why")
+        raise StorageError(str(path if not whole else record), "the library's log says why")
 
 
 def _holds(path: Path, aspect: Aspect) -> bool:

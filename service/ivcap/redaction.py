@@ -80,9 +80,6 @@ _QUERY = re.compile(r"([?&][\w.~%-]+=)(?!\[hidden\])[^&\s'\"<>)\]]+")
 def without_secrets(text: str) -> str:
     """Hide what is secret in a text that is published.
 
-    Args:
-        text: a message, in any number of lines.
-
     Returns:
         The text, with `[hidden]` in the place of secrets.
 
@@ -112,9 +109,6 @@ def _without_web_tokens(match: re.Match[str]) -> str:
 
 def redacted(text: str) -> str:
     """Hide what is secret in a text that is logged.
-
-    Args:
-        text: a message, in any number of lines.
 
     Returns:
         The text, with `[hidden]` in the place of secrets, of names of orders and jobs, and of what an address asks for.
@@ -160,24 +154,13 @@ class RedactedStream:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Write to a stream.
-
-        Args:
-            stream: gets what was changed.
-        """
+        """Write to a stream."""
         self._stream = stream
         self._line = ""
         self._lock = Lock()
 
     def write(self, text: str) -> int:
-        """Take text; it is written when its line ends.
-
-        Args:
-            text: any part of a text.
-
-        Returns:
-            How many characters were taken.
-        """
+        """Take text; it is written when its line ends."""
         with self._lock:
             lines, newline, self._line = (self._line + text).rpartition("\n")
             if newline:
@@ -185,11 +168,7 @@ class RedactedStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Take several texts.
-
-        Args:
-            lines: with their ends.
-        """
+        """Take several texts."""
         self.write("".join(lines))
 
     def flush(self) -> None:

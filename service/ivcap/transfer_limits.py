@@ -21,7 +21,7 @@ class TransferError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a request may take and how often it is repeated.
 
     Attributes:
@@ -43,10 +43,7 @@ class Patience:
     def pauses_s(self) -> Iterator[float]:
         """List the pauses.
 
-        Yields:
-            Seconds before each retry.
-
-        >>> list(Patience(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
+        >>> list(RetryPolicy(retries=4, pause_s=1, longest_pause_s=3).pauses_s())
         [1, 2, 3, 3]
         """
         for retry in range(self.retries):
@@ -62,27 +59,24 @@ _SETTINGS = {
 }
 
 
-def patience_from(environment: Mapping[str, str]) -> Patience:
+def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
     """Read the settings of whoever runs the service.
 
     Args:
         environment: may hold PSEG_HTTP_CONNECT_S, PSEG_HTTP_SILENCE_S, PSEG_HTTP_ANSWER_S, PSEG_HTTP_RETRIES,
             PSEG_HTTP_PAUSE_S.
 
-    Returns:
-        The limits.
-
     Raises:
         OptionError: a setting is no number, or negative.
 
-    >>> patience_from({"PSEG_HTTP_RETRIES": "2"}).retries
+    >>> retry_policy_from({"PSEG_HTTP_RETRIES": "2"}).retries
     2
     """
     settings: dict[str, Any] = {}
     for variable, name in _SETTINGS.items():
         if variable in environment:
             settings[name] = _number(variable, environment[variable], whole=name == "retries")
-    return replace(Patience(), **settings)
+    return replace(RetryPolicy(), **settings)
 
 
 def _number(variable: str, given: str, *, whole: bool) -> float:
@@ -152,12 +146,6 @@ class Sizes:
 
 def sizes_from(environment: Mapping[str, str]) -> Sizes:
     """Read the settings of whoever runs the service.
-
-    Args:
-        environment: may hold PSEG_HTTP_IMAGE_BYTES, PSEG_HTTP_BUNDLE_BYTES, PSEG_HTTP_RECORD_BYTES.
-
-    Returns:
-        The limits.
 
     Raises:
         OptionError: a setting is no whole number, or negative.

@@ -1,7 +1,7 @@
 """Limits of time and size, and retries, for libraries whose requests have neither.
 
 `requests.get` and its kin open a session for one call, and a session mounts what it finds as `HTTPAdapter`.
-`patient_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
+`limited_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
 sees it, and asks again after a pause when what went wrong may pass: no connection, a connection that was cut or reset,
 no answer in time, an answer that was cut off, status 408, 425, 429 or 500 and above. Another status is handed on as it
 is.
@@ -14,7 +14,7 @@ kind a block of code asks for. The size that an answer states is compared before
 comes is counted. Bodies are asked for as they are, and one that is packed for the transfer is refused: no few bytes
 become many. A large body waits in a temporary file. Answers that are refused are not asked for again.
 
-`service.ivcap.patient_httpx` does the same for the other library of requests, with what stands here.
+`service.ivcap.limited_httpx` does the same for the other library of requests, with what stands here.
 """
 
 # requests keeps the types of its options to itself.
@@ -43,7 +43,7 @@ from requests.utils import rewind_body
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
+from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
 
 _log = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 16
@@ -54,9 +54,6 @@ _MOST_DIGITS = 18
 
 def may_pass(status: int) -> bool:
     """Tell whether what a status says may be over in a moment.
-
-    Args:
-        status: of an answer.
 
     Returns:
         True for 408, 425, 429 and 500 and above.
@@ -83,9 +80,6 @@ def receiving(allowance: Allowance, folder: Path | None = None) -> Generator[Non
     Args:
         allowance: how large it may be.
         folder: where it waits if it is large; None: the system's folder for temporary files.
-
-    Yields:
-        Nothing.
     """
     token = _receipt.set(_Receipt(allowance, folder))
     try:
@@ -104,12 +98,7 @@ class Body(SpooledTemporaryFile[bytes]):
     """
 
     def __init__(self, record: Allowance, address: str) -> None:
-        """Begin with nothing.
-
-        Args:
-            record: the limit outside of `receiving`.
-            address: for messages.
-        """
+        """Begin with nothing."""
         receipt = _receipt.get() or _Receipt(record, None)
         super().__init__(_BYTES_IN_MEMORY, dir=None if receipt.folder is None else str(receipt.folder))
         self._allowance = receipt.allowance
@@ -118,9 +107,6 @@ class Body(SpooledTemporaryFile[bytes]):
 
     def require_acceptable(self, headers: Mapping[str, str]) -> None:
         """Look at what an answer states of its body.
-
-        Args:
-            headers: of the answer.
 
         Raises:
             TransferError: it is packed or too large, or its size is no number.
@@ -141,9 +127,6 @@ class Body(SpooledTemporaryFile[bytes]):
     def add(self, piece: bytes) -> None:
         """Write what came.
 
-        Args:
-            piece: of the body.
-
         Raises:
             TransferError: the body is too large.
         """
@@ -156,9 +139,6 @@ class Body(SpooledTemporaryFile[bytes]):
 
         Args:
             *size: the most bytes; all that are left unless it is given.
-
-        Returns:
-            Bytes; none at the end.
         """
         piece = super().read(*size)
         if self.tell() == self.size_bytes:
@@ -192,11 +172,7 @@ class Deadline:
         self._timer.cancel()
 
     def watch(self, connection: socket.socket | None) -> None:
-        """Take a connection that was made.
-
-        Args:
-            connection: a connected socket.
-        """
+        """Take a connection that was made."""
         if connection is not None:
             self._sockets.append(connection)
             if self.passed:
@@ -266,35 +242,22 @@ def _is_link_local(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_link_local
 
 
-class PatientAdapter(HTTPAdapter):
+class LimitedAdapter(HTTPAdapter):
     """Sends requests with limits, and again where that may help."""
 
-    def __init__(self, patience: Patience, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
+    def __init__(self, policy: RetryPolicy, sizes: Sizes, hosts: AllowedHosts = _any_host) -> None:
         super().__init__()
-        self._patience = patience
+        self._policy = policy
         self._sizes = sizes
         self._hosts = hosts
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make connections such that a deadline can end them.
-
-        Args:
-            *arguments: as `requests` takes them.
-            **options: as `requests` takes them.
-        """
+        """Make connections such that a deadline can end them."""
         super().init_poolmanager(*arguments, **options)
         _watched(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.PoolManager:
-        """Make connections to a proxy such that a deadline can end them.
-
-        Args:
-            proxy: its address.
-            **options: as `requests` takes them.
-
-        Returns:
-            What makes them.
-        """
+        """Make connections to a proxy such that a deadline can end them."""
         return _watched(super().proxy_manager_for(proxy, **options))
 
     def send(
@@ -316,9 +279,6 @@ class PatientAdapter(HTTPAdapter):
             cert: as `requests` takes it.
             proxies: as `requests` takes it.
 
-        Returns:
-            The answer, with its whole body.
-
         Raises:
             requests.RequestException: what went wrong with the last attempt.
             TransferError: the address must not be asked, or the answer not be taken.
@@ -326,7 +286,7 @@ class PatientAdapter(HTTPAdapter):
         self._require_allowed(str(request.url))
         request.headers["Accept-Encoding"] = "identity"
         send_once = partial(self._send_once, request, verify=verify, cert=cert, proxies=proxies)
-        for pause_s in self._patience.pauses_s():
+        for pause_s in self._policy.pauses_s():
             try:
                 return send_once()
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -350,8 +310,8 @@ class PatientAdapter(HTTPAdapter):
             )
 
     def _send_once(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        timeout = (self._patience.connect_s, self._patience.silence_s)
-        with Deadline(self._patience.answer_s) as deadline:
+        timeout = (self._policy.connect_s, self._policy.silence_s)
+        with Deadline(self._policy.answer_s) as deadline:
             token = _deadline.set(deadline)
             try:
                 response = super().send(request, stream=True, timeout=timeout, **options)
@@ -368,7 +328,7 @@ class PatientAdapter(HTTPAdapter):
         return answer
 
     def _too_late(self, request: requests.PreparedRequest) -> requests.ReadTimeout:
-        return requests.ReadTimeout(f"no whole answer in {self._patience.answer_s:g} s", request=request)
+        return requests.ReadTimeout(f"no whole answer in {self._policy.answer_s:g} s", request=request)
 
     def _received(self, request: requests.PreparedRequest, response: requests.Response) -> requests.Response:
         raw: urllib3.HTTPResponse = response.raw
@@ -410,13 +370,13 @@ class PatientAdapter(HTTPAdapter):
 
 
 @contextmanager
-def patient_requests(
-    patience: Patience, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
+def limited_requests(
+    policy: RetryPolicy, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
 ) -> Generator[None]:
     """Impose limits on all requests that `requests` sends, by whichever library.
 
     Args:
-        patience: limits of time, and retries.
+        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
         hosts: which hosts may be asked.
 
@@ -425,7 +385,7 @@ def patient_requests(
     """
     usual = requests.sessions.HTTPAdapter  # pyright: ignore[reportPrivateImportUsage]
     # requests makes its sessions deep inside its functions: no argument carries an adapter there.
-    adapter = partial(PatientAdapter, patience, sizes or Sizes(), hosts)
+    adapter = partial(LimitedAdapter, policy, sizes or Sizes(), hosts)
     requests.sessions.HTTPAdapter = adapter  # pyright: ignore
     try:
         yield
@@ -433,17 +393,14 @@ def patient_requests(
         requests.sessions.HTTPAdapter = usual  # pyright: ignore[reportPrivateImportUsage]
 
 
-def patient_session(patience: Patience, sizes: Sizes | None = None) -> requests.Session:
+def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests.Session:
     """Make a session whose requests are limited.
 
     Args:
-        patience: limits of time, and retries.
+        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
-
-    Returns:
-        The session.
     """
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, PatientAdapter(patience, sizes or Sizes()))
+        session.mount(scheme, LimitedAdapter(policy, sizes or Sizes()))
     return session

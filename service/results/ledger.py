@@ -13,228 +13,89 @@ ledger.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
-import re
 import stat
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePath
-from typing import Any, BinaryIO, TypeVar, cast
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
-from engine import EngineError, Failed, OptionError, Predictor, Provenance, Segmented
-from engine.declaration import declared_options
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from engine import Failed, OptionError, Provenance, Segmented
 from engine.images import Capture
-from engine.rasters.options import TileOptions
-from engine.segmentation.averaging import Averaging
 from engine.system.files import atomic_file, lock_alone, open_regular
 from service.collections.sharding import Shard, parse_shard
-from service.request import PredictRequest, SaveKind
+from service.request import SaveKind
 from service.results.pictures import (
     MAP_SUFFIX,
     ImageTask,
     capture_from,
     capture_record,
-    distinct_stems,
     picture_names,
     polygons_of,
     result_record,
 )
 from service.results.records import (
     MOST_IMAGES,
+    AbsolutePath,
+    ByteCount,
+    CaptureRecord,
+    Digest,
+    Facts,
+    FileName,
+    Nanoseconds,
+    Position,
     RecordError,
-    checked_capture,
-    checked_facts,
+    RelativeName,
+    checked,
     checked_record,
-    file_name,
-    text,
-    whole,
 )
+from service.results.resuming import LedgerError, require_pictures_kept, resume
+from service.results.runs import Listing, Run
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
 _LINE_BYTES = 1 << 25  # more than the classes of any bundle take
 _MOST_BYTES = 1 << 34
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_PICTURES = 8
-_LATEST = 1 << 63
 _SHOWN = 300
 _FIELD = "ledger"
 _REPLACED = "replaced"
-_WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
-"""Options that change how fast a mask comes, or whether, but not the mask."""
-_STATED_APART = frozenset(each.name for each in declared_options(Averaging))
-"""Options that a ledger states only where they are used."""
-
-_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 _Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
 _Parsed = TypeVar("_Parsed")
 
 
-class LedgerError(EngineError):
-    """A ledger cannot be read, written, or joined with others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The images of a run.
-
-    Attributes:
-        tasks: all of them, also those of other shards.
-        shard: which of them this run does; None: all.
-    """
-
-    tasks: Sequence[ImageTask]
-    shard: Shard | None = None
-
-    @property
-    def mine(self) -> list[tuple[int, ImageTask]]:
-        """Position, from 0, and task of every image that this run does."""
-        numbered = enumerate(self.tasks)
-        return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
-
-    def folders_of_results(self, out: Path) -> list[Path]:
-        """Name the folders that results are written to.
-
-        Args:
-            out: the folder of the run.
-
-        Returns:
-            That one and those in it, each once.
-        """
-        return list(dict.fromkeys([out, *((out / task.stem).parent for _, task in self.mine)]))
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the names in their order."""
-        digest = hashlib.sha256()
-        for task in self.tasks:
-            digest.update(os.fsencode(task.label) + b"\0")
-        return digest.hexdigest()
-
-
-def list_tasks(
-    paths: Sequence[Path],
-    shard: Shard | None = None,
-    subfolders: Mapping[Path, PurePath] | None = None,
-    pages: Callable[[Path], Sequence[int | None]] = lambda _: (None,),
-) -> Listing:
-    """Give every image a stem and the run its share.
-
-    Args:
-        paths: all images.
-        shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
-            order of their arguments.
-        subfolders: of images whose results lie in a sub-folder of the results, which one.
-        pages: which pages of an image are images of the run, from 1; None: the first.
-
-    Returns:
-        The images. Stems are given over the whole list: those of different shards do not clash.
-    """
-    ordered = paths if shard is None else sorted(paths)
-    chosen = [(path, page) for path in ordered for page in pages(path)]
-    stems = distinct_stems([path for path, _ in chosen], subfolders or {}, [page for _, page in chosen])
-    return Listing([ImageTask(path, stem, page) for (path, page), stem in zip(chosen, stems, strict=True)], shard)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a ledger says of its run.
-
-    Attributes:
-        bundle: digest of the bundle.
-        options: those that have an effect on the masks, and the digest of the tuned profile if one was obeyed.
-        images: how many there are, those of other shards included.
-        listing: digest of their names in order.
-        shard: `I/N`; None: all images.
-    """
-
+class _RunLine(TypedDict):
+    ledger: Literal[2]
     bundle: str
-    options: Mapping[str, Any]
-    images: int
+    options: Facts
+    images: Position
     listing: str
-    shard: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """Of bundle and options."""
-        content = json.dumps([self.bundle, self.options], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def differences(self, other: "Run") -> list[str]:
-        """Say what of bundle and options is not the same.
-
-        Args:
-            other: another run.
-
-        Returns:
-            A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
-        """
-        mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
-        return [
-            f"{name.replace('_', '-')} {_told(mine.get(name))}, there {_told(theirs.get(name))}"
-            for name in dict.fromkeys([*mine, *theirs])
-            if mine.get(name) != theirs.get(name)
-        ]
+    shard: str | None
 
 
-def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:
-    """Describe a run for its ledger.
-
-    Args:
-        predictor: an open predictor.
-        request: validated parameters.
-        listing: the images.
-        tiles: what was asked of large images.
-
-    Returns:
-        What the ledger begins with.
-    """
-    averaging = predictor.provenance.averaging
-    # Above this size a TIFF is cut into tiles in place of being shrunken.
-    cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
-    return Run(
-        bundle=predictor.bundle.digest,
-        options={
-            **options_with_effect(request, predictor.provenance.profile),
-            **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
-            **({} if averaging is None else {"averaging": dict(averaging)}),
-            **_tiles_with_effect(tiles),
-        },
-        images=len(listing.tasks),
-        listing=listing.digest,
-        shard=None if listing.shard is None else str(listing.shard),
-    )
+class _EntryNote(TypedDict):
+    position: Position
+    stem: RelativeName
+    path: AbsolutePath
+    size_bytes: ByteCount | None
+    modified_ns: Nanoseconds | None
+    # What they may be is known when a run with its options asks for them.
+    pictures: Annotated[list[FileName], Field(max_length=_MOST_PICTURES)]
+    picture_bytes: list[ByteCount | None]
+    capture: CaptureRecord
+    digest: Digest
+    aside: bool
 
 
-def _tiles_with_effect(tiles: TileOptions) -> dict[str, object]:
-    """Empty where images are not cut and no bands are named."""
-    if not (tiles.tile or tiles.names_rasters):
-        return {}
-    bands = None if tiles.bands is None else list(tiles.bands)
-    sides = {"tile_side": tiles.side, "overlap": tiles.overlap}
-    return {"tile": tiles.tile, **sides, "bands": bands, "vectors": tiles.vectors}
-
-
-def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
-    """Select the options that have an effect on masks.
-
-    Args:
-        request: validated parameters.
-        profile: digest of the tuned profile that is obeyed; None where none is.
-
-    Returns:
-        Option to JSON value, and the digest of the tuned profile if one was obeyed.
-    """
-    network = request.network
-    choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
-    options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
-    return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT | _STATED_APART}
+class _ReplacedNote(TypedDict):
+    replaced: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,16 +129,22 @@ class Entry:
     """Whether it does not belong to the run that the ledger tells of."""
 
     @property
+    def source(self) -> str:
+        """The image's path."""
+        return self.path
+
+    @property
     def failed(self) -> bool:
         """Whether the image was not segmented."""
         return self.record["status"] != "ok"
 
-    def line(self) -> bytes:
-        """Write the entry.
+    @property
+    def picture(self) -> str | None:
+        """Its first picture; None if it has none."""
+        return self.pictures[0] if self.pictures else None
 
-        Returns:
-            One line of JSON in ASCII.
-        """
+    def line(self) -> bytes:
+        """Write the entry."""
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "record"}
         return _json_line({**self.record, _FIELD: {**told, "capture": capture_record(self.capture)}})
 
@@ -304,22 +171,12 @@ def ledger_path(folder: Path, shard: Shard | None) -> Path:
 
     >>> ledger_path(Path("masks"), Shard(2, 8)).name
     'ledger.2-of-8.jsonl'
-
-    Args:
-        folder: of the results.
-        shard: which images are done; shards may share a folder.
-
-    Returns:
-        The file.
     """
     return folder / ("ledger.jsonl" if shard is None else f"ledger.{shard.index}-of-{shard.count}.jsonl")
 
 
 def read_ledger(path: Path) -> LedgerContent:
     """Read a ledger.
-
-    Args:
-        path: the file; not a link.
 
     Returns:
         Its content; a torn last line is dropped.
@@ -331,7 +188,7 @@ def read_ledger(path: Path) -> LedgerContent:
         with open(path, "rb", opener=open_regular) as file:
             return _content_of(path, file)
     except OSError as error:
-        raise LedgerError(f"{path}: cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
+        raise LedgerError(path, f"cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
 
 
 def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
@@ -351,14 +208,16 @@ def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
         else:
             if told.position >= run.images or owners.setdefault(told.position, told.path) != told.path:
                 raise LedgerError(
-                    f"{path}: line {number}: position {told.position} is that of another image, or of none of the "
-                    f"{run.images}: start anew without --resume"
+                    path,
+                    f"has position {told.position}, which is that of another image, or of none of the {run.images}: "
+                    "start anew without --resume",
+                    line=number,
                 )
             last[told.path] = told
         if len(last) + len(aside) > MOST_IMAGES:
-            raise LedgerError(f"{path}: line {number}: tells of more than {MOST_IMAGES} images")
+            raise LedgerError(path, f"is one of more than {MOST_IMAGES} images", line=number)
     if run is None:
-        raise LedgerError(f"{path}: line 1 tells of no run: it is no ledger")
+        raise LedgerError(path, "describes no run: it is no ledger", line=1)
     return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
 
 
@@ -366,16 +225,14 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """The lines that are whole, numbered from 1, of a file as long as it is now."""
     left = os.fstat(file.fileno()).st_size
     if left > _MOST_BYTES:
-        raise LedgerError(
-            f"{path}: has {left} bytes, and a ledger of {MOST_IMAGES} images has fewer than {_MOST_BYTES}"
-        )
+        raise LedgerError(path, f"has {left} bytes, and a ledger of {MOST_IMAGES} images has fewer than {_MOST_BYTES}")
     file.seek(0)
     number = 0
     while left > 0 and (line := file.readline(min(left, _LINE_BYTES + 1))):
         number += 1
         left -= len(line)
         if len(line) > _LINE_BYTES:
-            raise LedgerError(f"{path}: line {number} is longer than {_LINE_BYTES} bytes: it is not that of a ledger")
+            raise LedgerError(path, f"is longer than {_LINE_BYTES} bytes: it is not that of a ledger", line=number)
         if not line.endswith(b"\n"):
             _log.warning("%s: the last line is torn, its image is not taken for done", path)
             return
@@ -412,10 +269,6 @@ class Ledger:
         provenance_of: Callable[[_Result], Provenance],
     ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Do what is not finished, and note it.
-
-        Args:
-            segment: reads, segments and writes images, and gives a result for each, in order.
-            provenance_of: tells where a result comes from.
 
         Yields:
             For every image of this run, in the order of the list, its record and what it was made of: a result, whose
@@ -505,9 +358,6 @@ def open_ledger(
         overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
         keep: False: nothing is written, everything is done.
 
-    Yields:
-        The ledger, locked.
-
     Raises:
         LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
             of images that are not among these, or of another run, would be replaced.
@@ -533,9 +383,6 @@ def open_ledger(
 
 def write_ledger(content: LedgerContent) -> None:
     """Write a whole ledger, in place of the one that is there.
-
-    Args:
-        content: path, run and entries.
 
     Raises:
         LedgerError: it cannot be written, or a run is writing it.
@@ -580,7 +427,7 @@ def _opened(path: Path) -> BinaryIO:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise _unwritable(path, str(error.strerror)) from error
         raise LedgerError(
-            f"{path}: cannot be opened ({error.strerror}): remove it, or name another folder with --out"
+            path, f"cannot be opened ({error.strerror}): remove it, or name another folder with --out"
         ) from error
 
 
@@ -595,12 +442,12 @@ def _lock(path: Path, file: BinaryIO) -> None:
         lock_alone(file)
     except BlockingIOError as error:
         raise LedgerError(
-            f"{path}: another run is writing its results there: wait for it, or name another folder with --out"
+            path, "is in use: another run is writing its results there: wait for it, or name another folder with --out"
         ) from error
 
 
 def _unwritable(path: Path, reason: str) -> LedgerError:
-    return LedgerError(f"{path}: cannot be written ({reason}): make room, and go on with --resume")
+    return LedgerError(path, f"cannot be written ({reason}): make room, and go on with --resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -628,31 +475,30 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     known = {entry.path: entry for entry in entries}
     gone = [entry for entry in strangers if _stamp(Path(entry.path)) == (None, None)]
     moved = {(Path(entry.path).name, (entry.size_bytes, entry.modified_ns)): entry for entry in gone}
-    finished: dict[int, Entry] = {}
-    used: set[int] = set()
     elsewhere: dict[str, Mapping[str, Entry]] = {}
-    again: Counter[str] = Counter()
-    for position, task in listing.mine:
+
+    def entries_of(task: ImageTask) -> list[Entry]:
         entry = known.get(_identity(task))
         if entry is None and moved:
             entry = moved.get((task.path.name, _stamp(task.path)))
-        if entry is None:
-            continue
-        reason = _reason_to_repeat(entry, task, run, path.parent, elsewhere)
-        if reason is None:
-            finished[position] = _as_of_now(entry, position, task, path.parent)
-            used.add(id(entry))
-        else:
-            again[reason] += 1
+        return [] if entry is None else [entry]
+
+    def changed(entry: Entry, task: ImageTask) -> str | None:
+        return _change(entry, task, run, path.parent, elsewhere)
+
+    resumed = resume(listing.mine, run.digest, entries_of, changed)
+    used = {id(entry) for entry in resumed.finished.values()}
     aside = [replace(entry, aside=True) for entry in entries if id(entry) not in used and not entry.failed]
     strangers = [entry for entry in strangers if id(entry) not in used and entry.pictures]
-    _require_pictures_kept(path, strangers, [task for at, task in listing.mine if at not in finished])
-    notes = [f"{len(finished)} of {len(listing.mine)} images were done earlier"]
-    notes += [f"{number} done again: {reason}" for reason, number in again.items()]
+    pending = [task for position, task in listing.mine if position not in resumed.finished]
+    require_pictures_kept(strangers, pending, lambda picture: str(path.parent / picture))
+    notes = resumed.notes()
     if strangers:
         notes.append(f"{len(strangers)} that were done earlier are not among these images, and are left as they are")
     if content.run.digest != run.digest:
         notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
+    tasks = dict(listing.mine)
+    finished = {at: _as_of_now(entry, at, tasks[at], path.parent) for at, entry in resumed.finished.items()}
     return _Known(finished, aside, notes)
 
 
@@ -670,34 +516,17 @@ def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
     if kept:
         others = "; ".join(run.differences(content.run)) or "other images"
         raise LedgerError(
-            f"{path.parent} holds the results of another run, {kept} images ({others}): name another folder, go on "
-            "with it (--resume), or replace it (--overwrite)"
+            path.parent,
+            f"holds the results of another run, {kept} images ({others}): name another folder, go on with it "
+            "(--resume), or replace it (--overwrite)",
         )
 
 
-def _require_pictures_kept(path: Path, strangers: Sequence[Entry], pending: Iterable[ImageTask]) -> None:
-    owners = {entry.stem.casefold(): entry for entry in strangers}
-    for task in pending:
-        owner = owners.get(task.stem.casefold())
-        if owner is not None:
-            raise LedgerError(
-                f"{path.parent / owner.pictures[0]} is the result of {owner.path}, which is not among these images, "
-                f"and that of {task.path} would take its place: name another folder with --out, or give all images at "
-                "once"
-            )
-
-
-def _reason_to_repeat(
+def _change(
     entry: Entry, task: ImageTask, run: Run, folder: Path, elsewhere: dict[str, Mapping[str, Entry]]
 ) -> str | None:
-    if entry.failed:
-        return "failed before"
-    if entry.digest != run.digest:
-        return "bundle or options are not the same"
     if (entry.size_bytes, entry.modified_ns) != _stamp(task.path):
         return "the image was changed"
-    if entry.stem != task.stem:
-        return "another image takes the names of its pictures"
     place = _place_of_pictures(entry, task, run)
     if place is None:
         return "the ledger names other files than its pictures"
@@ -755,9 +584,6 @@ def _picture_bytes(path: Path) -> int | None:
 def ledgers_in(folder: Path) -> list[Path]:
     """Find the ledgers of a folder.
 
-    Args:
-        folder: of results.
-
     Returns:
         Those of shards, or if there are none, that of a whole run; none where there is no ledger.
     """
@@ -793,10 +619,6 @@ def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (a name: nothing is looked at, no link is followed)
 
 
-def _told(value: object) -> str:
-    return ",".join(map(str, cast("list[object]", value))) or "none" if isinstance(value, list) else str(value)
-
-
 def _json_line(record: Mapping[str, Any]) -> bytes:
     # In ASCII: a name that is no UTF-8 survives.
     return json.dumps(record).encode() + b"\n"
@@ -808,58 +630,40 @@ def _run_line(run: Run) -> bytes:
 
 def _run_from(line: dict[str, Any]) -> Run:
     if line.get(_FIELD) != _FORMAT:
-        raise RecordError("the format is that of another version")
-    shard = line.get("shard")
+        raise RecordError(_FIELD, "the format is that of another version")
+    told = checked(_RunLine, line)
+    shard = told["shard"]
     return Run(
-        bundle=text(line["bundle"], "bundle"),
-        options=checked_facts(line["options"], "options"),
-        images=whole(line["images"], "images", 0, MOST_IMAGES),
-        listing=text(line["listing"], "listing"),
-        shard=None if shard is None else str(parse_shard(text(shard, "shard"))),
+        bundle=told["bundle"],
+        options=told["options"],
+        images=told["images"],
+        listing=told["listing"],
+        shard=None if shard is None else str(parse_shard(shard)),
     )
 
 
 def _entry_from(line: dict[str, Any]) -> Entry | str:
     """An entry, or the stem whose pictures are replaced."""
-    told = line.pop(_FIELD)
-    if _REPLACED in told:
-        return text(told[_REPLACED], _REPLACED)
+    note = line.pop(_FIELD)
+    if _REPLACED in note:
+        return checked(_ReplacedNote, note)["replaced"]
+    told = checked(_EntryNote, note)
     pictures, sizes = told["pictures"], told["picture_bytes"]
-    if not isinstance(pictures, list) or not isinstance(sizes, list):
-        raise RecordError("pictures and picture_bytes are no lists")
-    names, known_sizes = cast("list[object]", pictures), cast("list[object]", sizes)
-    if len(names) != len(known_sizes) or len(names) > _MOST_PICTURES:
-        raise RecordError(f"there are {len(names)} pictures and {len(known_sizes)} of picture_bytes")
-    if _DIGEST.fullmatch(text(told["digest"], "digest")) is None:
-        raise RecordError("digest is none")
-    if type(told["aside"]) is not bool:
-        raise RecordError("aside is neither true nor false")
+    if len(pictures) != len(sizes):
+        raise RecordError("pictures", f"there are {len(pictures)} and {len(sizes)} of picture_bytes")
     return Entry(
         checked_record(line),
-        position=whole(told["position"], "position", 0, MOST_IMAGES),
-        stem=file_name(told["stem"], "stem"),
-        path=file_name(told["path"], "path", absolute=True),
-        size_bytes=_size(told["size_bytes"], "size_bytes"),
-        modified_ns=None
-        if told["modified_ns"] is None
-        else whole(told["modified_ns"], "modified_ns", -_LATEST, _LATEST),
-        # What they may be is known when a run with its options asks for them.
-        pictures=tuple(_without_nul(text(each, "pictures")) for each in names),
-        picture_bytes=tuple(_size(each, "picture_bytes") for each in known_sizes),
-        capture=capture_from(checked_capture(told["capture"])),
+        position=told["position"],
+        stem=told["stem"],
+        path=told["path"],
+        size_bytes=told["size_bytes"],
+        modified_ns=told["modified_ns"],
+        pictures=tuple(pictures),
+        picture_bytes=tuple(sizes),
+        capture=capture_from(told["capture"]),
         digest=told["digest"],
         aside=told["aside"],
     )
-
-
-def _size(value: object, where: str) -> int | None:
-    return None if value is None else whole(value, where, 0, _LATEST)
-
-
-def _without_nul(name: str) -> str:
-    if not name or "\0" in name:
-        raise RecordError("pictures holds a name that no file has")
-    return name
 
 
 def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
@@ -868,6 +672,8 @@ def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OptionError) as error:
         reason = str(error) if isinstance(error, RecordError | OptionError) else f"{type(error).__name__}: {error}"
         raise LedgerError(
-            f"{path}: line {number} is not that of a ledger ({reason[:_SHOWN]}): name a ledger of `pseg predict` that "
-            "this version made, or start anew without --resume"
+            path,
+            f"is not that of a ledger ({reason[:_SHOWN]}): name a ledger of `pseg predict` that this version made, or "
+            "start anew without --resume",
+            line=number,
         ) from error

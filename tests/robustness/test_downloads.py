@@ -13,12 +13,12 @@ import requests
 from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignore[reportMissingTypeStubs]
 
 from service.collections.storage import StoreError, copy_to
-from service.ivcap.fulfilment import FetchError
-from service.ivcap.order_files import RemoteItem
-from service.ivcap.patient_httpx import PatientClient
-from service.ivcap.publishing import ARTIFACT_URN, is_platform_urn, product_stem
-from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError
-from service.ivcap.transport import patient_requests, receiving
+from service.ivcap.items import FetchError
+from service.ivcap.limited_httpx import LimitedClient
+from service.ivcap.names import ARTIFACT_URN, is_platform_urn, product_stem
+from service.ivcap.order_files import downloaded
+from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
+from service.ivcap.transport import limited_requests, receiving
 from tests.robustness.conftest import LOST, Tally
 from tests.robustness.serving import DiskWatch, forget_peak, peak_memory_bytes
 from tests.service.bundles import bundle_folder, packed
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.long
 DOWNLOADS = "downloads that lie"
 ADDRESSES = "addresses and files in parameters"
 LIMIT = Allowance(12 << 20, "raise the limit")
-PATIENCE = Patience(connect_s=2, silence_s=3, answer_s=0.5, retries=0, pause_s=0.01)
+POLICY = RetryPolicy(connect_s=2, silence_s=3, answer_s=0.5, retries=0, pause_s=0.01)
 TAKEN = {
     *("good", "good-chunks", "good-identity", "more-than-stated", "same-length-twice"),
     # urllib3 strips what a line of a header must not hold, and httpx takes many headers.
@@ -44,12 +44,12 @@ Fetch = Callable[[str, Path], bytes]
 
 
 def by_order(address: str, folder: Path) -> bytes:
-    with patient_requests(PATIENCE):
-        return RemoteItem(ReadableProxy(address, address), folder, LIMIT).fetch().read_bytes()
+    with limited_requests(POLICY):
+        return downloaded(ReadableProxy(address, address), folder, LIMIT).fetch().read_bytes()
 
 
 def by_job(address: str, folder: Path) -> bytes:
-    with PatientClient(PATIENCE, Sizes()) as client, receiving(LIMIT, folder), client.stream("GET", address) as answer:
+    with LimitedClient(POLICY, Sizes()) as client, receiving(LIMIT, folder), client.stream("GET", address) as answer:
         answer.raise_for_status()
         return b"".join(answer.iter_bytes())
 

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -11,24 +10,25 @@ from typing import Any
 
 import pytest
 
-from engine import OptionError, Pipeline, Precision, Predictor, RuntimeName, open_bundle
+from engine import Pipeline, Precision, Predictor, RuntimeName, open_bundle
 from engine.bundle.archive import unpack
+from engine.images import Capture
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json
 from engine.system.hardware import this_host
-from service.collections.cluster import (
-    Job,
+from service.collections.cluster import Segmenter, WorkerOptions, numbered
+from service.collections.cluster_ledger import (
+    COLUMNS,
+    ClusterEntry,
+    ClusterLedger,
     RemoteTask,
-    Segmenter,
-    StoredRows,
-    numbered,
-    read_ledger_rows,
-    write_ledger_rows,
+    read_cluster_ledger,
+    write_cluster_ledger,
 )
-from service.collections.storage import Folder
-from service.commands.scale import pending_tasks
+from service.collections.storage import Folder, read_rows, table_bytes
 from service.commands.terminal import ExitStatus
 from service.ivcap.transfer_limits import Allowance
 from service.request import build_request
+from service.results.resuming import LedgerError
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
 from tests.standins.hostile_server import HostileServer
@@ -50,15 +50,17 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def job(bundle: Path, tmp_path: Path) -> Job:
+def job(bundle: Path, tmp_path: Path) -> WorkerOptions:
     """A job whose bundle lies on the node already."""
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
     unpack(bundle, tmp_path / "cache" / "bundles" / digest)
     request = build_request(threads=1, save=frozenset({"mask", "pseudo"}))
-    return Job(request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, IMAGE, "first")
+    return WorkerOptions(
+        request, str(tmp_path / "out"), tmp_path / "cache", digest, "bundle and options", 1, IMAGE, "first"
+    )
 
 
-def work(job: Job, batch: dict[str, list[str]]) -> dict[str, list[str]]:
+def work(job: WorkerOptions, batch: dict[str, list[str]]) -> dict[str, list[str]]:
     """What a worker answers to a batch."""
     with closing(Segmenter(job, None)) as segmenter:
         return segmenter(batch)
@@ -90,7 +92,9 @@ def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
     monkeypatch.setattr(Predictor, "batch_within_memory", within_memory)
     monkeypatch.setattr("service.session.Pipeline", pipeline_that_tells(sizes))
     photo = halves(tmp_path / "one.png", RED)
-    job = Job(build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first")
+    job = WorkerOptions(
+        build_request(), str(tmp_path / "out"), tmp_path / "cache", "tuned", "options", 1, IMAGE, "first"
+    )
     assert work(job, {"uri": [photo.as_uri()], "stem": ["one"]})["status"] == ["ok"]
     assert sizes == [wanted]
 
@@ -105,7 +109,9 @@ def pipeline_that_tells(sizes: list[int]) -> Callable[..., Pipeline[Any, Any]]:
     return made
 
 
-def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_a_batch_is_stored_before_its_rows(
+    job: WorkerOptions, bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
     tasks = numbered([path.as_uri() for path in photos])
     batch = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
     assert batch["stem"] == ["a", "a-2", "c"]
@@ -116,15 +122,15 @@ def test_a_batch_is_stored_before_its_rows(job: Job, bundle: Path, photos: list[
     assert pictures == ["a-2.mask.png", "a-2.pseudo.png", "a.mask.png", "a.pseudo.png"]
     for name in pictures:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
-    rows = read_ledger_rows(Folder(job.out)).rows
-    assert [(row["uri"], row["status"], row["digest"]) for row in rows] == [
+    entries = read_cluster_ledger(Folder(job.out)).entries
+    assert [(entry.source, entry.record["status"], entry.digest) for entry in entries] == [
         (uri, status, "bundle and options") for uri, status in zip(batch["uri"], told["status"], strict=True)
     ]
-    assert [each["cover"] for each in rows[1]["cover"]] == [0, 0.5, 0.5]
-    assert rows[1]["mask"] == f"{job.out}/a-2.mask.png"
-    assert rows[2]["error_type"] == "ImageError"
-    assert "is not a JPEG" in rows[2]["error"]
-    assert json.loads(rows[0]["provenance"])["runtime"] == "onnx"
+    assert [each["cover"] for each in entries[1].record["cover"]] == [0, 0.5, 0.5]
+    assert entries[1].picture == f"{job.out}/a-2.mask.png"
+    assert entries[2].record["error"]["type"] == "ImageError"
+    assert "is not a JPEG" in entries[2].record["error"]["message"]
+    assert entries[0].record["provenance"]["runtime"] == "onnx"
 
 
 def test_pictures_are_named_as_people_read_the_uri() -> None:
@@ -132,27 +138,66 @@ def test_pictures_are_named_as_people_read_the_uri() -> None:
     assert [task.stem for task in numbered(uris)] == ["a b", "get", "get-2", "é" * 90]
 
 
-def test_what_is_done_again_is_told_once_an_image(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def entry(task: RemoteTask, status: str, digest: str) -> ClusterEntry:
+    mask = {"path": "m", "width": 1, "height": 1} if status == "ok" else None
+    return ClusterEntry({"image": task.uri, "status": status, "mask": mask}, task.stem, Capture(), digest, "node")
+
+
+def test_what_is_done_again_is_told_once_an_image(job: WorkerOptions) -> None:
     tasks = numbered(["file:///a.png", "file:///b.png", "file:///c.png"])
-
-    def row(task: RemoteTask, status: str, digest: str = job.digest) -> dict[str, Any]:
-        return {"uri": task.uri, "stem": task.stem, "status": status, "digest": digest, "mask": "m"}
-
-    rows = [row(tasks[0], "ok"), row(tasks[0], "ok", "other"), row(tasks[1], "ok", "other"), row(tasks[2], "failed")]
-    pending = pending_tasks(StoredRows(rows, []), job, tasks, Folder(job.out))
+    known = ClusterLedger(
+        [
+            entry(tasks[0], "ok", job.digest),
+            entry(tasks[0], "ok", "other"),
+            entry(tasks[1], "ok", "other"),
+            entry(tasks[2], "failed", job.digest),
+        ]
+    )
+    pending, resumed = known.pending(tasks, job.digest)
     assert [task.uri for task in pending] == ["file:///b.png", "file:///c.png"]
-    told = capsys.readouterr().err.splitlines()
-    assert told == [
+    assert resumed.notes() == [
         "1 of 3 images were done earlier",
         "1 done again: bundle or options are not the same",
         "1 done again: failed before",
     ]
-    stranger = [row(RemoteTask("file:///dive 1/b.png", "b"), "ok")]
-    with pytest.raises(OptionError, match=r"pictures of file:///dive 1/b\.png, which the manifest does not name"):
-        pending_tasks(StoredRows(stranger, []), job, tasks, Folder(job.out))
+    stranger = ClusterLedger([entry(RemoteTask("file:///dive 1/b.png", "b"), "ok", job.digest)])
+    with pytest.raises(LedgerError, match=r"result of file:///dive 1/b\.png, which is not among these") as caught:
+        stranger.pending(tasks, job.digest)
+    assert caught.value.place == "m"
 
 
-def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("stem", "../../x"),
+        ("status", "fine"),
+        ("mask", None),
+        ("width", 0),
+        ("latitude_deg", 91.0),
+        ("provenance", "[]"),
+        ("provenance", "[" * 100_000),
+        ("timings_ms", '{"run": NaN}'),
+    ],
+)
+def test_an_edited_row_is_refused_by_its_number(
+    job: WorkerOptions, photos: list[Path], column: str, value: Any
+) -> None:
+    tasks = numbered([photos[0].as_uri(), photos[1].as_uri()])
+    work(job, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
+    out = Folder(job.out)
+    known = read_cluster_ledger(out)
+    write_cluster_ledger(out, known.entries, known.batches)
+    first, second = read_rows(out.name_of("ledger.parquet"))
+    edited = {**second, column: value}
+    if column == "mask":
+        edited["width"] = None
+    out.write("ledger.parquet", table_bytes([first, edited], COLUMNS))
+    with pytest.raises(LedgerError) as caught:
+        read_cluster_ledger(out)
+    assert (caught.value.place, caught.value.line) == (out.name_of("ledger.parquet"), 2)
+
+
+def test_a_batch_that_was_stored_is_not_done_twice(job: WorkerOptions, photos: list[Path], tmp_path: Path) -> None:
     tasks = numbered([path.as_uri() for path in photos])
     batch = {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]}
     work(job, batch)
@@ -162,30 +207,32 @@ def test_a_batch_that_was_stored_is_not_done_twice(job: Job, photos: list[Path],
     assert work(job, batch)["status"] == ["ok", "ok", "failed"], "the row was there: its worker had died"
     assert mask.stat().st_mtime_ns == written
     assert work(replace(job, attempt="second"), batch)["status"] == ["ok", "ok", "ok"]
-    stored = read_ledger_rows(Folder(job.out))
-    write_ledger_rows(Folder(job.out), stored.rows, stored.batches)
-    assert [row["status"] for row in read_ledger_rows(Folder(job.out)).rows] == ["ok", "ok", "ok"]
+    out = Folder(job.out)
+    stored = read_cluster_ledger(out)
+    write_cluster_ledger(out, stored.entries, stored.batches)
+    assert [entry.failed for entry in read_cluster_ledger(out).entries] == [False, False, False]
     assert list((tmp_path / "out" / "rows").iterdir()) == []
 
 
-def test_a_result_that_cannot_be_stored_fails_its_image(job: Job, photos: list[Path], tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_stored_fails_its_image(job: WorkerOptions, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "out" / "a.mask.png").mkdir(parents=True)
     tasks = numbered([path.as_uri() for path in photos])
     told = work(job, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
     assert told["status"] == ["failed", "ok", "failed"]
 
 
-def test_images_that_cannot_be_had_are_rows(job: Job, photos: list[Path], tmp_path: Path) -> None:
+def test_images_that_cannot_be_had_are_rows(job: WorkerOptions, photos: list[Path], tmp_path: Path) -> None:
     with HostileServer() as liar:
         uris = [f"{liar.url}/endless", f"{liar.url}/gzip", f"{liar.url}/good", "file:///a%00b.jpg", photos[0].as_uri()]
         tasks = numbered(uris)
         told = work(job, {"uri": uris, "stem": [task.stem for task in tasks]})
     assert told["status"] == ["failed"] * 4 + ["ok"]
-    rows = read_ledger_rows(Folder(job.out)).rows
-    assert "more than 1048576 bytes, the most that is taken" in rows[0]["error"]
-    assert "--max-image-bytes" in rows[0]["error"]
-    assert "packed for the transfer" in rows[1]["error"]
-    assert rows[2]["error"].startswith(f"{uris[2]}: is not a JPEG")
+    entries = read_cluster_ledger(Folder(job.out)).entries
+    errors: list[str] = [entry.record["error"]["message"] for entry in entries if entry.failed]
+    assert "more than 1048576 bytes, the most that is taken" in errors[0]
+    assert "--max-image-bytes" in errors[0]
+    assert "packed for the transfer" in errors[1]
+    assert errors[2].startswith(f"{uris[2]}: is not a JPEG")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.mask.png", "a.pseudo.png"]
 
 

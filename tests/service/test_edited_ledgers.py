@@ -11,7 +11,8 @@ import pytest
 
 from service.commands.terminal import ExitStatus
 from service.results import ledger as ledger_file
-from service.results.ledger import LedgerError, read_ledger
+from service.results.ledger import read_ledger
+from service.results.resuming import LedgerError
 from tests.service.ledger_edits import NOT_A_LEDGER, content_edits, edit, pictures_at, put
 from tests.service.test_cli import BLUE, halves, pseg, pseg_error
 

@@ -15,16 +15,18 @@ import pytest
 from PIL import Image
 
 from engine import ModelLoadError, Predictor, RuntimeUnavailableError
-from service.ivcap.fulfilment import ExitStatus, FetchError, Item, Outcome, SupplyError, fulfil
-from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product, SourceName, StorageError
-from service.request import ServiceRequest, build_service_request
+from service.ivcap.items import FetchError, Item, SourceError, StorageError
+from service.ivcap.names import ArtifactName
+from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
+from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product
+from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
 from tests.service.bundles import bundle_folder
 
 
 @dataclass(slots=True)
 class Shelf:
-    """An outlet that keeps what it gets and refuses some of it."""
+    """A store that keeps what it gets and refuses some of it."""
 
     history: list[str]
     refuses: frozenset[str] = frozenset()
@@ -48,7 +50,7 @@ class Shelf:
 
     def _refuse(self, name: str) -> None:
         if name in self.refuses:
-            raise StorageError(f"{name}: no room")
+            raise StorageError(name, "no room")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -65,8 +67,8 @@ class Picture:
     problem: Exception | None = None
 
     @property
-    def source(self) -> SourceName:
-        return SourceName(f"urn:test:{self.path.name}", self.path.name)
+    def name(self) -> ArtifactName:
+        return ArtifactName(f"urn:test:{self.path.name}", self.path.name)
 
     def fetch(self) -> Path:
         self.history.append(f"fetch {self.path.name}")
@@ -80,7 +82,7 @@ class Picture:
 
 @dataclass(slots=True)
 class Pictures:
-    """A supply."""
+    """A source of images."""
 
     items: Sequence[Picture]
     history: list[str]
@@ -95,7 +97,7 @@ class Pictures:
             self.when_taken(item.path.name)
             yield item
         if self.breaks_off:
-            raise SupplyError("the queue broke off")
+            raise SourceError("the queue", "broke off")
 
     def acknowledge(self) -> None:
         self.history.append("acknowledge the last")
@@ -124,16 +126,16 @@ class Scene:
         return build_service_request(model="urn:ivcap:artifact:model", images="urn:ivcap:queue:1", **more)
 
     @contextmanager
-    def session(self) -> Generator[Predictor]:
+    def session(self, options: PredictRequest) -> Generator[Predictor]:
         self.history.append("open the model")
-        with open_session(self.bundle, self.request().predict_request(), caches_at(self.folder / "cache")) as opened:
+        with open_session(self.bundle, options, caches_at(self.folder / "cache")) as opened:
             yield opened
 
     def do(
-        self, supply: Pictures, *refuses: str, when_stored: Callable[[str], None] = lambda _: None, **more: object
+        self, source: Pictures, *refuses: str, when_stored: Callable[[str], None] = lambda _: None, **more: object
     ) -> tuple[Outcome, Shelf]:
         shelf = Shelf(self.history, frozenset(refuses), when_stored)
-        return fulfil(self.request(**more), self.session(), supply, shelf, stop=self.stop), shelf
+        return run_platform_job(self.request(**more), self.session, source, shelf, stop=self.stop), shelf
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_images_of_a_queue_are_done_one_after_the_other(scene: Scene) -> None:
 
 def test_images_that_are_known_are_read_ahead_and_released(scene: Scene) -> None:
     outcome, _ = scene.do(Pictures(scene.pictures(60), scene.history), batch_size=4)
-    assert [each.source.label for each in outcome.published] == [f"{number}.png" for number in range(60)]
+    assert [each.image.label for each in outcome.published] == [f"{number}.png" for number in range(60)]
     assert scene.history.index("take 1.png") < scene.history.index("store 0.pseudo.png")
     assert scene.history.index("store 0.pseudo.png") < scene.history.index("take 59.png")
     assert {f"release {number}.png" for number in range(60)} <= set(scene.history)
@@ -162,15 +164,16 @@ def test_images_that_are_known_are_read_ahead_and_released(scene: Scene) -> None
 def test_a_failed_image_is_listed_and_the_others_are_done(scene: Scene) -> None:
     pictures = scene.pictures()
     pictures[0].path.write_bytes(b"broken")
-    pictures[1].problem = FetchError("1.png: gone")
+    pictures[1].problem = FetchError("1.png", "gone")
     outcome, shelf = scene.do(Pictures(pictures, scene.history, one_at_a_time=True))
     assert outcome.exit_status is ExitStatus.DONE
     assert shelf.summary["failures"] == [
         {"image": "urn:test:0.png", "name": "0.png", "reason": outcome.failed[0].reason},
-        {"image": "urn:test:1.png", "name": "1.png", "reason": "1.png: gone"},
+        {"image": "urn:test:1.png", "name": "1.png", "reason": "1.png: cannot be fetched (gone)"},
     ]
     assert outcome.failed[0].reason.startswith("0.png: is not a JPEG")
-    assert shelf.products["cover.csv"].decode().splitlines()[3].startswith(f"2.png,ok,{MASK_OF_2},6,4,")
+    start = "2.png,ok,urn:ivcap:artifact:2.pseudo.png,6,4,"
+    assert shelf.products["cover.csv"].decode().splitlines()[3].startswith(start)
 
 
 def test_an_order_in_which_nothing_succeeds_ends_with_1(scene: Scene) -> None:
@@ -190,7 +193,7 @@ def test_a_result_that_is_not_stored_ends_a_queue_and_not_a_list(scene: Scene) -
     assert [len(each.published) for each in (queued, listed)] == [1, 2]
     for outcome in (queued, listed):
         assert outcome.exit_status == 1
-        assert [each.source.label for each in outcome.failed] == ["1.png"]
+        assert [each.image.label for each in outcome.failed] == ["1.png"]
         assert "no room" in outcome.problems[0]
 
 
@@ -255,7 +258,7 @@ def test_a_product_that_cannot_be_made_takes_no_other(
     assert shelf.summary["problems"] == outcome.problems
 
 
-def test_a_supply_that_breaks_off_keeps_what_is_done(scene: Scene) -> None:
+def test_a_source_that_breaks_off_keeps_what_is_done(scene: Scene) -> None:
     outcome, shelf = scene.do(Pictures(scene.pictures(2), scene.history, one_at_a_time=True, breaks_off=True))
     assert outcome.exit_status == 1
     assert outcome.problems == ["the queue broke off"]
@@ -268,10 +271,10 @@ def test_no_image_is_taken_after_the_call_to_stop(scene: Scene) -> None:
         if name == "1.png":
             scene.stop.set()
 
-    supply = Pictures(scene.pictures(), scene.history, one_at_a_time=True, when_taken=stop)
-    outcome, shelf = scene.do(supply)
+    source = Pictures(scene.pictures(), scene.history, one_at_a_time=True, when_taken=stop)
+    outcome, shelf = scene.do(source)
     assert outcome.exit_status == 1
-    assert [each.source.label for each in outcome.published] == ["0.png", "1.png"]
+    assert [each.image.label for each in outcome.published] == ["0.png", "1.png"]
     assert scene.history.index("store cover.csv") > scene.history.index("acknowledge the last")
     assert "told to stop" in shelf.summary["problems"][0]
 
@@ -290,7 +293,7 @@ def test_a_call_to_stop_after_the_last_image_changes_nothing(scene: Scene) -> No
     ("error", "status"),
     [
         (ModelLoadError("no weights"), 1),
-        (FetchError("no model"), 1),
+        (FetchError("model", "gone"), 1),
         (RuntimeUnavailableError("no GPU"), 2),
         (ZeroDivisionError("a bug"), 1),
     ],
@@ -299,13 +302,13 @@ def test_a_model_that_does_not_open_is_told_before_an_image_is_taken(
     scene: Scene, error: Exception, status: int
 ) -> None:
     @contextmanager
-    def session() -> Generator[Predictor]:
+    def session(_: PredictRequest) -> Generator[Predictor]:
         raise error
         yield
 
     shelf = Shelf(scene.history)
-    supply = Pictures(scene.pictures(), scene.history)
-    outcome = fulfil(scene.request(), session(), supply, shelf, stop=scene.stop)
+    source = Pictures(scene.pictures(), scene.history)
+    outcome = run_platform_job(scene.request(), session, source, shelf, stop=scene.stop)
     assert outcome.exit_status == status
     assert scene.history == []
     assert str(error) in shelf.summary["problems"][0]
@@ -322,8 +325,8 @@ def test_a_share_may_hold_nothing(scene: Scene) -> None:
 
 
 def test_shapes_cannot_be_collected_from_images_that_are_not_here(scene: Scene) -> None:
-    supply = Pictures(scene.pictures(), scene.history)
-    outcome, shelf = scene.do(supply, device="gpu", use_trt=True, enable_auto_tune=True)
+    source = Pictures(scene.pictures(), scene.history)
+    outcome, shelf = scene.do(source, device="gpu", use_trt=True, enable_auto_tune=True)
     assert outcome.exit_status is ExitStatus.WRONG_REQUEST
     assert scene.history == []
     assert "enable-auto-tune" in shelf.summary["problems"][0]

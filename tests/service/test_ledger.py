@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from service.commands.terminal import ExitStatus
-from service.results.ledger import LedgerError, Run, list_tasks, open_ledger, read_ledger
+from service.results.ledger import open_ledger, read_ledger
 from service.results.pictures import ImageTask
+from service.results.resuming import LedgerError
+from service.results.runs import Run, list_tasks
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process, remarks
 
 LEDGER = "ledger.jsonl"

@@ -433,8 +433,8 @@ def test_logs_are_json_lines_on_request(platform: Platform, bundle: Path, photog
     said = [(line["logger"], line["level"], line["message"]) for line in lines]
     # the platform's library and we, each once
     assert [logger for logger, level, message in said if level == "INFO" and "1.2.3" in message] == ["ivcap"]
-    assert said.count(("service.ivcap.fulfilment", "INFO", "b.png: done")) == 1
-    assert [level for logger, level, message in said if "zoë.png" in message and logger == "service.ivcap.fulfilment"]
+    assert said.count(("service.ivcap.platform_job", "INFO", "b.png: done")) == 1
+    assert [level for logger, level, message in said if "zoë.png" in message and logger == "service.ivcap.platform_job"]
     refused = platform.order(*order, PSEG_LOG_FORMAT="xml")
     assert refused.returncode == 2
     assert "PSEG_LOG_FORMAT is 'xml': give text or json" in refused.stdout

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignore[reportMissingTypeStubs]
 
-from service.ivcap.fulfilment import FetchError
-from service.ivcap.order_files import RemoteItem
-from service.ivcap.transfer_limits import Allowance, Patience
-from service.ivcap.transport import patient_requests
+from service.ivcap.items import DownloadedItem, FetchError
+from service.ivcap.order_files import downloaded
+from service.ivcap.transfer_limits import Allowance, RetryPolicy
+from service.ivcap.transport import limited_requests
 from tests.standins.data_proxy import DataProxy
 
 LIMIT = Allowance(1 << 20, "raise PSEG_HTTP_IMAGE_BYTES")
@@ -30,14 +30,14 @@ def test_downloads_of_several_threads_do_not_meet(tmp_path: Path, monkeypatch: p
         while not done.is_set():
             seen.add(tempfile.gettempdir())
 
-    with DataProxy() as proxy, patient_requests(Patience(retries=0)):
+    with DataProxy() as proxy, limited_requests(RetryPolicy(retries=0)):
         storage = proxy.storage()
         contents = [f"image {number}".encode() * (number + 1) for number in range(NUMBER)]
         contents[7] = bytes((1 << 20) + 1)
         urns = [storage.put(f"q{number}.jpg", content) for number, content in enumerate(contents)]
-        items = [RemoteItem(ReadableProxy(f"{storage.url}/{urn}", urn), work, LIMIT) for urn in urns]
+        items = [downloaded(ReadableProxy(f"{storage.url}/{urn}", urn), work, LIMIT) for urn in urns]
 
-        def content_of(item: RemoteItem) -> bytes | str:
+        def content_of(item: DownloadedItem) -> bytes | str:
             try:
                 return item.fetch().read_bytes()
             except FetchError as error:

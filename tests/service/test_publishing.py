@@ -10,27 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine import ClassCover, Prediction, Provenance, SegmentationClass
+from engine import ClassCover, Prediction, Provenance, SegmentationClass, SourceImage
 from engine.bundle.bundle import class_of_index
+from engine.images import Capture
 from engine.segmentation.predictor import Mask
+from service.ivcap.items import StorageError, UnreachableItem
+from service.ivcap.names import ArtifactName, product_stem
 from service.ivcap.publishing import (
     COLLECTION_SCHEMA,
     INFERENCE_SCHEMA,
     SCALAR_SCHEMA,
     TIMINGS_SCHEMA,
     Aspect,
+    ImageTask,
     Product,
     PublishedImage,
     Publisher,
-    SourceName,
-    StorageError,
-    TotalCover,
-    product_stem,
     require_json,
 )
+from service.results.totals import TotalCover
 
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
-SOURCE = SourceName("urn:ivcap:artifact:image", "GOPR0247.JPG")
+SOURCE = ArtifactName("urn:ivcap:artifact:image", "GOPR0247.JPG")
+PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture())
 KNOWN = (
     SegmentationClass("urn:ibenthos:segmentation:class:sand", "sand", (230, 210, 160)),
     SegmentationClass("urn:ibenthos:segmentation:class:seagrass", "seagrass", None),
@@ -39,7 +41,7 @@ KNOWN = (
 
 @dataclass(slots=True)
 class Shelf:
-    """An outlet that keeps what it gets."""
+    """A store that keeps what it gets."""
 
     order: str = "urn:ivcap:order:1"
     products: list[Product] = field(default_factory=list[Product])
@@ -57,10 +59,14 @@ def covers(*shares: float) -> tuple[ClassCover, ...]:
     return tuple(ClassCover(class_of_index(KNOWN, index), share) for index, share in enumerate(shares))
 
 
+def task(stem: str) -> ImageTask:
+    return ImageTask(UnreachableItem(SOURCE, "its pixels are not needed"), stem)
+
+
 def published(mask: Mask, *shares: float, multilabel: bool = False) -> tuple[Product, PublishedImage]:
     shelf = Shelf()
     publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel)
-    image = publisher.publish_image(SOURCE, "GOPR0247", Prediction(mask, covers(*shares), {}))
+    image = publisher.write(task("GOPR0247"), PHOTOGRAPH, Prediction(mask, covers(*shares), {}))
     [product] = shelf.products
     return product, image
 
@@ -72,7 +78,7 @@ def test_the_mask_keeps_its_size_its_indices_and_the_name_of_its_source() -> Non
         assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (3, 1))
         assert np.asarray(picture).tolist() == [[0, 1, 1]]
         assert picture.convert("RGB").getpixel((0, 0)) == (230, 210, 160)
-    assert (image.source, image.mask, image.width, image.height) == (SOURCE, "urn:ivcap:artifact:1", 3, 1)
+    assert (image.image, image.mask, image.width, image.height) == (SOURCE, "urn:ivcap:artifact:1", 3, 1)
 
 
 def test_the_aspect_of_an_inference_names_everything_by_urn() -> None:
@@ -115,7 +121,7 @@ def test_the_collection_lists_the_masks() -> None:
     shelf = Shelf()
     publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel=False)
     masks = [
-        publisher.publish_image(SOURCE, stem, Prediction(np.zeros((1, 1), np.uint8), covers(1), {})) for stem in "ab"
+        publisher.write(task(stem), PHOTOGRAPH, Prediction(np.zeros((1, 1), np.uint8), covers(1), {})) for stem in "ab"
     ]
     collection = publisher.publish_collection(masks)
     [(entity, aspect)] = shelf.attached
@@ -148,7 +154,7 @@ def test_images_count_by_their_pixels() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), {1, 2}, b"bytes"])
 def test_what_json_cannot_hold_is_an_error(value: Any) -> None:
-    with pytest.raises(StorageError, match="urn:x cannot be written as JSON"):
+    with pytest.raises(StorageError, match="cannot be written as JSON"):
         require_json({"$schema": "urn:x", "value": value})
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine import OptionError
 from service.collections.sharding import Shard, parse_shard, share_of
-from service.results.ledger import list_tasks
+from service.results.runs import list_tasks
 
 counts = st.integers(1, 12)
 names = st.lists(st.text(max_size=6), unique=True, max_size=40)

@@ -12,13 +12,13 @@ import pytest
 import requests
 
 from engine import OptionError
-from service.ivcap.patient_httpx import PatientClient
-from service.ivcap.transfer_limits import Allowance, Patience, Sizes, TransferError, patience_from, sizes_from
-from service.ivcap.transport import patient_requests, receiving
+from service.ivcap.limited_httpx import LimitedClient
+from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError, retry_policy_from, sizes_from
+from service.ivcap.transport import limited_requests, receiving
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Storage
 from tests.standins.hostile_server import CONTENT, HostileServer
 
-IMPATIENT = Patience(silence_s=0.5, retries=2, pause_s=0.01)
+SHORT = RetryPolicy(silence_s=0.5, retries=2, pause_s=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_what_passes_is_not_seen(storage: Storage, kind: FaultKind, stream: bool
     content = bytes(range(256)) * 1000
     urn = storage.put("large", content)
     storage.faults.append(Fault("read", kind, 2))
-    with patient_requests(IMPATIENT), requests.get(f"{storage.url}/{urn}", stream=stream) as answer:
+    with limited_requests(SHORT), requests.get(f"{storage.url}/{urn}", stream=stream) as answer:
         assert b"".join(answer.iter_content(chunk_size=None)) == content
     assert storage.faults[0].times == 0
 
@@ -50,7 +50,7 @@ def test_what_passes_is_not_seen(storage: Storage, kind: FaultKind, stream: bool
 def test_what_stays_is_an_error(storage: Storage, kind: FaultKind) -> None:
     urn = storage.put("image", b"0123456789")
     storage.faults.append(Fault("read", kind, 99))
-    with patient_requests(IMPATIENT), pytest.raises(requests.RequestException) as caught:
+    with limited_requests(SHORT), pytest.raises(requests.RequestException) as caught:
         requests.get(f"{storage.url}/{urn}")
     assert caught.value.request is not None
     assert storage.faults[0].times == 96, "the first request and two more"
@@ -58,7 +58,7 @@ def test_what_stays_is_an_error(storage: Storage, kind: FaultKind) -> None:
 
 def test_a_body_from_a_file_is_sent_whole_again(storage: Storage) -> None:
     storage.faults.append(Fault("upload", "reset", 2))
-    with patient_requests(IMPATIENT):
+    with limited_requests(SHORT):
         answer = requests.post(storage.url, data=io.BytesIO(b"mask" * 1000), headers={"X-Name": "m"})
     assert answer.json()["size"] == 4000
     assert [each.content for each in storage.uploads] == [b"mask" * 1000]
@@ -66,7 +66,7 @@ def test_a_body_from_a_file_is_sent_whole_again(storage: Storage) -> None:
 
 def test_other_answers_are_handed_on(storage: Storage) -> None:
     storage.queue.append(storage.put("first", b"x"))
-    with patient_requests(IMPATIENT):
+    with limited_requests(SHORT):
         assert requests.get(f"{storage.url}/urn:ivcap:artifact:none").status_code == 404
         taken = requests.get(f"{storage.url}/urn:ivcap:queue:q", allow_redirects=False)
         looked = requests.head(f"{storage.url}/urn:ivcap:artifact:first")
@@ -76,29 +76,29 @@ def test_other_answers_are_handed_on(storage: Storage) -> None:
 
 
 def test_nobody_there_is_repeated_too(caplog: pytest.LogCaptureFixture) -> None:
-    with patient_requests(IMPATIENT), pytest.raises(requests.ConnectionError):
+    with limited_requests(SHORT), pytest.raises(requests.ConnectionError):
         requests.get("http://127.0.0.1:9/x")
     assert len(caplog.records) == 2
 
 
 def test_the_limits_end_with_their_block(storage: Storage) -> None:
     usual = requests.Session().get_adapter("http://host/")
-    with patient_requests(IMPATIENT):
+    with limited_requests(SHORT):
         assert type(requests.Session().get_adapter("http://host/")) is not type(usual)
     assert type(requests.Session().get_adapter("http://host/")) is type(usual)
 
 
 def test_settings_come_from_the_environment() -> None:
     given = {"PSEG_HTTP_CONNECT_S": "1", "PSEG_HTTP_SILENCE_S": "2.5", "PSEG_HTTP_RETRIES": "0", "HOME": "/"}
-    assert patience_from(given) == Patience(connect_s=1, silence_s=2.5, retries=0)
-    assert patience_from({}) == Patience()
+    assert retry_policy_from(given) == RetryPolicy(connect_s=1, silence_s=2.5, retries=0)
+    assert retry_policy_from({}) == RetryPolicy()
 
 
 @pytest.mark.parametrize("value", ["often", "-1", "nan", "inf", ""])
 @pytest.mark.parametrize("variable", ["PSEG_HTTP_RETRIES", "PSEG_HTTP_SILENCE_S"])
 def test_wrong_settings_are_named(variable: str, value: str) -> None:
     with pytest.raises(OptionError, match=variable):
-        patience_from({variable: value})
+        retry_policy_from({variable: value})
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "1e9", ""])
@@ -117,7 +117,7 @@ def test_sizes_come_from_the_environment() -> None:
 # Answers that lie
 
 LIMITS = Sizes(record=Allowance(1000, "raise PSEG_HTTP_RECORD_BYTES"))
-ONCE = Patience(connect_s=2, silence_s=5, answer_s=0.5, retries=1, pause_s=0.01)
+ONCE = RetryPolicy(connect_s=2, silence_s=5, answer_s=0.5, retries=1, pause_s=0.01)
 Get = Callable[[str], bytes]
 
 
@@ -130,7 +130,7 @@ def liar() -> Generator[HostileServer]:
 @pytest.fixture(scope="module", params=["requests", "httpx"])
 def get(request: pytest.FixtureRequest) -> Generator[Get]:
     """Ask by either library."""
-    with patient_requests(ONCE, LIMITS), PatientClient(ONCE, LIMITS) as client:
+    with limited_requests(ONCE, LIMITS), LimitedClient(ONCE, LIMITS) as client:
 
         def by_httpx(address: str) -> bytes:
             return client.get(address).content
@@ -199,7 +199,7 @@ def test_no_answer_leads_to_other_places_than_the_web(liar: HostileServer, get: 
 
 
 def test_a_secret_does_not_follow_to_another_host(liar: HostileServer) -> None:
-    with HostileServer() as other, patient_requests(ONCE, LIMITS):
+    with HostileServer() as other, limited_requests(ONCE, LIMITS):
         # Another port is another host.
         liar.elsewhere = f"{other.url}/good"
         answer = requests.get(f"{liar.url}/to-another", headers={"Authorization": "Bearer a"})
@@ -209,7 +209,7 @@ def test_a_secret_does_not_follow_to_another_host(liar: HostileServer) -> None:
 
 def test_only_named_hosts_are_asked(liar: HostileServer) -> None:
     own = liar.url.removeprefix("http://")
-    with patient_requests(ONCE, LIMITS, lambda: frozenset({own})):
+    with limited_requests(ONCE, LIMITS, lambda: frozenset({own})):
         assert requests.get(f"{liar.url}/good").content == CONTENT
         for address in (f"http://localhost:{liar.server_port}/good", "http://127.0.0.1.example/", "http://127.0.0.1/"):
             with pytest.raises(TransferError, match="PSEG_HTTP_HOSTS"):
@@ -222,9 +222,9 @@ def test_a_large_body_waits_in_the_folder_that_was_named(
     urn = storage.put("large", bytes(9 << 20))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
     taken = Allowance(10 << 20, "")
-    with patient_requests(IMPATIENT), receiving(taken, tmp_path), requests.get(f"{storage.url}/{urn}") as answer:
+    with limited_requests(SHORT), receiving(taken, tmp_path), requests.get(f"{storage.url}/{urn}") as answer:
         assert len(answer.content) == 9 << 20
-    with patient_requests(IMPATIENT), receiving(Allowance(9 << 20, "ask"), tmp_path):
+    with limited_requests(SHORT), receiving(Allowance(9 << 20, "ask"), tmp_path):
         assert len(requests.get(f"{storage.url}/{urn}").content) == 9 << 20
         storage.put("large", bytes((9 << 20) + 1))
         with pytest.raises(TransferError, match=r"9437184 bytes, the most that is taken: .* ask"):

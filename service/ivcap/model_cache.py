@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine import BundleError, Predictor
 from engine.images import ImageLimits
-from service.ivcap.fulfilment import Item
+from service.ivcap.items import Item
 from service.request import PredictRequest
 from service.session import Caches, open_session
 
@@ -18,7 +18,7 @@ _MOST_BUNDLES = 4
 
 
 @dataclass(slots=True)
-class FetchedBundles:
+class BundleCache:
     """Bundles that were fetched, by URN; those that were used longest ago go when there are too many.
 
     Attributes:
@@ -33,16 +33,10 @@ class FetchedBundles:
     def fetch(self, bundle: Item) -> Path:
         """Fetch a bundle, unless it is here.
 
-        Args:
-            bundle: what it is, and how it is fetched.
-
-        Returns:
-            A local file or folder.
-
         Raises:
             FetchError: it cannot be had.
         """
-        urn = bundle.source.urn
+        urn = bundle.name.urn
         if urn not in self._fetched:
             try:
                 self._fetched[urn] = bundle, bundle.fetch()
@@ -63,7 +57,7 @@ class FetchedBundles:
 
 
 @dataclass(slots=True)
-class KeptModel:
+class ModelCache:
     """At most one open model, and the bundles that were fetched; for one thread.
 
     Attributes:
@@ -72,7 +66,7 @@ class KeptModel:
     """
 
     caches: Caches
-    bundles: FetchedBundles = field(default_factory=FetchedBundles)
+    bundles: BundleCache = field(default_factory=BundleCache)
     _opened: tuple[str, PredictRequest] | None = field(default=None, init=False)
     _predictor: Predictor | None = field(default=None, init=False)
     _session: ExitStack = field(default_factory=ExitStack, init=False)
@@ -91,10 +85,10 @@ class KeptModel:
         Raises:
             EngineError: whatever is wrong with bundle, request or machine. No model is open then.
         """
-        wanted = bundle.source.urn, _opening_options(request)
+        wanted = bundle.name.urn, _opening_options(request)
         # Shapes are collected from the images of each job.
         if self._predictor is not None and self._opened == wanted and not request.auto_tune_shapes:
-            _log.info("%s is open from an earlier job", bundle.source.urn)
+            _log.info("%s is open from an earlier job", bundle.name.urn)
             return self._predictor, True
         # Two models at a time may be more than memory holds.
         self._close_model()
@@ -103,9 +97,9 @@ class KeptModel:
             self._predictor = self._session.enter_context(open_session(path, request, self.caches, sample))
         except BundleError as error:
             # Where it lies for a while tells nobody anything.
-            raise BundleError(str(error).replace(str(path), bundle.source.label)) from error
+            raise BundleError(str(error).replace(str(path), bundle.name.label)) from error
         self._opened = wanted
-        _log.info("%s was opened", bundle.source.urn)
+        _log.info("%s was opened", bundle.name.urn)
         return self._predictor, False
 
     def close(self) -> None:

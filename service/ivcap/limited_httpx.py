@@ -7,27 +7,27 @@ from typing import Any
 
 import httpx
 
-from service.ivcap.transfer_limits import Patience, Sizes
+from service.ivcap.transfer_limits import RetryPolicy, Sizes
 from service.ivcap.transport import PIECE_BYTES, Body, Deadline, may_pass
 
 _log = logging.getLogger(__name__)
 
 
-class PatientClient(httpx.Client):
+class LimitedClient(httpx.Client):
     """Sends requests with limits, and again where that may help.
 
     An answer is handed on when all of it is there, so that one that is cut off is asked for again. Every request has a
     connection of its own, for its time to be limited. Safe for several threads, as its base is.
 
     Attributes:
-        patience: limits of time, and retries.
+        policy: limits of time, and retries.
         sizes: limits of bodies.
     """
 
-    def __init__(self, patience: Patience, sizes: Sizes, **options: Any) -> None:  # noqa: ANN401  (those of httpx.Client)
-        timeout = httpx.Timeout(patience.silence_s, connect=patience.connect_s, pool=None)
+    def __init__(self, policy: RetryPolicy, sizes: Sizes, **options: Any) -> None:  # noqa: ANN401  (those of httpx.Client)
+        timeout = httpx.Timeout(policy.silence_s, connect=policy.connect_s, pool=None)
         super().__init__(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=0), **options)
-        self.patience = patience
+        self.policy = policy
         self.sizes = sizes
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:  # noqa: ANN401
@@ -45,7 +45,7 @@ class PatientClient(httpx.Client):
             httpx.TransportError: what went wrong with the last attempt.
             TransferError: the answer must not be taken.
         """
-        for pause_s in self.patience.pauses_s():
+        for pause_s in self.policy.pauses_s():
             try:
                 answer = self._send_once(request, **options)
                 if not may_pass(answer.status_code):
@@ -63,7 +63,7 @@ class PatientClient(httpx.Client):
         return answer
 
     def _send_once(self, request: httpx.Request, **options: Any) -> httpx.Response:  # noqa: ANN401
-        with Deadline(self.patience.answer_s) as deadline:
+        with Deadline(self.policy.answer_s) as deadline:
 
             def connected(event: str, details: Mapping[str, Any]) -> None:
                 if event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
@@ -91,7 +91,7 @@ class PatientClient(httpx.Client):
         return answer
 
     def _too_late(self, request: httpx.Request) -> httpx.ReadTimeout:
-        return httpx.ReadTimeout(f"no whole answer in {self.patience.answer_s:g} s", request=request)
+        return httpx.ReadTimeout(f"no whole answer in {self.policy.answer_s:g} s", request=request)
 
     def _received(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
         body = Body(self.sizes.record, str(request.url))

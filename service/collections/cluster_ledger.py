@@ -1,0 +1,267 @@
+"""The ledger of a collection on a cluster: rows of batches in Parquet, and at the end one file of them all.
+
+The rules by which its entries hold for a run are those of `service.results.resuming`, as for a run into a folder.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from engine import Failed, Provenance, Segmented
+from engine.images import Capture
+from service.collections.storage import Folder, read_rows, table_bytes
+from service.results.pictures import capture_from, capture_record, result_record
+from service.results.records import CaptureRecord, CoverRecord, RelativeName, Side, Status, checked, checked_record
+from service.results.resuming import LedgerError, Resumed, require_pictures_kept, resume, supersedes
+
+LEDGER = "ledger.parquet"
+ROWS = "rows"
+COLUMNS: Mapping[str, str] = {
+    "uri": "string",
+    "stem": "string",
+    "status": "string",
+    "error_type": "string",
+    "error": "string",
+    "mask": "string",
+    "width": "int64",
+    "height": "int64",
+    "cover": "cover",
+    "taken_at": "string",
+    "latitude_deg": "double",
+    "longitude_deg": "double",
+    "provenance": "string",
+    "timings_ms": "string",
+    "digest": "string",
+    "node": "string",
+}
+"""Of the rows; provenance and timings are JSON."""
+
+
+class _Row(CaptureRecord):
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    uri: str
+    stem: RelativeName
+    status: Status
+    error_type: str | None
+    error: str | None
+    mask: str | None
+    width: Side | None
+    height: Side | None
+    cover: Annotated[list[CoverRecord], Field(max_length=1 << 16)] | None
+    provenance: str
+    timings_ms: str
+    digest: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTask:
+    """One image of a collection.
+
+    Attributes:
+        uri: where it lies.
+        stem: of its pictures.
+    """
+
+    uri: str
+    stem: str
+
+    @property
+    def label(self) -> str:
+        """What records and tables call it."""
+        return self.uri
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterEntry:
+    """What the ledger says of an image.
+
+    Attributes:
+        record: as `--json` prints it.
+        stem: of its pictures.
+        capture: what EXIF says about time and place.
+        digest: of bundle and options.
+        node: which machine did it.
+    """
+
+    record: Mapping[str, Any]
+    stem: str
+    capture: Capture
+    digest: str
+    node: str
+    modified_ns: None = None
+
+    @property
+    def source(self) -> str:
+        """The image's URI."""
+        return self.record["image"]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the image was not segmented."""
+        return self.record["status"] != "ok"
+
+    @property
+    def picture(self) -> str | None:
+        """Its first picture; None if it has none."""
+        return None if self.failed else self.record["mask"]["path"]
+
+    def row(self) -> dict[str, Any]:
+        """Write the entry as a row."""
+        record: Mapping[str, Any] = self.record
+        mask: Mapping[str, Any] = record["mask"] or {}
+        error: Mapping[str, Any] = record["error"] or {}
+        return {
+            "uri": record["image"],
+            "stem": self.stem,
+            "status": record["status"],
+            "error_type": error.get("type"),
+            "error": error.get("message"),
+            "mask": mask.get("path"),
+            "width": mask.get("width"),
+            "height": mask.get("height"),
+            "cover": record["cover"],
+            **capture_record(self.capture),
+            "provenance": json.dumps(record["provenance"]),
+            "timings_ms": json.dumps(record["timings_ms"]),
+            "digest": self.digest,
+            "node": self.node,
+        }
+
+
+def entry_of(
+    result: Segmented[RemoteTask, str | None] | Failed[RemoteTask], provenance: Provenance, digest: str, node: str
+) -> ClusterEntry:
+    """Write down a result."""
+    capture = result.image.capture if isinstance(result, Segmented) else Capture()
+    return ClusterEntry(result_record(result, provenance), result.source.stem, capture, digest, node)
+
+
+def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
+    row = checked(_Row, value)
+    ok = row["status"] == "ok"
+    record = {
+        "image": row["uri"],
+        "status": row["status"],
+        "error": None if ok else {"type": row["error_type"], "message": row["error"]},
+        "mask": {"path": row["mask"], "width": row["width"], "height": row["height"]} if ok else None,
+        "cover": row["cover"] or [],
+        "provenance": json.loads(row["provenance"]),
+        "timings_ms": json.loads(row["timings_ms"]),
+    }
+    return ClusterEntry(checked_record(record), row["stem"], capture_from(row), row["digest"], row["node"])
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLedger:
+    """What is known of the images of a collection.
+
+    Attributes:
+        entries: one for every image, digest and stem.
+        batches: names of the files of batches that were read.
+    """
+
+    entries: Sequence[ClusterEntry] = ()
+    batches: Sequence[str] = ()
+
+    def pending(self, tasks: Sequence[RemoteTask], digest: str) -> tuple[list[RemoteTask], Resumed[ClusterEntry]]:
+        """Find the images that are to be done.
+
+        Returns:
+            Those images, and what holds of the others.
+
+        Raises:
+            LedgerError: pictures of an image that the manifest does not name would be replaced.
+        """
+        known: dict[str, list[ClusterEntry]] = {task.uri: [] for task in tasks}
+        strangers: list[ClusterEntry] = []
+        for entry in self.entries:
+            known.get(entry.source, strangers).append(entry)
+        resumed = resume(list(enumerate(tasks)), digest, lambda task: known[task.uri])
+        pending = [task for position, task in enumerate(tasks) if position not in resumed.finished]
+        require_pictures_kept(strangers, pending, lambda picture: picture)
+        return pending, resumed
+
+    def without_pictures_of(self, tasks: Sequence[RemoteTask]) -> list[ClusterEntry]:
+        """Select the entries whose pictures stay what they are while images are done."""
+        stems = {task.stem.casefold() for task in tasks}
+        return [entry for entry in self.entries if entry.stem.casefold() not in stems]
+
+    def of_run(self, tasks: Sequence[RemoteTask], digest: str) -> list[ClusterEntry]:
+        """Select the entries of a run, in the order of its images; what has none is left out."""
+        found = {(entry.source, entry.stem): entry for entry in self.entries if entry.digest == digest}
+        return [found[key] for task in tasks if (key := (task.uri, task.stem)) in found]
+
+
+def read_cluster_ledger(out: Folder) -> ClusterLedger:
+    """Read what is known of the images.
+
+    Raises:
+        StoreError: something cannot be read.
+        OptionError: what is there is no Parquet file of a ledger.
+        LedgerError: a row is not that of a ledger.
+    """
+    known: dict[tuple[str, str, str], ClusterEntry] = {}
+    batches = [each for each in out.names(ROWS) if each.endswith(".parquet")]
+    for name in [*([LEDGER] if out.exists(LEDGER) else []), *batches]:
+        for entry in _entries_in(out.name_of(name)):
+            key = entry.source, entry.digest, entry.stem
+            if key not in known or supersedes(entry, known[key]):
+                known[key] = entry
+    return ClusterLedger(list(known.values()), batches)
+
+
+def _entries_in(name: str) -> list[ClusterEntry]:
+    entries: list[ClusterEntry] = []
+    for number, row in enumerate(read_rows(name, list(COLUMNS)), 1):
+        try:
+            entries.append(_entry_from(row))
+        except (ValueError, RecursionError) as error:
+            raise LedgerError(
+                name,
+                f"is not that of a ledger of `pseg scale` ({error}): leave out --resume, or name another folder with "
+                "--out",
+                line=number,
+            ) from error
+    return entries
+
+
+def write_cluster_ledger(out: Folder, entries: Sequence[ClusterEntry], batches: Sequence[str]) -> None:
+    """Store entries as one file, and remove the files of batches that they were read from.
+
+    Args:
+        out: where results go.
+        entries: the ledger.
+        batches: names of those files. Others stay: somebody is at work.
+
+    Raises:
+        StoreError: it cannot be stored.
+    """
+    out.write(LEDGER, _table(entries))
+    for name in batches:
+        out.remove(name)
+
+
+def read_batch(out: Folder, name: str) -> Sequence[ClusterEntry] | None:
+    """Read the entries of a batch; None if they are not stored."""
+    file = f"{ROWS}/{name}.parquet"
+    return _entries_in(out.name_of(file)) if out.exists(file) else None
+
+
+def write_batch(out: Folder, name: str, entries: Sequence[ClusterEntry]) -> None:
+    """Store the entries of a batch as its file."""
+    out.write(f"{ROWS}/{name}.parquet", _table(entries))
+
+
+def remove_cluster_ledger(out: Folder) -> None:
+    """Remove all that is known of the images."""
+    for name in [*([LEDGER] if out.exists(LEDGER) else []), *out.names(ROWS)]:
+        out.remove(name)
+
+
+def _table(entries: Sequence[ClusterEntry]) -> bytes:
+    return table_bytes([entry.row() for entry in entries], COLUMNS)

@@ -1,0 +1,326 @@
+"""How an order or a job of a platform is done: fetch, segment, publish, and only then go on.
+
+The model opens before the first image is fetched. Images that are handed out one at a time (a queue's) are never taken
+ahead: taking the next one acknowledges the one before, so its results must be stored by then. Others are read ahead. An
+image that fails is recorded and the others are done; a result that cannot be stored ends a queue's order, and its image
+stays unacknowledged. Whatever happens, a summary says what was done and what was not.
+"""
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine import (
+    EngineError,
+    Failed,
+    ImageError,
+    OptionError,
+    Predictor,
+    Provenance,
+    RuntimeUnavailableError,
+    Segmented,
+    SourceImage,
+    read_image,
+)
+from engine.errors import message_of
+from engine.images import Capture, ImageLimits
+from engine.system.files import scratch_folder
+from engine.system.text import legible_values
+from service.ivcap.items import ImageSource, StorageError
+from service.ivcap.names import ArtifactName, product_stem
+from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, Product, PublishedImage, Publisher
+from service.ivcap.redaction import without_secrets
+from service.request import PredictRequest, ServiceRequest
+from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
+from service.results.totals import TotalCover
+from service.segmentation_job import SegmentationJob
+
+if TYPE_CHECKING:
+    from service.results.report import ReportWriter
+
+_log = logging.getLogger(__name__)
+_Result = Segmented[ImageTask, PublishedImage] | Failed[ImageTask]
+_Stored = TypeVar("_Stored")
+
+
+class ExitStatus(IntEnum):
+    """How an order ends."""
+
+    DONE = 0
+    """All is done, or what could not be is listed."""
+    INCOMPLETE = 1
+    """Nothing succeeded, a result could not be stored, or the order ended early."""
+    WRONG_REQUEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """An image without results, and why."""
+
+    image: ArtifactName
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The ledger of an order or a job: what became of it.
+
+    Attributes:
+        shard: which share of the images was asked for; None: all.
+        published: images whose results are stored.
+        failed: images without results.
+        problems: what was not stored besides, and what ended the order early.
+        products: kind to URN: `cover`, `report`, `collection`.
+        provenance: of the masks; None if the model did not open.
+        refused: the request cannot be honoured here.
+        table: cover of every image.
+        samples_ms: stage to time per image, in milliseconds.
+    """
+
+    shard: str | None = None
+    published: list[PublishedImage] = field(default_factory=list[PublishedImage])
+    failed: list[FailedImage] = field(default_factory=list[FailedImage])
+    problems: list[str] = field(default_factory=list[str])
+    products: dict[str, str] = field(default_factory=dict[str, str])
+    provenance: Provenance | None = None
+    refused: bool = False
+    table: CoverTable = field(default_factory=CoverTable)
+    samples_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def record(self, result: _Result) -> None:
+        """Record a result that is stored, or a failure."""
+        if self.provenance is not None:
+            capture = result.image.capture if isinstance(result, Segmented) else Capture()
+            self.table.add(result_record(result, self.provenance), capture)
+        if isinstance(result, Segmented):
+            self.published.append(result.encoded)
+            _log.info("%s: done", result.source.label)
+            for stage, elapsed_ms in result.timings_ms.items():
+                self.samples_ms.setdefault(stage, []).append(elapsed_ms)
+            return
+        reason = _reason(result.error)
+        _log.error("%s: failed: %s", result.source.label, reason)
+        self.failed.append(FailedImage(result.source.item.name, reason))
+        if isinstance(result.error, StorageError):
+            self.problems.append(f"the result of {result.source.label}: {reason}")
+
+    def stored(self, what: str, store: Callable[[], _Stored]) -> _Stored | None:
+        """Store something; what is not stored becomes a problem, and the rest is stored all the same."""
+        try:
+            return store()
+        except Exception as error:
+            self.not_stored(what, error)
+            return None
+
+    def not_stored(self, what: str, error: Exception) -> None:
+        """Record that something could not be stored."""
+        _log.error("%s: not stored: %s", what, _reason(error))
+        self.problems.append(f"{what}: {_reason(error)}")
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """How the order ends."""
+        if self.refused:
+            return ExitStatus.WRONG_REQUEST
+        # A share of a small collection may hold nothing.
+        nothing_to_do = self.shard is not None and not self.failed
+        done = self.published or nothing_to_do
+        return ExitStatus.INCOMPLETE if self.problems or not done else ExitStatus.DONE
+
+    def summary(self, order: str, model: str) -> dict[str, Any]:
+        """Sum up for the platform.
+
+        Returns:
+            The summary aspect; its texts are legible.
+        """
+        total = TotalCover()
+        for each in self.published:
+            total.add(each.width, each.height, each.covers)
+        summary = {
+            "$schema": SUMMARY_SCHEMA,
+            "order": order,
+            "model": model,
+            "status": self.exit_status.name.lower(),
+            **({} if self.shard is None else {"shard": self.shard}),
+            "images": {
+                "total": len(self.published) + len(self.failed),
+                "succeeded": len(self.published),
+                "failed": len(self.failed),
+            },
+            "failures": [
+                {"image": each.image.urn, "name": each.image.label, "reason": each.reason} for each in self.failed
+            ],
+            "problems": self.problems,
+            "cover": cover_records(total.covers()),
+            "products": self.products,
+            "provenance": None if self.provenance is None else provenance_record(self.provenance),
+        }
+        return legible_values(summary)
+
+
+def run_platform_job(
+    request: ServiceRequest,
+    open_model: Callable[[PredictRequest], AbstractContextManager[Predictor]],
+    source: ImageSource,
+    store: ArtifactStore,
+    *,
+    stop: Event,
+) -> Outcome:
+    """Do an order or a job.
+
+    Args:
+        request: validated parameters.
+        open_model: opens the model for the options of a prediction, until the block ends.
+        source: the images.
+        store: where results go.
+        stop: when it is set, no other image is taken.
+
+    Returns:
+        What became of it; its summary is published, or the problems say that it is not.
+    """
+    outcome = Outcome(request.shard)
+    try:
+        options = request.predict_request()
+        _require_shapes_possible(options, source)
+        with open_model(options) as predictor:
+            outcome.provenance = predictor.provenance
+            publisher = Publisher(store, request.model, predictor.provenance, predictor.bundle.multilabel)
+            _Run(request, predictor, _Images(source, options.images, stop), publisher, outcome).complete(options)
+    except (OptionError, RuntimeUnavailableError) as error:
+        _log.error("refused: %s", error)
+        outcome.refused = True
+        outcome.problems.append(_reason(error))
+    except EngineError as error:
+        _log.error("%s", error)
+        outcome.problems.append(_reason(error))
+    except Exception as error:
+        # Whatever went wrong, what was done until then is summed up.
+        _log.exception("the order broke off")
+        outcome.problems.append(_reason(error))
+    outcome.stored("the summary", lambda: store.attach(store.order, outcome.summary(store.order, request.model)))
+    return outcome
+
+
+def _require_shapes_possible(options: PredictRequest, source: ImageSource) -> None:
+    if options.auto_tune_shapes and not source.sample:
+        raise OptionError(
+            "enable-auto-tune collects shapes from images before the model opens, and these images can only be "
+            "fetched afterwards: collect the shapes once with local images, and order with use-trt alone"
+        )
+
+
+@dataclass(slots=True)
+class _Images:
+    """The images of a platform's source, until it is exhausted or the process is told to stop."""
+
+    source: ImageSource
+    limits: ImageLimits
+    stop: Event
+    exhausted: bool = False
+
+    @property
+    def one_at_a_time(self) -> bool:
+        return self.source.one_at_a_time
+
+    def __iter__(self) -> Iterator[ImageTask]:
+        stems, items = Stems(), iter(self.source)
+        while not self.stop.is_set():
+            item = next(items, None)
+            if item is None:
+                self.exhausted = True
+                return
+            yield ImageTask(item, stems.take(product_stem(item.name.label)))
+
+    def read(self, task: ImageTask) -> SourceImage:
+        path = task.item.fetch()
+        try:
+            return read_image(path, **self.limits.values())
+        except ImageError as error:
+            # The temporary path means nothing to whoever reads the message.
+            raise ImageError(str(error).replace(str(path), task.label)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    request: ServiceRequest
+    predictor: Predictor
+    images: _Images
+    publisher: Publisher
+    outcome: Outcome
+
+    def complete(self, options: PredictRequest) -> None:
+        with scratch_folder("report") as folder:
+            page = folder / "report.html"
+            try:
+                with self._report(page) as show:
+                    self._segment(options, show)
+            finally:
+                # Also when the source broke off: what is done is worth a table.
+                self._publish_products(page)
+
+    def _segment(self, options: PredictRequest, show: Callable[[_Result], None]) -> None:
+        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome)
+        for result in job.results(options):
+            result.source.item.release()
+            show(result)
+            if self.images.one_at_a_time and isinstance(result, Failed) and isinstance(result.error, StorageError):
+                # It is not acknowledged, and no other one is taken.
+                return
+        if not self.images.exhausted:
+            self.outcome.problems.append("ended early because the service was told to stop: images may be left")
+            self.images.source.acknowledge()
+
+    @contextmanager
+    def _report(self, page: Path) -> Generator[Callable[[_Result], None]]:
+        if not self.request.report:
+            yield lambda _: None
+            return
+        from service.results.report import report_at
+
+        with report_at(
+            page,
+            title=self.predictor.bundle.name,
+            provenance=self.predictor.provenance,
+            expected=len(self.images.source.sample) or None,
+            facts={"order": self.publisher.store.order, "model": self.request.model},
+            lost=lambda error: self.outcome.not_stored("the report", error),
+        ) as report:
+            yield lambda result: _show(result, report)
+
+    def _publish_products(self, page: Path) -> None:
+        outcome, publisher = self.outcome, self.publisher
+
+        def product(kind: str, store: Callable[[], str]) -> None:
+            urn = outcome.stored(f"the {kind}", store)
+            if urn is not None:
+                outcome.products[kind] = urn
+
+        def file(name: str, mime_type: str, content: Callable[[], bytes]) -> Callable[[], str]:
+            return lambda: publisher.store.store(Product(name, mime_type, content()))
+
+        if outcome.table.rows:
+            product("cover", file("cover.csv", "text/csv", outcome.table.to_csv))
+        if page.is_file():
+            product("report", file("report.html", "text/html", page.read_bytes))
+        if outcome.published:
+            product("collection", lambda: publisher.publish_collection(outcome.published))
+        if self.request.benchmark and outcome.samples_ms:
+            name = self.request.model_name or self.predictor.bundle.name
+            outcome.stored("the timings", lambda: publisher.publish_timings(name, outcome.samples_ms))
+
+
+def _show(result: _Result, report: "ReportWriter") -> None:
+    if isinstance(result, Segmented):
+        details = {"image": result.encoded.image.urn, "mask": result.encoded.mask}
+        report.add(result.source.label, result.image, result.prediction, details)
+    else:
+        report.add_failure(result.source.label, _reason(result.error))
+
+
+def _reason(error: Exception) -> str:
+    return without_secrets(message_of(error))

@@ -1,0 +1,171 @@
+"""What a run is made of: its images, and the options that its masks depend on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from engine import Predictor
+from engine.declaration import declared_options
+from engine.rasters.options import TileOptions
+from engine.segmentation.averaging import Averaging
+from service.collections.sharding import Shard
+from service.request import PredictRequest
+from service.results.pictures import ImageTask, distinct_stems
+
+_WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
+"""Options that change how fast a mask comes, or whether, but not the mask."""
+_STATED_APART = frozenset(each.name for each in declared_options(Averaging))
+"""Options that a ledger states only where they are used."""
+_TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The images of a run.
+
+    Attributes:
+        tasks: all of them, also those of other shards.
+        shard: which of them this run does; None: all.
+    """
+
+    tasks: Sequence[ImageTask]
+    shard: Shard | None = None
+
+    @property
+    def mine(self) -> list[tuple[int, ImageTask]]:
+        """Position, from 0, and task of every image that this run does."""
+        numbered = enumerate(self.tasks)
+        return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
+
+    def folders_of_results(self, out: Path) -> list[Path]:
+        """Name the folders that results are written to.
+
+        Returns:
+            That one and those in it, each once.
+        """
+        return list(dict.fromkeys([out, *((out / task.stem).parent for _, task in self.mine)]))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names in their order."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            digest.update(os.fsencode(task.label) + b"\0")
+        return digest.hexdigest()
+
+
+def list_tasks(
+    paths: Sequence[Path],
+    shard: Shard | None = None,
+    subfolders: Mapping[Path, PurePath] | None = None,
+    pages: Callable[[Path], Sequence[int | None]] = lambda _: (None,),
+) -> Listing:
+    """Give every image a stem and the run its share.
+
+    Args:
+        paths: all images.
+        shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
+            order of their arguments.
+        subfolders: of images whose results lie in a sub-folder of the results, which one.
+        pages: which pages of an image are images of the run, from 1; None: the first.
+
+    Returns:
+        The images. Stems are given over the whole list: those of different shards do not clash.
+    """
+    ordered = paths if shard is None else sorted(paths)
+    chosen = [(path, page) for path in ordered for page in pages(path)]
+    stems = distinct_stems([path for path, _ in chosen], subfolders or {}, [page for _, page in chosen])
+    return Listing([ImageTask(path, stem, page) for (path, page), stem in zip(chosen, stems, strict=True)], shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a ledger says of its run.
+
+    Attributes:
+        bundle: digest of the bundle.
+        options: those that have an effect on the masks, and the digest of the tuned profile if one was applied.
+        images: how many there are, those of other shards included.
+        listing: digest of their names in order.
+        shard: `I/N`; None: all images.
+    """
+
+    bundle: str
+    options: Mapping[str, Any]
+    images: int
+    listing: str
+    shard: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of bundle and options."""
+        content = json.dumps([self.bundle, self.options], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def differences(self, other: "Run") -> list[str]:
+        """Say what of bundle and options is not the same.
+
+        Returns:
+            A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
+        """
+        mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
+        return [
+            f"{name.replace('_', '-')} {_shown(mine.get(name))}, there {_shown(theirs.get(name))}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:
+    """Describe a run for its ledger.
+
+    Args:
+        predictor: an open predictor.
+        request: validated parameters.
+        listing: the images.
+        tiles: what was asked of large images.
+    """
+    averaging = predictor.provenance.averaging
+    # Above this size a TIFF is cut into tiles in place of being shrunken.
+    cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
+    return Run(
+        bundle=predictor.bundle.digest,
+        options={
+            **options_with_effect(request, predictor.provenance.profile),
+            **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
+            **({} if averaging is None else {"averaging": dict(averaging)}),
+            **_tiles_with_effect(tiles),
+        },
+        images=len(listing.tasks),
+        listing=listing.digest,
+        shard=None if listing.shard is None else str(listing.shard),
+    )
+
+
+def _tiles_with_effect(tiles: TileOptions) -> dict[str, object]:
+    """Empty where images are not cut and no bands are named."""
+    if not (tiles.tile or tiles.names_rasters):
+        return {}
+    bands = None if tiles.bands is None else list(tiles.bands)
+    sides = {"tile_side": tiles.side, "overlap": tiles.overlap}
+    return {"tile": tiles.tile, **sides, "bands": bands, "vectors": tiles.vectors}
+
+
+def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
+    """Select the options that have an effect on masks.
+
+    Returns:
+        Option to JSON value, and the digest of the tuned profile if one was applied.
+    """
+    network = request.network
+    choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
+    options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
+    return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT | _STATED_APART}
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, cast("list[object]", value))) or "none" if isinstance(value, list) else str(value)
