@@ -444,7 +444,7 @@ def segment_all(
             min_size=1, max_size=min(most, len(blocks)), max_tasks_in_flight_per_actor=2
         ),
         num_cpus=job.threads,
-        num_gpus=1 if job.request.network.device is Device.GPU else None,
+        num_gpus=1 if job.request.network.wanted_device is Device.GPU else None,
         udf_modifying_row_count=False,
     )
     try:
