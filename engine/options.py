@@ -34,7 +34,7 @@ class Device(StrEnum):
 class NumberedGpu(str):
     """One of several GPUs, by its number as CUDA counts them: `gpu:1`.
 
-    >>> NumberedGpu("gpu:1").index, NumberedGpu("gpu:1") == "gpu:1"
+    >>> NumberedGpu("gpu:1").number, NumberedGpu("gpu:1") == "gpu:1"
     (1, True)
     """
 
@@ -59,7 +59,7 @@ class NumberedGpu(str):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
     @property
-    def index(self) -> int:
+    def number(self) -> int:
         """The number, from 0."""
         return int(self.partition(":")[2])
 

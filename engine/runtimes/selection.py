@@ -132,7 +132,7 @@ class RuntimeRequest(Options):
     @property
     def device_id(self) -> int:
         """Number of the GPU."""
-        return self.device.index if isinstance(self.device, NumberedGpu) else 0
+        return self.device.number if isinstance(self.device, NumberedGpu) else 0
 
     @property
     def is_auto(self) -> bool:

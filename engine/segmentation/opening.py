@@ -210,7 +210,7 @@ def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None
     if options.precision is not Precision.FP32:
         raise OptionError(
             f"{bundle.source}: holds no onnx/{options.precision}/model.onnx, and this precision is not made on "
-            f"the fly: make one with `pseg convert --precision {options.precision}`, or use precision fp32"
+            f"the fly: make one with `pseg convert` and precision {options.precision}, or use precision fp32"
         )
     if bundle.paddle is None or convert is None:
         raise ModelLoadError(

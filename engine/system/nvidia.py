@@ -3,7 +3,7 @@
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -98,8 +98,8 @@ def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
         driver = load(DRIVER_LIBRARY)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"there is no NVIDIA driver here ({error}): install it on the host, and start a container with "
-            "`--gpus all`; or use device cpu"
+            f"there is no NVIDIA driver here ({error}): install it on the host, and hand a container its GPUs "
+            "(Docker's option gpus); or use device cpu"
         ) from error
     _require(driver.cuInit(0))
     count, cuda = ctypes.c_int(), ctypes.c_int()
@@ -140,7 +140,7 @@ def _require(code: int) -> None:
     told = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"
     raise RuntimeUnavailableError(
         f"the NVIDIA driver gives no GPU: {_ERRORS.get(code, 'it answers with an error')} (CUDA error {code}{told}): "
-        "look at `nvidia-smi`, start a container with `--gpus all`, or use device cpu"
+        "look at `nvidia-smi`, hand a container its GPUs (Docker's option gpus), or use device cpu"
     )
 
 
@@ -200,7 +200,22 @@ def first_gpu_name() -> str | None:
         return None
 
 
-def open_libraries(names: Iterable[str], package: str | None, remedy: str, load: Load | None = None) -> None:
+def load_globally(name: str) -> object:
+    """Open a library so that others find what it holds.
+
+    Args:
+        name: file name, or path.
+
+    Returns:
+        The library.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+
+
+def open_libraries(names: Iterable[str], package: str | None, remedy: str, load: Load = load_globally) -> None:
     """Open libraries for the whole process, so that what needs them later finds them.
 
     Args:
@@ -212,12 +227,11 @@ def open_libraries(names: Iterable[str], package: str | None, remedy: str, load:
     Raises:
         RuntimeUnavailableError: one is missing; the message names it.
     """
-    opened = load or (lambda name: ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL))
     folder = None if package is None else _package_folder(package)
     for name in names:
         held = folder is not None and (folder / name).is_file()
         try:
-            opened(str(folder / name) if folder is not None and held else name)
+            load(str(folder / name) if folder is not None and held else name)
         except OSError as error:
             raise RuntimeUnavailableError(f"{name} cannot be opened ({error}): {remedy}") from error
 
@@ -244,7 +258,7 @@ _stdout = Lock()
 
 
 @contextmanager
-def output_to_stderr() -> Iterator[None]:
+def output_to_stderr() -> Generator[None]:
     """Send to the standard error output what libraries print on the standard output, which belongs to results.
 
     Yields:

@@ -22,6 +22,7 @@ class Driver:
 
     def __init__(self, *cards: tuple[str, int, int, int], code: int = 0, cuda: int = 12040) -> None:
         self.cards = cards
+        self.names = [name.encode() for name, *_ in cards]
         self.code = code
         self.cuda = cuda
 
@@ -41,7 +42,7 @@ class Driver:
         return 0
 
     def cuDeviceGetName(self, text: Any, length: int, device: Any) -> int:
-        text.value = self.cards[device.value][0].encode()[: length - 1]
+        text.value = self.names[device.value][: length - 1]
         return 0
 
     def cuDeviceGetUuid_v2(self, uuid: Any, device: Any) -> int:
@@ -96,7 +97,7 @@ def test_without_the_management_library_the_driver_is_known_by_its_cuda() -> Non
 
 
 def test_no_driver_at_all() -> None:
-    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver here .*start a container with `--gpus all`"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver here .*hand a container its GPUs"):
         read_gpus(loads(Driver(), absent="libcuda.so.1"))
 
 
@@ -138,7 +139,7 @@ def test_libraries_are_opened_from_their_package_or_by_the_linker(
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "libone.so.10").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     opened: list[str] = []
     open_libraries(("libone.so.10", "libtwo.so.10"), "some_libs", "install it", opened.append)
     open_libraries(("libone.so.10",), None, "install it", opened.append)

@@ -206,7 +206,7 @@ def test_what_cannot_be_converted(paddle: PaddleModel | None, convert: Callable[
 )
 @pytest.mark.usefixtures("runtimes")
 def test_other_precisions_are_not_made_on_the_fly(request_of: dict[str, Any], precision: str) -> None:
-    remedy = f"make one with `pseg convert --precision {precision}`, or use precision fp32"
+    remedy = f"make one with `pseg convert` and precision {precision}, or use precision fp32"
     message = rf"reef\.tgz: holds no onnx/{precision}/model\.onnx, .*{remedy}"
     with pytest.raises(OptionError, match=message):
         open_first(bundle_of(FP32), RuntimeRequest(**request_of), convert=unwanted)

@@ -63,7 +63,7 @@ def require_symmetric(path: Path) -> None:
         where = "/".join(path.parts[-3:])
         raise ModelLoadError(
             f"{where} is an INT8 model for CPUs, which GPUs do not run as it was certified ({problem}): make one with "
-            "`pseg convert --precision int8 --for gpu`, or use precision fp16 or fp32"
+            "`pseg convert`, precision int8 and `for gpu`, or use precision fp16 or fp32"
         )
 
 
