@@ -188,6 +188,38 @@ def require_gpu(index: int, gpus: Callable[[], Sequence[Gpu]] = visible_gpus) ->
     return found[index]
 
 
+class _Memory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def used_memory_bytes(gpu: Gpu, load: Load = ctypes.CDLL) -> int:
+    """Ask the driver's management library for the memory of a GPU that is in use, by all processes together.
+
+    Args:
+        gpu: which one.
+        load: opens a library.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        RuntimeUnavailableError: the management library is absent, or does not tell.
+    """
+    handle, memory = ctypes.c_void_p(), _Memory()
+    try:
+        management = load(MANAGEMENT_LIBRARY)
+    except OSError as error:
+        raise RuntimeUnavailableError(f"the GPU's memory is not known: {error}") from error
+    code = (
+        management.nvmlInit_v2()
+        or management.nvmlDeviceGetHandleByUUID(gpu.uuid.encode(), ctypes.byref(handle))
+        or management.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    )
+    if code:
+        raise RuntimeUnavailableError(f"the GPU's memory is not known: NVML answers with error {code}")
+    return int(memory.used)
+
+
 def first_gpu_name() -> str | None:
     """Name the first GPU.
 
