@@ -185,7 +185,7 @@ def _require_calibratable(options: PaddleOptions) -> None:
     if options.precision is Precision.INT8:
         raise OptionError(
             "Paddle's TensorRT takes a calibration table for a .pdmodel only, and this program is PIR: use runtime "
-            "onnx with a bundle that holds onnx/int8/model.onnx, or fp16"
+            "onnx with a bundle whose INT8 model was made for GPUs, or fp16"
         )
 
 

@@ -130,7 +130,7 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
 
     Args:
         options: what was asked for.
-        cache_folder: TensorRT's own folder, from `engine_cache_folder`.
+        cache_folder: of engines, from `engine_folder`.
         vnni: whether the processor sums products of 8-bit numbers exactly.
 
     Returns:
