@@ -18,7 +18,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: install poetry run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -176,6 +176,24 @@ bench-headline: $(VENV)/development ## measure the figures of docs/benchmarks.md
 
 bench-scale: $(VENV)/development ## measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
 	$(BIN)/python -m benchmarks.lab.scale $(ARGS)
+
+# OFFLINE is a folder of wheels, for machines without a network; without it the environment of the repository is used.
+gpu-check: ## check the GPU of this machine (ten minutes; OFFLINE=folder of wheels); status 3 where there is none
+ifdef OFFLINE
+	$(PYTHON) -m venv $(VENV)/gpu
+	$(VENV)/gpu/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps $(OFFLINE)/*.whl
+	$(VENV)/gpu/bin/python -m benchmarks.lab.gpu_check
+else
+	@$(MAKE) --no-print-directory $(VENV)/runtime
+	$(BIN)/python -m benchmarks.lab.gpu_check
+endif
+
+gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxruntime-gpu, without a GPU (3 GB of packages)
+	@test -x $(VENV)/gpu-settings/bin/python || $(PYTHON) -m venv $(VENV)/gpu-settings
+	$(VENV)/gpu-settings/bin/python -m pip --disable-pip-version-check --quiet install "onnxruntime-gpu[cuda,cudnn]==1.26.0" "numpy<2.3"
+	@mkdir -p build/gpu-settings && tar -xzf demo/demo_seagrass.tgz -C build/gpu-settings
+	$(BIN)/python -m tests.gpu_settings list | \
+		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

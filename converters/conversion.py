@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -20,10 +21,11 @@ from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
 from engine.bundle.bundle import Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
-from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, TrialError
+from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
 from engine.images import SourceImage, read_image
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Tensor
+from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
@@ -33,7 +35,7 @@ from engine.system.process import is_out_of_memory
 from engine.system.text import json_text
 
 CERTIFICATE = "parity.json"
-_RECIPE = 6
+_RECIPE = 7
 """Raised whenever another model is made of the same program: older cache entries retire."""
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
 
@@ -46,12 +48,20 @@ def _say_nothing(_step: str, _done: int, _total: int) -> None:
     """The progress that nobody looks at."""
 
 
+class Target(StrEnum):
+    """What an INT8 model is made for: each takes another kind."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 @dataclass(frozen=True, slots=True)
 class ConversionRequest(Options):
     """What is to be made of a bundle.
 
     Attributes:
         precision: of the ONNX model.
+        target: what runs an INT8 model.
         opset: ONNX operator set.
         input_shape: height and width of the only input that the model is to take; None: any.
         calibration: pictures that tell the ranges of activations; for INT8, at least eight.
@@ -63,6 +73,9 @@ class ConversionRequest(Options):
     title: ClassVar[str] = "The ONNX model"
 
     precision: Precision = option(Precision.FP32, "Number format of the ONNX model.")
+    target: Target = option(
+        Target.CPU, "What runs an INT8 model: CPUs take values with a zero point, GPUs values around zero."
+    )
     opset: int = option(OPSET, "Version of the ONNX operator set.")
     input_shape: tuple[int, int] | None = option(
         None, "Height and width of the input, in pixels. By default any size is accepted.", metavar="H W", minimum=1
@@ -71,6 +84,11 @@ class ConversionRequest(Options):
     verification: tuple[Path, ...] = ()
     limits: ParityLimits | None = None
     timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.target is Target.GPU and self.precision is not Precision.INT8:
+            raise OptionError(f"it goes with precision int8; a model in {self.precision} runs on both", option="target")
 
 
 def default_limits(precision: Precision) -> ParityLimits:
@@ -103,7 +121,9 @@ class Certificate:
         excluded_nodes: nodes that stayed in floating point.
         model_digest: SHA-256 of the ONNX file.
         compared_on: which pictures.
-        report: the comparison with the original.
+        report: the comparison with the original; `candidate` says what ran the model, a CPU as a rule.
+        target: what an INT8 model was made for.
+        largest_activation: of the FP32 model on these pictures, for FP16: a CPU does not show where FP16 overflows.
     """
 
     precision: Precision
@@ -113,6 +133,8 @@ class Certificate:
     model_digest: str
     compared_on: ComparedOn
     report: ParityReport
+    target: Target = Target.CPU
+    largest_activation: float | None = None
 
 
 _CERTIFICATE = TypeAdapter(Certificate)
@@ -278,17 +300,24 @@ class _Work:
                 lambda path: self._compared(floating, Precision.INT8, self._pictures(floating), path),
                 self.request.limits or default_limits(Precision.INT8),
                 where=str(self.bundle.source),
+                symmetric=self.request.target is Target.GPU,
                 advance=self.advance,
             )
+        if self.request.target is Target.GPU and (problem := symmetric_problem(destination)) is not None:
+            raise ConversionError(f"the INT8 model is not of the kind that GPUs take ({problem}): use FP16")
         return self._compared_with_original(Precision.INT8, destination, quantized.excluded_nodes)
 
     def _make_fp16(self, base: OnnxModel, destination: Path) -> Certificate:
         from converters.half_precision import to_half
 
         self.advance("halving", 0, 2)
-        to_half(base.path, destination)
+        with self._opened(base) as floating:
+            prepared = (floating.prepare(image) for _, image in self._pictures(floating))
+            feeds = ({floating.input_name: each.tensor[None]} for each in prepared)
+            halved = to_half(base.path, destination, feeds, where=str(self.bundle.source))
         self.advance("comparing with the original", 1, 2)
-        return self._compared_with_original(Precision.FP16, destination)
+        certificate = self._compared_with_original(Precision.FP16, destination, halved.kept_nodes)
+        return replace(certificate, largest_activation=halved.largest_activation)
 
     def _compared_with_original(
         self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
@@ -316,6 +345,7 @@ class _Work:
             model_digest=file_digest(path),
             compared_on=compared_on,
             report=report,
+            target=self.request.target,
         )
 
     def _original(self) -> Predictor:
@@ -380,7 +410,7 @@ class _Work:
         ]
         # The search for nodes to leave in floating point ends where the limits are met.
         limits = asdict(self.request.limits or default_limits(self.request.precision))
-        return self._key(self.request.precision, base.digest, pictures, limits)
+        return self._key(self.request.precision, base.digest, pictures, limits, self.request.target)
 
     def _key(self, precision: Precision, *content: object) -> str:
         versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}

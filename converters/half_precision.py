@@ -1,18 +1,23 @@
 """FP16 from an FP32 model, for GPUs: weights and activations are halved, inputs and outputs stay FP32.
 
 The rewrite is that of onnxruntime. Squares and sums over many values stay in FP32, because FP16 ends at 65504, and
-so do normalizations, which are made of them.
+so do normalizations, which are made of them. What else takes or gives large values on pictures stays there, too: a
+comparison on a CPU would not show that it overflows, since its kernels keep what lies between nodes in FP32.
 """
 
 # onnx and onnxruntime ship no complete types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converters.activations import Feeds, floating_tensors, measured_ranges, write_extremes
 from converters.graph_optimization import fold
 from converters.rewriting import rewritten
 from engine.errors import ConversionError
@@ -25,44 +30,94 @@ _KEPT = (
     "ReduceMean", "ReduceSum", "ReduceSumSquare", "Sqrt",
 )  # fmt: skip
 _LARGEST = float(np.finfo(np.float16).max)
+LARGEST_IN_HALF = 30_000.0
+"""Larger values stay in FP32: other pictures may give twice as much."""
+_PREPARED, _EXTREMES = "prepared.onnx", "extremes.onnx"
 
 
-def to_half(model: Path, destination: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """What is known of an FP16 model.
+
+    Attributes:
+        largest_activation: absolute value, in the FP32 model, on the pictures.
+        kept_nodes: left in FP32, since they take or give values above `LARGEST_IN_HALF`.
+    """
+
+    largest_activation: float
+    kept_nodes: tuple[str, ...]
+
+
+def to_half(model: Path, destination: Path, feeds: Iterable[Feeds], *, where: str) -> Halved:
     """Write the FP16 form of a model.
 
     Args:
         model: the FP32 ONNX file; operator set 11 or later.
         destination: the file to write; it takes and gives FP32.
+        feeds: pictures as the network gets them; they tell how large its values become.
+        where: the bundle, for messages.
+
+    Returns:
+        What was found.
 
     Raises:
         ConversionError: a weight does not fit into FP16, or the rewrite fails, or takes too much memory or time.
+        CalibrationError: a value is not finite.
     """
-    rewritten(_halve, model, destination.parent, destination.name)
+    with tempfile.TemporaryDirectory(prefix="halving-", dir=destination.parent) as name:
+        folder = Path(name)
+        found = rewritten(_prepare, model, folder)
+        ranges = measured_ranges(folder / _EXTREMES, found["tensors"], feeds, where)
+        largest = {tensor: max(abs(low), abs(high)) for tensor, (low, high) in ranges.items()}
+        large = {tensor for tensor, value in largest.items() if value > LARGEST_IN_HALF}
+        kept = tuple(each for each, tensors in found["nodes"] if not large.isdisjoint(tensors))
+        rewritten(_halve, folder / _PREPARED, folder, destination.name, model.name, kept)
+        (folder / destination.name).replace(destination)
+    return Halved(max(largest.values(), default=0.0), kept)
 
 
-def _halve(model: Path, folder: Path, name: str) -> None:
+def _prepare(model: Path, folder: Path) -> dict[str, object]:
+    import onnx
+
+    path = folder / _PREPARED
+    # The rewrite loses track of constants that are nodes: they must be initializers.
+    fold(model, folder, _PREPARED)
+    proto = onnx.shape_inference.infer_shapes(onnx.load(path))
+    for number, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(proto, path)
+    nodes = [(node.name, [*node.input, *node.output]) for node in proto.graph.node]
+    tensors = floating_tensors(proto)
+    write_extremes(proto, tensors, folder / _EXTREMES)
+    return {"tensors": tensors, "nodes": nodes}
+
+
+def _halve(model: Path, folder: Path, name: str, known_as: str, kept: Sequence[str]) -> None:
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    # The rewrite loses track of constants that are nodes: they must be initializers.
-    fold(model, folder, name)
-    source = onnx.load(folder / name)
-    _require_range(source, model)
+    source = onnx.load(model)
+    _require_range(source, known_as)
     try:
         half = ONNXModel(
-            convert_float_to_float16(source, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT])
+            convert_float_to_float16(
+                source,
+                keep_io_types=True,
+                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT],
+                node_block_list=[*kept],
+            )
         )
-        _skip_detours(half.model)
+        _skip_detours(half.model, frozenset(kept))
         half.topological_sort()
         onnx.checker.check_model(half.model, full_check=True)
     # The rewrite raises whatever its own steps raise.
     except Exception as error:
-        raise ConversionError(f"{model.name}: onnxruntime cannot make FP16 of it ({error}): use FP32") from error
+        raise ConversionError(f"{known_as}: onnxruntime cannot make FP16 of it ({error}): use FP32") from error
     onnx.save(half.model, folder / name)
 
 
-def _require_range(source: "onnx.ModelProto", model: Path) -> None:
+def _require_range(source: "onnx.ModelProto", known_as: str) -> None:
     """The rewrite would clip what does not fit, in silence."""
     from onnx import TensorProto, numpy_helper
 
@@ -73,12 +128,12 @@ def _require_range(source: "onnx.ModelProto", model: Path) -> None:
         largest = float(values.max(initial=0, where=np.isfinite(values)))
         if largest > _LARGEST:
             raise ConversionError(
-                f"{model.name}: constant {tensor.name} holds {largest:g}, FP16 ends at {_LARGEST:g}: use FP32"
+                f"{known_as}: constant {tensor.name} holds {largest:g}, FP16 ends at {_LARGEST:g}: use FP32"
             )
 
 
-def _skip_detours(half: "onnx.ModelProto") -> None:
-    """Between two nodes in FP32 the rewrite goes through FP16, where the squares that it is to keep overflow."""
+def _skip_detours(half: "onnx.ModelProto", kept_nodes: frozenset[str]) -> None:
+    """Between nodes in FP32, and to inputs and outputs, the rewrite goes through FP16, where large values overflow."""
     from onnx import TensorProto, helper
 
     def casts(target: int) -> dict[str, str]:
@@ -88,13 +143,20 @@ def _skip_detours(half: "onnx.ModelProto") -> None:
             if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == target
         }
 
-    kept = {node.output[0] for node in half.graph.node if node.op_type in _KEPT}
+    def stays(node: "onnx.NodeProto") -> bool:
+        return node.op_type in _KEPT or node.name in kept_nodes
+
+    kept = {node.output[0] for node in half.graph.node if stays(node)} | {each.name for each in half.graph.input}
     halved = {name: source for name, source in casts(TensorProto.FLOAT16).items() if source in kept}
     detours = {name: halved[source] for name, source in casts(TensorProto.FLOAT).items() if source in halved}
+    outputs = {each.name for each in half.graph.output}
     for node in half.graph.node:
         for index, name in enumerate(node.input):
-            if node.op_type in _KEPT and name in detours:
+            to_output = node.op_type == "Cast" and node.output[0] in outputs and name in halved
+            if to_output:
+                node.input[index] = halved[name]
+            elif stays(node) and name in detours:
                 node.input[index] = detours[name]
-    read = {name for node in half.graph.node for name in node.input} | {each.name for each in half.graph.output}
+    read = {name for node in half.graph.node for name in node.input} | outputs
     for node in [each for each in half.graph.node if each.op_type == "Cast" and each.output[0] not in read]:
         half.graph.node.remove(node)

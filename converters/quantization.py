@@ -1,9 +1,9 @@
 """INT8 from an FP32 model: static, in QDQ form, per channel; kept only if its masks stay within limits.
 
 Activations become uint8 with a zero point, weights int8 around zero, one scale a channel: the pair for which ONNX
-Runtime has fused kernels on x86 processors. Ranges are the smallest and largest value that each tensor takes on the
-calibration pictures. They are reduced inside the graph, one picture at a time, so that memory does not grow with the
-number of pictures.
+Runtime has fused kernels on x86 processors. For GPUs activations are int8 around zero, too, and biases stay in floating
+point: TensorRT takes nothing else. Both are judged on a CPU, which runs either kind. Ranges are the smallest and
+largest value that each tensor takes on the calibration pictures (`converters.activations`).
 
 What follows the last convolution stays in floating point: it is cheap, and rounded scores tie. If the masks still miss
 the limits, the network is cut into blocks of neighbouring nodes, each block is quantized alone, and the blocks that
@@ -22,7 +22,7 @@ import logging
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -33,22 +33,21 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import TypeAdapter
 
+from converters.activations import Feeds, Ranges, floating_tensors, measured_ranges, write_extremes
 from converters.graph_optimization import fold
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.repository import RefusedError
 from converters.rewriting import rewritten
-from engine.bundle.bundle import OnnxModel, file_digest
+from engine.bundle.bundle import OnnxModel
 from engine.errors import CalibrationError, ConversionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
-from engine.runtimes.trial import prove_onnx_loadable
 from engine.system.cores import usable_cores
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 MAX_TRIALS = 8
 BLOCKS = 32
@@ -67,9 +66,6 @@ _PROBE_SIDE = 512
 _ROUNDS = 5
 
 _log = logging.getLogger(__name__)
-
-Feeds = Mapping[str, Tensor]
-Ranges = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +139,7 @@ def quantize(
     limits: ParityLimits,
     *,
     where: str,
+    symmetric: bool = False,
     advance: Callable[[str, int, int], None] = _say_nothing,
 ) -> Quantized:
     """Make the INT8 model that keeps the limits with the fewest nodes in floating point.
@@ -154,6 +151,7 @@ def quantize(
         judge: compares a candidate with the reference.
         limits: what must be kept.
         where: the bundle, for messages.
+        symmetric: for GPUs: activations are int8 around zero, biases stay in floating point.
         advance: told of progress: the step, how much of it is done, and of how much.
 
     Returns:
@@ -172,13 +170,15 @@ def quantize(
         )
     with tempfile.TemporaryDirectory(prefix="quantizing-", dir=destination.parent) as folder:
         graph = _prepared(model, Path(folder), where)
-        ranges = _calibrate(graph, feeds(), count, where, advance)
+        session_path = graph.path.with_name(_EXTREMES)
+        ranges = measured_ranges(session_path, graph.tensors, _counted(feeds(), count, advance), where)
+        recipe = _Recipe(ranges, symmetric)
         candidate = Path(folder) / "candidate.onnx"
         trials: list[QuantizationTrial] = []
-        for excluded in islice(_exclusions(graph, ranges, feeds, advance), MAX_TRIALS):
+        for excluded in islice(_exclusions(graph, recipe, feeds, advance), MAX_TRIALS):
             advance("trying INT8", len(trials), MAX_TRIALS)
             nodes = [node for node in graph.candidates if node not in excluded]
-            rewritten(_write_quantized, graph.path, candidate.parent, candidate.name, ranges, nodes)
+            rewritten(_write_quantized, graph.path, candidate.parent, candidate.name, recipe, nodes)
             trials.append(QuantizationTrial(excluded, judge(candidate), candidate.stat().st_size))
             if _keeps(limits, trials[-1].report):
                 speedup = _speedup(model, candidate, next(feeds()))
@@ -186,6 +186,12 @@ def quantize(
                 candidate.replace(destination)
                 return Quantized(excluded, tuple(trials), trials[-1].report, speedup)
     raise QuantizationError(_refusal(graph, trials, limits, where), tuple(trials))
+
+
+def _counted(feeds: Iterable[Feeds], count: int, advance: Callable[[str, int, int], None]) -> Iterator[Feeds]:
+    for number, each in enumerate(feeds):
+        advance("calibrating", number, count)
+        yield each
 
 
 def _keeps(limits: ParityLimits, report: ParityReport) -> bool:
@@ -258,24 +264,11 @@ def _prepare(model: Path, folder: Path) -> dict[str, object]:
     for number, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     onnx.save(proto, path)
-    floating = _floating_tensors(proto)
+    floating = floating_tensors(proto)
     candidates = _candidates(proto, frozenset(floating))
     probe = _probe(proto, frozenset(floating)) if candidates else ""
-    _write_extremes(proto, floating, folder / _EXTREMES)
+    write_extremes(proto, floating, folder / _EXTREMES)
     return {"tensors": floating, "candidates": candidates, "probe": probe}
-
-
-def _floating_tensors(proto: "onnx.ModelProto") -> list[str]:
-    from onnx import TensorProto
-
-    constants = {each.name for each in proto.graph.initializer}
-    typed = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
-    names = {
-        each.name: None
-        for each in typed
-        if each.type.tensor_type.elem_type == TensorProto.FLOAT and each.name not in constants
-    }
-    return list(names)
 
 
 def _candidates(proto: "onnx.ModelProto", floating: frozenset[str]) -> tuple[str, ...]:
@@ -306,77 +299,43 @@ def _probe(proto: "onnx.ModelProto", floating: frozenset[str]) -> str:
     return tensor
 
 
-# ---- calibration ------------------------------------------------------------------------------------------------
-
-
 def _open(path: Path, precision: Precision = Precision.FP32) -> "closing[OnnxRuntime]":
     """The engine's own runtime, so that what is measured is what will run."""
     model = OnnxModel(path=path, precision=precision, digest="")
     return closing(OnnxRuntime(model, OnnxOptions(threads=usable_cores(), precision=precision)))
 
 
-def _calibrate(
-    graph: _Graph, feeds: Iterable[Feeds], count: int, where: str, advance: Callable[[str, int, int], None]
-) -> Ranges:
-    """Smallest and largest value of each tensor over all pictures."""
-    lowest = np.full(len(graph.tensors), np.inf, np.float32)
-    highest = np.full(len(graph.tensors), -np.inf, np.float32)
-    session = _calibration_session(graph.path.with_name(_EXTREMES))
-    for number, each in enumerate(feeds):
-        advance("calibrating", number, count)
-        extremes = np.array(session.run(None, dict(each)), np.float32).reshape(-1, 2)
-        if not np.isfinite(extremes).all():
-            tensor = graph.tensors[int(np.argmin(np.isfinite(extremes).all(axis=1)))]
-            raise CalibrationError(
-                f"{where}: tensor {tensor} is not finite on calibration picture {number + 1}: leave that out"
-            )
-        lowest, highest = np.minimum(lowest, extremes[:, 0]), np.maximum(highest, extremes[:, 1])
-    return {name: (float(low), float(high)) for name, low, high in zip(graph.tensors, lowest, highest, strict=True)}
-
-
-def _calibration_session(path: Path) -> "onnxruntime.InferenceSession":
-    import onnxruntime
-
-    prove_onnx_loadable(OnnxModel(path, Precision.FP32, file_digest(path)), OnnxOptions(), ledger=None)
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = usable_cores()
-    settings.enable_mem_pattern = False
-    settings.log_severity_level = 3
-    # A tensor is reduced right after it was made. In the default order that may come last, and all stay in memory.
-    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-
-
-def _write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path) -> None:
-    """The model with two numbers a tensor as its outputs: its smallest and its largest value."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    del proto.graph.output[:]
-    for index, tensor in enumerate(tensors):
-        for operator in ("ReduceMin", "ReduceMax"):
-            name = f"pseg_{operator}_{index}"
-            proto.graph.node.append(helper.make_node(operator, [tensor], [name], name=name, keepdims=0))
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-    onnx.save(proto, path)
-
-
 # ---- quantization -----------------------------------------------------------------------------------------------
 
 
-def _write_quantized(model: Path, folder: Path, name: str, ranges: Ranges, nodes: Sequence[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How values become integers.
+
+    Attributes:
+        ranges: of every tensor, on the calibration pictures.
+        symmetric: around zero, as GPUs take them; else with a zero point, for which CPUs have the faster kernels.
+    """
+
+    ranges: Ranges
+    symmetric: bool
+
+
+def _write_quantized(model: Path, folder: Path, name: str, recipe: "_Recipe", nodes: Sequence[str]) -> None:
     import onnx
 
-    onnx.save(_quantized(model, ranges, nodes), folder / name)
+    onnx.save(_quantized(model, recipe, nodes), folder / name)
 
 
-def _quantized(model: Path, ranges: Ranges, nodes: Iterable[str]) -> "onnx.ModelProto":
+def _quantized(model: Path, recipe: "_Recipe", nodes: Iterable[str]) -> "onnx.ModelProto":
     """The model with these nodes in INT8."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
-    known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    known = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in recipe.ranges.items()
+    }
     proto = onnx.load(model)
     try:
         quantizer = QDQQuantizer(
@@ -384,12 +343,12 @@ def _quantized(model: Path, ranges: Ranges, nodes: Iterable[str]) -> "onnx.Model
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType.QInt8 if recipe.symmetric else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, {**known}),
             nodes_to_quantize=sorted(nodes),
             nodes_to_exclude=[],
             op_types_to_quantize=sorted(_WEIGHTED | _PASSED_THROUGH),
-            extra_options={},
+            extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if recipe.symmetric else {},
         )
         quantizer.quantize_model()
     # The quantizer raises whatever its own steps raise.
@@ -416,7 +375,7 @@ def _take_shapes_of_integers(proto: "onnx.ModelProto") -> None:
 
 def _exclusions(
     graph: _Graph,
-    ranges: Ranges,
+    recipe: "_Recipe",
     feeds: Callable[[], Iterator[Feeds]],
     advance: Callable[[str, int, int], None],
 ) -> Iterator[tuple[str, ...]]:
@@ -425,7 +384,7 @@ def _exclusions(
     blocks = _blocks(graph.candidates)
     advance("measuring sensitivity", 0, 1)
     samples = list(islice(feeds(), _PROBES))
-    errors = rewritten(_sensitivities, graph.path, graph.path.parent, ranges, blocks, graph.probe, samples)
+    errors = rewritten(_sensitivities, graph.path, graph.path.parent, recipe, blocks, graph.probe, samples)
     remaining = sorted(zip(errors, range(len(blocks)), strict=True), reverse=True)
     excluded: set[str] = set()
     while remaining:
@@ -445,7 +404,7 @@ def _blocks(nodes: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _sensitivities(
-    model: Path, folder: Path, ranges: Ranges, blocks: Sequence[Sequence[str]], probe: str, samples: Sequence[Feeds]
+    model: Path, folder: Path, recipe: "_Recipe", blocks: Sequence[Sequence[str]], probe: str, samples: Sequence[Feeds]
 ) -> list[float]:
     """Mean squared error of the scores with one block quantized and all others in floating point."""
     import onnx
@@ -454,7 +413,7 @@ def _sensitivities(
     wanted = _scores(onnx.load(model), probe, samples, probed)
     errors: list[float] = []
     for block in blocks:
-        found = _scores(_quantized(model, ranges, block), probe, samples, probed)
+        found = _scores(_quantized(model, recipe, block), probe, samples, probed)
         errors.append(sum(float(np.square(one - other).mean()) for one, other in zip(found, wanted, strict=True)))
     probed.unlink()
     return errors

@@ -29,6 +29,7 @@ class Declaration:
         excluded: between the limits, and yet not allowed.
         metavar: how its value is written.
         parse: reads the value from text; None: the type itself is enough.
+        pattern: regular expression of texts that `parse` takes, for schemas.
         repeatable: several values may be given, one by one, and each is read by `parse`.
         none: the word that stands for None.
     """
@@ -42,6 +43,7 @@ class Declaration:
     excluded: float | None = None
     metavar: str | None = None
     parse: Callable[[str], object] | None = None
+    pattern: str | None = None
     repeatable: bool = False
     none: str | None = None
 
@@ -181,7 +183,8 @@ class DeclaredOption:
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that may be given; empty where any value may."""
-        words = tuple(str(each.value) for each in self.enumeration or ())
+        kind = None if self.declaration.parse else self.enumeration
+        words = tuple(str(each.value) for each in kind or ())
         return words if self.declaration.none is None else (self.declaration.none, *words)
 
 

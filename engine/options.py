@@ -1,13 +1,17 @@
 """What a runtime may be asked for. Each runtime has its own options, so none can reach the wrong one."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
+from pydantic_core import core_schema
+
+from engine.declaration import Options, option
 from engine.errors import OptionError
 
 Shape = tuple[int, ...]
@@ -25,6 +29,61 @@ class Device(StrEnum):
 
     CPU = "cpu"
     GPU = "gpu"
+
+
+class NumberedGpu(str):
+    """One of several GPUs, by its number as CUDA counts them: `gpu:1`.
+
+    >>> NumberedGpu("gpu:1").number, NumberedGpu("gpu:1") == "gpu:1"
+    (1, True)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Read it.
+
+        Args:
+            text: as users write it.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        if not re.fullmatch(DEVICE_PATTERN, text) or ":" not in text:
+            raise ValueError("give cpu, gpu, or a GPU by its number, such as gpu:1")
+        return super().__new__(cls, text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> core_schema.CoreSchema:
+        """In a model it is checked text."""
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+    @property
+    def number(self) -> int:
+        """The number, from 0."""
+        return int(self.partition(":")[2])
+
+
+DEVICE_PATTERN: Final = "^(cpu|gpu|gpu:(0|[1-9][0-9]{0,2}))$"
+"""How a device is written, where it is checked as text."""
+
+
+def parse_device(text: str) -> Device | NumberedGpu:
+    """Read a device.
+
+    >>> parse_device("gpu"), parse_device("gpu:0")
+    (<Device.GPU: 'gpu'>, 'gpu:0')
+
+    Args:
+        text: `cpu`, `gpu`, or `gpu:N`.
+
+    Returns:
+        The device; without a number it is that of the first GPU.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    return Device(text) if text in set(Device) else NumberedGpu(text)
 
 
 class Precision(StrEnum):
@@ -122,8 +181,27 @@ class TensorRtFiles:
     engine_cache: Path | None = None
 
 
-def _check_counts(threads: int, streams: int, min_subgraph_size: int) -> None:
-    for name, value in (("threads", threads), ("streams", streams), ("min_subgraph_size", min_subgraph_size)):
+@dataclass(frozen=True, slots=True)
+class GpuOptions(Options):
+    """What may be asked of a GPU, whichever runtime uses it.
+
+    Attributes:
+        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
+        allow_tf32: FP32 products may be rounded to TF32.
+    """
+
+    title: ClassVar[str] = "What runs the network"
+
+    min_subgraph_size: int = option(3, "The fewest operators that TensorRT takes over at once.", minimum=1)
+    allow_tf32: bool = option(
+        False,
+        "Let a GPU multiply FP32 numbers with 10 bits of precision (TF32), which is faster and moves some pixels on "
+        "borders between classes.",
+    )
+
+
+def _check_counts(threads: int, streams: int) -> None:
+    for name, value in (("threads", threads), ("streams", streams)):
         if value < 1:
             raise OptionError(f"{value} is less than 1", option=name)
     if threads % streams:
@@ -139,12 +217,11 @@ class OnnxOptions:
 
     Attributes:
         provider: the execution provider; nothing else may take its place.
-        precision: which ONNX file of the bundle runs, or under TensorRT what its engine computes in. A CPU runs an FP16
-            model, too, slowly: good for checking it.
+        precision: which ONNX file of the bundle runs. A CPU runs an FP16 model, too, slowly: good for checking it.
         threads: intra-op threads of all streams together.
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
-        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
+        gpu: TF32, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes and engines of TensorRT.
         verbose: let the library log.
     """
@@ -154,24 +231,17 @@ class OnnxOptions:
     threads: int = 1
     streams: int = 1
     device_id: int = 0
-    min_subgraph_size: int = 3
+    gpu: GpuOptions = GpuOptions()
     tensorrt_files: TensorRtFiles = TensorRtFiles()
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_counts(self.threads, self.streams, self.min_subgraph_size)
+        _check_counts(self.threads, self.streams)
 
     @property
     def threads_per_stream(self) -> int:
         """Each stream's share of the threads."""
         return self.threads // self.streams
-
-    @property
-    def model_precision(self) -> Precision:
-        """The ONNX file to load: TensorRT halves an FP32 model by itself."""
-        if self.provider is Provider.TENSORRT and self.precision is Precision.FP16:
-            return Precision.FP32
-        return self.precision
 
     @property
     def label(self) -> str:
@@ -203,7 +273,7 @@ class PaddleOptions:
         threads: threads of the CPU math library, of all streams together.
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
-        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
+        gpu: TF32, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes, engines and calibration tables of TensorRT.
         preparation: what is to be written for TensorRT by a run without it; None: a usual run.
         verbose: let the library log.
@@ -216,13 +286,13 @@ class PaddleOptions:
     threads: int = 1
     streams: int = 1
     device_id: int = 0
-    min_subgraph_size: int = 3
+    gpu: GpuOptions = GpuOptions()
     tensorrt_files: TensorRtFiles = TensorRtFiles()
     preparation: TensorRtPreparation | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        _check_counts(self.threads, self.streams, self.min_subgraph_size)
+        _check_counts(self.threads, self.streams)
         if self.onednn and self.device is Device.GPU:
             raise OptionError("oneDNN runs on the CPU only: turn mkldnn off with device gpu")
         if self.tensorrt and self.device is Device.CPU:

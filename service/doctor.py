@@ -1,6 +1,8 @@
 """What is installed, which runtimes really start, and what to do about those that do not."""
 
 import platform
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from engine.segmentation.opening import require_available
 from engine.system.cores import quota_cores, usable_cores
 from engine.system.libraries import installed_version
 from service.session import Caches
+
+_OF_CUDA = re.compile(r"(?:nvidia-.+|tensorrt.*)-cu(\d+)(?:-libs|-bindings)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,27 @@ def known_bad(versions: dict[str, str | None]) -> list[str]:
     if (versions.get("opencv-python-headless") or "").startswith("5."):
         found.append("opencv 5 was not tested against PaddleSeg's transforms: install opencv-python-headless below 5")
     return found
+
+
+def mixed_cuda(names: Iterable[str]) -> str | None:
+    """Find libraries of several major versions of CUDA, of which a process loads whichever comes first.
+
+    Args:
+        names: of installed distributions.
+
+    Returns:
+        What is mixed, and what to do; None where nothing is.
+
+    >>> mixed_cuda(["nvidia-cudnn-cu12", "tensorrt-cu13", "numpy"])
+    'libraries for CUDA 12 and 13 are installed together: keep those of one, as docs/gpu.md lists them'
+    >>> mixed_cuda(["nvidia-cudnn-cu12", "tensorrt-cu12"]) is None
+    True
+    """
+    majors = sorted({int(found[1]) for name in names if (found := _OF_CUDA.fullmatch(name))})
+    if len(majors) < 2:
+        return None
+    told = " and ".join(map(str, majors))
+    return f"libraries for CUDA {told} are installed together: keep those of one, as docs/gpu.md lists them"
 
 
 def cores_line() -> str:

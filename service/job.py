@@ -44,6 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
 from engine.errors import message_of
+from engine.options import DEVICE_PATTERN
 from engine.system.files import scratch_folder
 from engine.system.text import legible, legible_values
 from service.ivcap.description import DESCRIPTION, request_schema, service_from, tool_from
@@ -74,7 +75,9 @@ class JobRequest(ServiceRequest):
     """Segment images with a PaddleSeg model."""
 
     jschema: Literal["urn:ibenthos:schema:paddle.seg.job-request.1"] = Field(_REQUEST_SCHEMA, alias="$schema")
-    device: Device = Field(_VARIANT, description=ServiceRequest.model_fields["device"].description)
+    device: str = Field(
+        _VARIANT.value, description=ServiceRequest.model_fields["device"].description, pattern=DEVICE_PATTERN
+    )
 
     @model_validator(mode="before")
     @classmethod

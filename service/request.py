@@ -161,7 +161,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         )
     if declared.name in _DEFAULTS_IN_ORDERS:
         default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split(" By default")[0]
-        kind = next(each for each in get_args(kind) if each is not type(None))
+        kind = str if told.parse else next(each for each in get_args(kind) if each is not type(None))
     elif told.none is not None:
         kind, default = Literal[declared.choices], told.none
     elif told.parse is not None:
@@ -174,6 +174,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         le=limits.maximum,
         gt=limits.above,
         lt=limits.below,
+        pattern=told.pattern,
         json_schema_extra=None if limits.excluded is None else {"not": {"const": int(limits.excluded)}},
     )
 

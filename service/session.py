@@ -296,7 +296,7 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
     """
     from converters.parity import compare, named_pictures
 
-    if bundle.onnx_model(options.model_precision) is None and options.model_precision is Precision.FP32:
+    if bundle.onnx_model(options.precision) is None and options.precision is Precision.FP32:
         bundle = bundle.with_onnx(caches.convert(bundle))
     reference = PaddleOptions(threads=options.threads)
     with (

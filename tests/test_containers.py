@@ -14,9 +14,10 @@ from typing import Any, cast
 import pytest
 from cyclonedx.model.bom import Bom
 
+from engine.system.gpu_stacks import GPU_STACKS, PADDLE_INDEX
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PADDLE_INDEX = "https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 RUNTIMES = {"onnxruntime", "onnxruntime-ep-openvino", "paddlepaddle"}
 
 
@@ -246,3 +247,16 @@ def test_what_the_images_need_reaches_the_builder() -> None:
 def test_the_check_refuses_what_it_does_not_know() -> None:
     done = subprocess.run([str(ROOT / "image-check"), "--push"], capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (2, "usage: ./image-check [--keep]\n")
+
+
+def test_image_and_documents_quote_the_stacks() -> None:
+    cuda_12 = GPU_STACKS[0]
+    arguments = GPU["libraries"].variables("ARG")
+    assert f"onnxruntime-gpu[cuda,cudnn]=={arguments['ONNXRUNTIME_VERSION']}" == cuda_12.onnxruntime
+    assert arguments["TENSORRT"].strip('"') == cuda_12.tensorrt
+    assert f"paddlepaddle-gpu=={arguments['PADDLE_VERSION']}" == cuda_12.paddle
+    assert arguments["PADDLE_INDEX"] == PADDLE_INDEX
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    for stack in GPU_STACKS:
+        told = (stack.onnxruntime, stack.tensorrt, stack.paddle or "", f"{stack.driver} or later", *stack.capabilities)
+        assert [each for each in told if each not in text] == []

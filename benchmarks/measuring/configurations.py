@@ -12,6 +12,7 @@ from engine.declaration import Options, option
 from engine.errors import ConversionError, OptionError, RuntimeUnavailableError
 from engine.options import (
     Device,
+    GpuOptions,
     OnnxOptions,
     PaddleOptions,
     Precision,
@@ -136,7 +137,7 @@ class Configuration:
                     precision=self.precision,
                     threads=self.threads,
                     streams=self.streams,
-                    min_subgraph_size=self.min_subgraph_size,
+                    gpu=GpuOptions(min_subgraph_size=self.min_subgraph_size),
                     tensorrt_files=told,
                 )
             case (
@@ -153,7 +154,7 @@ class Configuration:
                     precision=self.precision,
                     threads=self.threads,
                     streams=self.streams,
-                    min_subgraph_size=self.min_subgraph_size,
+                    gpu=GpuOptions(min_subgraph_size=self.min_subgraph_size),
                     tensorrt_files=told,
                 )
             case _:
@@ -325,7 +326,7 @@ class _Ready:
             if self.bundle.paddle is not None:
                 return None
             return f"{source}: holds no Paddle program (model.json, model.pdiparams): measure runtime onnx"
-        precision = options.model_precision
+        precision = options.precision
         if self.bundle.onnx_model(precision) is not None:
             return None
         if precision is not Precision.FP32:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.system.cores import quota_cores, usable_cores
-from engine.system.hardware import cpu_information, gpu_name, processor_flags, processor_model
+from engine.system.hardware import cpu_information, processor_flags, processor_model
 from engine.system.libraries import installed_versions
 from engine.system.memory import kernel_bytes
+from engine.system.nvidia import first_gpu_name
 
 LIBRARIES = (
     "numpy",
@@ -64,7 +65,6 @@ class Environment:
 
 def environment(*, commit: str | None = None) -> Environment:
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
-    gpu = gpu_name(0)
     return Environment(
         processor=processor_model(processor),
         flags=processor_flags(processor),
@@ -72,7 +72,7 @@ def environment(*, commit: str | None = None) -> Environment:
         usable_cores=usable_cores(),
         quota_cores=quota_cores(),
         memory_bytes=kernel_bytes(_MEMORY, "MemTotal"),
-        gpu=None if gpu == "unknown" else gpu,
+        gpu=first_gpu_name(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         libraries=installed_versions(LIBRARIES),

@@ -42,7 +42,7 @@ def collect_calibration_table(
     if bundle.paddle.kind == "pir":
         raise OptionError(
             f"{bundle.source}: Paddle's TensorRT takes a calibration table for a .pdmodel only: use runtime onnx "
-            "with a bundle that holds onnx/int8/model.onnx, or fp16"
+            "with a bundle whose INT8 model was made for GPUs, or fp16"
         )
     images = iter(images)
     first = list(islice(images, MIN_CALIBRATION_IMAGES))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InferenceError
-from engine.options import Precision, RuntimeName
+from engine.options import DynamicShapeProfile, Precision, RuntimeName
 
 Tensor = NDArray[Any]
 PROBE_SIDE = 128
@@ -42,7 +42,7 @@ class RuntimeIdentity:
         precision: arithmetic of the heavy layers.
         threads: threads that the library was given, for all streams together.
         model_digest: SHA-256 of the model.
-        versions: library name to version.
+        versions: library name to version; on a GPU also what the driver says of it.
         streams: runs that may be under way at once.
     """
 
@@ -53,6 +53,11 @@ class RuntimeIdentity:
     model_digest: str
     versions: Mapping[str, str]
     streams: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the network runs in a GPU's memory."""
+        return self.provider in {"cuda", "tensorrt", "paddle-gpu", "paddle-tensorrt"}
 
 
 class Runtime(Protocol):
@@ -125,11 +130,12 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> 
             )
 
 
-def probe_feeds(inputs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
+def probe_feeds(inputs: tuple[TensorSpec, ...], shapes: DynamicShapeProfile | None = None) -> dict[str, Tensor]:
     """Make tensors for a first run: the stated shape, small where it is dynamic.
 
     Args:
         inputs: the model's inputs.
+        shapes: a profile that the runtime must not leave; its inputs get their optimum.
 
     Returns:
         A tensor of zeros for every input; dynamic batch axes are 1, dynamic image sides 128.
@@ -138,9 +144,12 @@ def probe_feeds(inputs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
     >>> probe_feeds((spec,))["x"].shape
     (1, 3, 128, 64)
     """
+    optima = {} if shapes is None else {name: each.optimum for name, each in shapes.inputs}
+    small = {0: 1}
     return {
         spec.name: np.zeros(
-            [side if side is not None else (1 if axis == 0 else PROBE_SIDE) for axis, side in enumerate(spec.shape)],
+            optima.get(spec.name)
+            or [small.get(axis, PROBE_SIDE) if side is None else side for axis, side in enumerate(spec.shape)],
             dtype=spec.dtype,
         )
         for spec in inputs

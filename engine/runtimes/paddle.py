@@ -18,19 +18,19 @@ safe, and wait while every stream is busy.
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportMissingModuleSource=false
 # pyright: reportMissingImports=false
 
-import hashlib
 import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from engine.bundle.bundle import PaddleModel, ProgramKind
+from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import (
     WORKSPACE_BYTES,
@@ -42,9 +42,14 @@ from engine.options import (
     TensorRtPreparation,
 )
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes.engine_cache import EngineKey, engine_folder
 from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
+from engine.system.files import scratch_folder
+from engine.system.gpu_stacks import how_to_install_paddle
+from engine.system.libraries import installed_version
+from engine.system.nvidia import open_libraries, output_to_stderr, require_gpu, set_tf32
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
@@ -52,6 +57,7 @@ ONEDNN_CACHE_CAPACITY = 10
 
 _FIRST_ALLOCATION_MIB = 256
 """On the GPU."""
+_TENSORRT_LIBRARIES = ("libnvinfer.so", "libnvinfer_plugin.so")
 _TELLING = re.compile(r"\w*Error: ")
 
 
@@ -85,8 +91,9 @@ _PRECISION_MODES: Mapping[Precision, PrecisionMode] = {
 def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall, ...]:
     """Decide what is called on Paddle's configuration, in order.
 
-    TensorRT for a PIR program is another mechanism: the program is converted first (`pir_tensorrt_arguments`) and the
-    result is loaded as an optimised model.
+    TensorRT for a PIR program is another mechanism: the program is converted first (`pir_tensorrt_arguments`), and what
+    it makes is loaded like any other. Paddle's `use_optimized_model` is not called: it would write a copy beside the
+    program and load that copy the next time.
 
     Args:
         options: what was asked for.
@@ -106,7 +113,10 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
     if options.preparation is TensorRtPreparation.SHAPE_RANGES:
         calls.append(ConfigCall("collect_shape_range_info", (str(options.tensorrt_files.shape_range_file),)))
     elif options.tensorrt:
-        calls += _pir_tensorrt_calls(options) if kind == "pir" else _pdmodel_tensorrt_calls(options)
+        if kind == "pir":
+            _require_calibratable(options)
+        else:
+            calls += _pdmodel_tensorrt_calls(options)
     return tuple(calls)
 
 
@@ -121,12 +131,14 @@ def _gpu_calls(options: PaddleOptions) -> list[ConfigCall]:
     # Under TensorRT the precision belongs to the engine; the operators around it stay in FP32.
     precision = Precision.FP32 if options.tensorrt else options.precision
     arguments = (_FIRST_ALLOCATION_MIB, options.device_id, _PRECISION_MODES[precision])
-    return [ConfigCall("enable_use_gpu", arguments)]
-
-
-def _pir_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
-    _require_calibratable(options)
-    return [ConfigCall("use_optimized_model", (True,))]
+    calls = [ConfigCall("enable_use_gpu", arguments)]
+    if precision is Precision.FP16:
+        # As PaddleX does: what goes in and comes out stays FP32, and the passes that halve the network are run.
+        calls += [
+            ConfigCall("exp_disable_mixed_precision_ops", ({"feed", "fetch"},)),
+            ConfigCall("set_optimization_level", (3,)),
+        ]
+    return calls
 
 
 def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
@@ -136,7 +148,7 @@ def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
         (
             WORKSPACE_BYTES,
             _largest_batch(files.shapes),
-            options.min_subgraph_size,
+            options.gpu.min_subgraph_size,
             _PRECISION_MODES[options.precision],
             files.engine_cache is not None,
             options.precision is Precision.INT8,
@@ -173,7 +185,7 @@ def _require_calibratable(options: PaddleOptions) -> None:
     if options.precision is Precision.INT8:
         raise OptionError(
             "Paddle's TensorRT takes a calibration table for a .pdmodel only, and this program is PIR: use runtime "
-            "onnx with a bundle that holds onnx/int8/model.onnx, or fp16"
+            "onnx with a bundle whose INT8 model was made for GPUs, or fp16"
         )
 
 
@@ -226,42 +238,52 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
             }
             for name, each in shapes.inputs
         ),
-        min_subgraph_size=options.min_subgraph_size,
+        min_subgraph_size=options.gpu.min_subgraph_size,
         precision_mode=options.precision.value.upper(),
         workspace_size=WORKSPACE_BYTES,
     )
 
 
-def engine_folder(cache: Path, model_digest: str, paddle_version: str, gpu: str) -> Path:
-    """Choose where TensorRT's engines of a model are kept, and for INT8 its calibration table.
+def engine_key(model: PaddleModel, options: PaddleOptions, versions: Mapping[str, str], gpu: str) -> EngineKey:
+    """Name all that TensorRT's engines of a model depend on, and for INT8 its calibration table.
 
     Paddle names both after the tensors at the borders of a subgraph, so that two trainings of one network have the same
-    names: each model has a folder of its own.
+    names, and looks at neither shapes nor versions: each key has a folder of its own.
 
     Args:
-        cache: the engine cache.
-        model_digest: of program and weights.
-        paddle_version: as Paddle tells it.
-        gpu: name of the GPU.
+        model: program and weights.
+        options: precision, shapes, smallest subgraph, TF32.
+        versions: of Paddle and TensorRT.
+        gpu: model and compute capability.
 
     Returns:
-        A folder; it is not made.
+        The key of `engine_folder`.
     """
-    key = hashlib.sha256(repr((model_digest, paddle_version, gpu)).encode()).hexdigest()[:32]
-    return cache / "paddle" / key
+    ranges = options.tensorrt_files.shape_range_file
+    return EngineKey(
+        model_digest=model.digest,
+        versions=versions,
+        gpu=gpu,
+        shapes=options.tensorrt_files.shapes,
+        precision=options.precision,
+        min_subgraph_size=options.gpu.min_subgraph_size,
+        tf32=options.gpu.allow_tf32,
+        shape_ranges=None if ranges is None else file_digest(ranges),
+    )
 
 
 def keep_program(model: PaddleModel, folder: Path) -> PaddleModel:
     """Copy program and weights to where Paddle may write beside them.
 
     Args:
-        model: a `.pdmodel` with its weights.
+        model: a program with its weights.
         folder: of this model; made if absent. What is there already is taken.
 
     Returns:
         The copy.
     """
-    kept = PaddleModel(folder / "model.pdmodel", folder / "model.pdiparams", model.digest)
+    # Paddle's tools look for the weights by the program's stem.
+    kept = PaddleModel(folder / f"model{model.program.suffix}", folder / "model.pdiparams", model.digest)
     folder.mkdir(parents=True, exist_ok=True)
     for source, copy in ((model.params, kept.params), (model.program, kept.program)):
         if not copy.is_file():
@@ -385,16 +407,26 @@ class PaddleRuntime:
             ModelLoadError: Paddle refuses the model, or its first run fails.
             OptionError: TensorRT without a shape profile.
         """
+        on_gpu = options.device is Device.GPU
+        if on_gpu:
+            set_tf32(allowed=options.gpu.allow_tf32)
         require_device(options)
+        versions = {"paddlepaddle": str(_import_paddle().__version__)}
+        if on_gpu:
+            versions["gpu"] = require_gpu(options.device_id).description
         self._identity = RuntimeIdentity(
             runtime=RuntimeName.PADDLE,
             provider=options.label,
             precision=options.precision,
             threads=options.threads,
             model_digest=model.digest,
-            versions={"paddlepaddle": str(_import_paddle().__version__)},
+            versions=versions,
             streams=options.streams,
         )
+        with output_to_stderr() if on_gpu else nullcontext():
+            self._open(model, options)
+
+    def _open(self, model: PaddleModel, options: PaddleOptions) -> None:
         try:
             if model.kind == "pir":
                 self._inputs, self._outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
@@ -415,11 +447,12 @@ class PaddleRuntime:
                 f"{model.program.name} with {model.params.name}: Paddle refuses the model ({_first_line(error)}): "
                 "fetch or export the bundle again"
             ) from error
-        if options.preparation is not None:
-            # Every run counts among what is collected.
+        shapes = options.tensorrt_files.shapes if options.tensorrt else None
+        if options.preparation is not None or (options.tensorrt and shapes is None):
+            # Every run counts among what is collected; and TensorRT takes no shape outside its ranges.
             return
         try:
-            self.run(probe_feeds(self._inputs))
+            self.run(probe_feeds(self._inputs, shapes))
         except InferenceError as error:
             raise ModelLoadError(
                 f"{model.program.name}: loads with {options.label}, but its first run fails: {error}; "
@@ -489,12 +522,20 @@ def require_device(options: PaddleOptions) -> None:
     if not paddle.is_compiled_with_cuda():
         raise RuntimeUnavailableError(
             f"the installed paddlepaddle {paddle.__version__} has no GPU support: "
-            "install paddlepaddle-gpu in its place, or use device cpu"
+            f"{how_to_install_paddle()}, or use device cpu"
         )
+    require_gpu(options.device_id)
     if paddle.device.cuda.device_count() <= options.device_id:
         raise RuntimeUnavailableError(
             f"GPU {options.device_id} was asked for, but Paddle sees {paddle.device.cuda.device_count()}: "
             "check the NVIDIA driver, or use device cpu"
+        )
+    if options.tensorrt:
+        open_libraries(
+            _TENSORRT_LIBRARIES,
+            None,
+            "Paddle opens TensorRT's libraries without their version: install TensorRT 10, link each lib*.so.10 of the "
+            "folder tensorrt_libs as lib*.so, and name that folder in LD_LIBRARY_PATH; Dockerfile.gpu does so",
         )
 
 
@@ -521,9 +562,14 @@ def _prepare_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> tuple[P
         if model.kind == "pir" or options.precision is Precision.INT8:
             raise OptionError("TensorRT for a PIR program, or in int8, needs a cache folder for what it makes")
         return model, options
-    paddle = _import_paddle()
-    gpu = str(paddle.device.cuda.get_device_name(options.device_id))
-    folder = engine_folder(cache, model.digest, str(paddle.__version__), gpu)
+    distributions = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
+    versions = {
+        "paddlepaddle": str(_import_paddle().__version__),
+        "tensorrt": next(filter(None, map(installed_version, distributions)), "unknown"),
+    }
+    key = engine_key(model, options, versions, require_gpu(options.device_id).kind)
+    # Paddle makes the folder of its cache without those above it.
+    folder = engine_folder(cache / "paddle", key)
     options = replace(options, tensorrt_files=replace(options.tensorrt_files, engine_cache=folder))
     if model.kind == "pir":
         return _convert_pir_for_tensorrt(model, options, folder), options
@@ -542,18 +588,27 @@ def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions, folder
         raise RuntimeUnavailableError(
             f"this build of Paddle has no TensorRT for PIR programs ({error}): leave use-trt out"
         ) from error
-    arguments = pir_tensorrt_arguments(options)
-    key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:32]
-    converted = folder / key / "model"
-    if not converted.with_suffix(".json").is_file():
-        converted.parent.mkdir(parents=True, exist_ok=True)
-        config = TensorRTConfig(
-            inputs=[Input(**each) for each in arguments.inputs],
-            min_subgraph_size=arguments.min_subgraph_size,
-            precision_mode=getattr(TensorRtPrecision, arguments.precision_mode),
-            workspace_size=arguments.workspace_size,
-            save_model_dir=str(converted),
+    if options.device_id != 0:
+        raise OptionError(
+            f"Paddle converts PIR programs for TensorRT on the first GPU only: set CUDA_VISIBLE_DEVICES="
+            f"{options.device_id} and ask for gpu",
+            option="device",
         )
-        convert(str(model.program.with_suffix("")), config)
-    program = Path(f"{converted}.json")
-    return PaddleModel(program=program, params=program.with_suffix(".pdiparams"), digest=model.digest)
+    arguments = pir_tensorrt_arguments(options)
+    converted = folder / "converted"
+    if not converted.is_dir():
+        # What is there is whole: it appears in one step, and of two that make it at once the first one's is taken.
+        with scratch_folder("tensorrt", folder) as scratch:
+            source = keep_program(model, scratch / "source")
+            config = TensorRTConfig(
+                inputs=[Input(**each) for each in arguments.inputs],
+                min_subgraph_size=arguments.min_subgraph_size,
+                precision_mode=getattr(TensorRtPrecision, arguments.precision_mode),
+                workspace_size=arguments.workspace_size,
+                save_model_dir=str(scratch / "made" / "model"),
+            )
+            (scratch / "made").mkdir()
+            convert(str(source.program.with_suffix("")), config)
+            with suppress(OSError):
+                (scratch / "made").rename(converted)
+    return PaddleModel(converted / "model.json", converted / "model.pdiparams", digest=model.digest)

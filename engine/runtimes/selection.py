@@ -5,14 +5,17 @@ ONNX Runtime (CPU provider), then Paddle with oneDNN, then Paddle without; on a 
 asked for), then Paddle. Whatever was named explicitly is the only thing tried.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.options import (
+    DEVICE_PATTERN,
     Device,
+    GpuOptions,
+    NumberedGpu,
     OnnxOptions,
     PaddleOptions,
     Precision,
@@ -20,6 +23,7 @@ from engine.options import (
     RuntimeName,
     RuntimeOptions,
     TensorRtFiles,
+    parse_device,
 )
 from engine.runtimes.profile import Profile
 from engine.system.cores import thread_count, usable_cores
@@ -40,13 +44,13 @@ class RuntimeRequest(Options):
     Attributes:
         runtime: the library.
         provider: ONNX Runtime's execution provider.
-        device: CPU or GPU; None: the CPU, or what the provider needs.
+        device: CPU, GPU, or one of several GPUs; None: the CPU, or what the provider needs.
         precision: arithmetic of the network; None: the tuned profile's, or FP32.
         threads: the most to use; None: all cores that the process may use.
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
-        min_subgraph_size: for TensorRT.
+        gpu: TF32, and the size of subgraphs for TensorRT.
         verbose: let the library log.
         tensorrt_files: shapes and engines of TensorRT.
         tuned: a profile that fits bundle and machine; tried before what the other attributes allow.
@@ -65,8 +69,13 @@ class RuntimeRequest(Options):
     provider: Provider | None = option(
         None, "Execution provider of ONNX Runtime. auto takes the one for the device.", none="auto"
     )
-    device: Device | None = option(
-        None, "What runs the network: the CPU, or a GPU. By default the CPU, or what the provider needs."
+    device: Device | NumberedGpu | None = option(
+        None,
+        "What runs the network: cpu, gpu, or one of several GPUs by its number, such as gpu:1. By default the CPU, or "
+        "what the provider needs.",
+        metavar="cpu|gpu|gpu:N",
+        parse=parse_device,
+        pattern=DEVICE_PATTERN,
     )
     precision: Precision | None = option(
         None,
@@ -83,7 +92,7 @@ class RuntimeRequest(Options):
     )
     onednn: OneDnn = option(OneDnn.AUTO, "Whether Paddle uses oneDNN on the CPU.", name="mkldnn")
     tensorrt: bool = option(False, "Run the network through TensorRT, which needs a GPU.", name="use_trt")
-    min_subgraph_size: int = option(3, "The fewest operators that TensorRT takes over at once.", minimum=1)
+    gpu: GpuOptions = GpuOptions()
     verbose: bool = option(False, "Let the library that runs the network write its own log.", name="print_detail")
     tensorrt_files: TensorRtFiles = TensorRtFiles()
     tuned: Profile | None = None
@@ -105,7 +114,7 @@ class RuntimeRequest(Options):
             return
         if self.runtime is RuntimeName.PADDLE:
             raise OptionError(f"{self.provider} belongs to ONNX Runtime: use runtime onnx or auto", option="provider")
-        if self.device is not None and self.provider.device is not self.device:
+        if self.device is not None and self.provider.device is not self.wanted_device:
             raise OptionError(
                 f"{self.provider} runs on the {self.provider.device}, but device {self.device} was asked for",
                 option="provider",
@@ -115,10 +124,15 @@ class RuntimeRequest(Options):
 
     @property
     def wanted_device(self) -> Device:
-        """The device, also where only the provider tells it."""
+        """The kind of device, also where only the provider tells it."""
         if self.device is not None:
-            return self.device
+            return Device.GPU if isinstance(self.device, NumberedGpu) else self.device
         return Device.CPU if self.provider is None else self.provider.device
+
+    @property
+    def device_id(self) -> int:
+        """Number of the GPU."""
+        return self.device.number if isinstance(self.device, NumberedGpu) else 0
 
     @property
     def is_auto(self) -> bool:
@@ -159,6 +173,11 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
 def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     threads = _shared_threads(request)
     onnx = [_onnx_options(request, threads)]
+    if onnx[0].provider is Provider.TENSORRT and onnx[0].tensorrt_files.shapes is not None:
+        # Where TensorRT leaves an operator to CUDA, the parts between have inputs that the profile does not name, and
+        # the provider refuses it. Without a profile it builds engines as shapes come.
+        files = replace(onnx[0].tensorrt_files, shapes=None)
+        onnx.append(replace(onnx[0], tensorrt_files=files))
     if request.runtime is RuntimeName.ONNX or request.provider is not None:
         return tuple(onnx)
     if request.runtime is RuntimeName.PADDLE or request.onednn is OneDnn.ON:
@@ -191,7 +210,8 @@ def _onnx_options(request: RuntimeRequest, threads: int) -> OnnxOptions:
         precision=request.precision or Precision.FP32,
         threads=threads,
         streams=request.streams or 1,
-        min_subgraph_size=request.min_subgraph_size,
+        device_id=request.device_id,
+        gpu=request.gpu,
         tensorrt_files=request.tensorrt_files,
         verbose=request.verbose,
     )
@@ -210,7 +230,8 @@ def _paddle_options(request: RuntimeRequest, threads: int) -> list[PaddleOptions
             precision=request.precision or Precision.FP32,
             threads=threads,
             streams=request.streams or 1,
-            min_subgraph_size=request.min_subgraph_size,
+            device_id=request.device_id,
+            gpu=request.gpu,
             tensorrt_files=request.tensorrt_files,
             verbose=request.verbose,
         )

@@ -115,7 +115,7 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
     name = "/".join(model.path.parts[-3:])
     provider = options.provider if options.provider.device == "cpu" else Provider.CPU
     # Whatever else was asked for, a file loads or does not.
-    tried = OnnxOptions(provider=provider, precision=options.model_precision)
+    tried = OnnxOptions(provider=provider, precision=options.precision)
     absolute = replace(model, path=model.path.absolute())
     _prove(_Trial((absolute, tried), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), ledger)
 

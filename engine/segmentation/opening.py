@@ -117,9 +117,11 @@ def open_first(
             profile = request.tuned if options is choices[0] else None
             return OpenedRuntime(runtime, ready, tuple(fallbacks), profile)
         except _STEP_DOWN as error:
-            if len(choices) == 1:
+            same_provider = all(each.label == options.label for each in choices)
+            if len(choices) == 1 or (same_provider and isinstance(error, RuntimeUnavailableError)):
                 raise
-            fallbacks.append(f"{options.label} {options.precision}: {error}")
+            shapes = "" if options.tensorrt_files.shapes is None else " with its shape profile"
+            fallbacks.append(f"{options.label} {options.precision}{shapes}: {error}")
             if options is choices[-1]:
                 # The last choice asks least of the machine, so its error tells what is wrong.
                 raise type(error)(f"{bundle.source}: nothing here runs it. {' | '.join(fallbacks)}") from error
@@ -140,7 +142,7 @@ def require_available(options: RuntimeOptions) -> None:
         case OnnxOptions():
             from engine.runtimes.onnx import require_provider
 
-            require_provider(options.provider)
+            require_provider(options.provider, options.device_id)
         case PaddleOptions():
             from engine.runtimes.paddle import require_device
 
@@ -170,10 +172,10 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
             from engine.runtimes.onnx import OnnxRuntime
             from engine.runtimes.trial import prove_onnx_loadable
 
-            onnx = bundle.onnx_model(options.model_precision)
+            onnx = bundle.onnx_model(options.precision)
             if onnx is None:
                 raise ModelLoadError(
-                    f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx: "
+                    f"{bundle.source}: holds no onnx/{options.precision}/model.onnx: "
                     f"run `pseg convert` first, or use runtime paddle"
                 )
             with _naming(bundle):
@@ -204,12 +206,12 @@ def _naming(bundle: Bundle) -> Generator[None]:
 
 
 def _with_model(bundle: Bundle, options: RuntimeOptions, convert: Convert | None) -> Bundle:
-    if not isinstance(options, OnnxOptions) or bundle.onnx_model(options.model_precision) is not None:
+    if not isinstance(options, OnnxOptions) or bundle.onnx_model(options.precision) is not None:
         return bundle
-    if options.model_precision is not Precision.FP32:
+    if options.precision is not Precision.FP32:
         raise OptionError(
-            f"{bundle.source}: holds no onnx/{options.model_precision}/model.onnx, and this precision is not made on "
-            "the fly: use a bundle that holds it, or precision fp32"
+            f"{bundle.source}: holds no onnx/{options.precision}/model.onnx, and this precision is not made on "
+            f"the fly: make one with `pseg convert` and precision {options.precision}, or use precision fp32"
         )
     if bundle.paddle is None or convert is None:
         raise ModelLoadError(

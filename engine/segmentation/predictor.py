@@ -425,12 +425,15 @@ class Predictor:
     def heed_memory_limit(self, limit_bytes: int, pixels: int) -> None:
         """Measure what runs take and keep to a limit from now on, unless there is no doubt that they fit.
 
+        Runs on a GPU are not measured: what they take is the GPU's memory, and TensorRT takes no pictures outside its
+        profile.
+
         Args:
             limit_bytes: of all memory of this process.
             pixels: of the largest run that is to be expected.
         """
         free_sides = self._input.shape[-2:] == (None, None)
-        if not free_sides or pixels * NO_DOUBT_BYTES <= limit_bytes:
+        if self.runtime.identity.on_gpu or not free_sides or pixels * NO_DOUBT_BYTES <= limit_bytes:
             return
         batch, bands = (axis or 1 for axis in self._input.shape[:2])
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.system.cores import usable_cores
+from engine.system.nvidia import first_gpu_name
 
 _PROCESSORS = Path("/proc/cpuinfo")
-_GPU_INFORMATION = Path("/proc/driver/nvidia/gpus")
 _TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")
 
 
@@ -20,7 +20,7 @@ class Host:
         processor: its model, as the kernel tells it.
         flags: what decides which kernels run (`avx512_vnni` and so on), sorted.
         cores: of them, what this process may use.
-        gpu: name of the first GPU; None where the driver tells of none.
+        gpu: model of the first GPU, as the driver tells it; None where there is none.
     """
 
     processor: str
@@ -53,29 +53,12 @@ class Host:
 
 def this_host() -> Host:
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
-    gpu = gpu_name(0)
     return Host(
         processor=processor_model(processor),
         flags=telling_flags(processor_flags(processor)),
         cores=usable_cores(),
-        gpu=None if gpu == "unknown" else gpu,
+        gpu=first_gpu_name(),
     )
-
-
-def gpu_name(device_id: int, information: Path = _GPU_INFORMATION) -> str:
-    """Read a GPU's name from the driver.
-
-    Args:
-        information: the driver's folder, one sub-folder a GPU.
-    """
-    folders = sorted(information.glob("*")) if information.is_dir() else []
-    if device_id >= len(folders):
-        return "unknown"
-    try:
-        lines = (folders[device_id] / "information").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "unknown")
 
 
 def has_vnni() -> bool:

@@ -322,7 +322,7 @@ def segment_all(
             min_size=1, max_size=min(most, len(blocks)), max_tasks_in_flight_per_actor=2
         ),
         num_cpus=options.threads,
-        num_gpus=1 if options.request.network.device is Device.GPU else None,
+        num_gpus=1 if options.request.network.wanted_device is Device.GPU else None,
         udf_modifying_row_count=False,
     )
     try:

@@ -153,5 +153,10 @@ def _tell(record: dict[str, object], conversion: Conversion) -> None:
         f"{report.mismatched_ppm:.1f} mismatched pixels per million, smallest class IoU {report.min_class_iou:.4f}, "
         f"cover off by at most {report.max_cover_error:.4f}"
     )
+    if certificate.largest_activation is not None:
+        tell(
+            f"largest value between layers: {certificate.largest_activation:.4g}; compared on "
+            f"{report.candidate.provider}, which computes between layers in FP32: repeat it on the GPU with pseg verify"
+        )
     if certificate.excluded_nodes:
         tell(f"left in floating point: {len(certificate.excluded_nodes)} nodes")

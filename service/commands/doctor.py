@@ -1,5 +1,6 @@
 """`pseg doctor`: what is installed and what really starts."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.text import Text
 from engine.system.text import legible
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
 from service.demonstration import demo_bundle
-from service.doctor import cores_line, installed_versions, known_bad, try_starts
+from service.doctor import cores_line, installed_versions, known_bad, mixed_cuda, try_starts
 from service.session import caches_at
 
 
@@ -36,5 +37,6 @@ def doctor(
             each.label, Text(*(("yes", "green") if each.works else ("no", "yellow"))), legible(each.detail)
         )
     out.print(runtimes)
-    for finding in known_bad(versions):
+    mixed = mixed_cuda(each.name.lower() for each in metadata.distributions())
+    for finding in (*known_bad(versions), *([] if mixed is None else [mixed])):
         tell_fact(out, "!", finding, "red")

@@ -9,7 +9,7 @@ import typer
 from engine.declaration import MISSING, DeclaredOption, assembled, declared_options, is_group
 from service.commands.terminal import errors_end_the_command, flag_of
 
-_SHORT_FORMS = {"flip_horizontal": "--flip"}
+_SHORT_FORMS = {"flip_horizontal": "--flip", "target": "--for"}
 
 
 def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -104,7 +104,7 @@ def scale(
             require_writable_file(asked)
     caches = caches_at(cache_dir)
     archive, run = _bundle_to_ship(bundle, request, len(tasks))
-    if request.network.device is not Device.GPU:
+    if request.network.wanted_device is not Device.GPU:
         # What no machine can load is told here, in one sentence, before anything is dropped or shipped.
         with open_session(bundle, request, caches):
             pass

@@ -80,7 +80,7 @@ def test_only_tensorrt_multiplies_by_its_smallest_subgraph() -> None:
     product = configurations(Axes(providers=providers, min_subgraph_sizes=(3, 10, 30)), bundle_of())
     assert [each.provider for each in product].count(ProviderName.CPU) == 1
     assert [each.min_subgraph_size for each in product if each.provider.is_tensorrt] == [3, 10, 30] * 2
-    assert {each.options().min_subgraph_size for each in product} == {3, 10, 30}
+    assert {each.options().gpu.min_subgraph_size for each in product} == {3, 10, 30}
 
 
 def test_an_axis_that_is_left_open() -> None:
@@ -145,8 +145,8 @@ def test_what_the_bundle_does_not_hold_is_skipped() -> None:
     [
         (ProviderName.CUDA, "onnxruntime-gpu"),
         (ProviderName.TENSORRT, "tensorrt-cu12"),
-        (ProviderName.PADDLE_GPU, "--device cpu"),
-        (ProviderName.PADDLE_TENSORRT, "--device cpu"),
+        (ProviderName.PADDLE_GPU, "device cpu"),
+        (ProviderName.PADDLE_TENSORRT, "device cpu"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_a_reason(provider: ProviderName, remedy: str) -> None:

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.half_precision import to_half
+from converters.half_precision import Halved, to_half
 from converters.parity import compare
 from demo.scenes import render_scene
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
@@ -26,6 +26,11 @@ DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
 def opened(bundle: Bundle, path: Path) -> Predictor:
     model = OnnxModel(path, Precision.FP32, "")
     return Predictor(bundle, open_runtime(replace(bundle, onnx=(model,)), OnnxOptions(threads=2)))
+
+
+def noise(scale: float = 1) -> dict[str, np.ndarray]:
+    """A picture as a network gets it."""
+    return {"x": np.full((1, 3, 256, 256), scale, np.float32)}
 
 
 def border_types(path: Path) -> list[int]:
@@ -44,7 +49,7 @@ def test_the_demo_network(tmp_path: Path) -> None:
     with open_bundle(DEMO) as bundle:
         model = bundle.onnx_model(Precision.FP32)
         assert model is not None
-        to_half(model.path, half)
+        to_half(model.path, half, [noise()], where="demo")
         assert list(tmp_path.iterdir()) == [half]
         onnx.checker.check_model(onnx.load(half), full_check=True)
         assert border_types(half) == [TensorProto.FLOAT, TensorProto.FLOAT]
@@ -66,7 +71,7 @@ def test_adaptive_pooling(shared_data: Path, converter: Convert, tmp_path: Path)
     picture = read_image(shared_data / "images" / "quadrat_1.jpg", max_img_size=100_000)
     with open_bundle(shared_data / "bundles" / "legacy_pp_liteseg_stdc1.tgz") as bundle:
         model = converter(bundle)
-        to_half(model.path, half)
+        to_half(model.path, half, [noise()], where="legacy")
         assert border_types(half) == border_types(model.path)
         assert weight_types(half) == {TensorProto.FLOAT16}
         with opened(bundle, model.path) as whole, opened(bundle, half) as halved:
@@ -92,7 +97,7 @@ def test_squares_do_not_overflow(tmp_path: Path) -> None:
         helper.make_node("Sub", ["x", "norm"], ["y"]),
     ]
     half = tmp_path / "half.onnx"
-    to_half(save_network(tmp_path / "norm.onnx", nodes, {"two": 2}), half)
+    to_half(save_network(tmp_path / "norm.onnx", nodes, {"two": 2}), half, [noise()], where="norm")
     session = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": np.full((1, 3, 8, 8), 1000, np.float32)})
     assert np.abs(np.asarray(found)).max() <= 1
@@ -102,5 +107,37 @@ def test_a_constant_that_does_not_fit_is_named(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "masked"], ["y"], name="mask")]
     model = save_network(tmp_path / "large.onnx", nodes, {"masked": -1e9})
     with pytest.raises(ConversionError, match=r"large\.onnx: constant masked holds 1e\+09, FP16 ends at 65504"):
-        to_half(model, tmp_path / "half.onnx")
+        to_half(model, tmp_path / "half.onnx", [noise()], where="large")
     assert not (tmp_path / "half.onnx").exists()
+
+
+def test_a_product_beyond_fp16_stays_in_fp32(tmp_path: Path) -> None:
+    """1000 · 1000 · 0.001 is 1000, though what lies between is beyond FP16; a CPU would not show the overflow."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"], name="small"),
+        helper.make_node("Mul", ["positive", "thousand"], ["million"], name="grows"),
+        helper.make_node("Mul", ["million", "thousandth"], ["back"], name="shrinks"),
+        helper.make_node("Add", ["back", "thousandth"], ["y"], name="after"),
+    ]
+    model = save_network(tmp_path / "large.onnx", nodes, {"thousand": 1000, "thousandth": 0.001})
+    half = tmp_path / "half.onnx"
+    halved = to_half(model, half, [noise(2), noise(1000)], where="large")
+    assert halved.kept_nodes == ("grows", "shrinks")
+    assert halved.largest_activation == pytest.approx(1e6)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(half)).graph
+    types = {each.name: each.type.tensor_type.elem_type for each in graph.value_info}
+    by_name = {node.name: node for node in graph.node}
+    assert types[by_name["grows"].output[0]] == TensorProto.FLOAT
+    # Nothing of a million goes through FP16 on its way.
+    assert by_name["grows"].output[0] == by_name["shrinks"].input[0]
+    assert types[by_name["after"].output[0]] == TensorProto.FLOAT16
+    # On other pictures nothing has to stay.
+    assert to_half(model, half, [noise(0.5)], where="small") == Halved(pytest.approx(500), ())
+
+
+def test_large_inputs_and_outputs_are_not_halved_on_their_way(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "thousand"], ["y"], name="grows")]
+    half = tmp_path / "half.onnx"
+    to_half(save_network(tmp_path / "n.onnx", nodes, {"thousand": 1000}), half, [noise(1e5)], where="n")
+    (found,) = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"]).run(None, noise(1e5))
+    assert np.asarray(found) == pytest.approx(1e8)

@@ -21,6 +21,7 @@ from engine.bundle.bundle import DeclaredOutput
 from engine.errors import CalibrationError, ConversionError
 from engine.images import Capture
 from engine.runtimes import Tensor
+from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.transforms import Normalize
 
 LIMITS = ParityLimits(max_mismatched_ppm=None, min_class_iou=0.97, max_cover_error=0.005)
@@ -117,6 +118,34 @@ def test_demo_is_as_accurate_as_in_fp32(demo: Demo, int8_demo: Int8Demo) -> None
 
     with opened(demo.bundle, int8_demo.path, Precision.INT8) as predictor:
         assert miou(predictor) >= miou(demo.predictor) - 0.005
+
+
+def test_demo_for_gpus_is_around_zero_and_keeps_its_masks(demo: Demo, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    held_out = [("scene", image(render_scene(900_004, 512, 384).image))]
+
+    def judge(candidate: Path) -> ParityReport:
+        with opened(demo.bundle, candidate, Precision.INT8) as predictor:
+            return compare(demo.predictor, predictor, held_out)
+
+    quantized = quantize(demo.model, path, demo.feeds, judge, LIMITS, where="demo", symmetric=True)
+    assert quantized.report.min_class_iou >= 0.97
+    assert symmetric_problem(path) is None
+    graph = onnx.load(path).graph
+    maker = {tensor: node for node in graph.node for tensor in node.output}
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    quantizing = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert quantizing
+    for node in quantizing:
+        assert constants[node.input[2]].dtype == np.int8
+        assert not constants[node.input[2]].any()
+    in_integers = [node for node in convolutions if node.input[1] in maker]
+    assert len(in_integers) > len(convolutions) / 2
+    for node in in_integers:
+        assert constants[maker[node.input[1]].input[0]].dtype == np.int8
+        # A bias in floating point is a constant, and comes from no node.
+        assert all(constants[bias].dtype == np.float32 for bias in node.input[2:])
 
 
 def test_demo_runs_in_integers_up_to_the_scores(int8_demo: Int8Demo, tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def test_what_cannot_be_converted(paddle: PaddleModel | None, convert: Callable[
 )
 @pytest.mark.usefixtures("runtimes")
 def test_other_precisions_are_not_made_on_the_fly(request_of: dict[str, Any], precision: str) -> None:
-    message = rf"reef\.tgz: holds no onnx/{precision}/model\.onnx, .*use a bundle that holds it, or precision fp32"
+    remedy = f"make one with `pseg convert` and precision {precision}, or use precision fp32"
+    message = rf"reef\.tgz: holds no onnx/{precision}/model\.onnx, .*{remedy}"
     with pytest.raises(OptionError, match=message):
         open_first(bundle_of(FP32), RuntimeRequest(**request_of), convert=unwanted)
 
@@ -268,7 +269,7 @@ def calls(recorded: Mapping[str, Recorded]) -> dict[str, list[tuple[object, ...]
 
 def test_availability_is_asked_of_the_runtime_s_own_file(recorded: Mapping[str, Recorded]) -> None:
     require_available(OnnxOptions(provider=Provider.CUDA))
-    assert calls(recorded) == {"onnx.require_provider": [(Provider.CUDA,)]}
+    assert calls(recorded) == {"onnx.require_provider": [(Provider.CUDA, 0)]}
     options = PaddleOptions(device=Device.GPU)
     require_available(options)
     assert recorded["paddle.require_device"].calls == [(options,)]

@@ -1,5 +1,6 @@
 """Options that contradict themselves are refused with a remedy."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from engine.errors import OptionError
 from engine.options import (
     Device,
     DynamicShapeProfile,
+    GpuOptions,
+    NumberedGpu,
     OnnxOptions,
     PaddleOptions,
     Precision,
@@ -17,15 +20,14 @@ from engine.options import (
     Shape,
     ShapeRange,
     TensorRtPreparation,
+    parse_device,
 )
 
 GPU = {"device": Device.GPU}
 
 
 @pytest.mark.parametrize("kind", [OnnxOptions, PaddleOptions])
-@pytest.mark.parametrize(
-    ("field", "words"), [("threads", "threads"), ("min_subgraph_size", "min-subgraph-size"), ("streams", "streams")]
-)
+@pytest.mark.parametrize(("field", "words"), [("threads", "threads"), ("streams", "streams")])
 @pytest.mark.parametrize("value", [0, -3])
 def test_counts_start_at_one(kind: Any, field: str, words: str, value: int) -> None:
     with pytest.raises(OptionError, match=f"^{words}: {value} is less than 1$"):
@@ -72,18 +74,27 @@ def test_labels(options: OnnxOptions | PaddleOptions, label: str) -> None:
     assert options.label == label
 
 
+def test_subgraphs_have_an_operator() -> None:
+    with pytest.raises(OptionError, match=r"^min-subgraph-size: 0 is less than 1$"):
+        GpuOptions(min_subgraph_size=0)
+
+
 @pytest.mark.parametrize(
-    ("provider", "precision", "loaded"),
-    [
-        (Provider.TENSORRT, Precision.FP16, Precision.FP32),
-        (Provider.TENSORRT, Precision.INT8, Precision.INT8),
-        (Provider.TENSORRT, Precision.FP32, Precision.FP32),
-        (Provider.CUDA, Precision.FP16, Precision.FP16),
-        (Provider.CPU, Precision.INT8, Precision.INT8),
-    ],
+    ("text", "kind"), [("cpu", Device), ("gpu", Device), ("gpu:0", NumberedGpu), ("gpu:12", NumberedGpu)]
 )
-def test_tensorrt_halves_by_itself(provider: Provider, precision: Precision, loaded: Precision) -> None:
-    assert OnnxOptions(provider=provider, precision=precision).model_precision is loaded
+def test_a_device_is_read_as_it_is_written(text: str, kind: type) -> None:
+    device = parse_device(text)
+    assert type(device) is kind
+    assert device == text
+    assert json.loads(json.dumps(device)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["gpu:", "gpu:-1", "gpu:01", "gpu:1:2", "cpu:0", "GPU:1", "gpu:1\n", "cuda:0", "", "1", "gpu:1000"]
+)
+def test_what_is_no_device(text: str) -> None:
+    with pytest.raises(ValueError, match="give cpu, gpu, or a GPU by its number, such as gpu:1"):
+        parse_device(text)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From a request to what is tried, in order; contradictions are refused with a remedy."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from engine.errors import OptionError
 from engine.options import (
     Device,
     DynamicShapeProfile,
+    GpuOptions,
+    NumberedGpu,
     OnnxOptions,
     PaddleOptions,
     Precision,
@@ -104,12 +107,28 @@ def test_requests_that_contradict_themselves(arguments: dict[str, Any], message:
         (INT8 | PADDLE, "int8 under TensorRT only: ask for use-trt and device gpu, or for runtime onnx"),
         (INT8 | PADDLE | GPU, "int8 under TensorRT only"),
         (INT8 | ON, "int8 under TensorRT only"),
-        ({"min_subgraph_size": 0}, "min-subgraph-size: 0 is less than 1"),
     ],
 )
 def test_requests_that_no_runtime_can_honour(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         candidates(RuntimeRequest(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [(GPU, {0}), ({"device": NumberedGpu("gpu:0")}, {0}), ({"device": NumberedGpu("gpu:3")}, {3}), (CPU, {0})],
+)
+def test_the_number_of_the_gpu_reaches_each_runtime(arguments: dict[str, Any], numbers: set[int]) -> None:
+    assert {options.device_id for options in candidates(RuntimeRequest(**arguments))} == numbers
+
+
+def test_a_numbered_gpu_is_a_gpu() -> None:
+    numbered = {"device": NumberedGpu("gpu:1")}
+    labels = [[options.label for options in candidates(RuntimeRequest(**each, **TRT))] for each in (GPU, numbered)]
+    assert labels[0] == labels[1]
+    assert RuntimeRequest(**numbered, provider=Provider.CUDA).wanted_device is Device.GPU
+    with pytest.raises(OptionError, match="provider: cpu runs on the cpu, but device gpu:1 was asked for"):
+        RuntimeRequest(**numbered, provider=Provider.CPU)
 
 
 @pytest.mark.parametrize(("threads", "given"), [(None, 4), (1, 1), (3, 3), (10, 4)])
@@ -120,13 +139,13 @@ def test_threads_are_a_ceiling(threads: int | None, given: int) -> None:
 def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
     shapes = DynamicShapeProfile.from_shapes("x", [(1, 3, 64, 64)])
     files = TensorRtFiles(shapes, tmp_path / "ranges", engine_cache=tmp_path)
-    onnx, paddle = candidates(
+    onnx, without_shapes, paddle = candidates(
         RuntimeRequest(
-            device=Device.GPU,
+            device=NumberedGpu("gpu:2"),
             tensorrt=True,
             precision=Precision.FP16,
             threads=2,
-            min_subgraph_size=7,
+            gpu=GpuOptions(min_subgraph_size=7, allow_tf32=True),
             tensorrt_files=files,
             verbose=True,
         )
@@ -135,16 +154,19 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
         provider=Provider.TENSORRT,
         precision=Precision.FP16,
         threads=2,
-        min_subgraph_size=7,
+        device_id=2,
+        gpu=GpuOptions(min_subgraph_size=7, allow_tf32=True),
         tensorrt_files=files,
         verbose=True,
     )
+    assert without_shapes == replace(onnx, tensorrt_files=replace(files, shapes=None))
     assert paddle == PaddleOptions(
         device=Device.GPU,
         tensorrt=True,
         precision=Precision.FP16,
         threads=2,
-        min_subgraph_size=7,
+        device_id=2,
+        gpu=GpuOptions(min_subgraph_size=7, allow_tf32=True),
         tensorrt_files=files,
         verbose=True,
     )

@@ -43,10 +43,26 @@ def test_every_choice_reaches_the_engine() -> None:
     assert request.provider is Provider.TENSORRT
     assert request.device is Device.GPU
     assert request.precision is Precision.FP16
-    assert (request.threads, request.min_subgraph_size) == (3, 7)
+    assert (request.threads, request.gpu.min_subgraph_size) == (3, 7)
     assert request.wants_tensorrt
     assert request.verbose
     assert build_request(runtime="paddle", mkldnn="off").network.onednn is OneDnn.OFF
+
+
+@pytest.mark.parametrize(("device", "index"), [("cpu", 0), ("gpu", 0), ("gpu:0", 0), ("gpu:2", 2)])
+def test_a_gpu_is_named_by_its_number_at_every_door(device: str, index: int) -> None:
+    order = build_service_request(model="urn:m", image="urn:i", device=device)
+    assert order.model_dump(mode="json")["device"] == device
+    for request in (build_request(device=device), order.predict_request()):
+        assert request.network.device == device
+        assert request.network.device_id == index
+        assert request.network.wanted_device.value == device.partition(":")[0]
+
+
+@pytest.mark.parametrize("device", ["gpu:", "gpu:x", "cpu:0", "gpu:-1"])
+def test_an_order_for_a_device_that_cannot_be(device: str) -> None:
+    with pytest.raises(OptionError, match="device"):
+        build_service_request(model="urn:m", image="urn:i", device=device)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +70,7 @@ def test_every_choice_reaches_the_engine() -> None:
     [
         ({"runtime": "torch"}, "^runtime: torch is none of auto, onnx, paddle$"),
         ({"provider": "rocm"}, "^provider: rocm is none of auto, cpu, openvino, cuda, tensorrt$"),
-        ({"device": "xpu"}, "^device: xpu is none of cpu, gpu$"),
+        ({"device": "xpu"}, "^device: xpu: give cpu, gpu, or a GPU by its number, such as gpu:1$"),
         ({"precision": "bf16"}, "^precision: bf16 is none of fp32, fp16, int8$"),
         ({"mkldnn": "yes"}, "^mkldnn: yes is none of auto, on, off$"),
         ({"mask_size": "half"}, "^mask-size: half is none of original, inference$"),
@@ -137,6 +153,7 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
     assert defaults.model_dump(by_alias=True, mode="json", exclude={"model", "image", "images", "model_name"}) == {
         "max-img-size": 1_000_000,
         "batch-size": 1,
+        "allow-tf32": False,
         "device": "cpu",
         "use-trt": False,
         "precision": "fp32",
@@ -177,7 +194,7 @@ def test_the_parameters_of_an_order_reach_both_runtimes() -> None:
     assert paddle.tensorrt
     for options in (onnx, paddle):
         assert options.precision is Precision.FP16
-        assert options.min_subgraph_size == 7
+        assert options.gpu.min_subgraph_size == 7
         assert options.threads == usable_cores()
         assert options.verbose
 

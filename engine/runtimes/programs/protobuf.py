@@ -84,3 +84,32 @@ def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, i
         if not byte & 0x80:
             return value, position + index + 1
     raise ValueError(f"the number at byte {position} has no end")
+
+
+def whole_numbers(content: mmap, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Walk over a message and find its whole numbers.
+
+    Args:
+        content: the file.
+        start: first byte of the message.
+        end: first byte after it.
+
+    Yields:
+        Number and value of every field that is a whole number.
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
+    position = start
+    while position < end:
+        tag, position = whole_number(content, position, end)
+        wire_type = tag & 7
+        value, position = (
+            (position, position + _FIXED_BYTES[wire_type])
+            if wire_type in _FIXED_BYTES
+            else whole_number(content, position, end)
+        )
+        if wire_type == _VARINT:
+            yield tag >> 3, value
+        elif wire_type == _BYTES:
+            position += value

@@ -1,22 +1,14 @@
 """What ONNX Runtime is told, provider by provider, checked without the hardware."""
 
 import json
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from engine.options import DynamicShapeProfile, OnnxOptions, Precision, Provider, ShapeRange, TensorRtFiles
-from engine.runtimes.onnx import (
-    cuda_settings,
-    engine_cache_folder,
-    library_conflict,
-    openvino_settings,
-    session_plan,
-    tensorrt_settings,
-)
-from engine.system.hardware import gpu_name
+from engine.options import DynamicShapeProfile, GpuOptions, OnnxOptions, Precision, Provider, ShapeRange, TensorRtFiles
+from engine.runtimes.onnx import library_conflict
+from engine.runtimes.onnx.settings import cuda_settings, openvino_settings, session_plan, tensorrt_settings
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RANGE = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
@@ -36,7 +28,6 @@ TWO_INPUTS = DynamicShapeProfile((("x", RANGE), ("scale", ShapeRange((1, 2), (1,
 def test_a_session_gets_the_provider_asked_for_first(provider: Provider, names: list[str]) -> None:
     plan = session_plan(OnnxOptions(provider=provider, threads=3))
     assert [name for name, _ in plan.providers] == names
-    assert plan.is_plugin == (provider is Provider.OPENVINO)
     assert plan.threads == 3
 
 
@@ -55,10 +46,11 @@ def test_the_library_is_quiet_until_asked(verbose: bool, severity: int) -> None:
     assert session_plan(OnnxOptions(verbose=verbose)).log_severity == severity
 
 
-def test_cuda_does_not_round_to_tf32() -> None:
-    settings = cuda_settings(OnnxOptions(provider=Provider.CUDA, device_id=1))
+@pytest.mark.parametrize(("allowed", "setting"), [(False, "0"), (True, "1")])
+def test_cuda_rounds_to_tf32_only_where_that_is_allowed(allowed: bool, setting: str) -> None:
+    settings = cuda_settings(OnnxOptions(provider=Provider.CUDA, device_id=1, gpu=GpuOptions(allow_tf32=allowed)))
     assert settings["device_id"] == "1"
-    assert settings["use_tf32"] == "0"
+    assert settings["use_tf32"] == setting
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -75,12 +67,16 @@ def test_openvino_computes_in_fp32_with_our_threads(threads: int) -> None:
 )
 @pytest.mark.parametrize("nodes", [1, 3, 9])
 def test_tensorrt_without_profile_or_cache(precision: Precision, fp16: str, int8: str, nodes: int) -> None:
-    options = OnnxOptions(provider=Provider.TENSORRT, precision=precision, device_id=2, min_subgraph_size=nodes)
+    options = OnnxOptions(
+        provider=Provider.TENSORRT, precision=precision, device_id=2, gpu=GpuOptions(min_subgraph_size=nodes)
+    )
     assert tensorrt_settings(options, None) == {
         "device_id": "2",
         "trt_min_subgraph_size": str(nodes),
         "trt_max_workspace_size": "1073741824",
         "trt_fp16_enable": fp16,
+        # The certified model keeps its normalizations in FP32.
+        "trt_layer_norm_fp32_fallback": fp16,
         "trt_int8_enable": int8,
     }
 
@@ -105,44 +101,6 @@ def test_tensorrt_keeps_engines_and_timings_and_names_no_calibration_table(
     assert settings["trt_engine_cache_enable"] == settings["trt_timing_cache_enable"] == "True"
     assert settings["trt_engine_cache_path"] == settings["trt_timing_cache_path"] == str(tmp_path)
     assert "trt_int8_calibration_table_name" not in settings
-
-
-def test_engines_are_kept_apart_by_all_that_they_depend_on(tmp_path: Path) -> None:
-    versions = {"onnxruntime": "1.26.0", "tensorrt": "10.14"}
-    wider = DynamicShapeProfile((("x", replace(RANGE, maximum=(8, 3, 1024, 1024))),))
-
-    def folder(
-        model: str = "a" * 64,
-        versions: dict[str, str] = versions,
-        gpu: str = "NVIDIA L4",
-        profile: DynamicShapeProfile | None = PROFILE,
-    ) -> Path:
-        return engine_cache_folder(tmp_path, model_digest=model, versions=versions, gpu=gpu, profile=profile)
-
-    folders = [
-        folder(),
-        folder(model="b" * 64),
-        folder(versions=versions | {"onnxruntime": "1.27.0"}),
-        folder(versions=versions | {"tensorrt": "10.15"}),
-        folder(gpu="NVIDIA H100"),
-        folder(profile=None),
-        folder(profile=wider),
-        folder(profile=TWO_INPUTS),
-    ]
-    assert len(set(folders)) == len(folders)
-    assert all(tmp_path in each.parents for each in folders)
-    assert folder(versions=dict(reversed(versions.items()))) == folder()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_gpu_s_name_comes_from_the_driver(tmp_path: Path) -> None:
-    texts = {"0000:01:00.0": "Model: \t\t NVIDIA L4\nIRQ: 3\n", "0000:02:00.0": "IRQ:\t 4\n", "0000:03:00.0": None}
-    for bus, text in texts.items():
-        (tmp_path / bus).mkdir()
-        if text is not None:
-            (tmp_path / bus / "information").write_text(text)
-    assert [gpu_name(index, tmp_path) for index in range(4)] == ["NVIDIA L4", "unknown", "unknown", "unknown"]
-    assert gpu_name(0, tmp_path / "absent") == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from engine.errors import ModelLoadError, OptionError
 from engine.options import (
     Device,
     DynamicShapeProfile,
+    GpuOptions,
     PaddleOptions,
     Precision,
     ShapeRange,
@@ -29,7 +30,7 @@ from engine.runtimes.paddle import (
     PrecisionMode,
     calibration_tables,
     configuration,
-    engine_folder,
+    engine_key,
     keep_program,
     pir_tensorrt_arguments,
     prepare_calibration,
@@ -99,10 +100,21 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
         "gpu, fp16, PIR",
         {**GPU, "precision": Precision.FP16, "device_id": 1},
         "pir",
-        [("enable_use_gpu", 256, 1, HALF), *OPTIMISED, *PIR],
+        [
+            ("enable_use_gpu", 256, 1, HALF),
+            ("exp_disable_mixed_precision_ops", {"feed", "fetch"}),
+            ("set_optimization_level", 3),
+            *OPTIMISED,
+            *PIR,
+        ],
     ),
     ("TensorRT", TRT, "pdmodel", [ON_GPU, *OPTIMISED, engine(), SHAPES]),
-    ("min_subgraph_size", {**TRT, "min_subgraph_size": 9}, "pdmodel", [ON_GPU, *OPTIMISED, engine(nodes=9), SHAPES]),
+    (
+        "min_subgraph_size",
+        {**TRT, "gpu": GpuOptions(min_subgraph_size=9)},
+        "pdmodel",
+        [ON_GPU, *OPTIMISED, engine(nodes=9), SHAPES],
+    ),
     (
         "TensorRT, fp16",
         {**TRT, "precision": Precision.FP16},
@@ -159,7 +171,7 @@ CASES: list[tuple[str, dict[str, Any], ProgramKind, list[Call]]] = [
             f"TensorRT, PIR, {precision}",
             {**TRT, "precision": precision},
             "pir",
-            [ON_GPU, *OPTIMISED, *PIR, ("use_optimized_model", True)],
+            [ON_GPU, *OPTIMISED, *PIR],
         )
         for precision in (Precision.FP32, Precision.FP16)
     ],
@@ -194,7 +206,7 @@ def test_tensorrt_needs_shapes() -> None:
 
 @pytest.mark.parametrize(("precision", "mode"), [(Precision.FP32, "FP32"), (Precision.FP16, "FP16")])
 def test_a_pir_program_is_converted_for_tensorrt(precision: Precision, mode: str) -> None:
-    options = PaddleOptions(**TRT, precision=precision, min_subgraph_size=5)
+    options = PaddleOptions(**TRT, precision=precision, gpu=GpuOptions(min_subgraph_size=5))
     assert pir_tensorrt_arguments(options) == PirTensorRtArguments(
         inputs=(
             {
@@ -221,12 +233,31 @@ def test_a_pir_program_takes_no_calibration_table() -> None:
             refused()
 
 
-def test_engines_and_tables_are_kept_per_model_version_and_gpu() -> None:
-    keys = [("a", "3.2.2", "H100"), ("b", "3.2.2", "H100"), ("a", "3.3.1", "H100"), ("a", "3.2.2", "L4")]
-    folders = [engine_folder(CACHE, *key) for key in keys]
-    assert len(set(folders)) == 4
-    assert all(folder.is_relative_to(CACHE) for folder in folders)
-    assert engine_folder(CACHE, *keys[0]) == folders[0]
+def test_engines_and_tables_are_kept_apart_by_all_that_they_depend_on(tmp_path: Path) -> None:
+    ranges, others = tmp_path / "ranges.pbtxt", tmp_path / "others.pbtxt"
+    ranges.write_bytes(b"ranges")
+    others.write_bytes(b"others")
+    model = PaddleModel(Path("model.pdmodel"), Path("model.pdiparams"), "a")
+    versions = {"paddlepaddle": "3.2.2", "tensorrt": "10.14"}
+
+    def key(versions: dict[str, str] = versions, gpu: str = "L4 8.9", digest: str = "a", **changed: Any) -> str:
+        options = PaddleOptions(**TRT | files(engine_cache=CACHE) | changed)
+        return engine_key(replace(model, digest=digest), options, versions, gpu).digest
+
+    keys = [
+        key(),
+        key(digest="b"),
+        key(gpu="H100 9.0"),
+        key({**versions, "paddlepaddle": "3.3.1"}),
+        key({**versions, "tensorrt": "10.15"}),
+        key(precision=Precision.FP16),
+        key(precision=Precision.INT8),
+        key(**files(engine_cache=CACHE, shape_range_file=ranges)),
+        key(**files(engine_cache=CACHE, shape_range_file=others)),
+        key(**files(engine_cache=CACHE, shapes=None)),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
 
 
 def test_a_program_is_copied_once_to_where_paddle_may_write(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_good_onnx_model_is_tried_once_whatever_the_threads(
     launcher.forbid()
     prove_onnx_loadable(model, OnnxOptions(threads=2), ledger)
     # No TensorRT here: the CPU, which was tried, stands in for it.
-    prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT, precision=Precision.FP16), ledger)
+    prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT), ledger)
     for other, options in (
         (replace(model, digest="another"), OnnxOptions()),
         (model, OnnxOptions(provider=Provider.OPENVINO)),

@@ -1,0 +1,1 @@
+"""`make gpu-check`: whether all that is promised for GPUs holds on the card of this machine."""

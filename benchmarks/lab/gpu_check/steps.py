@@ -1,0 +1,279 @@
+"""What is checked on a card, step by step; each returns a sentence, and raises where it fails or is not possible.
+
+Results of a GPU are compared with those of the CPU provider on the same machine, by the limits of a conversion.
+"""
+
+# onnxruntime ships no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from converters.conversion import default_limits
+from converters.half_precision import to_half
+from converters.parity import ParityLimits, ParityReport, compare, generated_images, require_parity
+from engine import (
+    Bundle,
+    Device,
+    InferenceError,
+    OnnxModel,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Predictor,
+    Provider,
+    RuntimeUnavailableError,
+    open_bundle,
+    open_runtime,
+)
+from engine.bundle.bundle import file_digest
+from engine.gpu.shapes import collect_inner_ranges, collect_profile
+from engine.options import RuntimeOptions, TensorRtFiles
+from engine.runtimes.onnx.providers import require_provider
+from engine.system.libraries import installed_versions
+from engine.system.nvidia import require_gpu, used_memory_bytes, visible_gpus
+
+ROOT = Path(__file__).parents[3]
+BUNDLES = (ROOT / "demo" / "demo_seagrass.tgz", ROOT / "demo" / "nuclei.tgz")
+SIZES = ((640, 480), (517, 331))
+_RUNS = 50
+_FLAT_BYTES = 64 << 20
+_LIBRARIES = ("onnxruntime-gpu", "onnxruntime", "tensorrt-cu12", "tensorrt-cu13", "paddlepaddle-gpu", "numpy")
+
+
+class NotPossibleError(Exception):
+    """A step has nothing to check here; the message says why."""
+
+
+def driver_and_libraries() -> str:
+    gpu = require_gpu(0)
+    require_provider(Provider.CUDA)
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(_LIBRARIES).items())
+    return f"{gpu.description}; {len(visible_gpus())} visible; {versions}"
+
+
+def settings_are_accepted() -> str:
+    import onnxruntime
+
+    from engine.runtimes.onnx.settings import PROVIDER_NAMES, cuda_settings
+
+    require_provider(Provider.CUDA)
+    with open_bundle(BUNDLES[0]) as bundle:
+        _opened(bundle, OnnxOptions(Provider.CUDA)).close()
+        model = bundle.onnx_model(Precision.FP32)
+        wrong = {**cuda_settings(OnnxOptions(Provider.CUDA)), "pseg_no_such_setting": "1"}
+        providers = [(PROVIDER_NAMES[Provider.CUDA], wrong)]
+        try:
+            onnxruntime.InferenceSession(str(model and model.path), providers=providers, enable_fallback=0)
+        except Exception as error:
+            return f"all settings were taken, a wrong one was refused: {str(error).splitlines()[0][:80]}"
+    raise AssertionError("a setting that does not exist was taken")
+
+
+def cuda_fp32() -> str:
+    return _compared(OnnxOptions(Provider.CUDA), ParityLimits())
+
+
+def cuda_fp16() -> str:
+    return _compared(OnnxOptions(Provider.CUDA, Precision.FP16), default_limits(Precision.FP16))
+
+
+def many_runs() -> str:
+    with open_bundle(BUNDLES[0]) as bundle, _opened(bundle, OnnxOptions(Provider.CUDA, threads=2, streams=2)) as one:
+        image = generated_images(SIZES[:1])[0]
+        prepared = one.prepare(image)
+        first = one.finish(prepared, one.run([prepared])[0]).mask
+        after_first = used_memory_bytes(require_gpu(0))
+        for batch in (1, 2, 4) * (_RUNS // 3):
+            for raw in one.run([prepared] * batch):
+                if not np.array_equal(one.finish(prepared, raw).mask, first):
+                    raise AssertionError(f"another mask in a batch of {batch}")
+        one.run([prepared])
+        grown = used_memory_bytes(require_gpu(0)) - after_first
+        for _ in range(_RUNS):
+            one.run([prepared])
+        if used_memory_bytes(require_gpu(0)) - after_first - grown > _FLAT_BYTES:
+            raise AssertionError(f"the GPU's memory rises with every run, by more than {_FLAT_BYTES >> 20} MiB")
+    return f"{_RUNS} runs in batches of 1, 2 and 4 gave one mask; memory of the GPU rose by {grown >> 20} MiB"
+
+
+def provider_stays() -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed), open_bundle(BUNDLES[0]) as bundle:
+        with _opened(bundle, OnnxOptions(Provider.CUDA)) as predictor:
+            for image in generated_images(SIZES):
+                predictor.predict(image)
+                if predictor.provenance.provider != "cuda":
+                    raise AssertionError(f"a mask was made by {predictor.provenance.provider}")
+    if printed.getvalue():
+        raise AssertionError(f"the standard output holds {printed.getvalue()!r}")
+    return "every mask was made by cuda; nothing else was printed"
+
+
+def clear_errors() -> str:
+    with open_bundle(BUNDLES[0]) as bundle:
+        try:
+            _opened(bundle, OnnxOptions(Provider.CUDA, device_id=99))
+        except RuntimeUnavailableError as error:
+            told = str(error)
+        else:
+            raise AssertionError("GPU 99 was opened")
+        with _opened(bundle, OnnxOptions(Provider.CUDA)) as predictor:
+            side = 32 * int((require_gpu(0).memory_bytes / 400) ** 0.5 // 32)
+            try:
+                predictor.runtime.run({predictor.input_name: np.zeros((1, 3, side, side), np.float32)})
+            except InferenceError:
+                return f"{told[:60]}; a picture of {side}x{side} pixels: an error, no result from elsewhere"
+    raise NotPossibleError(f"GPU 99 is refused; but this card takes {side}x{side} pixels at once")
+
+
+def tensorrt_fp32() -> str:
+    with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
+        options = replace(OnnxOptions(_tensorrt()), tensorrt_files=_files(bundle, Path(cache)))
+        found = _compare_one(bundle, options, ParityLimits())
+        with _opened(bundle, options) as predictor:
+            (outside,) = generated_images(((1280, 960),))
+            try:
+                predictor.predict(outside)
+            except InferenceError as error:
+                return f"{found}; outside its profile: {str(error)[:80]}"
+    return f"{found}; a picture outside the profile ran, too, by a new engine"
+
+
+def tensorrt_second_start() -> str:
+    with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
+        options = replace(OnnxOptions(_tensorrt()), tensorrt_files=_files(bundle, Path(cache)))
+        first_s, second_s = _opening_s(bundle, options), _opening_s(bundle, options)
+        engines = len(list(Path(cache).rglob("*.engine")))
+        if second_s > first_s / 5:
+            raise AssertionError(f"the second start took {second_s:.1f} s, the first {first_s:.1f} s")
+    return f"first start {first_s:.1f} s, second {second_s:.1f} s, {engines} engines kept"
+
+
+def tensorrt_fp16() -> str:
+    with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
+        options = OnnxOptions(_tensorrt(), Precision.FP16)
+        bundle = _with_fp16(bundle, Path(cache))
+        return _compare_one(
+            bundle, replace(options, tensorrt_files=_files(bundle, Path(cache))), default_limits(Precision.FP16)
+        )
+
+
+def paddle_gpu() -> str:
+    return _compared(_paddle(PaddleOptions(device=Device.GPU)), ParityLimits())
+
+
+def paddle_tensorrt() -> str:
+    with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
+        options = replace(
+            _paddle(PaddleOptions(device=Device.GPU, tensorrt=True)), tensorrt_files=_files(bundle, Path(cache))
+        )
+        return _compare_one(bundle, options, ParityLimits())
+
+
+def speeds() -> str:
+    rows: list[str] = []
+    with open_bundle(BUNDLES[0]) as bundle:
+        for options in (OnnxOptions(threads=4), OnnxOptions(Provider.CUDA)):
+            with _opened(bundle, options) as predictor:
+                (image,) = generated_images(SIZES[:1])
+                predictor.predict(image)
+                started = time.perf_counter()
+                for _ in range(10):
+                    predictor.predict(image)
+                rows.append(f"{options.label} {100 * (time.perf_counter() - started):.1f} ms")
+    return f"640x480 pixels: {', '.join(rows)}"
+
+
+STEPS: Mapping[str, tuple[Callable[[], str], float]] = {
+    "1 driver, GPU, versions, libraries": (driver_and_libraries, 60),
+    "2 settings": (settings_are_accepted, 60),
+    "3 CUDA FP32 as on the CPU": (cuda_fp32, 90),
+    "4 CUDA FP16": (cuda_fp16, 60),
+    "5 batches, streams, fifty runs": (many_runs, 60),
+    "6 the provider stays, stdout is clean": (provider_stays, 45),
+    "7 errors": (clear_errors, 60),
+    "8 TensorRT FP32 with a profile": (tensorrt_fp32, 120),
+    "9 TensorRT, second start": (tensorrt_second_start, 120),
+    "10 TensorRT FP16": (tensorrt_fp16, 120),
+    "11 Paddle on the GPU": (paddle_gpu, 90),
+    "12 Paddle with TensorRT": (paddle_tensorrt, 180),
+    "13 speeds": (speeds, 45),
+}
+"""Name to the check and its limit in seconds. The whole has a limit, too."""
+
+
+def _opened(bundle: Bundle, options: RuntimeOptions) -> Predictor:
+    return Predictor(bundle, open_runtime(bundle, options))
+
+
+def _with_fp16(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundles of this repository hold no FP16 model: it is made here, as pseg convert makes it."""
+    fp32 = bundle.onnx_model(Precision.FP32)
+    if fp32 is None:
+        raise NotPossibleError(f"{bundle.source.name} holds no ONNX model to halve")
+    path = folder / "half.onnx"
+    with _opened(bundle, OnnxOptions(threads=4)) as predictor:
+        prepared = (predictor.prepare(image) for image in generated_images(SIZES))
+        feeds = ({predictor.input_name: each.tensor[None]} for each in prepared)
+        to_half(fp32.path, path, feeds, where=bundle.source.name)
+    return bundle.with_onnx(OnnxModel(path, Precision.FP16, file_digest(path)))
+
+
+def _compare_one(bundle: Bundle, options: RuntimeOptions, limits: ParityLimits) -> str:
+    with _opened(bundle, OnnxOptions(threads=4)) as expected, _opened(bundle, options) as found:
+        images = [(f"{image.width}x{image.height}", image) for image in generated_images(SIZES)]
+        report: ParityReport = compare(expected, found, images)
+    require_parity(report, limits, where=bundle.source.name)
+    return f"{bundle.source.name}: {report.mismatched_ppm:.1f} ppm, class IoU {report.min_class_iou:.4f}"
+
+
+def _compared(options: RuntimeOptions, limits: ParityLimits) -> str:
+    found: list[str] = []
+    for path in BUNDLES:
+        with TemporaryDirectory() as folder, open_bundle(path) as bundle:
+            if options.precision is Precision.FP16:
+                bundle = _with_fp16(bundle, Path(folder))
+            found.append(_compare_one(bundle, options, limits))
+    return "; ".join(found)
+
+
+def _files(bundle: Bundle, cache: Path) -> TensorRtFiles:
+    with _opened(bundle, OnnxOptions(threads=4)) as predictor:
+        shapes = collect_profile(predictor, generated_images(SIZES), batch_size=1)
+    ranges = None
+    if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
+        ranges = cache / "ranges.pbtxt"
+        collect_inner_ranges(bundle, shapes, ranges, ledger=None)
+    return TensorRtFiles(shapes, ranges, engine_cache=cache)
+
+
+def _tensorrt() -> Provider:
+    try:
+        require_provider(Provider.TENSORRT)
+    except RuntimeUnavailableError as error:
+        raise NotPossibleError(str(error)) from error
+    return Provider.TENSORRT
+
+
+def _paddle(options: PaddleOptions) -> PaddleOptions:
+    from engine.runtimes.paddle import require_device
+
+    try:
+        require_device(options)
+    except RuntimeUnavailableError as error:
+        raise NotPossibleError(str(error)) from error
+    return options
+
+
+def _opening_s(bundle: Bundle, options: RuntimeOptions) -> float:
+    started = time.perf_counter()
+    _opened(bundle, options).close()
+    return time.perf_counter() - started

@@ -1,0 +1,109 @@
+"""Folders of TensorRT's engines: keyed by all that an engine depends on, bounded, emptied when they cannot be read."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.options import WORKSPACE_BYTES, DynamicShapeProfile, Precision
+
+MAX_BYTES = 8 << 30
+"""All engines of a user together; what was used longest ago goes first."""
+_IN_USE_S = 3600.0
+"""What was used so lately may be in use."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """What an engine depends on.
+
+    Attributes:
+        model_digest: SHA-256 of the model.
+        versions: of the runtime's library and TensorRT.
+        gpu: model and compute capability.
+        shapes: shapes that it is built for.
+        precision: arithmetic.
+        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
+        tf32: whether FP32 products may be rounded to TF32.
+        shape_ranges: SHA-256 of Paddle's file of ranges of inner tensors.
+        workspace_bytes: TensorRT's scratch memory.
+    """
+
+    model_digest: str
+    versions: Mapping[str, str]
+    gpu: str
+    shapes: DynamicShapeProfile | None
+    precision: Precision
+    min_subgraph_size: int
+    tf32: bool
+    shape_ranges: str | None = None
+    workspace_bytes: int = WORKSPACE_BYTES
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as anything differs."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def engine_folder(root: Path, key: EngineKey, *, max_bytes: int = MAX_BYTES) -> Path:
+    """Make the folder of a key, and room for it.
+
+    Args:
+        root: all engines of one runtime.
+        key: what they depend on.
+        max_bytes: what the root may hold.
+
+    Returns:
+        The folder; its time of change says when it was used last.
+    """
+    folder = root / key.digest
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    _remove_oldest(root, max_bytes)
+    return folder
+
+
+def _remove_oldest(root: Path, max_bytes: int) -> None:
+    by_age = sorted((each.stat().st_mtime, each) for each in root.iterdir() if each.is_dir() and not each.is_symlink())
+    sizes = {folder: _size(folder) for _, folder in by_age}
+    held = sum(sizes.values())
+    for used_s, folder in by_age:
+        if held <= max_bytes or used_s > time.time() - _IN_USE_S:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        held -= sizes[folder]
+        _log.info("engines removed, since there are more than %d MiB: %s", max_bytes >> 20, folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(each.lstat().st_size for each in folder.rglob("*") if each.is_file() or each.is_symlink())
+
+
+def holds_engines(folder: Path) -> bool:
+    """Tell whether there is anything from an earlier start.
+
+    Args:
+        folder: of `engine_folder`.
+
+    Returns:
+        Whether it holds a file.
+    """
+    return any(each.is_file() for each in folder.rglob("*"))
+
+
+def empty(folder: Path, reason: str) -> None:
+    """Remove engines that cannot be read, so that they are built again.
+
+    Args:
+        folder: of `engine_folder`; it stays.
+        reason: what the library said, for the log.
+    """
+    _log.warning("kept TensorRT engines could not be used (%s): they are built again in %s", reason, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)

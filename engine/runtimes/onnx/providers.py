@@ -1,0 +1,270 @@
+"""Execution providers: built into ONNX Runtime, or registered from a plugin; what has to be there for each.
+
+The only engine file that imports onnxruntime.
+"""
+
+# onnxruntime ships no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from engine.errors import RuntimeUnavailableError
+from engine.options import OnnxOptions, Provider
+from engine.runtimes.onnx.settings import PROVIDER_NAMES, SessionPlan
+from engine.system.gpu_stacks import how_to_install
+from engine.system.libraries import installed_version
+from engine.system.nvidia import TENSORRT_LIBRARIES, open_libraries, require_gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A provider that lies in a distribution of its own.
+
+    Attributes:
+        module: tells the path of its library and the name of its provider.
+        device: what it runs on, as ONNX Runtime calls it.
+    """
+
+    module: str
+    device: Literal["CPU", "GPU"]
+
+
+PLUGINS: Mapping[Provider, Plugin] = {
+    Provider.OPENVINO: Plugin("onnxruntime_ep_openvino", "CPU"),
+    Provider.CUDA: Plugin("onnxruntime_ep_cuda", "GPU"),
+}
+"""Used where the provider is not built into the installed ONNX Runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginDevices:
+    """A registered plugin and what it runs on.
+
+    Attributes:
+        name: of its provider, as sessions tell it.
+        devices: those of its kind.
+    """
+
+    name: str
+    devices: tuple[Any, ...]
+
+
+_registering = Lock()
+_registered: set[str] = set()
+
+
+def library_conflict() -> str | None:
+    """Find the two distributions that overwrite each other's files.
+
+    Returns:
+        What is wrong and what to do, or None.
+    """
+    if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and CUDA is lost: "
+            "uninstall both, then install the one that you need"
+        )
+    return None
+
+
+def load_library() -> Any:
+    """Import ONNX Runtime.
+
+    Returns:
+        The module.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed, or installed twice.
+    """
+    conflict = library_conflict()
+    if conflict is not None:
+        raise RuntimeUnavailableError(conflict)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"ONNX Runtime cannot be imported ({error}): install the extra `onnx`, or use runtime paddle"
+        ) from error
+    return onnxruntime
+
+
+def remedy(provider: Provider) -> str:
+    """Say what has to be installed for a provider.
+
+    Args:
+        provider: the execution provider.
+
+    Returns:
+        What to do.
+    """
+    match provider:
+        case Provider.CPU:
+            return "install the extra `onnx`"
+        case Provider.OPENVINO:
+            return "install the extra `openvino`; its plugin serves Intel processors only"
+        case Provider.CUDA:
+            return f"{how_to_install()} in place of onnxruntime, on a host with an NVIDIA driver"
+        case Provider.TENSORRT:
+            return f"{how_to_install(tensorrt=True)} in place of onnxruntime, on a host with an NVIDIA driver"
+
+
+def require_provider(provider: Provider, device_id: int = 0) -> None:
+    """Find out whether ONNX Runtime, the provider, the GPU and the libraries that it needs are there.
+
+    Args:
+        provider: the execution provider.
+        device_id: number of the GPU.
+
+    Raises:
+        RuntimeUnavailableError: something is absent; the message names it.
+    """
+    ort = load_library()
+    if is_plugin(ort, provider):
+        # A plugin for GPUs is registered only where there is a driver: its own messages name none of this.
+        if provider.device == "gpu":
+            require_gpu(device_id)
+        plugin_devices(ort, provider)
+        return
+    if PROVIDER_NAMES[provider] not in ort.get_available_providers():
+        raise RuntimeUnavailableError(
+            f"provider {provider} is not part of the installed onnxruntime {ort.__version__} "
+            f"(it has {', '.join(ort.get_available_providers())}): {remedy(provider)}"
+        )
+    if provider.device == "gpu":
+        require_gpu(device_id)
+        _open_gpu_libraries(ort, provider)
+
+
+def _open_gpu_libraries(ort: Any, provider: Provider) -> None:
+    """CUDA and cuDNN from their wheels, TensorRT from its own: outside of an image the linker knows none of them."""
+    ort.preload_dlls()
+    if provider is Provider.TENSORRT:
+        open_libraries(TENSORRT_LIBRARIES, "tensorrt_libs", remedy(provider))
+
+
+def is_plugin(ort: Any, provider: Provider) -> bool:
+    """Tell whether a provider comes from a plugin here.
+
+    Args:
+        ort: ONNX Runtime.
+        provider: the execution provider.
+
+    Returns:
+        Whether it is not built in and there is a plugin for it that is installed, or that could be.
+    """
+    if provider not in PLUGINS or PROVIDER_NAMES[provider] in ort.get_available_providers():
+        return False
+    # OpenVINO's is nowhere built in, so that a missing plugin is what to tell.
+    return provider is Provider.OPENVINO or importlib.util.find_spec(PLUGINS[provider].module) is not None
+
+
+def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
+    """Register a plugin once per process and list the devices that it offers.
+
+    Args:
+        ort: ONNX Runtime.
+        provider: one of `PLUGINS`.
+
+    Returns:
+        At least one device.
+
+    Raises:
+        RuntimeUnavailableError: the plugin is absent, does not load, or offers no device.
+    """
+    plugin = PLUGINS[provider]
+    try:
+        module = importlib.import_module(plugin.module)
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"provider {provider}: its plugin cannot be imported ({error}): {remedy(provider)}"
+        ) from error
+    name = str(module.get_ep_name())
+    with _registering:
+        if name not in _registered:
+            try:
+                ort.register_execution_provider_library(name, module.get_library_path())
+            # The library raises whatever loading a shared object raises.
+            except Exception as error:
+                raise RuntimeUnavailableError(
+                    f"provider {provider}: its plugin does not load ({first_line(error)}): {remedy(provider)}"
+                ) from error
+            _registered.add(name)
+    kind = getattr(ort.OrtHardwareDeviceType, plugin.device)
+    found = tuple(each for each in ort.get_ep_devices() if each.ep_name == name and each.device.type == kind)
+    if not found:
+        vendors = sorted({str(each.device.vendor) for each in ort.get_ep_devices()})
+        raise RuntimeUnavailableError(
+            f"provider {provider}: its plugin offers no {plugin.device} of this machine (vendors: "
+            f"{', '.join(vendors)}): {remedy(provider)}; or use provider cpu"
+        )
+    return PluginDevices(name, found)
+
+
+def create_session(ort: Any, path: Path, plan: SessionPlan, options: OnnxOptions) -> Any:
+    """Create a session that runs on what was asked for, or fails.
+
+    Args:
+        ort: ONNX Runtime.
+        path: the ONNX file, by a name that the library takes.
+        plan: what the session is created with.
+        options: provider and number of the GPU.
+
+    Returns:
+        An `InferenceSession`.
+
+    Raises:
+        RuntimeUnavailableError: the session started without the provider.
+    """
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = plan.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = plan.log_severity
+    # Patterns are kept per input shape: with ever new sizes they only grow.
+    settings.enable_mem_pattern = False
+    for key, value in plan.config.items():
+        settings.add_session_config_entry(key, value)
+    name, told = plan.providers[0]
+    if is_plugin(ort, options.provider):
+        plugin = plugin_devices(ort, options.provider)
+        name = plugin.name
+        # What a device is chosen by are the devices themselves.
+        told = {key: value for key, value in told.items() if key != "device_id"}
+        settings.add_provider_for_devices([_numbered(plugin, options)], told)
+        session = ort.InferenceSession(str(path), settings, enable_fallback=0)
+    else:
+        # By default a session whose provider fails goes on with another one, and says so on the standard output.
+        session = ort.InferenceSession(str(path), settings, providers=list(plan.providers), enable_fallback=0)
+    if name not in session.get_providers():
+        raise RuntimeUnavailableError(
+            f"provider {options.provider} was asked for, but the session started with "
+            f"{', '.join(session.get_providers())}: {remedy(options.provider)}"
+        )
+    return session
+
+
+def _numbered(plugin: PluginDevices, options: OnnxOptions) -> Any:
+    index = options.device_id if options.provider.device == "gpu" else 0
+    if index >= len(plugin.devices):
+        raise RuntimeUnavailableError(
+            f"GPU {index} was asked for, but {plugin.name} offers {len(plugin.devices)}: name one of these"
+        )
+    return plugin.devices[index]
+
+
+def first_line(error: Exception) -> str:
+    """Shorten what ONNX Runtime says.
+
+    Args:
+        error: any.
+
+    Returns:
+        Its first line that is not empty; else its class.
+    """
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

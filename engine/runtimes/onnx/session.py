@@ -1,0 +1,203 @@
+"""One ONNX model in ONNX Runtime's sessions."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from engine.bundle.bundle import OnnxModel
+from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
+from engine.options import OnnxOptions, Precision, Provider, RuntimeName
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes.engine_cache import EngineKey, empty, engine_folder, holds_engines
+from engine.runtimes.onnx.providers import create_session, first_line, load_library, require_provider
+from engine.runtimes.onnx.settings import session_plan
+from engine.runtimes.programs.quantized_form import require_symmetric
+from engine.runtimes.sessions import Sessions
+from engine.runtimes.utf8_paths import utf8_paths
+from engine.system.hardware import has_vnni
+from engine.system.libraries import installed_version
+from engine.system.nvidia import output_to_stderr, require_gpu, set_tf32
+
+_DTYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(uint16)": np.uint16,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntime:
+    """One ONNX model in one ONNX Runtime session, or in one for each stream.
+
+    It may be used from several threads; as many runs are under way as it has streams. ONNX Runtime's `run` is
+    reentrant, so that streams of one thread each share one session and its weights; streams of several threads have a
+    session each, with threads of its own. OpenVINO's provider reshapes its model between runs of different sizes, hence
+    its streams never share a session.
+    """
+
+    def __init__(self, model: OnnxModel, options: OnnxOptions) -> None:
+        """Load the model and prove with a first run that it works.
+
+        Under TensorRT that run has the profile's own shape. Without a profile TensorRT builds an engine for each new
+        range of shapes, so that the first image is the first run.
+
+        Args:
+            model: the ONNX file.
+            options: provider, precision, threads.
+
+        Raises:
+            RuntimeUnavailableError: onnxruntime, the provider, the GPU or a library is absent.
+            ModelLoadError: the library refuses the model, or its first run fails, or INT8 is not of the GPU's kind.
+        """
+        on_gpu = options.provider.device == "gpu"
+        if on_gpu and options.precision is Precision.INT8:
+            require_symmetric(model.path)
+        if on_gpu:
+            set_tf32(allowed=options.gpu.allow_tf32)
+        require_provider(options.provider, options.device_id)
+        self._options = options
+        self._versions = {"onnxruntime": str(load_library().__version__)}
+        cache = self._prepare_gpu(model) if on_gpu else None
+        with output_to_stderr() if on_gpu else nullcontext():
+            if cache is None or not holds_engines(cache):
+                self._open(model, cache)
+            else:
+                _with_repair(lambda: self._open(model, cache), cache)
+
+    def _prepare_gpu(self, model: OnnxModel) -> Path | None:
+        options = self._options
+        gpu = require_gpu(options.device_id)
+        self._versions["gpu"] = gpu.description
+        root = options.tensorrt_files.engine_cache
+        if options.provider is not Provider.TENSORRT or root is None:
+            return None
+        distributions = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
+        self._versions["tensorrt"] = next(filter(None, map(installed_version, distributions)), "unknown")
+        return engine_folder(
+            root / "tensorrt",
+            EngineKey(
+                model_digest=model.digest,
+                versions={name: version for name, version in self._versions.items() if name != "gpu"},
+                gpu=gpu.kind,
+                shapes=options.tensorrt_files.shapes,
+                precision=options.precision,
+                min_subgraph_size=options.gpu.min_subgraph_size,
+                tf32=options.gpu.allow_tf32,
+            ),
+        )
+
+    def _open(self, model: OnnxModel, cache: Path | None) -> None:
+        options = self._options
+        plan = session_plan(options, cache, vnni=has_vnni())
+        try:
+            with utf8_paths(model.path) as (path,):
+                ort = load_library()
+                sessions = [create_session(ort, path, plan, options) for _ in range(plan.sessions)]
+        except RuntimeUnavailableError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(
+                f"{model.path}: ONNX Runtime refuses the model ({first_line(error)}): {_remedy(options)}"
+            ) from error
+        session = sessions[0]
+        self._sessions: Sessions[Any] = Sessions(sessions * (options.streams // plan.sessions))
+        self._providers = session.get_providers()
+        self._inputs = tuple(_spec(each) for each in session.get_inputs())
+        self._outputs = tuple(_spec(each) for each in session.get_outputs())
+        self._identity = RuntimeIdentity(
+            runtime=RuntimeName.ONNX,
+            provider=options.label,
+            precision=options.precision,
+            threads=options.threads,
+            model_digest=model.digest,
+            versions=self._versions,
+            streams=options.streams,
+        )
+        shapes = options.tensorrt_files.shapes
+        if (
+            options.provider is Provider.TENSORRT
+            and shapes is None
+            and any(None in each.shape for each in self._inputs)
+        ):
+            return
+        try:
+            self.run(probe_feeds(self._inputs, shapes if options.provider is Provider.TENSORRT else None))
+        except InferenceError as error:
+            raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """What really runs."""
+        return self._identity
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs as it states them."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network once; a call waits while every stream is busy.
+
+        Args:
+            feeds: a tensor for every input, of its dtype.
+
+        Returns:
+            Output name to tensor; the caller owns them.
+
+        Raises:
+            InferenceError: the feeds do not fit, or the session failed, is closed, or went on without its provider.
+        """
+        check_feeds(self._inputs, feeds)
+        names = [spec.name for spec in self._outputs]
+        with self._sessions.lend() as session:
+            try:
+                results = cast("list[Tensor]", session.run(names, dict(feeds)))
+            except Exception as error:
+                shapes = {name: tensor.shape for name, tensor in feeds.items()}
+                raise InferenceError(f"ONNX Runtime failed on inputs {shapes}: {first_line(error)}") from error
+            if session.get_providers() != self._providers:
+                raise InferenceError(
+                    f"provider {self._options.provider} was lost during a run: the session went on with "
+                    f"{', '.join(session.get_providers())}; its result is dropped"
+                )
+        return dict(zip(names, results, strict=True))
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._sessions.close()
+
+
+def _with_repair(open_sessions: Callable[[], None], cache: Path) -> None:
+    try:
+        open_sessions()
+    except ModelLoadError as error:
+        empty(cache, str(error))
+        open_sessions()
+
+
+def _remedy(options: OnnxOptions) -> str:
+    if options.provider.device == "gpu":
+        return "the message is that of CUDA or TensorRT; `pseg doctor` tells whether they start at all"
+    return "convert the bundle again"
+
+
+def _spec(argument: Any) -> TensorSpec:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise ModelLoadError(f"tensor {argument.name!r} has type {argument.type}, which no segmentation network uses")
+    shape = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in argument.shape)
+    return TensorSpec(name=argument.name, dtype=np.dtype(dtype), shape=shape)

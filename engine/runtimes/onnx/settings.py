@@ -1,0 +1,165 @@
+"""What ONNX Runtime is told, provider by provider: pure functions, so that it is checked without the hardware."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.options import WORKSPACE_BYTES, OnnxOptions, Precision, Provider, Shape
+
+ProviderSettings = dict[str, str]
+
+PROVIDER_NAMES: Mapping[Provider, str] = {
+    Provider.CPU: "CPUExecutionProvider",
+    Provider.OPENVINO: "OpenVINOExecutionProvider",
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """Everything that a session is created with.
+
+    Attributes:
+        threads: intra-op threads of each session.
+        sessions: how many are made; the streams share them.
+        config: session configuration entries.
+        providers: execution providers in order of preference, with their settings.
+        log_severity: 0 verbose … 4 fatal.
+    """
+
+    threads: int
+    sessions: int
+    config: Mapping[str, str]
+    providers: tuple[tuple[str, ProviderSettings], ...]
+    log_severity: int
+
+
+def cuda_settings(options: OnnxOptions) -> ProviderSettings:
+    """Settings of the CUDA provider.
+
+    TF32 stays off unless it is allowed: it rounds the inputs of a multiplication to 10 bits and moves pixels on class
+    borders.
+
+    Args:
+        options: device index, TF32.
+
+    Returns:
+        Provider settings.
+    """
+    return {
+        "device_id": str(options.device_id),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": str(int(options.gpu.allow_tf32)),
+    }
+
+
+def shape_text(name: str, shape: Shape) -> str:
+    """Write a shape as TensorRT's provider reads it.
+
+    Args:
+        name: the input.
+        shape: its shape.
+
+    Returns:
+        The setting's text.
+
+    >>> shape_text("x", (1, 3, 512, 640))
+    'x:1x3x512x640'
+    """
+    return f"{name}:{'x'.join(map(str, shape))}"
+
+
+def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> ProviderSettings:
+    """Settings of the TensorRT provider.
+
+    INT8 models carry their scales (QDQ), so no calibration table is named. An FP16 model is the certified one, with its
+    own casts. TensorRT 10 refuses half tensors where FP16 is not enabled, and the provider has no setting by which
+    TensorRT would keep to the model's types; it is told to keep normalizations in FP32, as the model does.
+
+    Args:
+        options: precision, min-subgraph-size, workspace, profile.
+        cache_folder: where engines and timings are kept; None keeps none.
+
+    Returns:
+        Provider settings.
+    """
+    settings = {
+        "device_id": str(options.device_id),
+        "trt_min_subgraph_size": str(options.gpu.min_subgraph_size),
+        "trt_max_workspace_size": str(WORKSPACE_BYTES),
+        "trt_fp16_enable": str(options.precision is Precision.FP16),
+        "trt_layer_norm_fp32_fallback": str(options.precision is Precision.FP16),
+        "trt_int8_enable": str(options.precision is Precision.INT8),
+    }
+    shapes = options.tensorrt_files.shapes
+    if shapes is not None:
+        ranges = shapes.inputs
+        settings["trt_profile_min_shapes"] = ",".join(shape_text(name, each.minimum) for name, each in ranges)
+        settings["trt_profile_opt_shapes"] = ",".join(shape_text(name, each.optimum) for name, each in ranges)
+        settings["trt_profile_max_shapes"] = ",".join(shape_text(name, each.maximum) for name, each in ranges)
+    if cache_folder is not None:
+        settings |= {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": str(cache_folder),
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": str(cache_folder),
+        }
+    return settings
+
+
+def openvino_settings(options: OnnxOptions) -> ProviderSettings:
+    """Settings of the OpenVINO provider.
+
+    Without the precision hint it computes in BF16 on processors that have it, which is less exact.
+
+    Args:
+        options: threads.
+
+    Returns:
+        Provider settings.
+    """
+    cpu = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(options.threads_per_stream)}
+    return {"load_config": json.dumps({"CPU": cpu})}
+
+
+def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni: bool = True) -> SessionPlan:
+    """Decide everything that a session is created with.
+
+    Args:
+        options: what was asked for.
+        cache_folder: of engines, from `engine_folder`.
+        vnni: whether the processor sums products of 8-bit numbers exactly.
+
+    Returns:
+        The plan.
+    """
+    cpu: tuple[str, ProviderSettings] = (PROVIDER_NAMES[Provider.CPU], {})
+    cuda = (PROVIDER_NAMES[Provider.CUDA], cuda_settings(options))
+    providers: tuple[tuple[str, ProviderSettings], ...]
+    match options.provider:
+        case Provider.CPU:
+            providers = (cpu,)
+        case Provider.OPENVINO:
+            providers = ((PROVIDER_NAMES[Provider.OPENVINO], openvino_settings(options)),)
+        case Provider.CUDA:
+            providers = (cuda, cpu)
+        case Provider.TENSORRT:
+            tensorrt = (PROVIDER_NAMES[Provider.TENSORRT], tensorrt_settings(options, cache_folder))
+            providers = (tensorrt, cuda, cpu)
+    config: dict[str, str] = {}
+    if options.provider.device == "gpu":
+        config["session.intra_op.allow_spinning"] = "0"
+    elif options.precision is Precision.INT8 and not vnni:
+        # Sums of uint8 by int8 products overflow there. The exact kernels are slower, also where they are not needed.
+        config["session.x64quantprecision"] = "1"
+    share_one = options.threads_per_stream == 1 and options.provider is not Provider.OPENVINO
+    return SessionPlan(
+        threads=options.threads_per_stream,
+        sessions=1 if share_one else options.streams,
+        config=config,
+        providers=providers,
+        log_severity=0 if options.verbose else 3,
+    )

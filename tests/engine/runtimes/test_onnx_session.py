@@ -1,0 +1,153 @@
+"""A session keeps its provider, or fails; the first run under TensorRT has the profile's shape."""
+# onnxruntime ships no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import sys
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnxruntime.capi import _pybind_state
+
+from engine import Bundle, InferenceError, OnnxModel, OnnxOptions, Precision, Provider, RuntimeUnavailableError
+from engine.options import DynamicShapeProfile, ShapeRange
+from engine.runtimes import TensorSpec, probe_feeds
+from engine.runtimes.onnx import OnnxRuntime, providers
+
+
+def fp32(bundle: Bundle) -> OnnxModel:
+    model = bundle.onnx_model(Precision.FP32)
+    assert model is not None
+    return model
+
+
+class FailingProvider:
+    """What a session runs on, whose provider fails as a lost GPU makes it fail."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *_arguments: object) -> None:
+        raise _pybind_state.EPFail("the provider failed")
+
+
+def test_a_provider_that_fails_is_not_replaced(small_bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    runtime = OnnxRuntime(fp32(small_bundle), OnnxOptions())
+    with runtime._sessions.lend() as session:
+        session._sess = FailingProvider(session._sess)
+    with pytest.raises(InferenceError, match="the provider failed"):
+        runtime.run(probe_feeds(runtime.inputs))
+    # Left to itself, the session says on the standard output that it goes on with another provider.
+    assert capfd.readouterr().out == ""
+
+
+def test_a_result_of_another_provider_is_dropped(small_bundle: Bundle) -> None:
+    runtime = OnnxRuntime(fp32(small_bundle), OnnxOptions())
+    with runtime._sessions.lend() as session:
+        session._providers = ["SomeExecutionProvider"]
+    with pytest.raises(InferenceError, match=r"provider cpu was lost during a run.*SomeExecutionProvider.*is dropped"):
+        runtime.run(probe_feeds(runtime.inputs))
+
+
+def test_a_session_is_made_without_the_library_s_own_fallback(
+    small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Mapping[str, Any]] = []
+    usual = onnxruntime.InferenceSession
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        made.append(named)
+        return usual(*arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    OnnxRuntime(fp32(small_bundle), OnnxOptions(threads=4, streams=2))
+    assert [each["enable_fallback"] for each in made] == [0, 0]
+
+
+@pytest.mark.parametrize("provider", [Provider.CUDA, Provider.TENSORRT])
+def test_an_absent_provider_says_what_to_install(provider: Provider, small_bundle: Bundle) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(RuntimeUnavailableError, match=r"onnxruntime-gpu\[cuda,cudnn\]==1\.26\.0"):
+        OnnxRuntime(fp32(small_bundle), OnnxOptions(provider=provider))
+
+
+def test_the_first_run_lies_inside_the_profile() -> None:
+    x = TensorSpec("x", np.dtype("float32"), (None, 3, None, None))
+    scale = TensorSpec("scale", np.dtype("float32"), (None, 2))
+    shapes = DynamicShapeProfile((("x", ShapeRange((1, 3, 512, 512), (2, 3, 512, 640), (4, 3, 512, 640))),))
+    found = {name: tensor.shape for name, tensor in probe_feeds((x, scale), shapes).items()}
+    assert found == {"x": (2, 3, 512, 640), "scale": (1, 2)}
+
+
+# ---- plugins ----------------------------------------------------------------------------------------------------
+
+
+class Library:
+    """ONNX Runtime with the providers and devices of another machine."""
+
+    class OrtHardwareDeviceType:
+        CPU, GPU = "cpu kind", "gpu kind"
+
+    def __init__(self, *built_in: str, offered: int = 0) -> None:
+        self.built_in = list(built_in)
+        self.registered: list[tuple[str, str]] = []
+        self.offered = offered
+
+    def get_available_providers(self) -> list[str]:
+        return self.built_in
+
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        self.registered.append((name, path))
+
+    def get_ep_devices(self) -> list[Any]:
+        class Device:
+            def __init__(self, name: str, kind: str) -> None:
+                self.ep_name = name
+                self.device = type("Hardware", (), {"type": kind, "vendor": "NVIDIA"})
+
+        return [Device("CPUExecutionProvider", "cpu kind")] + [
+            Device(name, "gpu kind") for name, _ in self.registered for _ in range(self.offered)
+        ]
+
+
+@pytest.fixture
+def cuda_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Generator[None]:
+    """A package as NVIDIA's plugin comes in, with its two functions."""
+    package = tmp_path / "onnxruntime_ep_cuda"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "def get_ep_name(): return 'CudaPlugin'\ndef get_library_path(): return '/plugin.so'\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(providers, "_registered", set[str]())
+    yield
+    sys.modules.pop("onnxruntime_ep_cuda", None)
+
+
+@pytest.mark.usefixtures("cuda_plugin")
+def test_cuda_comes_from_its_plugin_where_it_is_not_built_in() -> None:
+    library = Library("CPUExecutionProvider", offered=2)
+    assert providers.is_plugin(library, Provider.CUDA)
+    providers.plugin_devices(library, Provider.CUDA)
+    found = providers.plugin_devices(library, Provider.CUDA)
+    assert (found.name, len(found.devices)) == ("CudaPlugin", 2)
+    assert library.registered == [("CudaPlugin", "/plugin.so")]
+    assert not providers.is_plugin(Library("CUDAExecutionProvider"), Provider.CUDA)
+    assert not providers.is_plugin(library, Provider.TENSORRT)
+
+
+@pytest.mark.usefixtures("cuda_plugin")
+def test_a_plugin_without_a_device() -> None:
+    with pytest.raises(RuntimeUnavailableError, match=r"its plugin offers no GPU of this machine .vendors: NVIDIA"):
+        providers.plugin_devices(Library("CPUExecutionProvider"), Provider.CUDA)
+
+
+def test_without_a_plugin_cuda_is_absent() -> None:
+    assert not providers.is_plugin(Library("CPUExecutionProvider"), Provider.CUDA)
