@@ -123,8 +123,9 @@ def test_the_number_of_the_gpu_reaches_each_runtime(arguments: dict[str, Any], n
 
 
 def test_a_numbered_gpu_is_a_gpu() -> None:
-    numbered = {"device": NumberedGpu("gpu:1")}
-    labels = [[options.label for options in candidates(RuntimeRequest(**each, **TRT))] for each in (GPU, numbered)]
+    numbered: dict[str, Any] = {"device": NumberedGpu("gpu:1")}
+    both: list[dict[str, Any]] = [GPU, numbered]
+    labels = [[options.label for options in candidates(RuntimeRequest(**each, **TRT))] for each in both]
     assert labels[0] == labels[1]
     assert RuntimeRequest(**numbered, provider=Provider.CUDA).wanted_device is Device.GPU
     with pytest.raises(OptionError, match="provider: cpu runs on the cpu, but device gpu:1 was asked for"):
