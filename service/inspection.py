@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from engine import Bundle, ModelLoadError, OnnxModel, Precision
+from engine import Bundle, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
+from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.last_operator import last_operator
 from engine.transforms import describe
 
@@ -57,7 +58,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         bundle: an open bundle.
 
     Returns:
-        Name, digest, classes, transforms, models, what it declares, warnings.
+        Name, digest, classes, transforms, models, what it declares, the tuned profile, warnings.
     """
     paddle = bundle.paddle
     return {
@@ -94,8 +95,29 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
             "output_op": bundle.declared.output_op,
             "output_dtype": bundle.declared.output_dtype,
         },
+        "profile": _profile(bundle),
         "multilabel": bundle.multilabel,
         "warnings": warnings_of(bundle),
+    }
+
+
+def _profile(bundle: Bundle) -> dict[str, Any] | None:
+    """What a carried profile chooses, and why it is not used here; None where the bundle carries none."""
+    path = bundle.folder / PROFILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        profile = read_profile(path)
+    except OptionError as error:
+        return {"digest": None, "ignored": str(error)}
+    return {
+        "digest": profile.digest,
+        "provider": profile.provider,
+        "precision": profile.precision.value,
+        "threads": profile.threads,
+        "streams": profile.streams,
+        "batch_size": profile.batch_size,
+        "ignored": profile.mismatch(bundle),
     }
 
 

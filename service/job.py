@@ -106,6 +106,13 @@ class Cover(BaseModel):
     cover: float = Field(description="share of the pixels, 0 to 1")
 
 
+class TotalShare(Cover):
+    """The share of a class over all images."""
+
+    cover: float = Field(description="share of the pixels of all images, 0 to 1: every pixel counts once")
+    mean_of_images: float = Field(description="mean of the images' covers, 0 to 1: every image counts once")
+
+
 class Mask(BaseModel):
     """The result of an image."""
 
@@ -144,7 +151,7 @@ class JobResult(BaseModel):
     images: ImageCounts = Field(description="how many images the job had")
     masks: list[Mask] = Field(description="one for each image that succeeded")
     failures: list[Failure] = Field(description="one for each image that failed")
-    cover: list[Cover] = Field(description="over all images, weighted by their pixels")
+    cover: list[TotalShare] = Field(description="of every class over all images, by two rules")
     products: Products = Field(description="what is stored for the job as a whole")
     provenance: dict[str, Any] = Field(description="of the masks: bundle, runtime, provider, precision, versions")
 

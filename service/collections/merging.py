@@ -43,7 +43,7 @@ class Merged:
         """Sum up.
 
         Returns:
-            JSON values: counts, failures, what is missing, cover over all images weighted by their pixels.
+            JSON values: counts, failures, what is missing, cover over all images by both rules of `TotalCover`.
         """
         return {
             **totals([entry.record for entry in self.content.entries], self.content.run.images),

@@ -77,6 +77,7 @@ def inspect(
     facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
     endings = {each["ends_in"] or "cannot be read" for each in (*filter(None, [paddle]), *record["onnx"])}
     facts.add_row("ends in", f"{', '.join(sorted(endings))} (sigmoid, softmax or argmax)")
+    facts.add_row("tuned profile", _profile_shown(record["profile"]))
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     out.print(facts)
     if "need" in record:
@@ -91,6 +92,16 @@ def inspect(
         )
     for warning in record["warnings"]:
         warn(out, warning)
+
+
+def _profile_shown(profile: dict[str, Any] | None) -> str:
+    if profile is None:
+        return "none"
+    if profile["digest"] is None:
+        return shown(f"is ignored: {profile['ignored']}")
+    numbers = f"{profile['threads']} threads, {profile['streams']} streams, batch {profile['batch_size']}"
+    use = "used here" if profile["ignored"] is None else f"ignored here: {profile['ignored']}"
+    return shown(f"{profile['provider']} {profile['precision']}, {numbers}; {use}")
 
 
 def _swatch(color: tuple[int, int, int] | None) -> Text:

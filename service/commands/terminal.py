@@ -376,6 +376,7 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
     counts = summary["images"]
     tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:
-        tell(f"  {shown(each['name'])} {each['cover']:.1%}")
+        mean = f"{each['mean_of_images']:.1%} mean of the images"
+        tell(f"  {shown(each['name'])} {each['cover']:.1%} of all pixels, {mean}")
     for each in summary["failures"]:
         say(f"failed: {each['image']}: {each['reason']}", "red")

@@ -28,8 +28,9 @@ model, and it finds only the classes that the model knows; the result names them
 
 It returns for each image the URN of its mask, the width and height of the image in pixels, and the cover of every class
 as a number from 0 to 1. The mask is a palette PNG of the size of the image whose values are class indices. It also
-returns the cover over all images, weighted by their pixels, the images that failed with the reasons, the URNs of a CSV
-table of cover, of the collection of masks and, if asked for, of an HTML report, and a record of what ran.
+returns the cover over all images by two rules (every pixel counts once, or every image counts once), the images that
+failed with the reasons, the URNs of a CSV table of cover, of the collection of masks and, if asked for, of an HTML
+report, and a record of what ran.
 
 An image that cannot be read is listed among the failures, and the others are done. The request fails, with all reasons,
 if no image succeeds or if a result cannot be stored. Covers of one image add up to 1 unless the classes of the model

@@ -36,7 +36,7 @@ from service.ivcap.names import ArtifactName, product_stem
 from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, Product, PublishedImage, Publisher
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest, ServiceRequest
-from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
+from service.results.pictures import CoverTable, Stems, provenance_record, result_record
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
 
@@ -156,7 +156,7 @@ class Outcome:
                 {"image": each.image.urn, "name": each.image.label, "reason": each.reason} for each in self.failed
             ],
             "problems": self.problems,
-            "cover": cover_records(total.covers()),
+            "cover": total.records(),
             "products": self.products,
             "provenance": None if self.provenance is None else provenance_record(self.provenance),
         }

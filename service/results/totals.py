@@ -10,15 +10,19 @@ from service.results.pictures import cover_records
 
 @dataclass(slots=True)
 class TotalCover:
-    """The cover over all images, each weighted by its pixels.
+    """The cover over all images, by two rules: every pixel counts once, and every image counts once.
 
     Attributes:
+        images: how many there are.
         pixels: of all images.
         covered: pixels of each class, in index order.
+        image_covers: sum of the images' covers of each class, in index order.
     """
 
+    images: int = 0
     pixels: int = 0
     covered: list[ClassCover] = field(default_factory=list[ClassCover])
+    image_covers: list[float] = field(default_factory=list[float])
 
     def add(self, width: int, height: int, covers: Sequence[ClassCover]) -> None:
         """Add an image.
@@ -29,27 +33,34 @@ class TotalCover:
             covers: one a class.
         """
         size = width * height
+        self.images += 1
         self.pixels += size
         for index, each in enumerate(covers):
             if index == len(self.covered):
                 self.covered.append(ClassCover(each.segmentation_class, 0))
+                self.image_covers.append(0.0)
+            self.image_covers[index] += each.cover
             before = self.covered[index]
             self.covered[index] = ClassCover(before.segmentation_class, before.cover + each.cover * size)
 
-    def covers(self) -> tuple[ClassCover, ...]:
-        """Divide by the pixels.
+    def records(self) -> list[dict[str, Any]]:
+        """Divide by the pixels, and by the images.
 
         Returns:
-            One cover a class; none without an image.
+            JSON values of each class, none without an image: `cover` is the share of the pixels of all images,
+            `mean_of_images` the mean of the images' covers.
         """
-        return tuple(ClassCover(each.segmentation_class, each.cover / self.pixels) for each in self.covered)
+        shares = tuple(ClassCover(each.segmentation_class, each.cover / self.pixels) for each in self.covered)
+        means = (round(each / self.images, 6) for each in self.image_covers)
+        records = zip(cover_records(shares), means, strict=True)
+        return [{**record, "mean_of_images": mean} for record, mean in records]
 
 
 def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
     """Sum records up.
 
     Returns:
-        JSON values: counts, failures, cover over all images weighted by their pixels.
+        JSON values: counts, failures, cover over all images by both rules of `TotalCover`.
     """
     failed = [record for record in records if record["status"] != "ok"]
     total = TotalCover()
@@ -68,5 +79,5 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
             "missing": images - len(records),
         },
         "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
-        "cover": cover_records(total.covers()),
+        "cover": total.records(),
     }

@@ -580,7 +580,8 @@ def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     assert (outcome.status, outcome.stderr) == (0, "")
     (record,) = outcome.records
     assert list(record) == [
-        *("name", "source", "digest", "classes", "transforms", "paddle", "onnx", "declared", "multilabel", "warnings"),
+        *("name", "source", "digest", "classes", "transforms", "paddle", "onnx", "declared", "profile", "multilabel"),
+        "warnings",
     ]
     assert record["name"] == "strongest-band"
     assert [each["name"] for each in record["classes"]] == ["red", "green", "blue"]

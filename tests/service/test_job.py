@@ -134,6 +134,8 @@ def test_a_job_publishes_what_an_order_publishes(machine: Machine, platform: Job
     }
     # by hand: 12 + 0, 12 + 0 and 0 + 48 columns of 24 + 48
     assert [share["cover"] for share in content["cover"]] == pytest.approx([12 / 72, 12 / 72, 48 / 72], abs=1e-6)
+    # the mean of 0.5, 0.5, 0 and 0, 0, 1
+    assert [share["mean_of_images"] for share in content["cover"]] == [0.25, 0.25, 0.5]
     assert content["provenance"]["runtime"] == "onnx"
 
     masks = [platform.artifacts[each["mask"]] for each in content["masks"]]

@@ -45,6 +45,8 @@ def test_shards_in_one_folder_are_as_good_as_one_run(bundle: Path, photos: Path,
     half = 32 * 32
     expected = [2 * half / pixels, (2 * half + 128 * 64) / pixels, 6 * half / pixels]
     assert [each["cover"] for each in summary["cover"]] == pytest.approx(expected, abs=1e-6)
+    # of the six images: red halves of two; green halves of two, and one whole; blue halves of six
+    assert [each["mean_of_images"] for each in summary["cover"]] == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=1e-6)
     assert (tmp_path / "o.csv").read_text() == (tmp_path / "whole.csv").read_text().replace(str(whole), str(out))
     for path in whole.glob("*.png"):
         assert path.read_bytes() == (out / path.name).read_bytes()
