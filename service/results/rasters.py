@@ -123,7 +123,7 @@ class LargeImages:
             if name in _OF_RASTERS and value is not None:
                 for task in tasks:
                     if tiff_size(task.path) is None:
-                        raise OptionError(f"{task.path} is no TIFF: leave it out of the images", option=name)
+                        raise OptionError(f"{task.path} is not a TIFF: leave it out of the images", option=name)
 
     def takes(self, task: ImageTask) -> bool:
         """Tell whether an image is cut into tiles.

@@ -306,5 +306,5 @@ def test_a_network_of_no_classes_is_refused(tmp_path: Path, tally: Tally) -> Non
     content = network([("Slice", ["start", "end", "axis"], {})], constants)
     run = predicted(tmp_path, content, {"x.png": grey(100)})
     assert run.status == 1
-    assert "is no segmentation" in run.records[0]["error"]["message"]
+    assert "is not a segmentation" in run.records[0]["error"]["message"]
     tally(KIND, "failed by name")

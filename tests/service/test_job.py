@@ -148,7 +148,7 @@ def test_a_job_publishes_what_an_order_publishes(machine: Machine, platform: Job
     assert (record["$entity"], record["model"], record["order"]) == (masks[0].urn, model, job)
     table = platform.artifacts[content["products"]["cover"]]
     assert (table.name, table.mime_type) == ("cover.csv", "text/csv")
-    assert table.content.decode().splitlines()[1].startswith("dive/GOPR0247.JPG,ok,urn:ivcap:artifact:out-0,24,16,")
+    assert table.content.decode().splitlines()[1].startswith(f"dive/GOPR0247.JPG,ok,{masks[0].urn},24,16,")
     assert b"<html" in platform.artifacts[content["products"]["report"]].content
     [collection] = platform.records(COLLECTION_SCHEMA)
     assert collection["$entity"] == content["products"]["collection"]
@@ -576,6 +576,7 @@ PARAMETERS: Mapping[str, Any] = {
     "mask-size": "original",
     "report": False,
     "shard": None,
+    "allow-tf32": False,
     "crop-size": None,
     "stride": None,
     "scales": None,

@@ -45,6 +45,7 @@ def of_bundle(*options: object) -> Callable[[Path], tuple[object, ...]]:
 
 ENTRIES: Mapping[str, Entry | str] = {
     "predict": Entry(of_bundle("{}/picture.png", "--out", "{}/out"), TRIAL),
+    "reproduce": "the bundle of an earlier run, by `open_session` as predict",
     "scale": Entry(of_bundle("{}/manifest.parquet", "--out", "{}/out"), TRIAL),
     "inspect": Entry(of_bundle("--measure", "--size", "64x64"), "service.needs"),
     "convert": Entry(of_bundle("--precision", "fp16", "--out", "{}/out.tgz"), TRIAL),

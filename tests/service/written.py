@@ -14,9 +14,11 @@ from service import cli
 from tests.service.test_cli import BLUE, halves, pseg
 
 READ = frozenset(
-    "bundle images profile ledgers manifest calibrate verify masks against config weights cv_config source".split()
+    "bundle images profile ledger ledgers manifest calibrate verify masks against config weights cv_config source".split()
 )
-NO_FILE = frozenset("save max_memory bands scales shard address size name page exclude label_values".split())
+NO_FILE = frozenset(
+    "save device image max_memory bands scales shard address size name page exclude label_values".split()
+)
 OF_ITS_OWN = frozenset({"cache_dir"})
 
 

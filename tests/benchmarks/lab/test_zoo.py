@@ -95,7 +95,7 @@ def test_page() -> None:
     assert "| not measured | 0 | 1 |" in text
     assert "| PPHumanSegLite | as it is | 1.2 | passes | 12 | 3e-06 | 3 |  |" in text
     assert "| SFNet | ResNet18\\_vd | 1.2 | passes | 12 | 3e-06 | 3 | flow-size |" in text
-    assert "| unet | unet_chasedb1_128x128_40k.yml |  | not measured |" in text
+    assert "| unet | unet\\_chasedb1\\_128x128\\_40k.yml |  | not measured |" in text
     assert "- `flow-size`: The flow" in text
     assert "- `scales`" not in text
     assert "- UNet (not exported):  `ValueError: no | axis`" in text
@@ -130,7 +130,7 @@ def test_unknown_networks_are_named() -> None:
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no checkout of PaddleSeg"):
+    with pytest.raises(SystemExit, match="not a checkout of PaddleSeg"):
         main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results")])
 
 

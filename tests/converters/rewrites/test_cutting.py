@@ -15,7 +15,7 @@ from engine.errors import ConversionError
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "model.json"
     program.write_text('{"program": 1}')
-    with pytest.raises(ConversionError, match=r"model\.json is no PIR program"):
+    with pytest.raises(ConversionError, match=r"model\.json is not a PIR program"):
         Program.read(program)
 
 
