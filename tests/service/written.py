@@ -14,7 +14,10 @@ from service import cli
 from tests.service.test_cli import BLUE, halves, pseg
 
 READ = frozenset(
-    "bundle images profile ledger ledgers manifest calibrate verify masks against config weights cv_config source".split()
+    [
+        *("bundle", "images", "profile", "ledger", "ledgers", "manifest", "calibrate", "verify", "masks", "against"),
+        *("config", "weights", "cv_config", "source"),
+    ]
 )
 NO_FILE = frozenset(
     "save device image max_memory bands scales shard address size name page exclude label_values".split()
