@@ -164,7 +164,8 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
     network = request.network
     choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
     options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
-    left_out = _WITHOUT_EFFECT | _STATED_APART | (frozenset() if network.gpu.allow_tf32 else {"allow_tf32"})
+    unused = frozenset[str]() if network.gpu.allow_tf32 else frozenset({"allow_tf32"})
+    left_out = _WITHOUT_EFFECT | _STATED_APART | unused
     return {name: value for name, value in options.items() if name not in left_out}
 
 
