@@ -186,7 +186,9 @@ def _dashed(name: str) -> str:
 class _Subject(BaseModel):
     """What an order or a job is about, and what it publishes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=_dashed, populate_by_name=True, defer_build=True
+    )
 
     model: str = Field(
         description="URN of the artifact that holds the model bundle: an archive of a model that PaddleSeg exported."

@@ -150,7 +150,12 @@ def say(message: str, style: str = "") -> None:
         message: may hold text from outside; it is made legible, and cut where nobody would read on.
         style: colour, as rich names it.
     """
-    messages().print(legible(message, _MESSAGE_LENGTH), style=style, soft_wrap=True)
+    text = legible(message, _MESSAGE_LENGTH)
+    if style or messages.cache_info().currsize:
+        messages().print(text, style=style, soft_wrap=True)
+    else:
+        # Most runs say one line, and start faster without the library for colours.
+        sys.stderr.write(text + "\n")
 
 
 def tell(line: str) -> None:
