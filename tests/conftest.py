@@ -19,6 +19,7 @@ from converters.exporting.export import ExportClass, OutputOp, export_bundle
 from converters.repository import Repository
 from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor
+from service.logs import make_records_legible
 from tests.launcher import Launcher
 
 ExportNetwork = Callable[..., Path]
@@ -164,3 +165,9 @@ def small_bundle(small_network: Path, converter: Convert) -> Bundle:
     """The small network with its conversion."""
     with open_bundle(small_network) as bundle:  # from a folder: nothing is unpacked, it stays when it is closed
         return bundle.with_onnx(converter(bundle))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def legible_logs() -> None:
+    """Captured logs travel between the processes of the tests as UTF-8: names that are not Unicode are shown."""
+    make_records_legible()
