@@ -142,14 +142,16 @@ def test_timings_are_summed_up_stage_by_stage() -> None:
     assert aspect["timings_ms"]["run"] == {"mean": 9.25, "median": 5, "p95": 5, "min": 1, "max": 100}
 
 
-def test_images_count_by_their_pixels() -> None:
+def test_images_count_by_their_pixels_and_once_each() -> None:
     total = TotalCover()
     total.add(10, 10, covers(1, 0))
     # This image has a class more.
     total.add(30, 10, covers(0, 0.5, 0.5))
-    assert [each.cover for each in total.covers()] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
-    assert [each.segmentation_class.name for each in total.covers()] == ["sand", "seagrass", "class-2"]
-    assert TotalCover().covers() == ()
+    records = total.records()
+    assert [each["cover"] for each in records] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
+    assert [each["mean_of_images"] for each in records] == [0.5, 0.25, 0.25]
+    assert [each["name"] for each in records] == ["sand", "seagrass", "class-2"]
+    assert TotalCover().records() == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), {1, 2}, b"bytes"])
