@@ -25,7 +25,7 @@ ONNX, PADDLE = {"runtime": RuntimeName.ONNX}, {"runtime": RuntimeName.PADDLE}
 GPU, CPU = {"device": Device.GPU}, {"device": Device.CPU}
 FP16, INT8 = {"precision": Precision.FP16}, {"precision": Precision.INT8}
 ON, OFF = {"onednn": OneDnn.ON}, {"onednn": OneDnn.OFF}
-TRT = {"tensorrt": True}
+TRT: dict[str, Any] = {"tensorrt": True}
 
 
 @pytest.fixture(autouse=True)
