@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.half_precision import Halved, to_half
+from converters.half_precision import to_half
 from converters.parity import compare
 from demo.scenes import render_scene
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
