@@ -6,6 +6,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -285,8 +286,18 @@ class _Work:
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
         with self._original() as original:
-            report = self._compared(original, Precision.FP32, self._generated(original), destination)
-        return self._certificate(Precision.FP32, destination, report, "generated")
+            pictures, compared_on = self._pictures_for_fp32(original)
+            report = self._compared(original, Precision.FP32, pictures, destination)
+        return self._certificate(Precision.FP32, destination, report, compared_on)
+
+    def _pictures_for_fp32(self, original: Predictor) -> tuple[Iterable[tuple[str, SourceImage]], ComparedOn]:
+        """Generated ones, so that all users of the cache have one certificate; the user's where none of them fits."""
+        try:
+            return self._generated(original), "generated"
+        except ConversionError:
+            if not self.request.verification:
+                raise
+            return self._pictures(original), "verification"
 
     def _make_int8(self, base: OnnxModel, destination: Path) -> Certificate:
         from converters.quantization import quantize
@@ -312,8 +323,7 @@ class _Work:
 
         self.advance("halving", 0, 2)
         with self._opened(base) as floating:
-            prepared = (floating.prepare(image) for _, image in self._pictures(floating))
-            feeds = ({floating.input_name: each.tensor[None]} for each in prepared)
+            feeds = self._feeds_for_fp16(floating)
             halved = to_half(base.path, destination, feeds, where=str(self.bundle.source))
         self.advance("comparing with the original", 1, 2)
         certificate = self._compared_with_original(Precision.FP16, destination, halved.kept_nodes)
@@ -388,6 +398,12 @@ class _Work:
             return named_pictures(reference)
         height, width = self.request.input_shape
         return named_pictures(reference, ((width, height),))
+
+    def _feeds_for_fp16(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
+        """The pictures of the comparison, which leaves out those that the network does not take."""
+        for _, image in self._pictures(predictor):
+            with suppress(ImageError):
+                yield {predictor.input_name: predictor.prepare(image).tensor[None]}
 
     def _feeds(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
         """The calibration pictures as the network gets them, one at a time."""

@@ -56,7 +56,7 @@ class Declaration:
         '1.5 is not between 0 and 1'
 
         Args:
-            value: of the option; what is no number has no limits.
+            value: of the option; only numbers have limits.
 
         Returns:
             What is wrong with it; None: nothing.
@@ -98,7 +98,7 @@ def option(default: Any, text: str, **declared: Any) -> Any:  # noqa: ANN401  (a
 _Number = TypeVar("_Number", int, float)
 
 
-def numbers(kind: type[_Number], example: str) -> Callable[[str], tuple[_Number, ...]]:
+def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> Callable[[str], tuple[_Number, ...]]:
     """Make a parser of numbers with commas between.
 
     >>> numbers(int, "3,2,1")("1, 2")
@@ -107,6 +107,7 @@ def numbers(kind: type[_Number], example: str) -> Callable[[str], tuple[_Number,
     Args:
         kind: of the numbers.
         example: for the message.
+        count: how many numbers there have to be; None: any.
 
     Returns:
         The parser; it raises ValueError.
@@ -114,9 +115,12 @@ def numbers(kind: type[_Number], example: str) -> Callable[[str], tuple[_Number,
 
     def parse(text: str) -> tuple[_Number, ...]:
         try:
-            return tuple(kind(each) for each in text.split(","))
+            found = tuple(kind(each) for each in text.split(","))
         except ValueError as error:
             raise ValueError(f"give numbers with commas between, such as {example}") from error
+        if count is not None and len(found) != count:
+            raise ValueError(f"give {count} numbers with a comma between, such as {example}")
+        return found
 
     return parse
 

@@ -253,7 +253,7 @@ PaddleProvider = Literal["paddle-cpu", "paddle-onednn", "paddle-gpu", "paddle-te
 
 
 class TensorRtPreparation(StrEnum):
-    """What Paddle writes down for TensorRT while it runs without it."""
+    """What Paddle writes down for later runs under TensorRT."""
 
     SHAPE_RANGES = "shape ranges"
     """`shape_range_file`, when the runtime is closed."""
@@ -275,7 +275,7 @@ class PaddleOptions:
         device_id: GPU index.
         gpu: TF32, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes, engines and calibration tables of TensorRT.
-        preparation: what is to be written for TensorRT by a run without it; None: a usual run.
+        preparation: what this run writes down for later runs under TensorRT; None: a usual run.
         verbose: let the library log.
     """
 

@@ -20,7 +20,7 @@ from engine.images import ImageLimits
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import process_memory_bytes
-from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
+from engine.system.process import Limits, run_isolated, value_of
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
@@ -99,7 +99,6 @@ class Need:
 
 
 _NEED = TypeAdapter(Need)
-_REQUEST = TypeAdapter(PredictRequest)
 
 
 def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path | None) -> Need:
@@ -146,18 +145,12 @@ def _write_photographs(folder: Path, size: Size) -> None:
 def _run_child(run: _Run) -> Any:  # noqa: ANN401 - what JSON holds
     # It works where this process does, since the names in the request may be relative.
     outcome = run_isolated(_measured, run, Limits(_TIMEOUT_S), Path.cwd())
-    match outcome:
-        case Returned():
-            return outcome.value
-        case Raised():
-            raise outcome.error
-        case TimedOut():
-            raise InferenceError(f"{run.bundle}: did not end within {_TIMEOUT_S:g} s: give a smaller --size")
-        case Died():
-            remedy = ": the machine has too little memory for it, give a smaller --size"
-            raise InferenceError(
-                f"{run.bundle}: the process that was measured {outcome.cause}{remedy if outcome.out_of_memory else ''}"
-            )
+    return value_of(
+        outcome,
+        lambda said: InferenceError(
+            f"{run.bundle}: the process that was measured {said}; if memory or time is not enough, give a smaller size"
+        ),
+    )
 
 
 def _read(limits: ImageLimits, task: ImageTask) -> SourceImage:

@@ -213,9 +213,19 @@ def open_session(
             mask_size=request.masks.mask_size,
         ) as predictor:
             _require_threshold_used(predictor, request)
-            largest = request.images.largest_pixels * batch_size_of(request, predictor)
-            predictor.heed_memory_limit(memory_limit_bytes(), largest)
+            keep_to_memory_limit(predictor, request)
             yield averaged(predictor, request.averaging)
+
+
+def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:
+    """Have a predictor keep to the memory limit of this process, where the images of a request may come near it.
+
+    Args:
+        predictor: an open predictor; its network may run twice, to be measured.
+        request: validated parameters.
+    """
+    largest = request.images.largest_pixels * batch_size_of(request, predictor)
+    predictor.apply_memory_limit(memory_limit_bytes(), largest)
 
 
 def _require_threshold_used(predictor: Predictor, request: PredictRequest) -> None:

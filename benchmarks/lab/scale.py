@@ -19,7 +19,7 @@ from benchmarks.lab.tile_quality import TileWork, measure_tiles
 from benchmarks.measuring.environment import environment
 from benchmarks.results.markdown import Markup, Table, markdown
 from engine.system.memory import process_memory_bytes
-from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
+from engine.system.process import Limits, run_isolated, value_of
 
 _ROOT = Path(__file__).parents[2]
 _SEED = 20240
@@ -126,15 +126,7 @@ def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
     conversions = request.out / "conversions"
     work = TileWork(part, request.bundle, raster, request.memory_mib * _MIB, request.streams, conversions)
     outcome = run_isolated(measure_tiles, work, Limits(_TIMEOUT_S))
-    match outcome:
-        case Returned():
-            return outcome.value
-        case Raised():
-            raise outcome.error
-        case TimedOut():
-            raise RuntimeError(f"{part} did not end within {_TIMEOUT_S} s")
-        case Died():
-            raise RuntimeError(f"{part} {outcome.cause}")
+    return value_of(outcome, lambda said: RuntimeError(f"{part}: the process {said}"))
 
 
 def to_markdown(measured: dict[str, Any]) -> str:

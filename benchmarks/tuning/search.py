@@ -51,7 +51,7 @@ class Goal(StrEnum):
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
             Goal.THROUGHPUT: f"{figure:.2f} images/s",
-            Goal.MEMORY: f"{figure:.0f} MiB",
+            Goal.MEMORY: f"{peak_rss_mb(summary) or 0:.0f} MB",
         }[self]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConversionError
-from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
+from engine.system.process import Limits, run_isolated, value_of
 
 TIMEOUT_S: float = 600
 MEMORY_BYTES = 2 << 30
@@ -92,15 +92,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
 
 def _listed(path: Path) -> Any:  # noqa: ANN401 - what JSON holds
     outcome = run_isolated(_list, path, Limits(TIMEOUT_S, MEMORY_BYTES))
-    match outcome:
-        case Returned():
-            return outcome.value
-        case Raised():
-            raise outcome.error
-        case TimedOut():
-            raise ConversionError(f"{_NO_WEIGHTS}: reading them did not end within {TIMEOUT_S:g} s")
-        case Died():
-            raise ConversionError(f"{_NO_WEIGHTS}: the process that read it {outcome.cause}")
+    return value_of(outcome, lambda said: ConversionError(f"{_NO_WEIGHTS}: the process that read it {said}"))
 
 
 def _read_array(descriptor: int, name: str, stored: StoredArray) -> NDArray[Any]:

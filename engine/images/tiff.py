@@ -146,7 +146,7 @@ def is_georeferenced(path: Path, page: int = 1) -> bool:
         Whether it has the size of a pixel, a transformation, or points on the ground.
     """
     found = _directory_of(path, page)
-    return found is not None and any(map(found.has, (Tag.PIXEL_SCALE, Tag.TRANSFORMATION, Tag.TIE_POINTS)))
+    return found is not None and found.is_georeferenced
 
 
 def _directory_of(path: Path, page: int) -> Directory | None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def engine_folder(root: Path, key: EngineKey, *, max_bytes: int = MAX_BYTES) -> 
     folder = root / key.digest
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
-    _remove_oldest(root, max_bytes)
+    with suppress(FileNotFoundError):  # another process tidies up, too
+        _remove_oldest(root, max_bytes)
     return folder
 
 
@@ -94,7 +96,10 @@ def holds_engines(folder: Path) -> bool:
     Returns:
         Whether it holds a file.
     """
-    return any(each.is_file() for each in folder.rglob("*"))
+    try:
+        return any(each.is_file() for each in folder.rglob("*"))
+    except FileNotFoundError:  # another process is making or removing some
+        return True
 
 
 def empty(folder: Path, reason: str) -> None:

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +48,7 @@ from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import scratch_folder
 from engine.system.gpu_stacks import how_to_install_paddle
-from engine.system.libraries import installed_version
+from engine.system.libraries import tensorrt_version
 from engine.system.nvidia import open_libraries, output_to_stderr, require_gpu, set_tf32
 
 ONEDNN_CACHE_CAPACITY = 10
@@ -414,6 +414,8 @@ class PaddleRuntime:
         versions = {"paddlepaddle": str(_import_paddle().__version__)}
         if on_gpu:
             versions["gpu"] = require_gpu(options.device_id).description
+        if options.tensorrt:
+            versions["tensorrt"] = tensorrt_version()
         self._identity = RuntimeIdentity(
             runtime=RuntimeName.PADDLE,
             provider=options.label,
@@ -562,11 +564,7 @@ def _prepare_for_tensorrt(model: PaddleModel, options: PaddleOptions) -> tuple[P
         if model.kind == "pir" or options.precision is Precision.INT8:
             raise OptionError("TensorRT for a PIR program, or in int8, needs a cache folder for what it makes")
         return model, options
-    distributions = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
-    versions = {
-        "paddlepaddle": str(_import_paddle().__version__),
-        "tensorrt": next(filter(None, map(installed_version, distributions)), "unknown"),
-    }
+    versions = {"paddlepaddle": str(_import_paddle().__version__), "tensorrt": tensorrt_version()}
     key = engine_key(model, options, versions, require_gpu(options.device_id).kind)
     # Paddle makes the folder of its cache without those above it.
     folder = engine_folder(cache / "paddle", key)
@@ -609,6 +607,9 @@ def _convert_pir_for_tensorrt(model: PaddleModel, options: PaddleOptions, folder
             )
             (scratch / "made").mkdir()
             convert(str(source.program.with_suffix("")), config)
-            with suppress(OSError):
+            try:
                 (scratch / "made").rename(converted)
+            except OSError:
+                if not converted.is_dir():
+                    raise
     return PaddleModel(converted / "model.json", converted / "model.pdiparams", digest=model.digest)

@@ -135,11 +135,6 @@ class RuntimeRequest(Options):
         return self.device.number if isinstance(self.device, NumberedGpu) else 0
 
     @property
-    def is_auto(self) -> bool:
-        """Whether the library is left to `auto`."""
-        return self.runtime is None and self.provider is None and self.onednn is not OneDnn.ON
-
-    @property
     def wants_tensorrt(self) -> bool:
         """Whether TensorRT was asked for, by its own option or as the provider."""
         return self.tensorrt or self.provider is Provider.TENSORRT
@@ -166,7 +161,7 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     untuned = _untuned(request)
     if request.tuned is None:
         return untuned
-    tuned = request.tuned.options(verbose=request.verbose)
+    tuned = replace(request.tuned.options(verbose=request.verbose), gpu=request.gpu)
     return (tuned, *(each for each in untuned if each != tuned))
 
 

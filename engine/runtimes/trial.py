@@ -20,7 +20,7 @@ from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import InferenceError, ModelLoadError, TrialError
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
-from engine.system.libraries import installed_versions
+from engine.system.libraries import TENSORRT_DISTRIBUTIONS, installed_versions
 from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 TIMEOUT_S: float = 600
@@ -37,7 +37,10 @@ _log = logging.getLogger(__name__)
 _PaddleRequest = tuple[PaddleModel, PaddleOptions]
 _OnnxRequest = tuple[OnnxModel, OnnxOptions]
 _Request = _PaddleRequest | _OnnxRequest
-_VERSIONED = ("numpy", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
+_VERSIONED = (
+    *("numpy", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"),
+    *TENSORRT_DISTRIBUTIONS,
+)
 
 
 @dataclass(frozen=True, slots=True)

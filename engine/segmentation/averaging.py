@@ -44,14 +44,14 @@ class Averaging(Options):
         "Width and height of PaddleSeg's sliding window, in pixels. It goes with stride.",
         minimum=1,
         metavar="W H",
-        parse=numbers(int, "769,769"),
+        parse=numbers(int, "769,769", count=2),
     )
     stride: tuple[int, int] | None = option(
         None,
         "How far the window moves to the right and down, in pixels. It goes with crop-size.",
         minimum=1,
         metavar="W H",
-        parse=numbers(int, "513,513"),
+        parse=numbers(int, "513,513", count=2),
     )
     scales: tuple[float, ...] = option(
         (1.0,),

@@ -176,7 +176,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
             if onnx is None:
                 raise ModelLoadError(
                     f"{bundle.source}: holds no onnx/{options.precision}/model.onnx: "
-                    f"run `pseg convert` first, or use runtime paddle"
+                    "run `pseg convert` first, or use runtime paddle"
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, ledger)

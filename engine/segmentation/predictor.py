@@ -422,7 +422,7 @@ class Predictor:
         self._note_cut(fitting, wanted, pixels)
         return fitting
 
-    def heed_memory_limit(self, limit_bytes: int, pixels: int) -> None:
+    def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
         """Measure what runs take and keep to a limit from now on, unless there is no doubt that they fit.
 
         Runs on a GPU are not measured: what they take is the GPU's memory, and TensorRT takes no pictures outside its

@@ -16,10 +16,10 @@ from pathlib import PurePath
 from typing import Any, NoReturn, cast
 
 from engine import errors
-from engine.errors import EngineError, message_of
+from engine.errors import EngineError, OptionError, message_of
 from engine.system.confinement import confine_process
 
-RETURNED, RAISED, MESSAGE, DIED = "returned", "raised", "message", "died"
+RETURNED, RAISED, MESSAGE, OPTION, DIED = "returned", "raised", "message", "option", "died"
 """The keys of an answer."""
 UNLIMITED = "-"
 
@@ -48,6 +48,8 @@ def _answer_to(request: object, handler: Callable[[Any], object]) -> dict[str, o
     except EngineError as error:
         # An error of another module counts as the one of the engine that it is a kind of.
         kind = next(each for each in type(error).__mro__ if getattr(errors, each.__name__, None) is each)
+        if isinstance(error, OptionError):
+            return {RAISED: kind.__name__, MESSAGE: error.problem, OPTION: error.option}
         return {RAISED: kind.__name__, MESSAGE: str(error)}
     except Exception as error:
         # Whatever a library raises is for the parent to report.

@@ -16,6 +16,18 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+TENSORRT_DISTRIBUTIONS = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
+
+
+def tensorrt_version() -> str:
+    """Look up the version of TensorRT, whichever of its distributions is installed.
+
+    Returns:
+        The version; `unknown` if TensorRT is not installed as a distribution.
+    """
+    return next(filter(None, map(installed_version, TENSORRT_DISTRIBUTIONS)), "unknown")
+
+
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
     """Look up the versions of several distributions."""
     found = {name: installed_version(name) for name in distributions}

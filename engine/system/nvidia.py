@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from engine.errors import RuntimeUnavailableError
+from engine.errors import OptionError, RuntimeUnavailableError
 
 DRIVER_LIBRARY = "libcuda.so.1"
 MANAGEMENT_LIBRARY = "libnvidia-ml.so.1"
@@ -281,11 +281,23 @@ def set_tf32(*, allowed: bool) -> None:
 
     Args:
         allowed: if not, it is switched off in all of them.
+
+    Raises:
+        OptionError: it was decided otherwise earlier in this process.
     """
+    if _tf32_decisions and allowed not in _tf32_decisions:
+        earlier, now = ("without", "with") if allowed else ("with", "without")
+        raise OptionError(
+            f"this process has run {earlier} TF32 and cannot run {now} it, since NVIDIA's libraries read the setting "
+            "once: use another process",
+            option="allow_tf32",
+        )
+    _tf32_decisions.add(allowed)
     if not allowed:
         os.environ[_TF32] = "0"
 
 
+_tf32_decisions: set[bool] = set()
 _stdout = Lock()
 
 
@@ -296,11 +308,15 @@ def output_to_stderr() -> Generator[None]:
     Yields:
         While it does. One thread at a time.
     """
+    # What C's library still holds goes where it was meant to go.
+    flush = ctypes.CDLL(None).fflush
     with _stdout:
+        flush(None)
         kept = os.dup(1)
         try:
             os.dup2(2, 1)
             yield
         finally:
+            flush(None)
             os.dup2(kept, 1)
             os.close(kept)

@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from engine import errors
-from engine.errors import EngineError
-from engine.system.child import DIED, MESSAGE, RAISED, RETURNED, UNLIMITED
+from engine.errors import EngineError, OptionError
+from engine.system.child import DIED, MESSAGE, OPTION, RAISED, RETURNED, UNLIMITED
 from engine.system.confinement import FILE_BYTES
 from engine.system.files import scratch_folder
 
@@ -121,6 +121,31 @@ class TimedOut:
 
 
 Outcome = Returned | Raised | Died | TimedOut
+
+
+def value_of(outcome: Outcome, failed: Callable[[str], Exception]) -> Any:  # noqa: ANN401 - what JSON holds
+    """Take the value out of an outcome where all that is not one is an error.
+
+    Args:
+        outcome: of a request.
+        failed: makes the error of a child that died or ran out of time, from words that follow "the process".
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        EngineError: the function raised it.
+        Exception: from `failed`.
+    """
+    match outcome:
+        case Returned():
+            return outcome.value
+        case Raised():
+            raise outcome.error
+        case TimedOut():
+            raise failed(f"did not end within {outcome.timeout_s:g} s")
+        case Died():
+            raise failed(outcome.cause)
 
 
 def is_out_of_memory(message: str) -> bool:
@@ -241,7 +266,10 @@ class ChildProcess:
         kind = getattr(errors, str(answer[RAISED]), None)
         if not (isinstance(kind, type) and issubclass(kind, EngineError)):
             raise ValueError(f"{answer[RAISED]!r} is not an error of the engine")
-        return Raised(kind(str(answer[MESSAGE])))
+        message, named = str(answer[MESSAGE]), answer.get(OPTION)
+        if issubclass(kind, OptionError):
+            return Raised(kind(message, option=None if named is None else str(named)))
+        return Raised(kind(message))
 
     def _died(self, exception: str | None = None) -> Outcome:
         deadline = time.monotonic() + min(self._timeout_s, _EXIT_WAIT_S)

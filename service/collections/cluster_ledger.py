@@ -6,7 +6,7 @@ The rules by which its entries hold for a run are those of `service.results.resu
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field
 
@@ -36,8 +36,13 @@ COLUMNS: Mapping[str, str] = {
     "timings_ms": "string",
     "digest": "string",
     "node": "string",
+    "network_width": "int64",
+    "network_height": "int64",
+    "notes": "string",
 }
-"""Of the rows; provenance and timings are JSON."""
+"""Of the rows; provenance, timings and notes are JSON."""
+_ADDED = ("network_width", "network_height", "notes")
+"""What tables of version 0.1.0 do not have."""
 
 
 class _Row(CaptureRecord):
@@ -56,6 +61,9 @@ class _Row(CaptureRecord):
     timings_ms: str
     digest: str
     node: str
+    network_width: NotRequired[Side | None]
+    network_height: NotRequired[Side | None]
+    notes: NotRequired[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class ClusterEntry:
         record: Mapping[str, Any] = self.record
         mask: Mapping[str, Any] = record["mask"] or {}
         error: Mapping[str, Any] = record["error"] or {}
+        seen: Mapping[str, Any] = record.get("network_size") or {}
         return {
             "uri": record["image"],
             "stem": self.stem,
@@ -130,6 +139,9 @@ class ClusterEntry:
             "timings_ms": json.dumps(record["timings_ms"]),
             "digest": self.digest,
             "node": self.node,
+            "network_width": seen.get("width"),
+            "network_height": seen.get("height"),
+            "notes": json.dumps(record["notes"]) if "notes" in record else None,
         }
 
 
@@ -143,7 +155,7 @@ def entry_of(
 
 def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
     row = checked(_Row, value)
-    ok = row["status"] == "ok"
+    ok, notes = row["status"] == "ok", row.get("notes")
     record = {
         "image": row["uri"],
         "status": row["status"],
@@ -152,8 +164,14 @@ def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
         "cover": row["cover"] or [],
         "provenance": json.loads(row["provenance"]),
         "timings_ms": json.loads(row["timings_ms"]),
+        "network_size": _size(row.get("network_width"), row.get("network_height")),
+        **({} if notes is None else {"notes": json.loads(notes)}),
     }
     return ClusterEntry(checked_record(record), row["stem"], capture_from(row), row["digest"], row["node"])
+
+
+def _size(width: int | None, height: int | None) -> dict[str, int] | None:
+    return None if width is None or height is None else {"width": width, "height": height}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +235,7 @@ def read_cluster_ledger(out: Folder) -> ClusterLedger:
 
 def _entries_in(name: str) -> list[ClusterEntry]:
     entries: list[ClusterEntry] = []
-    for number, row in enumerate(read_rows(name, list(COLUMNS)), 1):
+    for number, row in enumerate(read_rows(name, list(COLUMNS), optional=_ADDED), 1):
         try:
             entries.append(_entry_from(row))
         except (ValueError, RecursionError) as error:

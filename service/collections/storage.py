@@ -12,7 +12,7 @@ is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the cre
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -304,12 +304,13 @@ def _bounded_rows(name: str, file: Any, columns: Sequence[str] | None) -> Iterat
         yield from batch.to_pylist()
 
 
-def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def read_rows(name: str, columns: Sequence[str] | None = None, optional: Collection[str] = ()) -> list[dict[str, Any]]:
     """Read a Parquet file.
 
     Args:
         name: a URI or a path.
         columns: which ones; None: all.
+        optional: those of them that may be absent; their values are absent then, too.
 
     Raises:
         StoreError: it cannot be read.
@@ -321,10 +322,11 @@ def read_rows(name: str, columns: Sequence[str] | None = None) -> list[dict[str,
 
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        lacking = [column for column in columns or () if column not in file.schema_arrow.names]
+        there: list[str] = file.schema_arrow.names
+        lacking = [column for column in columns or () if column not in {*there, *optional}]
         if lacking:
-            there = ", ".join(file.schema_arrow.names) or "none"
-            raise OptionError(f"{name}: has no column {lacking[0]} (there are: {there}): make it with `pseg manifest`")
-        return list(_bounded_rows(name, file, columns))
+            known = ", ".join(there) or "none"
+            raise OptionError(f"{name}: has no column {lacking[0]} (there are: {known}): make it with `pseg manifest`")
+        return list(_bounded_rows(name, file, columns and [column for column in columns if column in there]))
     except (pa.ArrowException, OSError) as error:
         raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

@@ -159,7 +159,7 @@ class PredictRun:
             return predictor.provenance if rasters is None else rasters.provenance_of(result)
 
         # Where nothing else is to be written, a ledger is written only for what reads it.
-        keep = bool(self.request.save) or resume or self.listing.shard is not None
+        keep = bool(self.request.save) or self.tiles.vectors is not None or resume or self.listing.shard is not None
         run = run_of(predictor, self.request, self.listing, self.tiles)
         with open_ledger(out, run, self.listing, resume=resume, overwrite=self.results.overwrite, keep=keep) as ledger:
             for note in ledger.notes:

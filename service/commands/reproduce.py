@@ -1,8 +1,9 @@
 """`pseg reproduce`: images of an earlier run are segmented again, and the masks are compared."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -11,7 +12,17 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine import Failed, ImageError, OptionError, RuntimeName, Segmented, open_bundle
+from engine import (
+    ConversionError,
+    Failed,
+    ImageError,
+    ModelLoadError,
+    OptionError,
+    RuntimeName,
+    RuntimeUnavailableError,
+    Segmented,
+    open_bundle,
+)
 from engine.declaration import assembled, declared_options
 from engine.rasters.geotiff import differing_pixels
 from engine.rasters.options import TileOptions
@@ -29,7 +40,7 @@ from service.commands.terminal import (
     say,
     tell,
 )
-from service.request import PredictRequest, at_full_size
+from service.request import PredictRequest
 from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
 from service.results.pictures import MAP_SUFFIX, ImageTask
 from service.results.runs import Listing
@@ -37,6 +48,7 @@ from service.session import caches_at, open_session
 
 _PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 _ONEDNN = {"paddle-onednn": "on", "paddle-cpu": "off"}
+_ON_GPU = frozenset({"paddle-gpu", "paddle-tensorrt"})
 
 
 def reproduce(
@@ -55,6 +67,7 @@ def reproduce(
 
     Status 1 if a mask differs, or cannot be made again.
     """
+    equal = compared = 0
     with errors_end_the_command():
         content = _ledger_of(ledger)
         with open_bundle(bundle) as opened:
@@ -64,16 +77,16 @@ def reproduce(
                     f"{content.run.bundle[:12]}: name the bundle of that run",
                     option="bundle",
                 )
-        comparisons = list(_compared(content, bundle, _chosen(content, image or []), cache_dir))
-    for each in comparisons:
-        if json_output:
-            print_json(each.record())
-        else:
-            tell(f"{legible(each.image)}: {legible(each.said)}")
-    equal = sum(each.problem is None and each.differing_pixels == 0 for each in comparisons)
+        for each in _compared(content, bundle, _chosen(content, image or []), cache_dir):
+            compared += 1
+            equal += each.is_same
+            if json_output:
+                print_json(each.record())
+            else:
+                tell(f"{legible(each.image)}: {legible(each.said)}")
     if not json_output:
-        say(f"{equal} of {len(comparisons)} masks are the same")
-    if equal < len(comparisons):
+        say(f"{equal} of {compared} masks are the same")
+    if equal < compared:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -83,6 +96,10 @@ class _Comparison:
     pixels: int
     differing_pixels: int
     problem: str | None = None
+
+    @property
+    def is_same(self) -> bool:
+        return self.problem is None and not self.differing_pixels
 
     @property
     def said(self) -> str:
@@ -95,7 +112,7 @@ class _Comparison:
     def record(self) -> dict[str, object]:
         return {
             "image": self.image,
-            "same": self.problem is None and not self.differing_pixels,
+            "same": self.is_same,
             "pixels": self.pixels,
             "differing_pixels": self.differing_pixels,
             "problem": self.problem,
@@ -113,42 +130,48 @@ def _ledger_of(named: Path) -> LedgerContent:
 
 def _chosen(content: LedgerContent, named: Sequence[str]) -> list[Entry]:
     done = [entry for entry in content.entries if not entry.failed and entry.pictures]
-    found = [entry for entry in done if not named or any(_is_called(entry.path, each) for each in named)]
-    idle = [each for each in named if not any(_is_called(entry.path, each) for entry in done)]
+    if not done:
+        raise OptionError(f"{content.path} has no mask to compare: name the ledger of a run that wrote masks")
+    idle = [each for each in named if not any(_is_called(entry, each) for entry in done)]
     if idle:
         raise OptionError(f"{content.path} has no mask of {idle[0]}: name one of its images", option="image")
-    return found
+    return [entry for entry in done if not named or any(_is_called(entry, each) for each in named)]
 
 
-def _is_called(path: str, name: str) -> bool:
-    return path == name or path.endswith(f"/{name.removeprefix('./')}")
+def _is_called(entry: Entry, name: str) -> bool:
+    names = {entry.path, str(_task(entry).path)}
+    return any(path == name or path.endswith(f"/{name.removeprefix('./')}") for path in names)
 
 
 def _compared(
     content: LedgerContent, bundle: Path, entries: Sequence[Entry], cache_dir: Path | None
 ) -> Iterator[_Comparison]:
     """Images that were made alike run together, in the order of the ledger."""
-    groups: dict[tuple[object, ...], list[Entry]] = {}
+    groups: dict[str, list[Entry]] = {}
     for entry in entries:
         made_by = entry.record["provenance"]
-        groups.setdefault(tuple(made_by[name] for name in ("runtime", "provider", "precision")), []).append(entry)
+        ran = [made_by[name] for name in ("runtime", "provider", "precision")]
+        groups.setdefault(json.dumps([*ran, asdict(_tiles(made_by))]), []).append(entry)
     for alike in groups.values():
-        yield from _made_again(content, bundle, alike, cache_dir)
+        try:
+            yield from _made_again(content, bundle, alike, cache_dir)
+        except (RuntimeUnavailableError, ModelLoadError, ConversionError) as error:
+            # What made these masks is not here; others may be made again.
+            yield from (_Comparison(entry.path, 0, 0, str(error)) for entry in alike)
 
 
 def _made_again(
     content: LedgerContent, bundle: Path, entries: Sequence[Entry], cache_dir: Path | None
 ) -> Iterator[_Comparison]:
-    options = content.run.options
-    request = _request(options, entries[0].record["provenance"])
-    tiles = assembled(TileOptions, {**options, "tile_size": options.get("tile_side"), "vectors": None})
+    made_by = entries[0].record["provenance"]
+    request = _request(content.run.options, made_by)
     tasks = [_task(entry) for entry in entries]
     with scratch_folder("reproduce") as folder:
         for task in tasks:
             (folder / task.stem).parent.mkdir(parents=True, exist_ok=True)
-        results = ResultOptions(out=folder)
-        run = PredictRun(bundle, Listing(tasks), request, tiles, results, SessionOptions(cache_dir=cache_dir))
-        with open_session(bundle, at_full_size(request, tiles), caches_at(cache_dir)) as predictor:
+        results, session = ResultOptions(out=folder), SessionOptions(cache_dir=cache_dir)
+        run = PredictRun(bundle, Listing(tasks), request, _tiles(made_by), results, session)
+        with open_session(bundle, request, caches_at(cache_dir)) as predictor:
             for entry, (_, result) in zip(entries, run.results_of(predictor), strict=True):
                 if isinstance(result, Segmented) and result.encoded is not None:
                     yield _comparison(entry, content.path.parent / entry.pictures[0], result.encoded)
@@ -157,8 +180,26 @@ def _made_again(
                     yield _Comparison(entry.path, 0, 0, reason)
 
 
+def _tiles(made_by: Mapping[str, Any]) -> TileOptions:
+    """The tiles that a mask was made of, as its record states them: they depend on the memory of that day."""
+    tiling = made_by.get("tiling")
+    if tiling is None:
+        return TileOptions(as_photograph=True)
+    width, height = tiling["tile"]
+    bands = tiling.get("bands")
+    return TileOptions(
+        tile=True,
+        # Other tiles than squares are the only ones that the network takes.
+        side=width if width == height else None,
+        overlap=tiling["overlap"],
+        bands=None if bands is None else tuple(bands),
+    )
+
+
 def _comparison(entry: Entry, stored: Path, made: Path) -> _Comparison:
     mask = entry.record["mask"]
+    if stored.suffix not in {".png", ".npz", MAP_SUFFIX}:
+        return _Comparison(entry.path, 0, 0, "only an overlay was kept, which is not the mask")
     pixels = mask["width"] * mask["height"]
     try:
         return _Comparison(entry.path, pixels, _differing_pixels(stored, made, pixels))
@@ -199,6 +240,7 @@ def _request(options: Mapping[str, Any], made_by: Mapping[str, Any]) -> PredictR
         "runtime": made_by["runtime"],
         "provider": made_by["provider"] if made_by["runtime"] == RuntimeName.ONNX else None,
         "precision": made_by["precision"],
+        "device": "gpu" if made_by["provider"] in _ON_GPU else told.get("device"),
         "mkldnn": _ONEDNN.get(made_by["provider"], "auto"),
         "threads": min(made_by["threads"], usable_cores()),
     }

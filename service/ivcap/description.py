@@ -86,6 +86,7 @@ _SHOWN: Mapping[str, _Shown] = {
     "scales": _Shown("Scales", ("0.75,1.0,1.25",)),
     "flip-horizontal": _Shown("Left and right exchanged", (True,)),
     "flip-vertical": _Shown("Top and bottom exchanged", (True,)),
+    "allow-tf32": _Shown("TF32 on a GPU", (True,)),
     "mask-size": _Shown("Size of the masks", ("original",)),
     "report": _Shown("HTML report", (True,)),
     "shard": _Shown("Share of the images", ("1/4", "4/4")),

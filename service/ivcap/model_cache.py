@@ -11,7 +11,7 @@ from engine import BundleError, Predictor
 from engine.images import ImageLimits
 from service.ivcap.items import Item
 from service.request import PredictRequest
-from service.session import Caches, open_session
+from service.session import Caches, keep_to_memory_limit, open_session
 
 _log = logging.getLogger(__name__)
 _MOST_BUNDLES = 4
@@ -89,6 +89,7 @@ class ModelCache:
         # Shapes are collected from the images of each job.
         if self._predictor is not None and self._opened == wanted and not request.auto_tune_shapes:
             _log.info("%s is open from an earlier job", bundle.name.urn)
+            keep_to_memory_limit(self._predictor, request)
             return self._predictor, True
         # Two models at a time may be more than memory holds.
         self._close_model()

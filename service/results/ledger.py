@@ -210,7 +210,7 @@ def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
                 raise LedgerError(
                     path,
                     f"has position {told.position}, which is that of another image, or of none of the {run.images}: "
-                    "start anew without --resume",
+                    "name another folder, or replace it with --overwrite",
                     line=number,
                 )
             last[told.path] = told
@@ -374,6 +374,9 @@ def open_ledger(
             known = _still_finished(path, before, run, listing)
         elif not overwrite:
             _require_same_run(path, before, run)
+            for other in {folder / "ledger.jsonl", *folder.glob("ledger.*-of-*.jsonl")} - {path}:
+                with suppress(FileNotFoundError), open(other, "rb", opener=open_regular) as file:
+                    _require_same_run(other, file, run)
         return [*known.finished.values(), *known.aside]
 
     with _replaced(path, run, entries) as file:
@@ -674,6 +677,6 @@ def _parsed(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]
         raise LedgerError(
             path,
             f"is not that of a ledger ({reason[:_SHOWN]}): name a ledger of `pseg predict` that this version made, or "
-            "start anew without --resume",
+            "name another folder, or replace it with --overwrite",
             line=number,
         ) from error

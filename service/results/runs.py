@@ -129,7 +129,6 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         listing: the images.
         tiles: what was asked of large images.
     """
-    averaging = predictor.provenance.averaging
     # Above this size a TIFF is cut into tiles in place of being shrunken.
     cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
     return Run(
@@ -137,8 +136,7 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         options={
             **options_with_effect(request, predictor.provenance.profile),
             **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
-            **({} if averaging is None else {"averaging": dict(averaging)}),
-            **_tiles_with_effect(tiles),
+            **_tiles_with_effect(tiles, cutting=cutting),
         },
         images=len(listing.tasks),
         listing=listing.digest,
@@ -146,9 +144,10 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
     )
 
 
-def _tiles_with_effect(tiles: TileOptions) -> dict[str, object]:
-    """Empty where images are not cut and no bands are named."""
-    if not (tiles.tile or tiles.names_rasters):
+def _tiles_with_effect(tiles: TileOptions, *, cutting: bool) -> dict[str, object]:
+    """Empty where images are not cut, or are cut as the engine chooses, and no bands are named."""
+    sized = cutting and (tiles.side is not None or tiles.overlap is not None)
+    if not (tiles.tile or tiles.names_rasters or sized):
         return {}
     bands = None if tiles.bands is None else list(tiles.bands)
     sides = {"tile_side": tiles.side, "overlap": tiles.overlap}
@@ -164,9 +163,11 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
     network = request.network
     choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
     options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
+    averaging = request.averaging.record()
     unused = frozenset[str]() if network.gpu.allow_tf32 else frozenset({"allow_tf32"})
     left_out = _WITHOUT_EFFECT | _STATED_APART | unused
-    return {name: value for name, value in options.items() if name not in left_out}
+    stated = {name: value for name, value in options.items() if name not in left_out}
+    return {**stated, "averaging": averaging} if averaging else stated
 
 
 def _shown(value: object) -> str:

@@ -63,13 +63,13 @@ def test_nothing_is_measured_where_there_is_no_doubt(small_bundle: Bundle) -> No
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.heed_memory_limit(8192 * 1000, 1000)
+    predictor.apply_memory_limit(8192 * 1000, 1000)
     assert (runs, predictor.memory) == ([], None)
-    predictor.heed_memory_limit(8192 * 1000 - 1, 1000)
+    predictor.apply_memory_limit(8192 * 1000 - 1, 1000)
     assert runs == [(1, 3, 128, 128), (1, 3, 256, 256)]
     assert predictor.memory is not None
     fixed = Predictor(small_bundle, FakeRuntime(network, input_shape=(1, 3, 64, 64)))
-    fixed.heed_memory_limit(1, 1000)
+    fixed.apply_memory_limit(1, 1000)
     assert fixed.memory is None
 
 
@@ -78,7 +78,7 @@ def test_a_network_that_takes_no_small_pictures_is_not_judged(small_bundle: Bund
         raise ValueError("too small")
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.heed_memory_limit(1, 1000)
+    predictor.apply_memory_limit(1, 1000)
     assert predictor.memory is None
 
 
@@ -90,7 +90,7 @@ def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.heed_memory_limit(1, 1000)
+    predictor.apply_memory_limit(1, 1000)
     assert predictor.memory is not None
     # 1000 bytes a pixel, of which the first run keeps 128² · 1000 for the second one's peak; a quarter more for safety.
     expected = 1.25 * 1000 * 256**2 / (256**2 - 128**2)

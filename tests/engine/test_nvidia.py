@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine import RuntimeUnavailableError
+from engine import OptionError, RuntimeUnavailableError
 from engine.system.gpu_stacks import GPU_STACKS, PADDLE_INDEX, how_to_install, how_to_install_paddle
 from engine.system.nvidia import Gpu, open_libraries, read_gpus, require_gpu, set_tf32
 
@@ -152,11 +152,32 @@ def test_a_missing_library_is_named() -> None:
 
 
 def test_tf32_is_switched_off_for_all_libraries_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    set_tf32(allowed=True)
-    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
-    set_tf32(allowed=False)
-    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    for allowed, setting in ((True, "1"), (False, "0")):
+        monkeypatch.setattr("engine.system.nvidia._tf32_decisions", set[bool]())
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+        for _ in range(2):
+            set_tf32(allowed=allowed)
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == setting
+        with pytest.raises(OptionError, match="NVIDIA's libraries read the setting once"):
+            set_tf32(allowed=not allowed)
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == setting
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["library", "results before it"])
+def test_what_a_library_prints_never_joins_the_results(before: bool) -> None:
+    """Also where C's library holds it back, as it does for a pipe."""
+    script = (
+        "import ctypes, sys\n"
+        "from engine.system.nvidia import output_to_stderr\n"
+        "c = ctypes.CDLL(None)\n"
+        f"c.printf(b'result of C\\n') if {before} else None\n"
+        "with output_to_stderr():\n    c.printf(b'library text\\n')\n"
+        "print('RESULT')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == [*(["result of C"] if before else []), "RESULT"]
+    assert "library text" in done.stderr
 
 
 def test_what_libraries_print_is_no_result() -> None:

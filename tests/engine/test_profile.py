@@ -10,7 +10,16 @@ import pytest
 
 from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import ModelLoadError, OptionError
-from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
+from engine.options import (
+    Device,
+    GpuOptions,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+    RuntimeOptions,
+)
 from engine.runtimes import Runtime, Tensor
 from engine.runtimes import profile as module
 from engine.runtimes.fake import FakeRuntime
@@ -220,3 +229,9 @@ def test_profile_written_before_streams_has_one(tmp_path: Path) -> None:
     del record["streams"]
     (tmp_path / "profile.json").write_text(json.dumps(record))
     assert read_profile(tmp_path / "profile.json") == PROFILE
+
+
+def test_a_profile_leaves_tf32_to_the_user() -> None:
+    request = RuntimeRequest(tuned=PROFILE, gpu=GpuOptions(allow_tf32=True))
+    assert request.leaves_all_to_a_profile
+    assert {options.gpu.allow_tf32 for options in candidates(request)} == {True}

@@ -173,14 +173,6 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "auto"),
-    [({}, True), (GPU, True), (OFF, True), (ON, False), (ONNX, False), (PADDLE, False), (CPU_ONNX, False)],
-)
-def test_what_is_left_to_auto(arguments: dict[str, Any], auto: bool) -> None:
-    assert RuntimeRequest(**arguments).is_auto is auto
-
-
 @pytest.mark.parametrize(("asked", "threads"), [({}, 4), ({"threads": 3}, 2), ({"threads": 9}, 4)])
 def test_streams_have_as_many_threads_each(asked: dict[str, Any], threads: int) -> None:
     for options in candidates(RuntimeRequest(streams=2, **asked)):

@@ -37,6 +37,9 @@ pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development"
 IMAGE = Allowance(1 << 20, "raise --max-image-bytes")
 
 
+NETWORK_COLUMNS = ("network_width", "network_height")
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     """Two photographs of one stem, and a broken file."""
@@ -131,6 +134,23 @@ def test_a_batch_is_stored_before_its_rows(
     assert entries[2].record["error"]["type"] == "ImageError"
     assert "is not a JPEG" in entries[2].record["error"]["message"]
     assert entries[0].record["provenance"]["runtime"] == "onnx"
+    assert entries[0].record["network_size"] == {
+        "width": entries[0].record["mask"]["width"],
+        "height": entries[0].record["mask"]["height"],
+    }
+
+
+def test_a_table_of_the_first_version_is_read(job: WorkerOptions, photos: list[Path]) -> None:
+    work(job, {"uri": [photos[0].as_uri()], "stem": ["a"]})
+    out = Folder(job.out)
+    (entry,) = read_cluster_ledger(out).entries
+    first_version = {name: kind for name, kind in COLUMNS.items() if name not in {*NETWORK_COLUMNS, "notes"}}
+    rows = [{name: value for name, value in entry.row().items() if name in first_version}]
+    out.write("ledger.parquet", table_bytes(rows, first_version))
+    for name in out.names("rows"):
+        out.remove(name)
+    (read,) = read_cluster_ledger(out).entries
+    assert read.record == {**entry.record, "network_size": None}
 
 
 def test_pictures_are_named_as_people_read_the_uri() -> None:

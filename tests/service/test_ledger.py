@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from service.commands.terminal import ExitStatus
+from service.request import build_request
 from service.results.ledger import open_ledger, read_ledger
 from service.results.pictures import ImageTask
 from service.results.resuming import LedgerError
-from service.results.runs import Run, list_tasks
+from service.results.runs import Run, list_tasks, options_with_effect
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process, remarks
 
 LEDGER = "ledger.jsonl"
@@ -171,6 +172,17 @@ def test_other_options_are_named_and_everything_is_done_again(bundle: Path, phot
     assert "4 of 5 images were done earlier" in again.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"scales": "0.5,1.0"}, {"flip_vertical": True}, {"crop_size": (8, 8), "stride": (4, 4)}, {"with_argmax": True}],
+)
+def test_every_way_to_make_masks_is_told_from_the_usual_one(options: dict[str, Any]) -> None:
+    """Also for ledgers of clusters, which know no predictor."""
+    usual = options_with_effect(build_request(), None)
+    assert options_with_effect(build_request(**options), None) != usual
+    assert options_with_effect(build_request(threads=1, batch_size=3, print_detail=True), None) == usual
+
+
 def test_a_mistaken_option_or_list_forgets_nothing(bundle: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     command = ("predict", bundle, photos, "--out", out)
@@ -270,6 +282,18 @@ def test_results_of_another_run_are_replaced_only_if_that_is_asked_for(
     for path in out.glob("*.png"):
         path.unlink()
     assert pseg(*command, "--max-img-size", 900).status == ExitStatus.INCOMPLETE, "nothing was left to replace"
+
+
+def test_shards_and_whole_runs_keep_the_results_of_each_other(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    command = ("predict", bundle, photos, "--out", out)
+    pseg(*command)
+    before = times_written(out)
+    assert "another run" in pseg_error(*command, "--shard", "1/2", "--max-img-size", 900)
+    assert times_written(out) == before
+    assert pseg(*command, "--shard", "1/2").status in {ExitStatus.DONE, ExitStatus.INCOMPLETE}
+    (out / LEDGER).unlink()
+    assert "another run" in pseg_error(*command, "--max-img-size", 900)
 
 
 def test_without_resume_everything_is_done(bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
     source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
     outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", suffix, "--save", "none")
     assert (outcome.status, remarks(outcome)) == (0, [])
-    assert names(out) == [f"reef.{suffix}"]
+    assert names(out) == ["ledger.jsonl", f"reef.{suffix}"]
     meta, _, _, (index, name, urn, area_m2) = pyogrio.raw.read(out / f"reef.{suffix}")
     assert meta["geometry_type"] == "Polygon"
     assert meta["crs"] == (UTM if suffix == "gpkg" else "EPSG:4326")
@@ -502,6 +502,14 @@ def test_averaging_is_on_the_record(bundle: Path, tmp_path: Path, out: Path) -> 
     }
     with Image.open(out / "photo.pseudo.png") as image:
         assert np.asarray(image)[5].tolist() == [0] * 32 + [2] * 32
+
+
+def test_other_tiles_of_a_raster_are_another_run(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    command = ("predict", bundle, source, "--out", out, "--resume")
+    assert pseg(*command, "--tile-size", 64).status == 0
+    assert "1 of 1 images were done earlier" in pseg(*command, "--tile-size", 64).stderr
+    assert "tile-side 96, there 64" in pseg(*command, "--tile-size", 96).stderr
 
 
 def test_how_many_tiles_share_a_run_does_not_begin_again(

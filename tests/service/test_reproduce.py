@@ -57,6 +57,41 @@ def test_a_raster_is_made_again(bundle: Path, tmp_path: Path) -> None:
     assert differing["reef.tif"] == int((pixels_of().argmax(axis=0) != pixels_of(seed=6).argmax(axis=0)).sum())
 
 
+def test_tiles_are_those_of_the_record_whatever_the_memory_is_now(bundle: Path, tmp_path: Path) -> None:
+    coarse = np.random.default_rng(3).integers(0, 256, (30, 40, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+    Image.fromarray(coarse).save(tmp_path / "big.png")
+    options = ("--tile", "--tile-size", 256, "--scales", "0.5,1.0")
+    assert pseg("predict", bundle, tmp_path / "big.png", "--out", tmp_path / "o", *options).status == 0
+    ledger = tmp_path / "o" / "ledger.jsonl"
+    # As a run states them that left the size of tiles to the memory.
+    ledger.write_text(ledger.read_text().replace('"tile_side": 256', '"tile_side": null'))
+    assert compared(tmp_path / "o", bundle) == (0, {"big.png": 0})
+
+
+def test_a_tiff_that_was_cut_for_its_polygons(bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(pixels_of().transpose(1, 2, 0)).save(tmp_path / "plain.tif")
+    pseg("predict", bundle, tmp_path / "plain.tif", "--out", tmp_path / "o", "--vectors", "gpkg")
+    assert compared(tmp_path / "o", bundle) == (0, {"plain.tif": 0})
+
+
+def test_pages_are_found_by_the_name_of_their_file(bundle: Path, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 6), color) for color in ("red", "green")]
+    pages[0].save(tmp_path / "dive.tif", save_all=True, append_images=pages[1:])
+    pseg("predict", bundle, tmp_path / "dive.tif", "--out", tmp_path / "o", "--page", "all")
+    status, differing = compared(tmp_path / "o", bundle, "--image", "dive.tif")
+    assert (status, differing) == (0, {"dive.tif (page 1)": 0, "dive.tif (page 2)": 0})
+
+
+def test_what_is_not_a_mask_is_not_compared(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    pseg("predict", bundle, photographs, "--out", tmp_path / "o", "--save", "overlay")
+    outcome = pseg("reproduce", tmp_path / "o", "--bundle", bundle)
+    assert outcome.status == 1
+    assert "only an overlay was kept" in outcome.stdout
+    (tmp_path / "empty.png").touch()
+    pseg("predict", bundle, tmp_path / "empty.png", "--out", tmp_path / "failed")
+    assert "has no mask to compare" in pseg_error("reproduce", tmp_path / "failed", "--bundle", bundle)
+
+
 def test_what_cannot_be_compared_is_refused(bundle: Path, photographs: Path, tmp_path: Path) -> None:
     pseg("predict", bundle, photographs, "--out", tmp_path / "o")
     other = packed(bundle_folder(tmp_path / "other", classes=None), tmp_path / "other.tgz")

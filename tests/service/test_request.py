@@ -22,7 +22,6 @@ from service.request import (
 
 def test_defaults_leave_every_choice_to_the_engine() -> None:
     request = build_request().network
-    assert request.is_auto
     assert request.leaves_all_to_a_profile
     assert (request.runtime, request.provider, request.device, request.threads) == (None, None, None, None)
     assert {options.precision for options in candidates(request)} == {Precision.FP32}
@@ -205,7 +204,6 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         for given in (True, False)
     )
     assert demanded.network.onednn is OneDnn.ON
-    assert not demanded.network.is_auto
     assert left.network.onednn is OneDnn.AUTO
 
 
@@ -219,6 +217,8 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         ({"image": "urn:i", "precision": "int8", "runtime": "paddle"}, "int8 under TensorRT only"),
         ({"image": "urn:i", "max-img-size": 0}, "max-img-size: 0 is not allowed"),
         ({"image": "urn:i", "cpu-threads": 0}, "^cpu-threads: .*(greater than or equal to|less than) 1"),
+        ({"image": "urn:i", "crop-size": "769", "stride": "769"}, "^crop-size: 769: give 2 numbers"),
+        ({"image": "urn:i", "crop-size": "9,9,3", "stride": "9,9"}, "^crop-size: 9,9,3: give 2 numbers"),
         ({"image": "urn:i", "save-dir": "x"}, "save-dir: Extra inputs are not permitted"),
     ],
 )

@@ -82,11 +82,9 @@ def main(given: list[str]) -> int:
     """Judge and write."""
     options = arguments(given)
     key = current_key()
-    if options.redo:
-        (options.folder / "results.jsonl").unlink(missing_ok=True)
     store = Store(options.folder / "results.jsonl", key)
     wanted = list(tasks(options.folder, options.only))
-    done = {(origin, name) for origin, name, _ in store.results}
+    done = set[tuple[str, str]]() if options.redo else {(origin, name) for origin, name, _ in store.results}
     judge_all([each for each in wanted if (each.origin, each.name) not in done], store, options.folder, key)
     names = {(each.origin, each.name) for each in wanted}
     shown = [each for each in store.results.values() if (each.origin, each.name) in names]

@@ -33,7 +33,9 @@ def network_figures(part: Part) -> list[Figure]:
     ours = [each for each in part.results if each.is_of(Software.PSEG)]
     best = fastest(ours)
     best_peer = fastest(each for each in part.results if each.is_of(*_PEERS))
-    without_onednn = fastest(each for each in part.results if each.provider is ProviderName.PADDLE_CPU)
+    without_onednn = fastest(
+        each for each in part.results if each.is_of(Software.PADDLE) and each.provider is ProviderName.PADDLE_CPU
+    )
     script = fastest(each for each in part.results if each.is_of(Software.DEPLOY_SCRIPT))
     our_fp32 = fastest(each for each in ours if each.precision is Precision.FP32)
     faster, than_script = without_onednn.median_s / best.median_s, script.median_s / best.median_s
@@ -108,8 +110,8 @@ def start_figures(part: Part) -> list[Figure]:
 def auto_ratios(part: Part) -> dict[str, float]:
     """Network to the latency of `auto`, of the best configuration's; 1 is the best."""
     return {
-        network: fastest(each for each in results if each.way.configuration is None).median_s
-        / fastest(each for each in results if each.way.configuration is not None).median_s
+        network: fastest(each for each in results if each.error is None and each.way.configuration is None).median_s
+        / fastest(each for each in results if each.error is None and each.way.configuration is not None).median_s
         for (network, _), results in part.by_scenario().items()
     }
 

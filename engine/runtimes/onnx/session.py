@@ -18,7 +18,7 @@ from engine.runtimes.programs.quantized_form import require_symmetric
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.hardware import has_vnni
-from engine.system.libraries import installed_version
+from engine.system.libraries import tensorrt_version
 from engine.system.nvidia import output_to_stderr, require_gpu, set_tf32
 
 _DTYPES: Mapping[str, type[np.generic]] = {
@@ -80,8 +80,7 @@ class OnnxRuntime:
         root = options.tensorrt_files.engine_cache
         if options.provider is not Provider.TENSORRT or root is None:
             return None
-        distributions = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
-        self._versions["tensorrt"] = next(filter(None, map(installed_version, distributions)), "unknown")
+        self._versions["tensorrt"] = tensorrt_version()
         return engine_folder(
             root / "tensorrt",
             EngineKey(
