@@ -1,4 +1,4 @@
-"""The door for IVCAP jobs: the service as a worker that does one job after another.
+"""The entry point of IVCAP jobs: the service as a worker that does one job after another.
 
 The model stays open between jobs that use the same bundle with the same options. A job in which nothing succeeds, or
 whose results are not all stored, ends as an error that names every failure.
@@ -209,7 +209,7 @@ class Worker:
         policy: limits of time of the platform's requests.
         sizes: limits of what they are answered with.
         models: the model that is open.
-        stop: set when the process is told to end.
+        stop: set when the process is asked to end.
         failed: whether the last job did.
     """
 
@@ -363,7 +363,7 @@ def _stop_on_sigterm() -> Generator[Event]:
     stop, waiting = Event(), Event()
 
     def end() -> NoReturn:
-        _log.info("told to stop")
+        _log.info("asked to stop")
         raise SystemExit(ExitStatus.DONE)
 
     def set_stop(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The door for IVCAP orders: the service as that platform knows it.
+"""The entry point of IVCAP orders: the service as that platform knows it.
 
 Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
 is `text` or `json`, PSEG_HTTP_* (see `service.ivcap.transfer_limits`) limit the platform's requests, PSEG_SERVICE_*

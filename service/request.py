@@ -1,4 +1,4 @@
-"""The parameters of a prediction, validated once for every front door."""
+"""The parameters of a prediction, validated once for every entry point."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""What the platform, people and agents are told of the service; orders, jobs and tools say the same."""
+"""The description of the service for the platform, for people and for agents; the same for orders, jobs and tools."""
 
 # The platform's library states few types.
 # pyright: reportMissingTypeStubs=false

@@ -216,7 +216,7 @@ def _require_shapes_possible(options: PredictRequest, source: ImageSource) -> No
 
 @dataclass(slots=True)
 class _Images:
-    """The images of a platform's source, until it is exhausted or the process is told to stop."""
+    """The images of a platform's source, until it is exhausted or the process is asked to stop."""
 
     source: ImageSource
     limits: ImageLimits
@@ -272,7 +272,7 @@ class _Run:
                 # It is not acknowledged, and no other one is taken.
                 return
         if not self.images.exhausted:
-            self.outcome.problems.append("ended early because the service was told to stop: images may be left")
+            self.outcome.problems.append("ended early because the service was asked to stop: images may be left")
             self.images.source.acknowledge()
 
     @contextmanager
