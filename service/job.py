@@ -105,6 +105,8 @@ class Cover(BaseModel):
     color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
+    area_m2: float | None = Field(None, description="area of the class in square metres, if the raster tells it")
+
 
 class TotalShare(Cover):
     """The share of a class over all images."""
@@ -113,15 +115,29 @@ class TotalShare(Cover):
     mean_of_images: float = Field(description="mean of the images' covers, 0 to 1: every image counts once")
 
 
+class RasterPlace(BaseModel):
+    """Where a raster lies."""
+
+    crs: str | None = Field(description="coordinate reference system, such as EPSG:32755; null if the file names none")
+    bounds: tuple[float, float, float, float] | None = Field(
+        description="smallest x, smallest y, largest x and largest y in that system"
+    )
+    valid_pixels: int = Field(description="pixels that hold data, of which the covers are shares")
+
+
 class Mask(BaseModel):
     """The result of an image."""
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    mask: str = Field(description="URN of the mask, a palette PNG whose values are class indices")
+    mask: str = Field(
+        description="URN of the mask, whose values are class indices: a palette PNG; a GeoTIFF of a raster"
+    )
     width: int = Field(description="of the mask, in pixels")
     height: int = Field(description="of the mask, in pixels")
     cover: list[Cover] = Field(description="of every class, by class index")
+    raster: RasterPlace | None = Field(None, description="where a raster lies; null of a photograph")
+    polygons: str | None = Field(None, description="URN of the polygons of a raster, if they were asked for")
 
 
 class Failure(BaseModel):
@@ -277,6 +293,8 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
                     "width": each.width,
                     "height": each.height,
                     "cover": [legible_values(cover) for cover in cover_records(each.covers)],
+                    "raster": each.raster,
+                    "polygons": each.polygons,
                 }
                 for each in outcome.published
             ],

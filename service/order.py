@@ -71,6 +71,8 @@ def _parameter(name: str, field: FieldInfo, default: object) -> Parameter:
     for kind, parameter_type in _NUMBERS.items():
         if field.annotation is kind:
             return Parameter(type=parameter_type, default=str(default), **told)
+        if field.annotation == kind | None:
+            return Parameter(type=parameter_type, optional=True, **told)
     if default is not None:
         return Parameter(type=Type.STRING, default=str(default), **told)
     return Parameter(type=Type.STRING, optional=True, **told)

@@ -128,26 +128,25 @@ class Prediction:
         mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
         covers: one entry a class, in index order.
         timings_ms: preprocess, run and postprocess, in milliseconds.
-        whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
-            for memory; None otherwise.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
+        tiling: how the image was cut into tiles, for the provenance; None where it was not.
     """
 
     mask: Mask
     covers: tuple[ClassCover, ...]
     timings_ms: Mapping[str, float]
-    whole_size: tuple[int, int] | None = None
     network_size: tuple[int, int] | None = None
+    tiling: Mapping[str, object] | None = None
 
     @property
     def width(self) -> int:
         """Width of the mask in pixels."""
-        return int(self.mask.shape[-1]) if self.whole_size is None else self.whole_size[0]
+        return int(self.mask.shape[-1])
 
     @property
     def height(self) -> int:
         """Height of the mask in pixels."""
-        return int(self.mask.shape[-2]) if self.whole_size is None else self.whole_size[1]
+        return int(self.mask.shape[-2])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
+from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.palette import (
     Mask,
     composite,
@@ -364,7 +365,7 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     """Write a provenance as a JSON value.
 
     Args:
-        provenance: of a predictor.
+        provenance: of a predictor, or of a mask.
 
     Returns:
         Its fields; `profile`, `tiling` and `averaging` only where there was one, `streams` only of several.
@@ -382,15 +383,16 @@ _Source = TypeVar("_Source", bound=Labelled)
 _Encoded = TypeVar("_Encoded")
 
 
-def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
+def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> dict[str, Any]:
     """Write a result as a JSON value.
 
     Args:
-        result: from the pipeline; what `encode` returned is where the mask lies, or None.
+        result: what became of an image; `encoded` is where its mask lies, or None.
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure, `notes` are there only if there are any.
+        The record of one line of `--json`; `mask` is None for a failure; `notes` are there only if there are any,
+        `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -409,22 +411,38 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "error": None,
         "mask": {
             "path": None if result.encoded is None else str(result.encoded),
-            "width": result.prediction.width,
-            "height": result.prediction.height,
+            "width": result.width,
+            "height": result.height,
         },
-        "cover": cover_records(result.prediction.covers),
-        "provenance": provenance_record(provenance),
+        "cover": cover_records(result.covers),
+        "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
-        "network_size": _network_size(result.prediction),
-        **({"notes": list(result.image.notes)} if result.image.notes else {}),
+        "network_size": _network_size(result.network_size),
+        **({"notes": list(result.notes)} if result.notes else {}),
+        **({"raster": raster_record(result)} if isinstance(result, SegmentedRaster) else {}),
     }
 
 
-def _network_size(prediction: Prediction) -> dict[str, int] | None:
-    if prediction.network_size is None:
-        return None
-    width, height = prediction.network_size
-    return {"width": width, "height": height}
+def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
+    """Write where a raster lies as JSON values.
+
+    Args:
+        raster: a raster that was segmented.
+
+    Returns:
+        `crs`, `bounds` (smallest x, smallest y, largest x, largest y; both None where the file names no coordinate
+        reference system) and `valid_pixels`, of which covers are shares.
+    """
+    bounds = raster.bounds
+    return {
+        "crs": raster.crs,
+        "bounds": None if bounds is None else list(bounds),
+        "valid_pixels": raster.valid_pixels,
+    }
+
+
+def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
+    return None if size is None else {"width": size[0], "height": size[1]}
 
 
 _Cover = tuple[str, float, float | None]
