@@ -21,7 +21,7 @@ def require_provider(options: OnnxOptions) -> None:
     if options.provider is Provider.OPENVINO:
         from engine.runtimes.openvino import require_openvino
 
-        require_openvino()
+        require_openvino(options)
     else:
         from engine.runtimes.onnx import require_provider
 

@@ -23,13 +23,13 @@ import numpy as np
 
 from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
-from engine.options import OnnxOptions, RuntimeName
+from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import atomic_file
-from engine.system.hardware import this_processor
+from engine.system.hardware import has_vnni, this_processor
 from engine.system.libraries import installed_version
 
 _TELEMETRY = "openvino_telemetry"
@@ -87,12 +87,20 @@ def compile_settings(options: OnnxOptions) -> dict[str, str]:
     }
 
 
-def require_openvino() -> None:
-    """Find out whether OpenVINO starts here.
+def require_openvino(options: OnnxOptions) -> None:
+    """Find out whether OpenVINO starts here, and computes right.
+
+    Args:
+        options: the precision.
 
     Raises:
-        RuntimeUnavailableError: it is not installed, or does not know this processor.
+        RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
     """
+    if options.precision is Precision.INT8 and not has_vnni():
+        raise RuntimeUnavailableError(
+            "provider openvino: without VNNI, which this processor lacks, OpenVINO's sums of 8-bit products overflow: "
+            "use provider cpu, or precision fp32"
+        )
     devices = list(_core().available_devices)
     if _DEVICE not in devices:
         raise RuntimeUnavailableError(
@@ -142,7 +150,7 @@ class OpenVinoRuntime:
             RuntimeUnavailableError: OpenVINO is absent.
             ModelLoadError: OpenVINO refuses the model or computes otherwise than asked for, or the first run fails.
         """
-        require_openvino()
+        require_openvino(options)
         self._options = options
         self._settings = compile_settings(options)
         version = str(installed_version("openvino"))

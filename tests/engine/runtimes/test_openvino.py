@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from engine import Bundle, ModelLoadError, OnnxModel, OnnxOptions, Precision, Provider
+from engine import Bundle, ModelLoadError, OnnxModel, OnnxOptions, Precision, Provider, RuntimeUnavailableError
 from engine.runtimes import Runtime, Tensor, openvino
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.openvino import OpenVinoRuntime, compile_settings
+from engine.system.hardware import has_vnni
 
 OPTIONS = OnnxOptions(provider=Provider.OPENVINO, threads=2)
 NOISE = np.random.default_rng(0).standard_normal((1, 3, 64, 96), dtype=np.float32)
@@ -112,6 +114,39 @@ def test_a_file_that_is_no_model_is_refused(model: OnnxModel) -> None:
         OpenVinoRuntime(model, OPTIONS)
 
 
+def test_sums_of_8_bit_products_are_exact_or_refused(tmp_path: Path) -> None:
+    """Pairs of 255 times 127 exceed 16 bits, in which processors without VNNI add them up."""
+    constants = [
+        numpy_helper.from_array(np.array(value), name)
+        for name, value in {
+            "scale": np.float32(1 / 255),
+            "zero": np.uint8(0),
+            "weights": np.full((16, 64, 3, 3), 127, np.int8),
+            "weight scale": np.full(16, 1 / 127, np.float32),
+            "weight zero": np.zeros(16, np.int8),
+        }.items()
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["weights", "weight scale", "weight zero"], ["w"], axis=0),
+        helper.make_node("Conv", ["d", "w"], ["y"]),
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64, "h", "w"])
+    sums = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16, "a", "b"])
+    graph = helper.make_graph(nodes, "sums", [image], [sums], constants)
+    path = tmp_path / "model.onnx"
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(network.SerializeToString())
+    model, options = OnnxModel(path, Precision.INT8, "digest"), replace(OPTIONS, precision=Precision.INT8)
+    if has_vnni():
+        (found,) = OpenVinoRuntime(model, options).run({"x": np.ones((1, 64, 8, 8), np.float32)}).values()
+        assert np.allclose(found, 64 * 3 * 3)
+    else:
+        with pytest.raises(RuntimeUnavailableError, match="sums of 8-bit products overflow: use provider cpu"):
+            OpenVinoRuntime(model, options)
+
+
 def test_its_telemetry_is_kept_out(tmp_path: Path) -> None:
     """The package is installed, and importing it is what writes into the home folder and asks the network."""
     script = """
@@ -119,8 +154,9 @@ import importlib.util, sys
 asked = []
 sys.addaudithook(lambda event, _: asked.append(event) if event.startswith("socket.") else None)
 assert importlib.util.find_spec("openvino_telemetry")
+from engine.options import OnnxOptions
 from engine.runtimes.openvino import require_openvino
-require_openvino()
+require_openvino(OnnxOptions())
 assert "openvino.tools.ovc" in sys.modules
 assert sys.modules["openvino_telemetry"] is None
 assert not asked, asked
