@@ -86,6 +86,7 @@ HIDES_TELEMETRY = {name: "" for name in ("CI", "TF_BUILD")}
 
 def test_openvino_by_itself_writes_and_asks(tmp_path: Path) -> None:
     """What the next test would see."""
+    (tmp_path / "home").mkdir()
     status, said, calls = run_offline([sys.executable, "-c", "import openvino"], tmp_path, **HIDES_TELEMETRY)
     assert status == 0, said
     assert calls or list((tmp_path / "home").rglob("*"))
