@@ -11,6 +11,7 @@ from engine.bundle.bundle import Bundle, OnnxModel
 from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Runtime
+from engine.runtimes.loading import load_onnx, require_provider
 from engine.runtimes.profile import Profile
 from engine.runtimes.selection import RuntimeRequest, candidates
 from engine.segmentation.predictor import MaskSize, Predictor
@@ -140,9 +141,7 @@ def require_available(options: RuntimeOptions) -> None:
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import require_provider
-
-            require_provider(options.provider, options.device_id)
+            require_provider(options)
         case PaddleOptions():
             from engine.runtimes.paddle import require_device
 
@@ -157,8 +156,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models were loaded before without killing their process; None: remember
-            nothing, try in a child process each time.
+        ledger: folder that remembers which models were loaded before without killing their process, and keeps what
+            OpenVINO compiled; None: remember nothing, try in a child process each time.
 
     Returns:
         The loaded runtime; close it after use.
@@ -169,7 +168,6 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import OnnxRuntime
             from engine.runtimes.trial import prove_onnx_loadable
 
             onnx = bundle.onnx_model(options.precision)
@@ -180,7 +178,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, ledger)
-            return OnnxRuntime(onnx, options)
+            return load_onnx(onnx, options, ledger)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
             from engine.runtimes.trial import prove_loadable
