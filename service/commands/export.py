@@ -30,7 +30,7 @@ def export(
     output_op: Annotated[
         OutputOp,
         typer.Option(
-            help="Last operator of the program. none gives logits: finer borders of masks, confidence, tiles that blend."
+            help="Last operator of the program. none gives logits: borders of masks are finer, and tiles blend."
         ),
     ] = "none",
     input_shape: Annotated[

@@ -83,7 +83,8 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
 @pytest.mark.long
 def test_options_come_before_the_pipelines_file(training: Path, tmp_path: Path) -> None:
     other = write_configuration(tmp_path / "other.yml", configuration(transforms=[{"type": "Normalize"}]))
-    arguments = ["--config", other, "--cv-config", training / "cv.json", "--input-shape", "1", "3", "-1", "96", "--output-op", "argmax"]
+    arguments = ["--config", other, "--cv-config", training / "cv.json", "--input-shape", "1", "3", "-1", "96"]
+    arguments += ["--output-op", "argmax"]
     done = pseg("export", *arguments, "--out", tmp_path / "bundle", "--name", "narrow")
     assert done.exit_code == ExitStatus.DONE, done.stderr
     assert "narrow" not in done.stdout
