@@ -24,6 +24,7 @@ from engine.gdal import (
 )
 from engine.images.formats import TIFF
 from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
+from engine.images.values import ScaleRange
 from engine.rasters.mask_file import MaskFile
 from engine.rasters.tiles import Tile
 from engine.system.files import open_regular
@@ -112,6 +113,14 @@ class GeoTiff:
     def height(self) -> int:
         return self._picture.height
 
+    def range_notes(self) -> tuple[str, ...]:
+        """Say that what was read so far uses almost nothing of the range of its values.
+
+        Returns:
+            At most one phrase.
+        """
+        return self._picture.range_notes()
+
     def read(self, window: Window) -> Tile:
         """Read a window.
 
@@ -145,7 +154,12 @@ class GeoTiff:
 
 @contextmanager
 def open_geotiff(
-    path: Path, bands: Sequence[int] | None = None, *, page: int | None = None, tile_height: int = 1024
+    path: Path,
+    bands: Sequence[int] | None = None,
+    *,
+    page: int | None = None,
+    tile_height: int = 1024,
+    scale_range: ScaleRange | None = None,
 ) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
 
@@ -153,6 +167,7 @@ def open_geotiff(
         bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
         page: which picture of the file, from 1; None: the first, and a note says so.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
+        scale_range: the values that become 0 and 255; None: all that the bits can hold.
 
     Raises:
         ImageError: the file cannot be opened, or has bands or values that are not read.
@@ -162,7 +177,9 @@ def open_geotiff(
     with path.open("rb") as file:
         if TIFF.match(file.read(4)) is None:
             raise ImageError(f"{path}: is not a TIFF: convert it to one")
-        with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
+        with open_picture(
+            path, file, page=page, bands=bands, rows_at_a_time=tile_height, scale_range=scale_range
+        ) as picture:
             georeference, notes = _georeference_of(path, picture)
             yield GeoTiff(picture, georeference, notes)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
 from engine.declaration import Options, option
 from engine.errors import ImageError, InferenceError
-from engine.images import SourceImage
+from engine.images import ScaleRange, SourceImage
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
@@ -104,6 +104,7 @@ class Provenance:
         streams: runs that may be under way at once.
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
+        scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
     """
 
     bundle: str
@@ -118,6 +119,7 @@ class Provenance:
     streams: int = 1
     tiling: Mapping[str, object] | None = None
     averaging: Mapping[str, object] | None = None
+    scale_range: ScaleRange | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,6 +222,7 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
         forward: how an image is seen; None: in one run of the network.
+        scale_range: what images were read with, for the provenance.
     """
 
     bundle: Bundle
@@ -230,6 +233,7 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
+    scale_range: ScaleRange | None = None
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
@@ -291,6 +295,7 @@ class Predictor:
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
+            scale_range=self.scale_range,
         )
 
     @property

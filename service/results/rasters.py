@@ -185,7 +185,7 @@ class LargeImages:
 
     def _segment_image(self, task: ImageTask) -> Result:
         started = time.perf_counter()
-        image = read_image(task.path, max_pixels=self.request.images.max_pixels, page=task.page)
+        image = read_image(task.path, **self.request.images.values(), page=task.page)
         decoded = time.perf_counter()
         tiling, facts = self._tiling()
         prediction = predict_in_tiles(self.predictor, image, tiling, facts)
@@ -201,7 +201,13 @@ class LargeImages:
 
     def _segment_raster(self, task: ImageTask) -> Result:
         tiling, facts = self._tiling()
-        with open_geotiff(task.path, self.tiles.bands, page=task.page, tile_height=tiling.height) as raster:
+        with open_geotiff(
+            task.path,
+            self.tiles.bands,
+            page=task.page,
+            tile_height=tiling.height,
+            scale_range=self.request.images.scale_range,
+        ) as raster:
             if raster.georeference.crs_wkt is None:
                 _log.warning(
                     "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
@@ -241,15 +247,24 @@ class LargeImages:
                     strips=work.strips,
                     reached=work.reached,
                 )
+                # What an earlier run read is not known: the rest of a raster says nothing of its range.
+                whole = not work.done
                 run.run(work.done, work.carry)
                 self._tilings[task.stem] = {
                     **_tiling_record(work.tiling, facts, raster.width, raster.height),
                     "bands": list(raster.bands),
                 }
-                return self._finish(task, raster, work, run, areas)
+                notes = raster.notes + (raster.range_notes() if whole else ())
+                return self._finish(task, raster, work, run, areas, notes)
 
     def _finish(
-        self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun, areas: PixelAreas
+        self,
+        task: ImageTask,
+        raster: GeoTiff,
+        work: UnfinishedRaster,
+        run: TiledRun,
+        areas: PixelAreas,
+        notes: tuple[str, ...],
     ) -> Result:
         started = time.perf_counter()
         covers = self._covers(work.mask, run.facts, areas)
@@ -262,7 +277,7 @@ class LargeImages:
         size, tile = (raster.width, raster.height), (work.tiling.width, work.tiling.height)
         prediction = Prediction(mask, covers, timings_ms, whole_size=size, network_size=tile)
         latitude, longitude = centre_degrees(raster.georeference, *size) or (None, None)
-        image = SourceImage(pixels, *size, Capture(None, latitude, longitude), raster.notes)
+        image = SourceImage(pixels, *size, Capture(None, latitude, longitude), notes)
         return Segmented(task, image, prediction, path, timings_ms)
 
     def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:
@@ -358,6 +373,7 @@ class LargeImages:
                 "page": task.page or 1,
                 "size": [raster.width, raster.height],
                 "bands": list(raster.bands),
+                "scale_range": self.request.images.scale_range,
                 "bundle": provenance.bundle,
                 "model": provenance.model,
                 "provider": provenance.provider,

@@ -551,3 +551,23 @@ def stopped_after_three_tiles(bundle: Path, tmp_path: Path, out: Path, *options:
         patched.setattr(UnfinishedRaster, "reached", stop)
         assert pseg(*arguments).status == ExitStatus.INCOMPLETE
     return arguments
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_values_of_a_stated_range_in_rasters_and_photographs(bundle: Path, tmp_path: Path, out: Path) -> None:
+    bands = pixels_of(90, 120).astype(np.uint16) * 16
+    source = geotiff(tmp_path / "reef.tif", bands)
+    photograph = geotiff(tmp_path / "photograph.tif", bands, crs=None, transform=rasterio.Affine.identity())
+    (dark,) = pseg("predict", bundle, source, "--out", out / "dark", "--json").records
+    assert "no value above 4095 of 65535" in dark["notes"][-1]
+    assert "scale_range" not in dark["provenance"]
+    run = ("predict", bundle, source, photograph, "--out", out / "scaled", "--scale-range", "0,4095")
+    for record in pseg(*run, "--json").records:
+        assert record["provenance"]["scale_range"] == [0, 4095]
+        assert not any("no value above" in note for note in record.get("notes", ()))
+    np.testing.assert_array_equal(classes_of(out / "scaled" / "reef.tif"), bands.argmax(axis=0))
+    ledger = (out / "scaled" / "ledger.jsonl").read_text().splitlines()
+    assert json.loads(ledger[0])["options"]["scale_range"] == [0, 4095]
+    # The masks depend on it: no other range goes on in the same folder, and the same one has nothing left to do.
+    assert "scale-range 0.0,4000.0, there 0.0,4095.0" in pseg_error(*run[:-1], "0,4000")
+    assert pseg(*run, "--resume").status == 0
