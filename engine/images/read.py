@@ -57,7 +57,8 @@ class SourceImage:
     """One upright picture.
 
     Attributes:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be).
+        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be); of a tile of a
+            raster as many bands as were chosen.
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.

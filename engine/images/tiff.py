@@ -168,7 +168,7 @@ class Tiff:
     """An open picture of a TIFF. Threads: one at a time, any.
 
     Attributes:
-        bands: the numbers of the bands that are read, from 1: one, three, or the four of CMYK.
+        bands: the numbers of the bands that are read, from 1: one, three, the four of CMYK, or those that were chosen.
         dataset: what GDAL says of it: its place on the earth, for one.
         notes: what whoever uses the picture should know.
         marks_missing: whether some pixels may be missing.
@@ -218,7 +218,7 @@ class Tiff:
             with_missing: whether to find out which pixels are missing.
 
         Returns:
-            uint8[h, w, 3], RGB, and bool[h, w], which of them hold data; None: all.
+            uint8[h, w, 3], RGB, or as many bands as were chosen, and bool[h, w], which of them hold data; None: all.
 
         Raises:
             ImageError: the file is damaged there.
@@ -349,7 +349,7 @@ def open_picture(
     Args:
         file: the open file; it stays open as long as the picture is used.
         page: which, from 1; None: the first, and a note says so.
-        bands: one or three numbers of bands, from 1; None: the colours.
+        bands: numbers of bands, from 1; one becomes three equal ones. None: the colours.
         max_pixels: refuse pictures that declare more pixels; None: read any size.
         scale_range: the values that become 0 and 255; None: all that the bits can hold.
 
@@ -587,11 +587,8 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
     count = len(meanings)
     listed = ", ".join(f"{index} {meaning}" for index, meaning in enumerate(meanings, start=1))
     if bands is not None:
-        if len(bands) not in {1, 3} or not all(1 <= band <= count for band in bands):
-            raise ImageError(
-                f"{path}: bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
-                f"{count} ({listed})"
-            )
+        if not all(1 <= band <= count for band in bands):
+            raise ImageError(f"{path}: bands {','.join(map(str, bands))}: the file has {count} ({listed})")
         return tuple(bands)
     alpha = _alpha_bands(dataset, directory)
     visible = [band for band in range(1, count + 1) if band not in alpha]
@@ -611,7 +608,8 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
         return tuple(visible)
     shown = listed if count <= _MOST_LISTED else f"{', '.join(listed.split(', ')[:_MOST_LISTED])}, …"
     raise ImageError(
-        f"{path}: {count} bands ({shown}), and the network takes three: choose them with bands, for example 1,2,3"
+        f"{path}: {count} bands ({shown}), of which three are no colours: choose those that the network takes with "
+        "bands, for example 1,2,3"
     )
 
 
@@ -646,7 +644,7 @@ def _conversion(
     bands: tuple[int, ...],
     scale_range: ScaleRange | None,
 ) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-    """Choose how values [bands, h, w] become uint8[h, w, 3]."""
+    """Choose how values [bands, h, w] become uint8[h, w, 3], or as many bands as were chosen."""
     bits, meaning = directory.bits, directory.photometric
     if meaning == Photometric.PALETTE and bands == (1,):
         return _from_palette(path, dataset)
@@ -660,7 +658,7 @@ def _conversion(
         planes = [eight_bit(plane, bits, scale_range) for plane in values]
         if inverse:
             planes = [plane ^ inverse for plane in planes]
-        return cast("NDArray[np.uint8]", cv2.merge(planes * (3 // len(planes))))
+        return cast("NDArray[np.uint8]", cv2.merge(planes * 3 if len(planes) == 1 else planes))
 
     return read
 

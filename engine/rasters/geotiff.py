@@ -139,7 +139,8 @@ class GeoTiff:
             longest_side: in pixels at most.
 
         Returns:
-            uint8[h, w, 3], RGB; pixels without data are black.
+            uint8[h, w, 3]: the colours, or the first three bands of others, the first one as grey where there are two.
+            Pixels without data are black.
 
         Raises:
             ImageError: the file is damaged.
@@ -149,7 +150,8 @@ class GeoTiff:
         pixels, valid = self._picture.read(Window(0, 0, self.width, self.height), size)
         if valid is not None:
             pixels[~valid] = 0
-        return pixels
+        shown = [0, 0, 0] if pixels.shape[-1] < 3 else [0, 1, 2]
+        return np.ascontiguousarray(pixels[..., shown])
 
 
 @contextmanager
@@ -164,7 +166,7 @@ def open_geotiff(
     """Open a GeoTIFF; no pixels are read yet.
 
     Args:
-        bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
+        bands: numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
         page: which picture of the file, from 1; None: the first, and a note says so.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
         scale_range: the values that become 0 and 255; None: all that the bits can hold.

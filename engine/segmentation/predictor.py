@@ -29,7 +29,14 @@ from engine.segmentation.postprocess import (
     score_planes,
     segment,
 )
-from engine.transforms import TransformRecord, apply_transforms, restore_plane
+from engine.transforms import (
+    MAX_BANDS,
+    TransformRecord,
+    apply_transforms,
+    bands_of_images,
+    require_values_for,
+    restore_plane,
+)
 
 _log = logging.getLogger(__name__)
 Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
@@ -245,12 +252,9 @@ class Predictor:
             raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
         self._input = images[0]
         self._bands = self._input.shape[1] or 3
-        if self._bands not in {1, 3}:
-            raise InferenceError(
-                f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
-                "bands (RGB) or one (grey) are run"
-            )
-
+        if self._bands > MAX_BANDS:
+            raise InferenceError(f"the network takes images of {self._bands} bands, and at most {MAX_BANDS} are read")
+        require_values_for(self.bundle.transforms, self._bands)
         self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
 
     def _last_operator(self) -> LastOperator:
@@ -299,6 +303,11 @@ class Predictor:
         )
 
     @property
+    def bands(self) -> int:
+        """Bands that an image has to have: as many as the network takes; three, which become grey, for one."""
+        return bands_of_images(self._bands)
+
+    @property
     def input_name(self) -> str:
         """Name of the network's input."""
         return self._input.name
@@ -335,7 +344,7 @@ class Predictor:
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
 
     def prepare(self, image: SourceImage) -> PreparedImage:
-        """Apply the bundle's transforms; a network of one band gets the photograph's grey values.
+        """Apply the bundle's transforms; a network of one band gets the image's grey values.
 
         Args:
             image: as `read_image` returns it.
@@ -345,7 +354,7 @@ class Predictor:
 
         Raises:
             ImageError: the network or a transform does not take this image.
-            UnsupportedTransformError: a transform is made for three bands, and the network takes one.
+            UnsupportedTransformError: a transform is made for another number of bands.
         """
         started = time.perf_counter()
         tensor, records = apply_transforms(self.bundle.transforms, image.pixels, bands=self._bands)

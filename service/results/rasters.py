@@ -88,6 +88,12 @@ class LargeImages:
         rasters = [task for task in cut if tiff_size(task.path) is not None]
         if not rasters:
             return
+        wanted, named = self.predictor.bands, self.tiles.bands
+        if named is not None and len(named) not in ({1, 3} if wanted == 3 else {wanted}):
+            one_or = "one or " if wanted == 3 else ""
+            raise OptionError(
+                f"{len(named)} bands are named: give {one_or}{wanted}, as the network takes", option="bands"
+            )
         if "overlay" in self.request.save:
             raise OptionError(
                 f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for "
