@@ -104,12 +104,15 @@ class _Tally:
     scores: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
 
 
-def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0) -> list[SourceImage]:
+def generated_images(
+    sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0, bands: int = 3
+) -> list[SourceImage]:
     """Make pictures of smooth coloured noise, which hold all colours and edges of every sharpness.
 
     Args:
         sizes: width and height of each.
         seed: of the noise.
+        bands: of each; every one has noise of its own.
 
     Returns:
         One image a size.
@@ -117,9 +120,9 @@ def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed
     random = np.random.default_rng(seed)
     images: list[SourceImage] = []
     for width, height in sizes:
-        total = np.zeros((height, width, 3), np.float32)
+        total = np.zeros((height, width, bands), np.float32)
         for cell in (8, 32, 128):
-            coarse = random.random((height // cell + 2, width // cell + 2, 3), dtype=np.float32)
+            coarse = random.random((height // cell + 2, width // cell + 2, bands), dtype=np.float32)
             total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         pixels = np.clip(total * (255 / 3), 0, 255).astype(np.uint8)
         images.append(SourceImage(pixels=pixels, width=width, height=height, capture=Capture()))
@@ -164,7 +167,7 @@ def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> Taken
 
 
 def _refusal(reference: Predictor, size: tuple[int, int]) -> str:
-    (picture,) = generated_images((size,))
+    (picture,) = generated_images((size,), bands=reference.bands)
     try:
         reference.run([reference.prepare(picture)])
     except (ImageError, InferenceError) as error:
@@ -193,7 +196,9 @@ def named_pictures(
             f"{reference.bundle.source}: the original takes no generated picture ({found.refused}): "
             "name pictures of your own to compare on"
         )
-    return [(f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken)]
+    return [
+        (f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken, bands=reference.bands)
+    ]
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:

@@ -6,6 +6,7 @@ from typing import Any
 from engine import Bundle, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
 from engine.runtimes.profile import PROFILE_NAME, read_profile
+from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.transforms import describe
 
@@ -85,6 +86,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
             "params_bytes": paddle.params.stat().st_size,
             "digest": paddle.digest,
             "ends_in": _ending(paddle),
+            "input_bands": _bands(paddle),
         },
         "onnx": [
             {
@@ -92,6 +94,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
                 "bytes": each.path.stat().st_size,
                 "digest": each.digest,
                 "ends_in": _ending(each),
+                "input_bands": _bands(each),
             }
             for each in bundle.onnx
         ],
@@ -130,5 +133,13 @@ def _ending(model: PaddleModel | OnnxModel) -> str | None:
     """The operator that decides what scores are; None where the file cannot be read, which loading it will tell."""
     try:
         return last_operator(model).value
+    except ModelLoadError:
+        return None
+
+
+def _bands(model: PaddleModel | OnnxModel) -> int | None:
+    """Of the images that the network takes; None where the file leaves it open or cannot be read."""
+    try:
+        return input_bands(model)
     except ModelLoadError:
         return None

@@ -214,6 +214,7 @@ def open_session(
         ) as predictor:
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
+            predictor.scale_range = request.images.scale_range
             yield averaged(predictor, request.averaging)
 
 

@@ -230,8 +230,9 @@ def require_runs(folder: Path, destination: Path) -> int | None:
     require_available(options)
     try:
         bundle = read_bundle(folder, destination)
-        picture = generated_images([_picture_size(bundle.declared.input_shape)])[0]
+        size = _picture_size(bundle.declared.input_shape)
         with Predictor(bundle, open_runtime(bundle, options)) as predictor:
+            (picture,) = generated_images([size], bands=predictor.bands)
             prepared = predictor.prepare(picture)
             (raw,) = predictor.run([prepared])
             predictor.finish(prepared, raw)

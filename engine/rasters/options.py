@@ -93,7 +93,8 @@ class TileOptions(Options):
     )
     bands: tuple[int, ...] | None = option(
         None,
-        "Bands of TIFFs to take, counted from 1: 3,2,1 as red, green and blue, or one as grey.",
+        "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
+        "grey.",
         minimum=1,
         parse=numbers(int, "3,2,1"),
     )
@@ -111,8 +112,6 @@ class TileOptions(Options):
                 "photographs have no tiles, bands and polygons: leave out tile, bands and vectors",
                 option="as_photograph",
             )
-        if self.bands is not None and len(self.bands) not in {1, 3}:
-            raise OptionError(f"{len(self.bands)} bands are named: give one or three", option="bands")
         if self.polygon_file is not None and self.polygon_file.suffix.lower() not in POLYGON_DRIVERS:
             raise OptionError(
                 f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"

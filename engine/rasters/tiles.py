@@ -40,7 +40,7 @@ class Tile:
     """Pixels of a window.
 
     Attributes:
-        pixels: uint8[h, w, 3], RGB, 0–255.
+        pixels: uint8[h, w, C], 0–255; of three bands RGB.
         valid: bool[h, w], which of them hold data; None: all.
     """
 

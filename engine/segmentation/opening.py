@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import assert_never
 
 from engine.bundle.bundle import Bundle, OnnxModel
-from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.errors import (
+    ConversionError,
+    InferenceError,
+    ModelLoadError,
+    OptionError,
+    RuntimeUnavailableError,
+    UnsupportedTransformError,
+)
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Runtime
 from engine.runtimes.loading import load_onnx, require_provider
@@ -69,6 +76,7 @@ def open_predictor(
         ModelLoadError: the model does not load or run.
         ConversionError: ONNX was asked for and the bundle cannot be converted.
         InferenceError: the network does not take one image tensor.
+        UnsupportedTransformError: a transform is made for another number of bands than the network takes.
     """
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
@@ -82,7 +90,7 @@ def open_predictor(
             fallbacks=opened.fallbacks,
             profile=opened.profile,
         )
-    except InferenceError:
+    except (InferenceError, UnsupportedTransformError):
         opened.runtime.close()
         raise
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
 from engine.declaration import Options, option
 from engine.errors import ImageError, InferenceError
-from engine.images import SourceImage
+from engine.images import ScaleRange, SourceImage
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
@@ -29,7 +29,14 @@ from engine.segmentation.postprocess import (
     score_planes,
     segment,
 )
-from engine.transforms import TransformRecord, apply_transforms, restore_plane
+from engine.transforms import (
+    MAX_BANDS,
+    TransformRecord,
+    apply_transforms,
+    bands_of_images,
+    require_values_for,
+    restore_plane,
+)
 
 _log = logging.getLogger(__name__)
 Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
@@ -104,6 +111,7 @@ class Provenance:
         streams: runs that may be under way at once.
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
+        scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
     """
 
     bundle: str
@@ -118,6 +126,7 @@ class Provenance:
     streams: int = 1
     tiling: Mapping[str, object] | None = None
     averaging: Mapping[str, object] | None = None
+    scale_range: ScaleRange | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,6 +228,7 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
         forward: how an image is seen; None: in one run of the network.
+        scale_range: what images were read with, for the provenance.
     """
 
     bundle: Bundle
@@ -229,6 +239,7 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
+    scale_range: ScaleRange | None = None
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
@@ -240,12 +251,9 @@ class Predictor:
             raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
         self._input = images[0]
         self._bands = self._input.shape[1] or 3
-        if self._bands not in {1, 3}:
-            raise InferenceError(
-                f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
-                "bands (RGB) or one (grey) are run"
-            )
-
+        if self._bands > MAX_BANDS:
+            raise InferenceError(f"the network takes images of {self._bands} bands, and at most {MAX_BANDS} are read")
+        require_values_for(self.bundle.transforms, self._bands)
         self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
 
     def _last_operator(self) -> LastOperator:
@@ -290,7 +298,13 @@ class Predictor:
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
+            scale_range=self.scale_range,
         )
+
+    @property
+    def bands(self) -> int:
+        """Bands that an image has to have: as many as the network takes; three, which become grey, for one."""
+        return bands_of_images(self._bands)
 
     @property
     def input_name(self) -> str:
@@ -329,7 +343,7 @@ class Predictor:
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
 
     def prepare(self, image: SourceImage) -> PreparedImage:
-        """Apply the bundle's transforms; a network of one band gets the photograph's grey values.
+        """Apply the bundle's transforms; a network of one band gets the image's grey values.
 
         Args:
             image: as `read_image` returns it.
@@ -339,7 +353,7 @@ class Predictor:
 
         Raises:
             ImageError: the network or a transform does not take this image.
-            UnsupportedTransformError: a transform is made for three bands, and the network takes one.
+            UnsupportedTransformError: a transform is made for another number of bands.
         """
         started = time.perf_counter()
         tensor, records = apply_transforms(self.bundle.transforms, image.pixels, bands=self._bands)

@@ -66,6 +66,7 @@ _SHOWN: Mapping[str, _Shown] = {
     "image": _Shown("Image", (_IMAGE_URN,)),
     "images": _Shown("Images", (_COLLECTION_URN, EXAMPLE["images"])),
     "max-img-size": _Shown("Pixels for the network", (1_000_000, -1)),
+    "scale-range": _Shown("Values that become 0 and 255", ("0,4095",)),
     "batch-size": _Shown("Images per run", (1, 4)),
     "device": _Shown("Device", ("cpu",)),
     "use-trt": _Shown("TensorRT", (True,)),

@@ -120,6 +120,9 @@ class TiledImages(Generic[Image, Stored]):
         file_of: image to file and page.
         overview_side: longest side of what a report shows, in pixels; None: no report.
         resume: whether to go on with what an interrupted run left.
+
+    Raises:
+        OptionError: other numbers of bands are named than the network takes.
     """
 
     predictor: Predictor
@@ -130,6 +133,14 @@ class TiledImages(Generic[Image, Stored]):
     overview_side: int | None = None
     resume: bool = False
     _chosen: tuple[Tiling, OutputFacts] | None = None
+
+    def __post_init__(self) -> None:
+        wanted, named = self.predictor.bands, self.tiles.bands
+        if named is not None and len(named) not in ({1, 3} if wanted == 3 else {wanted}):
+            one_or = "one or " if wanted == 3 else ""
+            raise OptionError(
+                f"{len(named)} bands are named: give {one_or}{wanted}, as the network takes", option="bands"
+            )
 
     def takes(self, image: Image) -> bool:
         """Tell whether an image is cut into tiles.
@@ -177,7 +188,7 @@ class TiledImages(Generic[Image, Stored]):
 
     def _segment_image(self, task: Image, path: Path, page: int | None) -> Result[Image, Stored]:
         started = time.perf_counter()
-        image = read_image(path, max_pixels=self.request.images.max_pixels, page=page)
+        image = read_image(path, **self.request.images.values(), page=page)
         decoded = time.perf_counter()
         prediction = predict_in_tiles(self.predictor, image, *self._tiling())
         segmented = time.perf_counter()
@@ -192,7 +203,13 @@ class TiledImages(Generic[Image, Stored]):
     def _segment_raster(self, image: Image, path: Path, page: int | None) -> Result[Image, Stored]:
         tiling, facts = self._tiling()
         files = self.sink.raster_files(image)
-        with open_geotiff(path, self.tiles.bands, page=page, tile_height=tiling.height) as raster:
+        with open_geotiff(
+            path,
+            self.tiles.bands,
+            page=page,
+            tile_height=tiling.height,
+            scale_range=self.request.images.scale_range,
+        ) as raster:
             areas = _areas_of(path, raster)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
@@ -215,8 +232,12 @@ class TiledImages(Generic[Image, Stored]):
                 run = TiledRun(
                     self.predictor, raster, work.tiling, facts, work.mask, strips=work.strips, reached=work.reached
                 )
+                # What an earlier run read is not known: the rest of a raster says nothing of its range.
+                whole = not work.done
                 run.run(work.done, work.carry)
                 written = self._finish(image, raster, files, work, run, areas)
+        if whole:
+            written = replace(written, notes=written.notes + raster.range_notes())
         started = time.perf_counter()
         stored = self.sink.write_raster(image, written)
         encode_ms = written.timings_ms["encode"] + (time.perf_counter() - started) * 1000
@@ -291,6 +312,7 @@ class TiledImages(Generic[Image, Stored]):
                 "page": page or 1,
                 "size": [raster.width, raster.height],
                 "bands": list(raster.bands),
+                "scale_range": self.request.images.scale_range,
                 "bundle": provenance.bundle,
                 "model": provenance.model,
                 "provider": provenance.provider,

@@ -137,6 +137,7 @@ class ProvenanceRecord(TypedDict):
     streams: NotRequired[Annotated[int, Field(ge=0, le=_LARGEST)]]
     tiling: NotRequired[Facts | None]
     averaging: NotRequired[Facts | None]
+    scale_range: NotRequired[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None]
 
 
 class CaptureRecord(TypedDict):

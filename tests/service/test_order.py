@@ -384,6 +384,7 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "mask-size": ("option", "original"),
         "report": ("bool", None),
         "shard": ("string", None),
+        "scale-range": ("string", None),
         "crop-size": ("string", None),
         "stride": ("string", None),
         "scales": ("string", None),
