@@ -46,7 +46,6 @@ from engine import Device, EngineError, OptionError, Predictor
 from engine.errors import message_of
 from engine.options import DEVICE_PATTERN
 from engine.system.files import scratch_folder
-from engine.system.text import legible, legible_values
 from service.ivcap.description import DESCRIPTION, request_schema, service_from, tool_from
 from service.ivcap.items import Item
 from service.ivcap.job_files import JobStore, images_of_job, open_item, with_limits
@@ -57,7 +56,6 @@ from service.ivcap.transfer_limits import RetryPolicy, Sizes, retry_policy_from,
 from service.ivcap.transport import limited_requests
 from service.logs import set_up_logs
 from service.request import PredictRequest, ServiceRequest, build_service_request
-from service.results.pictures import cover_records
 from service.session import caches_at
 from service.version import banner
 
@@ -283,21 +281,11 @@ def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
 def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
     return JobResult.model_validate(
         {
-            **{name: summary[name] for name in ("model", "images", "failures", "cover", "products", "provenance")},
+            **{
+                name: summary[name]
+                for name in ("model", "images", "masks", "failures", "cover", "products", "provenance")
+            },
             "job": summary["order"],
-            "masks": [
-                {
-                    "image": each.image.urn,
-                    "name": legible(each.image.label),
-                    "mask": each.mask,
-                    "width": each.width,
-                    "height": each.height,
-                    "cover": [legible_values(cover) for cover in cover_records(each.covers)],
-                    "raster": each.raster,
-                    "polygons": each.polygons,
-                }
-                for each in outcome.published
-            ],
         }
     )
 

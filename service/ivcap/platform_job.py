@@ -161,6 +161,7 @@ class Outcome:
                 {"image": each.image.urn, "name": each.image.label, "reason": each.reason} for each in self.failed
             ],
             "problems": self.problems,
+            "masks": [each.record() for each in self.published],
             "cover": total.records(),
             "products": self.products,
             "provenance": None if self.provenance is None else provenance_record(self.provenance),

@@ -12,18 +12,26 @@ import json
 import statistics
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from engine import ClassCover, Prediction, Provenance, SourceImage
+from engine.images import Capture
 from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import pseudo_color_png
 from engine.system.text import legible, legible_values
 from service.ivcap.items import Item, StorageError
 from service.ivcap.names import ArtifactName
-from service.results.pictures import MAP_SUFFIX, cover_records, provenance_record, raster_record, shown_mask
+from service.results.pictures import (
+    MAP_SUFFIX,
+    capture_record,
+    cover_records,
+    provenance_record,
+    raster_record,
+    shown_mask,
+)
 from service.results.rasters import RasterFiles
 
 INFERENCE_SCHEMA = "urn:ibenthos:schema:paddle.seg.inference.1"
@@ -32,6 +40,11 @@ SUMMARY_SCHEMA = "urn:ibenthos:schema:paddle.seg.summary.1"
 POLYGONS_SCHEMA = "urn:ibenthos:schema:paddle.seg.polygons.1"
 TIMINGS_SCHEMA = "urn:ibenthos:schema:paddle.seg.timings.1"
 COLLECTION_SCHEMA = "urn:ivcap:schema:artifact-collection.1"
+"""A list, as the platform's command line writes it."""
+NAMED_COLLECTION_SCHEMA = "urn:ivcap:schema:collection.1"
+"""A name, as the platform's client writes it; each member is an aspect `COLLECTION_ITEM_SCHEMA`."""
+COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
+_REQUESTS_AT_A_TIME = 8
 
 MAP_MIME_TYPE: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 _POLYGON_MIME_TYPES: Final = {"gpkg": "application/geopackage+sqlite3", "geojson": "application/geo+json"}
@@ -132,6 +145,19 @@ class PublishedImage:
         """The URN of the mask, which is where records and tables say that it lies."""
         return self.mask
 
+    def record(self) -> dict[str, Any]:
+        """What the summary of an order and the result of a job say of the image."""
+        return {
+            "image": self.image.urn,
+            "name": self.image.label,
+            "mask": self.mask,
+            "width": self.width,
+            "height": self.height,
+            "cover": cover_records(self.covers),
+            **({} if self.raster is None else {"raster": self.raster}),
+            **({} if self.polygons is None else {"polygons": self.polygons}),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
@@ -153,7 +179,7 @@ class Publisher:
     folder: Path
     vectors: str | None = None
 
-    def write(self, task: ImageTask, _: SourceImage, prediction: Prediction) -> PublishedImage:
+    def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> PublishedImage:
         """Store the mask of an image and what is known of it.
 
         Raises:
@@ -161,7 +187,8 @@ class Publisher:
         """
         size, covers = (prediction.width, prediction.height), prediction.covers
         content = pseudo_color_png(*shown_mask(prediction))
-        aspects = self._aspects(task, size, covers, prediction.tiling)
+        known = self._common(task, size, image.capture)
+        aspects = self._aspects(known, covers, prediction.tiling)
         mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, aspects))
         is_cut = prediction.tiling is not None
         return PublishedImage(task.item.name, mask, *size, prediction.width * prediction.height, covers, is_cut)
@@ -183,11 +210,12 @@ class Publisher:
             StorageError: something of it was not stored.
         """
         size, where = (raster.width, raster.height), raster_record(raster)
-        aspects = self._aspects(task, size, raster.covers, raster.tiling, where)
+        known = self._common(task, size, raster.capture)
+        aspects = self._aspects(known, raster.covers, raster.tiling, where)
         mask = self._moved(self._map_of(task), MAP_MIME_TYPE, aspects)
         polygons, urn = self._polygons_of(task), None
         if polygons is not None and self.vectors is not None:
-            aspect = {"$schema": POLYGONS_SCHEMA, **self._common(task, size), "mask": mask, "crs": where["crs"]}
+            aspect = {"$schema": POLYGONS_SCHEMA, **known, "mask": mask, "crs": where["crs"]}
             urn = self._moved(polygons, _POLYGON_MIME_TYPES[self.vectors], (legible_values(aspect),))
         return PublishedImage(task.item.name, mask, *size, raster.valid_pixels, raster.covers, True, where, urn)
 
@@ -198,9 +226,13 @@ class Publisher:
         finally:
             path.unlink(missing_ok=True)
 
-    def _common(self, task: ImageTask, size: tuple[int, int]) -> dict[str, Any]:
+    def _common(self, task: ImageTask, size: tuple[int, int], capture: Capture) -> dict[str, Any]:
+        """What each aspect of an image says of it; time and position only where they are known."""
+        known = {name: value for name, value in capture_record(capture).items() if value is not None}
         return {
             "image": task.item.name.urn,
+            "name": task.item.name.label,
+            **known,
             "model": self.model,
             "order": self.store.order,
             "width": size[0],
@@ -209,14 +241,12 @@ class Publisher:
 
     def _aspects(
         self,
-        task: ImageTask,
-        size: tuple[int, int],
+        common: Mapping[str, Any],
         covers: tuple[ClassCover, ...],
         tiling: Mapping[str, object] | None,
         where: Mapping[str, Any] | None = None,
     ) -> tuple[Aspect, ...]:
         """What is known of a mask."""
-        common = self._common(task, size)
         aspects: list[Aspect] = [
             {
                 "$schema": INFERENCE_SCHEMA,
@@ -232,7 +262,7 @@ class Publisher:
         return tuple(legible_values(aspect) for aspect in aspects)
 
     def publish_collection(self, images: Sequence[PublishedImage]) -> str:
-        """Gather the masks in a collection, and return its URN.
+        """Gather the masks in a collection, in each of the two forms that are in use, and return its URN.
 
         Raises:
             StorageError: it was not stored.
@@ -248,6 +278,16 @@ class Publisher:
                 "artifacts": [each.mask for each in images],
             },
         )
+        named = {"name": f"masks of {self.store.order}", "description": f"made by {self.model}"}
+        self.store.attach(collection, {"$schema": NAMED_COLLECTION_SCHEMA, **named})
+
+        def add(image: PublishedImage) -> None:
+            item = {"$schema": COLLECTION_ITEM_SCHEMA, "collection": collection, "item": image.mask}
+            self.store.attach(collection, item)
+
+        with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as pool:
+            for added in [pool.submit(add, image) for image in images]:
+                added.result()
         return collection
 
     def publish_timings(self, model_name: str, samples_ms: Mapping[str, Sequence[float]]) -> None:

@@ -18,7 +18,14 @@ import certifi
 import pytest
 
 from engine.system.cores import usable_cores
-from service.ivcap.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
+from service.ivcap.publishing import (
+    COLLECTION_ITEM_SCHEMA,
+    COLLECTION_SCHEMA,
+    INFERENCE_SCHEMA,
+    NAMED_COLLECTION_SCHEMA,
+    SUMMARY_SCHEMA,
+    TIMINGS_SCHEMA,
+)
 from tests.service.bundles import CLASSES
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.faulty_server import Fault, FaultKind, FaultyServer
@@ -544,7 +551,13 @@ def test_a_job_from_a_file_writes_a_folder(machine: Machine, bundle: Path) -> No
     assert mask["mask"] == f"urn:file://{path}"
     assert mask_of(path.read_bytes()) == [[1] * 12 + [2] * 12] * 16
     records = [json.loads(each.read_text()) for each in (machine.root / "out" / "aspects").iterdir()]
-    assert {record["schema"] for record in records} == {INFERENCE_SCHEMA, COLLECTION_SCHEMA, SUMMARY_SCHEMA}
+    assert {record["schema"] for record in records} == {
+        INFERENCE_SCHEMA,
+        COLLECTION_SCHEMA,
+        NAMED_COLLECTION_SCHEMA,
+        COLLECTION_ITEM_SCHEMA,
+        SUMMARY_SCHEMA,
+    }
     assert bundle.is_file()
     assert len(list(photographs.iterdir())) == 2
 

@@ -3,9 +3,11 @@
 import io
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import ivcap_client.collection as platform
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,7 +37,7 @@ from service.results.totals import TotalCover
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
 SOURCE = ArtifactName("urn:ivcap:artifact:image", "GOPR0247.JPG")
 NO_RASTERS = Path()
-PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture())
+PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture(datetime(2024, 3, 1, 9, 30), -38.5, 145.25))
 KNOWN = (
     SegmentationClass("urn:ibenthos:segmentation:class:sand", "sand", (230, 210, 160)),
     SegmentationClass("urn:ibenthos:segmentation:class:seagrass", "seagrass", None),
@@ -88,7 +90,9 @@ def test_the_aspect_of_an_inference_names_everything_by_urn() -> None:
     product, _ = published(np.array([[0, 1, 2], [0, 0, 0]], np.uint8), 4 / 6, 1 / 6, 1 / 6)
     [aspect] = product.aspects
     assert aspect["$schema"] == INFERENCE_SCHEMA
-    assert aspect["image"] == SOURCE.urn
+    assert (aspect["image"], aspect["name"]) == (SOURCE.urn, "GOPR0247.JPG")
+    assert aspect["taken_at"] == "2024-03-01T09:30:00"
+    assert (aspect["latitude_deg"], aspect["longitude_deg"]) == (-38.5, 145.25)
     assert aspect["model"] == "urn:ivcap:artifact:model"
     assert aspect["order"] == "urn:ivcap:order:1"
     assert (aspect["width"], aspect["height"]) == (3, 2)
@@ -127,10 +131,15 @@ def test_the_collection_lists_the_masks() -> None:
         publisher.write(task(stem), PHOTOGRAPH, Prediction(np.zeros((1, 1), np.uint8), covers(1), {})) for stem in "ab"
     ]
     collection = publisher.publish_collection(masks)
-    [(entity, aspect)] = shelf.attached
-    assert entity == collection == aspect["collection"]
-    assert aspect["$schema"] == COLLECTION_SCHEMA
-    assert aspect["artifacts"] == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    (_, listed), (_, named), *items = shelf.attached
+    assert {entity for entity, _ in shelf.attached} == {collection, listed["collection"]}
+    assert listed["$schema"] == COLLECTION_SCHEMA
+    assert listed["artifacts"] == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    # As the platform's client reads it.
+    assert (named["$schema"], named["name"]) == (platform.COLLECTION_SCHEMA, "masks of urn:ivcap:order:1")
+    assert [each["$schema"] for _, each in items] == [platform.COLLECTION_ITEM_SCHEMA] * 2
+    assert sorted(each["item"] for _, each in items) == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    assert {each["collection"] for _, each in items} == {collection}
     assert publisher.publish_collection(masks) != collection
 
 
