@@ -9,6 +9,7 @@ from converters.deployment import Deployment, write_plain_onnx, write_slim_bundl
 from converters.exporting.packing import require_bundle_name
 from engine import OptionError, open_bundle
 from engine.system.text import legible
+from engine.transforms import MAX_SIDE
 from service.commands.flags import with_flags
 from service.commands.terminal import BundleArgument, JsonOption, print_json, tell
 from service.request import THE_BUNDLE, require_apart, require_writable_file, written_by
@@ -28,7 +29,9 @@ def pack(
     side: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With --as onnx: fix the input to a batch of one with this height and width, in pixels."
+            min=1,
+            max=MAX_SIDE,
+            help="With --as onnx: fix the input to a batch of one with this height and width, in pixels.",
         ),
     ] = None,
     json_output: JsonOption = False,

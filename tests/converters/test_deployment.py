@@ -140,7 +140,8 @@ def test_a_plain_onnx_file_describes_itself(whole: Bundle, tmp_path: Path) -> No
     (taken,) = session.get_inputs()
     noise = np.random.default_rng(0).standard_normal((1, 3, 64, 96), dtype=np.float32)
     original = onnxruntime.InferenceSession(whole.folder / "onnx/fp32/model.onnx", providers=["CPUExecutionProvider"])
-    assert np.array_equal(session.run(None, {taken.name: noise})[0], original.run(None, {taken.name: noise})[0])
+    expected, found = (np.asarray(each.run(None, {taken.name: noise})[0]) for each in (original, session))
+    assert np.array_equal(found, expected)
 
 
 def test_its_size_may_be_fixed(whole: Bundle, tmp_path: Path) -> None:
