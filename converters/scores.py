@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
-from converters.exporting.bundle_files import META, deploy_text, read_settings, settings_file
+from converters.exporting.bundle_files import META, deploy_text, meta_of, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
 from converters.parity import ParityReport, compare_classes, named_pictures
 from converters.rewriting import rewritten
@@ -23,7 +23,6 @@ from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
-from engine.system.settings_files import read_json
 
 _CHANGE = "the last argmax was cut off"
 
@@ -124,7 +123,7 @@ def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
     ends = "softmax" if ending is LastOperator.SOFTMAX else "none"
     settings = {**read_settings(bundle), "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
     (folder / settings_file(bundle).name).write_text(deploy_text(settings), encoding="utf-8")
-    meta = {**_meta(bundle), "derived_from": {"bundle": bundle.digest, "change": _CHANGE}}
+    meta = {**meta_of(bundle), "derived_from": {"bundle": bundle.digest, "change": _CHANGE}}
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return opset, _copy_others(bundle, folder, replaced)
 
@@ -146,11 +145,6 @@ def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str,
 
 def _deploy(bundle: Bundle) -> dict[str, Any]:
     return read_settings(bundle)["Deploy"]
-
-
-def _meta(bundle: Bundle) -> dict[str, Any]:
-    path = bundle.folder / META
-    return cast("dict[str, Any]", read_json(path)) if path.is_file() else {}
 
 
 def _require_same_classes(

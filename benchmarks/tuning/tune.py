@@ -26,10 +26,11 @@ from benchmarks.results.markdown import Table
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
+from converters.deployment import digest_of
 from converters.exporting.packing import pack
 from converters.parity import ParityLimits
 from converters.repository import Repository
-from engine.bundle.bundle import Bundle, read_bundle
+from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
@@ -442,7 +443,7 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
     )
 
 
-def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scratch: Path) -> Profile:
+def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path) -> Profile:
     """Write a copy of the bundle that carries the profile, and the ONNX model that the choice runs.
 
     Args:
@@ -454,12 +455,7 @@ def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scra
     """
     files: dict[str, Path] = {**packed_files(original), **_chosen_model(tuning)}
     files.pop(PROFILE_NAME, None)
-    staged = scratch / "staged"
-    for name, path in files.items():
-        link = staged / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    profile = profile_of(tuning, read_bundle(staged, destination).digest)
+    profile = profile_of(tuning, digest_of(files, destination))
     content: Mapping[str, Path | bytes] = {**files, PROFILE_NAME: profile_json(profile)}
     try:
         pack(content, destination)

@@ -21,7 +21,7 @@ from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
 from engine.system.cores import usable_cores
-from engine.system.settings_files import read_yaml
+from engine.system.settings_files import read_json, read_yaml
 
 DEPLOY, META, WEIGHTS = "deploy.yaml", "meta.json", "model.pdiparams"
 FREE_AXES = (None, 3, None, None)
@@ -270,3 +270,9 @@ def _side_file(folder: Path, staging: Path) -> Path:
     path = staging / META
     path.write_text(json.dumps({**meta, "artifact": ARTIFACT_PLACEHOLDER}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def meta_of(bundle: Bundle) -> dict[str, Any]:
+    """Read all that `meta.json` of a bundle says, also what the engine does not know; empty if there is none."""
+    path = bundle.folder / META
+    return cast("dict[str, Any]", read_json(path)) if path.is_file() else {}

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -116,7 +116,7 @@ def open_first(
         ConversionError: the only choice needs a conversion that fails.
         AssertionError: never, since a request has at least one candidate.
     """
-    choices = candidates(request)
+    choices = candidates(_with_only_precision(bundle, request))
     fallbacks: list[str] = []
     for options in choices:
         try:
@@ -136,6 +136,13 @@ def open_first(
                 raise type(error)(f"{bundle.source}: nothing here runs it. {' | '.join(fallbacks)}") from error
             _log.warning("%s does not run %s; stepping down: %s", options.label, bundle.name, error)
     raise AssertionError("a request has at least one candidate")
+
+
+def _with_only_precision(bundle: Bundle, request: RuntimeRequest) -> RuntimeRequest:
+    """A bundle that holds a single model runs that one, unless the request says otherwise."""
+    if request.precision is not None or request.tuned is not None or bundle.paddle is not None or len(bundle.onnx) != 1:
+        return request
+    return replace(request, precision=bundle.onnx[0].precision)
 
 
 def require_available(options: RuntimeOptions) -> None:

@@ -112,6 +112,7 @@ class Provenance:
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
         scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
+        derived_from: digest of the bundle that the bundle says it was made from; None if it says nothing.
     """
 
     bundle: str
@@ -127,6 +128,7 @@ class Provenance:
     tiling: Mapping[str, object] | None = None
     averaging: Mapping[str, object] | None = None
     scale_range: ScaleRange | None = None
+    derived_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,6 +301,7 @@ class Predictor:
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
             scale_range=self.scale_range,
+            derived_from=self.bundle.derived_from,
         )
 
     @property

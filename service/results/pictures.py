@@ -368,11 +368,11 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor, or of a mask.
 
     Returns:
-        Its fields; `profile`, `tiling`, `averaging` and `scale_range` only where there was one, `streams` only of
-        several.
+        Its fields; `profile`, `tiling`, `averaging`, `scale_range` and `derived_from` only where there was one,
+        `streams` only of several.
     """
     record = asdict(provenance)
-    for name in ("profile", "tiling", "averaging", "scale_range"):
+    for name in ("profile", "tiling", "averaging", "scale_range", "derived_from"):
         if record[name] is None:
             del record[name]
     if record["streams"] == 1:

@@ -138,6 +138,7 @@ class ProvenanceRecord(TypedDict):
     tiling: NotRequired[Facts | None]
     averaging: NotRequired[Facts | None]
     scale_range: NotRequired[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None]
+    derived_from: NotRequired[str | None]
 
 
 class CaptureRecord(TypedDict):
