@@ -360,4 +360,5 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         for index, share in enumerate(cover(mask, facts.classes))
     )
     timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
-    return Prediction(mask, covers, timings_ms, network_size=(tiling.width, tiling.height))
+    size, flags = (tiling.width, tiling.height), predictor.flags_of(image)
+    return Prediction(mask, covers, timings_ms, network_size=size, flags=flags)

@@ -391,7 +391,8 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure, `notes` are there only if there are any.
+        The record of one line of `--json`; `mask` is None for a failure, `notes` and `flags` are there only if there
+        are any.
     """
     if isinstance(result, Failed):
         return {
@@ -418,7 +419,20 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
         "network_size": _network_size(result.prediction),
         **({"notes": list(result.image.notes)} if result.image.notes else {}),
+        **flags_record(result.prediction),
     }
+
+
+def flags_record(prediction: Prediction) -> dict[str, list[str]]:
+    """Write what a photograph may suffer from as JSON values.
+
+    Args:
+        prediction: of the photograph.
+
+    Returns:
+        `flags`, only if there are any.
+    """
+    return {"flags": [str(each) for each in prediction.flags]} if prediction.flags else {}
 
 
 def _network_size(prediction: Prediction) -> dict[str, int] | None:
@@ -465,6 +479,7 @@ class CoverTable:
             "network_height": size.get("height"),
             **capture_record(capture),
             **_cover_columns(covers),
+            "flags": "; ".join(record.get("flags", ())),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
@@ -478,7 +493,7 @@ class CoverTable:
         """
         first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
         first += ["taken_at", "latitude_deg", "longitude_deg"]
-        last = ["bundle", "model", "error"]
+        last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
         text = io.StringIO()
