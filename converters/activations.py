@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converters.graph_optimization import fold
 from engine.bundle.bundle import OnnxModel, file_digest
 from engine.errors import CalibrationError
 from engine.options import OnnxOptions, Precision
@@ -26,6 +27,27 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, Tensor]
 Ranges = Mapping[str, tuple[float, float]]
+
+
+PREPARED, EXTREMES = "prepared.onnx", "extremes.onnx"
+"""Files in the folder of a rewrite: the model as it is rewritten, and the same with extremes as its outputs."""
+
+
+def prepared_for_rewrite(model: Path, folder: Path) -> "onnx.ModelProto":
+    """Fold a model, name its nodes, and write it as `PREPARED`.
+
+    Returns:
+        The model; its tensors have types.
+    """
+    import onnx
+
+    path = folder / PREPARED
+    fold(model, folder, PREPARED)
+    proto = onnx.shape_inference.infer_shapes(onnx.load(path))
+    for number, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(proto, path)
+    return proto
 
 
 def floating_tensors(proto: "onnx.ModelProto") -> list[str]:

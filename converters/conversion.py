@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from converters.exporting.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
+from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
 from engine.bundle.bundle import Bundle, OnnxModel, file_digest
@@ -43,12 +44,6 @@ _RECIPE = 7
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
 
 ComparedOn = Literal["generated", "calibration", "verification"]
-Advance = Callable[[str, int, int], None]
-"""Told of progress: the step, how much of it is done, and of how much."""
-
-
-def _say_nothing(_step: str, _done: int, _total: int) -> None:
-    """The progress that nobody looks at."""
 
 
 class Target(StrEnum):
@@ -162,7 +157,7 @@ def convert(
     request: ConversionRequest | None = None,
     *,
     ledger: Path | None = None,
-    advance: Advance = _say_nothing,
+    advance: Advance = ignore_progress,
 ) -> Conversion:
     """Make an ONNX model of a bundle, or find it in the cache.
 

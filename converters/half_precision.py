@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.activations import Feeds, floating_tensors, measured_ranges, write_extremes
-from converters.graph_optimization import fold
+from converters.activations import (
+    EXTREMES,
+    PREPARED,
+    Feeds,
+    floating_tensors,
+    measured_ranges,
+    prepared_for_rewrite,
+    write_extremes,
+)
 from converters.rewriting import rewritten
 from engine.errors import ConversionError
 
@@ -32,7 +39,6 @@ _KEPT = (
 _LARGEST = float(np.finfo(np.float16).max)
 LARGEST_IN_HALF = 30_000.0
 """Larger values stay in FP32: other pictures may give twice as much."""
-_PREPARED, _EXTREMES = "prepared.onnx", "extremes.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +73,21 @@ def to_half(model: Path, destination: Path, feeds: Iterable[Feeds], *, where: st
     with tempfile.TemporaryDirectory(prefix="halving-", dir=destination.parent) as name:
         folder = Path(name)
         found = rewritten(_prepare, model, folder)
-        ranges = measured_ranges(folder / _EXTREMES, found["tensors"], feeds, where)
+        ranges = measured_ranges(folder / EXTREMES, found["tensors"], feeds, where)
         largest = {tensor: max(abs(low), abs(high)) for tensor, (low, high) in ranges.items()}
         large = {tensor for tensor, value in largest.items() if value > LARGEST_IN_HALF}
         kept = tuple(each for each, tensors in found["nodes"] if not large.isdisjoint(tensors))
-        rewritten(_halve, folder / _PREPARED, folder, destination.name, model.name, kept)
+        rewritten(_halve, folder / PREPARED, folder, destination.name, model.name, kept)
         (folder / destination.name).replace(destination)
     return Halved(max(largest.values(), default=0.0), kept)
 
 
 def _prepare(model: Path, folder: Path) -> dict[str, object]:
-    import onnx
-
-    path = folder / _PREPARED
-    # The rewrite loses track of constants that are nodes: they must be initializers.
-    fold(model, folder, _PREPARED)
-    proto = onnx.shape_inference.infer_shapes(onnx.load(path))
-    for number, node in enumerate(proto.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
-    onnx.save(proto, path)
+    # The rewrite loses track of constants that are nodes: folding makes them initializers.
+    proto = prepared_for_rewrite(model, folder)
     nodes = [(node.name, [*node.input, *node.output]) for node in proto.graph.node]
     tensors = floating_tensors(proto)
-    write_extremes(proto, tensors, folder / _EXTREMES)
+    write_extremes(proto, tensors, folder / EXTREMES)
     return {"tensors": tensors, "nodes": nodes}
 
 

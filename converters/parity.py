@@ -4,7 +4,7 @@ Masks are compared pixel by pixel and class by class, raw scores by their larges
 than a thousandth of the reference is reported but does not decide: a handful of its pixels would.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -15,7 +15,8 @@ from engine.bundle.bundle import distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.segmentation.agreement import class_ious, confusion_matrix
-from engine.segmentation.predictor import Mask, Predictor, Provenance
+from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import Mask, Predictor, PreparedImage, Provenance
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
@@ -215,6 +216,21 @@ def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[s
         ConversionError: there was no image that the bundle takes.
         InferenceError: a run failed.
     """
+
+    def masks(tally: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
+        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+        _add_scores(tally, expected.output, actual.output)
+        return reference.finish(prepared, expected).mask, candidate.finish(prepared, actual).mask
+
+    return _compared(reference, candidate, images, masks)
+
+
+def _compared(
+    reference: Predictor,
+    candidate: Predictor,
+    images: Iterable[tuple[str, SourceImage]],
+    masks_of: Callable[[_Tally, PreparedImage], tuple[Mask, Mask]],
+) -> ParityReport:
     tally = _Tally()
     count = 0
     for name, image in images:
@@ -223,15 +239,38 @@ def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[s
         except ImageError:
             continue
         count += 1
-        (expected_raw,), (actual_raw,) = reference.run([prepared]), candidate.run([prepared])
-        _add_scores(tally, expected_raw.output, actual_raw.output)
-        expected, actual = reference.finish(prepared, expected_raw), candidate.finish(prepared, actual_raw)
-        _add_masks(tally, name, expected.mask, actual.mask)
+        _add_masks(tally, name, *masks_of(tally, prepared))
     if not count:
         raise ConversionError(
             f"{reference.bundle.source}: none of the images fits the bundle's transforms: name some that do"
         )
     return _report(tally, count, reference, candidate)
+
+
+def compare_classes(
+    reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]
+) -> ParityReport:
+    """Compare a network that returns classes with one that returns scores, at the size that the networks return.
+
+    Args:
+        reference: returns masks.
+        candidate: returns scores, of which the largest tells the class; of the same transforms.
+        images: names and images; those that the transforms refuse are left out.
+
+    Raises:
+        ConversionError: there was no image that the bundle takes, or the networks return something else.
+        InferenceError: a run failed.
+    """
+
+    def classes(prepared: PreparedImage) -> tuple[Mask, Mask]:
+        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+        kinds = (expected.kind, actual.kind)
+        if kinds != (OutputKind.MASK, OutputKind.SCORES):
+            raise ConversionError(f"{reference.bundle.source}: the networks return {kinds[0]} and {kinds[1]}")
+        mask, scores = expected.output, actual.output
+        return mask.reshape(mask.shape[-2:]).astype(np.uint16), scores.argmax(axis=0).astype(np.uint16)
+
+    return _compared(reference, candidate, images, lambda _, prepared: classes(prepared))
 
 
 def _add_scores(tally: _Tally, expected: NDArray[np.generic], actual: NDArray[np.generic]) -> None:

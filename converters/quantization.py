@@ -33,9 +33,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from converters.activations import Feeds, Ranges, floating_tensors, measured_ranges, write_extremes
-from converters.graph_optimization import fold
+from converters.activations import (
+    EXTREMES,
+    PREPARED,
+    Feeds,
+    Ranges,
+    floating_tensors,
+    measured_ranges,
+    prepared_for_rewrite,
+    write_extremes,
+)
 from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
+from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError
 from converters.rewriting import rewritten
 from engine.bundle.bundle import OnnxModel
@@ -60,7 +69,6 @@ _PASSED_THROUGH = frozenset({
 })  # fmt: skip
 """They keep a chain of integers unbroken. Softmax and normalizations are left out: they lose most and gain nothing."""
 
-_PREPARED, _EXTREMES = "prepared.onnx", "extremes.onnx"
 _PROBES = 2
 _PROBE_SIDE = 512
 _ROUNDS = 5
@@ -127,10 +135,6 @@ class QuantizationError(RefusedError):
         return cls(str(error), _TRIALS.validate_python(error.details))
 
 
-def _say_nothing(_step: str, _done: int, _total: int) -> None:
-    """The progress that nobody looks at."""
-
-
 def quantize(
     model: Path,
     destination: Path,
@@ -140,7 +144,7 @@ def quantize(
     *,
     where: str,
     symmetric: bool = False,
-    advance: Callable[[str, int, int], None] = _say_nothing,
+    advance: Advance = ignore_progress,
 ) -> Quantized:
     """Make the INT8 model that keeps the limits with the fewest nodes in floating point.
 
@@ -170,7 +174,7 @@ def quantize(
         )
     with tempfile.TemporaryDirectory(prefix="quantizing-", dir=destination.parent) as folder:
         graph = _prepared(model, Path(folder), where)
-        session_path = graph.path.with_name(_EXTREMES)
+        session_path = graph.path.with_name(EXTREMES)
         ranges = measured_ranges(session_path, graph.tensors, _counted(feeds(), count, advance), where)
         recipe = _Recipe(ranges, symmetric)
         candidate = Path(folder) / "candidate.onnx"
@@ -188,7 +192,7 @@ def quantize(
     raise QuantizationError(_refusal(graph, trials, limits, where), tuple(trials))
 
 
-def _counted(feeds: Iterable[Feeds], count: int, advance: Callable[[str, int, int], None]) -> Iterator[Feeds]:
+def _counted(feeds: Iterable[Feeds], count: int, advance: Advance) -> Iterator[Feeds]:
     for number, each in enumerate(feeds):
         advance("calibrating", number, count)
         yield each
@@ -251,23 +255,16 @@ def _prepared(model: Path, folder: Path, where: str) -> _Graph:
     found = rewritten(_prepare, model, folder)
     if not found["candidates"]:
         raise ConversionError(f"{where}: the network has no convolution with constant weights: INT8 has nothing to do")
-    return _Graph(folder / _PREPARED, tuple(found["tensors"]), tuple(found["candidates"]), found["probe"])
+    return _Graph(folder / PREPARED, tuple(found["tensors"]), tuple(found["candidates"]), found["probe"])
 
 
 def _prepare(model: Path, folder: Path) -> dict[str, object]:
     """Fold constants, and normalizations into convolutions: else both would be rounded, one after the other."""
-    import onnx
-
-    path = folder / _PREPARED
-    fold(model, folder, _PREPARED)
-    proto = onnx.shape_inference.infer_shapes(onnx.load(path))
-    for number, node in enumerate(proto.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
-    onnx.save(proto, path)
+    proto = prepared_for_rewrite(model, folder)
     floating = floating_tensors(proto)
     candidates = _candidates(proto, frozenset(floating))
     probe = _probe(proto, frozenset(floating)) if candidates else ""
-    write_extremes(proto, floating, folder / _EXTREMES)
+    write_extremes(proto, floating, folder / EXTREMES)
     return {"tensors": floating, "candidates": candidates, "probe": probe}
 
 
@@ -377,7 +374,7 @@ def _exclusions(
     graph: _Graph,
     recipe: "_Recipe",
     feeds: Callable[[], Iterator[Feeds]],
-    advance: Callable[[str, int, int], None],
+    advance: Advance,
 ) -> Iterator[tuple[str, ...]]:
     """Sets of nodes to leave in floating point: none, then ever more, the most sensitive first, up to half of all."""
     yield ()

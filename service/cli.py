@@ -23,6 +23,7 @@ _COMMANDS = (
     "scale",
     "inspect",
     "convert",
+    "pack",
     "verify",
     "evaluate",
     "bench",

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.measure import MeasuredProcess, Work, opened
 from benchmarks.measuring.samples import Measurement
+from converters.progress import ignore_progress
 from engine.system.memory import available_memory_bytes, process_memory_bytes
 
 _MEMORY_RESERVE = 1.5
@@ -16,11 +17,7 @@ Advance = Callable[[str, Configuration], None]
 """Told of progress: what is done, and with which configuration."""
 
 
-def _say_nothing(_step: str, _configuration: Configuration) -> None:
-    """The progress that nobody looks at."""
-
-
-def take_turns(processes: Sequence[MeasuredProcess], rounds: int, advance: Advance = _say_nothing) -> None:
+def take_turns(processes: Sequence[MeasuredProcess], rounds: int, advance: Advance = ignore_progress) -> None:
     """Let everyone have a turn, then everyone another one."""
     for _ in range(rounds):
         for each in processes:
@@ -29,7 +26,7 @@ def take_turns(processes: Sequence[MeasuredProcess], rounds: int, advance: Advan
 
 
 def measure_all(
-    configurations: Iterable[Configuration], work: Work, *, repeats: int, advance: Advance = _say_nothing
+    configurations: Iterable[Configuration], work: Work, *, repeats: int, advance: Advance = ignore_progress
 ) -> tuple[Measurement, ...]:
     """Measure configurations, interleaved.
 

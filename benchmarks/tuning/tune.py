@@ -5,6 +5,7 @@
 # will come.
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,10 +26,11 @@ from benchmarks.results.markdown import Table
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
+from converters.deployment import digest_of
 from converters.exporting.packing import pack
 from converters.parity import ParityLimits
 from converters.repository import Repository
-from engine.bundle.bundle import Bundle, read_bundle
+from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
@@ -43,6 +45,8 @@ DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16
 _COMPARED_IMAGES = 8
 _CALIBRATION_IMAGES = 32
+_BUSY_SHARE = 0.25
+"""Of the cores, what others may use before the search without a word."""
 
 
 _TRIAL = TypeAdapter(Trial)
@@ -232,7 +236,8 @@ def tune(
     started = time.monotonic()
     if not request.images:
         raise OptionError("tuning needs pictures like those that will come", option="images")
-    notes: list[str] = []
+    busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)
+    notes = [] if busy is None else [busy]
     if bundle.onnx_model(Precision.INT8) is None:
         bundle = _with_int8(bundle, request, repository, places.ledger, notes)
     timed = spread(Pictures(request.images), _TIMED_IMAGES).paths
@@ -271,6 +276,27 @@ def tune(
         notes=tuple(notes),
         reason=_reason(found, request),
         seconds=time.monotonic() - started,
+    )
+
+
+def busy_note(load: float, cores: int) -> str | None:
+    """Tell whether other programs disturb what is measured.
+
+    Args:
+        load: Processes that wanted a core over the last minute.
+        cores: Of the machine.
+
+    Returns:
+        A warning; None on a quiet machine.
+
+    >>> busy_note(0.2, 2) is None
+    True
+    """
+    if load <= _BUSY_SHARE * cores:
+        return None
+    return (
+        f"the machine was busy before the search (load {load:.1f} on {cores} cores), which distorts what was measured: "
+        "tune again while nothing else runs"
     )
 
 
@@ -417,7 +443,7 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
     )
 
 
-def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scratch: Path) -> Profile:
+def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path) -> Profile:
     """Write a copy of the bundle that carries the profile, and the ONNX model that the choice runs.
 
     Args:
@@ -429,12 +455,7 @@ def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path, scra
     """
     files: dict[str, Path] = {**packed_files(original), **_chosen_model(tuning)}
     files.pop(PROFILE_NAME, None)
-    staged = scratch / "staged"
-    for name, path in files.items():
-        link = staged / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    profile = profile_of(tuning, read_bundle(staged, destination).digest)
+    profile = profile_of(tuning, digest_of(files, destination))
     content: Mapping[str, Path | bytes] = {**files, PROFILE_NAME: profile_json(profile)}
     try:
         pack(content, destination)

@@ -3,16 +3,17 @@
 # Each adapter names the layers that need it; a network that has such a layer gets it, whatever its configuration is
 # called. What an adapter changes in a class of PaddleSeg or a function of Paddle is as it was after the export. None of
 # them changes what a network computes for one picture, but for the random start that is drawn once.
-# The functions that take the place of Paddle's have its signatures, and Paddle takes them as they are: where it looks
-# into the source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the
-# place of PaddleSeg's are traced by their source, like those.
+# Paddle traces the functions that take the place of its own as they are (`not_to_static`): where it looks into the
+# source of a call within a call, it would otherwise wait for its own lock without end. Methods that take the place of
+# PaddleSeg's are traced by their source, like those.
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportArgumentType=false
 # pyright: reportUnknownLambdaType=false
-# ruff: noqa: ANN401, PLR0913
-# Paddle and PaddleSeg ship no type information, and Paddle's functions have many parameters.
+# ruff: noqa: ANN401
+# Paddle and PaddleSeg ship no type information.
 
+import inspect
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -95,6 +96,29 @@ def replaced(owner: object, name: str, substitute: object) -> Generator[None]:
         setattr(owner, name, before)
 
 
+@contextmanager
+def _arguments_changed(owner: object, name: str, change: Callable[[dict[str, Any]], None]) -> Generator[None]:
+    """Change the arguments of every call of a function of Paddle while a block lasts.
+
+    Args:
+        change: Is given the arguments by name, those with their defaults, too; changes them in place.
+    """
+    import paddle
+
+    original = getattr(owner, name)
+    signature = inspect.signature(original)
+
+    @paddle.jit.not_to_static
+    def substitute(*positional: Any, **named: Any) -> Any:
+        call = signature.bind(*positional, **named)
+        call.apply_defaults()
+        change(call.arguments)
+        return original(*call.args, **call.kwargs)
+
+    with replaced(owner, name, substitute):
+        yield
+
+
 def _layers_by_class(network: "Layer") -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for layer in network.sublayers(include_self=True):
@@ -124,32 +148,18 @@ def _plain_normalization(layers: Layers) -> Generator[None]:
     yield
 
 
-@contextmanager
-def _unpooling_told_its_size(layers: Layers) -> Generator[None]:
+def _unpooling_told_its_size(layers: Layers) -> AbstractContextManager[None]:
     import paddle
     from paddle.nn import functional
 
     del layers
-    original = functional.max_unpool2d
 
-    @paddle.jit.not_to_static
-    def unpool(
-        x: Any,
-        indices: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        data_format: Any = "NCHW",
-        output_size: Any = None,
-        name: Any = None,
-    ) -> Any:
-        if output_size is None:
-            shape = paddle.shape(x)
-            output_size = [shape[2] * 2, shape[3] * 2]
-        return original(x, indices, kernel_size, stride, padding, data_format, output_size, name)
+    def change(arguments: dict[str, Any]) -> None:
+        if arguments["output_size"] is None:
+            shape = paddle.shape(arguments["x"])
+            arguments["output_size"] = [shape[2] * 2, shape[3] * 2]
 
-    with replaced(functional, "max_unpool2d", unpool):
-        yield
+    return _arguments_changed(functional, "max_unpool2d", change)
 
 
 class _FlowSize:
@@ -179,19 +189,14 @@ def _flow_divided_by_float(layers: Layers) -> Generator[None]:
         yield
 
 
-@contextmanager
-def _scalars_joined_as_vectors(layers: Layers) -> Generator[None]:
+def scalars_joined_as_vectors() -> AbstractContextManager[None]:
+    """Let Paddle 3 join scalars, as Paddle 2 did, while a block lasts."""
     import paddle
 
-    del layers
-    original = paddle.concat
+    def change(arguments: dict[str, Any]) -> None:
+        arguments["x"] = [part.reshape([1]) if part.ndim == 0 else part for part in arguments["x"]]
 
-    @paddle.jit.not_to_static
-    def concat(x: Any, axis: Any = 0, name: Any = None) -> Any:
-        return original([part.reshape([1]) if part.ndim == 0 else part for part in x], axis, name)
-
-    with replaced(paddle, "concat", concat):
-        yield
+    return _arguments_changed(paddle, "concat", change)
 
 
 @contextmanager
@@ -291,46 +296,28 @@ def _features_of_one_image(layers: Layers) -> Generator[None]:
         yield
 
 
-@contextmanager
-def _one_group_of_convolutions(layers: Layers) -> Generator[None]:
-    import paddle
+def _one_group_of_convolutions(layers: Layers) -> AbstractContextManager[None]:
     from paddle.nn import functional
 
     del layers
-    original = functional.conv2d
 
-    @paddle.jit.not_to_static
-    def conv2d(
-        x: Any,
-        weight: Any,
-        bias: Any = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: Any = 1,
-        data_format: Any = "NCHW",
-        name: Any = None,
-    ) -> Any:
-        groups = groups if isinstance(groups, int) else 1
-        return original(x, weight, bias, stride, padding, dilation, groups, data_format, name)
+    def change(arguments: dict[str, Any]) -> None:
+        if not isinstance(arguments["groups"], int):
+            arguments["groups"] = 1
 
-    with replaced(functional, "conv2d", conv2d):
-        yield
+    return _arguments_changed(functional, "conv2d", change)
 
 
-@contextmanager
-def _numbers_rounded_up(layers: Layers) -> Generator[None]:
+def _numbers_rounded_up(layers: Layers) -> AbstractContextManager[None]:
     import paddle
 
     del layers
-    original = paddle.ceil
 
-    @paddle.jit.not_to_static
-    def ceil(x: Any, name: Any = None) -> Any:
-        return original(paddle.to_tensor(x) if isinstance(x, float) else x, name)
+    def change(arguments: dict[str, Any]) -> None:
+        if isinstance(arguments["x"], float):
+            arguments["x"] = paddle.to_tensor(arguments["x"])
 
-    with replaced(paddle, "ceil", ceil):
-        yield
+    return _arguments_changed(paddle, "ceil", change)
 
 
 @contextmanager
@@ -347,21 +334,17 @@ def _tokens_without_class(layers: Layers) -> Generator[None]:
         yield
 
 
-@contextmanager
-def _channels_named_in_reshape(layers: Layers) -> Generator[None]:
+def _channels_named_in_reshape(layers: Layers) -> AbstractContextManager[None]:
     import paddle
 
     del layers
-    original = paddle.reshape
 
-    @paddle.jit.not_to_static
-    def reshape(x: Any, shape: Any, name: Any = None) -> Any:
+    def change(arguments: dict[str, Any]) -> None:
+        x, shape = arguments["x"], arguments["shape"]
         if x.ndim == 3 and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == -1:
-            shape = [shape[0], x.shape[1], shape[2], shape[3]]
-        return original(x, shape, name)
+            arguments["shape"] = [shape[0], x.shape[1], shape[2], shape[3]]
 
-    with replaced(paddle, "reshape", reshape):
-        yield
+    return _arguments_changed(paddle, "reshape", change)
 
 
 @contextmanager
@@ -425,7 +408,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "unpooling-size",
-        "The last unpooling is told its size; Paddle takes it to be that of the export.",
+        "The last unpooling receives its output size; Paddle would otherwise fix the size of the export.",
         _needs("SegNet"),
         _unpooling_told_its_size,
     ),
@@ -445,7 +428,7 @@ ADAPTERS: tuple[Adapter, ...] = (
         "scalar-sizes",
         "Sizes of rank 0 are joined as vectors of one element; Paddle 3 does not join scalars.",
         _needs("ISAHead", "PointHead"),
-        _scalars_joined_as_vectors,
+        lambda _: scalars_joined_as_vectors(),
     ),
     Adapter(
         "size-type",

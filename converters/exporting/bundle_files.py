@@ -8,18 +8,20 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
 from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
 from converters.parity import generated_images
-from engine.bundle.bundle import Color, read_bundle
+from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
 from engine.system.cores import usable_cores
+from engine.system.settings_files import read_json, read_yaml
 
 DEPLOY, META, WEIGHTS = "deploy.yaml", "meta.json", "model.pdiparams"
 FREE_AXES = (None, 3, None, None)
@@ -119,6 +121,16 @@ def meta_text(
         **({"multilabel": True} if multilabel else {}),
     }
     return json.dumps(meta, indent=2) + "\n"
+
+
+def settings_file(bundle: Bundle) -> Path:
+    """Find the file of a bundle that holds the ``Deploy`` block."""
+    return next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
+
+
+def read_settings(bundle: Bundle) -> dict[str, Any]:
+    """Read the whole file of which the engine has read and checked the ``Deploy`` block."""
+    return cast("dict[str, Any]", read_yaml(settings_file(bundle)))
 
 
 def deploy_text(blocks: Mapping[str, object]) -> str:
@@ -258,3 +270,9 @@ def _side_file(folder: Path, staging: Path) -> Path:
     path = staging / META
     path.write_text(json.dumps({**meta, "artifact": ARTIFACT_PLACEHOLDER}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def meta_of(bundle: Bundle) -> dict[str, Any]:
+    """Read all that `meta.json` of a bundle says, also what the engine does not know; empty if there is none."""
+    path = bundle.folder / META
+    return cast("dict[str, Any]", read_json(path)) if path.is_file() else {}

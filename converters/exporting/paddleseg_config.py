@@ -102,7 +102,7 @@ def export_config(
     *,
     name: str | None = None,
     classes: Sequence[ExportClass] = (),
-    output_op: OutputOp = "argmax",
+    output_op: OutputOp = "none",
     input_shape: Sequence[int | None] | None = None,
 ) -> Exported:
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.

@@ -94,7 +94,7 @@ def _sampled(pixels: NDArray[np.uint8], axis: int) -> MatLike:
     seen = [height, width]
     lines = max(1, seen[axis] // (_BANDS * _EVERY_BAND))
     stored_lines = round(lines * stored[axis] / seen[axis])
-    firsts = np.linspace(0, stored[axis] - stored_lines, _BANDS).astype(int).tolist()
+    firsts = [index * (stored[axis] - stored_lines) // (_BANDS - 1) for index in range(_BANDS)]
     bands = [pixels[_band(axis, first, stored_lines)] for first in firsts]
     grey = cv2.cvtColor(np.concatenate(bands, axis=axis), cv2.COLOR_RGB2GRAY)
     if tuple(seen) == stored:

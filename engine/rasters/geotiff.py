@@ -26,6 +26,7 @@ from engine.images.formats import TIFF
 from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
 from engine.images.values import ScaleRange
 from engine.rasters.mask_file import MaskFile
+from engine.rasters.result import Georeference
 from engine.rasters.tiles import Tile
 from engine.system.files import open_regular
 from engine.system.text import legible
@@ -43,21 +44,6 @@ _AXES_M = (1e5, 1e9)
 _SMALLEST_INVERSE_FLATTENING = 5.0
 _WORLD_FILE_BYTES = 1024
 _IGNORED_SUFFIXES: Final = (".aux.xml", ".ovr", ".msk", ".prj", ".tab", ".aux", ".imd", ".rpb")
-
-
-@dataclass(frozen=True, slots=True)
-class Georeference:
-    """Where a raster lies on the earth.
-
-    Attributes:
-        crs_wkt: the coordinate reference system; None where the file names none.
-        transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
-        area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
-    """
-
-    crs_wkt: str | None
-    transform: tuple[float, float, float, float, float, float]
-    area_or_point: str = "Area"
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +332,24 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
         return None
     side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
     return side if math.isfinite(side) and side else None
+
+
+def crs_name(georeference: Georeference) -> str | None:
+    """Name the coordinate reference system of a raster.
+
+    Args:
+        georeference: of the raster.
+
+    Returns:
+        Its code, such as `EPSG:32755`; without one its well-known text; None where the file names none.
+    """
+    wkt = georeference.crs_wkt
+    if wkt is None:
+        return None
+    try:
+        return coordinate_system(wkt).code or wkt
+    except GdalError:
+        return wkt
 
 
 def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:

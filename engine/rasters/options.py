@@ -14,6 +14,9 @@ _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 POLYGON_DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
 
+POLYGON_FORMATS: Final = ("gpkg", "geojson")
+"""What users call the formats of polygons."""
+
 
 def memory_bytes(text: str) -> int:
     """Read an amount of memory.
@@ -42,7 +45,7 @@ def is_polygon_format(text: str) -> bool:
     Args:
         text: the name of a format, or a path.
     """
-    return f".{text}" in POLYGON_DRIVERS
+    return text in POLYGON_FORMATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,5 +360,27 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         for index, share in enumerate(cover(mask, facts.classes))
     )
     timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
+    tiled = tiling_record(tiling, facts, width, height)
     size, flags = (tiling.width, tiling.height), predictor.flags_of(image)
-    return Prediction(mask, covers, timings_ms, network_size=size, flags=flags)
+    return Prediction(mask, covers, timings_ms, network_size=size, tiling=tiled, flags=flags)
+
+
+def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
+    """Say how an image is cut, for the provenance of its mask.
+
+    Args:
+        tiling: the tiles.
+        facts: what the network returns.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "tile": [tiling.width, tiling.height],
+        "overlap": tiling.overlap,
+        "batch": tiling.batch,
+        "joined": "centres" if facts.kind is OutputKind.MASK else "blended",
+        "tiles": len(tiling.grid(width, height)),
+    }

@@ -45,7 +45,7 @@ class RuntimeRequest(Options):
         runtime: the library.
         provider: ONNX Runtime's execution provider.
         device: CPU, GPU, or one of several GPUs; None: the CPU, or what the provider needs.
-        precision: arithmetic of the network; None: the tuned profile's, or FP32.
+        precision: arithmetic of the network; None: the tuned profile's, that of the bundle's only model, or FP32.
         threads: the most to use; None: all cores that the process may use.
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
@@ -80,7 +80,7 @@ class RuntimeRequest(Options):
     precision: Precision | None = option(
         None,
         "Number format of the network. fp16 needs a GPU, int8 a bundle that holds an INT8 model. By default the "
-        "tuned profile's format, or fp32.",
+        "tuned profile's format, that of the bundle's only model, or fp32.",
     )
     threads: int | None = option(
         None, "The most CPU threads; never more than this process has cores. By default all of them.", minimum=1

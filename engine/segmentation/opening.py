@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from engine.errors import (
 )
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Runtime
+from engine.runtimes.loading import load_onnx, require_provider
 from engine.runtimes.profile import Profile
 from engine.runtimes.selection import RuntimeRequest, candidates
 from engine.segmentation.predictor import MaskSize, Predictor
@@ -115,7 +116,7 @@ def open_first(
         ConversionError: the only choice needs a conversion that fails.
         AssertionError: never, since a request has at least one candidate.
     """
-    choices = candidates(request)
+    choices = candidates(_with_only_precision(bundle, request))
     fallbacks: list[str] = []
     for options in choices:
         try:
@@ -137,6 +138,13 @@ def open_first(
     raise AssertionError("a request has at least one candidate")
 
 
+def _with_only_precision(bundle: Bundle, request: RuntimeRequest) -> RuntimeRequest:
+    """A bundle that holds a single model runs that one, unless the request says otherwise."""
+    if request.precision is not None or request.tuned is not None or bundle.paddle is not None or len(bundle.onnx) != 1:
+        return request
+    return replace(request, precision=bundle.onnx[0].precision)
+
+
 def require_available(options: RuntimeOptions) -> None:
     """Find out whether library, provider and device are there, before any model is touched.
 
@@ -148,9 +156,7 @@ def require_available(options: RuntimeOptions) -> None:
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import require_provider
-
-            require_provider(options.provider, options.device_id)
+            require_provider(options)
         case PaddleOptions():
             from engine.runtimes.paddle import require_device
 
@@ -165,8 +171,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models were loaded before without killing their process; None: remember
-            nothing, try in a child process each time.
+        ledger: folder that remembers which models were loaded before without killing their process, and keeps what
+            OpenVINO compiled; None: remember nothing, try in a child process each time.
 
     Returns:
         The loaded runtime; close it after use.
@@ -177,7 +183,6 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import OnnxRuntime
             from engine.runtimes.trial import prove_onnx_loadable
 
             onnx = bundle.onnx_model(options.precision)
@@ -188,7 +193,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, ledger)
-            return OnnxRuntime(onnx, options)
+            return load_onnx(onnx, options, ledger)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
             from engine.runtimes.trial import prove_loadable

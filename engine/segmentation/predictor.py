@@ -113,6 +113,7 @@ class Provenance:
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
         scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
+        derived_from: digest of the bundle that the bundle says it was made from; None if it says nothing.
     """
 
     bundle: str
@@ -128,6 +129,7 @@ class Provenance:
     tiling: Mapping[str, object] | None = None
     averaging: Mapping[str, object] | None = None
     scale_range: ScaleRange | None = None
+    derived_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,28 +140,27 @@ class Prediction:
         mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
         covers: one entry a class, in index order.
         timings_ms: preprocess, run and postprocess, in milliseconds.
-        whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
-            for memory; None otherwise.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
+        tiling: how the image was cut into tiles, for the provenance; None where it was not.
         flags: what the photograph may suffer from.
     """
 
     mask: Mask
     covers: tuple[ClassCover, ...]
     timings_ms: Mapping[str, float]
-    whole_size: tuple[int, int] | None = None
     network_size: tuple[int, int] | None = None
+    tiling: Mapping[str, object] | None = None
     flags: tuple[Flag, ...] = ()
 
     @property
     def width(self) -> int:
         """Width of the mask in pixels."""
-        return int(self.mask.shape[-1]) if self.whole_size is None else self.whole_size[0]
+        return int(self.mask.shape[-1])
 
     @property
     def height(self) -> int:
         """Height of the mask in pixels."""
-        return int(self.mask.shape[-2]) if self.whole_size is None else self.whole_size[1]
+        return int(self.mask.shape[-2])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,6 +308,7 @@ class Predictor:
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
             scale_range=self.scale_range,
+            derived_from=self.bundle.derived_from,
         )
 
     @property

@@ -1,7 +1,6 @@
 """What a photograph may suffer from, told from its statistics: flags that warn and change nothing."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
@@ -82,9 +82,8 @@ def _covariance(colors: NDArray[np.float64]) -> NDArray[np.float64]:
 def _distance(colors: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """Mahalanobis' distance from the mean of others."""
     spread = _covariance(others) + np.eye(len(colors)) * _NOISE_LEVELS**2
-    off = colors - others.mean(axis=0)
-    solved: NDArray[np.float64] = np.linalg.solve(spread, off)
-    return math.sqrt(float(off @ solved))
+    mean: NDArray[np.float64] = others.mean(axis=0)
+    return cv2.Mahalanobis(colors, mean, cv2.invert(spread)[1])
 
 
 def flags_of(statistics: PictureStatistics | None, reference: Reference | None = None) -> tuple[Flag, ...]:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field
 
-from engine import Failed, Provenance, Segmented
+from engine import Failed, Provenance
 from engine.images import Capture
+from engine.rasters.result import Result
 from service.collections.storage import Folder, read_rows, table_bytes
 from service.results.pictures import capture_from, capture_record, result_record
 from service.results.records import CaptureRecord, CoverRecord, RelativeName, Side, Status, checked, checked_record
@@ -147,11 +148,9 @@ class ClusterEntry:
         }
 
 
-def entry_of(
-    result: Segmented[RemoteTask, str | None] | Failed[RemoteTask], provenance: Provenance, digest: str, node: str
-) -> ClusterEntry:
+def entry_of(result: Result[RemoteTask, str | None], provenance: Provenance, digest: str, node: str) -> ClusterEntry:
     """Write down a result."""
-    capture = result.image.capture if isinstance(result, Segmented) else Capture()
+    capture = Capture() if isinstance(result, Failed) else result.capture
     return ClusterEntry(result_record(result, provenance), result.source.stem, capture, digest, node)
 
 

@@ -1,12 +1,13 @@
 """`pseg export`: what PaddleSeg trained becomes a bundle."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from converters.exporting.bundle_files import side_file_of
 from converters.exporting.cv_config import CvConfig, read_cv_config
+from converters.exporting.export import OutputOp
 from converters.exporting.paddleseg_config import export_config
 from engine import OptionError
 from engine.system.text import legible
@@ -27,9 +28,11 @@ def export(
     ] = None,
     cv_config: CvConfigOption = None,
     output_op: Annotated[
-        Literal["argmax", "softmax", "none"],
-        typer.Option(help="Last operator of the program. none gives finer borders."),
-    ] = "argmax",
+        OutputOp,
+        typer.Option(
+            help="Last operator of the program. none gives logits: borders of masks are finer, and tiles blend."
+        ),
+    ] = "none",
     input_shape: Annotated[
         tuple[int, int, int, int] | None,
         typer.Option(

@@ -69,6 +69,8 @@ def inspect(
     facts = Table(show_header=False, box=None)
     facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])
+    if record["derived_from"] is not None:
+        facts.add_row("made from", shown(record["derived_from"]))
     facts.add_row("transforms", "\n".join(map(shown, record["transforms"])) or "none")
     paddle = record["paddle"]
     facts.add_row(

@@ -122,7 +122,7 @@ def _tune(
         if tuning.search.chosen is None:
             return tuning, None
         if destination.into is not None:
-            return tuning, write_tuned_bundle(opened, tuning, destination.into, scratch)
+            return tuning, write_tuned_bundle(opened, tuning, destination.into)
         profile = profile_of(tuning, opened.digest)
         write_atomically(destination.path, profile_json(profile))
         return tuning, profile

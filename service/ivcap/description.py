@@ -1,4 +1,4 @@
-"""What the platform, people and agents are told of the service; orders, jobs and tools say the same."""
+"""The description of the service for the platform, for people and for agents; the same for orders, jobs and tools."""
 
 # The platform's library states few types.
 # pyright: reportMissingTypeStubs=false
@@ -89,6 +89,12 @@ _SHOWN: Mapping[str, _Shown] = {
     "flip-vertical": _Shown("Top and bottom exchanged", (True,)),
     "allow-tf32": _Shown("TF32 on a GPU", (True,)),
     "mask-size": _Shown("Size of the masks", ("original",)),
+    "tile": _Shown("Cut every image into tiles", (True,)),
+    "as-photograph": _Shown("Georeferenced TIFFs as photographs", (True,)),
+    "tile-size": _Shown("Side of a tile", (1024,)),
+    "overlap": _Shown("Overlap of tiles", (256,)),
+    "bands": _Shown("Bands of rasters", ("3,2,1",)),
+    "vectors": _Shown("Polygons of rasters", ("gpkg", "geojson")),
     "report": _Shown("HTML report", (True,)),
     "shard": _Shown("Share of the images", ("1/4", "4/4")),
 }

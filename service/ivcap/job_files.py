@@ -35,11 +35,10 @@ from service.ivcap.items import (
 )
 from service.ivcap.limited_httpx import LimitedClient
 from service.ivcap.names import ARTIFACT_URN, ArtifactName, is_platform_urn, product_stem
-from service.ivcap.publishing import COLLECTION_SCHEMA, Aspect, Product, require_json
+from service.ivcap.publishing import COLLECTION_ITEM_SCHEMA, COLLECTION_SCHEMA, Aspect, Product, require_json
 from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
 from service.request import ServiceRequest
 
-COLLECTION_ITEM_SCHEMA = "urn:ivcap:schema:collection-item.1"
 # An upload that was cut off is resumed from where the platform says it has come.
 _RESUMPTIONS = 2
 

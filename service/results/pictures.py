@@ -5,7 +5,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
+from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.palette import (
     Mask,
     composite,
@@ -364,14 +365,14 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     """Write a provenance as a JSON value.
 
     Args:
-        provenance: of a predictor.
+        provenance: of a predictor, or of a mask.
 
     Returns:
-        Its fields; `profile`, `tiling`, `averaging` and `scale_range` only where there was one, `streams` only of
-        several.
+        Its fields; `profile`, `tiling`, `averaging`, `scale_range` and `derived_from` only where there was one,
+        `streams` only of several.
     """
     record = asdict(provenance)
-    for name in ("profile", "tiling", "averaging", "scale_range"):
+    for name in ("profile", "tiling", "averaging", "scale_range", "derived_from"):
         if record[name] is None:
             del record[name]
     if record["streams"] == 1:
@@ -383,16 +384,16 @@ _Source = TypeVar("_Source", bound=Labelled)
 _Encoded = TypeVar("_Encoded")
 
 
-def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
+def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> dict[str, Any]:
     """Write a result as a JSON value.
 
     Args:
-        result: from the pipeline; what `encode` returned is where the mask lies, or None.
+        result: what became of an image; `encoded` is where its mask lies, or None.
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure, `notes` and `flags` are there only if there
-        are any.
+        The record of one line of `--json`; `mask` is None for a failure; `notes` and `flags` are there only if there
+        are any, `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -411,15 +412,16 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "error": None,
         "mask": {
             "path": None if result.encoded is None else str(result.encoded),
-            "width": result.prediction.width,
-            "height": result.prediction.height,
+            "width": result.width,
+            "height": result.height,
         },
-        "cover": cover_records(result.prediction.covers),
-        "provenance": provenance_record(provenance),
+        "cover": cover_records(result.covers),
+        "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
-        "network_size": _network_size(result.prediction),
-        **({"notes": list(result.image.notes)} if result.image.notes else {}),
-        **flags_record(result.prediction),
+        "network_size": _network_size(result.network_size),
+        **({"notes": list(result.notes)} if result.notes else {}),
+        **(flags_record(result.prediction) if isinstance(result, Segmented) else {}),
+        **({"raster": raster_record(result)} if isinstance(result, SegmentedRaster) else {}),
     }
 
 
@@ -435,11 +437,26 @@ def flags_record(prediction: Prediction) -> dict[str, list[str]]:
     return {"flags": [str(each) for each in prediction.flags]} if prediction.flags else {}
 
 
-def _network_size(prediction: Prediction) -> dict[str, int] | None:
-    if prediction.network_size is None:
-        return None
-    width, height = prediction.network_size
-    return {"width": width, "height": height}
+def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
+    """Write where a raster lies as JSON values.
+
+    Args:
+        raster: a raster that was segmented.
+
+    Returns:
+        `crs`, `bounds` (smallest x, smallest y, largest x, largest y; both None where the file names no coordinate
+        reference system) and `valid_pixels`, of which covers are shares.
+    """
+    bounds = raster.bounds
+    return {
+        "crs": raster.crs,
+        "bounds": None if bounds is None else list(bounds),
+        "valid_pixels": raster.valid_pixels,
+    }
+
+
+def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
+    return None if size is None else {"width": size[0], "height": size[1]}
 
 
 _Cover = tuple[str, float, float | None]

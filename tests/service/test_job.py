@@ -18,7 +18,14 @@ import certifi
 import pytest
 
 from engine.system.cores import usable_cores
-from service.ivcap.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
+from service.ivcap.publishing import (
+    COLLECTION_ITEM_SCHEMA,
+    COLLECTION_SCHEMA,
+    INFERENCE_SCHEMA,
+    NAMED_COLLECTION_SCHEMA,
+    SUMMARY_SCHEMA,
+    TIMINGS_SCHEMA,
+)
 from tests.service.bundles import CLASSES
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.faulty_server import Fault, FaultKind, FaultyServer
@@ -91,6 +98,10 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
+    yield from new_machine(tmp_path)
+
+
+def new_machine(tmp_path: Path) -> Iterator[Machine]:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     end = "-----END CERTIFICATE-----"
@@ -503,7 +514,7 @@ def test_sigterm_ends_after_the_image_in_hand(machine: Machine, platform: JobPla
     [result] = platform.results
     assert result.job == job
     told = error_of(result)
-    assert "told to stop" in told
+    assert "asked to stop" in told
     [summary] = platform.records(SUMMARY_SCHEMA)
     succeeded = summary["images"]["succeeded"]
     assert 4 <= succeeded < 30
@@ -540,7 +551,13 @@ def test_a_job_from_a_file_writes_a_folder(machine: Machine, bundle: Path) -> No
     assert mask["mask"] == f"urn:file://{path}"
     assert mask_of(path.read_bytes()) == [[1] * 12 + [2] * 12] * 16
     records = [json.loads(each.read_text()) for each in (machine.root / "out" / "aspects").iterdir()]
-    assert {record["schema"] for record in records} == {INFERENCE_SCHEMA, COLLECTION_SCHEMA, SUMMARY_SCHEMA}
+    assert {record["schema"] for record in records} == {
+        INFERENCE_SCHEMA,
+        COLLECTION_SCHEMA,
+        NAMED_COLLECTION_SCHEMA,
+        COLLECTION_ITEM_SCHEMA,
+        SUMMARY_SCHEMA,
+    }
     assert bundle.is_file()
     assert len(list(photographs.iterdir())) == 2
 

@@ -1,9 +1,13 @@
 """What is published of an image and of an order, whichever platform takes it."""
 
 import io
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import ivcap_client.collection as platform
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,7 +36,8 @@ from service.results.totals import TotalCover
 
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
 SOURCE = ArtifactName("urn:ivcap:artifact:image", "GOPR0247.JPG")
-PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture())
+NO_RASTERS = Path()
+PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture(datetime(2024, 3, 1, 9, 30), -38.5, 145.25))
 KNOWN = (
     SegmentationClass("urn:ibenthos:segmentation:class:sand", "sand", (230, 210, 160)),
     SegmentationClass("urn:ibenthos:segmentation:class:seagrass", "seagrass", None),
@@ -60,12 +65,12 @@ def covers(*shares: float) -> tuple[ClassCover, ...]:
 
 
 def task(stem: str) -> ImageTask:
-    return ImageTask(UnreachableItem(SOURCE, "its pixels are not needed"), stem)
+    return ImageTask(UnreachableItem(SOURCE, "its pixels are not needed"), stem, Future())
 
 
 def published(mask: Mask, *shares: float, multilabel: bool = False) -> tuple[Product, PublishedImage]:
     shelf = Shelf()
-    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel)
+    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel, NO_RASTERS)
     image = publisher.write(task("GOPR0247"), PHOTOGRAPH, Prediction(mask, covers(*shares), {}))
     [product] = shelf.products
     return product, image
@@ -85,7 +90,9 @@ def test_the_aspect_of_an_inference_names_everything_by_urn() -> None:
     product, _ = published(np.array([[0, 1, 2], [0, 0, 0]], np.uint8), 4 / 6, 1 / 6, 1 / 6)
     [aspect] = product.aspects
     assert aspect["$schema"] == INFERENCE_SCHEMA
-    assert aspect["image"] == SOURCE.urn
+    assert (aspect["image"], aspect["name"]) == (SOURCE.urn, "GOPR0247.JPG")
+    assert aspect["taken_at"] == "2024-03-01T09:30:00"
+    assert (aspect["latitude_deg"], aspect["longitude_deg"]) == (-38.5, 145.25)
     assert aspect["model"] == "urn:ivcap:artifact:model"
     assert aspect["order"] == "urn:ivcap:order:1"
     assert (aspect["width"], aspect["height"]) == (3, 2)
@@ -119,22 +126,29 @@ def test_overlapping_classes_have_no_scalar_and_need_not_sum_to_one() -> None:
 
 def test_the_collection_lists_the_masks() -> None:
     shelf = Shelf()
-    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel=False)
+    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel=False, folder=NO_RASTERS)
     masks = [
         publisher.write(task(stem), PHOTOGRAPH, Prediction(np.zeros((1, 1), np.uint8), covers(1), {})) for stem in "ab"
     ]
     collection = publisher.publish_collection(masks)
-    [(entity, aspect)] = shelf.attached
-    assert entity == collection == aspect["collection"]
-    assert aspect["$schema"] == COLLECTION_SCHEMA
-    assert aspect["artifacts"] == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    (_, listed), (_, named), *items = shelf.attached
+    assert {entity for entity, _ in shelf.attached} == {collection, listed["collection"]}
+    assert listed["$schema"] == COLLECTION_SCHEMA
+    assert listed["artifacts"] == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    # As the platform's client reads it.
+    assert (named["$schema"], named["name"]) == (platform.COLLECTION_SCHEMA, "masks of urn:ivcap:order:1")
+    assert [each["$schema"] for _, each in items] == [platform.COLLECTION_ITEM_SCHEMA] * 2
+    assert sorted(each["item"] for _, each in items) == ["urn:ivcap:artifact:1", "urn:ivcap:artifact:2"]
+    assert {each["collection"] for _, each in items} == {collection}
     assert publisher.publish_collection(masks) != collection
 
 
 def test_timings_are_summed_up_stage_by_stage() -> None:
     shelf = Shelf()
     samples: list[float] = [4, 1, 2, 3, *[5.0] * 15, 100]
-    Publisher(shelf, "m", PROVENANCE, multilabel=False).publish_timings("my network", {"run": samples})
+    Publisher(shelf, "m", PROVENANCE, multilabel=False, folder=NO_RASTERS).publish_timings(
+        "my network", {"run": samples}
+    )
     [(entity, aspect)] = shelf.attached
     assert entity == shelf.order
     assert (aspect["$schema"], aspect["model_name"], aspect["images"]) == (TIMINGS_SCHEMA, "my network", 20)
@@ -144,9 +158,9 @@ def test_timings_are_summed_up_stage_by_stage() -> None:
 
 def test_images_count_by_their_pixels_and_once_each() -> None:
     total = TotalCover()
-    total.add(10, 10, covers(1, 0))
+    total.add(100, covers(1, 0))
     # This image has a class more.
-    total.add(30, 10, covers(0, 0.5, 0.5))
+    total.add(300, covers(0, 0.5, 0.5))
     records = total.records()
     assert [each["cover"] for each in records] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
     assert [each["mean_of_images"] for each in records] == [0.5, 0.25, 0.25]

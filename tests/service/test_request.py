@@ -175,6 +175,12 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "scales": None,
         "flip-horizontal": False,
         "flip-vertical": False,
+        "tile": False,
+        "as-photograph": False,
+        "tile-size": None,
+        "overlap": None,
+        "bands": None,
+        "vectors": "none",
     }
 
 

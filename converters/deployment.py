@@ -1,0 +1,279 @@
+"""What a deployment needs of a bundle, and nothing else: a slim bundle, or a plain ONNX file that describes itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from converters.conversion import CERTIFICATE, packed_files
+from converters.exporting.bundle_files import META, meta_of, settings_file
+from converters.exporting.packing import pack
+from engine.bundle.bundle import Bundle, OnnxModel, read_bundle
+from engine.errors import ConversionError, OptionError
+from engine.options import OnnxOptions, Precision, RuntimeName
+from engine.runtimes.loading import load_onnx
+from engine.runtimes.profile import PROFILE_NAME, profile_json, read_profile
+from engine.runtimes.programs.onnx_files import require_whole_model
+from engine.system.confinement import FILE_BYTES
+from engine.system.files import atomic_file, scratch_folder
+from engine.system.process import Limits, run_isolated, value_of
+from engine.transforms import Normalize
+
+_ORIGIN = "derived_from"
+_BANDS = 3
+_TIMEOUT_S = 600.0
+_MEMORY_BYTES = 4 << 30
+_MEMORY_PER_MODEL_BYTE = 8
+
+
+class Deployment(StrEnum):
+    """What a slim bundle is run on."""
+
+    ONNX_FP32 = "onnx-fp32"
+    ONNX_FP16 = "onnx-fp16"
+    ONNX_INT8 = "onnx-int8"
+    PADDLE = "paddle"
+
+    @property
+    def precision(self) -> Precision:
+        """The number format of the network."""
+        return Precision.FP32 if self is Deployment.PADDLE else Precision(self.value.removeprefix("onnx-"))
+
+
+@dataclass(frozen=True, slots=True)
+class SlimBundle:
+    """A slim bundle that was written.
+
+    Attributes:
+        digest: of the slim bundle.
+        files: names of its members, sorted.
+        notes: what a user may have expected in it, and why it is not there.
+    """
+
+    digest: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path) -> SlimBundle:
+    """Write a bundle that holds only what one deployment runs.
+
+    It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, and the
+    digest of the bundle that it was made from.
+
+    Args:
+        bundle: an open bundle; it is not changed.
+        deployment: which model is kept.
+        destination: the archive to write; replaced in one step.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConversionError: the bundle holds no such model, or the destination cannot be written.
+    """
+    whole = packed_files(bundle)
+    kept = _model_files(bundle, deployment)
+    origin = {"bundle": bundle.digest, "change": f"packed for {deployment}", **_earlier_origin(bundle)}
+    meta = json.dumps({**meta_of(bundle), _ORIGIN: origin}, indent=2).encode() + b"\n"
+    files: dict[str, Path | bytes] = {name: whole[name] for name in (settings_file(bundle).name, *kept)}
+    files[META] = meta
+    notes: list[str] = []
+    if deployment is not Deployment.PADDLE and not any(name.endswith(CERTIFICATE) for name in kept):
+        notes.append("the model has no certificate: compare it with `pseg verify` before it is packed")
+    digest = digest_of(files, destination)
+    profile = _profile(bundle, deployment, digest, notes)
+    if profile is not None:
+        files[PROFILE_NAME] = profile
+    try:
+        pack(files, destination)
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    return SlimBundle(digest, tuple(sorted(files)), tuple(notes))
+
+
+def _earlier_origin(bundle: Bundle) -> dict[str, Any]:
+    earlier = meta_of(bundle).get(_ORIGIN)
+    return {} if earlier is None else {_ORIGIN: earlier}
+
+
+def digest_of(files: Mapping[str, Path | bytes], source: Path) -> str:
+    """Tell the digest that a bundle of these files will have.
+
+    Args:
+        files: member name to its content, or to the file that holds it.
+        source: what messages name.
+    """
+    with scratch_folder("staged") as staged:
+        for name, content in files.items():
+            target = staged / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:
+                target.symlink_to(content.resolve())
+        return read_bundle(staged, source).digest
+
+
+def _model_files(bundle: Bundle, deployment: Deployment) -> list[str]:
+    if deployment is Deployment.PADDLE:
+        if bundle.paddle is None:
+            raise ConversionError(f"{bundle.source}: holds no Paddle program: pack it for what it holds")
+        return [bundle.paddle.program.name, bundle.paddle.params.name]
+    model = _onnx_model(bundle, deployment)
+    files = [model.path, model.path.with_name(CERTIFICATE)]
+    return [path.relative_to(bundle.folder).as_posix() for path in files if path.is_file()]
+
+
+def _onnx_model(bundle: Bundle, deployment: Deployment) -> OnnxModel:
+    if deployment is Deployment.PADDLE:
+        raise OptionError("an ONNX file is not made of Paddle's program: name an onnx deployment", option="for")
+    model = bundle.onnx_model(deployment.precision)
+    if model is None:
+        raise ConversionError(
+            f"{bundle.source}: holds no onnx/{deployment.precision}/model.onnx: make one with `pseg convert` and "
+            f"precision {deployment.precision} first"
+        )
+    return model
+
+
+def _profile(bundle: Bundle, deployment: Deployment, digest: str, notes: list[str]) -> bytes | None:
+    """The profile as the slim bundle carries it, if it is of this bundle and chose what is packed."""
+    path = bundle.folder / PROFILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        profile = read_profile(path)
+    except OptionError as error:
+        notes.append(f"the tuned profile is left out: {error}")
+        return None
+    on_paddle = profile.runtime is RuntimeName.PADDLE
+    if profile.bundle != bundle.digest:
+        notes.append("the tuned profile is left out: it was made for another bundle")
+    elif on_paddle is not (deployment is Deployment.PADDLE) or profile.precision is not deployment.precision:
+        notes.append(f"the tuned profile is left out: it chose {profile.provider} {profile.precision}")
+    else:
+        return profile_json(replace(profile, bundle=digest))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What is written into an ONNX file.
+
+    Attributes:
+        model: absolute path of the file that is described.
+        destination: absolute path of the file to write.
+        metadata: key to text.
+        side: height and width that the input is fixed to; None: it stays free.
+    """
+
+    model: Path
+    destination: Path
+    metadata: Mapping[str, str]
+    side: int | None
+
+
+def metadata_of(bundle: Bundle, model: OnnxModel) -> dict[str, str]:
+    """Describe a model in the metadata of its ONNX file.
+
+    Args:
+        bundle: an open bundle.
+        model: one of its models.
+
+    Returns:
+        Key to text, all of it JSON: `model_type`, `class_names`, `standardization_mean` and `standardization_std` as
+        Deepness for QGIS reads them; and `pseg.*`, which holds all that the bundle says.
+    """
+    classes: list[dict[str, Any]] = [asdict(each) for each in bundle.classes]
+    metadata: dict[str, object] = {
+        "model_type": "Segmentor",
+        "pseg.name": bundle.name,
+        "pseg.bundle": bundle.digest,
+        "pseg.precision": model.precision.value,
+        "pseg.multilabel": bundle.multilabel,
+        "pseg.classes": classes,
+        "pseg.transforms": [{"type": type(each).__name__, **asdict(each)} for each in bundle.transforms],
+    }
+    if classes:
+        metadata["class_names"] = {str(index): each.name for index, each in enumerate(bundle.classes)}
+    for each in bundle.transforms:
+        if isinstance(each, Normalize):
+            metadata["standardization_mean"] = _per_band(each.mean)
+            metadata["standardization_std"] = _per_band(each.std)
+    return {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
+
+
+def _per_band(values: tuple[float, ...]) -> list[float]:
+    return [*values] if len(values) > 1 else [*values] * _BANDS
+
+
+def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, side: int | None = None) -> None:
+    """Write one model of a bundle as an ONNX file that describes itself in its metadata.
+
+    Args:
+        bundle: an open bundle.
+        deployment: which model.
+        destination: the file to write; replaced in one step.
+        side: height and width that the input is fixed to, with a batch of one; None: as the model has it.
+
+    Raises:
+        OptionError: the deployment is Paddle's.
+        ConversionError: the bundle holds no such model, the file cannot be written, or the network does not take this
+            size.
+    """
+    model = _onnx_model(bundle, deployment)
+    size = model.path.stat().st_size
+    limits = Limits(_TIMEOUT_S, _MEMORY_BYTES + _MEMORY_PER_MODEL_BYTE * size, 2 * size + FILE_BYTES)
+    with scratch_folder("onnx") as scratch:
+        made = scratch / "model.onnx"
+        request = _Description(model.path.absolute(), made.absolute(), metadata_of(bundle, model), side)
+
+        def failed(cause: str) -> ConversionError:
+            return ConversionError(f"{bundle.source}: onnx/{model.precision}/model.onnx: the process {cause}")
+
+        value_of(run_isolated(_describe, request, limits), failed)
+        try:
+            with atomic_file(destination) as file, made.open("rb") as content:
+                while piece := content.read(1 << 20):
+                    file.write(piece)
+        except OSError as error:
+            raise _unwritable(destination, error) from error
+
+
+def _unwritable(destination: Path, error: OSError) -> ConversionError:
+    return ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file")
+
+
+def _describe(request: _Description) -> None:
+    import onnx
+
+    require_whole_model(request.model)
+    model = onnx.ModelProto.FromString(request.model.read_bytes())
+    if request.side is not None:
+        _fix_size(model, request.model, request.side)
+    others = [each for each in model.metadata_props if each.key not in request.metadata]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    onnx.helper.set_model_props(model, {**{each.key: each.value for each in others}, **request.metadata})
+    request.destination.write_bytes(model.SerializeToString())
+
+
+def _fix_size(model: Any, path: Path, side: int) -> None:  # noqa: ANN401 - onnx ships no complete types
+    """Input and outputs of one size; what the outputs are is seen by running the network once."""
+    import numpy as np
+
+    runtime = load_onnx(OnnxModel(path, Precision.FP32, ""), OnnxOptions(), None)
+    (taken,) = runtime.inputs
+    shape = (1, taken.shape[1] or _BANDS, side, side)
+    found = runtime.run({taken.name: np.zeros(shape, taken.dtype)})
+    runtime.close()
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in {taken.name, *found}:
+            sizes = shape if value.name == taken.name else found[value.name].shape
+            for axis, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
+                axis.ClearField("dim_param")
+                axis.dim_value = size
+    del model.graph.value_info[:]
