@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from engine import Device, OneDnn, OptionError, Precision, RuntimeRequest
+from engine.cover.options import CoverOptions
 from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
 from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.rasters.options import TileOptions
@@ -19,7 +20,7 @@ from engine.segmentation.predictor import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
 from service.collections.sharding import Shard, parse_shard
 
-SaveKind = Literal["pseudo", "mask", "overlay"]
+SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
 SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
 
 
@@ -54,6 +55,7 @@ class PredictRequest(Options):
         images: how large pictures may be.
         masks: what becomes of the network's output.
         averaging: how often each image is seen.
+        cover: what is measured on masks besides the share of each class.
         batch_size: images that may share one run; None: the tuned profile's, or 1.
         auto_tune_shapes: whether TensorRT's shapes, and Paddle's INT8 calibration table, are collected first.
         save: pictures that are written.
@@ -65,6 +67,7 @@ class PredictRequest(Options):
     images: ImageLimits = ImageLimits()
     masks: MaskOptions = MaskOptions()
     averaging: Averaging = Averaging()
+    cover: CoverOptions = CoverOptions()
     batch_size: int | None = option(
         None,
         "The most images that may share one run of the network; more take more memory. By default the tuned "
@@ -78,7 +81,7 @@ class PredictRequest(Options):
     )
     save: frozenset[SaveKind] = option(
         frozenset[SaveKind]({"pseudo"}),
-        "Pictures to write: any of pseudo,mask,overlay with commas between, or none. By default pseudo.",
+        "Pictures to write: any of pseudo,mask,overlay,confidence with commas between, or none. By default pseudo.",
         parse=save_kinds,
     )
 
@@ -166,7 +169,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         kind, default = Literal[declared.choices], told.none
     elif told.parse is not None:
         kind, default = str | None, None
-    limits = told if kind in {int, float} else Declaration("")
+    limits = told if {int, float} & {kind, *get_args(kind)} else Declaration("")
     return kind, Field(
         default=default,
         description=text,

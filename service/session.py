@@ -44,6 +44,7 @@ from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.steps import MeasuringSteps
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
@@ -214,7 +215,19 @@ def open_session(
         ) as predictor:
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
-            yield averaged(predictor, request.averaging)
+            yield averaged(_with_steps(predictor, request), request.averaging)
+
+
+def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
+    """Let a predictor do what a request asks for behind the classes."""
+    steps = MeasuringSteps(request.cover, keep_confidence="confidence" in request.save)
+    if steps.wants_confidence:
+        option = "unsure" if request.cover.confidence.unsure is not None else "save"
+        try:
+            steps = replace(steps, scale=predictor.score_scale())
+        except OptionError as error:
+            raise OptionError(f"{predictor.bundle.name}: {error.problem}", option=option) from error
+    return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
 
 
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:

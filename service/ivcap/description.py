@@ -88,6 +88,7 @@ _SHOWN: Mapping[str, _Shown] = {
     "flip-vertical": _Shown("Top and bottom exchanged", (True,)),
     "allow-tf32": _Shown("TF32 on a GPU", (True,)),
     "mask-size": _Shown("Size of the masks", ("original",)),
+    "unsure": _Shown("Probability below which a pixel is unsure", (0.6,)),
     "report": _Shown("HTML report", (True,)),
     "shard": _Shown("Share of the images", ("1/4", "4/4")),
 }

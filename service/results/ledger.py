@@ -36,6 +36,7 @@ from service.results.pictures import (
     ImageTask,
     capture_from,
     capture_record,
+    map_names,
     picture_names,
     polygons_of,
     result_record,
@@ -339,7 +340,7 @@ def _pictures_of(
 ) -> tuple[str, ...]:
     if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
         polygons = [] if vectors is None else [polygons_of(result.source, vectors)]
-        return (f"{result.source.stem}{MAP_SUFFIX}", *polygons)
+        return (*map_names(result.source.stem, save), *polygons)
     return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
 
@@ -550,7 +551,7 @@ def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
     for own_names in (
         picture_names(task.stem, save, planes=False),
         picture_names(task.stem, save, planes=True),
-        (f"{task.stem}{MAP_SUFFIX}", *polygons),
+        (*map_names(task.stem, save), *polygons),
     ):
         first = entry.pictures[0] if entry.pictures else ""
         place = first.removesuffix(own_names[0]) if own_names else ""

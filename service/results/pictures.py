@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
+from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (
     Mask,
     composite,
@@ -140,6 +141,7 @@ _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
     "mask": (".mask.png", ".mask.npz"),
     "pseudo": (".pseudo.png",),
     "overlay": (".overlay.jpg",),
+    "confidence": (".confidence.png",),
 }
 
 
@@ -155,10 +157,26 @@ def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple
         planes: whether the classes overlap, so that the mask is an array of planes.
 
     Returns:
-        Names, the most exact picture first: mask, pseudo-colour, overlay.
+        Names, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     kinds = set(save)
     return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
+
+
+def map_names(stem: str, save: Iterable[SaveKind]) -> tuple[str, ...]:
+    """Name the maps of a raster.
+
+    >>> map_names("q7", ["pseudo", "confidence"])
+    ('q7.tif', 'q7.confidence.tif')
+
+    Args:
+        stem: of the raster's output files.
+        save: what is written.
+
+    Returns:
+        Names: that of the mask, and that of its confidence where it is asked for.
+    """
+    return (f"{stem}{MAP_SUFFIX}", *([f"{stem}.confidence{MAP_SUFFIX}"] if "confidence" in save else []))
 
 
 def polygons_of(task: ImageTask, vectors: str) -> str:
@@ -217,7 +235,8 @@ def result_paths(
 
 def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[str]:
     for task in tasks:
-        for suffix in (MAP_SUFFIX, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)):
+        yield from map_names(task.stem, ["confidence"])
+        for suffix in (suffix for suffixes in _SUFFIXES.values() for suffix in suffixes):
             yield f"{task.stem}{suffix}"
         if vectors is not None and is_polygon_format(vectors):
             yield polygons_of(task, vectors)
@@ -255,7 +274,7 @@ def encoded_pictures(
         prediction: mask and cover.
 
     Yields:
-        Name and content, the most exact picture first: mask, pseudo-colour, overlay.
+        Name and content, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     planes = prediction.mask.ndim == 3
     indices, palette = shown_mask(prediction)
@@ -263,6 +282,7 @@ def encoded_pictures(
         "mask": (lambda: planes_npz(prediction.mask.astype(np.bool_))) if planes else (lambda: mask_png(indices)),
         "pseudo": lambda: pseudo_color_png(indices, palette),
         "overlay": lambda: overlay_jpeg(image.pixels, indices, palette),
+        "confidence": lambda: mask_png(_confidence_plane(prediction)),
     }
     kinds: list[SaveKind] = [kind for kind in _SUFFIXES if kind in save]
     for kind, name in zip(kinds, picture_names(stem, kinds, planes=planes), strict=True):
@@ -316,6 +336,29 @@ def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
     return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
 
 
+def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
+    if prediction.confidence is None:
+        raise OptionError("the predictor was not asked for the confidence", option="save")
+    return prediction.confidence.plane
+
+
+def confidence_record(confidence: Confidence) -> dict[str, float]:
+    """Write the confidence of an image as JSON values.
+
+    Args:
+        confidence: of a prediction.
+
+    Returns:
+        `mean`, and `unsure`, the share of the pixels below `limit`; and the temperature that logits were divided by.
+    """
+    return {
+        "mean": round(confidence.mean, 6),
+        "unsure": round(confidence.unsure, 6),
+        "limit": confidence.limit,
+        "temperature": confidence.temperature,
+    }
+
+
 def _as_indices(prediction: Prediction) -> Mask:
     if prediction.mask.dtype == np.uint16:
         return prediction.mask.astype(np.uint16, copy=False)
@@ -367,10 +410,10 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor.
 
     Returns:
-        Its fields; `profile`, `tiling` and `averaging` only where there was one, `streams` only of several.
+        Its fields; `profile`, `tiling`, `averaging`, `measuring` only where there was one, `streams` only of several.
     """
     record = asdict(provenance)
-    for name in ("profile", "tiling", "averaging"):
+    for name in ("profile", "tiling", "averaging", "measuring"):
         if record[name] is None:
             del record[name]
     if record["streams"] == 1:
@@ -416,8 +459,21 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "provenance": provenance_record(provenance),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
         "network_size": _network_size(result.prediction),
+        **measured_record(result.prediction),
         **({"notes": list(result.image.notes)} if result.image.notes else {}),
     }
+
+
+def measured_record(prediction: Prediction) -> dict[str, Any]:
+    """Write what is told of a mask besides its cover as JSON values.
+
+    Args:
+        prediction: mask and cover.
+
+    Returns:
+        `confidence`, where it was asked for.
+    """
+    return {} if prediction.confidence is None else {"confidence": confidence_record(prediction.confidence)}
 
 
 def _network_size(prediction: Prediction) -> dict[str, int] | None:
@@ -464,6 +520,7 @@ class CoverTable:
             "network_height": size.get("height"),
             **capture_record(capture),
             **_cover_columns(covers),
+            **_confidence_columns(record.get("confidence")),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
@@ -487,6 +544,10 @@ class CoverTable:
             cells = (row.get(column, "") for column in columns)
             writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
         return text.getvalue().encode()
+
+
+def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:
+    return {} if told is None else {"confidence": told["mean"], "unsure_share": told["unsure"]}
 
 
 def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:

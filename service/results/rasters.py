@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
-from engine.bundle.bundle import class_of_index
+from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.images import Capture, SourceImage, read_image
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -27,18 +27,28 @@ from engine.rasters.geotiff import (
     pixel_degrees,
     write_geotiff,
 )
-from engine.rasters.mask_file import MaskFile, layout_for
+from engine.rasters.mask_file import MaskFile, confidence_layout, layout_for
+from engine.rasters.measuring import file_confidence, mark_unsure
 from engine.rasters.options import TileOptions
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Tiling
+from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.predictor import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
 from service.request import PredictRequest, require_apart, require_writable_file
-from service.results.pictures import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
+from service.results.pictures import (
+    MAP_SUFFIX,
+    ImageTask,
+    ResultWriter,
+    class_palette,
+    map_names,
+    polygons_of,
+    provenance_record,
+)
 from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
 
 _log = logging.getLogger(__name__)
@@ -102,7 +112,7 @@ class LargeImages:
             )
         results: list[tuple[str, Path]] = []
         for task in rasters:
-            places = [self.writer.folder / f"{task.stem}{MAP_SUFFIX}"]
+            places = [self.writer.folder / name for name in map_names(task.stem, self.request.save)]
             if self.tiles.vectors is not None:
                 vectors = self._vectors_of(task, self.tiles.vectors)
                 require_polygon_format(vectors)
@@ -232,6 +242,7 @@ class LargeImages:
             ) as work:
                 if work.done:
                     _log.warning("%s: goes on after %s tiles", task.path, work.done)
+                confidence = self._confidence_file(work, facts)
                 run = TiledRun(
                     self.predictor,
                     raster,
@@ -240,46 +251,83 @@ class LargeImages:
                     work.mask,
                     strips=work.strips,
                     reached=work.reached,
+                    confidence_sink=confidence,
                 )
                 run.run(work.done, work.carry)
                 self._tilings[task.stem] = {
                     **_tiling_record(work.tiling, facts, raster.width, raster.height),
                     "bands": list(raster.bands),
                 }
-                return self._finish(task, raster, work, run, areas)
+                return self._finish(task, raster, work, run, areas, confidence)
+
+    def _measured(
+        self, work: UnfinishedRaster, confidence: MaskFile | None, classes: int
+    ) -> tuple[MaskFile, list[SegmentationClass]]:
+        """The mask that is reported, and its classes."""
+        steps, layout = self.predictor.steps, work.mask.layout
+        named = steps.classes(self.predictor.bundle.classes, classes)
+        if confidence is None:
+            return work.mask, named
+        marked = layout_for(
+            layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
+        )
+        return mark_unsure(work.mask, confidence, steps, classes, lambda: work.beside("measured", marked)), named
+
+    def _confidence_file(self, work: UnfinishedRaster, facts: OutputFacts) -> MaskFile | None:
+        if not self.predictor.steps.wants_confidence:
+            return None
+        require_scores(facts.kind)
+        return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
 
     def _finish(
-        self, task: ImageTask, raster: GeoTiff, work: UnfinishedRaster, run: TiledRun, areas: PixelAreas
+        self,
+        task: ImageTask,
+        raster: GeoTiff,
+        work: UnfinishedRaster,
+        run: TiledRun,
+        areas: PixelAreas,
+        confidence: MaskFile | None,
     ) -> Result:
         started = time.perf_counter()
-        covers = self._covers(work.mask, run.facts, areas)
-        path = self._publish(task, raster.georeference, work, covers, areas)
-        mask, pixels = _overview(work.mask, 1), _NOT_DECODED
+        measured, classes = self._measured(work, confidence, run.facts.classes)
+        covers = self._covers(measured, classes, areas)
+        path = self._publish(task, raster.georeference, work, measured, confidence, covers, areas)
+        mask, pixels = _overview(measured, 1), _NOT_DECODED
         if self.overview_side is not None:
-            mask, pixels = _overview(work.mask, self.overview_side), raster.overview(self.overview_side)
+            mask, pixels = _overview(measured, self.overview_side), raster.overview(self.overview_side)
         timings_ms = run.timings_ms
         timings_ms["encode"] += (time.perf_counter() - started) * 1000
         size, tile = (raster.width, raster.height), (work.tiling.width, work.tiling.height)
-        prediction = Prediction(mask, covers, timings_ms, whole_size=size, network_size=tile)
+        steps = self.predictor.steps
+        prediction = Prediction(
+            mask,
+            covers,
+            timings_ms,
+            whole_size=size,
+            network_size=tile,
+            confidence=None if confidence is None else file_confidence(confidence, steps, self.overview_side or 1),
+        )
         latitude, longitude = centre_degrees(raster.georeference, *size) or (None, None)
         image = SourceImage(pixels, *size, Capture(None, latitude, longitude), raster.notes)
         return Segmented(task, image, prediction, path, timings_ms)
 
-    def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[ClassCover, ...]:
+    def _covers(
+        self, mask: MaskFile, classes: Sequence[SegmentationClass], areas: PixelAreas
+    ) -> tuple[ClassCover, ...]:
         pixels = np.zeros(0, np.int64)
         area_m2 = np.zeros(0)
         valid = 0
-        for line in mask.row_counts(facts.classes):
+        for line in mask.row_counts(len(classes)):
             if not len(pixels):
                 pixels, area_m2 = np.zeros(len(line.counts), np.int64), np.zeros(len(line.counts))
             pixels += line.counts
             valid += line.valid
             if areas.rows_m2 is not None:
                 area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
-        count = max(facts.classes, int(pixels.nonzero()[0].max(initial=-1)) + 1)
+        count = max(len(classes), int(pixels.nonzero()[0].max(initial=-1)) + 1)
         return tuple(
             ClassCover(
-                class_of_index(self.predictor.bundle.classes, index),
+                class_of_index(classes, index),
                 int(pixels[index]) / valid if valid else 0.0,
                 None if areas.rows_m2 is None else float(area_m2[index]),
             )
@@ -291,6 +339,8 @@ class LargeImages:
         task: ImageTask,
         georeference: Georeference,
         work: UnfinishedRaster,
+        mask: MaskFile,
+        confidence: MaskFile | None,
         covers: tuple[ClassCover, ...],
         areas: PixelAreas,
     ) -> Path | None:
@@ -306,14 +356,30 @@ class LargeImages:
         name = work.new_name("map", MAP_SUFFIX)
         with work.for_libraries() as folder:
             map_path = folder / name
-            write_geotiff(work.mask, map_path, georeference, labels, tags)
+            write_geotiff(mask, map_path, georeference, labels, tags)
             if self.request.save:
                 # First of all: what is wrong with polygons takes no map away.
                 map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
+            if confidence is not None and "confidence" in self.request.save:
+                self._publish_confidence(task, confidence, folder, georeference, work, tags)
             if self.tiles.vectors is not None:
                 wanted = self._vectors_of(task, self.tiles.vectors)
                 self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
         return map_path if self.request.save else None
+
+    def _publish_confidence(
+        self,
+        task: ImageTask,
+        confidence: MaskFile,
+        folder: Path,
+        georeference: Georeference,
+        work: UnfinishedRaster,
+        tags: Mapping[str, str],
+    ) -> None:
+        _, published = map_names(task.stem, ["confidence"])
+        name = work.new_name("confidence", MAP_SUFFIX)
+        write_geotiff(confidence, folder / name, georeference, (), tags, band="confidence")
+        work.publish(name, self.writer.folder / published)
 
     def _publish_polygons(
         self,
@@ -350,6 +416,11 @@ class LargeImages:
     def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
         return self.writer.folder / polygons_of(task, vectors)
 
+    def _confidence_key(self) -> dict[str, object]:
+        """What an unfinished raster must have kept besides the classes."""
+        steps = self.predictor.steps
+        return {"confidence": [steps.scale, steps.temperature]} if steps.wants_confidence else {}
+
     def _key(self, task: ImageTask, raster: GeoTiff) -> str:
         provenance = self.predictor.provenance
         return key_of(
@@ -365,6 +436,7 @@ class LargeImages:
                 "averaging": provenance.averaging,
                 "multilabel": self.predictor.bundle.multilabel,
                 "threshold": self.predictor.threshold,
+                **self._confidence_key(),
             }
         )
 

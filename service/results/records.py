@@ -68,6 +68,7 @@ ByteCount = Annotated[int, Field(ge=0, le=_LARGEST)]
 Nanoseconds = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Status = Literal["ok", "failed"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=_LONGEST_SIDE_PX)]
 
 _Scalar = str | bool | Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)] | None
@@ -106,7 +107,7 @@ class CoverRecord(TypedDict):
     id: str
     name: str
     color: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
-    cover: Annotated[float, Field(ge=0, le=1)]
+    cover: Share
     area_m2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
 
 
@@ -127,6 +128,7 @@ class ProvenanceRecord(TypedDict):
     streams: NotRequired[Annotated[int, Field(ge=0, le=_LARGEST)]]
     tiling: NotRequired[Facts | None]
     averaging: NotRequired[Facts | None]
+    measuring: NotRequired[Facts | None]
 
 
 class CaptureRecord(TypedDict):
@@ -148,6 +150,17 @@ class SizeRecord(TypedDict):
     height: Side
 
 
+class ConfidenceRecord(TypedDict):
+    """How sure the network is of the classes of an image."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    mean: Share
+    unsure: Share
+    limit: Share
+    temperature: Annotated[FiniteFloat, Field(gt=0)]
+
+
 class _Common(TypedDict):
     image: str
     cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
@@ -155,6 +168,7 @@ class _Common(TypedDict):
     timings_ms: Annotated[dict[str, Annotated[FiniteFloat, Field(ge=0)]], _Few]
     notes: NotRequired[Annotated[list[str], _Few]]
     network_size: NotRequired[SizeRecord | None]
+    confidence: NotRequired[ConfidenceRecord]
 
 
 class SegmentedRecord(_Common):

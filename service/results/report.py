@@ -40,7 +40,7 @@ from engine.segmentation.palette import overlay
 from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
-from service.results.pictures import cover_records, shown_mask
+from service.results.pictures import cover_records, measured_record, shown_mask
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
@@ -103,6 +103,7 @@ class _Row:
     shares: tuple[ClassShare, ...] = ()
     reason: str | None = None
     pictured: bool = True
+    confidence: Mapping[str, float] | None = None
 
 
 def thumbnail_side(images: int) -> int:
@@ -190,8 +191,15 @@ class ReportWriter:
 
     def _add(self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str]) -> None:
         shares = _shares(cover_records(prediction.covers))
+        told = measured_record(prediction)
         row = _Row(
-            len(self._rows) + 1, name, prediction.width, prediction.height, image.capture.taken_at, shares=shares
+            len(self._rows) + 1,
+            name,
+            prediction.width,
+            prediction.height,
+            image.capture.taken_at,
+            shares=shares,
+            confidence=told.get("confidence"),
         )
         self._multilabel |= prediction.mask.ndim == 3
         side = thumbnail_side(max(self.expected or 0, row.number))
@@ -236,6 +244,7 @@ class ReportWriter:
             capture.taken_at,
             shares=shares,
             pictured=False,
+            confidence=record.get("confidence"),
         )
         self._rows.append(row)
 
@@ -273,6 +282,7 @@ class ReportWriter:
             failures=[row for row in self._rows if row.reason is not None],
             missing=max(0, (self.expected or 0) - len(self._rows)),
             dated=any(row.taken_at for row in segmented),
+            rated=next((row.confidence["limit"] for row in segmented if row.confidence), None),
             leading=[totals[index] for index in leading],
             others=[totals[index] for index in others],
             multilabel=self._multilabel,

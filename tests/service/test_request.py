@@ -167,6 +167,7 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "provider": "auto",
         "threshold": 0.5,
         "mask-size": "original",
+        "unsure": None,
         "report": False,
         "shard": None,
         "crop-size": None,
