@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from engine import Device, OneDnn, OptionError, Precision, RuntimeRequest
 from engine.cover.options import CoverOptions
+from engine.cover.regions import names_file
 from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
 from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.rasters.options import TileOptions
@@ -264,6 +265,8 @@ class ServiceRequest(_Parameters):
             OptionError: a parameter is wrong, named as users of the service know it.
         """
         given = {each.name: getattr(self, _NAMES_IN_ORDERS.get(each.name, each.name)) for each in _options_of_orders()}
+        if given["roi"] is not None and names_file(given["roi"]):
+            raise OptionError("an order reads no files: give the corners, as polygon:X,Y X,Y X,Y", option="roi")
         given["mkldnn"] = OneDnn.ON if given["mkldnn"] else OneDnn.AUTO
         try:
             return assembled(PredictRequest, given)

@@ -375,7 +375,8 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
     run.run()
     if mask.dtype == np.uint16 and int(mask.max()) <= np.iinfo(np.uint8).max:
         mask = mask.astype(np.uint8)
-    found = measured(mask, plane, predictor.bundle.classes, facts.classes, predictor.steps)
+    size = (image.width, image.height)
+    found = measured(mask, plane, predictor.bundle.classes, facts.classes, size, predictor.steps)
     timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
     return Prediction(
         found.mask,
@@ -383,4 +384,5 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         timings_ms,
         network_size=(tiling.width, tiling.height),
         confidence=found.confidence,
+        region=found.region,
     )

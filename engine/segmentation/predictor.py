@@ -29,7 +29,7 @@ from engine.segmentation.postprocess import (
     score_planes,
     segment,
 )
-from engine.segmentation.steps import ClassCover, Mask, MeasuringSteps, measured
+from engine.segmentation.steps import ClassCover, Mask, MeasuringSteps, RegionCover, measured
 from engine.transforms import TransformRecord, apply_transforms, restore_plane
 
 _log = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ class Prediction:
             for memory; None otherwise.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
         confidence: how sure the network is of the classes; None where nobody asked.
+        region: the cover inside of the region of interest; None where nobody asked.
     """
 
     mask: Mask
@@ -127,6 +128,7 @@ class Prediction:
     whole_size: tuple[int, int] | None = None
     network_size: tuple[int, int] | None = None
     confidence: Confidence | None = None
+    region: RegionCover | None = None
 
     @property
     def width(self) -> int:
@@ -147,11 +149,13 @@ class PreparedImage:
         tensor: float32[C, H, W].
         records: what the transforms did, to be undone.
         preprocess_ms: how long that took.
+        source_size: width and height of the photograph.
     """
 
     tensor: NDArray[np.float32]
     records: tuple[TransformRecord, ...]
     preprocess_ms: float
+    source_size: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -370,7 +374,7 @@ class Predictor:
             height, width = image.height, image.width
         # Some transforms record nothing; whatever they did, the mask ends at the wanted size.
         wanted = TransformRecord("resize", height, width)
-        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started))
+        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started), (image.width, image.height))
 
     def _check_fits(self, tensor: NDArray[np.float32]) -> None:
         stated = self._input.shape[1:]
@@ -531,7 +535,7 @@ class Predictor:
             planes = score_planes(raw.output, require_scores(raw.kind))
             plane = self.confidence_plane(planes, raw.kind, _undo_records(prepared))
         count = class_count(raw.output, raw.kind, len(self.bundle.classes))
-        found = measured(mask, plane, self.bundle.classes, count, self.steps)
+        found = measured(mask, plane, self.bundle.classes, count, prepared.source_size, self.steps)
         timings_ms = {
             "preprocess": prepared.preprocess_ms,
             "run": raw.run_ms,
@@ -539,7 +543,12 @@ class Predictor:
         }
         height, width = prepared.tensor.shape[-2:]
         return Prediction(
-            found.mask, found.covers, timings_ms, network_size=(width, height), confidence=found.confidence
+            found.mask,
+            found.covers,
+            timings_ms,
+            network_size=(width, height),
+            confidence=found.confidence,
+            region=found.region,
         )
 
     def classes(self, prepared: PreparedImage, raw: RawOutput) -> Mask:

@@ -1,13 +1,16 @@
 """From the classes of an image to what is told of it: unsure pixels become a class, and the cover is taken."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.cover.errors import RegionError
 from engine.cover.options import CoverOptions
+from engine.cover.regions import RegionMethod, find_region, ground_pixels
+from engine.errors import OptionError
 from engine.segmentation.confidence import (
     Confidence,
     ConfidencePlane,
@@ -28,13 +31,37 @@ class ClassCover:
 
     Attributes:
         segmentation_class: the class.
-        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not.
+        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not, and of
+            no class that is left out.
         area_m2: on the ground, in square metres; None where nothing tells it.
+        excluded: of a class that is left out, its share of all pixels, 0–1, and the cover is 0; None of others.
     """
 
     segmentation_class: SegmentationClass
     cover: float
     area_m2: float | None = None
+    excluded: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCover:
+    """The cover inside a region of interest.
+
+    Attributes:
+        method: how the region is known.
+        polygon: x and y of its corners in pixels of the mask, from its upper left corner; empty where it is not found.
+        covers: one entry a class, shares of the region's area on the ground; empty where it is not found.
+        area_m2: of the region on the ground; None where nobody told.
+        quality: how well it is known, name to value.
+        error: why it is not found; None: it is.
+    """
+
+    method: RegionMethod
+    polygon: tuple[tuple[float, float], ...] = ()
+    covers: tuple[ClassCover, ...] = ()
+    area_m2: float | None = None
+    quality: Mapping[str, object] = field(default_factory=dict[str, object])
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +73,16 @@ class MeasuringSteps:
         keep_confidence: whether the confidence is told, even if nothing depends on it.
         scale: of the network's scores.
         temperature: what logits are divided by.
+        frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
+        excluded: indices of classes that are left out.
     """
 
     options: CoverOptions = CoverOptions()
     keep_confidence: bool = False
     scale: ScoreScale = ScoreScale.LOGITS
     temperature: float = 1.0
+    frame_class: int | None = None
+    excluded: frozenset[int] = frozenset()
 
     @property
     def wants_confidence(self) -> bool:
@@ -105,6 +136,110 @@ class MeasuringSteps:
             return np.where(unsure, np.uint8(count), mask).astype(np.uint8, copy=False)
         return np.where(unsure, np.uint16(count), mask).astype(np.uint16, copy=False)
 
+    def covers(self, named: Sequence[SegmentationClass], shares: Sequence[float]) -> tuple[ClassCover, ...]:
+        """Tell covers from shares of pixels: what is left out is no part of what they are shares of.
+
+        Args:
+            named: the classes.
+            shares: of all pixels, one a class at least.
+        """
+        counted = 1 - sum(shares[index] for index in self.excluded)
+        return tuple(
+            ClassCover(each, 0.0, excluded=share)
+            if index in self.excluded
+            else ClassCover(each, min(1.0, share / counted) if counted > 0 else 0.0)
+            for index, share in enumerate(shares)
+            for each in (class_of_index(named, index),)
+        )
+
+    def region(
+        self, mask: Mask, measured: Mask, named: Sequence[SegmentationClass], source_size: tuple[int, int]
+    ) -> RegionCover | None:
+        """Find the region of interest, and the cover inside.
+
+        Args:
+            mask: as the network sees it.
+            measured: what the cover is taken of.
+            named: the classes of the latter.
+            source_size: width and height of the photograph.
+
+        Returns:
+            None where no region is asked for. A region that is not found says why.
+        """
+        wanted, size = self.options.region.roi, self.options.region.quadrat_size
+        if wanted is None:
+            return None
+        frame = None if self.frame_class is None else class_plane(mask, self.frame_class)
+        shape = mask.shape[-2:]
+        scale = (shape[1] / source_size[0], shape[0] / source_size[1])
+        try:
+            found = find_region(wanted, frame, scale, shape)
+            pixels = ground_pixels(found.corners, shape)
+        except RegionError as error:
+            return RegionCover(wanted.method, error=str(error))
+        shares = pixels.sums(measured, len(named)).tolist()
+        covers = self.covers(named, shares)
+        area_m2 = None if size is None else size.area_m2
+        if area_m2 is not None:
+            covers = tuple(replace(each, area_m2=share * area_m2) for each, share in zip(covers, shares, strict=True))
+        corners: list[tuple[float, float]] = [(float(x), float(y)) for x, y in found.corners]
+        return RegionCover(wanted.method, tuple(corners), covers, area_m2, found.quality)
+
+
+def steps_for(
+    options: CoverOptions, classes: Sequence[SegmentationClass], *, multilabel: bool, keep_confidence: bool
+) -> MeasuringSteps:
+    """Find out what is to be done with masks of a bundle.
+
+    Args:
+        options: what a user asks for.
+        classes: of the bundle.
+        multilabel: whether they may overlap.
+        keep_confidence: whether the confidence is told, even if nothing depends on it.
+
+    Raises:
+        OptionError: there is no such class, or the classes overlap where they must not.
+    """
+    region = options.region
+    frame = None
+    if region.roi is not None and region.roi.method is RegionMethod.FRAME:
+        frame = index_of_class(classes, region.roi.frame_class, option="roi")
+    excluded = frozenset(index_of_class(classes, each, option="exclude_class") for each in region.exclude_class)
+    if excluded and multilabel:
+        raise OptionError("the classes of this bundle overlap: leave none of them out", option="exclude_class")
+    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded)
+
+
+def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
+    """Find a class.
+
+    Args:
+        classes: of the bundle.
+        named: its name, URN or index.
+        option: that names it.
+
+    Raises:
+        OptionError: there is none, or there are several.
+    """
+    found = [index for index, each in enumerate(classes) if named in {each.name, each.id}]
+    if not found and named.isascii() and named.isdecimal() and int(named) < max(1, len(classes)):
+        return int(named)
+    if len(found) != 1:
+        known = ", ".join(f"{index} {each.name}" for index, each in enumerate(classes)) or "none by name"
+        problem = "names several classes" if found else "is no class of this bundle"
+        raise OptionError(f"{named} {problem}, which has: {known}", option=option)
+    return found[0]
+
+
+def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
+    """Pixels of a class.
+
+    Args:
+        mask: class indices [H, W], or bool[K, H, W].
+        index: of the class.
+    """
+    return mask[index].astype(np.bool_) if mask.ndim == 3 else mask == index
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredMask:
@@ -114,31 +249,35 @@ class MeasuredMask:
         mask: class indices [H, W], or bool[K, H, W].
         covers: one entry a class, in index order.
         confidence: None where it is not asked for.
+        region: None where it is not asked for.
     """
 
     mask: Mask
     covers: tuple[ClassCover, ...]
     confidence: Confidence | None = None
+    region: RegionCover | None = None
 
 
 def measured(
-    mask: Mask, plane: ConfidencePlane | None, classes: Sequence[SegmentationClass], count: int, steps: MeasuringSteps
+    found: Mask,
+    plane: ConfidencePlane | None,
+    classes: Sequence[SegmentationClass],
+    count: int,
+    source_size: tuple[int, int],
+    steps: MeasuringSteps,
 ) -> MeasuredMask:
     """Do the steps with the mask of an image.
 
     Args:
-        mask: from the network.
+        found: mask from the network.
         plane: its confidence, of the same size; None where it is not asked for.
         classes: of the bundle.
         count: of classes that the mask is reported with at least.
+        source_size: width and height of the photograph.
         steps: what is done.
     """
-    if plane is not None:
-        count = max(count, int(mask.max()) + 1)
-        mask = steps.mark_unsure(mask, plane, count)
+    mask = found if plane is None else steps.mark_unsure(found, plane, count)
     named = steps.classes(classes, count)
-    covers = tuple(
-        ClassCover(named[index] if index < len(named) else class_of_index(classes, index), share)
-        for index, share in enumerate(cover(mask, len(named)))
-    )
-    return MeasuredMask(mask, covers, None if plane is None else steps.confidence(plane))
+    covers = steps.covers(named, cover(mask, len(named)))
+    region = steps.region(found, mask, named, source_size)
+    return MeasuredMask(mask, covers, None if plane is None else steps.confidence(plane), region)

@@ -99,6 +99,9 @@ class Outcome:
             self.table.add(result_record(result, self.provenance), capture)
         if isinstance(result, Segmented):
             self.published.append(result.encoded)
+            region = result.prediction.region
+            if region is not None and region.error is not None:
+                self.problems.append(f"the region of interest of {result.source.label}: {region.error}")
             _log.info("%s: done", result.source.label)
             for stage, elapsed_ms in result.timings_ms.items():
                 self.samples_ms.setdefault(stage, []).append(elapsed_ms)

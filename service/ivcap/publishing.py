@@ -18,7 +18,7 @@ from engine.segmentation.palette import pseudo_color_png
 from engine.system.text import legible, legible_values
 from service.ivcap.items import Item, StorageError
 from service.ivcap.names import ArtifactName
-from service.results.pictures import cover_records, provenance_record, shown_mask
+from service.results.pictures import cover_records, measured_record, provenance_record, shown_mask
 
 INFERENCE_SCHEMA = "urn:ibenthos:schema:paddle.seg.inference.1"
 SCALAR_SCHEMA = "urn:ibenthos:schema:paddle.inference.1"
@@ -143,6 +143,7 @@ class Publisher:
                 **common,
                 "multilabel": self.multilabel,
                 "cover": cover_records(prediction.covers),
+                **measured_record(prediction),
                 "provenance": provenance_record(self.provenance),
             }
         ]

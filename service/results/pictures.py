@@ -5,7 +5,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
@@ -26,11 +26,13 @@ from engine.segmentation.palette import (
     planes_npz,
     pseudo_color_png,
 )
+from engine.segmentation.steps import RegionCover
 from engine.system.files import write_atomically
 from engine.system.text import csv_cell
 from service.request import SaveKind, require_apart
 
 _STEM_BYTES = 180
+_CM2_PER_M2 = 10_000
 
 
 @dataclass(slots=True)
@@ -388,7 +390,8 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
         covers: one a class.
 
     Returns:
-        `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
+        `{"id", "name", "color": [r, g, b], "cover"}` a class, `"area_m2"` where it is known, and of a class that is
+        left out `"excluded"`, its share of all pixels.
     """
     palette = class_palette(covers).tolist()
     return [
@@ -398,6 +401,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
             "color": color,
             "cover": round(each.cover, 6),
             **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
+            **({} if each.excluded is None else {"excluded": round(each.excluded, 6)}),
         }
         for each, color in zip(covers, palette, strict=True)
     ]
@@ -471,9 +475,39 @@ def measured_record(prediction: Prediction) -> dict[str, Any]:
         prediction: mask and cover.
 
     Returns:
-        `confidence`, where it was asked for.
+        `confidence` and `roi`, where they were asked for.
     """
-    return {} if prediction.confidence is None else {"confidence": confidence_record(prediction.confidence)}
+    confidence, region = prediction.confidence, prediction.region
+    return {
+        **({} if confidence is None else {"confidence": confidence_record(confidence)}),
+        **({} if region is None else {"roi": region_record(region)}),
+    }
+
+
+def region_record(region: RegionCover) -> dict[str, Any]:
+    """Write the cover inside a region as JSON values.
+
+    Args:
+        region: of a prediction.
+
+    Returns:
+        `method`, `error`, `polygon`, `quality`, and `cover` as of a whole picture; areas in square centimetres, where
+        the size of the region is known.
+    """
+    covers = [
+        {**told, "area_cm2": round(each.area_m2 * _CM2_PER_M2, 2)} if each.area_m2 is not None else told
+        for told, each in zip(
+            cover_records(tuple(replace(each, area_m2=None) for each in region.covers)), region.covers, strict=True
+        )
+    ]
+    return {
+        "method": region.method.value,
+        "error": region.error,
+        "polygon": [[round(x, 2), round(y, 2)] for x, y in region.polygon],
+        "cover": covers,
+        **({} if region.area_m2 is None else {"area_cm2": round(region.area_m2 * _CM2_PER_M2, 2)}),
+        "quality": dict(region.quality),
+    }
 
 
 def _network_size(prediction: Prediction) -> dict[str, int] | None:
@@ -483,8 +517,8 @@ def _network_size(prediction: Prediction) -> dict[str, int] | None:
     return {"width": width, "height": height}
 
 
-_Cover = tuple[str, float, float | None]
-"""A class's name, its share of the pixels, and its area in square metres where that is known."""
+_Cover = tuple[str, float | None, float | None]
+"""A class's name, its share of what counts (None: it is left out), and its area where that is known."""
 
 
 @dataclass(slots=True)
@@ -509,7 +543,7 @@ class CoverTable:
             return
         mask, made_by = record["mask"], record["provenance"]
         size: Mapping[str, int] = record.get("network_size") or {}
-        covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
+        covers = [_cover_of(each, "area_m2") for each in record["cover"]]
         cells: dict[str, object] = {
             "image": record["image"],
             "status": "ok",
@@ -519,8 +553,9 @@ class CoverTable:
             "network_width": size.get("width"),
             "network_height": size.get("height"),
             **capture_record(capture),
-            **_cover_columns(covers),
+            **_cover_columns(covers, "area_m2"),
             **_confidence_columns(record.get("confidence")),
+            **_region_columns(record.get("roi")),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
@@ -550,17 +585,37 @@ def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:
     return {} if told is None else {"confidence": told["mean"], "unsure_share": told["unsure"]}
 
 
-def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:
+def _cover_of(record: Mapping[str, Any], area: str) -> _Cover:
+    return record["name"], None if "excluded" in record else record["cover"], record.get(area)
+
+
+def _region_columns(told: Mapping[str, Any] | None) -> dict[str, object]:
+    if told is None:
+        return {}
+    covers = _cover_columns([_cover_of(each, "area_cm2") for each in told["cover"]], "area_cm2")
+    quality: Mapping[str, Any] = told["quality"]
+    return {
+        "roi_method": told["method"],
+        "roi_error": told["error"],
+        **{f"roi_{name}": value for name, value in covers.items()},
+        "roi_area_cm2": told.get("area_cm2"),
+        "roi_polygon": " ".join(f"{x:g},{y:g}" for x, y in told["polygon"]),
+        "roi_least_shown": min(quality["shown"]) if "shown" in quality else None,
+        "roi_residual_px": quality.get("residual_px"),
+    }
+
+
+def _cover_columns(covers: Sequence[_Cover], area: str) -> dict[str, object]:
     names = [name for name, _, _ in covers]
     columns: dict[str, object] = {}
     counts = Counter(names)
-    for index, (name, cover, area_m2) in enumerate(covers):
+    for index, (name, cover, extent) in enumerate(covers):
         column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
-        columns[column] = round(cover, 6)
-        if area_m2 is not None:
-            columns[column.replace("cover_", "area_m2_", 1)] = round(area_m2, 4)
+        columns[column] = None if cover is None else round(cover, 6)
+        if extent is not None:
+            columns[column.replace("cover_", f"{area}_", 1)] = round(extent, 4)
     return columns
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
-from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.bundle.bundle import SegmentationClass
 from engine.images import Capture, SourceImage, read_image
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -98,6 +98,12 @@ class LargeImages:
         rasters = [task for task in cut if tiff_size(task.path) is not None]
         if not rasters:
             return
+        if self.request.cover.region.roi is not None:
+            raise OptionError(
+                f"{rasters[0].path} is a raster, in which no region is measured: cut the area out of it first, or "
+                "leave roi out",
+                option="roi",
+            )
         if "overlay" in self.request.save:
             raise OptionError(
                 f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for "
@@ -325,13 +331,12 @@ class LargeImages:
             if areas.rows_m2 is not None:
                 area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
         count = max(len(classes), int(pixels.nonzero()[0].max(initial=-1)) + 1)
+        covers = self.predictor.steps.covers(classes, [int(each) / valid if valid else 0.0 for each in pixels[:count]])
+        if areas.rows_m2 is None:
+            return covers
         return tuple(
-            ClassCover(
-                class_of_index(classes, index),
-                int(pixels[index]) / valid if valid else 0.0,
-                None if areas.rows_m2 is None else float(area_m2[index]),
-            )
-            for index in range(count)
+            replace(each, area_m2=float(square_metres))
+            for each, square_metres in zip(covers, area_m2[:count], strict=True)
         )
 
     def _publish(

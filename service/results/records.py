@@ -109,6 +109,8 @@ class CoverRecord(TypedDict):
     color: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
     cover: Share
     area_m2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
+    area_cm2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
+    excluded: NotRequired[Share]
 
 
 class ProvenanceRecord(TypedDict):
@@ -161,6 +163,19 @@ class ConfidenceRecord(TypedDict):
     temperature: Annotated[FiniteFloat, Field(gt=0)]
 
 
+class RegionRecord(TypedDict):
+    """The cover inside a region of interest."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    method: Literal["frame", "polygon", "rectangle"]
+    error: str | None
+    polygon: Annotated[list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]], Field(max_length=1000)]
+    cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
+    area_cm2: NotRequired[Annotated[FiniteFloat, Field(gt=0)]]
+    quality: Facts
+
+
 class _Common(TypedDict):
     image: str
     cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
@@ -169,6 +184,7 @@ class _Common(TypedDict):
     notes: NotRequired[Annotated[list[str], _Few]]
     network_size: NotRequired[SizeRecord | None]
     confidence: NotRequired[ConfidenceRecord]
+    roi: NotRequired[RegionRecord]
 
 
 class SegmentedRecord(_Common):

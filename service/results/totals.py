@@ -14,13 +14,13 @@ class TotalCover:
 
     Attributes:
         images: how many there are.
-        pixels: of all images.
+        pixels: of all images, of classes that count.
         covered: pixels of each class, in index order.
         image_covers: sum of the images' covers of each class, in index order.
     """
 
     images: int = 0
-    pixels: int = 0
+    pixels: float = 0
     covered: list[ClassCover] = field(default_factory=list[ClassCover])
     image_covers: list[float] = field(default_factory=list[float])
 
@@ -32,7 +32,8 @@ class TotalCover:
             height: of its mask, in pixels.
             covers: one a class.
         """
-        size = width * height
+        # What is left out does not count.
+        size = width * height * (1 - sum(each.excluded or 0 for each in covers))
         self.images += 1
         self.pixels += size
         for index, each in enumerate(covers):
@@ -50,7 +51,10 @@ class TotalCover:
             JSON values of each class, none without an image: `cover` is the share of the pixels of all images,
             `mean_of_images` the mean of the images' covers.
         """
-        shares = tuple(ClassCover(each.segmentation_class, each.cover / self.pixels) for each in self.covered)
+        shares = tuple(
+            ClassCover(each.segmentation_class, each.cover / self.pixels if self.pixels else 0.0)
+            for each in self.covered
+        )
         means = (round(each / self.images, 6) for each in self.image_covers)
         records = zip(cover_records(shares), means, strict=True)
         return [{**record, "mean_of_images": mean} for record, mean in records]
@@ -67,7 +71,11 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
     for record in records:
         if record["status"] == "ok":
             covers = [
-                ClassCover(SegmentationClass(each["id"], each["name"], tuple(each["color"])), each["cover"])
+                ClassCover(
+                    SegmentationClass(each["id"], each["name"], tuple(each["color"])),
+                    each["cover"],
+                    excluded=each.get("excluded"),
+                )
                 for each in record["cover"]
             ]
             total.add(record["mask"]["width"], record["mask"]["height"], covers)
