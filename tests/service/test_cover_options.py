@@ -116,3 +116,98 @@ def test_options_that_are_not_used_are_not_stated(bundle: Path, tmp_path: Path) 
     pseg("predict", bundle, halves(tmp_path / "photo.png"), "--out", tmp_path / "out")
     run = json.loads((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()[0])
     assert "unsure" not in run["options"]
+
+
+# ---- regions -----------------------------------------------------------------------------------------------------
+
+
+def quadrat(path: Path, *, cut: bool = False) -> Path:
+    """A blue frame around 200×200 pixels, of which the left fifth is green; red elsewhere."""
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    pixels[..., 0] = 255
+    pixels[30:270, 80:320] = (0, 0, 255)
+    pixels[50:250, 100:300] = (255, 0, 0)
+    pixels[50:250, 100:140] = (0, 255, 0)
+    if cut:
+        pixels = pixels[:, 150:]
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+FRAME = ("--roi", "frame:blue", "--quadrat-size", "0.5mx50cm", "--exclude-class", "blue")
+
+
+def test_the_region_inside_of_a_frame_is_recorded_tabulated_and_drawn(bundle: Path, tmp_path: Path) -> None:
+    out, table, page = tmp_path / "out", tmp_path / "cover.csv", tmp_path / "report.html"
+    photo = quadrat(tmp_path / "quadrat.png")
+    outcome = pseg("predict", bundle, photo, "--out", out, *FRAME, "--csv", table, "--report", page, "--json")
+    assert outcome.status == 0
+    (record,) = outcome.records
+    region = record["roi"]
+    assert (region["method"], region["error"], region["area_cm2"]) == ("frame", None, 2500)
+    assert np.abs(np.array(region["polygon"]) - [(100, 50), (300, 50), (300, 250), (100, 250)]).max() < 0.3
+    red, green, blue = region["cover"]
+    assert (red["cover"], green["cover"]) == (pytest.approx(0.8, abs=0.002), pytest.approx(0.2, abs=0.002))
+    assert green["area_cm2"] == pytest.approx(500, abs=5)
+    assert (blue["cover"], blue["excluded"]) == (0, 0)
+    assert region["quality"]["shown"] == [1, 1, 1, 1]
+    # The frame does not count in the whole picture either: 240² - 200² of 300×400 pixels.
+    counted = 300 * 400 - 240**2 + 200**2
+    assert record["cover"][1]["cover"] == pytest.approx(40 * 200 / counted, abs=1e-6)
+    assert record["cover"][2]["excluded"] == pytest.approx(1 - counted / (300 * 400), abs=1e-6)
+    (row,) = csv_rows(table)
+    assert (row["roi_method"], row["roi_error"], row["cover_blue"]) == ("frame", "", "")
+    assert float(row["roi_cover_green"]) == green["cover"]
+    assert float(row["roi_area_cm2_green"]) == green["area_cm2"]
+    assert len(row["roi_polygon"].split()) == 4
+    content = page.read_text()
+    assert f"{green['cover']:.1%} ({green['area_cm2']:.0f} cm²)" in content
+    # A resumed run does nothing again, and tells the same.
+    assert pseg("predict", bundle, photo, "--out", out, *FRAME, "--json", "--resume").records == [record]
+
+
+def test_a_frame_that_is_not_found_fails_the_region_and_nothing_else(bundle: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "report.html"
+    photo = quadrat(tmp_path / "quadrat.png", cut=True)
+    outcome = pseg("predict", bundle, photo, "--out", out, *FRAME, "--report", page, "--json")
+    assert outcome.status == 1
+    (record,) = outcome.records
+    assert (record["status"], record["roi"]["cover"], record["roi"]["polygon"]) == ("ok", [], [])
+    assert "cut off" in record["roi"]["error"]
+    assert record["cover"][0]["cover"] > 0.5
+    assert names(out) == ["ledger.jsonl", "quadrat.pseudo.png"]
+    assert "1 region of interest not found" in page.read_text()
+    again = pseg("predict", bundle, photo, "--out", out, *FRAME, "--resume")
+    assert again.status == 1
+
+
+def test_a_polygon_of_a_file_stands_with_its_points_in_the_ledger(bundle: Path, tmp_path: Path) -> None:
+    area, out = tmp_path / "area.json", tmp_path / "out"
+    area.write_text("[[100, 50], [300, 50], [300, 250], [100, 250]]")
+    photo = quadrat(tmp_path / "quadrat.png")
+    (record,) = pseg("predict", bundle, photo, "--out", out, "--roi", f"polygon:{area}", "--json").records
+    assert [each["cover"] for each in record["roi"]["cover"]] == [0.8, 0.2, 0]
+    run = json.loads((out / "ledger.jsonl").read_text().splitlines()[0])
+    assert run["options"]["roi"] == "polygon:100,50 300,50 300,250 100,250"
+    area.unlink()
+    assert pseg("reproduce", out, "--bundle", bundle).status == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--roi", "fram"), "--roi: fram: give frame, "),
+        (("--roi", "frame"), "--roi: frame is no class of this bundle, which has: 0 red, 1 green, 2 blue"),
+        (("--quadrat-size", "1mx1m"), "--quadrat-size: it is the size of a region"),
+        (("--roi", "1,2,3,4", "--quadrat-size", "1x1"), "--quadrat-size: 1x1: give two lengths with their units"),
+        (("--exclude-class", "sand"), "--exclude-class: sand is no class"),
+    ],
+)
+def test_regions_that_cannot_be_are_refused(bundle: Path, tmp_path: Path, options: tuple[Any, ...], said: str) -> None:
+    photo = halves(tmp_path / "photo.png")
+    assert said in pseg_error("predict", bundle, photo, "--out", tmp_path / "out", *options)
+
+
+def test_a_region_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120))
+    assert "--roi: " in pseg_error("predict", bundle, source, "--out", tmp_path / "out", "--roi", "1,1,9,9")
