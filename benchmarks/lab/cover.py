@@ -29,7 +29,7 @@ from engine.cover.regions import ground_pixels
 from engine.images import Capture
 
 BUNDLE: Final = Path(scenes.__file__).with_name("demo_seagrass.tgz")
-WIDTH, HEIGHT = 640, 480
+WIDTH, HEIGHT = 1024, 768
 _GRID: Final = 1200
 _SAME_REGION: Final = 0.95
 """Intersection over union with the exact region from which a region is the right one."""
@@ -105,12 +105,12 @@ def setting_of(seed: int, kind: str) -> scenes.Setting:
             return scenes.Setting([_frame_seen(rng, size=rng.uniform(0.75, 1.4), off=rng.uniform(0.2, 0.5))])
         case "tilted":
             tilt = math.radians(rng.uniform(15, 40))
-            return scenes.Setting([_frame_seen(rng, size=rng.uniform(0.5, 0.75), off=0.04, tilt=tilt)])
+            return scenes.Setting([_frame_seen(rng, size=rng.uniform(0.65, 0.85), off=0.03, tilt=tilt)])
         case "overgrown":
-            frame = _frame_seen(rng, size=rng.uniform(0.55, 0.8), off=0.04)
+            frame = _frame_seen(rng, size=rng.uniform(0.65, 0.85), off=0.03)
             return scenes.Setting([frame], overgrowth=float(rng.uniform(0.35, 0.7)))
         case _:
-            return scenes.Setting([_frame_seen(rng, size=rng.uniform(0.45, 0.8), off=0.06)])
+            return scenes.Setting([_frame_seen(rng, size=rng.uniform(0.6, 0.85), off=0.04)])
 
 
 def _frame_seen(
@@ -144,7 +144,9 @@ def _two_frames(rng: Generator) -> list[Corners]:
     """Side by side, the second one often cut off."""
     small = rng.random() < 0.4
     sizes = (
-        (rng.uniform(0.4, 0.55), rng.uniform(0.4, 0.55)) if small else (rng.uniform(0.5, 0.7), rng.uniform(0.5, 0.9))
+        (rng.uniform(0.45, 0.58), rng.uniform(0.45, 0.58))
+        if small
+        else (rng.uniform(0.55, 0.75), rng.uniform(0.5, 0.9))
     )
     first = _frame_seen(rng, size=sizes[0], off=0, at=(0.27 if small else 0.36, rng.uniform(0.45, 0.55)))
     second = _frame_seen(rng, size=sizes[1], off=0, at=(0.75 if small else 1.0, rng.uniform(0.35, 0.65)))
