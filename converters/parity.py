@@ -4,7 +4,7 @@ Masks are compared pixel by pixel and class by class, raw scores by their larges
 than a thousandth of the reference is reported but does not decide: a handful of its pixels would.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -15,7 +15,8 @@ from engine.bundle.bundle import distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.segmentation.agreement import class_ious, confusion_matrix
-from engine.segmentation.predictor import Mask, Predictor, Provenance
+from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import Mask, Predictor, PreparedImage, Provenance
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
@@ -103,12 +104,15 @@ class _Tally:
     scores: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
 
 
-def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0) -> list[SourceImage]:
+def generated_images(
+    sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0, bands: int = 3
+) -> list[SourceImage]:
     """Make pictures of smooth coloured noise, which hold all colours and edges of every sharpness.
 
     Args:
         sizes: width and height of each.
         seed: of the noise.
+        bands: of each; every one has noise of its own.
 
     Returns:
         One image a size.
@@ -116,9 +120,9 @@ def generated_images(sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed
     random = np.random.default_rng(seed)
     images: list[SourceImage] = []
     for width, height in sizes:
-        total = np.zeros((height, width, 3), np.float32)
+        total = np.zeros((height, width, bands), np.float32)
         for cell in (8, 32, 128):
-            coarse = random.random((height // cell + 2, width // cell + 2, 3), dtype=np.float32)
+            coarse = random.random((height // cell + 2, width // cell + 2, bands), dtype=np.float32)
             total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         pixels = np.clip(total * (255 / 3), 0, 255).astype(np.uint8)
         images.append(SourceImage(pixels=pixels, width=width, height=height, capture=Capture()))
@@ -163,7 +167,7 @@ def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> Taken
 
 
 def _refusal(reference: Predictor, size: tuple[int, int]) -> str:
-    (picture,) = generated_images((size,))
+    (picture,) = generated_images((size,), bands=reference.bands)
     try:
         reference.run([reference.prepare(picture)])
     except (ImageError, InferenceError) as error:
@@ -192,7 +196,9 @@ def named_pictures(
             f"{reference.bundle.source}: the original takes no generated picture ({found.refused}): "
             "name pictures of your own to compare on"
         )
-    return [(f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken)]
+    return [
+        (f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken, bands=reference.bands)
+    ]
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:
@@ -210,6 +216,21 @@ def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[s
         ConversionError: there was no image that the bundle takes.
         InferenceError: a run failed.
     """
+
+    def masks(tally: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
+        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+        _add_scores(tally, expected.output, actual.output)
+        return reference.finish(prepared, expected).mask, candidate.finish(prepared, actual).mask
+
+    return _compared(reference, candidate, images, masks)
+
+
+def _compared(
+    reference: Predictor,
+    candidate: Predictor,
+    images: Iterable[tuple[str, SourceImage]],
+    masks_of: Callable[[_Tally, PreparedImage], tuple[Mask, Mask]],
+) -> ParityReport:
     tally = _Tally()
     count = 0
     for name, image in images:
@@ -218,15 +239,38 @@ def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[s
         except ImageError:
             continue
         count += 1
-        (expected_raw,), (actual_raw,) = reference.run([prepared]), candidate.run([prepared])
-        _add_scores(tally, expected_raw.output, actual_raw.output)
-        expected, actual = reference.finish(prepared, expected_raw), candidate.finish(prepared, actual_raw)
-        _add_masks(tally, name, expected.mask, actual.mask)
+        _add_masks(tally, name, *masks_of(tally, prepared))
     if not count:
         raise ConversionError(
             f"{reference.bundle.source}: none of the images fits the bundle's transforms: name some that do"
         )
     return _report(tally, count, reference, candidate)
+
+
+def compare_classes(
+    reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]
+) -> ParityReport:
+    """Compare a network that returns classes with one that returns scores, at the size that the networks return.
+
+    Args:
+        reference: returns masks.
+        candidate: returns scores, of which the largest tells the class; of the same transforms.
+        images: names and images; those that the transforms refuse are left out.
+
+    Raises:
+        ConversionError: there was no image that the bundle takes, or the networks return something else.
+        InferenceError: a run failed.
+    """
+
+    def classes(prepared: PreparedImage) -> tuple[Mask, Mask]:
+        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+        kinds = (expected.kind, actual.kind)
+        if kinds != (OutputKind.MASK, OutputKind.SCORES):
+            raise ConversionError(f"{reference.bundle.source}: the networks return {kinds[0]} and {kinds[1]}")
+        mask, scores = expected.output, actual.output
+        return mask.reshape(mask.shape[-2:]).astype(np.uint16), scores.argmax(axis=0).astype(np.uint16)
+
+    return _compared(reference, candidate, images, lambda _, prepared: classes(prepared))
 
 
 def _add_scores(tally: _Tally, expected: NDArray[np.generic], actual: NDArray[np.generic]) -> None:

@@ -339,20 +339,22 @@ class CoordinateSystem:
     Attributes:
         kind: `projected`, `geographic` or another word.
         unit: metres, or radians of a geographic one, in a unit of its coordinates.
+        code: such as `EPSG:32755`; None where it has none.
     """
 
     kind: str
     unit: float
+    code: str | None
 
 
 def coordinate_system(wkt: str) -> CoordinateSystem:
-    """Look up kind and units.
+    """Look up kind, units and code.
 
     Args:
         wkt: well-known text that names no files.
 
     Returns:
-        Both.
+        All three.
 
     Raises:
         GdalError: it cannot be understood.
@@ -363,7 +365,8 @@ def coordinate_system(wkt: str) -> CoordinateSystem:
         try:
             crs = CRS.from_wkt(wkt)
             kind = "projected" if crs.is_projected else "geographic" if crs.is_geographic else "other"
-            return CoordinateSystem(kind, float(crs.units_factor[1]))
+            authority = crs.to_authority()
+            return CoordinateSystem(kind, float(crs.units_factor[1]), ":".join(authority) if authority else None)
         except Exception as error:  # PROJ's errors are those of rasterio's inside
             raise GdalError(str(error)) from error
 

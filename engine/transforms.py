@@ -28,6 +28,9 @@ Plane = TypeVar("Plane", bound=np.generic)
 MAX_SIDE: Final = 65_536
 """Longest side, in pixels, that a transform may ask for or produce."""
 
+MAX_BANDS: Final = 512
+"""Most bands of an image: OpenCV's limit, and PaddleSeg resizes with OpenCV."""
+
 MAX_PIXELS: Final = 2**28
 """Most pixels that a transform may produce: 3 GiB as float32 RGB."""
 
@@ -63,7 +66,7 @@ class Normalize:
     deviation act in float64 and round to float32 again.
 
     Attributes:
-        mean: One value for all channels, or one for each of R, G, B; on the 0–1 scale.
+        mean: One value for all channels, or one for each; on the 0–1 scale.
         std: The same for the standard deviation; no value is 0.
     """
 
@@ -74,10 +77,10 @@ class Normalize:
         """Normalise an image.
 
         Args:
-            image: float32[H, W, 3], RGB, 0–255.
+            image: float32[H, W, C], 0–255; of three bands RGB.
 
         Returns:
-            float32[H, W, 3] whose memory is laid out CHW, and no record: the size is unchanged.
+            float32[H, W, C] whose memory is laid out CHW, and no record: the size is unchanged.
         """
         planes = np.divide(image.transpose(2, 0, 1), np.float32(255), order="C")
         planes -= _one_per_plane(self.mean)
@@ -88,14 +91,15 @@ class Normalize:
         """Normalise 8-bit pixels through a table of 256 values for each channel: the same bits, 20 times as fast.
 
         Args:
-            pixels: uint8[H, W, 3], RGB, 0–255.
+            pixels: uint8[H, W, C], 0–255.
 
         Returns:
-            float32[H, W, 3] whose memory is laid out CHW, and no record: the size is unchanged.
+            float32[H, W, C] whose memory is laid out CHW, and no record: the size is unchanged.
         """
-        every_value = np.arange(256, dtype=np.float32)[np.newaxis, :, np.newaxis].repeat(3, axis=2)
+        bands = pixels.shape[2]
+        every_value = np.arange(256, dtype=np.float32)[np.newaxis, :, np.newaxis].repeat(bands, axis=2)
         table = self.apply(every_value)[0].transpose(2, 0, 1)
-        planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        planes = np.empty((bands, *pixels.shape[:2]), dtype=np.float32)
         for channel, band in enumerate(cv2.split(pixels)):
             cv2.LUT(band, table[channel], planes[channel])
         return planes.transpose(1, 2, 0), None
@@ -124,10 +128,10 @@ class Resize:
         """Resize an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before.
+            float32[H', W', C], and the record of the size before.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -177,10 +181,10 @@ class ResizeByLong:
         """Resize an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before.
+            float32[H', W', C], and the record of the size before.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -207,10 +211,10 @@ class ResizeByShort:
         """Resize an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before.
+            float32[H', W', C], and the record of the size before.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -258,10 +262,10 @@ class LimitLong:
         """Resize an image if it needs to be.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before.
+            float32[H', W', C], and the record of the size before.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -308,10 +312,10 @@ class Padding:
         """Pad an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before.
+            float32[H', W', C], and the record of the size before.
 
         Raises:
             ImageError: The image is larger than the target, or the target too large.
@@ -325,9 +329,9 @@ class Padding:
                 "larger target_size or with a resize before the padding"
             )
         _check_size(width, height, image, "Padding")
-        value = (self.value,) * image.shape[2]
-        padded = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=value)
-        return cast("Image", padded), _record("padding", image)
+        padded = np.full((height, width, image.shape[2]), self.value, np.float32)
+        padded[: _height(image), : _width(image)] = image
+        return padded, _record("padding", image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,10 +353,10 @@ class PaddingByAspectRatio:
         """Pad an image if it needs to be.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and the record of the size before or None.
+            float32[H', W', C], and the record of the size before or None.
 
         Raises:
             ImageError: The padded image would be too large.
@@ -385,10 +389,10 @@ class ResizeRangeScaling:
         """Resize an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and no record.
+            float32[H', W', C], and no record.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -413,10 +417,10 @@ class ResizeStepScaling:
         """Resize an image.
 
         Args:
-            image: float32[H, W, 3].
+            image: float32[H, W, C].
 
         Returns:
-            float32[H', W', 3], and no record.
+            float32[H', W', C], and no record.
 
         Raises:
             ImageError: A side would become 0 pixels, or the image too large.
@@ -447,27 +451,32 @@ def apply_transforms(
 
     Args:
         transforms: The deploy transforms, in their order.
-        pixels: uint8[H, W, 3], RGB, 0–255.
-        bands: That the network takes: 3, or 1 for the grey value 0.299 R + 0.587 G + 0.114 B, rounded as OpenCV does.
+        pixels: uint8[H, W, C], 0–255: as many bands as the network takes, or three (RGB) for a network of one.
+        bands: That the network takes; 1 stands for the grey value 0.299 R + 0.587 G + 0.114 B, rounded as OpenCV does.
 
     Returns:
         float32[bands, H', W'], contiguous, and the records from which `restore_plane` undoes the transforms.
 
     Raises:
-        ImageError: The array is not an RGB image, or a transform cannot be applied to its size.
-        UnsupportedTransformError: A transform has values for three bands, and the network takes one.
+        ImageError: The array is no image of as many bands, or a transform cannot be applied to its size.
+        UnsupportedTransformError: A transform has values for another number of bands than the network takes.
 
     >>> feed, records = apply_transforms((Resize((4, 2)), Normalize()), np.full((3, 5, 3), 255, dtype=np.uint8))
     >>> feed.shape, float(feed.max()), records
     ((3, 2, 4), 1.0, (TransformRecord(kind='resize', height=3, width=5),))
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
         raise ImageError(
-            f"the transforms take uint8[H, W, 3] of at least one pixel, not {pixels.dtype}{list(pixels.shape)}; "
+            f"the transforms take uint8[H, W, C] of at least one pixel, not {pixels.dtype}{list(pixels.shape)}; "
             "decode the image to 8-bit RGB first"
         )
+    if pixels.shape[2] != bands_of_images(bands):
+        raise ImageError(
+            f"the image has {pixels.shape[2]} bands, and the network takes {bands}: choose as many bands of a TIFF "
+            "with bands, such as 1,2,3,4"
+        )
+    require_values_for(transforms, bands)
     if bands == 1:
-        _require_one_value(transforms)
         # Three equal bands go through the transforms, which treat bands alike, and one of them is kept.
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     image, remaining = _first_image(transforms, pixels)
@@ -477,6 +486,36 @@ def apply_transforms(
         if record is not None:
             records.append(record)
     return np.ascontiguousarray(image.transpose(2, 0, 1)[:bands]), tuple(records)
+
+
+def bands_of_images(bands: int) -> int:
+    """Tell how many bands an image has to have for a network.
+
+    Args:
+        bands: that the network takes.
+
+    Returns:
+        The same; three, which become grey, for a network of one.
+    """
+    return 3 if bands == 1 else bands
+
+
+def require_values_for(transforms: Sequence[Transform], bands: int) -> None:
+    """Refuse transforms that have values for another number of bands.
+
+    Args:
+        transforms: The deploy transforms.
+        bands: That the network takes.
+
+    Raises:
+        UnsupportedTransformError: A mean or a deviation has neither one value nor one for each band.
+    """
+    for transform in transforms:
+        if isinstance(transform, Normalize) and not {len(transform.mean), len(transform.std)} <= {1, bands}:
+            raise UnsupportedTransformError(
+                f"{describe(transform)}: the network takes {bands} bands, and these are values for another number: "
+                "export the model with one value of mean and std, or one for each band"
+            )
 
 
 def restore_plane(
@@ -563,15 +602,6 @@ def _first_image(transforms: Sequence[Transform], pixels: Pixels) -> tuple[Image
     if transforms and isinstance(transforms[0], Normalize):
         return transforms[0].apply_to_pixels(pixels)[0], transforms[1:]
     return pixels.astype(np.float32), transforms
-
-
-def _require_one_value(transforms: Sequence[Transform]) -> None:
-    for transform in transforms:
-        if isinstance(transform, Normalize) and max(len(transform.mean), len(transform.std)) > 1:
-            raise UnsupportedTransformError(
-                f"{describe(transform)}: the network takes one band, and these are values for three: export the model "
-                "with one value of mean and std"
-            )
 
 
 def _one_per_plane(values: tuple[float, ...]) -> npt.NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""The front doors: the command line, orders and jobs."""
+"""The entry points: the command line, orders and jobs."""

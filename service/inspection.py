@@ -6,7 +6,8 @@ from typing import Any
 from engine import Bundle, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
 from engine.runtimes.profile import PROFILE_NAME, read_profile
-from engine.runtimes.programs.last_operator import last_operator
+from engine.runtimes.programs.input_bands import input_bands
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.transforms import describe
 
 
@@ -46,8 +47,12 @@ def warnings_of(bundle: Bundle) -> list[str]:
         found.append("no model.json beside the .pdmodel: Paddle 3 still reads it; a new export writes a PIR program")
     if bundle.onnx_model(Precision.FP32) is None:
         found.append("holds no ONNX model: it is converted at first use; `pseg convert` does that once for all")
-    if bundle.declared.output_op == "argmax":
-        found.append("ends in argmax: masks are enlarged by nearest; an export without it gives finer borders")
+    model = bundle.paddle or bundle.onnx_model(Precision.FP32)
+    if model is not None and _ending(model) == LastOperator.ARGMAX:
+        found.append(
+            "ends in argmax: masks are enlarged by nearest neighbour; `pseg convert --scores` makes a bundle "
+            "without it, whose borders are finer"
+        )
     return found
 
 
@@ -65,6 +70,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         "name": bundle.name,
         "source": str(bundle.source),
         "digest": bundle.digest,
+        "derived_from": bundle.derived_from,
         "classes": [
             {"index": index, "id": each.id, "name": each.name, "color": each.color}
             for index, each in enumerate(bundle.classes)
@@ -80,6 +86,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
             "params_bytes": paddle.params.stat().st_size,
             "digest": paddle.digest,
             "ends_in": _ending(paddle),
+            "input_bands": _bands(paddle),
         },
         "onnx": [
             {
@@ -87,6 +94,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
                 "bytes": each.path.stat().st_size,
                 "digest": each.digest,
                 "ends_in": _ending(each),
+                "input_bands": _bands(each),
             }
             for each in bundle.onnx
         ],
@@ -125,5 +133,13 @@ def _ending(model: PaddleModel | OnnxModel) -> str | None:
     """The operator that decides what scores are; None where the file cannot be read, which loading it will tell."""
     try:
         return last_operator(model).value
+    except ModelLoadError:
+        return None
+
+
+def _bands(model: PaddleModel | OnnxModel) -> int | None:
+    """Of the images that the network takes; None where the file leaves it open or cannot be read."""
+    try:
+        return input_bands(model)
     except ModelLoadError:
         return None

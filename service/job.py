@@ -1,4 +1,4 @@
-"""The door for IVCAP jobs: the service as a worker that does one job after another.
+"""The entry point of IVCAP jobs: the service as a worker that does one job after another.
 
 The model stays open between jobs that use the same bundle with the same options. A job in which nothing succeeds, or
 whose results are not all stored, ends as an error that names every failure.
@@ -105,6 +105,8 @@ class Cover(BaseModel):
     color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
+    area_m2: float | None = Field(None, description="area of the class in square metres, if the raster tells it")
+
 
 class TotalShare(Cover):
     """The share of a class over all images."""
@@ -113,15 +115,29 @@ class TotalShare(Cover):
     mean_of_images: float = Field(description="mean of the images' covers, 0 to 1: every image counts once")
 
 
+class RasterPlace(BaseModel):
+    """Where a raster lies."""
+
+    crs: str | None = Field(description="coordinate reference system, such as EPSG:32755; null if the file names none")
+    bounds: tuple[float, float, float, float] | None = Field(
+        description="smallest x, smallest y, largest x and largest y in that system"
+    )
+    valid_pixels: int = Field(description="pixels that hold data, of which the covers are shares")
+
+
 class Mask(BaseModel):
     """The result of an image."""
 
     image: str = Field(description="URN of the image")
     name: str = Field(description="name of the image")
-    mask: str = Field(description="URN of the mask, a palette PNG whose values are class indices")
+    mask: str = Field(
+        description="URN of the mask, whose values are class indices: a palette PNG; a GeoTIFF of a raster"
+    )
     width: int = Field(description="of the mask, in pixels")
     height: int = Field(description="of the mask, in pixels")
     cover: list[Cover] = Field(description="of every class, by class index")
+    raster: RasterPlace | None = Field(None, description="where a raster lies; null of a photograph")
+    polygons: str | None = Field(None, description="URN of the polygons of a raster, if they were asked for")
 
 
 class Failure(BaseModel):
@@ -209,7 +225,7 @@ class Worker:
         policy: limits of time of the platform's requests.
         sizes: limits of what they are answered with.
         models: the model that is open.
-        stop: set when the process is told to end.
+        stop: set when the process is asked to end.
         failed: whether the last job did.
     """
 
@@ -277,6 +293,8 @@ def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
                     "width": each.width,
                     "height": each.height,
                     "cover": [legible_values(cover) for cover in cover_records(each.covers)],
+                    "raster": each.raster,
+                    "polygons": each.polygons,
                 }
                 for each in outcome.published
             ],
@@ -363,7 +381,7 @@ def _stop_on_sigterm() -> Generator[Event]:
     stop, waiting = Event(), Event()
 
     def end() -> NoReturn:
-        _log.info("told to stop")
+        _log.info("asked to stop")
         raise SystemExit(ExitStatus.DONE)
 
     def set_stop(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The door for IVCAP orders: the service as that platform knows it.
+"""The entry point of IVCAP orders: the service as that platform knows it.
 
 Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
 is `text` or `json`, PSEG_HTTP_* (see `service.ivcap.transfer_limits`) limit the platform's requests, PSEG_SERVICE_*
@@ -71,6 +71,8 @@ def _parameter(name: str, field: FieldInfo, default: object) -> Parameter:
     for kind, parameter_type in _NUMBERS.items():
         if field.annotation is kind:
             return Parameter(type=parameter_type, default=str(default), **told)
+        if field.annotation == kind | None:
+            return Parameter(type=parameter_type, optional=True, **told)
     if default is not None:
         return Parameter(type=Type.STRING, default=str(default), **told)
     return Parameter(type=Type.STRING, optional=True, **told)

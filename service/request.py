@@ -1,11 +1,11 @@
-"""The parameters of a prediction, validated once for every front door."""
+"""The parameters of a prediction, validated once for every entry point."""
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -14,7 +14,7 @@ from engine.cover.options import CoverOptions
 from engine.cover.regions import names_file
 from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
 from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
-from engine.rasters.options import TileOptions
+from engine.rasters.options import POLYGON_FORMATS, TileOptions
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.predictor import MaskOptions
@@ -23,6 +23,7 @@ from service.collections.sharding import Shard, parse_shard
 
 SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
 SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
+_Group = TypeVar("_Group", bound=Options)
 
 
 def save_kinds(text: str) -> frozenset[SaveKind]:
@@ -147,11 +148,11 @@ _DEFAULTS_IN_ORDERS: Mapping[str, object] = {
     "threads": 10,
     "batch_size": 1,
 }
-_NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save"})
+_NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save", "max_memory"})
 
 
-def _options_of_orders() -> Iterable[DeclaredOption]:
-    return (each for each in declared_options(PredictRequest) if each.name not in _NOT_IN_ORDERS)
+def _options_of_orders(group: type[Options]) -> Iterator[DeclaredOption]:
+    return (each for each in declared_options(group) if each.name not in _NOT_IN_ORDERS)
 
 
 def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
@@ -162,6 +163,11 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         # Users of the service switch it on, or leave it to the runtime.
         return bool, Field(
             default=False, description="Use oneDNN, or fail where that cannot be. If false, the runtime decides."
+        )
+    if declared.name == "vectors":
+        # Files that the command line could name have no place here.
+        return Literal["none", *POLYGON_FORMATS], Field(
+            default="none", description="Publish the classes of rasters as polygons, too: as GeoPackage or GeoJSON."
         )
     if declared.name in _DEFAULTS_IN_ORDERS:
         default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split(" By default")[0]
@@ -223,7 +229,11 @@ class _Subject(BaseModel):
     )
 
 
-_fields: Any = {_NAMES_IN_ORDERS.get(each.name, each.name): _parameter(each) for each in _options_of_orders()}
+_fields: Any = {
+    _NAMES_IN_ORDERS.get(each.name, each.name): _parameter(each)
+    for group in (PredictRequest, TileOptions)
+    for each in _options_of_orders(group)
+}
 if TYPE_CHECKING:
     _Parameters = _Subject
 else:
@@ -234,7 +244,7 @@ else:
 class ServiceRequest(_Parameters):
     """The parameters of an order or a job, under the names that users of the service know.
 
-    Besides what an order is about, each option of `PredictRequest` is one of them.
+    Besides what an order is about, each option of `PredictRequest` and `TileOptions` is one of them.
     """
 
     @model_validator(mode="after")
@@ -264,12 +274,31 @@ class ServiceRequest(_Parameters):
         Raises:
             OptionError: a parameter is wrong, named as users of the service know it.
         """
-        given = {each.name: getattr(self, _NAMES_IN_ORDERS.get(each.name, each.name)) for each in _options_of_orders()}
-        if given["roi"] is not None and names_file(given["roi"]):
+        return at_full_size(self._assembled(PredictRequest), self.tile_options())
+
+    def tile_options(self) -> TileOptions:
+        """Turn the parameters into what is asked of tiles and rasters.
+
+        Returns:
+            The options.
+
+        Raises:
+            OptionError: a parameter is wrong, named as users of the service know it.
+        """
+        return self._assembled(TileOptions)
+
+    def _assembled(self, group: type[_Group]) -> _Group:
+        given = {
+            each.name: getattr(self, _NAMES_IN_ORDERS.get(each.name, each.name)) for each in _options_of_orders(group)
+        }
+        if given.get("roi") is not None and names_file(given["roi"]):
             raise OptionError("an order reads no files: give the corners, as polygon:X,Y X,Y X,Y", option="roi")
-        given["mkldnn"] = OneDnn.ON if given["mkldnn"] else OneDnn.AUTO
+        if "mkldnn" in given:
+            given["mkldnn"] = OneDnn.ON if given["mkldnn"] else OneDnn.AUTO
+        if given.get("vectors") == "none":
+            given["vectors"] = None
         try:
-            return assembled(PredictRequest, given)
+            return assembled(group, given)
         except OptionError as error:
             known = _NAMES_IN_ORDERS.get(error.option or "", error.option)
             raise OptionError(error.problem, option=known) from error

@@ -1,13 +1,16 @@
 """A job: the images of a source are segmented, stored in a sink, and recorded in a ledger.
 
-Orders, jobs of the platform and the workers of a cluster differ in source, sink and ledger, and in nothing else.
+`pseg predict`, orders, jobs of the platform and the workers of a cluster differ in source, sink and ledger, and in
+nothing else.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Generic, Protocol, TypeVar
 
-from engine import Failed, Prediction, Predictor, Segmented, SourceImage
+from engine import Pipeline, Prediction, Predictor, SourceImage
+from engine.rasters.result import Result
 from service.request import PredictRequest
 from service.session import build_pipeline
 
@@ -42,26 +45,41 @@ class Sink(Protocol[_Written, _Place]):
         ...
 
 
+class Tiled(Protocol[_Read, _Location]):
+    """Segments those images that are cut into tiles: `service.results.rasters.TiledImages`."""
+
+    def takes(self, image: _Read, /) -> bool:
+        """Tell whether an image is one of them."""
+        ...
+
+    def segment(self, image: _Read, /) -> Result[_Read, _Location]:
+        """Segment one of them, and store its result."""
+        ...
+
+
 class Ledger(Protocol[_Read, _Location]):
     """What is done."""
 
-    def record(self, result: Segmented[_Read, _Location] | Failed[_Read], /) -> None:
+    def record(self, result: Result[_Read, _Location], /) -> None:
         """Record a result that is stored, or a failure."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentationJob(Generic[Image, Stored]):
-    """Images, an open model, and where results and records of them go."""
+    """Images, an open model, and where results and records of them go.
+
+    Attributes:
+        tiled: segments large images; None: there are none.
+    """
 
     source: Source[Image]
     predictor: Predictor
     sink: Sink[Image, Stored]
     ledger: Ledger[Image, Stored]
+    tiled: Tiled[Image, Stored] | None = None
 
-    def results(
-        self, request: PredictRequest, threads: int | None = None
-    ) -> Iterator[Segmented[Image, Stored] | Failed[Image]]:
+    def results(self, request: PredictRequest, threads: int | None = None) -> Iterator[Result[Image, Stored]]:
         """Segment the images, in their order.
 
         Args:
@@ -75,6 +93,17 @@ class SegmentationJob(Generic[Image, Stored]):
         groups: Iterable[Iterable[Image]]
         groups = ([image] for image in self.source) if self.source.one_at_a_time else (self.source,)
         for group in groups:
-            for result in pipeline.run(group):
+            for result in self._segmented(group, pipeline):
                 self.ledger.record(result)
                 yield result
+
+    def _segmented(self, images: Iterable[Image], pipeline: Pipeline[Image, Stored]) -> Iterator[Result[Image, Stored]]:
+        """The pipeline reads ahead among images that follow each other and are not cut."""
+        if self.tiled is None:
+            yield from pipeline.run(images)
+            return
+        for cut, group in groupby(images, self.tiled.takes):
+            if cut:
+                yield from map(self.tiled.segment, group)
+            else:
+                yield from pipeline.run(group)

@@ -131,7 +131,7 @@ def caches_at(root: Path | None) -> Caches:
 
     Args:
         root: as asked for; None: the user's cache folder. Who has none, in a container for instance, works with a
-            folder that is removed when the process ends, and is told so.
+            folder that is removed when the process ends, with a warning.
 
     Returns:
         The caches.
@@ -215,6 +215,7 @@ def open_session(
         ) as predictor:
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
+            predictor.scale_range = request.images.scale_range
             yield averaged(_with_steps(predictor, request), request.averaging)
 
 
@@ -394,7 +395,7 @@ def build_pipeline(
     write: Callable[[Source, SourceImage, Prediction], Encoded],
     threads: int | None = None,
 ) -> Pipeline[Source, Encoded]:
-    """Make the pipeline that reads, segments and writes images, for every door alike.
+    """Make the pipeline that reads, segments and writes images, the same for every entry point.
 
     Args:
         predictor: an open predictor; its profile decides the batch size that the request leaves open.

@@ -7,7 +7,7 @@ _DISTRIBUTION = "paddleseg-dual-runtime"
 
 
 def banner() -> str:
-    """Name version, commit and date, as far as the image that holds the software was told them.
+    """Name version, commit and date, as far as the container image was built with them.
 
     Returns:
         One line.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +22,12 @@ from engine import Bundle, OnnxModel, open_bundle
 from engine.runtimes import Tensor
 from service.logs import make_records_legible
 from tests.launcher import Launcher
+
+# How long an example takes says something of the machine only, which others may keep busy.
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 
 ExportNetwork = Callable[..., Path]
 Convert = Callable[[Bundle], OnnxModel]

@@ -18,7 +18,7 @@ import engine
 from engine.declaration import Options
 
 VENDORS = (
-    *("paddle", "onnxruntime", "paddle2onnx", "onnx", "onnxruntime_ep_openvino", "paddleseg"),
+    *("paddle", "onnxruntime", "paddle2onnx", "onnx", "openvino", "paddleseg"),
     *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "pi_heif"),
 )
 PACKAGES = ("engine", "converters", "service", "demo")

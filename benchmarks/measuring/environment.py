@@ -19,7 +19,7 @@ LIBRARIES = (
     "rasterio",
     "onnxruntime",
     "onnxruntime-gpu",
-    "onnxruntime-ep-openvino",
+    "openvino",
     "paddlepaddle",
     "paddlepaddle-gpu",
     "paddle2onnx",

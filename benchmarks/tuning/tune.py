@@ -5,6 +5,7 @@
 # will come.
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,8 @@ DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16
 _COMPARED_IMAGES = 8
 _CALIBRATION_IMAGES = 32
+_BUSY_SHARE = 0.25
+"""Of the cores, what others may use before the search without a word."""
 
 
 _TRIAL = TypeAdapter(Trial)
@@ -232,7 +235,8 @@ def tune(
     started = time.monotonic()
     if not request.images:
         raise OptionError("tuning needs pictures like those that will come", option="images")
-    notes: list[str] = []
+    busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)
+    notes = [] if busy is None else [busy]
     if bundle.onnx_model(Precision.INT8) is None:
         bundle = _with_int8(bundle, request, repository, places.ledger, notes)
     timed = spread(Pictures(request.images), _TIMED_IMAGES).paths
@@ -271,6 +275,27 @@ def tune(
         notes=tuple(notes),
         reason=_reason(found, request),
         seconds=time.monotonic() - started,
+    )
+
+
+def busy_note(load: float, cores: int) -> str | None:
+    """Tell whether other programs disturb what is measured.
+
+    Args:
+        load: Processes that wanted a core over the last minute.
+        cores: Of the machine.
+
+    Returns:
+        A warning; None on a quiet machine.
+
+    >>> busy_note(0.2, 2) is None
+    True
+    """
+    if load <= _BUSY_SHARE * cores:
+        return None
+    return (
+        f"the machine was busy before the search (load {load:.1f} on {cores} cores), which distorts what was measured: "
+        "tune again while nothing else runs"
     )
 
 

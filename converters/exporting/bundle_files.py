@@ -8,18 +8,20 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
 from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
 from converters.parity import generated_images
-from engine.bundle.bundle import Color, read_bundle
+from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
 from engine.system.cores import usable_cores
+from engine.system.settings_files import read_yaml
 
 DEPLOY, META, WEIGHTS = "deploy.yaml", "meta.json", "model.pdiparams"
 FREE_AXES = (None, 3, None, None)
@@ -121,6 +123,16 @@ def meta_text(
     return json.dumps(meta, indent=2) + "\n"
 
 
+def settings_file(bundle: Bundle) -> Path:
+    """Find the file of a bundle that holds the ``Deploy`` block."""
+    return next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
+
+
+def read_settings(bundle: Bundle) -> dict[str, Any]:
+    """Read the whole file of which the engine has read and checked the ``Deploy`` block."""
+    return cast("dict[str, Any]", read_yaml(settings_file(bundle)))
+
+
 def deploy_text(blocks: Mapping[str, object]) -> str:
     """Write ``deploy.yaml``.
 
@@ -218,8 +230,9 @@ def require_runs(folder: Path, destination: Path) -> int | None:
     require_available(options)
     try:
         bundle = read_bundle(folder, destination)
-        picture = generated_images([_picture_size(bundle.declared.input_shape)])[0]
+        size = _picture_size(bundle.declared.input_shape)
         with Predictor(bundle, open_runtime(bundle, options)) as predictor:
+            (picture,) = generated_images([size], bands=predictor.bands)
             prepared = predictor.prepare(picture)
             (raw,) = predictor.run([prepared])
             predictor.finish(prepared, raw)

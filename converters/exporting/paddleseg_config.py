@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from converters.exporting.adapters import PRETRAINED_WEIGHTS, Adapter, replaced
 from converters.exporting.bundle_files import (
-    FREE_AXES,
     ExportClass,
     bundle_in_one_step,
     numbered_classes,
@@ -69,6 +68,7 @@ class TrainedNetwork:
     Attributes:
         network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
         class_count: Number of classes.
+        bands: Of the images that it takes.
         transforms: What pictures go through before the network, in order; None if the configuration names no list.
         model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
         adapters: What was changed when the network was built.
@@ -76,6 +76,7 @@ class TrainedNetwork:
 
     network: "Layer"
     class_count: int
+    bands: int
     transforms: tuple[Transform, ...] | None
     model_record: Mapping[str, object]
     adapters: tuple[Adapter, ...]
@@ -101,8 +102,8 @@ def export_config(
     *,
     name: str | None = None,
     classes: Sequence[ExportClass] = (),
-    output_op: OutputOp = "argmax",
-    input_shape: Sequence[int | None] = FREE_AXES,
+    output_op: OutputOp = "none",
+    input_shape: Sequence[int | None] | None = None,
 ) -> Exported:
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
 
@@ -110,7 +111,7 @@ def export_config(
         destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
         name: Name of the model; the configuration's stem if None.
         classes: In the order of the output channels; empty: ``class-0`` and so on.
-        input_shape: NCHW; None is a free axis.
+        input_shape: NCHW; None is a free axis. If None, all but the bands, which the configuration states, are free.
 
     Raises:
         ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, a
@@ -136,7 +137,7 @@ def export_config(
                     classes=named,
                     transforms=trained.transforms,
                     output_op=output_op,
-                    input_shape=input_shape,
+                    input_shape=input_shape or (None, trained.bands, None, None),
                     model_record=trained.model_record,
                 )
             require_runs(folder, destination)
@@ -178,6 +179,7 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
     content["model"] = _without_pretrained(record)
     with nothing_downloaded() as not_loaded, scratch_folder("config") as folder, memory_limited(memory_bytes):
         from paddleseg.cvlibs import Config, SegBuilder
+        from paddleseg.utils.utils import get_in_channels
 
         try:
             _require_plain_model(content["model"], config)
@@ -193,6 +195,9 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
                     f"{config}: num_classes is {class_count}; a segmentation has at least two classes"
                 )
             network = cast("Layer", builder.model)
+            # What is not stated is RGB; where the data set alone states it, PaddleSeg gives it to the model.
+            # Source: paddleseg 2.8.0, ``utils.get_in_channels``, ``cvlibs/config_checker.py``, ``tools/export.py``.
+            bands = int(get_in_channels(configuration.model_cfg) or 3)
         except BundleError as error:
             raise ConversionError(
                 f"{error}; an export block ({{export: {{transforms: [...]}}}}) takes the place of val_dataset's"
@@ -203,7 +208,7 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
             raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
     adapters = (PRETRAINED_WEIGHTS,) if not_loaded else ()
     public = _public_record(record) | ({"adapters": [each.record for each in adapters]} if adapters else {})
-    return TrainedNetwork(network, class_count, transforms, public, adapters)
+    return TrainedNetwork(network, class_count, bands, transforms, public, adapters)
 
 
 def _require_configuration(config: Path) -> None:

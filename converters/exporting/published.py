@@ -16,12 +16,14 @@ from converters.exporting.bundle_files import (
     deploy_text,
     meta_text,
     numbered_classes,
+    read_settings,
     require_distinct,
     require_free,
     require_runs,
+    settings_file,
     side_file_of,
 )
-from engine.bundle.bundle import DEPLOY_NAMES, Bundle, PaddleModel, open_bundle
+from engine.bundle.bundle import Bundle, PaddleModel, open_bundle
 from engine.errors import BundleError, ConversionError
 from engine.system.settings_files import read_yaml, shown_value
 
@@ -68,7 +70,7 @@ def import_published(
 def _repack(
     bundle: Bundle, model: PaddleModel, destination: Path, name: str | None, classes: tuple[ExportClass, ...]
 ) -> ImportedModel:
-    settings = _settings(bundle)
+    settings = read_settings(bundle)
     named = name or _published_name(settings) or bundle.name
     known = classes or _published_classes(bundle, settings)
     require_distinct(known, where=str(bundle.source))
@@ -96,15 +98,6 @@ def _repack(
     return ImportedModel(named, final, side_file_of(destination))
 
 
-def _settings(bundle: Bundle) -> dict[str, Any]:
-    """The whole file of which the engine has read and checked the ``Deploy`` block."""
-    return cast("dict[str, Any]", read_yaml(_settings_file(bundle)))
-
-
-def _settings_file(bundle: Bundle) -> Path:
-    return next(bundle.folder / name for name in DEPLOY_NAMES if (bundle.folder / name).is_file())
-
-
 def _published_name(settings: Mapping[str, Any]) -> str | None:
     block = settings.get("Global")
     name = cast("dict[str, object]", block).get("model_name") if isinstance(block, dict) else None
@@ -118,7 +111,7 @@ def _published_classes(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[Exp
     if not isinstance(block, dict) or not isinstance(cast("dict[str, object]", block).get("label_list"), list):
         return ()
     # As text: YAML 1.1 takes the names no, on and 010 for False, True and 8.
-    written = cast("dict[str, Any]", read_yaml(_settings_file(bundle), as_text=True))
+    written = cast("dict[str, Any]", read_yaml(settings_file(bundle), as_text=True))
     names = cast("list[object]", written["PostProcess"]["label_list"])
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name:

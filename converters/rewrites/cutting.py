@@ -183,7 +183,7 @@ def _sort(graph: "onnx.GraphProto") -> None:
     """Order nodes so that each comes after what it takes, otherwise as they are."""
     maker = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
     nodes = list(graph.node)
-    needed = [sorted({maker[name] for name in _taken(node) if name in maker}) for node in nodes]
+    needed = [sorted({maker[name] for name in taken_by(node) if name in maker}) for node in nodes]
     done: dict[int, None] = {}
     for start in range(len(nodes)):
         waiting = [start]
@@ -197,6 +197,7 @@ def _sort(graph: "onnx.GraphProto") -> None:
     graph.node.extend(nodes[position] for position in done)
 
 
-def _taken(node: "onnx.NodeProto") -> set[str]:
+def taken_by(node: "onnx.NodeProto") -> set[str]:
+    """List the tensors that a node takes, in its branches, too."""
     inside = [each for attribute in node.attribute if attribute.HasField("g") for each in attribute.g.node]
-    return {*node.input}.union(*(_taken(each) for each in inside)) - {name for each in inside for name in each.output}
+    return {*node.input}.union(*(taken_by(each) for each in inside)) - {name for each in inside for name in each.output}

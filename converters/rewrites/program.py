@@ -157,7 +157,8 @@ class Program:
     def write(self, path: Path) -> None:
         """Write the program with the operators that `operations` lists."""
         self._block["ops"] = [each.entry for each in self.operations]
-        path.write_text(json.dumps(self._content), encoding="utf-8")
+        # Compact, as Paddle writes it: the readers of bundles count parameters in the text.
+        path.write_text(json.dumps(self._content, separators=(",", ":")), encoding="utf-8")
 
     def drop_unused(self) -> None:
         """Leave out the operators that no output of the program depends on; parameters stay."""

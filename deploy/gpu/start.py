@@ -1,4 +1,4 @@
-"""The service file of the GPU variant: the repository's own, told that it describes a service with a GPU."""
+"""The service file of the GPU variant: the repository's own, which then describes a service with a GPU."""
 
 import os
 import runpy

@@ -64,11 +64,17 @@ class _ClassRecord(BaseModel):
     ] = None
 
 
+class _OriginRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    bundle: ClassText | None = None
+
+
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
     name: ClassText | None = None
     classes: Annotated[list[_ClassRecord], Field(max_length=MOST_CLASSES)] | None = None
     multilabel: bool = False
+    derived_from: _OriginRecord | None = None
 
 
 class _DeployRecord(BaseModel):
@@ -164,6 +170,7 @@ class Bundle:
         declared: what `deploy.yaml` claims.
         multilabel: classes are independent planes.
         notes: what was odd but could be resolved.
+        derived_from: digest of the bundle that this one says it was made from; None if it says nothing.
     """
 
     name: str
@@ -177,6 +184,7 @@ class Bundle:
     declared: DeclaredOutput
     multilabel: bool
     notes: tuple[str, ...]
+    derived_from: str | None = None
 
     def onnx_model(self, precision: Precision) -> OnnxModel | None:
         """Find the ONNX model of a precision.
@@ -281,6 +289,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
         declared=_declared(deploy),
         multilabel=meta.multilabel,
         notes=tuple(notes),
+        derived_from=None if meta.derived_from is None else meta.derived_from.bundle,
     )
 
 

@@ -9,6 +9,7 @@ from engine.errors import BundleError, UnsupportedTransformError
 from engine.system.settings_files import shown_value
 from engine.transforms import (
     INTERPOLATION_FLAGS,
+    MAX_BANDS,
     MAX_SIDE,
     Interpolation,
     LimitLong,
@@ -120,8 +121,8 @@ class _Arguments:
     def channels(self, name: str) -> tuple[float, ...]:
         value = self._take(name, (0.5,))
         values = _as_tuple(value)
-        if len(values) not in {1, 3} or not all(map(_is_number, values)):
-            self.reject(name, value, "a list of 1 or 3 finite numbers")
+        if not 1 <= len(values) <= MAX_BANDS or not all(map(_is_number, values)):
+            self.reject(name, value, f"a list of 1 to {MAX_BANDS} finite numbers, one for each band")
         return tuple(float(cast("float", each)) for each in values)
 
     def flag(self, name: str) -> bool:

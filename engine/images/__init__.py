@@ -5,6 +5,7 @@ from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 from engine.images.listing import FoundImages, LeftOut, find_images, is_tiff, list_images, real_path
 from engine.images.read import SourceImage, read_image
 from engine.images.size import DEFAULT_MAX_IMG_SIZE, ImageLimits, shrunken_size
+from engine.images.values import ScaleRange
 
 __all__ = [
     "DEFAULT_MAX_IMG_SIZE",
@@ -14,6 +15,7 @@ __all__ = [
     "FoundImages",
     "ImageLimits",
     "LeftOut",
+    "ScaleRange",
     "SourceImage",
     "find_images",
     "is_tiff",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
+from engine.images.values import ScaleRange, eight_bit
 
 _START = b"\xff\x4f\xff\x51"
 _SIZE_BYTES = 38
@@ -65,11 +66,14 @@ def read_codestream(path: Path, file: BinaryIO) -> Codestream:
     return found
 
 
-def decode_deep(file: BinaryIO, codestream: Codestream) -> NDArray[np.uint8]:
+def decode_deep(file: BinaryIO, codestream: Codestream, scale_range: ScaleRange | None) -> NDArray[np.uint8]:
     """Decode a JPEG 2000 file of more than 8 bit.
 
+    Args:
+        scale_range: the values that become 0 and 255; None: the highest eight bits are taken.
+
     Returns:
-        `uint8[H, W, 3]`, RGB: the highest eight bits; alpha is dropped.
+        `uint8[H, W, 3]`, RGB; alpha is dropped.
 
     Raises:
         ValueError: it is damaged.
@@ -80,7 +84,7 @@ def decode_deep(file: BinaryIO, codestream: Codestream) -> NDArray[np.uint8]:
         raise ValueError("OpenCV cannot decode it")
     values = cast("NDArray[np.uint16]", decoded)
     bands = values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1]
-    high = (bands >> (codestream.depths_bit[0] - 8)).astype(np.uint8)
+    high = eight_bit(bands, codestream.depths_bit[0], scale_range)
     return np.repeat(high, 3, axis=-1) if high.shape[-1] == 1 else high
 
 

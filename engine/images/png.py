@@ -32,12 +32,14 @@ class PngContent:
 
     Attributes:
         pixels: a PNG of the chunks that the pixels need.
+        bits: of a value.
         exif: the EXIF block; None where there is none, or none that is whole.
         xmp: the XMP packet; None likewise.
         pictures: how many pictures an animation says it holds; 1 for others.
     """
 
     pixels: BinaryIO
+    bits: int
     exif: bytes | None
     xmp: bytes | None
     pictures: int
@@ -67,17 +69,17 @@ def png_content(path: Path, file: BinaryIO) -> PngContent:
     """
     pieces: list[Piece] = [SIGNATURE]
     beside: list[tuple[bytes, bytes]] = []
-    color_type = None
+    header = b""
     pixels = False
     for chunk in _chunks(file):
         kind = chunk.kind
-        if kind in {b"IHDR", b"IDAT"} or (kind == b"PLTE" and color_type == _PALETTE):
+        if kind in {b"IHDR", b"IDAT"} or (kind == b"PLTE" and header[9:10] == _PALETTE):
             if not chunk.sound:
                 raise ValueError(f"the checksum of a chunk {kind.decode()} is wrong")
             pieces.append((chunk.start - 8, chunk.length + 12))
             pixels |= kind == b"IDAT"
             if kind == b"IHDR":
-                color_type = _body(file, chunk)[9:10]
+                header = _body(file, chunk)
         elif kind == b"CgBI":
             raise ImageError(f"{path}: is a PNG in the form of Apple's applications (CgBI): export it again as PNG")
         elif kind[:1].isupper() and kind != b"PLTE":
@@ -90,6 +92,7 @@ def png_content(path: Path, file: BinaryIO) -> PngContent:
         raise ValueError("it holds no pixels")
     return PngContent(
         pixels=io.BufferedReader(SplicedFile(file, [*pieces, _END])),
+        bits=header[8] if len(header) > 8 else 8,
         exif=_first(map(_exif_of, beside)),
         xmp=_first(map(_xmp_of, beside)),
         pictures=max((int.from_bytes(body[:4], "big") for kind, body in beside if kind == b"acTL"), default=1),

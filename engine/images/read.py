@@ -6,8 +6,8 @@
 #   on the upright picture.
 # - The result is always three bands of 8 bit. Grey becomes three equal bands, a palette becomes its colours, 1 bit
 #   becomes 0 and 255, alpha is dropped (as OpenCV's `IMREAD_COLOR` does), CMYK is converted by Pillow.
-# - Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does.
-# - 32 bit integers and floats have no stated range and are refused.
+# - Of 16 bit the high byte is kept (`v >> 8`), as `IMREAD_COLOR` does, unless the user states another range.
+# - 32 bit integers and floats have no stated range and are refused; of TIFFs the user may state one.
 # - TIFFs have rules of their own, `engine.images.tiff`: rasters are read by them, too.
 # - Of an animated or multi-page file the first picture is read, of HEIC the main one; a note says so.
 # - A truncated file is an error: the missing part is never filled with grey.
@@ -43,7 +43,8 @@ from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientatio
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.png import png_content
-from engine.images.size import check_max_img_size, check_max_pixels, shrunken_size
+from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
+from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
 from engine.system.files import open_to_read
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
@@ -56,7 +57,8 @@ class SourceImage:
     """One upright picture.
 
     Attributes:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be).
+        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be); of a tile of a
+            raster as many bands as were chosen.
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
@@ -71,7 +73,12 @@ class SourceImage:
 
 
 def read_image(
-    path: Path, *, max_img_size: int = -1, max_pixels: int = DEFAULT_MAX_PIXELS, page: int | None = None
+    path: Path,
+    *,
+    max_img_size: int = -1,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    scale_range: ScaleRange | None = None,
+    page: int | None = None,
 ) -> SourceImage:
     """Decode one picture, upright, as RGB.
 
@@ -83,6 +90,8 @@ def read_image(
         path: The file; its suffix does not matter.
         max_img_size: Shrink to at most this many pixels (`shrunken_size`); -1 never shrinks.
         max_pixels: Refuse, before decoding, pictures that declare more pixels.
+        scale_range: Of PNGs, TIFFs and JPEG 2000 files of more than 8 bit, and of TIFFs with signed or floating point
+            values: the values that become 0 and 255. None: the highest eight bits are kept.
         page: Which picture of a TIFF of several pages, from 1; None: the first, and a note says so.
 
     Returns:
@@ -93,10 +102,11 @@ def read_image(
         ImageError: The file is missing, unreadable, damaged, too large, or holds bands or depths that are not read.
     """
     check_max_img_size(max_img_size)
+    limits = ImageLimits(max_img_size, max_pixels, scale_range)
     _ignore_pillow_remarks()
     with _open_file(path) as file:
         try:
-            stored = _decode(path, file, max_img_size, max_pixels, page)
+            stored = _decode(path, file, limits, page)
         except ImageError:
             raise
         except Image.DecompressionBombError as cause:
@@ -148,24 +158,27 @@ def _why_no_file(path: Path) -> str:
     return "no such file: check the name"
 
 
-def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page: int | None) -> _StoredImage:
+def _decode(path: Path, file: BinaryIO, limits: ImageLimits, page: int | None) -> _StoredImage:
     prefix = file.read(PREFIX_BYTES)
-    if HEIF.match(prefix):
-        return _decode_heif(path, file, max_pixels)
+    max_pixels = limits.max_pixels
     if TIFF.match(prefix):
-        return _decode_tiff(path, file, max_pixels, page)
+        return _decode_tiff(path, file, limits, page)
     if page not in {None, 1}:
         raise ImageError(f"{path}: has no page {page}: only TIFFs have pages")
+    if HEIF.match(prefix):
+        _require_no_range(path, limits)
+        return _decode_heif(path, file, max_pixels)
     decoder = next((decoder for signature, decoder in DECODERS if signature.match(prefix)), None)
     if decoder is None:
         raise ImageError(f"{path}: {_why_not_read(prefix)}")
     file.seek(0)
-    if decoder is JpegImageFile:
-        return _decode_jpeg(path, file, max_img_size, max_pixels)
     if decoder is PngImageFile:
-        content = png_content(path, file)
-        image = _loaded(path, PngImageFile(content.pixels), max_pixels)
-        return _stored(image, exif_from(content.exif), content.xmp, content.pictures)
+        return _decode_png(path, file, limits)
+    if decoder is Jpeg2KImageFile:
+        return _decode_jpeg2000(path, file, limits)
+    _require_no_range(path, limits)
+    if decoder is JpegImageFile:
+        return _decode_jpeg(path, file, limits.max_img_size, max_pixels)
     if decoder is WebPImageFile:
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
@@ -174,16 +187,58 @@ def _decode(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int, page
 
         check_max_pixels(path, largest_declared(file.read()), max_pixels)
         file.seek(0)
-    if decoder is Jpeg2KImageFile:
-        from engine.images.jpeg2000 import decode_deep, read_codestream
+    return _decode_by_pillow(path, decoder(file), max_pixels)
 
-        codestream = read_codestream(path, file)
-        check_max_pixels(path, codestream.size, max_pixels)
-        if codestream.is_deep:
-            return _StoredImage(decode_deep(file, codestream), codestream.size, 1, Capture(), ())
-        file.seek(0)
-    image = _loaded(path, decoder(file), max_pixels)
+
+def _decode_by_pillow(path: Path, file: ImageFile, max_pixels: int) -> _StoredImage:
+    image = _loaded(path, file, max_pixels)
     return _stored(image, exif_from(image.info.get("exif")), image.info.get("xmp"), getattr(image, "n_frames", 1))
+
+
+def _require_no_range(path: Path, limits: ImageLimits) -> None:
+    require_scalable(path, limits.scale_range, is_deep=False)
+
+
+def _decode_png(path: Path, file: BinaryIO, limits: ImageLimits) -> _StoredImage:
+    content = png_content(path, file)
+    require_scalable(path, limits.scale_range, is_deep=content.bits > 8)
+    # Also where another decoder gives the values: it does not say that pixels are missing.
+    image = _loaded(path, PngImageFile(content.pixels), limits.max_pixels)
+    stored = _stored(image, exif_from(content.exif), content.xmp, content.pictures)
+    if limits.scale_range is not None:
+        stored = replace(stored, pixels=_scaled_png(content.pixels, limits.scale_range))
+    return stored if content.bits <= 8 else _with_range_notes(stored, content.bits, limits)
+
+
+def _scaled_png(file: BinaryIO, scale_range: ScaleRange) -> NDArray[np.uint8]:
+    """By OpenCV: of colours Pillow keeps the high byte only."""
+    file.seek(0)
+    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ValueError("OpenCV cannot decode it")
+    values = cast("NDArray[np.uint16]", decoded)
+    bands = values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1]
+    scaled = eight_bit(bands, 16, scale_range)
+    return np.repeat(scaled, 3, axis=-1) if scaled.shape[-1] == 1 else scaled
+
+
+def _with_range_notes(stored: _StoredImage, bits: int, limits: ImageLimits) -> _StoredImage:
+    levels = int(stored.pixels.min()), int(stored.pixels.max())
+    return replace(stored, notes=(*stored.notes, *range_notes(levels, bits, limits.scale_range)))
+
+
+def _decode_jpeg2000(path: Path, file: BinaryIO, limits: ImageLimits) -> _StoredImage:
+    from engine.images.jpeg2000 import decode_deep, read_codestream
+
+    codestream = read_codestream(path, file)
+    check_max_pixels(path, codestream.size, limits.max_pixels)
+    require_scalable(path, limits.scale_range, is_deep=codestream.is_deep)
+    if not codestream.is_deep:
+        file.seek(0)
+        return _decode_by_pillow(path, Jpeg2KImageFile(file), limits.max_pixels)
+    pixels = decode_deep(file, codestream, limits.scale_range)
+    stored = _StoredImage(pixels, codestream.size, 1, Capture(), ())
+    return _with_range_notes(stored, codestream.depths_bit[0], limits)
 
 
 def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int) -> _StoredImage:
@@ -205,10 +260,10 @@ def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
     return _StoredImage(rgb, (width, height), 1, capture_of(exif_from(picture.exif)), _notes(picture.pictures, "main"))
 
 
-def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None) -> _StoredImage:
+def _decode_tiff(path: Path, file: BinaryIO, limits: ImageLimits, page: int | None) -> _StoredImage:
     from engine.images.tiff import read_tiff
 
-    picture = read_tiff(path, file, max_pixels, page)
+    picture = read_tiff(path, file, limits.max_pixels, page, limits.scale_range)
     height, width, _ = picture.pixels.shape
     return _StoredImage(picture.pixels, (width, height), picture.orientation, capture_of(picture.exif), picture.notes)
 

@@ -1,4 +1,4 @@
-"""The size at which the network sees a picture."""
+"""The size at which the network sees a picture, and the range of its values."""
 
 import math
 from dataclasses import dataclass
@@ -8,20 +8,22 @@ from typing import ClassVar
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
 from engine.images.formats import DEFAULT_MAX_PIXELS
+from engine.images.values import ScaleRange, scale_range
 
 DEFAULT_MAX_IMG_SIZE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits(Options):
-    """How large pictures may be.
+    """How large pictures and their values may be.
 
     Attributes:
         max_img_size: pixels; larger pictures are shrunken to so many for the network. -1: none is.
         max_pixels: pictures that declare more pixels are refused before anything is decoded.
+        scale_range: the values that become 0 and 255; None: what the bits of the file can hold.
 
     Raises:
-        OptionError: a limit that no picture can keep.
+        OptionError: a limit that no picture can keep, or a range without values.
     """
 
     title: ClassVar[str] = "Pictures"
@@ -33,6 +35,20 @@ class ImageLimits(Options):
         excluded=0,
     )
     max_pixels: int = option(DEFAULT_MAX_PIXELS, "Images that declare more pixels than this are refused.", minimum=1)
+    scale_range: ScaleRange | None = option(
+        None,
+        "Values that become 0 and 255, such as 0,4095, for images of more than 8 bit and TIFFs of signed or floating "
+        "point values. By default the highest eight bits are taken.",
+        metavar="LOW,HIGH",
+        parse=scale_range,
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.scale_range is not None:
+            low, high = self.scale_range
+            if not (low < high and math.isfinite(low) and math.isfinite(high)):
+                raise OptionError(f"{low:g} is not less than {high:g}", option="scale_range")
 
     @property
     def largest_pixels(self) -> int:

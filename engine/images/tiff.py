@@ -2,7 +2,7 @@
 
 # - The result is always three bands of 8 bit, RGB. Grey becomes three equal bands, a palette its colours. Of 9 to 16
 #   bit the highest eight bits are kept (`v >> 8` of 16), fewer than 8 bit are spread over 0–255. Other values have no
-#   stated range and are refused.
+#   stated range and are refused, unless the user states it (`engine.images.values`).
 # - Without a choice of bands the red, green and blue ones are taken, or a single one; whatever else a file has besides
 #   an alpha band makes the choice the user's.
 # - What alpha, a mask or a nodata value marks as missing is missing, whichever of them says so. Colours that were
@@ -35,6 +35,7 @@ from engine.images.tiff_directories import (
     read_directories,
     read_linked,
 )
+from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
 from engine.system.files import open_to_read
 from engine.window import Window
 
@@ -44,7 +45,8 @@ NAMES_FILES_NOTE: Final = (
 )
 
 _STRIP_PIXELS: Final = 1 << 20
-_SCALE: Final = "scale it to 8 or 16 bit (gdal_translate -ot Byte -scale)"
+_STATE_RANGE: Final = "state it with scale-range, such as 0,4095"
+_FLOATING: Final = 3
 _AS_RGB: Final = "export it as RGB"
 _COLORS: Final = ("red", "green", "blue")
 _LAB: Final = frozenset({Photometric.CIE_LAB, Photometric.ICC_LAB})
@@ -74,6 +76,7 @@ _LINEAR_FROM_XYZ: Final = (
     * _WHITE_D50
 ).astype(np.float32)
 """Linear sRGB from X, Y and Z under D50, each as a part of white's: Bradford adaption to D65 included."""
+_MOST_BITS: Final = 64
 _ALPHA: Final = frozenset({1, 2})
 _PREMULTIPLIED: Final = 1
 _CMYK_INKS: Final = 1
@@ -165,14 +168,21 @@ class Tiff:
     """An open picture of a TIFF. Threads: one at a time, any.
 
     Attributes:
-        bands: the numbers of the bands that are read, from 1: one, three, or the four of CMYK.
+        bands: the numbers of the bands that are read, from 1: one, three, the four of CMYK, or those that were chosen.
         dataset: what GDAL says of it: its place on the earth, for one.
         notes: what whoever uses the picture should know.
         marks_missing: whether some pixels may be missing.
         directory: what the file says of it.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, directory: Directory, bands: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dataset: Dataset,
+        directory: Directory,
+        bands: Sequence[int] | None,
+        scale_range: ScaleRange | None,
+    ) -> None:
         self._path = path
         self.dataset = dataset
         self.directory = directory
@@ -183,8 +193,12 @@ class Tiff:
         self._nodata, note = _nodata(directory, dataset)
         if note:
             self.notes.append(note)
-        self._to_rgb = _conversion(path, dataset, directory, self.bands)
-        self.marks_missing = bool(self._alpha) or self._nodata is not None or dataset.has_mask
+        self._scale_range = scale_range
+        self._conversion = _conversion(path, dataset, directory, self.bands, scale_range)
+        self._tells_range = directory.photometric in {Photometric.BLACK_IS_ZERO, Photometric.RGB}
+        self._levels: tuple[int, int] | None = None
+        is_floating = directory.number(Tag.SAMPLE_FORMAT, 1) == _FLOATING
+        self.marks_missing = bool(self._alpha) or self._nodata is not None or dataset.has_mask or is_floating
 
     @property
     def width(self) -> int:
@@ -204,7 +218,7 @@ class Tiff:
             with_missing: whether to find out which pixels are missing.
 
         Returns:
-            uint8[h, w, 3], RGB, and bool[h, w], which of them hold data; None: all.
+            uint8[h, w, 3], RGB, or as many bands as were chosen, and bool[h, w], which of them hold data; None: all.
 
         Raises:
             ImageError: the file is damaged there.
@@ -232,20 +246,39 @@ class Tiff:
         chosen = values[: len(self.bands)]
         if self._premultiplied:
             chosen = _divided(chosen, planes[self._premultiplied[0]], self.directory.bits)
-        return self._to_rgb(chosen), valid
+        pixels = self._conversion(chosen)
+        if self._tells_range and self.directory.bits > 8:
+            self._note_levels(pixels if valid is None else pixels[valid])
+        return pixels, valid
+
+    def _note_levels(self, pixels: NDArray[np.uint8]) -> None:
+        if pixels.size:
+            lowest, highest = self._levels or (255, 0)
+            self._levels = min(lowest, int(pixels.min())), max(highest, int(pixels.max()))
+
+    def range_notes(self) -> tuple[str, ...]:
+        """Say that what was read so far uses almost nothing of the range of its values; pixels without data apart.
+
+        Returns:
+            At most one phrase.
+        """
+        return () if self._levels is None else range_notes(self._levels, self.directory.bits, self._scale_range)
 
     def _present(
         self, planes: dict[int, NDArray[Any]], window: Window, size: tuple[int, int] | None
     ) -> NDArray[np.bool_] | None:
-        """A pixel is missing if every band but alpha has the nodata value."""
-        if self._nodata is None:
+        """A pixel is missing if every band but alpha has the nodata value, or is not a number."""
+        is_floating = np.issubdtype(self.dataset.dtypes[0], np.floating)
+        if self._nodata is None and not is_floating:
             return None
         visible = [band for band in range(1, len(self.dataset.dtypes) + 1) if band not in self._alpha]
         missing: NDArray[np.bool_] | None = None
         # Those that were read anyway come first: mostly they say that nothing is missing.
         for band in sorted(visible, key=lambda band: band not in planes):
             plane = planes[band] if band in planes else self.dataset.read([band], window, size)[0]
-            alike: NDArray[np.bool_] = plane == self._nodata
+            alike: NDArray[np.bool_] = np.isnan(plane) if is_floating else np.zeros(plane.shape, np.bool_)
+            if self._nodata is not None:
+                alike |= plane == self._nodata
             missing = alike if missing is None else missing & alike
             if not missing.any():
                 return None
@@ -272,23 +305,30 @@ class StoredTiff:
     notes: tuple[str, ...]
 
 
-def read_tiff(path: Path, file: BinaryIO, max_pixels: int, page: int | None = None) -> StoredTiff:
+def read_tiff(
+    path: Path,
+    file: BinaryIO,
+    max_pixels: int,
+    page: int | None = None,
+    scale_range: ScaleRange | None = None,
+) -> StoredTiff:
     """Decode one picture of a TIFF.
 
     Args:
         max_pixels: refuse, before decoding, pictures that declare more pixels.
+        scale_range: the values that become 0 and 255; None: all that the bits can hold.
         page: which, from 1; None: the first, and a note says so.
 
     Raises:
         ImageError: the file is damaged, too large, has no such page, or holds bands or depths that are not read.
     """
-    with open_picture(path, file, page=page, max_pixels=max_pixels) as picture:
+    with open_picture(path, file, page=page, max_pixels=max_pixels, scale_range=scale_range) as picture:
         pixels = np.empty((picture.height, picture.width, 3), np.uint8)
         rows = _rows_at_a_time(picture.dataset)
         for top in range(0, picture.height, rows):
             strip = Window(0, top, picture.width, min(rows, picture.height - top))
             pixels[top : top + rows], _ = picture.read(strip, with_missing=False)
-        directory, notes = picture.directory, tuple(picture.notes)
+        directory, notes = picture.directory, (*picture.notes, *picture.range_notes())
     orientation = 1 if directory.is_georeferenced else directory.orientation
     return StoredTiff(pixels, orientation, _exif_of(file, directory), notes)
 
@@ -302,14 +342,16 @@ def open_picture(
     bands: Sequence[int] | None = None,
     max_pixels: int | None = None,
     rows_at_a_time: int = 1024,
+    scale_range: ScaleRange | None = None,
 ) -> Generator[Tiff]:
     """Open one picture of a TIFF; no pixels are read yet.
 
     Args:
         file: the open file; it stays open as long as the picture is used.
         page: which, from 1; None: the first, and a note says so.
-        bands: one or three numbers of bands, from 1; None: the colours.
+        bands: numbers of bands, from 1; one becomes three equal ones. None: the colours.
         max_pixels: refuse pictures that declare more pixels; None: read any size.
+        scale_range: the values that become 0 and 255; None: all that the bits can hold.
 
     Raises:
         ImageError: the file is damaged, has no such page, or holds bands or depths that are not read.
@@ -322,7 +364,7 @@ def open_picture(
     directory = pictures[(page or 1) - 1]
     if max_pixels is not None:
         check_max_pixels(path, (directory.width, directory.height), max_pixels)
-    _check_samples(path, directory)
+    _check_samples(path, directory, scale_range)
     _check_blocks(path, file, directory)
     is_unplaced = names_files(directory.texts.get(Tag.GEO_TEXTS, b"").decode("latin-1"))
     try:
@@ -336,7 +378,7 @@ def open_picture(
             heeds_georeference=not is_unplaced,
             rows_at_a_time=rows_at_a_time,
         ) as dataset:
-            picture = Tiff(path, dataset, directory, bands)
+            picture = Tiff(path, dataset, directory, bands, scale_range)
             picture.notes += _notes_on(directories, page, is_unplaced=is_unplaced)
             yield picture
     except GdalError as error:
@@ -410,7 +452,7 @@ def _check_metadata(path: Path, directories: Directories) -> None:
             raise ImageError(f"{path}: {NAMES_OVERVIEWS}")
 
 
-def _check_samples(path: Path, directory: Directory) -> None:
+def _check_samples(path: Path, directory: Directory, scale_range: ScaleRange | None) -> None:
     meaning = directory.photometric
     if meaning in _KINDS:
         raise ImageError(f"{path}: is {_KINDS[Photometric(meaning)]}: {_AS_RGB}")
@@ -426,22 +468,39 @@ def _check_samples(path: Path, directory: Directory) -> None:
     depths = {each for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,)) if isinstance(each, int)}
     signed_lab = meaning == Photometric.CIE_LAB and formats <= {1, 2}
     names = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
-    odd = sorted(formats - {1, 4})
+    odd = sorted(formats - _kinds_of_values(scale_range))
     if odd and not signed_lab:
         kind = ", ".join(names.get(each, f"SampleFormat {each}") for each in odd)
         width = ", ".join(map(str, sorted(depths)))
-        what = "export their magnitude" if set(odd) & {5, 6} else _SCALE
+        what = "export their magnitude" if set(odd) & {5, 6} else _STATE_RANGE
         raise ImageError(f"{path}: values of {width} bit ({kind}) have no stated range: {what}")
     if not depths or not formats:
         raise _damaged(path, "its depth cannot be read")
-    if max(depths) > 16 or min(depths) < 1:
-        raise ImageError(f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_SCALE}")
+    if max(depths) > (16 if scale_range is None else _MOST_BITS) or min(depths) < 1:
+        raise ImageError(
+            f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_STATE_RANGE}"
+        )
+    if scale_range is not None:
+        _check_scalable(path, directory, formats, scale_range)
     if len(depths) > 1:
         raise ImageError(f"{path}: its bands differ in depth ({', '.join(map(str, sorted(depths)))} bit): {_AS_RGB}")
     if meaning in {*_LAB, Photometric.CMYK, Photometric.YCBCR} and directory.bits not in {8, 16}:
         raise ImageError(f"{path}: its colours have {directory.bits} bit: {_AS_RGB}")
     if meaning == Photometric.YCBCR:
         _check_ycbcr(path, directory)
+
+
+def _kinds_of_values(scale_range: ScaleRange | None) -> set[int]:
+    """Unsigned and undefined; with a range also signed and floating point."""
+    return {1, 4} if scale_range is None else {1, 2, _FLOATING, 4}
+
+
+def _check_scalable(path: Path, directory: Directory, formats: set[int], scale_range: ScaleRange) -> None:
+    if directory.photometric not in {Photometric.WHITE_IS_ZERO, Photometric.BLACK_IS_ZERO, Photometric.RGB}:
+        raise ImageError(f"{path}: its values are neither grey nor RGB: leave scale-range out for this picture")
+    if _PREMULTIPLIED in directory.extra_samples:
+        raise ImageError(f"{path}: its colours are multiplied by alpha, which does not go with scale-range: {_AS_RGB}")
+    require_scalable(path, scale_range, is_deep=directory.bits > 8 or not formats <= {1, 4})
 
 
 def _check_ycbcr(path: Path, directory: Directory) -> None:
@@ -528,11 +587,8 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
     count = len(meanings)
     listed = ", ".join(f"{index} {meaning}" for index, meaning in enumerate(meanings, start=1))
     if bands is not None:
-        if len(bands) not in {1, 3} or not all(1 <= band <= count for band in bands):
-            raise ImageError(
-                f"{path}: bands {','.join(map(str, bands))}: the network takes one band or three, and the file has "
-                f"{count} ({listed})"
-            )
+        if not all(1 <= band <= count for band in bands):
+            raise ImageError(f"{path}: bands {','.join(map(str, bands))}: the file has {count} ({listed})")
         return tuple(bands)
     alpha = _alpha_bands(dataset, directory)
     visible = [band for band in range(1, count + 1) if band not in alpha]
@@ -552,11 +608,12 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
         return tuple(visible)
     shown = listed if count <= _MOST_LISTED else f"{', '.join(listed.split(', ')[:_MOST_LISTED])}, …"
     raise ImageError(
-        f"{path}: {count} bands ({shown}), and the network takes three: choose them with bands, for example 1,2,3"
+        f"{path}: {count} bands ({shown}), of which three are no colours: choose those that the network takes with "
+        "bands, for example 1,2,3"
     )
 
 
-def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | None]:
+def _nodata(directory: Directory, dataset: Dataset) -> tuple[float | None, str | None]:
     """The value that marks missing pixels, and a note where what the file says is none."""
     text = directory.texts.get(Tag.GDAL_NODATA, b"").decode("latin-1").strip(" \0\n")
     if not text:
@@ -568,18 +625,26 @@ def _nodata(directory: Directory, dataset: Dataset) -> tuple[int | None, str | N
             None,
             f"states a nodata value that is not a number ({text[:20]!r}): no pixel is taken for missing because of it",
         )
-    largest = np.iinfo(dataset.dtypes[0]).max
+    dtype = np.dtype(dataset.dtypes[0])
+    if dtype.kind == "f":
+        # As the pixels hold it: 0.1 of 32 bit is another number than 0.1 of 64. Pixels that are NaN are missing anyway.
+        return (None, None) if math.isnan(value) else (float(dtype.type(value)), None)
+    limits = np.iinfo(dtype)
     # Others, such as -9999 of bytes, mark no pixel.
-    return (int(value), None) if 0 <= value <= largest and value == int(value) else (None, None)
+    return (int(value), None) if limits.min <= value <= limits.max and value == int(value) else (None, None)
 
 
 # ---- values to colours --------------------------------------------------------------------------------------------
 
 
 def _conversion(
-    path: Path, dataset: Dataset, directory: Directory, bands: tuple[int, ...]
+    path: Path,
+    dataset: Dataset,
+    directory: Directory,
+    bands: tuple[int, ...],
+    scale_range: ScaleRange | None,
 ) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-    """Choose how values [bands, h, w] become uint8[h, w, 3]."""
+    """Choose how values [bands, h, w] become uint8[h, w, 3], or as many bands as were chosen."""
     bits, meaning = directory.bits, directory.photometric
     if meaning == Photometric.PALETTE and bands == (1,):
         return _from_palette(path, dataset)
@@ -590,10 +655,10 @@ def _conversion(
     inverse = np.uint8(0xFF if meaning == Photometric.WHITE_IS_ZERO else 0)
 
     def read(values: NDArray[Any]) -> NDArray[np.uint8]:
-        planes = [_eight_bit(plane, bits) for plane in values]
+        planes = [eight_bit(plane, bits, scale_range) for plane in values]
         if inverse:
             planes = [plane ^ inverse for plane in planes]
-        return cast("NDArray[np.uint8]", cv2.merge(planes * (3 // len(planes))))
+        return cast("NDArray[np.uint8]", cv2.merge(planes * 3 if len(planes) == 1 else planes))
 
     return read
 
@@ -609,7 +674,7 @@ def _from_palette(path: Path, dataset: Dataset) -> Callable[[NDArray[Any]], NDAr
 
 
 def _from_inks(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    inks = [Image.fromarray(_eight_bit(plane, bits)) for plane in values]
+    inks = [Image.fromarray(eight_bit(plane, bits)) for plane in values]
     return np.array(Image.merge("CMYK", inks).convert("RGB"))
 
 
@@ -630,14 +695,6 @@ def _from_lab(values: NDArray[Any], bits: int, *, is_signed: bool) -> NDArray[np
     linear = np.clip(np.tensordot(_LINEAR_FROM_XYZ, xyz, axes=1), 0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
     return np.ascontiguousarray((encoded * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
-
-
-def _eight_bit(plane: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    if bits == 8:
-        return plane.view(np.uint8) if plane.dtype.itemsize == 1 else plane.astype(np.uint8)
-    if bits > 8:
-        return (plane >> (bits - 8)).astype(np.uint8)
-    return (plane.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
 
 
 def _divided(values: NDArray[Any], alpha: NDArray[Any], bits: int) -> NDArray[Any]:

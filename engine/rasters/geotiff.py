@@ -24,7 +24,9 @@ from engine.gdal import (
 )
 from engine.images.formats import TIFF
 from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
+from engine.images.values import ScaleRange
 from engine.rasters.mask_file import MaskFile
+from engine.rasters.result import Georeference
 from engine.rasters.tiles import Tile
 from engine.system.files import open_regular
 from engine.system.text import legible
@@ -42,21 +44,6 @@ _AXES_M = (1e5, 1e9)
 _SMALLEST_INVERSE_FLATTENING = 5.0
 _WORLD_FILE_BYTES = 1024
 _IGNORED_SUFFIXES: Final = (".aux.xml", ".ovr", ".msk", ".prj", ".tab", ".aux", ".imd", ".rpb")
-
-
-@dataclass(frozen=True, slots=True)
-class Georeference:
-    """Where a raster lies on the earth.
-
-    Attributes:
-        crs_wkt: the coordinate reference system; None where the file names none.
-        transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
-        area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
-    """
-
-    crs_wkt: str | None
-    transform: tuple[float, float, float, float, float, float]
-    area_or_point: str = "Area"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +99,14 @@ class GeoTiff:
     def height(self) -> int:
         return self._picture.height
 
+    def range_notes(self) -> tuple[str, ...]:
+        """Say that what was read so far uses almost nothing of the range of its values.
+
+        Returns:
+            At most one phrase.
+        """
+        return self._picture.range_notes()
+
     def read(self, window: Window) -> Tile:
         """Read a window.
 
@@ -130,7 +125,8 @@ class GeoTiff:
             longest_side: in pixels at most.
 
         Returns:
-            uint8[h, w, 3], RGB; pixels without data are black.
+            uint8[h, w, 3]: the colours, or the first three bands of others, the first one as grey where there are two.
+            Pixels without data are black.
 
         Raises:
             ImageError: the file is damaged.
@@ -140,19 +136,26 @@ class GeoTiff:
         pixels, valid = self._picture.read(Window(0, 0, self.width, self.height), size)
         if valid is not None:
             pixels[~valid] = 0
-        return pixels
+        shown = [0, 0, 0] if pixels.shape[-1] < 3 else [0, 1, 2]
+        return np.ascontiguousarray(pixels[..., shown])
 
 
 @contextmanager
 def open_geotiff(
-    path: Path, bands: Sequence[int] | None = None, *, page: int | None = None, tile_height: int = 1024
+    path: Path,
+    bands: Sequence[int] | None = None,
+    *,
+    page: int | None = None,
+    tile_height: int = 1024,
+    scale_range: ScaleRange | None = None,
 ) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
 
     Args:
-        bands: one or three numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
+        bands: numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
         page: which picture of the file, from 1; None: the first, and a note says so.
         tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
+        scale_range: the values that become 0 and 255; None: all that the bits can hold.
 
     Raises:
         ImageError: the file cannot be opened, or has bands or values that are not read.
@@ -162,7 +165,9 @@ def open_geotiff(
     with path.open("rb") as file:
         if TIFF.match(file.read(4)) is None:
             raise ImageError(f"{path}: is not a TIFF: convert it to one")
-        with open_picture(path, file, page=page, bands=bands, rows_at_a_time=tile_height) as picture:
+        with open_picture(
+            path, file, page=page, bands=bands, rows_at_a_time=tile_height, scale_range=scale_range
+        ) as picture:
             georeference, notes = _georeference_of(path, picture)
             yield GeoTiff(picture, georeference, notes)
 
@@ -327,6 +332,24 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
         return None
     side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
     return side if math.isfinite(side) and side else None
+
+
+def crs_name(georeference: Georeference) -> str | None:
+    """Name the coordinate reference system of a raster.
+
+    Args:
+        georeference: of the raster.
+
+    Returns:
+        Its code, such as `EPSG:32755`; without one its well-known text; None where the file names none.
+    """
+    wkt = georeference.crs_wkt
+    if wkt is None:
+        return None
+    try:
+        return coordinate_system(wkt).code or wkt
+    except GdalError:
+        return wkt
 
 
 def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:

@@ -14,6 +14,9 @@ _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 POLYGON_DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
 
+POLYGON_FORMATS: Final = ("gpkg", "geojson")
+"""What users call the formats of polygons."""
+
 
 def memory_bytes(text: str) -> int:
     """Read an amount of memory.
@@ -42,7 +45,7 @@ def is_polygon_format(text: str) -> bool:
     Args:
         text: the name of a format, or a path.
     """
-    return f".{text}" in POLYGON_DRIVERS
+    return text in POLYGON_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ class TileOptions(Options):
     )
     bands: tuple[int, ...] | None = option(
         None,
-        "Bands of TIFFs to take, counted from 1: 3,2,1 as red, green and blue, or one as grey.",
+        "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
+        "grey.",
         minimum=1,
         parse=numbers(int, "3,2,1"),
     )
@@ -108,8 +112,6 @@ class TileOptions(Options):
                 "photographs have no tiles, bands and polygons: leave out tile, bands and vectors",
                 option="as_photograph",
             )
-        if self.bands is not None and len(self.bands) not in {1, 3}:
-            raise OptionError(f"{len(self.bands)} bands are named: give one or three", option="bands")
         if self.polygon_file is not None and self.polygon_file.suffix.lower() not in POLYGON_DRIVERS:
             raise OptionError(
                 f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"

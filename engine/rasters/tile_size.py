@@ -139,7 +139,9 @@ def _input_spec(predictor: Predictor) -> TensorSpec:
 
 def _transformed(predictor: Predictor, size: Size) -> Size:
     width, height = size
-    tensor, _ = apply_transforms(predictor.bundle.transforms, np.zeros((height, width, 3), np.uint8))
+    stated = _input_spec(predictor).shape[1]
+    pixels = np.zeros((height, width, predictor.bands), np.uint8)
+    tensor, _ = apply_transforms(predictor.bundle.transforms, pixels, bands=stated or predictor.bands)
     return tensor.shape[2], tensor.shape[1]
 
 
@@ -186,14 +188,15 @@ class _Probe:
 
     def _run(self, size: Size) -> RawOutput:
         width, height = size
-        grey = SourceImage(np.full((height, width, 3), 127, np.uint8), width, height, Capture())
+        grey = SourceImage(np.full((height, width, self._predictor.bands), 127, np.uint8), width, height, Capture())
         return self._predictor.run([self._predictor.prepare(grey)])[0]
 
     def total_bytes(self, pixels: int, batch: int) -> int:
         """What tiles of a size take, all that is held of them at once included."""
         streams = self._predictor.runtime.identity.streams
         held = (streams + 1) * batch
-        read = (3 + 1 + 3 * 4) * (held + 1)
+        bands = self._predictor.bands
+        read = (bands + 1 + bands * 4) * (held + 1)
         planes = self.facts.planes * 4 * 3 + 4
         outputs = self._output_bytes * (held + 3)
         network = streams * needed_bytes(self._seen, pixels * batch)

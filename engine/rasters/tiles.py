@@ -41,7 +41,7 @@ class Tile:
     """Pixels of a window.
 
     Attributes:
-        pixels: uint8[h, w, 3], RGB, 0–255.
+        pixels: uint8[h, w, C], 0–255; of three bands RGB.
         valid: bool[h, w], which of them hold data; None: all.
     """
 
@@ -383,6 +383,28 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         found.covers,
         timings_ms,
         network_size=(tiling.width, tiling.height),
+        tiling=tiling_record(tiling, facts, width, height),
         confidence=found.confidence,
         region=found.region,
     )
+
+
+def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
+    """Say how an image is cut, for the provenance of its mask.
+
+    Args:
+        tiling: the tiles.
+        facts: what the network returns.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "tile": [tiling.width, tiling.height],
+        "overlap": tiling.overlap,
+        "batch": tiling.batch,
+        "joined": "centres" if facts.kind is OutputKind.MASK else "blended",
+        "tiles": len(tiling.grid(width, height)),
+    }

@@ -1,4 +1,4 @@
-"""Folders of TensorRT's engines: keyed by all that an engine depends on, bounded, emptied when they cannot be read."""
+"""Folders of engines and compiled models: keyed by all that they depend on, bounded, emptied when unreadable."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from engine.options import WORKSPACE_BYTES, DynamicShapeProfile, Precision
 
@@ -20,9 +21,18 @@ _IN_USE_S = 3600.0
 _log = logging.getLogger(__name__)
 
 
+class FolderKey(Protocol):
+    """What the content of a folder depends on."""
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as anything differs."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """What an engine depends on.
+    """What an engine of TensorRT depends on.
 
     Attributes:
         model_digest: SHA-256 of the model.
@@ -52,7 +62,7 @@ class EngineKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def engine_folder(root: Path, key: EngineKey, *, max_bytes: int = MAX_BYTES) -> Path:
+def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> Path:
     """Make the folder of a key, and room for it.
 
     Args:

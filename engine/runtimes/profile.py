@@ -31,7 +31,7 @@ TunedProvider = Literal["cpu", "openvino", "cuda", "paddle-cpu", "paddle-onednn"
 """Execution providers of ONNX Runtime and ways to run Paddle, called as in a mask's provenance."""
 
 _DISTRIBUTIONS: Mapping[RuntimeName, tuple[str, ...]] = {
-    RuntimeName.ONNX: ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"),
+    RuntimeName.ONNX: ("onnxruntime", "onnxruntime-gpu", "openvino"),
     RuntimeName.PADDLE: ("paddlepaddle", "paddlepaddle-gpu"),
 }
 

@@ -20,6 +20,9 @@ from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import InferenceError, ModelLoadError, TrialError
 from engine.options import Device, OnnxOptions, PaddleOptions, Provider
 from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.runtimes.loading import load_onnx
+from engine.runtimes.programs.onnx_files import require_whole_model
+from engine.system.confinement import FILE_BYTES
 from engine.system.libraries import TENSORRT_DISTRIBUTIONS, installed_versions
 from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
@@ -35,10 +38,10 @@ _COMPARED_SIDES = ((150, 203), (128, 128))
 _COMPARED_LIMIT = 1e-3
 _log = logging.getLogger(__name__)
 _PaddleRequest = tuple[PaddleModel, PaddleOptions]
-_OnnxRequest = tuple[OnnxModel, OnnxOptions]
+_OnnxRequest = tuple[OnnxModel, OnnxOptions, Path | None]
 _Request = _PaddleRequest | _OnnxRequest
 _VERSIONED = (
-    *("numpy", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"),
+    *("numpy", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *TENSORRT_DISTRIBUTIONS,
 )
 
@@ -48,7 +51,7 @@ class _Trial:
     """One model to be tried.
 
     Attributes:
-        request: the model and how it will be loaded.
+        request: the model and how it will be loaded; for an ONNX model also the folder of what OpenVINO compiled.
         library: what may be killed by it.
         model: what messages call the file that is loaded.
         files: all that messages name.
@@ -66,7 +69,7 @@ class _Trial:
     @property
     def key(self) -> str:
         """The same for every trial that needs not be made again: it holds everything that the answer depends on."""
-        model, options = self.request
+        model, options, *_ = self.request
         kind = "onnx" if isinstance(model, OnnxModel) else model.kind
         versions = installed_versions(_VERSIONED)
         text = json.dumps([_RULES, kind, model.digest, versions, asdict(options)], sort_keys=True, default=str)
@@ -104,7 +107,7 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
     """Make sure that loading an ONNX model here can neither kill this process nor keep it for ever.
 
     The CPU stands in for a GPU: TensorRT takes minutes to build an engine, and what is hostile in a model is hostile on
-    every provider.
+    every provider. OpenVINO compiles in the child for the threads and streams asked for, and what it compiled is kept.
 
     Args:
         model: the ONNX file.
@@ -112,15 +115,18 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
         ledger: folder of earlier successes; None: try each time.
 
     Raises:
-        ModelLoadError: the child was killed, ran out of memory or time, or ONNX Runtime refuses the model.
-        RuntimeUnavailableError: onnxruntime or the provider is absent.
+        ModelLoadError: the child was killed, ran out of memory or time, or the library refuses the model.
+        RuntimeUnavailableError: the library or the provider is absent.
     """
     name = "/".join(model.path.parts[-3:])
-    provider = options.provider if options.provider.device == "cpu" else Provider.CPU
-    # Whatever else was asked for, a file loads or does not.
-    tried = OnnxOptions(provider=provider, precision=options.precision)
     absolute = replace(model, path=model.path.absolute())
-    _prove(_Trial((absolute, tried), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), ledger)
+    if options.provider is Provider.OPENVINO:
+        kept = ledger and ledger.absolute()
+        _prove(_Trial((absolute, options, kept), "OpenVINO", name, name, ONNX_TIMEOUT_S, "provider cpu"), ledger)
+        return
+    # Whatever else was asked for, a file loads or does not.
+    tried = OnnxOptions(precision=options.precision)
+    _prove(_Trial((absolute, tried, None), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), ledger)
 
 
 def _prove(trial: _Trial, ledger: Path | None) -> None:
@@ -137,7 +143,7 @@ def _prove(trial: _Trial, ledger: Path | None) -> None:
 
 
 def _try_in_child(trial: _Trial) -> None:
-    outcome = run_isolated(_load, trial.request, Limits(trial.timeout_s, _memory_limit(trial.request)))
+    outcome = run_isolated(_load, trial.request, _limits(trial))
     match outcome:
         case Returned():
             return
@@ -155,23 +161,29 @@ def _try_in_child(trial: _Trial) -> None:
             )
 
 
-def _memory_limit(request: _Request) -> int | None:
-    match request:
+def _limits(trial: _Trial) -> Limits:
+    match trial.request:
         case PaddleModel() as model, PaddleOptions() as options:
             files = (model.program, model.params)
             limited = options.device is Device.CPU
-        case OnnxModel() as model, OnnxOptions():
+            written = 0
+        case OnnxModel() as model, OnnxOptions() as options, _:
             files = (model.path,)
             limited = True
-    return MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(file.stat().st_size for file in files) if limited else None
+            # What OpenVINO compiled holds the weights, which are larger than in the file where that was quantized.
+            written = MEMORY_PER_MODEL_BYTE if options.provider is Provider.OPENVINO else 0
+    size = sum(file.stat().st_size for file in files)
+    memory = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * size if limited else None
+    return Limits(trial.timeout_s, memory, FILE_BYTES + written * size)
 
 
 def _load(request: _Request) -> None:
     match request:
         case PaddleModel() as model, PaddleOptions() as options:
             _load_paddle(model, options)
-        case OnnxModel() as model, OnnxOptions() as options:
-            _load_onnx(model, options)
+        case OnnxModel() as model, OnnxOptions() as options, kept:
+            require_whole_model(model.path)
+            load_onnx(model, options, kept)
 
 
 def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
@@ -182,14 +194,6 @@ def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
     runtime = PaddleRuntime(model, options)
     if options.onednn:
         require_same_results(PaddleRuntime(model, replace(options, onednn=False)), runtime, model.program.name)
-
-
-def _load_onnx(model: OnnxModel, options: OnnxOptions) -> None:
-    from engine.runtimes.onnx import OnnxRuntime
-    from engine.runtimes.programs.onnx_files import require_whole_model
-
-    require_whole_model(model.path)
-    OnnxRuntime(model, options)
 
 
 def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:

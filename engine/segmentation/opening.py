@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import assert_never
 
 from engine.bundle.bundle import Bundle, OnnxModel
-from engine.errors import ConversionError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.errors import (
+    ConversionError,
+    InferenceError,
+    ModelLoadError,
+    OptionError,
+    RuntimeUnavailableError,
+    UnsupportedTransformError,
+)
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Runtime
+from engine.runtimes.loading import load_onnx, require_provider
 from engine.runtimes.profile import Profile
 from engine.runtimes.selection import RuntimeRequest, candidates
 from engine.segmentation.predictor import MaskSize, Predictor
@@ -68,6 +76,7 @@ def open_predictor(
         ModelLoadError: the model does not load or run.
         ConversionError: ONNX was asked for and the bundle cannot be converted.
         InferenceError: the network does not take one image tensor.
+        UnsupportedTransformError: a transform is made for another number of bands than the network takes.
     """
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
@@ -81,7 +90,7 @@ def open_predictor(
             fallbacks=opened.fallbacks,
             profile=opened.profile,
         )
-    except InferenceError:
+    except (InferenceError, UnsupportedTransformError):
         opened.runtime.close()
         raise
 
@@ -140,9 +149,7 @@ def require_available(options: RuntimeOptions) -> None:
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import require_provider
-
-            require_provider(options.provider, options.device_id)
+            require_provider(options)
         case PaddleOptions():
             from engine.runtimes.paddle import require_device
 
@@ -157,8 +164,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models were loaded before without killing their process; None: remember
-            nothing, try in a child process each time.
+        ledger: folder that remembers which models were loaded before without killing their process, and keeps what
+            OpenVINO compiled; None: remember nothing, try in a child process each time.
 
     Returns:
         The loaded runtime; close it after use.
@@ -169,7 +176,6 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
     """
     match options:
         case OnnxOptions():
-            from engine.runtimes.onnx import OnnxRuntime
             from engine.runtimes.trial import prove_onnx_loadable
 
             onnx = bundle.onnx_model(options.precision)
@@ -180,7 +186,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, ledger)
-            return OnnxRuntime(onnx, options)
+            return load_onnx(onnx, options, ledger)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
             from engine.runtimes.trial import prove_loadable

@@ -8,14 +8,16 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
-from engine.images import SourceImage
-from engine.segmentation.predictor import Prediction, Predictor, PreparedImage, RawOutput
+from engine.images import Capture, SourceImage
+from engine.segmentation.confidence import Confidence
+from engine.segmentation.predictor import ClassCover, Prediction, Predictor, PreparedImage, RawOutput
+from engine.segmentation.steps import RegionCover
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,57 @@ class Segmented(Generic[Source, Encoded]):
     image: SourceImage
     prediction: Prediction
     encoded: Encoded
-    timings_ms: dict[str, float]
+    timings_ms: Mapping[str, float]
+
+    @property
+    def width(self) -> int:
+        """Width of the mask in pixels."""
+        return self.prediction.width
+
+    @property
+    def height(self) -> int:
+        """Height of the mask in pixels."""
+        return self.prediction.height
+
+    @property
+    def valid_pixels(self) -> int:
+        """Pixels of the mask; all of a photograph hold data."""
+        return self.width * self.height
+
+    @property
+    def covers(self) -> tuple[ClassCover, ...]:
+        """One a class, in index order."""
+        return self.prediction.covers
+
+    @property
+    def capture(self) -> Capture:
+        """When and where it was taken."""
+        return self.image.capture
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the reading; phrases, mostly none."""
+        return self.image.notes
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """How sure the network is of the classes; None where nobody asked."""
+        return self.prediction.confidence
+
+    @property
+    def region(self) -> RegionCover | None:
+        """The cover inside of the region of interest; None where nobody asked."""
+        return self.prediction.region
+
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Width and height of what the network saw at once, in pixels."""
+        return self.prediction.network_size
+
+    @property
+    def tiling(self) -> Mapping[str, object] | None:
+        """How the image was cut, for the provenance; None where it was not."""
+        return self.prediction.tiling
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
 from engine.errors import ImageError, InferenceError
-from engine.images import SourceImage
+from engine.images import ScaleRange, SourceImage
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
@@ -30,7 +30,14 @@ from engine.segmentation.postprocess import (
     segment,
 )
 from engine.segmentation.steps import ClassCover, Mask, MeasuringSteps, RegionCover, measured
-from engine.transforms import TransformRecord, apply_transforms, restore_plane
+from engine.transforms import (
+    MAX_BANDS,
+    TransformRecord,
+    apply_transforms,
+    bands_of_images,
+    require_values_for,
+    restore_plane,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +96,7 @@ class Provenance:
         streams: runs that may be under way at once.
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
+        scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
         measuring: what was done with the classes before the cover was taken, name to value; None where nothing was.
     """
 
@@ -104,6 +112,7 @@ class Provenance:
     streams: int = 1
     tiling: Mapping[str, object] | None = None
     averaging: Mapping[str, object] | None = None
+    scale_range: ScaleRange | None = None
     measuring: Mapping[str, object] | None = None
 
 
@@ -115,9 +124,8 @@ class Prediction:
         mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
         covers: one entry a class, in index order.
         timings_ms: preprocess, run and postprocess, in milliseconds.
-        whole_size: width and height of the whole mask where `mask` is only its overview, because the whole is too large
-            for memory; None otherwise.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
+        tiling: how the image was cut into tiles, for the provenance; None where it was not.
         confidence: how sure the network is of the classes; None where nobody asked.
         region: the cover inside of the region of interest; None where nobody asked.
     """
@@ -125,20 +133,20 @@ class Prediction:
     mask: Mask
     covers: tuple[ClassCover, ...]
     timings_ms: Mapping[str, float]
-    whole_size: tuple[int, int] | None = None
     network_size: tuple[int, int] | None = None
+    tiling: Mapping[str, object] | None = None
     confidence: Confidence | None = None
     region: RegionCover | None = None
 
     @property
     def width(self) -> int:
         """Width of the mask in pixels."""
-        return int(self.mask.shape[-1]) if self.whole_size is None else self.whole_size[0]
+        return int(self.mask.shape[-1])
 
     @property
     def height(self) -> int:
         """Height of the mask in pixels."""
-        return int(self.mask.shape[-2]) if self.whole_size is None else self.whole_size[1]
+        return int(self.mask.shape[-2])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,6 +221,7 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
         forward: how an image is seen; None: in one run of the network.
+        scale_range: what images were read with, for the provenance.
         steps: what is done with the classes before the cover is taken.
     """
 
@@ -224,6 +233,7 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
+    scale_range: ScaleRange | None = None
     steps: MeasuringSteps = MeasuringSteps()
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
@@ -236,12 +246,9 @@ class Predictor:
             raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
         self._input = images[0]
         self._bands = self._input.shape[1] or 3
-        if self._bands not in {1, 3}:
-            raise InferenceError(
-                f"the network takes images of {self._bands} bands, and a photograph has three: only networks of three "
-                "bands (RGB) or one (grey) are run"
-            )
-
+        if self._bands > MAX_BANDS:
+            raise InferenceError(f"the network takes images of {self._bands} bands, and at most {MAX_BANDS} are read")
+        require_values_for(self.bundle.transforms, self._bands)
         self._ends_in_sigmoid = self.bundle.multilabel and self.last_operator() is LastOperator.SIGMOID
 
     def last_operator(self) -> LastOperator:
@@ -314,8 +321,14 @@ class Predictor:
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
+            scale_range=self.scale_range,
             measuring=self.steps.record(),
         )
+
+    @property
+    def bands(self) -> int:
+        """Bands that an image has to have: as many as the network takes; three, which become grey, for one."""
+        return bands_of_images(self._bands)
 
     @property
     def input_name(self) -> str:
@@ -354,7 +367,7 @@ class Predictor:
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
 
     def prepare(self, image: SourceImage) -> PreparedImage:
-        """Apply the bundle's transforms; a network of one band gets the photograph's grey values.
+        """Apply the bundle's transforms; a network of one band gets the image's grey values.
 
         Args:
             image: as `read_image` returns it.
@@ -364,7 +377,7 @@ class Predictor:
 
         Raises:
             ImageError: the network or a transform does not take this image.
-            UnsupportedTransformError: a transform is made for three bands, and the network takes one.
+            UnsupportedTransformError: a transform is made for another number of bands.
         """
         started = time.perf_counter()
         tensor, records = apply_transforms(self.bundle.transforms, image.pixels, bands=self._bands)

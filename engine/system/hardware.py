@@ -51,11 +51,21 @@ class Host:
         return None
 
 
-def this_host() -> Host:
+def this_processor() -> tuple[str, ...]:
+    """Name what decides which kernels run on the CPU.
+
+    Returns:
+        The processor's model, then its telling flags.
+    """
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
+    return (processor_model(processor), *telling_flags(processor_flags(processor)))
+
+
+def this_host() -> Host:
+    model, *flags = this_processor()
     return Host(
-        processor=processor_model(processor),
-        flags=telling_flags(processor_flags(processor)),
+        processor=model,
+        flags=tuple(flags),
         cores=usable_cores(),
         gpu=first_gpu_name(),
     )

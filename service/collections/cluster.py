@@ -30,16 +30,15 @@ from typing import Any, BinaryIO, cast
 from engine import (
     Device,
     EngineError,
-    Failed,
     ImageError,
     Prediction,
     Provenance,
-    Segmented,
     SourceImage,
     read_image,
 )
 from engine.bundle.archive import unpack
 from engine.images import ImageLimits
+from engine.rasters.result import Result
 from service.collections.cluster_ledger import ClusterEntry, RemoteTask, entry_of, read_batch, write_batch
 from service.collections.storage import Folder, StoreError, arrow_tables, copy_to, local_path, stem_of
 from service.ivcap.transfer_limits import Allowance
@@ -139,7 +138,7 @@ class _Batch:
     node: str
     entries: list[ClusterEntry] = field(default_factory=list[ClusterEntry])
 
-    def record(self, result: Segmented[RemoteTask, str | None] | Failed[RemoteTask]) -> None:
+    def record(self, result: Result[RemoteTask, str | None]) -> None:
         self.entries.append(entry_of(result, self.provenance, self.digest, self.node))
 
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field
 
-from engine import Failed, Provenance, Segmented
+from engine import Failed, Provenance
 from engine.images import Capture
+from engine.rasters.result import Result
 from service.collections.storage import Folder, read_rows, table_bytes
 from service.results.pictures import capture_from, capture_record, result_record
 from service.results.records import CaptureRecord, CoverRecord, RelativeName, Side, Status, checked, checked_record
@@ -145,11 +146,9 @@ class ClusterEntry:
         }
 
 
-def entry_of(
-    result: Segmented[RemoteTask, str | None] | Failed[RemoteTask], provenance: Provenance, digest: str, node: str
-) -> ClusterEntry:
+def entry_of(result: Result[RemoteTask, str | None], provenance: Provenance, digest: str, node: str) -> ClusterEntry:
     """Write down a result."""
-    capture = result.image.capture if isinstance(result, Segmented) else Capture()
+    capture = Capture() if isinstance(result, Failed) else result.capture
     return ClusterEntry(result_record(result, provenance), result.source.stem, capture, digest, node)
 
 
@@ -204,6 +203,26 @@ class ClusterLedger:
         require_pictures_kept(strangers, pending, lambda picture: picture)
         return pending, resumed
 
+    def require_same_run(self, out: Folder, tasks: Sequence[RemoteTask], digest: str) -> None:
+        """Refuse to replace the results of another run; the same bundle, options and images may run again.
+
+        Args:
+            out: where they lie.
+            tasks: the images of this run.
+            digest: of its bundle and options.
+
+        Raises:
+            LedgerError: some images were segmented with another bundle, other options, or are not among these.
+        """
+        done = [entry for entry in self.entries if not entry.failed]
+        others = len(done) - sum(not entry.failed for entry in self.of_run(tasks, digest))
+        if others:
+            raise LedgerError(
+                out.root,
+                f"holds the results of another run, {others} images (another bundle, other options or other images): "
+                "name another folder, go on with it (--resume), or replace it (--overwrite)",
+            )
+
     def without_pictures_of(self, tasks: Sequence[RemoteTask]) -> list[ClusterEntry]:
         """Select the entries whose pictures stay what they are while images are done."""
         stems = {task.stem.casefold() for task in tasks}
@@ -241,8 +260,8 @@ def _entries_in(name: str) -> list[ClusterEntry]:
         except (ValueError, RecursionError) as error:
             raise LedgerError(
                 name,
-                f"is not that of a ledger of `pseg scale` ({error}): leave out --resume, or name another folder with "
-                "--out",
+                f"is not that of a ledger of `pseg scale` ({error}): replace it with --overwrite, or name another "
+                "folder with --out",
                 line=number,
             ) from error
     return entries

@@ -3,10 +3,10 @@
 import dataclasses
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -14,7 +14,8 @@ from converters.conversion import Conversion, ConversionRequest, write_bundle
 from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
 from converters.parity import ParityReport
-from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
+from converters.scores import ScoresBundle, with_scores
+from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle, read_image
 from engine.declaration import Options, option
 from engine.system.text import legible
 from service.commands.flags import with_flags
@@ -61,6 +62,19 @@ class _PictureOptions(Options):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _CopyOptions(Options):
+    """What the copy of the bundle is to hold."""
+
+    title: ClassVar[str] = "The copy"
+
+    replace: bool = option(False, "Replace a model that the bundle already holds.")
+    scores: bool = option(
+        False,
+        "Cut the last argmax off the network, so that it returns scores: borders of masks are finer, and tiles blend.",
+    )
+
+
 @with_flags()
 def convert(
     bundle: BundleArgument,
@@ -68,11 +82,14 @@ def convert(
     request: ConversionRequest,
     pictures: _PictureOptions,
     limits: LimitOptions,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a model that the bundle already holds.")] = False,
+    copy: _CopyOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate."""
+    """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate.
+
+    With --scores, the copy is of a network that returns scores, made from one that returns masks.
+    """
     started = time.perf_counter()
     request = dataclasses.replace(
         request,
@@ -86,16 +103,28 @@ def convert(
     require_writable_file(out)
     if request.precision is not Precision.INT8 and pictures.calibrate:
         raise OptionError(f"it goes with precision int8; {request.precision} needs no calibration", option="calibrate")
-    with open_bundle(bundle) as opened, _progress() as advance:
-        _require_room(opened, request.precision, replace=replace)
-        caches = caches_at(cache_dir)
-        conversion = convert_bundle(opened, caches.conversions, request, ledger=caches.ledger, advance=advance)
-        write_bundle(opened, conversion, out)
-    record = _record(out, conversion, time.perf_counter() - started)
+    caches = caches_at(cache_dir)
+    with open_bundle(bundle) as opened, ExitStack() as stack:
+        advance = stack.enter_context(_progress())
+        made = None
+        source = opened
+        if copy.scores:
+            advance("cutting the argmax off", 0, 1)
+            named = ((path.name, read_image(path)) for path in request.verification)
+            made = stack.enter_context(with_scores(opened, named, ledger=caches.ledger))
+            source = made.bundle
+        conversion = made.as_conversion(request) if made else None
+        if conversion is None:
+            _require_room(source, request.precision, replace=copy.replace)
+            conversion = convert_bundle(source, caches.conversions, request, ledger=caches.ledger, advance=advance)
+        write_bundle(source, conversion, out)
+        record = _record(out, conversion, made, time.perf_counter() - started)
     if json_output:
         print_json(record)
     else:
         _tell(record, conversion)
+        if made is not None:
+            _tell_of_scores(made)
 
 
 def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> None:
@@ -122,8 +151,9 @@ def _progress() -> Generator[Callable[[str, int, int], None]]:
         yield advance
 
 
-def _record(out: Path, conversion: Conversion, seconds: float) -> dict[str, object]:
+def _record(out: Path, conversion: Conversion, scores: ScoresBundle | None, seconds: float) -> dict[str, object]:
     certificate = conversion.certificate
+    cut = {} if scores is None else {"scores": _scores_record(scores)}
     return {
         "bundle": str(out),
         "precision": certificate.precision,
@@ -133,6 +163,17 @@ def _record(out: Path, conversion: Conversion, seconds: float) -> dict[str, obje
         "seconds": round(seconds, 3),
         "excluded_nodes": list(certificate.excluded_nodes),
         "parity": _parity_record(certificate.report),
+        **cut,
+    }
+
+
+def _scores_record(scores: ScoresBundle) -> dict[str, object]:
+    report = scores.report
+    return {
+        "derived_from": scores.bundle.derived_from,
+        "images": report.images,
+        "mismatched_ppm": report.mismatched_ppm,
+        "left_out": list(scores.left_out),
     }
 
 
@@ -140,9 +181,9 @@ def _parity_record(report: ParityReport) -> dict[str, object]:
     return {field: getattr(report, field) for field in _PARITY_FIELDS}
 
 
-def _tell(record: dict[str, object], conversion: Conversion) -> None:
+def _tell(record: dict[str, Any], conversion: Conversion) -> None:
     certificate = conversion.certificate
-    size_mb = conversion.model.path.stat().st_size / 1e6
+    size_mb = record["size_bytes"] / 1e6
     tell(
         f"{legible(str(record['bundle']))}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, "
         f"opset {certificate.opset}, {record['seconds']} s"
@@ -160,3 +201,12 @@ def _tell(record: dict[str, object], conversion: Conversion) -> None:
         )
     if certificate.excluded_nodes:
         tell(f"left in floating point: {len(certificate.excluded_nodes)} nodes")
+
+
+def _tell_of_scores(scores: ScoresBundle) -> None:
+    tell(
+        f"the last argmax of bundle {scores.bundle.derived_from} is cut off: the class with the largest score is the "
+        f"original's in every pixel of {scores.report.images} pictures"
+    )
+    if scores.left_out:
+        tell(f"left out, because they hold for masks only: {legible(', '.join(scores.left_out))}; make them again")

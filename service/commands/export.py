@@ -1,12 +1,13 @@
 """`pseg export`: what PaddleSeg trained becomes a bundle."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from converters.exporting.bundle_files import FREE_AXES, side_file_of
+from converters.exporting.bundle_files import side_file_of
 from converters.exporting.cv_config import CvConfig, read_cv_config
+from converters.exporting.export import OutputOp
 from converters.exporting.paddleseg_config import export_config
 from engine import OptionError
 from engine.system.text import legible
@@ -27,12 +28,17 @@ def export(
     ] = None,
     cv_config: CvConfigOption = None,
     output_op: Annotated[
-        Literal["argmax", "softmax", "none"],
-        typer.Option(help="Last operator of the program. none gives finer borders."),
-    ] = "argmax",
+        OutputOp,
+        typer.Option(
+            help="Last operator of the program. none gives logits: borders of masks are finer, and tiles blend."
+        ),
+    ] = "none",
     input_shape: Annotated[
         tuple[int, int, int, int] | None,
-        typer.Option(metavar="N C H W", help="Axes of the input; -1 leaves an axis free. By default -1 3 -1 -1."),
+        typer.Option(
+            metavar="N C H W",
+            help="Axes of the input; -1 leaves an axis free. By default -1 C -1 -1, C as in the configuration.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model. By default the name of the configuration.")
@@ -73,10 +79,10 @@ def export(
             tell(legible(f"changed for the export: {each.name}: {each.reason}"))
 
 
-def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...]:
-    """NCHW as the exporter takes it."""
+def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...] | None:
+    """NCHW as the exporter takes it; None where nothing is asked for."""
     if numbers is None:
-        return FREE_AXES
+        return None
     if numbers[1] == _FREE or not all(each == _FREE or each > 0 for each in numbers):
         raise OptionError(
             f"--input-shape {' '.join(map(str, numbers))}: four numbers N C H W, of which N, H and W may be -1 (free)"

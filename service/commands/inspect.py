@@ -69,6 +69,8 @@ def inspect(
     facts = Table(show_header=False, box=None)
     facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])
+    if record["derived_from"] is not None:
+        facts.add_row("made from", shown(record["derived_from"]))
     facts.add_row("transforms", "\n".join(map(shown, record["transforms"])) or "none")
     paddle = record["paddle"]
     facts.add_row(
@@ -77,6 +79,8 @@ def inspect(
     facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
     endings = {each["ends_in"] or "cannot be read" for each in (*filter(None, [paddle]), *record["onnx"])}
     facts.add_row("ends in", f"{', '.join(sorted(endings))} (sigmoid, softmax or argmax)")
+    bands = {each["input_bands"] for each in (*filter(None, [paddle]), *record["onnx"])}
+    facts.add_row("takes", " or ".join(_input_shown(each) for each in sorted(bands, key=str)))
     facts.add_row("tuned profile", _profile_shown(record["profile"]))
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     out.print(facts)
@@ -92,6 +96,18 @@ def inspect(
         )
     for warning in record["warnings"]:
         warn(out, warning)
+
+
+def _input_shown(bands: int | None) -> str:
+    match bands:
+        case None:
+            return "images of a number of bands that it does not state"
+        case 1:
+            return "images of 1 band: photographs as grey"
+        case 3:
+            return "images of 3 bands (RGB)"
+        case _:
+            return f"images of {bands} bands: TIFFs, chosen with --bands"
 
 
 def _profile_shown(profile: dict[str, Any] | None) -> str:

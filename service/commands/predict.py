@@ -1,18 +1,18 @@
 """`pseg predict`: images in, masks out."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine import Failed, Pipeline, Predictor, Provenance, Segmented, SourceImage, read_image
-from engine.images import Capture, find_images, is_tiff
+from engine import Failed, Predictor, Provenance, Segmented, SourceImage, read_image
+from engine.images import Capture, ImageLimits, find_images, is_tiff
 from engine.rasters.options import TileOptions
+from engine.rasters.result import Result
 from engine.system.files import write_atomically
 from engine.system.text import legible
 from service.collections.sharding import parse_shard
@@ -28,7 +28,7 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results.ledger import Entry, ledger_path, ledgers_in, open_ledger
+from service.results.ledger import Entry, Ledger, ledger_path, ledgers_in, open_ledger
 from service.results.pictures import (
     CoverTable,
     ImageTask,
@@ -36,17 +36,16 @@ from service.results.pictures import (
     require_inputs_kept,
     require_results_apart,
     result_paths,
+    result_record,
 )
 from service.results.runs import Listing, list_tasks, run_of
-from service.session import build_pipeline, caches_at, open_session
+from service.segmentation_job import SegmentationJob
+from service.session import caches_at, open_session
 
 if TYPE_CHECKING:
-    from service.results.rasters import LargeImages
+    from service.results.rasters import TiledImages
 
-_REPORT_SIDE_PX = 1280
-"""The largest picture that a report shows."""
-
-Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+_Result = Result[ImageTask, Path | None]
 
 
 @with_flags()
@@ -126,8 +125,9 @@ class PredictRun:
                 self._reporting(predictor, products) as show,
                 _progress(len(self.tasks)) as advance,
             ):
-                for record, result in self.results_of(predictor):
-                    table.add(record, _capture_of(result))
+                for result in self.results_of(predictor):
+                    record = result.record if isinstance(result, Entry) else result_record(result, predictor.provenance)
+                    table.add(record, Capture() if isinstance(result, Failed) else result.capture)
                     shrunken += _is_shrunken(result)
                     show(result)
                     failed += record["status"] != "ok"
@@ -147,44 +147,42 @@ class PredictRun:
                     write_atomically(csv, table.to_csv())
         return not failed and not missed and not products.missing
 
-    def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], Result | Entry]]:
-        """Segment the images, in their order, and write what was asked for: each record with its result."""
+    def results_of(self, predictor: Predictor) -> Iterator[_Result | Entry]:
+        """Segment the images, in their order, write what was asked for, and record it."""
         out, resume = self.results.out, self.results.resume
         writer = ResultWriter(out, self.request.save)
-        rasters = self._rasters(predictor, writer)
-        pipeline = build_pipeline(predictor, self.request, self._read, writer.write)
-
-        def segment(pending: Iterable[ImageTask]) -> Iterator[Result]:
-            return _in_order(pending, pipeline, rasters)
-
-        def provenance(result: Result) -> Provenance:
-            return predictor.provenance if rasters is None else rasters.provenance_of(result)
-
+        tiled = self._tiled(predictor, writer)
         # Where nothing else is to be written, a ledger is written only for what reads it.
         keep = bool(self.request.save) or self.tiles.vectors is not None or resume or self.listing.shard is not None
         run = run_of(predictor, self.request, self.listing, self.tiles)
-        with open_ledger(out, run, self.listing, resume=resume, overwrite=self.results.overwrite, keep=keep) as ledger:
+        with open_ledger(
+            out,
+            run,
+            self.listing,
+            predictor.provenance,
+            resume=resume,
+            overwrite=self.results.overwrite,
+            keep=keep,
+        ) as ledger:
             for note in ledger.notes:
                 say(note)
-            yield from ledger.results(segment, provenance)
+            job = SegmentationJob(_Pending(ledger, self.request.images), predictor, writer, ledger, tiled)
+            yield from ledger.in_order(job.results(self.request))
 
-    def _read(self, task: ImageTask) -> SourceImage:
-        return read_image(task.path, **self.request.images.values(), page=task.page)
-
-    def _rasters(self, predictor: Predictor, writer: ResultWriter) -> "LargeImages | None":
+    def _tiled(self, predictor: Predictor, writer: ResultWriter) -> "TiledImages[ImageTask, Path | None] | None":
         """What cuts images into tiles; None, and not loaded, where no image of the run can be one of those."""
         tiles, tasks = self.tiles, self.tasks
         if tiles == TileOptions() and not any(is_tiff(task.path) for task in tasks):
             return None
-        from service.results.rasters import LargeImages
+        from service.results.rasters import REPORT_SIDE_PX, RasterWriter, TiledImages, require_rasters_possible
 
-        side = None if self.results.tables.report is None else _REPORT_SIDE_PX
-        rasters = LargeImages(predictor, self.request, tiles, writer, side, self.results.resume)
-        rasters.require_possible(tasks)
-        return rasters
+        sink = RasterWriter(writer, tiles.vectors)
+        require_rasters_possible(tasks, self.request, tiles, sink)
+        side = None if self.results.tables.report is None else REPORT_SIDE_PX
+        return TiledImages(predictor, self.request, tiles, sink, _file_of, side, self.results.resume)
 
     @contextmanager
-    def _reporting(self, predictor: Predictor, products: Products) -> Generator[Callable[[Result | Entry], None]]:
+    def _reporting(self, predictor: Predictor, products: Products) -> Generator[Callable[[_Result | Entry], None]]:
         path = self.results.tables.report
         if path is None:
             yield lambda _: None
@@ -201,47 +199,40 @@ class PredictRun:
             lost=lambda error: products.lose(f"the report {path}", error),
         ) as report:
 
-            def show(result: Result | Entry) -> None:
+            def show(result: _Result | Entry) -> None:
                 if isinstance(result, Entry):
                     report.add_record(result.record, result.capture)
-                    return
-                name = str(result.source.path)
-                if isinstance(result, Failed):
-                    report.add_failure(name, str(result.error))
+                elif isinstance(result, Failed):
+                    report.add_failure(str(result.source.path), str(result.error))
                 else:
                     written = {} if result.encoded is None else {"result": str(result.encoded)}
-                    report.add(name, result.image, result.prediction, written)
+                    report.add_result(str(result.source.path), result, written)
 
             yield show
 
 
-def _in_order(
-    tasks: Iterable[ImageTask], pipeline: Pipeline[ImageTask, Path | None], rasters: "LargeImages | None"
-) -> Iterator[Result]:
-    """In the order of the tasks; the pipeline reads ahead among those that follow each other."""
-    if rasters is None:
-        yield from pipeline.run(tasks)
-        return
-    for cut, group in groupby(tasks, rasters.takes):
-        if cut:
-            yield from map(rasters.segment, group)
-        else:
-            yield from pipeline.run(group)
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """The images that are not finished."""
+
+    ledger: Ledger
+    limits: ImageLimits
+    one_at_a_time: bool = field(default=False, init=False)
+
+    def __iter__(self) -> Iterator[ImageTask]:
+        return self.ledger.pending()
+
+    def read(self, task: ImageTask) -> SourceImage:
+        return read_image(task.path, **self.limits.values(), page=task.page)
 
 
-def _capture_of(result: Result | Entry) -> Capture:
-    match result:
-        case Entry():
-            return result.capture
-        case Segmented():
-            return result.image.capture
-        case Failed():
-            return Capture()
+def _file_of(task: ImageTask) -> tuple[Path, int | None]:
+    return task.path, task.page
 
 
-def _is_shrunken(result: Result | Entry) -> bool:
+def _is_shrunken(result: _Result | Entry) -> bool:
     """Whether the network got fewer pixels than the photograph has; a raster it sees whole, tile by tile."""
-    if not isinstance(result, Segmented) or result.prediction.whole_size is not None:
+    if not isinstance(result, Segmented):
         return False
     height, width = result.image.pixels.shape[:2]
     return (width, height) != (result.image.width, result.image.height)

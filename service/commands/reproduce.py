@@ -26,6 +26,7 @@ from engine import (
 from engine.declaration import assembled, declared_options
 from engine.rasters.geotiff import differing_pixels
 from engine.rasters.options import TileOptions
+from engine.rasters.result import SegmentedRaster
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.text import legible
@@ -172,8 +173,8 @@ def _made_again(
         results, session = ResultOptions(out=folder), SessionOptions(cache_dir=cache_dir)
         run = PredictRun(bundle, Listing(tasks), request, _tiles(made_by), results, session)
         with open_session(bundle, request, caches_at(cache_dir)) as predictor:
-            for entry, (_, result) in zip(entries, run.results_of(predictor), strict=True):
-                if isinstance(result, Segmented) and result.encoded is not None:
+            for entry, result in zip(entries, run.results_of(predictor), strict=True):
+                if isinstance(result, Segmented | SegmentedRaster) and result.encoded is not None:
                     yield _comparison(entry, content.path.parent / entry.pictures[0], result.encoded)
                 else:
                     reason = str(result.error) if isinstance(result, Failed) else "was not segmented"

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from converters.exporting.packing import pack
-from engine import Bundle, Device, open_bundle
+from engine import Bundle, Device, OptionError, open_bundle
 from engine.declaration import Options, option
 from engine.runtimes.selection import candidates
 from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
@@ -77,9 +77,17 @@ class _ClusterOptions(Options):
     threads: int = option(1, "Processors of each worker.", minimum=1)
     chunk: int = option(16, "Images that a worker receives at a time.", minimum=1)
     resume: bool = option(False, "Process only images that the results do not hold yet.")
+    overwrite: bool = option(
+        False, "Replace what a run with another bundle, other options or other images left in the folder."
+    )
     max_image_bytes: int = option(
         _MAX_IMAGE_BYTES, "Images in an object store or on a web server that have more bytes are refused.", minimum=1
     )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.resume and self.overwrite:
+            raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
 
 
 @with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"))
@@ -125,6 +133,8 @@ def scale(
         pending, resumed = known.pending(tasks, run.digest)
         for note in resumed.notes():
             say(note)
+    elif not cluster.overwrite:
+        read_cluster_ledger(place).require_same_run(place, tasks, run.digest)
     if pending:
         with connected(cluster.address):
             # Not before: what cannot begin takes nothing away.

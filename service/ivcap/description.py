@@ -1,4 +1,4 @@
-"""What the platform, people and agents are told of the service; orders, jobs and tools say the same."""
+"""The description of the service for the platform, for people and for agents; the same for orders, jobs and tools."""
 
 # The platform's library states few types.
 # pyright: reportMissingTypeStubs=false
@@ -66,6 +66,7 @@ _SHOWN: Mapping[str, _Shown] = {
     "image": _Shown("Image", (_IMAGE_URN,)),
     "images": _Shown("Images", (_COLLECTION_URN, EXAMPLE["images"])),
     "max-img-size": _Shown("Pixels for the network", (1_000_000, -1)),
+    "scale-range": _Shown("Values that become 0 and 255", ("0,4095",)),
     "batch-size": _Shown("Images per run", (1, 4)),
     "device": _Shown("Device", ("cpu",)),
     "use-trt": _Shown("TensorRT", (True,)),
@@ -92,6 +93,12 @@ _SHOWN: Mapping[str, _Shown] = {
     "quadrat-size": _Shown("Size of the region on the ground", ("0.5mx0.5m",)),
     "exclude-class": _Shown("Classes that do not count", ("frame",)),
     "unsure": _Shown("Probability below which a pixel is unsure", (0.6,)),
+    "tile": _Shown("Cut every image into tiles", (True,)),
+    "as-photograph": _Shown("Georeferenced TIFFs as photographs", (True,)),
+    "tile-size": _Shown("Side of a tile", (1024,)),
+    "overlap": _Shown("Overlap of tiles", (256,)),
+    "bands": _Shown("Bands of rasters", ("3,2,1",)),
+    "vectors": _Shown("Polygons of rasters", ("gpkg", "geojson")),
     "report": _Shown("HTML report", (True,)),
     "shard": _Shown("Share of the images", ("1/4", "4/4")),
 }

@@ -7,10 +7,13 @@ stays unacknowledged. Whatever happens, a summary says what was done and what wa
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +32,8 @@ from engine import (
 )
 from engine.errors import message_of
 from engine.images import Capture, ImageLimits
+from engine.rasters.result import Result
+from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.text import legible_values
 from service.ivcap.items import ImageSource, StorageError
@@ -37,6 +42,7 @@ from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, P
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest, ServiceRequest
 from service.results.pictures import CoverTable, Stems, provenance_record, result_record
+from service.results.rasters import OF_RASTERS, OF_TILES, REPORT_SIDE_PX, TiledImages
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
 
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
     from service.results.report import ReportWriter
 
 _log = logging.getLogger(__name__)
-_Result = Segmented[ImageTask, PublishedImage] | Failed[ImageTask]
+_Result = Result[ImageTask, PublishedImage]
 _Stored = TypeVar("_Stored")
 
 
@@ -95,11 +101,11 @@ class Outcome:
     def record(self, result: _Result) -> None:
         """Record a result that is stored, or a failure."""
         if self.provenance is not None:
-            capture = result.image.capture if isinstance(result, Segmented) else Capture()
+            capture = Capture() if isinstance(result, Failed) else result.capture
             self.table.add(result_record(result, self.provenance), capture)
-        if isinstance(result, Segmented):
+        if not isinstance(result, Failed):
             self.published.append(result.encoded)
-            region = result.prediction.region
+            region = result.prediction.region if isinstance(result, Segmented) else None
             if region is not None and region.error is not None:
                 self.problems.append(f"the region of interest of {result.source.label}: {region.error}")
             _log.info("%s: done", result.source.label)
@@ -143,7 +149,7 @@ class Outcome:
         """
         total = TotalCover()
         for each in self.published:
-            total.add(each.width, each.height, each.covers)
+            total.add(each.valid_pixels, each.covers)
         summary = {
             "$schema": SUMMARY_SCHEMA,
             "order": order,
@@ -190,9 +196,16 @@ def run_platform_job(
     try:
         options = request.predict_request()
         _require_shapes_possible(options, source)
-        with open_model(options) as predictor:
+        with scratch_folder("rasters") as folder, open_model(options) as predictor:
             outcome.provenance = predictor.provenance
-            publisher = Publisher(store, request.model, predictor.provenance, predictor.bundle.multilabel)
+            publisher = Publisher(
+                store,
+                request.model,
+                predictor.provenance,
+                predictor.bundle.multilabel,
+                folder,
+                request.tile_options().vectors,
+            )
             _Run(request, predictor, _Images(source, options.images, stop), publisher, outcome).complete(options)
     except (OptionError, RuntimeUnavailableError) as error:
         _log.error("refused: %s", error)
@@ -219,7 +232,7 @@ def _require_shapes_possible(options: PredictRequest, source: ImageSource) -> No
 
 @dataclass(slots=True)
 class _Images:
-    """The images of a platform's source, until it is exhausted or the process is told to stop."""
+    """The images of a platform's source, until it is exhausted or the process is asked to stop."""
 
     source: ImageSource
     limits: ImageLimits
@@ -231,21 +244,52 @@ class _Images:
         return self.source.one_at_a_time
 
     def __iter__(self) -> Iterator[ImageTask]:
-        stems, items = Stems(), iter(self.source)
-        while not self.stop.is_set():
-            item = next(items, None)
-            if item is None:
-                self.exhausted = True
-                return
-            yield ImageTask(item, stems.take(product_stem(item.name.label)))
+        if self.stop.is_set():
+            return
+        stems, count = Stems(), 1 if self.one_at_a_time else usable_cores()
+        with ThreadPoolExecutor(count, thread_name_prefix="fetch") as pool:
+            fetching = (
+                ImageTask(item, stems.take(product_stem(item.name.label)), pool.submit(item.fetch))
+                for item in self.source
+            )
+            ahead = deque(islice(fetching, count))
+            while ahead:
+                yield ahead.popleft()
+                if self.stop.is_set():
+                    return
+                ahead.extend(islice(fetching, 1))
+        self.exhausted = True
 
     def read(self, task: ImageTask) -> SourceImage:
-        path = task.item.fetch()
         try:
-            return read_image(path, **self.limits.values())
+            return read_image(task.fetched.result(), **self.limits.values())
         except ImageError as error:
-            # The temporary path means nothing to whoever reads the message.
-            raise ImageError(str(error).replace(str(path), task.label)) from error
+            raise _named(error, task) from error
+
+
+def _file_of(task: ImageTask) -> tuple[Path, None]:
+    return task.fetched.result(), None
+
+
+def _named(error: Exception, task: ImageTask) -> Exception:
+    """The temporary path of an image means nothing to whoever reads the message."""
+    if not isinstance(error, ImageError):
+        return error
+    return ImageError(str(error).replace(str(task.fetched.result()), task.label))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiled:
+    """Large images of orders and jobs."""
+
+    images: TiledImages[ImageTask, PublishedImage]
+
+    def takes(self, task: ImageTask) -> bool:
+        return self.images.takes(task)
+
+    def segment(self, task: ImageTask) -> _Result:
+        result = self.images.segment(task)
+        return Failed(task, _named(result.error, task)) if isinstance(result, Failed) else result
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,16 +311,31 @@ class _Run:
                 self._publish_products(page)
 
     def _segment(self, options: PredictRequest, show: Callable[[_Result], None]) -> None:
-        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome)
+        side = REPORT_SIDE_PX if self.request.report else None
+        tiles = TiledImages(self.predictor, options, self.request.tile_options(), self.publisher, _file_of, side)
+        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome, _Tiled(tiles))
         for result in job.results(options):
             result.source.item.release()
             show(result)
             if self.images.one_at_a_time and isinstance(result, Failed) and isinstance(result.error, StorageError):
                 # It is not acknowledged, and no other one is taken.
                 return
+        self._require_effect()
         if not self.images.exhausted:
-            self.outcome.problems.append("ended early because the service was told to stop: images may be left")
+            self.outcome.problems.append("ended early because the service was asked to stop: images may be left")
             self.images.source.acknowledge()
+
+    def _require_effect(self) -> None:
+        """An option that acted on no image is a mistake; which images there are is known only now."""
+        published, options = self.outcome.published, self.request.tile_options().values()
+        for names, cut in (
+            (OF_TILES, any(each.is_cut for each in published)),
+            (OF_RASTERS, any(each.raster for each in published)),
+        ):
+            idle = sorted(name.replace("_", "-") for name in names if options[name] is not None)
+            if published and idle and not cut:
+                kind = "is cut into tiles" if names is OF_TILES else "is a raster"
+                self.outcome.problems.append(f"no image {kind}, so {' and '.join(idle)} had no effect: leave it out")
 
     @contextmanager
     def _report(self, page: Path) -> Generator[Callable[[_Result], None]]:
@@ -318,11 +377,12 @@ class _Run:
 
 
 def _show(result: _Result, report: "ReportWriter") -> None:
-    if isinstance(result, Segmented):
-        details = {"image": result.encoded.image.urn, "mask": result.encoded.mask}
-        report.add(result.source.label, result.image, result.prediction, details)
-    else:
+    if isinstance(result, Failed):
         report.add_failure(result.source.label, _reason(result.error))
+        return
+    stored = result.encoded
+    polygons = {} if stored.polygons is None else {"polygons": stored.polygons}
+    report.add_result(result.source.label, result, {"image": stored.image.urn, "mask": stored.mask, **polygons})
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 - For an image: the mask as a palette PNG, named after the image, with the aspect `INFERENCE_SCHEMA`; where there are
   two classes, also with `SCALAR_SCHEMA`.
+- For a raster: the mask as a cloud-optimized GeoTIFF with the same aspects, which also hold areas in square metres,
+  coordinate reference system and bounds; on request its polygons, with the aspect `POLYGONS_SCHEMA`.
 - At the end: the table of cover, the report if there is one, the collection of the masks, timings if they were asked
   for, and at last the summary.
 """
@@ -10,21 +12,36 @@ import json
 import statistics
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from engine import ClassCover, Prediction, Provenance, SourceImage
+from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import pseudo_color_png
 from engine.system.text import legible, legible_values
 from service.ivcap.items import Item, StorageError
 from service.ivcap.names import ArtifactName
-from service.results.pictures import cover_records, measured_record, provenance_record, shown_mask
+from service.results.pictures import (
+    MAP_SUFFIX,
+    cover_records,
+    measured_record,
+    provenance_record,
+    raster_record,
+    shown_mask,
+)
+from service.results.rasters import RasterFiles
 
 INFERENCE_SCHEMA = "urn:ibenthos:schema:paddle.seg.inference.1"
 SCALAR_SCHEMA = "urn:ibenthos:schema:paddle.inference.1"
 SUMMARY_SCHEMA = "urn:ibenthos:schema:paddle.seg.summary.1"
+POLYGONS_SCHEMA = "urn:ibenthos:schema:paddle.seg.polygons.1"
 TIMINGS_SCHEMA = "urn:ibenthos:schema:paddle.seg.timings.1"
 COLLECTION_SCHEMA = "urn:ivcap:schema:artifact-collection.1"
+
+MAP_MIME_TYPE: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
+_POLYGON_MIME_TYPES: Final = {"gpkg": "application/geopackage+sqlite3", "geojson": "application/geo+json"}
 
 Aspect = Mapping[str, Any]
 """JSON values with a `$schema`, attached to an entity."""
@@ -74,10 +91,17 @@ class ArtifactStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """One image of an order or a job, and the stem of its results, which no other image has."""
+    """One image of an order or a job.
+
+    Attributes:
+        item: the image.
+        stem: of its results; no other image has it.
+        fetched: its local file, once it is there; raises `FetchError` if it cannot be had.
+    """
 
     item: Item
     stem: str
+    fetched: "Future[Path]"
 
     @property
     def label(self) -> str:
@@ -94,14 +118,22 @@ class PublishedImage:
         mask: URN of the stored mask.
         width: of the mask, in pixels.
         height: of the mask, in pixels.
+        valid_pixels: of the mask, as far as they hold data.
         covers: one per class.
+        is_cut: whether it was cut into tiles.
+        raster: where a raster lies (`service.results.pictures.raster_record`); None of a photograph.
+        polygons: URN of the stored polygons, if there are any.
     """
 
     image: ArtifactName
     mask: str
     width: int
     height: int
+    valid_pixels: int
     covers: tuple[ClassCover, ...]
+    is_cut: bool = False
+    raster: Mapping[str, Any] | None = None
+    polygons: str | None = None
 
     def __str__(self) -> str:
         """The URN of the mask, which is where records and tables say that it lies."""
@@ -117,12 +149,16 @@ class Publisher:
         model: URN of the model bundle.
         provenance: of the predictor.
         multilabel: whether classes may overlap.
+        folder: for the files of rasters until they are stored.
+        vectors: suffix of the polygons of rasters; None: no polygons.
     """
 
     store: ArtifactStore
     model: str
     provenance: Provenance
     multilabel: bool
+    folder: Path
+    vectors: str | None = None
 
     def write(self, task: ImageTask, _: SourceImage, prediction: Prediction) -> PublishedImage:
         """Store the mask of an image and what is known of it.
@@ -130,29 +166,79 @@ class Publisher:
         Raises:
             StorageError: something of it was not stored.
         """
-        common = {
+        size, covers = (prediction.width, prediction.height), prediction.covers
+        content = pseudo_color_png(*shown_mask(prediction))
+        more = measured_record(prediction.confidence, prediction.region)
+        aspects = self._aspects(task, size, covers, prediction.tiling, more)
+        mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, aspects))
+        is_cut = prediction.tiling is not None
+        return PublishedImage(task.item.name, mask, *size, prediction.width * prediction.height, covers, is_cut)
+
+    def raster_files(self, task: ImageTask) -> RasterFiles:
+        """Name the files of a raster until they are stored."""
+        return RasterFiles(self.folder, task.stem, self._map_of(task), self._polygons_of(task))
+
+    def _map_of(self, task: ImageTask) -> Path:
+        return self.folder / f"{task.stem}{MAP_SUFFIX}"
+
+    def _polygons_of(self, task: ImageTask) -> Path | None:
+        return None if self.vectors is None else self.folder / f"{task.stem}.{self.vectors}"
+
+    def write_raster(self, task: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> PublishedImage:
+        """Store the map of a raster, its polygons, and what is known of it; the files are removed.
+
+        Raises:
+            StorageError: something of it was not stored.
+        """
+        size, where = (raster.width, raster.height), raster_record(raster)
+        more = {**measured_record(raster.confidence, None), "raster": where}
+        aspects = self._aspects(task, size, raster.covers, raster.tiling, more)
+        mask = self._moved(self._map_of(task), MAP_MIME_TYPE, aspects)
+        polygons, urn = self._polygons_of(task), None
+        if polygons is not None and self.vectors is not None:
+            aspect = {"$schema": POLYGONS_SCHEMA, **self._common(task, size), "mask": mask, "crs": where["crs"]}
+            urn = self._moved(polygons, _POLYGON_MIME_TYPES[self.vectors], (legible_values(aspect),))
+        return PublishedImage(task.item.name, mask, *size, raster.valid_pixels, raster.covers, True, where, urn)
+
+    def _moved(self, path: Path, mime_type: str, aspects: tuple[Aspect, ...]) -> str:
+        """Store a file, and remove it whatever happens."""
+        try:
+            return self.store.store(Product(path.name, mime_type, path.read_bytes(), aspects))
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _common(self, task: ImageTask, size: tuple[int, int]) -> dict[str, Any]:
+        return {
             "image": task.item.name.urn,
             "model": self.model,
             "order": self.store.order,
-            "width": prediction.width,
-            "height": prediction.height,
+            "width": size[0],
+            "height": size[1],
         }
+
+    def _aspects(
+        self,
+        task: ImageTask,
+        size: tuple[int, int],
+        covers: tuple[ClassCover, ...],
+        tiling: Mapping[str, object] | None,
+        more: Mapping[str, Any],
+    ) -> tuple[Aspect, ...]:
+        """What is known of a mask."""
+        common = self._common(task, size)
         aspects: list[Aspect] = [
             {
                 "$schema": INFERENCE_SCHEMA,
                 **common,
                 "multilabel": self.multilabel,
-                "cover": cover_records(prediction.covers),
-                **measured_record(prediction),
-                "provenance": provenance_record(self.provenance),
+                "cover": cover_records(covers),
+                **more,
+                "provenance": provenance_record(replace(self.provenance, tiling=tiling)),
             }
         ]
-        if len(prediction.covers) == 2 and not self.multilabel:
-            aspects.append({"$schema": SCALAR_SCHEMA, **common, "cover": round(prediction.covers[1].cover, 6)})
-        shown = tuple(legible_values(aspect) for aspect in aspects)
-        content = pseudo_color_png(*shown_mask(prediction))
-        mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, shown))
-        return PublishedImage(task.item.name, mask, prediction.width, prediction.height, prediction.covers)
+        if len(covers) == 2 and not self.multilabel:
+            aspects.append({"$schema": SCALAR_SCHEMA, **common, "cover": round(covers[1].cover, 6)})
+        return tuple(legible_values(aspect) for aspect in aspects)
 
     def publish_collection(self, images: Sequence[PublishedImage]) -> str:
         """Gather the masks in a collection, and return its URN.

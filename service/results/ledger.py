@@ -21,18 +21,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from engine import Failed, OptionError, Provenance, Segmented
 from engine.images import Capture
+from engine.rasters.result import Result, SegmentedRaster
 from engine.system.files import atomic_file, lock_alone, open_regular
 from service.collections.sharding import Shard, parse_shard
 from service.request import SaveKind
 from service.results.pictures import (
-    MAP_SUFFIX,
     ImageTask,
     capture_from,
     capture_record,
@@ -68,7 +68,7 @@ _SHOWN = 300
 _FIELD = "ledger"
 _REPLACED = "replaced"
 
-_Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+_Result = Result[ImageTask, Path | None]
 _Parsed = TypeVar("_Parsed")
 
 
@@ -240,6 +240,14 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
+class _UnderWay(NamedTuple):
+    """What was known of an image before it was read."""
+
+    position: int
+    size_bytes: int | None
+    modified_ns: int | None
+
+
 @dataclass(slots=True)
 class Ledger:
     """The ledger of a run that is being made.
@@ -247,6 +255,7 @@ class Ledger:
     Attributes:
         run: bundle, options and images.
         listing: the images.
+        provenance: of the predictor.
         finished: entries of images that need not be done again, by position.
         notes: what people should know of a resumed run.
         aside: stems, without letter case, of entries that are put aside.
@@ -255,66 +264,63 @@ class Ledger:
 
     run: Run
     listing: Listing
+    provenance: Provenance
     finished: Mapping[int, Entry] = field(default_factory=dict[int, Entry])
     notes: Sequence[str] = ()
     aside: frozenset[str] = frozenset()
     path: Path | None = None
     _file: BinaryIO | None = None
-    _stamps: dict[ImageTask, tuple[int, int] | tuple[None, None]] = field(
-        default_factory=dict[ImageTask, tuple[int, int] | tuple[None, None]]
-    )
+    _under_way: dict[ImageTask, _UnderWay] = field(default_factory=dict[ImageTask, _UnderWay])
 
-    def results(
-        self,
-        segment: Callable[[Iterable[ImageTask]], Iterator[_Result]],
-        provenance_of: Callable[[_Result], Provenance],
-    ) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
-        """Do what is not finished, and note it.
-
-        Yields:
-            For every image of this run, in the order of the list, its record and what it was made of: a result, whose
-            line is in the ledger by then, or the entry of an image that was done earlier.
+    def pending(self) -> Iterator[ImageTask]:
+        """Hand out what is not finished, in the order of the list.
 
         Raises:
             LedgerError: the ledger cannot be written; nobody would know what is done.
         """
-        fresh = segment(self._pending())
-        for position, _ in self.listing.mine:
-            entry = self.finished.get(position)
-            if entry is not None:
-                yield entry.record, entry
-                continue
-            result = next(fresh)
-            record = result_record(result, provenance_of(result))
-            self._append(position, result, record)
-            yield record, result
-
-    def _pending(self) -> Iterator[ImageTask]:
         for position, task in self.listing.mine:
             if position not in self.finished:
                 # Before it is read: what changes later has another stamp.
-                self._stamps[task] = _stamp(task.path)
+                self._under_way[task] = _UnderWay(position, *_stamp(task.path))
                 if task.stem.casefold() in self.aside:
                     self._write(_json_line({_FIELD: {_REPLACED: task.stem.casefold()}}))
                 yield task
 
-    def _append(self, position: int, result: _Result, record: Mapping[str, Any]) -> None:
+    def in_order(self, fresh: Iterator[_Result]) -> Iterator[_Result | Entry]:
+        """Join what was done earlier with what is done now.
+
+        Args:
+            fresh: the results of what is pending, in its order.
+
+        Yields:
+            For every image of this run, in the order of the list, its result, or the entry of an earlier run.
+        """
+        for position, _ in self.listing.mine:
+            entry = self.finished.get(position)
+            yield next(fresh) if entry is None else entry
+
+    def record(self, result: _Result) -> None:
+        """Append the line of a result that is stored, or of a failure.
+
+        Raises:
+            LedgerError: the ledger cannot be written; nobody would know what is done.
+        """
         task = result.source
-        size, modified_ns = self._stamps.pop(task)
+        under_way = self._under_way.pop(task)
         if self._file is None or self.path is None:
             return
         pictures: tuple[str, ...] = ()
         capture = Capture()
-        if isinstance(result, Segmented):
+        if not isinstance(result, Failed):
             pictures = _pictures_of(result, self.run.options["save"], self.run.options.get("vectors"))
-            capture = result.image.capture
+            capture = result.capture
         entry = Entry(
-            record,
-            position,
+            result_record(result, self.provenance),
+            under_way.position,
             task.stem,
             _identity(task),
-            size,
-            modified_ns,
+            under_way.size_bytes,
+            under_way.modified_ns,
             pictures,
             tuple(_picture_bytes(self.path.parent / name) for name in pictures),
             capture,
@@ -336,17 +342,26 @@ class Ledger:
 
 
 def _pictures_of(
-    result: Segmented[ImageTask, Path | None], save: Iterable[SaveKind], vectors: str | None
+    result: Segmented[ImageTask, Path | None] | SegmentedRaster[ImageTask, Path | None],
+    save: Iterable[SaveKind],
+    vectors: str | None,
 ) -> tuple[str, ...]:
-    if result.encoded is not None and result.encoded.suffix == MAP_SUFFIX:
-        polygons = [] if vectors is None else [polygons_of(result.source, vectors)]
-        return (*map_names(result.source.stem, save), *polygons)
+    if isinstance(result, SegmentedRaster):
+        maps: Iterable[str] = () if result.encoded is None else map_names(result.source.stem, save)
+        return (*maps, *([] if vectors is None else [polygons_of(result.source, vectors)]))
     return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
 
 @contextmanager
 def open_ledger(
-    folder: Path, run: Run, listing: Listing, *, resume: bool, overwrite: bool = False, keep: bool = True
+    folder: Path,
+    run: Run,
+    listing: Listing,
+    provenance: Provenance,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    keep: bool = True,
 ) -> Generator[Ledger]:
     """Begin a ledger, or go on with the one that is there.
 
@@ -354,6 +369,7 @@ def open_ledger(
         folder: of the results.
         run: bundle, options and images.
         listing: the images.
+        provenance: of the predictor.
         resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
             replaced.
         overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
@@ -364,7 +380,7 @@ def open_ledger(
             of images that are not among these, or of another run, would be replaced.
     """
     if not keep:
-        yield Ledger(run, listing)
+        yield Ledger(run, listing, provenance)
         return
     path = ledger_path(folder, listing.shard)
     known = _Known({}, [], [])
@@ -382,7 +398,7 @@ def open_ledger(
 
     with _replaced(path, run, entries) as file:
         aside = frozenset(entry.stem.casefold() for entry in known.aside)
-        yield Ledger(run, listing, known.finished, known.notes, aside, path, file)
+        yield Ledger(run, listing, provenance, known.finished, known.notes, aside, path, file)
 
 
 def write_ledger(content: LedgerContent) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
+from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (
     Mask,
@@ -411,13 +412,14 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     """Write a provenance as a JSON value.
 
     Args:
-        provenance: of a predictor.
+        provenance: of a predictor, or of a mask.
 
     Returns:
-        Its fields; `profile`, `tiling`, `averaging`, `measuring` only where there was one, `streams` only of several.
+        Its fields; `profile`, `tiling`, `averaging`, `scale_range` and `measuring` only where there was one, `streams`
+        only of several.
     """
     record = asdict(provenance)
-    for name in ("profile", "tiling", "averaging", "measuring"):
+    for name in ("profile", "tiling", "averaging", "scale_range", "measuring"):
         if record[name] is None:
             del record[name]
     if record["streams"] == 1:
@@ -429,15 +431,16 @@ _Source = TypeVar("_Source", bound=Labelled)
 _Encoded = TypeVar("_Encoded")
 
 
-def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], provenance: Provenance) -> dict[str, Any]:
+def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> dict[str, Any]:
     """Write a result as a JSON value.
 
     Args:
-        result: from the pipeline; what `encode` returned is where the mask lies, or None.
+        result: what became of an image; `encoded` is where its mask lies, or None.
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure, `notes` are there only if there are any.
+        The record of one line of `--json`; `mask` is None for a failure; `notes` are there only if there are any,
+        `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -456,28 +459,29 @@ def result_record(result: Segmented[_Source, _Encoded] | Failed[_Source], proven
         "error": None,
         "mask": {
             "path": None if result.encoded is None else str(result.encoded),
-            "width": result.prediction.width,
-            "height": result.prediction.height,
+            "width": result.width,
+            "height": result.height,
         },
-        "cover": cover_records(result.prediction.covers),
-        "provenance": provenance_record(provenance),
+        "cover": cover_records(result.covers),
+        "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
-        "network_size": _network_size(result.prediction),
-        **measured_record(result.prediction),
-        **({"notes": list(result.image.notes)} if result.image.notes else {}),
+        "network_size": _network_size(result.network_size),
+        **measured_record(result.confidence, None if isinstance(result, SegmentedRaster) else result.region),
+        **({"notes": list(result.notes)} if result.notes else {}),
+        **({"raster": raster_record(result)} if isinstance(result, SegmentedRaster) else {}),
     }
 
 
-def measured_record(prediction: Prediction) -> dict[str, Any]:
+def measured_record(confidence: Confidence | None, region: RegionCover | None) -> dict[str, Any]:
     """Write what is told of a mask besides its cover as JSON values.
 
     Args:
-        prediction: mask and cover.
+        confidence: of the network.
+        region: of interest.
 
     Returns:
         `confidence` and `roi`, where they were asked for.
     """
-    confidence, region = prediction.confidence, prediction.region
     return {
         **({} if confidence is None else {"confidence": confidence_record(confidence)}),
         **({} if region is None else {"roi": region_record(region)}),
@@ -510,11 +514,26 @@ def region_record(region: RegionCover) -> dict[str, Any]:
     }
 
 
-def _network_size(prediction: Prediction) -> dict[str, int] | None:
-    if prediction.network_size is None:
-        return None
-    width, height = prediction.network_size
-    return {"width": width, "height": height}
+def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
+    """Write where a raster lies as JSON values.
+
+    Args:
+        raster: a raster that was segmented.
+
+    Returns:
+        `crs`, `bounds` (smallest x, smallest y, largest x, largest y; both None where the file names no coordinate
+        reference system) and `valid_pixels`, of which covers are shares.
+    """
+    bounds = raster.bounds
+    return {
+        "crs": raster.crs,
+        "bounds": None if bounds is None else list(bounds),
+        "valid_pixels": raster.valid_pixels,
+    }
+
+
+def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
+    return None if size is None else {"width": size[0], "height": size[1]}
 
 
 _Cover = tuple[str, float | None, float | None]

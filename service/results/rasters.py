@@ -1,42 +1,52 @@
-"""Large images for `pseg predict`: in tiles; a TIFF window by window from disk to disk, with everything a map needs."""
+"""Images that are cut into tiles: a TIFF window by window from disk to disk, with everything a map needs."""
 
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, ImageError, OptionError, Prediction, Predictor, Provenance, Segmented
+from engine import (
+    ClassCover,
+    EngineError,
+    Failed,
+    OptionError,
+    Prediction,
+    Predictor,
+    Provenance,
+    Segmented,
+)
 from engine.bundle.bundle import SegmentationClass
 from engine.images import Capture, SourceImage, read_image
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
     ClassLabel,
-    Georeference,
     GeoTiff,
     PixelAreas,
     centre_degrees,
+    crs_name,
     mask_polygons,
     open_geotiff,
     pixel_areas,
     pixel_degrees,
     write_geotiff,
 )
-from engine.rasters.mask_file import MaskFile, confidence_layout, layout_for
+from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
 from engine.rasters.measuring import file_confidence, mark_unsure
-from engine.rasters.options import TileOptions
+from engine.rasters.options import TileOptions, is_polygon_format
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
+from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
 from engine.rasters.tile_size import choose_tiling
-from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
+from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling_record
 from engine.rasters.tiling import Tiling
 from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
 from service.request import PredictRequest, require_apart, require_writable_file
@@ -53,127 +63,117 @@ from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
 
 _log = logging.getLogger(__name__)
 
-_NOT_DECODED: Final = np.zeros((1, 1, 3), np.uint8)
+REPORT_SIDE_PX: Final = 1280
+"""Of the largest picture that a report shows."""
 
-_OF_TILES: Final = frozenset({"tile_size", "overlap", "max_memory"})
-_OF_RASTERS: Final = frozenset({"bands", "vectors"})
+OF_TILES: Final = frozenset({"tile_size", "overlap", "max_memory"})
+"""Options that act on images that are cut."""
 
-Result = Segmented[ImageTask, Path | None] | Failed[ImageTask]
+OF_RASTERS: Final = frozenset({"bands", "vectors"})
+"""Options that act on rasters."""
+
+Image = TypeVar("Image")
+Stored = TypeVar("Stored")
+_Written = TypeVar("_Written", contravariant=True)
+_Place = TypeVar("_Place", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RasterFiles:
+    """Where the files of a raster are written.
+
+    Attributes:
+        folder: for unfinished work; the files lie in it unless they are named otherwise.
+        stem: of the files' names, with a sub-folder in front where they lie in one.
+        map: the mask as a GeoTIFF; None: not written.
+        polygons: None: not written.
+        polygons_apart: whether the user named the file of polygons, wherever it lies.
+        confidence: the confidence as a GeoTIFF; None: not written.
+    """
+
+    folder: Path
+    stem: str
+    map: Path | None
+    polygons: Path | None = None
+    polygons_apart: bool = False
+    confidence: Path | None = None
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer of polygons."""
+        return self.stem.rpartition("/")[2]
+
+
+class RasterSink(Protocol[_Written, _Place]):
+    """Where the results of images that are cut go."""
+
+    def write(self, image: _Written, source: SourceImage, prediction: Prediction, /) -> _Place:
+        """Store the result of an image that was decoded."""
+        ...
+
+    def raster_files(self, image: _Written, /) -> RasterFiles:
+        """Say where the files of a raster are to be written."""
+        ...
+
+    def write_raster(self, image: _Written, raster: SegmentedRaster[Any, RasterFiles], /) -> _Place:
+        """Store the result of a raster, whose files are written."""
+        ...
 
 
 @dataclass(slots=True)
-class LargeImages:
+class TiledImages(Generic[Image, Stored]):
     """Segments those images of a run that are cut into tiles.
 
     Attributes:
         predictor: an open predictor.
         request: validated parameters.
-        tiles: what is asked of large images.
-        writer: writes the pictures of images that are no TIFFs; its folder takes everything.
-        overview_side: longest side of what a report shows; None: no report.
+        tiles: what is asked of tiles and rasters.
+        sink: where results go.
+        file_of: image to file and page.
+        overview_side: longest side of what a report shows, in pixels; None: no report.
         resume: whether to go on with what an interrupted run left.
+
+    Raises:
+        OptionError: other numbers of bands are named than the network takes.
     """
 
     predictor: Predictor
     request: PredictRequest
     tiles: TileOptions
-    writer: ResultWriter
+    sink: RasterSink[Image, Stored]
+    file_of: Callable[[Image], tuple[Path, int | None]]
     overview_side: int | None = None
     resume: bool = False
     _chosen: tuple[Tiling, OutputFacts] | None = None
-    _tilings: dict[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
 
-    def require_possible(self, tasks: Sequence[ImageTask]) -> None:
-        """Refuse, before there is work to lose, what cannot be.
-
-        Args:
-            tasks: all images of the run.
-
-        Raises:
-            OptionError: a result would take the place of an image, or one file is to hold the polygons of several.
-            RuntimeUnavailableError: pyogrio is needed and not installed.
-        """
-        cut = [task for task in tasks if self.takes(task)]
-        self._require_effect(tasks, cut)
-        rasters = [task for task in cut if tiff_size(task.path) is not None]
-        if not rasters:
-            return
-        if self.request.cover.region.roi is not None:
+    def __post_init__(self) -> None:
+        wanted, named = self.predictor.bands, self.tiles.bands
+        if named is not None and len(named) not in ({1, 3} if wanted == 3 else {wanted}):
+            one_or = "one or " if wanted == 3 else ""
             raise OptionError(
-                f"{rasters[0].path} is a raster, in which no region is measured: cut the area out of it first, or "
-                "leave roi out",
-                option="roi",
+                f"{len(named)} bands are named: give {one_or}{wanted}, as the network takes", option="bands"
             )
-        if "overlay" in self.request.save:
-            raise OptionError(
-                f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for "
-                "as-photograph",
-                option="save",
-            )
-        if self.tiles.polygon_file is not None and len(rasters) > 1:
-            raise OptionError(
-                f"{self.tiles.vectors} is one file for the polygons of {len(rasters)} rasters: "
-                "give gpkg or geojson, for a file each",
-                option="vectors",
-            )
-        results: list[tuple[str, Path]] = []
-        for task in rasters:
-            places = [self.writer.folder / name for name in map_names(task.stem, self.request.save)]
-            if self.tiles.vectors is not None:
-                vectors = self._vectors_of(task, self.tiles.vectors)
-                require_polygon_format(vectors)
-                require_writable_file(vectors)
-                require_layers_kept(vectors, _layer_of(task))
-                places.append(vectors)
-            results += [(f"a result of {task.path}", place) for place in places]
-        require_apart(
-            results,
-            {"one of the images": [task.path for task in tasks]},
-            advice="name another folder with --out, or another file with --vectors",
-        )
 
-    def _require_effect(self, tasks: Sequence[ImageTask], cut: Sequence[ImageTask]) -> None:
-        for name, value in self.tiles.values().items():
-            if name in _OF_TILES and value is not None and tasks and not cut:
-                raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)
-            if name in _OF_RASTERS and value is not None:
-                for task in tasks:
-                    if tiff_size(task.path) is None:
-                        raise OptionError(f"{task.path} is not a TIFF: leave it out of the images", option=name)
-
-    def takes(self, task: ImageTask) -> bool:
+    def takes(self, image: Image) -> bool:
         """Tell whether an image is cut into tiles.
 
         Args:
-            task: the image.
+            image: the image.
 
         Returns:
-            Whether it is.
+            Whether it is; False of one that cannot be had, of which whoever reads it says why.
         """
-        if self.tiles.tile or self.tiles.names_rasters:
-            return True
-        page = task.page or 1
-        size = tiff_size(task.path, page)
-        if size is not None and size[0] * size[1] > self.request.images.max_pixels:
-            return True
-        return not self.tiles.as_photograph and is_georeferenced(task.path, page)
+        try:
+            path, page = self.file_of(image)
+        except EngineError:
+            return False
+        return is_cut(path, page, self.tiles, self.request.images.max_pixels)
 
-    def provenance_of(self, result: Result) -> Provenance:
-        """Where a result comes from.
-
-        Args:
-            result: of any image of the run.
-
-        Returns:
-            The predictor's provenance; of images that were cut with how.
-        """
-        return replace(self.predictor.provenance, tiling=self._tilings.get(result.source.stem))
-
-    def segment(self, task: ImageTask) -> Result:
+    def segment(self, image: Image) -> Result[Image, Stored]:
         """Segment one image; what goes wrong with it is its failed result.
 
         Args:
-            task: the image.
+            image: the image.
 
         Returns:
             Its result.
@@ -182,72 +182,65 @@ class LargeImages:
             OptionError: the memory does not hold a tile, or another run is at work on the image: of all images.
         """
         try:
-            if tiff_size(task.path) is not None:
-                return self._segment_raster(task)
-            if self.tiles.names_rasters:
-                raise ImageError(f"{task.path}: is not a TIFF, which --bands and --vectors are for")
-            return self._segment_image(task)
+            path, page = self.file_of(image)
+            if tiff_size(path) is not None:
+                return self._segment_raster(image, path, page)
+            return self._segment_image(image, path, page)
         except OptionError:
             raise
         except Exception as error:
             # A bug looks like any other failed image; its trace is kept for who looks for it.
             _log.debug("image failed", exc_info=error)
-            return Failed(task, error)
+            return Failed(image, error)
 
     def _tiling(self) -> tuple[Tiling, OutputFacts]:
         if self._chosen is None:
             self._chosen = choose_tiling(self.predictor, self.tiles, self.request.batch_size)
         return self._chosen
 
-    def _segment_image(self, task: ImageTask) -> Result:
+    def _segment_image(self, task: Image, path: Path, page: int | None) -> Result[Image, Stored]:
         started = time.perf_counter()
-        image = read_image(task.path, max_pixels=self.request.images.max_pixels, page=task.page)
+        image = read_image(path, **self.request.images.values(), page=page)
         decoded = time.perf_counter()
-        tiling, facts = self._tiling()
-        prediction = predict_in_tiles(self.predictor, image, tiling, facts)
-        self._tilings[task.stem] = _tiling_record(tiling, facts, image.width, image.height)
+        prediction = predict_in_tiles(self.predictor, image, *self._tiling())
         segmented = time.perf_counter()
-        path = self.writer.write(task, image, prediction)
+        stored = self.sink.write(task, image, prediction)
         timings_ms = {
             "decode": (decoded - started) * 1000,
             **prediction.timings_ms,
             "encode": (time.perf_counter() - segmented) * 1000,
         }
-        return Segmented(task, image, prediction, path, timings_ms)
+        return Segmented(task, image, prediction, stored, timings_ms)
 
-    def _segment_raster(self, task: ImageTask) -> Result:
+    def _segment_raster(self, image: Image, path: Path, page: int | None) -> Result[Image, Stored]:
         tiling, facts = self._tiling()
-        with open_geotiff(task.path, self.tiles.bands, page=task.page, tile_height=tiling.height) as raster:
-            if raster.georeference.crs_wkt is None:
-                _log.warning(
-                    "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are "
-                    "known",
-                    task.path,
-                    ", but ground control points, which are not kept (gdalwarp makes a map of it first)"
-                    if raster.placed_by_points
-                    else "",
-                )
-            areas = pixel_areas(raster.georeference, raster.width, raster.height)
-            if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
-                _log.warning("%s: no areas are stated: %s", task.path, areas.note)
+        files = self.sink.raster_files(image)
+        with open_geotiff(
+            path,
+            self.tiles.bands,
+            page=page,
+            tile_height=tiling.height,
+            scale_range=self.request.images.scale_range,
+        ) as raster:
+            areas = _areas_of(path, raster)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
-            result = self.writer.folder / task.stem
             layout = layout_for(
                 raster.width, raster.height, classes, multilabel=multilabel, marks_missing=raster.marks_missing
             )
+            result = files.folder / files.stem
             with UnfinishedRaster(
                 result.with_name(f".pseg-{result.name}.tiles"),
-                self._key(task, raster),
+                self._key(path, page, raster),
                 tiling,
                 layout,
                 resume=self.resume,
                 keep_tiling=self.tiles.side is None and self.tiles.overlap is None,
                 limited=self.tiles.memory_bytes is not None,
-                within=self.writer.folder,
+                within=files.folder,
             ) as work:
                 if work.done:
-                    _log.warning("%s: goes on after %s tiles", task.path, work.done)
+                    _log.warning("%s: goes on after %s tiles", path, work.done)
                 confidence = self._confidence_file(work, facts)
                 run = TiledRun(
                     self.predictor,
@@ -259,25 +252,57 @@ class LargeImages:
                     reached=work.reached,
                     confidence_sink=confidence,
                 )
+                # What an earlier run read is not known: the rest of a raster says nothing of its range.
+                whole = not work.done
                 run.run(work.done, work.carry)
-                self._tilings[task.stem] = {
-                    **_tiling_record(work.tiling, facts, raster.width, raster.height),
-                    "bands": list(raster.bands),
-                }
-                return self._finish(task, raster, work, run, areas, confidence)
+                written = self._finish(
+                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts)), run, areas
+                )
+        if whole:
+            written = replace(written, notes=written.notes + raster.range_notes())
+        started = time.perf_counter()
+        stored = self.sink.write_raster(image, written)
+        encode_ms = written.timings_ms["encode"] + (time.perf_counter() - started) * 1000
+        return written.stored(stored, {**written.timings_ms, "encode": encode_ms})
 
-    def _measured(
-        self, work: UnfinishedRaster, confidence: MaskFile | None, classes: int
-    ) -> tuple[MaskFile, list[SegmentationClass]]:
-        """The mask that is reported, and its classes."""
-        steps, layout = self.predictor.steps, work.mask.layout
-        named = steps.classes(self.predictor.bundle.classes, classes)
-        if confidence is None:
-            return work.mask, named
-        marked = layout_for(
-            layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
+    def _finish(
+        self,
+        image: Image,
+        raster: GeoTiff,
+        files: RasterFiles,
+        masks: "_Masks",
+        run: TiledRun,
+        areas: PixelAreas,
+    ) -> SegmentedRaster[Image, RasterFiles]:
+        started = time.perf_counter()
+        covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)
+        tiling = {**tiling_record(run.tiling, run.facts, raster.width, raster.height), "bands": list(raster.bands)}
+        labels = [
+            ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
+            for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
+        ]
+        facts = _Map(raster.georeference, areas, labels)
+        _publish(facts, files, masks, replace(self.predictor.provenance, tiling=tiling))
+        side = self.overview_side
+        overview = None if side is None else Overview(raster.overview(side), _overview(masks.mask, side))
+        latitude, longitude = centre_degrees(raster.georeference, raster.width, raster.height) or (None, None)
+        return SegmentedRaster(
+            image,
+            files,
+            raster.width,
+            raster.height,
+            valid_pixels,
+            raster.georeference,
+            crs_name(raster.georeference),
+            Capture(None, latitude, longitude),
+            raster.notes,
+            covers,
+            tiling,
+            (run.tiling.width, run.tiling.height),
+            {**run.timings_ms, "encode": run.timings_ms["encode"] + (time.perf_counter() - started) * 1000},
+            overview,
+            None if masks.confidence is None else file_confidence(masks.confidence, self.predictor.steps, side or 1),
         )
-        return mark_unsure(work.mask, confidence, steps, classes, lambda: work.beside("measured", marked)), named
 
     def _confidence_file(self, work: UnfinishedRaster, facts: OutputFacts) -> MaskFile | None:
         if not self.predictor.steps.wants_confidence:
@@ -285,41 +310,24 @@ class LargeImages:
         require_scores(facts.kind)
         return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
 
-    def _finish(
-        self,
-        task: ImageTask,
-        raster: GeoTiff,
-        work: UnfinishedRaster,
-        run: TiledRun,
-        areas: PixelAreas,
-        confidence: MaskFile | None,
-    ) -> Result:
-        started = time.perf_counter()
-        measured, classes = self._measured(work, confidence, run.facts.classes)
-        covers = self._covers(measured, classes, areas)
-        path = self._publish(task, raster.georeference, work, measured, confidence, covers, areas)
-        mask, pixels = _overview(measured, 1), _NOT_DECODED
-        if self.overview_side is not None:
-            mask, pixels = _overview(measured, self.overview_side), raster.overview(self.overview_side)
-        timings_ms = run.timings_ms
-        timings_ms["encode"] += (time.perf_counter() - started) * 1000
-        size, tile = (raster.width, raster.height), (work.tiling.width, work.tiling.height)
-        steps = self.predictor.steps
-        prediction = Prediction(
-            mask,
-            covers,
-            timings_ms,
-            whole_size=size,
-            network_size=tile,
-            confidence=None if confidence is None else file_confidence(confidence, steps, self.overview_side or 1),
+    def _measured(
+        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts
+    ) -> tuple[MaskFile, list[SegmentationClass], MaskFile | None]:
+        """The mask that is reported, its classes, and its confidence."""
+        steps, layout = self.predictor.steps, work.mask.layout
+        named = steps.classes(self.predictor.bundle.classes, facts.classes)
+        if confidence is None:
+            return work.mask, named, None
+        marked = layout_for(
+            layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
         )
-        latitude, longitude = centre_degrees(raster.georeference, *size) or (None, None)
-        image = SourceImage(pixels, *size, Capture(None, latitude, longitude), raster.notes)
-        return Segmented(task, image, prediction, path, timings_ms)
+        mask = mark_unsure(work.mask, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
+        return mask, named, confidence
 
     def _covers(
         self, mask: MaskFile, classes: Sequence[SegmentationClass], areas: PixelAreas
-    ) -> tuple[ClassCover, ...]:
+    ) -> tuple[tuple[ClassCover, ...], int]:
+        """The cover of every class, and how many pixels hold data."""
         pixels = np.zeros(0, np.int64)
         area_m2 = np.zeros(0)
         valid = 0
@@ -332,108 +340,22 @@ class LargeImages:
                 area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
         count = max(len(classes), int(pixels.nonzero()[0].max(initial=-1)) + 1)
         covers = self.predictor.steps.covers(classes, [int(each) / valid if valid else 0.0 for each in pixels[:count]])
-        if areas.rows_m2 is None:
-            return covers
-        return tuple(
-            replace(each, area_m2=float(square_metres))
-            for each, square_metres in zip(covers, area_m2[:count], strict=True)
-        )
+        if areas.rows_m2 is not None:
+            covers = tuple(
+                replace(each, area_m2=float(square_metres))
+                for each, square_metres in zip(covers, area_m2[:count], strict=True)
+            )
+        return covers, valid
 
-    def _publish(
-        self,
-        task: ImageTask,
-        georeference: Georeference,
-        work: UnfinishedRaster,
-        mask: MaskFile,
-        confidence: MaskFile | None,
-        covers: tuple[ClassCover, ...],
-        areas: PixelAreas,
-    ) -> Path | None:
-        """Write what was asked for; every file is whole or absent."""
-        if not self.request.save and self.tiles.vectors is None:
-            return None
-        labels = [
-            ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
-            for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
-        ]
-        provenance = replace(self.predictor.provenance, tiling=self._tilings[task.stem])
-        tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
-        name = work.new_name("map", MAP_SUFFIX)
-        with work.for_libraries() as folder:
-            map_path = folder / name
-            write_geotiff(mask, map_path, georeference, labels, tags)
-            if self.request.save:
-                # First of all: what is wrong with polygons takes no map away.
-                map_path = work.publish(name, self.writer.folder / f"{task.stem}{MAP_SUFFIX}")
-            if confidence is not None and "confidence" in self.request.save:
-                self._publish_confidence(task, confidence, folder, georeference, work, tags)
-            if self.tiles.vectors is not None:
-                wanted = self._vectors_of(task, self.tiles.vectors)
-                self._publish_polygons(task, map_path, folder, wanted, georeference, work, labels, areas)
-        return map_path if self.request.save else None
-
-    def _publish_confidence(
-        self,
-        task: ImageTask,
-        confidence: MaskFile,
-        folder: Path,
-        georeference: Georeference,
-        work: UnfinishedRaster,
-        tags: Mapping[str, str],
-    ) -> None:
-        _, published = map_names(task.stem, ["confidence"])
-        name = work.new_name("confidence", MAP_SUFFIX)
-        write_geotiff(confidence, folder / name, georeference, (), tags, band="confidence")
-        work.publish(name, self.writer.folder / published)
-
-    def _publish_polygons(
-        self,
-        task: ImageTask,
-        map_path: Path,
-        folder: Path,
-        wanted: Path,
-        georeference: Georeference,
-        work: UnfinishedRaster,
-        labels: Sequence[ClassLabel],
-        areas: PixelAreas,
-    ) -> None:
-        name = work.new_name("polygons", wanted.suffix)
-        _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
-        determinant = abs(per_column * per_row - x_per_row * y_per_column)
-        in_plane = areas.rows_m2 is not None and len(areas.rows_m2) == 1
-        degrees = pixel_degrees(georeference, work.mask.layout.width, work.mask.layout.height)
-        if degrees is None and georeference.crs_wkt is not None and wanted.suffix.lower() == ".geojson":
-            _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", task.path)
-        write_polygons(
-            mask_polygons(map_path, multilabel=work.mask.layout.multilabel),
-            folder / name,
-            labels,
-            crs_wkt=georeference.crs_wkt,
-            layer=_layer_of(task),
-            square_unit_m2=float(areas.rows_m2[0]) / determinant if in_plane and areas.rows_m2 is not None else None,
-            pixel_degrees=degrees,
-        )
-        # A copy: the file that is wanted may lie on another disk.
-        within = self.writer.folder if self.tiles.polygon_file is None else None
-        with work.open(name) as content, atomic_file(wanted, within=within) as file:
-            shutil.copyfileobj(content, file)
-
-    def _vectors_of(self, task: ImageTask, vectors: str) -> Path:
-        return self.writer.folder / polygons_of(task, vectors)
-
-    def _confidence_key(self) -> dict[str, object]:
-        """What an unfinished raster must have kept besides the classes."""
-        steps = self.predictor.steps
-        return {"confidence": [steps.scale, steps.temperature]} if steps.wants_confidence else {}
-
-    def _key(self, task: ImageTask, raster: GeoTiff) -> str:
+    def _key(self, path: Path, page: int | None, raster: GeoTiff) -> str:
         provenance = self.predictor.provenance
         return key_of(
             {
-                "source": fingerprint(task.path),
-                "page": task.page or 1,
+                "source": fingerprint(path),
+                "page": page or 1,
                 "size": [raster.width, raster.height],
                 "bands": list(raster.bands),
+                "scale_range": self.request.images.scale_range,
                 "bundle": provenance.bundle,
                 "model": provenance.model,
                 "provider": provenance.provider,
@@ -441,13 +363,158 @@ class LargeImages:
                 "averaging": provenance.averaging,
                 "multilabel": self.predictor.bundle.multilabel,
                 "threshold": self.predictor.threshold,
-                **self._confidence_key(),
+                **_confidence_key(self.predictor),
             }
         )
 
 
-def _layer_of(task: ImageTask) -> str:
-    return task.stem.rpartition("/")[2]
+def _confidence_key(predictor: Predictor) -> dict[str, object]:
+    """What an unfinished raster must have kept besides the classes."""
+    steps = predictor.steps
+    return {"confidence": [steps.scale, steps.temperature]} if steps.wants_confidence else {}
+
+
+def is_cut(path: Path, page: int | None, tiles: TileOptions, max_pixels: int) -> bool:
+    """Tell whether an image is cut into tiles: any image, or a TIFF that is georeferenced, or too large to decode.
+
+    Args:
+        path: the image.
+        page: of a TIFF; None: the first.
+        tiles: what is asked of tiles and rasters.
+        max_pixels: more are not decoded.
+
+    Returns:
+        Whether it is.
+    """
+    if tiles.tile:
+        return True
+    size = tiff_size(path, page or 1)
+    if size is None:
+        return False
+    if tiles.names_rasters or size[0] * size[1] > max_pixels:
+        return True
+    return not tiles.as_photograph and is_georeferenced(path, page or 1)
+
+
+def _areas_of(path: Path, raster: GeoTiff) -> PixelAreas:
+    if raster.georeference.crs_wkt is None:
+        _log.warning(
+            "%s names no coordinate reference system%s: its mask lies on the same pixels, and no areas are known",
+            path,
+            ", but ground control points, which are not kept (gdalwarp makes a map of it first)"
+            if raster.placed_by_points
+            else "",
+        )
+    areas = pixel_areas(raster.georeference, raster.width, raster.height)
+    if areas.rows_m2 is None and raster.georeference.crs_wkt is not None:
+        _log.warning("%s: no areas are stated: %s", path, areas.note)
+    return areas
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """What the files of a raster say besides the mask."""
+
+    georeference: Georeference
+    areas: PixelAreas
+    labels: Sequence[ClassLabel]
+
+    @property
+    def square_unit_m2(self) -> float | None:
+        """The area of a square whose sides are a unit of the coordinates; None where it is not the same everywhere."""
+        rows_m2 = self.areas.rows_m2
+        if rows_m2 is None or len(rows_m2) > 1:
+            return None
+        _, per_column, x_per_row, _, y_per_column, per_row = self.georeference.transform
+        return float(rows_m2[0]) / abs(per_column * per_row - x_per_row * y_per_column)
+
+
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """A mask that is complete, and its confidence."""
+
+    work: UnfinishedRaster
+    mask: MaskFile
+    classes: Sequence[SegmentationClass]
+    confidence: MaskFile | None
+
+
+def _publish(facts: _Map, files: RasterFiles, masks: _Masks, provenance: Provenance) -> None:
+    """Write what was asked for; every file is whole or absent."""
+    if files.map is None and files.polygons is None:
+        return
+    tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
+    work = masks.work
+    name = work.new_name("map", MAP_SUFFIX)
+    with work.for_libraries() as folder:
+        map_path = folder / name
+        write_geotiff(masks.mask, map_path, facts.georeference, facts.labels, tags)
+        if files.map is not None:
+            # First of all: what is wrong with polygons takes no map away.
+            map_path = work.publish(name, files.map)
+        if files.confidence is not None and masks.confidence is not None:
+            beside = work.new_name("confidence", MAP_SUFFIX)
+            write_geotiff(masks.confidence, folder / beside, facts.georeference, (), tags, band="confidence")
+            work.publish(beside, files.confidence)
+        if files.polygons is None:
+            return
+        polygons = work.new_name("polygons", files.polygons.suffix)
+        _write_polygons(facts, map_path, folder / polygons, files.layer, work.mask.layout)
+        # A copy: the file that is wanted may lie on another disk.
+        within = None if files.polygons_apart else files.folder
+        with work.open(polygons) as content, atomic_file(files.polygons, within=within) as file:
+            shutil.copyfileobj(content, file)
+
+
+def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout: MaskLayout) -> None:
+    degrees = pixel_degrees(facts.georeference, layout.width, layout.height)
+    crs_wkt = facts.georeference.crs_wkt
+    if degrees is None and crs_wkt is not None and path.suffix.lower() == ".geojson":
+        _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", layer)
+    write_polygons(
+        mask_polygons(map_path, multilabel=layout.multilabel),
+        path,
+        facts.labels,
+        crs_wkt=crs_wkt,
+        layer=layer,
+        square_unit_m2=facts.square_unit_m2,
+        pixel_degrees=degrees,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RasterWriter:
+    """Writes the results of images that are cut into the folder of a run.
+
+    Attributes:
+        pictures: writes those of images that are no TIFFs; its folder takes everything.
+        vectors: `gpkg`, `geojson` or a file; None: no polygons.
+    """
+
+    pictures: ResultWriter
+    vectors: str | None
+
+    def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
+        """Write the pictures of an image that was decoded, and return the most exact one."""
+        return self.pictures.write(task, image, prediction)
+
+    def raster_files(self, task: ImageTask) -> RasterFiles:
+        """Name the files of a raster."""
+        folder, vectors = self.pictures.folder, self.vectors
+        return RasterFiles(
+            folder,
+            task.stem,
+            folder / f"{task.stem}{MAP_SUFFIX}" if self.pictures.save else None,
+            None if vectors is None else folder / polygons_of(task, vectors),
+            polygons_apart=vectors is not None and not is_polygon_format(vectors),
+            confidence=folder / map_names(task.stem, ["confidence"])[-1]
+            if "confidence" in self.pictures.save
+            else None,
+        )
+
+    def write_raster(self, _: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> Path | None:
+        """Say where the map is."""
+        return raster.encoded.map
 
 
 def _overview(mask: MaskFile, side: int) -> Mask:
@@ -455,11 +522,66 @@ def _overview(mask: MaskFile, side: int) -> Mask:
     return planes == 1 if mask.layout.multilabel else planes[0]
 
 
-def _tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
-    return {
-        "tile": [tiling.width, tiling.height],
-        "overlap": tiling.overlap,
-        "batch": tiling.batch,
-        "joined": "centres" if facts.kind is OutputKind.MASK else "blended",
-        "tiles": len(tiling.grid(width, height)),
-    }
+def require_rasters_possible(
+    tasks: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions, writer: RasterWriter
+) -> None:
+    """Refuse, before there is work to lose, what cannot be asked of the images of a run.
+
+    Args:
+        tasks: all images of the run.
+        request: validated parameters.
+        tiles: what is asked of tiles and rasters.
+        writer: names the results.
+
+    Raises:
+        OptionError: an option has no effect, a result would take the place of an image, or one file is to hold the
+            polygons of several.
+        RuntimeUnavailableError: pyogrio is needed and not installed.
+    """
+    cut = [task for task in tasks if is_cut(task.path, task.page, tiles, request.images.max_pixels)]
+    _require_effect(tiles, tasks, cut)
+    rasters = [task for task in cut if tiff_size(task.path) is not None]
+    if not rasters:
+        return
+    if request.cover.region.roi is not None:
+        raise OptionError(
+            f"{rasters[0].path} is a raster, in which no region is measured: cut the area out of it first, or leave "
+            "roi out",
+            option="roi",
+        )
+    if "overlay" in request.save:
+        raise OptionError(
+            f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for as-photograph",
+            option="save",
+        )
+    if tiles.polygon_file is not None and len(rasters) > 1:
+        raise OptionError(
+            f"{tiles.vectors} is one file for the polygons of {len(rasters)} rasters: "
+            "give gpkg or geojson, for a file each",
+            option="vectors",
+        )
+    results: list[tuple[str, Path]] = []
+    for task in rasters:
+        files = writer.raster_files(task)
+        places = [files.folder / name for name in map_names(task.stem, request.save)]
+        if files.polygons is not None:
+            require_polygon_format(files.polygons)
+            require_writable_file(files.polygons)
+            require_layers_kept(files.polygons, files.layer)
+            places.append(files.polygons)
+        results += [(f"a result of {task.path}", place) for place in places]
+    require_apart(
+        results,
+        {"one of the images": [task.path for task in tasks]},
+        advice="name another folder with --out, or another file with --vectors",
+    )
+
+
+def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], cut: Sequence[ImageTask]) -> None:
+    for name, value in tiles.values().items():
+        if name in OF_TILES and value is not None and tasks and not cut:
+            raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)
+        if name in OF_RASTERS and value is not None:
+            for task in tasks:
+                if tiff_size(task.path) is None:
+                    raise OptionError(f"{task.path} is not a TIFF: leave it out of the images", option=name)

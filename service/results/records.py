@@ -113,6 +113,16 @@ class CoverRecord(TypedDict):
     excluded: NotRequired[Share]
 
 
+class RasterRecord(TypedDict):
+    """Where a raster lies."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    crs: str | None
+    bounds: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None
+    valid_pixels: Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
 class ProvenanceRecord(TypedDict):
     """How a mask was made: the fields of `engine.Provenance`."""
 
@@ -131,6 +141,7 @@ class ProvenanceRecord(TypedDict):
     tiling: NotRequired[Facts | None]
     averaging: NotRequired[Facts | None]
     measuring: NotRequired[Facts | None]
+    scale_range: NotRequired[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None]
 
 
 class CaptureRecord(TypedDict):
@@ -195,6 +206,7 @@ class SegmentedRecord(_Common):
     status: Literal["ok"]
     error: None
     mask: MaskRecord
+    raster: NotRequired[RasterRecord]
 
 
 class FailedRecord(_Common):

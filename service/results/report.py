@@ -34,8 +34,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine import MaskSize, Prediction, Provenance, SourceImage
+from engine import MaskSize, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture
+from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import overlay
 from engine.system.files import atomic_file
 from engine.system.text import legible
@@ -177,33 +178,65 @@ class ReportWriter:
     _multilabel: bool = False
     _failure: Exception | None = None
 
-    def add(
-        self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str] | None = None
+    def add_result(
+        self,
+        name: str,
+        result: Segmented[Any, Any] | SegmentedRaster[Any, Any],
+        details: Mapping[str, str] | None = None,
     ) -> None:
-        """Add an image that was segmented.
+        """Add an image that was segmented, photograph or raster with an overview.
+
+        Args:
+            name: what the user knows it by.
+            result: of the image.
+            details: what the card says of it besides, name to value: where the mask lies, URNs.
+        """
+        if isinstance(result, Segmented):
+            self.add(name, result.image, result.prediction, details)
+        elif result.overview is not None:
+            image = SourceImage(result.overview.pixels, result.width, result.height, result.capture)
+            shown = Prediction(result.overview.mask, result.covers, result.timings_ms, confidence=result.confidence)
+            self.add(name, image, shown, details, (result.width, result.height))
+
+    def add(
+        self,
+        name: str,
+        image: SourceImage,
+        prediction: Prediction,
+        details: Mapping[str, str] | None = None,
+        mask_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Add a photograph that was segmented.
 
         Args:
             name: what the user knows it by.
             image: the photograph.
             prediction: mask and cover.
             details: what the card says of it besides, name to value: where the mask lies, URNs.
+            mask_size: width and height of the whole mask, in pixels, where that of the prediction is its overview.
         """
         try:
-            self._add(name, image, prediction, details or {})
+            self._add(name, image, prediction, details or {}, mask_size or (prediction.width, prediction.height))
         except Exception as error:
             # The images still to come must not be lost for their card: `write` tells.
             if isinstance(error, OSError):
                 error.filename = str(self.path)
             self._failure = self._failure or error
 
-    def _add(self, name: str, image: SourceImage, prediction: Prediction, details: Mapping[str, str]) -> None:
+    def _add(
+        self,
+        name: str,
+        image: SourceImage,
+        prediction: Prediction,
+        details: Mapping[str, str],
+        mask_size: tuple[int, int],
+    ) -> None:
         shares = _shares(cover_records(prediction.covers))
-        told = measured_record(prediction)
+        told = measured_record(prediction.confidence, prediction.region)
         row = _Row(
             len(self._rows) + 1,
             name,
-            prediction.width,
-            prediction.height,
+            *mask_size,
             image.capture.taken_at,
             shares=shares,
             confidence=told.get("confidence"),
@@ -410,12 +443,13 @@ def request_facts(request: PredictRequest) -> dict[str, str]:
     Returns:
         Facts for a report, name to value.
     """
-    limit = request.images.max_img_size
+    limit, scaled = request.images.max_img_size, request.images.scale_range
     return {
         "mask size": "the photograph's"
         if request.masks.mask_size is MaskSize.ORIGINAL
         else "the photograph's as it was read",
         "images": "read at full size" if limit < 0 else f"shrunk for the network above {limit:,} pixels",
+        **({} if scaled is None else {"values": f"{scaled[0]:g} became 0, and {scaled[1]:g} became 255"}),
         "threshold": f"{request.masks.threshold:g} (for probability maps and overlapping classes)",
         "pseg": metadata.version("paddleseg-dual-runtime"),
     }

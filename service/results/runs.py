@@ -166,8 +166,11 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
     options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}
     averaging = request.averaging.record()
     unused = frozenset[str]() if network.gpu.allow_tf32 else frozenset({"allow_tf32"})
-    left_out = _WITHOUT_EFFECT | _STATED_APART | unused
+    scaled = request.images.scale_range
+    left_out = _WITHOUT_EFFECT | _STATED_APART | unused | {"scale_range"}
     stated = {name: value for name, value in options.items() if name not in left_out}
+    if scaled is not None:
+        stated["scale_range"] = list(scaled)
     return {**stated, **request.cover.record(), **({"averaging": averaging} if averaging else {})}
 
 

@@ -20,29 +20,28 @@ class TotalCover:
     """
 
     images: int = 0
-    pixels: float = 0
+    pixels: int = 0
     covered: list[ClassCover] = field(default_factory=list[ClassCover])
     image_covers: list[float] = field(default_factory=list[float])
 
-    def add(self, width: int, height: int, covers: Sequence[ClassCover]) -> None:
+    def add(self, pixels: int, covers: Sequence[ClassCover]) -> None:
         """Add an image.
 
         Args:
-            width: of its mask, in pixels.
-            height: of its mask, in pixels.
+            pixels: of its mask, as far as they hold data.
             covers: one a class.
         """
         # What is left out does not count.
-        size = width * height * (1 - sum(each.excluded or 0 for each in covers))
+        pixels = round(pixels * (1 - sum(each.excluded or 0 for each in covers)))
         self.images += 1
-        self.pixels += size
+        self.pixels += pixels
         for index, each in enumerate(covers):
             if index == len(self.covered):
                 self.covered.append(ClassCover(each.segmentation_class, 0))
                 self.image_covers.append(0.0)
             self.image_covers[index] += each.cover
             before = self.covered[index]
-            self.covered[index] = ClassCover(before.segmentation_class, before.cover + each.cover * size)
+            self.covered[index] = ClassCover(before.segmentation_class, before.cover + each.cover * pixels)
 
     def records(self) -> list[dict[str, Any]]:
         """Divide by the pixels, and by the images.
@@ -51,13 +50,25 @@ class TotalCover:
             JSON values of each class, none without an image: `cover` is the share of the pixels of all images,
             `mean_of_images` the mean of the images' covers.
         """
-        shares = tuple(
-            ClassCover(each.segmentation_class, each.cover / self.pixels if self.pixels else 0.0)
-            for each in self.covered
-        )
+        # A raster may hold no data at all, and a class that is left out may be everywhere.
+        shares = tuple(ClassCover(each.segmentation_class, each.cover / max(self.pixels, 1)) for each in self.covered)
         means = (round(each / self.images, 6) for each in self.image_covers)
         records = zip(cover_records(shares), means, strict=True)
         return [{**record, "mean_of_images": mean} for record, mean in records]
+
+
+def valid_pixels(record: Mapping[str, Any]) -> int:
+    """Count the pixels of which the covers in a record are shares.
+
+    Args:
+        record: of an image that has a mask.
+
+    Returns:
+        Those of a raster that hold data; all of a photograph.
+    """
+    if "raster" in record:
+        return int(record["raster"]["valid_pixels"])
+    return int(record["mask"]["width"]) * int(record["mask"]["height"])
 
 
 def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
@@ -78,7 +89,7 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
                 )
                 for each in record["cover"]
             ]
-            total.add(record["mask"]["width"], record["mask"]["height"], covers)
+            total.add(valid_pixels(record), covers)
     return {
         "images": {
             "total": images,

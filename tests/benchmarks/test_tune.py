@@ -11,6 +11,7 @@ from benchmarks.tuning.search import Goal, Search, Trial
 from benchmarks.tuning.tune import (
     TuneRequest,
     Tuning,
+    busy_note,
     field_of,
     gained_cover_error,
     lost_iou,
@@ -123,3 +124,13 @@ def test_a_choice_becomes_a_profile_and_no_choice_none() -> None:
 def test_a_request_needs_time() -> None:
     with pytest.raises(OptionError, match="budget-s: 0 is not more than 0"):
         TuneRequest((Path("a.png"),), budget_s=0)
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "warned"), [(0.4, 2, False), (0.6, 2, True), (3.0, 16, False), (5.0, 16, True)]
+)
+def test_a_busy_machine_is_told(load: float, cores: int, warned: bool) -> None:
+    note = busy_note(load, cores)
+    assert (note is not None) is warned
+    if note is not None:
+        assert f"load {load:.1f} on {cores} cores" in note

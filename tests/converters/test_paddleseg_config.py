@@ -365,3 +365,15 @@ def test_weights_read_as_paddle_reads_them(weights: Path) -> None:
     arrays = read_weights(weights)
     assert arrays.keys() == expected.keys()
     assert all(np.array_equal(arrays[name], expected[name].numpy()) for name in arrays)
+
+
+def test_the_bands_are_those_of_the_configuration(tmp_path: Path) -> None:
+    model = {"type": "BiSeNetV2", "num_classes": 2, "in_channels": 1}
+    content = configuration(model, [{"type": "Normalize", "mean": [0.5], "std": [0.5]}])
+    content["val_dataset"]["img_channels"] = 1
+    config = write_configuration(tmp_path / "grey.yml", content)
+    built = build_network(config, memory_bytes=8 << 30)
+    weights = save_weights(built.network, tmp_path / "grey.pdparams")
+    export_config(config, weights, tmp_path / "grey")
+    with open_bundle(tmp_path / "grey") as bundle:
+        assert bundle.declared.input_shape == (None, 1, None, None)

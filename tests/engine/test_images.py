@@ -403,7 +403,7 @@ def test_depths_without_a_range_are_refused(
     tmp_path: Path, dtype: type[np.int32] | type[np.float32], kind: str
 ) -> None:
     path = save(tmp_path / "x.tif", np.zeros((4, 4), dtype))
-    with pytest.raises(ImageError, match=rf"x\.tif: values of 32 bit \({kind}\) .*scale it to 8 or 16 bit"):
+    with pytest.raises(ImageError, match=rf"x\.tif: values of 32 bit \({kind}\) .*state it with scale-range"):
         read_image(path)
 
 
@@ -419,7 +419,7 @@ def test_a_wrong_number_of_bands_is_refused(tmp_path: Path, bands: int, photomet
 def test_bands_of_a_wrong_depth_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(tiff(4, 4, bytes(192), bits=32, photometric=2, bands=3, more=((339, 3, 1, 3),)))
-    with pytest.raises(ImageError, match=r"values of 32 bit \(floating point\) .*: scale it to 8 or 16 bit"):
+    with pytest.raises(ImageError, match=r"values of 32 bit \(floating point\) .*: state it with scale-range"):
         read_image(path)
 
 

@@ -335,9 +335,18 @@ def test_a_network_of_one_band_sees_grey() -> None:
 
 
 @pytest.mark.parametrize("bands", [2, 4, 13])
-def test_a_network_of_other_bands_is_refused_by_their_number(bands: int) -> None:
-    with pytest.raises(InferenceError, match=f"takes images of {bands} bands, and a photograph has three"):
-        Predictor(bundle_of(), FakeRuntime(lambda tensor: tensor, input_shape=(None, bands, None, None)))
+def test_a_network_of_other_bands_takes_images_of_as_many(bands: int) -> None:
+    predictor = Predictor(bundle_of(), FakeRuntime(lambda tensor: tensor, input_shape=(None, bands, None, None)))
+    pixels = np.zeros((2, 3, bands), np.uint8)
+    pixels[0, 1, bands - 1] = 9
+    assert predictor.predict(SourceImage(pixels, 3, 2, Capture())).mask.tolist() == [[0, bands - 1, 0], [0, 0, 0]]
+    with pytest.raises(ImageError, match=f"the image has 3 bands, and the network takes {bands}: .*with bands"):
+        predictor.predict(image_of(grey([[0, 200]])))
+
+
+def test_a_network_of_more_bands_than_opencv_resizes_is_refused() -> None:
+    with pytest.raises(InferenceError, match="takes images of 513 bands, and at most 512 are read"):
+        Predictor(bundle_of(), FakeRuntime(lambda tensor: tensor, input_shape=(None, 513, None, None)))
 
 
 @pytest.mark.parametrize(("threshold", "wanted"), [(0.5, [0, 0, 1]), (0.2, [0, 1, 1]), (0.9, [0, 0, 0])])

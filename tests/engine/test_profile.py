@@ -94,6 +94,9 @@ def test_what_fits_is_obeyed_and_nothing_else_is() -> None:
     assert "GPU A100 there, none here" in str(mismatch(replace(PROFILE, host=replace(HOST, gpu="A100"))))
     told = str(mismatch(replace(PROFILE, versions={"onnxruntime": "1.2.2"})))
     assert "onnxruntime 1.2.2 there, onnxruntime 1.2.3 here" in told
+    # As profiles have it that were made with ONNX Runtime's plugin for OpenVINO, which is no longer used.
+    plugin = replace(PROFILE, provider="openvino", versions={**VERSIONS, "onnxruntime-ep-openvino": "1.8.1"})
+    assert "tuned with other versions" in str(mismatch(plugin))
     without_int8 = replace(BUNDLE, onnx=BUNDLE.onnx[:1])
     assert "holds no onnx/int8/model.onnx" in str(mismatch(PROFILE, without_int8))
     # An FP32 model can be made on the fly.

@@ -414,11 +414,11 @@ def test_colours_in_another_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tags", "bits", "bands", "problem"),
     [
-        ({SAMPLE_FORMAT: (SHORT, [2])}, 16, 1, r"16 bit \(signed integers\) have no stated range: scale it"),
-        ({SAMPLE_FORMAT: (SHORT, [3])}, 16, 1, r"16 bit \(floating point\) have no stated range: scale it"),
-        ({SAMPLE_FORMAT: (SHORT, [3])}, 32, 1, r"32 bit \(floating point\) have no stated range: scale it"),
-        ({}, 24, 1, "24 bit have no stated range: scale it"),
-        ({}, 64, 1, "64 bit have no stated range: scale it"),
+        ({SAMPLE_FORMAT: (SHORT, [2])}, 16, 1, r"16 bit \(signed integers\) have no stated range: state it"),
+        ({SAMPLE_FORMAT: (SHORT, [3])}, 16, 1, r"16 bit \(floating point\) have no stated range: state it"),
+        ({SAMPLE_FORMAT: (SHORT, [3])}, 32, 1, r"32 bit \(floating point\) have no stated range: state it"),
+        ({}, 24, 1, "24 bit have no stated range: state it"),
+        ({}, 64, 1, "64 bit have no stated range: state it"),
         ({SAMPLE_FORMAT: (SHORT, [5])}, 32, 1, r"complex integers\) have no stated range: export their magnitude"),
         ({SAMPLE_FORMAT: (SHORT, [6])}, 64, 1, r"complex numbers\) have no stated range: export their magnitude"),
         ({SAMPLE_FORMAT: (SHORT, [9])}, 8, 1, r"\(SampleFormat 9\) have no stated range"),

@@ -80,6 +80,27 @@ def test_predict(tmp_path: Path, tally: Tally) -> None:
     tally(KIND)
 
 
+HIDES_TELEMETRY = {name: "" for name in ("CI", "TF_BUILD")}
+"""Where these are set, openvino's makers are told nothing anyway."""
+
+
+def test_openvino_by_itself_writes_and_asks(tmp_path: Path) -> None:
+    """What the next test would see."""
+    (tmp_path / "home").mkdir()
+    status, said, calls = run_offline([sys.executable, "-c", "import openvino"], tmp_path, **HIDES_TELEMETRY)
+    assert status == 0, said
+    assert calls or list((tmp_path / "home").rglob("*"))
+
+
+def test_openvino_tells_nobody(tmp_path: Path, tally: Tally) -> None:
+    (tmp_path / "home").mkdir()
+    command = [PSEG, "predict", str(BUNDLE), str(PICTURE), "--out", str(tmp_path), "--provider", "openvino"]
+    works(command, tmp_path, HIDES_TELEMETRY)
+    assert (tmp_path / "scene_900004.pseudo.png").is_file()
+    assert list((tmp_path / "home").iterdir()) == []
+    tally(KIND)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_both_runtimes(tmp_path: Path, tally: Tally) -> None:

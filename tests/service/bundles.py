@@ -23,16 +23,16 @@ CLASSES: Sequence[Mapping[str, Any]] = (
 )
 
 
-def strongest_band_network(height: int | None = None, width: int | None = None) -> bytes:
+def strongest_band_network(height: int | None = None, width: int | None = None, bands: int = 3) -> bytes:
     """An ONNX network whose logits are the bands: class 0 where red is strongest, 1 for green, 2 for blue."""
     kind = onnx.TensorProto.FLOAT
-    identity = [float(row == column) for row in range(3) for column in range(3)]
+    identity = [float(row == column) for row in range(bands) for column in range(bands)]
     graph = make.make_graph(
         [make.make_node("Conv", ["x", "weights"], ["logits"], kernel_shape=[1, 1])],
         "strongest band",
-        [make.make_tensor_value_info("x", kind, [None, 3, height, width])],
-        [make.make_tensor_value_info("logits", kind, [None, 3, height, width])],
-        [make.make_tensor("weights", kind, [3, 3, 1, 1], identity)],
+        [make.make_tensor_value_info("x", kind, [None, bands, height, width])],
+        [make.make_tensor_value_info("logits", kind, [None, bands, height, width])],
+        [make.make_tensor("weights", kind, [bands, bands, 1, 1], identity)],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

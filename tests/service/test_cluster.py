@@ -186,6 +186,27 @@ def test_what_is_done_again_is_told_once_an_image(job: WorkerOptions) -> None:
     assert caught.value.place == "m"
 
 
+def test_the_results_of_another_run_are_not_replaced(
+    job: WorkerOptions, bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    work(job, {"uri": [photos[0].as_uri()], "stem": ["a"]})
+    out = Folder(job.out)
+    before = sorted((path, path.read_bytes()) for path in Path(job.out).rglob("*") if path.is_file())
+    pseg("manifest", photos[0], "--out", tmp_path / "m.parquet")
+    command = ("scale", bundle, tmp_path / "m.parquet", "--out", job.out, "--cache-dir", tmp_path)
+    outcome = pseg(*command)
+    assert outcome.status == ExitStatus.WRONG_REQUEST
+    assert "holds the results of another run, 1 images" in outcome.stderr
+    assert "--overwrite" in outcome.stderr
+    assert sorted((path, path.read_bytes()) for path in Path(job.out).rglob("*") if path.is_file()) == before
+    assert "leave out one of resume and overwrite" in pseg(*command, "--resume", "--overwrite").stderr
+    # The same bundle, options and images may run again, also with more of the images.
+    known = read_cluster_ledger(out)
+    known.require_same_run(out, numbered([photos[0].as_uri(), photos[1].as_uri()]), job.digest)
+    with pytest.raises(LedgerError, match="holds the results of another run"):
+        known.require_same_run(out, numbered([photos[1].as_uri()]), job.digest)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [

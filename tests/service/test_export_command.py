@@ -45,7 +45,7 @@ def pseg(*arguments: object) -> Any:
 def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "quadrats.tgz"
     done = subprocess.run(
-        [PSEG, "export", "--cv-config", training / "cv.json", "--out", out, "--output-op", "none", "--json"],
+        [PSEG, "export", "--cv-config", training / "cv.json", "--out", out, "--json"],
         capture_output=True,
         check=False,
         cwd=tmp_path,
@@ -58,6 +58,8 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
         "adapters": [],
     }
     assert {path.name for path in tmp_path.rglob("*")} == {"new", "quadrats.tgz", "quadrats-meta.json"}
+    with open_bundle(out) as exported:
+        assert exported.declared.output_op == "none"
     side = json.loads(out.with_name("quadrats-meta.json").read_text())
     assert side["artifact"] == "@@ARTIFACT@@"
     assert side["$schema"] == "urn:ibenthos:schema:paddle.seg.model.1"
@@ -82,6 +84,7 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
 def test_options_come_before_the_pipelines_file(training: Path, tmp_path: Path) -> None:
     other = write_configuration(tmp_path / "other.yml", configuration(transforms=[{"type": "Normalize"}]))
     arguments = ["--config", other, "--cv-config", training / "cv.json", "--input-shape", "1", "3", "-1", "96"]
+    arguments += ["--output-op", "argmax"]
     done = pseg("export", *arguments, "--out", tmp_path / "bundle", "--name", "narrow")
     assert done.exit_code == ExitStatus.DONE, done.stderr
     assert "narrow" not in done.stdout

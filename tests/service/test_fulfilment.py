@@ -277,7 +277,7 @@ def test_no_image_is_taken_after_the_call_to_stop(scene: Scene) -> None:
     assert outcome.exit_status == 1
     assert [each.image.label for each in outcome.published] == ["0.png", "1.png"]
     assert scene.history.index("store cover.csv") > scene.history.index("acknowledge the last")
-    assert "told to stop" in shelf.summary["problems"][0]
+    assert "asked to stop" in shelf.summary["problems"][0]
 
 
 def test_a_call_to_stop_after_the_last_image_changes_nothing(scene: Scene) -> None:

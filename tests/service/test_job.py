@@ -91,6 +91,10 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
+    yield from new_machine(tmp_path)
+
+
+def new_machine(tmp_path: Path) -> Iterator[Machine]:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     end = "-----END CERTIFICATE-----"
@@ -503,7 +507,7 @@ def test_sigterm_ends_after_the_image_in_hand(machine: Machine, platform: JobPla
     [result] = platform.results
     assert result.job == job
     told = error_of(result)
-    assert "told to stop" in told
+    assert "asked to stop" in told
     [summary] = platform.records(SUMMARY_SCHEMA)
     succeeded = summary["images"]["succeeded"]
     assert 4 <= succeeded < 30

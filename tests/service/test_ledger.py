@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
+from engine import Provenance
 from service.commands.terminal import ExitStatus
 from service.request import build_request
 from service.results.ledger import open_ledger, read_ledger
-from service.results.pictures import ImageTask
 from service.results.resuming import LedgerError
 from service.results.runs import Run, list_tasks, options_with_effect
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process, remarks
 
 LEDGER = "ledger.jsonl"
+PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {})
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_a_mistaken_option_or_list_forgets_nothing(bundle: Path, photos: Path, t
     before = times_written(out)
     listing = list_tasks(sorted(photos.iterdir()))
     other = replace(read_ledger(out / LEDGER).run, options={"threshold": 0.4})
-    with open_ledger(out, other, listing, resume=True):
+    with open_ledger(out, other, listing, PROVENANCE, resume=True):
         """Is stopped before it does anything."""
     told = pseg("predict", bundle, photos / "d.png", "--out", out, "--resume").stderr
     assert "1 of 1 images were done earlier" in told
@@ -213,16 +214,8 @@ def test_a_picture_that_was_replaced_is_not_taken_for_done(bundle: Path, photos:
     run = replace(read_ledger(out / LEDGER).run, options={"threshold": 0.4})
     tasks = list_tasks([photos / "a.png"])
 
-    class Killed(Exception):
-        pass
-
-    def killed(pending: Iterable[ImageTask]) -> Iterator[Any]:
-        next(iter(pending))
-        raise Killed
-        yield
-
-    with pytest.raises(Killed), open_ledger(out, run, tasks, resume=True) as ledger:
-        list(ledger.results(killed, lambda _: pytest.fail("nothing was done")))
+    with open_ledger(out, run, tasks, PROVENANCE, resume=True) as ledger:
+        next(ledger.pending())
     assert "3 of 5 images were done earlier" in pseg(*command, "--resume").stderr
 
 
@@ -356,9 +349,9 @@ def test_two_runs_do_not_write_one_ledger(bundle: Path, photos: Path, tmp_path: 
     (tmp_path / "o").mkdir()
     listing = list_tasks([])
     run = Run("bundle", {}, 0, listing.digest)
-    with open_ledger(tmp_path / "o", run, listing, resume=False):
+    with open_ledger(tmp_path / "o", run, listing, PROVENANCE, resume=False):
         assert "another run is writing" in pseg_error("predict", bundle, photos, "--out", tmp_path / "o")
-        with pytest.raises(LedgerError), open_ledger(tmp_path / "o", run, listing, resume=True):
+        with pytest.raises(LedgerError), open_ledger(tmp_path / "o", run, listing, PROVENANCE, resume=True):
             pass
     assert len(lines(tmp_path / "o" / LEDGER)) == 1
     assert pseg("predict", bundle, photos, "--out", tmp_path / "o").status == ExitStatus.INCOMPLETE

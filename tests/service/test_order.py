@@ -384,6 +384,7 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "mask-size": ("option", "original"),
         "report": ("bool", None),
         "shard": ("string", None),
+        "scale-range": ("string", None),
         "crop-size": ("string", None),
         "stride": ("string", None),
         "scales": ("string", None),
@@ -857,7 +858,7 @@ def test_sigterm_ends_after_the_image_in_hand(platform: Platform, bundle: Path, 
     assert storage.queue == urns_of("q3", "q4", "q5")
     [summary] = storage.records(SUMMARY_SCHEMA)
     assert summary["images"] == {"total": 3, "succeeded": 3, "failed": 0}
-    assert "told to stop" in summary["problems"][0]
+    assert "asked to stop" in summary["problems"][0]
     assert {each.name for each in storage.uploads} >= {"cover.csv"}
 
 

@@ -29,6 +29,7 @@ from engine.rasters.mask_file import layout_for
 from engine.rasters.tiling import Tiling
 from service.commands.terminal import ExitStatus
 from service.results.unfinished import UnfinishedRaster
+from tests.service.bundles import bundle_folder, strongest_band_network
 from tests.service.test_cli import halves, names, pseg, pseg_error, remarks, written
 
 UTM = "EPSG:32755"
@@ -551,3 +552,48 @@ def stopped_after_three_tiles(bundle: Path, tmp_path: Path, out: Path, *options:
         patched.setattr(UnfinishedRaster, "reached", stop)
         assert pseg(*arguments).status == ExitStatus.INCOMPLETE
     return arguments
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_values_of_a_stated_range_in_rasters_and_photographs(bundle: Path, tmp_path: Path, out: Path) -> None:
+    bands = pixels_of(90, 120).astype(np.uint16) * 16
+    source = geotiff(tmp_path / "reef.tif", bands)
+    photograph = geotiff(tmp_path / "photograph.tif", bands, crs=None, transform=rasterio.Affine.identity())
+    (dark,) = pseg("predict", bundle, source, "--out", out / "dark", "--json").records
+    assert "no value above 4095 of 65535" in dark["notes"][-1]
+    assert "scale_range" not in dark["provenance"]
+    run = ("predict", bundle, source, photograph, "--out", out / "scaled", "--scale-range", "0,4095")
+    for record in pseg(*run, "--json").records:
+        assert record["provenance"]["scale_range"] == [0, 4095]
+        assert not any("no value above" in note for note in record.get("notes", ()))
+    np.testing.assert_array_equal(classes_of(out / "scaled" / "reef.tif"), bands.argmax(axis=0))
+    ledger = (out / "scaled" / "ledger.jsonl").read_text().splitlines()
+    assert json.loads(ledger[0])["options"]["scale_range"] == [0, 4095]
+    # The masks depend on it: no other range goes on in the same folder, and the same one has nothing left to do.
+    assert "scale-range 0.0,4000.0, there 0.0,4095.0" in pseg_error(*run[:-1], "0,4000")
+    assert pseg(*run, "--resume").status == 0
+
+
+def test_a_network_of_five_bands_takes_five_bands_of_a_raster(tmp_path: Path, out: Path) -> None:
+    bands = np.random.default_rng(3).integers(1, 256, (6, 12, 15), np.uint8).repeat(10, axis=1).repeat(10, axis=2)
+    source = geotiff(tmp_path / "reef.tif", bands)
+    classes = [{"id": f"urn:band-{band}", "name": f"band-{band}"} for band in range(5)]
+    normalize = [{"type": "Normalize", "mean": [0.5, 0.4, 0.5, 0.4, 0.5], "std": [0.5, 0.5, 0.5, 0.5, 0.5]}]
+    folder = bundle_folder(
+        tmp_path / "five", network=strongest_band_network(bands=5), classes=classes, transforms=normalize
+    )
+    page = tmp_path / "report.html"
+    (record,) = pseg(
+        "predict", folder, source, "--out", out, "--bands", "6,2,3,4,5", "--json", "--report", page
+    ).records
+    assert record["provenance"]["tiling"]["bands"] == [6, 2, 3, 4, 5]
+    means = np.array([0.5, 0.4, 0.5, 0.4, 0.5])[:, None, None]
+    expected = (bands[[5, 1, 2, 3, 4]] / 255 - means).argmax(axis=0)
+    assert (classes_of(out / "reef.tif") != expected).mean() < 1e-3
+    assert "reef.tif" in page.read_text()
+    assert "--bands: 3 bands are named: give 5" in pseg_error(
+        "predict", folder, source, "--out", out, "--bands", "1,2,3"
+    )
+    photograph = halves(tmp_path / "photograph.png")
+    assert "the image has 3 bands, and the network takes 5" in failed(folder, photograph, "--out", tmp_path / "other")
+    assert "images of 5 bands: TIFFs, chosen with --bands" in pseg("inspect", folder).stdout

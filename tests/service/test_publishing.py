@@ -1,7 +1,9 @@
 """What is published of an image and of an order, whichever platform takes it."""
 
 import io
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from service.results.totals import TotalCover
 
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
 SOURCE = ArtifactName("urn:ivcap:artifact:image", "GOPR0247.JPG")
+NO_RASTERS = Path()
 PHOTOGRAPH = SourceImage(np.zeros((1, 1, 3), np.uint8), 1, 1, Capture())
 KNOWN = (
     SegmentationClass("urn:ibenthos:segmentation:class:sand", "sand", (230, 210, 160)),
@@ -60,12 +63,12 @@ def covers(*shares: float) -> tuple[ClassCover, ...]:
 
 
 def task(stem: str) -> ImageTask:
-    return ImageTask(UnreachableItem(SOURCE, "its pixels are not needed"), stem)
+    return ImageTask(UnreachableItem(SOURCE, "its pixels are not needed"), stem, Future())
 
 
 def published(mask: Mask, *shares: float, multilabel: bool = False) -> tuple[Product, PublishedImage]:
     shelf = Shelf()
-    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel)
+    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel, NO_RASTERS)
     image = publisher.write(task("GOPR0247"), PHOTOGRAPH, Prediction(mask, covers(*shares), {}))
     [product] = shelf.products
     return product, image
@@ -119,7 +122,7 @@ def test_overlapping_classes_have_no_scalar_and_need_not_sum_to_one() -> None:
 
 def test_the_collection_lists_the_masks() -> None:
     shelf = Shelf()
-    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel=False)
+    publisher = Publisher(shelf, "urn:ivcap:artifact:model", PROVENANCE, multilabel=False, folder=NO_RASTERS)
     masks = [
         publisher.write(task(stem), PHOTOGRAPH, Prediction(np.zeros((1, 1), np.uint8), covers(1), {})) for stem in "ab"
     ]
@@ -134,7 +137,9 @@ def test_the_collection_lists_the_masks() -> None:
 def test_timings_are_summed_up_stage_by_stage() -> None:
     shelf = Shelf()
     samples: list[float] = [4, 1, 2, 3, *[5.0] * 15, 100]
-    Publisher(shelf, "m", PROVENANCE, multilabel=False).publish_timings("my network", {"run": samples})
+    Publisher(shelf, "m", PROVENANCE, multilabel=False, folder=NO_RASTERS).publish_timings(
+        "my network", {"run": samples}
+    )
     [(entity, aspect)] = shelf.attached
     assert entity == shelf.order
     assert (aspect["$schema"], aspect["model_name"], aspect["images"]) == (TIMINGS_SCHEMA, "my network", 20)
@@ -144,9 +149,9 @@ def test_timings_are_summed_up_stage_by_stage() -> None:
 
 def test_images_count_by_their_pixels_and_once_each() -> None:
     total = TotalCover()
-    total.add(10, 10, covers(1, 0))
+    total.add(100, covers(1, 0))
     # This image has a class more.
-    total.add(30, 10, covers(0, 0.5, 0.5))
+    total.add(300, covers(0, 0.5, 0.5))
     records = total.records()
     assert [each["cover"] for each in records] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
     assert [each["mean_of_images"] for each in records] == [0.5, 0.25, 0.25]

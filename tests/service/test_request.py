@@ -173,11 +173,18 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "exclude-class": None,
         "report": False,
         "shard": None,
+        "scale-range": None,
         "crop-size": None,
         "stride": None,
         "scales": None,
         "flip-horizontal": False,
         "flip-vertical": False,
+        "tile": False,
+        "as-photograph": False,
+        "tile-size": None,
+        "overlap": None,
+        "bands": None,
+        "vectors": "none",
     }
 
 
@@ -221,6 +228,8 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         ({"image": "urn:i", "precision": "int8", "runtime": "paddle"}, "int8 under TensorRT only"),
         ({"image": "urn:i", "max-img-size": 0}, "max-img-size: 0 is not allowed"),
         ({"image": "urn:i", "cpu-threads": 0}, "^cpu-threads: .*(greater than or equal to|less than) 1"),
+        ({"image": "urn:i", "scale-range": "4095"}, "^scale-range: 4095: give 2 numbers"),
+        ({"image": "urn:i", "scale-range": "4095,0"}, "^scale-range: 4095 is not less than 0"),
         ({"image": "urn:i", "crop-size": "769", "stride": "769"}, "^crop-size: 769: give 2 numbers"),
         ({"image": "urn:i", "crop-size": "9,9,3", "stride": "9,9"}, "^crop-size: 9,9,3: give 2 numbers"),
         ({"image": "urn:i", "save-dir": "x"}, "save-dir: Extra inputs are not permitted"),

@@ -21,7 +21,7 @@ class LoadedWay:
         if isinstance(command, Load):
             started = time.perf_counter()
             if command.task.work is Work.FOLDER and command.task.way.software is Software.PSEG:
-                # As every front door of this software does.
+                # As every entry point of this software does.
                 return_freed_memory()
             self._repeat = loaded(command.task, self._stack)
             load_s = time.perf_counter() - started

@@ -92,7 +92,7 @@ def _weights(config: Path, weights: Path, checkout: Path | None, timeout_s: floa
 
 
 def _export(config: Path, weights: Path, bundle: Path, checkout: Path | None, timeout_s: float) -> tuple[str, ...]:
-    arguments = ["--config", config, "--weights", weights, "--output-op", "none", "--out", bundle]
+    arguments = ["--config", config, "--weights", weights, "--out", bundle]
     said = _pseg(["export", *arguments], checkout, timeout_s)
     return tuple(each["name"] for each in json.loads(said)["adapters"])
 

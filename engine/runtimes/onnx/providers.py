@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 from engine.errors import RuntimeUnavailableError
 from engine.options import OnnxOptions, Provider
@@ -22,25 +22,9 @@ from engine.system.gpu_stacks import how_to_install
 from engine.system.libraries import installed_version
 from engine.system.nvidia import TENSORRT_LIBRARIES, open_libraries, require_gpu
 
-
-@dataclass(frozen=True, slots=True)
-class Plugin:
-    """A provider that lies in a distribution of its own.
-
-    Attributes:
-        module: tells the path of its library and the name of its provider.
-        device: what it runs on, as ONNX Runtime calls it.
-    """
-
-    module: str
-    device: Literal["CPU", "GPU"]
-
-
-PLUGINS: Mapping[Provider, Plugin] = {
-    Provider.OPENVINO: Plugin("onnxruntime_ep_openvino", "CPU"),
-    Provider.CUDA: Plugin("onnxruntime_ep_cuda", "GPU"),
-}
-"""Used where the provider is not built into the installed ONNX Runtime."""
+PLUGINS: Mapping[Provider, str] = {Provider.CUDA: "onnxruntime_ep_cuda"}
+"""Providers that also lie in a distribution of their own: the module that tells the path of its library and the name of
+its provider. It is used where the provider is not built into the installed ONNX Runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +33,7 @@ class PluginDevices:
 
     Attributes:
         name: of its provider, as sessions tell it.
-        devices: those of its kind.
+        devices: the GPUs that it offers.
     """
 
     name: str
@@ -104,15 +88,10 @@ def remedy(provider: Provider) -> str:
     Returns:
         What to do.
     """
-    match provider:
-        case Provider.CPU:
-            return "install the extra `onnx`"
-        case Provider.OPENVINO:
-            return "install the extra `openvino`; its plugin serves Intel processors only"
-        case Provider.CUDA:
-            return f"{how_to_install()} in place of onnxruntime, on a host with an NVIDIA driver"
-        case Provider.TENSORRT:
-            return f"{how_to_install(tensorrt=True)} in place of onnxruntime, on a host with an NVIDIA driver"
+    if provider is Provider.CPU:
+        return "install the extra `onnx`"
+    packages = how_to_install(tensorrt=provider is Provider.TENSORRT)
+    return f"{packages} in place of onnxruntime, on a host with an NVIDIA driver"
 
 
 def require_provider(provider: Provider, device_id: int = 0) -> None:
@@ -127,9 +106,8 @@ def require_provider(provider: Provider, device_id: int = 0) -> None:
     """
     ort = load_library()
     if is_plugin(ort, provider):
-        # A plugin for GPUs is registered only where there is a driver: its own messages name none of this.
-        if provider.device == "gpu":
-            require_gpu(device_id)
+        # A plugin is registered only where there is a driver: its own messages name none of this.
+        require_gpu(device_id)
         plugin_devices(ort, provider)
         return
     if PROVIDER_NAMES[provider] not in ort.get_available_providers():
@@ -157,12 +135,11 @@ def is_plugin(ort: Any, provider: Provider) -> bool:
         provider: the execution provider.
 
     Returns:
-        Whether it is not built in and there is a plugin for it that is installed, or that could be.
+        Whether it is not built in, and there is a plugin for it that is installed.
     """
     if provider not in PLUGINS or PROVIDER_NAMES[provider] in ort.get_available_providers():
         return False
-    # OpenVINO's is nowhere built in, so that a missing plugin is what to tell.
-    return provider is Provider.OPENVINO or importlib.util.find_spec(PLUGINS[provider].module) is not None
+    return importlib.util.find_spec(PLUGINS[provider]) is not None
 
 
 def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
@@ -178,9 +155,8 @@ def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
     Raises:
         RuntimeUnavailableError: the plugin is absent, does not load, or offers no device.
     """
-    plugin = PLUGINS[provider]
     try:
-        module = importlib.import_module(plugin.module)
+        module = importlib.import_module(PLUGINS[provider])
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"provider {provider}: its plugin cannot be imported ({error}): {remedy(provider)}"
@@ -196,12 +172,12 @@ def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
                     f"provider {provider}: its plugin does not load ({first_line(error)}): {remedy(provider)}"
                 ) from error
             _registered.add(name)
-    kind = getattr(ort.OrtHardwareDeviceType, plugin.device)
+    kind = ort.OrtHardwareDeviceType.GPU
     found = tuple(each for each in ort.get_ep_devices() if each.ep_name == name and each.device.type == kind)
     if not found:
         vendors = sorted({str(each.device.vendor) for each in ort.get_ep_devices()})
         raise RuntimeUnavailableError(
-            f"provider {provider}: its plugin offers no {plugin.device} of this machine (vendors: "
+            f"provider {provider}: its plugin offers no GPU of this machine (vendors: "
             f"{', '.join(vendors)}): {remedy(provider)}; or use provider cpu"
         )
     return PluginDevices(name, found)
@@ -250,12 +226,11 @@ def create_session(ort: Any, path: Path, plan: SessionPlan, options: OnnxOptions
 
 
 def _numbered(plugin: PluginDevices, options: OnnxOptions) -> Any:
-    index = options.device_id if options.provider.device == "gpu" else 0
-    if index >= len(plugin.devices):
+    if options.device_id >= len(plugin.devices):
         raise RuntimeUnavailableError(
-            f"GPU {index} was asked for, but {plugin.name} offers {len(plugin.devices)}: name one of these"
+            f"GPU {options.device_id} was asked for, but {plugin.name} offers {len(plugin.devices)}: name one of these"
         )
-    return plugin.devices[index]
+    return plugin.devices[options.device_id]
 
 
 def first_line(error: Exception) -> str:

@@ -40,8 +40,7 @@ class OnnxRuntime:
 
     It may be used from several threads; as many runs are under way as it has streams. ONNX Runtime's `run` is
     reentrant, so that streams of one thread each share one session and its weights; streams of several threads have a
-    session each, with threads of its own. OpenVINO's provider reshapes its model between runs of different sizes, hence
-    its streams never share a session.
+    session each, with threads of its own.
     """
 
     def __init__(self, model: OnnxModel, options: OnnxOptions) -> None:

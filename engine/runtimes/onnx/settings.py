@@ -1,6 +1,5 @@
 """What ONNX Runtime is told, provider by provider: pure functions, so that it is checked without the hardware."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ ProviderSettings = dict[str, str]
 
 PROVIDER_NAMES: Mapping[Provider, str] = {
     Provider.CPU: "CPUExecutionProvider",
-    Provider.OPENVINO: "OpenVINOExecutionProvider",
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
@@ -110,21 +108,6 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
     return settings
 
 
-def openvino_settings(options: OnnxOptions) -> ProviderSettings:
-    """Settings of the OpenVINO provider.
-
-    Without the precision hint it computes in BF16 on processors that have it, which is less exact.
-
-    Args:
-        options: threads.
-
-    Returns:
-        Provider settings.
-    """
-    cpu = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(options.threads_per_stream)}
-    return {"load_config": json.dumps({"CPU": cpu})}
-
-
 def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni: bool = True) -> SessionPlan:
     """Decide everything that a session is created with.
 
@@ -135,6 +118,9 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
 
     Returns:
         The plan.
+
+    Raises:
+        ValueError: the provider is OpenVINO, which is loaded elsewhere.
     """
     cpu: tuple[str, ProviderSettings] = (PROVIDER_NAMES[Provider.CPU], {})
     cuda = (PROVIDER_NAMES[Provider.CUDA], cuda_settings(options))
@@ -143,7 +129,7 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
         case Provider.CPU:
             providers = (cpu,)
         case Provider.OPENVINO:
-            providers = ((PROVIDER_NAMES[Provider.OPENVINO], openvino_settings(options)),)
+            raise ValueError("OpenVINO has a runtime of its own, which is no provider of ONNX Runtime")
         case Provider.CUDA:
             providers = (cuda, cpu)
         case Provider.TENSORRT:
@@ -155,10 +141,9 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
     elif options.precision is Precision.INT8 and not vnni:
         # Sums of uint8 by int8 products overflow there. The exact kernels are slower, also where they are not needed.
         config["session.x64quantprecision"] = "1"
-    share_one = options.threads_per_stream == 1 and options.provider is not Provider.OPENVINO
     return SessionPlan(
         threads=options.threads_per_stream,
-        sessions=1 if share_one else options.streams,
+        sessions=1 if options.threads_per_stream == 1 else options.streams,
         config=config,
         providers=providers,
         log_severity=0 if options.verbose else 3,

@@ -5,15 +5,14 @@ way; the program says it.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
-from engine.runtimes.programs.protobuf import fields_with_length
+from engine.runtimes.programs.protobuf import Message, in_file, require_program_size
 
 
 class LastOperator(StrEnum):
@@ -43,11 +42,6 @@ _KEEPS_THE_VALUES = frozenset(
 )
 """Operators, in lower case, behind which the values are still what they were before: copies, shapes, sizes, types."""
 
-_PROGRAM_BYTES = 16 << 20
-_MOST_FIELDS = 1_000_000
-"""Programs hold no weights and are small: SegFormer-B0's takes 21 000. They are read in this process, so what a forged
-one may cost is bounded."""
-
 _Operator = tuple[str, Sequence[str]]
 """Name in lower case, and the values that it takes."""
 
@@ -73,11 +67,11 @@ def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
-        if isinstance(model, PaddleModel) and path.stat().st_size > _PROGRAM_BYTES:
-            raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
+        if isinstance(model, PaddleModel):
+            require_program_size(path)
         if isinstance(model, PaddleModel) and model.kind != "pdmodel":
             return _of_pir(path)
-        return _in_file(path, _of_onnx if isinstance(model, OnnxModel) else _of_pdmodel)
+        return in_file(path, _of_onnx if isinstance(model, OnnxModel) else _of_pdmodel)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
 
@@ -110,28 +104,7 @@ def _of_pir(program: Path) -> LastOperator:
     return _traced(makers, fetched[0])
 
 
-class _Message:
-    """The content of a program, whose fields are counted while they are looked through."""
-
-    def __init__(self, content: mmap) -> None:
-        self.content = content
-        self._fields = 0
-
-    def fields(self, number: int, message: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
-        """First byte and end of each field of that number in a message, the whole file by default."""
-        for found, first, last in fields_with_length(self.content, *(message or (0, len(self.content)))):
-            self._fields += 1
-            if self._fields > _MOST_FIELDS:
-                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
-            if found == number:
-                yield first, last
-
-    def texts(self, number: int, message: tuple[int, int]) -> Iterator[str]:
-        for first, last in self.fields(number, message):
-            yield self.content[first:last].decode(errors="backslashreplace")
-
-
-def _of_pdmodel(program: _Message) -> LastOperator:
+def _of_pdmodel(program: Message) -> LastOperator:
     makers: dict[str, _Operator] = {}
     fetched: list[str] = []
     block = next(program.fields(_BLOCKS))
@@ -152,7 +125,7 @@ def _of_pdmodel(program: _Message) -> LastOperator:
     return _traced(makers, fetched[0])
 
 
-def _of_onnx(model: _Message) -> LastOperator:
+def _of_onnx(model: Message) -> LastOperator:
     graph = next(model.fields(_MODEL_GRAPH))
     makers: dict[str, _Operator] = {}
     for node in model.fields(_GRAPH_NODE, graph):
@@ -161,11 +134,3 @@ def _of_onnx(model: _Message) -> LastOperator:
         makers.update((each, (name, taken)) for each in model.texts(_NODE_OUTPUT, node))
     output = next(model.fields(_GRAPH_OUTPUT, graph))
     return _traced(makers, next(model.texts(_VALUE_NAME, output)))
-
-
-def _in_file(path: Path, read: Callable[[_Message], LastOperator]) -> LastOperator:
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        try:
-            return read(_Message(content))
-        except StopIteration as error:
-            raise ValueError("a part is missing") from error

@@ -3,12 +3,94 @@
 Source: the wire format of protocol buffers, protobuf.dev/programming-guides/encoding.
 """
 
-from collections.abc import Iterator, Mapping
-from mmap import mmap
+from collections.abc import Callable, Iterator, Mapping
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import TypeVar
 
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
 _FIXED_BYTES: Mapping[int, int] = {_I64: 8, _I32: 4}
 _VARINT_BYTES = 10
+_PROGRAM_BYTES = 16 << 20
+_MOST_FIELDS = 1_000_000
+"""Programs hold no weights and are small: SegFormer-B0's takes 21 000. They are read in this process, so what a forged
+one may cost is bounded."""
+
+_Found = TypeVar("_Found")
+
+
+class Message:
+    """The content of a program, whose fields are counted while they are looked through."""
+
+    def __init__(self, content: mmap) -> None:
+        self.content = content
+        self._fields = 0
+
+    def fields(self, number: int, message: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
+        """Find the fields of one number that have a length.
+
+        Args:
+            number: of the fields.
+            message: first byte and end of the message that they lie in; None: the whole file.
+
+        Yields:
+            First byte and end of each.
+
+        Raises:
+            ValueError: the bytes are no message, or more fields were looked through than a network has.
+        """
+        for found, first, last in fields_with_length(self.content, *(message or (0, len(self.content)))):
+            self._fields += 1
+            if self._fields > _MOST_FIELDS:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            if found == number:
+                yield first, last
+
+    def texts(self, number: int, message: tuple[int, int]) -> Iterator[str]:
+        """Read the fields of one number as texts.
+
+        Args:
+            number: of the fields.
+            message: first byte and end of the message that they lie in.
+
+        Yields:
+            Each text.
+        """
+        for first, last in self.fields(number, message):
+            yield self.content[first:last].decode(errors="backslashreplace")
+
+
+def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
+    """Read something from a file that is a message.
+
+    Args:
+        path: the file.
+        read: finds it; it may end an iteration where a part is missing.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: the file is no message, or a part is missing.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            return read(Message(content))
+        except StopIteration as error:
+            raise ValueError("a part is missing") from error
+
+
+def require_program_size(path: Path) -> None:
+    """Refuse to read a program that is larger than any network's without its weights.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is.
+    """
+    if path.stat().st_size > _PROGRAM_BYTES:
+        raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
 
 
 def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -1,6 +1,5 @@
 """What ONNX Runtime is told, provider by provider, checked without the hardware."""
 
-import json
 from importlib import metadata
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from engine.options import DynamicShapeProfile, GpuOptions, OnnxOptions, Precision, Provider, ShapeRange, TensorRtFiles
 from engine.runtimes.onnx import library_conflict
-from engine.runtimes.onnx.settings import cuda_settings, openvino_settings, session_plan, tensorrt_settings
+from engine.runtimes.onnx.settings import cuda_settings, session_plan, tensorrt_settings
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RANGE = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
@@ -20,7 +19,6 @@ TWO_INPUTS = DynamicShapeProfile((("x", RANGE), ("scale", ShapeRange((1, 2), (1,
     ("provider", "names"),
     [
         (Provider.CPU, [CPU]),
-        (Provider.OPENVINO, ["OpenVINOExecutionProvider"]),
         (Provider.CUDA, [CUDA, CPU]),
         (Provider.TENSORRT, [TENSORRT, CUDA, CPU]),
     ],
@@ -37,8 +35,6 @@ def test_each_provider_gets_its_own_settings(tmp_path: Path) -> None:
     assert tensorrt == (TENSORRT, tensorrt_settings(options, tmp_path))
     assert cuda == (CUDA, cuda_settings(options))
     assert cpu == (CPU, {})
-    openvino = OnnxOptions(provider=Provider.OPENVINO, threads=2)
-    assert session_plan(openvino).providers[0][1] == openvino_settings(openvino)
 
 
 @pytest.mark.parametrize(("verbose", "severity"), [(True, 0), (False, 3)])
@@ -51,14 +47,6 @@ def test_cuda_rounds_to_tf32_only_where_that_is_allowed(allowed: bool, setting: 
     settings = cuda_settings(OnnxOptions(provider=Provider.CUDA, device_id=1, gpu=GpuOptions(allow_tf32=allowed)))
     assert settings["device_id"] == "1"
     assert settings["use_tf32"] == setting
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_openvino_computes_in_fp32_with_our_threads(threads: int) -> None:
-    settings = openvino_settings(OnnxOptions(provider=Provider.OPENVINO, threads=threads))
-    assert set(settings) == {"load_config"}
-    expected = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}}
-    assert json.loads(settings["load_config"]) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""A bundle whose network ends in argmax becomes one of the same network that returns scores."""
+
+import json
+import shutil
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
+from converters.exporting.bundle_files import META, deploy_text, read_settings, settings_file
+from converters.last_argmax import cut_graph, cut_program
+from converters.parity import ParityReport, compare_classes, named_pictures
+from converters.rewriting import rewritten
+from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
+from engine.errors import ConversionError
+from engine.images import SourceImage
+from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.runtimes.profile import PROFILE_NAME
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.opening import open_runtime
+from engine.segmentation.predictor import Predictor
+from engine.system.cores import usable_cores
+from engine.system.files import scratch_folder
+from engine.system.settings_files import read_json
+
+_CHANGE = "the last argmax was cut off"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresBundle:
+    """A bundle without the last argmax of the one that it was made from.
+
+    Attributes:
+        bundle: of the same source; `derived_from` is the digest of the original.
+        report: the classes with the largest score compared with those of the original, at the network's own size; no
+            pixel differs.
+        left_out: files of the original that hold for its masks only: derived models, a tuned profile.
+        opset: operator set of a graph that was cut; None where a program was.
+    """
+
+    bundle: Bundle
+    report: ParityReport
+    left_out: tuple[str, ...]
+    opset: int | None
+
+    def as_conversion(self, request: ConversionRequest) -> Conversion | None:
+        """Certify the FP32 graph that was cut, against the original.
+
+        Returns:
+            None where a program was cut, or the request asks for another model.
+        """
+        model = self.bundle.onnx_model(Precision.FP32)
+        asked = replace(ConversionRequest(), limits=request.limits, verification=request.verification)
+        if model is None or self.opset is None or request != asked:
+            return None
+        certificate = Certificate(
+            precision=Precision.FP32,
+            opset=self.opset,
+            input_shape=None,
+            excluded_nodes=(),
+            model_digest=model.digest,
+            compared_on="generated",
+            report=self.report,
+        )
+        return Conversion(model, certificate)
+
+
+@contextmanager
+def with_scores(
+    bundle: Bundle, pictures: Iterable[tuple[str, SourceImage]] = (), *, ledger: Path | None = None
+) -> Generator[ScoresBundle]:
+    """Cut the last argmax off a bundle's network, and prove that the classes stay the same.
+
+    The Paddle program is cut in its own format; its weights are the same. Where the bundle holds none, its FP32 ONNX
+    graph is. Both networks then run on the same pictures: the class with the largest score must be the original's in
+    every pixel.
+
+    Args:
+        bundle: an open bundle; it is not changed.
+        pictures: names and images to compare on; empty: generated ones.
+        ledger: folder that remembers which models loaded before.
+
+    Yields:
+        The new bundle; its files are gone afterwards.
+
+    Raises:
+        ConversionError: the network does not end in an argmax over classes, its classes overlap, or a class differs.
+    """
+    if bundle.multilabel:
+        raise ConversionError(
+            f"{bundle.source}: meta.json says that its classes overlap, and an argmax tells them apart: correct "
+            "multilabel in meta.json"
+        )
+    with scratch_folder("scores") as folder:
+        try:
+            opset, left_out = _write(bundle, folder)
+        except ConversionError as error:
+            raise type(error)(f"{bundle.source}: {error}") from error
+        cut = read_bundle(folder, bundle.source)
+        yield ScoresBundle(cut, _require_same_classes(bundle, cut, list(pictures), ledger), left_out, opset)
+
+
+def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
+    """Write the files of the new bundle."""
+    base = bundle.paddle or bundle.onnx_model(Precision.FP32)
+    if base is None:
+        raise ConversionError("holds neither a Paddle program nor onnx/fp32/model.onnx, whose argmax could be cut off")
+    replaced = {settings_file(bundle).name, META}
+    deploy: dict[str, Any] = {key: value for key, value in _deploy(bundle).items() if key != "with_argmax"}
+    if isinstance(base, PaddleModel):
+        opset = None
+        program = base.program.name
+        rewritten(cut_program, base.program, folder, program)
+        shutil.copyfile(base.params, folder / base.params.name)
+        deploy |= {"model": program, "params": base.params.name}
+        ending = last_operator(PaddleModel(folder / program, folder / base.params.name, digest=""))
+    else:
+        target = folder / base.path.relative_to(bundle.folder)
+        target.parent.mkdir(parents=True)
+        opset = rewritten(cut_graph, base.path, target.parent, target.name)
+        ending = last_operator(OnnxModel(target, Precision.FP32, digest=""))
+    ends = "softmax" if ending is LastOperator.SOFTMAX else "none"
+    settings = {**read_settings(bundle), "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
+    (folder / settings_file(bundle).name).write_text(deploy_text(settings), encoding="utf-8")
+    meta = {**_meta(bundle), "derived_from": {"bundle": bundle.digest, "change": _CHANGE}}
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    return opset, _copy_others(bundle, folder, replaced)
+
+
+def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str, ...]:
+    """Copy what is neither a model nor said anew; tell what is not copied."""
+    left_out: list[str] = []
+    for name, path in packed_files(bundle).items():
+        target = folder / name
+        if name in replaced or target.exists():
+            continue
+        if name.startswith("onnx/") or name == PROFILE_NAME or target.suffix == ".pdmodel":
+            left_out.append(name)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return tuple(sorted(left_out))
+
+
+def _deploy(bundle: Bundle) -> dict[str, Any]:
+    return read_settings(bundle)["Deploy"]
+
+
+def _meta(bundle: Bundle) -> dict[str, Any]:
+    path = bundle.folder / META
+    return cast("dict[str, Any]", read_json(path)) if path.is_file() else {}
+
+
+def _require_same_classes(
+    original: Bundle, cut: Bundle, pictures: Sequence[tuple[str, SourceImage]], ledger: Path | None
+) -> ParityReport:
+    threads = usable_cores()
+    options: RuntimeOptions = PaddleOptions(threads=threads) if original.paddle else OnnxOptions(threads=threads)
+    with (
+        Predictor(original, open_runtime(original, options, ledger=ledger)) as reference,
+        Predictor(cut, open_runtime(cut, options, ledger=ledger)) as candidate,
+    ):
+        report = compare_classes(reference, candidate, pictures or named_pictures(reference))
+    if report.mismatched_ppm:
+        raise ConversionError(
+            f"{original.source}: without its last argmax, the network gives other classes "
+            f"({report.mismatched_ppm:.1f} pixels per million, worst on {report.worst_image}): report this network"
+        )
+    return report

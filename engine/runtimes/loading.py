@@ -1,0 +1,52 @@
+"""Which library loads an ONNX model: OpenVINO, or for every other provider ONNX Runtime."""
+
+from pathlib import Path
+
+from engine.bundle.bundle import OnnxModel
+from engine.options import OnnxOptions, Provider
+from engine.runtimes import Runtime
+
+_COMPILED = "openvino"
+
+
+def require_provider(options: OnnxOptions) -> None:
+    """Find out whether the library, the provider and its device are there.
+
+    Args:
+        options: provider and number of the GPU.
+
+    Raises:
+        RuntimeUnavailableError: something is absent; the message says what to install or choose.
+    """
+    if options.provider is Provider.OPENVINO:
+        from engine.runtimes.openvino import require_openvino
+
+        require_openvino(options)
+    else:
+        from engine.runtimes.onnx import require_provider
+
+        require_provider(options.provider, options.device_id)
+
+
+def load_onnx(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> Runtime:
+    """Load an ONNX model, and prove with a first run that it works.
+
+    Args:
+        model: the ONNX file.
+        options: provider, precision, threads.
+        ledger: folder of earlier successes, which also keeps what OpenVINO compiled; None: nothing is kept.
+
+    Returns:
+        The runtime.
+
+    Raises:
+        RuntimeUnavailableError: the library, the provider or its device is absent.
+        ModelLoadError: the library refuses the model, or its first run fails.
+    """
+    if options.provider is Provider.OPENVINO:
+        from engine.runtimes.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(model, options, None if ledger is None else ledger / _COMPILED)
+    from engine.runtimes.onnx import OnnxRuntime
+
+    return OnnxRuntime(model, options)

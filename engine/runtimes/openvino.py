@@ -1,0 +1,290 @@
+"""OpenVINO: the only engine file that imports openvino.
+
+To users it is a provider of the ONNX side: it reads the same ONNX file. One compiled model takes every input size, so
+that its weights exist once whatever the number of sizes and streams; OpenVINO prepares its kernels again for a size
+that it has not seen. A compiled model is kept beside the load marks, and the next start reads it in place of compiling.
+"""
+
+# openvino's types are those of its bindings, generated and incomplete.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from engine.bundle.bundle import OnnxModel
+from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
+from engine.options import OnnxOptions, Precision, RuntimeName
+from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes.engine_cache import engine_folder
+from engine.runtimes.sessions import Sessions
+from engine.runtimes.utf8_paths import utf8_paths
+from engine.system.files import atomic_file
+from engine.system.hardware import has_vnni, this_processor
+from engine.system.libraries import installed_version
+
+_TELEMETRY = "openvino_telemetry"
+_DEVICE = "CPU"
+_BLOB = "compiled.blob"
+_DIGEST_BYTES = 32
+CACHED_KERNELS = 500
+"""How many kernels each stream keeps prepared, of all layers and input sizes together. With OpenVINO's own 5000, memory
+doubles over a hundred sizes."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKey:
+    """What a compiled model depends on.
+
+    Attributes:
+        model_digest: SHA-256 of the ONNX file.
+        version: of OpenVINO.
+        processor: model and flags, which decide what kernels are chosen.
+        settings: what it is compiled with.
+    """
+
+    model_digest: str
+    version: str
+    processor: tuple[str, ...]
+    settings: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as anything differs."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def compile_settings(options: OnnxOptions) -> dict[str, str]:
+    """Decide what a model is compiled with.
+
+    The precision is always named: by default OpenVINO computes in BF16 on processors that have it. Threads are not
+    pinned to cores, because two processes would be pinned to the same ones.
+
+    Args:
+        options: threads and streams.
+
+    Returns:
+        OpenVINO's properties.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": str(options.threads),
+        "NUM_STREAMS": str(options.streams),
+        "PERFORMANCE_HINT": "LATENCY" if options.streams == 1 else "THROUGHPUT",
+        "ENABLE_CPU_PINNING": "NO",
+        "ENABLE_HYPER_THREADING": "YES",
+        "CPU_RUNTIME_CACHE_CAPACITY": str(CACHED_KERNELS),
+    }
+
+
+def require_openvino(options: OnnxOptions) -> None:
+    """Find out whether OpenVINO starts here, and computes right.
+
+    Args:
+        options: the precision.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
+    """
+    if options.precision is Precision.INT8 and not has_vnni():
+        raise RuntimeUnavailableError(
+            "provider openvino: without VNNI, which this processor lacks, OpenVINO's sums of 8-bit products overflow: "
+            "use provider cpu, or precision fp32"
+        )
+    devices = list(_core().available_devices)
+    if _DEVICE not in devices:
+        raise RuntimeUnavailableError(
+            f"provider openvino: OpenVINO offers no CPU of this machine (it has {', '.join(devices) or 'nothing'}): "
+            "use provider cpu"
+        )
+
+
+@cache
+def _core() -> Any:
+    return _load_library().Core()
+
+
+def _load_library() -> Any:
+    """Import OpenVINO without what its makers would be told about it.
+
+    `openvino` imports its model converter, which writes an identifier into the home folder and asks the network for its
+    makers' host. It does neither where `openvino_telemetry` cannot be imported.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault(_TELEMETRY, cast("Any", None))
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"provider openvino: OpenVINO cannot be imported ({error}): install the extra `openvino`, or use provider "
+            "cpu"
+        ) from error
+    return openvino
+
+
+class OpenVinoRuntime:
+    """One ONNX model, compiled by OpenVINO for the CPU.
+
+    It may be used from several threads; as many runs are under way as it has streams, which share the weights.
+    """
+
+    def __init__(self, model: OnnxModel, options: OnnxOptions, kept: Path | None = None) -> None:
+        """Load the model and prove with a first run that it works.
+
+        Args:
+            model: the ONNX file.
+            options: precision, threads, streams.
+            kept: folder of compiled models; None: compile each time.
+
+        Raises:
+            RuntimeUnavailableError: OpenVINO is absent.
+            ModelLoadError: OpenVINO refuses the model or computes otherwise than asked for, or the first run fails.
+        """
+        require_openvino(options)
+        self._options = options
+        self._settings = compile_settings(options)
+        version = str(installed_version("openvino"))
+        key = CompiledKey(model.digest, version, this_processor(), self._settings)
+        folder = None if kept is None else _folder(kept, key)
+        try:
+            compiled = self._compiled(model, folder)
+            threads = self._threads_of(compiled)
+            self._inputs = tuple(map(_spec, compiled.inputs))
+            self._outputs = tuple(map(_spec, compiled.outputs))
+            requests = [compiled.create_infer_request() for _ in range(options.streams)]
+        except RuntimeError as error:
+            raise ModelLoadError(
+                f"{model.path}: OpenVINO refuses the model ({_telling_line(error)}): use provider cpu"
+            ) from error
+        self._requests: Sessions[Any] = Sessions(requests)
+        self._identity = RuntimeIdentity(
+            runtime=RuntimeName.ONNX,
+            provider=options.label,
+            precision=options.precision,
+            threads=threads,
+            model_digest=model.digest,
+            versions={"openvino": version},
+            streams=options.streams,
+        )
+        try:
+            self.run(probe_feeds(self._inputs))
+        except InferenceError as error:
+            raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
+
+    def _compiled(self, model: OnnxModel, folder: Path | None) -> Any:
+        blob = None if folder is None else _read_blob(folder / _BLOB)
+        if blob is not None:
+            try:
+                return _core().import_model(_load_library().Tensor(blob), _DEVICE, self._settings)
+            except RuntimeError as error:
+                _log.warning("%s: OpenVINO does not read it (%s): compiling again", folder, _telling_line(error))
+        with utf8_paths(model.path) as (path,):
+            compiled = _core().compile_model(_core().read_model(str(path)), _DEVICE, self._settings)
+        if folder is not None:
+            _write_blob(folder / _BLOB, compiled)
+        return compiled
+
+    def _threads_of(self, compiled: Any) -> int:
+        """What OpenVINO will really do: it may take less than it was asked for without a word."""
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        streams, threads = (int(compiled.get_property(name)) for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+        if (precision, streams) != (self._settings["INFERENCE_PRECISION_HINT"], self._options.streams):
+            raise ModelLoadError(
+                f"OpenVINO would compute in {precision} and {streams} streams, not in "
+                f"{self._settings['INFERENCE_PRECISION_HINT']} and {self._options.streams}: use provider cpu"
+            )
+        if threads != self._options.threads:
+            _log.warning("OpenVINO runs %d threads here, not %d", threads, self._options.threads)
+        return threads
+
+    @property
+    def identity(self) -> RuntimeIdentity:
+        """What really runs."""
+        return self._identity
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs as it states them."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network once; a call waits while every stream is busy.
+
+        Args:
+            feeds: a tensor for every input, of its dtype.
+
+        Returns:
+            Output name to tensor; the caller owns them.
+
+        Raises:
+            InferenceError: the feeds do not fit, or OpenVINO failed, or the runtime is closed.
+        """
+        check_feeds(self._inputs, feeds)
+        with self._requests.lend() as request:
+            try:
+                results = request.infer(dict(feeds), share_inputs=True)
+                tensors = [np.asarray(results[index]) for index in range(len(self._outputs))]
+            except RuntimeError as error:
+                shapes = {name: tensor.shape for name, tensor in feeds.items()}
+                raise InferenceError(f"OpenVINO failed on inputs {shapes}: {_telling_line(error)}") from error
+        return dict(zip((spec.name for spec in self._outputs), tensors, strict=True))
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._requests.close()
+
+
+def _folder(kept: Path, key: CompiledKey) -> Path | None:
+    try:
+        return engine_folder(kept, key)
+    except OSError as error:
+        _log.warning("%s cannot be written to (%s): every start compiles the model again", kept, error)
+        return None
+
+
+def _read_blob(path: Path) -> Tensor | None:
+    """A compiled model as it was written; OpenVINO itself would take one with other weights."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, blob = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+    if hashlib.sha256(blob).digest() != digest:
+        _log.warning("%s is damaged: compiling again", path)
+        return None
+    return np.frombuffer(blob, dtype=np.uint8)
+
+
+def _write_blob(path: Path, compiled: Any) -> None:
+    blob = compiled.export_model().getbuffer()
+    try:
+        with atomic_file(path) as file:
+            file.write(hashlib.sha256(blob).digest())
+            file.write(blob)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): the next start compiles again", path, error)
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(None if axis.is_dynamic else int(axis.get_length()) for axis in port.partial_shape)
+    return TensorSpec(name=str(port.any_name), dtype=np.dtype(port.element_type.to_dtype()), shape=shape)
+
+
+def _telling_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Exception from")), type(error).__name__)
