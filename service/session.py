@@ -44,6 +44,7 @@ from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.steps import MeasuringSteps, steps_for
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
@@ -215,7 +216,21 @@ def open_session(
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
             predictor.scale_range = request.images.scale_range
-            yield averaged(predictor, request.averaging)
+            yield averaged(_with_steps(predictor, request), request.averaging)
+
+
+def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
+    """Let a predictor do what a request asks for behind the classes."""
+    bundle = predictor.bundle
+    keep = "confidence" in request.save
+    steps = steps_for(request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep)
+    if steps.wants_confidence:
+        option = "unsure" if request.cover.confidence.unsure is not None else "save"
+        try:
+            steps = replace(steps, scale=predictor.score_scale())
+        except OptionError as error:
+            raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
+    return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
 
 
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:
