@@ -361,7 +361,8 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
     )
     timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
     tiled = tiling_record(tiling, facts, width, height)
-    return Prediction(mask, covers, timings_ms, network_size=(tiling.width, tiling.height), tiling=tiled)
+    size, flags = (tiling.width, tiling.height), predictor.flags_of(image)
+    return Prediction(mask, covers, timings_ms, network_size=size, tiling=tiled, flags=flags)
 
 
 def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:

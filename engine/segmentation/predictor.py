@@ -29,6 +29,7 @@ from engine.segmentation.postprocess import (
     score_planes,
     segment,
 )
+from engine.segmentation.quality import Flag, Reference, flags_of, read_reference
 from engine.transforms import (
     MAX_BANDS,
     TransformRecord,
@@ -141,6 +142,7 @@ class Prediction:
         timings_ms: preprocess, run and postprocess, in milliseconds.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
         tiling: how the image was cut into tiles, for the provenance; None where it was not.
+        flags: what the photograph may suffer from.
     """
 
     mask: Mask
@@ -148,6 +150,7 @@ class Prediction:
     timings_ms: Mapping[str, float]
     network_size: tuple[int, int] | None = None
     tiling: Mapping[str, object] | None = None
+    flags: tuple[Flag, ...] = ()
 
     @property
     def width(self) -> int:
@@ -168,11 +171,13 @@ class PreparedImage:
         tensor: float32[C, H, W].
         records: what the transforms did, to be undone.
         preprocess_ms: how long that took.
+        flags: what the photograph may suffer from.
     """
 
     tensor: NDArray[np.float32]
     records: tuple[TransformRecord, ...]
     preprocess_ms: float
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,6 +250,7 @@ class Predictor:
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
+    _reference: Reference | None = field(init=False)
 
     def __post_init__(self) -> None:
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
@@ -256,6 +262,7 @@ class Predictor:
         if self._bands > MAX_BANDS:
             raise InferenceError(f"the network takes images of {self._bands} bands, and at most {MAX_BANDS} are read")
         require_values_for(self.bundle.transforms, self._bands)
+        self._reference = read_reference(self.bundle.folder)
         self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
 
     def _last_operator(self) -> LastOperator:
@@ -366,7 +373,18 @@ class Predictor:
             height, width = image.height, image.width
         # Some transforms record nothing; whatever they did, the mask ends at the wanted size.
         wanted = TransformRecord("resize", height, width)
-        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started))
+        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started), self.flags_of(image))
+
+    def flags_of(self, image: SourceImage) -> tuple[Flag, ...]:
+        """Judge a photograph by its statistics, and by those of pictures that the bundle carries.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            What it may suffer from; nothing where it was not measured.
+        """
+        return flags_of(image.statistics, self._reference)
 
     def _check_fits(self, tensor: NDArray[np.float32]) -> None:
         stated = self._input.shape[1:]
@@ -532,7 +550,7 @@ class Predictor:
             "postprocess": _elapsed_ms(started),
         }
         height, width = prepared.tensor.shape[-2:]
-        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms, network_size=(width, height))
+        return Prediction(mask, covers, timings_ms, network_size=(width, height), flags=prepared.flags)
 
 
 def _undo_records(prepared: PreparedImage) -> tuple[TransformRecord, ...]:

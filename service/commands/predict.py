@@ -257,6 +257,8 @@ def _tell(record: Mapping[str, Any]) -> None:
         return
     for note in record.get("notes", ()):
         say(f"{named} {note}")
+    if flags := record.get("flags"):
+        say(f"{named} may be {', '.join(flags)}")
     covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
     tell(f"{legible(named)}{where}: {covers}")

@@ -28,6 +28,7 @@ from service.results.pictures import (
     MAP_SUFFIX,
     capture_record,
     cover_records,
+    flags_record,
     provenance_record,
     raster_record,
     shown_mask,
@@ -187,7 +188,7 @@ class Publisher:
         """
         size, covers = (prediction.width, prediction.height), prediction.covers
         content = pseudo_color_png(*shown_mask(prediction))
-        known = self._common(task, size, image.capture)
+        known = {**self._common(task, size, image.capture), **flags_record(prediction)}
         aspects = self._aspects(known, covers, prediction.tiling)
         mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, aspects))
         is_cut = prediction.tiling is not None

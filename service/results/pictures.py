@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, OptionError, Prediction, Provenance, SourceImage
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
 from engine.rasters.result import Result, SegmentedRaster
@@ -392,8 +392,8 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure; `notes` are there only if there are any,
-        `raster` only of a raster.
+        The record of one line of `--json`; `mask` is None for a failure; `notes` and `flags` are there only if there
+        are any, `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -420,8 +420,21 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
         "network_size": _network_size(result.network_size),
         **({"notes": list(result.notes)} if result.notes else {}),
+        **(flags_record(result.prediction) if isinstance(result, Segmented) else {}),
         **({"raster": raster_record(result)} if isinstance(result, SegmentedRaster) else {}),
     }
+
+
+def flags_record(prediction: Prediction) -> dict[str, list[str]]:
+    """Write what a photograph may suffer from as JSON values.
+
+    Args:
+        prediction: of the photograph.
+
+    Returns:
+        `flags`, only if there are any.
+    """
+    return {"flags": [str(each) for each in prediction.flags]} if prediction.flags else {}
 
 
 def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
@@ -483,6 +496,7 @@ class CoverTable:
             "network_height": size.get("height"),
             **capture_record(capture),
             **_cover_columns(covers),
+            "flags": "; ".join(record.get("flags", ())),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
@@ -496,7 +510,7 @@ class CoverTable:
         """
         first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
         first += ["taken_at", "latitude_deg", "longitude_deg"]
-        last = ["bundle", "model", "error"]
+        last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
         text = io.StringIO()

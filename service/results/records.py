@@ -166,6 +166,7 @@ class _Common(TypedDict):
     provenance: ProvenanceRecord
     timings_ms: Annotated[dict[str, Annotated[FiniteFloat, Field(ge=0)]], _Few]
     notes: NotRequired[Annotated[list[str], _Few]]
+    flags: NotRequired[Annotated[list[str], _Few]]
     network_size: NotRequired[SizeRecord | None]
 
 

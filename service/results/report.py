@@ -237,7 +237,7 @@ class ReportWriter:
             mask=_lossless_webp(mask),
             leading=[shares[index] for index in leading],
             others=[shares[index] for index in others],
-            details={**_place(image), **details},
+            details={**_place(image), **_flags(prediction.flags), **details},
         )
         self._keep(card.encode())
         self._sides.add(side)
@@ -451,6 +451,10 @@ def _place(image: SourceImage) -> dict[str, str]:
     if capture.latitude_deg is None or capture.longitude_deg is None:
         return {}
     return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
+
+
+def _flags(flags: Sequence[str]) -> dict[str, str]:
+    return {"may be": ", ".join(flags)} if flags else {}
 
 
 def percent(share: float) -> str:
