@@ -34,9 +34,6 @@ from engine import (
     open_runtime,
     read_image,
 )
-from engine.gpu.calibration import collect_calibration_table
-from engine.gpu.shapes import collect_inner_ranges, collect_profile, write_profile
-from engine.gpu.shapes import read_profile as read_shapes
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
@@ -336,6 +333,10 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
 
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:
     """Add the kept shape profile, or collect it first if that was asked for."""
+    from engine.gpu.calibration import collect_calibration_table
+    from engine.gpu.shapes import collect_inner_ranges, write_profile
+    from engine.gpu.shapes import read_profile as read_shapes
+
     if request.auto_tune_shapes:
         profile = _collect(bundle, request, caches, images)
         write_profile(profile, caches.profile(bundle))
@@ -353,6 +354,8 @@ def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images
 
 
 def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
+    from engine.gpu.shapes import collect_profile
+
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
     with open_predictor(
         bundle,
