@@ -8,7 +8,8 @@ OUT ?= demo-output
 MODEL ?= demo/demo_seagrass.tgz
 IMAGE ?= demo/pictures/scene_900004.jpg
 COLLECTION ?= demo/pictures
-RUN_OUT ?= DATA/run
+OUT_OF_RUN = DATA/run
+OUT_OF_COLLECTION = DATA/run-collection
 JOB ?= demo/job.json
 VARIANT ?= cpu
 FUZZ_S ?= 300
@@ -130,23 +131,26 @@ accuracy: $(VENV)/development ## measure the trained bundles on held-out images 
 	$(BIN)/python -m demo.accuracy --nuclei $(NUCLEI)
 
 run: $(VENV)/runtime ## an order on this machine (MODEL=... IMAGE=...); results in DATA/run
-	mkdir -p $(RUN_OUT)
-	$(BIN)/python -m service.order --device cpu --model $(MODEL) --image $(IMAGE) $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(RUN_OUT)
+	mkdir -p $(OUT_OF_RUN)
+	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --image "$(IMAGE)" $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_RUN)
+	@echo "The results are in $(OUT_OF_RUN)."
 
-run-collection: $(VENV)/runtime ## the same for a folder (COLLECTION=...), with a report
-	mkdir -p $(RUN_OUT)
-	$(BIN)/python -m service.order --device cpu --model $(MODEL) --images $(COLLECTION) --report $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(RUN_OUT)
+run-collection: $(VENV)/runtime ## the same for a folder (COLLECTION=...), with a report; results in DATA/run-collection
+	mkdir -p $(OUT_OF_COLLECTION)
+	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --images "$(COLLECTION)" --report $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_COLLECTION)
+	@echo "The results are in $(OUT_OF_COLLECTION)."
 
 service-description: $(VENV)/runtime ## what the platform is told of the service (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.order --ivcap:print-service-description
 
 run-job: $(VENV)/runtime ## a job from a file (JOB=...); results in DATA/job
-	IVCAP_LOCAL_DIR=DATA/job $(BIN)/python -m service.job --test-file $(JOB)
+	IVCAP_LOCAL_DIR=DATA/job $(BIN)/python -m service.job --test-file "$(JOB)"
 
 job-description: $(VENV)/runtime ## what the platform is told of the worker (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.job --print-service-description
 
 service-register: ## register it; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
+	@command -v ivcap > /dev/null || { echo "The command ivcap is missing: github.com/ivcap-works/ivcap-cli says how to install it." >&2; exit 2; }
 	@$(MAKE) --no-print-directory service-description | ivcap service update --create $(IVCAP_SERVICE_ID) --format yaml -f -
 
 image-check: ## build both CPU images for real and run them (root, Debian, 5 GB, 15 minutes)

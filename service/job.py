@@ -40,7 +40,7 @@ from ivcap_service import JobContext, Service, start_batch_service
 from ivcap_service.events import EventReporter, GenericEvent
 from ivcap_service.service_definition import create_batch_service_definition
 from ivcap_service.types import ExecutionError
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine import Device, EngineError, OptionError, Predictor
 from engine.errors import message_of
@@ -304,7 +304,10 @@ def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser
         sys.exit(ExitStatus.DONE)
     try:
         _choose_platform(given.test_file)
-    except OptionError as error:
+        if given.test_file is not None:
+            # The library would end with a trace of what is wrong with it.
+            JobRequest(**_content_of(given.test_file))
+    except (OptionError, ValidationError) as error:
         parser.error(str(error))
     return given
 
@@ -338,7 +341,7 @@ def _choose_platform(job_file: str | None) -> None:
                 "there is no work: IVCAP_BASE_URL names the platform's sidecar, which hands out jobs; to do one job "
                 "here, name its file with --test-file"
             )
-    elif not _model_of(job_file).startswith("urn:ivcap:"):
+    elif not _content_of(job_file)["model"].startswith("urn:ivcap:"):
         if address:
             _log.info("the model is a file of this machine: the job is done here, and nothing is sent to %s", address)
             # The platform's library decides by it.
@@ -354,9 +357,10 @@ def _choose_platform(job_file: str | None) -> None:
         )
 
 
-def _model_of(job_file: str) -> str:
+def _content_of(job_file: str) -> dict[str, Any]:
     try:
-        return str(json.loads(Path(job_file).read_text(encoding="utf-8"))["in-content"]["model"])
+        content = json.loads(Path(job_file).read_text(encoding="utf-8"))["in-content"]
+        return {**content, "model": str(content["model"])}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise OptionError(
             f"{job_file} holds no job with a model ({message_of(error)}): docs/jobs.md shows one"

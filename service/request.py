@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -17,6 +18,7 @@ from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.predictor import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
+from engine.system.text import legible
 from service.collections.sharding import Shard, parse_shard
 
 SaveKind = Literal["pseudo", "mask", "overlay"]
@@ -172,7 +174,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         kind, default = Literal[declared.choices], told.none
     elif told.parse is not None:
         kind, default = str | None, None
-    limits = told if kind in {int, float} else Declaration("")
+    limits = told if kind in {int, float, int | None, float | None} else Declaration("")
     return kind, Field(
         default=default,
         description=text,
@@ -313,15 +315,52 @@ def build_service_request(**parameters: object) -> ServiceRequest:
     try:
         request = ServiceRequest.model_validate(parameters)
     except ValidationError as error:
-        raise OptionError("; ".join(_problem(each) for each in error.errors())) from error
+        raise OptionError("\n".join(_problem(each) for each in error.errors())) from error
     # What no runtime can honour is known before model or image are fetched.
     candidates(request.predict_request().network)
     return request
 
 
+_KINDS: Mapping[str, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list",
+}
+_NOT_OF_THAT_KIND = frozenset({"type", "parsing", "from_float", "parsing_size"})
+_SHOWN = 80
+
+
 def _problem(error: Mapping[str, Any]) -> str:
-    where = "-".join(str(part) for part in error["loc"])
-    return _dashed(f"{where}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": "))
+    """What is wrong with a parameter, in one line and in the words of the command line."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    name, given = _dashed(str(error["loc"][0])), legible(repr(error["input"]), _SHOWN)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = [_dashed(each) for each in ServiceRequest.model_fields]
+        similar = get_close_matches(name, known, 1)
+        return f"{legible(name, _SHOWN)}: there is no such parameter" + (f"; is {similar[0]} meant?" if similar else "")
+    if kind == "missing":
+        return f"{name}: it is required"
+    if kind == "literal_error":
+        return f"{name}: {given} is none of {context['expected'].replace(' or ', ', ')}"
+    option = _option_named(name)
+    problem = None if option is None else option.declaration.problem(error["input"])
+    if problem is not None:
+        return f"{name}: {problem}"
+    if kind == "string_pattern_mismatch":
+        return f"{name}: {given} has not the form {context['pattern']}"
+    expected, _, fault = kind.partition("_")
+    if expected in _KINDS and fault in _NOT_OF_THAT_KIND:
+        return f"{name}: {given} is not {_KINDS[expected]}"
+    return f"{name}: {given}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _option_named(parameter: str) -> DeclaredOption | None:
+    options = (each for group in (PredictRequest, TileOptions) for each in _options_of_orders(group))
+    return next((each for each in options if _dashed(_NAMES_IN_ORDERS.get(each.name, each.name)) == parameter), None)
 
 
 def require_writable(folder: Path, *, within: Path | None = None) -> None:

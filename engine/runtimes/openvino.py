@@ -111,14 +111,20 @@ def require_openvino(options: OnnxOptions) -> None:
 
 @cache
 def _core() -> Any:
-    return _load_library().Core()
+    return load_library().Core()
 
 
-def _load_library() -> Any:
+def load_library() -> Any:
     """Import OpenVINO without what its makers would be told about it.
 
     `openvino` imports its model converter, which writes an identifier into the home folder and asks the network for its
     makers' host. It does neither where `openvino_telemetry` cannot be imported.
+
+    Returns:
+        The module.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed.
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault(_TELEMETRY, cast("Any", None))
@@ -185,7 +191,7 @@ class OpenVinoRuntime:
         blob = None if folder is None else _read_blob(folder / _BLOB)
         if blob is not None:
             try:
-                return _core().import_model(_load_library().Tensor(blob), _DEVICE, self._settings)
+                return _core().import_model(load_library().Tensor(blob), _DEVICE, self._settings)
             except RuntimeError as error:
                 _log.warning("%s: OpenVINO does not read it (%s): compiling again", folder, _telling_line(error))
         with utf8_paths(model.path) as (path,):

@@ -279,11 +279,12 @@ class Publisher:
                 "artifacts": [each.mask for each in images],
             },
         )
-        named = {"name": f"masks of {self.store.order}", "description": f"made by {self.model}"}
+        order = self.store.order
+        named = {"name": f"masks of {order}", "description": f"made by {self.model}", "order": order}
         self.store.attach(collection, {"$schema": NAMED_COLLECTION_SCHEMA, **named})
 
         def add(image: PublishedImage) -> None:
-            item = {"$schema": COLLECTION_ITEM_SCHEMA, "collection": collection, "item": image.mask}
+            item = {"$schema": COLLECTION_ITEM_SCHEMA, "collection": collection, "item": image.mask, "order": order}
             self.store.attach(collection, item)
 
         with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as pool:

@@ -486,15 +486,14 @@ def test_a_gpu_that_is_not_there(bundle: Path, photo: Path, tmp_path: Path, opti
 
 
 def test_a_slim_bundle_runs_and_says_where_it_comes_from(bundle: Path, photo: Path, tmp_path: Path) -> None:
-    slim = tmp_path / "slim.tgz"
-    packed = json.loads(pseg("pack", bundle, "--for", "paddle", "--out", slim, "--json").stdout)
+    slim, onnx = tmp_path / "slim.tgz", ("pack", bundle, "--for", "onnx-fp32")
+    packed = json.loads(pseg(*onnx, "--out", slim, "--json").stdout)
     assert packed["bytes"] == slim.stat().st_size
-    outcome = pseg("predict", slim, photo, "--out", tmp_path / "o", "--runtime", "paddle", "--json")
+    outcome = pseg("predict", slim, photo, "--out", tmp_path / "o", "--json")
     assert outcome.records[0]["provenance"]["derived_from"] == packed["derived_from"]
-    assert "a name that ends in .onnx" in pseg_error(
-        "pack", bundle, "--for", "onnx-fp32", "--as", "onnx", "--out", slim
-    )
-    assert "goes with --as onnx" in pseg_error("pack", bundle, "--for", "paddle", "--side", 64, "--out", slim)
+    assert "a name that ends in .onnx" in pseg_error(*onnx, "--as", "onnx", "--out", slim)
+    assert "goes with --as onnx" in pseg_error(*onnx, "--side", 64, "--out", slim)
+    assert "holds no Paddle program" in pseg_error("pack", bundle, "--for", "paddle", "--out", slim)
 
 
 def test_openvino_is_a_provider_of_the_onnx_side(bundle: Path, photo: Path, tmp_path: Path) -> None:

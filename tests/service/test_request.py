@@ -100,8 +100,21 @@ def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict[str, o
 
 
 def test_all_problems_of_an_order_are_told_at_once() -> None:
-    with pytest.raises(OptionError, match=r"min-subgraph-size: .*; batch-size: |batch-size: .*; min-subgraph-size: "):
-        build_service_request(model="urn:m", image="urn:i", min_subgraph_size=0, batch_size=0)
+    """A line each, in the words of the command line."""
+    with pytest.raises(OptionError) as told:
+        build_service_request(
+            **{"model": "urn:m", "image": "urn:i", "min-subgraph-size": 0, "batch-size": "many", "treshold": 0.3},
+            **{"tile-size": 0, "precision": "int7", "device": "tpu", "report": "perhaps"},
+        )
+    assert sorted(str(told.value).splitlines()) == [
+        "batch-size: 'many' is not a whole number",
+        "device: 'tpu' has not the form ^(cpu|gpu|gpu:(0|[1-9][0-9]{0,2}))$",
+        "min-subgraph-size: 0 is less than 1",
+        "precision: 'int7' is none of 'fp32', 'fp16', 'int8'",
+        "report: 'perhaps' is not true or false",
+        "tile-size: 0 is less than 1",
+        "treshold: there is no such parameter; is threshold meant?",
+    ]
 
 
 def test_a_request_cannot_be_changed() -> None:
@@ -223,12 +236,12 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         ({"image": "urn:i", "use-trt": True}, "TensorRT needs a GPU"),
         ({"image": "urn:i", "precision": "int8", "runtime": "paddle"}, "int8 under TensorRT only"),
         ({"image": "urn:i", "max-img-size": 0}, "max-img-size: 0 is not allowed"),
-        ({"image": "urn:i", "cpu-threads": 0}, "^cpu-threads: .*(greater than or equal to|less than) 1"),
+        ({"image": "urn:i", "cpu-threads": 0}, "^cpu-threads: 0 is less than 1"),
         ({"image": "urn:i", "scale-range": "4095"}, "^scale-range: 4095: give 2 numbers"),
         ({"image": "urn:i", "scale-range": "4095,0"}, "^scale-range: 4095 is not less than 0"),
         ({"image": "urn:i", "crop-size": "769", "stride": "769"}, "^crop-size: 769: give 2 numbers"),
         ({"image": "urn:i", "crop-size": "9,9,3", "stride": "9,9"}, "^crop-size: 9,9,3: give 2 numbers"),
-        ({"image": "urn:i", "save-dir": "x"}, "save-dir: Extra inputs are not permitted"),
+        ({"image": "urn:i", "save-dir": "x"}, "save-dir: there is no such parameter$"),
     ],
 )
 def test_orders_that_no_runtime_can_honour_are_refused(parameters: dict[str, object], message: str) -> None:

@@ -33,6 +33,7 @@ _TITLES = {
     "folder": "A folder through the whole pipeline",
     "growth": "Seconds per image as the work grows",
     "start": "From the start of the process to the mask",
+    "families": "Eight families in FP32, one picture of 512×512",
     "auto": "`auto` with a tuned profile, against every configuration",
     "tuning": "The tuner on trained bundles",
 }

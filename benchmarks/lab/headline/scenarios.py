@@ -16,6 +16,7 @@ class Software(StrEnum):
 
     PSEG = "pseg"
     ONNX_RUNTIME = "ONNX Runtime"
+    OPENVINO = "OpenVINO"
     PADDLE = "Paddle"
     DEPLOY_SCRIPT = "PaddleSeg's deploy script"
     CONVOLUTIONS = "convolutions alone"
@@ -112,6 +113,14 @@ _MEGAPIXEL = 1_000_000
 def parts(cores: int) -> Mapping[str, tuple[Scenario, ...]]:
     """Part of the page to its scenarios, on a machine of so many usable cores."""
     cpu = Configuration(ProviderName.CPU, threads=cores)
+    openvino = Configuration(ProviderName.OPENVINO, threads=cores)
+    families = (
+        Way(Software.ONNX_RUNTIME, cpu),
+        Way(Software.OPENVINO, openvino),
+        Way(Software.PADDLE, Configuration(ProviderName.PADDLE_ONEDNN, threads=cores)),
+        Way(Software.PSEG, cpu),
+        Way(Software.PSEG, openvino),
+    )
     roofs = [
         Configuration(provider, precision, threads=cores)
         for provider in (ProviderName.CPU, ProviderName.OPENVINO)
@@ -122,6 +131,7 @@ def parts(cores: int) -> Mapping[str, tuple[Scenario, ...]]:
         Way(Software.DEPLOY_SCRIPT),
         Way(Software.PADDLE, Configuration(ProviderName.PADDLE_ONEDNN, threads=cores)),
         Way(Software.ONNX_RUNTIME, cpu),
+        Way(Software.OPENVINO, openvino),
         *(Way(Software.PSEG, each) for each in roofs),
         *(Way(Software.CONVOLUTIONS, each) for each in roofs),
     )
@@ -141,6 +151,9 @@ def parts(cores: int) -> Mapping[str, tuple[Scenario, ...]]:
         ),
         "growth": (Scenario("demo_seagrass", Photographs(1000, 320, 240), Work.FOLDER, growth),),
         "start": (Scenario("PPLiteSeg", Photographs(1, 657, 667), Work.PROCESS, start),),
+        "families": tuple(
+            Scenario(name, Photographs(1, 512, 512), Work.TENSORS, families, repetitions=2) for name in FAMILIES
+        ),
         "auto": tuple(
             Scenario(name, Photographs(8, 512, 512), Work.TENSORS, (), _MEGAPIXEL, repetitions=2, search_s=60)
             for name in FAMILIES

@@ -19,6 +19,7 @@ from engine.bundle.bundle import OnnxModel, open_bundle
 from engine.images import SourceImage, read_image
 from engine.options import OnnxOptions
 from engine.runtimes import Tensor, probe_feeds
+from engine.runtimes.loading import load_onnx
 from engine.runtimes.profile import read_profile
 from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.opening import open_predictor, open_runtime
@@ -77,6 +78,8 @@ def loaded(task: Task, stack: ExitStack) -> Repeat:
     match task.way.software:
         case Software.ONNX_RUNTIME:
             return _onnx_runtime(task)
+        case Software.OPENVINO:
+            return _openvino(task)
         case Software.PADDLE | Software.DEPLOY_SCRIPT:
             return _paddle(task)
         case Software.CONVOLUTIONS:
@@ -107,6 +110,29 @@ def _onnx_runtime(task: Task) -> Repeat:
     def repeat() -> int:
         for each in tensors:
             session.run(None, {name: each})
+        return len(tensors)
+
+    return repeat
+
+
+def _openvino(task: Task) -> Repeat:
+    from engine.runtimes.openvino import load_library
+
+    core, tensors = load_library().Core(), _tensors(task)
+    model = core.read_model(str(task.models[0]))
+    if len({each.shape for each in tensors}) == 1:
+        # Its documentation advises a fixed size wherever there is one.
+        model.reshape(list(tensors[0].shape))
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": str(_threads(task)),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def repeat() -> int:
+        for each in tensors:
+            request.infer({0: each})
         return len(tensors)
 
     return repeat
@@ -148,13 +174,11 @@ def _paddle(task: Task) -> Repeat:
 
 
 def _convolutions(task: Task) -> Repeat:
-    from engine.runtimes.onnx import OnnxRuntime
-
     options = task.way.configuration and task.way.configuration.options()
     if not isinstance(options, OnnxOptions):
         raise ValueError("convolutions need a provider of ONNX Runtime")
     model = write_stack(task.scratch / f"convolutions.{options.precision}.onnx", options.precision)
-    runtime = OnnxRuntime(OnnxModel(model, options.precision, ""), options)
+    runtime = load_onnx(OnnxModel(model, options.precision, ""), options, None)
     feeds = probe_feeds(runtime.inputs)
 
     def repeat() -> int:
