@@ -381,7 +381,7 @@ def test_the_table_of_cover(bundle: Path, mixed_folder: Path, tmp_path: Path) ->
     assert list(rows[0]) == [
         *("image", "status", "mask", "width", "height", "network_width", "network_height"),
         *("taken_at", "latitude_deg", "longitude_deg", "cover_red", "cover_green", "cover_blue"),
-        *("bundle", "model", "error"),
+        *("flags", "bundle", "model", "error"),
     ]
     assert [(Path(row["image"]).name, row["status"]) for row in rows] == [
         ("a-good.jpg", "ok"),
