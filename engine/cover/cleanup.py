@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import cv2
 import numpy as np
@@ -85,7 +85,7 @@ def smoothed(mask: Classes, side: int) -> Classes:
     result = mask.copy()
     for index in np.unique(mask):
         plane = (mask == index).astype(np.float32)
-        near = cv2.boxFilter(plane, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        near: Any = cast("Any", cv2).boxFilter(plane, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
         # Where classes are equally many, a pixel keeps its own.
         count = np.asarray(near, np.float32) + plane / 2
         result[count > best] = index
