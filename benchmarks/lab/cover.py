@@ -29,7 +29,8 @@ from engine.cover.regions import ground_pixels
 from engine.images import Capture
 
 BUNDLE: Final = Path(scenes.__file__).with_name("demo_seagrass.tgz")
-WIDTH, HEIGHT = 1024, 768
+WIDTH, HEIGHT = 800, 600
+"""Of the scenes that the demo network was trained on."""
 _GRID: Final = 1200
 _SAME_REGION: Final = 0.95
 """Intersection over union with the exact region from which a region is the right one."""
@@ -306,8 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(result)
         if len(results) % 20 == 0:
             print(f"{len(results)} of {options.count} scenes", flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
+        if options.json is not None:
+            options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
     kinds = Counter(each.kind for each in results)
     print(
         f"seeds {options.seed} to {options.seed + options.count - 1}: "

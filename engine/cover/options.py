@@ -5,6 +5,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 
+from engine.cover.cleanup import Area, parse_area
 from engine.cover.regions import QuadratSize, RegionRequest, is_quadrilateral, parse_quadrat, parse_region
 from engine.declaration import Options, option
 from engine.errors import OptionError
@@ -100,18 +101,72 @@ class RegionOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class CleanupOptions(Options):
+    """What is done with masks before anything is measured; in the order of the options.
+
+    Attributes:
+        keep_classes: names, URNs or indices of the only classes that stay.
+        median: side of the square whose majority a pixel takes, in pixels; None: none.
+        fill_holes: whether holes are filled.
+        min_area: of patches that stay; None: all stay.
+    """
+
+    title: ClassVar[str] = "Clean-up of masks"
+
+    keep_classes: tuple[str, ...] = option(
+        (),
+        "Keep only these classes, by names, URNs or indices with commas between; the pixels of all others become class "
+        "0.",
+        metavar="CLASS,…",
+        parse=parse_classes,
+    )
+    median: int | None = option(
+        None,
+        "Give each pixel the class of most pixels in a square around it: its side in pixels, an odd number.",
+        minimum=3,
+        maximum=101,
+    )
+    fill_holes: bool = option(
+        False, "Fill pixels of class 0 that a patch of another class encloses, if they are fewer than its own."
+    )
+    min_area: Area | None = option(
+        None,
+        "Give connected pixels of a class that are fewer than this to the nearest class: 50px, or on the ground 2cm2 "
+        "or 0.5m2, which goes with quadrat-size.",
+        metavar="AREA",
+        parse=parse_area,
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.median is not None and not self.median % 2:
+            raise OptionError(f"{self.median} is even: give an odd number, such as 5", option="median")
+
+
+@dataclass(frozen=True, slots=True)
 class CoverOptions(Options):
     """What is measured on a mask besides the share of each class.
 
     Attributes:
         confidence: of the network in its classes.
         region: of interest.
+        cleanup: before anything is measured.
     """
 
     title: ClassVar[str] = "Cover"
 
     confidence: ConfidenceOptions = ConfidenceOptions()
     region: RegionOptions = RegionOptions()
+    cleanup: CleanupOptions = CleanupOptions()
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        least = self.cleanup.min_area
+        if least is not None and least.pixels is None and self.region.quadrat_size is None:
+            raise OptionError(
+                "nothing tells how large a pixel is on the ground: give it in px, or roi and quadrat-size",
+                option="min_area",
+            )
 
     def record(self) -> dict[str, object]:
         """Name what is asked for, as JSON values from which the options can be made again."""

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.cover.cleanup import only_classes, smoothed, without_holes, without_small_patches
 from engine.cover.errors import RegionError
-from engine.cover.options import CoverOptions
-from engine.cover.regions import RegionMethod, find_region, ground_pixels
+from engine.cover.options import CleanupOptions, CoverOptions
+from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
 from engine.errors import OptionError
 from engine.segmentation.confidence import (
     Confidence,
@@ -75,6 +76,7 @@ class MeasuringSteps:
         temperature: what logits are divided by.
         frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
         excluded: indices of classes that are left out.
+        kept: indices of the only classes that stay; None: all.
     """
 
     options: CoverOptions = CoverOptions()
@@ -83,6 +85,7 @@ class MeasuringSteps:
     temperature: float = 1.0
     frame_class: int | None = None
     excluded: frozenset[int] = frozenset()
+    kept: frozenset[int] | None = None
 
     @property
     def wants_confidence(self) -> bool:
@@ -152,21 +155,39 @@ class MeasuringSteps:
             for each in (class_of_index(named, index),)
         )
 
-    def region(
-        self, mask: Mask, measured: Mask, named: Sequence[SegmentationClass], source_size: tuple[int, int]
-    ) -> RegionCover | None:
-        """Find the region of interest, and the cover inside.
+    def clean(self, mask: Mask, pixel_m2: float | None) -> Mask:
+        """Clean a mask up.
 
         Args:
             mask: as the network sees it.
-            measured: what the cover is taken of.
-            named: the classes of the latter.
+            pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
+        """
+        asked = self.options.cleanup
+        if asked == CleanupOptions():
+            return mask
+        if mask.ndim == 3:
+            raise OptionError("the classes of this bundle overlap: masks of overlapping classes are not cleaned up")
+        cleaned = mask if self.kept is None else only_classes(mask, self.kept)
+        if asked.median is not None:
+            cleaned = smoothed(cleaned, asked.median)
+        if asked.fill_holes:
+            cleaned = without_holes(cleaned)
+        least = None if asked.min_area is None else asked.min_area.pixels
+        if least is None and asked.min_area is not None and asked.min_area.square_metres and pixel_m2 is not None:
+            least = asked.min_area.square_metres / pixel_m2
+        return cleaned if least is None else without_small_patches(cleaned, least)
+
+    def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
+        """Find the region of interest.
+
+        Args:
+            mask: as the network sees it.
             source_size: width and height of the photograph.
 
         Returns:
             None where no region is asked for. A region that is not found says why.
         """
-        wanted, size = self.options.region.roi, self.options.region.quadrat_size
+        wanted, least = self.options.region.roi, self.options.cleanup.min_area
         if wanted is None:
             return None
         frame = None if self.frame_class is None else class_plane(mask, self.frame_class)
@@ -174,16 +195,32 @@ class MeasuringSteps:
         scale = (shape[1] / source_size[0], shape[0] / source_size[1])
         try:
             found = find_region(wanted, frame, scale, shape)
-            pixels = ground_pixels(found.corners, shape)
+            return found, ground_pixels(found.corners, shape)
         except RegionError as error:
-            return RegionCover(wanted.method, error=str(error))
+            kept = least is not None and least.pixels is None
+            more = f"; patches below {least} were kept, since nothing tells how large they are" if kept else ""
+            return RegionCover(wanted.method, error=f"{error}{more}")
+
+    def region_cover(
+        self, found: FoundRegion, pixels: GroundPixels, measured: Mask, named: Sequence[SegmentationClass]
+    ) -> RegionCover:
+        """Take the cover inside of a region.
+
+        Args:
+            found: the region.
+            pixels: inside of it.
+            measured: what the cover is taken of.
+            named: the classes of the mask.
+        """
+        wanted, size = self.options.region.roi, self.options.region.quadrat_size
         shares = pixels.sums(measured, len(named)).tolist()
         covers = self.covers(named, shares)
         area_m2 = None if size is None else size.area_m2
         if area_m2 is not None:
             covers = tuple(replace(each, area_m2=share * area_m2) for each, share in zip(covers, shares, strict=True))
         corners: list[tuple[float, float]] = [(float(x), float(y)) for x, y in found.corners]
-        return RegionCover(wanted.method, tuple(corners), covers, area_m2, found.quality)
+        method = RegionMethod.FRAME if wanted is None else wanted.method
+        return RegionCover(method, tuple(corners), covers, area_m2, found.quality)
 
 
 def steps_for(
@@ -207,7 +244,12 @@ def steps_for(
     excluded = frozenset(index_of_class(classes, each, option="exclude_class") for each in region.exclude_class)
     if excluded and multilabel:
         raise OptionError("the classes of this bundle overlap: leave none of them out", option="exclude_class")
-    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded)
+    cleanup = options.cleanup
+    kept = frozenset(index_of_class(classes, each, option="keep_classes") for each in cleanup.keep_classes) or None
+    if cleanup != CleanupOptions() and multilabel:
+        asked = next(name for name, value in cleanup.values().items() if value != CleanupOptions().values()[name])
+        raise OptionError("the classes of this bundle overlap, and their masks are not cleaned up", option=asked)
+    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept)
 
 
 def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
@@ -276,8 +318,14 @@ def measured(
         source_size: width and height of the photograph.
         steps: what is done.
     """
-    mask = found if plane is None else steps.mark_unsure(found, plane, count)
+    region = steps.region(found, source_size)
+    size, pixel_m2 = steps.options.region.quadrat_size, None
+    if isinstance(region, tuple) and size is not None:
+        pixel_m2 = size.area_m2 / int(region[1].inside.sum())
+    mask = steps.clean(found, pixel_m2)
+    mask = mask if plane is None else steps.mark_unsure(mask, plane, count)
     named = steps.classes(classes, count)
     covers = steps.covers(named, cover(mask, len(named)))
-    region = steps.region(found, mask, named, source_size)
+    if isinstance(region, tuple):
+        region = steps.region_cover(*region, mask, named)
     return MeasuredMask(mask, covers, None if plane is None else steps.confidence(plane), region)

@@ -22,6 +22,7 @@ from engine import (
     Segmented,
 )
 from engine.bundle.bundle import SegmentationClass
+from engine.cover.options import CleanupOptions
 from engine.images import Capture, SourceImage, read_image
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -549,6 +550,13 @@ def require_rasters_possible(
             "roi out",
             option="roi",
         )
+    asked = request.cover.cleanup.values()
+    for name, usual in CleanupOptions().values().items():
+        if asked[name] != usual:
+            raise OptionError(
+                f"{rasters[0].path} is a raster, whose mask is not cleaned up: leave it out, or ask for as-photograph",
+                option=name,
+            )
     if "overlay" in request.save:
         raise OptionError(
             f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for as-photograph",

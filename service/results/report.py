@@ -37,7 +37,7 @@ from PIL import Image
 from engine import MaskSize, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture
 from engine.rasters.result import SegmentedRaster
-from engine.segmentation.palette import overlay
+from engine.segmentation.palette import draw_outline, overlay
 from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
@@ -48,7 +48,6 @@ _CARD_CLASSES = 8
 _PHOTOGRAPH_QUALITY = 80
 _SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
 _SMALLEST_SIDE_PX = 240
-_LINE_BITS = 4
 _BREAKS = re.compile(r"(?<=[/_:])")
 _TEXT_LENGTH = 2000
 
@@ -467,16 +466,8 @@ def _pictures(image: SourceImage, prediction: Prediction, side: int) -> tuple[Im
     if polygon:
         fit = np.array([size[0] / prediction.width, size[1] / prediction.height])
         for picture in (photograph, colored):
-            _draw(picture, np.array(polygon) * fit)
+            draw_outline(picture, np.array(polygon) * fit)
     return Image.fromarray(photograph), Image.fromarray(colored)
-
-
-def _draw(picture: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:
-    """Draw the border of a region, light on dark, so that it shows on any ground."""
-    line = np.rint((corners - 0.5) * 2**_LINE_BITS).astype(np.int32)
-    thickness = max(1, round(max(picture.shape[:2]) / 320))
-    for color, width in (((0, 0, 0), 3 * thickness), ((255, 210, 0), thickness)):
-        cv2.polylines(picture, [line], isClosed=True, color=color, thickness=width, shift=_LINE_BITS)
 
 
 def _jpeg(photograph: Image.Image) -> Markup:
