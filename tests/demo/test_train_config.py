@@ -124,6 +124,6 @@ def test_the_recipe_of_the_docs(tmp_path: Path) -> None:
     converted = json.loads(said(PSEG, "convert", "seagrass.tgz", "--out", "seagrass_onnx.tgz", "--json"))
     assert converted["parity"]["mismatched_ppm"] <= 100
     data = ("--images", "data/images", "--masks", "data/masks")
-    record = json.loads(said(PSEG, "evaluate", "seagrass_onnx.tgz", *data, "--json"))
+    (result,) = json.loads(said(PSEG, "evaluate", "seagrass_onnx.tgz", *data, "--json"))["results"]
     # A guess finds a third of the pixels; thirty small batches find most of them.
-    assert record["pixel_accuracy"] > 0.6
+    assert result["accuracy"] > 0.5
