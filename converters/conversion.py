@@ -41,7 +41,8 @@ from engine.system.text import json_text
 CERTIFICATE = "parity.json"
 _RECIPE = 7
 """Raised whenever another model is made of the same program: older cache entries retire."""
-_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
+_REWRITER_PACKAGES = ("onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", *_REWRITER_PACKAGES)
 
 ComparedOn = Literal["generated", "calibration", "verification"]
 
@@ -426,7 +427,8 @@ class _Work:
         return self._key(self.request.precision, base.digest, pictures, limits, self.request.target)
 
     def _key(self, precision: Precision, *content: object) -> str:
-        versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
+        packages = _CONVERTER_PACKAGES if precision is Precision.FP32 else _REWRITER_PACKAGES
+        versions = {name: _version_of(name) for name in packages}
         # The certificate names classes and bundle, and planes are compared otherwise than masks.
         bundle = [self.bundle.digest, self.bundle.multilabel, repr(self.bundle.transforms)]
         known = [*bundle, self.request.opset, self.request.input_shape, versions, _RECIPE]
@@ -516,7 +518,7 @@ def _version_of(distribution: str) -> str:
     version = installed_version(distribution)
     if version is None:
         raise ConversionError(
-            f"{distribution} is not installed: install the extras `convert` and `paddle`, or use a bundle that holds "
-            "onnx/fp32/model.onnx"
+            f"{distribution} is not installed: install the extras `convert` and `paddle` on Python 3.11 or "
+            "3.12 (paddle2onnx has no build for newer ones), or use a bundle that holds onnx/fp32/model.onnx"
         )
     return version
