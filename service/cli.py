@@ -19,6 +19,7 @@ _COMMANDS = (
     "predict",
     "reproduce",
     "merge",
+    "summarize",
     "manifest",
     "scale",
     "inspect",
