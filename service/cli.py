@@ -20,6 +20,7 @@ _COMMANDS = (
     "reproduce",
     "merge",
     "summarize",
+    "sample",
     "manifest",
     "scale",
     "inspect",

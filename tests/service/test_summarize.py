@@ -153,7 +153,7 @@ def test_points_lie_where_the_pictures_were_taken(bundle: Path, tmp_path: Path) 
         assert "1 of 2 pictures have a position" in outcome.stderr
         meta, _, geometry, fields = pyogrio.raw.read(tmp_path / name)
         values = dict(zip(meta["fields"], (each[0] for each in fields), strict=True))
-        assert (values["site"], values["transect"], values["date"]) == ("N", "T1", "2026-03-14")
+        assert (values["site"], values["transect"], str(values["date"])) == ("N", "T1", "2026-03-14")
         assert values["cover_green"] == 0.5
         # well-known binary: byte order, kind, then longitude and latitude
         assert list(memoryview(geometry[0][5:]).cast("d")) == pytest.approx([151.2, -33.86], abs=1e-7)

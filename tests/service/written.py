@@ -121,6 +121,10 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
     found["summarize", "points"] = [
         Attempt(lambda path: ("summarize", folder / "of-maps", "--points", path), named_as_map)
     ]
+    found["sample", "out"] = [
+        Attempt(lambda path: ("sample", folder / "o", "--survey", places, "--count", 1, "--out", path), victim)
+        for victim in (ledger, image, result, places)
+    ]
     found["manifest", "out"] = [Attempt(lambda path: ("manifest", folder / "in", "--out", path), image)]
     found["convert", "out"] = [
         Attempt(lambda path: ("convert", b, "--out", path, "--verify", folder / "in"), victim) for victim in (b, image)
