@@ -19,7 +19,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ zoo: $(VENV)/development ## export and convert every PaddleSeg network family (h
 
 cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
 	$(BIN)/python -m benchmarks.lab.cover $(ARGS)
+
+survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (3 minutes; ARGS="--seed N --surveys N")
+	$(BIN)/python -m benchmarks.lab.surveys $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

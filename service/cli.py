@@ -19,6 +19,8 @@ _COMMANDS = (
     "predict",
     "reproduce",
     "merge",
+    "summarize",
+    "sample",
     "manifest",
     "scale",
     "inspect",

@@ -1,28 +1,19 @@
-"""Outlines of classes as a GeoPackage or GeoJSON; the only file that imports pyogrio."""
-# pyogrio ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+"""Outlines of classes as a GeoPackage or GeoJSON."""
 
 import math
 import sqlite3
 import struct
-import warnings
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ImageError, OptionError, RuntimeUnavailableError
-from engine.gdal import isolate_environment, new_file_at
+from engine.errors import OptionError
 from engine.rasters.geotiff import ClassLabel
-from engine.rasters.options import POLYGON_DRIVERS
+from engine.rasters.vector_file import VectorLayer, layer_name, require_vector_format, write_features
 from engine.system.text import legible
-
-_RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")
-"""Beginnings of tables that are a GeoPackage's own."""
 
 Rings = Sequence[NDArray[np.float64]]
 _POLYGON: Final = 3
@@ -37,14 +28,7 @@ def require_polygon_format(path: Path) -> None:
         OptionError: its suffix names no format.
         RuntimeUnavailableError: pyogrio is not installed.
     """
-    if path.suffix.lower() not in POLYGON_DRIVERS:
-        raise OptionError(
-            f"{path}: polygons are written as {' or '.join(POLYGON_DRIVERS)}: give the file one of these suffixes"
-        )
-    if find_spec("pyogrio") is None:
-        raise RuntimeUnavailableError(
-            "writing polygons needs pyogrio: install the extra `geo` (pip install -e '.[geo]')"
-        )
+    require_vector_format(path, "polygons")
 
 
 def require_layers_kept(path: Path, layer: str) -> None:
@@ -67,7 +51,7 @@ def require_layers_kept(path: Path, layer: str) -> None:
             database.close()
     except sqlite3.Error as error:
         raise OptionError(f"{path} exists and is not a GeoPackage ({error}): name another file") from error
-    others = [name for name in layers if name != _layer_name(layer)]
+    others = [name for name in layers if name != layer_name(layer)]
     if others:
         raise OptionError(
             f"{path} holds other layers ({', '.join(others)}), which would be lost: name another file for the polygons"
@@ -102,11 +86,6 @@ def write_polygons(
         ImageError: the file cannot be written.
         RuntimeUnavailableError: pyogrio is not installed.
     """
-    require_polygon_format(path)
-    isolate_environment()
-    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
-    from pyogrio.raw import write
-
     shapes: list[bytes] = []
     indices: list[int] = []
     areas: list[float] = []
@@ -121,32 +100,13 @@ def write_polygons(
     }
     if square_unit_m2 is not None:
         fields["area_m2"] = np.array(areas, np.float64) * square_unit_m2
-    geometry = np.empty(len(shapes), object)
-    geometry[:] = shapes
-    driver = POLYGON_DRIVERS[path.suffix.lower()]
     options: dict[str, Any] = {}
-    if driver == "GeoJSON" and pixel_degrees is not None:
+    if path.suffix.lower() == ".geojson" and pixel_degrees is not None:
         digits = max(_DIGITS, 2 - math.floor(math.log10(pixel_degrees)))
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(digits)}
-    elif driver == "GeoJSON":
+    elif path.suffix.lower() == ".geojson":
         crs_wkt = None
-    # The service says in its own words that there is none. (For good: filters are not safe to restore among threads.)
-    warnings.filterwarnings("ignore", message="'crs' was not provided")
-    try:
-        with new_file_at(path) as written:
-            write(
-                written,
-                geometry,
-                list(fields.values()),
-                list(fields),
-                layer=_layer_name(layer),
-                driver=driver,
-                geometry_type="Polygon",
-                crs=crs_wkt,
-                **options,
-            )
-    except (DataSourceError, DataLayerError, FeatureError, GeometryError, OSError) as error:
-        raise ImageError(f"{path}: the polygons cannot be written ({error}): is there room on the disk?") from error
+    write_features(path, shapes, fields, VectorLayer(layer, "Polygon", crs_wkt, options))
     return len(shapes)
 
 
@@ -162,11 +122,6 @@ def ring_area(ring: NDArray[np.float64]) -> float:
     # From the first point on, so that coordinates of millions do not swallow the digits of small areas.
     x, y = (ring - ring[0]).T
     return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))) / 2
-
-
-def _layer_name(name: str) -> str:
-    shown = legible(name)
-    return f"layer {shown}" if shown.lower().startswith(_RESERVED_LAYERS) else shown
 
 
 def _label(labels: Sequence[ClassLabel], index: int) -> ClassLabel:

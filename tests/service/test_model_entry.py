@@ -61,6 +61,8 @@ ENTRIES: Mapping[str, Entry | str] = {
     ),
     "doctor": Entry(of_bundle(), TRIAL, ExitStatus.DONE),
     "merge": "ledgers only",
+    "summarize": "ledgers only",
+    "sample": "ledgers only",
     "manifest": "names of images only",
     "demo": "the project's own bundle",
     "export": "weights, which converters.exporting.weights_file reads; the network is PaddleSeg's own",

@@ -16,11 +16,11 @@ from tests.service.test_cli import BLUE, halves, pseg
 READ = frozenset(
     [
         *("bundle", "images", "profile", "ledger", "ledgers", "manifest", "calibrate", "verify", "masks", "against"),
-        *("config", "weights", "cv_config", "source"),
+        *("config", "weights", "cv_config", "source", "survey"),
     ]
 )
 NO_FILE = frozenset(
-    "save device image max_memory bands scales shard address size name page exclude label_values".split()
+    "save device image max_memory bands scales shard address size name page exclude label_values pattern per".split()
 )
 OF_ITS_OWN = frozenset({"cache_dir"})
 
@@ -107,6 +107,24 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
             )
         ]
     found["merge", "out"] = [Attempt(lambda path: ("merge", ledger, "--out", path), notes, notes.parent)]
+    places = _file(folder / "places.csv")
+    places.write_text("image,site\na.png,N\nb.png,N\n")
+    named_as_map = Path(shutil.copy(image, folder / "a.gpkg"))
+    assert pseg("predict", b, named_as_map, "--out", folder / "of-maps").status == 0
+    for option, victims in (("csv", [ledger, image, result, places]), ("changes", [ledger, image, result, places])):
+        found["summarize", option] = [
+            Attempt(
+                lambda path, option=option: ("summarize", folder / "o", "--survey", places, f"--{option}", path), victim
+            )
+            for victim in victims
+        ]
+    found["summarize", "points"] = [
+        Attempt(lambda path: ("summarize", folder / "of-maps", "--points", path), named_as_map)
+    ]
+    found["sample", "out"] = [
+        Attempt(lambda path: ("sample", folder / "o", "--survey", places, "--count", 1, "--out", path), victim)
+        for victim in (ledger, image, result, places)
+    ]
     found["manifest", "out"] = [Attempt(lambda path: ("manifest", folder / "in", "--out", path), image)]
     found["convert", "out"] = [
         Attempt(lambda path: ("convert", b, "--out", path, "--verify", folder / "in"), victim) for victim in (b, image)

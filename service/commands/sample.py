@@ -1,0 +1,75 @@
+"""`pseg sample`: which pictures of a survey people should label."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from engine.declaration import MISSING, Options, option
+from engine.system.files import write_atomically
+from engine.system.text import legible
+from service.collections.merging import find_ledgers
+from service.commands.flags import with_flags
+from service.commands.terminal import ExitStatus, say, tell
+from service.request import require_apart, require_writable_file, written_by
+from service.surveys.pictures import read_pictures
+from service.surveys.places import SurveyOptions, place_pictures
+from service.surveys.sampling import By, draw_sample, sample_csv
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleOptions(Options):
+    """What is drawn, and where the list goes.
+
+    Attributes:
+        count: how many pictures.
+        by: how they are drawn.
+        seed: of the draw.
+        out: the table.
+    """
+
+    title: ClassVar[str] = "Sample"
+
+    count: int = option(MISSING, "How many pictures to draw.", minimum=1)
+    by: By = option(
+        "class",
+        "class or site: the same number from each dominant class or site; random: from all alike; confidence: half "
+        "evenly, half in proportion to 1 - mean confidence.",
+    )
+    seed: int = option(0, "Seed of the draw: the same seed draws the same pictures.", minimum=0)
+    out: Path = option(Path("sample.csv"), "Table to write.")
+
+
+@with_flags()
+def sample(
+    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
+    survey: SurveyOptions,
+    options: _SampleOptions,
+) -> None:
+    """Draw a probability sample of pictures to label, with the inclusion probability of each.
+
+    Images that failed cannot be drawn; the exit status is then 1.
+    """
+    paths = find_ledgers(ledgers)
+    found = read_pictures(paths)
+    require_apart(
+        written_by({"--out": options.out}),
+        {
+            "a ledger": paths,
+            "the table of the survey": [] if survey.survey is None else [survey.survey],
+            "one of the images": [Path(path) for path in (*(each.path for each in found.pictures), *found.failures)],
+            "one of the masks": [each.folder / name for each in found.pictures for name in each.entry.pictures],
+        },
+    )
+    placed = place_pictures(found.pictures, survey, list(found.failures))
+    drawn = draw_sample(placed.pictures, found.classes, options.by, options.count, options.seed)
+    require_writable_file(options.out)
+    write_atomically(options.out, sample_csv(drawn))
+    tell(f"{len(drawn)} of {len(placed.pictures)} pictures -> {legible(str(options.out))}")
+    left_out = {"failed": len(found.failures), "missing": found.missing, "without a place": len(placed.unplaced)}
+    for what, number in left_out.items():
+        if number:
+            say(f"{number} images are {what} and could not be drawn", "red")
+    if any(left_out.values()):
+        raise typer.Exit(ExitStatus.INCOMPLETE)

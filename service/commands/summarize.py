@@ -1,0 +1,197 @@
+"""`pseg summarize`: the cover of a survey by site, transect and date, with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from benchmarks.results.markdown import Table
+from engine.declaration import Options, option
+from engine.rasters.vector_file import require_vector_format
+from engine.system.files import write_atomically
+from service.collections.merging import find_ledgers
+from service.commands.flags import with_flags
+from service.commands.terminal import (
+    ExitStatus,
+    Products,
+    print_json,
+    results_console,
+    rich_table,
+    say,
+    shown,
+    tell_fact,
+)
+from service.request import require_apart, require_writable_file, written_by
+from service.surveys.intervals import Estimate
+from service.surveys.pictures import SurveyPictures, read_pictures
+from service.surveys.places import Field, PlacedPictures, SurveyOptions, place_pictures
+from service.surveys.points import write_points
+from service.surveys.summary import GROUPING, Summary, changes_csv, groups_csv, summarize_survey, summary_record
+
+_NAMED_AT_MOST = 20
+_WIDTH = 160
+
+
+def _grouping(text: str) -> tuple[Field, ...]:
+    names = [] if text == "all" else text.split(",")
+    found = tuple(name for name in GROUPING if name in names)
+    if len(found) < len(names):
+        raise ValueError(f"give any of {', '.join(GROUPING)} with commas between, or all")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _SummaryOptions(Options):
+    """What is summarized, and where it goes.
+
+    Attributes:
+        per: what groups are made of.
+        seed: of the bootstrap.
+        csv: table of covers.
+        changes: table of differences.
+        points: map of the pictures.
+        json_lines: whether a record is printed, and nothing else.
+    """
+
+    title: ClassVar[str] = "Summary"
+
+    per: tuple[Field, ...] | None = option(
+        None,
+        "What groups are made of: any of site,transect,depth with commas between, or all for a single group. By "
+        "default the site, if it is known.",
+        parse=_grouping,
+    )
+    seed: int = option(0, "Seed of the bootstrap, which gives the intervals from 30 units on.", minimum=0)
+    csv: Path | None = option(None, "Write the covers to this table: a row per group, date and class.")
+    changes: Path | None = option(
+        None, "Write the differences between dates to this table: a row per group, pair of dates and class."
+    )
+    points: Path | None = option(
+        None,
+        "Write a point for each picture whose position is known, with its cover, to this file (.gpkg or .geojson).",
+    )
+    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+
+    def files(self) -> dict[str, Path | None]:
+        """Flag to file; None: not asked for."""
+        return {"--csv": self.csv, "--changes": self.changes, "--points": self.points}
+
+
+@with_flags()
+def summarize(
+    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
+    survey: SurveyOptions,
+    output: _SummaryOptions,
+) -> None:
+    """Give the mean cover of every class per group and date, with its standard error and 95 % interval.
+
+    The unit is the transect, or the picture where no transect is known. The exit status is 1 if an image failed, is
+    missing, or has no place in the survey (docs/surveys.md).
+    """
+    paths = find_ledgers(ledgers)
+    kept = {"a ledger": paths, "the table of the survey": [] if survey.survey is None else [survey.survey]}
+    require_apart(written_by(output.files()), kept)
+    if output.points is not None:
+        require_vector_format(output.points, "points")
+    found = read_pictures(paths)
+    pictures = [Path(each.path) for each in found.pictures] + [Path(path) for path in found.failures]
+    masks = [each.folder / name for each in found.pictures for name in each.entry.pictures]
+    require_apart(written_by(output.files()), {"one of the images": pictures, "one of the masks": masks})
+    placed = place_pictures(found.pictures, survey, list(found.failures))
+    summary = summarize_survey(found, placed, output.per, output.seed)
+    for path in filter(None, output.files().values()):
+        require_writable_file(path)
+    products = Products()
+    _write(products, output, found, placed, summary)
+    if output.json_lines:
+        print_json(_record(found, placed, summary))
+    else:
+        _show(found, placed, summary)
+    if products.missing or found.failures or found.missing or placed.unplaced or placed.without_picture:
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _write(
+    products: Products, output: _SummaryOptions, found: SurveyPictures, placed: PlacedPictures, summary: Summary
+) -> None:
+    if output.csv is not None:
+        with products.written(f"the table {output.csv}"):
+            write_atomically(output.csv, groups_csv(summary))
+    if output.changes is not None:
+        with products.written(f"the table {output.changes}"):
+            write_atomically(output.changes, changes_csv(summary))
+    if output.points is not None:
+        with products.written(f"the map {output.points}"):
+            count = write_points(output.points, found.classes, placed.pictures)
+            say(f"{count} of {len(placed.pictures)} pictures have a position -> {output.points}")
+
+
+def _record(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> dict[str, object]:
+    return {
+        "images": {
+            "used": len(placed.pictures),
+            "failed": len(found.failures),
+            "missing": found.missing,
+            "unplaced": len(placed.unplaced),
+        },
+        "failures": [{"image": image, "reason": reason} for image, reason in found.failures.items()],
+        "unplaced": list(placed.unplaced),
+        "without_picture": list(placed.without_picture),
+        **summary_record(summary),
+    }
+
+
+def _show(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> None:
+    console = results_console(_WIDTH)
+    console.print(rich_table("Cover in percent", _cover_table(summary)))
+    if summary.changes:
+        console.print(rich_table("Difference in percentage points", _change_table(summary)))
+    tell_fact(console, "images", f"{len(placed.pictures)} used, {len(found.failures)} failed, {found.missing} missing")
+    for note in summary.notes:
+        tell_fact(console, "note", note)
+    _say_named("failed", [f"{image}: {reason}" for image, reason in found.failures.items()])
+    _say_named("no place in the survey", placed.unplaced)
+    _say_named("no picture of the table's row", placed.without_picture)
+
+
+def _say_named(what: str, names: Sequence[str]) -> None:
+    for name in names[:_NAMED_AT_MOST]:
+        say(f"{what}: {name}", "red")
+    if len(names) > _NAMED_AT_MOST:
+        say(f"{what}: and {len(names) - _NAMED_AT_MOST} more, which --json lists", "red")
+
+
+def _cover_table(summary: Summary) -> Table:
+    rows = [
+        (*each.group.values(), each.date or "unknown", shown(of_class.name), str(each.units), *_cells(estimate))
+        for each in summary.groups
+        for of_class, estimate in zip(summary.classes, each.covers, strict=True)
+    ]
+    fields = summary.groups[0].group
+    return Table((*fields, "date", "class", f"{summary.unit}s", "mean", "error", "95 % interval"), tuple(rows))
+
+
+def _change_table(summary: Summary) -> Table:
+    rows = [
+        (
+            *each.group.values(),
+            f"{each.earlier} to {each.later}",
+            shown(of_class.name),
+            f"{each.units[0]} paired" if each.paired else f"{each.units[0]} and {each.units[1]}",
+            *_cells(estimate),
+        )
+        for each in summary.changes
+        for of_class, estimate in zip(summary.classes, each.changes, strict=True)
+    ]
+    fields = summary.changes[0].group
+    return Table((*fields, "dates", "class", f"{summary.unit}s", "difference", "error", "95 % interval"), tuple(rows))
+
+
+def _cells(estimate: Estimate) -> tuple[str, str, str]:
+    mean = f"{100 * estimate.mean:z.2f}"
+    if estimate.standard_error is None or estimate.low is None or estimate.high is None:
+        return mean, "", "none: one unit"
+    interval = f"{100 * estimate.low:z.2f} to {100 * estimate.high:z.2f} ({estimate.method})"
+    return mean, f"{100 * estimate.standard_error:.2f}", interval

@@ -1,0 +1,149 @@
+"""The pictures of a survey: what one or several ledgers say of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.images import Capture
+from service.results.ledger import Entry, LedgerContent, read_ledger
+from service.results.resuming import LedgerError, supersedes
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyClass:
+    """A class whose cover is reported.
+
+    Attributes:
+        id: URN.
+        name: as the bundle names it.
+        color: red, green and blue, 0–255 each.
+    """
+
+    id: str
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyPicture:
+    """A picture that has a mask.
+
+    Attributes:
+        path: of the source, absolute.
+        covers: `float64[classes]`, 0–1; inside the region of interest, where there is one.
+        capture: when and where it was taken.
+        confidence: mean confidence of the network, 0–1; None where it was not asked for.
+        entry: of the ledger.
+        folder: of the ledger, from which the entry's pictures are named.
+    """
+
+    path: str
+    covers: NDArray[np.float64]
+    capture: Capture
+    confidence: float | None
+    entry: Entry
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyPictures:
+    """What the ledgers say.
+
+    Attributes:
+        classes: in index order.
+        pictures: those that have a cover, in the order of the ledgers.
+        failures: path and reason of those that have none.
+        missing: images of the runs that no ledger knows.
+        notes: what people should know of the ledgers.
+    """
+
+    classes: Sequence[SurveyClass]
+    pictures: Sequence[SurveyPicture]
+    failures: Mapping[str, str]
+    missing: int
+    notes: Sequence[str]
+
+
+def read_pictures(ledgers: Sequence[Path]) -> SurveyPictures:
+    """Read ledgers whose pictures belong to one survey.
+
+    Args:
+        ledgers: files, at least one.
+
+    Returns:
+        The pictures. One that several ledgers know counts once.
+
+    Raises:
+        LedgerError: one cannot be read, its classes are not those of the others, or no picture has a cover.
+    """
+    contents = [read_ledger(path) for path in ledgers]
+    chosen: dict[str, tuple[LedgerContent, Entry]] = {}
+    repeated: set[str] = set()
+    for content in contents:
+        for entry in content.entries:
+            known = chosen.get(entry.path)
+            if known is not None and not known[1].failed and not entry.failed:
+                repeated.add(entry.path)
+            if known is None or supersedes(entry, known[1]):
+                chosen[entry.path] = content, entry
+    classes: list[SurveyClass] | None = None
+    pictures: list[SurveyPicture] = []
+    failures: dict[str, str] = {}
+    for path, (content, entry) in chosen.items():
+        covers = _covers_of(entry.record)
+        if isinstance(covers, str):
+            failures[path] = covers
+            continue
+        found = [SurveyClass(each["id"], each["name"], tuple(each["color"])) for each in covers]
+        if classes is None:
+            classes = found
+        elif classes != found:
+            raise LedgerError(
+                content.path,
+                f"has other classes than {ledgers[0]} ({_names(found)}, there {_names(classes)}): "
+                "summarize what one bundle has made",
+            )
+        values = np.array([each["cover"] for each in covers], np.float64)
+        confidence = entry.record.get("confidence")
+        mean = None if confidence is None else float(confidence["mean"])
+        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, content.path.parent))
+    if classes is None:
+        raise LedgerError(ledgers[0], "has no image with a mask: look at its failures with `pseg merge`")
+    return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))
+
+
+def _covers_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | str:
+    """The covers of an image, or why it has none."""
+    if record["status"] != "ok":
+        return str(record["error"]["message"])
+    region = record.get("roi")
+    if region is not None and region["error"] is not None:
+        return f"no region of interest: {region['error']}"
+    covers: Sequence[Mapping[str, Any]] = (record if region is None else region)["cover"]
+    return [each for each in covers if "excluded" not in each]
+
+
+def _missing(contents: Sequence[LedgerContent]) -> int:
+    images = {content.run.listing: content.run.images for content in contents}
+    known = {(content.run.listing, entry.position) for content in contents for entry in content.entries}
+    return sum(images.values()) - len(known)
+
+
+def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:
+    first, *others = contents
+    notes = [
+        f"{other.path} was not made as {first.path}: {'; '.join(differences)}"
+        for other in others
+        if (differences := other.run.differences(first.run))
+    ]
+    if repeated:
+        notes.append(f"{repeated} images are in more than one ledger; each counts once")
+    return notes
+
+
+def _names(classes: Sequence[SurveyClass]) -> str:
+    return ", ".join(each.name for each in classes)

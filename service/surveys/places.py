@@ -1,0 +1,285 @@
+"""Site, transect, quadrat, date and depth of pictures: from a table, or from their paths."""
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Final, Literal, get_args
+
+from engine.declaration import Options, option
+from engine.errors import OptionError
+from engine.system.files import open_to_read
+from engine.system.text import legible
+from service.surveys.pictures import SurveyPicture
+
+Field = Literal["site", "transect", "quadrat", "date", "depth"]
+FIELDS: Final[tuple[Field, ...]] = get_args(Field)
+_IMAGE = "image"
+_MOST_BYTES = 1 << 30
+_DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?", re.ASCII)
+_PART = re.compile(r"\{(\w*)\}|\*")
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyOptions(Options):
+    """How pictures are told apart.
+
+    Attributes:
+        survey: table with a row for each picture; None: there is none.
+        pattern: of the paths of pictures, with names in braces; None: there is none.
+    """
+
+    title: ClassVar[str] = "Survey"
+
+    survey: Path | None = option(
+        None,
+        "CSV table with a row for each picture: the column image (a path, a file name, or a stem), and any of site, "
+        "transect, quadrat, date, depth.",
+        metavar="CSV",
+    )
+    pattern: str | None = option(
+        None,
+        "How the paths of the pictures end, with names in braces: '{site}/{transect}/{quadrat}.jpg'. * stands for any "
+        "text within a name.",
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.survey is not None and self.pattern is not None:
+            raise OptionError("a table and a pattern may contradict each other: give one of survey and pattern")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and when a picture belongs; empty where it is not known.
+
+    Attributes:
+        site: name.
+        transect: name, within the site.
+        quadrat: name, within the transect.
+        date: ISO 8601: a year, a month or a day.
+        depth: in metres.
+    """
+
+    site: str = ""
+    transect: str = ""
+    quadrat: str = ""
+    date: str = ""
+    depth: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPicture:
+    """A picture and its place."""
+
+    picture: SurveyPicture
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPictures:
+    """The pictures of a survey, each at its place.
+
+    Attributes:
+        pictures: those that have a place.
+        fields: what is known of all of them.
+        unplaced: paths of pictures that the table does not name, or that the pattern does not fit.
+        without_picture: rows of the table of which no ledger has a picture.
+    """
+
+    pictures: Sequence[PlacedPicture]
+    fields: frozenset[Field]
+    unplaced: Sequence[str] = ()
+    without_picture: Sequence[str] = ()
+
+
+def place_pictures(
+    pictures: Sequence[SurveyPicture], options: SurveyOptions, others: Sequence[str] = ()
+) -> PlacedPictures:
+    """Find the place of every picture. The day of a picture without a date is that of its EXIF data.
+
+    Args:
+        pictures: that have a mask.
+        options: the table or the pattern; without either, only days are known.
+        others: paths of images that have no mask, which the table may name, too.
+
+    Raises:
+        OptionError: the table or the pattern cannot be used; it says where and why.
+    """
+    if options.pattern is not None:
+        fields, place_of = _parsed_pattern(options.pattern)
+        places = {picture.path: place_of(picture.path) for picture in pictures}
+        without_picture: list[str] = []
+    elif options.survey is not None:
+        fields, rows = _read_table(options.survey)
+        places, without_picture = _matched(rows, [picture.path for picture in pictures], others, options.survey)
+    else:
+        fields, without_picture = frozenset[Field](), []
+        places = {picture.path: Place() for picture in pictures}
+    placed = [
+        PlacedPicture(picture, _with_day(place, picture))
+        for picture in pictures
+        if (place := places.get(picture.path)) is not None
+    ]
+    unplaced = [picture.path for picture in pictures if places.get(picture.path) is None]
+    if not placed:
+        where = f"the table {options.survey}" if options.pattern is None else f"the pattern {options.pattern}"
+        raise OptionError(f"none of the {len(pictures)} pictures fits {where}; one of them is {unplaced[0]}")
+    return PlacedPictures(placed, fields | {"date"}, unplaced, without_picture)
+
+
+def _with_day(place: Place, picture: SurveyPicture) -> Place:
+    taken_at = picture.capture.taken_at
+    if place.date or taken_at is None:
+        return place
+    return Place(place.site, place.transect, place.quadrat, taken_at.date().isoformat(), place.depth)
+
+
+def _parsed_pattern(pattern: str) -> tuple[frozenset[Field], Callable[[str], Place | None]]:
+    expression, last = "", 0
+    names: list[Field] = []
+    for found in _PART.finditer(pattern):
+        expression += re.escape(pattern[last : found.start()])
+        last = found.end()
+        if found[1] is None:
+            expression += "[^/]*?"
+            continue
+        names += [name for name in FIELDS if name == found[1]]
+        if found[1] not in FIELDS or names.count(names[-1]) > 1:
+            raise OptionError(
+                f"{legible(pattern, _SHOWN)}: {{{legible(found[1], _SHOWN)}}} is not a name that may stand there once: "
+                f"give any of {', '.join(FIELDS)}",
+                option="pattern",
+            )
+        expression += f"(?P<{found[1]}>[^/]+?)"
+    if not names:
+        raise OptionError(
+            f"{legible(pattern, _SHOWN)}: it has no name in braces: write {{site}}/{{transect}}/{{quadrat}}.jpg",
+            option="pattern",
+        )
+    compiled = re.compile(f"(?:.*/)?{expression}{re.escape(pattern[last:])}", re.IGNORECASE | re.DOTALL)
+
+    def place_of(path: str) -> Place | None:
+        fitting = compiled.fullmatch(path)
+        return None if fitting is None else _place(fitting.groupdict(), legible(path), "pattern")
+
+    return frozenset(names), place_of
+
+
+def _read_table(path: Path) -> tuple[frozenset[Field], dict[str, Place]]:
+    try:
+        with open_to_read(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read ({error}): give a CSV table in UTF-8", option="survey") from error
+    if len(content) > _MOST_BYTES:
+        raise OptionError(f"{path}: is longer than {_MOST_BYTES} bytes: give a table of pictures", option="survey")
+    header = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ",")
+    try:
+        return _table_of(path, reader)
+    except csv.Error as error:
+        raise OptionError(f"{path}: line {reader.line_num}: {error}: give a CSV table", option="survey") from error
+
+
+def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[Field], dict[str, Place]]:
+    columns = [name.strip().lower() for name in next(reader, [])]
+    known = [name for name in FIELDS if name in columns]
+    repeated = [name for name in (_IMAGE, *FIELDS) if columns.count(name) > 1]
+    if _IMAGE not in columns or not known or repeated:
+        raise OptionError(
+            f"{path}: the columns are {legible(', '.join(columns), 200)}: name one image, and any of "
+            f"{', '.join(FIELDS)}, each once",
+            option="survey",
+        )
+    rows: dict[str, Place] = {}
+    for number, cells in enumerate(reader, 2):
+        if not any(map(str.strip, cells)):
+            continue
+        values = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
+        image = values.get(_IMAGE, "").replace("\\", "/")
+        where = f"{path}: row {number}"
+        if not image or image in rows:
+            problem = f"names {legible(image)} again" if image else "names no image"
+            raise OptionError(f"{where} {problem}: give each picture one row", option="survey")
+        rows[image] = _place({name: values.get(name, "") for name in known}, where, "survey")
+    return frozenset(known), rows
+
+
+def _place(values: Mapping[str, str], where: str, option_name: str) -> Place:
+    empty = [name for name in ("site", "transect", "quadrat") if name in values and not values[name]]
+    if empty:
+        raise OptionError(f"{where} has no {empty[0]}: fill it in, or leave the column out", option=option_name)
+    return Place(
+        values.get("site", ""),
+        values.get("transect", ""),
+        values.get("quadrat", ""),
+        _date(values.get("date", ""), where, option_name),
+        _depth(values.get("depth", ""), where, option_name),
+    )
+
+
+def _date(text: str, where: str, option_name: str) -> str:
+    if not text:
+        return ""
+    found = _DATE.fullmatch(text)
+    parts = [] if found is None else [part for part in found.groups() if part is not None]
+    if not parts or not all(1 <= int(part) <= most for part, most in zip(parts[1:], (12, 31), strict=False)):
+        raise OptionError(
+            f"{where}: {legible(text, _SHOWN)} is no date: write 2026-03-14, 20260314, 2026-03 or 2026",
+            option=option_name,
+        )
+    return "-".join(parts)
+
+
+def _depth(text: str, where: str, option_name: str) -> float | None:
+    if not text:
+        return None
+    try:
+        depth = float(text)
+    except ValueError:
+        depth = float("nan")
+    if not abs(depth) < float("inf"):
+        raise OptionError(f"{where}: {legible(text, _SHOWN)} is no depth: give a number of metres", option=option_name)
+    return depth
+
+
+def _matched(
+    rows: Mapping[str, Place], paths: Sequence[str], others: Sequence[str], table: Path
+) -> tuple[dict[str, Place], list[str]]:
+    """Find the pictures that rows name by the end of their path, with or without its suffix."""
+    lengths = {len(PurePosixPath(image).parts) for image in rows}
+    ends: dict[str, list[str]] = defaultdict(list)
+    for path in (*paths, *others):
+        parts = PurePosixPath(path).parts
+        for length in lengths:
+            if length <= len(parts):
+                end = PurePosixPath(*parts[-length:])
+                for name in {str(end), str(end.with_suffix(""))}:
+                    ends[name].append(path)
+    places: dict[str, Place] = {}
+    named: dict[str, str] = {}
+    without_picture: list[str] = []
+    for image, place in rows.items():
+        found = ends.get(str(PurePosixPath(image)), [])
+        if len(found) > 1:
+            raise OptionError(
+                f"{table}: {legible(image)} may be {legible(found[0])} or {legible(found[1])}: give more of its path",
+                option="survey",
+            )
+        if not found:
+            without_picture.append(image)
+            continue
+        other = named.setdefault(found[0], image)
+        if other != image:
+            raise OptionError(
+                f"{table}: {legible(other)} and {legible(image)} both name {legible(found[0])}: give it one row",
+                option="survey",
+            )
+        places[found[0]] = place
+    return places, without_picture

@@ -1,0 +1,311 @@
+"""The cover of every class by group and date, and its differences between dates."""
+
+import csv
+import io
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import OptionError
+from engine.system.text import csv_cell
+from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
+from service.surveys.pictures import SurveyClass, SurveyPictures
+from service.surveys.places import Field, Place, PlacedPicture, PlacedPictures
+
+GROUPING: Final[tuple[Field, ...]] = ("site", "transect", "depth")
+"""Fields that groups may be made of."""
+
+_COVERS = (0.0, 1.0)
+_DIFFERENCES = (-1.0, 1.0)
+_ESTIMATE_COLUMNS = ("mean", "standard_error", "low", "high", "method")
+
+Unit = Literal["transect", "quadrat", "picture"]
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCover:
+    """The cover in one group on one date.
+
+    Attributes:
+        group: field to value, as far as groups are made of it.
+        date: ISO 8601; empty where it is not known.
+        units: how many there are.
+        pictures: how many there are.
+        depth: mean of the pictures, in metres; None where it is not known.
+        covers: one a class.
+    """
+
+    group: Mapping[Field, str]
+    date: str
+    units: int
+    pictures: int
+    depth: float | None
+    covers: Sequence[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class CoverChange:
+    """The difference of the covers of one group between two dates.
+
+    Attributes:
+        group: as of `GroupCover`.
+        earlier: the date whose cover is subtracted.
+        later: the other date.
+        units: how many there are on the earlier date, and on the later one.
+        paired: whether the same units were seen on both dates, so that their own differences are averaged.
+        changes: one a class, later minus earlier.
+    """
+
+    group: Mapping[Field, str]
+    earlier: str
+    later: str
+    units: tuple[int, int]
+    paired: bool
+    changes: Sequence[Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A survey in figures.
+
+    Attributes:
+        unit: over which means are taken.
+        classes: in index order.
+        groups: sorted by group and date.
+        changes: of every group with several dates: from each date to the next, and from the first to the last.
+        notes: what people should know.
+    """
+
+    unit: Unit
+    classes: Sequence[SurveyClass]
+    groups: Sequence[GroupCover]
+    changes: Sequence[CoverChange]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupUnits:
+    """The units of a group on a date, and their covers `float64[units, classes]` in the same order."""
+
+    names: Sequence[tuple[str, ...]]
+    covers: NDArray[np.float64]
+    members: Sequence[PlacedPicture]
+
+
+def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequence[Field] | None, seed: int) -> Summary:
+    """Estimate the cover of every class.
+
+    A unit is a transect. Where groups are made of transects, or there are none, it is a quadrat, and where there are no
+    quadrats either, a picture. Pictures of one quadrat are averaged first, then the quadrats of a transect: every
+    quadrat of a transect counts once, and every unit of a group.
+
+    Args:
+        found: what the ledgers say.
+        placed: the pictures at their places.
+        per: what groups are made of; None: the site where it is known, otherwise nothing.
+        seed: of the bootstrap.
+
+    Raises:
+        OptionError: groups cannot be made of a field, because it is not known.
+    """
+    grouping = tuple(per) if per is not None else tuple(name for name in ("site",) if name in placed.fields)
+    unknown = [name for name in grouping if name not in placed.fields]
+    if unknown:
+        raise OptionError(f"no {unknown[0]} is known: name it in the table or in the pattern", option="per")
+    unit = _unit_of(placed.fields, grouping)
+    units: dict[tuple[str, ...], dict[str, _GroupUnits]] = {}
+    for key, members in sorted(_grouped(placed.pictures, lambda each: _group_key(each.place, grouping)).items()):
+        of_dates = _grouped(members, lambda each: each.place.date)
+        units[key] = {date: _units_of(of_dates[date], unit) for date in sorted(of_dates)}
+    groups: list[GroupCover] = []
+    changes: list[CoverChange] = []
+    for key, of_dates in units.items():
+        group = dict(zip(grouping, key, strict=True))
+        groups += [_group_cover(group, date, each, seed) for date, each in of_dates.items()]
+        changes += [
+            _change(group, (earlier, of_dates[earlier]), (later, of_dates[later]), unit, seed)
+            for earlier, later in _compared([date for date in of_dates if date])
+        ]
+    notes = [_told_unit(unit, placed.fields), *found.notes, *_told_gaps(groups)]
+    return Summary(unit, found.classes, groups, changes, notes)
+
+
+def _unit_of(fields: Iterable[Field], grouping: Sequence[Field]) -> Unit:
+    if "transect" in fields and "transect" not in grouping:
+        return "transect"
+    return "quadrat" if "quadrat" in fields else "picture"
+
+
+def _told_unit(unit: Unit, fields: Iterable[Field]) -> str:
+    if unit == "transect":
+        return "the unit is the transect: means, errors and intervals are those of transect means"
+    why = "groups are transects" if "transect" in fields else "no transect is known"
+    return (
+        f"the unit is the {unit}, because {why}: intervals say how the {unit}s of a group vary, and are too narrow "
+        "for the site if its pictures lie on a few transects"
+    )
+
+
+def _told_gaps(groups: Sequence[GroupCover]) -> list[str]:
+    single = sum(each.units < 2 for each in groups)
+    undated = sum(each.pictures for each in groups if not each.date)
+    return [
+        *([f"{single} groups have a single unit, which has no interval"] if single else []),
+        *([f"{undated} pictures have no date, and are compared with no other date"] if undated else []),
+    ]
+
+
+def _group_key(place: Place, grouping: Sequence[Field]) -> tuple[str, ...]:
+    values = asdict(place)
+    return tuple("" if values[name] is None else str(values[name]) for name in grouping)
+
+
+def _grouped(
+    pictures: Iterable[PlacedPicture], key_of: Callable[[PlacedPicture], _Key]
+) -> dict[_Key, list[PlacedPicture]]:
+    groups: dict[_Key, list[PlacedPicture]] = defaultdict(list)
+    for each in pictures:
+        groups[key_of(each)].append(each)
+    return dict(groups)
+
+
+def _units_of(members: Sequence[PlacedPicture], unit: Unit) -> _GroupUnits:
+    def name_of(each: PlacedPicture) -> tuple[str, ...]:
+        place = each.place
+        names = {
+            "transect": (place.site, place.transect),
+            "quadrat": (place.site, place.transect, place.quadrat),
+            "picture": (each.picture.path,),
+        }
+        return names[unit]
+
+    units = _grouped(members, name_of)
+    means = [_mean_of_quadrats(of_unit) for of_unit in units.values()]
+    return _GroupUnits(list(units), np.stack(means), members)
+
+
+def _mean_of_quadrats(members: Sequence[PlacedPicture]) -> NDArray[np.float64]:
+    """Where quadrats are not known, all pictures count alike."""
+    quadrats = _grouped(members, lambda each: each.place.quadrat or each.picture.path)
+    means = [np.mean([each.picture.covers for each in quadrat], axis=0) for quadrat in quadrats.values()]
+    return np.mean(means, axis=0)
+
+
+def _group_cover(group: Mapping[Field, str], date: str, units: _GroupUnits, seed: int) -> GroupCover:
+    depths = [each.place.depth for each in units.members if each.place.depth is not None]
+    return GroupCover(
+        group,
+        date,
+        len(units.names),
+        len(units.members),
+        sum(depths) / len(depths) if depths else None,
+        [estimate_mean(of_class, _COVERS, seed) for of_class in units.covers.T],
+    )
+
+
+def _compared(dates: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = list(itertools.pairwise(dates))
+    return [*pairs, (dates[0], dates[-1])] if len(pairs) > 1 else pairs
+
+
+def _change(
+    group: Mapping[Field, str], earlier: tuple[str, _GroupUnits], later: tuple[str, _GroupUnits], unit: Unit, seed: int
+) -> CoverChange:
+    before, after = earlier[1], later[1]
+    rows = {name: index for index, name in enumerate(before.names)}
+    paired = unit != "picture" and rows.keys() == set(after.names)
+    if paired:
+        own = after.covers - before.covers[[rows[name] for name in after.names]]
+        changes = [estimate_mean(of_class, _DIFFERENCES, seed) for of_class in own.T]
+    else:
+        changes = [
+            estimate_difference(new, old, _DIFFERENCES, seed)
+            for new, old in zip(after.covers.T, before.covers.T, strict=True)
+        ]
+    units = len(before.names), len(after.names)
+    return CoverChange(group, earlier[0], later[0], units, paired, changes)
+
+
+def summary_record(summary: Summary) -> dict[str, Any]:
+    """Write a summary as JSON values.
+
+    Args:
+        summary: of a survey.
+
+    Returns:
+        `unit`, `level`, `groups` and `changes`, each with one entry a class in `cover`, and `notes`. Shares are 0–1.
+    """
+    return {
+        "unit": summary.unit,
+        "level": LEVEL,
+        "groups": [
+            {
+                **each.group,
+                "date": each.date or None,
+                "units": each.units,
+                "pictures": each.pictures,
+                **({} if each.depth is None or "depth" in each.group else {"mean_depth": round(each.depth, 3)}),
+                "cover": _class_records(summary.classes, each.covers),
+            }
+            for each in summary.groups
+        ],
+        "changes": [
+            {
+                **each.group,
+                "earlier": each.earlier,
+                "later": each.later,
+                "units_earlier": each.units[0],
+                "units_later": each.units[1],
+                "paired": each.paired,
+                "cover": _class_records(summary.classes, each.changes),
+            }
+            for each in summary.changes
+        ],
+        "notes": list(summary.notes),
+    }
+
+
+def _class_records(classes: Sequence[SurveyClass], estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    return [
+        {"id": each.id, "name": each.name, **_rounded(estimate)}
+        for each, estimate in zip(classes, estimates, strict=True)
+    ]
+
+
+def _rounded(estimate: Estimate) -> dict[str, Any]:
+    values = asdict(estimate)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def groups_csv(summary: Summary) -> bytes:
+    """Write the covers as a table: a row for each group, date and class.
+
+    Returns:
+        UTF-8 CSV; shares are 0–1; a cell without a value is empty.
+    """
+    return _csv(summary_record(summary)["groups"], summary.unit)
+
+
+def changes_csv(summary: Summary) -> bytes:
+    """Write the differences between dates as a table: a row for each group, pair of dates and class."""
+    return _csv(summary_record(summary)["changes"], summary.unit)
+
+
+def _csv(records: Sequence[Mapping[str, Any]], unit: Unit) -> bytes:
+    own = dict.fromkeys(name for each in records for name in each if name != "cover")
+    columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        for of_class in record["cover"]:
+            row = {**record, "unit": unit, "class": of_class["name"], "class_id": of_class["id"], **of_class}
+            cells = {name: "" if row.get(name) is None else row[name] for name in columns}
+            writer.writerow({name: csv_cell(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
+    return text.getvalue().encode()

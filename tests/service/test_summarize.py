@@ -1,0 +1,224 @@
+"""`pseg summarize`: from ledgers to a table of a survey, by arithmetic by hand."""
+# pyogrio ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyogrio.raw
+import pytest
+from PIL import ExifTags, Image
+
+from service.commands.terminal import ExitStatus
+from tests.service.bundles import CLASSES, bundle_folder
+from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
+
+PATTERN = "{site}/{transect}/{date}/{quadrat}.png"
+
+
+def stripes(path: Path, red: int) -> Path:
+    """Ten columns, the first ones red, the others blue."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (10, 4), BLUE)
+    image.paste(RED, (0, 0, red, 4))
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def dives(tmp_path: Path, bundle: Path) -> Path:
+    """Three transects on two dates; in percent the red of the transects is 20, 40, 90, then 30, 60, 90."""
+    for date, tens in (("20260110", (2, 4, 9)), ("20260610", (3, 6, 9))):
+        for number, red in enumerate(tens, 1):
+            stripes(tmp_path / "north" / f"T{number}" / date / "q1.png", red)
+    # the first transect has a second quadrat: 0 and 40 are 20 on average
+    stripes(tmp_path / "north/T1/20260110/q1.png", 0)
+    stripes(tmp_path / "north/T1/20260110/q2.png", 4)
+    assert pseg("predict", bundle, tmp_path / "north", "--recursive", "--out", tmp_path / "masks").status == 0
+    return tmp_path / "masks"
+
+
+def summary_of(*arguments: object) -> dict[str, Any]:
+    (record,) = pseg("summarize", *arguments, "--json").records
+    return record
+
+
+def red_of(record: dict[str, Any]) -> dict[str, Any]:
+    (red,) = (each for each in record["cover"] if each["name"] == "red")
+    return red
+
+
+def test_the_transect_is_the_unit(dives: Path) -> None:
+    found = summary_of(dives, "--pattern", PATTERN)
+    assert (found["unit"], found["level"]) == ("transect", 0.95)
+    assert found["images"] == {"used": 7, "failed": 0, "missing": 0, "unplaced": 0}
+    first, second = found["groups"]
+    assert (first["site"], first["date"], first["units"], first["pictures"]) == ("north", "2026-01-10", 3, 4)
+    # by hand: 20, 40, 90: mean 50, deviations -30, -10, 40, variance 2600 / 2, error sqrt(1300 / 3) = 20.817; times
+    # 4.30265, the quantile of t with two degrees of freedom, is 89.57, beyond both ends
+    red = red_of(first)
+    assert red["mean"] == pytest.approx(0.5, abs=1e-6)
+    assert red["standard_error"] == pytest.approx(0.208167, abs=1e-6)
+    assert (red["low"], red["high"], red["method"]) == (0, 1, "t")
+    assert red_of(second)["mean"] == pytest.approx(0.6, abs=1e-6)
+    # by hand: the transects changed by 10, 20, 0: mean 10, variance 100, error sqrt(100 / 3) = 5.7735
+    (change,) = found["changes"]
+    assert (change["earlier"], change["later"], change["paired"]) == ("2026-01-10", "2026-06-10", True)
+    assert red_of(change)["mean"] == pytest.approx(0.1, abs=1e-6)
+    assert red_of(change)["standard_error"] == pytest.approx(0.057735, abs=1e-6)
+    assert red_of(change)["low"] == pytest.approx(0.1 - 4.302653 * 0.0577350, abs=2e-6)
+
+
+def test_without_transects_the_picture_is_the_unit_and_that_is_said(dives: Path) -> None:
+    outcome = pseg("summarize", dives, "--pattern", "{date}/*.png")
+    assert outcome.status == ExitStatus.DONE
+    assert "the unit is the picture, because no transect is known" in outcome.stdout
+    found = summary_of(dives, "--pattern", "{date}/*.png")
+    assert [each["units"] for each in found["groups"]] == [4, 3]
+    # by hand: 0, 40, 40, 90
+    assert red_of(found["groups"][0])["mean"] == pytest.approx(0.425, abs=1e-6)
+    assert [each["paired"] for each in found["changes"]] == [False]
+
+
+def test_groups_of_transects_have_quadrats_as_units(dives: Path) -> None:
+    found = summary_of(dives, "--pattern", PATTERN, "--per", "site,transect")
+    first = found["groups"][0]
+    assert (first["transect"], first["units"], found["unit"]) == ("T1", 2, "quadrat")
+    assert red_of(found["groups"][1])["low"] is None
+    assert "5 groups have a single unit, which has no interval" in found["notes"]
+
+
+def test_different_transects_are_not_paired(dives: Path) -> None:
+    (dives / "table.csv").write_text(
+        "image;transect;date;depth\n"
+        "T1/20260110/q1.png;A;2026-01;3\nT1/20260110/q2;A;2026-01;4\nT2/20260110/q1;B;2026-01;5\n"
+        "T2/20260610/q1.png;B;2026-06;5\nT3/20260610/q1.png;C;2026-06;7\n"
+    )
+    outcome = pseg("summarize", dives, "--survey", dives / "table.csv", "--json")
+    (found,) = outcome.records
+    assert outcome.status == ExitStatus.INCOMPLETE, "two pictures have no place"
+    assert [Path(each).parts[-3:] for each in found["unplaced"]] == [
+        ("T1", "20260610", "q1.png"),
+        ("T3", "20260110", "q1.png"),
+    ]
+    assert [each["mean_depth"] for each in found["groups"]] == [4, 6]
+    (change,) = found["changes"]
+    assert (change["units_earlier"], change["units_later"], change["paired"]) == (2, 2, False)
+    # by hand: 60 and 90, minus 20 and 40
+    assert red_of(change)["mean"] == pytest.approx(0.45, abs=1e-6)
+
+
+def test_tables_hold_the_same_figures(dives: Path, tmp_path: Path) -> None:
+    tables = tmp_path / "cover.csv", tmp_path / "changes.csv"
+    found = summary_of(dives, "--pattern", PATTERN, "--csv", tables[0], "--changes", tables[1])
+    for path, records in zip(tables, (found["groups"], found["changes"]), strict=True):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        told = [(record, each) for record in records for each in record["cover"]]
+        assert [(row["site"], row["class"], row["mean"]) for row in rows] == [
+            (record["site"], each["name"], str(each["mean"])) for record, each in told
+        ]
+    assert list(rows[0])[:3] == ["site", "earlier", "later"]
+
+
+def test_failed_pictures_are_counted_and_named(bundle: Path, tmp_path: Path) -> None:
+    halves(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
+    (tmp_path / "t.csv").write_text("image,site\na.png,N\nb.png,N\nc.png,N\n")
+    outcome = pseg("summarize", tmp_path / "o", "--survey", tmp_path / "t.csv")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    assert "1 used, 1 failed, 0 missing" in outcome.stdout
+    assert "b.png is empty" in outcome.stderr or "b.png: is empty" in outcome.stderr
+    assert "no picture of the table's row: c.png" in outcome.stderr
+
+
+def test_points_lie_where_the_pictures_were_taken(bundle: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33, 51, 36), 3: "E", 4: (151, 12, 0)})
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2026:03:14 10:00:00"
+    # Only an EXIF block that has been through its bytes is written with its directories.
+    placed = Image.Exif()
+    placed.load(exif.tobytes())
+    halves(tmp_path / "in" / "N_T1.jpg", GREEN, exif=placed)
+    halves(tmp_path / "in" / "N_T2.jpg", GREEN)
+    pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
+    for name in ("p.gpkg", "p.geojson"):
+        outcome = pseg(
+            "summarize", tmp_path / "o", "--pattern", "{site}_{transect}.jpg", "--points", tmp_path / name, "--json"
+        )
+        assert "1 of 2 pictures have a position" in outcome.stderr
+        meta, _, geometry, fields = pyogrio.raw.read(tmp_path / name)
+        values = dict(zip(meta["fields"], (each[0] for each in fields), strict=True))
+        assert (values["site"], values["transect"], str(values["date"])) == ("N", "T1", "2026-03-14")
+        assert values["cover_green"] == 0.5
+        # well-known binary: byte order, kind, then longitude and latitude
+        assert list(memoryview(geometry[0][5:]).cast("d")) == pytest.approx([151.2, -33.86], abs=1e-7)
+    assert [each["date"] for each in outcome.records[0]["groups"]] == [None, "2026-03-14"]
+
+
+def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
+    halves(tmp_path / "in" / "1" / "a.png", RED)
+    halves(tmp_path / "in" / "2" / "a.png", GREEN)
+    for index in (1, 2):
+        pseg("predict", bundle, tmp_path / "in" / str(index), "--out", tmp_path / f"o{index}")
+    found = summary_of(tmp_path / "o1", tmp_path / "o2", "--pattern", "{site}/a.png", "--per", "all")
+    assert [each["mean"] for each in found["groups"][0]["cover"]] == [0.25, 0.25, 0.5]
+    other = bundle_folder(tmp_path / "other", classes=[*CLASSES[:2], {**CLASSES[2], "name": "violet"}])
+    pseg("predict", other, tmp_path / "in" / "2", "--out", tmp_path / "o3")
+    assert "has other classes than" in pseg_error("summarize", tmp_path / "o1", tmp_path / "o3")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pattern", "{place}/{quadrat}.png"), "{place} is not a name that may stand there once"),
+        (("--pattern", "{site}/{site}.png"), "{site} is not a name that may stand there once"),
+        (("--pattern", "*.png"), "no name in braces"),
+        (("--pattern", "{date}/{quadrat}/*.png"), "is no date"),
+        (("--pattern", "{site}.tif"), "none of the 7 pictures fits"),
+        (("--pattern", PATTERN, "--per", "depth"), "no depth is known"),
+        (("--pattern", PATTERN, "--per", "quadrat"), "give any of site, transect, depth"),
+        (("--pattern", PATTERN, "--points", "p.shp"), "written as .gpkg or .geojson"),
+    ],
+)
+def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...], message: str) -> None:
+    assert message in " ".join(pseg_error("summarize", dives, *options).split())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("picture,site\na,N\n", "name one image"),
+        ("image,site\nq1.png,N\n", "give more of its path"),
+        ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1.png,S\n", "row 3 names T1/20260610/q1.png again"),
+        ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1,S\n", "both name"),
+        ("image,site\nT1/20260610/q1.png,\n", "row 2 has no site"),
+        ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is no date"),
+        ("image,depth\nT1/20260610/q1.png,deep\n", "deep is no depth"),
+    ],
+)
+def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
+    (dives / "table.csv").write_text(table)
+    assert message in " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
+
+
+def test_the_cover_inside_a_region_counts(dives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record whose region was found, and one whose region was not."""
+    from service.results import ledger
+
+    monkeypatch.setattr(ledger, "checked_record", lambda record: record)
+    path = dives / "ledger.jsonl"
+    first, *lines = path.read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        inside = [{**each, "cover": 1.0 if each["name"] == "red" else 0.0} for each in record["cover"]]
+        record["roi"] = {"error": None, "cover": inside}
+    records[0]["roi"] = {"error": "no frame was found", "cover": []}
+    path.write_text("\n".join([first, *map(json.dumps, records)]) + "\n")
+    found = summary_of(dives, "--pattern", PATTERN)
+    assert {red_of(each)["mean"] for each in found["groups"]} == {1.0}
+    assert [each["reason"] for each in found["failures"]] == ["no region of interest: no frame was found"]
