@@ -19,7 +19,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: test-pythons gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
+.PHONY: test-pythons gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check robustness audit fuzz bench-scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg ex
 
 zoo: $(VENV)/development ## export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
+
+cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
+	$(BIN)/python -m benchmarks.lab.cover $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

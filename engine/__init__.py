@@ -35,7 +35,8 @@ from engine.runtimes import Runtime, TensorSpec
 from engine.runtimes.selection import OneDnn, RuntimeRequest
 from engine.segmentation.opening import open_predictor, open_runtime
 from engine.segmentation.pipeline import Failed, Pipeline, Segmented
-from engine.segmentation.predictor import ClassCover, MaskSize, Prediction, Predictor, Provenance
+from engine.segmentation.predictor import MaskSize, Prediction, Predictor, Provenance
+from engine.segmentation.steps import ClassCover
 
 __all__ = [
     "Bundle",

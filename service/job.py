@@ -136,6 +136,11 @@ class Mask(BaseModel):
     cover: list[Cover] = Field(description="of every class, by class index")
     raster: RasterPlace | None = Field(None, description="where a raster lies; null of a photograph")
     polygons: str | None = Field(None, description="URN of the polygons of a raster, if they were asked for")
+    roi: dict[str, Any] | None = Field(
+        None, description="cover inside the region of interest, its polygon and quality, or why there is none"
+    )
+    confidence: dict[str, Any] | None = Field(None, description="how sure the network is, if that was asked for")
+    flags: list[str] = Field(default=[], description="what the photograph may suffer from, such as blurred")
 
 
 class Failure(BaseModel):

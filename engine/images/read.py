@@ -44,6 +44,7 @@ from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, P
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.png import png_content
 from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
+from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
 from engine.system.files import open_to_read
 
@@ -63,6 +64,7 @@ class SourceImage:
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
         notes: What people should know of the reading, such as that the file holds more pictures; phrases, mostly none.
+        statistics: How sharp, light and coloured it is; None where it was not measured.
     """
 
     pixels: NDArray[np.uint8]
@@ -70,6 +72,7 @@ class SourceImage:
     height: int
     capture: Capture
     notes: tuple[str, ...] = ()
+    statistics: PictureStatistics | None = None
 
 
 def read_image(
@@ -334,7 +337,7 @@ def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
     # The smaller picture is the cheaper one to turn, and the size rule does not mind.
     pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return SourceImage(pixels, width, height, stored.capture, stored.notes)
+    return SourceImage(pixels, width, height, stored.capture, stored.notes, picture_statistics(pixels))
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
