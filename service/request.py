@@ -350,7 +350,7 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"{legible(name, _SHOWN)}: there is no such parameter" + (f"; is {similar[0]} meant?" if similar else "")
     if kind == "missing":
         return f"{name}: it is required"
-    if kind == "literal_error":
+    if kind in {"literal_error", "enum"}:
         return f"{name}: {given} is none of {context['expected'].replace(' or ', ', ')}"
     option = _option_named(name)
     problem = None if option is None else option.declaration.problem(error["input"])
