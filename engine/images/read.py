@@ -146,7 +146,8 @@ def image_of_array(pixels: NDArray[Any], *, bands: int = 3, max_img_size: int = 
         raise ImageError(f"image: is an array {pixels.dtype}[{shape}]; give uint8[H, W, {bands}]{colours}, 0 to 255")
     height, width, _ = pixels.shape
     shrunken = _resized(np.ascontiguousarray(pixels), shrunken_size(width, height, max_img_size))
-    return SourceImage(shrunken, width, height)
+    measured = picture_statistics(shrunken) if bands == 3 else None
+    return SourceImage(shrunken, width, height, statistics=measured)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

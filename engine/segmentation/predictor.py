@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.bundle.bundle import Bundle
 from engine.declaration import Options, enumeration_value, option
 from engine.errors import ImageError, InferenceError, OptionError
-from engine.images import ImageLimits, SourceImage, image_of_array, read_image
+from engine.images import ImageLimits, ScaleRange, SourceImage, image_of_array, read_image
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
@@ -175,7 +175,7 @@ class Prediction:
         if path.suffix.lower() == ".png":
             write_atomically(path, self._repr_png_())
         elif path.suffix.lower() == ".npz" and self.mask.dtype == np.bool_:
-            write_atomically(path, planes_npz(self.mask))
+            write_atomically(path, planes_npz(cast("NDArray[np.bool_]", self.mask)))
         else:
             suffixes = ".png or .npz" if self.mask.dtype == np.bool_ else ".png"
             raise OptionError(f"{path}: give a file that ends in {suffixes}", option="path")
@@ -196,7 +196,9 @@ class Prediction:
         return overlay(pixels, self._indices(), self._palette(), opacity=opacity)
 
     def _indices(self) -> NDArray[np.uint8 | np.uint16]:
-        return composite(self.mask) if self.mask.dtype == np.bool_ else self.mask
+        if self.mask.dtype == np.bool_:
+            return composite(cast("NDArray[np.bool_]", self.mask))
+        return cast("NDArray[np.uint8 | np.uint16]", self.mask)
 
     def _palette(self) -> NDArray[np.uint8]:
         return palette_for([each.segmentation_class.color for each in self.covers], len(self.covers))
