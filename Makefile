@@ -19,7 +19,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -207,6 +207,9 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 	@mkdir -p build/gpu-settings && tar -xzf demo/demo_seagrass.tgz -C build/gpu-settings
 	$(BIN)/python -m tests.gpu_settings list | \
 		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
+
+api: $(VENV)/runtime ## write docs/api.md from the docstrings
+	$(BIN)/python -m benchmarks.lab.reference
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

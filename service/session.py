@@ -45,7 +45,7 @@ from engine.segmentation.steps import MeasuringSteps, steps_for
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
-from service.request import PredictRequest
+from service.request import PredictRequest, build_request
 
 if TYPE_CHECKING:
     # Most runs convert nothing, and start faster without.
@@ -212,7 +212,7 @@ def open_session(
         ) as predictor:
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
-            predictor.scale_range = request.images.scale_range
+            predictor.images = request.images
             yield averaged(_with_steps(predictor, request), request.averaging)
 
 
@@ -228,6 +228,43 @@ def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
         except OptionError as error:
             raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
     return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
+
+
+def open_model(
+    path: Path | str,
+    *,
+    profile: Path | str | None = None,
+    cache_dir: Path | str | None = None,
+    **options: object,
+) -> Predictor:
+    """Open a bundle and its predictor as `pseg predict` does, for scripts and notebooks.
+
+    A network without an ONNX model is converted, and the conversion is kept in the cache folder; a profile that
+    `pseg tune` wrote is used if it fits this machine; a model that is new is first tried in a child process.
+
+    >>> with open_model("model.tgz", runtime="onnx") as predictor:  # doctest: +SKIP
+    ...     prediction = predictor.predict("quadrat.jpg")
+
+    Args:
+        path: the bundle.
+        profile: a tuned profile; None: the one that the bundle carries, if it does.
+        cache_dir: folder for conversions; None: the user's cache folder.
+        **options: of `pseg predict`, in its words and with its defaults: `runtime="onnx"`, `threads=2`,
+            `max_img_size=-1`, `threshold=0.4`.
+
+    Returns:
+        The predictor; close it, or use it as a context manager: the files of the bundle go with it.
+
+    Raises:
+        EngineError: whatever the engine finds wrong with bundle, options or machine.
+        TypeError: there is no such option.
+    """
+    request = build_request(**options)
+    caches = caches_at(None if cache_dir is None else Path(cache_dir))
+    with ExitStack() as stack:
+        session = open_session(Path(path), request, caches, profile=None if profile is None else Path(profile))
+        # A copy: closing the session closes its own predictor, which must not close the session again.
+        return replace(stack.enter_context(session), resources=stack.pop_all())
 
 
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:

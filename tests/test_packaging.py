@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,13 @@ def test_every_python_file_belongs_to_a_listed_package_or_the_laboratory() -> No
     laboratory = {package for package in packages if package.startswith("benchmarks.lab")}
     assert laboratory
     assert packages - laboratory == set(PACKAGES)
+
+
+def test_editors_find_the_packages() -> None:
+    """An import hook, which is how setuptools installs several packages by default, is followed by no type checker."""
+    (installed,) = Path(sysconfig.get_path("purelib")).glob("__editable__.*.pth")
+    assert Path(installed.read_text().strip()) == ROOT, "run `make` once, which installs the project again"
+    assert all((ROOT / name / "py.typed").is_file() for name in ("engine", "converters", "service"))
 
 
 def test_every_listed_package_is_a_regular_one() -> None:

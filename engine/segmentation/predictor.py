@@ -3,23 +3,26 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import Bundle
-from engine.declaration import Options, option
-from engine.errors import ImageError, InferenceError
-from engine.images import ScaleRange, SourceImage
+from engine.declaration import Options, enumeration_value, option
+from engine.errors import ImageError, InferenceError, OptionError
+from engine.images import ImageLimits, ScaleRange, SourceImage, image_of_array, read_image
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.confidence import Confidence, ConfidencePlane, ScoreScale, class_confidence, require_scores
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
+from engine.segmentation.palette import composite, overlay, palette_for, planes_npz, pseudo_color_png
 from engine.segmentation.postprocess import (
     OutputKind,
     class_count,
@@ -31,6 +34,7 @@ from engine.segmentation.postprocess import (
 )
 from engine.segmentation.quality import Flag, Reference, flags_of, read_reference
 from engine.segmentation.steps import ClassCover, Mask, MeasuringSteps, RegionCover, measured
+from engine.system.files import write_atomically
 from engine.transforms import (
     MAX_BANDS,
     TransformRecord,
@@ -41,6 +45,9 @@ from engine.transforms import (
 )
 
 _log = logging.getLogger(__name__)
+Photograph = SourceImage | NDArray[np.uint8] | Path | str
+"""What may be segmented: a picture as it was read, `uint8[H, W, 3]` RGB (as many bands as the network takes), or the
+path of a file."""
 
 
 class MaskSize(StrEnum):
@@ -153,6 +160,53 @@ class Prediction:
         """Height of the mask in pixels."""
         return int(self.mask.shape[-2])
 
+    def save(self, path: Path | str) -> None:
+        """Write the mask into a file, as `pseg predict` does.
+
+        Args:
+            path: `.png`: a palette PNG, whose indices are the classes (`<stem>.pseudo.png` of the command; of classes
+                that overlap the last one is shown). `.npz`, for classes that overlap: `bool[K, H, W]` as `planes`.
+
+        Raises:
+            OptionError: the suffix is another one.
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            write_atomically(path, self._repr_png_())
+        elif path.suffix.lower() == ".npz" and self.mask.dtype == np.bool_:
+            write_atomically(path, planes_npz(cast("NDArray[np.bool_]", self.mask)))
+        else:
+            suffixes = ".png or .npz" if self.mask.dtype == np.bool_ else ".png"
+            raise OptionError(f"{path}: give a file that ends in {suffixes}", option="path")
+
+    def overlay(self, pixels: NDArray[np.uint8], *, opacity: float = 0.5) -> NDArray[np.uint8]:
+        """Blend the colours of the classes into a photograph.
+
+        Args:
+            pixels: `uint8[h, w, 3]`, RGB, of any size.
+            opacity: 0 shows the photograph alone, 1 the mask alone.
+
+        Returns:
+            `uint8[h, w, 3]`, RGB.
+
+        Raises:
+            OptionError: `opacity` is not within 0–1.
+        """
+        return overlay(pixels, self._indices(), self._palette(), opacity=opacity)
+
+    def _indices(self) -> NDArray[np.uint8 | np.uint16]:
+        if self.mask.dtype == np.bool_:
+            return composite(cast("NDArray[np.bool_]", self.mask))
+        return cast("NDArray[np.uint8 | np.uint16]", self.mask)
+
+    def _palette(self) -> NDArray[np.uint8]:
+        return palette_for([each.segmentation_class.color for each in self.covers], len(self.covers))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        return pseudo_color_png(self._indices(), self._palette())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
@@ -228,8 +282,9 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
         forward: how an image is seen; None: in one run of the network.
-        scale_range: what images were read with, for the provenance.
+        images: how images are read where their paths are given, and shrunken where arrays are.
         steps: what is done with the classes before the cover is taken.
+        resources: closed after the runtime, such as the folder of an unpacked bundle; None: there is nothing to close.
     """
 
     bundle: Bundle
@@ -240,14 +295,16 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
-    scale_range: ScaleRange | None = None
+    images: ImageLimits = ImageLimits()
     steps: MeasuringSteps = MeasuringSteps()
+    resources: ExitStack | None = None
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
     _reference: Reference | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.mask_size = enumeration_value(MaskSize, self.mask_size, option="mask_size")
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
         if len(self.runtime.inputs) != 1 or len(images) != 1:
             shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
@@ -283,8 +340,10 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """Free the runtime."""
+        """Free the runtime. Calling it twice is harmless."""
         self.runtime.close()
+        if self.resources is not None:
+            self.resources.close()
 
     @property
     def uses_threshold(self) -> bool:
@@ -330,7 +389,7 @@ class Predictor:
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
-            scale_range=self.scale_range,
+            scale_range=self.images.scale_range,
             derived_from=self.bundle.derived_from,
             measuring=self.steps.record(),
         )
@@ -345,36 +404,78 @@ class Predictor:
         """Name of the network's input."""
         return self._input.name
 
-    def predict(self, image: SourceImage) -> Prediction:
+    def predict(self, image: Photograph) -> Prediction:
         """Segment one image.
 
         Args:
-            image: as `read_image` returns it.
+            image: a path, an array `uint8[H, W, 3]` of RGB, 0–255, or what `read_image` returned. Paths are read, and
+                arrays shrunken, by the limits in `images`: as the command does without options, unless these are
+                others.
 
         Returns:
             Mask, cover and timings.
 
         Raises:
-            ImageError: the network or a transform does not take this image.
+            ImageError: the image cannot be read, or the network or a transform does not take it.
             InferenceError: the run failed.
         """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[SourceImage]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Photograph]) -> list[Prediction]:
         """Segment several images, those of equal tensor shape in one run.
 
         Args:
-            images: any mix of sizes.
+            images: any mix of sizes, as `predict` takes them.
 
         Returns:
             One prediction per image, in order; equal to predicting each by itself.
 
         Raises:
-            ImageError: the network or a transform does not take an image.
+            ImageError: an image cannot be read, or the network or a transform does not take it.
             InferenceError: the run failed.
         """
-        prepared = [self.prepare(image) for image in images]
+        prepared = [self.prepare(self._read(image)) for image in images]
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
+
+    def scores(self, image: Photograph) -> NDArray[np.float32]:
+        """Compute what the network says of every class, before the classes are read.
+
+        Args:
+            image: as `predict` takes it.
+
+        Returns:
+            `float32[K, H, W]` at the size that masks have: logits or probabilities, whichever the network returns; one
+            plane for a probability map; logits where classes overlap. It takes four bytes for each pixel and class.
+
+        Raises:
+            ImageError: the image cannot be read, or the network or a transform does not take it.
+            InferenceError: the run failed, or the network returns class indices and no scores.
+        """
+        prepared = self.prepare(self._read(image))
+        (raw,) = self.run([prepared])
+        if raw.kind is OutputKind.MASK:
+            raise InferenceError(
+                f"{self.bundle.source}: the network returns class indices, no scores: make a copy that returns scores "
+                "(`pseg convert` with scores), or export the training again with logits"
+            )
+        score_planes(raw.output, raw.kind)  # refuses NaN, infinity and impossible values
+        records = _undo_records(prepared)
+        planes = raw.output.astype(np.float32, copy=False)
+        return np.stack([restore_plane(plane, records, interpolation="linear") for plane in planes])
+
+    def _read(self, image: Photograph) -> SourceImage:
+        match image:
+            case SourceImage():
+                return image
+            case np.ndarray():
+                return image_of_array(image, bands=self.bands, max_img_size=self.images.max_img_size)
+            case str() | Path():
+                return read_image(image, **self.images.values())
+            case _:
+                raise ImageError(
+                    f"image: is a {type(image).__name__}; give a path, an array uint8[H, W, {self.bands}], or what "
+                    "read_image returns"
+                )
 
     def prepare(self, image: SourceImage) -> PreparedImage:
         """Apply the bundle's transforms; a network of one band gets the image's grey values.
