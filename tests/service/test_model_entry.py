@@ -60,6 +60,7 @@ ENTRIES: Mapping[str, Entry | str] = {
         ExitStatus.INCOMPLETE,
     ),
     "doctor": Entry(of_bundle(), TRIAL, ExitStatus.DONE),
+    "pack": "a child of its own reads the ONNX file and its shapes, and runs nothing (`converters.deployment`)",
     "merge": "ledgers only",
     "summarize": "ledgers only",
     "sample": "ledgers only",

@@ -16,11 +16,14 @@ from tests.service.test_cli import BLUE, halves, pseg
 READ = frozenset(
     [
         *("bundle", "images", "profile", "ledger", "ledgers", "manifest", "calibrate", "verify", "masks", "against"),
-        *("config", "weights", "cv_config", "source", "survey"),
+        *("config", "weights", "cv_config", "source", "survey", "roi"),
     ]
 )
 NO_FILE = frozenset(
-    "save device image max_memory bands scales shard address size name page exclude label_values pattern per".split()
+    (
+        "save device image max_memory bands scales shard address size name page exclude label_values pattern per "
+        "scale_range exclude_class keep_classes min_area quadrat_size"
+    ).split()
 )
 OF_ITS_OWN = frozenset({"cache_dir"})
 
@@ -106,6 +109,7 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
                 lambda path, option=option: ("merge", folder / "o", "--out", folder / "m", f"--{option}", path), ledger
             )
         ]
+    found["pack", "out"] = [Attempt(lambda path: ("pack", b, "--for", "onnx-fp32", "--out", path), b)]
     found["merge", "out"] = [Attempt(lambda path: ("merge", ledger, "--out", path), notes, notes.parent)]
     places = _file(folder / "places.csv")
     places.write_text("image,site\na.png,N\nb.png,N\n")
