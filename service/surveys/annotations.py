@@ -119,11 +119,12 @@ def regions_of(mask: Labels) -> Iterator[Region]:
     """
     for class_index in np.unique(mask).tolist():
         plane = (mask == class_index).astype(np.uint8)
-        found: Any = cv2.connectedComponentsWithStats(plane, connectivity=4)
+        found = cast("Any", cv2.connectedComponentsWithStats(plane, connectivity=4))
         numbers, boxes = cast("NDArray[np.int32]", found[1]), cast("NDArray[np.int32]", found[2])
         for number, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], 1):
             pixels = numbers[top : top + height, left : left + width] == number
-            contours: Any = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+            traced = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            contours = cast("Any", traced)[0]
             points = cast("NDArray[np.int32]", contours[0][:, 0] + np.array([left, top], np.int32))
             missing = max(0, 3 - len(points))
             outline = np.concatenate([points, np.repeat(points[-1:], missing, axis=0)])
