@@ -19,13 +19,13 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/made:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install python3.11 and python3.11-venv, or name it: make PYTHON=..."; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (3.12 and 3.13 work, too, ARCHITECTURE.md): install python3.11 and python3.11-venv, or name it: make PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -88,6 +88,9 @@ export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg ex
 zoo: $(VENV)/development ## export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
+cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
+	$(BIN)/python -m benchmarks.lab.cover $(ARGS)
+
 survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (3 minutes; ARGS="--seed N --surveys N")
 	$(BIN)/python -m demo.survey_check $(ARGS)
 
@@ -100,6 +103,9 @@ test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, wi
 test-all: $(VENV)/development $(VENV)/poetry/made ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
+
+test-pythons: ## tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); says where one is not to be had
+	./test-pythons $(TESTS)
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
 	$(BIN)/python -m pytest tests/robustness
@@ -201,6 +207,9 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 	@mkdir -p build/gpu-settings && tar -xzf demo/demo_seagrass.tgz -C build/gpu-settings
 	$(BIN)/python -m tests.gpu_settings list | \
 		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
+
+api: $(VENV)/runtime ## write docs/api.md from the docstrings
+	$(BIN)/python -m benchmarks.lab.reference
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

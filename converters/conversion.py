@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -24,13 +24,15 @@ from converters.rewriting import RewritingError
 from engine.bundle.bundle import Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
-from engine.images import SourceImage, read_image
+from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
+from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Tensor
 from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
+from engine.segmentation.quality import LEAST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.system.cores import usable_cores
 from engine.system.libraries import installed_version
 from engine.system.process import is_out_of_memory
@@ -39,7 +41,8 @@ from engine.system.text import json_text
 CERTIFICATE = "parity.json"
 _RECIPE = 7
 """Raised whenever another model is made of the same program: older cache entries retire."""
-_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", "onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
+_REWRITER_PACKAGES = ("onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
+_CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", *_REWRITER_PACKAGES)
 
 ComparedOn = Literal["generated", "calibration", "verification"]
 
@@ -424,7 +427,8 @@ class _Work:
         return self._key(self.request.precision, base.digest, pictures, limits, self.request.target)
 
     def _key(self, precision: Precision, *content: object) -> str:
-        versions = {name: _version_of(name) for name in _CONVERTER_PACKAGES}
+        packages = _CONVERTER_PACKAGES if precision is Precision.FP32 else _REWRITER_PACKAGES
+        versions = {name: _version_of(name) for name in packages}
         # The certificate names classes and bundle, and planes are compared otherwise than masks.
         bundle = [self.bundle.digest, self.bundle.multilabel, repr(self.bundle.transforms)]
         known = [*bundle, self.request.opset, self.request.input_shape, versions, _RECIPE]
@@ -456,13 +460,40 @@ def _certificate_json(certificate: Certificate) -> bytes:
     return json_text(_CERTIFICATE.dump_python(certificate), indent=2).encode()
 
 
-def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> None:
+def calibration_statistics(pictures: Sequence[Path]) -> bytes:
+    """Measure the pictures of a calibration, so that photographs can be compared with them.
+
+    Args:
+        pictures: files.
+
+    Returns:
+        The file of a bundle that holds their statistics.
+
+    Raises:
+        CalibrationError: they are too few, or one cannot be read.
+    """
+    if len(pictures) < LEAST_PICTURES:
+        raise CalibrationError(
+            f"{len(pictures)} pictures to calibrate on do not tell what others look like: name {LEAST_PICTURES} or more"
+        )
+    found: list[PictureStatistics] = []
+    for path in pictures:
+        try:
+            image = read_image(path, max_img_size=DEFAULT_MAX_IMG_SIZE)
+        except ImageError as error:
+            raise CalibrationError(f"{error}: leave it out of the calibration") from error
+        found.append(picture_statistics(image.pixels))
+    return statistics_json(found)
+
+
+def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, statistics: bytes | None = None) -> None:
     """Write a copy of the bundle that also holds an ONNX model; a Paddle user can still use it.
 
     Args:
         bundle: an open bundle; it is not changed.
         conversion: the model and its certificate; takes the place of one of the same precision.
         destination: the archive to write; replaced in one step.
+        statistics: of the pictures of the calibration; None: those that the bundle carries, if it does.
 
     Raises:
         ConversionError: the destination cannot be written.
@@ -475,6 +506,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path) -> N
                 **packed_files(bundle),
                 f"{folder}/model.onnx": conversion.model.path,
                 f"{folder}/{CERTIFICATE}": certificate,
+                **({} if statistics is None else {STATISTICS_NAME: statistics}),
             },
             destination,
         )
@@ -486,7 +518,7 @@ def _version_of(distribution: str) -> str:
     version = installed_version(distribution)
     if version is None:
         raise ConversionError(
-            f"{distribution} is not installed: install the extras `convert` and `paddle`, or use a bundle that holds "
-            "onnx/fp32/model.onnx"
+            f"{distribution} is not installed: install the extras `convert` and `paddle` on Python 3.11 or "
+            "3.12 (paddle2onnx has no build for newer ones), or use a bundle that holds onnx/fp32/model.onnx"
         )
     return version

@@ -16,6 +16,7 @@ from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.profile import PROFILE_NAME, profile_json, read_profile
 from engine.runtimes.programs.onnx_files import require_whole_model
+from engine.segmentation.quality import STATISTICS_NAME
 from engine.system.confinement import FILE_BYTES
 from engine.system.files import atomic_file, scratch_folder
 from engine.system.process import Limits, run_isolated, value_of
@@ -60,8 +61,8 @@ class SlimBundle:
 def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path) -> SlimBundle:
     """Write a bundle that holds only what one deployment runs.
 
-    It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, and the
-    digest of the bundle that it was made from.
+    It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, the
+    statistics of the pictures of a calibration, and the digest of the bundle that it was made from.
 
     Args:
         bundle: an open bundle; it is not changed.
@@ -78,7 +79,8 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     kept = _model_files(bundle, deployment)
     origin = {"bundle": bundle.digest, "change": f"packed for {deployment}", **_earlier_origin(bundle)}
     meta = json.dumps({**meta_of(bundle), _ORIGIN: origin}, indent=2).encode() + b"\n"
-    files: dict[str, Path | bytes] = {name: whole[name] for name in (settings_file(bundle).name, *kept)}
+    names = (settings_file(bundle).name, *kept, STATISTICS_NAME)
+    files: dict[str, Path | bytes] = {name: whole[name] for name in names if name in whole}
     files[META] = meta
     notes: list[str] = []
     if deployment is not Deployment.PADDLE and not any(name.endswith(CERTIFICATE) for name in kept):

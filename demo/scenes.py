@@ -40,6 +40,32 @@ _FRAME_TEXTURE = 1024
 """Side of the square in which the frame is drawn before it is put into perspective, in pixels."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """Where a frame lies; x and y in pixels from the picture's upper left corner, pixel centres at +0.5.
+
+    Attributes:
+        outer: ``float64[4, 2]``, its outer corners, clockwise on the ground.
+        inner: ``float64[4, 2]``, the corners of the square between the inner edges of its pipes.
+    """
+
+    outer: npt.NDArray[np.float64]
+    inner: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What lies in a scene, instead of what its seed would draw.
+
+    Attributes:
+        frames: outer corners of each frame, ``float[4, 2]`` as in ``Frame``, clockwise on the ground.
+        overgrowth: blades that lie across the frames, as a share of the picture; None: as the seed draws it.
+    """
+
+    frames: Sequence[npt.NDArray[np.floating]]
+    overgrowth: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One rendered quadrat.
@@ -47,10 +73,12 @@ class Scene:
     Attributes:
         image: ``uint8[H, W, 3]``, RGB, 0-255.
         labels: ``uint8[H, W]``, class index per pixel: 0 sand, 1 seagrass, 2 frame.
+        frames: where the frames lie.
     """
 
     image: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+    frames: tuple[Frame, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +103,13 @@ class _Species:
     old: Color
 
 
-def render_scene(seed: int, width: int, height: int) -> Scene:
+def render_scene(seed: int, width: int, height: int, setting: Setting | None = None) -> Scene:
     """Render one quadrat; the same arguments always give the same pixels.
 
     Args:
         width: Width of the picture in pixels, at least 64.
         height: Height of the picture in pixels, at least 64.
+        setting: What lies in the scene; None: what the seed draws.
 
     Raises:
         ValueError: If the seed is negative or a side is smaller than 64 pixels.
@@ -100,14 +129,18 @@ def render_scene(seed: int, width: int, height: int) -> Scene:
     species = _draw_species(rng, unit)
     density = _meadow_density(rng, (height, width))
     _grow_meadow(rng, picture, labels, density, species)
-    if rng.random() < 0.8:
-        _place_frame(rng, picture, labels)
+    frames: list[Frame] = []
+    if setting is not None:
+        frames = [_place_frame(rng, picture, labels, corners) for corners in setting.frames]
+        _grow_over_frame(rng, picture, labels, density, species, setting.overgrowth)
+    elif rng.random() < 0.8:
+        frames = [_place_frame(rng, picture, labels)]
         _grow_over_frame(rng, picture, labels, density, species)
     if rng.random() < 0.3:
         _scatter_dead_leaves(rng, picture, labels, unit, int(rng.integers(1, 8)))
     _cast_light(rng, picture, unit)
     _fill_with_water(rng, picture)
-    return Scene(_photograph(rng, picture), labels)
+    return Scene(_photograph(rng, picture), labels, tuple(frames))
 
 
 def _extent(array: npt.NDArray[np.generic]) -> tuple[int, int]:
@@ -411,11 +444,14 @@ def _draw_blades(rng: Generator, picture: Picture, blades: _Blades, shadow: floa
     return solid
 
 
-def _place_frame(rng: Generator, picture: Picture, labels: Mask) -> None:
+def _place_frame(
+    rng: Generator, picture: Picture, labels: Mask, outer: npt.NDArray[np.floating] | None = None
+) -> Frame:
     """Lay the quadrat on the bottom: shadow first, then the pipes."""
     height, width = labels.shape
-    texture, alpha = _frame_texture(rng)
-    corners = _frame_corners(rng, width, height)
+    texture, alpha, pipe = _frame_texture(rng)
+    # Where OpenCV draws, pixel centres are whole numbers.
+    corners = _frame_corners(rng, width, height) if outer is None else (outer - 0.5).astype(np.float32)
     side = float(_FRAME_TEXTURE - 1)
     square = np.asarray([(0, 0), (side, 0), (side, side), (0, side)], np.float32)
     view = np.asarray(cv2.getPerspectiveTransform(square, corners), np.float64)
@@ -432,6 +468,9 @@ def _place_frame(rng: Generator, picture: Picture, labels: Mask) -> None:
     picture *= (1 - rng.uniform(0.2, 0.7) * thrown)[..., None]
     _blend(picture, pipes / np.maximum(coverage, 1e-3)[..., None], coverage)
     labels[coverage > 0.5] = FRAME
+    low, high = pipe - 0.5, side - pipe + 0.5
+    inner = np.asarray([[(low, low), (high, low), (high, high), (low, high)]], np.float64)
+    return Frame(corners.astype(np.float64) + 0.5, np.asarray(cv2.perspectiveTransform(inner, view))[0] + 0.5)
 
 
 def _frame_corners(rng: Generator, width: int, height: int) -> npt.NDArray[np.float32]:
@@ -447,8 +486,8 @@ def _frame_corners(rng: Generator, width: int, height: int) -> npt.NDArray[np.fl
     return (corners @ rotation.T + center).astype(np.float32)
 
 
-def _frame_texture(rng: Generator) -> tuple[Picture, Field]:
-    """The frame in its own plane: colour premultiplied with coverage, and coverage (0-1)."""
+def _frame_texture(rng: Generator) -> tuple[Picture, Field, int]:
+    """The frame in its own plane: colour times coverage, coverage (0-1), and how far in the pipes end."""
     size = _FRAME_TEXTURE
     pipe = int(rng.uniform(0.034, 0.064) * size)
     elbow = int(pipe * rng.uniform(1.0, 1.3))
@@ -481,7 +520,7 @@ def _frame_texture(rng: Generator) -> tuple[Picture, Field]:
         knee, paint, alpha = np.rot90(knee).copy(), np.rot90(paint).copy(), np.rot90(alpha).copy()
     grime = _sigmoid(_clouds(rng, (size, size), 80, 5), rng.uniform(1.2, 3), 0.3) * rng.uniform(0.1, 0.4)
     _blend(paint, _color(rng, (0.2, 0.2, 0.1), (0.5, 0.5, 0.35)), grime)
-    return (paint * alpha[..., None]).astype(np.float32), alpha
+    return (paint * alpha[..., None]).astype(np.float32), alpha, inset + pipe
 
 
 def _paint_bands(rng: Generator, strip: Picture, profile: Field) -> None:
@@ -498,9 +537,12 @@ def _paint_bands(rng: Generator, strip: Picture, profile: Field) -> None:
         strip[:, start:stop] = profile[:, None, None] * colors[(first + index) % 2]
 
 
-def _grow_over_frame(rng: Generator, picture: Picture, labels: Mask, density: Field, species: _Species) -> None:
+def _grow_over_frame(
+    rng: Generator, picture: Picture, labels: Mask, density: Field, species: _Species, share: float | None = None
+) -> None:
     """A few blades lie across the pipes; only these, without the gaps between them, turn to seagrass again."""
-    wanted = int(density.size * rng.uniform(0.02, 0.35) / (species.length * species.width))
+    drawn = rng.uniform(0.02, 0.35)
+    wanted = int(density.size * (drawn if share is None else share) / (species.length * species.width))
     roots = _sow(rng, density, max(3, wanted), species.length)
     if len(roots) == 0:
         return

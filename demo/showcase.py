@@ -1,4 +1,8 @@
-"""The README's picture: rendered quadrats beside their masks, by the demo bundle: ``python -m demo.showcase``."""
+"""Pictures of the documentation, by the demo bundle: ``python -m demo.showcase``.
+
+The README's shows rendered quadrats beside their masks; that of docs/cover.md the region inside of a frame and the
+confidence.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -10,10 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import Predictor, open_bundle, open_predictor, read_image
-from engine.segmentation.palette import overlay, palette_for
+from engine.cover.options import CoverOptions, RegionOptions
+from engine.cover.regions import parse_region
+from engine.segmentation.palette import draw_outline, overlay, palette_for
+from engine.segmentation.steps import steps_for
 
 HERE = Path(__file__).parent
 _ROW_HEIGHT = 330
+_REGION_SEEDS = (900005, 900007)
 
 
 def show_row(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
@@ -35,8 +43,32 @@ def show_row(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(both, (width, _ROW_HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def show_region(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
+    """Put a picture, its mask and its confidence side by side, with the region inside of the frame drawn.
+
+    Args:
+        predictor: Of the demo bundle; it measures regions and keeps the confidence.
+        picture: A rendered scene.
+
+    Returns:
+        ``uint8[_ROW_HEIGHT, W, 3]``, RGB, 0-255; the confidence is black where it is low.
+    """
+    image = read_image(picture)
+    prediction = predictor.predict(image)
+    palette = palette_for([each.segmentation_class.color for each in prediction.covers], len(prediction.covers))
+    shown = [image.pixels.copy(), overlay(image.pixels, prediction.mask.astype(np.uint8), palette, opacity=1)]
+    if prediction.confidence is not None:
+        shown.append(np.repeat(prediction.confidence.plane[..., np.newaxis], 3, axis=2))
+    if prediction.region is not None and prediction.region.polygon:
+        for each in shown:
+            draw_outline(each, np.array(prediction.region.polygon))
+    row = np.hstack(shown)
+    width = round(row.shape[1] * _ROW_HEIGHT / row.shape[0])
+    return np.asarray(cv2.resize(row, (width, _ROW_HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture.
+    """Write the pictures.
 
     Args:
         arguments: Of the command line.
@@ -44,12 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=HERE / "demo_seagrass.tgz")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "demo.jpg")
+    parser.add_argument("--cover", type=Path, default=HERE.parent / "docs" / "cover.jpg")
     options = parser.parse_args(arguments)
     pictures = [path for path in sorted((HERE / "pictures").iterdir()) if _is_landscape(path)][:2]
     with open_bundle(options.bundle) as bundle, open_predictor(bundle) as predictor:
         rows = [show_row(predictor, picture) for picture in pictures]
+        region = CoverOptions(region=RegionOptions(roi=parse_region("frame")))
+        predictor.steps = steps_for(region, bundle.classes, multilabel=bundle.multilabel, keep_confidence=True)
+        regions = [show_region(predictor, HERE / "pictures" / f"scene_{seed}.jpg") for seed in _REGION_SEEDS]
     width = min(row.shape[1] for row in rows)
     Image.fromarray(np.vstack([row[:, :width] for row in rows])).save(options.out, quality=88)
+    Image.fromarray(np.vstack(regions)).save(options.cover, quality=88)
 
 
 def _is_landscape(path: Path) -> bool:

@@ -1,8 +1,11 @@
 """A PaddleSeg model bundle in, masks out.
 
->>> from engine import open_bundle, open_predictor, read_image  # doctest: +SKIP
+>>> from engine import open_bundle, open_predictor
 >>> with open_bundle("model.tgz") as bundle, open_predictor(bundle) as predictor:  # doctest: +SKIP
-...     prediction = predictor.predict(read_image(Path("quadrat.jpg")))
+...     prediction = predictor.predict("quadrat.jpg")
+
+This package does not convert: such a bundle runs on Paddle, unless it holds an ONNX model. `service.session.open_model`
+opens a bundle as the command `pseg predict` does, with conversions, cache and tuned profile.
 
 Importing this package loads neither paddle nor onnxruntime: each is loaded when a runtime is opened.
 """
@@ -35,7 +38,8 @@ from engine.runtimes import Runtime, TensorSpec
 from engine.runtimes.selection import OneDnn, RuntimeRequest
 from engine.segmentation.opening import open_predictor, open_runtime
 from engine.segmentation.pipeline import Failed, Pipeline, Segmented
-from engine.segmentation.predictor import ClassCover, MaskSize, Prediction, Predictor, Provenance
+from engine.segmentation.predictor import MaskSize, Prediction, Predictor, Provenance
+from engine.segmentation.steps import ClassCover
 
 __all__ = [
     "Bundle",

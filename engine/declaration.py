@@ -5,9 +5,10 @@ command line and the parameters of orders and jobs are made from these declarati
 `service.request`), so that all of them say, allow and refuse the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
 
 from engine.errors import OptionError
@@ -127,7 +128,10 @@ def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> C
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Base of the groups of options. A value outside its limits is refused when the group is made.
+    """Base of the groups of options.
+
+    A value may be given as text, as on the command line: the word of an enumeration, a path, `gpu:1`. It becomes what
+    the field holds when the group is made, and a value outside its limits is refused.
 
     Raises:
         OptionError: it names the option, the value and the limit.
@@ -138,7 +142,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for each in declared_options(type(self), deep=False):
-            problem = each.declaration.problem(getattr(self, each.field.name))
+            given = getattr(self, each.field.name)
+            value = _read(each, given)
+            if value is not given:
+                object.__setattr__(self, each.field.name, value)
+            problem = each.declaration.problem(value)
             if problem is not None:
                 raise OptionError(problem, option=each.name)
 
@@ -225,6 +233,7 @@ def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[Dec
 
 
 Group = TypeVar("Group", bound=Options)
+_Enumeration = TypeVar("_Enumeration", bound=Enum)
 
 
 def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
@@ -247,27 +256,61 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
             made[each.name] = assembled(kinds[each.name], values)
     for each in declared_options(group, deep=False):
         if each.name in values:
-            made[each.field.name] = _read(each, values[each.name])
+            made[each.field.name] = values[each.name]
     return group(**made)
+
+
+def enumeration_value(kind: type[_Enumeration], value: _Enumeration | str, *, option: str) -> _Enumeration:
+    """Read a value of an enumeration.
+
+    Args:
+        kind: the enumeration.
+        value: one of its members, or the word for it.
+        option: how users know what the value is of.
+
+    Returns:
+        The member.
+
+    Raises:
+        OptionError: there is no such word; the message lists the choices.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise _not_a_choice(value, [str(each.value) for each in kind], option) from None
+
+
+def _not_a_choice(value: object, choices: Iterable[str], option: str) -> OptionError:
+    return OptionError(f"{value} is none of {', '.join(choices)}", option=option)
 
 
 def _read(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
     told = declared.declaration
     if value is None and declared.default is not MISSING:
         return declared.default
+    if told.repeatable and isinstance(value, str):
+        value = [value]
     if isinstance(value, list):
         given = cast("list[Any]", value)
         return tuple(_read_text(declared, each) for each in given) if given else declared.default
-    return None if value == told.none else _read_text(declared, value)
+    return None if value is not None and value == told.none else _read_text(declared, value)
 
 
 def _read_text(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
     if not isinstance(value, str) or isinstance(value, Enum):
         return value
     if declared.choices and value not in declared.choices:
-        raise OptionError(f"{value} is none of {', '.join(declared.choices)}", option=declared.name)
-    read = declared.declaration.parse or declared.enumeration
+        raise _not_a_choice(value, declared.choices, declared.name)
+    kinds = {declared.kind, *get_args(declared.kind)}
+    read = declared.declaration.parse or declared.enumeration or (Path if Path in kinds else None)
+    if read is None and str not in kinds and kinds & {int, float, bool}:
+        raise OptionError(f"{value!r} is a text; give {_names_of(kinds)}", option=declared.name)
     try:
         return value if read is None else read(value)
     except ValueError as error:
         raise OptionError(f"{value}: {error}", option=declared.name) from error
+
+
+def _names_of(kinds: Iterable[Any]) -> str:
+    words = {bool: "True or False", int: "a whole number", float: "a number"}
+    return " or ".join(word for kind, word in words.items() if kind in kinds)

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal, Self
 
 from pydantic_core import core_schema
 
-from engine.declaration import Options, option
+from engine.declaration import Options, enumeration_value, option
 from engine.errors import OptionError
 
 Shape = tuple[int, ...]
@@ -211,6 +211,13 @@ def _check_counts(threads: int, streams: int) -> None:
         )
 
 
+def _read_words(options: object, **enumerations: type[StrEnum]) -> None:
+    """Put members of enumerations in the place of words for them."""
+    for name, kind in enumerations.items():
+        value = enumeration_value(kind, getattr(options, name), option=name)
+        object.__setattr__(options, name, value)
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxOptions:
     """How ONNX Runtime runs the model.
@@ -236,6 +243,7 @@ class OnnxOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        _read_words(self, provider=Provider, precision=Precision)
         _check_counts(self.threads, self.streams)
 
     @property
@@ -292,6 +300,7 @@ class PaddleOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        _read_words(self, device=Device, precision=Precision)
         _check_counts(self.threads, self.streams)
         if self.onednn and self.device is Device.GPU:
             raise OptionError("oneDNN runs on the CPU only: turn mkldnn off with device gpu")

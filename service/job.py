@@ -87,6 +87,10 @@ class JobRequest(ServiceRequest):
         return {**parameters, "$schema": given.get("$schema", _REQUEST_SCHEMA)}
 
 
+def _is_absent(value: object) -> bool:
+    return value is None or value == []
+
+
 class ImageCounts(BaseModel):
     """How many images a job had."""
 
@@ -103,7 +107,9 @@ class Cover(BaseModel):
     color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
-    area_m2: float | None = Field(None, description="area of the class in square metres, if the raster tells it")
+    area_m2: float | None = Field(
+        None, description="area of the class in square metres, if the raster tells it", exclude_if=_is_absent
+    )
 
 
 class TotalShare(Cover):
@@ -134,8 +140,23 @@ class Mask(BaseModel):
     width: int = Field(description="of the mask, in pixels")
     height: int = Field(description="of the mask, in pixels")
     cover: list[Cover] = Field(description="of every class, by class index")
-    raster: RasterPlace | None = Field(None, description="where a raster lies; null of a photograph")
-    polygons: str | None = Field(None, description="URN of the polygons of a raster, if they were asked for")
+    raster: RasterPlace | None = Field(
+        None, description="where a raster lies; absent of a photograph", exclude_if=_is_absent
+    )
+    polygons: str | None = Field(
+        None, description="URN of the polygons of a raster, if they were asked for", exclude_if=_is_absent
+    )
+    roi: dict[str, Any] | None = Field(
+        None,
+        description="cover inside the region of interest, its polygon and quality, or why there is none",
+        exclude_if=_is_absent,
+    )
+    confidence: dict[str, Any] | None = Field(
+        None, description="how sure the network is, if that was asked for", exclude_if=_is_absent
+    )
+    flags: list[str] = Field(
+        default=[], description="what the photograph may suffer from, such as blurred", exclude_if=_is_absent
+    )
 
 
 class Failure(BaseModel):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_arg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from engine import Device, OneDnn, OptionError, Precision, RuntimeRequest
+from engine.cover.options import CoverOptions
+from engine.cover.regions import names_file
 from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
 from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.rasters.options import POLYGON_FORMATS, TileOptions
@@ -21,7 +23,7 @@ from engine.system.files import make_folder, remove_abandoned_parts
 from engine.system.text import legible
 from service.collections.sharding import Shard, parse_shard
 
-SaveKind = Literal["pseudo", "mask", "overlay"]
+SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
 SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
 _Group = TypeVar("_Group", bound=Options)
 
@@ -57,6 +59,7 @@ class PredictRequest(Options):
         images: how large pictures may be.
         masks: what becomes of the network's output.
         averaging: how often each image is seen.
+        cover: what is measured on masks besides the share of each class.
         batch_size: images that may share one run; None: the tuned profile's, or 1.
         auto_tune_shapes: whether TensorRT's shapes, and Paddle's INT8 calibration table, are collected first.
         save: pictures that are written.
@@ -68,6 +71,7 @@ class PredictRequest(Options):
     images: ImageLimits = ImageLimits()
     masks: MaskOptions = MaskOptions()
     averaging: Averaging = Averaging()
+    cover: CoverOptions = CoverOptions()
     batch_size: int | None = option(
         None,
         "The most images that may share one run of the network; more take more memory. By default the tuned "
@@ -81,7 +85,7 @@ class PredictRequest(Options):
     )
     save: frozenset[SaveKind] = option(
         frozenset[SaveKind]({"pseudo"}),
-        "Pictures to write: any of pseudo,mask,overlay with commas between, or none. By default pseudo.",
+        "Pictures to write: any of pseudo,mask,overlay,confidence with commas between, or none. By default pseudo.",
         parse=save_kinds,
     )
 
@@ -174,7 +178,7 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         kind, default = Literal[declared.choices], told.none
     elif told.parse is not None:
         kind, default = str | None, None
-    limits = told if kind in {int, float, int | None, float | None} else Declaration("")
+    limits = told if {int, float} & {kind, *get_args(kind)} else Declaration("")
     return kind, Field(
         default=default,
         description=text,
@@ -289,6 +293,8 @@ class ServiceRequest(_Parameters):
         given = {
             each.name: getattr(self, _NAMES_IN_ORDERS.get(each.name, each.name)) for each in _options_of_orders(group)
         }
+        if given.get("roi") is not None and names_file(given["roi"]):
+            raise OptionError("an order reads no files: give the corners, as polygon:X,Y X,Y X,Y", option="roi")
         if "mkldnn" in given:
             given["mkldnn"] = OneDnn.ON if given["mkldnn"] else OneDnn.AUTO
         if given.get("vectors") == "none":
@@ -344,7 +350,7 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"{legible(name, _SHOWN)}: there is no such parameter" + (f"; is {similar[0]} meant?" if similar else "")
     if kind == "missing":
         return f"{name}: it is required"
-    if kind == "literal_error":
+    if kind in {"literal_error", "enum"}:
         return f"{name}: {given} is none of {context['expected'].replace(' or ', ', ')}"
     option = _option_named(name)
     problem = None if option is None else option.declaration.problem(error["input"])

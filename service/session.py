@@ -34,9 +34,6 @@ from engine import (
     open_runtime,
     read_image,
 )
-from engine.gpu.calibration import collect_calibration_table
-from engine.gpu.shapes import collect_inner_ranges, collect_profile, write_profile
-from engine.gpu.shapes import read_profile as read_shapes
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
@@ -44,10 +41,11 @@ from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.steps import MeasuringSteps, steps_for
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
-from service.request import PredictRequest
+from service.request import PredictRequest, build_request
 
 if TYPE_CHECKING:
     # Most runs convert nothing, and start faster without.
@@ -214,8 +212,59 @@ def open_session(
         ) as predictor:
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
-            predictor.scale_range = request.images.scale_range
-            yield averaged(predictor, request.averaging)
+            predictor.images = request.images
+            yield averaged(_with_steps(predictor, request), request.averaging)
+
+
+def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
+    """Let a predictor do what a request asks for behind the classes."""
+    bundle = predictor.bundle
+    keep = "confidence" in request.save
+    steps = steps_for(request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep)
+    if steps.wants_confidence:
+        option = "unsure" if request.cover.confidence.unsure is not None else "save"
+        try:
+            steps = replace(steps, scale=predictor.score_scale())
+        except OptionError as error:
+            raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
+    return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
+
+
+def open_model(
+    path: Path | str,
+    *,
+    profile: Path | str | None = None,
+    cache_dir: Path | str | None = None,
+    **options: object,
+) -> Predictor:
+    """Open a bundle and its predictor as `pseg predict` does, for scripts and notebooks.
+
+    A network without an ONNX model is converted, and the conversion is kept in the cache folder; a profile that
+    `pseg tune` wrote is used if it fits this machine; a model that is new is first tried in a child process.
+
+    >>> with open_model("model.tgz", runtime="onnx") as predictor:  # doctest: +SKIP
+    ...     prediction = predictor.predict("quadrat.jpg")
+
+    Args:
+        path: the bundle.
+        profile: a tuned profile; None: the one that the bundle carries, if it does.
+        cache_dir: folder for conversions; None: the user's cache folder.
+        **options: of `pseg predict`, in its words and with its defaults: `runtime="onnx"`, `threads=2`,
+            `max_img_size=-1`, `threshold=0.4`.
+
+    Returns:
+        The predictor; close it, or use it as a context manager: the files of the bundle go with it.
+
+    Raises:
+        EngineError: whatever the engine finds wrong with bundle, options or machine.
+        TypeError: there is no such option.
+    """
+    request = build_request(**options)
+    caches = caches_at(None if cache_dir is None else Path(cache_dir))
+    with ExitStack() as stack:
+        session = open_session(Path(path), request, caches, profile=None if profile is None else Path(profile))
+        # A copy: closing the session closes its own predictor, which must not close the session again.
+        return replace(stack.enter_context(session), resources=stack.pop_all())
 
 
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:
@@ -321,6 +370,10 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
 
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:
     """Add the kept shape profile, or collect it first if that was asked for."""
+    from engine.gpu.calibration import collect_calibration_table
+    from engine.gpu.shapes import collect_inner_ranges, write_profile
+    from engine.gpu.shapes import read_profile as read_shapes
+
     if request.auto_tune_shapes:
         profile = _collect(bundle, request, caches, images)
         write_profile(profile, caches.profile(bundle))
@@ -338,6 +391,8 @@ def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images
 
 
 def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> DynamicShapeProfile:
+    from engine.gpu.shapes import collect_profile
+
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
     with open_predictor(
         bundle,

@@ -8,6 +8,8 @@ def main() -> None:
     """Load the command line and run it."""
     # Read when the library is loaded: later it has written its session file, and may report to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Otherwise pydantic looks through the files of every installed distribution for plugins, of which we use none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

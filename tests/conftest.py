@@ -4,6 +4,7 @@
 # Paddle and PaddleSeg ship no type information.
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def conversions(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The cache of this session's conversions."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("paddle2onnx 2.1.0 has no build for this Python: bundles are converted on Python 3.11 and 3.12")
     return Repository(tmp_path_factory.mktemp("conversions"))
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import engine
+from benchmarks.lab.reference import PAGE, page, signatures
 from engine.declaration import Options
 
 VENDORS = (
@@ -22,13 +23,8 @@ VENDORS = (
     *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "pi_heif"),
 )
 PACKAGES = ("engine", "converters", "service", "demo")
-PUBLIC_NAMES = """
-    Bundle BundleError CalibrationError ClassCover ConversionError Device DynamicShapeProfile EngineError Failed
-    ImageError InferenceError MaskSize ModelLoadError OneDnn OnnxModel OnnxOptions OptionError PaddleModel
-    PaddleOptions Pipeline Precision Prediction Predictor Provenance Provider Runtime RuntimeName RuntimeRequest
-    RuntimeUnavailableError SegmentationClass Segmented ShapeRange SourceImage TensorSpec UnsupportedTransformError
-    list_images open_bundle open_predictor open_runtime read_image
-""".split()
+PINNED: dict[str, list[str]] = json.loads((Path(__file__).parent / "golden" / "api.json").read_text())
+PUBLIC_NAMES = [name for name in PINNED if name != "open_model"]
 
 IMPORT_AND_LIST = """
 import importlib, json, sys
@@ -77,6 +73,15 @@ def test_every_module_imports_where_no_vendor_library_is_installed() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_interface_is_this(name: str) -> None:
+    assert signatures()[name] == PINNED[name], "if it is meant: edit tests/golden/api.json, and say so in CHANGELOG.md"
+
+
+def test_the_page_of_the_interface_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make api`"
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)

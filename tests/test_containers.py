@@ -18,7 +18,7 @@ from engine.system.gpu_stacks import GPU_STACKS, PADDLE_INDEX
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-RUNTIMES = {"onnxruntime", "openvino", "paddlepaddle"}
+RUNTIMES = {"onnxruntime", "openvino", "openvino-telemetry", "paddlepaddle"}
 
 
 @dataclass(slots=True)

@@ -212,7 +212,7 @@ class Bundle:
 
 @contextmanager
 def open_bundle(
-    path: Path | str, *, temporary_folder: Path | None = None, inspect_only: bool = False
+    path: Path | str, *, temporary_folder: Path | str | None = None, inspect_only: bool = False
 ) -> Generator[Bundle]:
     """Open a bundle; archives are unpacked into a temporary folder that goes with the context.
 
@@ -233,7 +233,7 @@ def open_bundle(
         yield read_bundle(folder, source, inspect_only=inspect_only)
         return
     _require_archive(source)
-    with scratch_folder("bundle", temporary_folder) as unpacked:
+    with scratch_folder("bundle", None if temporary_folder is None else Path(temporary_folder)) as unpacked:
         folder = _unpacked_model(source, unpacked)
         yield read_bundle(folder, source, inspect_only=inspect_only)
 

@@ -14,8 +14,6 @@ from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 from engine.system.files import write_atomically
 
-_PROFILE = TypeAdapter(DynamicShapeProfile)
-
 
 def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batch_size: int) -> DynamicShapeProfile:
     """Collect the input shapes that images really have after the transforms.
@@ -78,7 +76,7 @@ def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
         path: a JSON file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _PROFILE.dump_json(profile))
+    write_atomically(path, TypeAdapter(DynamicShapeProfile).dump_json(profile))
 
 
 def read_profile(path: Path) -> DynamicShapeProfile | None:
@@ -96,6 +94,6 @@ def read_profile(path: Path) -> DynamicShapeProfile | None:
     if not path.is_file():
         return None
     try:
-        return _PROFILE.validate_json(path.read_bytes())
+        return TypeAdapter(DynamicShapeProfile).validate_json(path.read_bytes())
     except (ValidationError, OptionError) as error:
         raise OptionError(f"{path} is no shape profile ({error}): collect it again with auto-tune-shapes") from error

@@ -3,7 +3,7 @@
 from engine.images.exif import Capture
 from engine.images.formats import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 from engine.images.listing import FoundImages, LeftOut, find_images, is_tiff, list_images, real_path
-from engine.images.read import SourceImage, read_image
+from engine.images.read import SourceImage, image_of_array, read_image
 from engine.images.size import DEFAULT_MAX_IMG_SIZE, ImageLimits, shrunken_size
 from engine.images.values import ScaleRange
 
@@ -18,6 +18,7 @@ __all__ = [
     "ScaleRange",
     "SourceImage",
     "find_images",
+    "image_of_array",
     "is_tiff",
     "list_images",
     "read_image",

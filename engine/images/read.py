@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -44,6 +44,7 @@ from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, P
 from engine.images.jpeg import decode_jpeg, jpeg_content
 from engine.images.png import png_content
 from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
+from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
 from engine.system.files import open_to_read
 
@@ -63,17 +64,19 @@ class SourceImage:
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
         notes: What people should know of the reading, such as that the file holds more pictures; phrases, mostly none.
+        statistics: How sharp, light and coloured it is; None where it was not measured.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
-    capture: Capture
+    capture: Capture = Capture()
     notes: tuple[str, ...] = ()
+    statistics: PictureStatistics | None = None
 
 
 def read_image(
-    path: Path,
+    path: Path | str,
     *,
     max_img_size: int = -1,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -102,6 +105,7 @@ def read_image(
         ImageError: The file is missing, unreadable, damaged, too large, or holds bands or depths that are not read.
     """
     check_max_img_size(max_img_size)
+    path = Path(path)
     limits = ImageLimits(max_img_size, max_pixels, scale_range)
     _ignore_pillow_remarks()
     with _open_file(path) as file:
@@ -118,6 +122,32 @@ def read_image(
                 f"{path}: damaged or truncated, it cannot be decoded ({reason_of(cause)}): copy or export it again"
             ) from cause
     return _finish(stored, max_img_size)
+
+
+def image_of_array(pixels: NDArray[Any], *, bands: int = 3, max_img_size: int = -1) -> SourceImage:
+    """Take an array for a picture that was read; it is shrunken as `read_image` shrinks one.
+
+    Args:
+        pixels: `uint8[H, W, bands]`, 0–255, upright; of three bands RGB (OpenCV reads BGR: `pixels[..., ::-1]`).
+        bands: how many there have to be.
+        max_img_size: Shrink to at most this many pixels; -1 never shrinks.
+
+    Returns:
+        The picture.
+
+    Raises:
+        OptionError: `max_img_size` is 0 or less than -1.
+        ImageError: The array has another type or shape.
+    """
+    check_max_img_size(max_img_size)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != bands or 0 in pixels.shape:
+        colours = " of the colours red, green and blue" if bands == 3 else ""
+        shape = ", ".join(map(str, pixels.shape))
+        raise ImageError(f"image: is an array {pixels.dtype}[{shape}]; give uint8[H, W, {bands}]{colours}, 0 to 255")
+    height, width, _ = pixels.shape
+    shrunken = _resized(np.ascontiguousarray(pixels), shrunken_size(width, height, max_img_size))
+    measured = picture_statistics(shrunken) if bands == 3 else None
+    return SourceImage(shrunken, width, height, statistics=measured)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,7 +364,7 @@ def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
     # The smaller picture is the cheaper one to turn, and the size rule does not mind.
     pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return SourceImage(pixels, width, height, stored.capture, stored.notes)
+    return SourceImage(pixels, width, height, stored.capture, stored.notes, picture_statistics(pixels))
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

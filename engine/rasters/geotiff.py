@@ -424,6 +424,8 @@ def write_geotiff(
     georeference: Georeference,
     labels: Sequence[ClassLabel],
     tags: Mapping[str, str],
+    *,
+    band: str = "class",
 ) -> None:
     """Write a mask as a cloud-optimized GeoTIFF: tiles, overviews, palette, names of the classes, all in one file.
 
@@ -434,6 +436,7 @@ def write_geotiff(
         path: the file; beside it lies a temporary folder while it is written.
         labels: one a class, in index order.
         tags: what else the file is to say.
+        band: name of the only band, where the classes exclude each other.
 
     Raises:
         ImageError: the file cannot be written.
@@ -441,14 +444,19 @@ def write_geotiff(
     try:
         # A mask file is raw values; the description makes GDAL read it as a raster with everything that belongs to it.
         write_cloud_optimized(
-            mask.path, lambda values: _description(mask, values, georeference, labels, tags), path, _BLOCK_PX
+            mask.path, lambda values: _description(mask, values, georeference, labels, tags, band), path, _BLOCK_PX
         )
     except (GdalError, OSError) as error:
         raise ImageError(f"{path}: the mask cannot be written ({error}): is there room on the disk?") from error
 
 
 def _description(
-    mask: MaskFile, values: str, georeference: Georeference, labels: Sequence[ClassLabel], more: Mapping[str, str]
+    mask: MaskFile,
+    values: str,
+    georeference: Georeference,
+    labels: Sequence[ClassLabel],
+    more: Mapping[str, str],
+    only_band: str,
 ) -> str:
     layout = mask.layout
     tags = {**more, "AREA_OR_POINT": georeference.area_or_point}
@@ -469,7 +477,7 @@ def _description(
     parts.append("</Metadata>")
     item = layout.dtype.itemsize
     for band in range(layout.bands):
-        name = legible(labels[band].name, _NAME_LENGTH) if layout.multilabel else "class"
+        name = legible(labels[band].name, _NAME_LENGTH) if layout.multilabel else only_band
         parts.append(
             f'<VRTRasterBand dataType="{"Byte" if item == 1 else "UInt16"}" band="{band + 1}" '
             'subClass="VRTRawRasterBand">'
@@ -477,7 +485,7 @@ def _description(
         )
         if layout.missing is not None:
             parts.append(f"<NoDataValue>{layout.missing}</NoDataValue>")
-        if not layout.multilabel and item == 1:
+        if labels and not layout.multilabel and item == 1:
             entries = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*label.color) for label in labels)
             parts.append(f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>")
         parts.append(

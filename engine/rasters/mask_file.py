@@ -46,7 +46,8 @@ class MaskLayout:
     @property
     def largest_index(self) -> int:
         """The largest class index that the file can hold."""
-        return int(np.iinfo(self.dtype).max) - (self.missing is not None)
+        highest = int(np.iinfo(self.dtype).max)
+        return highest - (self.missing == highest)
 
 
 def layout_for(width: int, height: int, classes: int, *, multilabel: bool, marks_missing: bool) -> MaskLayout:
@@ -64,6 +65,11 @@ def layout_for(width: int, height: int, classes: int, *, multilabel: bool, marks
     dtype = np.dtype(np.uint8 if values + marks_missing <= np.iinfo(np.uint8).max + 1 else np.uint16)
     missing = int(np.iinfo(dtype).max) if marks_missing else None
     return MaskLayout(width, height, classes if multilabel else 1, dtype, multilabel, missing)
+
+
+def confidence_layout(width: int, height: int) -> MaskLayout:
+    """Choose the values of a confidence: 0 stands for pixels without data."""
+    return MaskLayout(width, height, 1, np.dtype(np.uint8), multilabel=False, missing=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.images import Capture
+from engine.segmentation.confidence import Confidence
 from engine.segmentation.pipeline import Failed, Segmented
-from engine.segmentation.predictor import ClassCover, Mask
+from engine.segmentation.steps import ClassCover, Mask
 
 Source = TypeVar("Source")
 Encoded = TypeVar("Encoded")
@@ -79,6 +80,7 @@ class SegmentedRaster(Generic[Source, Encoded]):
         network_size: width and height of a tile, in pixels.
         timings_ms: decode, preprocess, run, postprocess and encode, in milliseconds.
         overview: None where nobody wants to see it.
+        confidence: how sure the network is of the classes; None where nobody asked.
     """
 
     source: Source
@@ -95,6 +97,7 @@ class SegmentedRaster(Generic[Source, Encoded]):
     network_size: tuple[int, int]
     timings_ms: Mapping[str, float]
     overview: Overview | None = None
+    confidence: Confidence | None = None
 
     def stored(self, place: _Place, timings_ms: Mapping[str, float]) -> "SegmentedRaster[Source, _Place]":
         """The same, once its files are where they belong."""

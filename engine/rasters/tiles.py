@@ -18,12 +18,13 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.bundle import class_of_index
 from engine.errors import EngineError, OptionError
 from engine.images import Capture, SourceImage
 from engine.rasters.tiling import Blender, Grid, Scores, Tiling
-from engine.segmentation.postprocess import OutputKind, class_count, cover, read_planes, score_planes
-from engine.segmentation.predictor import ClassCover, Mask, Prediction, Predictor, PreparedImage, RawOutput
+from engine.segmentation.confidence import require_scores
+from engine.segmentation.postprocess import OutputKind, class_count, read_planes, score_planes
+from engine.segmentation.predictor import Prediction, Predictor, PreparedImage, RawOutput
+from engine.segmentation.steps import Mask, measured
 from engine.transforms import TransformRecord
 from engine.window import Window
 
@@ -154,6 +155,7 @@ class TiledRun:
         reached: called after each tile with the number of tiles done and what the next one continues
             (`Blender.carry`); a later run may start from there with the same strips.
         skipping: whether tiles without valid pixels are skipped and tiles of one colour run once.
+        confidence_sink: takes the confidence, where it is asked for.
         repeated: tiles of one colour whose scores were known.
         timings_ms: time spent a stage, in milliseconds; runs of several streams may have been under way at once.
     """
@@ -166,6 +168,7 @@ class TiledRun:
     strips: tuple[BinaryIO, BinaryIO] = field(default_factory=lambda: (BytesIO(), BytesIO()))
     reached: Callable[[int, Scores | None], None] = lambda _done, _carry: None
     skipping: bool = True
+    confidence_sink: MaskSink | None = None
     skipped: int = 0
     repeated: int = 0
     timings_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -269,6 +272,7 @@ class TiledRun:
             return
         raw = None if outputs is None else outputs.result()[tile.key]
         seen = self.grid.window(tile.index)
+        plane: Mask | None = None
         with _located(seen), self._timed("postprocess"):
             if self.facts.kind is OutputKind.MASK:
                 window = self.grid.own_window(tile.index)
@@ -278,8 +282,13 @@ class TiledRun:
                 planes = None if raw is None or tile.prepared is None else self.predictor.planes(tile.prepared, raw)
                 blended = self._blender.add(tile.index, planes)
                 mask = read_planes(blended, self.facts.kind, threshold=self.predictor.threshold)
+                if self.confidence_sink is not None:
+                    plane = self.predictor.confidence_plane(blended, self.facts.kind)
         with self._timed("encode"):
-            self.sink.write(window, mask, None if tile.valid is None else tile.valid[window.inside(seen)])
+            valid = None if tile.valid is None else tile.valid[window.inside(seen)]
+            self.sink.write(window, mask, valid)
+            if self.confidence_sink is not None and plane is not None:
+                self.confidence_sink.write(window, plane, valid)
             self.reached(tile.index + 1, self._blender.carry)
         self._next = tile.index + 1
 
@@ -287,7 +296,7 @@ class TiledRun:
         if raw is None or tile.prepared is None:
             seen = self.grid.window(tile.index)
             return np.zeros((seen.height, seen.width), np.uint8)
-        return self.predictor.finish(tile.prepared, raw).mask
+        return self.predictor.classes(tile.prepared, raw)
 
     @contextmanager
     def _timed(self, stage: str) -> Generator[None]:
@@ -351,17 +360,34 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
         # A mask from inside of the network may hold more classes than the bundle names.
         wide = facts.kind is OutputKind.MASK or facts.classes > np.iinfo(np.uint8).max + 1
         mask = np.zeros((height, width), np.uint16) if wide else np.zeros((height, width), np.uint8)
-    run = TiledRun(predictor, ImageRaster(image), tiling, facts, _MemorySink(mask))
+    plane = None
+    if predictor.steps.wants_confidence:
+        require_scores(facts.kind)
+        plane = np.zeros((height, width), np.uint8)
+    run = TiledRun(
+        predictor,
+        ImageRaster(image),
+        tiling,
+        facts,
+        _MemorySink(mask),
+        confidence_sink=None if plane is None else _MemorySink(plane),
+    )
     run.run()
     if mask.dtype == np.uint16 and int(mask.max()) <= np.iinfo(np.uint8).max:
         mask = mask.astype(np.uint8)
-    covers = tuple(
-        ClassCover(class_of_index(predictor.bundle.classes, index), share)
-        for index, share in enumerate(cover(mask, facts.classes))
-    )
+    size = (image.width, image.height)
+    found = measured(mask, plane, predictor.bundle.classes, facts.classes, size, predictor.steps)
     timings_ms = {stage: run.timings_ms[stage] for stage in ("preprocess", "run", "postprocess")}
-    tiled = tiling_record(tiling, facts, width, height)
-    return Prediction(mask, covers, timings_ms, network_size=(tiling.width, tiling.height), tiling=tiled)
+    return Prediction(
+        found.mask,
+        found.covers,
+        timings_ms,
+        network_size=(tiling.width, tiling.height),
+        tiling=tiling_record(tiling, facts, width, height),
+        confidence=found.confidence,
+        region=found.region,
+        flags=predictor.flags_of(image),
+    )
 
 
 def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:

@@ -1,13 +1,13 @@
 """Folders of engines and compiled models: keyed by all that they depend on, bounded, emptied when unreadable."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +16,9 @@ from engine.options import WORKSPACE_BYTES, DynamicShapeProfile, Precision
 
 MAX_BYTES = 8 << 30
 """All engines of a user together; what was used longest ago goes first."""
-_IN_USE_S = 3600.0
-"""What was used so lately may be in use."""
+_LOCK_SUFFIX = ".lock"
+_held: dict[Path, int] = {}
+"""Descriptors of the locks of folders that this process uses, until it ends."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +64,7 @@ class EngineKey:
 
 
 def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> Path:
-    """Make the folder of a key, and room for it.
+    """Make the folder of a key, and room for it. No process removes it while this one lives.
 
     Args:
         root: all engines of one runtime.
@@ -74,7 +75,9 @@ def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> 
         The folder; its time of change says when it was used last.
     """
     folder = root / key.digest
-    folder.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    _hold(root / f"{key.digest}{_LOCK_SUFFIX}")
+    folder.mkdir(exist_ok=True)
     os.utime(folder)
     with suppress(FileNotFoundError):  # another process tidies up, too
         _remove_oldest(root, max_bytes)
@@ -85,12 +88,42 @@ def _remove_oldest(root: Path, max_bytes: int) -> None:
     by_age = sorted((each.stat().st_mtime, each) for each in root.iterdir() if each.is_dir() and not each.is_symlink())
     sizes = {folder: _size(folder) for _, folder in by_age}
     held = sum(sizes.values())
-    for used_s, folder in by_age:
-        if held <= max_bytes or used_s > time.time() - _IN_USE_S:
+    for _, folder in by_age:
+        if held <= max_bytes:
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        held -= sizes[folder]
-        _log.info("engines removed, since there are more than %d MiB: %s", max_bytes >> 20, folder)
+        with _unused(folder) as unused:
+            if unused:
+                shutil.rmtree(folder, ignore_errors=True)
+                held -= sizes[folder]
+                _log.info("engines removed, since there are more than %d MiB: %s", max_bytes >> 20, folder)
+
+
+def _hold(lock: Path) -> None:
+    while lock not in _held:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(OSError):  # a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            _held[lock] = descriptor
+        else:
+            os.close(descriptor)  # whoever removed the folder was faster
+
+
+@contextmanager
+def _unused(folder: Path) -> Generator[bool]:
+    """Whether no process uses a folder; none begins to in the block. The lock is removed with the folder."""
+    lock = folder.with_name(folder.name + _LOCK_SUFFIX)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _size(folder: Path) -> int:

@@ -7,6 +7,7 @@ profile has no say over TensorRT, whose engines also need the shapes that will c
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,7 @@ class Profile:
     @property
     def digest(self) -> str:
         """SHA-256 of the profile's content."""
-        return hashlib.sha256(_PROFILE.dump_json(self)).hexdigest()
+        return hashlib.sha256(_profile_type().dump_json(self)).hexdigest()
 
     def options(self, *, verbose: bool = False) -> RuntimeOptions:
         """What the runtime is opened with.
@@ -144,7 +145,10 @@ class Profile:
         return None
 
 
-_PROFILE = TypeAdapter(Profile)
+@cache
+def _profile_type() -> TypeAdapter[Profile]:
+    # Built when the first profile is read or written: most runs have none, and start faster without.
+    return TypeAdapter(Profile)
 
 
 def runtime_of(provider: str) -> RuntimeName:
@@ -183,7 +187,7 @@ def profile_json(profile: Profile) -> bytes:
     Returns:
         UTF-8 JSON, as `read_profile` reads it.
     """
-    return _PROFILE.dump_json(profile, indent=2) + b"\n"
+    return _profile_type().dump_json(profile, indent=2) + b"\n"
 
 
 def read_profile(path: Path) -> Profile:
@@ -199,7 +203,7 @@ def read_profile(path: Path) -> Profile:
         OptionError: the file cannot be read, or is no profile.
     """
     try:
-        return _PROFILE.validate_python(read_json(path, _MOST_BYTES))
+        return _profile_type().validate_python(read_json(path, _MOST_BYTES))
     except SettingsError as error:
         raise OptionError(f"{path}: is no tuned profile: it {error}; name a file that `pseg tune` wrote") from error
     except (ValidationError, OptionError) as error:

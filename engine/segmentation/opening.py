@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import assert_never
 
 from engine.bundle.bundle import Bundle, OnnxModel
+from engine.declaration import enumeration_value
 from engine.errors import (
     ConversionError,
     InferenceError,
@@ -53,9 +54,9 @@ def open_predictor(
     request: RuntimeRequest | None = None,
     *,
     convert: Convert | None = None,
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
     threshold: float = 0.5,
-    mask_size: MaskSize = MaskSize.ORIGINAL,
+    mask_size: MaskSize | str = MaskSize.ORIGINAL,
 ) -> Predictor:
     """Open a predictor for a bundle.
 
@@ -65,7 +66,7 @@ def open_predictor(
         convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
         ledger: folder that remembers which models loaded before (see `engine.runtimes.trial`).
         threshold: for probability maps and multilabel planes, 0–1.
-        mask_size: at which size masks are returned.
+        mask_size: at which size masks are returned: `original` or `inference`.
 
     Returns:
         The predictor; close it, or use it as a context manager.
@@ -80,13 +81,15 @@ def open_predictor(
     """
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
-    opened = open_first(bundle, request or RuntimeRequest(), convert=convert, ledger=ledger)
+    size = enumeration_value(MaskSize, mask_size, option="mask_size")
+    kept = None if ledger is None else Path(ledger)
+    opened = open_first(bundle, request or RuntimeRequest(), convert=convert, ledger=kept)
     try:
         return Predictor(
             bundle=opened.bundle,
             runtime=opened.runtime,
             threshold=threshold,
-            mask_size=mask_size,
+            mask_size=size,
             fallbacks=opened.fallbacks,
             profile=opened.profile,
         )
@@ -165,7 +168,7 @@ def require_available(options: RuntimeOptions) -> None:
             assert_never(options)
 
 
-def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None = None) -> Runtime:
+def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | str | None = None) -> Runtime:
     """Load the bundle's model into the runtime that the options are made for, and prove that it runs.
 
     Args:
@@ -181,6 +184,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
         ModelLoadError: no such model in the bundle, the library refuses it, or its first run fails.
         RuntimeUnavailableError: the library or provider is absent.
     """
+    kept = None if ledger is None else Path(ledger)
     match options:
         case OnnxOptions():
             from engine.runtimes.trial import prove_onnx_loadable
@@ -192,8 +196,8 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                     "run `pseg convert` first, or use runtime paddle"
                 )
             with _naming(bundle):
-                prove_onnx_loadable(onnx, options, ledger)
-            return load_onnx(onnx, options, ledger)
+                prove_onnx_loadable(onnx, options, kept)
+            return load_onnx(onnx, options, kept)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
             from engine.runtimes.trial import prove_loadable
@@ -203,7 +207,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None
                     f"{bundle.source}: holds no Paddle program (model.json, model.pdiparams): use runtime onnx"
                 )
             with _naming(bundle):
-                prove_loadable(bundle.paddle, options, ledger)
+                prove_loadable(bundle.paddle, options, kept)
             return PaddleRuntime(bundle.paddle, options)
         case _:
             assert_never(options)

@@ -23,6 +23,7 @@ Color = tuple[int, int, int]
 Mask = NDArray[np.uint8 | np.uint16]
 """Class indices, `[H, W]`; `uint16` where there are more than 256 classes."""
 
+_LINE_BITS = 4
 _JPEG_QUALITY = 90
 _JPEG_MAX_SIDE = 65_500
 _PLTE_ENTRIES = 256
@@ -151,6 +152,19 @@ def overlay_jpeg(pixels: NDArray[np.uint8], mask: Mask, palette: NDArray[np.uint
     file = io.BytesIO()
     Image.fromarray(overlay(pixels, mask, palette, opacity=opacity)).save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
+
+
+def draw_outline(picture: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:
+    """Draw the border of a region into a picture, light on dark, so that it shows on any ground.
+
+    Args:
+        picture: `uint8[H, W, 3]`, RGB.
+        corners: `float64[N, 2]`, x and y in pixels from the upper left corner.
+    """
+    line = np.rint((corners - 0.5) * 2**_LINE_BITS).astype(np.int32)
+    thickness = max(1, round(max(picture.shape[:2]) / 320))
+    for color, width in (((0, 0, 0), 3 * thickness), ((255, 210, 0), thickness)):
+        cv2.polylines(picture, [line], isClosed=True, color=color, thickness=width, shift=_LINE_BITS)
 
 
 def planes_npz(planes: NDArray[np.bool_]) -> bytes:

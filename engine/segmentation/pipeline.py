@@ -15,7 +15,9 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from engine.images import Capture, SourceImage
+from engine.segmentation.confidence import Confidence
 from engine.segmentation.predictor import ClassCover, Prediction, Predictor, PreparedImage, RawOutput
+from engine.segmentation.steps import RegionCover
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,16 @@ class Segmented(Generic[Source, Encoded]):
     def notes(self) -> tuple[str, ...]:
         """What people should know of the reading; phrases, mostly none."""
         return self.image.notes
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """How sure the network is of the classes; None where nobody asked."""
+        return self.prediction.confidence
+
+    @property
+    def region(self) -> RegionCover | None:
+        """The cover inside of the region of interest; None where nobody asked."""
+        return self.prediction.region
 
     @property
     def network_size(self) -> tuple[int, int] | None:

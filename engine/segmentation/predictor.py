@@ -3,32 +3,38 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
-from engine.declaration import Options, option
-from engine.errors import ImageError, InferenceError
-from engine.images import ScaleRange, SourceImage
+from engine.bundle.bundle import Bundle
+from engine.declaration import Options, enumeration_value, option
+from engine.errors import ImageError, InferenceError, OptionError
+from engine.images import ImageLimits, ScaleRange, SourceImage, image_of_array, read_image
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.confidence import Confidence, ConfidencePlane, ScoreScale, class_confidence, require_scores
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
+from engine.segmentation.palette import composite, overlay, palette_for, planes_npz, pseudo_color_png
 from engine.segmentation.postprocess import (
     OutputKind,
     class_count,
-    cover,
     logits,
     output_kind,
     require_channels_first,
     score_planes,
     segment,
 )
+from engine.segmentation.quality import Flag, Reference, flags_of, read_reference
+from engine.segmentation.steps import ClassCover, Mask, MeasuringSteps, RegionCover, measured
+from engine.system.files import write_atomically
 from engine.transforms import (
     MAX_BANDS,
     TransformRecord,
@@ -39,7 +45,9 @@ from engine.transforms import (
 )
 
 _log = logging.getLogger(__name__)
-Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
+Photograph = SourceImage | NDArray[np.uint8] | Path | str
+"""What may be segmented: a picture as it was read, `uint8[H, W, 3]` RGB (as many bands as the network takes), or the
+path of a file."""
 
 
 class MaskSize(StrEnum):
@@ -79,21 +87,6 @@ class MaskOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class ClassCover:
-    """The share of one class.
-
-    Attributes:
-        segmentation_class: the class.
-        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not.
-        area_m2: on the ground, in square metres; None where nothing tells it.
-    """
-
-    segmentation_class: SegmentationClass
-    cover: float
-    area_m2: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a mask comes from.
 
@@ -113,6 +106,7 @@ class Provenance:
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
         scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
         derived_from: digest of the bundle that the bundle says it was made from; None if it says nothing.
+        measuring: what was done with the classes before the cover was taken, name to value; None where nothing was.
     """
 
     bundle: str
@@ -129,6 +123,7 @@ class Provenance:
     averaging: Mapping[str, object] | None = None
     scale_range: ScaleRange | None = None
     derived_from: str | None = None
+    measuring: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +136,9 @@ class Prediction:
         timings_ms: preprocess, run and postprocess, in milliseconds.
         network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
         tiling: how the image was cut into tiles, for the provenance; None where it was not.
+        flags: what the photograph may suffer from.
+        confidence: how sure the network is of the classes; None where nobody asked.
+        region: the cover inside of the region of interest; None where nobody asked.
     """
 
     mask: Mask
@@ -148,6 +146,9 @@ class Prediction:
     timings_ms: Mapping[str, float]
     network_size: tuple[int, int] | None = None
     tiling: Mapping[str, object] | None = None
+    flags: tuple[Flag, ...] = ()
+    confidence: Confidence | None = None
+    region: RegionCover | None = None
 
     @property
     def width(self) -> int:
@@ -159,6 +160,53 @@ class Prediction:
         """Height of the mask in pixels."""
         return int(self.mask.shape[-2])
 
+    def save(self, path: Path | str) -> None:
+        """Write the mask into a file, as `pseg predict` does.
+
+        Args:
+            path: `.png`: a palette PNG, whose indices are the classes (`<stem>.pseudo.png` of the command; of classes
+                that overlap the last one is shown). `.npz`, for classes that overlap: `bool[K, H, W]` as `planes`.
+
+        Raises:
+            OptionError: the suffix is another one.
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            write_atomically(path, self._repr_png_())
+        elif path.suffix.lower() == ".npz" and self.mask.dtype == np.bool_:
+            write_atomically(path, planes_npz(cast("NDArray[np.bool_]", self.mask)))
+        else:
+            suffixes = ".png or .npz" if self.mask.dtype == np.bool_ else ".png"
+            raise OptionError(f"{path}: give a file that ends in {suffixes}", option="path")
+
+    def overlay(self, pixels: NDArray[np.uint8], *, opacity: float = 0.5) -> NDArray[np.uint8]:
+        """Blend the colours of the classes into a photograph.
+
+        Args:
+            pixels: `uint8[h, w, 3]`, RGB, of any size.
+            opacity: 0 shows the photograph alone, 1 the mask alone.
+
+        Returns:
+            `uint8[h, w, 3]`, RGB.
+
+        Raises:
+            OptionError: `opacity` is not within 0–1.
+        """
+        return overlay(pixels, self._indices(), self._palette(), opacity=opacity)
+
+    def _indices(self) -> NDArray[np.uint8 | np.uint16]:
+        if self.mask.dtype == np.bool_:
+            return composite(cast("NDArray[np.bool_]", self.mask))
+        return cast("NDArray[np.uint8 | np.uint16]", self.mask)
+
+    def _palette(self) -> NDArray[np.uint8]:
+        return palette_for([each.segmentation_class.color for each in self.covers], len(self.covers))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        return pseudo_color_png(self._indices(), self._palette())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
@@ -168,11 +216,15 @@ class PreparedImage:
         tensor: float32[C, H, W].
         records: what the transforms did, to be undone.
         preprocess_ms: how long that took.
+        source_size: width and height of the photograph.
+        flags: what the photograph may suffer from.
     """
 
     tensor: NDArray[np.float32]
     records: tuple[TransformRecord, ...]
     preprocess_ms: float
+    source_size: tuple[int, int] = (1, 1)
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +282,9 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
         forward: how an image is seen; None: in one run of the network.
-        scale_range: what images were read with, for the provenance.
+        images: how images are read where their paths are given, and shrunken where arrays are.
+        steps: what is done with the classes before the cover is taken.
+        resources: closed after the runtime, such as the folder of an unpacked bundle; None: there is nothing to close.
     """
 
     bundle: Bundle
@@ -241,12 +295,16 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
-    scale_range: ScaleRange | None = None
+    images: ImageLimits = ImageLimits()
+    steps: MeasuringSteps = MeasuringSteps()
+    resources: ExitStack | None = None
     _input: TensorSpec = field(init=False)
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
+    _reference: Reference | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.mask_size = enumeration_value(MaskSize, self.mask_size, option="mask_size")
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
         if len(self.runtime.inputs) != 1 or len(images) != 1:
             shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
@@ -256,9 +314,18 @@ class Predictor:
         if self._bands > MAX_BANDS:
             raise InferenceError(f"the network takes images of {self._bands} bands, and at most {MAX_BANDS} are read")
         require_values_for(self.bundle.transforms, self._bands)
-        self._ends_in_sigmoid = self.bundle.multilabel and self._last_operator() is LastOperator.SIGMOID
+        self._reference = read_reference(self.bundle.folder)
+        self._ends_in_sigmoid = self.bundle.multilabel and self.last_operator() is LastOperator.SIGMOID
 
-    def _last_operator(self) -> LastOperator:
+    def last_operator(self) -> LastOperator:
+        """Find out what the running network does to its scores last.
+
+        Returns:
+            The operator; none of those that are known, where the bundle does not hold the file that runs.
+
+        Raises:
+            ModelLoadError: its file cannot be read.
+        """
         models = (self.bundle.paddle, *self.bundle.onnx)
         running = (each for each in models if each is not None and each.digest == self.runtime.identity.model_digest)
         model = next(running, None)
@@ -273,16 +340,38 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """Free the runtime."""
+        """Free the runtime. Calling it twice is harmless."""
         self.runtime.close()
+        if self.resources is not None:
+            self.resources.close()
 
     @property
     def uses_threshold(self) -> bool:
         """Whether the threshold can have an effect; known where the network declares what it returns."""
-        outputs = self.runtime.outputs
-        scores = any(len(each.shape) == 4 and each.shape[1] not in {None, 1} for each in outputs)
-        indices = all(np.dtype(each.dtype).kind in "iu" for each in outputs)
-        return not indices and (self.bundle.multilabel or not scores)
+        scores = any(len(each.shape) == 4 and each.shape[1] not in {None, 1} for each in self.runtime.outputs)
+        return not self.returns_indices and (self.bundle.multilabel or not scores)
+
+    @property
+    def returns_indices(self) -> bool:
+        """Whether the network returns class indices and no scores; known where it declares what it returns."""
+        return all(np.dtype(each.dtype).kind in "iu" for each in self.runtime.outputs)
+
+    def score_scale(self) -> ScoreScale:
+        """Find out what the scores of the network are.
+
+        Returns:
+            Probabilities if the network ends in a softmax, else logits.
+
+        Raises:
+            OptionError: there are none that state a confidence.
+            ModelLoadError: the network's file cannot be read.
+        """
+        if self.bundle.multilabel:
+            require_scores(OutputKind.MULTILABEL)
+        last = self.last_operator()
+        if self.returns_indices or last is LastOperator.ARGMAX:
+            require_scores(OutputKind.MASK)
+        return ScoreScale.PROBABILITIES if last is LastOperator.SOFTMAX else ScoreScale.LOGITS
 
     @property
     def provenance(self) -> Provenance:
@@ -300,8 +389,9 @@ class Predictor:
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),
-            scale_range=self.scale_range,
+            scale_range=self.images.scale_range,
             derived_from=self.bundle.derived_from,
+            measuring=self.steps.record(),
         )
 
     @property
@@ -314,36 +404,78 @@ class Predictor:
         """Name of the network's input."""
         return self._input.name
 
-    def predict(self, image: SourceImage) -> Prediction:
+    def predict(self, image: Photograph) -> Prediction:
         """Segment one image.
 
         Args:
-            image: as `read_image` returns it.
+            image: a path, an array `uint8[H, W, 3]` of RGB, 0–255, or what `read_image` returned. Paths are read, and
+                arrays shrunken, by the limits in `images`: as the command does without options, unless these are
+                others.
 
         Returns:
             Mask, cover and timings.
 
         Raises:
-            ImageError: the network or a transform does not take this image.
+            ImageError: the image cannot be read, or the network or a transform does not take it.
             InferenceError: the run failed.
         """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[SourceImage]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Photograph]) -> list[Prediction]:
         """Segment several images, those of equal tensor shape in one run.
 
         Args:
-            images: any mix of sizes.
+            images: any mix of sizes, as `predict` takes them.
 
         Returns:
             One prediction per image, in order; equal to predicting each by itself.
 
         Raises:
-            ImageError: the network or a transform does not take an image.
+            ImageError: an image cannot be read, or the network or a transform does not take it.
             InferenceError: the run failed.
         """
-        prepared = [self.prepare(image) for image in images]
+        prepared = [self.prepare(self._read(image)) for image in images]
         return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
+
+    def scores(self, image: Photograph) -> NDArray[np.float32]:
+        """Compute what the network says of every class, before the classes are read.
+
+        Args:
+            image: as `predict` takes it.
+
+        Returns:
+            `float32[K, H, W]` at the size that masks have: logits or probabilities, whichever the network returns; one
+            plane for a probability map; logits where classes overlap. It takes four bytes for each pixel and class.
+
+        Raises:
+            ImageError: the image cannot be read, or the network or a transform does not take it.
+            InferenceError: the run failed, or the network returns class indices and no scores.
+        """
+        prepared = self.prepare(self._read(image))
+        (raw,) = self.run([prepared])
+        if raw.kind is OutputKind.MASK:
+            raise InferenceError(
+                f"{self.bundle.source}: the network returns class indices, no scores: make a copy that returns scores "
+                "(`pseg convert` with scores), or export the training again with logits"
+            )
+        score_planes(raw.output, raw.kind)  # refuses NaN, infinity and impossible values
+        records = _undo_records(prepared)
+        planes = raw.output.astype(np.float32, copy=False)
+        return np.stack([restore_plane(plane, records, interpolation="linear") for plane in planes])
+
+    def _read(self, image: Photograph) -> SourceImage:
+        match image:
+            case SourceImage():
+                return image
+            case np.ndarray():
+                return image_of_array(image, bands=self.bands, max_img_size=self.images.max_img_size)
+            case str() | Path():
+                return read_image(image, **self.images.values())
+            case _:
+                raise ImageError(
+                    f"image: is a {type(image).__name__}; give a path, an array uint8[H, W, {self.bands}], or what "
+                    "read_image returns"
+                )
 
     def prepare(self, image: SourceImage) -> PreparedImage:
         """Apply the bundle's transforms; a network of one band gets the image's grey values.
@@ -366,7 +498,19 @@ class Predictor:
             height, width = image.height, image.width
         # Some transforms record nothing; whatever they did, the mask ends at the wanted size.
         wanted = TransformRecord("resize", height, width)
-        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started))
+        source_size = (image.width, image.height)
+        return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started), source_size, self.flags_of(image))
+
+    def flags_of(self, image: SourceImage) -> tuple[Flag, ...]:
+        """Judge a photograph by its statistics, and by those of pictures that the bundle carries.
+
+        Args:
+            image: as `read_image` returns it.
+
+        Returns:
+            What it may suffer from; nothing where it was not measured.
+        """
+        return flags_of(image.statistics, self._reference)
 
     def _check_fits(self, tensor: NDArray[np.float32]) -> None:
         stated = self._input.shape[1:]
@@ -521,18 +665,65 @@ class Predictor:
             InferenceError: the network returned NaN, infinity or impossible classes.
         """
         started = time.perf_counter()
-        mask = segment(raw.output, raw.kind, _undo_records(prepared), threshold=self.threshold)
-        shares = cover(mask, class_count(raw.output, raw.kind, len(self.bundle.classes)))
-        covers = tuple(
-            ClassCover(class_of_index(self.bundle.classes, index), share) for index, share in enumerate(shares)
-        )
+        mask = self.classes(prepared, raw)
+        plane = None
+        if self.steps.wants_confidence:
+            planes = score_planes(raw.output, require_scores(raw.kind))
+            plane = self.confidence_plane(planes, raw.kind, _undo_records(prepared))
+        count = class_count(raw.output, raw.kind, len(self.bundle.classes))
+        found = measured(mask, plane, self.bundle.classes, count, prepared.source_size, self.steps)
         timings_ms = {
             "preprocess": prepared.preprocess_ms,
             "run": raw.run_ms,
             "postprocess": _elapsed_ms(started),
         }
         height, width = prepared.tensor.shape[-2:]
-        return Prediction(mask=mask, covers=covers, timings_ms=timings_ms, network_size=(width, height))
+        return Prediction(
+            found.mask,
+            found.covers,
+            timings_ms,
+            network_size=(width, height),
+            confidence=found.confidence,
+            region=found.region,
+            flags=prepared.flags,
+        )
+
+    def classes(self, prepared: PreparedImage, raw: RawOutput) -> Mask:
+        """Undo the transforms and read the classes, and nothing else.
+
+        Args:
+            prepared: from `prepare`.
+            raw: from `run`.
+
+        Returns:
+            uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
+
+        Raises:
+            InferenceError: the network returned NaN, infinity or impossible classes.
+        """
+        return segment(raw.output, raw.kind, _undo_records(prepared), threshold=self.threshold)
+
+    def confidence_plane(
+        self, planes: NDArray[np.float32], kind: OutputKind, records: Sequence[TransformRecord] = ()
+    ) -> ConfidencePlane:
+        """Find the probability of each pixel's class.
+
+        Args:
+            planes: of scores (`engine.segmentation.postprocess.score_planes`).
+            kind: what the planes are.
+            records: of the transforms, to be undone.
+
+        Returns:
+            uint8[H, W], in steps of 1/255.
+        """
+        return class_confidence(
+            planes,
+            kind,
+            records,
+            scale=self.steps.scale,
+            threshold=self.threshold,
+            temperature=self.steps.temperature,
+        )
 
 
 def _undo_records(prepared: PreparedImage) -> tuple[TransformRecord, ...]:

@@ -40,9 +40,10 @@ COLUMNS: Mapping[str, str] = {
     "network_width": "int64",
     "network_height": "int64",
     "notes": "string",
+    "flags": "string",
 }
-"""Of the rows; provenance, timings and notes are JSON."""
-_ADDED = ("network_width", "network_height", "notes")
+"""Of the rows; provenance, timings, notes and flags are JSON."""
+_ADDED = ("network_width", "network_height", "notes", "flags")
 """What tables of version 0.1.0 do not have."""
 
 
@@ -65,6 +66,7 @@ class _Row(CaptureRecord):
     network_width: NotRequired[Side | None]
     network_height: NotRequired[Side | None]
     notes: NotRequired[str | None]
+    flags: NotRequired[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class ClusterEntry:
             "node": self.node,
             "network_width": seen.get("width"),
             "network_height": seen.get("height"),
-            "notes": json.dumps(record["notes"]) if "notes" in record else None,
+            **{name: json.dumps(record[name]) if name in record else None for name in ("notes", "flags")},
         }
 
 
@@ -154,7 +156,7 @@ def entry_of(result: Result[RemoteTask, str | None], provenance: Provenance, dig
 
 def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
     row = checked(_Row, value)
-    ok, notes = row["status"] == "ok", row.get("notes")
+    ok, told = row["status"] == "ok", {name: row.get(name) for name in ("notes", "flags")}
     record = {
         "image": row["uri"],
         "status": row["status"],
@@ -164,7 +166,7 @@ def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
         "provenance": json.loads(row["provenance"]),
         "timings_ms": json.loads(row["timings_ms"]),
         "network_size": _size(row.get("network_width"), row.get("network_height")),
-        **({} if notes is None else {"notes": json.loads(notes)}),
+        **{name: json.loads(text) for name, text in told.items() if text is not None},
     }
     return ClusterEntry(checked_record(record), row["stem"], capture_from(row), row["digest"], row["node"])
 

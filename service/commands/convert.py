@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from converters.conversion import Conversion, ConversionRequest, write_bundle
+from converters.conversion import Conversion, ConversionRequest, calibration_statistics, write_bundle
 from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
 from converters.parity import ParityReport
 from converters.scores import ScoresBundle, with_scores
-from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle, read_image
+from engine import Bundle, ConversionError, Precision, list_images, open_bundle, read_image
 from engine.declaration import Options, option
 from engine.system.text import legible
 from service.commands.flags import with_flags
@@ -51,7 +51,8 @@ class _PictureOptions(Options):
 
     calibrate: tuple[str, ...] = option(
         (),
-        "At least 8 pictures for the calibration of int8: files, folders or globs. May be repeated.",
+        "At least 8 pictures like those that the network is for: files, folders or globs. May be repeated. int8 is "
+        "calibrated on them; their statistics are kept, so that unlike photographs are flagged.",
         repeatable=True,
     )
     verify: tuple[str, ...] = option(
@@ -101,8 +102,7 @@ def convert(
     seen = [*request.calibration, *request.verification]
     require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": seen})
     require_writable_file(out)
-    if request.precision is not Precision.INT8 and pictures.calibrate:
-        raise OptionError(f"it goes with precision int8; {request.precision} needs no calibration", option="calibrate")
+    statistics = calibration_statistics(request.calibration) if request.calibration else None
     caches = caches_at(cache_dir)
     with open_bundle(bundle) as opened, ExitStack() as stack:
         advance = stack.enter_context(_progress())
@@ -117,7 +117,7 @@ def convert(
         if conversion is None:
             _require_room(source, request.precision, replace=copy.replace)
             conversion = convert_bundle(source, caches.conversions, request, ledger=caches.ledger, advance=advance)
-        write_bundle(source, conversion, out)
+        write_bundle(source, conversion, out, statistics)
         record = _record(out, conversion, made, time.perf_counter() - started)
     if json_output:
         print_json(record)

@@ -26,7 +26,8 @@ from engine import (
     list_images,
     read_image,
 )
-from engine.declaration import Options, option
+from engine.cover.options import CoverOptions
+from engine.declaration import Options, declared_options, option
 from engine.system.files import write_atomically
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
@@ -47,6 +48,9 @@ from service.request import (
     written_by,
 )
 from service.session import Caches, caches_at, open_session
+
+MEASURED_APART = frozenset(each.name for each in declared_options(CoverOptions))
+"""Labels judge the classes that the network finds, before anything is done with them."""
 
 _CLASS_MEASURES = (
     ("iou", "IoU"),
@@ -102,7 +106,7 @@ class _LabelOptions(Options):
     allow_missing_classes: bool = option(False, "Accept labels in which a class of the bundle does not occur.")
 
 
-@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams"))
+@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *MEASURED_APART))
 def evaluate(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Option(help="Files, folders or globs. May be repeated.")],

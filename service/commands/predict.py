@@ -112,7 +112,7 @@ class PredictRun:
 
     def complete(self) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""
-        table, products, failed, shrunken = CoverTable(), Products(), 0, 0
+        table, products, failed, shrunken, missed = CoverTable(), Products(), 0, 0, 0
         try:
             with (
                 open_session(
@@ -131,6 +131,7 @@ class PredictRun:
                     shrunken += _is_shrunken(result)
                     show(result)
                     failed += record["status"] != "ok"
+                    missed += _region_error(record) is not None
                     if self.results.json_lines:
                         print_json(record)
                     else:
@@ -138,12 +139,13 @@ class PredictRun:
                     advance()
                 if not self.results.json_lines:
                     _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
+                    _tell_missed(missed)
         finally:
             csv = self.results.tables.csv
             if csv is not None and (table.rows or not self.tasks):
                 with products.written(f"the table {csv}"):
                     write_atomically(csv, table.to_csv())
-        return not failed and not products.missing
+        return not failed and not missed and not products.missing
 
     def results_of(self, predictor: Predictor) -> Iterator[_Result | Entry]:
         """Segment the images, in their order, write what was asked for, and record it."""
@@ -248,6 +250,19 @@ def _tell_end(images: int, failed: int, shrunken: int, provenance: Provenance) -
         )
 
 
+def _region_error(record: Mapping[str, Any]) -> str | None:
+    return record.get("roi", {}).get("error")
+
+
+def _tell_missed(regions: int) -> None:
+    if regions:
+        say(
+            f"{regions} regions of interest were not found: the masks and the cover of the whole images are there, the "
+            "cover inside of the regions is not",
+            "red",
+        )
+
+
 def _tell(record: Mapping[str, Any]) -> None:
     named = record["image"]
     if record["status"] != "ok":
@@ -257,9 +272,25 @@ def _tell(record: Mapping[str, Any]) -> None:
         return
     for note in record.get("notes", ()):
         say(f"{named} {note}")
-    covers = ", ".join(f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"])
+    if flags := record.get("flags"):
+        say(f"{named} may be {', '.join(flags)}")
+    covers = ", ".join(
+        f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"] if "excluded" not in each
+    )
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
     tell(f"{legible(named)}{where}: {covers}")
+    region = record.get("roi")
+    if region is None:
+        return
+    if region["error"] is not None:
+        say(f"{named}: no region of interest: {region['error']}", "red")
+        return
+    inside = ", ".join(
+        f"{shown(each['name'])} {each['cover']:.1%}" + (f" ({each['area_cm2']:.0f} cm²)" if "area_cm2" in each else "")
+        for each in region["cover"]
+        if "excluded" not in each
+    )
+    tell(f"  inside of the region ({region['method']}): {inside}")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from engine import (
     Predictor,
     Provenance,
     RuntimeUnavailableError,
+    Segmented,
     SourceImage,
     read_image,
 )
@@ -104,6 +105,9 @@ class Outcome:
             self.table.add(result_record(result, self.provenance), capture)
         if not isinstance(result, Failed):
             self.published.append(result.encoded)
+            region = result.prediction.region if isinstance(result, Segmented) else None
+            if region is not None and region.error is not None:
+                self.problems.append(f"the region of interest of {result.source.label}: {region.error}")
             _log.info("%s: done", result.source.label)
             for stage, elapsed_ms in result.timings_ms.items():
                 self.samples_ms.setdefault(stage, []).append(elapsed_ms)
@@ -327,7 +331,7 @@ class _Run:
         published, options = self.outcome.published, self.request.tile_options().values()
         for names, cut in (
             (OF_TILES, any(each.is_cut for each in published)),
-            (OF_RASTERS, any(each.raster for each in published)),
+            (OF_RASTERS, any("raster" in each.details for each in published)),
         ):
             idle = sorted(name.replace("_", "-") for name in names if options[name] is not None)
             if published and idle and not cut:

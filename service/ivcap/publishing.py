@@ -13,7 +13,7 @@ import statistics
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,6 +28,8 @@ from service.results.pictures import (
     MAP_SUFFIX,
     capture_record,
     cover_records,
+    flags_record,
+    measured_record,
     provenance_record,
     raster_record,
     shown_mask,
@@ -127,7 +129,7 @@ class PublishedImage:
         valid_pixels: of the mask, as far as they hold data.
         covers: one per class.
         is_cut: whether it was cut into tiles.
-        raster: where a raster lies (`service.results.pictures.raster_record`); None of a photograph.
+        details: what is known of it besides, as JSON values: region, confidence, flags, place of a raster.
         polygons: URN of the stored polygons, if there are any.
     """
 
@@ -138,7 +140,7 @@ class PublishedImage:
     valid_pixels: int
     covers: tuple[ClassCover, ...]
     is_cut: bool = False
-    raster: Mapping[str, Any] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     polygons: str | None = None
 
     def __str__(self) -> str:
@@ -154,7 +156,7 @@ class PublishedImage:
             "width": self.width,
             "height": self.height,
             "cover": cover_records(self.covers),
-            **({} if self.raster is None else {"raster": self.raster}),
+            **self.details,
             **({} if self.polygons is None else {"polygons": self.polygons}),
         }
 
@@ -187,11 +189,12 @@ class Publisher:
         """
         size, covers = (prediction.width, prediction.height), prediction.covers
         content = pseudo_color_png(*shown_mask(prediction))
-        known = self._common(task, size, image.capture)
-        aspects = self._aspects(known, covers, prediction.tiling)
+        details = {**measured_record(prediction.confidence, prediction.region), **flags_record(prediction)}
+        aspects = self._aspects(self._common(task, size, image.capture), covers, prediction.tiling, details)
         mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, aspects))
         is_cut = prediction.tiling is not None
-        return PublishedImage(task.item.name, mask, *size, prediction.width * prediction.height, covers, is_cut)
+        pixels = prediction.width * prediction.height
+        return PublishedImage(task.item.name, mask, *size, pixels, covers, is_cut, details)
 
     def raster_files(self, task: ImageTask) -> RasterFiles:
         """Name the files of a raster until they are stored."""
@@ -209,15 +212,16 @@ class Publisher:
         Raises:
             StorageError: something of it was not stored.
         """
-        size, where = (raster.width, raster.height), raster_record(raster)
+        size = (raster.width, raster.height)
+        details = {**measured_record(raster.confidence, None), "raster": raster_record(raster)}
         known = self._common(task, size, raster.capture)
-        aspects = self._aspects(known, raster.covers, raster.tiling, where)
+        aspects = self._aspects(known, raster.covers, raster.tiling, details)
         mask = self._moved(self._map_of(task), MAP_MIME_TYPE, aspects)
         polygons, urn = self._polygons_of(task), None
         if polygons is not None and self.vectors is not None:
-            aspect = {"$schema": POLYGONS_SCHEMA, **known, "mask": mask, "crs": where["crs"]}
+            aspect = {"$schema": POLYGONS_SCHEMA, **known, "mask": mask, "crs": raster.crs}
             urn = self._moved(polygons, _POLYGON_MIME_TYPES[self.vectors], (legible_values(aspect),))
-        return PublishedImage(task.item.name, mask, *size, raster.valid_pixels, raster.covers, True, where, urn)
+        return PublishedImage(task.item.name, mask, *size, raster.valid_pixels, raster.covers, True, details, urn)
 
     def _moved(self, path: Path, mime_type: str, aspects: tuple[Aspect, ...]) -> str:
         """Store a file, and remove it whatever happens."""
@@ -244,7 +248,7 @@ class Publisher:
         common: Mapping[str, Any],
         covers: tuple[ClassCover, ...],
         tiling: Mapping[str, object] | None,
-        where: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any],
     ) -> tuple[Aspect, ...]:
         """What is known of a mask."""
         aspects: list[Aspect] = [
@@ -253,7 +257,7 @@ class Publisher:
                 **common,
                 "multilabel": self.multilabel,
                 "cover": cover_records(covers),
-                **({} if where is None else {"raster": where}),
+                **more,
                 "provenance": provenance_record(replace(self.provenance, tiling=tiling)),
             }
         ]

@@ -33,10 +33,10 @@ from engine.system.files import atomic_file, lock_alone, open_regular
 from service.collections.sharding import Shard, parse_shard
 from service.request import SaveKind
 from service.results.pictures import (
-    MAP_SUFFIX,
     ImageTask,
     capture_from,
     capture_record,
+    map_names,
     picture_names,
     polygons_of,
     result_record,
@@ -347,7 +347,7 @@ def _pictures_of(
     vectors: str | None,
 ) -> tuple[str, ...]:
     if isinstance(result, SegmentedRaster):
-        maps = [] if result.encoded is None else [f"{result.source.stem}{MAP_SUFFIX}"]
+        maps: Iterable[str] = () if result.encoded is None else map_names(result.source.stem, save)
         return (*maps, *([] if vectors is None else [polygons_of(result.source, vectors)]))
     return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
 
@@ -567,7 +567,7 @@ def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
     for own_names in (
         picture_names(task.stem, save, planes=False),
         picture_names(task.stem, save, planes=True),
-        (f"{task.stem}{MAP_SUFFIX}", *polygons),
+        (*map_names(task.stem, save), *polygons),
     ):
         first = entry.pictures[0] if entry.pictures else ""
         place = first.removesuffix(own_names[0]) if own_names else ""

@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import ClassCover, Failed, OptionError, Prediction, Provenance, SourceImage
+from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
 from engine.rasters.result import Result, SegmentedRaster
+from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (
     Mask,
     composite,
@@ -26,11 +27,13 @@ from engine.segmentation.palette import (
     planes_npz,
     pseudo_color_png,
 )
+from engine.segmentation.steps import RegionCover
 from engine.system.files import write_atomically
 from engine.system.text import csv_cell
 from service.request import SaveKind, require_apart
 
 _STEM_BYTES = 180
+_CM2_PER_M2 = 10_000
 
 
 @dataclass(slots=True)
@@ -141,6 +144,7 @@ _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
     "mask": (".mask.png", ".mask.npz"),
     "pseudo": (".pseudo.png",),
     "overlay": (".overlay.jpg",),
+    "confidence": (".confidence.png",),
 }
 
 
@@ -156,10 +160,26 @@ def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple
         planes: whether the classes overlap, so that the mask is an array of planes.
 
     Returns:
-        Names, the most exact picture first: mask, pseudo-colour, overlay.
+        Names, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     kinds = set(save)
     return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
+
+
+def map_names(stem: str, save: Iterable[SaveKind]) -> tuple[str, ...]:
+    """Name the maps of a raster.
+
+    >>> map_names("q7", ["pseudo", "confidence"])
+    ('q7.tif', 'q7.confidence.tif')
+
+    Args:
+        stem: of the raster's output files.
+        save: what is written.
+
+    Returns:
+        Names: that of the mask, and that of its confidence where it is asked for.
+    """
+    return (f"{stem}{MAP_SUFFIX}", *([f"{stem}.confidence{MAP_SUFFIX}"] if "confidence" in save else []))
 
 
 def polygons_of(task: ImageTask, vectors: str) -> str:
@@ -218,7 +238,8 @@ def result_paths(
 
 def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[str]:
     for task in tasks:
-        for suffix in (MAP_SUFFIX, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)):
+        yield from map_names(task.stem, ["confidence"])
+        for suffix in (suffix for suffixes in _SUFFIXES.values() for suffix in suffixes):
             yield f"{task.stem}{suffix}"
         if vectors is not None and is_polygon_format(vectors):
             yield polygons_of(task, vectors)
@@ -256,7 +277,7 @@ def encoded_pictures(
         prediction: mask and cover.
 
     Yields:
-        Name and content, the most exact picture first: mask, pseudo-colour, overlay.
+        Name and content, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     planes = prediction.mask.ndim == 3
     indices, palette = shown_mask(prediction)
@@ -264,6 +285,7 @@ def encoded_pictures(
         "mask": (lambda: planes_npz(prediction.mask.astype(np.bool_))) if planes else (lambda: mask_png(indices)),
         "pseudo": lambda: pseudo_color_png(indices, palette),
         "overlay": lambda: overlay_jpeg(image.pixels, indices, palette),
+        "confidence": lambda: mask_png(_confidence_plane(prediction)),
     }
     kinds: list[SaveKind] = [kind for kind in _SUFFIXES if kind in save]
     for kind, name in zip(kinds, picture_names(stem, kinds, planes=planes), strict=True):
@@ -317,6 +339,29 @@ def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
     return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
 
 
+def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
+    if prediction.confidence is None:
+        raise OptionError("the predictor was not asked for the confidence", option="save")
+    return prediction.confidence.plane
+
+
+def confidence_record(confidence: Confidence) -> dict[str, float]:
+    """Write the confidence of an image as JSON values.
+
+    Args:
+        confidence: of a prediction.
+
+    Returns:
+        `mean`, and `unsure`, the share of the pixels below `limit`; and the temperature that logits were divided by.
+    """
+    return {
+        "mean": round(confidence.mean, 6),
+        "unsure": round(confidence.unsure, 6),
+        "limit": confidence.limit,
+        "temperature": confidence.temperature,
+    }
+
+
 def _as_indices(prediction: Prediction) -> Mask:
     if prediction.mask.dtype == np.uint16:
         return prediction.mask.astype(np.uint16, copy=False)
@@ -346,7 +391,8 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
         covers: one a class.
 
     Returns:
-        `{"id", "name", "color": [r, g, b], "cover"}` a class, and `"area_m2"` where it is known.
+        `{"id", "name", "color": [r, g, b], "cover"}` a class, `"area_m2"` where it is known, and of a class that is
+        left out `"excluded"`, its share of all pixels.
     """
     palette = class_palette(covers).tolist()
     return [
@@ -356,6 +402,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
             "color": color,
             "cover": round(each.cover, 6),
             **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
+            **({} if each.excluded is None else {"excluded": round(each.excluded, 6)}),
         }
         for each, color in zip(covers, palette, strict=True)
     ]
@@ -368,11 +415,11 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         provenance: of a predictor, or of a mask.
 
     Returns:
-        Its fields; `profile`, `tiling`, `averaging`, `scale_range` and `derived_from` only where there was one,
-        `streams` only of several.
+        Its fields; `profile`, `tiling`, `averaging`, `scale_range`, `derived_from` and `measuring` only where there was
+        one, `streams` only of several.
     """
     record = asdict(provenance)
-    for name in ("profile", "tiling", "averaging", "scale_range", "derived_from"):
+    for name in ("profile", "tiling", "averaging", "scale_range", "derived_from", "measuring"):
         if record[name] is None:
             del record[name]
     if record["streams"] == 1:
@@ -392,8 +439,8 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         provenance: of the predictor.
 
     Returns:
-        The record of one line of `--json`; `mask` is None for a failure; `notes` are there only if there are any,
-        `raster` only of a raster.
+        The record of one line of `--json`; `mask` is None for a failure; `notes` and `flags` are there only if there
+        are any, `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -419,8 +466,64 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
         "network_size": _network_size(result.network_size),
+        **measured_record(result.confidence, None if isinstance(result, SegmentedRaster) else result.region),
         **({"notes": list(result.notes)} if result.notes else {}),
+        **(flags_record(result.prediction) if isinstance(result, Segmented) else {}),
         **({"raster": raster_record(result)} if isinstance(result, SegmentedRaster) else {}),
+    }
+
+
+def flags_record(prediction: Prediction) -> dict[str, list[str]]:
+    """Write what a photograph may suffer from as JSON values.
+
+    Args:
+        prediction: of the photograph.
+
+    Returns:
+        `flags`, only if there are any.
+    """
+    return {"flags": [str(each) for each in prediction.flags]} if prediction.flags else {}
+
+
+def measured_record(confidence: Confidence | None, region: RegionCover | None) -> dict[str, Any]:
+    """Write what is told of a mask besides its cover as JSON values.
+
+    Args:
+        confidence: of the network.
+        region: of interest.
+
+    Returns:
+        `confidence` and `roi`, where they were asked for.
+    """
+    return {
+        **({} if confidence is None else {"confidence": confidence_record(confidence)}),
+        **({} if region is None else {"roi": region_record(region)}),
+    }
+
+
+def region_record(region: RegionCover) -> dict[str, Any]:
+    """Write the cover inside a region as JSON values.
+
+    Args:
+        region: of a prediction.
+
+    Returns:
+        `method`, `error`, `polygon`, `quality`, and `cover` as of a whole picture; areas in square centimetres, where
+        the size of the region is known.
+    """
+    covers = [
+        {**told, "area_cm2": round(each.area_m2 * _CM2_PER_M2, 2)} if each.area_m2 is not None else told
+        for told, each in zip(
+            cover_records(tuple(replace(each, area_m2=None) for each in region.covers)), region.covers, strict=True
+        )
+    ]
+    return {
+        "method": region.method.value,
+        "error": region.error,
+        "polygon": [[round(x, 2), round(y, 2)] for x, y in region.polygon],
+        "cover": covers,
+        **({} if region.area_m2 is None else {"area_cm2": round(region.area_m2 * _CM2_PER_M2, 2)}),
+        "quality": dict(region.quality),
     }
 
 
@@ -446,8 +549,8 @@ def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
     return None if size is None else {"width": size[0], "height": size[1]}
 
 
-_Cover = tuple[str, float, float | None]
-"""A class's name, its share of the pixels, and its area in square metres where that is known."""
+_Cover = tuple[str, float | None, float | None]
+"""A class's name, its share of what counts (None: it is left out), and its area where that is known."""
 
 
 @dataclass(slots=True)
@@ -472,7 +575,7 @@ class CoverTable:
             return
         mask, made_by = record["mask"], record["provenance"]
         size: Mapping[str, int] = record.get("network_size") or {}
-        covers = [(each["name"], each["cover"], each.get("area_m2")) for each in record["cover"]]
+        covers = [_cover_of(each, "area_m2") for each in record["cover"]]
         cells: dict[str, object] = {
             "image": record["image"],
             "status": "ok",
@@ -482,7 +585,10 @@ class CoverTable:
             "network_width": size.get("width"),
             "network_height": size.get("height"),
             **capture_record(capture),
-            **_cover_columns(covers),
+            **_cover_columns(covers, "area_m2"),
+            **_confidence_columns(record.get("confidence")),
+            **_region_columns(record.get("roi")),
+            "flags": "; ".join(record.get("flags", ())),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
@@ -496,7 +602,7 @@ class CoverTable:
         """
         first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
         first += ["taken_at", "latitude_deg", "longitude_deg"]
-        last = ["bundle", "model", "error"]
+        last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
         text = io.StringIO()
@@ -508,17 +614,41 @@ class CoverTable:
         return text.getvalue().encode()
 
 
-def _cover_columns(covers: Sequence[_Cover]) -> dict[str, object]:
+def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:
+    return {} if told is None else {"confidence": told["mean"], "unsure_share": told["unsure"]}
+
+
+def _cover_of(record: Mapping[str, Any], area: str) -> _Cover:
+    return record["name"], None if "excluded" in record else record["cover"], record.get(area)
+
+
+def _region_columns(told: Mapping[str, Any] | None) -> dict[str, object]:
+    if told is None:
+        return {}
+    covers = _cover_columns([_cover_of(each, "area_cm2") for each in told["cover"]], "area_cm2")
+    quality: Mapping[str, Any] = told["quality"]
+    return {
+        "roi_method": told["method"],
+        "roi_error": told["error"],
+        **{f"roi_{name}": value for name, value in covers.items()},
+        "roi_area_cm2": told.get("area_cm2"),
+        "roi_polygon": " ".join(f"{x:g},{y:g}" for x, y in told["polygon"]),
+        "roi_least_shown": min(quality["shown"]) if "shown" in quality else None,
+        "roi_residual_px": quality.get("residual_px"),
+    }
+
+
+def _cover_columns(covers: Sequence[_Cover], area: str) -> dict[str, object]:
     names = [name for name, _, _ in covers]
     columns: dict[str, object] = {}
     counts = Counter(names)
-    for index, (name, cover, area_m2) in enumerate(covers):
+    for index, (name, cover, extent) in enumerate(covers):
         column = f"cover_{name}" if counts[name] == 1 else f"cover_{name}_{index}"
         while column in columns:
             column += "_"
-        columns[column] = round(cover, 6)
-        if area_m2 is not None:
-            columns[column.replace("cover_", "area_m2_", 1)] = round(area_m2, 4)
+        columns[column] = None if cover is None else round(cover, 6)
+        if extent is not None:
+            columns[column.replace("cover_", f"{area}_", 1)] = round(extent, 4)
     return columns
 
 

@@ -21,7 +21,8 @@ from engine import (
     Provenance,
     Segmented,
 )
-from engine.bundle.bundle import class_of_index
+from engine.bundle.bundle import SegmentationClass
+from engine.cover.options import CleanupOptions
 from engine.images import Capture, SourceImage, read_image
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -36,19 +37,29 @@ from engine.rasters.geotiff import (
     pixel_degrees,
     write_geotiff,
 )
-from engine.rasters.mask_file import MaskFile, MaskLayout, layout_for
+from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
+from engine.rasters.measuring import file_confidence, mark_unsure
 from engine.rasters.options import TileOptions, is_polygon_format
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling_record
 from engine.rasters.tiling import Tiling
+from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
 from service.request import PredictRequest, require_apart, require_writable_file
-from service.results.pictures import MAP_SUFFIX, ImageTask, ResultWriter, class_palette, polygons_of, provenance_record
+from service.results.pictures import (
+    MAP_SUFFIX,
+    ImageTask,
+    ResultWriter,
+    class_palette,
+    map_names,
+    polygons_of,
+    provenance_record,
+)
 from service.results.unfinished import UnfinishedRaster, fingerprint, key_of
 
 _log = logging.getLogger(__name__)
@@ -78,6 +89,7 @@ class RasterFiles:
         map: the mask as a GeoTIFF; None: not written.
         polygons: None: not written.
         polygons_apart: whether the user named the file of polygons, wherever it lies.
+        confidence: the confidence as a GeoTIFF; None: not written.
     """
 
     folder: Path
@@ -85,6 +97,7 @@ class RasterFiles:
     map: Path | None
     polygons: Path | None = None
     polygons_apart: bool = False
+    confidence: Path | None = None
 
     @property
     def layer(self) -> str:
@@ -229,13 +242,23 @@ class TiledImages(Generic[Image, Stored]):
             ) as work:
                 if work.done:
                     _log.warning("%s: goes on after %s tiles", path, work.done)
+                confidence = self._confidence_file(work, facts)
                 run = TiledRun(
-                    self.predictor, raster, work.tiling, facts, work.mask, strips=work.strips, reached=work.reached
+                    self.predictor,
+                    raster,
+                    work.tiling,
+                    facts,
+                    work.mask,
+                    strips=work.strips,
+                    reached=work.reached,
+                    confidence_sink=confidence,
                 )
                 # What an earlier run read is not known: the rest of a raster says nothing of its range.
                 whole = not work.done
                 run.run(work.done, work.carry)
-                written = self._finish(image, raster, files, work, run, areas)
+                written = self._finish(
+                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts)), run, areas
+                )
         if whole:
             written = replace(written, notes=written.notes + raster.range_notes())
         started = time.perf_counter()
@@ -248,21 +271,21 @@ class TiledImages(Generic[Image, Stored]):
         image: Image,
         raster: GeoTiff,
         files: RasterFiles,
-        work: UnfinishedRaster,
+        masks: "_Masks",
         run: TiledRun,
         areas: PixelAreas,
     ) -> SegmentedRaster[Image, RasterFiles]:
         started = time.perf_counter()
-        covers, valid_pixels = self._covers(work.mask, run.facts, areas)
-        tiling = {**tiling_record(work.tiling, run.facts, raster.width, raster.height), "bands": list(raster.bands)}
+        covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)
+        tiling = {**tiling_record(run.tiling, run.facts, raster.width, raster.height), "bands": list(raster.bands)}
         labels = [
             ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
             for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
         ]
         facts = _Map(raster.georeference, areas, labels)
-        _publish(facts, files, work, replace(self.predictor.provenance, tiling=tiling))
+        _publish(facts, files, masks, replace(self.predictor.provenance, tiling=tiling))
         side = self.overview_side
-        overview = None if side is None else Overview(raster.overview(side), _overview(work.mask, side))
+        overview = None if side is None else Overview(raster.overview(side), _overview(masks.mask, side))
         latitude, longitude = centre_degrees(raster.georeference, raster.width, raster.height) or (None, None)
         return SegmentedRaster(
             image,
@@ -276,32 +299,53 @@ class TiledImages(Generic[Image, Stored]):
             raster.notes,
             covers,
             tiling,
-            (work.tiling.width, work.tiling.height),
+            (run.tiling.width, run.tiling.height),
             {**run.timings_ms, "encode": run.timings_ms["encode"] + (time.perf_counter() - started) * 1000},
             overview,
+            None if masks.confidence is None else file_confidence(masks.confidence, self.predictor.steps, side or 1),
         )
 
-    def _covers(self, mask: MaskFile, facts: OutputFacts, areas: PixelAreas) -> tuple[tuple[ClassCover, ...], int]:
+    def _confidence_file(self, work: UnfinishedRaster, facts: OutputFacts) -> MaskFile | None:
+        if not self.predictor.steps.wants_confidence:
+            return None
+        require_scores(facts.kind)
+        return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
+
+    def _measured(
+        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts
+    ) -> tuple[MaskFile, list[SegmentationClass], MaskFile | None]:
+        """The mask that is reported, its classes, and its confidence."""
+        steps, layout = self.predictor.steps, work.mask.layout
+        named = steps.classes(self.predictor.bundle.classes, facts.classes)
+        if confidence is None:
+            return work.mask, named, None
+        marked = layout_for(
+            layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
+        )
+        mask = mark_unsure(work.mask, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
+        return mask, named, confidence
+
+    def _covers(
+        self, mask: MaskFile, classes: Sequence[SegmentationClass], areas: PixelAreas
+    ) -> tuple[tuple[ClassCover, ...], int]:
         """The cover of every class, and how many pixels hold data."""
         pixels = np.zeros(0, np.int64)
         area_m2 = np.zeros(0)
         valid = 0
-        for line in mask.row_counts(facts.classes):
+        for line in mask.row_counts(len(classes)):
             if not len(pixels):
                 pixels, area_m2 = np.zeros(len(line.counts), np.int64), np.zeros(len(line.counts))
             pixels += line.counts
             valid += line.valid
             if areas.rows_m2 is not None:
                 area_m2 += line.counts * areas.rows_m2[line.row if len(areas.rows_m2) > 1 else 0]
-        count = max(facts.classes, int(pixels.nonzero()[0].max(initial=-1)) + 1)
-        covers = tuple(
-            ClassCover(
-                class_of_index(self.predictor.bundle.classes, index),
-                int(pixels[index]) / valid if valid else 0.0,
-                None if areas.rows_m2 is None else float(area_m2[index]),
+        count = max(len(classes), int(pixels.nonzero()[0].max(initial=-1)) + 1)
+        covers = self.predictor.steps.covers(classes, [int(each) / valid if valid else 0.0 for each in pixels[:count]])
+        if areas.rows_m2 is not None:
+            covers = tuple(
+                replace(each, area_m2=float(square_metres))
+                for each, square_metres in zip(covers, area_m2[:count], strict=True)
             )
-            for index in range(count)
-        )
         return covers, valid
 
     def _key(self, path: Path, page: int | None, raster: GeoTiff) -> str:
@@ -320,8 +364,15 @@ class TiledImages(Generic[Image, Stored]):
                 "averaging": provenance.averaging,
                 "multilabel": self.predictor.bundle.multilabel,
                 "threshold": self.predictor.threshold,
+                **_confidence_key(self.predictor),
             }
         )
+
+
+def _confidence_key(predictor: Predictor) -> dict[str, object]:
+    """What an unfinished raster must have kept besides the classes."""
+    steps = predictor.steps
+    return {"confidence": [steps.scale, steps.temperature]} if steps.wants_confidence else {}
 
 
 def is_cut(path: Path, page: int | None, tiles: TileOptions, max_pixels: int) -> bool:
@@ -379,18 +430,33 @@ class _Map:
         return float(rows_m2[0]) / abs(per_column * per_row - x_per_row * y_per_column)
 
 
-def _publish(facts: _Map, files: RasterFiles, work: UnfinishedRaster, provenance: Provenance) -> None:
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """A mask that is complete, and its confidence."""
+
+    work: UnfinishedRaster
+    mask: MaskFile
+    classes: Sequence[SegmentationClass]
+    confidence: MaskFile | None
+
+
+def _publish(facts: _Map, files: RasterFiles, masks: _Masks, provenance: Provenance) -> None:
     """Write what was asked for; every file is whole or absent."""
     if files.map is None and files.polygons is None:
         return
     tags = {"PSEG_PROVENANCE": json_text(provenance_record(provenance), ascii_only=True)}
+    work = masks.work
     name = work.new_name("map", MAP_SUFFIX)
     with work.for_libraries() as folder:
         map_path = folder / name
-        write_geotiff(work.mask, map_path, facts.georeference, facts.labels, tags)
+        write_geotiff(masks.mask, map_path, facts.georeference, facts.labels, tags)
         if files.map is not None:
             # First of all: what is wrong with polygons takes no map away.
             map_path = work.publish(name, files.map)
+        if files.confidence is not None and masks.confidence is not None:
+            beside = work.new_name("confidence", MAP_SUFFIX)
+            write_geotiff(masks.confidence, folder / beside, facts.georeference, (), tags, band="confidence")
+            work.publish(beside, files.confidence)
         if files.polygons is None:
             return
         polygons = work.new_name("polygons", files.polygons.suffix)
@@ -442,6 +508,9 @@ class RasterWriter:
             folder / f"{task.stem}{MAP_SUFFIX}" if self.pictures.save else None,
             None if vectors is None else folder / polygons_of(task, vectors),
             polygons_apart=vectors is not None and not is_polygon_format(vectors),
+            confidence=folder / map_names(task.stem, ["confidence"])[-1]
+            if "confidence" in self.pictures.save
+            else None,
         )
 
     def write_raster(self, _: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> Path | None:
@@ -475,6 +544,19 @@ def require_rasters_possible(
     rasters = [task for task in cut if tiff_size(task.path) is not None]
     if not rasters:
         return
+    if request.cover.region.roi is not None:
+        raise OptionError(
+            f"{rasters[0].path} is a raster, in which no region is measured: cut the area out of it first, or leave "
+            "roi out",
+            option="roi",
+        )
+    asked = request.cover.cleanup.values()
+    for name, usual in CleanupOptions().values().items():
+        if asked[name] != usual:
+            raise OptionError(
+                f"{rasters[0].path} is a raster, whose mask is not cleaned up: leave it out, or ask for as-photograph",
+                option=name,
+            )
     if "overlay" in request.save:
         raise OptionError(
             f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for as-photograph",
@@ -489,7 +571,7 @@ def require_rasters_possible(
     results: list[tuple[str, Path]] = []
     for task in rasters:
         files = writer.raster_files(task)
-        places = [files.folder / f"{task.stem}{MAP_SUFFIX}"]
+        places = [files.folder / name for name in map_names(task.stem, request.save)]
         if files.polygons is not None:
             require_polygon_format(files.polygons)
             require_writable_file(files.polygons)

@@ -68,6 +68,7 @@ ByteCount = Annotated[int, Field(ge=0, le=_LARGEST)]
 Nanoseconds = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Status = Literal["ok", "failed"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=_LONGEST_SIDE_PX)]
 
 _Scalar = str | bool | Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)] | None
@@ -106,8 +107,10 @@ class CoverRecord(TypedDict):
     id: str
     name: str
     color: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
-    cover: Annotated[float, Field(ge=0, le=1)]
+    cover: Share
     area_m2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
+    area_cm2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
+    excluded: NotRequired[Share]
 
 
 class RasterRecord(TypedDict):
@@ -137,6 +140,7 @@ class ProvenanceRecord(TypedDict):
     streams: NotRequired[Annotated[int, Field(ge=0, le=_LARGEST)]]
     tiling: NotRequired[Facts | None]
     averaging: NotRequired[Facts | None]
+    measuring: NotRequired[Facts | None]
     scale_range: NotRequired[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None]
     derived_from: NotRequired[str | None]
 
@@ -160,13 +164,40 @@ class SizeRecord(TypedDict):
     height: Side
 
 
+class ConfidenceRecord(TypedDict):
+    """How sure the network is of the classes of an image."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    mean: Share
+    unsure: Share
+    limit: Share
+    temperature: Annotated[FiniteFloat, Field(gt=0)]
+
+
+class RegionRecord(TypedDict):
+    """The cover inside a region of interest."""
+
+    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
+
+    method: Literal["frame", "polygon", "rectangle"]
+    error: str | None
+    polygon: Annotated[list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]], Field(max_length=1000)]
+    cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
+    area_cm2: NotRequired[Annotated[FiniteFloat, Field(gt=0)]]
+    quality: Facts
+
+
 class _Common(TypedDict):
     image: str
     cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
     provenance: ProvenanceRecord
     timings_ms: Annotated[dict[str, Annotated[FiniteFloat, Field(ge=0)]], _Few]
     notes: NotRequired[Annotated[list[str], _Few]]
+    flags: NotRequired[Annotated[list[str], _Few]]
     network_size: NotRequired[SizeRecord | None]
+    confidence: NotRequired[ConfidenceRecord]
+    roi: NotRequired[RegionRecord]
 
 
 class SegmentedRecord(_Common):

@@ -37,11 +37,11 @@ from PIL import Image
 from engine import MaskSize, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture
 from engine.rasters.result import SegmentedRaster
-from engine.segmentation.palette import overlay
+from engine.segmentation.palette import draw_outline, overlay
 from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
-from service.results.pictures import cover_records, shown_mask
+from service.results.pictures import cover_records, measured_record, shown_mask
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
@@ -104,6 +104,13 @@ class _Row:
     shares: tuple[ClassShare, ...] = ()
     reason: str | None = None
     pictured: bool = True
+    confidence: Mapping[str, float] | None = None
+    region: Mapping[str, Any] | None = None
+
+    @property
+    def inside(self) -> tuple[ClassShare, ...]:
+        """Covers inside of the region of interest; none where there is none."""
+        return () if self.region is None else _shares(self.region["cover"])
 
 
 def thumbnail_side(images: int) -> int:
@@ -187,7 +194,7 @@ class ReportWriter:
             self.add(name, result.image, result.prediction, details)
         elif result.overview is not None:
             image = SourceImage(result.overview.pixels, result.width, result.height, result.capture)
-            shown = Prediction(result.overview.mask, result.covers, result.timings_ms)
+            shown = Prediction(result.overview.mask, result.covers, result.timings_ms, confidence=result.confidence)
             self.add(name, image, shown, details, (result.width, result.height))
 
     def add(
@@ -224,7 +231,16 @@ class ReportWriter:
         mask_size: tuple[int, int],
     ) -> None:
         shares = _shares(cover_records(prediction.covers))
-        row = _Row(len(self._rows) + 1, name, *mask_size, image.capture.taken_at, shares=shares)
+        told = measured_record(prediction.confidence, prediction.region)
+        row = _Row(
+            len(self._rows) + 1,
+            name,
+            *mask_size,
+            image.capture.taken_at,
+            shares=shares,
+            confidence=told.get("confidence"),
+            region=told.get("roi"),
+        )
         self._multilabel |= prediction.mask.ndim == 3
         side = thumbnail_side(max(self.expected or 0, row.number))
         photograph, mask = _pictures(image, prediction, side)
@@ -237,7 +253,8 @@ class ReportWriter:
             mask=_lossless_webp(mask),
             leading=[shares[index] for index in leading],
             others=[shares[index] for index in others],
-            details={**_place(image), **details},
+            quality=_quality(row.region),
+            details={**_place(image), **_flags(prediction.flags), **details},
         )
         self._keep(card.encode())
         self._sides.add(side)
@@ -268,6 +285,8 @@ class ReportWriter:
             capture.taken_at,
             shares=shares,
             pictured=False,
+            confidence=record.get("confidence"),
+            region=record.get("roi"),
         )
         self._rows.append(row)
 
@@ -305,6 +324,9 @@ class ReportWriter:
             failures=[row for row in self._rows if row.reason is not None],
             missing=max(0, (self.expected or 0) - len(self._rows)),
             dated=any(row.taken_at for row in segmented),
+            regions=_region_columns(segmented),
+            missed=sum(bool(row.region and row.region["error"]) for row in segmented),
+            rated=next((row.confidence["limit"] for row in segmented if row.confidence), None),
             leading=[totals[index] for index in leading],
             others=[totals[index] for index in others],
             multilabel=self._multilabel,
@@ -389,6 +411,24 @@ def write_table_report(
             report.add_record(record, capture)
 
 
+def _quality(region: Mapping[str, Any] | None) -> str | None:
+    if region is None or not region["quality"]:
+        return None
+    quality = region["quality"]
+    hidden = f", {quality['hidden_corners']} corner hidden" if quality["hidden_corners"] else ""
+    return f"at least {min(quality['shown']):.0%} of each side shows, {quality['residual_px']:.1f} pixels off{hidden}"
+
+
+def _region_columns(rows: Sequence[_Row]) -> list[ClassTotal]:
+    """Classes over the regions that were found: those with the largest means."""
+    found = [row.inside for row in rows if row.inside]
+    if not found:
+        return []
+    totals = class_totals(found, [1] * len(found))
+    leading, _ = _split([total.mean for total in totals], _LEADING_CLASSES)
+    return [totals[index] for index in leading]
+
+
 def _shares(covers: Iterable[Mapping[str, Any]]) -> tuple[ClassShare, ...]:
     return tuple(ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"]) for each in covers)
 
@@ -419,9 +459,15 @@ def _pictures(image: SourceImage, prediction: Prediction, side: int) -> tuple[Im
     height, width = image.pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    photograph: NDArray[np.uint8] = np.asarray(cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    photograph: NDArray[np.uint8] = np.array(cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     mask, palette = shown_mask(prediction)
-    return Image.fromarray(photograph), Image.fromarray(overlay(photograph, mask, palette, opacity=1))
+    colored = overlay(photograph, mask, palette, opacity=1)
+    polygon = () if prediction.region is None else prediction.region.polygon
+    if polygon:
+        fit = np.array([size[0] / prediction.width, size[1] / prediction.height])
+        for picture in (photograph, colored):
+            draw_outline(picture, np.array(polygon) * fit)
+    return Image.fromarray(photograph), Image.fromarray(colored)
 
 
 def _jpeg(photograph: Image.Image) -> Markup:
@@ -451,6 +497,10 @@ def _place(image: SourceImage) -> dict[str, str]:
     if capture.latitude_deg is None or capture.longitude_deg is None:
         return {}
     return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
+
+
+def _flags(flags: Sequence[str]) -> dict[str, str]:
+    return {"may be": ", ".join(flags)} if flags else {}
 
 
 def percent(share: float) -> str:

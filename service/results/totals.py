@@ -14,7 +14,7 @@ class TotalCover:
 
     Attributes:
         images: how many there are.
-        pixels: of all images.
+        pixels: of all images, of classes that count.
         covered: pixels of each class, in index order.
         image_covers: sum of the images' covers of each class, in index order.
     """
@@ -31,6 +31,8 @@ class TotalCover:
             pixels: of its mask, as far as they hold data.
             covers: one a class.
         """
+        # What is left out does not count.
+        pixels = round(pixels * (1 - sum(each.excluded or 0 for each in covers)))
         self.images += 1
         self.pixels += pixels
         for index, each in enumerate(covers):
@@ -48,7 +50,7 @@ class TotalCover:
             JSON values of each class, none without an image: `cover` is the share of the pixels of all images,
             `mean_of_images` the mean of the images' covers.
         """
-        # A raster may hold no data at all.
+        # A raster may hold no data at all, and a class that is left out may be everywhere.
         shares = tuple(ClassCover(each.segmentation_class, each.cover / max(self.pixels, 1)) for each in self.covered)
         means = (round(each / self.images, 6) for each in self.image_covers)
         records = zip(cover_records(shares), means, strict=True)
@@ -80,7 +82,11 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
     for record in records:
         if record["status"] == "ok":
             covers = [
-                ClassCover(SegmentationClass(each["id"], each["name"], tuple(each["color"])), each["cover"])
+                ClassCover(
+                    SegmentationClass(each["id"], each["name"], tuple(each["color"])),
+                    each["cover"],
+                    excluded=each.get("excluded"),
+                )
                 for each in record["cover"]
             ]
             total.add(valid_pixels(record), covers)

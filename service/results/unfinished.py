@@ -28,12 +28,13 @@ from engine.system.files import OwnFolder, lock_alone
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 _MASK = "mask.raw"
+_MORE = frozenset({"confidence.raw", "measured.raw"})
 _LOCK = "lock"
 _STRIPS = ("strip-0", "strip-1")
 _OURS = re.compile(
     # the last ones: beside a map GDAL makes files of its own, and earlier versions gave them other names
-    r"state\.json(\.part)?|mask\.raw|strip-[01]|carry-[01]\.npy|(map|polygons)-[0-9a-f]{16}\..*|mask\.(vrt|tif)|"
-    r"polygons\.(gpkg|geojson)"
+    r"state\.json(\.part)?|(mask|confidence|measured)\.raw|strip-[01]|carry-[01]\.npy|"
+    r"(map|confidence|polygons)-[0-9a-f]{16}\..*|mask\.(vrt|tif)|polygons\.(gpkg|geojson)"
 )
 _STATE_BYTES = 1 << 16
 _LARGEST = 1 << 40
@@ -176,7 +177,27 @@ class UnfinishedRaster:
                 )
         strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
         self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])
-        self.mask = MaskFile(self._own.held_path / _MASK, layout, descriptor=self._own.open(_MASK))
+        self.mask = self._mask_file(_MASK, layout)
+        self._others: list[MaskFile] = []
+
+    def _mask_file(self, name: str, layout: MaskLayout) -> MaskFile:
+        return MaskFile(self._own.held_path / name, layout, descriptor=self._own.open(name))
+
+    def beside(self, kind: str, layout: MaskLayout) -> MaskFile:
+        """Open another file of the mask's size, which is kept and removed with it.
+
+        Args:
+            kind: `confidence` or `measured`.
+            layout: of its values.
+
+        Returns:
+            The file.
+        """
+        name = f"{kind}.raw"
+        if name not in _MORE:
+            raise ValueError(f"{kind} is no file of an unfinished raster")
+        self._others.append(self._mask_file(name, layout))
+        return self._others[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +207,8 @@ class UnfinishedRaster:
     ) -> None:
         with self._opened:
             # Nothing is removed before it is closed: over a network a file that is open stays in its folder.
-            self.mask.__exit__(kind, error, trace)
+            for file in (self.mask, *self._others):
+                file.__exit__(kind, error, trace)
             for strip in self.strips:
                 strip.close()
             # What a failed run did is kept for one that goes on; there is nothing to keep of one that did not begin.
@@ -228,7 +250,7 @@ class UnfinishedRaster:
         """Name a file of the folder that nobody can have put a link in the place of.
 
         Args:
-            kind: `map` or `polygons`.
+            kind: `map`, `confidence` or `polygons`.
             suffix: with its dot.
 
         Returns:

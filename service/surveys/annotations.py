@@ -123,8 +123,8 @@ def regions_of(mask: Labels) -> Iterator[Region]:
         numbers, boxes = cast("NDArray[np.int32]", found[1]), cast("NDArray[np.int32]", found[2])
         for number, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], 1):
             pixels = numbers[top : top + height, left : left + width] == number
-            traced = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-            contours = cast("Any", traced)[0]
+            shape = pixels.astype(np.uint8)
+            contours = cast("Any", cv2.findContours(shape, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE))[0]
             points = cast("NDArray[np.int32]", contours[0][:, 0] + np.array([left, top], np.int32))
             missing = max(0, 3 - len(points))
             outline = np.concatenate([points, np.repeat(points[-1:], missing, axis=0)])

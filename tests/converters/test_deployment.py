@@ -16,10 +16,12 @@ import yaml
 
 from converters.deployment import Deployment, write_plain_onnx, write_slim_bundle
 from engine import Bundle, ConversionError, OnnxModel, OptionError, open_bundle, open_predictor, read_image
+from engine.images.statistics import picture_statistics
 from engine.options import Precision, RuntimeName
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json, read_profile
 from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.predictor import Prediction, Provenance
+from engine.segmentation.quality import STATISTICS_NAME, read_reference, statistics_json
 from engine.system.hardware import this_host
 
 DEMO = Path(__file__).parents[2] / "demo"
@@ -154,3 +156,15 @@ def test_its_size_may_be_fixed(whole: Bundle, tmp_path: Path) -> None:
 def test_no_plain_onnx_file_of_a_paddle_program(whole: Bundle, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="name an onnx deployment"):
         write_plain_onnx(whole, Deployment.PADDLE, tmp_path / "model.onnx")
+
+
+def test_the_statistics_of_a_calibration_are_kept(whole: Bundle, tmp_path: Path) -> None:
+    measured = picture_statistics(read_image(PICTURE).pixels)
+    write_slim_bundle(whole, Deployment.ONNX_FP32, tmp_path / "slim.tgz")
+    with open_bundle(tmp_path / "slim.tgz") as slim:
+        (slim.folder / STATISTICS_NAME).write_bytes(statistics_json([measured] * 8))
+        write_slim_bundle(slim, Deployment.ONNX_FP32, tmp_path / "again.tgz")
+    with open_bundle(tmp_path / "again.tgz") as again:
+        reference = read_reference(again.folder)
+    assert reference is not None
+    assert reference.pictures == (measured,) * 8

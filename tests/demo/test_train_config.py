@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from demo.scenes import render_scene
@@ -74,12 +75,15 @@ def test_cross_entropy_of_the_hardest_pixels_and_of_weighted_ones(batch: tuple[A
     assert float(found) == pytest.approx((shares * surprises(logits, labels)).mean(), rel=1e-5)
 
 
-def configuration_of_the_docs(crop: int) -> str:
-    """The first configuration of docs/export.md, with smaller crops."""
+def configuration_of_the_docs() -> dict[str, Any]:
+    """The first configuration of docs/export.md, with small crops and a network that learns within a minute."""
     page = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
     found = next(each for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "train_dataset" in each)
     assert found.count("[512, 512]") == 1
-    return found.replace("[512, 512]", f"[{crop}, {crop}]")
+    content = yaml.safe_load(found.replace("[512, 512]", "[96, 96]"))
+    content["model"] = {"type": "PPHumanSegLite", "num_classes": content["model"]["num_classes"]}
+    content["loss"]["coef"] = [1]
+    return content
 
 
 def write_pictures(folder: Path) -> None:
@@ -100,7 +104,7 @@ def write_pictures(folder: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_recipe_of_the_docs(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data")
-    (tmp_path / "seagrass.yml").write_text(configuration_of_the_docs(96))
+    (tmp_path / "seagrass.yml").write_text(yaml.safe_dump(configuration_of_the_docs()))
     classes = [{"name": name} for name in ("Sand", "Seagrass", "Frame")]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": classes}))
 
@@ -116,7 +120,7 @@ def test_the_recipe_of_the_docs(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    train = ("-m", "demo.train_config", "seagrass.yml", "--save-dir", "output", "--iters", "30")
+    train = ("-m", "demo.train_config", "seagrass.yml", "--save-dir", "output", "--iters", "100")
     best = tmp_path / said(sys.executable, "-W", "ignore", *train).splitlines()[-1]
     assert best == tmp_path / "output" / "best_model" / "model.pdparams"
     names = ("--config", "seagrass.yml", "--weights", best, "--cv-config", "classes.json")
@@ -124,6 +128,6 @@ def test_the_recipe_of_the_docs(tmp_path: Path) -> None:
     converted = json.loads(said(PSEG, "convert", "seagrass.tgz", "--out", "seagrass_onnx.tgz", "--json"))
     assert converted["parity"]["mismatched_ppm"] <= 100
     data = ("--images", "data/images", "--masks", "data/masks")
-    record = json.loads(said(PSEG, "evaluate", "seagrass_onnx.tgz", *data, "--json"))
-    # A guess finds a third of the pixels; thirty small batches find most of them.
-    assert record["pixel_accuracy"] > 0.6
+    (result,) = json.loads(said(PSEG, "evaluate", "seagrass_onnx.tgz", *data, "--json"))["results"]
+    # One class everywhere, which is what an untrained network tends to, has at most a third.
+    assert result["miou"] > 0.34

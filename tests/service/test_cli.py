@@ -381,7 +381,7 @@ def test_the_table_of_cover(bundle: Path, mixed_folder: Path, tmp_path: Path) ->
     assert list(rows[0]) == [
         *("image", "status", "mask", "width", "height", "network_width", "network_height"),
         *("taken_at", "latitude_deg", "longitude_deg", "cover_red", "cover_green", "cover_blue"),
-        *("bundle", "model", "error"),
+        *("flags", "bundle", "model", "error"),
     ]
     assert [(Path(row["image"]).name, row["status"]) for row in rows] == [
         ("a-good.jpg", "ok"),
@@ -734,3 +734,21 @@ def test_what_vendors_print_is_kept_out_of_the_results(tmp_path: Path) -> None:
     )  # fmt: skip
     assert outcome.status == 0
     assert [record["status"] for record in outcome.records] == ["ok"]
+
+
+# ---- flags ------------------------------------------------------------------------------------------------------
+
+
+def test_a_flag_warns_and_changes_nothing_else(bundle: Path, tmp_path: Path) -> None:
+    dark = halves(tmp_path / "dark.png", (20, 4, 4), (4, 4, 20))
+    table, page = tmp_path / "cover.csv", tmp_path / "report.html"
+    outcome = pseg("predict", bundle, dark, "--out", tmp_path / "out", "--csv", table, "--report", page)
+    assert outcome.status == ExitStatus.DONE
+    assert "dark.png may be too dark" in outcome.stderr
+    with table.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["flags"], row["cover_red"]) == ("too dark", "0.5")
+    assert "too dark" in page.read_text()
+    run = ("predict", bundle, dark, "--out", tmp_path / "out", "--resume", "--json")
+    (record,) = pseg(*run).records
+    assert record["flags"] == ["too dark"]

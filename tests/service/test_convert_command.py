@@ -18,6 +18,7 @@ from converters.parity import ParityLimits
 from converters.quantization import QuantizationError
 from converters.repository import Repository
 from engine import Precision, RuntimeName, RuntimeRequest, list_images, open_bundle, open_predictor, read_image
+from engine.segmentation.quality import read_reference
 from service import cli
 from service.commands.terminal import ExitStatus
 
@@ -186,7 +187,6 @@ def test_fp16_takes_and_gives_fp32(small_network: Path, cache: Path, tmp_path: P
     ("arguments", "says"),
     [
         (["--precision", "int8"], "at least 8 pictures like those that it will see, 0 were given"),
-        (["--calibrate", "{pictures}"], "--calibrate: it goes with precision int8"),
         (["--verify", "/absent/pictures"], "/absent/pictures"),
         (["--input-shape", "0", "64"], "--input-shape: 0 is less than 1"),
     ],
@@ -224,3 +224,24 @@ def test_converted_bundle_gives_the_masks_of_paddle(converted: tuple[Path, Any],
             with open_predictor(opened, RuntimeRequest(runtime=runtime, threads=2)) as predictor:
                 masks.append(predictor.predict(read_image(pictures / "5.png")).mask)
     np.testing.assert_array_equal(*masks)
+
+
+def test_the_statistics_of_a_calibration_flag_what_is_unlike(
+    small_network: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new.tgz"
+    few = sorted(pictures.iterdir())[0]
+    status, _, stderr = run("convert", small_network, "--out", out, "--calibrate", few, "--cache-dir", cache)
+    assert status == ExitStatus.UNUSABLE_MODEL
+    assert "1 pictures to calibrate on do not tell what others look like: name 8 or more" in stderr
+    assert run("convert", small_network, "--out", out, "--calibrate", pictures, "--cache-dir", cache)[0] == 0
+    with open_bundle(out) as opened:
+        reference = read_reference(opened.folder)
+        known = [read_image(path).statistics for path in sorted(pictures.iterdir())]
+        assert reference is not None
+        assert list(reference.pictures) == known
+    odd = tmp_path / "odd.png"
+    Image.fromarray(np.full((64, 64, 3), (250, 0, 250), np.uint8)).save(odd)
+    status, stdout, _ = run("predict", out, odd, "--out", tmp_path / "masks", "--json", "--cache-dir", cache)
+    assert status == 0
+    assert "unlike the calibration" in json.loads(stdout)["flags"]

@@ -93,7 +93,7 @@ def test_an_empty_shard_is_a_shard(bundle: Path, tmp_path: Path) -> None:
     empty = pseg("predict", bundle, photo, "--out", tmp_path / "o", "--shard", "2/2", "--csv", table)
     assert empty.status == ExitStatus.DONE
     columns = "image,status,mask,width,height,network_width,network_height,taken_at,latitude_deg,longitude_deg"
-    assert table.read_text().splitlines() == [f"{columns},bundle,model,error"]
+    assert table.read_text().splitlines() == [f"{columns},flags,bundle,model,error"]
     assert pseg("merge", tmp_path / "o", "--out", tmp_path / "m").status == ExitStatus.DONE
 
 

@@ -390,6 +390,20 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "scales": ("string", None),
         "flip-horizontal": ("bool", None),
         "flip-vertical": ("bool", None),
+        "unsure": ("float", None),
+        "roi": ("string", None),
+        "quadrat-size": ("string", None),
+        "exclude-class": ("string", None),
+        "keep-classes": ("string", None),
+        "median": ("int", None),
+        "fill-holes": ("bool", None),
+        "min-area": ("string", None),
+        "tile": ("bool", None),
+        "as-photograph": ("bool", None),
+        "tile-size": ("int", None),
+        "overlap": ("int", None),
+        "bands": ("string", None),
+        "vectors": ("option", "none"),
     }
     workflow = service["workflow"]["basic"]
     assert workflow["command"] == ["python", "/app/service.py"]

@@ -1,9 +1,12 @@
 """Folders of engines: what keeps them apart, how much they may hold, how they are emptied."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -53,20 +56,34 @@ def kept(root: Path, name: str, size: int, hours: float) -> Path:
     return folder
 
 
-def test_what_was_used_longest_ago_goes_first_and_nothing_of_the_last_hour(tmp_path: Path) -> None:
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     oldest, older, lately = kept(tmp_path, "a", 400, 9), kept(tmp_path, "b", 400, 5), kept(tmp_path, "c", 400, 0.5)
     engine_folder(tmp_path, KEY, max_bytes=1000)
     assert [each.is_dir() for each in (oldest, older, lately)] == [False, True, True]
-    engine_folder(tmp_path, KEY, max_bytes=100)
+    engine_folder(tmp_path, KEY, max_bytes=500)
     assert [each.is_dir() for each in (oldest, older, lately)] == [False, False, True]
+    assert {path.name for path in tmp_path.glob("*.lock")} == {f"{KEY.digest}.lock"}
 
 
-def test_a_folder_in_use_is_young(tmp_path: Path) -> None:
-    folder = engine_folder(tmp_path, KEY)
-    os.utime(folder, (0, 0))
-    (folder / "model.engine").write_bytes(bytes(400))
-    assert engine_folder(tmp_path, KEY, max_bytes=10) == folder
-    assert holds_engines(folder)
+def test_what_a_process_uses_is_not_removed_while_it_lives(tmp_path: Path) -> None:
+    mine, other = engine_folder(tmp_path, KEY), replace(KEY, tf32=True)
+    code = (
+        "import sys; from pathlib import Path; from tests.engine.runtimes.test_engine_cache import *;"
+        f"print(engine_folder(Path({str(tmp_path)!r}), replace(KEY, tf32=True)), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        for folder in (mine, theirs):
+            (folder / "model.engine").write_bytes(bytes(400))
+            os.utime(folder, (0, 0))
+        third = replace(KEY, min_subgraph_size=9)
+        engine_folder(tmp_path, third, max_bytes=10)
+        assert (holds_engines(mine), holds_engines(theirs)) == (True, True)
+        process.communicate()
+    engine_folder(tmp_path, third, max_bytes=10)
+    assert (holds_engines(mine), theirs.exists()) == (True, False)
+    assert theirs.name == other.digest
 
 
 def test_engines_that_cannot_be_read_are_removed_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,7 +71,7 @@ def test_a_damaged_compiled_model_is_made_again(
     model: OnnxModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: slice
 ) -> None:
     expected = scores(OpenVinoRuntime(model, OPTIONS, tmp_path / "kept"))
-    (blob,) = (path for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    (blob,) = (tmp_path / "kept").rglob("*.blob")
     content = bytearray(blob.read_bytes())
     whole = bytes(content)
     content[damage] = bytes([content[damage][0] ^ 1])

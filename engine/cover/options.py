@@ -1,0 +1,180 @@
+"""What may be asked of the cover; light, for who only asks."""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+
+from engine.cover.cleanup import Area, parse_area
+from engine.cover.regions import QuadratSize, RegionRequest, is_quadrilateral, parse_quadrat, parse_region
+from engine.declaration import Options, option
+from engine.errors import OptionError
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """Read classes.
+
+    >>> parse_classes("frame, 2")
+    ('frame', '2')
+
+    Args:
+        text: names, URNs or indices with commas between.
+
+    Returns:
+        The same, apart.
+
+    Raises:
+        ValueError: one is empty.
+    """
+    named = tuple(each.strip() for each in text.split(","))
+    if not all(named):
+        raise ValueError("give names of classes with commas between, such as frame")
+    return named
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceOptions(Options):
+    """What is told of the network's confidence.
+
+    Attributes:
+        unsure: pixels whose class is less probable become a class of their own; None: none do.
+    """
+
+    title: ClassVar[str] = "Confidence"
+
+    unsure: float | None = option(
+        None,
+        "Give pixels whose class is less probable than this, such as 0.6, to a class unsure, with a cover of its own. "
+        "It needs a network that returns scores.",
+        above=0,
+        below=1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RegionOptions(Options):
+    """Of which part of a picture the cover is told besides that of the whole.
+
+    Attributes:
+        roi: the region of interest; None: none.
+        quadrat_size: sides of the region on the ground; None: unknown.
+        exclude_class: names, URNs or indices of classes whose pixels do not count.
+    """
+
+    title: ClassVar[str] = "Region of interest"
+
+    roi: RegionRequest | None = option(
+        None,
+        "Also measure the cover inside a region: within the inner edge of the frame that lies on the ground (frame, or "
+        "frame:CLASS if its class has another name), a polygon (polygon:FILE with a JSON list of corners, or "
+        "polygon:X,Y X,Y X,Y), or a rectangle (X,Y,W,H), in pixels of the image.",
+        metavar="REGION",
+        parse=parse_region,
+    )
+    quadrat_size: QuadratSize | None = option(
+        None,
+        "Sides of the region on the ground, such as 0.5mx0.5m or 50cmx50cm, for areas in square centimetres. It goes "
+        "with roi.",
+        metavar="SIZE",
+        parse=parse_quadrat,
+    )
+    exclude_class: tuple[str, ...] = option(
+        (),
+        "Leave the pixels of classes out of what cover is a share of: names, URNs or indices with commas between, such "
+        "as frame.",
+        metavar="CLASS,…",
+        parse=parse_classes,
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.quadrat_size is None:
+            return
+        if self.roi is None:
+            raise OptionError("it is the size of a region, and goes with roi", option="quadrat_size")
+        if self.roi.points and not is_quadrilateral(np.array(self.roi.points)):
+            raise OptionError(
+                "only a region with four corners, none of which points inside, is a rectangle on the ground: leave it "
+                "out, or give four corners",
+                option="quadrat_size",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupOptions(Options):
+    """What is done with masks before anything is measured; in the order of the options.
+
+    Attributes:
+        keep_classes: names, URNs or indices of the only classes that stay.
+        median: side of the square whose majority a pixel takes, in pixels; None: none.
+        fill_holes: whether holes are filled.
+        min_area: of patches that stay; None: all stay.
+    """
+
+    title: ClassVar[str] = "Clean-up of masks"
+
+    keep_classes: tuple[str, ...] = option(
+        (),
+        "Keep only these classes, by names, URNs or indices with commas between; the pixels of all others become class "
+        "0.",
+        metavar="CLASS,…",
+        parse=parse_classes,
+    )
+    median: int | None = option(
+        None,
+        "Give each pixel the class of most pixels in a square around it: its side in pixels, an odd number.",
+        minimum=3,
+        maximum=101,
+    )
+    fill_holes: bool = option(
+        False, "Fill pixels of class 0 that a patch of another class encloses, if they are fewer than its own."
+    )
+    min_area: Area | None = option(
+        None,
+        "Give connected pixels of a class that are fewer than this to the nearest class: 50px, or on the ground 2cm2 "
+        "or 0.5m2, which goes with quadrat-size.",
+        metavar="AREA",
+        parse=parse_area,
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.median is not None and not self.median % 2:
+            raise OptionError(f"{self.median} is even: give an odd number, such as 5", option="median")
+
+
+@dataclass(frozen=True, slots=True)
+class CoverOptions(Options):
+    """What is measured on a mask besides the share of each class.
+
+    Attributes:
+        confidence: of the network in its classes.
+        region: of interest.
+        cleanup: before anything is measured.
+    """
+
+    title: ClassVar[str] = "Cover"
+
+    confidence: ConfidenceOptions = ConfidenceOptions()
+    region: RegionOptions = RegionOptions()
+    cleanup: CleanupOptions = CleanupOptions()
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        least = self.cleanup.min_area
+        if least is not None and least.pixels is None and self.region.quadrat_size is None:
+            raise OptionError(
+                "nothing tells how large a pixel is on the ground: give it in px, or roi and quadrat-size",
+                option="min_area",
+            )
+
+    def record(self) -> dict[str, object]:
+        """Name what is asked for, as JSON values from which the options can be made again."""
+        usual = type(self)().values()
+        return {name: _written(value) for name, value in self.values().items() if value != usual[name]}
+
+
+def _written(value: object) -> object:
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast("tuple[object, ...]", value)))
+    return value if isinstance(value, bool | int | float) else str(value)

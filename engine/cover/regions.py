@@ -1,0 +1,312 @@
+"""Regions of interest: how they are written, where they lie in a picture, and what of the ground they hold."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from engine.cover.errors import RegionError
+from engine.cover.frame import Flags, Points, Real, find_frame
+
+_UNITS_M: Final = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
+_QUADRAT: Final = re.compile(rf"({_NUMBER})(mm|cm|m)x({_NUMBER})(mm|cm|m)", re.IGNORECASE)
+_POINTS: Final = re.compile(rf"{_NUMBER},{_NUMBER}( {_NUMBER},{_NUMBER})*")
+_RECTANGLE: Final = re.compile(rf"{_NUMBER}(,{_NUMBER}){{3}}")
+_POLYGON: Final = "polygon:"
+_MOST_POINTS: Final = 1000
+_MOST_BYTES: Final = 1 << 20
+_WRITTEN_AS: Final = "give frame, frame:CLASS, polygon:FILE, polygon:X,Y X,Y X,Y … or X,Y,W,H"
+
+
+class RegionMethod(StrEnum):
+    """How a region is known."""
+
+    FRAME = "frame"
+    """The inner edge of a frame on the ground is found in the mask."""
+    POLYGON = "polygon"
+    RECTANGLE = "rectangle"
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRequest:
+    """Where the region of interest lies.
+
+    Attributes:
+        method: how it is known.
+        frame_class: of the frame, by name, URN or index; empty where it is no frame.
+        points: x and y of the polygon's corners in pixels of the photograph, from its upper left corner.
+    """
+
+    method: RegionMethod
+    frame_class: str = ""
+    points: tuple[tuple[float, float], ...] = ()
+
+    def __str__(self) -> str:
+        """As `parse_region` reads it; a polygon is written with its points, not with its file."""
+        if self.method is RegionMethod.FRAME:
+            return f"frame:{self.frame_class}"
+        return _POLYGON + " ".join(f"{x:.10g},{y:.10g}" for x, y in self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class QuadratSize:
+    """The sides of a quadrat on the ground.
+
+    Attributes:
+        text: as the user wrote it.
+        area_m2: in square metres.
+    """
+
+    text: str
+    area_m2: float
+
+    def __str__(self) -> str:
+        """As `parse_quadrat` reads it."""
+        return self.text
+
+
+def parse_region(text: str) -> RegionRequest:
+    """Read where a region lies.
+
+    >>> parse_region("10,20,30,40").points
+    ((10.0, 20.0), (40.0, 20.0), (40.0, 60.0), (10.0, 60.0))
+    >>> parse_region("frame:quadrat").frame_class
+    'quadrat'
+
+    Args:
+        text: `frame`, `frame:CLASS`, `polygon:FILE`, `polygon:X,Y X,Y X,Y …` or `X,Y,W,H`.
+
+    Returns:
+        The request.
+
+    Raises:
+        ValueError: it is something else, or the file holds no polygon.
+    """
+    if text == "frame" or text.startswith("frame:"):
+        return RegionRequest(RegionMethod.FRAME, text.partition(":")[2] or "frame")
+    if text.startswith(_POLYGON):
+        named = text.removeprefix(_POLYGON)
+        points = _points_of(named) if _POINTS.fullmatch(named) else _points_in(Path(named))
+        _require_polygon(points)
+        return RegionRequest(RegionMethod.POLYGON, points=points)
+    if not _RECTANGLE.fullmatch(text):
+        raise ValueError(_WRITTEN_AS)
+    x, y, width, height = map(float, text.split(","))
+    if not width or not height:
+        raise ValueError("the rectangle has no area: give X,Y,W,H in pixels")
+    corners = ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
+    return RegionRequest(RegionMethod.RECTANGLE, points=corners)
+
+
+def names_file(text: str) -> bool:
+    """Tell whether a region is read from a file.
+
+    >>> names_file("polygon:area.json"), names_file("polygon:1,1 9,1 9,9")
+    (True, False)
+    """
+    return text.startswith(_POLYGON) and not _POINTS.fullmatch(text.removeprefix(_POLYGON))
+
+
+def parse_quadrat(text: str) -> QuadratSize:
+    """Read the size of a quadrat.
+
+    >>> parse_quadrat("50cmx0.5m").area_m2
+    0.25
+
+    Args:
+        text: two lengths with their units (mm, cm or m) and an x between.
+
+    Returns:
+        The size.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = _QUADRAT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("give two lengths with their units, such as 0.5mx0.5m or 50cmx50cm")
+    area_m2 = float(found[1]) * _UNITS_M[found[2].lower()] * float(found[3]) * _UNITS_M[found[4].lower()]
+    if not area_m2:
+        raise ValueError("the quadrat has no area: give two lengths above 0")
+    return QuadratSize(text.strip(), area_m2)
+
+
+def _points_of(text: str) -> tuple[tuple[float, float], ...]:
+    pairs = [each.split(",") for each in text.split(" ")]
+    return tuple((float(x), float(y)) for x, y in pairs)
+
+
+def _points_in(path: Path) -> tuple[tuple[float, float], ...]:
+    try:
+        with path.open("rb") as file:
+            content: Any = json.loads(file.read(_MOST_BYTES))
+        points = [(float(x), float(y)) for x, y in cast("list[Any]", content)]
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError("the file holds no list of corners: write [[x, y], [x, y], [x, y], …] in pixels") from error
+    return tuple(points)
+
+
+def _require_polygon(points: Sequence[tuple[float, float]]) -> None:
+    if not 3 <= len(points) <= _MOST_POINTS:
+        raise ValueError(f"a polygon has 3 to {_MOST_POINTS} corners, and this one has {len(points)}")
+    if not all(math.isfinite(each) and 0 <= each < 1 << 31 for point in points for each in point):
+        raise ValueError("every corner is given by two numbers, x and y in pixels from the upper left corner")
+    if _signed_area(np.array(points)) == 0:
+        raise ValueError("the polygon has no area")
+
+
+def _signed_area(corners: Points) -> float:
+    following = np.roll(corners, -1, axis=0)
+    return float((corners[:, 0] * following[:, 1] - following[:, 0] * corners[:, 1]).sum() / 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundRegion:
+    """A region in a picture.
+
+    Attributes:
+        corners: float64[N, 2], x and y in pixels of the mask from its upper left corner.
+        quality: how well it is known, name to value; empty where it was given.
+    """
+
+    corners: Points
+    quality: dict[str, object]
+
+
+def find_region(
+    request: RegionRequest, frame: Flags | None, scale: tuple[float, float], shape: Sequence[int]
+) -> FoundRegion:
+    """Find a region in the mask of a picture.
+
+    Args:
+        request: where it lies.
+        frame: bool[H, W], pixels of the frame; None where it is no frame.
+        scale: pixels of the mask for one of the photograph, along its width and height.
+        shape: height and width of the mask.
+
+    Returns:
+        The region.
+
+    Raises:
+        RegionError: it is not found, or lies outside of the picture.
+    """
+    if frame is not None:
+        edge = find_frame(frame)
+        return FoundRegion(
+            edge.corners,
+            {
+                "shown": [round(each, 4) for each in edge.shown],
+                "residual_px": round(edge.residual_px, 3),
+                "hidden_corners": edge.hidden_corners,
+            },
+        )
+    corners = np.array(request.points) * scale
+    height, width = shape
+    if (corners > [width, height]).any():
+        raise RegionError(f"the region reaches beyond the picture, whose mask has {width}×{height} pixels (w×h)")
+    return FoundRegion(corners, {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundPixels:
+    """Pixels of a region and their shares of its area on the ground.
+
+    Attributes:
+        rows: where the region lies in the mask.
+        columns: the same along the width.
+        inside: bool[h, w] of that part.
+        shares: float64[N] of the pixels inside, row by row; they sum to 1.
+    """
+
+    rows: slice
+    columns: slice
+    inside: Flags
+    shares: Real
+
+    def sums(self, mask: npt.NDArray[Any], classes: int) -> Real:
+        """Add the shares of classes up.
+
+        Args:
+            mask: class indices [H, W], or bool[K, H, W].
+            classes: number of classes at least.
+
+        Returns:
+            float64[classes or more].
+        """
+        seen = mask[..., self.rows, self.columns][..., self.inside]
+        if seen.dtype == np.bool_:
+            return (seen * self.shares).sum(axis=-1)
+        return np.bincount(seen, self.shares, minlength=classes).astype(np.float64, copy=False)
+
+
+def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
+    """Weigh the pixels of a region by their area on the ground.
+
+    The ground is flat, and four corners are those of a rectangle there, whose perspective tells the weights; of a
+    region with another number of corners every pixel counts alike.
+
+    Args:
+        corners: float64[N, 2], in pixels.
+        shape: height and width of the mask.
+
+    Raises:
+        RegionError: no pixel lies inside.
+    """
+    height, width = shape
+    left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int), [width, height])
+    if right <= left or bottom <= top:
+        raise RegionError("the region holds no pixel")
+    rows, columns = slice(int(top), int(bottom)), slice(int(left), int(right))
+    inside = _inside(corners - [left, top], (int(bottom - top), int(right - left)))
+    if not inside.any():
+        raise RegionError("the region holds no pixel")
+    if not is_quadrilateral(corners):
+        count = int(inside.sum())
+        return GroundPixels(rows, columns, inside, np.full(count, 1 / count))
+    view = ground_view(corners)
+    y, x = (each + 0.5 for each in np.nonzero(inside))
+    # How much a projective map enlarges areas at a point: its determinant over the cube of the third coordinate.
+    depth = view[2, 0] * (x + left) + view[2, 1] * (y + top) + view[2, 2]
+    weights = np.abs(1 / depth**3)
+    return GroundPixels(rows, columns, inside, weights / weights.sum())
+
+
+def is_quadrilateral(corners: Points) -> bool:
+    """Whether corners are four of a convex region, and so those of a rectangle seen from somewhere."""
+    if len(corners) != 4:
+        return False
+    before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    return bool((turns > 0).all() or (turns < 0).all())
+
+
+def ground_view(corners: Points) -> Real:
+    """The projective map, float64[3, 3], from the picture to a square of side 1 on the ground."""
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float32)
+    return np.asarray(cv2.getPerspectiveTransform(corners.astype(np.float32), square), np.float64)
+
+
+def _inside(corners: Points, shape: tuple[int, int]) -> Flags:
+    """Pixels whose centres a polygon encloses, by the rule of even and odd crossings."""
+    height, width = shape
+    crossed = np.zeros((height, width + 1), np.bool_)
+    for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y == next_y:
+            continue
+        first, last = (min(max(math.ceil(each - 0.5), 0), height) for each in sorted((float(y), float(next_y))))
+        rows = np.arange(first, last)
+        at = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
+        crossed[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(int)] ^= True
+    return np.logical_xor.accumulate(crossed, axis=1)[:, :width]

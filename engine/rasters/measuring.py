@@ -1,0 +1,52 @@
+"""What is done with the mask of a raster behind the network, row by row: memory does not grow with the raster."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.rasters.mask_file import MaskFile
+from engine.segmentation.confidence import Confidence, level_counts
+from engine.segmentation.steps import MeasuringSteps
+from engine.window import Window
+
+
+def mark_unsure(
+    mask: MaskFile, confidence: MaskFile, steps: MeasuringSteps, count: int, made: Callable[[], MaskFile]
+) -> MaskFile:
+    """Give the unsure pixels of a mask to their class.
+
+    Args:
+        mask: class indices.
+        confidence: of the same size.
+        steps: what is done.
+        count: of classes; the index of unsure pixels.
+        made: makes the file of the marked mask.
+
+    Returns:
+        The mask itself, where none are asked for; else the other file.
+    """
+    if steps.options.confidence.unsure is None:
+        return mask
+    marked = made()
+    for (first, classes), (_, plane) in zip(mask.rows(0), confidence.rows(0), strict=True):
+        valid = None if mask.layout.missing is None else classes != mask.layout.missing
+        # What stands for missing pixels in one file may be a class in the other.
+        known = classes if valid is None else np.where(valid, classes, 0).astype(classes.dtype)
+        rows, width = classes.shape
+        marked.write(Window(0, first, width, rows), steps.mark_unsure(known, plane, count), valid)
+    return marked
+
+
+def file_confidence(confidence: MaskFile, steps: MeasuringSteps, overview_side: int) -> Confidence:
+    """Sum the confidence of a raster up.
+
+    Args:
+        confidence: of the whole raster.
+        steps: what is done.
+        overview_side: longest side of the plane that is returned, in pixels.
+    """
+    counts: NDArray[np.int64] = np.zeros(256, np.int64)
+    for _, plane in confidence.rows(0):
+        counts += level_counts(plane)
+    return steps.confidence(confidence.overview(overview_side)[0], counts)

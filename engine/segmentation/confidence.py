@@ -1,0 +1,192 @@
+"""How probable the class of each pixel is, by the scores that it was read from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InferenceError, OptionError
+from engine.segmentation.postprocess import OutputKind, Planes
+from engine.transforms import TransformRecord, restore_plane
+
+ConfidencePlane = npt.NDArray[np.uint8]
+"""Probabilities in steps of 1/255, from 1 on; 0 stands for pixels without data."""
+
+USUAL_LIMIT: Final = 0.6
+"""Below it a pixel counts as unsure where nothing else is asked for."""
+
+_LEVELS: Final = 255
+_SMALLEST: Final = 1e-7
+
+
+class ScoreScale(StrEnum):
+    """What scores of classes that exclude each other are."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    """They went through a softmax, and sum to 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Confidence:
+    """How sure a network is of the classes of an image.
+
+    Attributes:
+        plane: uint8[H, W] of the mask's size, or of its overview where the mask is only that; 0: no data.
+        mean: of the pixels with data, 0–1.
+        unsure: share of the pixels with data whose class is less probable than `limit`, 0–1.
+        limit: below it a pixel counts as unsure, 0–1.
+        temperature: what logits were divided by.
+    """
+
+    plane: ConfidencePlane
+    mean: float
+    unsure: float
+    limit: float
+    temperature: float
+
+
+def class_confidence(
+    planes: Planes,
+    kind: OutputKind,
+    records: Sequence[TransformRecord] = (),
+    *,
+    scale: ScoreScale,
+    threshold: float = 0.5,
+    temperature: float = 1.0,
+) -> ConfidencePlane:
+    """Find the probability of each pixel's class: the softmax of its scores, at the size of the mask.
+
+    Args:
+        planes: float32[P, H, W], as `score_planes` returns them.
+        kind: scores or a probability map.
+        records: of the transforms, to be undone.
+        scale: of scores; a probability map has probabilities.
+        threshold: above it, a pixel of a probability map belongs to class 1.
+        temperature: logits are divided by it: more than 1 makes a network less sure of itself.
+
+    Returns:
+        uint8[H, W].
+
+    >>> scores = np.array([[[0.0]], [[np.log(3)]]], dtype=np.float32)
+    >>> from engine.segmentation.postprocess import score_planes
+    >>> planes = score_planes(scores, OutputKind.SCORES)
+    >>> class_confidence(planes, OutputKind.SCORES, scale=ScoreScale.LOGITS).tolist()
+    [[191]]
+    """
+    match kind:
+        case OutputKind.PROBABILITY:
+            found = np.clip(_restored(planes[0], records), 0, 1)
+            return _levels(_sharpened(_real(np.where(found > threshold, found, 1 - found)), temperature))
+        case OutputKind.SCORES if len(planes) == 1:
+            apart = np.abs(_restored(planes[0], records))
+            if scale is ScoreScale.PROBABILITIES:
+                return _levels(_sharpened(_real((1 + np.minimum(apart, 1)) / 2), temperature))
+            return _levels(_real(1 / (1 + np.exp(-apart / temperature))))
+        case OutputKind.SCORES:
+            return _levels(_running_softmax(planes, records, scale, temperature))
+        case OutputKind.MASK | OutputKind.MULTILABEL:
+            raise InferenceError(f"the network's output is of the kind {kind}, which states no confidence in one class")
+    assert_never(kind)
+
+
+def require_scores(kind: OutputKind) -> OutputKind:
+    """Refuse outputs from which no confidence can be read.
+
+    Args:
+        kind: of an output.
+
+    Returns:
+        The same.
+
+    Raises:
+        OptionError: the network returns classes without scores, or classes that overlap.
+    """
+    if kind is OutputKind.MASK:
+        raise OptionError(
+            "the network returns classes without their scores (it ends in an argmax), so nothing is known of its "
+            "confidence: cut the argmax out with `pseg convert --scores`, or export the training again with "
+            "`pseg export` and logits as output"
+        )
+    if kind is OutputKind.MULTILABEL:
+        raise OptionError("the classes of this bundle overlap, so that no pixel has one class to be confident of")
+    return kind
+
+
+def level_of(limit: float) -> int:
+    """The first level that is not below a probability.
+
+    >>> level_of(0.6), level_of(0.601)
+    (153, 154)
+    """
+    return int(np.ceil(round(limit * _LEVELS, 6)))
+
+
+def level_counts(plane: ConfidencePlane) -> npt.NDArray[np.int64]:
+    """Count the pixels of each level.
+
+    Returns:
+        int64[256].
+    """
+    return np.bincount(plane.reshape(-1), minlength=_LEVELS + 1)
+
+
+def summed_up(
+    plane: ConfidencePlane, counts: npt.NDArray[np.int64], limit: float | None, temperature: float
+) -> Confidence:
+    """Sum the confidence of an image up.
+
+    Args:
+        plane: of the image, or an overview of it.
+        counts: int64[256], pixels of each level of the whole image.
+        limit: below it a pixel counts as unsure; None: the usual one.
+        temperature: what logits were divided by.
+    """
+    limit = USUAL_LIMIT if limit is None else limit
+    pixels = int(counts[1:].sum())
+    mean = float((counts * np.arange(_LEVELS + 1)).sum() / (pixels * _LEVELS)) if pixels else 0.0
+    unsure = float(counts[1 : level_of(limit)].sum() / pixels) if pixels else 0.0
+    return Confidence(plane, mean, unsure, limit, temperature)
+
+
+def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
+    return restore_plane(plane, records, interpolation="linear")
+
+
+def _real(values: npt.NDArray[np.floating]) -> Planes:
+    return values.astype(np.float32, copy=False)
+
+
+def _levels(probabilities: Planes) -> ConfidencePlane:
+    return np.clip(np.rint(probabilities * _LEVELS), 1, _LEVELS).astype(np.uint8)
+
+
+def _sharpened(probabilities: Planes, temperature: float) -> Planes:
+    """Of two classes: the logit is divided by the temperature."""
+    if temperature == 1:
+        return probabilities
+    inside = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    return _real(1 / (1 + ((1 - inside) / inside) ** (1 / temperature)))
+
+
+def _running_softmax(
+    planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: float
+) -> Planes:
+    """The largest of the softmax over the restored planes, of which three are held at any time."""
+    highest = _logit(planes[0], records, scale) / np.float32(temperature)
+    total = np.ones_like(highest)
+    for each in planes[1:]:
+        plane = _logit(each, records, scale) / np.float32(temperature)
+        above = np.maximum(highest, plane)
+        total = total * np.exp(highest - above) + np.exp(plane - above)
+        highest = above
+    return _real(1 / total)
+
+
+def _logit(plane: Planes, records: Sequence[TransformRecord], scale: ScoreScale) -> Planes:
+    restored = _restored(plane, records)
+    # The logarithm of a probability is its logit, up to a number that all classes share.
+    return restored if scale is ScoreScale.LOGITS else np.log(np.maximum(restored, np.float32(_SMALLEST)))

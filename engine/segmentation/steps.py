@@ -1,0 +1,331 @@
+"""From the classes of an image to what is told of it: unsure pixels become a class, and the cover is taken."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.cover.cleanup import only_classes, smoothed, without_holes, without_small_patches
+from engine.cover.errors import RegionError
+from engine.cover.options import CleanupOptions, CoverOptions
+from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
+from engine.errors import OptionError
+from engine.segmentation.confidence import (
+    Confidence,
+    ConfidencePlane,
+    ScoreScale,
+    level_counts,
+    level_of,
+    summed_up,
+)
+from engine.segmentation.postprocess import cover
+
+Mask = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
+UNSURE = SegmentationClass("urn:ibenthos:segmentation:class:unsure", "unsure", (255, 0, 255))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCover:
+    """The share of one class.
+
+    Attributes:
+        segmentation_class: the class.
+        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not, and of
+            no class that is left out.
+        area_m2: on the ground, in square metres; None where nothing tells it.
+        excluded: of a class that is left out, its share of all pixels, 0–1, and the cover is 0; None of others.
+    """
+
+    segmentation_class: SegmentationClass
+    cover: float
+    area_m2: float | None = None
+    excluded: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCover:
+    """The cover inside a region of interest.
+
+    Attributes:
+        method: how the region is known.
+        polygon: x and y of its corners in pixels of the mask, from its upper left corner; empty where it is not found.
+        covers: one entry a class, shares of the region's area on the ground; empty where it is not found.
+        area_m2: of the region on the ground; None where nobody told.
+        quality: how well it is known, name to value.
+        error: why it is not found; None: it is.
+    """
+
+    method: RegionMethod
+    polygon: tuple[tuple[float, float], ...] = ()
+    covers: tuple[ClassCover, ...] = ()
+    area_m2: float | None = None
+    quality: Mapping[str, object] = field(default_factory=dict[str, object])
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuringSteps:
+    """What is done with the classes of every image.
+
+    Attributes:
+        options: what a user asks for.
+        keep_confidence: whether the confidence is told, even if nothing depends on it.
+        scale: of the network's scores.
+        temperature: what logits are divided by.
+        frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
+        excluded: indices of classes that are left out.
+        kept: indices of the only classes that stay; None: all.
+    """
+
+    options: CoverOptions = CoverOptions()
+    keep_confidence: bool = False
+    scale: ScoreScale = ScoreScale.LOGITS
+    temperature: float = 1.0
+    frame_class: int | None = None
+    excluded: frozenset[int] = frozenset()
+    kept: frozenset[int] | None = None
+
+    @property
+    def wants_confidence(self) -> bool:
+        return self.keep_confidence or self.options.confidence.unsure is not None
+
+    def record(self) -> Mapping[str, object] | None:
+        """For the provenance: what changed the classes, name to value; None: nothing did."""
+        record = self.options.record()
+        if self.options.confidence.unsure is not None:
+            record["temperature"] = self.temperature
+        return record or None
+
+    def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
+        """Name the classes that masks are reported with.
+
+        Args:
+            known: classes of the bundle.
+            count: that masks are reported with.
+
+        Returns:
+            In index order; the last one is that of unsure pixels, where there is one.
+        """
+        named = [class_of_index(known, index) for index in range(count)]
+        return named if self.options.confidence.unsure is None else [*named, UNSURE]
+
+    def confidence(self, plane: ConfidencePlane, counts: NDArray[np.int64] | None = None) -> Confidence:
+        """Sum the confidence of an image up.
+
+        Args:
+            plane: of the image, or an overview of it.
+            counts: int64[256], pixels of each level of the whole image; None: those of the plane.
+        """
+        counts = level_counts(plane) if counts is None else counts
+        return summed_up(plane, counts, self.options.confidence.unsure, self.temperature)
+
+    def mark_unsure(self, mask: Mask, plane: ConfidencePlane, count: int) -> Mask:
+        """Give unsure pixels to their class.
+
+        Args:
+            mask: class indices [H, W].
+            plane: of the same size.
+            count: of classes; the index of unsure pixels.
+
+        Returns:
+            The mask itself, where none are asked for; else another one.
+        """
+        if self.options.confidence.unsure is None:
+            return mask
+        unsure = plane < level_of(self.options.confidence.unsure)
+        if mask.dtype == np.uint8 and count <= np.iinfo(np.uint8).max:
+            return np.where(unsure, np.uint8(count), mask).astype(np.uint8, copy=False)
+        return np.where(unsure, np.uint16(count), mask).astype(np.uint16, copy=False)
+
+    def covers(self, named: Sequence[SegmentationClass], shares: Sequence[float]) -> tuple[ClassCover, ...]:
+        """Tell covers from shares of pixels: what is left out is no part of what they are shares of.
+
+        Args:
+            named: the classes.
+            shares: of all pixels, one a class at least.
+        """
+        counted = 1 - sum(shares[index] for index in self.excluded)
+        return tuple(
+            ClassCover(each, 0.0, excluded=share)
+            if index in self.excluded
+            else ClassCover(each, min(1.0, share / counted) if counted > 0 else 0.0)
+            for index, share in enumerate(shares)
+            for each in (class_of_index(named, index),)
+        )
+
+    def clean(self, mask: Mask, pixel_m2: float | None) -> Mask:
+        """Clean a mask up.
+
+        Args:
+            mask: as the network sees it.
+            pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
+        """
+        asked = self.options.cleanup
+        if asked == CleanupOptions():
+            return mask
+        if mask.ndim == 3:
+            raise OptionError("the classes of this bundle overlap: masks of overlapping classes are not cleaned up")
+        cleaned = mask if self.kept is None else only_classes(mask, self.kept)
+        if asked.median is not None:
+            cleaned = smoothed(cleaned, asked.median)
+        if asked.fill_holes:
+            cleaned = without_holes(cleaned)
+        least = None if asked.min_area is None else asked.min_area.pixels
+        if least is None and asked.min_area is not None and asked.min_area.square_metres and pixel_m2 is not None:
+            least = asked.min_area.square_metres / pixel_m2
+        return cleaned if least is None else without_small_patches(cleaned, least)
+
+    def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
+        """Find the region of interest.
+
+        Args:
+            mask: as the network sees it.
+            source_size: width and height of the photograph.
+
+        Returns:
+            None where no region is asked for. A region that is not found says why.
+        """
+        wanted, least = self.options.region.roi, self.options.cleanup.min_area
+        if wanted is None:
+            return None
+        frame = None if self.frame_class is None else class_plane(mask, self.frame_class)
+        shape = mask.shape[-2:]
+        scale = (shape[1] / source_size[0], shape[0] / source_size[1])
+        try:
+            found = find_region(wanted, frame, scale, shape)
+            return found, ground_pixels(found.corners, shape)
+        except RegionError as error:
+            kept = least is not None and least.pixels is None
+            more = f"; patches below {least} were kept, since nothing tells how large they are" if kept else ""
+            return RegionCover(wanted.method, error=f"{error}{more}")
+
+    def region_cover(
+        self, found: FoundRegion, pixels: GroundPixels, measured: Mask, named: Sequence[SegmentationClass]
+    ) -> RegionCover:
+        """Take the cover inside of a region.
+
+        Args:
+            found: the region.
+            pixels: inside of it.
+            measured: what the cover is taken of.
+            named: the classes of the mask.
+        """
+        wanted, size = self.options.region.roi, self.options.region.quadrat_size
+        shares = pixels.sums(measured, len(named)).tolist()
+        covers = self.covers(named, shares)
+        area_m2 = None if size is None else size.area_m2
+        if area_m2 is not None:
+            covers = tuple(replace(each, area_m2=share * area_m2) for each, share in zip(covers, shares, strict=True))
+        corners: list[tuple[float, float]] = [(float(x), float(y)) for x, y in found.corners]
+        method = RegionMethod.FRAME if wanted is None else wanted.method
+        return RegionCover(method, tuple(corners), covers, area_m2, found.quality)
+
+
+def steps_for(
+    options: CoverOptions, classes: Sequence[SegmentationClass], *, multilabel: bool, keep_confidence: bool
+) -> MeasuringSteps:
+    """Find out what is to be done with masks of a bundle.
+
+    Args:
+        options: what a user asks for.
+        classes: of the bundle.
+        multilabel: whether they may overlap.
+        keep_confidence: whether the confidence is told, even if nothing depends on it.
+
+    Raises:
+        OptionError: there is no such class, or the classes overlap where they must not.
+    """
+    region = options.region
+    frame = None
+    if region.roi is not None and region.roi.method is RegionMethod.FRAME:
+        frame = index_of_class(classes, region.roi.frame_class, option="roi")
+    excluded = frozenset(index_of_class(classes, each, option="exclude_class") for each in region.exclude_class)
+    if excluded and multilabel:
+        raise OptionError("the classes of this bundle overlap: leave none of them out", option="exclude_class")
+    cleanup = options.cleanup
+    kept = frozenset(index_of_class(classes, each, option="keep_classes") for each in cleanup.keep_classes) or None
+    if cleanup != CleanupOptions() and multilabel:
+        asked = next(name for name, value in cleanup.values().items() if value != CleanupOptions().values()[name])
+        raise OptionError("the classes of this bundle overlap, and their masks are not cleaned up", option=asked)
+    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept)
+
+
+def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
+    """Find a class.
+
+    Args:
+        classes: of the bundle.
+        named: its name, URN or index.
+        option: that names it.
+
+    Raises:
+        OptionError: there is none, or there are several.
+    """
+    found = [index for index, each in enumerate(classes) if named in {each.name, each.id}]
+    if not found and named.isascii() and named.isdecimal() and int(named) < max(1, len(classes)):
+        return int(named)
+    if len(found) != 1:
+        known = ", ".join(f"{index} {each.name}" for index, each in enumerate(classes)) or "none by name"
+        problem = "names several classes" if found else "is no class of this bundle"
+        raise OptionError(f"{named} {problem}, which has: {known}", option=option)
+    return found[0]
+
+
+def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
+    """Pixels of a class.
+
+    Args:
+        mask: class indices [H, W], or bool[K, H, W].
+        index: of the class.
+    """
+    return mask[index].astype(np.bool_) if mask.ndim == 3 else mask == index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredMask:
+    """A mask and what is told of it.
+
+    Attributes:
+        mask: class indices [H, W], or bool[K, H, W].
+        covers: one entry a class, in index order.
+        confidence: None where it is not asked for.
+        region: None where it is not asked for.
+    """
+
+    mask: Mask
+    covers: tuple[ClassCover, ...]
+    confidence: Confidence | None = None
+    region: RegionCover | None = None
+
+
+def measured(
+    found: Mask,
+    plane: ConfidencePlane | None,
+    classes: Sequence[SegmentationClass],
+    count: int,
+    source_size: tuple[int, int],
+    steps: MeasuringSteps,
+) -> MeasuredMask:
+    """Do the steps with the mask of an image.
+
+    Args:
+        found: mask from the network.
+        plane: its confidence, of the same size; None where it is not asked for.
+        classes: of the bundle.
+        count: of classes that the mask is reported with at least.
+        source_size: width and height of the photograph.
+        steps: what is done.
+    """
+    region = steps.region(found, source_size)
+    size, pixel_m2 = steps.options.region.quadrat_size, None
+    if isinstance(region, tuple) and size is not None:
+        pixel_m2 = size.area_m2 / int(region[1].inside.sum())
+    mask = steps.clean(found, pixel_m2)
+    mask = mask if plane is None else steps.mark_unsure(mask, plane, count)
+    named = steps.classes(classes, count)
+    covers = steps.covers(named, cover(mask, len(named)))
+    if isinstance(region, tuple):
+        region = steps.region_cover(*region, mask, named)
+    return MeasuredMask(mask, covers, None if plane is None else steps.confidence(plane), region)
