@@ -205,21 +205,15 @@ def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> No
     assert message in " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
 
 
-def test_the_cover_inside_a_region_counts(dives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record whose region was found, and one whose region was not."""
-    from service.results import ledger
-
-    def unchecked(record: object) -> object:
-        return record
-
-    monkeypatch.setattr(ledger, "checked_record", unchecked)
+def test_the_cover_inside_a_region_counts(dives: Path) -> None:
+    """Records whose region was found, and one whose region was not."""
     path = dives / "ledger.jsonl"
     first, *lines = path.read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
         inside = [{**each, "cover": 1.0 if each["name"] == "red" else 0.0} for each in record["cover"]]
-        record["roi"] = {"error": None, "cover": inside}
-    records[0]["roi"] = {"error": "no frame was found", "cover": []}
+        record["roi"] = {"method": "frame", "error": None, "polygon": [], "cover": inside, "quality": {}}
+    records[0]["roi"] |= {"error": "no frame was found", "cover": []}
     path.write_text("\n".join([first, *map(json.dumps, records)]) + "\n")
     found = summary_of(dives, "--pattern", PATTERN)
     assert {red_of(each)["mean"] for each in found["groups"]} == {1.0}
