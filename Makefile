@@ -92,7 +92,7 @@ cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes w
 	$(BIN)/python -m benchmarks.lab.cover $(ARGS)
 
 survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (3 minutes; ARGS="--seed N --surveys N")
-	$(BIN)/python -m benchmarks.lab.surveys $(ARGS)
+	$(BIN)/python -m demo.survey_check $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

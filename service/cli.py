@@ -21,6 +21,7 @@ _COMMANDS = (
     "merge",
     "summarize",
     "sample",
+    "annotate",
     "manifest",
     "scale",
     "inspect",

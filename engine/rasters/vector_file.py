@@ -36,7 +36,7 @@ class VectorLayer:
     name: str
     geometry: Literal["Point", "Polygon"]
     crs: str | None
-    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def require_vector_format(path: Path, what: str) -> None:

@@ -26,7 +26,7 @@ from service.commands.terminal import (
 from service.request import require_apart, require_writable_file, written_by
 from service.surveys.intervals import Estimate
 from service.surveys.pictures import SurveyPictures, read_pictures
-from service.surveys.places import Field, PlacedPictures, SurveyOptions, place_pictures
+from service.surveys.places import PlacedPictures, SurveyOptions, place_pictures
 from service.surveys.points import write_points
 from service.surveys.summary import GROUPING, Summary, changes_csv, groups_csv, summarize_survey, summary_record
 
@@ -34,7 +34,7 @@ _NAMED_AT_MOST = 20
 _WIDTH = 160
 
 
-def _grouping(text: str) -> tuple[Field, ...]:
+def _grouping(text: str) -> tuple[str, ...]:
     names = [] if text == "all" else text.split(",")
     found = tuple(name for name in GROUPING if name in names)
     if len(found) < len(names):
@@ -57,7 +57,7 @@ class _SummaryOptions(Options):
 
     title: ClassVar[str] = "Summary"
 
-    per: tuple[Field, ...] | None = option(
+    per: tuple[str, ...] | None = option(
         None,
         "What groups are made of: any of site,transect,depth with commas between, or all for a single group. By "
         "default the site, if it is known.",

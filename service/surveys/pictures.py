@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.images import Capture
+from engine.segmentation.predictor import MaskSize
 from service.results.ledger import Entry, LedgerContent, read_ledger
 from service.results.resuming import LedgerError, supersedes
 
@@ -39,6 +40,7 @@ class SurveyPicture:
         confidence: mean confidence of the network, 0–1; None where it was not asked for.
         entry: of the ledger.
         folder: of the ledger, from which the entry's pictures are named.
+        at_full_size: whether its mask is of the picture's size.
     """
 
     path: str
@@ -47,6 +49,7 @@ class SurveyPicture:
     confidence: float | None
     entry: Entry
     folder: Path
+    at_full_size: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ def read_pictures(ledgers: Sequence[Path]) -> SurveyPictures:
         values = np.array([each["cover"] for each in covers], np.float64)
         confidence = entry.record.get("confidence")
         mean = None if confidence is None else float(confidence["mean"])
-        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, content.path.parent))
+        full_size = content.run.options.get("mask_size", MaskSize.ORIGINAL) == MaskSize.ORIGINAL
+        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, content.path.parent, full_size))
     if classes is None:
         raise LedgerError(ledgers[0], "has no image with a mask: look at its failures with `pseg merge`")
     return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Final, Literal, get_args
+from typing import ClassVar, Final
 
 from engine.declaration import Options, option
 from engine.errors import OptionError
@@ -15,8 +15,7 @@ from engine.system.files import open_to_read
 from engine.system.text import legible
 from service.surveys.pictures import SurveyPicture
 
-Field = Literal["site", "transect", "quadrat", "date", "depth"]
-FIELDS: Final[tuple[Field, ...]] = get_args(Field)
+FIELDS: Final = ("site", "transect", "quadrat", "date", "depth")
 _IMAGE = "image"
 _MOST_BYTES = 1 << 30
 _DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?", re.ASCII)
@@ -92,7 +91,7 @@ class PlacedPictures:
     """
 
     pictures: Sequence[PlacedPicture]
-    fields: frozenset[Field]
+    fields: frozenset[str]
     unplaced: Sequence[str] = ()
     without_picture: Sequence[str] = ()
 
@@ -118,7 +117,7 @@ def place_pictures(
         fields, rows = _read_table(options.survey)
         places, without_picture = _matched(rows, [picture.path for picture in pictures], others, options.survey)
     else:
-        fields, without_picture = frozenset[Field](), []
+        fields, without_picture = frozenset[str](), []
         places = {picture.path: Place() for picture in pictures}
     placed = [
         PlacedPicture(picture, _with_day(place, picture))
@@ -139,9 +138,9 @@ def _with_day(place: Place, picture: SurveyPicture) -> Place:
     return Place(place.site, place.transect, place.quadrat, taken_at.date().isoformat(), place.depth)
 
 
-def _parsed_pattern(pattern: str) -> tuple[frozenset[Field], Callable[[str], Place | None]]:
+def _parsed_pattern(pattern: str) -> tuple[frozenset[str], Callable[[str], Place | None]]:
     expression, last = "", 0
-    names: list[Field] = []
+    names: list[str] = []
     for found in _PART.finditer(pattern):
         expression += re.escape(pattern[last : found.start()])
         last = found.end()
@@ -170,7 +169,7 @@ def _parsed_pattern(pattern: str) -> tuple[frozenset[Field], Callable[[str], Pla
     return frozenset(names), place_of
 
 
-def _read_table(path: Path) -> tuple[frozenset[Field], dict[str, Place]]:
+def _read_table(path: Path) -> tuple[frozenset[str], dict[str, Place]]:
     try:
         with open_to_read(path) as file:
             content = file.read(_MOST_BYTES + 1)
@@ -187,8 +186,8 @@ def _read_table(path: Path) -> tuple[frozenset[Field], dict[str, Place]]:
         raise OptionError(f"{path}: line {reader.line_num}: {error}: give a CSV table", option="survey") from error
 
 
-def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[Field], dict[str, Place]]:
-    columns = [name.strip().lower() for name in next(reader, [])]
+def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[str], dict[str, Place]]:
+    columns = [name.strip().lower() for name in next(reader, list[str]())]
     known = [name for name in FIELDS if name in columns]
     repeated = [name for name in (_IMAGE, *FIELDS) if columns.count(name) > 1]
     if _IMAGE not in columns or not known or repeated:

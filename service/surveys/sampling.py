@@ -62,7 +62,7 @@ def draw_sample(
         strata[_stratum(each, classes, by)].append(index)
     drawn: dict[int, SampledPicture] = {}
     for (name, members), size in zip(sorted(strata.items()), _allocation(strata, count), strict=True):
-        for index in generator.choice(members, size, replace=False).tolist():
+        for index in map(int, generator.choice(members, size, replace=False)):
             drawn[index] = SampledPicture(pictures[index], name, size / len(members))
     return [drawn[index] for index in sorted(drawn)]
 

@@ -15,9 +15,9 @@ from engine.errors import OptionError
 from engine.system.text import csv_cell
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures
-from service.surveys.places import Field, Place, PlacedPicture, PlacedPictures
+from service.surveys.places import Place, PlacedPicture, PlacedPictures
 
-GROUPING: Final[tuple[Field, ...]] = ("site", "transect", "depth")
+GROUPING: Final = ("site", "transect", "depth")
 """Fields that groups may be made of."""
 
 _COVERS = (0.0, 1.0)
@@ -41,7 +41,7 @@ class GroupCover:
         covers: one a class.
     """
 
-    group: Mapping[Field, str]
+    group: Mapping[str, str]
     date: str
     units: int
     pictures: int
@@ -62,7 +62,7 @@ class CoverChange:
         changes: one a class, later minus earlier.
     """
 
-    group: Mapping[Field, str]
+    group: Mapping[str, str]
     earlier: str
     later: str
     units: tuple[int, int]
@@ -98,7 +98,7 @@ class _GroupUnits:
     members: Sequence[PlacedPicture]
 
 
-def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequence[Field] | None, seed: int) -> Summary:
+def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequence[str] | None, seed: int) -> Summary:
     """Estimate the cover of every class.
 
     A unit is a transect. Where groups are made of transects, or there are none, it is a quadrat, and where there are no
@@ -114,7 +114,8 @@ def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequenc
     Raises:
         OptionError: groups cannot be made of a field, because it is not known.
     """
-    grouping = tuple(per) if per is not None else tuple(name for name in ("site",) if name in placed.fields)
+    by_site: tuple[str, ...] = ("site",) if "site" in placed.fields else ()
+    grouping = by_site if per is None else tuple(per)
     unknown = [name for name in grouping if name not in placed.fields]
     if unknown:
         raise OptionError(f"no {unknown[0]} is known: name it in the table or in the pattern", option="per")
@@ -136,13 +137,13 @@ def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequenc
     return Summary(unit, found.classes, groups, changes, notes)
 
 
-def _unit_of(fields: Iterable[Field], grouping: Sequence[Field]) -> Unit:
+def _unit_of(fields: Iterable[str], grouping: Sequence[str]) -> Unit:
     if "transect" in fields and "transect" not in grouping:
         return "transect"
     return "quadrat" if "quadrat" in fields else "picture"
 
 
-def _told_unit(unit: Unit, fields: Iterable[Field]) -> str:
+def _told_unit(unit: Unit, fields: Iterable[str]) -> str:
     if unit == "transect":
         return "the unit is the transect: means, errors and intervals are those of transect means"
     why = "groups are transects" if "transect" in fields else "no transect is known"
@@ -161,7 +162,7 @@ def _told_gaps(groups: Sequence[GroupCover]) -> list[str]:
     ]
 
 
-def _group_key(place: Place, grouping: Sequence[Field]) -> tuple[str, ...]:
+def _group_key(place: Place, grouping: Sequence[str]) -> tuple[str, ...]:
     values = asdict(place)
     return tuple("" if values[name] is None else str(values[name]) for name in grouping)
 
@@ -197,7 +198,7 @@ def _mean_of_quadrats(members: Sequence[PlacedPicture]) -> NDArray[np.float64]:
     return np.mean(means, axis=0)
 
 
-def _group_cover(group: Mapping[Field, str], date: str, units: _GroupUnits, seed: int) -> GroupCover:
+def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: int) -> GroupCover:
     depths = [each.place.depth for each in units.members if each.place.depth is not None]
     return GroupCover(
         group,
@@ -215,7 +216,7 @@ def _compared(dates: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _change(
-    group: Mapping[Field, str], earlier: tuple[str, _GroupUnits], later: tuple[str, _GroupUnits], unit: Unit, seed: int
+    group: Mapping[str, str], earlier: tuple[str, _GroupUnits], later: tuple[str, _GroupUnits], unit: Unit, seed: int
 ) -> CoverChange:
     before, after = earlier[1], later[1]
     rows = {name: index for index, name in enumerate(before.names)}

@@ -31,7 +31,19 @@ from tests.service.pictures import BLUE, GREEN, RED, painted
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 COMMANDS = (
-    *("predict", "merge", "summarize", "sample", "manifest", "scale", "inspect", "convert", "pack", "verify"),
+    *(
+        "predict",
+        "merge",
+        "summarize",
+        "sample",
+        "annotate",
+        "manifest",
+        "scale",
+        "inspect",
+        "convert",
+        "pack",
+        "verify",
+    ),
     *("evaluate", "bench", "tune", "export", "import", "doctor", "demo"),
 )
 _COLUMNS = 100

@@ -60,7 +60,7 @@ def test_many_units_have_the_interval_of_a_bootstrap(count: int) -> None:
     found = estimate_mean(units, FREE, 7)
     # widened: the t quantile, and n - 1 in place of n
     z = stats.t.ppf(0.975, count - 1) * math.sqrt(count / (count - 1))
-    low, high = bootstrapped([units], 2 * stats.norm.cdf(z) - 1)
+    low, high = bootstrapped([units], float(2 * stats.norm.cdf(z) - 1))
     assert found.method == "bootstrap"
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
 

@@ -64,6 +64,7 @@ ENTRIES: Mapping[str, Entry | str] = {
     "merge": "ledgers only",
     "summarize": "ledgers only",
     "sample": "ledgers only",
+    "annotate": "ledgers and masks only",
     "manifest": "names of images only",
     "demo": "the project's own bundle",
     "export": "weights, which converters.exporting.weights_file reads; the network is PaddleSeg's own",

@@ -114,14 +114,13 @@ def test_different_transects_are_not_paired(dives: Path) -> None:
 def test_tables_hold_the_same_figures(dives: Path, tmp_path: Path) -> None:
     tables = tmp_path / "cover.csv", tmp_path / "changes.csv"
     found = summary_of(dives, "--pattern", PATTERN, "--csv", tables[0], "--changes", tables[1])
-    for path, records in zip(tables, (found["groups"], found["changes"]), strict=True):
+    for path, records, first in zip(tables, (found["groups"], found["changes"]), ("date", "earlier"), strict=True):
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         told = [(record, each) for record in records for each in record["cover"]]
-        assert [(row["site"], row["class"], row["mean"]) for row in rows] == [
-            (record["site"], each["name"], str(each["mean"])) for record, each in told
+        assert [(row["site"], row[first], row["class"], row["mean"]) for row in rows] == [
+            (record["site"], record[first], each["name"], str(each["mean"])) for record, each in told
         ]
-    assert list(rows[0])[:3] == ["site", "earlier", "later"]
 
 
 def test_failed_pictures_are_counted_and_named(bundle: Path, tmp_path: Path) -> None:
@@ -206,18 +205,15 @@ def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> No
     assert message in " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
 
 
-def test_the_cover_inside_a_region_counts(dives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record whose region was found, and one whose region was not."""
-    from service.results import ledger
-
-    monkeypatch.setattr(ledger, "checked_record", lambda record: record)
+def test_the_cover_inside_a_region_counts(dives: Path) -> None:
+    """Records whose region was found, and one whose region was not."""
     path = dives / "ledger.jsonl"
     first, *lines = path.read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
         inside = [{**each, "cover": 1.0 if each["name"] == "red" else 0.0} for each in record["cover"]]
-        record["roi"] = {"error": None, "cover": inside}
-    records[0]["roi"] = {"error": "no frame was found", "cover": []}
+        record["roi"] = {"method": "frame", "error": None, "polygon": [], "cover": inside, "quality": {}}
+    records[0]["roi"] |= {"error": "no frame was found", "cover": []}
     path.write_text("\n".join([first, *map(json.dumps, records)]) + "\n")
     found = summary_of(dives, "--pattern", PATTERN)
     assert {red_of(each)["mean"] for each in found["groups"]} == {1.0}

@@ -22,7 +22,7 @@ READ = frozenset(
 NO_FILE = frozenset(
     (
         "save device image max_memory bands scales shard address size name page exclude label_values pattern per "
-        "scale_range exclude_class keep_classes min_area quadrat_size"
+        "scale_range exclude_class keep_classes min_area quadrat_size labels grid"
     ).split()
 )
 OF_ITS_OWN = frozenset({"cache_dir"})
@@ -128,6 +128,16 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
     found["sample", "out"] = [
         Attempt(lambda path: ("sample", folder / "o", "--survey", places, "--count", 1, "--out", path), victim)
         for victim in (ledger, image, result, places)
+    ]
+    (folder / "named").mkdir()
+    as_annotations = Path(shutil.copy(image, folder / "named" / "annotations.json"))
+    assert pseg("predict", b, as_annotations, "--out", folder / "of-named").status == 0
+    found["annotate", "out"] = [
+        Attempt(
+            lambda path: ("annotate", folder / "of-named", "--format", "coco", "--out", path),
+            as_annotations,
+            as_annotations.parent,
+        )
     ]
     found["manifest", "out"] = [Attempt(lambda path: ("manifest", folder / "in", "--out", path), image)]
     found["convert", "out"] = [

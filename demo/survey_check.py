@@ -1,6 +1,6 @@
 """`make survey-check`: how often the intervals of `pseg summarize` hold the true cover, in simulated surveys.
 
-`python -m benchmarks.lab.surveys [--surveys 1000] [--seed 1]`. Every simulated survey has its own transects, and every
+`python -m demo.survey_check [--surveys 1000] [--seed 1]`. Every simulated survey has its own transects, and every
 transect its own quadrats. It ends with status 1 if a coverage is not 95 ± 2 %.
 """
 
@@ -109,7 +109,7 @@ def _share(survey: Callable[[], Estimate], truth: float, surveys: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate, and print a table; ends with status 1 if a coverage is not what it has to be."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.surveys", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.survey_check", description=__doc__)
     parser.add_argument("--surveys", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -1,0 +1,188 @@
+"""`pseg annotate`: masks in the formats of the tools in which people annotate."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from benchmarks.accuracy.labels import Labels
+from engine.declaration import MISSING, Options, option
+from engine.errors import ImageError, OptionError
+from engine.system.files import make_folder, write_atomically
+from engine.system.text import legible
+from service.collections.merging import find_ledgers
+from service.commands.flags import with_flags
+from service.commands.terminal import ExitStatus, say, tell
+from service.request import require_apart, require_writable
+from service.results.pictures import Stems
+from service.surveys.annotations import (
+    AnnotationFormat,
+    CocoDataset,
+    Placement,
+    class_mapping,
+    coralnet_csv,
+    coralnet_rows,
+    labelme_record,
+    read_mask,
+)
+from service.surveys.pictures import SurveyPicture, SurveyPictures, read_pictures
+
+_MAPPING = "class_mapping"
+_MOST_POINTS = 1000
+
+
+def _labels(text: str) -> dict[str, str]:
+    pairs = [each.partition("=") for each in text.split(",")]
+    if not all(name.strip() and label.strip() for name, _, label in pairs):
+        raise ValueError("give pairs such as seagrass=SG,sand=S")
+    return {name.strip(): label.strip() for name, _, label in pairs}
+
+
+def _grid(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and 0 < int(rows) * int(columns) <= _MOST_POINTS):
+        raise ValueError(f"give rows and columns such as 10x10, at most {_MOST_POINTS} points")
+    return int(rows), int(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _AnnotationOptions(Options):
+    """What is written, and where.
+
+    Attributes:
+        kind: the format.
+        out: the folder.
+        labels: class name to label; None: the names themselves.
+        grid: rows and columns of points.
+        points: how many points are drawn at random; None: the grid.
+        seed: of random points.
+    """
+
+    title: ClassVar[str] = "Annotations"
+
+    kind: AnnotationFormat = option(
+        MISSING,
+        "coralnet: labels of points, one CSV; labelme: polygons, one JSON per picture; coco: regions, one JSON.",
+        name="format",
+    )
+    out: Path = option(Path("annotations"), "Folder to write to.")
+    labels: Mapping[str, str] | None = option(
+        None,
+        "Label for each class, such as seagrass=SG,sand=S; CoralNet knows labels by short codes. By default the names.",
+        metavar="CLASS=LABEL,…",
+        parse=_labels,
+    )
+    grid: tuple[int, ...] = option((10, 10), "CoralNet: points on a grid of so many rows and columns.", parse=_grid)
+    points: int | None = option(
+        None, "CoralNet: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
+    )
+    seed: int = option(0, "CoralNet: seed of the points at random.", minimum=0)
+
+
+@with_flags()
+def annotate(
+    ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
+    options: _AnnotationOptions,
+) -> None:
+    """Write the masks of photographs as annotations for CoralNet, labelme or tools that read COCO.
+
+    The masks are read from the files that `pseg predict --save mask` (or pseudo) wrote. class_mapping.json says which
+    label stands for which class. The exit status is 1 if a picture has no mask that can be read (docs/surveys.md).
+    """
+    paths = find_ledgers(ledgers)
+    found = read_pictures(paths)
+    mapping = class_mapping(found.classes, options.labels or {})
+    unknown = set(options.labels or {}) - {each.name for each in found.classes}
+    if unknown:
+        raise OptionError(
+            f"no class is called {legible(min(unknown))}: there are {', '.join(each.name for each in found.classes)}",
+            option="labels",
+        )
+    labels = [str(each["label"]) for each in mapping.values()]
+    targets = _targets(found.pictures, options)
+    kept = {
+        "a ledger": paths,
+        "one of the images": [Path(each) for each in (*(picture.path for picture in found.pictures), *found.failures)],
+        "one of the masks": [each.folder / name for each in found.pictures for name in each.entry.pictures],
+    }
+    written = {*targets.values(), options.out / f"{_MAPPING}.json"}
+    require_apart([(f"{path.name}", path) for path in sorted(written)], kept, advice="name another folder with --out")
+    require_writable(options.out)
+    refused = _write(found, targets, labels, options)
+    write_atomically(options.out / f"{_MAPPING}.json", _json(mapping), within=options.out)
+    done = len(found.pictures) - len(refused)
+    tell(f"{done} of {done + len(refused) + len(found.failures)} pictures -> {legible(str(options.out))}")
+    for image, reason in {**found.failures, **refused}.items():
+        say(f"failed: {image}: {reason}", "red")
+    if found.missing:
+        say(f"missing: {found.missing} images are in no ledger", "red")
+    if refused or found.failures or found.missing:
+        raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _targets(pictures: Sequence[SurveyPicture], options: _AnnotationOptions) -> dict[str, Path]:
+    """The file that each picture's annotations go to, by the path of the picture."""
+    if options.kind != "labelme":
+        name = "annotations.csv" if options.kind == "coralnet" else "annotations.json"
+        return {each.path: options.out / name for each in pictures}
+    stems = Stems()
+    stems.take(_MAPPING)
+    return {each.path: options.out / f"{stems.take(each.entry.stem)}.json" for each in pictures}
+
+
+def _write(
+    found: SurveyPictures, targets: Mapping[str, Path], labels: Sequence[str], options: _AnnotationOptions
+) -> dict[str, str]:
+    """Write the annotations of all pictures; returns those that have none, with the reason."""
+    refused: dict[str, str] = {}
+    masks = _masks(found.pictures, refused)
+    if options.kind == "labelme":
+        for picture, mask in masks:
+            path = targets[picture.path]
+            make_folder(path.parent, within=options.out)
+            record = labelme_record(picture, mask, labels, path.parent.absolute())
+            write_atomically(path, _json(record), within=options.out)
+    elif options.kind == "coco":
+        folder = Path(os.path.commonpath([Path(each.path).parent for each in found.pictures]))
+        dataset = CocoDataset(labels, folder)
+        for picture, mask in masks:
+            dataset.add(picture, mask)
+        write_atomically(options.out / "annotations.json", _json(dataset.record()), within=options.out)
+    else:
+        _require_names_apart(found.pictures)
+        placement = Placement(options.grid[0], options.grid[1], options.points, options.seed)
+        rows = [
+            row for picture, mask in masks for row in coralnet_rows(Path(picture.path).name, mask, labels, placement)
+        ]
+        write_atomically(options.out / "annotations.csv", coralnet_csv(rows), within=options.out)
+    return refused
+
+
+def _masks(pictures: Sequence[SurveyPicture], refused: dict[str, str]) -> Iterator[tuple[SurveyPicture, Labels]]:
+    for picture in pictures:
+        try:
+            mask = read_mask(picture)
+        except ImageError as error:
+            refused[picture.path] = str(error)
+        else:
+            yield picture, mask
+
+
+def _require_names_apart(pictures: Sequence[SurveyPicture]) -> None:
+    known: dict[str, str] = {}
+    for each in pictures:
+        other = known.setdefault(Path(each.path).name.casefold(), each.path)
+        if other != each.path:
+            raise OptionError(
+                f"{other} and {each.path} have one name, by which CoralNet knows pictures: give each its own, then "
+                "predict again",
+                option="format",
+            )
+
+
+def _json(record: object) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

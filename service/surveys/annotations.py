@@ -1,0 +1,278 @@
+"""Masks in the formats of tools in which people annotate: CoralNet points, labelme polygons, COCO regions."""
+
+import csv
+import io
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.accuracy.labels import Labels, read_labels
+from engine.errors import ImageError
+from engine.system.text import csv_cell
+from service.surveys.pictures import SurveyClass, SurveyPicture
+
+AnnotationFormat = Literal["coralnet", "labelme", "coco"]
+
+_LABELME_VERSION: Final = "5.5.0"
+"""The version of labelme whose files these are like."""
+
+_INDEX_PNGS = (".mask.png", ".pseudo.png")
+_COVER_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The connected pixels of one class; pixels are connected by their sides.
+
+    Attributes:
+        class_index: of the class.
+        outline: `int32[n, 2]`, x and y of the pixels at its outer edge, at least three points.
+        pixels: `bool[h, w]` within its bounding box.
+        left: of the bounding box, in pixels.
+        top: of the bounding box, in pixels.
+    """
+
+    class_index: int
+    outline: NDArray[np.int32]
+    pixels: NDArray[np.bool_]
+    left: int
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the points of a picture lie.
+
+    Attributes:
+        rows: of a grid.
+        columns: of a grid.
+        random_points: how many pixels are drawn at random instead; None: the grid.
+        seed: of the random points.
+    """
+
+    rows: int
+    columns: int
+    random_points: int | None
+    seed: int
+
+
+def read_mask(picture: SurveyPicture) -> Labels:
+    """Read the mask that `pseg predict` wrote.
+
+    Args:
+        picture: of a survey.
+
+    Returns:
+        Class indices `[H, W]`, of the picture's own size.
+
+    Raises:
+        ImageError: there is none, it cannot be read, or it is not one class a pixel at the picture's size.
+    """
+    record = picture.entry.record
+    if not picture.at_full_size:
+        raise ImageError("the mask is not of the picture's size: predict without --mask-size inference")
+    if abs(sum(each["cover"] for each in record["cover"]) - 1) > _COVER_TOLERANCE:
+        raise ImageError("its classes overlap, and these formats have one class a pixel")
+    names = [name for suffix in _INDEX_PNGS for name in picture.entry.pictures if name.endswith(suffix)]
+    if not names:
+        raise ImageError("it has no mask as PNG: predict photographs with --save mask, and rasters with --vectors")
+    mask = record["mask"]
+    return read_labels(picture.folder / names[0], size=(mask["width"], mask["height"]))
+
+
+def class_mapping(classes: Sequence[SurveyClass], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Say which label stands for which class.
+
+    Args:
+        classes: in index order.
+        labels: class name to label, where it is not the name itself.
+
+    Returns:
+        Value in masks, as text, to label, name, URN and colour.
+    """
+    return {
+        str(index): {
+            "label": labels.get(each.name, each.name),
+            "name": each.name,
+            "id": each.id,
+            "color": list(each.color),
+        }
+        for index, each in enumerate(classes)
+    }
+
+
+def regions_of(mask: Labels) -> Iterator[Region]:
+    """Find the regions of a mask.
+
+    Args:
+        mask: class indices `[H, W]`.
+
+    Yields:
+        Every pixel belongs to one region, and to the outlines of those around it.
+    """
+    for class_index in np.unique(mask).tolist():
+        plane = (mask == class_index).astype(np.uint8)
+        found = cast("Any", cv2.connectedComponentsWithStats(plane, connectivity=4))
+        numbers, boxes = cast("NDArray[np.int32]", found[1]), cast("NDArray[np.int32]", found[2])
+        for number, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], 1):
+            pixels = numbers[top : top + height, left : left + width] == number
+            shape = pixels.astype(np.uint8)
+            contours = cast("Any", cv2.findContours(shape, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE))[0]
+            points = cast("NDArray[np.int32]", contours[0][:, 0] + np.array([left, top], np.int32))
+            missing = max(0, 3 - len(points))
+            outline = np.concatenate([points, np.repeat(points[-1:], missing, axis=0)])
+            yield Region(int(class_index), outline, pixels, left, top)
+
+
+def labelme_record(picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Write a mask as labelme does.
+
+    labelme's polygons have no holes. Drawn in their order, each over those before, as labelme draws them, they give the
+    mask again, pixel for pixel: what lies in a hole comes after what lies around it.
+
+    Args:
+        picture: of a survey.
+        mask: class indices `[H, W]`.
+        labels: one a class, in index order.
+        folder: of the file, from which the picture is named.
+
+    Returns:
+        JSON values.
+    """
+    regions = sorted(
+        (each for each in regions_of(mask) if each.class_index < len(labels)),
+        key=lambda each: -cv2.contourArea(each.outline),
+    )
+    shapes: list[dict[str, Any]] = [
+        {
+            "label": labels[each.class_index],
+            "points": each.outline.astype(float).tolist(),
+            "group_id": None,
+            "description": "",
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for each in regions
+    ]
+    return {
+        "version": _LABELME_VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": os.path.relpath(picture.path, folder),
+        "imageData": None,
+        "imageHeight": mask.shape[0],
+        "imageWidth": mask.shape[1],
+    }
+
+
+class CocoDataset:
+    """The pictures of a survey and their regions in COCO's format, with run lengths, which keep every pixel."""
+
+    def __init__(self, labels: Sequence[str], folder: Path) -> None:
+        """Begin without pictures.
+
+        Args:
+            labels: one a class, in index order.
+            folder: of the pictures, from which they are named.
+        """
+        self._folder = folder
+        self._labels = labels
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(self, picture: SurveyPicture, mask: Labels) -> None:
+        """Add a picture.
+
+        Args:
+            picture: of a survey.
+            mask: class indices `[H, W]`.
+        """
+        number, (height, width) = len(self._images) + 1, mask.shape
+        name = os.path.relpath(picture.path, self._folder)
+        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for each in regions_of(mask):
+            if each.class_index < len(self._labels):
+                box_height, box_width = each.pixels.shape
+                self._annotations.append(
+                    {
+                        "id": len(self._annotations) + 1,
+                        "image_id": number,
+                        "category_id": each.class_index + 1,
+                        "segmentation": {"size": [height, width], "counts": _run_lengths(each, height, width)},
+                        "area": int(np.count_nonzero(each.pixels)),
+                        "bbox": [each.left, each.top, box_width, box_height],
+                        "iscrowd": 0,
+                    }
+                )
+
+    def record(self) -> dict[str, Any]:
+        """Write it as JSON values.
+
+        Returns:
+            `images`, `annotations` and `categories`, whose numbers are class indices plus 1.
+        """
+        categories = [{"id": index + 1, "name": label, "supercategory": ""} for index, label in enumerate(self._labels)]
+        return {"images": self._images, "annotations": self._annotations, "categories": categories}
+
+
+def _run_lengths(region: Region, height: int, width: int) -> list[int]:
+    """Lengths of runs down the columns, from left to right; the first run is outside."""
+    box_height, box_width = region.pixels.shape
+    columns = np.zeros((box_width, height), np.bool_)
+    columns[:, region.top : region.top + box_height] = region.pixels.T
+    inside = np.concatenate([[False], columns.ravel(), [False]])
+    changes = np.flatnonzero(inside[1:] != inside[:-1]) + region.left * height
+    return np.diff([0, *changes.tolist(), height * width]).tolist()
+
+
+def coralnet_rows(
+    name: str, mask: Labels, labels: Sequence[str], placement: Placement
+) -> Iterator[tuple[str, int, int, str]]:
+    """Read the labels of points off a mask.
+
+    Args:
+        name: of the picture's file.
+        mask: class indices `[H, W]`.
+        labels: one a class, in index order.
+        placement: of the points.
+
+    Yields:
+        Name, row and column, from 0 at the top left as CoralNet counts, and label; none where a pixel has no class.
+    """
+    height, width = mask.shape
+    if placement.random_points is None:
+        places = [
+            ((2 * row + 1) * height // (2 * placement.rows), (2 * column + 1) * width // (2 * placement.columns))
+            for row in range(placement.rows)
+            for column in range(placement.columns)
+        ]
+    else:
+        # Of each picture's own name: the same points whatever other pictures there are.
+        generator = np.random.default_rng([placement.seed, zlib.crc32(os.fsencode(name))])
+        count = min(placement.random_points, height * width)
+        drawn = np.sort(generator.choice(height * width, count, replace=False, shuffle=False))
+        places = [divmod(int(each), width) for each in drawn]
+    for row, column in places:
+        if mask[row, column] < len(labels):
+            yield name, row, column, labels[int(mask[row, column])]
+
+
+def coralnet_csv(rows: Sequence[tuple[str, int, int, str]]) -> bytes:
+    """Write points as the table that CoralNet takes.
+
+    Returns:
+        UTF-8 CSV with the columns Name, Row, Column, Label.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["Name", "Row", "Column", "Label"])
+    writer.writerows([csv_cell(name), row, column, csv_cell(label)] for name, row, column, label in rows)
+    return text.getvalue().encode()

@@ -1,0 +1,173 @@
+"""`pseg annotate`: what other tools read is the mask again."""
+# pycocotools ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
+
+from service.commands.terminal import ExitStatus
+from tests.service.test_cli import BLUE, GREEN, RED, pseg, pseg_error
+
+COLORS = np.array([RED, GREEN, BLUE], np.uint8)
+
+
+def islands(seed: int, height: int = 60, width: int = 90) -> NDArray[np.uint8]:
+    """Classes in blots of many sizes: rings, diagonals, single pixels, and holes within holes."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    rows, columns = np.indices(mask.shape)
+    for _ in range(40):
+        row, column, radius = generator.uniform(0, height), generator.uniform(0, width), generator.uniform(1, 15)
+        away = np.hypot(rows - row, columns - column)
+        mask[(away < radius) & (away > radius * generator.uniform(0, 0.8))] = generator.integers(3)
+    noise = generator.random(mask.shape) < 0.03
+    mask[noise] = generator.integers(3, size=int(noise.sum()))
+    mask[-8:, :8] = (rows + columns)[-8:, :8] % 2
+    return mask
+
+
+@pytest.fixture
+def masks(bundle: Path, tmp_path: Path) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(COLORS[islands(1)]).save(tmp_path / "in" / "a.png")
+    Image.fromarray(COLORS[islands(2, 41, 30)]).save(tmp_path / "in" / "deep" / "b.png")
+    Image.fromarray(COLORS[[[1]]]).resize((50, 20)).save(tmp_path / "in" / "class_mapping.png")
+    assert pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o").status == 0
+    return tmp_path / "o"
+
+
+WANTED = {"a.png": islands(1), "deep/b.png": islands(2, 41, 30), "class_mapping.png": np.ones((20, 50), np.uint8)}
+
+
+def drawn_as_labelme_does(record: dict[str, Any], labels: list[str]) -> NDArray[np.uint8]:
+    """labelme draws its shapes in order, each as a polygon of Pillow with its outline."""
+    mask = np.full((record["imageHeight"], record["imageWidth"]), 255, np.uint8)
+    for shape in record["shapes"]:
+        assert shape["shape_type"] == "polygon"
+        assert len(shape["points"]) > 2
+        plane = Image.new("1", (record["imageWidth"], record["imageHeight"]))
+        ImageDraw.Draw(plane).polygon([tuple(point) for point in shape["points"]], outline=1, fill=1)
+        mask[np.asarray(plane)] = labels.index(shape["label"])
+    return mask
+
+
+def test_polygons_of_labelme_are_the_mask_again(masks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labelme"
+    outcome = pseg("annotate", masks, "--format", "labelme", "--out", out, "--labels", "red=R")
+    assert outcome.status == ExitStatus.DONE
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*.json"))
+    assert files == ["a.json", "class_mapping-2.json", "class_mapping.json", "deep/b.json"]
+    for name in ("a.json", "class_mapping-2.json", "deep/b.json"):
+        record = json.loads((out / name).read_text())
+        # the fields that labelme's reader asks for
+        assert set(record) == {"version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth"}
+        image = ((out / name).parent / record["imagePath"]).resolve()
+        wanted = WANTED[str(image.relative_to(tmp_path / "in"))]
+        assert np.array_equal(drawn_as_labelme_does(record, ["R", "green", "blue"]), wanted)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_polygons_of_any_mask_are_the_mask_again(seed: int, masks: Path) -> None:
+    from service.surveys.annotations import labelme_record
+    from service.surveys.pictures import read_pictures
+
+    picture = read_pictures([masks / "ledger.jsonl"]).pictures[0]
+    generator = np.random.default_rng(seed)
+    # noise alone is the hardest: every second pixel begins a region
+    mask = generator.integers(3, size=(33, 47)).astype(np.uint8) if seed % 2 else islands(seed)
+    record = labelme_record(picture, mask, ["0", "1", "2"], Path("/"))
+    assert np.array_equal(drawn_as_labelme_does(record, ["0", "1", "2"]), mask)
+
+
+# pycocotools 2.0.11 was built before numpy 2.1.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_coco_is_read_by_pycocotools(masks: Path, tmp_path: Path) -> None:
+    assert pseg("annotate", masks, "--format", "coco", "--out", tmp_path / "c").status == ExitStatus.DONE
+    coco: Any = COCO(str(tmp_path / "c" / "annotations.json"))
+    assert [each["name"] for each in coco.loadCats(coco.getCatIds())] == ["red", "green", "blue"]
+    assert len(coco.imgs) == 3
+    for number, image in coco.imgs.items():
+        mask = np.full((image["height"], image["width"]), 255, np.uint8)
+        for each in coco.loadAnns(coco.getAnnIds(imgIds=number)):
+            plane = coco.annToMask(each).astype(bool)
+            assert (mask[plane] == 255).all(), "regions do not overlap"
+            rows, columns = np.nonzero(plane)
+            left, top = columns.min(), rows.min()
+            assert each["bbox"] == [left, top, columns.max() - left + 1, rows.max() - top + 1]
+            assert each["area"] == plane.sum()
+            mask[plane] = each["category_id"] - 1
+        assert np.array_equal(mask, WANTED[image["file_name"]])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_points_of_coralnet_lie_on_a_grid_or_at_random(masks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    assert pseg("annotate", masks, "--format", "coralnet", "--out", out, "--grid", "2x3").status == ExitStatus.DONE
+    rows = rows_of(out / "annotations.csv")
+    assert list(rows[0]) == ["Name", "Row", "Column", "Label"]
+    # by hand: the centres of two rows and three columns of 60 x 90 pixels
+    places = [(int(row["Row"]), int(row["Column"])) for row in rows if row["Name"] == "a.png"]
+    assert places == [(row, column) for row in (15, 45) for column in (15, 45, 75)]
+    drawn = [
+        rows_of(out / "annotations.csv")
+        for seed in (1, 1, 2)
+        if pseg("annotate", masks, "--format", "coralnet", "--out", out, "--points", 50, "--seed", seed).status == 0
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for found in (rows, drawn[0]):
+        for row in found:
+            (wanted,) = (mask for name, mask in WANTED.items() if Path(name).name == row["Name"])
+            assert row["Label"] == ["red", "green", "blue"][wanted[int(row["Row"]), int(row["Column"])]]
+    assert len({(row["Row"], row["Column"]) for row in drawn[0] if row["Name"] == "a.png"}) == 50
+
+
+def test_the_mapping_tells_labels_from_classes(masks: Path, tmp_path: Path) -> None:
+    pseg("annotate", masks, "--format", "coco", "--out", tmp_path / "c", "--labels", "green=SG, blue=W")
+    mapping = json.loads((tmp_path / "c" / "class_mapping.json").read_text())
+    assert [mapping[index]["label"] for index in ("0", "1", "2")] == ["red", "SG", "W"]
+    assert mapping["1"] == {
+        "label": "SG",
+        "name": "green",
+        "id": "urn:ibenthos:segmentation:class:green",
+        "color": [10, 200, 10],
+    }
+
+
+def test_what_has_no_mask_is_named(masks: Path, bundle: Path, tmp_path: Path) -> None:
+    (masks / "a.pseudo.png").unlink()
+    outcome = pseg("annotate", masks, "--format", "coco", "--out", tmp_path / "c")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    assert "2 of 3 pictures" in outcome.stdout
+    assert "a.pseudo.png: cannot be read" in outcome.stderr
+    pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "none", "--save", "overlay")
+    told = pseg("annotate", tmp_path / "none", "--format", "coco", "--out", tmp_path / "c").stderr
+    assert "it has no mask as PNG: predict photographs with --save mask" in told
+    small = ("--save", "mask", "--mask-size", "inference", "--max-img-size", 900)
+    pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "small", *small)
+    told = pseg("annotate", tmp_path / "small", "--format", "coco", "--out", tmp_path / "c").stderr
+    assert "not of the picture's size" in told
+
+
+def test_what_cannot_be_annotated_is_said(masks: Path, bundle: Path, tmp_path: Path) -> None:
+    assert "no class is called sand" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand=S")
+    assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand")
+    assert "such as 10x10" in pseg_error("annotate", masks, "--format", "coralnet", "--grid", "99x99")
+    shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "deep" / "a.png")
+    pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "again")
+    assert "have one name, by which CoralNet knows" in pseg_error(
+        "annotate", tmp_path / "again", "--format", "coralnet"
+    )
