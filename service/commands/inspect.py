@@ -66,7 +66,7 @@ def inspect(
         print_json(record)
         return
     out = results_console()
-    facts = Table(show_header=False, box=None)
+    facts = Table("fact", Column("value", overflow="fold"), show_header=False, box=None)
     facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])
     if record["derived_from"] is not None:
