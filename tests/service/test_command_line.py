@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
 import signal
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,15 @@ def test_tables_in_a_pipe_heed_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_refused_int8_model_is_a_missed_limit() -> None:
     assert exit_status_of(QuantizationError("missed", ())) == ExitStatus.INCOMPLETE
+
+
+def test_inspect_shows_the_certificate_of_the_model_it_belongs_to(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
+    (model,) = json.loads(pseg("inspect", demo, "--json").stdout)["onnx"]
+    assert (model["certificate"]["images"], model["certificate"]["compared_on"]) == (3, "generated")
+    with tarfile.open(demo) as archive:
+        archive.extractall(tmp_path / "copy", filter="data")
+    folder = tmp_path / "copy" / "onnx" / "fp32"
+    for content in (b"{}", (folder / "parity.json").read_bytes().replace(model["digest"].encode(), b"0" * 64)):
+        (folder / "parity.json").write_bytes(content)
+        assert "fp32, without a certificate" in pseg("inspect", tmp_path / "copy").stdout
