@@ -209,7 +209,7 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
 
 api: $(VENV)/runtime ## write docs/api.md from the docstrings
-	$(BIN)/python -m benchmarks.lab.reference
+	$(BIN)/python -m demo.reference
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

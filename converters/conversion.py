@@ -36,6 +36,7 @@ from engine.segmentation.quality import LEAST_PICTURES, STATISTICS_NAME, statist
 from engine.system.cores import usable_cores
 from engine.system.libraries import installed_version
 from engine.system.process import is_out_of_memory
+from engine.system.settings_files import read_text
 from engine.system.text import json_text
 
 CERTIFICATE = "parity.json"
@@ -137,6 +138,24 @@ class Certificate:
 
 
 _CERTIFICATE = TypeAdapter(Certificate)
+_CERTIFICATE_BYTES = 1 << 20
+
+
+def read_certificate(model: OnnxModel) -> Certificate | None:
+    """Read the certificate that lies beside a model.
+
+    Args:
+        model: of a bundle.
+
+    Returns:
+        The certificate; None if there is none, it cannot be read, or it is of another model.
+    """
+    try:
+        text = read_text(model.path.with_name(CERTIFICATE), _CERTIFICATE_BYTES)
+        certificate = _CERTIFICATE.validate_json(text)
+    except ValueError:
+        return None
+    return certificate if certificate.model_digest == model.digest else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ _TRIALS = TypeAdapter(tuple[QuantizationTrial, ...])
 
 
 class QuantizationError(RefusedError):
-    """INT8 does not pay for this network.
+    """With INT8 the masks of this network miss the limits.
 
     Attributes:
         trials: what was tried.
@@ -218,17 +218,28 @@ def _warn_if_slow(speedup: float, where: str) -> None:
 def _refusal(graph: "_Graph", trials: Sequence[QuantizationTrial], limits: ParityLimits, where: str) -> str:
     rows = [
         f"{len(trial.excluded_nodes):>8} {trial.report.min_class_iou:>9.4f} {trial.report.max_cover_error:>12.4f} "
-        f"{trial.size_bytes / 1e6:>8.1f}"
+        f"{trial.size_bytes / 2**20:>8.1f}"
         for trial in trials
     ]
     return "\n".join(
         [
             f"{where}: INT8 does not pay for this network: with up to half of its {len(graph.candidates)} nodes in "
-            f"floating point the masks miss the limits; use FP32, calibrate on more pictures, or relax {limits}",
-            "excluded class IoU  cover error       MB",
+            "floating point the masks miss the limits; use FP32, calibrate on more pictures, or allow more "
+            f"({_told(limits)})",
+            "excluded class IoU  cover error      MiB",
             *rows,
         ]
     )
+
+
+def _told(limits: ParityLimits) -> str:
+    """The limits by the names of their options."""
+    given = {
+        "min-agreement": None if limits.max_mismatched_ppm is None else 1 - limits.max_mismatched_ppm / 1e6,
+        "min-iou": limits.min_class_iou,
+        "max-cover-error": limits.max_cover_error,
+    }
+    return ", ".join(f"{name} is {limit:g}" for name, limit in given.items() if limit is not None)
 
 
 # ---- the graph --------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer import core
 
-from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages, tell
-from service.logs import legible_trace, make_records_legible
+from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages, say, tell
+from service.logs import legible_trace, make_records_legible, progress_log
 
 _COMMANDS = (
     "predict",
@@ -39,6 +39,9 @@ _COMMANDS = (
 """Each is a file of `service.commands` with a function of its name (`import_` for import)."""
 
 
+_RESUMABLE = frozenset({"predict", "scale"})
+
+
 class _RichMessages(logging.Handler):
     """Log records on stderr; what renders them is loaded with the first one."""
 
@@ -54,6 +57,14 @@ class _LoadedWhenCalled(core.TyperGroup):
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(**settings)
         self.commands: dict[str, Any] = dict.fromkeys(_COMMANDS)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            resumable = ctx.invoked_subcommand in _RESUMABLE
+            say(f"interrupted{'; with --resume the same command goes on where it was' if resumable else ''}")
+            raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         if cmd_name not in self.commands:
@@ -72,7 +83,7 @@ app = typer.Typer(
     cls=_LoadedWhenCalled,
     help="Segment photographs with PaddleSeg model bundles, on Paddle Inference or ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 
@@ -96,6 +107,7 @@ def configure(
     level = logging.DEBUG if verbose else logging.WARNING
     make_records_legible()
     logging.basicConfig(level=level, handlers=[_RichMessages()], format="%(message)s")
+    progress_log.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
 
 

@@ -95,6 +95,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
                 "digest": each.digest,
                 "ends_in": _ending(each),
                 "input_bands": _bands(each),
+                "certificate": _certificate(each),
             }
             for each in bundle.onnx
         ],
@@ -126,6 +127,23 @@ def _profile(bundle: Bundle) -> dict[str, Any] | None:
         "streams": profile.streams,
         "batch_size": profile.batch_size,
         "ignored": profile.mismatch(bundle),
+    }
+
+
+def _certificate(model: OnnxModel) -> dict[str, Any] | None:
+    """How the model was compared with the original; None where no certificate of this model lies beside it."""
+    from converters.conversion import read_certificate
+
+    certificate = read_certificate(model)
+    if certificate is None:
+        return None
+    report = certificate.report
+    return {
+        "images": report.images,
+        "compared_on": certificate.compared_on,
+        "mismatched_ppm": report.mismatched_ppm,
+        "min_class_iou": report.min_class_iou,
+        "max_cover_error": report.max_cover_error,
     }
 
 

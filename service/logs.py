@@ -11,6 +11,9 @@ from typing import Any, TextIO, cast
 from engine.errors import OptionError
 from engine.system.text import json_text, legible
 
+progress_log = logging.getLogger("pseg.progress")
+"""Steps that take long and that nobody asked for, such as the conversion before the first prediction."""
+
 _TEXT = "%(levelname)s %(asctime)s %(name)s %(message)s"
 _FORMATS = ("text", "json")
 

@@ -45,6 +45,7 @@ from engine.segmentation.steps import MeasuringSteps, steps_for
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
+from service.logs import progress_log
 from service.request import PredictRequest, build_request
 
 if TYPE_CHECKING:
@@ -97,8 +98,14 @@ class Caches:
         """
         from converters.conversion import convert
 
-        _log.info("converting %s to ONNX, unless that was done before", bundle.name)
-        return convert(bundle, self.conversions, ledger=self.ledger).model
+        told: set[str] = set()
+
+        def log_step(step: str, _done: int, _total: int) -> None:
+            if step not in told:
+                told.add(step)
+                progress_log.info("%s, which is done once: %s", bundle.name, step)
+
+        return convert(bundle, self.conversions, ledger=self.ledger, advance=log_step).model
 
     def profile(self, bundle: Bundle) -> Path:
         """Where the shape profile of a bundle is kept.

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import engine
-from benchmarks.lab.reference import PAGE, page, signatures
+from demo.reference import PAGE, page, signatures
 from engine.declaration import Options
 
 VENDORS = (

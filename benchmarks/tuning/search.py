@@ -19,7 +19,6 @@ DEFAULT_MIN_IOU = 0.97
 DEFAULT_MAX_COVER_ERROR = 0.005
 _ALWAYS_TRIED = 2
 """Of the order, whatever the budget says."""
-_MB = 1e6
 
 
 class Goal(StrEnum):
@@ -51,7 +50,7 @@ class Goal(StrEnum):
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
             Goal.THROUGHPUT: f"{figure:.2f} images/s",
-            Goal.MEMORY: f"{peak_rss_mb(summary) or 0:.0f} MB",
+            Goal.MEMORY: f"{summary.peak_rss_mib or 0:.0f} MiB",
         }[self]
 
 
@@ -61,7 +60,7 @@ class TuningLimits(Options):
 
     Attributes:
         max_latency_ms: Of nine images in ten, from decoding to encoding; None: any.
-        max_rss_mb: Peak memory of the process in 10^6 bytes; None: any.
+        max_rss_mib: Peak memory of the process in MiB; None: any.
         min_iou: Smallest IoU of a class with the reference's masks, 0-1. Against labels: a class's IoU may fall short
             of the reference's by 1 minus this.
         max_cover_error: Largest error of a class's cover in one image against the reference's masks, 0-1. Against
@@ -73,7 +72,7 @@ class TuningLimits(Options):
     max_latency_ms: float | None = option(
         None, "Nine of ten images must be finished within this many ms, including decoding and encoding.", above=0
     )
-    max_rss_mb: float | None = option(None, "Peak memory of the process, in 10⁶ bytes.", above=0)
+    max_rss_mib: float | None = option(None, "Peak memory of the process, in MiB.", above=0)
     min_iou: float = option(
         DEFAULT_MIN_IOU,
         "Smallest IoU of a class with the reference. With masks, it may be lower than the reference's by 1 minus this.",
@@ -91,7 +90,7 @@ class TuningLimits(Options):
         """List the limits that a configuration breaks."""
         ceilings = (
             ("latency of nine in ten", summary.p90_ms, self.max_latency_ms, "ms"),
-            ("peak memory", peak_rss_mb(summary), self.max_rss_mb, "MB"),
+            ("peak memory", summary.peak_rss_mib, self.max_rss_mib, "MiB"),
         )
         lines = [
             f"{name} {shown(value, 1)} {unit}, limit {limit:g} {unit}"
@@ -299,14 +298,6 @@ def front(trials: Iterable[Trial], goal: Goal) -> frozenset[Configuration]:
         if not each.failed and each.summary.min_class_iou is not None
     ]
     return frozenset(each for _, _, each in pareto_front(points, lambda point: point[0], lambda point: point[1]))
-
-
-def peak_rss_mb(summary: Summary) -> float | None:
-    """Tell the peak memory.
-
-    Returns 10^6 bytes; None where nothing is known.
-    """
-    return None if summary.peak_rss_mib is None else summary.peak_rss_mib * 2**20 / _MB
 
 
 def shown(value: float | None, digits: int) -> str:

@@ -23,7 +23,7 @@ from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Measurement, Reference, Summary
 from benchmarks.measuring.streams import Grade, Grading, reference_options
 from benchmarks.results.markdown import Table
-from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, peak_rss_mb, search, shown
+from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, search, shown
 from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
 from converters.deployment import digest_of
@@ -111,7 +111,7 @@ def tuning_table(tuning: Tuning) -> Table:
     """
     best = front(tuning.search.trials, tuning.goal)
     header = (
-        "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MB", "min IoU", "cover error", "front",
+        "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MiB", "min IoU", "cover error", "front",
         "verdict",
     )  # fmt: skip
     chosen = tuning.search.chosen
@@ -163,7 +163,7 @@ def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
         shown(summary.p50_ms, 1),
         shown(summary.p90_ms, 1),
         shown(summary.images_per_s, 2),
-        shown(peak_rss_mb(summary), 0),
+        shown(summary.peak_rss_mib, 0),
         shown(summary.min_class_iou, 4),
         shown(summary.max_cover_error, 5),
         "yes" if on_front else "",

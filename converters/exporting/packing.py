@@ -12,7 +12,7 @@ from engine.system.files import atomic_file
 ARCHIVE_ENDINGS = (".tgz", ".tar.gz")
 _PUBLIC_FILE = 0o644
 _OTHER_KINDS: Mapping[str, str] = {
-    ".onnx": "an ONNX file (the model is in the bundle, as onnx/PRECISION/model.onnx)",
+    ".onnx": "an ONNX file (the model is in the bundle, as onnx/PRECISION/model.onnx; `pseg pack` writes it as a file)",
     ".zip": "a ZIP archive",
     ".tar": "a tar without compression",
     **dict.fromkeys((".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"), "an archive of this kind"),

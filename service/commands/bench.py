@@ -21,7 +21,7 @@ from service.commands.terminal import (
     ExitStatus,
     JsonOption,
     print_json,
-    rich_table,
+    print_table,
     step_shown,
     tell_fact,
     warn,
@@ -116,7 +116,7 @@ def _show(results: Results, out: Path | None) -> None:
         ("agreement with the reference", class_agreement(results)),
     ):
         if table.rows:
-            console.print(rich_table(title, table))
+            print_table(console, title, table)
     for reason, labels in troubles(results):
         warn(console, f"{'; '.join(labels)}: {reason}")
     for name, value in facts(results):

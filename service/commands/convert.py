@@ -24,6 +24,7 @@ from service.commands.terminal import (
     BundleArgument,
     CacheOption,
     JsonOption,
+    lines_of_steps,
     messages,
     print_json,
     tell,
@@ -137,7 +138,8 @@ def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> Non
 @contextmanager
 def _progress() -> Generator[Callable[[str, int, int], None]]:
     if not messages().is_terminal:
-        yield lambda _step, _done, _total: None
+        tell_step = lines_of_steps()
+        yield lambda step, _done, _total: tell_step(step)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -183,9 +185,9 @@ def _parity_record(report: ParityReport) -> dict[str, object]:
 
 def _tell(record: dict[str, Any], conversion: Conversion) -> None:
     certificate = conversion.certificate
-    size_mb = record["size_bytes"] / 1e6
+    size_mib = record["size_bytes"] / 2**20
     tell(
-        f"{legible(str(record['bundle']))}: onnx/{certificate.precision}/model.onnx, {size_mb:.1f} MB, "
+        f"{legible(str(record['bundle']))}: onnx/{certificate.precision}/model.onnx, {size_mib:.1f} MiB, "
         f"opset {certificate.opset}, {record['seconds']} s"
     )
     report = certificate.report

@@ -28,10 +28,9 @@ from engine import (
 )
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
-from engine.system.files import write_atomically
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
-from service.commands.groups import OutputOptions
+from service.commands.groups import STANDARD_OUTPUT, OutputOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -39,6 +38,7 @@ from service.commands.terminal import (
     print_json,
     results_console,
     shown,
+    table_written,
 )
 from service.request import (
     THE_BUNDLE,
@@ -133,25 +133,26 @@ def evaluate(
     columns = [(bundle, request), *([] if other is None else [other])]
     pairs = match_masks(list_images(images), list_images(masks))
     require_apart(
-        written_by({"--csv": output.csv}),
+        written_by({"--csv": None if output.csv == STANDARD_OUTPUT else output.csv}),
         {
             THE_BUNDLE: [source for source, _ in columns],
             "one of the images": [each.image for each in pairs],
             "one of the masks": [each.mask for each in pairs],
         },
     )
-    if output.csv is not None:
+    if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
     evaluation, provenances = _evaluate(columns, pairs, labels.label_values, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
-    if output.csv is not None:
-        write_atomically(output.csv, _image_table(evaluation))
     sources = [source for source, _ in columns]
-    if output.json_lines:
-        print_json(_record(evaluation, sources, provenances))
-    else:
-        _show(evaluation, sources, provenances)
+    with table_written(output.csv) as write_table:
+        if output.csv is not None:
+            write_table(_image_table(evaluation))
+        if output.json_lines:
+            print_json(_record(evaluation, sources, provenances))
+        else:
+            _show(evaluation, sources, provenances)
 
 
 def _evaluate(

@@ -8,6 +8,9 @@ from typing import ClassVar
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
 
+STANDARD_OUTPUT = Path("-")
+"""Given in the place of a file of a table."""
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionOptions(Options):
@@ -79,7 +82,9 @@ class TableOptions(Options):
 
     title: ClassVar[str] = "Tables and pages"
 
-    csv: Path | None = option(None, "Write a table of cover to this file, one row per image.")
+    csv: Path | None = option(
+        None, "Write a table of cover to this file, one row per image. - writes it to standard output."
+    )
     report: Path | None = option(
         None, "Write an HTML page to this file: photographs under their masks, cover, failures."
     )
@@ -88,9 +93,9 @@ class TableOptions(Options):
         """Name the files.
 
         Returns:
-            Flag to file; None: not asked for.
+            Flag to file; None: not asked for, or standard output.
         """
-        return {"--csv": self.csv, "--report": self.report}
+        return {"--csv": None if self.csv == STANDARD_OUTPUT else self.csv, "--report": self.report}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class ResultOptions(Options):
         resume: whether to go on where an earlier run was cut off.
         overwrite: whether results of another run may be replaced.
         json_lines: whether records are printed, and nothing else.
+        quiet: whether only what went wrong is told.
         tables: about all images.
     """
 
@@ -113,12 +119,24 @@ class ResultOptions(Options):
         False, "Replace what a run with another bundle, other options or other images left in the folder."
     )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+    quiet: bool = option(False, "Print only failures and warnings.")
     tables: TableOptions = TableOptions()
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        require_one_output(self.tables.csv, json_lines=self.json_lines)
         if self.resume and self.overwrite:
             raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
+
+
+def require_one_output(csv: Path | None, *, json_lines: bool) -> None:
+    """Refuse a table and JSON on standard output.
+
+    Raises:
+        OptionError: both were asked for.
+    """
+    if json_lines and csv == STANDARD_OUTPUT:
+        raise OptionError("standard output holds either a table or the records of json: name a file", option="csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +150,14 @@ class OutputOptions(Options):
 
     title: ClassVar[str] = "Output"
 
-    csv: Path | None = option(None, "Write a table of the results to this file, one row per image.")
+    csv: Path | None = option(
+        None, "Write a table of the results to this file, one row per image. - writes it to standard output."
+    )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        require_one_output(self.csv, json_lines=self.json_lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def inspect(
         print_json(record)
         return
     out = results_console()
-    facts = Table(show_header=False, box=None)
+    facts = Table("fact", Column("value", overflow="fold"), show_header=False, box=None)
     facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])
     if record["derived_from"] is not None:
@@ -76,7 +76,7 @@ def inspect(
     facts.add_row(
         "paddle", "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
     )
-    facts.add_row("onnx", ", ".join(each["precision"] for each in record["onnx"]) or "none")
+    facts.add_row("onnx", "\n".join(map(_model_shown, record["onnx"])) or "none")
     endings = {each["ends_in"] or "cannot be read" for each in (*filter(None, [paddle]), *record["onnx"])}
     facts.add_row("ends in", f"{', '.join(sorted(endings))} (sigmoid, softmax or argmax)")
     bands = {each["input_bands"] for each in (*filter(None, [paddle]), *record["onnx"])}
@@ -96,6 +96,17 @@ def inspect(
         )
     for warning in record["warnings"]:
         warn(out, warning)
+
+
+def _model_shown(model: dict[str, Any]) -> str:
+    certificate = model["certificate"]
+    if certificate is None:
+        return f"{model['precision']}, without a certificate"
+    return (
+        f"{model['precision']}, certified on {certificate['images']} {certificate['compared_on']} pictures: "
+        f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million, smallest class IoU "
+        f"{certificate['min_class_iou']:.4f}"
+    )
 
 
 def _input_shown(bands: int | None) -> str:

@@ -65,6 +65,6 @@ def pack(
             }
         )
         return
-    tell(f"{legible(str(out))}: {deployment}, {size_bytes / 1e6:.1f} MB")
+    tell(f"{legible(str(out))}: {deployment}, {size_bytes / 2**20:.1f} MiB")
     for note in notes:
         tell(f"note: {legible(note)}")

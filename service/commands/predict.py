@@ -1,5 +1,6 @@
 """`pseg predict`: images in, masks out."""
 
+import logging
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +14,22 @@ from engine import Failed, Predictor, Provenance, Segmented, SourceImage, read_i
 from engine.images import Capture, ImageLimits, find_images, is_tiff
 from engine.rasters.options import TileOptions
 from engine.rasters.result import Result
-from engine.system.files import write_atomically
 from engine.system.text import legible
 from service.collections.sharding import parse_shard
 from service.commands.flags import with_flags
 from service.commands.groups import ResultOptions, SelectionOptions, SessionOptions
-from service.commands.terminal import BundleArgument, ExitStatus, Products, messages, print_json, say, shown, tell
+from service.commands.terminal import (
+    BundleArgument,
+    ExitStatus,
+    Products,
+    messages,
+    print_json,
+    say,
+    shown,
+    table_written,
+    tell,
+)
+from service.logs import progress_log
 from service.request import (
     THE_BUNDLE,
     PredictRequest,
@@ -59,6 +70,8 @@ def predict(
     session: SessionOptions,
 ) -> None:
     """Segment images: a mask and the cover of every class for each."""
+    if results.quiet:
+        progress_log.setLevel(logging.WARNING)
     request = at_full_size(request, tiles)
     if request.save:
         require_results_apart(images, results.out)
@@ -69,7 +82,9 @@ def predict(
     listing = list_tasks(found.images, share, found.subfolders, selection.pages())
     run = PredictRun(bundle, listing, request, tiles, results, session)
     run.require_places()
-    if not run.complete():
+    with table_written(results.tables.csv) as write_table:
+        complete = run.complete(write_table)
+    if not complete:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -110,7 +125,7 @@ class PredictRun:
                 require_writable_file(asked)
         require_inputs_kept(self.listing.tasks, out, self.request.save)
 
-    def complete(self) -> bool:
+    def complete(self, write_table: Callable[[bytes], None]) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""
         table, products, failed, shrunken, missed = CoverTable(), Products(), 0, 0, 0
         try:
@@ -123,7 +138,7 @@ class PredictRun:
                     profile=self.session.profile,
                 ) as predictor,
                 self._reporting(predictor, products) as show,
-                _progress(len(self.tasks)) as advance,
+                _progress(len(self.tasks), wanted=not self.results.quiet) as advance,
             ):
                 for result in self.results_of(predictor):
                     record = result.record if isinstance(result, Entry) else result_record(result, predictor.provenance)
@@ -134,17 +149,17 @@ class PredictRun:
                     missed += _region_error(record) is not None
                     if self.results.json_lines:
                         print_json(record)
-                    else:
+                    elif record["status"] != "ok" or not self.results.quiet:
                         _tell(record)
                     advance()
-                if not self.results.json_lines:
+                if not self.results.json_lines and not self.results.quiet:
                     _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
                     _tell_missed(missed)
         finally:
             csv = self.results.tables.csv
             if csv is not None and (table.rows or not self.tasks):
                 with products.written(f"the table {csv}"):
-                    write_atomically(csv, table.to_csv())
+                    write_table(table.to_csv())
         return not failed and not missed and not products.missing
 
     def results_of(self, predictor: Predictor) -> Iterator[_Result | Entry]:
@@ -294,8 +309,8 @@ def _tell(record: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Generator[Callable[[], None]]:
-    if not sys.stderr.isatty():
+def _progress(total: int, *, wanted: bool) -> Generator[Callable[[], None]]:
+    if not wanted or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -28,7 +28,7 @@ from service.collections.cluster_ledger import (
 from service.collections.manifest import read_manifest
 from service.collections.storage import Folder, is_uri, local_path
 from service.commands.flags import with_flags
-from service.commands.groups import TableOptions
+from service.commands.groups import STANDARD_OUTPUT, TableOptions, require_one_output
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -37,6 +37,7 @@ from service.commands.terminal import (
     Products,
     print_json,
     say,
+    table_written,
     tell_totals,
 )
 from service.ivcap.transfer_limits import Allowance, Sizes
@@ -52,7 +53,6 @@ from service.results.pictures import (
     ImageTask,
     require_inputs_kept,
     result_paths,
-    write_atomically,
 )
 from service.results.runs import Run, options_with_effect
 from service.results.totals import totals
@@ -106,6 +106,7 @@ def scale(
     candidates(request.network)
     tasks = numbered(read_manifest(manifest))
     place = Folder(cluster.out if is_uri(cluster.out) else str(Path(cluster.out).absolute()))
+    require_one_output(tables.csv, json_lines=json_output)
     _require_apart(tables.files(), bundle, manifest, tasks, place, request)
     for asked in tables.files().values():
         if asked is not None:
@@ -153,11 +154,11 @@ def scale(
     summary = totals([entry.record for entry in entries], len(tasks))
     products = Products()
     if tables.csv is not None:
-        with products.written(f"the table {tables.csv}"):
+        with products.written(f"the table {tables.csv}"), table_written(tables.csv) as write_table:
             table = CoverTable()
             for entry in entries:
                 table.add(entry.record, entry.capture)
-            write_atomically(tables.csv, table.to_csv())
+            write_table(table.to_csv())
     if tables.report is not None:
         from service.results.report import write_table_report
 
@@ -167,7 +168,7 @@ def scale(
             write_table_report(tables.report, records, expected=len(tasks), facts=facts)
     if json_output:
         print_json(summary)
-    else:
+    elif tables.csv != STANDARD_OUTPUT:
         tell_totals(summary, place.name_of(LEDGER))
     if products.missing or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)

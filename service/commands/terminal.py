@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, OptionError, message_of
+from engine.system.files import write_atomically
 from engine.system.text import json_text, legible
+from service.commands.groups import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
     from benchmarks.results.markdown import Table
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NAME_LENGTH = 200
 _MESSAGE_LENGTH = 4000
+_UNLIMITED = 1 << 20
+_NO_BREAK = "\u00a0"
 _PERCENT_ENCODING = "pseg-percent-encoding"
 
 
@@ -39,6 +42,8 @@ class ExitStatus(IntEnum):
     """Some or all images failed, a table or a page could not be written, or an accuracy limit was missed."""
     WRONG_REQUEST = 2
     UNUSABLE_MODEL = 3
+    INTERRUPTED = 130
+    """By Ctrl-C: what a shell reports of SIGINT."""
     READER_GONE = 141
     """Who read the output closed it (`pseg … | head -n 1`): what a shell reports of SIGPIPE."""
 
@@ -50,12 +55,13 @@ def exit_status_of(error: EngineError) -> ExitStatus:
         error: what was raised.
 
     Returns:
-        1 for a missed accuracy limit; 3 for bundle, model and conversion; 2 for everything that was asked for and
-        cannot be had.
+        1 for a missed accuracy limit, also of an INT8 model that is refused for it; 3 for bundle, model and conversion;
+        2 for everything that was asked for and cannot be had.
     """
     from converters.parity import ParityError
+    from converters.quantization import QuantizationError
 
-    if isinstance(error, ParityError):
+    if isinstance(error, ParityError | QuantizationError):
         return ExitStatus.INCOMPLETE
     if isinstance(error, BundleError | ModelLoadError | ConversionError):
         return ExitStatus.UNUSABLE_MODEL
@@ -262,17 +268,58 @@ class Products:
 
 
 @contextmanager
+def table_written(path: Path | None) -> Generator[Callable[[bytes], None]]:
+    """Open the way for a table.
+
+    Args:
+        path: the file; `-`: standard output, and whatever else would be printed there goes to stderr; None: no table.
+
+    Yields:
+        Writes the table.
+    """
+    output = sys.stdout
+    if path != STANDARD_OUTPUT:
+        yield lambda table: None if path is None else write_atomically(path, table)
+        return
+
+    def write(table: bytes) -> None:
+        output.write(table.decode())
+        output.flush()
+
+    with redirect_stdout(sys.stderr):
+        yield write
+
+
+def lines_of_steps() -> Callable[[str], None]:
+    """Show steps where there is no terminal: a line for each, when it comes for the first time.
+
+    Returns:
+        Takes the steps.
+    """
+    told: set[str] = set()
+
+    def tell_step(step: str) -> None:
+        if step not in told:
+            told.add(step)
+            say(step)
+
+    return tell_step
+
+
+@contextmanager
 def step_shown(first: str) -> Generator[Callable[[str], None]]:
-    """Show on a terminal what is being done.
+    """Show what is being done: on a terminal the present step, elsewhere a line for each.
 
     Args:
         first: the first step, in our own words.
 
     Yields:
-        Takes the next one; without effect where nobody looks.
+        Takes the next one.
     """
     if not messages().is_terminal:
-        yield lambda _step: None
+        tell_step = lines_of_steps()
+        tell_step(first)
+        yield tell_step
         return
     with messages().status(first) as status:
         yield lambda step: status.update(legible(step))
@@ -282,14 +329,14 @@ def results_console(unseen_width: int | None = None) -> "Console":
     """Make a console on stdout for tables. What it prints is no markup.
 
     Args:
-        unseen_width: characters of a line where no terminal has a width; None: rich's own.
+        unseen_width: characters of a line where neither a terminal nor COLUMNS states them; None: rich's own.
 
     Returns:
         The console; a narrow terminal wraps cells.
     """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else unseen_width
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal() else unseen_width
     return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
@@ -326,24 +373,33 @@ def tell_fact(console: "Console", name: str, value: str, style: str = "bold") ->
     console.print(Text.assemble((name, style), " ", legible(value, _MESSAGE_LENGTH)), soft_wrap=True)
 
 
-def rich_table(title: str, table: "Table") -> "RichTable":
-    """Lay out a table for a terminal.
+def print_table(console: "Console", title: str, table: "Table") -> None:
+    """Print a table; where the console is too narrow for it, a paragraph for each row.
 
     Args:
+        console: from `results_console`.
         title: stands above it.
         table: cells; the first column is text, the others are figures.
-
-    Returns:
-        What a console prints.
     """
+    from rich.padding import Padding
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     laid_out = RichTable(title=title)
     for index, name in enumerate(table.header):
-        laid_out.add_column(shown(name), overflow="fold", justify="right" if index else "left")
+        laid_out.add_column(shown(name), no_wrap=True, justify="right" if index else "left")
     for row in table.rows:
         laid_out.add_row(*map(shown, row))
-    return laid_out
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    if console.measure(laid_out, options=unlimited).maximum <= console.width:
+        console.print(laid_out)
+        return
+    console.print(Text(title, "italic"))
+    for row in table.rows:
+        console.print(Text(shown(row[0]), "bold"), overflow="fold")
+        named = zip(table.header[1:], row[1:], strict=True)
+        figures = [f"{shown(name)} {shown(cell)}".replace(" ", _NO_BREAK) for name, cell in named if cell]
+        console.print(Padding(", ".join(figures), (0, 0, 0, 2)))
 
 
 BundleArgument = Annotated[

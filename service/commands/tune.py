@@ -29,7 +29,7 @@ from service.commands.terminal import (
     ExitStatus,
     JsonOption,
     print_json,
-    rich_table,
+    print_table,
     step_shown,
     tell_fact,
     warn,
@@ -130,7 +130,7 @@ def _tune(
 
 def _show(tuning: Tuning, destination: _Destination) -> None:
     console = wide_console()
-    console.print(rich_table(f"tried for {tuning.goal}", tuning_table(tuning)))
+    print_table(console, f"tried for {tuning.goal}", tuning_table(tuning))
     skipped = dict.fromkeys(each.reason for each in tuning.skipped)
     for note in (*tuning.notes, *(f"skipped: {reason}" for reason in skipped)):
         warn(console, note)

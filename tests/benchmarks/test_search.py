@@ -23,7 +23,7 @@ class Figures:
 
     latency_ms: float = 10.0
     images_per_s: float = 100.0
-    peak_mb: float = 100.0
+    peak_mib: float = 100.0
     iou: float = 1.0
     cover_error: float = 0.0
     error: str | None = None
@@ -76,7 +76,7 @@ class MadeUpMachine:
             0.0,
             (Sample("a.png", dict.fromkeys(STAGES, 0.0), figures.latency_ms),),
             PipelinePass(1, 1 / figures.images_per_s, 1.0),
-            round(figures.peak_mb * 1e6),
+            round(figures.peak_mib * 2**20),
         )
         return Measurement(configuration, 0, None, (turn,) * turns, agreement(figures) if compare else None, None)
 
@@ -89,21 +89,21 @@ figures_of_any_kind = st.builds(
     Figures,
     latency_ms=st.integers(1, 1000).map(float),
     images_per_s=st.integers(1, 1000).map(float),
-    peak_mb=st.integers(1, 1000).map(float),
+    peak_mib=st.integers(1, 1000).map(float),
     iou=st.sampled_from([0.5, 0.96, 0.97, 0.99, 1.0]),
     cover_error=st.sampled_from([0.0, 0.005, 0.006, 0.5]),
     error=st.sampled_from([None, None, None, "killed"]),
 )
 tables = st.lists(
-    figures_of_any_kind, min_size=1, max_size=24, unique_by=(lambda each: each.latency_ms, lambda each: each.peak_mb)
+    figures_of_any_kind, min_size=1, max_size=24, unique_by=(lambda each: each.latency_ms, lambda each: each.peak_mib)
 ).map(lambda each: field_of(*each))
 some_limits = st.builds(
-    TuningLimits, max_latency_ms=st.sampled_from([None, 300.0]), max_rss_mb=st.sampled_from([None, 400.0])
+    TuningLimits, max_latency_ms=st.sampled_from([None, 300.0]), max_rss_mib=st.sampled_from([None, 400.0])
 )
 WORTH: Mapping[Goal, Callable[[Figures], float]] = {
     Goal.LATENCY: lambda each: -each.latency_ms,
     Goal.THROUGHPUT: lambda each: each.images_per_s,
-    Goal.MEMORY: lambda each: -each.peak_mb,
+    Goal.MEMORY: lambda each: -each.peak_mib,
 }
 
 
@@ -113,7 +113,7 @@ def permitted(figures: Figures, limits: TuningLimits) -> bool:
         and figures.iou >= 0.97
         and figures.cover_error <= 0.005
         and (limits.max_latency_ms is None or figures.latency_ms <= limits.max_latency_ms)
-        and (limits.max_rss_mb is None or figures.peak_mb <= limits.max_rss_mb)
+        and (limits.max_rss_mib is None or figures.peak_mib <= limits.max_rss_mib)
     )
 
 
@@ -193,12 +193,12 @@ def test_variants_of_the_better_half_are_tried() -> None:
 def test_a_variant_may_keep_a_limit_that_the_field_breaks() -> None:
     many = Configuration(ProviderName.CPU, threads=2)
     one = replace(many, threads=1)
-    table = {many: Figures(peak_mb=300.0), one: Figures(peak_mb=200.0)}
-    limits = TuningLimits(max_rss_mb=250)
+    table = {many: Figures(peak_mib=300.0), one: Figures(peak_mib=200.0)}
+    limits = TuningLimits(max_rss_mib=250)
     found = search((many,), MadeUpMachine(table), Goal.LATENCY, limits, deadline=1e9, variants=lambda _: (one,))
     assert found.chosen is not None
     assert found.chosen.configuration == one
-    assert found.trials[0].broken == ("peak memory 300.0 MB, limit 250 MB",)
+    assert found.trials[0].broken == ("peak memory 300.0 MB, limit 250 MiB",)
 
 
 def test_what_breaks_a_limit_only_later_is_not_chosen() -> None:
@@ -255,7 +255,7 @@ def test_the_front_is_what_nothing_beats() -> None:
     ("limits", "said"),
     [
         ({"max_latency_ms": 0.0}, "max-latency-ms: 0.0 is not more than 0"),
-        ({"max_rss_mb": -1.0}, "max-rss-mb: -1.0 is not more than 0"),
+        ({"max_rss_mib": -1.0}, "max-rss-mib: -1.0 is not more than 0"),
         ({"min_iou": 1.1}, "min-iou: 1.1 is more than 1"),
         ({"max_cover_error": -0.1}, "max-cover-error"),
     ],

@@ -105,8 +105,7 @@ def test_the_table_begins_with_the_choice_and_ends_with_what_breaks_a_limit() ->
         ("paddle-onednn fp32, 2 threads", "", ""),
         ("cpu int8, 2 threads", "yes", "class IoU 0.9, limit 0.97"),
     ]
-    # 100 MiB are 105 MB.
-    assert {row[table.header.index("peak MB")] for row in table.rows} == {"105"}
+    assert {row[table.header.index("peak MiB")] for row in table.rows} == {"100"}
 
 
 def test_a_choice_becomes_a_profile_and_no_choice_none() -> None:

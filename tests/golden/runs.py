@@ -115,7 +115,8 @@ class Run:
                 "arguments": named,
                 "status": ended.returncode,
                 "stdout": "<log>" if named[:1] == ["<repository>/service.py"] else self._printed(ended.stdout),
-                "stderr": "<log>" if named[:1] == ["-m"] else self._printed(ended.stderr),
+                # Which configurations are tried depends on the machine.
+                "stderr": "<log>" if named[:1] in (["-m"], ["tune"]) else self._printed(ended.stderr),
             }
         )
 

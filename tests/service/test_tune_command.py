@@ -131,9 +131,9 @@ def test_a_profile_of_its_own_is_written_and_shown(bundle: Path, images: Path, t
 def test_limits_that_nothing_keeps_leave_no_profile(bundle: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
     options = ("--images", images, "--budget-s", 0.1, "--cache-dir", tmp_path / "c")
-    result = pseg("tune", bundle, *options, "--max-rss-mb", 1, "--out", out)
+    result = pseg("tune", bundle, *options, "--max-rss-mib", 1, "--out", out)
     assert result.exit_code == ExitStatus.INCOMPLETE
-    assert "limit 1 MB" in result.stdout
+    assert "limit 1 MiB" in result.stdout
     assert "keeps the limits" in result.stdout
     assert not out.exists()
 

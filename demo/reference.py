@@ -1,6 +1,6 @@
 """Writes docs/api.md, the reference of the Python interface, from the docstrings of its public names.
 
-`python -m benchmarks.lab.reference` writes the page again. Signatures are quoted from the source, as people write them.
+`python -m demo.reference` writes the page again. Signatures are quoted from the source, as people write them.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 import engine
 from service.session import open_model
 
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 _INTRODUCTION = """# Python interface
 
 This page is made from the docstrings by `make api`. [notebook.ipynb](notebook.ipynb) shows the interface at work.

@@ -1,0 +1,132 @@
+"""What makes the command pleasant in a terminal, in a pipe and in a log."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.results.markdown import Table
+from converters.quantization import QuantizationError
+from service.commands.terminal import ExitStatus, exit_status_of, print_table, results_console, step_shown
+from tests.service.pictures import BLUE, GREEN, RED, painted
+from tests.service.test_cli import PSEG, pseg, pseg_process
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(painted(RED))
+    (folder / "b.png").write_bytes(painted(GREEN, BLUE))
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [(), ("predict",), ("merge",)])
+def test_h_is_help(arguments: tuple[str, ...]) -> None:
+    short, long = pseg(*arguments, "-h"), pseg(*arguments, "--help")
+    assert short.status == ExitStatus.DONE
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "completed"), [("pseg pre", 1, "predict"), ("pseg predict --run", 2, "--runtime")]
+)
+def test_shells_complete_commands_and_options(words: str, position: int, completed: str) -> None:
+    asked = {"_PSEG_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    assert pseg_process(**asked).stdout.split() == [completed]
+
+
+def test_a_table_goes_to_standard_output_and_everything_else_to_stderr(
+    bundle: Path, photographs: Path, tmp_path: Path
+) -> None:
+    done = pseg("predict", bundle, photographs, "--out", tmp_path / "masks", "--csv", "-")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["status"], row["cover_red"], row["cover_green"]) for row in rows] == [
+        ("ok", "1.0", "0.0"),
+        ("ok", "0.0", "0.5"),
+    ]
+    assert "a.png" in done.stderr
+    merged = pseg("merge", tmp_path / "masks", "--out", tmp_path / "merged", "--csv", "-")
+    assert [row["cover_red"] for row in csv.DictReader(io.StringIO(merged.stdout))] == ["1.0", "0.0"]
+    assert not Path("-").exists()
+
+
+def test_a_table_and_records_do_not_share_standard_output(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    done = pseg("predict", bundle, photographs, "--out", tmp_path / "masks", "--csv", "-", "--json")
+    assert (done.status, done.stdout) == (ExitStatus.WRONG_REQUEST, "")
+    assert "--csv: standard output holds either a table or the records of json" in done.stderr
+
+
+def test_a_quiet_run_tells_failures_only(bundle: Path, photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks"
+    done = pseg("predict", bundle, photographs, "--out", out, "--quiet")
+    assert (done.status, done.stdout, done.stderr) == (ExitStatus.DONE, "", "")
+    assert len(list(out.glob("*.pseudo.png"))) == 2
+    (photographs / "broken.png").write_bytes(b"broken")
+    done = pseg("predict", bundle, photographs / "broken.png", "--out", tmp_path / "other", "--quiet")
+    assert (done.status, done.stdout) == (ExitStatus.INCOMPLETE, "")
+    assert [line for line in done.stderr.splitlines() if not line.startswith("failed: ")] == []
+
+
+def test_ctrl_c_says_so_in_one_line(bundle: Path, tmp_path: Path) -> None:
+    command = [PSEG, "bench", str(bundle), "--cache-dir", str(tmp_path / "cache")]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert started.stderr is not None
+    assert started.stderr.readline().startswith("preparing")
+    started.send_signal(signal.SIGINT)
+    printed, told = started.communicate(timeout=60)
+    assert (started.returncode, printed) == (130, "")
+    assert told.splitlines()[-1] == "interrupted"
+
+
+def test_steps_are_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with step_shown("preparing") as show:
+        for step in ("measuring a", "measuring b", "measuring a"):
+            show(step)
+    assert capsys.readouterr().err.splitlines() == ["preparing", "measuring a", "measuring b"]
+
+
+HEADER = ("configuration", "p50 ms", "p90 ms", "images/s", "peak MiB", "smallest class IoU", "verdict")
+ROWS = (("cpu fp32, 2 threads", "120.5", "130.5", "8.20", "410", "1.0000", "chosen"),)
+
+
+@pytest.fixture(params=[40, 80, 200])
+def console(request: pytest.FixtureRequest) -> Console:
+    return Console(width=request.param, file=io.StringIO(), markup=False)
+
+
+def test_a_table_fits_the_terminal_and_cuts_nothing(console: Console) -> None:
+    print_table(console, "measured", Table(HEADER, ROWS))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue().replace("\u00a0", " ")
+    assert max(map(len, printed.splitlines())) <= console.width
+    assert [cell for cell in (*HEADER[1:], *ROWS[0]) if cell not in printed] == []
+
+
+def test_tables_in_a_pipe_heed_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert results_console(240).width == 80
+    monkeypatch.delenv("COLUMNS")
+    assert results_console(240).width == 240
+
+
+def test_a_refused_int8_model_is_a_missed_limit() -> None:
+    assert exit_status_of(QuantizationError("missed", ())) == ExitStatus.INCOMPLETE
+
+
+def test_inspect_shows_the_certificate_of_the_model_it_belongs_to(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
+    (model,) = json.loads(pseg("inspect", demo, "--json").stdout)["onnx"]
+    assert (model["certificate"]["images"], model["certificate"]["compared_on"]) == (3, "generated")
+    with tarfile.open(demo) as archive:
+        archive.extractall(tmp_path / "copy", filter="data")
+    folder = tmp_path / "copy" / "onnx" / "fp32"
+    for content in (b"{}", (folder / "parity.json").read_bytes().replace(model["digest"].encode(), b"0" * 64)):
+        (folder / "parity.json").write_bytes(content)
+        assert "fp32, without a certificate" in pseg("inspect", tmp_path / "copy").stdout
