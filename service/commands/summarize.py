@@ -17,8 +17,8 @@ from service.commands.terminal import (
     ExitStatus,
     Products,
     print_json,
+    print_table,
     results_console,
-    rich_table,
     say,
     shown,
     tell_fact,
@@ -145,9 +145,9 @@ def _record(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> 
 
 def _show(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> None:
     console = results_console(_WIDTH)
-    console.print(rich_table("Cover in percent", _cover_table(summary)))
+    print_table(console, "Cover in percent", _cover_table(summary))
     if summary.changes:
-        console.print(rich_table("Difference in percentage points", _change_table(summary)))
+        print_table(console, "Difference in percentage points", _change_table(summary))
     tell_fact(console, "images", f"{len(placed.pictures)} used, {len(found.failures)} failed, {found.missing} missing")
     for note in summary.notes:
         tell_fact(console, "note", note)
