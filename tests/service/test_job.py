@@ -599,6 +599,21 @@ PARAMETERS: Mapping[str, Any] = {
     "scales": None,
     "flip-horizontal": False,
     "flip-vertical": False,
+    "scale-range": None,
+    "unsure": None,
+    "roi": None,
+    "quadrat-size": None,
+    "exclude-class": None,
+    "keep-classes": None,
+    "median": None,
+    "fill-holes": False,
+    "min-area": None,
+    "tile": False,
+    "as-photograph": False,
+    "tile-size": None,
+    "overlap": None,
+    "bands": None,
+    "vectors": "none",
 }
 
 
