@@ -58,8 +58,12 @@ _TOLERANCE: Final = 0.006
 """How far from its line a point may lie that belongs to it, as a share of the mean side."""
 _MARGIN: Final = 0.006
 """Share of the picture's shorter side next to its border, where a corner is not told from one that is cut off."""
-_SAME: Final = 0.8
-"""Share of the smaller of two regions that the larger one holds, if they are one."""
+_SAME: Final = 0.9
+"""Intersection over union of two regions that are one; the one that shows best counts."""
+_WITHIN: Final = 0.8
+"""Share of a part of a divided frame that lies within the frame."""
+_FILLED: Final = 0.93
+"""Share of a divided frame that its parts fill; what lies between two frames takes more."""
 _MOST_SHARED: Final = 0.2
 """What it may hold of another frame's region that has a hidden corner."""
 
@@ -432,17 +436,36 @@ def _robust_line(place: Real, depth: Real, length: float, tolerance: float) -> t
 
 
 def _only(edges: Sequence[FrameEdge]) -> FrameEdge:
-    """Refuse several frames; of regions within each other, such as the parts of a divided frame, the largest counts."""
+    """Refuse several regions, unless they are the parts of a divided frame, which fill it together."""
     # A region with a hidden corner may be made of sides of two: it stands back behind one whose corners all show.
-    ranked = sorted(edges, key=lambda each: (each.hidden_corners, -float(_area(each.corners))))
-    apart: list[FrameEdge] = []
-    for edge in ranked:
-        most = _MOST_SHARED if apart and edge.hidden_corners > apart[0].hidden_corners else _SAME
-        if all(_shared(edge.corners, other.corners) <= most for other in apart):
-            apart.append(edge)
-    if len(apart) > 1:
-        raise RegionError(f"{len(apart)} frames are seen, and nothing tells which of them is meant")
-    return _in_order(apart[0])
+    fewest = min(edge.hidden_corners for edge in edges)
+    distinct: list[FrameEdge] = []
+    for edge in sorted(edges, key=lambda each: -sum(each.shown)):
+        others = [each.corners for each in distinct]
+        if edge.hidden_corners == fewest:
+            if not any(_overlap(edge.corners, other) > _SAME for other in others):
+                distinct.append(edge)
+        elif all(_shared(edge.corners, each.corners) <= _MOST_SHARED for each in edges if each is not edge):
+            distinct.append(edge)
+    largest = max(distinct, key=lambda each: float(_area(each.corners)))
+    parts = [each for each in distinct if each is not largest]
+    filled = 0.0
+    counted: list[Points] = []
+    for part in parts:  # those that show best come first
+        if _shared(part.corners, largest.corners) < _WITHIN:
+            raise RegionError("several frames are seen, and nothing tells which of them is meant")
+        if all(_shared(part.corners, other) <= _MOST_SHARED for other in counted):
+            counted.append(part.corners)
+            filled += float(_area(part.corners))
+    if parts and filled < _FILLED * float(_area(largest.corners)):
+        raise RegionError("a framed region lies within another, and nothing tells which of them is meant")
+    return _in_order(largest)
+
+
+def _overlap(corners: Points, others: Points) -> float:
+    """Intersection over union of two regions."""
+    shared, _ = cv2.intersectConvexConvex(corners.astype(np.float32), others.astype(np.float32))
+    return float(shared) / (float(_area(corners)) + float(_area(others)) - float(shared))
 
 
 def _shared(corners: Points, others: Points) -> float:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ from engine import (
     ClassCover,
     EngineError,
     Failed,
+    ImageError,
     OptionError,
     Prediction,
     Predictor,
@@ -214,6 +215,8 @@ class TiledImages(Generic[Image, Stored]):
         return Segmented(task, image, prediction, stored, timings_ms)
 
     def _segment_raster(self, image: Image, path: Path, page: int | None) -> Result[Image, Stored]:
+        for _, problem in _not_of_rasters(self.request):
+            raise ImageError(f"{path} is a raster, {problem}")
         tiling, facts = self._tiling()
         files = self.sink.raster_files(image)
         with open_geotiff(
@@ -544,19 +547,8 @@ def require_rasters_possible(
     rasters = [task for task in cut if tiff_size(task.path) is not None]
     if not rasters:
         return
-    if request.cover.region.roi is not None:
-        raise OptionError(
-            f"{rasters[0].path} is a raster, in which no region is measured: cut the area out of it first, or leave "
-            "roi out",
-            option="roi",
-        )
-    asked = request.cover.cleanup.values()
-    for name, usual in CleanupOptions().values().items():
-        if asked[name] != usual:
-            raise OptionError(
-                f"{rasters[0].path} is a raster, whose mask is not cleaned up: leave it out, or ask for as-photograph",
-                option=name,
-            )
+    for name, problem in _not_of_rasters(request):
+        raise OptionError(f"{rasters[0].path} is a raster, {problem}", option=name)
     if "overlay" in request.save:
         raise OptionError(
             f"{rasters[0].path} is a raster, of which no overlay is made: leave overlay out, or ask for as-photograph",
@@ -583,6 +575,17 @@ def require_rasters_possible(
         {"one of the images": [task.path for task in tasks]},
         advice="name another folder with --out, or another file with --vectors",
     )
+
+
+def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
+    """Options that a raster has no effect of, and why."""
+    if request.cover.region.roi is not None:
+        yield "roi", "in which no region is measured: cut the area out of it first, or leave roi out"
+    asked = request.cover.cleanup.values()
+    for name, usual in CleanupOptions().values().items():
+        if asked[name] != usual:
+            option = name.replace("_", "-")
+            yield name, f"whose mask is not cleaned up: leave {option} out, or ask for as-photograph"
 
 
 def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], cut: Sequence[ImageTask]) -> None:

@@ -93,6 +93,20 @@ def test_vegetation_and_tape_are_bridged() -> None:
     assert distance(find_frame(mask == 1).corners, TILTED) < 2
 
 
+def test_a_region_that_reaches_to_the_next_frame_is_refused() -> None:
+    left = np.array([(65.0, 120.0), (366.0, 141.0), (366.0, 442.0), (48.0, 439.0)])
+    right = np.array([(432.0, 179.0), (717.0, 159.0), (758.0, 446.0), (481.0, 487.0)])
+    with pytest.raises(RegionError, match=r"lies within another|several"):
+        find_frame(framed(left, right, width=800, height=600) == 1)
+
+
+def test_of_a_divided_frame_the_whole_counts() -> None:
+    mask = framed(SQUARE)
+    cv2.line(mask, (150, 220), (450, 240), (1,), 5)
+    cv2.line(mask, (300, 90), (310, 390), (1,), 5)
+    assert distance(find_frame(mask == 1).corners, SQUARE) < 1.2
+
+
 def test_one_hidden_corner_is_bridged() -> None:
     mask = framed(TILTED)
     cv2.circle(mask, (90, 380), 120, (0,), -1)
@@ -107,7 +121,7 @@ def test_one_hidden_corner_is_bridged() -> None:
         (np.zeros((480, 640), np.uint8), "no pixel is of the frame's class"),
         (framed(SQUARE + np.array([250, 0])), "cut off|border"),
         (framed(SQUARE - np.array([0, 89.5])), "border"),
-        (framed(SQUARE * 0.6 - np.array([60, 0]), SQUARE * 0.6 + np.array([240, 60])), "2 frames"),
+        (framed(SQUARE * 0.6 - np.array([60, 0]), SQUARE * 0.6 + np.array([240, 60])), "several frames"),
     ],
     ids=["none", "cut off", "at the border", "two"],
 )

@@ -208,6 +208,20 @@ def test_regions_that_cannot_be_are_refused(bundle: Path, tmp_path: Path, option
     assert said in pseg_error("predict", bundle, photo, "--out", tmp_path / "out", *options)
 
 
-def test_a_region_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", [("--roi", "1,1,9,9"), ("--min-area", "5px"), ("--fill-holes",)])
+def test_what_a_raster_has_no_effect_of_is_refused_at_once(
+    bundle: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
     source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120))
-    assert "--roi: " in pseg_error("predict", bundle, source, "--out", tmp_path / "out", "--roi", "1,1,9,9")
+    said = pseg_error("predict", bundle, source, "--out", tmp_path / "out", *option)
+    assert f"{option[0]}: " in said
+
+
+def test_clean_up_changes_the_mask_and_is_recorded(bundle: Path, tmp_path: Path) -> None:
+    photo = quadrat(tmp_path / "quadrat.png")
+    arguments = ("--out", tmp_path / "out", "--save", "mask", "--min-area", "10000px", "--json")
+    (record,) = pseg("predict", bundle, photo, *arguments).records
+    # 40 × 200 green pixels go to what is nearest: the frame, and the bottom inside of it.
+    assert record["cover"][1]["cover"] == 0
+    assert record["provenance"]["measuring"] == {"min_area": "10000px"}
+    assert pseg("reproduce", tmp_path / "out", "--bundle", bundle).status == 0
