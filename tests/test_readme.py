@@ -69,7 +69,7 @@ def test_there_is_python_to_run() -> None:
 def test_quoted_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line.partition("pseg ")[2], comments=True)
     if words[0].startswith("-"):
-        assert words[0] in {"--help", "--verbose", "-v"}
+        assert words[0] in {"--help", *(option for parameter in GROUP.params for option in parameter.opts)}
         return
     assert words[0] in COMMANDS
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(words[0])

@@ -13,6 +13,7 @@ from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
+from service.commands.groups import STANDARD_OUTPUT, require_one_output
 from service.commands.terminal import (
     ExitStatus,
     Products,
@@ -21,6 +22,7 @@ from service.commands.terminal import (
     results_console,
     say,
     shown,
+    table_written,
     tell_fact,
 )
 from service.request import require_apart, require_writable_file, written_by
@@ -64,7 +66,9 @@ class _SummaryOptions(Options):
         parse=_grouping,
     )
     seed: int = option(0, "Seed of the bootstrap, which gives the intervals from 30 units on.", minimum=0)
-    csv: Path | None = option(None, "Write the covers to this table: a row per group, date and class.")
+    csv: Path | None = option(
+        None, "Write the covers to this table: a row per group, date and class. - writes it to standard output."
+    )
     changes: Path | None = option(
         None, "Write the differences between dates to this table: a row per group, pair of dates and class."
     )
@@ -74,9 +78,14 @@ class _SummaryOptions(Options):
     )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
 
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        require_one_output(self.csv, json_lines=self.json_lines)
+
     def files(self) -> dict[str, Path | None]:
-        """Flag to file; None: not asked for."""
-        return {"--csv": self.csv, "--changes": self.changes, "--points": self.points}
+        """Flag to file; None: not asked for, or standard output."""
+        csv = None if self.csv == STANDARD_OUTPUT else self.csv
+        return {"--csv": csv, "--changes": self.changes, "--points": self.points}
 
 
 @with_flags()
@@ -104,11 +113,15 @@ def summarize(
     for path in filter(None, output.files().values()):
         require_writable_file(path)
     products = Products()
-    _write(products, output, found, placed, summary)
-    if output.json_lines:
-        print_json(_record(found, placed, summary))
-    else:
-        _show(found, placed, summary)
+    with table_written(output.csv) as write_table:
+        if output.csv is not None:
+            with products.written(f"the table {output.csv}"):
+                write_table(groups_csv(summary))
+        _write(products, output, found, placed, summary)
+        if output.json_lines:
+            print_json(_record(found, placed, summary))
+        else:
+            _show(found, placed, summary)
     if products.missing or found.failures or found.missing or placed.unplaced or placed.without_picture:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
@@ -116,9 +129,6 @@ def summarize(
 def _write(
     products: Products, output: _SummaryOptions, found: SurveyPictures, placed: PlacedPictures, summary: Summary
 ) -> None:
-    if output.csv is not None:
-        with products.written(f"the table {output.csv}"):
-            write_atomically(output.csv, groups_csv(summary))
     if output.changes is not None:
         with products.written(f"the table {output.changes}"):
             write_atomically(output.changes, changes_csv(summary))

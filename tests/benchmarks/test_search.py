@@ -198,7 +198,7 @@ def test_a_variant_may_keep_a_limit_that_the_field_breaks() -> None:
     found = search((many,), MadeUpMachine(table), Goal.LATENCY, limits, deadline=1e9, variants=lambda _: (one,))
     assert found.chosen is not None
     assert found.chosen.configuration == one
-    assert found.trials[0].broken == ("peak memory 300.0 MB, limit 250 MiB",)
+    assert found.trials[0].broken == ("peak memory 300.0 MiB, limit 250 MiB",)
 
 
 def test_what_breaks_a_limit_only_later_is_not_chosen() -> None:
