@@ -58,6 +58,7 @@ _MASKED_TEXT = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(s|ms|MiB|MB|KiB|kB|GiB|bytes|threads?|cores?)\b"), "<number> \\2"),
     (re.compile(r"\b\d+\.\d+\.\d+(\.?[a-z0-9+]+)*\b"), "<version>"),
+    (re.compile(r"(?<=:collection-item\.1)-\d+(?=\.json)"), "-<number>"),
 )
 _IMAGE_SUFFIXES = {".png", ".jpg"}
 
@@ -167,9 +168,11 @@ class Run:
             case _:
                 return value
 
-    @staticmethod
-    def _is_masked(key: str, value: object) -> bool:
-        if key in {"coordinates", "host", "processor"} or key.startswith("timings"):
+    def _is_masked(self, key: str, value: object) -> bool:
+        # Members of a collection are stored side by side, and which libraries are measured depends on the time.
+        if key in {"coordinates", "host", "processor", "item"} or key.startswith("timings"):
+            return True
+        if self._measured and key == "versions":
             return True
         return _MASKED_FIELDS.match(key) is not None and not isinstance(value, dict | list | type(None))
 
