@@ -608,7 +608,7 @@ def _chosen_bands(path: Path, dataset: Dataset, directory: Directory, bands: Seq
         return tuple(visible)
     shown = listed if count <= _MOST_LISTED else f"{', '.join(listed.split(', ')[:_MOST_LISTED])}, …"
     raise ImageError(
-        f"{path}: {count} bands ({shown}), of which three are no colours: choose those that the network takes with "
+        f"{path}: {count} bands ({shown}), which are more than colours: choose those that the network takes with "
         "bands, for example 1,2,3"
     )
 

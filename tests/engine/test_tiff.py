@@ -340,7 +340,7 @@ def test_either_alpha_or_nodata_says_what_is_missing(
         ),
     )
     if bands is None and extra:
-        refused(path, r"bands .*choose them with bands")
+        refused(path, r"bands .*choose those that the network takes with bands")
         return
     pixels, valid = as_raster(path, bands)
     expected = alpha > 0
