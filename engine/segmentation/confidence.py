@@ -108,8 +108,8 @@ def require_scores(kind: OutputKind) -> OutputKind:
     if kind is OutputKind.MASK:
         raise OptionError(
             "the network returns classes without their scores (it ends in an argmax), so nothing is known of its "
-            "confidence: cut the argmax off (`pseg convert` with its option scores), or export the training again with "
-            "`pseg export`, which gives logits"
+            "confidence: cut the argmax out with `pseg convert`, or export the training again with `pseg export` and "
+            "logits as output"
         )
     if kind is OutputKind.MULTILABEL:
         raise OptionError("the classes of this bundle overlap, so that no pixel has one class to be confident of")

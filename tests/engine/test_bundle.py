@@ -369,7 +369,10 @@ YAML_CASES = [
     ("Deploy: {1: 2, [a]: b}", "is not valid YAML"),
     (f"Deploy: {{output_op: {'x' * 2000}}}", "output_op: String should have at most 1000 characters"),
     ("Deploy: {transforms: [" + "{type: Normalize}, " * 101 + "]}", "transforms has 101 entries, more than 100"),
-    ("Deploy: {transforms: [{type: Normalize, mean: [no]}]}", "transforms[0] Normalize: mean must be a list of 1 to 512"),
+    (
+        "Deploy: {transforms: [{type: Normalize, mean: [no]}]}",
+        "transforms[0] Normalize: mean must be a list of 1 to 512",
+    ),
     (
         "Deploy: {transforms: [{type: Normalize, std: ['0.5']}]}",
         "transforms[0] Normalize: std must be a list of 1 to 512",

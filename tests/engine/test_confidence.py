@@ -113,5 +113,5 @@ def test_tiles_equal_the_whole(network: Network) -> None:
 def test_networks_that_return_no_scores_of_one_class_are_refused(network: Network, multilabel: bool) -> None:
     predictor = Predictor(bundle_of((), multilabel=multilabel), FakeRuntime(network))
     predictor.steps = MeasuringSteps(keep_confidence=True)
-    with pytest.raises(OptionError, match="overlap" if multilabel else "`pseg convert` with its option scores"):
+    with pytest.raises(OptionError, match="overlap" if multilabel else "pseg convert"):
         predictor.predict(image_of(patches(8, 8)))
