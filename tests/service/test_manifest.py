@@ -69,7 +69,7 @@ def test_a_manifest_or_cluster_out_of_reach_takes_nothing_away(bundle: Path, tmp
     (out / "ledger.parquet").write_bytes(b"of an earlier run")
     pytest.importorskip("ray", reason="ray is not installed: make development")
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
-        said = pseg_error("scale", bundle, manifest, "--out", out, "--address", address)
+        said = pseg_error("scale", bundle, manifest, "--out", out, "--address", address, "--overwrite")
         assert f"no cluster at {address}" in said
     assert (out / "ledger.parquet").read_bytes() == b"of an earlier run"
 
