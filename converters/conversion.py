@@ -32,7 +32,7 @@ from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
-from engine.segmentation.quality import LEAST_PICTURES, STATISTICS_NAME, statistics_json
+from engine.segmentation.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.system.cores import usable_cores
 from engine.system.libraries import installed_version
 from engine.system.process import is_out_of_memory
@@ -483,7 +483,7 @@ def calibration_statistics(pictures: Sequence[Path]) -> bytes:
     """Measure the pictures of a calibration, so that photographs can be compared with them.
 
     Args:
-        pictures: files.
+        pictures: files; of more than `MOST_PICTURES` as many, evenly spread, are measured.
 
     Returns:
         The file of a bundle that holds their statistics.
@@ -496,7 +496,7 @@ def calibration_statistics(pictures: Sequence[Path]) -> bytes:
             f"{len(pictures)} pictures to calibrate on do not tell what others look like: name {LEAST_PICTURES} or more"
         )
     found: list[PictureStatistics] = []
-    for path in pictures:
+    for path in pictures[:: -(-len(pictures) // MOST_PICTURES)]:
         try:
             image = read_image(path, max_img_size=DEFAULT_MAX_IMG_SIZE)
         except ImageError as error:

@@ -15,6 +15,7 @@ from engine.errors import ConversionError, OptionError
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.profile import PROFILE_NAME, profile_json, read_profile
+from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.onnx_files import require_whole_model
 from engine.segmentation.quality import STATISTICS_NAME
 from engine.system.confinement import FILE_BYTES
@@ -201,15 +202,16 @@ def metadata_of(bundle: Bundle, model: OnnxModel) -> dict[str, str]:
     }
     if classes:
         metadata["class_names"] = {str(index): each.name for index, each in enumerate(bundle.classes)}
+    bands = input_bands(model) or _BANDS
     for each in bundle.transforms:
         if isinstance(each, Normalize):
-            metadata["standardization_mean"] = _per_band(each.mean)
-            metadata["standardization_std"] = _per_band(each.std)
+            metadata["standardization_mean"] = _per_band(each.mean, bands)
+            metadata["standardization_std"] = _per_band(each.std, bands)
     return {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
 
 
-def _per_band(values: tuple[float, ...]) -> list[float]:
-    return [*values] if len(values) > 1 else [*values] * _BANDS
+def _per_band(values: tuple[float, ...], bands: int) -> list[float]:
+    return [*values] if len(values) > 1 else [*values] * bands
 
 
 def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, side: int | None = None) -> None:

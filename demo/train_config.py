@@ -38,6 +38,8 @@ def train(config: Path, save_dir: Path, *, iters: int | None = None) -> Path:
 
     settings = Config(str(config), iters=iters)
     builder = SegBuilder(settings)
+    if builder.val_dataset is None:
+        raise SystemExit(f"{config} names no val_dataset, by which the best weights are chosen: add one")
     with (
         replaced(CrossEntropyLoss, "forward", cross_entropy),
         scalars_joined_as_vectors(),
@@ -89,12 +91,15 @@ def cross_entropy(self: Any, logit: Any, label: Any, semantic_weights: Any = Non
     counted = (classes != self.ignore_index).astype(losses.dtype)
     if semantic_weights is not None:
         losses = losses * semantic_weights.reshape([-1])
-    shares = counted if self.avg_non_ignore else paddle.ones_like(counted)
+    shares = paddle.ones_like(counted)
     if self.weight is not None:
-        shares = shares * paddle.gather(self.weight, classes * counted.astype("int64"))
+        shares = paddle.gather(self.weight, classes * counted.astype("int64"))
     if self.top_k_percent_pixels < 1:
+        # Ignored pixels that are among these count, as in PaddleSeg.
         losses, kept = paddle.topk(losses, int(self.top_k_percent_pixels * losses.shape[0]))
         shares = paddle.gather(shares, kept)
+    elif self.avg_non_ignore:
+        shares = shares * counted
     return losses.mean() / (shares.mean() + _EPSILON)
 
 

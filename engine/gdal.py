@@ -216,7 +216,7 @@ def open_tiff(
     *,
     directory_offset: int | None = None,
     as_stored: bool = False,
-    heeds_georeference: bool = True,
+    use_georeference: bool = True,
     rows_at_a_time: int = 1024,
 ) -> Generator[Dataset]:
     """Open a picture of a TIFF; no pixels are read yet.
@@ -225,7 +225,7 @@ def open_tiff(
         file: a regular file that stays open as long as the picture is used.
         directory_offset: where the picture's directory lies; None: the first one, with its overviews and its mask.
         as_stored: whether samples of other colour models than RGB are left as they are.
-        heeds_georeference: whether coordinate reference system and place are read.
+        use_georeference: whether coordinate reference system and place are read.
         rows_at_a_time: that will be read: a file of whole rows needs a cache for them.
 
     Yields:
@@ -239,7 +239,7 @@ def open_tiff(
         name = f"GTIFF_DIR:off:{directory_offset}:{name}"
     if as_stored:
         name = f"GTIFF_RAW:{name}"
-    options = _READING if heeds_georeference else {**_READING, "GDAL_GEOREF_SOURCES": "NONE"}
+    options = _READING if use_georeference else {**_READING, "GDAL_GEOREF_SOURCES": "NONE"}
     with _environment(options):
         import rasterio
         from rasterio.errors import RasterioError
@@ -406,7 +406,7 @@ def transform_points(
 def new_file_at(path: Path) -> Generator[Path]:
     """Let a library write a file where nothing lies beside it, under a name that means nothing else to it.
 
-    Libraries take some names for addresses or archives, and heed files that lie beside the one that they write.
+    Libraries take some names for addresses or archives, and read files that lie beside the one that they write.
 
     Args:
         path: where the file is to lie in the end; replaced if it exists.

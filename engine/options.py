@@ -131,7 +131,7 @@ class ShapeRange:
 
 @dataclass(frozen=True, slots=True)
 class DynamicShapeProfile:
-    """What TensorRT is told about the shapes that will come, input by input."""
+    """The range of shapes that TensorRT prepares for, input by input."""
 
     inputs: tuple[tuple[str, ShapeRange], ...]
 

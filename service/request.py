@@ -130,7 +130,7 @@ def build_request(**parameters: object) -> PredictRequest:
 
     Raises:
         OptionError: a parameter is wrong, or parameters contradict each other.
-        TypeError: there is no such option.
+        TypeError: an option of another name was given.
     """
     unknown = parameters.keys() - {each.name for each in declared_options(PredictRequest)}
     if unknown:

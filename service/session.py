@@ -265,7 +265,7 @@ def open_model(
 
     Raises:
         EngineError: whatever the engine finds wrong with bundle, options or machine.
-        TypeError: there is no such option.
+        TypeError: an option of another name was given.
     """
     request = build_request(**options)
     caches = caches_at(None if cache_dir is None else Path(cache_dir))
@@ -312,7 +312,7 @@ def batch_within_memory(request: PredictRequest, predictor: Predictor) -> int:
 
     Args:
         request: validated parameters.
-        predictor: heeds the limit, if there is one that matters.
+        predictor: keeps to the limit, if there is one that matters.
 
     Returns:
         At least 1. Where images are not shrunken, those of the default size decide.

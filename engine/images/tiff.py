@@ -375,7 +375,7 @@ def open_picture(
             if directory is directories.chain[0] and not directories.is_cut_off
             else directory.offset,
             as_stored=directory.photometric != Photometric.YCBCR,
-            heeds_georeference=not is_unplaced,
+            use_georeference=not is_unplaced,
             rows_at_a_time=rows_at_a_time,
         ) as dataset:
             picture = Tiff(path, dataset, directory, bands, scale_range)

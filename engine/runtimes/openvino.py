@@ -165,15 +165,15 @@ class OpenVinoRuntime:
         try:
             compiled = self._compiled(model, folder)
             threads = self._threads_of(compiled)
-            self._inputs = tuple(map(_spec, compiled.inputs))
-            self._outputs = tuple(map(_spec, compiled.outputs))
+            self.inputs = tuple(map(_spec, compiled.inputs))
+            self.outputs = tuple(map(_spec, compiled.outputs))
             requests = [compiled.create_infer_request() for _ in range(options.streams)]
         except RuntimeError as error:
             raise ModelLoadError(
                 f"{model.path}: OpenVINO refuses the model ({_telling_line(error)}): use provider cpu"
             ) from error
         self._requests: Sessions[Any] = Sessions(requests)
-        self._identity = RuntimeIdentity(
+        self.identity = RuntimeIdentity(
             runtime=RuntimeName.ONNX,
             provider=options.label,
             precision=options.precision,
@@ -183,7 +183,7 @@ class OpenVinoRuntime:
             streams=options.streams,
         )
         try:
-            self.run(probe_feeds(self._inputs))
+            self.run(probe_feeds(self.inputs))
         except InferenceError as error:
             raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
 
@@ -213,21 +213,6 @@ class OpenVinoRuntime:
             _log.warning("OpenVINO runs %d threads here, not %d", threads, self._options.threads)
         return threads
 
-    @property
-    def identity(self) -> RuntimeIdentity:
-        """What really runs."""
-        return self._identity
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs as it states them."""
-        return self._outputs
-
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network once; a call waits while every stream is busy.
 
@@ -240,15 +225,15 @@ class OpenVinoRuntime:
         Raises:
             InferenceError: the feeds do not fit, or OpenVINO failed, or the runtime is closed.
         """
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         with self._requests.lend() as request:
             try:
                 results = request.infer(dict(feeds), share_inputs=True)
-                tensors = [np.asarray(results[index]) for index in range(len(self._outputs))]
+                tensors = [np.asarray(results[index]) for index in range(len(self.outputs))]
             except RuntimeError as error:
                 shapes = {name: tensor.shape for name, tensor in feeds.items()}
                 raise InferenceError(f"OpenVINO failed on inputs {shapes}: {_telling_line(error)}") from error
-        return dict(zip((spec.name for spec in self._outputs), tensors, strict=True))
+        return dict(zip((spec.name for spec in self.outputs), tensors, strict=True))
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -416,7 +416,7 @@ class PaddleRuntime:
             versions["gpu"] = require_gpu(options.device_id).description
         if options.tensorrt:
             versions["tensorrt"] = tensorrt_version()
-        self._identity = RuntimeIdentity(
+        self.identity = RuntimeIdentity(
             runtime=RuntimeName.PADDLE,
             provider=options.label,
             precision=options.precision,
@@ -431,9 +431,9 @@ class PaddleRuntime:
     def _open(self, model: PaddleModel, options: PaddleOptions) -> None:
         try:
             if model.kind == "pir":
-                self._inputs, self._outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
+                self.inputs, self.outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
             else:
-                self._inputs, self._outputs = pdmodel_tensor_specs(model.program.read_bytes())
+                self.inputs, self.outputs = pdmodel_tensor_specs(model.program.read_bytes())
             require_whole_weights(model)
             predictor = _create_predictor(model, options)
             self._output_names = [str(name) for name in predictor.get_output_names()]
@@ -454,27 +454,12 @@ class PaddleRuntime:
             # Every run counts among what is collected; and TensorRT takes no shape outside its ranges.
             return
         try:
-            self.run(probe_feeds(self._inputs, shapes))
+            self.run(probe_feeds(self.inputs, shapes))
         except InferenceError as error:
             raise ModelLoadError(
                 f"{model.program.name}: loads with {options.label}, but its first run fails: {error}; "
                 "choose runtime onnx or mkldnn off, or let auto decide"
             ) from error
-
-    @property
-    def identity(self) -> RuntimeIdentity:
-        """What really runs."""
-        return self._identity
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs as the program states them."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network once; a call waits while every stream is busy.
@@ -488,7 +473,7 @@ class PaddleRuntime:
         Raises:
             InferenceError: the feeds do not fit, Paddle failed, or the runtime is closed.
         """
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         with self._predictors.lend() as predictor:
             try:
                 return self._run_on(predictor, feeds)

@@ -280,7 +280,7 @@ class Predictor:
         mask_size: at which size masks are returned.
         fallbacks: steps that were taken down to this runtime.
         profile: the tuned profile that the runtime was chosen by; None where none was.
-        memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit is heeded.
+        memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit.
         forward: how an image is seen; None: in one run of the network.
         images: how images are read where their paths are given, and shrunken where arrays are.
         steps: what is done with the classes before the cover is taken.
@@ -566,7 +566,7 @@ class Predictor:
             self.fallbacks = (*self.fallbacks, note)
 
     def batch_within_memory(self, wanted: int, pixels: int, read_ahead: int) -> int:
-        """Cut a batch size to what a pipeline can hold within the memory limit that is heeded.
+        """Cut a batch size to what a pipeline can hold within the memory limit.
 
         Args:
             wanted: images that may share a run, at least 1.

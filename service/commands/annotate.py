@@ -94,7 +94,7 @@ def annotate(
     label stands for which class. The exit status is 1 if a picture has no mask that can be read (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
-    found = read_pictures(paths)
+    found = read_pictures(paths, as_masks=True)
     mapping = class_mapping(found.classes, options.labels or {})
     unknown = set(options.labels or {}) - {each.name for each in found.classes}
     if unknown:
@@ -104,13 +104,14 @@ def annotate(
         )
     labels = [str(each["label"]) for each in mapping.values()]
     targets = _targets(found.pictures, options)
-    kept = {
-        "a ledger": paths,
-        "one of the images": [Path(each) for each in (*(picture.path for picture in found.pictures), *found.failures)],
-        "one of the masks": [each.folder / name for each in found.pictures for name in each.entry.pictures],
-    }
+    if options.kind == "coralnet":
+        _require_names_apart(found.pictures)
     written = {*targets.values(), options.out / f"{_MAPPING}.json"}
-    require_apart([(f"{path.name}", path) for path in sorted(written)], kept, advice="name another folder with --out")
+    require_apart(
+        [(f"{path.name}", path) for path in sorted(written)],
+        {"a ledger": paths, **found.files()},
+        advice="name another folder with --out",
+    )
     require_writable(options.out)
     refused = _write(found, targets, labels, options)
     write_atomically(options.out / f"{_MAPPING}.json", _json(mapping), within=options.out)
@@ -153,7 +154,6 @@ def _write(
             dataset.add(picture, mask)
         write_atomically(options.out / "annotations.json", _json(dataset.record()), within=options.out)
     else:
-        _require_names_apart(found.pictures)
         placement = Placement(options.grid[0], options.grid[1], options.points, options.seed)
         rows = [
             row for picture, mask in masks for row in coralnet_rows(Path(picture.path).name, mask, labels, placement)

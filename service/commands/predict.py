@@ -47,7 +47,6 @@ from service.results.pictures import (
     require_inputs_kept,
     require_results_apart,
     result_paths,
-    result_record,
 )
 from service.results.runs import Listing, list_tasks, run_of
 from service.segmentation_job import SegmentationJob
@@ -140,8 +139,7 @@ class PredictRun:
                 self._reporting(predictor, products) as show,
                 _progress(len(self.tasks), wanted=not self.results.quiet) as advance,
             ):
-                for result in self.results_of(predictor):
-                    record = result.record if isinstance(result, Entry) else result_record(result, predictor.provenance)
+                for record, result in self.results_of(predictor):
                     table.add(record, Capture() if isinstance(result, Failed) else result.capture)
                     shrunken += _is_shrunken(result)
                     show(result)
@@ -162,8 +160,8 @@ class PredictRun:
                     write_table(table.to_csv())
         return not failed and not missed and not products.missing
 
-    def results_of(self, predictor: Predictor) -> Iterator[_Result | Entry]:
-        """Segment the images, in their order, write what was asked for, and record it."""
+    def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
+        """Segment the images, in their order, write what was asked for, and record it: each record with its result."""
         out, resume = self.results.out, self.results.resume
         writer = ResultWriter(out, self.request.save)
         tiled = self._tiled(predictor, writer)

@@ -173,7 +173,7 @@ def _made_again(
         results, session = ResultOptions(out=folder), SessionOptions(cache_dir=cache_dir)
         run = PredictRun(bundle, Listing(tasks), request, _tiles(made_by), results, session)
         with open_session(bundle, request, caches_at(cache_dir)) as predictor:
-            for entry, result in zip(entries, run.results_of(predictor), strict=True):
+            for entry, (_, result) in zip(entries, run.results_of(predictor), strict=True):
                 if isinstance(result, Segmented | SegmentedRaster) and result.encoded is not None:
                     yield _comparison(entry, content.path.parent / entry.pictures[0], result.encoded)
                 else:

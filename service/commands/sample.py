@@ -58,8 +58,7 @@ def sample(
         {
             "a ledger": paths,
             "the table of the survey": [] if survey.survey is None else [survey.survey],
-            "one of the images": [Path(path) for path in (*(each.path for each in found.pictures), *found.failures)],
-            "one of the masks": [each.folder / name for each in found.pictures for name in each.entry.pictures],
+            **found.files(),
         },
     )
     placed = place_pictures(found.pictures, survey, list(found.failures))

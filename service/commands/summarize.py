@@ -105,9 +105,7 @@ def summarize(
     if output.points is not None:
         require_vector_format(output.points, "points")
     found = read_pictures(paths)
-    pictures = [Path(each.path) for each in found.pictures] + [Path(path) for path in found.failures]
-    masks = [each.folder / name for each in found.pictures for name in each.entry.pictures]
-    require_apart(written_by(output.files()), {"one of the images": pictures, "one of the masks": masks})
+    require_apart(written_by(output.files()), found.files())
     placed = place_pictures(found.pictures, survey, list(found.failures))
     summary = summarize_survey(found, placed, output.per, output.seed)
     for path in filter(None, output.files().values()):

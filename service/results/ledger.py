@@ -271,6 +271,7 @@ class Ledger:
     path: Path | None = None
     _file: BinaryIO | None = None
     _under_way: dict[ImageTask, _UnderWay] = field(default_factory=dict[ImageTask, _UnderWay])
+    _records: dict[ImageTask, Mapping[str, Any]] = field(default_factory=dict[ImageTask, Mapping[str, Any]])
 
     def pending(self) -> Iterator[ImageTask]:
         """Hand out what is not finished, in the order of the list.
@@ -286,18 +287,23 @@ class Ledger:
                     self._write(_json_line({_FIELD: {_REPLACED: task.stem.casefold()}}))
                 yield task
 
-    def in_order(self, fresh: Iterator[_Result]) -> Iterator[_Result | Entry]:
+    def in_order(self, fresh: Iterator[_Result]) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Join what was done earlier with what is done now.
 
         Args:
-            fresh: the results of what is pending, in its order.
+            fresh: the results of what is pending, in its order, each recorded by then.
 
         Yields:
-            For every image of this run, in the order of the list, its result, or the entry of an earlier run.
+            For every image of this run, in the order of the list, its record, and its result or the entry of an earlier
+            run.
         """
         for position, _ in self.listing.mine:
             entry = self.finished.get(position)
-            yield next(fresh) if entry is None else entry
+            if entry is None:
+                result = next(fresh)
+                yield self._records.pop(result.source), result
+            else:
+                yield entry.record, entry
 
     def record(self, result: _Result) -> None:
         """Append the line of a result that is stored, or of a failure.
@@ -307,6 +313,7 @@ class Ledger:
         """
         task = result.source
         under_way = self._under_way.pop(task)
+        record = self._records[task] = result_record(result, self.provenance)
         if self._file is None or self.path is None:
             return
         pictures: tuple[str, ...] = ()
@@ -315,7 +322,7 @@ class Ledger:
             pictures = _pictures_of(result, self.run.options["save"], self.run.options.get("vectors"))
             capture = result.capture
         entry = Entry(
-            result_record(result, self.provenance),
+            record,
             under_way.position,
             task.stem,
             _identity(task),

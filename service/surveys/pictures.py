@@ -70,12 +70,21 @@ class SurveyPictures:
     missing: int
     notes: Sequence[str]
 
+    def files(self) -> dict[str, list[Path]]:
+        """What no command that reads the ledgers may replace, in words, and the files."""
+        return {
+            "one of the images": [Path(path) for path in (*(each.path for each in self.pictures), *self.failures)],
+            "one of the masks": [each.folder / name for each in self.pictures for name in each.entry.pictures],
+        }
 
-def read_pictures(ledgers: Sequence[Path]) -> SurveyPictures:
+
+def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyPictures:
     """Read ledgers whose pictures belong to one survey.
 
     Args:
         ledgers: files, at least one.
+        as_masks: whether the classes are those of the masks, by their values, and covers those of whole pictures;
+            otherwise classes that were left out are no classes, and covers are those of the region of interest.
 
     Returns:
         The pictures. One that several ledgers know counts once.
@@ -97,7 +106,7 @@ def read_pictures(ledgers: Sequence[Path]) -> SurveyPictures:
     pictures: list[SurveyPicture] = []
     failures: dict[str, str] = {}
     for path, (content, entry) in chosen.items():
-        covers = _covers_of(entry.record)
+        covers = _covers_of(entry.record, as_masks=as_masks)
         if isinstance(covers, str):
             failures[path] = covers
             continue
@@ -120,10 +129,12 @@ def read_pictures(ledgers: Sequence[Path]) -> SurveyPictures:
     return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))
 
 
-def _covers_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | str:
+def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping[str, Any]] | str:
     """The covers of an image, or why it has none."""
     if record["status"] != "ok":
         return str(record["error"]["message"])
+    if as_masks:
+        return record["cover"]
     region = record.get("roi")
     if region is not None and region["error"] is not None:
         return f"no region of interest: {region['error']}"

@@ -25,27 +25,13 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 
+from service import cli
 from tests.service.bundles import bundle_folder, packed
 from tests.service.pictures import BLUE, GREEN, RED, painted
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-COMMANDS = (
-    *(
-        "predict",
-        "merge",
-        "summarize",
-        "sample",
-        "annotate",
-        "manifest",
-        "scale",
-        "inspect",
-        "convert",
-        "pack",
-        "verify",
-    ),
-    *("evaluate", "bench", "tune", "export", "import", "doctor", "demo"),
-)
+_COMMANDS = cli._COMMANDS  # pyright: ignore[reportPrivateUsage]
 _COLUMNS = 100
 
 _MASKED_FIELDS = re.compile(
@@ -83,7 +69,7 @@ class Run:
 
     def help(self) -> None:
         """Show the help of every command; in one process, for its start takes longer than that."""
-        calls = [["--help"], *([command, "--help"] for command in COMMANDS)]
+        calls = [["--help"], *([command, "--help"] for command in _COMMANDS)]
         shown = f"for call in {calls}: print(call[0]); app(call, prog_name='pseg', standalone_mode=False)"
         self._python("-c", f"from service.cli import app\n{shown}")
 

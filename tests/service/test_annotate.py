@@ -162,12 +162,34 @@ def test_what_has_no_mask_is_named(masks: Path, bundle: Path, tmp_path: Path) ->
     assert "not of the picture's size" in told
 
 
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        (("--exclude-class", "red"), ["red", "green", "blue"]),
+        (("--exclude-class", "blue", "--unsure", "0.4"), ["red", "green", "blue", "unsure"]),
+        (("--roi", "frame:blue", "--quadrat-size", "1mx1m"), ["red", "green", "blue"]),
+    ],
+)
+def test_labels_are_those_of_the_mask_whatever_the_cover_counts(
+    masks: Path, bundle: Path, tmp_path: Path, options: tuple[str, ...], classes: list[str]
+) -> None:
+    """Classes that are left out of the cover are in the mask, and a region without a frame fails no annotation."""
+    out = tmp_path / "counted"
+    pseg("predict", bundle, masks.parent / "in", "--recursive", "--out", out, "--save", "mask", *options)
+    assert pseg("annotate", out, "--format", "labelme", "--out", tmp_path / "l").status == 0
+    record = json.loads((tmp_path / "l" / "a.json").read_text())
+    with Image.open(out / "a.mask.png") as mask:
+        assert np.array_equal(drawn_as_labelme_does(record, classes), np.asarray(mask))
+
+
 def test_what_cannot_be_annotated_is_said(masks: Path, bundle: Path, tmp_path: Path) -> None:
-    assert "no class is called sand" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand=S")
-    assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand")
-    assert "such as 10x10" in pseg_error("annotate", masks, "--format", "coralnet", "--grid", "99x99")
+    out = ("--out", tmp_path / "c")
+    assert "no class is called sand" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand=S", *out)
+    assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand", *out)
+    assert "such as 10x10" in pseg_error("annotate", masks, "--format", "coralnet", "--grid", "99x99", *out)
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "deep" / "a.png")
     pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "again")
     assert "have one name, by which CoralNet knows" in pseg_error(
-        "annotate", tmp_path / "again", "--format", "coralnet"
+        "annotate", tmp_path / "again", "--format", "coralnet", *out
     )
+    assert not (tmp_path / "c").exists()

@@ -96,7 +96,7 @@ class Facts:
         orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
         told_aside: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
             EXIF; it counts where EXIF has none.
-        quarter_turns: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and we heed.
+        quarter_turns: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and this project apply.
         mirror: of a HEIC or AVIF, after the turns: 0 exchanges top and bottom, 1 left and right (`imir`).
         masks: of a BMP whose samples lie where bit masks say, for red, green and blue.
         is_usual: of a BMP: whether its header, depth, palette and compression are some that Windows writes.

@@ -109,9 +109,9 @@ class OnnxRuntime:
         session = sessions[0]
         self._sessions: Sessions[Any] = Sessions(sessions * (options.streams // plan.sessions))
         self._providers = session.get_providers()
-        self._inputs = tuple(_spec(each) for each in session.get_inputs())
-        self._outputs = tuple(_spec(each) for each in session.get_outputs())
-        self._identity = RuntimeIdentity(
+        self.inputs = tuple(_spec(each) for each in session.get_inputs())
+        self.outputs = tuple(_spec(each) for each in session.get_outputs())
+        self.identity = RuntimeIdentity(
             runtime=RuntimeName.ONNX,
             provider=options.label,
             precision=options.precision,
@@ -121,31 +121,12 @@ class OnnxRuntime:
             streams=options.streams,
         )
         shapes = options.tensorrt_files.shapes
-        if (
-            options.provider is Provider.TENSORRT
-            and shapes is None
-            and any(None in each.shape for each in self._inputs)
-        ):
+        if options.provider is Provider.TENSORRT and shapes is None and any(None in each.shape for each in self.inputs):
             return
         try:
-            self.run(probe_feeds(self._inputs, shapes if options.provider is Provider.TENSORRT else None))
+            self.run(probe_feeds(self.inputs, shapes if options.provider is Provider.TENSORRT else None))
         except InferenceError as error:
             raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
-
-    @property
-    def identity(self) -> RuntimeIdentity:
-        """What really runs."""
-        return self._identity
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs as it states them."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network once; a call waits while every stream is busy.
@@ -159,8 +140,8 @@ class OnnxRuntime:
         Raises:
             InferenceError: the feeds do not fit, or the session failed, is closed, or went on without its provider.
         """
-        check_feeds(self._inputs, feeds)
-        names = [spec.name for spec in self._outputs]
+        check_feeds(self.inputs, feeds)
+        names = [spec.name for spec in self.outputs]
         with self._sessions.lend() as session:
             try:
                 results = cast("list[Tensor]", session.run(names, dict(feeds)))
