@@ -107,6 +107,11 @@ class Cover(BaseModel):
     color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
     cover: float = Field(description="share of the pixels, 0 to 1")
 
+    excluded: float | None = Field(
+        None,
+        description="share of all pixels, 0 to 1, of a class that is left out of the cover, which is then 0",
+        exclude_if=_is_absent,
+    )
     area_m2: float | None = Field(
         None, description="area of the class in square metres, if the raster tells it", exclude_if=_is_absent
     )

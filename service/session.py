@@ -268,6 +268,10 @@ def open_model(
         TypeError: an option of another name was given.
     """
     request = build_request(**options)
+    for name in sorted(options.keys() & {"batch_size", "auto_tune_shapes"}):
+        raise OptionError("it is for runs over many images, with `pseg predict`: leave it out", option=name)
+    if "save" in options and request.save - {"confidence"}:
+        raise OptionError("only confidence has an effect here: predictions save their own pictures", option="save")
     caches = caches_at(None if cache_dir is None else Path(cache_dir))
     with ExitStack() as stack:
         session = open_session(Path(path), request, caches, profile=None if profile is None else Path(profile))

@@ -190,7 +190,7 @@ class PredictRun:
         from service.results.rasters import REPORT_SIDE_PX, RasterWriter, TiledImages, require_rasters_possible
 
         sink = RasterWriter(writer, tiles.vectors)
-        require_rasters_possible(tasks, self.request, tiles, sink)
+        require_rasters_possible(tasks, self.listing.tasks, self.request, tiles, sink)
         side = None if self.results.tables.report is None else REPORT_SIDE_PX
         return TiledImages(predictor, self.request, tiles, sink, _file_of, side, self.results.resume)
 

@@ -89,6 +89,7 @@ class ModelCache:
         # Shapes are collected from the images of each job.
         if self._predictor is not None and self._opened == wanted and not request.auto_tune_shapes:
             _log.info("%s is open from an earlier job", bundle.name.urn)
+            self._predictor.images = request.images
             keep_to_memory_limit(self._predictor, request)
             return self._predictor, True
         # Two models at a time may be more than memory holds.

@@ -54,7 +54,7 @@ from service.ivcap.transport import PIECE_BYTES
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4
-_RESULT_SUFFIXES = frozenset({".png", ".npz", ".csv", ".html"})
+_RESULT_SUFFIXES = frozenset({".png", ".tif", ".gpkg", ".geojson", ".csv", ".html"})
 _ADDRESS = re.compile(r"(urn:)?https?://[^\s\x00-\x1f\x7f-\x9f]{1,4000}", re.IGNORECASE)
 
 

@@ -10,11 +10,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +43,7 @@ from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, P
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest, ServiceRequest
 from service.results.pictures import CoverTable, Stems, provenance_record, result_record
-from service.results.rasters import OF_RASTERS, OF_TILES, REPORT_SIDE_PX, TiledImages
+from service.results.rasters import RASTER_OPTIONS, REPORT_SIDE_PX, TILE_OPTIONS, TiledImages
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
 
@@ -193,9 +194,23 @@ def run_platform_job(
     Returns:
         What became of it; its summary is published, or the problems say that it is not.
     """
+    with ExitStack() as until_summed_up:
+        return _done(request, open_model, source, store, stop, until_summed_up)
+
+
+def _done(
+    request: ServiceRequest,
+    open_model: Callable[[PredictRequest], AbstractContextManager[Predictor]],
+    source: ImageSource,
+    store: ArtifactStore,
+    stop: Event,
+    until_summed_up: ExitStack,
+) -> Outcome:
     outcome = Outcome(request.shard)
     try:
         options = request.predict_request()
+        images = _Images(source, options.images, stop)
+        until_summed_up.callback(images.close)
         _require_shapes_possible(options, source)
         with scratch_folder("rasters") as folder, open_model(options) as predictor:
             outcome.provenance = predictor.provenance
@@ -207,7 +222,7 @@ def run_platform_job(
                 folder,
                 request.tile_options().vectors,
             )
-            _Run(request, predictor, _Images(source, options.images, stop), publisher, outcome).complete(options)
+            _Run(request, predictor, images, publisher, outcome).complete(options)
     except (OptionError, RuntimeUnavailableError) as error:
         _log.error("refused: %s", error)
         outcome.refused = True
@@ -239,6 +254,7 @@ class _Images:
     limits: ImageLimits
     stop: Event
     exhausted: bool = False
+    _fetchers: ThreadPoolExecutor | None = field(default=None, init=False)
 
     @property
     def one_at_a_time(self) -> bool:
@@ -248,18 +264,23 @@ class _Images:
         if self.stop.is_set():
             return
         stems, count = Stems(), 1 if self.one_at_a_time else usable_cores()
-        with ThreadPoolExecutor(count, thread_name_prefix="fetch") as pool:
-            fetching = (
-                ImageTask(item, stems.take(product_stem(item.name.label)), pool.submit(item.fetch))
-                for item in self.source
-            )
-            ahead = deque(islice(fetching, count))
-            while ahead:
-                yield ahead.popleft()
-                if self.stop.is_set():
-                    return
-                ahead.extend(islice(fetching, 1))
+        pool = self._fetchers = ThreadPoolExecutor(count, thread_name_prefix="fetch")
+        fetching = (
+            ImageTask(item, stems.take(product_stem(item.name.label)), pool.submit(item.fetch)) for item in self.source
+        )
+        ahead = deque(islice(fetching, count))
+        while ahead:
+            yield ahead.popleft()
+            if self.stop.is_set():
+                # What is under way nobody waits for, until all else is done.
+                return
+            ahead.extend(islice(fetching, 1))
         self.exhausted = True
+
+    def close(self) -> None:
+        """Wait for downloads that are under way; none begins."""
+        if self._fetchers is not None:
+            self._fetchers.shutdown(cancel_futures=True)
 
     def read(self, task: ImageTask) -> SourceImage:
         try:
@@ -272,11 +293,14 @@ def _file_of(task: ImageTask) -> tuple[Path, None]:
     return task.fetched.result(), None
 
 
-def _named(error: Exception, task: ImageTask) -> Exception:
-    """The temporary path of an image means nothing to whoever reads the message."""
+def _named(error: Exception, task: ImageTask, *temporary: Path) -> Exception:
+    """Temporary paths mean nothing to whoever reads the message."""
     if not isinstance(error, ImageError):
         return error
-    return ImageError(str(error).replace(str(task.fetched.result()), task.label))
+    text = str(error).replace(str(task.fetched.result()), task.label)
+    for path in temporary:
+        text = text.replace(str(path), "the folder for temporary files")
+    return ImageError(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,13 +308,21 @@ class _Tiled:
     """Large images of orders and jobs."""
 
     images: TiledImages[ImageTask, PublishedImage]
+    publisher: Publisher
 
     def takes(self, task: ImageTask) -> bool:
         return self.images.takes(task)
 
     def segment(self, task: ImageTask) -> _Result:
-        result = self.images.segment(task)
-        return Failed(task, _named(result.error, task)) if isinstance(result, Failed) else result
+        folder = self.publisher.folder_of(task)
+        try:
+            result = self.images.segment(task)
+        except OptionError as error:
+            # That no tile fits into the memory, say, is nothing to the photographs among the images.
+            return Failed(task, error)
+        finally:
+            rmtree(folder, ignore_errors=True)
+        return Failed(task, _named(result.error, task, folder)) if isinstance(result, Failed) else result
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +346,7 @@ class _Run:
     def _segment(self, options: PredictRequest, show: Callable[[_Result], None]) -> None:
         side = REPORT_SIDE_PX if self.request.report else None
         tiles = TiledImages(self.predictor, options, self.request.tile_options(), self.publisher, _file_of, side)
-        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome, _Tiled(tiles))
+        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome, _Tiled(tiles, self.publisher))
         for result in job.results(options):
             result.source.item.release()
             show(result)
@@ -328,14 +360,17 @@ class _Run:
 
     def _require_effect(self) -> None:
         """An option that acted on no image is a mistake; which images there are is known only now."""
+        if self.request.shard is not None or self.outcome.failed:
+            # The images that it is for may be those that failed, or those of another shard.
+            return
         published, options = self.outcome.published, self.request.tile_options().values()
         for names, cut in (
-            (OF_TILES, any(each.is_cut for each in published)),
-            (OF_RASTERS, any("raster" in each.details for each in published)),
+            (TILE_OPTIONS, any(each.is_cut for each in published)),
+            (RASTER_OPTIONS, any("raster" in each.details for each in published)),
         ):
             idle = sorted(name.replace("_", "-") for name in names if options[name] is not None)
             if published and idle and not cut:
-                kind = "is cut into tiles" if names is OF_TILES else "is a raster"
+                kind = "is cut into tiles" if names is TILE_OPTIONS else "is a raster"
                 self.outcome.problems.append(f"no image {kind}, so {' and '.join(idle)} had no effect: leave it out")
 
     @contextmanager

@@ -197,17 +197,23 @@ class Publisher:
         return PublishedImage(task.item.name, mask, *size, pixels, covers, is_cut, details)
 
     def raster_files(self, task: ImageTask) -> RasterFiles:
-        """Name the files of a raster until they are stored."""
-        return RasterFiles(self.folder, task.stem, self._map_of(task), self._polygons_of(task))
+        """Name the files of a raster until they are stored, in a folder of its own."""
+        folder = self.folder_of(task)
+        folder.mkdir()
+        return RasterFiles(folder, task.stem, self._map_of(task), self._polygons_of(task))
+
+    def folder_of(self, task: ImageTask) -> Path:
+        """Name the folder for the files of a raster; whoever has it segmented removes it."""
+        return self.folder / task.stem
 
     def _map_of(self, task: ImageTask) -> Path:
-        return self.folder / f"{task.stem}{MAP_SUFFIX}"
+        return self.folder_of(task) / f"{task.stem}{MAP_SUFFIX}"
 
     def _polygons_of(self, task: ImageTask) -> Path | None:
-        return None if self.vectors is None else self.folder / f"{task.stem}.{self.vectors}"
+        return None if self.vectors is None else self.folder_of(task) / f"{task.stem}.{self.vectors}"
 
     def write_raster(self, task: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> PublishedImage:
-        """Store the map of a raster, its polygons, and what is known of it; the files are removed.
+        """Store the map of a raster, its polygons, and what is known of it.
 
         Raises:
             StorageError: something of it was not stored.
@@ -216,19 +222,15 @@ class Publisher:
         details = {**measured_record(raster.confidence, None), "raster": raster_record(raster)}
         known = self._common(task, size, raster.capture)
         aspects = self._aspects(known, raster.covers, raster.tiling, details)
-        mask = self._moved(self._map_of(task), MAP_MIME_TYPE, aspects)
+        mask = self._stored(self._map_of(task), MAP_MIME_TYPE, aspects)
         polygons, urn = self._polygons_of(task), None
         if polygons is not None and self.vectors is not None:
             aspect = {"$schema": POLYGONS_SCHEMA, **known, "mask": mask, "crs": raster.crs}
-            urn = self._moved(polygons, _POLYGON_MIME_TYPES[self.vectors], (legible_values(aspect),))
+            urn = self._stored(polygons, _POLYGON_MIME_TYPES[self.vectors], (legible_values(aspect),))
         return PublishedImage(task.item.name, mask, *size, raster.valid_pixels, raster.covers, True, details, urn)
 
-    def _moved(self, path: Path, mime_type: str, aspects: tuple[Aspect, ...]) -> str:
-        """Store a file, and remove it whatever happens."""
-        try:
-            return self.store.store(Product(path.name, mime_type, path.read_bytes(), aspects))
-        finally:
-            path.unlink(missing_ok=True)
+    def _stored(self, path: Path, mime_type: str, aspects: tuple[Aspect, ...]) -> str:
+        return self.store.store(Product(path.name, mime_type, path.read_bytes(), aspects))
 
     def _common(self, task: ImageTask, size: tuple[int, int], capture: Capture) -> dict[str, Any]:
         """What each aspect of an image says of it; time and position only where they are known."""

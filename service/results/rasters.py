@@ -68,10 +68,10 @@ _log = logging.getLogger(__name__)
 REPORT_SIDE_PX: Final = 1280
 """Of the largest picture that a report shows."""
 
-OF_TILES: Final = frozenset({"tile_size", "overlap", "max_memory"})
+TILE_OPTIONS: Final = frozenset({"tile_size", "overlap", "max_memory"})
 """Options that act on images that are cut."""
 
-OF_RASTERS: Final = frozenset({"bands", "vectors"})
+RASTER_OPTIONS: Final = frozenset({"bands", "vectors"})
 """Options that act on rasters."""
 
 Image = TypeVar("Image")
@@ -527,12 +527,17 @@ def _overview(mask: MaskFile, side: int) -> Mask:
 
 
 def require_rasters_possible(
-    tasks: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions, writer: RasterWriter
+    tasks: Sequence[ImageTask],
+    whole: Sequence[ImageTask],
+    request: PredictRequest,
+    tiles: TileOptions,
+    writer: RasterWriter,
 ) -> None:
     """Refuse, before there is work to lose, what cannot be asked of the images of a run.
 
     Args:
-        tasks: all images of the run.
+        tasks: the images of the run.
+        whole: all images that were named, also those of other shards.
         request: validated parameters.
         tiles: what is asked of tiles and rasters.
         writer: names the results.
@@ -542,8 +547,12 @@ def require_rasters_possible(
             polygons of several.
         RuntimeUnavailableError: pyogrio is needed and not installed.
     """
-    cut = [task for task in tasks if is_cut(task.path, task.page, tiles, request.images.max_pixels)]
-    _require_effect(tiles, tasks, cut)
+
+    def cuts(task: ImageTask) -> bool:
+        return is_cut(task.path, task.page, tiles, request.images.max_pixels)
+
+    cut = list(filter(cuts, tasks))
+    _require_effect(tiles, whole, any_cut=bool(cut) or any(map(cuts, whole)))
     rasters = [task for task in cut if tiff_size(task.path) is not None]
     if not rasters:
         return
@@ -588,11 +597,11 @@ def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
             yield name, f"whose mask is not cleaned up: leave {option} out, or ask for as-photograph"
 
 
-def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], cut: Sequence[ImageTask]) -> None:
+def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], *, any_cut: bool) -> None:
     for name, value in tiles.values().items():
-        if name in OF_TILES and value is not None and tasks and not cut:
+        if name in TILE_OPTIONS and value is not None and tasks and not any_cut:
             raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)
-        if name in OF_RASTERS and value is not None:
+        if name in RASTER_OPTIONS and value is not None:
             for task in tasks:
                 if tiff_size(task.path) is None:
                     raise OptionError(f"{task.path} is not a TIFF: leave it out of the images", option=name)

@@ -127,7 +127,7 @@ class UnfinishedRaster:
             except OSError as error:
                 raise ImageError(
                     f"{error.filename}: what is not finished of the mask cannot be kept there ({error.strerror}): "
-                    f"remove {folder}, or name another folder with --out"
+                    f"remove {folder}, or write the results to another folder"
                 ) from error
             self._opened = opened.pop_all()
 
@@ -148,7 +148,9 @@ class UnfinishedRaster:
         try:
             lock_alone(self._lock)
         except BlockingIOError as error:
-            raise OptionError(f"another run is at work on {folder}: wait for it, or name another --out") from error
+            raise OptionError(
+                f"another run is at work on {folder}: wait for it, or write the results to another folder"
+            ) from error
         state = self._read_state(layout) if resume else None
         if state is not None:
             # How many tiles share a run changes no mask.
@@ -173,7 +175,7 @@ class UnfinishedRaster:
                 self._remove_folder()
                 raise ImageError(
                     f"a mask of {layout.width}×{layout.height} pixels needs {layout.size_bytes // _MIB} MiB in "
-                    f"{folder.parent} while it is made, and {free // _MIB} are free: name a larger disk with --out"
+                    f"{folder.parent} while it is made, and {free // _MIB} are free: write the results to a larger disk"
                 )
         strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
         self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])

@@ -9,7 +9,9 @@ through the code under test.
 # pyright: reportUnknownArgumentType=false
 
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,41 @@ def test_a_job_of_an_orthomosaic(
     assert [each["area_m2"] for each in first["cover"]] == pytest.approx(areas_m2(mask))
     assert first["polygons"].startswith("urn:ivcap:artifact:")
     assert {"raster", "polygons"} & second.keys() == set()
+
+
+def test_rasters_that_cannot_be_cut_fail_alone(scene: Scene, tmp_path: Path) -> None:
+    path, _ = reef(tmp_path)
+    pictures = [Picture(path, scene.history), *scene.pictures(1)]
+    outcome, shelf = scene.do(Pictures(pictures, scene.history), tile_size=64, overlap=64)
+    assert [each.image.label for each in outcome.failed] == ["reef.tif"]
+    assert "overlap" in outcome.failed[0].reason
+    assert "0.pseudo.png" in shelf.products
+
+
+def test_a_share_without_a_raster_is_no_mistake(scene: Scene) -> None:
+    outcome, _ = scene.do(Pictures(scene.pictures(1), scene.history), vectors="gpkg", shard="1/2")
+    assert outcome.exit_status is ExitStatus.DONE
+
+
+def test_a_call_to_stop_waits_for_no_download(scene: Scene) -> None:
+    """The summary is published first."""
+    pictures = scene.pictures(6)
+    published: list[bool] = []
+
+    @dataclass(slots=True)
+    class SlowPicture(Picture):
+        def fetch(self) -> Path:
+            while not published:
+                time.sleep(0.01)
+            return self.path
+
+    slow = [pictures[0], *(SlowPicture(each.path, scene.history) for each in pictures[1:])]
+
+    def stop(name: str) -> None:
+        scene.stop.set()
+        if name == "cover.csv":
+            published.append(True)
+
+    outcome, shelf = scene.do(Pictures(slow, scene.history), when_stored=stop)
+    assert [each.image.label for each in outcome.published] == ["0.png"]
+    assert "asked to stop" in shelf.summary["problems"][0]
