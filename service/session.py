@@ -233,8 +233,7 @@ def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
         try:
             steps = replace(steps, scale=predictor.score_scale())
         except OptionError as error:
-            problem = error.problem.replace("`pseg convert`", "`pseg convert --scores`")
-            raise OptionError(f"{bundle.name}: {problem}", option=option) from error
+            raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
     return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
 
 

@@ -234,7 +234,7 @@ class GroundPixels:
     inside: Flags
     shares: Real
 
-    def sums(self, mask: npt.NDArray[Any], classes: int) -> Real:
+    def class_shares(self, mask: npt.NDArray[Any], classes: int) -> Real:
         """Add the shares of classes up.
 
         Args:
