@@ -292,11 +292,11 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
     view = ground_view(corners)
     # How much a projective map enlarges areas at a point: its determinant over the cube of the third coordinate.
     weights = np.empty(int(inside.sum()))
-    across = view[2, 0] * (np.arange(inside.shape[1]) + 0.5 + left) + view[2, 2]
+    across: Real = view[2, 0] * (np.arange(inside.shape[1]) + 0.5 + left) + view[2, 2]
     first = 0
     for strip in _strips(inside.shape):
-        down = view[2, 1] * (np.arange(strip.start, strip.stop) + 0.5 + top)
-        depth = (down[:, np.newaxis] + across)[inside[strip]]
+        down: Real = view[2, 1] * (np.arange(strip.start, strip.stop) + 0.5 + top)
+        depth: Real = (down[:, np.newaxis] + across)[inside[strip]]
         weights[first : first + len(depth)] = np.abs(1 / depth**3)
         first += len(depth)
     weights /= weights.sum()

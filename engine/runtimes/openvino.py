@@ -159,6 +159,8 @@ class OpenVinoRuntime:
         require_openvino(options)
         self._options = options
         self._settings = compile_settings(options)
+        # No part of the key: the log changes nothing of what is compiled.
+        self._log_level = {"LOG_LEVEL": "LOG_TRACE"} if options.verbose else {}
         version = str(installed_version("openvino"))
         key = CompiledKey(model.digest, version, this_processor(), self._settings)
         folder = None if kept is None else _folder(kept, key)
@@ -193,11 +195,11 @@ class OpenVinoRuntime:
         blob = None if folder is None else _read_blob(folder / _BLOB)
         if blob is not None:
             try:
-                return _core().import_model(load_library().Tensor(blob), _DEVICE, self._settings)
+                return _core().import_model(load_library().Tensor(blob), _DEVICE, self._settings | self._log_level)
             except RuntimeError as error:
                 _log.warning("%s: OpenVINO does not read it (%s): compiling again", folder, _telling_line(error))
         with utf8_paths(model.path) as (path,):
-            compiled = _core().compile_model(_core().read_model(str(path)), _DEVICE, self._settings)
+            compiled = _core().compile_model(_core().read_model(str(path)), _DEVICE, self._settings | self._log_level)
         if folder is not None:
             _write_blob(folder / _BLOB, compiled)
         return compiled
