@@ -278,12 +278,14 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
         RegionError: no pixel lies inside.
     """
     height, width = shape
-    left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
-    right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int), [width, height])
+    left, top = (max(0, math.floor(each)) for each in corners.min(axis=0))
+    right, bottom = (
+        min(math.ceil(each), most) for each, most in zip(corners.max(axis=0), (width, height), strict=True)
+    )
     if right <= left or bottom <= top:
         raise RegionError("the region holds no pixel")
-    rows, columns = slice(int(top), int(bottom)), slice(int(left), int(right))
-    inside = _inside(corners - [left, top], (int(bottom - top), int(right - left)))
+    rows, columns = slice(top, bottom), slice(left, right)
+    inside = _inside(corners - [left, top], (bottom - top, right - left))
     if not inside.any():
         raise RegionError("the region holds no pixel")
     if not is_quadrilateral(corners):
@@ -292,11 +294,12 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
     view = ground_view(corners)
     # How much a projective map enlarges areas at a point: its determinant over the cube of the third coordinate.
     weights = np.empty(int(inside.sum()))
-    across: Real = view[2, 0] * (np.arange(inside.shape[1]) + 0.5 + left) + view[2, 2]
+    x_part, y_part, constant = map(float, view[2])
+    across = x_part * np.arange(left + 0.5, right) + constant
     first = 0
     for strip in _strips(inside.shape):
-        down: Real = view[2, 1] * (np.arange(strip.start, strip.stop) + 0.5 + top)
-        depth: Real = (down[:, np.newaxis] + across)[inside[strip]]
+        down = y_part * np.arange(float(top + strip.start) + 0.5, float(top + strip.stop))
+        depth = (down[:, np.newaxis] + across)[inside[strip]]
         weights[first : first + len(depth)] = np.abs(1 / depth**3)
         first += len(depth)
     weights /= weights.sum()
