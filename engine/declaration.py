@@ -6,7 +6,7 @@ command line and the parameters of orders and jobs are made from these declarati
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
@@ -241,7 +241,8 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
 
     Args:
         group: derived from `Options`.
-        values: name to value; text where the declaration has a parser. What is absent keeps its default.
+        values: name to value; text where the declaration has a parser. What is absent, None or an empty list keeps
+            its default.
 
     Returns:
         The group, with the groups in it.
@@ -255,8 +256,9 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
         if is_group(kinds[each.name]):
             made[each.name] = assembled(kinds[each.name], values)
     for each in declared_options(group, deep=False):
-        if each.name in values:
-            made[each.field.name] = values[each.name]
+        value = values.get(each.name)
+        if value is not None and value != []:
+            made[each.field.name] = value
     return group(**made)
 
 
@@ -286,14 +288,18 @@ def _not_a_choice(value: object, choices: Iterable[str], option: str) -> OptionE
 
 def _read(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
     told = declared.declaration
-    if value is None and declared.default is not MISSING:
-        return declared.default
+    if value is None:
+        if type(None) in get_args(declared.kind):
+            return None
+        raise OptionError("None is no value of this option: leave it out to have its default", option=declared.name)
     if told.repeatable and isinstance(value, str):
         value = [value]
     if isinstance(value, list):
         given = cast("list[Any]", value)
-        return tuple(_read_text(declared, each) for each in given) if given else declared.default
-    return None if value is not None and value == told.none else _read_text(declared, value)
+        if not given and not told.repeatable:
+            raise OptionError("the list is empty: leave the option out to have its default", option=declared.name)
+        return tuple(_read_text(declared, each) for each in given)
+    return None if value == told.none else _read_text(declared, value)
 
 
 def _read_text(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401

@@ -31,6 +31,9 @@ MAX_SIDE: Final = 65_536
 MAX_BANDS: Final = 512
 """Most bands of an image: OpenCV's limit, and PaddleSeg resizes with OpenCV."""
 
+_BANDS_BY_AREA: Final = 4
+"""OpenCV averages areas of so many bands at most."""
+
 MAX_PIXELS: Final = 2**28
 """Most pixels that a transform may produce: 3 GiB as float32 RGB."""
 
@@ -634,7 +637,26 @@ def _scaled(image: Image, scale: float, op: str) -> Image:
 
 def _resized(image: Image, width: int, height: int, op: str, flag: int = cv2.INTER_LINEAR) -> Image:
     _check_size(width, height, image, op)
-    return cast("Image", cv2.resize(image, (width, height), interpolation=flag))
+    return resize_bands(image, (width, height), flag)
+
+
+def resize_bands(pixels: npt.NDArray[Plane], size: tuple[int, int], flag: int) -> npt.NDArray[Plane]:
+    """Resize a picture of any number of bands.
+
+    Args:
+        pixels: uint8 or float32, [H, W, bands].
+        size: width and height of the result.
+        flag: OpenCV's interpolation.
+
+    Returns:
+        Of the same type, [height, width, bands].
+    """
+    at_once = _BANDS_BY_AREA if flag == cv2.INTER_AREA else MAX_BANDS
+    starts = range(0, pixels.shape[-1], at_once)
+    parts = [pixels] if len(starts) == 1 else [pixels[..., start : start + at_once] for start in starts]
+    resized = [cv2.resize(cast("npt.NDArray[Any]", part), size, interpolation=flag) for part in parts]
+    shaped = [each.reshape(size[1], size[0], -1) for each in resized]
+    return cast("npt.NDArray[Plane]", resized[0] if len(parts) == 1 else np.concatenate(shaped, axis=-1))
 
 
 def _check_size(width: int, height: int, image: Image, op: str) -> None:

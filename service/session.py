@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -220,22 +221,22 @@ def open_session(
             _require_threshold_used(predictor, request)
             keep_to_memory_limit(predictor, request)
             predictor.images = request.images
-            yield averaged(_with_steps(predictor, request), request.averaging)
+            predictor.steps = _steps_of(predictor, request)
+            yield averaged(predictor, request.averaging)
 
 
-def _with_steps(predictor: Predictor, request: PredictRequest) -> Predictor:
-    """Let a predictor do what a request asks for behind the classes."""
+def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
+    """What a request asks for behind the classes."""
     bundle = predictor.bundle
     keep = "confidence" in request.save
     steps = steps_for(request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep)
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
         try:
-            steps = replace(steps, scale=predictor.score_scale())
+            return replace(steps, scale=predictor.score_scale())
         except OptionError as error:
-            problem = error.problem.replace("`pseg convert`", "`pseg convert --scores`")
-            raise OptionError(f"{bundle.name}: {problem}", option=option) from error
-    return predictor if steps == MeasuringSteps() else replace(predictor, steps=steps)
+            raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
+    return steps
 
 
 def open_model(
@@ -276,7 +277,9 @@ def open_model(
     with ExitStack() as stack:
         session = open_session(Path(path), request, caches, profile=None if profile is None else Path(profile))
         # A copy: closing the session closes its own predictor, which must not close the session again.
-        return replace(stack.enter_context(session), resources=stack.pop_all())
+        predictor = copy(stack.enter_context(session))
+        predictor.resources = stack.pop_all()
+        return predictor
 
 
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:

@@ -206,8 +206,8 @@ def _finding(mask: Labels, scene: scenes.Scene) -> Finding:
         None,
         max(overlaps),
         abs(_area(corners) / _area(exact) - 1),
-        float(pixels.sums(mask, classes)[scenes.SEAGRASS]),
-        float(pixels.sums(scene.labels, classes)[scenes.SEAGRASS]),
+        float(pixels.class_shares(mask, classes)[scenes.SEAGRASS]),
+        float(pixels.class_shares(scene.labels, classes)[scenes.SEAGRASS]),
     )
 
 

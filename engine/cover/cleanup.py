@@ -60,9 +60,9 @@ def parse_area(text: str) -> Area:
 
 
 def _patches(flags: Flags, connectivity: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Number of the patch that each pixel belongs to, 0 for none, and the pixels of each."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(flags.astype(np.uint8), connectivity=connectivity)
-    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)[:, cv2.CC_STAT_AREA]
+    """Number of the patch that each pixel belongs to, 0 for none; left, top, width, height and pixels of each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(flags.view(np.uint8), connectivity=connectivity)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
 
 
 def only_classes(mask: Classes, kept: frozenset[int]) -> Classes:
@@ -99,19 +99,24 @@ def without_holes(mask: Classes) -> Classes:
     So the bottom inside of a frame is no hole of the frame, and what grows on the background is none either.
     """
     filled = mask.copy()
-    for index in np.unique(mask[mask > 0]):
+    height, width = mask.shape
+    for index in np.unique(mask):
+        if index == 0:
+            continue
         own = filled == index
-        patches, patch_sizes = _patches(own, 4)
-        others, sizes = _patches(~own, 8)
-        labels, first = np.unique(others, return_index=True)
-        border = np.unique(np.concatenate([others[0], others[-1], others[:, 0], others[:, -1]]))
-        foreign = np.bincount(others.reshape(-1), filled.reshape(-1) > 0)
-        inner = ~np.isin(labels, border) & (labels > 0) & (foreign == 0)
-        labels, first = labels[inner], first[inner]
-        # Above the first pixel of a hole lies the patch around it.
-        around = patches.reshape(-1)[first - mask.shape[1]]
-        smaller = sizes[labels] < patch_sizes[around]
-        filled[np.isin(others, labels[smaller])] = index
+        patches, patch_stats = _patches(own, 4)
+        others, stats = _patches(~own, 8)
+        left, top, wide, high, _ = stats.T
+        inner = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
+        inner[0] = False
+        for label in np.flatnonzero(inner):
+            x, y, w, h, pixels = stats[label].tolist()
+            box = slice(y, y + h), slice(x, x + w)
+            hole = others[box] == label
+            # Above the first pixel of a hole lies the patch around it.
+            around = patches[y - 1, x + int(hole[0].argmax())]
+            if pixels < patch_stats[around, cv2.CC_STAT_AREA] and not filled[box][hole].any():
+                filled[box][hole] = index
     return filled
 
 
@@ -123,8 +128,8 @@ def without_small_patches(mask: Classes, least: float) -> Classes:
     """
     small = np.zeros(mask.shape, np.bool_)
     for index in np.unique(mask):
-        labels, sizes = _patches(mask == index, 8)
-        few: Flags = sizes < least
+        labels, stats = _patches(mask == index, 8)
+        few: Flags = stats[:, cv2.CC_STAT_AREA] < least
         few[0] = False
         small |= few[labels]
     if not small.any() or small.all():

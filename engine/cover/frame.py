@@ -25,6 +25,8 @@ Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 _WORKING_SIDE_PX: Final = 640
+_LONGEST_SIDE_PX: Final = 32_766
+"""Of a picture in which OpenCV looks values up."""
 _BLUR_PX: Final = 1.0
 _SPREAD_DEGREES: Final = 8
 """By how much the direction of a border is mistaken at a point."""
@@ -100,11 +102,17 @@ def find_frame(frame: Flags) -> FrameEdge:
     if not frame.any():
         raise RegionError("no pixel is of the frame's class")
     height, width = frame.shape
+    if max(height, width) > _LONGEST_SIDE_PX:
+        raise RegionError(
+            f"the mask is {width}×{height} pixels (w×h), and a frame is found in masks of at most {_LONGEST_SIDE_PX} a "
+            "side: ask for masks of the size inference, with a smaller max-img-size"
+        )
     scale = min(1.0, _WORKING_SIDE_PX / max(height, width))
-    small = frame.astype(np.float32)
+    full = frame.astype(np.float32)
+    small = full
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.float32)
+        small = np.asarray(cv2.resize(full, size, interpolation=cv2.INTER_AREA), np.float32)
     zoom = np.array([width / small.shape[1], height / small.shape[0]])
     candidates = _enclosed_by(_straight_lines(small), small.shape)
     if not len(candidates):
@@ -116,7 +124,7 @@ def find_frame(frame: Flags) -> FrameEdge:
     problems: list[RegionError] = []
     for corners in candidates:
         try:
-            edges.append(_refined(frame, corners * zoom))
+            edges.append(_refined(full, corners * zoom))
         except RegionError as error:
             problems.append(error)
     if not edges:
@@ -342,15 +350,14 @@ class _Side:
     points: int
 
 
-def _refined(frame: Flags, corners: Points) -> FrameEdge:
+def _refined(frame: npt.NDArray[np.float32], corners: Points) -> FrameEdge:
     """Fit the sides of a region to the mask at its full size."""
     height, width = frame.shape
-    soft = frame.astype(np.float32)
     sides: list[_Side] = []
     mean = float(_length(np.roll(corners, -1, axis=0) - corners).mean())
     for _ in range(2):
         middle = corners.mean(axis=0)
-        sides = [_fitted_side(soft, corners[at], corners[(at + 1) % 4], middle, mean) for at in range(4)]
+        sides = [_fitted_side(frame, corners[at], corners[(at + 1) % 4], middle, mean) for at in range(4)]
         normals, offsets = np.array([each.normal for each in sides]), np.array([each.offset for each in sides])
         corners = _crossing(np.roll(normals, 1, axis=0), np.roll(offsets, 1), normals, offsets)
     margin = _MARGIN * min(height, width)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +24,7 @@ _RECTANGLE: Final = re.compile(rf"{_NUMBER}(,{_NUMBER}){{3}}")
 _POLYGON: Final = "polygon:"
 _MOST_POINTS: Final = 1000
 _MOST_BYTES: Final = 1 << 20
+_PIXELS_AT_ONCE: Final = 1 << 18
 _WRITTEN_AS: Final = "give frame, frame:CLASS, polygon:FILE, polygon:X,Y X,Y X,Y … or X,Y,W,H"
 
 
@@ -104,6 +105,7 @@ def parse_region(text: str) -> RegionRequest:
     if not width or not height:
         raise ValueError("the rectangle has no area: give X,Y,W,H in pixels")
     corners = ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
+    _require_polygon(corners)
     return RegionRequest(RegionMethod.RECTANGLE, points=corners)
 
 
@@ -135,8 +137,8 @@ def parse_quadrat(text: str) -> QuadratSize:
     if found is None:
         raise ValueError("give two lengths with their units, such as 0.5mx0.5m or 50cmx50cm")
     area_m2 = float(found[1]) * _UNITS_M[found[2].lower()] * float(found[3]) * _UNITS_M[found[4].lower()]
-    if not area_m2:
-        raise ValueError("the quadrat has no area: give two lengths above 0")
+    if not 0 < area_m2 < math.inf:
+        raise ValueError("the quadrat has no area that is a number: give two lengths above 0, such as 50cmx50cm")
     return QuadratSize(text.strip(), area_m2)
 
 
@@ -152,7 +154,7 @@ def _points_in(path: Path) -> tuple[tuple[float, float], ...]:
         points = [(float(x), float(y)) for x, y in cast("list[Any]", content)]
     except OSError as error:
         raise ValueError(f"the file cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError("the file holds no list of corners: write [[x, y], [x, y], [x, y], …] in pixels") from error
     return tuple(points)
 
@@ -234,7 +236,7 @@ class GroundPixels:
     inside: Flags
     shares: Real
 
-    def sums(self, mask: npt.NDArray[Any], classes: int) -> Real:
+    def class_shares(self, mask: npt.NDArray[Any], classes: int) -> Real:
         """Add the shares of classes up.
 
         Args:
@@ -244,10 +246,22 @@ class GroundPixels:
         Returns:
             float64[classes or more].
         """
-        seen = mask[..., self.rows, self.columns][..., self.inside]
-        if seen.dtype == np.bool_:
-            return (seen * self.shares).sum(axis=-1)
-        return np.bincount(seen, self.shares, minlength=classes).astype(np.float64, copy=False)
+        part = mask[..., self.rows, self.columns]
+        if mask.dtype == np.bool_:
+            total = np.zeros(len(mask))
+        else:
+            total = np.zeros(max(classes, int(np.max(part, where=self.inside, initial=0)) + 1))
+        first = 0
+        for rows in _strips(self.inside.shape):
+            seen = part[..., rows, :][..., self.inside[rows]]
+            shares = self.shares[first : first + seen.shape[-1]]
+            first += len(shares)
+            total += (
+                (seen * shares).sum(axis=-1)
+                if seen.dtype == np.bool_
+                else np.bincount(seen, shares, minlength=len(total))
+            )
+        return total
 
 
 def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
@@ -264,23 +278,40 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
         RegionError: no pixel lies inside.
     """
     height, width = shape
-    left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
-    right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int), [width, height])
+    left, top = (max(0, math.floor(each)) for each in corners.min(axis=0))
+    right, bottom = (
+        min(math.ceil(each), most) for each, most in zip(corners.max(axis=0), (width, height), strict=True)
+    )
     if right <= left or bottom <= top:
         raise RegionError("the region holds no pixel")
-    rows, columns = slice(int(top), int(bottom)), slice(int(left), int(right))
-    inside = _inside(corners - [left, top], (int(bottom - top), int(right - left)))
+    rows, columns = slice(top, bottom), slice(left, right)
+    inside = _inside(corners - [left, top], (bottom - top, right - left))
     if not inside.any():
         raise RegionError("the region holds no pixel")
     if not is_quadrilateral(corners):
         count = int(inside.sum())
         return GroundPixels(rows, columns, inside, np.full(count, 1 / count))
     view = ground_view(corners)
-    y, x = (each + 0.5 for each in np.nonzero(inside))
     # How much a projective map enlarges areas at a point: its determinant over the cube of the third coordinate.
-    depth = view[2, 0] * (x + left) + view[2, 1] * (y + top) + view[2, 2]
-    weights = np.abs(1 / depth**3)
-    return GroundPixels(rows, columns, inside, weights / weights.sum())
+    weights = np.empty(int(inside.sum()))
+    x_part, y_part, constant = map(float, view[2])
+    across = x_part * np.arange(left + 0.5, right) + constant
+    first = 0
+    for strip in _strips(inside.shape):
+        down = y_part * np.arange(float(top + strip.start) + 0.5, float(top + strip.stop))
+        depth = (down[:, np.newaxis] + across)[inside[strip]]
+        weights[first : first + len(depth)] = np.abs(1 / depth**3)
+        first += len(depth)
+    weights /= weights.sum()
+    return GroundPixels(rows, columns, inside, weights)
+
+
+def _strips(shape: Sequence[int]) -> Iterator[slice]:
+    """Rows of a picture, so many at a time that numbers for each of their pixels take little memory."""
+    height, width = shape
+    step = max(1, _PIXELS_AT_ONCE // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 def is_quadrilateral(corners: Points) -> bool:

@@ -47,6 +47,7 @@ from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
 from engine.system.files import open_to_read
+from engine.transforms import resize_bands
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
 _STRIP_PIXELS = 1 << 20
@@ -370,7 +371,7 @@ def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     if pixels.shape[1::-1] == size:
         return pixels
-    return cast("NDArray[np.uint8]", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    return resize_bands(pixels, size, cv2.INTER_AREA)
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

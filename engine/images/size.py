@@ -46,7 +46,11 @@ class ImageLimits(Options):
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.scale_range is not None:
-            low, high = self.scale_range
+            try:
+                low, high = map(float, self.scale_range)
+            except (TypeError, ValueError):
+                raise OptionError(f"{self.scale_range} is no range: give two numbers", option="scale_range") from None
+            object.__setattr__(self, "scale_range", ScaleRange(low, high))
             if not (low < high and math.isfinite(low) and math.isfinite(high)):
                 raise OptionError(f"{low:g} is not less than {high:g}", option="scale_range")
 

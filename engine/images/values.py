@@ -4,6 +4,7 @@
 # `IMREAD_COLOR`), and fewer bits are spread over 0–255. With one, LOW becomes 0 and HIGH 255, with straight proportion
 # between, rounded to the nearest (`gdal_translate -ot Byte -scale LOW HIGH`), and what lies outside is cut off.
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -60,13 +61,19 @@ def eight_bit(values: NDArray[Any], bits: int, scale_range: ScaleRange | None = 
     """
     if scale_range is not None:
         if values.dtype == np.uint16:
-            return _scaled(np.arange(1 << 16), scale_range)[values]
+            return _table(scale_range)[values]
         return _scaled(values, scale_range)
     if bits == 8:
         return values.view(np.uint8) if values.dtype.itemsize == 1 else values.astype(np.uint8)
     if bits > 8:
         return (values >> (bits - 8)).astype(np.uint8)
     return (values.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _table(scale_range: ScaleRange) -> NDArray[np.uint8]:
+    """What each value of 16 bit becomes: strips of a raster ask for it band by band."""
+    return _scaled(np.arange(1 << 16), scale_range)
 
 
 def _scaled(values: NDArray[Any], scale_range: ScaleRange) -> NDArray[np.uint8]:

@@ -152,6 +152,6 @@ def empty(folder: Path, reason: str) -> None:
         folder: of `engine_folder`; it stays.
         reason: what the library said, for the log.
     """
-    _log.warning("kept TensorRT engines could not be used (%s): they are built again in %s", reason, folder)
+    _log.warning("kept engines could not be used (%s): they are built again in %s", reason, folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

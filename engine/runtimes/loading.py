@@ -6,7 +6,7 @@ from engine.bundle.bundle import OnnxModel
 from engine.options import OnnxOptions, Provider
 from engine.runtimes import Runtime
 
-_COMPILED = "openvino"
+_COMPILED_MODELS_FOLDER = "openvino"
 
 
 def require_provider(options: OnnxOptions) -> None:
@@ -46,7 +46,7 @@ def load_onnx(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> Ru
     if options.provider is Provider.OPENVINO:
         from engine.runtimes.openvino import OpenVinoRuntime
 
-        return OpenVinoRuntime(model, options, None if ledger is None else ledger / _COMPILED)
+        return OpenVinoRuntime(model, options, None if ledger is None else ledger / _COMPILED_MODELS_FOLDER)
     from engine.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime(model, options)

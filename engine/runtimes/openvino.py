@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 
 from engine.bundle.bundle import OnnxModel
-from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
+from engine.errors import EngineError, InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import engine_folder
@@ -159,16 +159,20 @@ class OpenVinoRuntime:
         require_openvino(options)
         self._options = options
         self._settings = compile_settings(options)
+        # No part of the key: the log changes nothing of what is compiled.
+        self._log_level = {"LOG_LEVEL": "LOG_TRACE"} if options.verbose else {}
         version = str(installed_version("openvino"))
         key = CompiledKey(model.digest, version, this_processor(), self._settings)
         folder = None if kept is None else _folder(kept, key)
         try:
             compiled = self._compiled(model, folder)
-            threads = self._threads_of(compiled)
+            threads = self._threads_as_asked_for(compiled)
             self.inputs = tuple(map(_spec, compiled.inputs))
             self.outputs = tuple(map(_spec, compiled.outputs))
             requests = [compiled.create_infer_request() for _ in range(options.streams)]
-        except RuntimeError as error:
+        except EngineError:
+            raise
+        except Exception as error:
             raise ModelLoadError(
                 f"{model.path}: OpenVINO refuses the model ({_telling_line(error)}): use provider cpu"
             ) from error
@@ -191,17 +195,17 @@ class OpenVinoRuntime:
         blob = None if folder is None else _read_blob(folder / _BLOB)
         if blob is not None:
             try:
-                return _core().import_model(load_library().Tensor(blob), _DEVICE, self._settings)
+                return _core().import_model(load_library().Tensor(blob), _DEVICE, self._settings | self._log_level)
             except RuntimeError as error:
                 _log.warning("%s: OpenVINO does not read it (%s): compiling again", folder, _telling_line(error))
         with utf8_paths(model.path) as (path,):
-            compiled = _core().compile_model(_core().read_model(str(path)), _DEVICE, self._settings)
+            compiled = _core().compile_model(_core().read_model(str(path)), _DEVICE, self._settings | self._log_level)
         if folder is not None:
             _write_blob(folder / _BLOB, compiled)
         return compiled
 
-    def _threads_of(self, compiled: Any) -> int:
-        """What OpenVINO will really do: it may take less than it was asked for without a word."""
+    def _threads_as_asked_for(self, compiled: Any) -> int:
+        """Threads that OpenVINO takes, which may be fewer; another precision or number of streams is refused."""
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         streams, threads = (int(compiled.get_property(name)) for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
         if (precision, streams) != (self._settings["INFERENCE_PRECISION_HINT"], self._options.streams):
@@ -230,7 +234,7 @@ class OpenVinoRuntime:
             try:
                 results = request.infer(dict(feeds), share_inputs=True)
                 tensors = [np.asarray(results[index]) for index in range(len(self.outputs))]
-            except RuntimeError as error:
+            except Exception as error:
                 shapes = {name: tensor.shape for name, tensor in feeds.items()}
                 raise InferenceError(f"OpenVINO failed on inputs {shapes}: {_telling_line(error)}") from error
         return dict(zip((spec.name for spec in self.outputs), tensors, strict=True))

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -188,7 +189,9 @@ def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
     """
     if averaging.changes_nothing:
         return predictor
-    return replace(predictor, forward=AveragedForward(averaging))
+    averaging_predictor = copy(predictor)
+    averaging_predictor.forward = AveragedForward(averaging)
+    return averaging_predictor
 
 
 class _Total:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InferenceError, OptionError
-from engine.segmentation.postprocess import OutputKind, Planes
+from engine.segmentation.postprocess import OutputKind, Planes, index_counts
 from engine.transforms import TransformRecord, restore_plane
 
 ConfidencePlane = npt.NDArray[np.uint8]
@@ -18,8 +18,12 @@ ConfidencePlane = npt.NDArray[np.uint8]
 USUAL_LIMIT: Final = 0.6
 """Below it a pixel counts as unsure where nothing else is asked for."""
 
+NO_SCORES: Final = (
+    "the network returns classes without their scores (it ends in an argmax): make a bundle that returns scores with "
+    "`pseg convert` and its option scores, or export the training again with `pseg export` and logits as output"
+)
 _LEVELS: Final = 255
-_SMALLEST: Final = 1e-7
+_SMALLEST: Final = np.float32(1e-7)
 
 
 class ScoreScale(StrEnum):
@@ -28,6 +32,8 @@ class ScoreScale(StrEnum):
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
     """They went through a softmax, and sum to 1."""
+    SIGMOIDS = "sigmoids"
+    """Each went through a sigmoid of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +45,12 @@ class Confidence:
         mean: of the pixels with data, 0–1.
         unsure: share of the pixels with data whose class is less probable than `limit`, 0–1.
         limit: below it a pixel counts as unsure, 0–1.
-        temperature: what logits were divided by.
     """
 
     plane: ConfidencePlane
     mean: float
     unsure: float
     limit: float
-    temperature: float
 
 
 def class_confidence(
@@ -56,7 +60,6 @@ def class_confidence(
     *,
     scale: ScoreScale,
     threshold: float = 0.5,
-    temperature: float = 1.0,
 ) -> ConfidencePlane:
     """Find the probability of each pixel's class: the softmax of its scores, at the size of the mask.
 
@@ -66,10 +69,12 @@ def class_confidence(
         records: of the transforms, to be undone.
         scale: of scores; a probability map has probabilities.
         threshold: above it, a pixel of a probability map belongs to class 1.
-        temperature: logits are divided by it: more than 1 makes a network less sure of itself.
 
     Returns:
         uint8[H, W].
+
+    Raises:
+        OptionError: there are two classes that went through sigmoids: of them only the difference is at hand.
 
     >>> scores = np.array([[[0.0]], [[np.log(3)]]], dtype=np.float32)
     >>> from engine.segmentation.postprocess import score_planes
@@ -80,14 +85,15 @@ def class_confidence(
     match kind:
         case OutputKind.PROBABILITY:
             found = np.clip(_restored(planes[0], records), 0, 1)
-            return _levels(_sharpened(_real(np.where(found > threshold, found, 1 - found)), temperature))
+            return _levels(_real(np.where(found > threshold, found, 1 - found)))
         case OutputKind.SCORES if len(planes) == 1:
+            require_more_than_two(scale)
             apart = np.abs(_restored(planes[0], records))
             if scale is ScoreScale.PROBABILITIES:
-                return _levels(_sharpened(_real((1 + np.minimum(apart, 1)) / 2), temperature))
-            return _levels(_real(1 / (1 + np.exp(-apart / temperature))))
+                return _levels(_real((1 + np.minimum(apart, 1)) / 2))
+            return _levels(_real(1 / (1 + np.exp(-apart))))
         case OutputKind.SCORES:
-            return _levels(_running_softmax(planes, records, scale, temperature))
+            return _levels(_running_softmax(planes, records, scale))
         case OutputKind.MASK | OutputKind.MULTILABEL:
             raise InferenceError(f"the network's output is of the kind {kind}, which states no confidence in one class")
     assert_never(kind)
@@ -106,14 +112,26 @@ def require_scores(kind: OutputKind) -> OutputKind:
         OptionError: the network returns classes without scores, or classes that overlap.
     """
     if kind is OutputKind.MASK:
-        raise OptionError(
-            "the network returns classes without their scores (it ends in an argmax), so nothing is known of its "
-            "confidence: cut the argmax out with `pseg convert`, or export the training again with `pseg export` and "
-            "logits as output"
-        )
+        raise OptionError(NO_SCORES)
     if kind is OutputKind.MULTILABEL:
         raise OptionError("the classes of this bundle overlap, so that no pixel has one class to be confident of")
     return kind
+
+
+def require_more_than_two(scale: ScoreScale) -> None:
+    """Refuse two classes whose scores went through sigmoids.
+
+    Args:
+        scale: of the scores of two classes.
+
+    Raises:
+        OptionError: they did.
+    """
+    if scale is ScoreScale.SIGMOIDS:
+        raise OptionError(
+            "the network returns two classes that each went through a sigmoid, and from their difference no confidence "
+            "is known: export the training again with logits, or as one plane of probabilities"
+        )
 
 
 def level_of(limit: float) -> int:
@@ -131,25 +149,22 @@ def level_counts(plane: ConfidencePlane) -> npt.NDArray[np.int64]:
     Returns:
         int64[256].
     """
-    return np.bincount(plane.reshape(-1), minlength=_LEVELS + 1)
+    return index_counts(plane.reshape(-1), _LEVELS + 1)
 
 
-def summed_up(
-    plane: ConfidencePlane, counts: npt.NDArray[np.int64], limit: float | None, temperature: float
-) -> Confidence:
+def confidence_of(plane: ConfidencePlane, counts: npt.NDArray[np.int64], limit: float | None) -> Confidence:
     """Sum the confidence of an image up.
 
     Args:
         plane: of the image, or an overview of it.
         counts: int64[256], pixels of each level of the whole image.
         limit: below it a pixel counts as unsure; None: the usual one.
-        temperature: what logits were divided by.
     """
     limit = USUAL_LIMIT if limit is None else limit
     pixels = int(counts[1:].sum())
     mean = float((counts * np.arange(_LEVELS + 1)).sum() / (pixels * _LEVELS)) if pixels else 0.0
     unsure = float(counts[1 : level_of(limit)].sum() / pixels) if pixels else 0.0
-    return Confidence(plane, mean, unsure, limit, temperature)
+    return Confidence(plane, mean, unsure, limit)
 
 
 def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
@@ -164,22 +179,12 @@ def _levels(probabilities: Planes) -> ConfidencePlane:
     return np.clip(np.rint(probabilities * _LEVELS), 1, _LEVELS).astype(np.uint8)
 
 
-def _sharpened(probabilities: Planes, temperature: float) -> Planes:
-    """Of two classes: the logit is divided by the temperature."""
-    if temperature == 1:
-        return probabilities
-    inside = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
-    return _real(1 / (1 + ((1 - inside) / inside) ** (1 / temperature)))
-
-
-def _running_softmax(
-    planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: float
-) -> Planes:
+def _running_softmax(planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale) -> Planes:
     """The largest of the softmax over the restored planes, of which three are held at any time."""
-    highest = _logit(planes[0], records, scale) / np.float32(temperature)
+    highest = _logit(planes[0], records, scale)
     total = np.ones_like(highest)
     for each in planes[1:]:
-        plane = _logit(each, records, scale) / np.float32(temperature)
+        plane = _logit(each, records, scale)
         above = np.maximum(highest, plane)
         total = total * np.exp(highest - above) + np.exp(plane - above)
         highest = above
@@ -188,5 +193,13 @@ def _running_softmax(
 
 def _logit(plane: Planes, records: Sequence[TransformRecord], scale: ScoreScale) -> Planes:
     restored = _restored(plane, records)
-    # The logarithm of a probability is its logit, up to a number that all classes share.
-    return restored if scale is ScoreScale.LOGITS else np.log(np.maximum(restored, np.float32(_SMALLEST)))
+    match scale:
+        case ScoreScale.LOGITS:
+            return restored
+        case ScoreScale.PROBABILITIES:
+            # The logarithm of a probability is its logit, up to a number that all classes share.
+            return np.log(np.maximum(restored, _SMALLEST))
+        case ScoreScale.SIGMOIDS:
+            inside = np.clip(restored, _SMALLEST, 1 - _SMALLEST)
+            return np.log(inside / (1 - inside))
+    assert_never(scale)

@@ -20,7 +20,15 @@ from engine.images import ImageLimits, ScaleRange, SourceImage, image_of_array, 
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.profile import Profile
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
-from engine.segmentation.confidence import Confidence, ConfidencePlane, ScoreScale, class_confidence, require_scores
+from engine.segmentation.confidence import (
+    NO_SCORES,
+    Confidence,
+    ConfidencePlane,
+    ScoreScale,
+    class_confidence,
+    require_more_than_two,
+    require_scores,
+)
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
 from engine.segmentation.palette import composite, overlay, palette_for, planes_npz, pseudo_color_png
 from engine.segmentation.postprocess import (
@@ -360,7 +368,7 @@ class Predictor:
         """Find out what the scores of the network are.
 
         Returns:
-            Probabilities if the network ends in a softmax, else logits.
+            Probabilities if the network ends in a softmax, sigmoids if in a sigmoid, else logits.
 
         Raises:
             OptionError: there are none that state a confidence.
@@ -371,7 +379,11 @@ class Predictor:
         last = self.last_operator()
         if self.returns_indices or last is LastOperator.ARGMAX:
             require_scores(OutputKind.MASK)
-        return ScoreScale.PROBABILITIES if last is LastOperator.SOFTMAX else ScoreScale.LOGITS
+        scales = {LastOperator.SOFTMAX: ScoreScale.PROBABILITIES, LastOperator.SIGMOID: ScoreScale.SIGMOIDS}
+        scale = scales.get(last, ScoreScale.LOGITS)
+        if any(len(each.shape) == 4 and each.shape[1] == 2 for each in self.runtime.outputs):
+            require_more_than_two(scale)
+        return scale
 
     @property
     def provenance(self) -> Provenance:
@@ -454,10 +466,7 @@ class Predictor:
         prepared = self.prepare(self._read(image))
         (raw,) = self.run([prepared])
         if raw.kind is OutputKind.MASK:
-            raise InferenceError(
-                f"{self.bundle.source}: the network returns class indices, no scores: make a copy that returns scores "
-                "(`pseg convert` with scores), or export the training again with logits"
-            )
+            raise InferenceError(f"{self.bundle.source}: {NO_SCORES}")
         score_planes(raw.output, raw.kind)  # refuses NaN, infinity and impossible values
         records = _undo_records(prepared)
         planes = raw.output.astype(np.float32, copy=False)
@@ -722,7 +731,6 @@ class Predictor:
             records,
             scale=self.steps.scale,
             threshold=self.threshold,
-            temperature=self.steps.temperature,
         )
 
 

@@ -51,16 +51,18 @@ class Reference:
 
     pictures: tuple[PictureStatistics, ...]
     _limit: float = field(init=False)
+    _spread: "_Spread" = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         colors = _colors(self.pictures)
-        distances = [_distance(each, np.delete(colors, index, axis=0)) for index, each in enumerate(colors)]
+        distances = [_spread_of(np.delete(colors, index, axis=0)).distance(each) for index, each in enumerate(colors)]
         object.__setattr__(self, "_limit", max(distances))
+        object.__setattr__(self, "_spread", _spread_of(colors))
 
     def is_unlike(self, statistics: PictureStatistics) -> bool:
         """Tell whether a picture's colours are farther from those of all of them than those of any from the others."""
         (colors,) = _colors([statistics])
-        return _distance(colors, _colors(self.pictures)) > self._limit
+        return self._spread.distance(colors) > self._limit
 
 
 @cache
@@ -79,11 +81,21 @@ def _covariance(colors: NDArray[np.float64]) -> NDArray[np.float64]:
     return off.T @ off / (len(colors) - 1)
 
 
-def _distance(colors: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Mahalanobis' distance from the mean of others."""
-    spread = _covariance(others) + np.eye(len(colors)) * _NOISE_LEVELS**2
-    mean: NDArray[np.float64] = others.mean(axis=0)
-    return cv2.Mahalanobis(colors, mean, cv2.invert(spread)[1])
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spread:
+    """Mean and inverse covariance of colours."""
+
+    mean: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+
+    def distance(self, colors: NDArray[np.float64]) -> float:
+        """Mahalanobis' distance from the mean."""
+        return cv2.Mahalanobis(colors, self.mean, self.inverse)
+
+
+def _spread_of(colors: NDArray[np.float64]) -> _Spread:
+    noise = np.eye(colors.shape[1]) * _NOISE_LEVELS**2
+    return _Spread(colors.mean(axis=0), np.asarray(cv2.invert(_covariance(colors) + noise)[1], np.float64))
 
 
 def flags_of(statistics: PictureStatistics | None, reference: Reference | None = None) -> tuple[Flag, ...]:

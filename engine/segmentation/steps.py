@@ -16,9 +16,9 @@ from engine.segmentation.confidence import (
     Confidence,
     ConfidencePlane,
     ScoreScale,
+    confidence_of,
     level_counts,
     level_of,
-    summed_up,
 )
 from engine.segmentation.postprocess import cover
 
@@ -73,7 +73,6 @@ class MeasuringSteps:
         options: what a user asks for.
         keep_confidence: whether the confidence is told, even if nothing depends on it.
         scale: of the network's scores.
-        temperature: what logits are divided by.
         frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
         excluded: indices of classes that are left out.
         kept: indices of the only classes that stay; None: all.
@@ -82,7 +81,6 @@ class MeasuringSteps:
     options: CoverOptions = CoverOptions()
     keep_confidence: bool = False
     scale: ScoreScale = ScoreScale.LOGITS
-    temperature: float = 1.0
     frame_class: int | None = None
     excluded: frozenset[int] = frozenset()
     kept: frozenset[int] | None = None
@@ -93,10 +91,7 @@ class MeasuringSteps:
 
     def record(self) -> Mapping[str, object] | None:
         """For the provenance: what changed the classes, name to value; None: nothing did."""
-        record = self.options.record()
-        if self.options.confidence.unsure is not None:
-            record["temperature"] = self.temperature
-        return record or None
+        return self.options.record() or None
 
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
         """Name the classes that masks are reported with.
@@ -119,7 +114,7 @@ class MeasuringSteps:
             counts: int64[256], pixels of each level of the whole image; None: those of the plane.
         """
         counts = level_counts(plane) if counts is None else counts
-        return summed_up(plane, counts, self.options.confidence.unsure, self.temperature)
+        return confidence_of(plane, counts, self.options.confidence.unsure)
 
     def mark_unsure(self, mask: Mask, plane: ConfidencePlane, count: int) -> Mask:
         """Give unsure pixels to their class.
@@ -190,10 +185,10 @@ class MeasuringSteps:
         wanted, least = self.options.region.roi, self.options.cleanup.min_area
         if wanted is None:
             return None
-        frame = None if self.frame_class is None else class_plane(mask, self.frame_class)
         shape = mask.shape[-2:]
         scale = (shape[1] / source_size[0], shape[0] / source_size[1])
         try:
+            frame = None if self.frame_class is None else class_plane(mask, self.frame_class)
             found = find_region(wanted, frame, scale, shape)
             return found, ground_pixels(found.corners, shape)
         except RegionError as error:
@@ -202,18 +197,18 @@ class MeasuringSteps:
             return RegionCover(wanted.method, error=f"{error}{more}")
 
     def region_cover(
-        self, found: FoundRegion, pixels: GroundPixels, measured: Mask, named: Sequence[SegmentationClass]
+        self, found: FoundRegion, pixels: GroundPixels, mask: Mask, named: Sequence[SegmentationClass]
     ) -> RegionCover:
         """Take the cover inside of a region.
 
         Args:
             found: the region.
             pixels: inside of it.
-            measured: what the cover is taken of.
+            mask: what the cover is taken of.
             named: the classes of the mask.
         """
         wanted, size = self.options.region.roi, self.options.region.quadrat_size
-        shares = pixels.sums(measured, len(named)).tolist()
+        shares = pixels.class_shares(mask, len(named)).tolist()
         covers = self.covers(named, shares)
         area_m2 = None if size is None else size.area_m2
         if area_m2 is not None:
@@ -279,7 +274,12 @@ def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
     Args:
         mask: class indices [H, W], or bool[K, H, W].
         index: of the class.
+
+    Raises:
+        RegionError: the classes overlap, and the network returns no plane of this one.
     """
+    if mask.ndim == 3 and index >= len(mask):
+        raise RegionError(f"the network returns {len(mask)} classes, and none with the index {index}, the frame's")
     return mask[index].astype(np.bool_) if mask.ndim == 3 else mask == index
 
 

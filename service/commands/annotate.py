@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
 from benchmarks.accuracy.labels import Labels
-from engine.declaration import MISSING, Options, option
+from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
 from engine.system.files import make_folder, write_atomically
 from engine.system.text import legible

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Collection
+from dataclasses import MISSING
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from engine.declaration import MISSING, DeclaredOption, assembled, declared_options, is_group
+from engine.declaration import DeclaredOption, assembled, declared_options, is_group
 from service.commands.terminal import errors_end_the_command, flag_of
 
 _SHORT_FORMS = {"flip_horizontal": "--flip", "target": "--for"}

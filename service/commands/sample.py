@@ -1,12 +1,12 @@
 """`pseg sample`: which pictures of a survey people should label."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
-from engine.declaration import MISSING, Options, option
+from engine.declaration import Options, option
 from engine.system.files import write_atomically
 from engine.system.text import legible
 from service.collections.merging import find_ledgers

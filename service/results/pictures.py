@@ -352,13 +352,12 @@ def confidence_record(confidence: Confidence) -> dict[str, float]:
         confidence: of a prediction.
 
     Returns:
-        `mean`, and `unsure`, the share of the pixels below `limit`; and the temperature that logits were divided by.
+        `mean`, and `unsure`, the share of the pixels below `limit`.
     """
     return {
         "mean": round(confidence.mean, 6),
         "unsure": round(confidence.unsure, 6),
         "limit": confidence.limit,
-        "temperature": confidence.temperature,
     }
 
 

@@ -172,7 +172,6 @@ class ConfidenceRecord(TypedDict):
     mean: Share
     unsure: Share
     limit: Share
-    temperature: Annotated[FiniteFloat, Field(gt=0)]
 
 
 class RegionRecord(TypedDict):

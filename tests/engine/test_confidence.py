@@ -24,29 +24,34 @@ def scores_of(classes: int, seed: int = 3) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(0, 3, (classes, 20, 30)).astype(np.float32)
 
 
-def confidence_of(scores: npt.NDArray[np.float32], scale: ScoreScale, temperature: float = 1) -> npt.NDArray[np.uint8]:
+def confidence_of(scores: npt.NDArray[np.float32], scale: ScoreScale) -> npt.NDArray[np.uint8]:
     planes = score_planes(scores, OutputKind.SCORES)
-    return class_confidence(planes, OutputKind.SCORES, scale=scale, temperature=temperature)
+    return class_confidence(planes, OutputKind.SCORES, scale=scale)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 19])
-@pytest.mark.parametrize("temperature", [1, 0.5, 2.5])
-def test_it_is_the_softmax_of_logits_and_of_probabilities(classes: int, temperature: float) -> None:
+def test_it_is_the_softmax_of_logits_and_of_probabilities(classes: int) -> None:
     scores = scores_of(classes)
-    expected = softmax(scores / temperature, axis=0).max(axis=0) * 255
+    expected = softmax(scores, axis=0).max(axis=0) * 255
     for given, scale in ((scores, ScoreScale.LOGITS), (softmax(scores, axis=0), ScoreScale.PROBABILITIES)):
-        found = confidence_of(given.astype(np.float32), scale, temperature)
+        found = confidence_of(given.astype(np.float32), scale)
         assert np.abs(found - expected).max() <= 0.51
 
 
-@pytest.mark.parametrize("temperature", [1, 2])
-def test_a_probability_map_is_confident_of_either_class(temperature: float) -> None:
+def test_it_is_the_softmax_of_what_went_through_sigmoids() -> None:
+    scores = scores_of(5)
+    expected = softmax(scores, axis=0).max(axis=0) * 255
+    found = confidence_of(expit(scores).astype(np.float32), ScoreScale.SIGMOIDS)
+    assert np.abs(found - expected).max() <= 0.51
+    with pytest.raises(OptionError, match="two classes that each went through a sigmoid"):
+        confidence_of(expit(scores[:2]).astype(np.float32), ScoreScale.SIGMOIDS)
+
+
+def test_a_probability_map_is_confident_of_either_class() -> None:
     probabilities = np.array([[[0.2, 0.7, 0.5, 0.9]]], np.float32)
-    logits = np.log(probabilities / (1 - probabilities)) / temperature
+    logits = np.log(probabilities / (1 - probabilities))
     expected = np.rint(255 * expit(np.abs(logits)))[0]
-    found = class_confidence(
-        probabilities, OutputKind.PROBABILITY, scale=ScoreScale.LOGITS, temperature=temperature, threshold=0.5
-    )
+    found = class_confidence(probabilities, OutputKind.PROBABILITY, scale=ScoreScale.LOGITS, threshold=0.5)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -70,7 +75,7 @@ def test_unsure_pixels_are_a_class_with_a_cover_of_its_own() -> None:
     shares = softmax(logits, axis=0).max(axis=0)
     assert prediction.confidence.mean == pytest.approx(shares.mean(), abs=1 / 255)
     assert (prediction.confidence.unsure, prediction.confidence.limit) == (0.5, 0.6)
-    assert predictor.provenance.measuring == {"unsure": 0.6, "temperature": 1.0}
+    assert predictor.provenance.measuring == {"unsure": 0.6}
 
 
 def test_without_a_limit_the_mask_stays_and_0_6_counts() -> None:

@@ -168,7 +168,7 @@ def test_the_share_of_a_half_of_the_ground_is_a_half_whatever_the_perspective() 
     mask = np.zeros((480, 640), np.uint8)
     filled(mask, np.asarray(cv2.perspectiveTransform(half, view))[0], 1)
     pixels = ground_pixels(TILTED, mask.shape)
-    assert pixels.sums(mask, 2)[1] == pytest.approx(0.5, abs=0.005)
+    assert pixels.class_shares(mask, 2)[1] == pytest.approx(0.5, abs=0.005)
     # By pixels it would be much less: what is farther away looks smaller.
     assert mask[pixels.rows, pixels.columns][pixels.inside].mean() < 0.42
 

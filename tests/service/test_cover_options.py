@@ -109,7 +109,7 @@ def test_a_bundle_without_scores_is_refused_with_the_remedy(shared_data: Path, t
         "predict", legacy, photo, "--out", tmp_path / "out", "--save", "confidence", "--runtime", "paddle"
     )
     assert "--save: " in said
-    assert "pseg convert --scores" in said
+    assert "`pseg convert` and its option scores" in said
 
 
 def test_options_that_are_not_used_are_not_stated(bundle: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ _RANK, _BANDS_AXIS = 4, 1
 _FREE_FROM = 1 << 63
 """A negative number, as a varint holds it."""
 
+_INITIALIZER, _INITIALIZER_NAME, _VALUE_NAME = 5, 8, 1
 _MODEL_GRAPH, _GRAPH_INPUT, _VALUE_TYPE, _TENSOR_TYPE, _SHAPE, _AXIS, _AXIS_VALUE = 7, 11, 2, 1, 2, 1, 1
 """Numbers of fields in ``onnx.proto3``."""
 _BLOCKS, _VARIABLES, _OPERATORS, _OUTPUTS, _TYPE, _ARGUMENTS = 1, 3, 4, 2, 3, 2
@@ -56,7 +57,11 @@ def _shapes_of(model: PaddleModel | OnnxModel, path: Path) -> list[_Axes]:
 
 def _of_onnx(model: Message) -> Iterator[_Axes]:
     for graph in model.fields(_MODEL_GRAPH):
+        # Files of the first versions of ONNX list weights among the inputs.
+        weights = {name for each in model.fields(_INITIALIZER, graph) for name in model.texts(_INITIALIZER_NAME, each)}
         for value in model.fields(_GRAPH_INPUT, graph):
+            if not weights.isdisjoint(model.texts(_VALUE_NAME, value)):
+                continue
             for shape in _nested(model, value, (_VALUE_TYPE, _TENSOR_TYPE, _SHAPE)):
                 yield tuple(_onnx_axis(model, axis) for axis in model.fields(_AXIS, shape))
 
