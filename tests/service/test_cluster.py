@@ -293,7 +293,10 @@ def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         unpack(packed, folder)
         work(options, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
 
-    monkeypatch.setattr("service.commands.scale.connected", lambda _: nullcontext())
+    def connected(_: object) -> nullcontext[None]:
+        return nullcontext()
+
+    monkeypatch.setattr("service.commands.scale.connected", connected)
     monkeypatch.setattr("service.commands.scale.segment_all", segment)
 
 

@@ -214,7 +214,7 @@ def test_polygons_that_were_lost_are_made_again(bundle: Path, tmp_path: Path, ou
 
 
 def test_polygons_alone_are_not_made_again(bundle: Path, tmp_path: Path, out: Path) -> None:
-    source, photo = geotiff(tmp_path / "reef.tif", pixels_of()), halves(tmp_path / "photo.png")
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
     arguments = ("predict", bundle, source, "--out", out, "--save", "none", "--vectors", "gpkg", "--json")
     first = pseg(*arguments)
     assert names(out) == ["ledger.jsonl", "reef.gpkg"]
