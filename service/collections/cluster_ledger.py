@@ -15,7 +15,16 @@ from engine.images import Capture
 from engine.rasters.result import Result
 from service.collections.storage import Folder, read_rows, table_bytes
 from service.results.pictures import capture_from, capture_record, result_record
-from service.results.records import CaptureRecord, CoverRecord, RelativeName, Side, Status, checked, checked_record
+from service.results.records import (
+    CaptureRecord,
+    CoverRecord,
+    RelativeName,
+    Share,
+    Side,
+    Status,
+    checked,
+    checked_record,
+)
 from service.results.resuming import LedgerError, Resumed, require_pictures_kept, resume, supersedes
 
 LEDGER = "ledger.parquet"
@@ -41,9 +50,14 @@ COLUMNS: Mapping[str, str] = {
     "network_height": "int64",
     "notes": "string",
     "flags": "string",
+    "confidence": "string",
+    "roi": "string",
+    "excluded": "string",
 }
-"""Of the rows; provenance, timings, notes and flags are JSON."""
-_ADDED = ("network_width", "network_height", "notes", "flags")
+"""Of the rows; provenance, timings, and what stands behind the size that the network saw are JSON."""
+_FIELDS = ("notes", "flags", "confidence", "roi")
+"""Of records, written as JSON where there is one."""
+_ADDED = ("network_width", "network_height", *_FIELDS, "excluded")
 """What tables of version 0.1.0 do not have."""
 
 
@@ -67,6 +81,9 @@ class _Row(CaptureRecord):
     network_height: NotRequired[Side | None]
     notes: NotRequired[str | None]
     flags: NotRequired[str | None]
+    confidence: NotRequired[str | None]
+    roi: NotRequired[str | None]
+    excluded: NotRequired[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +144,7 @@ class ClusterEntry:
         mask: Mapping[str, Any] = record["mask"] or {}
         error: Mapping[str, Any] = record["error"] or {}
         seen: Mapping[str, Any] = record.get("network_size") or {}
+        excluded = [each.get("excluded") for each in record["cover"]]
         return {
             "uri": record["image"],
             "stem": self.stem,
@@ -144,7 +162,9 @@ class ClusterEntry:
             "node": self.node,
             "network_width": seen.get("width"),
             "network_height": seen.get("height"),
-            **{name: json.dumps(record[name]) if name in record else None for name in ("notes", "flags")},
+            **{name: json.dumps(record[name]) if name in record else None for name in _FIELDS},
+            # A share of all pixels for each class that is left out, null for the others.
+            "excluded": json.dumps(excluded) if any(each is not None for each in excluded) else None,
         }
 
 
@@ -156,19 +176,26 @@ def entry_of(result: Result[RemoteTask, str | None], provenance: Provenance, dig
 
 def _entry_from(value: Mapping[str, Any]) -> ClusterEntry:
     row = checked(_Row, value)
-    ok, told = row["status"] == "ok", {name: row.get(name) for name in ("notes", "flags")}
+    ok, told = row["status"] == "ok", {name: row.get(name) for name in _FIELDS}
     record = {
         "image": row["uri"],
         "status": row["status"],
         "error": None if ok else {"type": row["error_type"], "message": row["error"]},
         "mask": {"path": row["mask"], "width": row["width"], "height": row["height"]} if ok else None,
-        "cover": row["cover"] or [],
+        "cover": _covers(row["cover"] or [], row.get("excluded")),
         "provenance": json.loads(row["provenance"]),
         "timings_ms": json.loads(row["timings_ms"]),
         "network_size": _size(row.get("network_width"), row.get("network_height")),
         **{name: json.loads(text) for name, text in told.items() if text is not None},
     }
     return ClusterEntry(checked_record(record), row["stem"], capture_from(row), row["digest"], row["node"])
+
+
+def _covers(covers: Sequence[CoverRecord], excluded: str | None) -> list[dict[str, Any]]:
+    if excluded is None:
+        return [{**each} for each in covers]
+    shares = zip(covers, checked(list[Share | None], json.loads(excluded)), strict=True)
+    return [{**each} if share is None else {**each, "excluded": share} for each, share in shares]
 
 
 def _size(width: int | None, height: int | None) -> dict[str, int] | None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -60,6 +60,7 @@ class _AnnotationOptions(Options):
         grid: rows and columns of points.
         points: how many points are drawn at random; None: the grid.
         seed: of random points.
+        overwrite: whether files of the same names are replaced.
     """
 
     title: ClassVar[str] = "Annotations"
@@ -81,6 +82,7 @@ class _AnnotationOptions(Options):
         None, "CoralNet: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
     )
     seed: int = option(0, "CoralNet: seed of the points at random.", minimum=0)
+    overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
 
 
 @with_flags()
@@ -112,6 +114,8 @@ def annotate(
         {"a ledger": paths, **found.files()},
         advice="name another folder with --out",
     )
+    if not options.overwrite:
+        _require_new(written)
     require_writable(options.out)
     refused = _write(found, targets, labels, options)
     write_atomically(options.out / f"{_MAPPING}.json", _json(mapping), within=options.out)
@@ -123,6 +127,16 @@ def annotate(
         say(f"missing: {found.missing} images are in no ledger", "red")
     if refused or found.failures or found.missing:
         raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _require_new(written: Collection[Path]) -> None:
+    known = sorted(path for path in written if os.path.lexists(path))
+    if known:
+        raise OptionError(
+            f"{known[0]} exists, and people may have corrected it ({len(known)} of {len(written)} files exist): name "
+            "another folder, or replace them with --overwrite",
+            option="out",
+        )
 
 
 def _targets(pictures: Sequence[SurveyPicture], options: _AnnotationOptions) -> dict[str, Path]:

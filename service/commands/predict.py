@@ -28,6 +28,7 @@ from service.commands.terminal import (
     shown,
     table_written,
     tell,
+    tell_missed,
 )
 from service.logs import progress_log
 from service.request import (
@@ -44,6 +45,7 @@ from service.results.pictures import (
     CoverTable,
     ImageTask,
     ResultWriter,
+    region_error,
     require_inputs_kept,
     require_results_apart,
     result_paths,
@@ -144,7 +146,7 @@ class PredictRun:
                     shrunken += _is_shrunken(result)
                     show(result)
                     failed += record["status"] != "ok"
-                    missed += _region_error(record) is not None
+                    missed += region_error(record) is not None
                     if self.results.json_lines:
                         print_json(record)
                     elif record["status"] != "ok" or not self.results.quiet:
@@ -152,7 +154,7 @@ class PredictRun:
                     advance()
                 if not self.results.json_lines and not self.results.quiet:
                     _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
-                    _tell_missed(missed)
+                    tell_missed(missed)
         finally:
             csv = self.results.tables.csv
             if csv is not None and (table.rows or not self.tasks):
@@ -216,10 +218,10 @@ class PredictRun:
                 if isinstance(result, Entry):
                     report.add_record(result.record, result.capture)
                 elif isinstance(result, Failed):
-                    report.add_failure(str(result.source.path), str(result.error))
+                    report.add_failure(result.source.label, str(result.error))
                 else:
                     written = {} if result.encoded is None else {"result": str(result.encoded)}
-                    report.add_result(str(result.source.path), result, written)
+                    report.add_result(result.source.label, result, written)
 
             yield show
 
@@ -260,19 +262,6 @@ def _tell_end(images: int, failed: int, shrunken: int, provenance: Provenance) -
         say(
             f"{shrunken} images were shrunk for the network (--max-img-size): their masks have full size, but what is "
             "finer is lost"
-        )
-
-
-def _region_error(record: Mapping[str, Any]) -> str | None:
-    return record.get("roi", {}).get("error")
-
-
-def _tell_missed(regions: int) -> None:
-    if regions:
-        say(
-            f"{regions} regions of interest were not found: the masks and the cover of the whole images are there, the "
-            "cover inside of the regions is not",
-            "red",
         )
 
 

@@ -1,7 +1,6 @@
 """`pseg reproduce`: images of an earlier run are segmented again, and the masks are compared."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,12 +41,11 @@ from service.commands.terminal import (
     tell,
 )
 from service.request import PredictRequest
-from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
+from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger, source_of
 from service.results.pictures import MAP_SUFFIX, ImageTask
 from service.results.runs import Listing
 from service.session import caches_at, open_session
 
-_PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 _ONEDNN = {"paddle-onednn": "on", "paddle-cpu": "off"}
 _ON_GPU = frozenset({"paddle-gpu", "paddle-tensorrt"})
 
@@ -226,10 +224,8 @@ def _classes(path: Path) -> NDArray[Any]:
 
 
 def _task(entry: Entry) -> ImageTask:
-    paged = _PAGE.fullmatch(entry.path)
-    if paged is None:
-        return ImageTask(Path(entry.path), entry.stem)
-    return ImageTask(Path(paged[1]), entry.stem, int(paged[2]))
+    path, page = source_of(entry)
+    return ImageTask(path, entry.stem, page)
 
 
 def _request(options: Mapping[str, Any], made_by: Mapping[str, Any]) -> PredictRequest:

@@ -38,6 +38,7 @@ from service.commands.terminal import (
     print_json,
     say,
     table_written,
+    tell_missed,
     tell_totals,
 )
 from service.ivcap.transfer_limits import Allowance, Sizes
@@ -51,6 +52,7 @@ from service.request import (
 from service.results.pictures import (
     CoverTable,
     ImageTask,
+    region_error,
     require_inputs_kept,
     result_paths,
 )
@@ -152,6 +154,7 @@ def scale(
     others = known.without_pictures_of(tasks) if cluster.resume else []
     write_cluster_ledger(place, [*entries, *others], known.batches)
     summary = totals([entry.record for entry in entries], len(tasks))
+    missed = sum(region_error(entry.record) is not None for entry in entries)
     products = Products()
     if tables.csv is not None:
         with products.written(f"the table {tables.csv}"), table_written(tables.csv) as write_table:
@@ -170,7 +173,8 @@ def scale(
         print_json(summary)
     elif tables.csv != STANDARD_OUTPUT:
         tell_totals(summary, place.name_of(LEDGER))
-    if products.missing or summary["images"]["succeeded"] < len(tasks):
+        tell_missed(missed)
+    if missed or products.missing or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 

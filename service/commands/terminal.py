@@ -427,6 +427,20 @@ def print_json(record: object) -> None:
     sys.stdout.flush()
 
 
+def tell_missed(regions: int) -> None:
+    """Tell on stderr how many regions of interest were not found, if any.
+
+    Args:
+        regions: how many.
+    """
+    if regions:
+        say(
+            f"{regions} regions of interest were not found: the masks and the cover of the whole images are there, the "
+            "cover inside of the regions is not",
+            "red",
+        )
+
+
 def tell_totals(summary: Mapping[str, Any], place: str) -> None:
     """Tell how a collection went: totals on stdout, failures on stderr.
 

@@ -16,6 +16,7 @@ import errno
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,12 +27,11 @@ from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, TypeVar
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from engine import Failed, OptionError, Provenance, Segmented
+from engine import Failed, OptionError, Provenance
 from engine.images import Capture
 from engine.rasters.result import Result, SegmentedRaster
 from engine.system.files import atomic_file, lock_alone, open_regular
 from service.collections.sharding import Shard, parse_shard
-from service.request import SaveKind
 from service.results.pictures import (
     ImageTask,
     capture_from,
@@ -67,6 +67,7 @@ _MOST_PICTURES = 8
 _SHOWN = 300
 _FIELD = "ledger"
 _REPLACED = "replaced"
+_PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 
 _Result = Result[ImageTask, Path | None]
 _Parsed = TypeVar("_Parsed")
@@ -319,7 +320,10 @@ class Ledger:
         pictures: tuple[str, ...] = ()
         capture = Capture()
         if not isinstance(result, Failed):
-            pictures = _pictures_of(result, self.run.options["save"], self.run.options.get("vectors"))
+            if isinstance(result, SegmentedRaster):
+                pictures = _files_of_raster(task, self.run)
+            else:
+                pictures = picture_names(task.stem, self.run.options["save"], planes=result.prediction.mask.ndim == 3)
             capture = result.capture
         entry = Entry(
             record,
@@ -348,15 +352,11 @@ class Ledger:
             raise _unwritable(self.path, "no room for a whole line")
 
 
-def _pictures_of(
-    result: Segmented[ImageTask, Path | None] | SegmentedRaster[ImageTask, Path | None],
-    save: Iterable[SaveKind],
-    vectors: str | None,
-) -> tuple[str, ...]:
-    if isinstance(result, SegmentedRaster):
-        maps: Iterable[str] = () if result.encoded is None else map_names(result.source.stem, save)
-        return (*maps, *([] if vectors is None else [polygons_of(result.source, vectors)]))
-    return picture_names(result.source.stem, save, planes=result.prediction.mask.ndim == 3)
+def _files_of_raster(task: ImageTask, run: Run) -> tuple[str, ...]:
+    """Names of the maps and polygons of a raster."""
+    save, vectors = run.options["save"], run.options.get("vectors")
+    maps = map_names(task.stem, save) if save else ()
+    return maps if vectors is None else (*maps, polygons_of(task, vectors))
 
 
 @contextmanager
@@ -569,12 +569,11 @@ def _change(
 
 def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
     """In which folder an entry says that its pictures lie: "" for the ledger's own; None: they are other files."""
-    save, vectors = run.options["save"], run.options.get("vectors")
-    polygons = [] if vectors is None else [polygons_of(task, vectors)]
+    save = run.options["save"]
     for own_names in (
         picture_names(task.stem, save, planes=False),
         picture_names(task.stem, save, planes=True),
-        (*map_names(task.stem, save), *polygons),
+        _files_of_raster(task, run),
     ):
         first = entry.pictures[0] if entry.pictures else ""
         place = first.removesuffix(own_names[0]) if own_names else ""
@@ -619,7 +618,10 @@ def ledgers_in(folder: Path) -> list[Path]:
 
 def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:
     """An entry as this run would write it: the folder may have been named otherwise."""
-    mask = {**entry.record["mask"], "path": str(folder / entry.pictures[0]) if entry.pictures else None}
+    mask = dict(entry.record["mask"])
+    # Polygons alone are no mask.
+    if mask["path"] is not None and entry.pictures:
+        mask["path"] = str(folder / entry.pictures[0])
     return replace(
         entry,
         position=position,
@@ -635,6 +637,19 @@ def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
     except (OSError, ValueError):
         return None, None
     return found.st_size, found.st_mtime_ns
+
+
+def source_of(entry: Entry) -> tuple[Path, int | None]:
+    """Find the file of an entry's image.
+
+    Args:
+        entry: of a ledger.
+
+    Returns:
+        Absolute path, and which page of the file, from 1; None: the first, and nobody asked for it.
+    """
+    paged = _PAGE.fullmatch(entry.path)
+    return (Path(entry.path), None) if paged is None else (Path(paged[1]), int(paged[2]))
 
 
 def _identity(task: ImageTask) -> str:

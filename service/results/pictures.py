@@ -526,6 +526,18 @@ def region_record(region: RegionCover) -> dict[str, Any]:
     }
 
 
+def region_error(record: Mapping[str, Any]) -> str | None:
+    """Say why the region of interest of an image was not found.
+
+    Args:
+        record: as `result_record` writes it.
+
+    Returns:
+        The reason; None if it was found or not asked for.
+    """
+    return record.get("roi", {}).get("error")
+
+
 def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
     """Write where a raster lies as JSON values.
 

@@ -78,7 +78,9 @@ def read_mask(picture: SurveyPicture) -> Labels:
     record = picture.entry.record
     if not picture.at_full_size:
         raise ImageError("the mask is not of the picture's size: predict without --mask-size inference")
-    if abs(sum(each["cover"] for each in record["cover"]) - 1) > _COVER_TOLERANCE:
+    covered = sum(each["cover"] for each in record["cover"])
+    # There is no cover where nothing counts: a raster without data, or a picture of a class that is left out.
+    if covered > 0 and abs(covered - 1) > _COVER_TOLERANCE:
         raise ImageError("its classes overlap, and these formats have one class a pixel")
     names = [name for suffix in _INDEX_PNGS for name in picture.entry.pictures if name.endswith(suffix)]
     if not names:

@@ -143,9 +143,15 @@ def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping
 
 
 def _missing(contents: Sequence[LedgerContent]) -> int:
-    images = {content.run.listing: content.run.images for content in contents}
-    known = {(content.run.listing, entry.position) for content in contents for entry in content.entries}
+    # A listing is of names as they were typed: in two folders equal ones may mean different images.
+    images = {_listing_of(content): content.run.images for content in contents}
+    known = {(_listing_of(content), entry.position) for content in contents for entry in content.entries}
     return sum(images.values()) - len(known)
+
+
+def _listing_of(content: LedgerContent) -> tuple[Path, str]:
+    """The folder of a ledger and the list of its images, which the shards of one run have in common."""
+    return content.path.parent.resolve(), content.run.listing
 
 
 def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:

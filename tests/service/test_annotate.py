@@ -125,7 +125,11 @@ def test_points_of_coralnet_lie_on_a_grid_or_at_random(masks: Path, tmp_path: Pa
     drawn = [
         rows_of(out / "annotations.csv")
         for seed in (1, 1, 2)
-        if pseg("annotate", masks, "--format", "coralnet", "--out", out, "--points", 50, "--seed", seed).status == 0
+        if pseg(
+            *("annotate", masks, "--format", "coralnet", "--out", out),
+            *("--points", 50, "--seed", seed, "--overwrite"),
+        ).status
+        == ExitStatus.DONE
     ]
     assert drawn[0] == drawn[1] != drawn[2]
     for found in (rows, drawn[0]):
@@ -147,6 +151,19 @@ def test_the_mapping_tells_labels_from_classes(masks: Path, tmp_path: Path) -> N
     }
 
 
+def test_annotations_that_people_may_have_corrected_are_not_replaced(masks: Path, tmp_path: Path) -> None:
+    arguments = ("annotate", masks, "--format", "coco", "--out", tmp_path / "c")
+    assert pseg(*arguments).status == ExitStatus.DONE
+    corrected = tmp_path / "c" / "annotations.json"
+    corrected.write_text("corrected")
+    again = pseg(*arguments)
+    assert again.status == ExitStatus.WRONG_REQUEST
+    assert "--overwrite" in again.stderr
+    assert corrected.read_text() == "corrected"
+    assert pseg(*arguments, "--overwrite").status == ExitStatus.DONE
+    assert corrected.read_text() != "corrected"
+
+
 def test_what_has_no_mask_is_named(masks: Path, bundle: Path, tmp_path: Path) -> None:
     (masks / "a.pseudo.png").unlink()
     outcome = pseg("annotate", masks, "--format", "coco", "--out", tmp_path / "c")
@@ -154,11 +171,11 @@ def test_what_has_no_mask_is_named(masks: Path, bundle: Path, tmp_path: Path) ->
     assert "2 of 3 pictures" in outcome.stdout
     assert "a.pseudo.png: cannot be read" in outcome.stderr
     pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "none", "--save", "overlay")
-    told = pseg("annotate", tmp_path / "none", "--format", "coco", "--out", tmp_path / "c").stderr
+    told = pseg("annotate", tmp_path / "none", "--format", "coco", "--out", tmp_path / "d").stderr
     assert "it has no mask as PNG: predict photographs with --save mask" in told
     small = ("--save", "mask", "--mask-size", "inference", "--max-img-size", 900)
     pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "small", *small)
-    told = pseg("annotate", tmp_path / "small", "--format", "coco", "--out", tmp_path / "c").stderr
+    told = pseg("annotate", tmp_path / "small", "--format", "coco", "--out", tmp_path / "e").stderr
     assert "not of the picture's size" in told
 
 

@@ -2,8 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,15 @@ from service.request import build_request
 from service.results.resuming import LedgerError
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
+from tests.service.test_cover_options import FRAME, quadrat
+from tests.service.test_orthomosaics import csv_rows
 from tests.standins.hostile_server import HostileServer
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
 IMAGE = Allowance(1 << 20, "raise --max-image-bytes")
 
 
-NETWORK_COLUMNS = ("network_width", "network_height")
+ADDED = ("network_width", "network_height", "notes", "flags", "confidence", "roi", "excluded")
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def test_a_table_of_the_first_version_is_read(job: WorkerOptions, photos: list[P
     work(job, {"uri": [photos[0].as_uri()], "stem": ["a"]})
     out = Folder(job.out)
     (entry,) = read_cluster_ledger(out).entries
-    first_version = {name: kind for name, kind in COLUMNS.items() if name not in {*NETWORK_COLUMNS, "notes"}}
+    first_version = {name: kind for name, kind in COLUMNS.items() if name not in ADDED}
     rows = [{name: value for name, value in entry.row().items() if name in first_version}]
     out.write("ledger.parquet", table_bytes(rows, first_version))
     for name in out.names("rows"):
@@ -218,6 +220,9 @@ def test_the_results_of_another_run_are_not_replaced(
         ("provenance", "[]"),
         ("provenance", "[" * 100_000),
         ("timings_ms", '{"run": NaN}'),
+        ("roi", "{}"),
+        ("excluded", "[1]"),
+        ("excluded", "2"),
     ],
 )
 def test_an_edited_row_is_refused_by_its_number(
@@ -275,6 +280,51 @@ def test_images_that_cannot_be_had_are_rows(job: WorkerOptions, photos: list[Pat
     assert "packed for the transfer" in errors[1]
     assert errors[2].startswith(f"{uris[2]}: is not a JPEG")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.mask.png", "a.pseudo.png"]
+
+
+def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pseg scale` with one worker in this process; all but the distribution by Ray is real."""
+
+    def segment(options: WorkerOptions, archive: bytes, tasks: Sequence[RemoteTask], **_: Any) -> None:
+        assert options.cache is not None
+        folder = options.cache / "bundles" / options.bundle_digest
+        packed = options.cache / "packed"
+        packed.write_bytes(archive)
+        unpack(packed, folder)
+        work(options, {"uri": [task.uri for task in tasks], "stem": [task.stem for task in tasks]})
+
+    def connected(_: object) -> nullcontext[None]:
+        return nullcontext()
+
+    monkeypatch.setattr("service.commands.scale.connected", connected)
+    monkeypatch.setattr("service.commands.scale.segment_all", segment)
+
+
+def test_scale_tells_of_regions_confidence_and_excluded_classes_as_predict_does(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_a_cluster(monkeypatch)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "in").mkdir()
+    quadrat(tmp_path / "in" / "a.png")
+    quadrat(tmp_path / "in" / "cut.png", cut=True)
+    asked = ("--save", "mask,confidence", "--unsure", 0.5, *FRAME)
+    pseg("manifest", tmp_path / "in", "--out", tmp_path / "m.parquet")
+    expected = pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "p", *asked, "--json").records
+    merged = pseg("merge", tmp_path / "p", "--out", tmp_path / "merged.jsonl", "--json").records
+    told = pseg(
+        *("scale", bundle, tmp_path / "m.parquet", "--out", tmp_path / "o", "--cache-dir", tmp_path / "cache"),
+        *(*asked, "--csv", tmp_path / "cover.csv", "--json"),
+    )
+    assert told.status == ExitStatus.INCOMPLETE, "a region was not found"
+    found = [entry.record for entry in read_cluster_ledger(Folder(str(tmp_path / "o"))).entries]
+    for name in ("cover", "confidence", "roi"):
+        assert [each[name] for each in found] == [each[name] for each in expected]
+    assert "excluded" in found[0]["cover"][2]
+    assert told.records[0]["cover"] == merged[0]["cover"]
+    first, second = csv_rows(tmp_path / "cover.csv")
+    assert (first["cover_blue"], second["cover_blue"]) == ("", "")
+    assert "cut off" in second["roi_error"]
 
 
 @pytest.mark.long

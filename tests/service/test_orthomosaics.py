@@ -213,6 +213,17 @@ def test_polygons_that_were_lost_are_made_again(bundle: Path, tmp_path: Path, ou
     assert wanted.is_file()
 
 
+def test_polygons_alone_are_not_made_again(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    arguments = ("predict", bundle, source, "--out", out, "--save", "none", "--vectors", "gpkg", "--json")
+    first = pseg(*arguments)
+    assert names(out) == ["ledger.jsonl", "reef.gpkg"]
+    again = pseg(*arguments, "--resume")
+    assert "1 of 1 images were done earlier" in again.stderr
+    assert again.records == first.records
+    assert again.records[0]["mask"]["path"] is None
+
+
 def test_polygons_of_small_pixels_stay_polygons(bundle: Path, tmp_path: Path, out: Path) -> None:
     # Half a millimetre: seven digits of a degree are eleven.
     fine = rasterio.Affine(0.0005, 0, 500_000, 0, -0.0005, 8_000_000)
