@@ -89,7 +89,7 @@ zoo: $(VENV)/development ## export and convert every PaddleSeg network family (h
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
 cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
-	$(BIN)/python -m benchmarks.lab.cover $(ARGS)
+	$(BIN)/python -m demo.cover_check $(ARGS)
 
 survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (3 minutes; ARGS="--seed N --surveys N")
 	$(BIN)/python -m demo.survey_check $(ARGS)

@@ -107,7 +107,8 @@ def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
     if base is None:
         raise ConversionError("holds neither a Paddle program nor onnx/fp32/model.onnx, whose argmax could be cut off")
     replaced = {settings_file(bundle).name, META}
-    deploy: dict[str, Any] = {key: value for key, value in _deploy(bundle).items() if key != "with_argmax"}
+    settings = read_settings(bundle)
+    deploy: dict[str, Any] = {key: value for key, value in settings["Deploy"].items() if key != "with_argmax"}
     if isinstance(base, PaddleModel):
         opset = None
         program = base.program.name
@@ -121,7 +122,7 @@ def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
         opset = rewritten(cut_graph, base.path, target.parent, target.name)
         ending = last_operator(OnnxModel(target, Precision.FP32, digest=""))
     ends = "softmax" if ending is LastOperator.SOFTMAX else "none"
-    settings = {**read_settings(bundle), "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
+    settings = {**settings, "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
     (folder / settings_file(bundle).name).write_text(deploy_text(settings), encoding="utf-8")
     meta = {**meta_of(bundle), "derived_from": {"bundle": bundle.digest, "change": _CHANGE}}
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
@@ -141,10 +142,6 @@ def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str,
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     return tuple(sorted(left_out))
-
-
-def _deploy(bundle: Bundle) -> dict[str, Any]:
-    return read_settings(bundle)["Deploy"]
 
 
 def _require_same_classes(

@@ -170,17 +170,24 @@ class UnfinishedRaster:
         self.carry: Scores | None = state.carry if state else None
         if state is None:
             self._remove_files()
-            free = shutil.disk_usage(folder).free
-            if layout.size_bytes > free:
+            try:
+                self._require_room(layout)
+            except ImageError:
                 self._remove_folder()
-                raise ImageError(
-                    f"a mask of {layout.width}×{layout.height} pixels needs {layout.size_bytes // _MIB} MiB in "
-                    f"{folder.parent} while it is made, and {free // _MIB} are free: write the results to a larger disk"
-                )
+                raise
         strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
         self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])
         self.mask = self._mask_file(_MASK, layout)
         self._others: list[MaskFile] = []
+
+    def _require_room(self, *layouts: MaskLayout) -> None:
+        needed, free = sum(each.size_bytes for each in layouts), shutil.disk_usage(self.folder).free
+        if needed > free:
+            first = layouts[0]
+            raise ImageError(
+                f"a mask of {first.width}×{first.height} pixels needs {needed // _MIB} MiB in {self.folder.parent} "
+                f"while it is made, and {free // _MIB} are free: write the results to a larger disk"
+            )
 
     def _mask_file(self, name: str, layout: MaskLayout) -> MaskFile:
         return MaskFile(self._own.held_path / name, layout, descriptor=self._own.open(name))
@@ -198,6 +205,8 @@ class UnfinishedRaster:
         name = f"{kind}.raw"
         if name not in _MORE:
             raise ValueError(f"{kind} is no file of an unfinished raster")
+        if self.done == 0:
+            self._require_room(self.mask.layout, *(each.layout for each in self._others), layout)
         self._others.append(self._mask_file(name, layout))
         return self._others[-1]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,16 @@ def test_what_was_edited_is_begun_again(bundle: Path, tmp_path: Path, edit: Call
     edit(tmp_path / "out" / FOLDER)
     assert pseg(*arguments, "--resume").status == 0
     np.testing.assert_array_equal(classes_of(tmp_path / "out" / "reef.tif"), pixels_of(300, 300).argmax(axis=0))
+
+
+def test_a_disk_too_small_for_mask_and_confidence_is_told_before_the_work(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width = pixels_of().shape[:2]
+    # One byte a pixel for each of the two, and room for one.
+    room = shutil.disk_usage(tmp_path)._replace(free=height * width * 3 // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    status, said = segment(bundle, tmp_path, "--save", "mask", "--save", "confidence")
+    assert status == ExitStatus.INCOMPLETE
+    assert "write the results to a larger disk" in said
+    assert not (tmp_path / "out" / FOLDER).exists()

@@ -51,7 +51,7 @@ def network_figures(part: Part) -> list[Figure]:
         ),
         Figure("its peak memory, of the same", "at most 0.33", f"{memory:.2f}", memory <= 0.33),
         Figure(
-            "our best against the best FP32 of Paddle oneDNN, ONNX Runtime and OpenVINO",
+            f"our best against the best FP32 of any peer ({best_peer.way.label})",
             "at least 3.5 times faster",
             f"{than_fp32:.2f} times",
             than_fp32 >= 3.5,
