@@ -118,7 +118,11 @@ def test_a_disk_too_small_for_mask_and_confidence_is_told_before_the_work(
     height, width = pixels_of().shape[:2]
     # One byte a pixel for each of the two, and room for one.
     room = shutil.disk_usage(tmp_path)._replace(free=height * width * 3 // 2)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+
+    def disk_usage(_: Path) -> Any:
+        return room
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     status, said = segment(bundle, tmp_path, "--save", "mask", "--save", "confidence")
     assert status == ExitStatus.INCOMPLETE
     assert "write the results to a larger disk" in said
