@@ -33,7 +33,7 @@ from service.session import Caches, caches_at
 _RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
 
 
-@with_flags()
+@with_flags(from_file=True)
 def bench(
     bundle: BundleArgument,
     request: BenchRequest,

@@ -8,16 +8,20 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from engine.declaration import DeclaredOption, assembled, declared_options, is_group
+from service.commands.config_file import ConfigOption, WriteConfigOption, write_flags
 from service.commands.terminal import errors_end_the_command, flag_of
 
 _SHORT_FORMS = {"flip_horizontal": "--flip", "target": "--for"}
 
 
-def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags(
+    *, without: Collection[str] = (), from_file: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each option of the groups that it takes.
 
     Args:
         without: options that have no meaning for this command.
+        from_file: whether a file may hold the flags, too (`--config`).
 
     Returns:
         A decorator. The command is called with its groups made of the flags; what is wrong with them ends it.
@@ -35,6 +39,9 @@ def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None
                     # What two groups know by one name is one flag.
                     flags.setdefault(each.name, _flag(each))
 
+        if from_file:
+            flags |= _FLAGS_OF_FILES
+
         def call(**given: Any) -> None:  # noqa: ANN401
             with errors_end_the_command():
                 arguments = {
@@ -42,6 +49,8 @@ def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None
                     for name, kind in kinds.items()
                     if name != "return"
                 }
+                if from_file and given["write_config"] is not None:
+                    write_flags(given["write_config"], given["context"])
                 command(**arguments)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
@@ -50,6 +59,16 @@ def with_flags(*, without: Collection[str] = ()) -> Callable[[Callable[..., None
         return call
 
     return decorate
+
+
+_FLAGS_OF_FILES = {
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+    for name, kind, default in (
+        ("config", ConfigOption, None),
+        ("write_config", WriteConfigOption, None),
+        ("context", typer.Context, inspect.Parameter.empty),
+    )
+}
 
 
 def _flag(declared: DeclaredOption) -> inspect.Parameter:

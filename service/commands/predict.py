@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 _Result = Result[ImageTask, Path | None]
 
 
-@with_flags()
+@with_flags(from_file=True)
 def predict(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, folders or globs.")],

@@ -92,7 +92,7 @@ class _ClusterOptions(Options):
             raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
 
 
-@with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"))
+@with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"), from_file=True)
 def scale(
     bundle: BundleArgument,
     manifest: Annotated[

@@ -69,7 +69,7 @@ class _Destination:
         require_writable_file(path)
 
 
-@with_flags()
+@with_flags(from_file=True)
 def tune(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Option(help="Files, folders or globs of typical images. May be repeated.")],
