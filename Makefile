@@ -12,6 +12,8 @@ OUT_OF_RUN = DATA/run
 OUT_OF_COLLECTION = DATA/run-collection
 JOB ?= demo/job.json
 VARIANT ?= cpu
+REQUIREMENTS ?= requirements.txt
+WHEELHOUSE ?= wheelhouse
 FUZZ_S ?= 300
 IMAGE_NAME ?= pseg
 STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
@@ -19,7 +21,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api wheel wheelhouse
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +74,18 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	cp build/training.json demo/training.json
 	$(BIN)/python -m demo.scenes --out demo/pictures --count 4 --seed 900004 --width 1024 --height 768
 	$(BIN)/python -m demo.showcase
+
+# A wheel of the project holds the demo bundle and its pictures. What an earlier build left would get into it.
+wheel: $(VENV)/runtime ## build the project as one wheel, for pip, in dist/
+	rm -rf build/lib build/bdist.*
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+# For a machine without a network, with the Python and the kind of processor of this one (docs/install.md).
+wheelhouse: wheel ## pack the project with all that it requires (or REQUIREMENTS=...) into WHEELHOUSE
+	mkdir -p $(WHEELHOUSE)
+	$(PIP) download --no-deps --require-hashes --only-binary :all: --dest $(WHEELHOUSE) --requirement $(REQUIREMENTS)
+	cp $(REQUIREMENTS) $(WHEELHOUSE)/requirements.txt
+	cp dist/paddleseg_dual_runtime-$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-py3-none-any.whl $(WHEELHOUSE)
 
 ray: $(VENV)/ray ## install Ray beside the rest, for pseg scale
 
@@ -215,4 +229,4 @@ lock: ## lock the requirements again (needs uv)
 	./lock-requirements
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(OUT) DATA ivcap-artifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache
+	rm -rf $(VENV) $(OUT) DATA ivcap-artifacts build dist wheelhouse *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache
