@@ -222,8 +222,9 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 	$(BIN)/python -m tests.gpu_settings list | \
 		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
 
-api: $(VENV)/runtime ## write docs/api.md from the docstrings
+api: $(VENV)/runtime ## write docs/api.md from the docstrings, and docs/commands.md from the commands
 	$(BIN)/python -m demo.reference
+	$(BIN)/python -m demo.command_reference
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

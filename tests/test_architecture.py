@@ -15,7 +15,8 @@ from types import ModuleType
 import pytest
 
 import engine
-from demo.reference import PAGE, page, signatures
+from demo import command_reference, reference
+from demo.reference import signatures
 from engine.declaration import Options
 
 VENDORS = (
@@ -80,8 +81,9 @@ def test_the_interface_is_this(name: str) -> None:
     assert signatures()[name] == PINNED[name], "if it is meant: edit tests/golden/api.json, and say so in CHANGELOG.md"
 
 
-def test_the_page_of_the_interface_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `make api`"
+@pytest.mark.parametrize("written", [reference, command_reference])
+def test_a_page_that_the_code_writes_is_up_to_date(written: ModuleType) -> None:
+    assert written.PAGE.read_text(encoding="utf-8") == written.page(), "run `make api`"
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
