@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, the options it quotes exist, its JSON is what comes out."""
+"""What the pages show is true: the commands and options that they quote exist; of the README, Python runs, too."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,27 @@ def blocks(language: str) -> list[str]:
     return [text for kind, text in BLOCKS if kind == language]
 
 
+PAGES = {
+    path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+}
+OF_CONTAINERS = re.compile(r"docker run ")
+
+
 def options_of(command: str) -> set[str]:
     return {"--help", *(option for parameter in COMMANDS[command].params for option in parameter.opts)}
 
 
-def pseg_lines() -> list[str]:
-    lines = [line for text in blocks("sh") + blocks("bash") for line in text.replace("\\\n", " ").splitlines()]
-    inline = re.findall(r"`((?:\.venv/bin/)?pseg [^`]+)`", README)
-    return [line for line in lines + inline if re.search(r"(^|/)pseg ", line)]
+def pseg_lines() -> Iterator[Any]:
+    """Each command that a page quotes, in blocks and in sentences; containers take theirs apart."""
+    for name, page in sorted(PAGES.items()):
+        if name.name in {"CHANGELOG.md", "commands.md"}:  # what was once; what is made from the commands
+            continue
+        shell = re.findall(r"^```(?:sh|bash)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        lines = [line for text in shell for line in text.replace("\\\n", " ").splitlines()]
+        inline = re.findall(r"`((?:\S+/bin/)?pseg [^`]+)`", page.replace("\n", " "))
+        for line in (*lines, *inline):
+            if re.search(r"(^|[\s/])pseg ", line) and not OF_CONTAINERS.search(line):
+                yield pytest.param(line, id=f"{name}: {line[:60]}")
 
 
 @pytest.fixture
@@ -65,7 +79,7 @@ def test_there_is_python_to_run() -> None:
     assert blocks("python")
 
 
-@pytest.mark.parametrize("line", pseg_lines())
+@pytest.mark.parametrize("line", [*pseg_lines()])
 def test_quoted_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line.partition("pseg ")[2], comments=True)
     if words[0].startswith("-"):
@@ -73,6 +87,26 @@ def test_quoted_commands_and_options_exist(line: str) -> None:
         return
     assert words[0] in COMMANDS
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(words[0])
+
+
+def anchors(page: str) -> set[str]:
+    """As the sites name them that show Markdown."""
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", sorted(PAGES), ids=str)
+def test_links_lead_somewhere(name: Path) -> None:
+    lost: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", PAGES[name], flags=re.DOTALL)):
+        place, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (ROOT / name.parent / place).resolve() if place else ROOT / name
+        page = PAGES.get(path.relative_to(ROOT)) if path.suffix == ".md" else None
+        if not path.exists() or (anchor and page is not None and anchor not in anchors(page)):
+            lost.append(target)
+    assert not lost
 
 
 def test_quoted_options_exist() -> None:
