@@ -18,6 +18,7 @@ from engine.runtimes.profile import PROFILE_NAME, profile_json, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.onnx_files import require_whole_model
 from engine.segmentation.quality import STATISTICS_NAME
+from engine.segmentation.temperature import TEMPERATURE_NAME
 from engine.system.confinement import FILE_BYTES
 from engine.system.files import atomic_file, scratch_folder
 from engine.system.process import Limits, run_isolated, value_of
@@ -80,7 +81,7 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     kept = _model_files(bundle, deployment)
     origin = {"bundle": bundle.digest, "change": f"packed for {deployment}", **_earlier_origin(bundle)}
     meta = json.dumps({**meta_of(bundle), _ORIGIN: origin}, indent=2).encode() + b"\n"
-    names = (settings_file(bundle).name, *kept, STATISTICS_NAME)
+    names = (settings_file(bundle).name, *kept, STATISTICS_NAME, TEMPERATURE_NAME)
     files: dict[str, Path | bytes] = {name: whole[name] for name in names if name in whole}
     files[META] = meta
     notes: list[str] = []

@@ -43,6 +43,7 @@ from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
 from engine.segmentation.steps import MeasuringSteps, steps_for
+from engine.segmentation.temperature import read_temperature
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import memory_limit_bytes, return_freed_memory
@@ -233,7 +234,9 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
         try:
-            return replace(steps, scale=predictor.score_scale())
+            kept = read_temperature(bundle.folder)
+            temperature = 1.0 if kept is None else kept.temperature
+            return replace(steps, scale=predictor.score_scale(), temperature=temperature)
         except OptionError as error:
             raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
     return steps

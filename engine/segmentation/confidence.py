@@ -60,6 +60,7 @@ def class_confidence(
     *,
     scale: ScoreScale,
     threshold: float = 0.5,
+    temperature: float = 1.0,
 ) -> ConfidencePlane:
     """Find the probability of each pixel's class: the softmax of its scores, at the size of the mask.
 
@@ -69,6 +70,7 @@ def class_confidence(
         records: of the transforms, to be undone.
         scale: of scores; a probability map has probabilities.
         threshold: above it, a pixel of a probability map belongs to class 1.
+        temperature: what logits are divided by.
 
     Returns:
         uint8[H, W].
@@ -85,15 +87,15 @@ def class_confidence(
     match kind:
         case OutputKind.PROBABILITY:
             found = np.clip(_restored(planes[0], records), 0, 1)
-            return _levels(_real(np.where(found > threshold, found, 1 - found)))
+            return _levels(_tempered(np.where(found > threshold, found, 1 - found), temperature))
         case OutputKind.SCORES if len(planes) == 1:
             require_more_than_two(scale)
             apart = np.abs(_restored(planes[0], records))
             if scale is ScoreScale.PROBABILITIES:
-                return _levels(_real((1 + np.minimum(apart, 1)) / 2))
-            return _levels(_real(1 / (1 + np.exp(-apart))))
+                return _levels(_tempered((1 + np.minimum(apart, 1)) / 2, temperature))
+            return _levels(_real(1 / (1 + np.exp(-apart / np.float32(temperature)))))
         case OutputKind.SCORES:
-            return _levels(_running_softmax(planes, records, scale))
+            return _levels(_running_softmax(planes, records, scale, np.float32(temperature)))
         case OutputKind.MASK | OutputKind.MULTILABEL:
             raise InferenceError(f"the network's output is of the kind {kind}, which states no confidence in one class")
     assert_never(kind)
@@ -179,27 +181,43 @@ def _levels(probabilities: Planes) -> ConfidencePlane:
     return np.clip(np.rint(probabilities * _LEVELS), 1, _LEVELS).astype(np.uint8)
 
 
-def _running_softmax(planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale) -> Planes:
+def _tempered(probability: npt.NDArray[np.floating], temperature: float) -> Planes:
+    """The probability of one of two classes, whose logit is divided."""
+    if temperature == 1:
+        return _real(probability)
+    return _real(1 / (1 + np.exp(-logits_of(_real(probability), ScoreScale.SIGMOIDS) / np.float32(temperature))))
+
+
+def _running_softmax(
+    planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: np.float32
+) -> Planes:
     """The largest of the softmax over the restored planes, of which three are held at any time."""
-    highest = _logit(planes[0], records, scale)
+    highest = logits_of(_restored(planes[0], records), scale) / temperature
     total = np.ones_like(highest)
     for each in planes[1:]:
-        plane = _logit(each, records, scale)
+        plane = logits_of(_restored(each, records), scale) / temperature
         above = np.maximum(highest, plane)
         total = total * np.exp(highest - above) + np.exp(plane - above)
         highest = above
     return _real(1 / total)
 
 
-def _logit(plane: Planes, records: Sequence[TransformRecord], scale: ScoreScale) -> Planes:
-    restored = _restored(plane, records)
+def logits_of(scores: Planes, scale: ScoreScale) -> Planes:
+    """Turn scores into what a softmax takes.
+
+    Args:
+        scores: float32 of any shape.
+        scale: of the scores.
+
+    Returns:
+        float32 of the same shape, up to a number that all classes of a pixel share.
+    """
     match scale:
         case ScoreScale.LOGITS:
-            return restored
+            return scores
         case ScoreScale.PROBABILITIES:
-            # The logarithm of a probability is its logit, up to a number that all classes share.
-            return np.log(np.maximum(restored, _SMALLEST))
+            return np.log(np.maximum(scores, _SMALLEST))
         case ScoreScale.SIGMOIDS:
-            inside = np.clip(restored, _SMALLEST, 1 - _SMALLEST)
+            inside = np.clip(scores, _SMALLEST, 1 - _SMALLEST)
             return np.log(inside / (1 - inside))
     assert_never(scale)

@@ -731,6 +731,7 @@ class Predictor:
             records,
             scale=self.steps.scale,
             threshold=self.threshold,
+            temperature=self.steps.temperature,
         )
 
 

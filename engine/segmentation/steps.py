@@ -73,6 +73,7 @@ class MeasuringSteps:
         options: what a user asks for.
         keep_confidence: whether the confidence is told, even if nothing depends on it.
         scale: of the network's scores.
+        temperature: what logits are divided by before confidence is told.
         frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
         excluded: indices of classes that are left out.
         kept: indices of the only classes that stay; None: all.
@@ -81,6 +82,7 @@ class MeasuringSteps:
     options: CoverOptions = CoverOptions()
     keep_confidence: bool = False
     scale: ScoreScale = ScoreScale.LOGITS
+    temperature: float = 1.0
     frame_class: int | None = None
     excluded: frozenset[int] = frozenset()
     kept: frozenset[int] | None = None
@@ -90,8 +92,11 @@ class MeasuringSteps:
         return self.keep_confidence or self.options.confidence.unsure is not None
 
     def record(self) -> Mapping[str, object] | None:
-        """For the provenance: what changed the classes, name to value; None: nothing did."""
-        return self.options.record() or None
+        """For the provenance: what changed the classes or their confidence, name to value; None: nothing did."""
+        told = self.options.record()
+        if self.temperature != 1:
+            told["temperature"] = self.temperature
+        return told or None
 
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
         """Name the classes that masks are reported with.

@@ -375,7 +375,7 @@ class TiledImages(Generic[Image, Stored]):
 def _confidence_key(predictor: Predictor) -> dict[str, object]:
     """What an unfinished raster must have kept besides the classes."""
     steps = predictor.steps
-    return {"confidence": steps.scale} if steps.wants_confidence else {}
+    return {"confidence": [steps.scale, steps.temperature]} if steps.wants_confidence else {}
 
 
 def is_cut(path: Path, page: int | None, tiles: TileOptions, max_pixels: int) -> bool:

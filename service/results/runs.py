@@ -136,6 +136,7 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
+            **_temperature_with_effect(predictor),
             **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
             **_tiles_with_effect(tiles, cutting=cutting),
         },
@@ -143,6 +144,12 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         listing=listing.digest,
         shard=None if listing.shard is None else str(listing.shard),
     )
+
+
+def _temperature_with_effect(predictor: Predictor) -> dict[str, object]:
+    """It lies in the bundle, whose digest does not cover it."""
+    temperature = predictor.steps.temperature
+    return {} if temperature == 1 else {"temperature": temperature}
 
 
 def _tiles_with_effect(tiles: TileOptions, *, cutting: bool) -> dict[str, object]:

@@ -47,6 +47,21 @@ def test_it_is_the_softmax_of_what_went_through_sigmoids() -> None:
         confidence_of(expit(scores[:2]).astype(np.float32), ScoreScale.SIGMOIDS)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 19])
+@pytest.mark.parametrize("temperature", [0.5, 1.7])
+def test_a_temperature_divides_logits_whatever_form_they_have(classes: int, temperature: float) -> None:
+    scores = scores_of(classes)
+    expected = softmax(scores / temperature, axis=0).max(axis=0) * 255
+    for given, scale in ((scores, ScoreScale.LOGITS), (softmax(scores, axis=0), ScoreScale.PROBABILITIES)):
+        planes = score_planes(given.astype(np.float32), OutputKind.SCORES)
+        found = class_confidence(planes, OutputKind.SCORES, scale=scale, temperature=temperature)
+        assert np.abs(found - expected).max() <= 0.51
+    if classes == 2:
+        apart = (scores[1] - scores[0])[np.newaxis]
+        found = class_confidence(expit(apart), OutputKind.PROBABILITY, scale=ScoreScale.LOGITS, temperature=temperature)
+        assert np.abs(found - expected).max() <= 0.51
+
+
 def test_a_probability_map_is_confident_of_either_class() -> None:
     probabilities = np.array([[[0.2, 0.7, 0.5, 0.9]]], np.float32)
     logits = np.log(probabilities / (1 - probabilities))

@@ -1,0 +1,70 @@
+"""The temperature of a network: what its logits are divided by, so that its confidence is the share of right pixels."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from engine.errors import BundleError
+from engine.system.settings_files import SettingsError, read_json
+from engine.system.text import json_text
+
+TEMPERATURE_NAME: Final = "temperature.json"
+"""The file of a bundle that holds its temperature."""
+
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """A temperature, and what it was found on.
+
+    Attributes:
+        temperature: what logits are divided by; above 1 the network was surer than it was right.
+        fitted_pictures: labelled pictures that it was chosen on.
+        tested_pictures: others, on which the errors were measured.
+        error_before: expected calibration error without it, 0–1.
+        error_after: the same with it.
+    """
+
+    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)]
+    fitted_pictures: Annotated[int, Field(ge=1)]
+    tested_pictures: Annotated[int, Field(ge=1)]
+    error_before: Annotated[float, Field(ge=0, le=1)]
+    error_after: Annotated[float, Field(ge=0, le=1)]
+
+    def to_json(self) -> bytes:
+        """Write it as the file of a bundle."""
+        return json_text(_file().dump_python(self, mode="json"), indent=1).encode()
+
+
+@cache
+def _file() -> TypeAdapter[Temperature]:
+    return TypeAdapter(Temperature)
+
+
+def read_temperature(folder: Path) -> Temperature | None:
+    """Read the temperature that a bundle carries.
+
+    Args:
+        folder: of the bundle.
+
+    Returns:
+        None where it carries none.
+
+    Raises:
+        BundleError: the file is none: without it, another confidence would be stated in silence.
+    """
+    path = folder / TEMPERATURE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return _file().validate_python(read_json(path))
+    except SettingsError as error:
+        reason = f"it {error}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    raise BundleError(f"{TEMPERATURE_NAME} cannot be used ({reason}): remove it, or fit it again with pseg evaluate")
