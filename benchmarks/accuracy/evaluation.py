@@ -12,7 +12,14 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.labels import IGNORED_LABEL, LabelledFiles, Labels, read_labels, require_known_classes
+from benchmarks.accuracy.labels import (
+    IGNORED_LABEL,
+    LabelledFiles,
+    LabelNames,
+    Labels,
+    read_labels,
+    require_known_classes,
+)
 from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
@@ -83,6 +90,7 @@ class ImageScore:
         class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
         labelled_cover: Share of the judged pixels that are labelled as each class, 0-1.
         found_cover: Share of the judged pixels that were found as each class, 0-1.
+        confusion: ``int64[K, K]``, pixels: rows are labels, columns what was found.
     """
 
     image: str
@@ -92,6 +100,7 @@ class ImageScore:
     class_iou: tuple[float | None, ...]
     labelled_cover: tuple[float, ...]
     found_cover: tuple[float, ...]
+    confusion: Counts = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,7 @@ class _Tally:
                 class_iou=ious,
                 labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
                 found_cover=tuple((confusion.sum(axis=0) / pixels).tolist()),
+                confusion=confusion,
             )
         )
 
@@ -238,16 +248,30 @@ def require_labelled_classes(evaluation: Evaluation) -> None:
 
 
 def read_labelled(
-    pairs: Iterable[LabelledFiles], read: Callable[[Path], SourceImage], values: Mapping[int, int] | None = None
+    pairs: Iterable[LabelledFiles],
+    read: Callable[[Path], SourceImage],
+    values: Mapping[int, int] | None = None,
+    names: LabelNames | None = None,
 ) -> Iterator[LabelledImage]:
     """Read labelled images, one at a time.
 
+    Args:
+        pairs: pictures and labels.
+        read: reads a picture.
+        values: class index for each value of masks; None: the values themselves.
+        names: which class a label of annotations stands for.
+
     Raises:
-        ImageError: A file cannot be read, or the two of a pair differ in size.
+        ImageError: A file cannot be read, the two of a pair differ in size, or a label stands for no class.
     """
     for pair in pairs:
         image = read(pair.image)
-        labels = read_labels(pair.mask, size=(image.width, image.height), values=values)
+        size = image.width, image.height
+        labels = (
+            read_labels(pair.mask, size=size, values=values)
+            if pair.annotation is None
+            else pair.annotation.draw(size, names or LabelNames())
+        )
         yield LabelledImage(str(pair.image), image, str(pair.mask), labels)
 
 

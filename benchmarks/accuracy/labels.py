@@ -1,10 +1,11 @@
 """Label masks: PNG files of class indices, matched to images by name."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ Labels = npt.NDArray[np.integer]
 IGNORED_LABEL = 255
 """PaddleSeg's ``ignore_index``: pixels of this label are not judged."""
 
+IGNORE = "ignore"
+"""The word that stands for label 255."""
+
+_Labelled = TypeVar("_Labelled")
 _SUFFIX = ".png"
 _INDEX_MODES = ("1", "L", "P", "I;16")
 _BIT_DEPTH_AT, _COLOR_TYPE_AT = 24, 25
@@ -30,42 +35,133 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
+class LabelNames:
+    """Which class a label stands for, where labels are words.
+
+    Attributes:
+        classes: names in index order.
+        given: label to the name of a class, or `ignore`.
+        unlabelled: class of pixels that no annotation holds; None: they are not judged.
+    """
+
+    classes: Sequence[str] = ()
+    given: Mapping[str, str] = field(default_factory=dict[str, str])
+    unlabelled: str | None = None
+
+    def index_of(self, label: str, mapped: Mapping[str, str], where: str) -> int:
+        """Find a class.
+
+        >>> LabelNames(["sand", "seagrass"], {"Rock": "ignore"}).index_of("SG", {"SG": "seagrass"}, "a.json")
+        1
+
+        Args:
+            label: as it is written.
+            mapped: class names of labels, which count where `given` says nothing.
+            where: how messages call the annotations.
+
+        Returns:
+            The class index; 255 for `ignore`.
+
+        Raises:
+            ImageError: it stands for no class.
+        """
+        name = self.given.get(label, mapped.get(label, label))
+        if name == IGNORE:
+            return IGNORED_LABEL
+        if name not in self.classes:
+            raise ImageError(
+                f"{where}: {legible(label, 40)} is none of the classes {', '.join(map(legible, self.classes))}: say "
+                f"which it stands for with --label-names {legible(label, 40)}=CLASS, or =ignore"
+            )
+        return self.classes.index(name)
+
+
+class Annotation(Protocol):
+    """Labels that people drew in an annotation tool."""
+
+    def draw(self, size: tuple[int, int], names: LabelNames) -> Labels:
+        """Draw them as a mask; see `benchmarks.accuracy.annotations.PictureAnnotation`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledFiles:
-    """A picture and what is on it."""
+    """A picture and what is on it.
+
+    Attributes:
+        image: the picture.
+        mask: file of its labels.
+        annotation: the labels, where the file is not a mask but annotations.
+    """
 
     image: Path
     mask: Path
+    annotation: Annotation | None = None
 
 
 def match_masks(images: Sequence[Path], masks: Iterable[Path]) -> list[LabelledFiles]:
     """Find the mask of every image: the PNG of its name.
 
     Raises:
-        ImageError: Images have no mask (they are named), or two images or two masks have the same name.
+        ImageError: see `match_pictures`.
 
     Returns a pair per image, in the order of the images.
     """
-    mask_of = _by_stem((path for path in masks if path.suffix.lower() == _SUFFIX), "masks")
-    image_of = _by_stem(images, "images")
-    missing = [str(image) for stem, image in image_of.items() if stem not in mask_of]
+    named = [(path.absolute(), path) for path in masks if path.suffix.lower() == _SUFFIX]
+    return [LabelledFiles(image, mask) for image, mask in match_pictures(images, named, "mask")]
+
+
+def match_pictures(
+    images: Sequence[Path], labels: Sequence[tuple[PurePath, _Labelled]], what: str
+) -> list[tuple[Path, _Labelled]]:
+    """Find the labels of every image by its name without suffix, and as many folders above as tell equal names apart.
+
+    Args:
+        images: the pictures.
+        labels: the name of each picture that is labelled, and its labels.
+        what: labels are, in a word for messages.
+
+    Raises:
+        ImageError: Images have no labels (they are named), or no folder tells two of one name apart.
+
+    Returns a pair per image, in the order of the images.
+    """
+    images_of, labels_of = _by_stem([(path.absolute(), path) for path in images]), _by_stem(labels)
+    found: dict[Path, _Labelled] = {}
+    for stem, of_name in images_of.items():
+        labelled = labels_of.get(stem, [])
+        depth = max(_telling_depth(of_name, "images"), _telling_depth(labelled, f"{what}s"))
+        known = {_end(name, depth): each for name, each in labelled}
+        found |= {path: known[_end(name, depth)] for name, path in of_name if _end(name, depth) in known}
+    missing = [str(image) for image in images if image not in found]
     if missing:
         named = ", ".join(missing[:_NAMED_AT_MOST]) + (", …" if len(missing) > _NAMED_AT_MOST else "")
         raise ImageError(
-            f"{len(missing)} of {len(image_of)} images have no mask: {named}; "
-            f"the mask of NAME.jpg is called NAME{_SUFFIX}"
+            f"{len(missing)} of {len(images)} images have no {what}: {named}; the {what} of FOLDER/NAME.jpg is that of "
+            "NAME, and of FOLDER/NAME where several are called NAME"
         )
-    return [LabelledFiles(image, mask_of[stem]) for stem, image in image_of.items()]
+    return [(image, found[image]) for image in images]
 
 
-def _by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
-    for path in paths:
-        other = by_stem.setdefault(path.stem, path)
-        if other != path:
-            raise ImageError(
-                f"{other} and {path}: two {what} with the same name cannot be distinguished; leave one out"
-            )
+def _by_stem(named: Iterable[tuple[PurePath, _Labelled]]) -> dict[str, list[tuple[PurePath, _Labelled]]]:
+    by_stem: dict[str, list[tuple[PurePath, _Labelled]]] = defaultdict(list)
+    for name, each in named:
+        by_stem[name.stem].append((name, each))
     return by_stem
+
+
+def _end(name: PurePath, depth: int) -> tuple[str, ...]:
+    return name.with_suffix("").parts[-depth:]
+
+
+def _telling_depth(named: Sequence[tuple[PurePath, object]], what: str) -> int:
+    """How many parts of the names, from the end, tell them apart."""
+    deepest = max((len(name.parts) for name, _ in named), default=1)
+    for depth in range(1, deepest + 1):
+        if len({_end(name, depth) for name, _ in named}) == len(named):
+            return depth
+    first, second = sorted(str(name) for name, _ in named)[:2]
+    raise ImageError(f"{first} and {second}: two {what} with the same name cannot be distinguished; leave one out")
 
 
 def parse_label_values(text: str) -> dict[int, int]:
@@ -80,7 +176,7 @@ def parse_label_values(text: str) -> dict[int, int]:
     pairs = [each.partition("=") for each in text.split(",")]
     values: dict[int, int] = {}
     for value, _, name in pairs:
-        label, index = _label(value), IGNORED_LABEL if name.strip() == "ignore" else _label(name)
+        label, index = _label(value), IGNORED_LABEL if name.strip() == IGNORE else _label(name)
         if label is None or index is None:
             pair = f"{value}={name}" if name else value
             raise OptionError(
@@ -91,6 +187,25 @@ def parse_label_values(text: str) -> dict[int, int]:
             raise OptionError(f"label values name {label} twice: name each value once")
         values[label] = index
     return values
+
+
+def parse_label_names(text: str) -> dict[str, str]:
+    """Read which class a label stands for.
+
+    Raises:
+        OptionError: The text is no list of pairs, or names a label twice.
+
+    >>> parse_label_names("SG=seagrass, Rock=ignore")
+    {'SG': 'seagrass', 'Rock': 'ignore'}
+    """
+    pairs = [each.rpartition("=") for each in text.split(",")]
+    names = {label.strip(): name.strip() for label, _, name in pairs}
+    if not all(label and name for label, name in names.items()) or len(names) < len(pairs):
+        raise OptionError(
+            f"label names are {legible(text, 40)!r}: give pairs of label and class, each label once, such as "
+            "SG=seagrass,Rock=ignore"
+        )
+    return names
 
 
 def _label(text: str) -> int | None:

@@ -285,7 +285,7 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
     if right <= left or bottom <= top:
         raise RegionError("the region holds no pixel")
     rows, columns = slice(top, bottom), slice(left, right)
-    inside = _inside(corners - [left, top], (bottom - top, right - left))
+    inside = enclosed_pixels(corners - [left, top], (bottom - top, right - left))
     if not inside.any():
         raise RegionError("the region holds no pixel")
     if not is_quadrilateral(corners):
@@ -329,8 +329,16 @@ def ground_view(corners: Points) -> Real:
     return np.asarray(cv2.getPerspectiveTransform(corners.astype(np.float32), square), np.float64)
 
 
-def _inside(corners: Points, shape: tuple[int, int]) -> Flags:
-    """Pixels whose centres a polygon encloses, by the rule of even and odd crossings."""
+def enclosed_pixels(corners: Points, shape: tuple[int, int]) -> Flags:
+    """Find the pixels whose centres a polygon encloses, by the rule of even and odd crossings.
+
+    Args:
+        corners: float64[n, 2], x and y from the corner of the first pixel.
+        shape: height and width of the picture.
+
+    Returns:
+        bool[H, W].
+    """
     height, width = shape
     crossed = np.zeros((height, width + 1), np.bool_)
     for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, axis=0), strict=True):

@@ -12,9 +12,17 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.accuracy.annotation_files import list_annotations, read_annotations
 from benchmarks.accuracy.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
 from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
-from benchmarks.accuracy.labels import LabelledFiles, match_masks, parse_label_values
+from benchmarks.accuracy.labels import (
+    LabelledFiles,
+    LabelNames,
+    match_masks,
+    match_pictures,
+    parse_label_names,
+    parse_label_values,
+)
 from engine import (
     OptionError,
     Precision,
@@ -48,6 +56,9 @@ from service.request import (
     written_by,
 )
 from service.session import Caches, caches_at, open_session
+from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
+from service.surveys.intervals import Estimate
+from service.surveys.sampling import read_sample
 
 MEASURED_APART = frozenset(each.name for each in declared_options(CoverOptions))
 """Labels judge the classes that the network finds, before anything is done with them."""
@@ -97,6 +108,23 @@ class _LabelOptions(Options):
 
     title: ClassVar[str] = "Labels"
 
+    annotations: tuple[str, ...] = option(
+        (),
+        "Labels of annotation tools in place of masks: JSON of labelme or COCO, CSV of CoralNet. Files, folders or "
+        "globs. May be repeated.",
+        parse=str,
+        repeatable=True,
+    )
+    label_names: Mapping[str, str] | None = option(
+        None,
+        "Class for each label of the annotations, such as SG=seagrass,Rock=ignore. By default what the "
+        "class_mapping.json of `pseg annotate` says, otherwise the class of that name.",
+        metavar="LABEL=CLASS,…",
+        parse=parse_label_names,
+    )
+    unlabelled: str | None = option(
+        None, "Class of pixels that no annotation holds. By default they are not judged.", metavar="CLASS"
+    )
     label_values: Mapping[int, int] | None = option(
         None,
         "Class for each value of the masks, such as 0=0,255=1. The class 'ignore' excludes a value.",
@@ -104,26 +132,43 @@ class _LabelOptions(Options):
         parse=parse_label_values,
     )
     allow_missing_classes: bool = option(False, "Accept labels in which a class of the bundle does not occur.")
+    sample: Path | None = option(
+        None,
+        "Table of `pseg sample`: its pictures are evaluated, and what they say of the whole survey is estimated from "
+        "their inclusion probabilities.",
+        metavar="CSV",
+    )
+
+    def names(self, classes: Sequence[SegmentationClass]) -> LabelNames:
+        """Which class a label stands for.
+
+        Args:
+            classes: of the bundle.
+        """
+        return LabelNames([each.name for each in classes], self.label_names or {}, self.unlabelled)
 
 
 @with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *MEASURED_APART))
 def evaluate(
     bundle: BundleArgument,
-    images: Annotated[list[str], typer.Option(help="Files, folders or globs. May be repeated.")],
-    masks: Annotated[
-        list[str],
-        typer.Option(
-            help="PNG of class indices, named like their images; pixels of value 255 are ignored. "
-            "Files, folders or globs. May be repeated."
-        ),
-    ],
     second: _SecondColumn,
     labels: _LabelOptions,
     request: PredictRequest,
     output: OutputOptions,
+    images: Annotated[list[str] | None, typer.Option(help="Files, folders or globs. May be repeated.")] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="PNG of class indices, named like their images; pixels of value 255 are ignored. "
+            "Files, folders or globs. May be repeated."
+        ),
+    ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
     """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
+
+    Give the images, or a --sample of them, and their labels: either --masks or --annotations. Of labelled points, the
+    points are judged instead of pixels.
 
     The options that begin with --against add a second column for another bundle or configuration. IoU, precision,
     recall and F1 are computed over the pixels of all images together. The cover error is given as the mean and the
@@ -131,34 +176,49 @@ def evaluate(
     """
     other = second.of(bundle, request)
     columns = [(bundle, request), *([] if other is None else [other])]
-    pairs = match_masks(list_images(images), list_images(masks))
+    if bool(images) == (labels.sample is not None):
+        raise OptionError("give either the images, or a sample that names them", option="images")
+    if bool(masks) == bool(labels.annotations):
+        raise OptionError("give the labels of the images, either masks or annotations", option="masks")
+    sample = None if labels.sample is None else read_sample(labels.sample)
+    paths = list_images(images or []) if sample is None else [row.image for row in sample]
+    pairs = match_masks(paths, list_images(masks)) if masks else _annotated(paths, labels.annotations)
     require_apart(
         written_by({"--csv": None if output.csv == STANDARD_OUTPUT else output.csv}),
         {
             THE_BUNDLE: [source for source, _ in columns],
             "one of the images": [each.image for each in pairs],
-            "one of the masks": [each.mask for each in pairs],
+            "one of the masks or annotations": [each.mask for each in pairs],
+            "the sample": [] if labels.sample is None else [labels.sample],
         },
     )
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
-    evaluation, provenances = _evaluate(columns, pairs, labels.label_values, caches_at(cache_dir))
+    evaluation, provenances = _evaluate(columns, pairs, labels, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
+    accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
     sources = [source for source, _ in columns]
     with table_written(output.csv) as write_table:
         if output.csv is not None:
             write_table(_image_table(evaluation))
         if output.json_lines:
-            print_json(_record(evaluation, sources, provenances))
+            print_json(_record(evaluation, sources, provenances, accuracies))
         else:
             _show(evaluation, sources, provenances)
+            if accuracies:
+                _show_accuracy(accuracies[0], evaluation.classes)
+
+
+def _annotated(images: Sequence[Path], annotations: Sequence[str]) -> list[LabelledFiles]:
+    found = [(each.picture, each) for each in read_annotations(list_annotations(annotations))]
+    return [LabelledFiles(image, each.source, each) for image, each in match_pictures(images, found, "annotation")]
 
 
 def _evaluate(
     columns: Sequence[tuple[Path, PredictRequest]],
     pairs: Sequence[LabelledFiles],
-    values: Mapping[int, int] | None,
+    labels: _LabelOptions,
     caches: Caches,
 ) -> tuple[Evaluation, list[Provenance]]:
     limits = columns[0][1].images
@@ -169,11 +229,17 @@ def _evaluate(
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
         tracked = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
-        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, values))
+        names = labels.names(predictors[0].bundle.classes)
+        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, labels.label_values, names))
         return evaluation, [predictor.provenance for predictor in predictors]
 
 
-def _record(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence[Provenance]) -> dict[str, object]:
+def _record(
+    evaluation: Evaluation,
+    sources: Sequence[Path],
+    provenances: Sequence[Provenance],
+    accuracies: Sequence[SurveyAccuracy],
+) -> dict[str, object]:
     measures = [_measures(score) for score in evaluation.scores]
     results = [
         {
@@ -183,11 +249,13 @@ def _record(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequen
             "precision": provenance.precision,
             **_by_class(evaluation.classes, measured),
             "confusion": score.confusion.tolist(),
-            "per_image": [asdict(each) for each in score.per_image],
+            "per_image": [{**asdict(each), "confusion": each.confusion.tolist()} for each in score.per_image],
             "provenance": asdict(provenance),
         }
         for source, provenance, measured, score in zip(sources, provenances, measures, evaluation.scores, strict=True)
     ]
+    for result, accuracy in zip(results, accuracies, strict=False):
+        result["survey"] = accuracy_record(accuracy, evaluation.classes)
     difference = None if len(measures) == 1 else _by_class(evaluation.classes, _difference(*measures))
     first = evaluation.scores[0]
     return {"images": first.images, "pixels": first.pixels, "results": results, "difference": difference}
@@ -275,6 +343,22 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
         counts.add_row(shown(each.name), *map(str, row))
     console.print(counts)
     console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1")
+
+
+def _show_accuracy(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> None:
+    table = Table("", "estimate", "error", "95 % interval", title="the whole survey, each picture once")
+    table.add_row("accuracy", *_estimate_cells(found.accuracy))
+    for title, estimates in (("true cover", found.labelled_cover), ("found minus true", found.bias)):
+        table.add_section()
+        for each, estimate in zip(classes, estimates, strict=True):
+            table.add_row(f"{title} {shown(each.name)}", *_estimate_cells(estimate))
+    results_console(120).print(table)
+
+
+def _estimate_cells(estimate: Estimate) -> tuple[str, str, str]:
+    if estimate.standard_error is None or estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:z.4f}", "", "none: one picture of a stratum"
+    return f"{estimate.mean:z.4f}", f"{estimate.standard_error:.4f}", f"{estimate.low:z.4f} to {estimate.high:z.4f}"
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:

@@ -5,15 +5,19 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import OptionError
+from engine.system.settings_files import SettingsError, read_text
 from engine.system.text import csv_cell
 from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
+
+_MOST_BYTES: Final = 1 << 30
 
 By = Literal["random", "class", "site", "confidence"]
 
@@ -65,6 +69,49 @@ def draw_sample(
         for index in map(int, generator.choice(members, size, replace=False)):
             drawn[index] = SampledPicture(pictures[index], name, size / len(members))
     return [drawn[index] for index in sorted(drawn)]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """A picture of a sample that was drawn earlier.
+
+    Attributes:
+        image: its path.
+        stratum: the part of the survey that it was drawn from; empty where there are no parts.
+        inclusion_probability: above 0, at most 1.
+    """
+
+    image: Path
+    stratum: str
+    inclusion_probability: float
+
+
+def read_sample(path: Path) -> list[SampleRow]:
+    """Read a sample that `sample_csv` wrote.
+
+    Args:
+        path: of the table; further columns do not matter.
+
+    Returns:
+        Its rows, each picture once.
+
+    Raises:
+        OptionError: it cannot be read, or is no such table.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES), newline="")))
+        sample = [SampleRow(Path(row["image"]), row["stratum"], float(row["inclusion_probability"])) for row in rows]
+    except (SettingsError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"{path}: cannot be read ({error}): give a table of `pseg sample`", option="sample"
+        ) from error
+    wrong = [row for row in sample if not 0 < row.inclusion_probability <= 1]
+    if wrong or not sample or len({row.image for row in sample}) < len(sample):
+        raise OptionError(
+            f"{path}: is no sample: it names no picture, one twice, or a probability that is not above 0 and at most 1",
+            option="sample",
+        )
+    return sample
 
 
 def _stratum(picture: PlacedPicture, classes: Sequence[SurveyClass], by: By) -> str:

@@ -103,11 +103,15 @@ def test_missing_masks_are_listed() -> None:
         match_masks(images, [Path("m/1.png")])
 
 
-def test_two_files_of_one_name_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"a/1\.jpg and b/1\.jpg: two images with the same name"):
-        match_masks([Path("a/1.jpg"), Path("b/1.jpg")], [Path("m/1.png")])
-    with pytest.raises(ImageError, match=r"m/1\.png and n/1\.png: two masks with the same name"):
-        match_masks([Path("a/1.jpg")], [Path("m/1.png"), Path("n/1.png")])
+def test_folders_tell_files_of_one_name_apart() -> None:
+    images = [Path("in/a/1.jpg"), Path("in/b/1.jpg")]
+    masks = [Path("m/b/1.png"), Path("m/a/1.png"), Path("m/c/1.png")]
+    assert [each.mask for each in match_masks(images, masks)] == [masks[1], masks[0]]
+    # the mask of another folder's picture is none of this one
+    with pytest.raises(ImageError, match=r"1 of 2 images have no mask: in/b/1\.jpg"):
+        match_masks(images, masks[1:])
+    with pytest.raises(ImageError, match=r"1\.jpg and .*a/1\.tif: two images with the same name"):
+        match_masks([Path("a/1.jpg"), Path("a/1.tif")], [Path("m/1.png")])
 
 
 def test_a_mask_of_another_size_is_not_decoded(tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ def evaluate(*arguments: object) -> Result:
     return CliRunner().invoke(cli.app, words, catch_exceptions=False)
 
 
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == ExitStatus.DONE, result.stderr
+
+
 def evaluated(*arguments: object) -> dict[str, Any]:
     result = evaluate(*arguments, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -218,3 +223,91 @@ def test_the_table_takes_no_inputs_place(bundle: Path, folders: tuple[object, ..
     content = path.read_bytes()
     refusal(bundle, *folders, "--csv", path)
     assert path.read_bytes() == content
+
+
+def corrected(path: Path, wrong: str, right: str) -> None:
+    content = path.read_text()
+    assert content.count(wrong) > 0
+    path.write_text(content.replace(wrong, right, 1))
+
+
+def test_annotations_come_back(bundle: Path, tmp_path: Path) -> None:
+    """Masks go to each tool, one label is corrected there, and the corrected pixels or points are measured."""
+    for transect in ("T1", "T2"):
+        picture(tmp_path / "in" / transect / "q1.jpg", [[0, 0, 1, 1], [2, 2, 1, 1]])
+    folders = "--images", tmp_path / "in" / "T1", "--images", tmp_path / "in" / "T2"
+    run("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o", "--save", "mask")
+    for kind in ("labelme", "coco"):
+        out = tmp_path / kind
+        run("annotate", tmp_path / "o", "--format", kind, "--out", out, "--labels", "red=R")
+        labels = "--annotations", out
+        assert evaluated(bundle, *folders, *labels)["results"][0]["accuracy"] == 1
+        if kind == "labelme":
+            corrected(out / "T1" / "q1.json", '"label":"blue"', '"label":"R"')
+        else:
+            corrected(out / "annotations.json", '"category_id":3', '"category_id":1')
+        record = evaluated(bundle, *folders, *labels)
+        # sixteen squares, of which two that are found as blue are labelled red
+        assert record["pixels"] == 16 * 64
+        assert record["results"][0]["confusion"] == [[4 * 64, 0, 2 * 64], [0, 8 * 64, 0], [0, 0, 2 * 64]]
+
+
+def test_points_of_coralnet_are_judged_as_points(bundle: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.jpg", [[0, 0, 1, 1], [2, 2, 1, 1]])
+    run("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--save", "mask")
+    run("annotate", tmp_path / "o", "--format", "coralnet", "--out", tmp_path / "c", "--grid", "2x4")
+    corrected(tmp_path / "c" / "annotations.csv", "blue", "Rk")
+    labels = "--annotations", tmp_path / "c" / "annotations.csv", "--label-names", "Rk=green"
+    record = evaluated(bundle, "--images", tmp_path / "in", *labels)
+    assert (record["pixels"], record["results"][0]["confusion"]) == (8, [[2, 0, 0], [0, 4, 1], [0, 0, 1]])
+    told = refusal(bundle, "--images", tmp_path / "in", *labels[:2])
+    assert "Rk is none of the classes red, green, blue" in told
+
+
+def test_a_sample_says_something_of_the_whole_survey(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        picture(tmp_path / "in" / f"{name}.jpg", [[0, 0]])
+        mask(tmp_path / "masks" / f"{name}.png", [[0, 1 if name == "a" else 0]])
+    sample = tmp_path / "sample.csv"
+    rows = [
+        f"{tmp_path}/in/{name},{place}" for name, place in (("a.jpg", "S,0.5"), ("b.jpg", "S,0.5"), ("c.jpg", ",1"))
+    ]
+    sample.write_text("image,stratum,inclusion_probability\n" + "\n".join(rows))
+    arguments = bundle, "--sample", sample, "--masks", tmp_path / "masks", "--allow-missing-classes"
+    (column,) = evaluated(*arguments)["results"]
+    found = column["survey"]
+    # By hand: the first two stand for two pictures each, so that accuracy is (2 x 0.5 + 2 x 1 + 1) / 5. Half of four
+    # pictures of one stratum was drawn: variance 16 x (1 - 0.5) x 0.125 / 2 = 0.5 of the sum, and sqrt(0.5) / 5.
+    assert found["accuracy"]["mean"] == pytest.approx(0.8)
+    assert found["accuracy"]["standard_error"] == pytest.approx(0.5**0.5 / 5)
+    assert found["confusion"][0] == [pytest.approx(0.8), 0, 0]
+    assert found["confusion"][1] == [pytest.approx(0.2), 0, 0]
+    green = found["classes"][1]
+    assert (green["name"], green["labelled_cover"]["mean"], green["bias"]["mean"]) == (
+        "green",
+        pytest.approx(0.2),
+        pytest.approx(-0.2),
+    )
+    assert [each["inclusion_probability"] for each in found["pictures"]] == [0.5, 0.5, 1]
+    shown = evaluate(*arguments).stdout
+    assert "the whole survey, each picture once" in shown
+    assert "accuracy │ 0.8000 │ 0.1414 │ 0.0000 to 1.0000" in " ".join(shown.split())
+
+
+def test_samples_and_labels_that_say_nothing_are_refused(
+    bundle: Path, folders: tuple[object, ...], tmp_path: Path
+) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("image,stratum,inclusion_probability\na.jpg,,1.5\n")
+    assert "a probability that is not above 0" in refusal(bundle, "--sample", sample, *folders[2:])
+    sample.write_text("image\na.jpg\n")
+    assert "give a table of `pseg sample`" in refusal(bundle, "--sample", sample, *folders[2:])
+    assert "either the images, or a sample" in refusal(bundle, "--sample", sample, *folders)
+    assert "either the images, or a sample" in refusal(bundle, *folders[2:])
+    assert "either masks or annotations" in refusal(bundle, *folders[:2])
+    mask(tmp_path / "masks" / "2.png", [[255, 255], [255, 255]])
+    sample.write_text(
+        f"image,stratum,inclusion_probability\n{tmp_path}/images/1.jpg,,0.5\n{tmp_path}/images/2.jpg,,0.5\n"
+    )
+    told = refusal(bundle, "--sample", sample, *folders[2:], "--allow-missing-classes")
+    assert "only 1 of 2 pictures of the sample have a pixel that is judged" in told

@@ -1,0 +1,228 @@
+"""Files of annotation tools, read: labelme and COCO as JSON, CoralNet as CSV."""
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from glob import glob
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Final, NotRequired, TypeVar, cast
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from benchmarks.accuracy.annotations import (
+    CocoPolygons,
+    CocoRuns,
+    LabelledPoint,
+    LabelmeShape,
+    PictureAnnotation,
+    Shape,
+)
+from engine.errors import ImageError
+from engine.system.settings_files import SettingsError, read_json, read_text
+from engine.system.text import legible
+
+_MAPPING: Final = "class_mapping.json"
+_SUFFIXES: Final = frozenset({".json", ".csv"})
+_MOST_BYTES: Final = 1 << 30
+_CORALNET_COLUMNS: Final = ("name", "row", "column")
+_CORALNET_LABELS: Final = ("label", "label code")
+_SHOWN: Final = 80
+_Content = TypeVar("_Content")
+
+
+class _LabelmeShape(TypedDict):
+    label: str
+    points: list[tuple[FiniteFloat, FiniteFloat]]
+    shape_type: NotRequired[str | None]
+    mask: NotRequired[str | None]
+
+
+class _LabelmeFile(TypedDict):
+    imagePath: str
+    imageHeight: NotRequired[int | None]
+    imageWidth: NotRequired[int | None]
+    shapes: list[_LabelmeShape]
+
+
+class _RunLengths(TypedDict):
+    size: tuple[int, int]
+    counts: list[int] | str
+
+
+class _CocoImage(TypedDict):
+    id: int | str
+    file_name: str
+    height: int
+    width: int
+
+
+class _CocoRegion(TypedDict):
+    image_id: int | str
+    category_id: int | str
+    segmentation: list[list[FiniteFloat]] | _RunLengths
+
+
+class _CocoCategory(TypedDict):
+    id: int | str
+    name: str
+
+
+class _CocoFile(TypedDict):
+    images: list[_CocoImage]
+    annotations: list[_CocoRegion]
+    categories: list[_CocoCategory]
+
+
+class _MappedClass(TypedDict):
+    label: str
+    name: str
+
+
+_LABELME: Final = TypeAdapter(_LabelmeFile)
+_COCO: Final = TypeAdapter(_CocoFile)
+_CLASSES: Final = TypeAdapter(dict[str, _MappedClass])
+
+
+def list_annotations(arguments: Iterable[str]) -> list[Path]:
+    """List the files of annotations that files, folders (with those within) and globs name.
+
+    Raises:
+        ImageError: an argument names none.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = [each for each in path.rglob("*") if each.suffix.lower() in _SUFFIXES]
+        elif os.path.lexists(path):
+            files = [path]
+        else:
+            # pathlib takes no absolute patterns
+            files = [Path(each) for each in glob(argument, recursive=True)]  # noqa: PTH207
+        files = [each for each in files if each.is_file()]
+        if not files:
+            raise ImageError(f"{argument}: no annotations found ({' '.join(sorted(_SUFFIXES))}): check the name")
+        found |= dict.fromkeys(sorted(files))
+    return list(found)
+
+
+def read_annotations(paths: Sequence[Path]) -> list[PictureAnnotation]:
+    """Read what pictures are annotated with.
+
+    A class_mapping.json among the files says which class the labels stand for of the files in its folder and below it.
+
+    Args:
+        paths: of labelme, COCO or CoralNet; the content tells which.
+
+    Returns:
+        An entry for each picture and file.
+
+    Raises:
+        ImageError: a file cannot be read, or is of none of these formats.
+    """
+    mappings = {path.parent.absolute(): _mapped_classes(path) for path in paths if path.name == _MAPPING}
+    found: list[PictureAnnotation] = []
+    for path in paths:
+        if path.name != _MAPPING:
+            mapped = next((mappings[each] for each in path.absolute().parents if each in mappings), dict[str, str]())
+            found += _points_of(path, mapped) if path.suffix.lower() == ".csv" else _shapes_of(path, mapped)
+    return found
+
+
+def _mapped_classes(path: Path) -> dict[str, str]:
+    return {each["label"]: each["name"] for each in _checked(_CLASSES, _json_of(path), path).values()}
+
+
+def _json_of(path: Path) -> object:
+    try:
+        return read_json(path, _MOST_BYTES)
+    except SettingsError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def _checked(form: TypeAdapter[_Content], content: object, path: Path) -> _Content:
+    try:
+        return form.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(map(str, first["loc"]))
+        raise ImageError(f"{path}: {legible(where, _SHOWN)}: {first['msg']}: save it anew") from error
+
+
+def _shapes_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
+    content = _json_of(path)
+    fields = cast("dict[str, Any]", content) if isinstance(cast("Any", content), dict) else dict[str, Any]()
+    if "shapes" in fields:
+        return [_labelme(_checked(_LABELME, content, path), path, mapped)]
+    if {"images", "annotations"} <= fields.keys():
+        return _coco(_checked(_COCO, content, path), path, mapped)
+    raise ImageError(
+        f"{path}: is neither a file of labelme, which has shapes, nor one of COCO, which has images and annotations: "
+        "name the annotations alone"
+    )
+
+
+def _labelme(content: _LabelmeFile, path: Path, mapped: Mapping[str, str]) -> PictureAnnotation:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    shapes = [
+        LabelmeShape(each["label"], each.get("shape_type") or "polygon", each["points"], each.get("mask"))
+        for each in content["shapes"]
+    ]
+    # labelme names the picture from the folder of the file.
+    picture = os.path.normpath(path.parent.absolute() / _name_of(content["imagePath"]))
+    return PictureAnnotation(
+        PurePath(picture), path, None if height is None or width is None else (width, height), shapes, mapped
+    )
+
+
+def _coco(content: _CocoFile, path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
+    labels = {each["id"]: each["name"] for each in content["categories"]}
+    shapes: dict[int | str, list[Shape]] = {each["id"]: [] for each in content["images"]}
+    for number, region in enumerate(content["annotations"]):
+        label, of_image = labels.get(region["category_id"]), shapes.get(region["image_id"])
+        if label is None or of_image is None:
+            raise ImageError(f"{path}: annotations/{number} names a category or image that is not there: save it anew")
+        outline = region["segmentation"]
+        of_image.append(
+            CocoPolygons(label, outline)
+            if isinstance(outline, list)
+            else CocoRuns(label, outline["size"], outline["counts"])
+        )
+    return [
+        PictureAnnotation(
+            _name_of(each["file_name"]), path, (each["width"], each["height"]), shapes[each["id"]], mapped
+        )
+        for each in content["images"]
+    ]
+
+
+def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
+    try:
+        rows = csv.reader(io.StringIO(read_text(path, _MOST_BYTES), newline=""))
+        columns = [name.strip().lower() for name in next(rows, list[str]())]
+        label = next((name for name in _CORALNET_LABELS if name in columns), "")
+        if not label or not set(_CORALNET_COLUMNS) <= set(columns):
+            raise ImageError(
+                f"{path}: the columns are {legible(', '.join(columns), 200)}: export annotations from CoralNet, with "
+                "Name, Row, Column and Label"
+            )
+        at = [columns.index(name) for name in (*_CORALNET_COLUMNS, label)]
+        points: dict[str, list[Shape]] = defaultdict(list)
+        for cells in rows:
+            if len(cells) > max(at):
+                name, row, column, code = (cells[each].strip() for each in at)
+                if not (row.isdecimal() and column.isdecimal()):
+                    raise ImageError(f"{path}: line {rows.line_num}: row and column are no numbers: export it anew")
+                # A point without a label is none yet.
+                points[name] += [LabelledPoint(code, int(row), int(column))] if code else []
+    except (SettingsError, csv.Error) as error:
+        raise ImageError(f"{path}: {error}: give a CSV table") from error
+    return [PictureAnnotation(_name_of(name), path, None, each, mapped) for name, each in points.items()]
+
+
+def _name_of(text: str) -> PurePosixPath:
+    """A path as Windows or other systems write it."""
+    return PurePosixPath(text.replace("\\", "/"))

@@ -1,0 +1,241 @@
+"""Labels as people draw them in annotation tools: labelme's shapes, COCO's regions, points; drawn as label masks."""
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from benchmarks.accuracy.labels import IGNORED_LABEL, LabelNames, Labels
+from engine.cover.regions import enclosed_pixels
+from engine.errors import ImageError
+from engine.system.text import legible
+
+_SHOWN: Final = 80
+
+
+@dataclass(slots=True)
+class Canvas:
+    """The labels of a picture while they are drawn, each over those before.
+
+    Attributes:
+        pixels: class indices, or 255 where nothing is drawn; Pillow's mode `I`.
+        names: which class a label stands for.
+        mapped: class names of labels, as a class_mapping.json beside the annotations says.
+        where: how messages call the annotations.
+    """
+
+    pixels: Image.Image
+    names: LabelNames
+    mapped: Mapping[str, str]
+    where: str
+
+    def value_of(self, label: str) -> int:
+        """The class index that a label stands for, or 255."""
+        return self.names.index_of(label, self.mapped, self.where)
+
+    def paste(self, value: int, pixels: npt.NDArray[np.bool_], left: int, top: int) -> None:
+        """Draw pixels whose bounding box begins at a place."""
+        self.pixels.paste(value, (left, top), Image.fromarray(pixels.astype(np.uint8) * 255))
+
+
+class Shape(Protocol):
+    """A label and the pixels that it is for."""
+
+    def draw(self, canvas: Canvas) -> None:
+        """Draw it over what is drawn already.
+
+        Args:
+            canvas: of the picture.
+
+        Raises:
+            ValueError: it has no pixels of the picture; the message says why.
+            ImageError: its label stands for no class.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PictureAnnotation:
+    """What one picture is annotated with.
+
+    Attributes:
+        picture: its name, as the annotations give it.
+        source: the file with the annotations.
+        size: width and height of the picture; None where the annotations do not say.
+        shapes: labels and where they are, in the order in which they are drawn.
+        mapped: class names of labels, as a class_mapping.json beside the annotations says.
+    """
+
+    picture: PurePath
+    source: Path
+    size: tuple[int, int] | None
+    shapes: Sequence[Shape]
+    mapped: Mapping[str, str]
+
+    def draw(self, size: tuple[int, int], names: LabelNames) -> Labels:
+        """Draw the labels.
+
+        Args:
+            size: width and height of the upright picture.
+            names: which class a label stands for.
+
+        Returns:
+            `int32[H, W]`: class indices; 255, or the class of pixels without a label, where nothing is drawn.
+
+        Raises:
+            ImageError: the picture is of another size, a label stands for no class, or a shape has no pixels.
+        """
+        if self.size not in {None, size}:
+            raise ImageError(
+                f"{self.source}: {legible(str(self.picture))} is {size[0]}x{size[1]} pixels, and was "
+                f"{'x'.join(map(str, self.size or ()))} when it was annotated: annotate the picture itself"
+            )
+        unlabelled, where = names.unlabelled, str(self.source)
+        blank = IGNORED_LABEL if unlabelled is None else names.index_of(unlabelled, {}, where)
+        canvas = Canvas(Image.new("I", size, blank), names, self.mapped, where)
+        for shape in self.shapes:
+            try:
+                shape.draw(canvas)
+            except ValueError as error:
+                raise ImageError(f"{self.source}: {legible(str(self.picture))}: {error}") from error
+        return np.asarray(canvas.pixels, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelmeShape:
+    """A shape of labelme, drawn by Pillow as labelme draws it, so that the same pixels belong to it.
+
+    Attributes:
+        label: as it is written.
+        kind: `shape_type` of labelme.
+        points: x and y.
+        mask: PNG in base 64; None unless the kind is `mask`.
+    """
+
+    label: str
+    kind: str
+    points: Sequence[tuple[float, float]]
+    mask: str | None
+
+    def draw(self, canvas: Canvas) -> None:
+        value, count = canvas.value_of(self.label), len(self.points)
+        pen = ImageDraw.Draw(canvas.pixels)
+        if self.kind in {"polygon", "oriented_rectangle"} and count > 2:
+            pen.polygon(self.points, fill=value, outline=value)
+        elif self.kind == "rectangle" and count == 2:
+            (left, right), (top, bottom) = (sorted(each) for each in zip(*self.points, strict=True))
+            pen.rectangle((left, top, right, bottom), fill=value, outline=value)
+        elif self.kind == "circle" and count == 2:
+            (x, y), edge = self.points
+            radius = math.dist((x, y), edge)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value, outline=value)
+        elif self.kind == "point" and count == 1:
+            ((x, y),) = self.points
+            LabelledPoint(self.label, math.floor(y), math.floor(x)).draw(canvas)
+        elif self.kind == "mask" and count == 2 and self.mask is not None:
+            canvas.paste(value, _embedded_mask(self.mask), int(self.points[0][0]), int(self.points[0][1]))
+        else:
+            raise ValueError(
+                f"a shape of type {legible(self.kind, _SHOWN)} with {count} points encloses no pixels: label with "
+                "polygons, rectangles, circles, masks or points"
+            )
+
+
+def _embedded_mask(text: str) -> npt.NDArray[np.bool_]:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
+            return np.asarray(image.convert("L")) > 0
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the mask of a shape is no PNG ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPoint:
+    """A labelled pixel; rows and columns are counted from 0."""
+
+    label: str
+    row: int
+    column: int
+
+    def draw(self, canvas: Canvas) -> None:
+        width, height = canvas.pixels.size
+        if not (0 <= self.row < height and 0 <= self.column < width):
+            raise ValueError(f"the point in row {self.row}, column {self.column} lies outside {width}x{height} pixels")
+        canvas.pixels.putpixel((self.column, self.row), canvas.value_of(self.label))
+
+
+@dataclass(frozen=True, slots=True)
+class CocoPolygons:
+    """A region whose parts are polygons: x and y of their corners in turn, from the corner of the first pixel.
+
+    The pixels whose centres a part encloses belong to it.
+    """
+
+    label: str
+    parts: Sequence[Sequence[float]]
+
+    def draw(self, canvas: Canvas) -> None:
+        value, (width, height) = canvas.value_of(self.label), canvas.pixels.size
+        for part in self.parts:
+            if len(part) % 2 or len(part) < 6:
+                raise ValueError(f"a polygon has {len(part)} coordinates: give x and y of at least three corners")
+            corners = np.array(part, np.float64).reshape(-1, 2)
+            left, top = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int).tolist()
+            right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int).tolist()
+            if right > left and bottom > top:
+                pixels = enclosed_pixels(corners - [left, top], (bottom - top, right - left))
+                canvas.paste(value, pixels, left, top)
+
+
+@dataclass(frozen=True, slots=True)
+class CocoRuns:
+    """A region as the lengths of runs down the columns, from left to right; the first run is outside.
+
+    Attributes:
+        label: as it is written.
+        size: height and width of the picture.
+        counts: the lengths, as numbers or as COCO's text.
+    """
+
+    label: str
+    size: tuple[int, int]
+    counts: Sequence[int] | str
+
+    def draw(self, canvas: Canvas) -> None:
+        height, width = self.size
+        counts = _numbers_of(self.counts) if isinstance(self.counts, str) else self.counts
+        if (width, height) != canvas.pixels.size or min(counts, default=0) < 0 or sum(counts) != height * width:
+            raise ValueError("the run lengths of a region are not those of the whole picture")
+        inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+        canvas.paste(canvas.value_of(self.label), inside, 0, 0)
+
+
+def _numbers_of(text: str) -> list[int]:
+    """Read COCO's text: five bits a letter, the lowest first; the fourth number and later ones are differences.
+
+    Raises:
+        ValueError: a letter stands for nothing.
+    """
+    numbers: list[int] = []
+    number = shift = 0
+    for letter in text.encode("ascii", "replace"):
+        digit = letter - ord("0")
+        if not 0 <= digit < 64:
+            raise ValueError("the run lengths of a region are no text of COCO")
+        number |= (digit & 0x1F) << shift
+        shift += 5
+        if digit & 0x20:
+            continue
+        if digit & 0x10:
+            number -= 1 << shift
+        numbers.append(number + (numbers[-2] if len(numbers) > 2 else 0))
+        number = shift = 0
+    return numbers
