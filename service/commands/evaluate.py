@@ -28,9 +28,10 @@ from engine import (
 )
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
+from engine.images.size import require_named_bands
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
-from service.commands.groups import STANDARD_OUTPUT, OutputOptions
+from service.commands.groups import STANDARD_OUTPUT, BandOptions, OutputOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -93,10 +94,11 @@ class _SecondColumn(Options):
 
 @dataclass(frozen=True, slots=True)
 class _LabelOptions(Options):
-    """How the masks that people made are read."""
+    """How images, and the masks that people made of them, are read."""
 
     title: ClassVar[str] = "Labels"
 
+    pictures: BandOptions = BandOptions()
     label_values: Mapping[int, int] | None = option(
         None,
         "Class for each value of the masks, such as 0=0,255=1. The class 'ignore' excludes a value.",
@@ -142,7 +144,7 @@ def evaluate(
     )
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
-    evaluation, provenances = _evaluate(columns, pairs, labels.label_values, caches_at(cache_dir))
+    evaluation, provenances = _evaluate(columns, pairs, labels, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
     sources = [source for source, _ in columns]
@@ -158,18 +160,20 @@ def evaluate(
 def _evaluate(
     columns: Sequence[tuple[Path, PredictRequest]],
     pairs: Sequence[LabelledFiles],
-    values: Mapping[int, int] | None,
+    labels: _LabelOptions,
     caches: Caches,
 ) -> tuple[Evaluation, list[Provenance]]:
-    limits = columns[0][1].images
+    limits, bands = columns[0][1].images, labels.pictures.bands
 
     def read(path: Path) -> SourceImage:
-        return read_image(path, **limits.values())
+        return read_image(path, **limits.values(), bands=bands)
 
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
+        for predictor in predictors:
+            require_named_bands(bands, predictor.bands)
         tracked = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
-        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, values))
+        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, labels.label_values))
         return evaluation, [predictor.provenance for predictor in predictors]
 
 
