@@ -68,7 +68,7 @@ def prepare_pictures(
     """
     originals = images
     if not images.paths:
-        originals = replace(images, paths=_generated(folder, taken), bands=_bands_of_copies(taken))
+        originals = replace(images, paths=_generated(folder, taken), bands=bands_of_copies(taken))
     for path in originals.paths:
         originals.read(path)
     return {size: originals if size is None else _all_resized(originals, size, folder / str(size)) for size in sizes}
@@ -96,8 +96,11 @@ def _generated(folder: Path, bands: int) -> tuple[Path, ...]:
     )
 
 
-def _bands_of_copies(bands: int) -> tuple[int, ...] | None:
-    """Which bands of pictures that this module wrote are read: the colours, or all of them in their order."""
+def bands_of_copies(bands: int) -> tuple[int, ...] | None:
+    """Tell which bands of pictures that this module wrote are to be read.
+
+    Returns all of them in their order; None where they are colours.
+    """
     return None if bands in {1, 3} else tuple(range(1, bands + 1))
 
 
@@ -112,7 +115,7 @@ def _all_resized(originals: Pictures, size: Size, folder: Path) -> Pictures:
         copy = resize_bands(pixels, (size.width, size.height), interpolation)
         # Pictures of several folders may have one name.
         resized.append(write_picture(copy, folder / f"{index}_{path.stem}", path.suffix))
-    return Pictures(tuple(resized), bands=_bands_of_copies(len(originals.bands or (1, 2, 3))))
+    return Pictures(tuple(resized), bands=bands_of_copies(len(originals.bands or (1, 2, 3))))
 
 
 def write_picture(pixels: NDArray[np.uint8], path: Path, like: str = ".png") -> Path:

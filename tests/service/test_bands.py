@@ -1,6 +1,7 @@
 """Networks of other numbers of bands than three in the commands that measure: labelled folders, speed, INT8."""
 # rasterio ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import json
 from collections.abc import Sequence
