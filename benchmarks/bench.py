@@ -9,12 +9,15 @@ from benchmarks.measuring.configurations import Axes, Configuration, Selection, 
 from benchmarks.measuring.environment import environment
 from benchmarks.measuring.interleaving import Advance, measure_all
 from benchmarks.measuring.measure import COMPARED_IMAGES, TIMEOUT_S, Work, with_reference, with_shapes
-from benchmarks.measuring.pictures import prepare_pictures
+from benchmarks.measuring.pictures import Pictures, prepare_pictures
 from benchmarks.measuring.samples import Reference, Results
 from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
 from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.images.size import bands_option, require_named_bands
+from engine.runtimes.programs.input_bands import taken_bands
 from engine.segmentation.opening import Convert
+from engine.transforms import bands_of_images
 
 DEFAULT_REPEATS = 10
 
@@ -27,6 +30,7 @@ class BenchRequest(Options):
         axes: Their product.
         images: The user's pictures; empty: generated ones.
         max_img_size: Larger pictures are shrunken to so many pixels; -1: never. Without effect on resized ones.
+        bands: Of TIFFs, from 1; None: the colours, and of generated pictures as many as the network takes.
         repeats: Turns of every configuration.
         compared_images: Pictures of each size that are compared with the reference at most; 0: none.
         timeout_s: Seconds that a configuration may take to load, or for one turn.
@@ -39,6 +43,7 @@ class BenchRequest(Options):
     max_img_size: int = option(
         DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many unless size is given; -1 never shrinks."
     )
+    bands: tuple[int, ...] | None = bands_option()
     repeats: int = option(
         DEFAULT_REPEATS, "Number of turns of every configuration. Each turn measures every image.", minimum=1
     )
@@ -75,10 +80,16 @@ def prepare_work(
         EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.
     """
     sizes = dict.fromkeys(each.size for each in runnable)
+    taken = bands_of_images(taken_bands(bundle) or 3)
+    if request.images:
+        require_named_bands(request.bands, taken)
     work = Work(
         bundle=bundle,
         pictures=prepare_pictures(
-            request.images, sizes, places.scratch / "pictures", max_img_size=request.max_img_size
+            Pictures(request.images, request.max_img_size, request.bands),
+            sizes,
+            places.scratch / "pictures",
+            taken=taken,
         ),
         ledger=places.ledger,
         compared_images=request.compared_images,

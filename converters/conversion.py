@@ -66,6 +66,7 @@ class ConversionRequest(Options):
         input_shape: height and width of the only input that the model is to take; None: any.
         calibration: pictures that tell the ranges of activations; for INT8, at least eight.
         verification: pictures that the certificate is made with; empty: the calibration's, or generated ones.
+        bands: of TIFFs among these pictures, from 1; None: the colours.
         limits: how far masks may differ; None: `default_limits`.
         timeout_s: seconds that the converter may take.
     """
@@ -82,6 +83,7 @@ class ConversionRequest(Options):
     )
     calibration: tuple[Path, ...] = ()
     verification: tuple[Path, ...] = ()
+    bands: tuple[int, ...] | None = None
     limits: ParityLimits | None = None
     timeout_s: float = TIMEOUT_S
 
@@ -89,6 +91,20 @@ class ConversionRequest(Options):
         Options.__post_init__(self)
         if self.target is Target.GPU and self.precision is not Precision.INT8:
             raise OptionError(f"it goes with precision int8; a model in {self.precision} runs on both", option="target")
+
+    def read(self, path: Path) -> SourceImage:
+        """Read one of the pictures.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The picture.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return read_image(path, bands=self.bands)
 
 
 def default_limits(precision: Precision) -> ParityLimits:
@@ -407,7 +423,7 @@ class _Work:
         files = self.request.verification or self.request.calibration
         if files:
             # The certificate travels with the bundle: it names pictures, not folders of this machine.
-            return ((path.name, read_image(path)) for path in files)
+            return ((path.name, self.request.read(path)) for path in files)
         return self._generated(reference)
 
     def _generated(self, reference: Predictor) -> list[tuple[str, SourceImage]]:
@@ -426,7 +442,7 @@ class _Work:
         """The calibration pictures as the network gets them, one at a time."""
         for path in self.request.calibration:
             try:
-                prepared = predictor.prepare(read_image(path))
+                prepared = predictor.prepare(self.request.read(path))
             except ImageError as error:
                 raise CalibrationError(f"{path}: cannot be used for calibration ({error}): leave it out") from error
             yield {predictor.input_name: prepared.tensor[None]}
@@ -443,7 +459,7 @@ class _Work:
         ]
         # The search for nodes to leave in floating point ends where the limits are met.
         limits = asdict(self.request.limits or default_limits(self.request.precision))
-        return self._key(self.request.precision, base.digest, pictures, limits, self.request.target)
+        return self._key(self.request.precision, base.digest, pictures, self.request.bands, limits, self.request.target)
 
     def _key(self, precision: Precision, *content: object) -> str:
         packages = _CONVERTER_PACKAGES if precision is Precision.FP32 else _REWRITER_PACKAGES
@@ -479,14 +495,16 @@ def _certificate_json(certificate: Certificate) -> bytes:
     return json_text(_CERTIFICATE.dump_python(certificate), indent=2).encode()
 
 
-def calibration_statistics(pictures: Sequence[Path]) -> bytes:
+def calibration_statistics(pictures: Sequence[Path], bands: Sequence[int] | None = None) -> bytes | None:
     """Measure the pictures of a calibration, so that photographs can be compared with them.
 
     Args:
         pictures: files; of more than `MOST_PICTURES` as many, evenly spread, are measured.
+        bands: of TIFFs, from 1; None: the colours.
 
     Returns:
-        The file of a bundle that holds their statistics.
+        The file of a bundle that holds their statistics; None of other numbers of bands than one and three, which no
+        photograph has.
 
     Raises:
         CalibrationError: they are too few, or one cannot be read.
@@ -495,10 +513,12 @@ def calibration_statistics(pictures: Sequence[Path]) -> bytes:
         raise CalibrationError(
             f"{len(pictures)} pictures to calibrate on do not tell what others look like: name {LEAST_PICTURES} or more"
         )
+    if len(bands or (1,)) not in {1, 3}:
+        return None
     found: list[PictureStatistics] = []
     for path in pictures[:: -(-len(pictures) // MOST_PICTURES)]:
         try:
-            image = read_image(path, max_img_size=DEFAULT_MAX_IMG_SIZE)
+            image = read_image(path, max_img_size=DEFAULT_MAX_IMG_SIZE, bands=bands)
         except ImageError as error:
             raise CalibrationError(f"{error}: leave it out of the calibration") from error
         found.append(picture_statistics(image.pixels))

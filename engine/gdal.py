@@ -422,6 +422,28 @@ def new_file_at(path: Path) -> Generator[Path]:
         (beside / written.name).replace(path)
 
 
+def write_bands(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write a compressed TIFF of any number of bands, without a georeference.
+
+    Args:
+        pixels: uint8[h, w, bands].
+        path: the file; replaced if it exists.
+
+    Raises:
+        GdalError: the file cannot be written.
+    """
+    height, width, bands = pixels.shape
+    with new_file_at(path) as written, _environment(_WRITING):
+        import rasterio
+
+        layout: dict[str, Any] = {"width": width, "height": height, "count": bands, "compress": "deflate"}
+        try:
+            with rasterio.open(str(written), "w", driver="GTiff", dtype="uint8", **layout) as file:
+                file.write(pixels.transpose(2, 0, 1))
+        except Exception as error:  # a full disk is an error of rasterio's inside
+            raise GdalError(_reason_of(error)) from error
+
+
 def write_cloud_optimized(values: Path, description: Callable[[str], str], path: Path, block_px: int) -> None:
     """Write a cloud-optimized GeoTIFF of raw values.
 

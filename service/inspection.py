@@ -1,13 +1,15 @@
 """What a bundle holds, and its known problems."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 from engine import Bundle, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
 from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.quality import require_reference
 from engine.transforms import describe
 
 
@@ -63,14 +65,19 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         bundle: an open bundle.
 
     Returns:
-        Name, digest, classes, transforms, models, what it declares, the tuned profile, warnings.
+        Name, digest, what it was made from, licence, classes, transforms, models, what it declares, the tuned profile,
+        the statistics that photographs are compared with, warnings.
     """
-    paddle = bundle.paddle
+    from converters.exporting.bundle_files import meta_of
+
+    paddle, meta = bundle.paddle, meta_of(bundle)
     return {
         "name": bundle.name,
         "source": str(bundle.source),
         "digest": bundle.digest,
         "derived_from": bundle.derived_from,
+        "lineage": list(_lineage(meta)),
+        "license": _text(meta.get("license")),
         "classes": [
             {"index": index, "id": each.id, "name": each.name, "color": each.color}
             for index, each in enumerate(bundle.classes)
@@ -105,9 +112,32 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
             "output_dtype": bundle.declared.output_dtype,
         },
         "profile": _profile(bundle),
+        "statistics": _statistics(bundle),
         "multilabel": bundle.multilabel,
         "warnings": warnings_of(bundle),
     }
+
+
+def _lineage(meta: dict[str, Any]) -> Iterator[dict[str, str | None]]:
+    """The bundles that `meta.json` says this one was made from, the nearest first, and what was changed each time."""
+    origin = meta.get("derived_from")
+    while isinstance(origin, dict):
+        told = cast("dict[str, object]", origin)
+        yield {name: _text(told.get(name)) for name in ("bundle", "change")}
+        origin = told.get("derived_from")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _statistics(bundle: Bundle) -> dict[str, Any] | None:
+    """How many pictures photographs are compared with, and why they are not; None where the bundle names none."""
+    try:
+        reference = require_reference(bundle.folder)
+    except OptionError as error:
+        return {"pictures": None, "ignored": str(error)}
+    return None if reference is None else {"pictures": len(reference.pictures), "ignored": None}
 
 
 def _profile(bundle: Bundle) -> dict[str, Any] | None:

@@ -11,16 +11,18 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Size
-from engine import Failed, InferenceError, SourceImage, read_image
+from benchmarks.measuring.pictures import bands_of_copies, write_picture
+from engine import Failed, InferenceError, SourceImage, open_bundle, read_image
 from engine.images import ImageLimits
+from engine.runtimes.programs.input_bands import taken_bands
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.memory import process_memory_bytes
 from engine.system.process import Limits, run_isolated, value_of
+from engine.transforms import bands_of_images
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
@@ -31,7 +33,6 @@ PHOTOGRAPH = Size(3000, 4000)
 MARGIN = 0.25
 _STEP_BYTES = 64 << 20
 _TIMEOUT_S = 1800.0
-_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class _Run:
     request: PredictRequest
     cache: Path | None
     photographs: Path
+    bands: tuple[int, ...] | None
     masks: Path
     started_s: float
 
@@ -117,29 +119,32 @@ def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path 
         EngineError: what the engine finds wrong with bundle or machine.
         InferenceError: the process was killed (too little memory, say), or did not end in time.
     """
+    with open_bundle(bundle, inspect_only=True) as opened:
+        bands = bands_of_images(taken_bands(opened) or 3)
     with scratch_folder("need") as folder:
         photographs, masks = folder / "photographs", folder / "masks"
         photographs.mkdir()
         masks.mkdir()
-        _write_photographs(photographs, size)
+        _write_photographs(photographs, size, bands)
 
         def run() -> Any:  # noqa: ANN401 - what JSON holds
-            return _run_child(_Run(bundle, request, cache, photographs, masks, time.monotonic()))
+            return _run_child(
+                _Run(bundle, request, cache, photographs, bands_of_copies(bands), masks, time.monotonic())
+            )
 
         run()
         answer = run()
     return _NEED.validate_python({"height": size.height, "width": size.width, **answer})
 
 
-def _write_photographs(folder: Path, size: Size) -> None:
+def _write_photographs(folder: Path, size: Size, bands: int) -> None:
     from converters.parity import generated_images
 
-    (picture,) = generated_images([(size.width, size.height)])
-    first = folder / "0.jpg"
-    Image.fromarray(picture.pixels).save(first, quality=_JPEG_QUALITY)
+    (picture,) = generated_images([(size.width, size.height)], bands=bands)
+    first = write_picture(picture.pixels, folder / "0", ".jpg")
     # As many as are in the pipeline at once, and a few more.
     for number in range(1, 2 * usable_cores() + 4):
-        (folder / f"{number}.jpg").hardlink_to(first)
+        first.with_stem(str(number)).hardlink_to(first)
 
 
 def _run_child(run: _Run) -> Any:  # noqa: ANN401 - what JSON holds
@@ -153,8 +158,8 @@ def _run_child(run: _Run) -> Any:  # noqa: ANN401 - what JSON holds
     )
 
 
-def _read(limits: ImageLimits, task: ImageTask) -> SourceImage:
-    return read_image(task.path, **limits.values())
+def _read(limits: ImageLimits, bands: tuple[int, ...] | None, task: ImageTask) -> SourceImage:
+    return read_image(task.path, **limits.values(), bands=bands)
 
 
 def _measured(run: _Run) -> dict[str, object]:
@@ -163,7 +168,7 @@ def _measured(run: _Run) -> dict[str, object]:
     ends_s: list[float] = []
     first_processor_s = 0.0
     with open_session(run.bundle, request, caches_at(run.cache), [task.path for task in tasks]) as predictor:
-        read, writer = partial(_read, request.images), ResultWriter(run.masks, request.save)
+        read, writer = partial(_read, request.images, run.bands), ResultWriter(run.masks, request.save)
         for result in build_pipeline(predictor, request, read, writer.write).run(tasks):
             if isinstance(result, Failed):
                 raise result.error

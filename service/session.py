@@ -36,6 +36,7 @@ from engine import (
     read_image,
 )
 from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.images.size import require_named_bands
 from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
 from engine.runtimes.selection import candidates
@@ -357,7 +358,13 @@ def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | Non
     return profile
 
 
-def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path]) -> "ParityReport":
+def certify(
+    bundle: Bundle,
+    options: OnnxOptions,
+    caches: Caches,
+    images: Sequence[Path],
+    bands: Sequence[int] | None = None,
+) -> "ParityReport":
     """Compare the bundle's ONNX model with its Paddle program.
 
     Args:
@@ -365,6 +372,7 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
         options: provider and precision of the ONNX model.
         caches: folders that outlive the run.
         images: files; empty: generated pictures.
+        bands: of TIFFs, from 1; None: the colours.
 
     Returns:
         The report.
@@ -383,7 +391,8 @@ def certify(bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequen
     ):
         if not images:
             return compare(expected, actual, named_pictures(expected))
-        return compare(expected, actual, ((str(path), read_image(path)) for path in images))
+        require_named_bands(bands, expected.bands)
+        return compare(expected, actual, ((str(path), read_image(path, bands=bands)) for path in images))
 
 
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:

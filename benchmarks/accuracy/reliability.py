@@ -78,8 +78,8 @@ def fit_temperature(pictures: Sequence[ScoredPixels]) -> Temperature:
     judged = [each for each in pictures if len(each.labels)]
     if len(judged) < LEAST_PICTURES:
         raise OptionError(
-            f"{len(judged)} labelled pictures are too few: a temperature is chosen on half of at least {LEAST_PICTURES} "
-            "pictures and tested on the others",
+            f"{len(judged)} labelled pictures are too few: a temperature is chosen on half of at least "
+            f"{LEAST_PICTURES} pictures and tested on the others",
             option="fit_temperature",
         )
     fitted, tested = _joined(judged[::2]), _joined(judged[1::2])
@@ -117,7 +117,7 @@ def _joined(pictures: Sequence[ScoredPixels]) -> ScoredPixels:
 
 
 def _most_likely(pixels: ScoredPixels) -> float:
-    """The temperature under which the labels are most probable: where the slope of their likelihood changes its sign."""
+    """The temperature under which the labels are most probable: the slope of their likelihood is 0 there."""
     labelled = np.take_along_axis(pixels.logits, pixels.labels[:, np.newaxis], axis=1)[:, 0]
 
     def is_too_sure(inverse: float) -> bool:

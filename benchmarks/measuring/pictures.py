@@ -1,7 +1,7 @@
 """The pictures that a measurement runs on: the user's own or generated ones, as they are or resized beforehand."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,9 @@ from PIL import Image
 from benchmarks.measuring.configurations import Size
 from converters.parity import generated_images
 from engine.errors import ImageError, OptionError
-from engine.images import read_image
+from engine.gdal import GdalError, write_bands
+from engine.images import SourceImage, read_image
+from engine.transforms import resize_bands
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _JPEG_QUALITY = 95
@@ -27,10 +29,20 @@ class Pictures:
     Attributes:
         paths: At least one.
         max_img_size: See `read_image`; -1 never shrinks.
+        bands: Of TIFFs, see `read_image`; None: the colours.
     """
 
     paths: tuple[Path, ...]
     max_img_size: int = -1
+    bands: tuple[int, ...] | None = None
+
+    def read(self, path: Path) -> SourceImage:
+        """Read one of them.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return read_image(path, max_img_size=self.max_img_size, bands=self.bands)
 
 
 def demo_pictures() -> tuple[Path, ...]:
@@ -42,23 +54,24 @@ def demo_pictures() -> tuple[Path, ...]:
 
 
 def prepare_pictures(
-    images: Sequence[Path], sizes: Iterable[Size | None], folder: Path, *, max_img_size: int
+    images: Pictures, sizes: Iterable[Size | None], folder: Path, *, taken: int = 3
 ) -> dict[Size | None, Pictures]:
     """Lay out the pictures of every size.
+
+    Args:
+        images: The user's; without files, pictures are generated.
+        taken: Bands that an image has to have for the network.
 
     Raises:
         ImageError: A picture cannot be read; left out in silence it would change what is measured.
         OptionError: `max_img_size` is 0 or less than -1.
     """
-    originals = tuple(images) or _generated(folder)
-    for path in originals:
-        read_image(path, max_img_size=max_img_size)
-    return {
-        size: Pictures(originals, max_img_size)
-        if size is None
-        else Pictures(tuple(_resized(path, size, folder / str(size), index) for index, path in enumerate(originals)))
-        for size in sizes
-    }
+    originals = images
+    if not images.paths:
+        originals = replace(images, paths=_generated(folder, taken), bands=bands_of_copies(taken))
+    for path in originals.paths:
+        originals.read(path)
+    return {size: originals if size is None else _all_resized(originals, size, folder / str(size)) for size in sizes}
 
 
 def spread(pictures: Pictures, count: int) -> Pictures:
@@ -73,30 +86,61 @@ def spread(pictures: Pictures, count: int) -> Pictures:
         raise OptionError(f"a sample of {count} pictures was asked for; it must be at least 1")
     every = len(pictures.paths)
     chosen = sorted({index * every // count for index in range(min(count, every))}) if count < every else range(every)
-    return Pictures(tuple(pictures.paths[index] for index in chosen), pictures.max_img_size)
+    return replace(pictures, paths=tuple(pictures.paths[index] for index in chosen))
 
 
-def _generated(folder: Path) -> tuple[Path, ...]:
+def _generated(folder: Path, bands: int) -> tuple[Path, ...]:
     return tuple(
-        _write(image.pixels, folder / f"generated_{image.height}x{image.width}.png") for image in generated_images()
+        write_picture(image.pixels, folder / f"generated_{image.height}x{image.width}")
+        for image in generated_images(bands=bands)
     )
 
 
-def _resized(path: Path, size: Size, folder: Path, index: int) -> Path:
-    pixels = read_image(path).pixels
-    shrinks = size.height * size.width < pixels.shape[0] * pixels.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(pixels, (size.width, size.height), interpolation=interpolation), np.uint8)
-    suffix = ".jpg" if path.suffix.lower() in _JPEG_SUFFIXES else ".png"
-    # Pictures of several folders may have one name.
-    return _write(resized, folder / f"{index}_{path.stem}{suffix}")
+def bands_of_copies(bands: int) -> tuple[int, ...] | None:
+    """Tell which bands of pictures that this module wrote are to be read.
+
+    Returns all of them in their order; None where they are colours.
+    """
+    return None if bands in {1, 3} else tuple(range(1, bands + 1))
 
 
-def _write(pixels: NDArray[np.uint8], path: Path) -> Path:
+def _all_resized(originals: Pictures, size: Size, folder: Path) -> Pictures:
+    unlimited = replace(originals, max_img_size=-1)
+    resized: list[Path] = []
+    for index, path in enumerate(originals.paths):
+        pixels = unlimited.read(path).pixels
+        height, width, _ = pixels.shape
+        shrinks = size.height * size.width < height * width
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        copy = resize_bands(pixels, (size.width, size.height), interpolation)
+        # Pictures of several folders may have one name.
+        resized.append(write_picture(copy, folder / f"{index}_{path.stem}", path.suffix))
+    return Pictures(tuple(resized), bands=bands_of_copies(len(originals.bands or (1, 2, 3))))
+
+
+def write_picture(pixels: NDArray[np.uint8], path: Path, like: str = ".png") -> Path:
+    """Write a picture: a JPEG of colours like another JPEG, else a PNG; a TIFF of other numbers of bands.
+
+    Args:
+        pixels: `uint8[H, W, bands]`, of three bands RGB.
+        path: Without suffix.
+        like: Suffix of the picture that it is made of.
+
+    Raises:
+        ImageError: It cannot be written.
+
+    Returns the file.
+    """
+    is_colored = pixels.shape[-1] == 3
+    suffix = ".tif" if not is_colored else ".jpg" if like.lower() in _JPEG_SUFFIXES else ".png"
+    path = path.with_name(f"{path.name}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, quality=_JPEG_QUALITY)
-    except OSError as error:
+        if is_colored:
+            Image.fromarray(pixels).save(path, quality=_JPEG_QUALITY)
+        else:
+            write_bands(pixels, path)
+    except (OSError, GdalError) as error:
         raise ImageError(
             f"{path}: cannot be written ({error}): make room, or let TMPDIR name another folder"
         ) from error
@@ -144,6 +188,6 @@ def write_photographs(folder: Path, count: int, width: int, height: int) -> tupl
     """
     scene = photograph(width, height)
     return tuple(
-        _write(np.roll(scene, (number * 37, number * 53), axis=(0, 1)), folder / f"{number:04d}.jpg")
+        write_picture(np.roll(scene, (number * 37, number * 53), axis=(0, 1)), folder / f"{number:04d}", ".jpg")
         for number in range(count)
     )

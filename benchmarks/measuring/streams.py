@@ -26,7 +26,7 @@ from converters.parity import ParityReport, compare
 from engine.bundle.bundle import Bundle
 from engine.errors import ImageError
 from engine.gpu.shapes import collect_inner_ranges, collect_profile
-from engine.images import SourceImage, read_image
+from engine.images import SourceImage
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions, TensorRtFiles
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.palette import composite, palette_for, pseudo_color_png
@@ -127,14 +127,14 @@ class Grade:
     """Hold masks against labels; answered by `Grading`.
 
     Attributes:
-        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
+        pictures: How the labelled ones are read.
         ledger: Folder that remembers which models loaded before.
     """
 
     bundle: Bundle
     options: RuntimeOptions
     labelled: tuple[LabelledFiles, ...]
-    max_img_size: int
+    pictures: Pictures
     ledger: Path
 
 
@@ -189,8 +189,7 @@ def grade(command: Grade) -> Grading:
     """
     runtime = open_runtime(command.bundle, command.options, ledger=command.ledger)
     with Predictor(command.bundle, runtime) as predictor:
-        read = partial(read_image, max_img_size=command.max_img_size)
-        (score,) = evaluate([predictor], read_labelled(command.labelled, read)).scores
+        (score,) = evaluate([predictor], read_labelled(command.labelled, command.pictures.read)).scores
     return Grading(score.class_iou, tuple(each.mean for each in score.cover_error))
 
 
@@ -290,7 +289,7 @@ class Streams:
         prepared: list[PreparedImage] = []
         for index, path in enumerate(batch):
             at = time.perf_counter()
-            image = self._read(path)
+            image = self._pictures.read(path)
             decode_ms[index] = _elapsed_ms(at)
             prepared.append(predictor.prepare(image))
         stages: list[dict[str, float]] = []
@@ -306,7 +305,7 @@ class Streams:
         paths = self._dealt()
         pipeline = Pipeline(
             self._predictor,
-            self._read,
+            self._pictures.read,
             lambda _path, _image, prediction: encoded(prediction),
             batch_size=self._batch_size,
             workers=usable_cores(),
@@ -330,9 +329,6 @@ class Streams:
         count = math.ceil(len(self._pictures.paths) / share) * share
         return list(itertools.islice(itertools.cycle(self._pictures.paths), count))
 
-    def _read(self, path: Path) -> SourceImage:
-        return read_image(path, max_img_size=self._pictures.max_img_size)
-
 
 def encoded(prediction: Prediction) -> bytes:
     """Encode a mask as `pseg predict` does by default: a palette PNG."""
@@ -344,7 +340,7 @@ def encoded(prediction: Prediction) -> bytes:
 
 
 def _read_each(pictures: Pictures) -> Iterator[tuple[Path, SourceImage]]:
-    return ((path, read_image(path, max_img_size=pictures.max_img_size)) for path in pictures.paths)
+    return ((path, pictures.read(path)) for path in pictures.paths)
 
 
 def _prepared_each(predictor: Predictor, pictures: Pictures) -> Iterator[PreparedImage]:

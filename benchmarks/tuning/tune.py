@@ -35,6 +35,7 @@ from engine.declaration import Options, option
 from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.images.size import bands_option
 from engine.options import Precision, RuntimeName, RuntimeOptions
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
 from engine.segmentation.opening import Convert
@@ -64,6 +65,7 @@ class TuneRequest(Options):
         budget_s: Seconds for everything. A conversion or a run of the reference that has begun is finished, and two
             configurations are measured in any case.
         max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
+        bands: Of TIFFs, from 1; None: the colours.
     """
 
     title: ClassVar[str] = "The search"
@@ -76,6 +78,12 @@ class TuneRequest(Options):
     max_img_size: int = option(
         DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many; -1 never shrinks."
     )
+    bands: tuple[int, ...] | None = bands_option()
+
+    @property
+    def pictures(self) -> Pictures:
+        """The images, and how they are read."""
+        return Pictures(self.images, self.max_img_size, self.bands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +248,7 @@ def tune(
     notes = [] if busy is None else [busy]
     if bundle.onnx_model(Precision.INT8) is None:
         bundle = _with_int8(bundle, request, repository, places.ledger, notes)
-    timed = spread(Pictures(request.images), _TIMED_IMAGES).paths
+    timed = spread(request.pictures, _TIMED_IMAGES).paths
     selection = select(field_of(bundle), bundle, convert)
     if not selection.runnable:
         reasons = dict.fromkeys(each.reason for each in selection.skipped)
@@ -253,6 +261,7 @@ def tune(
             Axes(),
             timed,
             request.max_img_size,
+            request.bands,
             repeats=1,
             compared_images=0 if request.labelled else _COMPARED_IMAGES,
         ),
@@ -333,7 +342,8 @@ def _with_int8(
         return bundle
     conversion = ConversionRequest(
         precision=Precision.INT8,
-        calibration=spread(Pictures(request.images), _CALIBRATION_IMAGES).paths,
+        calibration=spread(request.pictures, _CALIBRATION_IMAGES).paths,
+        bands=request.bands,
         limits=ParityLimits(None, request.limits.min_iou, request.limits.max_cover_error),
     )
     try:
@@ -367,7 +377,7 @@ class _LabelJudge:
         key = (options.label, options.precision)
         if key not in self._known:
             request = self._request
-            command = Grade(self._bundle, options, request.labelled, request.max_img_size, self._ledger)
+            command = Grade(self._bundle, options, request.labelled, request.pictures, self._ledger)
             self._known[key] = ask_once(command, Grading, timeout_s=TIMEOUT_S)
         return self._known[key]
 

@@ -22,7 +22,7 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -59,8 +59,8 @@ class SourceImage:
     """One upright picture.
 
     Attributes:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be); of a tile of a
-            raster as many bands as were chosen.
+        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be); of a TIFF as many
+            bands as were chosen.
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
@@ -83,8 +83,9 @@ def read_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     scale_range: ScaleRange | None = None,
     page: int | None = None,
+    bands: Sequence[int] | None = None,
 ) -> SourceImage:
-    """Decode one picture, upright, as RGB.
+    """Decode one picture, upright, as RGB or in the bands that are chosen.
 
     Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns; of a
     TIFF only a part. A JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the wanted size; the rest
@@ -97,9 +98,11 @@ def read_image(
         scale_range: Of PNGs, TIFFs and JPEG 2000 files of more than 8 bit, and of TIFFs with signed or floating point
             values: the values that become 0 and 255. None: the highest eight bits are kept.
         page: Which picture of a TIFF of several pages, from 1; None: the first, and a note says so.
+        bands: Numbers of bands of a TIFF, from 1, in the order in which the network takes them; one becomes three equal
+            ones. None: the colours.
 
     Returns:
-        The picture with its source size and capture data.
+        The picture with its source size and capture data; it is measured if it has three bands.
 
     Raises:
         OptionError: `max_img_size` is 0 or less than -1.
@@ -111,7 +114,7 @@ def read_image(
     _ignore_pillow_remarks()
     with _open_file(path) as file:
         try:
-            stored = _decode(path, file, limits, page)
+            stored = _decode(path, file, limits, _Choice(page, bands))
         except ImageError:
             raise
         except Image.DecompressionBombError as cause:
@@ -147,8 +150,20 @@ def image_of_array(pixels: NDArray[Any], *, bands: int = 3, max_img_size: int = 
         raise ImageError(f"image: is an array {pixels.dtype}[{shape}]; give uint8[H, W, {bands}]{colours}, 0 to 255")
     height, width, _ = pixels.shape
     shrunken = _resized(np.ascontiguousarray(pixels), shrunken_size(width, height, max_img_size))
-    measured = picture_statistics(shrunken) if bands == 3 else None
-    return SourceImage(shrunken, width, height, statistics=measured)
+    return SourceImage(shrunken, width, height, statistics=_measured(shrunken))
+
+
+def _measured(pixels: NDArray[np.uint8]) -> PictureStatistics | None:
+    """The statistics of photographs are of colours."""
+    return picture_statistics(pixels) if pixels.shape[-1] == 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which picture of a TIFF is read, and which of its bands; None: the first one, the colours."""
+
+    page: int | None
+    bands: Sequence[int] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,13 +204,15 @@ def _why_no_file(path: Path) -> str:
     return "no such file: check the name"
 
 
-def _decode(path: Path, file: BinaryIO, limits: ImageLimits, page: int | None) -> _StoredImage:
+def _decode(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choice) -> _StoredImage:
     prefix = file.read(PREFIX_BYTES)
     max_pixels = limits.max_pixels
     if TIFF.match(prefix):
-        return _decode_tiff(path, file, limits, page)
-    if page not in {None, 1}:
-        raise ImageError(f"{path}: has no page {page}: only TIFFs have pages")
+        return _decode_tiff(path, file, limits, choice)
+    if choice.page not in {None, 1}:
+        raise ImageError(f"{path}: has no page {choice.page}: only TIFFs have pages")
+    if choice.bands is not None:
+        raise ImageError(f"{path}: has no bands to choose from, which only TIFFs have: leave bands out, or the image")
     if HEIF.match(prefix):
         _require_no_range(path, limits)
         return _decode_heif(path, file, max_pixels)
@@ -291,10 +308,18 @@ def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
     return _StoredImage(rgb, (width, height), 1, capture_of(exif_from(picture.exif)), _notes(picture.pictures, "main"))
 
 
-def _decode_tiff(path: Path, file: BinaryIO, limits: ImageLimits, page: int | None) -> _StoredImage:
-    from engine.images.tiff import read_tiff
+def _decode_tiff(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choice) -> _StoredImage:
+    from engine.images.tiff import open_picture, read_tiff
 
-    picture = read_tiff(path, file, limits.max_pixels, page, limits.scale_range)
+    with open_picture(
+        path,
+        file,
+        page=choice.page,
+        bands=choice.bands,
+        max_pixels=limits.max_pixels,
+        scale_range=limits.scale_range,
+    ) as opened:
+        picture = read_tiff(file, opened)
     height, width, _ = picture.pixels.shape
     return _StoredImage(picture.pixels, (width, height), picture.orientation, capture_of(picture.exif), picture.notes)
 
@@ -365,7 +390,7 @@ def _finish(stored: _StoredImage, max_img_size: int) -> SourceImage:
     # The smaller picture is the cheaper one to turn, and the size rule does not mind.
     pixels = _upright(_resized(stored.pixels, shrunken_size(*stored.size, max_img_size)), stored.orientation)
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return SourceImage(pixels, width, height, stored.capture, stored.notes, picture_statistics(pixels))
+    return SourceImage(pixels, width, height, stored.capture, stored.notes, _measured(pixels))
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,11 +1,12 @@
 """The size at which the network sees a picture, and the range of its values."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from engine.declaration import Options, option
+from engine.declaration import Options, numbers, option
 from engine.errors import ImageError, OptionError
 from engine.images.formats import DEFAULT_MAX_PIXELS
 from engine.images.values import ScaleRange, scale_range
@@ -58,6 +59,41 @@ class ImageLimits(Options):
     def largest_pixels(self) -> int:
         """The most pixels that the network may get."""
         return self.max_pixels if self.max_img_size < 0 else self.max_img_size
+
+
+def bands_option() -> Any:  # noqa: ANN401  (as `option`)
+    """Declare which bands of TIFFs are read: `tuple[int, ...] | None`.
+
+    Returns:
+        The field of a group of options.
+    """
+    return option(
+        None,
+        "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
+        "grey.",
+        minimum=1,
+        parse=numbers(int, "3,2,1"),
+    )
+
+
+def require_named_bands(named: Sequence[int] | None, bands: int) -> None:
+    """Refuse another number of bands than a network takes.
+
+    Args:
+        named: numbers of bands of TIFFs; None: the colours, which are three bands.
+        bands: that images have to have for the network; of three, one may be named, which becomes three equal ones.
+
+    Raises:
+        OptionError: there are too many or too few.
+    """
+    if named is None:
+        if bands != 3:
+            raise OptionError(
+                f"the network takes images of {bands} bands: name as many of the bands of TIFFs", option="bands"
+            )
+    elif len(named) not in ({1, 3} if bands == 3 else {bands}):
+        one_or = "one or " if bands == 3 else ""
+        raise OptionError(f"{len(named)} bands are named: give {one_or}{bands}, as the network takes", option="bands")
 
 
 def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:

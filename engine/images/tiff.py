@@ -9,6 +9,7 @@
 #   multiplied by their alpha are divided by it again; where it is 0 they are black.
 # - The picture is the first page, or another that is asked for; a smaller copy of a picture is never taken for it.
 
+import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -293,7 +294,7 @@ class StoredTiff:
     """A decoded picture as the file stores it, perhaps lying on its side.
 
     Attributes:
-        pixels: uint8[h, w, 3], RGB.
+        pixels: uint8[h, w, 3], RGB, or as many bands as were chosen.
         orientation: still to be undone, 1–8; 1 where the picture has a place on the earth, which says how it lies.
         exif: time and place of the picture.
         notes: what people should know of the reading.
@@ -305,30 +306,24 @@ class StoredTiff:
     notes: tuple[str, ...]
 
 
-def read_tiff(
-    path: Path,
-    file: BinaryIO,
-    max_pixels: int,
-    page: int | None = None,
-    scale_range: ScaleRange | None = None,
-) -> StoredTiff:
+def read_tiff(file: BinaryIO, picture: Tiff) -> StoredTiff:
     """Decode one picture of a TIFF.
 
     Args:
-        max_pixels: refuse, before decoding, pictures that declare more pixels.
-        scale_range: the values that become 0 and 255; None: all that the bits can hold.
-        page: which, from 1; None: the first, and a note says so.
+        file: the open file.
+        picture: as `open_picture` opened it.
 
     Raises:
-        ImageError: the file is damaged, too large, has no such page, or holds bands or depths that are not read.
+        ImageError: the file is damaged.
     """
-    with open_picture(path, file, page=page, max_pixels=max_pixels, scale_range=scale_range) as picture:
-        pixels = np.empty((picture.height, picture.width, 3), np.uint8)
-        rows = _rows_at_a_time(picture.dataset)
-        for top in range(0, picture.height, rows):
-            strip = Window(0, top, picture.width, min(rows, picture.height - top))
-            pixels[top : top + rows], _ = picture.read(strip, with_missing=False)
-        directory, notes = picture.directory, (*picture.notes, *picture.range_notes())
+    width, height, rows = picture.width, picture.height, _rows_at_a_time(picture.dataset)
+    windows = [Window(0, top, width, min(rows, height - top)) for top in range(0, height, rows)]
+    strips = ((window.y, picture.read(window, with_missing=False)[0]) for window in windows)
+    _, first = next(strips)
+    pixels = np.empty((height, width, first.shape[-1]), np.uint8)
+    for top, strip in itertools.chain([(0, first)], strips):
+        pixels[top : top + rows] = strip
+    directory, notes = picture.directory, (*picture.notes, *picture.range_notes())
     orientation = 1 if directory.is_georeferenced else directory.orientation
     return StoredTiff(pixels, orientation, _exif_of(file, directory), notes)
 

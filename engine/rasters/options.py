@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from engine.declaration import Options, numbers, option
+from engine.declaration import Options, option
 from engine.errors import OptionError
+from engine.images.size import bands_option
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -91,13 +92,7 @@ class TileOptions(Options):
         name="max_memory",
         parse=memory_bytes,
     )
-    bands: tuple[int, ...] | None = option(
-        None,
-        "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
-        "grey.",
-        minimum=1,
-        parse=numbers(int, "3,2,1"),
-    )
+    bands: tuple[int, ...] | None = bands_option()
     vectors: str | None = option(
         None,
         "Write the classes of TIFFs as polygons: gpkg or geojson for a file <stem>.gpkg or <stem>.geojson each, or the "

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from engine.errors import OptionError
 from engine.images.statistics import PictureStatistics
 from engine.system.settings_files import SettingsError, read_json
 from engine.system.text import json_text
@@ -139,6 +140,25 @@ def read_reference(folder: Path) -> Reference | None:
     Returns:
         The reference; None where it carries none, or a file that is none, which is logged: no mask depends on it.
     """
+    try:
+        return require_reference(folder)
+    except OptionError as error:
+        _log.warning("%s: no photograph is compared with those of the calibration", error)
+        return None
+
+
+def require_reference(folder: Path) -> Reference | None:
+    """Read the statistics that a bundle carries.
+
+    Args:
+        folder: of the bundle.
+
+    Returns:
+        The reference; None where it carries none.
+
+    Raises:
+        OptionError: the file cannot be read, or holds something else.
+    """
     path = folder / STATISTICS_NAME
     if not path.is_file():
         return None
@@ -149,5 +169,4 @@ def read_reference(folder: Path) -> Reference | None:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    _log.warning("%s is ignored (%s): no photograph is compared with those of the calibration", STATISTICS_NAME, reason)
-    return None
+    raise OptionError(f"{STATISTICS_NAME} is ignored ({reason})")

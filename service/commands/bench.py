@@ -15,6 +15,7 @@ from benchmarks.results.tables import class_agreement, facts, figures, record, t
 from engine import OptionError, list_images, open_bundle
 from engine.system.files import scratch_folder, write_atomically
 from service.commands.flags import with_flags
+from service.commands.groups import require_bands_of_pictures
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -53,6 +54,7 @@ def bench(
     take turns.
     """
     request = replace(request, images=tuple(list_images(images or [])))
+    require_bands_of_pictures(request.bands, request.images)
     if out is not None:
         require_plotting()
         names = (_RESULTS_JSON, _RESULTS_CSV, _PAGE, *plot_names())

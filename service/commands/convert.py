@@ -15,10 +15,14 @@ from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
 from converters.parity import ParityReport
 from converters.scores import ScoresBundle, with_scores
-from engine import Bundle, ConversionError, Precision, list_images, open_bundle, read_image
+from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
 from engine.declaration import Options, option
+from engine.images.size import bands_option, require_named_bands
+from engine.runtimes.programs.input_bands import taken_bands
 from engine.system.text import legible
+from engine.transforms import bands_of_images
 from service.commands.flags import with_flags
+from service.commands.groups import require_bands_of_pictures
 from service.commands.limits import LimitOptions
 from service.commands.terminal import (
     BundleArgument,
@@ -62,6 +66,7 @@ class _PictureOptions(Options):
         "calibration, or generated ones.",
         repeatable=True,
     )
+    bands: tuple[int, ...] | None = bands_option()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +102,23 @@ def convert(
         request,
         calibration=tuple(list_images(pictures.calibrate)),
         verification=tuple(list_images(pictures.verify)),
+        bands=pictures.bands,
         limits=limits.of(request.precision),
     )
     require_bundle_name(out)
+    require_bands_of_pictures(pictures.bands, (*pictures.calibrate, *pictures.verify))
     seen = [*request.calibration, *request.verification]
     require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": seen})
     require_writable_file(out)
-    statistics = calibration_statistics(request.calibration) if request.calibration else None
     caches = caches_at(cache_dir)
     with open_bundle(bundle) as opened, ExitStack() as stack:
+        statistics = _statistics(opened, request)
         advance = stack.enter_context(_progress())
         made = None
         source = opened
         if copy.scores:
             advance("cutting the argmax off", 0, 1)
-            named = ((path.name, read_image(path)) for path in request.verification)
+            named = ((path.name, request.read(path)) for path in request.verification)
             made = stack.enter_context(with_scores(opened, named, ledger=caches.ledger))
             source = made.bundle
         conversion = made.as_conversion(request) if made else None
@@ -126,6 +133,22 @@ def convert(
         _tell(record, conversion)
         if made is not None:
             _tell_of_scores(made)
+
+
+def _statistics(bundle: Bundle, request: ConversionRequest) -> bytes | None:
+    """Of the pictures of the calibration; None where there are none, or no photograph can be compared with them."""
+    if request.calibration or request.verification:
+        require_named_bands(request.bands, bands_of_images(taken_bands(bundle) or 3))
+    if not request.calibration:
+        return None
+    statistics = calibration_statistics(request.calibration, request.bands)
+    if statistics is None and request.precision is not Precision.INT8:
+        raise OptionError(
+            f"photographs are not compared with pictures of {len(request.bands or ())} bands, and {request.precision} "
+            "needs no calibration: leave calibrate out",
+            option="calibrate",
+        )
+    return statistics
 
 
 def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> None:

@@ -8,10 +8,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from engine import open_bundle
 from engine.system.text import legible
+from service.commands.bundle_facts import facts_table
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
 from service.demonstration import demo_bundle
 from service.doctor import cores_line, installed_versions, known_bad, mixed_cuda, try_starts
+from service.inspection import inspection
 from service.session import caches_at
 
 
@@ -21,11 +24,14 @@ def doctor(
     ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Show what is installed, which runtimes start, and how to fix those that do not."""
+    """Show what is installed, which runtimes start with a bundle, how to fix those that do not, and what it holds."""
     out = results_console()
     versions = installed_versions()
     with errors_end_the_command():
-        starts = try_starts(bundle or demo_bundle(), caches_at(cache_dir))
+        tried = bundle or demo_bundle()
+        starts = try_starts(tried, caches_at(cache_dir))
+        with open_bundle(tried, inspect_only=True) as opened:
+            record = inspection(opened)
     out.print(f"cores: {cores_line()}")
     installed = Table("library", "version")
     for name, version in versions.items():
@@ -37,6 +43,7 @@ def doctor(
             each.label, Text(*(("yes", "green") if each.works else ("no", "yellow"))), legible(each.detail)
         )
     out.print(runtimes)
+    out.print(facts_table(record))
     mixed = mixed_cuda(each.name.lower() for each in metadata.distributions())
     for finding in (*known_bad(versions), *([] if mixed is None else [mixed])):
         tell_fact(out, "!", finding, "red")

@@ -36,9 +36,10 @@ from engine import (
 )
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
+from engine.images.size import require_named_bands
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
-from service.commands.groups import STANDARD_OUTPUT, OutputOptions
+from service.commands.groups import STANDARD_OUTPUT, BandOptions, OutputOptions
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -104,10 +105,11 @@ class _SecondColumn(Options):
 
 @dataclass(frozen=True, slots=True)
 class _LabelOptions(Options):
-    """How the masks that people made are read."""
+    """How images, and the masks that people made of them, are read."""
 
     title: ClassVar[str] = "Labels"
 
+    pictures: BandOptions = BandOptions()
     annotations: tuple[str, ...] = option(
         (),
         "Labels of annotation tools in place of masks: JSON of labelme or COCO, CSV of CoralNet. Files, folders or "
@@ -221,13 +223,15 @@ def _evaluate(
     labels: _LabelOptions,
     caches: Caches,
 ) -> tuple[Evaluation, list[Provenance]]:
-    limits = columns[0][1].images
+    limits, bands = columns[0][1].images, labels.pictures.bands
 
     def read(path: Path) -> SourceImage:
-        return read_image(path, **limits.values())
+        return read_image(path, **limits.values(), bands=bands)
 
     with ExitStack() as opened:
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
+        for predictor in predictors:
+            require_named_bands(bands, predictor.bands)
         tracked = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
         names = labels.names(predictors[0].bundle.classes)
         evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, labels.label_values, names))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
+from engine.images.size import bands_option
 
 STANDARD_OUTPUT = Path("-")
 """Given in the place of a file of a table."""
@@ -69,6 +70,35 @@ def _all_pages(path: Path) -> Sequence[int | None]:
     except ImageError:  # another format, or the reader says what is wrong
         return (None,)
     return [each.number for each in found] if len(found) > 1 else (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class BandOptions(Options):
+    """Which bands of images are read.
+
+    Attributes:
+        bands: of TIFFs, from 1; None: the colours.
+    """
+
+    title: ClassVar[str] = "Pictures"
+
+    bands: tuple[int, ...] | None = bands_option()
+
+
+def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[object]) -> None:
+    """Refuse a choice of bands where pictures are generated.
+
+    Args:
+        bands: that the user named; None: none.
+        pictures: that the user named.
+
+    Raises:
+        OptionError: there are no pictures to choose bands of.
+    """
+    if bands is not None and not pictures:
+        raise OptionError(
+            "generated pictures have the bands that the network takes: leave bands out, or name TIFFs", option="bands"
+        )
 
 
 @dataclass(frozen=True, slots=True)

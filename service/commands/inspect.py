@@ -7,6 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from engine import open_bundle
+from service.commands.bundle_facts import facts_table
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -66,24 +67,7 @@ def inspect(
         print_json(record)
         return
     out = results_console()
-    facts = Table("fact", Column("value", overflow="fold"), show_header=False, box=None)
-    facts.add_row("name", shown(record["name"]))
-    facts.add_row("digest", record["digest"])
-    if record["derived_from"] is not None:
-        facts.add_row("made from", shown(record["derived_from"]))
-    facts.add_row("transforms", "\n".join(map(shown, record["transforms"])) or "none")
-    paddle = record["paddle"]
-    facts.add_row(
-        "paddle", "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}")
-    )
-    facts.add_row("onnx", "\n".join(map(_model_shown, record["onnx"])) or "none")
-    endings = {each["ends_in"] or "cannot be read" for each in (*filter(None, [paddle]), *record["onnx"])}
-    facts.add_row("ends in", f"{', '.join(sorted(endings))} (sigmoid, softmax or argmax)")
-    bands = {each["input_bands"] for each in (*filter(None, [paddle]), *record["onnx"])}
-    facts.add_row("takes", " or ".join(_input_shown(each) for each in sorted(bands, key=str)))
-    facts.add_row("tuned profile", _profile_shown(record["profile"]))
-    facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
-    out.print(facts)
+    out.print(facts_table(record))
     if "need" in record:
         _show_need(out, record["need"])
     classes = Table("index", Column("class", overflow="fold"), Column("id", overflow="fold"), "colour")
@@ -96,39 +80,6 @@ def inspect(
         )
     for warning in record["warnings"]:
         warn(out, warning)
-
-
-def _model_shown(model: dict[str, Any]) -> str:
-    certificate = model["certificate"]
-    if certificate is None:
-        return f"{model['precision']}, without a certificate"
-    return (
-        f"{model['precision']}, certified on {certificate['images']} {certificate['compared_on']} pictures: "
-        f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million, smallest class IoU "
-        f"{certificate['min_class_iou']:.4f}"
-    )
-
-
-def _input_shown(bands: int | None) -> str:
-    match bands:
-        case None:
-            return "images of a number of bands that it does not state"
-        case 1:
-            return "images of 1 band: photographs as grey"
-        case 3:
-            return "images of 3 bands (RGB)"
-        case _:
-            return f"images of {bands} bands: TIFFs, chosen with --bands"
-
-
-def _profile_shown(profile: dict[str, Any] | None) -> str:
-    if profile is None:
-        return "none"
-    if profile["digest"] is None:
-        return shown(f"is ignored: {profile['ignored']}")
-    numbers = f"{profile['threads']} threads, {profile['streams']} streams, batch {profile['batch_size']}"
-    use = "used here" if profile["ignored"] is None else f"ignored here: {profile['ignored']}"
-    return shown(f"{profile['provider']} {profile['precision']}, {numbers}; {use}")
 
 
 def _swatch(color: tuple[int, int, int] | None) -> Text:

@@ -11,6 +11,7 @@ from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
 from engine.system.cores import usable_cores
 from engine.system.text import legible
 from service.commands.flags import with_flags
+from service.commands.groups import BandOptions, require_bands_of_pictures
 from service.commands.limits import LimitOptions
 from service.commands.terminal import (
     BundleArgument,
@@ -40,16 +41,20 @@ def verify(
     ] = Precision.FP32,
     *,
     limits: LimitOptions,
+    pictures: BandOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Compare a bundle's ONNX model with its Paddle program on this machine."""
+    paths = list_images(images or [])
+    require_bands_of_pictures(pictures.bands, paths)
     with open_bundle(bundle) as opened:
         report = certify(
             opened,
             OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
             caches_at(cache_dir),
-            list_images(images or []),
+            paths,
+            pictures.bands,
         )
     if json_output:
         print_json(TypeAdapter(ParityReport).dump_python(report))

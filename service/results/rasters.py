@@ -25,6 +25,7 @@ from engine import (
 from engine.bundle.bundle import SegmentationClass
 from engine.cover.options import CleanupOptions
 from engine.images import Capture, SourceImage, read_image
+from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
     ClassLabel,
@@ -149,12 +150,8 @@ class TiledImages(Generic[Image, Stored]):
     _chosen: tuple[Tiling, OutputFacts] | None = None
 
     def __post_init__(self) -> None:
-        wanted, named = self.predictor.bands, self.tiles.bands
-        if named is not None and len(named) not in ({1, 3} if wanted == 3 else {wanted}):
-            one_or = "one or " if wanted == 3 else ""
-            raise OptionError(
-                f"{len(named)} bands are named: give {one_or}{wanted}, as the network takes", option="bands"
-            )
+        if self.tiles.bands is not None:
+            require_named_bands(self.tiles.bands, self.predictor.bands)
 
     def takes(self, image: Image) -> bool:
         """Tell whether an image is cut into tiles.

@@ -209,7 +209,7 @@ def test_who_measures_can_stop_some_early(work: Work) -> None:
 
 
 def test_generated_pictures_where_none_are_given(tmp_path: Path) -> None:
-    pictures = prepare_pictures([], [None, Size(20, 30)], tmp_path, max_img_size=-1)
+    pictures = prepare_pictures(Pictures(()), [None, Size(20, 30)], tmp_path)
     expected = generated_images()
     assert [
         np.array_equal(read_image(path).pixels, each.pixels)
@@ -220,7 +220,7 @@ def test_generated_pictures_where_none_are_given(tmp_path: Path) -> None:
 
 def test_resized_pictures_keep_their_format_and_are_not_shrunken_again(tmp_path: Path) -> None:
     (path,) = [picture(tmp_path / "a.jpg", 0, 1)]
-    pictures = prepare_pictures([path, path], [None, Size(100, 200)], tmp_path / "made", max_img_size=64)
+    pictures = prepare_pictures(Pictures((path, path), 64), [None, Size(100, 200)], tmp_path / "made")
     assert pictures[None] == Pictures((path, path), 64)
     large = pictures[Size(100, 200)]
     assert [each.suffix for each in large.paths] == [".jpg", ".jpg"]
@@ -234,7 +234,7 @@ def test_resized_pictures_keep_their_format_and_are_not_shrunken_again(tmp_path:
 def test_a_picture_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"no\.png"):
-        prepare_pictures([tmp_path / "no.png"], [None], tmp_path, max_img_size=-1)
+        prepare_pictures(Pictures((tmp_path / "no.png",)), [None], tmp_path)
 
 
 def test_a_sample_is_spread_evenly() -> None:

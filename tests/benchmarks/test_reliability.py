@@ -55,5 +55,5 @@ def test_too_few_pictures_and_perfect_ones_are_refused() -> None:
     with pytest.raises(OptionError, match="9 labelled pictures are too few"):
         fit_temperature(pictures(1.0, count=9))
     made = [ScoredPixels(each.logits, each.logits.argmax(axis=1)) for each in pictures(1.0)]
-    with pytest.raises(OptionError, match="no temperature from 0.05 to 20 fits"):
+    with pytest.raises(OptionError, match=r"no temperature from 0\.05 to 20 fits"):
         fit_temperature(made)

@@ -15,12 +15,14 @@ from converters.conversion import convert
 from converters.exporting.bundle_files import require_runs
 from converters.exporting.export import export_bundle
 from converters.repository import Repository
-from engine import Precision, RuntimeName, open_bundle, open_predictor
+from engine import OnnxOptions, OptionError, Precision, RuntimeName, open_bundle, open_predictor
 from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
+from engine.gdal import write_bands
 from engine.images import Capture, SourceImage
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.selection import RuntimeRequest
+from service.session import Caches, certify
 from tests.conftest import CLASSES, vendor_warnings_ignored
 
 
@@ -65,6 +67,22 @@ def test_both_runtimes_and_the_certificate(
             with open_predictor(bundle.with_onnx(converted.model), request, ledger=ledger) as predictor:
                 mask = predictor.predict(SourceImage(shown, 56, 40, Capture())).mask
             assert (mask != scores.argmax(axis=0)).mean() < 1e-3
+
+
+def test_verified_on_pictures_of_several_bands(
+    network: tuple[Path, int, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder, bands, _ = network
+    pixels = np.random.default_rng(bands).integers(0, 256, (40, 56, bands), np.uint8)
+    write_bands(pixels, tmp_path / "a.tif")
+    caches = Caches(tmp_path_factory.mktemp("caches"))
+    with open_bundle(folder) as bundle:
+        named = tuple(range(1, bands + 1))
+        report = certify(bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"], named)
+        assert (report.images, report.mismatched_ppm) == (1, 0)
+        if bands != 1:
+            with pytest.raises(OptionError, match=f"the network takes images of {bands} bands"):
+                certify(bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"])
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,22 @@ CLASSES: Sequence[Mapping[str, Any]] = (
 )
 
 
-def strongest_band_network(height: int | None = None, width: int | None = None, bands: int = 3) -> bytes:
-    """An ONNX network whose logits are the bands: class 0 where red is strongest, 1 for green, 2 for blue."""
+def strongest_band_network(
+    height: int | None = None, width: int | None = None, bands: int = 3, classes: int | None = None
+) -> bytes:
+    """An ONNX network whose logits are the bands: class 0 where red is strongest, 1 for green, 2 for blue.
+
+    The logits of classes beyond the bands are 0: where every band is negative, they are the strongest.
+    """
     kind = onnx.TensorProto.FLOAT
-    identity = [float(row == column) for row in range(bands) for column in range(bands)]
+    classes = classes or bands
+    identity = [float(row == column) for row in range(classes) for column in range(bands)]
     graph = make.make_graph(
         [make.make_node("Conv", ["x", "weights"], ["logits"], kernel_shape=[1, 1])],
         "strongest band",
         [make.make_tensor_value_info("x", kind, [None, bands, height, width])],
-        [make.make_tensor_value_info("logits", kind, [None, bands, height, width])],
-        [make.make_tensor("weights", kind, [bands, bands, 1, 1], identity)],
+        [make.make_tensor_value_info("logits", kind, [None, classes, height, width])],
+        [make.make_tensor("weights", kind, [classes, bands, 1, 1], identity)],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

@@ -585,8 +585,8 @@ def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     assert (outcome.status, outcome.stderr) == (0, "")
     (record,) = outcome.records
     assert list(record) == [
-        *("name", "source", "digest", "derived_from", "classes", "transforms", "paddle", "onnx", "declared"),
-        *("profile", "multilabel", "warnings"),
+        *("name", "source", "digest", "derived_from", "lineage", "license", "classes", "transforms", "paddle", "onnx"),
+        *("declared", "profile", "statistics", "multilabel", "warnings"),
     ]
     assert record["name"] == "strongest-band"
     assert [each["name"] for each in record["classes"]] == ["red", "green", "blue"]

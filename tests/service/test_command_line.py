@@ -13,7 +13,10 @@ from rich.console import Console
 
 from benchmarks.results.markdown import Table
 from converters.quantization import QuantizationError
+from engine.images.statistics import PictureStatistics
+from engine.segmentation.quality import STATISTICS_NAME, statistics_json
 from service.commands.terminal import ExitStatus, exit_status_of, print_table, results_console, step_shown
+from tests.service.bundles import bundle_folder, strongest_band_network
 from tests.service.pictures import BLUE, GREEN, RED, painted
 from tests.service.test_cli import PSEG, pseg, pseg_process
 
@@ -118,6 +121,49 @@ def test_tables_in_a_pipe_heed_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_refused_int8_model_is_a_missed_limit() -> None:
     assert exit_status_of(QuantizationError("missed", ())) == ExitStatus.INCOMPLETE
+
+
+def fact(name: str, told: str) -> str:
+    """The value behind a name in a table of facts, its lines joined."""
+    lines = told.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f" {name} "))
+    ends = (number for number, line in enumerate(lines) if number > start and not line.startswith("   "))
+    found = [lines[start].removeprefix(f" {name} "), *lines[start + 1 : next(ends)]]
+    return " ".join(each.strip() for each in found)
+
+
+@pytest.mark.parametrize("command", ["inspect", "doctor"])
+def test_what_a_bundle_is_and_where_it_comes_from(command: str, tmp_path: Path) -> None:
+    folder = bundle_folder(tmp_path / "files")
+    told = pseg(command, folder, "--cache-dir", tmp_path / "cache").stdout
+    assert fact("licence", told) == 'not stated; add "license" to meta.json'
+    assert fact("made from", told) == "no other bundle"
+    assert "`pseg convert --calibrate` adds" in fact("statistics", told)
+    assert fact("takes", told) == "images of 3 bands (RGB)"
+    assert fact("returns", told) == "scores: logits (ends in no sigmoid, softmax or argmax)"
+    assert fact("classes", told) == "one for each pixel"
+    assert fact("tuned profile", told) == "none"
+    assert fact("onnx", told) == "fp32, without a certificate"
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["license"] = "CC-BY-4.0"
+    meta["derived_from"] = {"bundle": "b" * 8, "change": "cut", "derived_from": {"bundle": "a" * 8}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    grey = PictureStatistics(0.1, 200.0, 0.0, (90.0, 100.0, 110.0), (20.0, 20.0, 20.0))
+    (folder / STATISTICS_NAME).write_bytes(statistics_json([grey] * 9))
+    told = pseg(command, folder, "--cache-dir", tmp_path / "cache").stdout
+    assert fact("licence", told) == "CC-BY-4.0"
+    assert fact("made from", told) == "bbbbbbbb: cut aaaaaaaa"
+    assert fact("statistics", told) == "of 9 pictures: photographs unlike them are flagged"
+    (folder / STATISTICS_NAME).write_text("[]")
+    assert "statistics.json is ignored" in fact("statistics", pseg("inspect", folder).stdout)
+
+
+def test_statistics_are_not_asked_for_where_no_photograph_serves(tmp_path: Path) -> None:
+    several = bundle_folder(tmp_path / "five", network=strongest_band_network(bands=5), transforms=[])
+    assert (
+        fact("statistics", pseg("inspect", several).stdout)
+        == "none: only photographs of colours are compared with others"
+    )
 
 
 def test_inspect_shows_the_certificate_of_the_model_it_belongs_to(tmp_path: Path) -> None:

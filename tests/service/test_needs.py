@@ -38,6 +38,15 @@ def test_the_memory_holds_what_the_network_must_hold(bundle: Path, tmp_path: Pat
     assert small["request"]["cpu"] == str(usable_cores())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("bands", [1, 5])
+def test_pictures_have_the_bands_of_the_network(bands: int, tmp_path: Path) -> None:
+    network = strongest_band_network(bands=bands, classes=5)
+    bundle = bundle_folder(tmp_path / "bundle", network=network, transforms=[])
+    need = measure_need(bundle, Size(40, 60), build_request(), tmp_path / "cache")
+    assert (need.height, need.width) == (40, 60)
+
+
 def test_what_goes_wrong_in_the_measured_process_is_told(tmp_path: Path) -> None:
     fixed = bundle_folder(tmp_path / "fixed", network=strongest_band_network(32, 32))
     with pytest.raises(ImageError, match=r"40×60.*the network takes 3×32×32"):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.bundle.bundle import OnnxModel, PaddleModel
+from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes.programs.paddle_files import pir_tensor_specs
 from engine.runtimes.programs.protobuf import Message, in_file, require_program_size, whole_number, whole_numbers
@@ -43,6 +43,22 @@ def input_bands(model: PaddleModel | OnnxModel) -> int | None:
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
     return image[_BANDS_AXIS]
+
+
+def taken_bands(bundle: Bundle) -> int | None:
+    """Find out how many bands the images have that the network of a bundle takes.
+
+    Args:
+        bundle: its Paddle program is asked, else the first of its ONNX models.
+
+    Returns:
+        The number of bands; None where the program leaves it open or cannot be read, which loading it will tell.
+    """
+    model = next(filter(None, (bundle.paddle, *bundle.onnx)), None)
+    try:
+        return None if model is None else input_bands(model)
+    except ModelLoadError:
+        return None
 
 
 def _shapes_of(model: PaddleModel | OnnxModel, path: Path) -> list[_Axes]:

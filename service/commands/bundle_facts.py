@@ -1,0 +1,98 @@
+"""What a bundle holds, as rows for people: shown by `pseg inspect` and `pseg doctor`."""
+
+from collections.abc import Mapping, Set
+from typing import Any, Final
+
+from rich.table import Column, Table
+
+from engine.runtimes.programs.last_operator import LastOperator
+from service.commands.terminal import shown
+
+_RETURNS: Final[Mapping[str | None, str]] = {
+    LastOperator.SIGMOID: "scores: probabilities of each class by itself (ends in a sigmoid)",
+    LastOperator.SOFTMAX: "scores: probabilities (ends in a softmax)",
+    LastOperator.ARGMAX: "class indices and no scores (ends in an argmax)",
+    LastOperator.OTHER: "scores: logits (ends in no sigmoid, softmax or argmax)",
+    None: "what cannot be told: the model's file cannot be read",
+}
+
+
+def facts_table(record: Mapping[str, Any]) -> Table:
+    """Lay out what a bundle holds.
+
+    Args:
+        record: as `inspection` makes it.
+
+    Returns:
+        A row for each fact; of the classes only how they go together.
+    """
+    facts = Table("fact", Column("value", overflow="fold"), show_header=False, box=None)
+    facts.add_row("name", shown(record["name"]))
+    facts.add_row("digest", record["digest"])
+    facts.add_row("made from", "\n".join(map(_origin_shown, record["lineage"])) or "no other bundle")
+    facts.add_row("licence", shown(record["license"] or 'not stated; add "license" to meta.json'))
+    facts.add_row("transforms", "\n".join(map(shown, record["transforms"])) or "none")
+    paddle = record["paddle"]
+    facts.add_row(
+        "paddle",
+        "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}, fp32"),
+    )
+    facts.add_row("onnx", "\n".join(map(_model_shown, record["onnx"])) or "none")
+    models = [*filter(None, [paddle]), *record["onnx"]]
+    facts.add_row("takes", " or ".join(sorted({_input_shown(each["input_bands"]) for each in models})))
+    facts.add_row("returns", " or ".join(sorted({_RETURNS[each["ends_in"]] for each in models})))
+    facts.add_row("classes", "may overlap (multilabel)" if record["multilabel"] else "one for each pixel")
+    facts.add_row("tuned profile", _profile_shown(record["profile"]))
+    facts.add_row("statistics", _statistics_shown(record["statistics"], {each["input_bands"] for each in models}))
+    facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
+    return facts
+
+
+def _origin_shown(origin: Mapping[str, str | None]) -> str:
+    return shown(": ".join(filter(None, (origin["bundle"], origin["change"]))))
+
+
+def _model_shown(model: Mapping[str, Any]) -> str:
+    certificate = model["certificate"]
+    if certificate is None:
+        return f"{model['precision']}, without a certificate"
+    return (
+        f"{model['precision']}, certified on {certificate['images']} {certificate['compared_on']} pictures: "
+        f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million, smallest class IoU "
+        f"{certificate['min_class_iou']:.4f}"
+    )
+
+
+def _input_shown(bands: int | None) -> str:
+    match bands:
+        case None:
+            return "images of a number of bands that it does not state"
+        case 1:
+            return "images of 1 band: photographs as grey"
+        case 3:
+            return "images of 3 bands (RGB)"
+        case _:
+            return f"images of {bands} bands: TIFFs, chosen with --bands"
+
+
+def _profile_shown(profile: Mapping[str, Any] | None) -> str:
+    if profile is None:
+        return "none"
+    if profile["digest"] is None:
+        return shown(f"is ignored: {profile['ignored']}")
+    numbers = f"{profile['threads']} threads, {profile['streams']} streams, batch {profile['batch_size']}"
+    use = "used here" if profile["ignored"] is None else f"ignored here: {profile['ignored']}"
+    return shown(f"{profile['provider']} {profile['precision']}, {numbers}; {use}")
+
+
+def _statistics_shown(statistics: Mapping[str, Any] | None, bands: Set[int | None]) -> str:
+    if statistics is None and bands.isdisjoint({None, 1, 3}):
+        return "none: only photographs of colours are compared with others"
+    if statistics is None:
+        return (
+            "none: unlike photographs are not flagged; `pseg convert --calibrate` adds those of pictures like the ones "
+            "that the network is for"
+        )
+    if statistics["ignored"] is not None:
+        return shown(statistics["ignored"])
+    return f"of {statistics['pictures']} pictures: photographs unlike them are flagged"
