@@ -1,4 +1,7 @@
-"""Where the container starts, and the service file of `poetry ivcap`: leads to orders or to jobs."""
+"""Where the container starts, and the service file of `poetry ivcap`: leads to orders or to jobs.
+
+PSEG_SERVICE_TYPE=lambda leads to the server for one picture per request instead.
+"""
 
 import os
 import sys
@@ -31,9 +34,11 @@ def asks_for_an_order(arguments: Iterable[str], environment: Iterable[str]) -> b
 
 
 def main() -> None:
-    """Do the order or the jobs."""
+    """Do the order or the jobs, or serve single pictures."""
     try:
-        if asks_for_an_order(sys.argv[1:], os.environ):
+        if os.environ.get("PSEG_SERVICE_TYPE") == "lambda":
+            from service.lambda_server import main as run
+        elif asks_for_an_order(sys.argv[1:], os.environ):
             from service.order import main as run
         else:
             from service.job import main as run

@@ -46,7 +46,7 @@ from engine import Device, EngineError, OptionError, Predictor
 from engine.errors import message_of
 from engine.options import DEVICE_PATTERN
 from engine.system.files import scratch_folder
-from service.ivcap.description import DESCRIPTION, request_schema, service_from, tool_from
+from service.ivcap.description import completed, request_schema, service_from, tool_from
 from service.ivcap.items import Item
 from service.ivcap.job_files import JobStore, images_of_job, open_item, with_limits
 from service.ivcap.model_cache import ModelCache
@@ -63,7 +63,7 @@ _log = logging.getLogger("service.job")
 _ROOT = Path(__file__).parents[1]
 _REQUEST_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-request.1"
 _RESULT_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-result.1"
-_VARIANT = Device.GPU if os.environ.get("PSEG_SERVICE_DEVICE") == Device.GPU else Device.CPU
+VARIANT = Device.GPU if os.environ.get("PSEG_SERVICE_DEVICE") == Device.GPU else Device.CPU
 _MOST_FAILURES_TOLD = 100
 _PROGRESS_EVENTS = 20
 _OPENING, _SEGMENTING, _STORING = "open model", "segment images", "store results"
@@ -74,7 +74,7 @@ class JobRequest(ServiceRequest):
 
     jschema: Literal["urn:ibenthos:schema:paddle.seg.job-request.1"] = Field(_REQUEST_SCHEMA, alias="$schema")
     device: str = Field(
-        _VARIANT.value, description=ServiceRequest.model_fields["device"].description, pattern=DEVICE_PATTERN
+        VARIANT.value, description=ServiceRequest.model_fields["device"].description, pattern=DEVICE_PATTERN
     )
 
     @model_validator(mode="before")
@@ -83,7 +83,7 @@ class JobRequest(ServiceRequest):
         """What is wrong is told in our words, and before anything is fetched."""
         # Parameters that are kept as an aspect come with what the platform says of it.
         parameters = {name: value for name, value in given.items() if not name.startswith("$") and name != "jschema"}
-        build_service_request(**{"device": _VARIANT, **parameters})
+        build_service_request(**{"device": VARIANT, **parameters})
         return {**parameters, "$schema": given.get("$schema", _REQUEST_SCHEMA)}
 
 
@@ -275,9 +275,9 @@ class Worker:
             open_model = partial(self._session, bundle, source.sample, progress)
             outcome = run_platform_job(named, open_model, source, store, stop=self.stop)
         summary = outcome.summary(job, named.model)
-        _require_done(outcome, summary)
+        require_done(outcome, summary)
         self.failed = False
-        return _result(outcome, summary)
+        return result_of(summary)
 
     @contextmanager
     def _session(
@@ -290,7 +290,13 @@ class Worker:
             yield predictor
 
 
-def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
+def require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
+    """Raise what an order would end with another status than 0 for.
+
+    Raises:
+        OptionError: the request cannot be honoured here.
+        JobError: nothing succeeded, or something could not be stored.
+    """
     if outcome.refused:
         raise OptionError("; ".join(summary["problems"]))
     if outcome.exit_status is ExitStatus.DONE:
@@ -304,7 +310,8 @@ def _require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
     raise JobError("\n".join([head, *summary["problems"], *told, *stored]))
 
 
-def _result(outcome: Outcome, summary: Mapping[str, Any]) -> JobResult:
+def result_of(summary: Mapping[str, Any]) -> JobResult:
+    """Make the result of a job from its summary."""
     return JobResult.model_validate(
         {
             **{
@@ -339,23 +346,13 @@ def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser
 
 
 def _described_service(worker: Worker, service: Service) -> dict[str, Any]:
-    described = create_batch_service_definition(service, worker.segment).model_dump(by_alias=True, exclude_none=True)
-    resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text())
-    if _VARIANT is Device.GPU:
-        resources["limits"].setdefault("nvidia.com/gpu", "1")
-    # The library drops what it does not know, a GPU for instance.
-    described["controller"]["resources"] = resources
-    if service.contact.email.endswith(".example"):
-        _log.warning(
-            "the contact is the example %s: name who answers for the service under maintainers in pyproject.toml, or "
-            "in PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL",
-            service.contact.email,
-        )
-    return {**described, "description": DESCRIPTION, "request-schema": request_schema(JobRequest)}
+    described = create_batch_service_definition(service, worker.segment)
+    return completed(described, VARIANT, request_schema(JobRequest))
 
 
 def _described_tool(service: Service) -> dict[str, Any]:
-    return tool_from(os.environ, service.name, JobRequest, JobResult.__name__).model_dump(by_alias=True)
+    schema = request_schema(JobRequest)
+    return tool_from(os.environ, service.name, schema, JobResult.__name__).model_dump(by_alias=True)
 
 
 def _choose_platform(job_file: str | None) -> None:
@@ -446,9 +443,16 @@ def _errors_without_secrets() -> Generator[None]:
 
 
 @contextmanager
-def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
+def open_worker(policy: RetryPolicy, sizes: Sizes, stop: Event) -> Generator[Worker]:
+    """A worker until the block ends, with a folder and a model of its own.
+
+    Args:
+        policy: limits of time of the platform's requests.
+        sizes: limits of what they are answered with.
+        stop: when it is set, no other image is taken.
+    """
     root = os.environ.get("PSEG_CACHE_DIR")
-    with scratch_folder("worker") as folder, _stop_on_sigterm() as stop, _errors_without_secrets():
+    with scratch_folder("worker") as folder:
         worker = Worker(folder, policy, sizes, ModelCache(caches_at(Path(root) if root else None)), stop)
         try:
             yield worker
@@ -456,24 +460,41 @@ def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
             worker.models.close()
 
 
-def main() -> None:
-    """Run the worker as the platform starts it."""
+@contextmanager
+def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
+    with _stop_on_sigterm() as stop, _errors_without_secrets(), open_worker(policy, sizes, stop) as worker:
+        yield worker
+
+
+def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
+    """Prepare this process for requests of the platform: logs, secrets, settings.
+
+    Args:
+        module: that was started, for the description.
+
+    Returns:
+        The service and the limits of transfers. Wrong settings end the process.
+    """
     # ONNX Runtime sends usage data over the network, from its import on.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("ENTRYPOINT", '["python", "-m", "service.job"]')
+    os.environ.setdefault("ENTRYPOINT", json.dumps(["python", "-m", module]))
     os.environ.setdefault("IVCAP_RESOURCES_FILE", str(_ROOT / "resources.json"))
     keep_secrets_out_of_logs()
     try:
         set_up_logs(os.environ, sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         _log.info("%s", banner())
-        if os.environ.get("PSEG_SERVICE_DEVICE", _VARIANT) != _VARIANT:
+        if os.environ.get("PSEG_SERVICE_DEVICE", VARIANT) != VARIANT:
             raise OptionError(f"PSEG_SERVICE_DEVICE is {os.environ['PSEG_SERVICE_DEVICE']!r}: give cpu or gpu")
-        service = service_from(os.environ, _VARIANT)
-        policy, sizes = retry_policy_from(os.environ), sizes_from(os.environ)
+        return service_from(os.environ, VARIANT), retry_policy_from(os.environ), sizes_from(os.environ)
     except OptionError as error:
         _log.error("%s", error)
         sys.exit(ExitStatus.WRONG_REQUEST)
+
+
+def main() -> None:
+    """Run the worker as the platform starts it."""
+    service, policy, sizes = prepared("service.job")
     with limited_requests(policy, sizes), _worker(policy, sizes) as worker:
         start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))
         if worker.failed:

@@ -18,12 +18,14 @@ safe, and wait while every stream is busy.
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportMissingModuleSource=false
 # pyright: reportMissingImports=false
 
+import ctypes
 import re
 import shutil
+import signal
 import tempfile
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -376,7 +378,8 @@ def _import_paddle() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import paddle
+            with _sigterm_kept():
+                import paddle
     except ImportError as error:
         missing = "the system package libgomp1" if "libgomp" in str(error) else "the extra `paddle`"
         raise RuntimeUnavailableError(
@@ -384,6 +387,22 @@ def _import_paddle() -> Any:
             "onnx/fp32/model.onnx"
         ) from error
     return paddle
+
+
+@contextmanager
+def _sigterm_kept() -> Generator[None]:
+    """Paddle takes SIGTERM for itself when it is imported, and aborts: whoever stops a service would lose its results.
+
+    Done in C, because Python lets only the main thread set what becomes of a signal.
+    """
+    libc = ctypes.CDLL(None)
+    # More than the largest `struct sigaction` of any Linux.
+    action = ctypes.create_string_buffer(512)
+    libc.sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, action, None)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,9 @@
 # The platform's library states few types.
 # pyright: reportMissingTypeStubs=false
 
+import json
+import logging
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ivcap_service import Service, ServiceContact, ServiceLicense
+from ivcap_service.service_definition import ServiceDefinition
 from ivcap_service.tool_definition import SERVICE_ID_PLACEHOLDER, ToolDefinition
 from pydantic import BaseModel
 
 from engine import Device
 
+_log = logging.getLogger(__name__)
 _PROJECT_FILE = Path(__file__).parents[2] / "pyproject.toml"
 
 # The library of orders reads a percent sign as one of argparse's.
@@ -141,8 +146,12 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
     )
 
 
-def request_schema(request: type[BaseModel]) -> dict[str, Any]:
+def request_schema(request: type[BaseModel], example: Mapping[str, Any] = EXAMPLE) -> dict[str, Any]:
     """Describe a request as JSON schema that needs no looking up.
+
+    Args:
+        request: its model.
+        example: a whole request.
 
     Returns:
         Object schema. Each parameter has a type, and a title and examples of its own; choices stand in its place, not
@@ -157,7 +166,7 @@ def request_schema(request: type[BaseModel]) -> dict[str, Any]:
             shown = _SHOWN.get(name) or _shown_by_default(name, plain)
             plain = {"title": shown.title, **_without(plain, "title"), "examples": list(shown.examples)}
         properties[name] = plain
-    return {**schema, "properties": properties, "example": dict(EXAMPLE)}
+    return {**schema, "properties": properties, "example": dict(example)}
 
 
 def _shown_by_default(name: str, described: Mapping[str, Any]) -> _Shown:
@@ -183,21 +192,57 @@ def _without(described: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in described.items() if name not in names}
 
 
-def tool_from(environment: Mapping[str, str], name: str, request: type[BaseModel], returned: str) -> ToolDefinition:
+def completed(
+    definition: ServiceDefinition, device: Device, schema: Mapping[str, Any], description: str = DESCRIPTION
+) -> dict[str, Any]:
+    """Complete what the platform's library says of the service.
+
+    Args:
+        definition: by the library.
+        device: which variant.
+        schema: of the request.
+        description: for people and agents.
+
+    Returns:
+        What is registered. A warning tells if nobody is named who answers for the service.
+    """
+    described = definition.model_dump(by_alias=True, exclude_none=True)
+    resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text(encoding="utf-8"))
+    if device is Device.GPU:
+        resources["limits"].setdefault("nvidia.com/gpu", "1")
+    # The library drops what it does not know, a GPU for instance.
+    described["controller"]["resources"] = resources
+    address = described["contact"]["email"]
+    if address.endswith(".example"):
+        _log.warning(
+            "the contact is the example %s: name who answers for the service under maintainers in pyproject.toml, or "
+            "in PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL",
+            address,
+        )
+    return {**described, "description": description, "request-schema": schema}
+
+
+def tool_from(
+    environment: Mapping[str, str],
+    name: str,
+    schema: Mapping[str, Any],
+    returned: str,
+    description: str = DESCRIPTION,
+) -> ToolDefinition:
     """Describe the service as a tool that an agent calls.
 
     Args:
         environment: IVCAP_SERVICE_ID, unless the identifier is filled in later.
         name: of the service.
-        request: what it takes.
+        schema: of the request.
         returned: name of what it returns.
+        description: for agents.
 
     Returns:
         The aspect by which the platform's `ivcap mcp` lists tools. Its parameters leave `$schema` out, since the
         interfaces of language models refuse names with a dollar sign.
     """
     name = name.replace("-", "_")
-    schema = request_schema(request)
     parameters = {each: told for each, told in schema["properties"].items() if not each.startswith("$")}
     signature = ", ".join(
         f"{each}: {_type_of(told)}" + ("" if each in schema["required"] else f" = {told.get('default')!r}")
@@ -207,7 +252,7 @@ def tool_from(environment: Mapping[str, str], name: str, request: type[BaseModel
         id=f"urn:sd-core:ai-tool.{name}",
         name=name,
         service_id=environment.get("IVCAP_SERVICE_ID", SERVICE_ID_PLACEHOLDER),
-        description=DESCRIPTION,
+        description=description,
         fn_signature=f"{name}({signature}) -> {returned}",
         fn_schema={**schema, "properties": parameters},
     )

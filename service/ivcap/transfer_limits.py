@@ -75,11 +75,11 @@ def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
     settings: dict[str, Any] = {}
     for variable, name in _SETTINGS.items():
         if variable in environment:
-            settings[name] = _number(variable, environment[variable], whole=name == "retries")
+            settings[name] = number_from(variable, environment[variable], whole=name == "retries")
     return replace(RetryPolicy(), **settings)
 
 
-def _number(variable: str, given: str, *, whole: bool) -> float:
+def number_from(variable: str, given: str, *, whole: bool) -> float:
     try:
         number = int(given) if whole else float(given)
     except ValueError as error:
@@ -154,7 +154,7 @@ def sizes_from(environment: Mapping[str, str]) -> Sizes:
     1000
     """
     given = {
-        name: Allowance(int(_number(variable, environment[variable], whole=True)), f"raise {variable}")
+        name: Allowance(int(number_from(variable, environment[variable], whole=True)), f"raise {variable}")
         for name, variable in _SIZES.items()
         if variable in environment
     }

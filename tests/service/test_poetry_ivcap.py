@@ -6,6 +6,8 @@ Its commands `ivcap` and `docker` are stand-ins that look at what they are given
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -31,6 +35,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 SERVICE_SCHEMA = "urn:ivcap:schema.service.2"
 TOOL_SCHEMA = "urn:sd-core:schema.ai-tool.1"
 CPU, GPU = "paddleseg_dual_runtime_amd64", "paddleseg_dual_runtime_gpu_amd64"
+LAMBDA = "paddleseg_dual_runtime_lambda_amd64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +193,49 @@ def test_the_service_for_gpus_has_a_project_of_its_own(clone: Clone) -> None:
     assert (entity, tool["name"]) == (service, "infer_with_paddle_paddle_gpu")
 
 
-def test_both_projects_have_one_version() -> None:
-    gpu = tomllib.loads((ROOT / "deploy" / "gpu" / "pyproject.toml").read_text())["project"]
-    assert (gpu["version"], gpu["requires-python"]) == (PROJECT["version"], PROJECT["requires-python"])
+@pytest.mark.long
+def test_the_service_for_single_pictures_has_a_project_of_its_own(clone: Clone, bundle: Path) -> None:
+    for command in ("docker-publish", "service-register", "tool-register"):
+        clone.ivcap("-P", "deploy/lambda", "ivcap", command)
+    service, described = clone.aspect(SERVICE_SCHEMA)
+    assert described["name"] == "infer-with-paddle-paddle-lambda"
+    assert described["controller-schema"] == "urn:ivcap:schema.service.rest.1"
+    controller = described["controller"]
+    assert controller["path"] == "/"
+    assert controller["image"].endswith(f"/{LAMBDA}:{clone.commit}")
+    assert controller["command"] == ["python", "-m", "service.lambda_server"]
+    assert described["request-schema"]["required"] == ["model", "image"]
+    assert "images" not in described["request-schema"]["properties"]
+    entity, tool = clone.aspect(TOOL_SCHEMA)
+    assert (entity, tool["name"]) == (service, "infer_with_paddle_paddle_lambda")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    run = ("-P", "deploy/lambda", "ivcap", "docker-run", "--", "--model", str(bundle), "--port", port)
+    with clone.start(*run) as container:
+        answer = upload(f"http://127.0.0.1:{port}/masks", painted(RED, GREEN), container)
+        assert mask_of(answer)[0] == [0] * 12 + [1] * 12
+        container_pid = int((clone.state / "container").read_text())
+        os.kill(container_pid, signal.SIGTERM)
+        said, _ = container.communicate(timeout=60)
+    assert "ERROR" not in said
+
+
+def upload(address: str, picture: bytes, container: "subprocess.Popen[str]") -> bytes:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urlopen(address, picture, timeout=60) as answer:  # noqa: S310 - an address of this machine
+                return answer.read()
+        except URLError:
+            assert container.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("variant", ["gpu", "lambda"])
+def test_all_projects_have_one_version(variant: str) -> None:
+    project = tomllib.loads((ROOT / "deploy" / variant / "pyproject.toml").read_text())["project"]
+    assert (project["version"], project["requires-python"]) == (PROJECT["version"], PROJECT["requires-python"])
 
 
 @pytest.mark.long

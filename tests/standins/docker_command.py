@@ -42,6 +42,7 @@ def _run(state: Path, arguments: list[str]) -> int:
     parser.add_argument("--platform", required=True, choices=["linux/amd64"])
     parser.add_argument("-e", "--env", action="append", default=[])
     parser.add_argument("-v", "--volume", required=True)
+    parser.add_argument("-p", "--publish")
     parser.add_argument("image")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
@@ -61,8 +62,12 @@ def _run(state: Path, arguments: list[str]) -> int:
         "TMPDIR": str(state),
         **dict(each.split("=", 1) for each in given.env),
     }
+    if given.publish is not None and not re.fullmatch(r"127\.0\.0\.1:(\d+):\1", given.publish):
+        sys.exit(f"docker: {given.publish} lets others than this machine in, or leads to another port")
     command = [interpreter, script.replace("/app", image["context"], 1), *given.arguments]
-    return subprocess.run(command, cwd=host, env=environment, check=False).returncode
+    with subprocess.Popen(command, cwd=host, env=environment) as container:
+        (state / "container").write_text(str(container.pid))
+    return container.returncode
 
 
 def _main(state: Path, arguments: list[str]) -> int:

@@ -1,0 +1,452 @@
+"""The entry point of requests over HTTP, one picture each, on the platform's library for lambda services.
+
+- `POST /`, `GET /jobs/{job}`, `GET /`: the platform's way, by its library. The request is that of a job, with one
+  image that is an artifact; an answer that takes longer than five seconds is fetched later.
+- `POST /masks` and `POST /results`: for people without the platform. The body is the picture, the parameters stand in
+  the address, the model is the server's own (`--model`). The answer is the file of the mask, or all results as JSON.
+- `GET /healthz`: whether the server takes requests, and how many it has.
+
+One request runs at a time; the others wait, up to a limit, and those beyond it are turned away with status 429. On
+SIGTERM no request is taken any more, and those that were taken are finished.
+
+Settings for whoever runs it: those of `service.job` and `service.ivcap.uploads`; PSEG_LAMBDA_HOST is the address to
+listen at, 127.0.0.1 unless set, as container images do.
+"""
+
+# The platform's library looks at the annotations themselves: they must not be postponed in this file.
+
+# The platform's library states few types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from threading import Event, Semaphore
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from ivcap_lambda import add_tool_api_route, start_lambda_server
+from ivcap_lambda.builder import ErrorModel, ToolOptions, tools
+from ivcap_lambda.server import get_fast_app
+from ivcap_lambda.service_definition import create_rest_service_definition
+from ivcap_service import JobContext, Service, set_service_log_config
+from pydantic import model_validator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine import EngineError, OptionError, Predictor
+from engine.errors import message_of
+from service.ivcap.description import DESCRIPTION, EXAMPLE, completed, request_schema, tool_from
+from service.ivcap.items import LocalItem
+from service.ivcap.names import ARTIFACT_URN, is_platform_urn
+from service.ivcap.platform_job import ExitStatus
+from service.ivcap.redaction import without_secrets
+from service.ivcap.transport import limited_requests
+from service.ivcap.uploads import (
+    SegmentedUpload,
+    UploadLimits,
+    UploadRequest,
+    build_upload_request,
+    segment_upload,
+    upload_limits_from,
+)
+from service.job import VARIANT, JobRequest, JobResult, Worker, open_worker, prepared, require_done, result_of
+from service.request import PredictRequest
+
+_log = logging.getLogger("service.lambda_server")
+_Answer = TypeVar("_Answer")
+_RECORD_BYTES = 1 << 20
+_KEPT_RESULTS, _KEPT_S = 256, 3600
+_LEFT_OUT = ("images", "shard")
+_UPLOADS = ("/masks", "/results")
+_DESCRIPTION = f"Takes one image per request; for many images there is another service.\n\n{DESCRIPTION}"
+_PICTURE_EXAMPLE = {"model": EXAMPLE["model"], "image": EXAMPLE["images"][0]}
+
+
+class QueueFullError(EngineError):
+    """As many requests run and wait as the server takes."""
+
+
+class TooLargeError(EngineError):
+    """A body is larger than the server takes."""
+
+
+class BoundedExecutor(ThreadPoolExecutor):
+    """One thread, and a limited number of places for what runs and waits."""
+
+    def __init__(self, places: int) -> None:
+        """Offer places."""
+        super().__init__(1, "segment")
+        self.places = places
+        self._free = Semaphore(places)
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self.places - self._free._value  # pyright: ignore[reportAttributeAccessIssue]
+
+    def take_place(self) -> None:
+        """Take a place for what is submitted later.
+
+        Raises:
+            QueueFullError: there is none.
+        """
+        if not self._free.acquire(blocking=False):
+            raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
+
+    def give_place_back(self, _: object = None) -> None:
+        """Give a place back."""
+        self._free.release()
+
+    def submit_to_place(self, task: Callable[[], _Answer]) -> "Future[_Answer]":
+        """Submit a task, for which whoever calls has a place and gives it back."""
+        return super().submit(task)
+
+    def submit(self, fn: Callable[..., _Answer], /, *args: Any, **kwargs: Any) -> "Future[_Answer]":  # noqa: ANN401 - as in the library
+        """Submit a task to a place of its own.
+
+        Raises:
+            QueueFullError: there is none.
+        """
+        self.take_place()
+        future = self.submit_to_place(partial(fn, *args, **kwargs))
+        future.add_done_callback(self.give_place_back)
+        return future
+
+
+class PictureRequest(JobRequest):
+    """Segment one image with a PaddleSeg model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_one_artifact(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            raise OptionError("the request is no JSON object")
+        wrong = [f"{name}: one picture per request: give image" for name in _LEFT_OUT if name in given]
+        for name in ("model", "image"):
+            if name in given and not is_platform_urn(str(given[name]), ARTIFACT_URN):
+                wrong.append(f"{name}: it is no artifact: give a URN that begins with {ARTIFACT_URN}")
+        if not wrong and not (os.environ.get("IVCAP_URL") or os.environ.get("IVCAP_BASE_URL")):
+            wrong.append("this server has no platform to read artifacts from: POST the picture itself to /masks")
+        if wrong:
+            raise OptionError("\n".join(wrong))
+        return given
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Pictures that are artifacts of the platform.
+
+    Attributes:
+        worker: does the jobs.
+    """
+
+    worker: Worker
+
+    def segment(self, request: PictureRequest, context: JobContext) -> JobResult:
+        """Segments one image with a PaddleSeg model and publishes its mask and the cover of every class."""
+        try:
+            return self.worker.segment(request, context)
+        except EngineError as error:
+            # The library answers this with status 400, and all others with a trace.
+            raise ValueError(without_secrets(message_of(error))) from None
+        except Exception:
+            _log.exception("%s broke off", context.job_id)
+            raise RuntimeError("the request broke off, see the log of the server") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """Pictures that are the bodies of requests.
+
+    Attributes:
+        worker: holds the open model, and the folder for pictures.
+        executor: its one thread does everything with the model.
+        limits: of pictures and time.
+        model: the bundle.
+    """
+
+    worker: Worker
+    executor: BoundedExecutor
+    limits: UploadLimits
+    model: LocalItem
+
+    def open_ahead(self) -> None:
+        """Open the model before the first picture comes, so that what is wrong with it is known at once.
+
+        Raises:
+            EngineError: it cannot be opened.
+        """
+
+        def opened() -> None:
+            with self._open_model(self._request({}).predict_request()):
+                pass
+
+        self.executor.submit(opened).result()
+
+    async def answered(self, request: Request, answer: Callable[[SegmentedUpload], Response]) -> Response:
+        """Segment the picture of a request.
+
+        Args:
+            request: its body is the picture, its query are the parameters.
+            answer: makes the answer of what became of it.
+
+        Raises:
+            EngineError: the request is wrong, or there is no place for it.
+            TimeoutError: it took too long.
+        """
+        self.executor.take_place()
+        folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
+        ended: Callable[[object], None] = partial(self._end, folder)
+        async with asyncio.timeout(self.limits.answer_s):
+            try:
+                asked = self._request(_parameters(request))
+                await _receive(request, folder / "upload", self.limits.upload_bytes)
+            except BaseException:
+                ended(None)
+                raise
+            future = self.executor.submit_to_place(partial(self._segmented, folder / "upload", asked, answer))
+            # Also of a request that nobody waits for any more: the network cannot be interrupted.
+            future.add_done_callback(ended)
+            return await asyncio.wrap_future(future)
+
+    def _end(self, folder: Path, _: object) -> None:
+        rmtree(folder, ignore_errors=True)
+        self.executor.give_place_back()
+
+    def _request(self, parameters: Mapping[str, str]) -> UploadRequest:
+        return build_upload_request(parameters, self.model.name.label, self.limits.pixels)
+
+    def _segmented(self, path: Path, asked: UploadRequest, answer: Callable[[SegmentedUpload], Response]) -> Response:
+        segmented = segment_upload(path, asked, self._open_model, self.worker.stop)
+        outcome = segmented.outcome
+        if outcome.failed:
+            return _told(HTTPStatus.UNPROCESSABLE_ENTITY, outcome.failed[0].reason)
+        if outcome.refused or not outcome.problems:
+            require_done(outcome, segmented.summary(asked.model))
+            return answer(segmented)
+        status = HTTPStatus.UNPROCESSABLE_ENTITY if outcome.published else HTTPStatus.INTERNAL_SERVER_ERROR
+        return _told(status, "\n".join(outcome.problems))
+
+    @contextmanager
+    def _open_model(self, options: PredictRequest) -> Generator[Predictor]:
+        predictor, _ = self.worker.models.predictor(self.model, options, ())
+        yield predictor
+
+
+def _parameters(request: Request) -> dict[str, str]:
+    given = request.query_params.multi_items()
+    parameters = {name.replace("_", "-"): value for name, value in given}
+    if len(parameters) < len(given):
+        raise OptionError("a parameter is given more than once")
+    return parameters
+
+
+async def _receive(request: Request, path: Path, most_bytes: int) -> None:
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise OptionError("the body is a form: send the picture alone, as `curl --data-binary @picture.jpg` does")
+    received = 0
+    with path.open("wb") as file:
+        async for part in _parts(request, most_bytes):
+            received += file.write(part)
+    if received == 0:
+        raise OptionError("the body is empty: send the picture, as `curl --data-binary @picture.jpg` does")
+
+
+async def _parts(request: Request, most_bytes: int) -> AsyncGenerator[bytes]:
+    stated, received = request.headers.get("content-length", ""), 0
+    if not (stated.isdecimal() and int(stated) > most_bytes):
+        async for part in request.stream():
+            received += len(part)
+            if received > most_bytes:
+                break
+            yield part
+        else:
+            return
+    raise TooLargeError(f"the body has more than {most_bytes} bytes, the most that is taken")
+
+
+def _mask(segmented: SegmentedUpload) -> Response:
+    return Response(segmented.mask.content, media_type=segmented.mask.mime_type)
+
+
+def _results(model: str, segmented: SegmentedUpload) -> Response:
+    result = result_of(segmented.summary(model))
+    return Response(result.model_dump_json(by_alias=True), media_type="application/json")
+
+
+def _told(status: HTTPStatus, text: str) -> Response:
+    headers = {"Retry-After": "1"} if status is HTTPStatus.TOO_MANY_REQUESTS else None
+    return PlainTextResponse(without_secrets(text) + "\n", status, headers)
+
+
+_STATUSES: Mapping[type[Exception], HTTPStatus] = {
+    QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    """The answer to what is wrong with a request: lines for people, or for the platform what its library answers."""
+    text = message_of(error)
+    if isinstance(error, TimeoutError):
+        text = "there was no answer in time: send a smaller picture, or try again later"
+    if isinstance(error, RequestValidationError):
+        text = "\n".join(_line(each) for each in error.errors())
+    status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
+    answer = _told(status, text)
+    if request.url.path in _UPLOADS:
+        return answer
+    told = ErrorModel(message=without_secrets(text), code=status)
+    return JSONResponse(told.model_dump(), status, {"Retry-After": "1"} if "retry-after" in answer.headers else None)
+
+
+def _line(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']}"
+    # Behind `body`, which is all that comes this way.
+    where = ".".join(map(str, error["loc"][1:]))
+    return f"{where}: {error['msg']}" if isinstance(error["loc"][-1], str) and where else str(error["msg"])
+
+
+class LimitedBodies:
+    """Takes the bodies of the platform's requests, which are JSON, whole and within limits; uploads pass."""
+
+    def __init__(self, app: ASGIApp, limits: UploadLimits) -> None:
+        """Stand in front of an application."""
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] in _UPLOADS:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                body = b"".join([part async for part in _parts(request, _RECORD_BYTES)])
+        except (TooLargeError, TimeoutError) as error:
+            await _refused(request, error)(scope, receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, replay, send)
+
+
+def _add_uploads(app: FastAPI, uploads: Uploads | None) -> None:
+    async def mask(request: Request) -> Response:
+        return await known(uploads).answered(request, _mask)
+
+    async def results(request: Request) -> Response:
+        door = known(uploads)
+        return await door.answered(request, partial(_results, door.model.name.label))
+
+    def known(uploads: Uploads | None) -> Uploads:
+        if uploads is None:
+            raise OptionError("this server has no model for uploads: start it with --model")
+        return uploads
+
+    for path, answer, summary in (
+        ("/masks", mask, "Segments the picture in the body; answers with the file of its mask."),
+        ("/results", results, "Segments the picture in the body; answers with all results as JSON."),
+    ):
+        app.add_api_route(path, answer, methods=["POST"], summary=summary, tags=["Uploads"], response_model=None)
+
+
+def _arguments(
+    service: Service,
+    artifacts: Artifacts,
+    offer_uploads: Callable[[Path | None], None],
+    parser: argparse.ArgumentParser,
+) -> argparse.Namespace:
+    parser.set_defaults(host=os.environ.get("PSEG_LAMBDA_HOST", "127.0.0.1"))
+    parser.add_argument("--model", type=Path, help="bundle for the pictures that are sent to /masks and /results")
+    given = parser.parse_args()
+    schema = request_schema(PictureRequest, _PICTURE_EXAMPLE)
+    for name in _LEFT_OUT:
+        del schema["properties"][name]
+    schema["required"] = ["model", "image"]
+    described: dict[str, Any] | None = None
+    if given.print_service_description:
+        definition = create_rest_service_definition(service, artifacts.segment, path="/")
+        described = completed(definition, VARIANT, schema, _DESCRIPTION)
+    elif given.print_tool_description:
+        tool = tool_from(os.environ, service.name, schema, JobResult.__name__, _DESCRIPTION)
+        described = tool.model_dump(by_alias=True)
+    if described is not None:
+        # What hides secrets in all other output takes the signature of a function for that of an address.
+        print(json.dumps(described, indent=2), file=sys.__stdout__)
+        sys.exit(ExitStatus.DONE)
+    try:
+        offer_uploads(given.model)
+    except EngineError as error:
+        _log.error("%s", error)
+        sys.exit(ExitStatus.WRONG_REQUEST)
+    return given
+
+
+def main() -> None:
+    """Run the server."""
+    service, policy, sizes = prepared("service.lambda_server")
+    service = service.model_copy(update={"name": f"{service.name}-lambda"})
+    try:
+        limits = upload_limits_from(os.environ)
+    except OptionError as error:
+        _log.error("%s", error)
+        sys.exit(ExitStatus.WRONG_REQUEST)
+    # The server's library would replace what hides secrets.
+    set_service_log_config({"version": 1, "incremental": True})
+    with (
+        limited_requests(policy, sizes),
+        open_worker(policy, sizes, Event()) as worker,
+        BoundedExecutor(limits.places) as executor,
+    ):
+        artifacts, app = Artifacts(worker), get_fast_app()
+        cache = {"job_cache_size": _KEPT_RESULTS, "job_cache_ttl": _KEPT_S}
+        options = ToolOptions.model_validate({"executor_opts": cache})
+        # The library's type of workers is not that of those it documents.
+        add_tool_api_route(app, "/", artifacts.segment, opts=options)  # pyright: ignore[reportArgumentType]
+        # The library's own has no limit.
+        tools[-1].executor.thread_pool = executor
+        for kind in (EngineError, RequestValidationError, TimeoutError):
+            app.add_exception_handler(kind, _refused)
+        app.add_middleware(LimitedBodies, limits=limits)
+
+        @app.get("/healthz", tags=["System"])
+        def health() -> dict[str, object]:  # pyright: ignore[reportUnusedFunction]
+            return {"status": "ready", "version": service.version, "taken": executor.taken, "places": executor.places}
+
+        def offer_uploads(model: Path | None) -> None:
+            uploads = None if model is None else Uploads(worker, executor, limits, LocalItem(model))
+            if uploads is not None:
+                uploads.open_ahead()
+            _add_uploads(app, uploads)
+
+        start_lambda_server(
+            service,
+            custom_args=partial(_arguments, service, artifacts, offer_uploads),
+            run_opts={"timeout_graceful_shutdown": math.ceil(limits.answer_s)},
+        )
+
+
+if __name__ == "__main__":
+    main()
