@@ -79,6 +79,7 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 wheel: $(VENV)/runtime ## build the project as one wheel, for pip, in dist/
 	rm -rf build/lib build/bdist.*
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build/lib build/bdist.*
 
 # For a machine without a network, with the Python and the kind of processor of this one (docs/install.md).
 wheelhouse: wheel ## pack the project with all that it requires (or REQUIREMENTS=...) into WHEELHOUSE

@@ -538,17 +538,27 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, stat
         ConversionError: the destination cannot be written.
     """
     folder = f"onnx/{conversion.model.precision}"
-    certificate = _certificate_json(conversion.certificate)
+    added = {
+        f"{folder}/model.onnx": conversion.model.path,
+        f"{folder}/{CERTIFICATE}": _certificate_json(conversion.certificate),
+        **({} if statistics is None else {STATISTICS_NAME: statistics}),
+    }
+    write_copy(bundle, added, destination)
+
+
+def write_copy(bundle: Bundle, added: Mapping[str, Path | bytes], destination: Path) -> None:
+    """Write a copy of a bundle that holds further files, or others of the same names.
+
+    Args:
+        bundle: an open bundle; it is not changed.
+        added: member name to file or content.
+        destination: the archive to write; replaced in one step.
+
+    Raises:
+        ConversionError: the destination cannot be written.
+    """
     try:
-        pack(
-            {
-                **packed_files(bundle),
-                f"{folder}/model.onnx": conversion.model.path,
-                f"{folder}/{CERTIFICATE}": certificate,
-                **({} if statistics is None else {STATISTICS_NAME: statistics}),
-            },
-            destination,
-        )
+        pack({**packed_files(bundle), **added}, destination)
     except OSError as error:
         raise ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file") from error
 

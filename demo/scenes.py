@@ -620,26 +620,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=900_000, help="seed of the first picture; the next ones count up")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=768)
-    parser.add_argument("--labels", action="store_true", help="write the labels too, as palette PNG")
+    parser.add_argument("--labels", action="store_true", help="write the labels, too, as palette PNG in labels/")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write pictures as ``scene_SEED.jpg`` and, if asked, labels as ``scene_SEED.labels.png``.
+    """Write pictures as ``scene_SEED.jpg`` and, if asked, labels as ``labels/scene_SEED.png``.
 
     Args:
         arguments: The command line without the program's name; the process's own if None.
     """
     options = _parse(arguments)
     folder: Path = options.out
-    folder.mkdir(parents=True, exist_ok=True)
+    labels_folder = folder / "labels"
+    (labels_folder if options.labels else folder).mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.count):
         scene = render_scene(seed, options.width, options.height)
         Image.fromarray(scene.image).save(folder / f"scene_{seed}.jpg", quality=90, optimize=True)
         if options.labels:
             labels = Image.fromarray(scene.labels, mode="P")
             labels.putpalette([channel for color in LABEL_COLORS for channel in color])
-            labels.save(folder / f"scene_{seed}.labels.png", optimize=True)
+            labels.save(labels_folder / f"scene_{seed}.png", optimize=True)
         print(f"{folder / f'scene_{seed}.jpg'}")
 
 

@@ -108,7 +108,7 @@ def calibration_error(pixels: ScoredPixels, temperature: float) -> float:
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     sums = (np.bincount(bins, each, minlength=_BINS) for each in (confidence, right))
     stated, hit = sums
-    return float(np.abs(stated - hit).sum() / len(right))
+    return round(float(np.abs(stated - hit).sum() / len(right)), 6)
 
 
 def _joined(pictures: Sequence[ScoredPixels]) -> ScoredPixels:

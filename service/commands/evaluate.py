@@ -1,7 +1,7 @@
 """`pseg evaluate`: a bundle's masks against labels, and against another bundle's, runtime's or precision's."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from csv import writer
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.accuracy.annotation_files import list_annotations, read_annotations
-from benchmarks.accuracy.evaluation import Evaluation, Score, read_labelled, require_labelled_classes
+from benchmarks.accuracy.evaluation import Evaluation, LabelledImage, Score, read_labelled, require_labelled_classes
 from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
 from benchmarks.accuracy.labels import (
     LabelledFiles,
@@ -23,6 +23,9 @@ from benchmarks.accuracy.labels import (
     parse_label_names,
     parse_label_values,
 )
+from benchmarks.accuracy.reliability import fit_temperature, scored_pixels
+from converters.conversion import write_copy
+from converters.exporting.packing import require_bundle_name
 from engine import (
     OptionError,
     Precision,
@@ -37,6 +40,7 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
+from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, BandOptions, OutputOptions
@@ -46,8 +50,10 @@ from service.commands.terminal import (
     messages,
     print_json,
     results_console,
+    say,
     shown,
     table_written,
+    tell,
 )
 from service.request import (
     THE_BUNDLE,
@@ -140,6 +146,12 @@ class _LabelOptions(Options):
         "their inclusion probabilities.",
         metavar="CSV",
     )
+    fit_temperature: Path | None = option(
+        None,
+        "Fit a temperature, by which the confidence becomes the share of right pixels, and write a copy of the bundle "
+        "that holds it.",
+        metavar="BUNDLE",
+    )
 
     def names(self, classes: Sequence[SegmentationClass]) -> LabelNames:
         """Which class a label stands for.
@@ -186,7 +198,12 @@ def evaluate(
     paths = list_images(images or []) if sample is None else [row.image for row in sample]
     pairs = match_masks(paths, list_images(masks)) if masks else _annotated(paths, labels.annotations)
     require_apart(
-        written_by({"--csv": None if output.csv == STANDARD_OUTPUT else output.csv}),
+        written_by(
+            {
+                "--csv": None if output.csv == STANDARD_OUTPUT else output.csv,
+                "--fit-temperature": labels.fit_temperature,
+            }
+        ),
         {
             THE_BUNDLE: [source for source, _ in columns],
             "one of the images": [each.image for each in pairs],
@@ -196,7 +213,10 @@ def evaluate(
     )
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
-    evaluation, provenances = _evaluate(columns, pairs, labels, caches_at(cache_dir))
+    if labels.fit_temperature is not None:
+        require_bundle_name(labels.fit_temperature)
+        require_writable_file(labels.fit_temperature)
+    evaluation, provenances, temperature = _evaluate(columns, pairs, labels, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
     accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
@@ -205,11 +225,14 @@ def evaluate(
         if output.csv is not None:
             write_table(_image_table(evaluation))
         if output.json_lines:
-            print_json(_record(evaluation, sources, provenances, accuracies))
+            record = _record(evaluation, sources, provenances, accuracies)
+            print_json(record if temperature is None else {**record, "calibration": asdict(temperature)})
         else:
             _show(evaluation, sources, provenances)
             if accuracies:
                 _show_accuracy(accuracies[0], evaluation.classes)
+            if temperature is not None:
+                _show_temperature(temperature)
 
 
 def _annotated(images: Sequence[Path], annotations: Sequence[str]) -> list[LabelledFiles]:
@@ -222,7 +245,7 @@ def _evaluate(
     pairs: Sequence[LabelledFiles],
     labels: _LabelOptions,
     caches: Caches,
-) -> tuple[Evaluation, list[Provenance]]:
+) -> tuple[Evaluation, list[Provenance], Temperature | None]:
     limits, bands = columns[0][1].images, labels.pictures.bands
 
     def read(path: Path) -> SourceImage:
@@ -232,10 +255,20 @@ def _evaluate(
         predictors = [opened.enter_context(open_session(source, request, caches)) for source, request in columns]
         for predictor in predictors:
             require_named_bands(bands, predictor.bands)
-        tracked = track(pairs, "evaluating", console=messages(), transient=True, disable=not messages().is_terminal)
         names = labels.names(predictors[0].bundle.classes)
-        evaluation = evaluate_predictors(predictors, read_labelled(tracked, read, labels.label_values, names))
-        return evaluation, [predictor.provenance for predictor in predictors]
+
+        def labelled(step: str) -> Iterator[LabelledImage]:
+            tracked = track(pairs, step, console=messages(), transient=True, disable=not messages().is_terminal)
+            return read_labelled(tracked, read, labels.label_values, names)
+
+        if labels.fit_temperature is not None:
+            predictors[0].score_scale()  # refuses networks that state no confidence, before there is work to lose
+        evaluation = evaluate_predictors(predictors, labelled("evaluating"))
+        temperature = None
+        if labels.fit_temperature is not None:
+            temperature = fit_temperature([*scored_pixels(predictors[0], labelled("fitting the temperature"))])
+            write_copy(predictors[0].bundle, {TEMPERATURE_NAME: temperature.to_json()}, labels.fit_temperature)
+        return evaluation, [predictor.provenance for predictor in predictors], temperature
 
 
 def _record(
@@ -363,6 +396,15 @@ def _estimate_cells(estimate: Estimate) -> tuple[str, str, str]:
     if estimate.standard_error is None or estimate.low is None or estimate.high is None:
         return f"{estimate.mean:z.4f}", "", "none: one picture of a stratum"
     return f"{estimate.mean:z.4f}", f"{estimate.standard_error:.4f}", f"{estimate.low:z.4f} to {estimate.high:z.4f}"
+
+
+def _show_temperature(found: Temperature) -> None:
+    tell(
+        f"temperature {found.temperature:g}, from {found.fitted_pictures} pictures; expected calibration error on the "
+        f"other {found.tested_pictures}: {found.error_before:.2%}, with the temperature {found.error_after:.2%}"
+    )
+    if found.error_after >= found.error_before:
+        say("the temperature gains nothing on pictures that it was not fitted on: use the bundle without it")
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:

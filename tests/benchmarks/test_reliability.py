@@ -4,6 +4,8 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -40,7 +42,7 @@ def test_a_known_temperature_is_found(true_temperature: float) -> None:
     def loss(temperature: float) -> float:
         return -float(np.take_along_axis(log_softmax(logits / temperature, axis=1), labels[:, np.newaxis], 1).mean())
 
-    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
+    best: Any = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
     assert found.temperature == pytest.approx(best.x, rel=1e-3)
 
 

@@ -311,3 +311,47 @@ def test_samples_and_labels_that_say_nothing_are_refused(
     )
     told = refusal(bundle, "--sample", sample, *folders[2:], "--allow-missing-classes")
     assert "only 1 of 2 pictures of the sample have a pixel that is judged" in told
+
+
+def test_a_temperature_is_fitted_kept_in_a_copy_and_used(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    for number in range(12):
+        classes = random.integers(0, 3, (6, 6))
+        picture(tmp_path / "images" / f"{number}.png", classes.tolist())
+        wrong = random.random(classes.shape) < 0.1
+        mask(tmp_path / "masks" / f"{number}.png", np.where(wrong, (classes + 1) % 3, classes).tolist())
+    original, copy = bundle_folder(tmp_path / "bundle"), tmp_path / "copy.tgz"
+    labelled = ("--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    found = evaluated(original, *labelled, "--fit-temperature", copy)["calibration"]
+    assert (found["fitted_pictures"], found["tested_pictures"]) == (6, 6)
+    assert found["error_after"] < found["error_before"]
+
+    def confidence(bundle: Path, out: Path, *more: object) -> dict[str, Any]:
+        words = ("predict", bundle, tmp_path / "images" / "0.png", "--out", out, "--save", "confidence", "--json")
+        done = CliRunner().invoke(cli.app, list(map(str, (*words, *more))), catch_exceptions=False)
+        assert done.exit_code == ExitStatus.DONE, done.stderr
+        return json.loads(done.stdout)
+
+    before, after = confidence(original, tmp_path / "o"), confidence(copy, tmp_path / "c")
+    # Every second picture was not fitted on; of all squares about 90 % are right, and the confidence says so.
+    assert abs(after["confidence"]["mean"] - 0.9) < 0.05 < abs(before["confidence"]["mean"] - 0.9)
+    assert after["provenance"]["measuring"] == {"temperature": found["temperature"]}
+    assert after["provenance"]["bundle"] == before["provenance"]["bundle"]
+    # No confidence of another temperature is taken for this one's.
+    again = CliRunner().invoke(
+        cli.app, ["predict", str(copy), str(tmp_path / "images" / "0.png"), "--out", str(tmp_path / "o")]
+    )
+    assert again.exit_code == ExitStatus.WRONG_REQUEST
+    (original / "temperature.json").write_text('{"temperature": 0}')
+    refused = CliRunner().invoke(
+        cli.app, ["predict", str(original), str(tmp_path / "images" / "0.png"), "--save", "confidence"]
+    )
+    assert refused.exit_code == ExitStatus.UNUSABLE_MODEL
+    assert "temperature.json cannot be used" in refused.stderr
+
+
+def test_a_temperature_needs_scores_and_a_name_for_the_copy(folders: tuple[object, ...], tmp_path: Path) -> None:
+    bundle = bundle_folder(tmp_path / "bundle")
+    assert "too few" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.tgz")
+    assert "copy.zip" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.zip")
+    assert not (tmp_path / "copy.tgz").exists()
