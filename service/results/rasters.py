@@ -24,7 +24,7 @@ from engine import (
 )
 from engine.bundle.bundle import SegmentationClass
 from engine.cover.options import CleanupOptions
-from engine.images import Capture, SourceImage, read_image
+from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, SourceImage, read_image
 from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -49,6 +49,7 @@ from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling
 from engine.rasters.tiling import Tiling
 from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import MaskSize
 from engine.segmentation.steps import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
@@ -550,6 +551,11 @@ def require_rasters_possible(
 
     cut = list(filter(cuts, tasks))
     _require_effect(tiles, whole, any_cut=bool(cut) or any(map(cuts, whole)))
+    shrinks = request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}
+    if shrinks and whole and not tiles.tile and all(map(cuts, whole)):
+        raise OptionError(
+            "every image of this run is a raster, which is not shrunk: leave it out", option="max_img_size"
+        )
     rasters = [task for task in cut if tiff_size(task.path) is not None]
     if not rasters:
         return
@@ -587,6 +593,8 @@ def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
     """Options that a raster has no effect of, and why."""
     if request.cover.region.roi is not None:
         yield "roi", "in which no region is measured: cut the area out of it first, or leave roi out"
+    if request.masks.mask_size is not MaskSize.ORIGINAL:
+        yield "mask_size", "whose mask has its full size: leave mask-size out, or ask for as-photograph"
     asked = request.cover.cleanup.values()
     for name, usual in CleanupOptions().values().items():
         if asked[name] != usual:
@@ -595,6 +603,8 @@ def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
 
 
 def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], *, any_cut: bool) -> None:
+    if tiles.as_photograph and tasks and not any(is_georeferenced(each.path, each.page or 1) for each in tasks):
+        raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     for name, value in tiles.values().items():
         if name in TILE_OPTIONS and value is not None and tasks and not any_cut:
             raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)

@@ -235,7 +235,8 @@ def test_profile_written_before_streams_has_one(tmp_path: Path) -> None:
 
 
 def test_a_profile_leaves_tf32_to_the_user() -> None:
-    request = RuntimeRequest(tuned=PROFILE, gpu=GpuOptions(allow_tf32=True))
+    tuned = replace(PROFILE, provider="cuda", precision=Precision.FP32)
+    request = RuntimeRequest(tuned=tuned, gpu=GpuOptions(allow_tf32=True))
     assert request.leaves_all_to_a_profile
     assert {options.gpu.allow_tf32 for options in candidates(request)} == {True}
 
