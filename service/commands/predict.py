@@ -86,6 +86,7 @@ def predict(
     listing = list_tasks(found.images, share, found.subfolders, selection.pages())
     run = PredictRun(bundle, listing, request, tiles, results, session)
     run.require_places()
+    run.require_effect()
     with table_written(results.tables.csv) as write_table:
         complete = run.complete(write_table)
     if not complete:
@@ -128,6 +129,14 @@ class PredictRun:
             if asked is not None:
                 require_writable_file(asked)
         require_inputs_kept(self.listing.tasks, out, self.request.save)
+
+    def require_effect(self) -> None:
+        """What is asked of photographs or of rasters is asked of a run that has some of them."""
+        tasks = self.listing.tasks
+        if self.tiles.as_photograph or any(is_tiff(task.path) for task in tasks):
+            from service.results.rasters import require_effect
+
+            require_effect(tasks, self.request, self.tiles)
 
     def complete(self, write_table: Callable[[bytes], None]) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""

@@ -551,11 +551,6 @@ def require_rasters_possible(
 
     cut = list(filter(cuts, tasks))
     _require_effect(tiles, whole, any_cut=bool(cut) or any(map(cuts, whole)))
-    shrinks = request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}
-    if shrinks and whole and not tiles.tile and all(map(cuts, whole)):
-        raise OptionError(
-            "every image of this run is a raster, which is not shrunk: leave it out", option="max_img_size"
-        )
     rasters = [task for task in cut if tiff_size(task.path) is not None]
     if not rasters:
         return
@@ -589,12 +584,32 @@ def require_rasters_possible(
     )
 
 
+def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions) -> None:
+    """Refuse options that act on photographs or on rasters where a run has none of them.
+
+    Args:
+        images: all images that were named, at least one.
+        request: validated parameters.
+        tiles: what is asked of tiles and rasters.
+
+    Raises:
+        OptionError: an option has no effect.
+    """
+    if tiles.as_photograph and not any(is_georeferenced(each.path, each.page or 1) for each in images):
+        raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
+    if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
+        return
+    kept = "every image of this run is a raster, whose mask has full size, and which is not shrunk: leave it out"
+    if request.masks.mask_size is not MaskSize.ORIGINAL:
+        raise OptionError(kept, option="mask_size")
+    if request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}:
+        raise OptionError(kept, option="max_img_size")
+
+
 def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
     """Options that a raster has no effect of, and why."""
     if request.cover.region.roi is not None:
         yield "roi", "in which no region is measured: cut the area out of it first, or leave roi out"
-    if request.masks.mask_size is not MaskSize.ORIGINAL:
-        yield "mask_size", "whose mask has its full size: leave mask-size out, or ask for as-photograph"
     asked = request.cover.cleanup.values()
     for name, usual in CleanupOptions().values().items():
         if asked[name] != usual:
@@ -603,8 +618,6 @@ def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
 
 
 def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], *, any_cut: bool) -> None:
-    if tiles.as_photograph and tasks and not any(is_georeferenced(each.path, each.page or 1) for each in tasks):
-        raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     for name, value in tiles.values().items():
         if name in TILE_OPTIONS and value is not None and tasks and not any_cut:
             raise OptionError("no image of this run is cut into tiles: ask for tile, or leave it out", option=name)

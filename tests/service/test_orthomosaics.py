@@ -132,7 +132,7 @@ def test_options_that_have_no_effect_on_a_photograph_are_refused_at_once(
     ("options", "said"),
     [
         (("--mask-size", "inference"), "--mask-size: "),
-        (("--max-img-size", 1000), "--max-img-size: every image of this run is a raster, which is not shrunk"),
+        (("--max-img-size", 1000), "--max-img-size: every image of this run is a raster"),
     ],
 )
 def test_options_that_have_no_effect_on_a_raster_are_refused_at_once(
