@@ -186,6 +186,13 @@ def test_a_bundle_of_the_first_version_runs_and_its_certificate_is_told_apart(
     assert [each["cover"] for each in record["cover"]] == [0, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("option", [("--size", "64x64"), ("--max-img-size", "-1")])
+def test_what_goes_with_measure_is_refused_without_it(option: tuple[str, str], tmp_path: Path) -> None:
+    outcome = pseg("inspect", bundle_folder(tmp_path / "files"), *option)
+    assert outcome.status == ExitStatus.WRONG_REQUEST
+    assert f"{option[0]}: it goes with measure" in outcome.stderr
+
+
 def test_statistics_are_not_asked_for_where_no_photograph_serves(tmp_path: Path) -> None:
     several = bundle_folder(tmp_path / "five", network=strongest_band_network(bands=5), transforms=[])
     assert (
