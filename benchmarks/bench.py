@@ -13,6 +13,7 @@ from benchmarks.measuring.pictures import Pictures, prepare_pictures
 from benchmarks.measuring.samples import Reference, Results
 from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
+from engine.errors import OptionError
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.images.size import bands_option, require_named_bands
 from engine.runtimes.programs.input_bands import taken_bands
@@ -54,6 +55,11 @@ class BenchRequest(Options):
         minimum=0,
     )
     timeout_s: float = option(TIMEOUT_S, "Seconds that a configuration may take to load, or for one turn.", minimum=1)
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE} and None not in self.axes.sizes:
+            raise OptionError("images of a named size are not shrunk: leave it or size out", option="max_img_size")
 
 
 @dataclass(frozen=True, slots=True)

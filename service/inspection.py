@@ -103,6 +103,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
                 "ends_in": _ending(each),
                 "input_bands": _bands(each),
                 "certificate": _certificate(each),
+                "unread_certificate": _has_unread_certificate(each),
             }
             for each in bundle.onnx
         ],
@@ -175,6 +176,13 @@ def _certificate(model: OnnxModel) -> dict[str, Any] | None:
         "min_class_iou": report.min_class_iou,
         "max_cover_error": report.max_cover_error,
     }
+
+
+def _has_unread_certificate(model: OnnxModel) -> bool:
+    """Whether a certificate lies beside the model that is of another one, or in the form of another version."""
+    from converters.conversion import CERTIFICATE, read_certificate
+
+    return model.path.with_name(CERTIFICATE).is_file() and read_certificate(model) is None
 
 
 def _ending(model: PaddleModel | OnnxModel) -> str | None:

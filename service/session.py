@@ -340,9 +340,10 @@ def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | Non
         return None
     where = str(named) if named is not None else f"{PROFILE_NAME} of {bundle.source}"
     if not network.leaves_all_to_a_profile:
-        # Who names a runtime knows that a bundle's own profile is passed over; who names a profile, too, may not.
-        level = logging.INFO if named is None else logging.WARNING
-        _log.log(level, "%s is not used: the options name what runs the network", where)
+        if named is not None:
+            raise OptionError("it has no effect, because other options name what runs the network", option="profile")
+        # Who names a runtime knows that a bundle's own profile is passed over.
+        _log.info("%s is not used: the options name what runs the network", where)
         return None
     try:
         profile = read_profile(path)

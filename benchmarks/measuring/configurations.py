@@ -230,10 +230,13 @@ def configurations(axes: Axes, bundle: Bundle) -> tuple[Configuration, ...]:
 
     Returns every combination once, in the order of the axes; whether it can run is not known yet.
     """
+    providers = _providers(axes)
+    if set(axes.min_subgraph_sizes) != {DEFAULT_MIN_SUBGRAPH_SIZE} and not any(each.is_tensorrt for each in providers):
+        raise OptionError("it acts on TensorRT: leave it out, or measure a provider of it", option="min_subgraph_size")
     held = (each.precision for each in bundle.onnx)
     precisions = axes.precisions or tuple(dict.fromkeys((Precision.FP32, *held)))
     product = itertools.product(
-        _providers(axes),
+        providers,
         precisions,
         axes.threads or (usable_cores(),),
         axes.streams,

@@ -99,6 +99,8 @@ class Tuning:
         notes: What was not tried, and why.
         reason: Why the choice is what it is; why there is none.
         seconds: How long it took.
+        labelled: Whether labels judged: what is told of IoU and cover is then how much less right masks are than the
+            reference's.
     """
 
     search: Search
@@ -109,6 +111,7 @@ class Tuning:
     notes: tuple[str, ...]
     reason: str
     seconds: float
+    labelled: bool = False
 
 
 def tuning_table(tuning: Tuning) -> Table:
@@ -119,8 +122,8 @@ def tuning_table(tuning: Tuning) -> Table:
     """
     best = front(tuning.search.trials, tuning.goal)
     header = (
-        "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MiB", "min IoU", "cover error", "front",
-        "verdict",
+        "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MiB",
+        *(("IoU kept", "error added") if tuning.labelled else ("min IoU", "cover error")), "front", "verdict",
     )  # fmt: skip
     chosen = tuning.search.chosen
     ordered = sorted(
@@ -285,6 +288,7 @@ def tune(
         notes=tuple(notes),
         reason=_reason(found, request),
         seconds=time.monotonic() - started,
+        labelled=bool(request.labelled),
     )
 
 

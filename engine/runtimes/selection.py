@@ -5,6 +5,7 @@ ONNX Runtime (CPU provider), then Paddle with oneDNN, then Paddle without; on a 
 asked for), then Paddle. Whatever was named explicitly is the only thing tried.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
@@ -158,11 +159,26 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
     Raises:
         OptionError: nothing can honour the request.
     """
-    untuned = _untuned(request)
-    if request.tuned is None:
-        return untuned
-    tuned = replace(request.tuned.options(verbose=request.verbose), gpu=request.gpu)
-    return (tuned, *(each for each in untuned if each != tuned))
+    found = _untuned(request)
+    if request.tuned is not None:
+        tuned = replace(request.tuned.options(verbose=request.verbose), gpu=request.gpu)
+        found = (tuned, *(each for each in found if each != tuned))
+    _require_gpu_options_used(request.gpu, found)
+    return found
+
+
+def _require_gpu_options_used(gpu: GpuOptions, found: Iterable[RuntimeOptions]) -> None:
+    usual = GpuOptions()
+    devices = {each.provider.device if isinstance(each, OnnxOptions) else each.device for each in found}
+    if gpu.allow_tf32 != usual.allow_tf32 and Device.GPU not in devices:
+        raise OptionError(
+            "it acts on a GPU, and none is asked for: leave it out, or ask for device gpu", option="allow_tf32"
+        )
+    uses_tensorrt = any(
+        each.provider is Provider.TENSORRT if isinstance(each, OnnxOptions) else each.tensorrt for each in found
+    )
+    if gpu.min_subgraph_size != usual.min_subgraph_size and not uses_tensorrt:
+        raise OptionError("it acts on TensorRT: leave it out, or add use-trt", option="min_subgraph_size")
 
 
 def _untuned(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:

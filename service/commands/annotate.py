@@ -57,9 +57,9 @@ class _AnnotationOptions(Options):
         kind: the format.
         out: the folder.
         labels: class name to label; None: the names themselves.
-        grid: rows and columns of points.
+        grid: rows and columns of points; None: 10 of each.
         points: how many points are drawn at random; None: the grid.
-        seed: of random points.
+        seed: of random points; None: 0.
         overwrite: whether files of the same names are replaced.
     """
 
@@ -77,12 +77,25 @@ class _AnnotationOptions(Options):
         metavar="CLASS=LABEL,…",
         parse=_labels,
     )
-    grid: tuple[int, ...] = option((10, 10), "CoralNet: points on a grid of so many rows and columns.", parse=_grid)
+    grid: tuple[int, ...] | None = option(
+        None, "CoralNet: points on a grid of so many rows and columns. By default 10x10.", parse=_grid
+    )
     points: int | None = option(
         None, "CoralNet: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
     )
-    seed: int = option(0, "CoralNet: seed of the points at random.", minimum=0)
+    seed: int | None = option(None, "CoralNet: seed of the points at random. By default 0.", minimum=0)
     overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        placing = {"grid": self.grid, "points": self.points, "seed": self.seed}
+        given = [name for name, value in placing.items() if value is not None]
+        if given and self.kind != "coralnet":
+            raise OptionError("it places points, which only format coralnet has: leave it out", option=given[0])
+        if self.grid is not None and self.points is not None:
+            raise OptionError("points lie on a grid or at random: leave it or points out", option="grid")
+        if self.seed is not None and self.points is None:
+            raise OptionError("it is of points at random: leave it out, or add points", option="seed")
 
 
 @with_flags()
@@ -168,7 +181,8 @@ def _write(
             dataset.add(picture, mask)
         write_atomically(options.out / "annotations.json", _json(dataset.record()), within=options.out)
     else:
-        placement = Placement(options.grid[0], options.grid[1], options.points, options.seed)
+        rows, columns = options.grid or (10, 10)
+        placement = Placement(rows, columns, options.points, options.seed or 0)
         rows = [
             row for picture, mask in masks for row in coralnet_rows(Path(picture.path).name, mask, labels, placement)
         ]

@@ -54,6 +54,11 @@ def _origin_shown(origin: Mapping[str, str | None]) -> str:
 
 def _model_shown(model: Mapping[str, Any]) -> str:
     certificate = model["certificate"]
+    if certificate is None and model["unread_certificate"]:
+        return (
+            f"{model['precision']}, without a certificate: what lies beside it is of another model, or was written by "
+            "another version of pseg; `pseg convert --replace` makes both again"
+        )
     if certificate is None:
         return f"{model['precision']}, without a certificate"
     return (

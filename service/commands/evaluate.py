@@ -380,6 +380,10 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
         counts.add_row(shown(each.name), *map(str, row))
     console.print(counts)
     console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1")
+    console.print(
+        "mean IoU: every class counts once; accuracy, IoU, precision, recall and F1: every labelled pixel of all "
+        "images counts once; cover errors: every image counts once"
+    )
 
 
 def _show_accuracy(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> None:

@@ -6,7 +6,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from engine import open_bundle
+from engine import OptionError, open_bundle
 from service.commands.bundle_facts import facts_table
 from service.commands.terminal import (
     BundleArgument,
@@ -39,21 +39,26 @@ def inspect(
         ),
     ] = False,
     size: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="HxW", help="Height and width of the photographs for --measure, in pixels, such as 2048x2560."
+            metavar="HxW",
+            help="Height and width of the photographs for --measure, such as 2048x2560. By default 3000x4000.",
         ),
-    ] = "3000x4000",
+    ] = None,
     max_img_size: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Number of pixels to which --measure shrinks larger photographs for the network; -1 never shrinks."
+            help="Number of pixels to which --measure shrinks larger photographs for the network; -1 never shrinks. "
+            f"By default {DEFAULT_MAX_IMG_SIZE}."
         ),
-    ] = DEFAULT_MAX_IMG_SIZE,
+    ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
     """Show what a bundle holds, list its known problems, and measure what it needs."""
     with errors_end_the_command():
+        for name, value in (("size", size), ("max_img_size", max_img_size)):
+            if value is not None and not measure:
+                raise OptionError("it goes with measure: leave it out, or add measure", option=name)
         with open_bundle(bundle, inspect_only=True) as opened:
             record = inspection(opened)
         if measure:
@@ -62,7 +67,7 @@ def inspect(
 
             with step_shown("measuring"):
                 request = build_request(max_img_size=max_img_size)
-                record["need"] = measure_need(bundle, parse_size(size), request, cache_dir).record()
+                record["need"] = measure_need(bundle, parse_size(size or "3000x4000"), request, cache_dir).record()
     if json_output:
         print_json(record)
         return

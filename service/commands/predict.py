@@ -1,8 +1,9 @@
 """`pseg predict`: images in, masks out."""
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine import Failed, Predictor, Provenance, Segmented, SourceImage, read_image
+from engine import Failed, OptionError, Predictor, Provenance, Segmented, SourceImage, read_image
 from engine.images import Capture, ImageLimits, find_images, is_tiff
 from engine.rasters.options import TileOptions
 from engine.rasters.result import Result
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from service.results.rasters import TiledImages
 
 _Result = Result[ImageTask, Path | None]
+_GLOB = re.compile(r"[*?\[]")
 
 
 @with_flags(from_file=True)
@@ -79,10 +81,12 @@ def predict(
     found = find_images(images, recursive=selection.recursive, exclude=selection.exclude, results=results.out)
     for remark in found.remarks():
         say(remark)
+    _require_effect(images, found.images, selection, results, writes=_writes(request, tiles))
     share = None if selection.shard is None else parse_shard(selection.shard)
     listing = list_tasks(found.images, share, found.subfolders, selection.pages())
     run = PredictRun(bundle, listing, request, tiles, results, session)
     run.require_places()
+    run.require_effect()
     with table_written(results.tables.csv) as write_table:
         complete = run.complete(write_table)
     if not complete:
@@ -126,6 +130,14 @@ class PredictRun:
                 require_writable_file(asked)
         require_inputs_kept(self.listing.tasks, out, self.request.save)
 
+    def require_effect(self) -> None:
+        """What is asked of photographs or of rasters is asked of a run that has some of them."""
+        tasks = self.listing.tasks
+        if self.tiles.as_photograph or any(is_tiff(task.path) for task in tasks):
+            from service.results.rasters import require_effect
+
+            require_effect(tasks, self.request, self.tiles)
+
     def complete(self, write_table: Callable[[bytes], None]) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""
         table, products, failed, shrunken, missed = CoverTable(), Products(), 0, 0, 0
@@ -168,7 +180,7 @@ class PredictRun:
         writer = ResultWriter(out, self.request.save)
         tiled = self._tiled(predictor, writer)
         # Where nothing else is to be written, a ledger is written only for what reads it.
-        keep = bool(self.request.save) or self.tiles.vectors is not None or resume or self.listing.shard is not None
+        keep = _writes(self.request, self.tiles) or resume or self.listing.shard is not None
         run = run_of(predictor, self.request, self.listing, self.tiles)
         with open_ledger(
             out,
@@ -241,6 +253,21 @@ class _Pending:
         return read_image(task.path, **self.limits.values(), page=task.page)
 
 
+def _writes(request: PredictRequest, tiles: TileOptions) -> bool:
+    return bool(request.save) or tiles.vectors is not None
+
+
+def _require_effect(
+    named: Sequence[str], images: Sequence[Path], selection: SelectionOptions, results: ResultOptions, *, writes: bool
+) -> None:
+    if selection.recursive and not any(Path(each).is_dir() or _GLOB.search(each) for each in named):
+        raise OptionError("none of the images is a folder: leave it out", option="recursive")
+    if selection.page is not None and images and not any(map(is_tiff, images)):
+        raise OptionError("no image of this run is a TIFF, and only TIFFs have pages: leave it out", option="page")
+    if results.overwrite and not writes:
+        raise OptionError("no result is written that could take the place of another: leave it out", option="overwrite")
+
+
 def _file_of(task: ImageTask) -> tuple[Path, int | None]:
     return task.path, task.page
 
@@ -260,8 +287,8 @@ def _tell_end(images: int, failed: int, shrunken: int, provenance: Provenance) -
     say(f"{images - failed} of {images} images done, {failed} failed; run by {ran}{profile}")
     if shrunken:
         say(
-            f"{shrunken} images were shrunk for the network (--max-img-size): their masks have full size, but what is "
-            "finer is lost"
+            f"{shrunken} of these were shrunk for the network (--max-img-size): their masks have full size, but what "
+            "is finer is lost"
         )
 
 

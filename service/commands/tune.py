@@ -128,6 +128,18 @@ def _tune(
         return tuning, profile
 
 
+def _accuracy_told(tuning: Tuning) -> str:
+    if tuning.labelled:
+        return (
+            "IoU kept is 1 minus the most IoU that a class loses against the labels, compared with the reference; "
+            "error added is the most by which the mean cover error of a class grows"
+        )
+    return (
+        "min IoU is the smallest IoU of a class with the reference, over the pixels of all images; cover error is the "
+        "largest difference of a class's cover in one image"
+    )
+
+
 def _show(tuning: Tuning, destination: _Destination) -> None:
     console = wide_console()
     print_table(console, f"tried for {tuning.goal}", tuning_table(tuning))
@@ -137,7 +149,7 @@ def _show(tuning: Tuning, destination: _Destination) -> None:
     for each in tuning.search.untried:
         warn(console, f"no time for {each.label}")
     chosen = tuning.search.chosen
-    told = [("judged by", tuning.judged_by), ("seconds", f"{tuning.seconds:.0f}")]
+    told = [("judged by", tuning.judged_by), ("accuracy", _accuracy_told(tuning)), ("seconds", f"{tuning.seconds:.0f}")]
     told.append(("choice", f"{chosen.configuration.label if chosen else 'none'}: {tuning.reason}"))
     for name, value in told:
         tell_fact(console, name, value)

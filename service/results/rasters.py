@@ -24,7 +24,7 @@ from engine import (
 )
 from engine.bundle.bundle import SegmentationClass
 from engine.cover.options import CleanupOptions
-from engine.images import Capture, SourceImage, read_image
+from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, SourceImage, read_image
 from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
 from engine.rasters.geotiff import (
@@ -49,6 +49,7 @@ from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling
 from engine.rasters.tiling import Tiling
 from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
+from engine.segmentation.predictor import MaskSize
 from engine.segmentation.steps import Mask
 from engine.system.files import atomic_file
 from engine.system.text import json_text
@@ -581,6 +582,28 @@ def require_rasters_possible(
         {"one of the images": [task.path for task in tasks]},
         advice="name another folder with --out, or another file with --vectors",
     )
+
+
+def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions) -> None:
+    """Refuse options that act on photographs or on rasters where a run has none of them.
+
+    Args:
+        images: all images that were named, at least one.
+        request: validated parameters.
+        tiles: what is asked of tiles and rasters.
+
+    Raises:
+        OptionError: an option has no effect.
+    """
+    if tiles.as_photograph and not any(is_georeferenced(each.path, each.page or 1) for each in images):
+        raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
+    if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
+        return
+    kept = "every image of this run is a raster, whose mask has full size, and which is not shrunk: leave it out"
+    if request.masks.mask_size is not MaskSize.ORIGINAL:
+        raise OptionError(kept, option="mask_size")
+    if request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}:
+        raise OptionError(kept, option="max_img_size")
 
 
 def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:

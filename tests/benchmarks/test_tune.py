@@ -1,5 +1,6 @@
 """What a search is given, how labels judge, and what is told of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def test_the_table_begins_with_the_choice_and_ends_with_what_breaks_a_limit() ->
         ("cpu int8, 2 threads", "yes", "class IoU 0.9, limit 0.97"),
     ]
     assert {row[table.header.index("peak MiB")] for row in table.rows} == {"100"}
+
+
+def test_what_labels_judge_has_other_names() -> None:
+    by_masks, by_labels = (tuning_table(replace(tuning_of(GOOD), labelled=each)) for each in (False, True))
+    assert by_masks.header[6:8] == ("min IoU", "cover error")
+    assert by_labels.header[6:8] == ("IoU kept", "error added")
+    assert by_masks.rows == by_labels.rows
 
 
 def test_a_choice_becomes_a_profile_and_no_choice_none() -> None:

@@ -235,6 +235,41 @@ def test_profile_written_before_streams_has_one(tmp_path: Path) -> None:
 
 
 def test_a_profile_leaves_tf32_to_the_user() -> None:
-    request = RuntimeRequest(tuned=PROFILE, gpu=GpuOptions(allow_tf32=True))
+    tuned = replace(PROFILE, provider="cuda", precision=Precision.FP32)
+    request = RuntimeRequest(tuned=tuned, gpu=GpuOptions(allow_tf32=True))
     assert request.leaves_all_to_a_profile
     assert {options.gpu.allow_tf32 for options in candidates(request)} == {True}
+
+
+def test_what_the_first_version_wrote_is_read_and_ignored_by_its_versions(tmp_path: Path) -> None:
+    """The text word for word; a profile had no streams then."""
+    path = tmp_path / "profile.json"
+    path.write_text(
+        """{
+  "bundle": "5555555555555555555555555555555555555555555555555555555555555555",
+  "host": {
+    "processor": "Fast",
+    "flags": [
+      "avx2",
+      "fma"
+    ],
+    "cores": 4,
+    "gpu": null
+  },
+  "versions": {
+    "onnxruntime": "1.26.0"
+  },
+  "provider": "cpu",
+  "precision": "fp32",
+  "threads": 2,
+  "batch_size": 1,
+  "goal": "latency",
+  "reason": "cpu fp32, 2 threads: best latency of 5 configurations: 15.2 ms"
+}
+"""
+    )
+    profile = read_profile(path)
+    assert profile.options() == OnnxOptions(Provider.CPU, Precision.FP32, 2, streams=1)
+    assert profile.mismatch(BUNDLE, HOST, {"onnxruntime": "1.26.0"}) is None
+    told = profile.mismatch(BUNDLE, HOST, {"onnxruntime": "1.32.0"})
+    assert told == "it was tuned with other versions (onnxruntime 1.26.0 there, onnxruntime 1.32.0 here)"

@@ -173,6 +173,17 @@ def test_everything_asked_for_reaches_each_runtime(tmp_path: Path) -> None:
     )
 
 
+def test_what_acts_on_gpus_goes_with_one() -> None:
+    faster, larger = GpuOptions(allow_tf32=True), GpuOptions(min_subgraph_size=7)
+    assert candidates(RuntimeRequest(device=Device.GPU, gpu=faster))
+    assert candidates(RuntimeRequest(provider=Provider.TENSORRT, gpu=larger))
+    with pytest.raises(OptionError, match=r"^allow-tf32: it acts on a GPU"):
+        candidates(RuntimeRequest(gpu=faster))
+    for device in (Device.CPU, Device.GPU):
+        with pytest.raises(OptionError, match=r"^min-subgraph-size: it acts on TensorRT"):
+            candidates(RuntimeRequest(device=device, gpu=larger))
+
+
 @pytest.mark.parametrize(("asked", "threads"), [({}, 4), ({"threads": 3}, 2), ({"threads": 9}, 4)])
 def test_streams_have_as_many_threads_each(asked: dict[str, Any], threads: int) -> None:
     for options in candidates(RuntimeRequest(streams=2, **asked)):

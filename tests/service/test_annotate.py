@@ -203,6 +203,13 @@ def test_what_cannot_be_annotated_is_said(masks: Path, bundle: Path, tmp_path: P
     out = ("--out", tmp_path / "c")
     assert "no class is called sand" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand=S", *out)
     assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand", *out)
+    for kind, given, said in (
+        ("labelme", ("--grid", "2x2"), "--grid: it places points, which only format coralnet has"),
+        ("coco", ("--seed", "2"), "--seed: it places points"),
+        ("coralnet", ("--grid", "2x2", "--points", "3"), "--grid: points lie on a grid or at random"),
+        ("coralnet", ("--seed", "2"), "--seed: it is of points at random"),
+    ):
+        assert said in pseg_error("annotate", masks, "--format", kind, *given, *out)
     assert "such as 10x10" in pseg_error("annotate", masks, "--format", "coralnet", "--grid", "99x99", *out)
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "deep" / "a.png")
     pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "again")

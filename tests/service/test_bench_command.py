@@ -72,6 +72,19 @@ def test_results_are_written_and_shown(bundle: Path, images: Path, tmp_path: Pat
     assert label in (out / "results.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--size", "24x40", "--max-img-size", 64), "--max-img-size: images of a named size are not shrunk"),
+        (("--provider", "cpu", "--min-subgraph-size", 7), "--min-subgraph-size: it acts on TensorRT"),
+    ],
+)
+def test_options_without_effect_are_refused(bundle: Path, options: tuple[object, ...], said: str) -> None:
+    result = bench(bundle, *options)
+    assert (result.exit_code, result.stdout) == (ExitStatus.WRONG_REQUEST, "")
+    assert said in " ".join(result.stderr.split())
+
+
 def test_nothing_that_can_run_here_is_refused_with_the_reasons(bundle: Path) -> None:
     result = bench(bundle, "--provider", "cpu", "--precision", "int8", "--provider", "paddle-cpu")
     assert (result.exit_code, result.stdout) == (ExitStatus.WRONG_REQUEST, "")

@@ -158,6 +158,41 @@ def test_what_a_bundle_is_and_where_it_comes_from(command: str, tmp_path: Path) 
     assert "statistics.json is ignored" in fact("statistics", pseg("inspect", folder).stdout)
 
 
+def test_a_bundle_of_the_first_version_runs_and_its_certificate_is_told_apart(
+    photographs: Path, tmp_path: Path
+) -> None:
+    """The certificate word for word, but for the digest of the model: it said nothing of precision and pictures."""
+    folder = bundle_folder(tmp_path / "first")
+    ran = {"bundle": "e" * 64, "model": "d" * 64, "runtime": "paddle", "provider": "paddle-cpu", "precision": "fp32"}
+    ran |= {"threads": 2, "fallbacks": [], "versions": {"numpy": "2.4.6", "paddlepaddle": "3.2.2"}}
+    certificate = {
+        "images": 3,
+        "pixel_agreement": 1.0,
+        "mismatched_ppm": 0.0,
+        "class_iou": {"red": 1.0, "green": 1.0, "blue": 1.0},
+        "min_class_iou": 1.0,
+        "gated_classes": ["red", "green", "blue"],
+        "max_cover_error": 0.0,
+        "max_abs_logit_error": 0.00009250640869140625,
+        "logit_range": 23.00955581665039,
+        "worst_image": "generated 517x331",
+        "reference": ran,
+        "candidate": {**ran, "runtime": "onnx", "provider": "cpu"},
+    }
+    (folder / "onnx" / "fp32" / "parity.json").write_text(json.dumps(certificate, indent=2))
+    told = fact("onnx", pseg("inspect", folder).stdout)
+    assert told.startswith("fp32, without a certificate: what lies beside it is of another model, or was written by")
+    (record,) = pseg("predict", folder, photographs / "b.png", "--out", tmp_path / "o", "--json").records
+    assert [each["cover"] for each in record["cover"]] == [0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("option", [("--size", "64x64"), ("--max-img-size", "-1")])
+def test_what_goes_with_measure_is_refused_without_it(option: tuple[str, str], tmp_path: Path) -> None:
+    outcome = pseg("inspect", bundle_folder(tmp_path / "files"), *option)
+    assert outcome.status == ExitStatus.WRONG_REQUEST
+    assert f"{option[0]}: it goes with measure" in outcome.stderr
+
+
 def test_statistics_are_not_asked_for_where_no_photograph_serves(tmp_path: Path) -> None:
     several = bundle_folder(tmp_path / "five", network=strongest_band_network(bands=5), transforms=[])
     assert (

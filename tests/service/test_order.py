@@ -238,7 +238,7 @@ def test_each_parameter_does_what_it_says(platform: Platform, bundle: Path, phot
         "restored": ["--max-img-size", "128", "--mask-size", "original"],
         "named": ["--runtime", "onnx", "--provider", "cpu", "--precision", "fp32", "--print-detail"],
         "one-thread": ["--cpu-threads", "1"],
-        "batched": ["--device", "cpu", "--batch-size", "3", "--min-subgraph-size", "5"],
+        "batched": ["--device", "cpu", "--batch-size", "3"],
         "timed": ["--benchmark", "--model-name", "my network"],
         "overlapping": ["--model", str(multilabel), "--threshold", "0.3"],
         "overlapping-high": ["--model", str(multilabel), "--threshold", "0.9"],

@@ -111,6 +111,13 @@ def test_a_georeferenced_tiff_may_be_a_photograph(bundle: Path, tmp_path: Path, 
         (("--max-memory", "1GiB"), "--max-memory: no image of this run is cut into tiles"),
         (("--vectors", "gpkg"), "--vectors: "),
         (("--bands", 1), "--bands: "),
+        (("--as-photograph",), "--as-photograph: no image of this run is a georeferenced TIFF"),
+        (("--page", "all"), "--page: no image of this run is a TIFF"),
+        (("--page", 1), "--page: no image of this run is a TIFF"),
+        (("--recursive",), "--recursive: none of the images is a folder"),
+        (("--save", "none", "--overwrite"), "--overwrite: no result is written"),
+        (("--allow-tf32",), "--allow-tf32: it acts on a GPU"),
+        (("--min-subgraph-size", 5), "--min-subgraph-size: it acts on TensorRT"),
     ],
 )
 def test_options_that_have_no_effect_on_a_photograph_are_refused_at_once(
@@ -118,7 +125,23 @@ def test_options_that_have_no_effect_on_a_photograph_are_refused_at_once(
 ) -> None:
     photograph = halves(tmp_path / "photograph.png")
     assert said in pseg_error("predict", bundle, photograph, "--out", out, *options)
+    assert not [*out.rglob("*")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mask-size", "inference"), "--mask-size: "),
+        (("--max-img-size", 1000), "--max-img-size: every image of this run is a raster"),
+    ],
+)
+def test_options_that_have_no_effect_on_a_raster_are_refused_at_once(
+    bundle: Path, tmp_path: Path, out: Path, options: tuple[Any, ...], said: str
+) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120))
+    assert said in pseg_error("predict", bundle, source, "--out", out, *options)
     assert names(out) == []
+    assert pseg("predict", bundle, source, "--out", out, "--as-photograph", *options).status == 0
 
 
 def test_an_overlay_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path, out: Path) -> None:

@@ -165,15 +165,13 @@ def test_a_carried_profile_decides_threads_and_batches(
     "named",
     [("--runtime", "onnx"), ("--provider", "cpu"), ("--precision", "fp32"), ("--threads", 1), ("--device", "cpu")],
 )
-def test_who_names_a_runtime_overrides_the_profile(
-    bundle: Path, images: Path, tmp_path: Path, named: tuple[object, ...], caplog: pytest.LogCaptureFixture
+def test_a_profile_and_what_runs_the_network_are_not_both_named(
+    bundle: Path, images: Path, tmp_path: Path, named: tuple[object, ...]
 ) -> None:
     (tmp_path / "p.json").write_bytes(profile_json(profile_for(bundle)))
-    with caplog.at_level(logging.WARNING):
-        provenance = predicted(bundle, images, tmp_path / "out", "--profile", tmp_path / "p.json", *named)
-    assert "profile" not in provenance
-    assert provenance["threads"] <= usable_cores()
-    assert "is not used: the options name what runs the network" in caplog.text
+    result = pseg("predict", bundle, images, "--out", tmp_path / "out", "--profile", tmp_path / "p.json", *named)
+    assert result.exit_code == ExitStatus.WRONG_REQUEST
+    assert "--profile: it has no effect, because other options name what runs" in " ".join(result.stderr.split())
 
 
 def test_a_profile_of_elsewhere_is_ignored_with_a_note(
