@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -33,12 +33,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from typer.testing import CliRunner
 
-from engine import ClassCover, Prediction, Provenance, SegmentationClass, SourceImage, read_image
+from engine import ClassCover, Prediction, Provenance, SegmentationClass, Segmented, SourceImage, read_image
 from engine.images import Capture
 from engine.segmentation.predictor import Mask
 from service import cli
 from service.commands.terminal import ExitStatus
-from service.results.report import ClassShare, class_totals, report_at
+from service.results.pictures import ImageTask
+from service.results.report import ReportWriter, report_at
 
 PROVENANCE = Provenance(
     "b" * 64, "e" * 64, "paddle", "onednn", "fp32", 3, ("onnx on cpu: not converted",), {"numpy": "2.4.6"}
@@ -174,6 +175,16 @@ def prediction(mask: Mask, covers: Sequence[float], classes: Sequence[Segmentati
     return Prediction(mask, shares, {"run": 1.0})
 
 
+def add(
+    report: ReportWriter,
+    name: str,
+    image: SourceImage,
+    found: Prediction,
+    written: Mapping[str, str] | None = None,
+) -> None:
+    report.add_result(Segmented(ImageTask(Path(name), "stem"), image, found, None, {}), written)
+
+
 def all_grass(grass: float = 1.0, width: int = 200, height: int = 100) -> Prediction:
     return prediction(np.ones((height, width), np.uint8), (1 - grass, grass))
 
@@ -183,24 +194,13 @@ def four(tmp_path: Path) -> Path:
     """Three images, the second without the date that the others have, and a failure."""
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE, expected=4, facts={"bundle": "bay.tgz"}) as report:
-        report.add("q10.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30)), all_grass(0.25), {"mask file": "m/q10"})
-        report.add("q9.jpg", photograph(), all_grass(0.75))
+        add(
+            report, "q10.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30)), all_grass(0.25), {"mask file": "m/q10"}
+        )
+        add(report, "q9.jpg", photograph(), all_grass(0.75))
         report.add_failure("broken.jpg", "broken.jpg: truncated")
-        report.add("q1.jpg", photograph(taken_at=datetime(2023, 3, 1, 9, 30)), all_grass(0.5004))
+        add(report, "q1.jpg", photograph(taken_at=datetime(2023, 3, 1, 9, 30)), all_grass(0.5004))
     return path
-
-
-def test_totals_count_every_image_once_and_every_pixel_once() -> None:
-    def shares(*covers: float) -> tuple[ClassShare, ...]:
-        return tuple(ClassShare(f"urn:{index}", f"c{index}", (0, 0, 0), cover) for index, cover in enumerate(covers))
-
-    totals = class_totals([shares(0.25, 0.75), shares(0.5, 0.3, 0.2)], [300, 100])
-    assert [(each.name, each.mean, each.of_pixels, each.lowest, each.highest) for each in totals] == [
-        ("c0", 0.375, (0.25 * 300 + 0.5 * 100) / 400, 0.25, 0.5),
-        ("c1", 0.525, pytest.approx((0.75 * 300 + 0.3 * 100) / 400), 0.3, 0.75),
-        ("c2", 0.1, pytest.approx(0.2 * 100 / 400), 0.0, 0.2),
-    ]
-    assert class_totals([], []) == []
 
 
 def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> None:
@@ -362,7 +362,7 @@ def test_paper_shows_the_whole_table_and_no_tools(page: Page, tmp_path: Path) ->
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
         for number in range(40):
-            report.add(f"q{number}.jpg", photograph(), all_grass())
+            add(report, f"q{number}.jpg", photograph(), all_grass())
     page.open(path)
     scroller = page.one("#table").find_element(By.XPATH, "..")
     assert page.run("return arguments[0].scrollHeight > arguments[0].clientHeight", scroller)
@@ -379,7 +379,7 @@ def test_a_strangers_text_stays_text(page: Page, tmp_path: Path) -> None:
     covers = (1.0, 0.0, 0.0, 0.0, 0.0)
     with report_at(path, title=HOSTILE[2], provenance=PROVENANCE, facts=dict.fromkeys(HOSTILE, HOSTILE[0])) as report:
         for text in HOSTILE:
-            report.add(text, photograph(width=20, height=10), prediction(mask, covers, classes), {text: text})
+            add(report, text, photograph(width=20, height=10), prediction(mask, covers, classes), {text: text})
             report.add_failure(text, text)
         report.add_failure(no_unicode, no_unicode)
     page.open(path)
@@ -431,7 +431,7 @@ def test_the_page_may_reach_nothing_and_run_nothing_but_its_own_script(chromium:
 def test_one_image_is_shown_large(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE, expected=1) as report:
-        report.add("q.jpg", photograph(width=2000, height=1000), all_grass(width=2000, height=1000))
+        add(report, "q.jpg", photograph(width=2000, height=1000), all_grass(width=2000, height=1000))
     page.open(path)
     assert "1 of 1 image segmented" in page.one(".lead").text
     assert page.one("#count").text == "1 image"
@@ -450,7 +450,7 @@ def test_five_hundred_images_are_small_enough_and_drawn_when_they_are_seen(page:
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE, expected=500) as report:
         for number in range(500):
-            report.add(f"dive/q{number}.jpg", scene, prediction(stripes, (1 - number / 1000, number / 1000)))
+            add(report, f"dive/q{number}.jpg", scene, prediction(stripes, (1 - number / 1000, number / 1000)))
     assert path.stat().st_size < 40e6
     page.open(path)
     drawn = "return arguments[0].checkVisibility({contentVisibilityAuto: true})"
@@ -471,7 +471,7 @@ def test_classes_that_do_not_exclude_each_other_are_told(page: Page, tmp_path: P
     planes = np.zeros((2, 10, 20), np.bool_)
     planes[0, :, :15] = planes[1, :, 5:15] = True
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
-        report.add("q.jpg", photograph(width=20, height=10), prediction(planes, (0.75, 0.5)))
+        add(report, "q.jpg", photograph(width=20, height=10), prediction(planes, (0.75, 0.5)))
     page.open(path)
     assert "may sum to less or more than 100%" in page.one("main").text
     page.one("button[data-border='0']").click()
@@ -486,8 +486,11 @@ def test_many_classes_are_cut_to_the_largest_and_that_is_told(page: Page, tmp_pa
     covers = [0.0] * 300
     covers[7], covers[299], covers[100] = 0.6, 0.3996, 0.0004
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
-        report.add(
-            "q.jpg", photograph(width=20, height=10), prediction(np.full((10, 20), 299, np.uint16), covers, classes)
+        add(
+            report,
+            "q.jpg",
+            photograph(width=20, height=10),
+            prediction(np.full((10, 20), 299, np.uint16), covers, classes),
         )
     page.open(path)
     columns = [each.text.strip() for each in page.all("#table thead th")]
@@ -503,7 +506,7 @@ def test_a_mask_of_another_size_than_the_photograph_is_told(page: Page, tmp_path
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
         shrunk = SourceImage(np.full((50, 100, 3), GREY, np.uint8), 200, 100, Capture())
-        report.add("q.jpg", shrunk, all_grass(width=100, height=50))
+        add(report, "q.jpg", shrunk, all_grass(width=100, height=50))
     page.open(path)
     facts = page.one("#image-1 .details").text
     assert "200 × 100 pixels" in facts
@@ -515,7 +518,7 @@ def test_a_mask_is_shown_without_a_blur(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     mask: NDArray[np.uint8] = rng.integers(0, 2, (60, 80), np.uint8)
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
-        report.add("q.jpg", photograph(width=80, height=60), prediction(mask, (0.5, 0.5)))
+        add(report, "q.jpg", photograph(width=80, height=60), prediction(mask, (0.5, 0.5)))
     (encoded,) = re.findall(rb'class="mask" src="data:image/webp;base64,([^"]+)"', path.read_bytes())
     with Image.open(BytesIO(base64.b64decode(encoded))) as shown:
         assert np.array_equal(np.asarray(shown), np.array([SAND, GRASS], np.uint8)[mask])
@@ -543,7 +546,7 @@ def test_an_error_leaves_a_report_of_what_was_done(page: Page, tmp_path: Path) -
         pytest.raises(KeyboardInterrupt),
         report_at(path, title="Bay", provenance=PROVENANCE, expected=5) as report,
     ):
-        report.add("q.jpg", photograph(), all_grass())
+        add(report, "q.jpg", photograph(), all_grass())
         raise KeyboardInterrupt
     page.open(path)
     assert "The run ended early: 4 of 5 images were not looked at." in page.one("header").text
@@ -554,10 +557,10 @@ def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from tests.service.test_report import PROVENANCE, all_grass, photograph
+from tests.service.test_report import PROVENANCE, add, all_grass, photograph
 from service.results.report import report_at
 with report_at(Path(sys.argv[1]), title="Bay", provenance=PROVENANCE) as report:
-    report.add("q.jpg", photograph(), all_grass())
+    add(report, "q.jpg", photograph(), all_grass())
     os.kill(os.getpid(), 9)
 """
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "report.html"], check=False, timeout=60)
@@ -571,10 +574,10 @@ def test_memory_holds_no_pictures(tmp_path: Path) -> None:
     found = all_grass(width=400, height=300)
     path = tmp_path / "report.html"
     with report_at(path, title="Bay", provenance=PROVENANCE) as report:
-        report.add("q.jpg", image, found)
+        add(report, "q.jpg", image, found)
         tracemalloc.start()
         for _ in range(100):
-            report.add("q.jpg", image, found)
+            add(report, "q.jpg", image, found)
         kept, _ = tracemalloc.get_traced_memory()
         report.write()
         _, peak = tracemalloc.get_traced_memory()
