@@ -146,6 +146,8 @@ class ReportWriter:
         expected: how many images the run has; None if nobody knows.
         facts: what else the page says about how the run was made, name to value.
         overlays: how pictures show their masks until somebody chooses otherwise.
+        survey: as `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made
+            of; None: the page shows no groups.
     """
 
     path: Path
@@ -155,6 +157,7 @@ class ReportWriter:
     facts: Mapping[str, str]
     overlays: OverlayOptions
     _cards: BinaryIO
+    survey: Mapping[str, Any] | None = None
     _card_sizes: list[int] = field(default_factory=list[int])
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
@@ -281,6 +284,8 @@ class ReportWriter:
             sides=sorted(self._sides),
             unpictured=sum(not row.pictured for row in self._rows),
             overlays=self.overlays,
+            survey=self.survey,
+            grouped=[] if self.survey is None else _grouped_classes(self.survey, totals),
             cards=self._stored_cards(),
         )
         with atomic_file(self.path) as file:
@@ -339,8 +344,10 @@ def write_table_report(
     *,
     expected: int,
     facts: Mapping[str, str],
+    title: str = "Segmentation of a collection",
+    survey: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a report without pictures: totals, table, failures.
+    """Write a report without pictures: totals, groups, table, failures.
 
     Args:
         path: the HTML file; replaced if it exists. Without a record nothing is written.
@@ -348,14 +355,15 @@ def write_table_report(
             The page's provenance is that of the first.
         expected: how many images there are.
         facts: what else the page says about how the run was made, name to value.
+        title: heading of the page.
+        survey: as of `ReportWriter`.
     """
     first, *others = [*records] or [None]
     if first is None:
         return
     provenance = Provenance(**first[0]["provenance"])
-    with report_at(
-        path, title="Segmentation of a collection", provenance=provenance, expected=expected, facts=facts
-    ) as report:
+    with report_at(path, title=title, provenance=provenance, expected=expected, facts=facts) as report:
+        report.survey = survey
         for record, capture in [first, *(each for each in others if each is not None)]:
             report.add_record(record, capture)
 
@@ -375,6 +383,15 @@ def _region_totals(rows: Sequence[_Row]) -> list[ClassTotal]:
         if row.region is not None and row.region["cover"]:
             total.add(1, row.region["cover"])
     return total.classes()
+
+
+def _grouped_classes(survey: Mapping[str, Any], totals: Sequence[ClassTotal]) -> list[dict[str, Any]]:
+    """The classes with the largest means of groups: name, colour, and the index among the covers of each group."""
+    colors = {each.id: each.color for each in totals}
+    classes = survey["groups"][0]["cover"]
+    means = [max(group["cover"][index]["mean"] for group in survey["groups"]) for index in range(len(classes))]
+    leading, _ = _split(range(len(classes)), means.__getitem__, _LEADING_CLASSES)
+    return [{**classes[index], "index": index, "color": colors[classes[index]["id"]]} for index in leading]
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:
