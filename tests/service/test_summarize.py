@@ -82,7 +82,7 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     assert "north 2026-01-10 3 50.0% 0.0% to 100.0%" in words
     assert "north 2026-06-10 3 60.0%" in words
     assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 -14.8 to +34.8" in words
-    assert "the unit is the transect" in words
+    assert "The unit is the transect" in words
     assert "7 of 7 images segmented" in page.read_text()
     assert "<dt>pattern</dt>" in page.read_text()
     ledger = dives / "ledger.jsonl"
