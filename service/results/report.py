@@ -95,8 +95,13 @@ class _Row:
     def areas(self) -> dict[str, float]:
         """Of all pixels with data on the ground; empty where it is not known, also because classes overlap."""
         known = [each["area_m2"] for each in self.cover if "area_m2" in each]
-        parted = abs(sum(each["cover"] for each in self.cover) - 1) <= _ROUNDING
-        return {"area_m2": sum(known)} if parted and known and len(known) == len(self.cover) else {}
+        return {"area_m2": sum(known)} if not self.overlaps and known and len(known) == len(self.cover) else {}
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the classes do: otherwise covers sum to 1, or to 0 where nothing counts."""
+        covered = sum(each["cover"] for each in self.cover)
+        return covered > 0 and abs(covered - 1) > _ROUNDING
 
     @property
     def crs(self) -> str | None:
@@ -199,6 +204,7 @@ class ReportWriter:
             pictured=shown is not None,
             record={name: value for name, value in record.items() if name in _TOLD},
         )
+        self._multilabel |= row.overlaps
         try:
             if shown is not None:
                 self._add_card(row, capture, shown)
@@ -282,7 +288,7 @@ class ReportWriter:
             provenance=self.provenance,
             facts=self.facts,
             sides=sorted(self._sides),
-            unpictured=sum(not row.pictured for row in self._rows),
+            unpictured=sum(not row.pictured for row in segmented),
             overlays=self.overlays,
             survey=self.survey,
             grouped=[] if self.survey is None else _grouped_classes(self.survey, totals),

@@ -45,7 +45,7 @@ from engine.segmentation.predictor import Mask
 from engine.segmentation.steps import RegionCover
 from service import cli
 from service.commands.terminal import ExitStatus
-from service.results.pictures import ImageTask
+from service.results.pictures import ImageTask, result_record
 from service.results.report import ReportWriter, report_at
 
 PROVENANCE = Provenance(
@@ -236,6 +236,7 @@ def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> Non
         *("taken", "2024-03-01 09:30:00", "mask file", "m/q10"),
     ]
     assert "ended early" not in page.one("body").text
+    assert "no picture here" not in page.one("body").text
     assert "exclude each other" not in page.one("body").text
 
 
@@ -498,6 +499,15 @@ def test_classes_that_do_not_exclude_each_other_are_told(page: Page, tmp_path: P
     page.one("#opacity").send_keys(Keys.END)
     shown = [page.pixel(page.one(".pair"), x, 0.5) for x in (0.1, 0.5, 0.95)]
     assert all(near(color, wanted) for color, wanted in zip(shown, (SAND, GRASS, (0, 0, 0)), strict=True))
+
+
+def test_classes_that_do_not_exclude_each_other_are_told_of_rows_too(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    found = prediction(np.zeros((1, 1), np.uint8), (0.75, 0.5))
+    result = Segmented(ImageTask(Path("q.jpg"), "q"), photograph(width=1, height=1), found, None, {})
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        report.add_record(result_record(result, PROVENANCE), Capture())
+    assert "may sum to less or more than 100%" in path.read_text()
 
 
 def test_many_classes_are_cut_to_the_largest_and_that_is_told(page: Page, tmp_path: Path) -> None:
