@@ -78,7 +78,8 @@ def test_areas_are_added_up_where_every_image_tells_them() -> None:
 
 
 def test_a_summary_counts_failures_and_what_is_missing() -> None:
-    failed = {"image": "f", "status": "failed", "error": {"type": "ImageError", "message": "is empty"}, "cover": []}
+    error = {"type": "ImageError", "message": "is empty"}
+    failed: dict[str, Any] = {"image": "f", "status": "failed", "error": error, "cover": []}
     summary = totals([record(1, 1, covers(1)), failed], 5)
     assert summary["images"] == {"total": 5, "succeeded": 1, "failed": 1, "missing": 3}
     assert summary["failures"] == [{"image": "f", "reason": "is empty"}]
