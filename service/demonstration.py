@@ -132,7 +132,8 @@ def _run(
             prediction = predictor.finish(prepared, raw)
             predictions.append(prediction)
             if out is not None:
-                ResultWriter(out, request.save).write(ImageTask(path, stem), image, prediction)
+                writer = ResultWriter(out, request.save, request.overlays)
+                writer.write(ImageTask(path, stem), image, prediction)
         provenance = predictor.provenance
     row = DemoRow(
         runtime=provenance.runtime,

@@ -168,7 +168,8 @@ def _measured(run: _Run) -> dict[str, object]:
     ends_s: list[float] = []
     first_processor_s = 0.0
     with open_session(run.bundle, request, caches_at(run.cache), [task.path for task in tasks]) as predictor:
-        read, writer = partial(_read, request.images, run.bands), ResultWriter(run.masks, request.save)
+        read = partial(_read, request.images, run.bands)
+        writer = ResultWriter(run.masks, request.save, request.overlays)
         for result in build_pipeline(predictor, request, read, writer.write).run(tasks):
             if isinstance(result, Failed):
                 raise result.error

@@ -18,6 +18,7 @@ from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.rasters.options import POLYGON_FORMATS, TileOptions
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import Averaging
+from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.predictor import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
 from engine.system.text import legible
@@ -60,6 +61,7 @@ class PredictRequest(Options):
         masks: what becomes of the network's output.
         averaging: how often each image is seen.
         cover: what is measured on masks besides the share of each class.
+        overlays: how overlays show masks.
         batch_size: images that may share one run; None: the tuned profile's, or 1.
         auto_tune_shapes: whether TensorRT's shapes, and Paddle's INT8 calibration table, are collected first.
         save: pictures that are written.
@@ -72,6 +74,7 @@ class PredictRequest(Options):
     masks: MaskOptions = MaskOptions()
     averaging: Averaging = Averaging()
     cover: CoverOptions = CoverOptions()
+    overlays: OverlayOptions = OverlayOptions()
     batch_size: int | None = option(
         None,
         "The most images that may share one run of the network; more take more memory. By default the tuned "
@@ -150,7 +153,7 @@ _DEFAULTS_IN_ORDERS: Mapping[str, object] = {
     "threads": 10,
     "batch_size": 1,
 }
-_NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save", "max_memory"})
+_NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save", "max_memory", "overlay_legend"})
 
 
 def _options_of_orders(group: type[Options]) -> Iterator[DeclaredOption]:

@@ -7,15 +7,19 @@
 import io
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
+from engine.system.text import legible
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0–255 each."""
@@ -27,6 +31,57 @@ _LINE_BITS = 4
 _JPEG_QUALITY = 90
 _JPEG_MAX_SIDE = 65_500
 _PLTE_ENTRIES = 256
+_SIDES_PER_OUTLINE = 800
+_LEGEND_PX = (12, 48)
+_LEGEND_NAME = 60
+
+
+class OverlayStyle(StrEnum):
+    """How an overlay shows the classes."""
+
+    FILL = "fill"
+    OUTLINE = "outline"
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayOptions(Options):
+    """How masks are laid over their pictures.
+
+    Attributes:
+        overlay: whether regions are filled, or have outlines.
+        overlay_strength: 0 shows the picture alone, 1 hides it behind the colours; None: that of the style.
+        overlay_legend: whether saved overlays name their classes below the picture.
+    """
+
+    title: ClassVar[str] = "Overlays"
+
+    overlay: OverlayStyle = option(
+        OverlayStyle.FILL,
+        "How overlays, and at first the pictures of the report, show the classes: filled, or as the outlines of their "
+        "regions.",
+    )
+    overlay_strength: float | None = option(
+        None,
+        "How strong the colours of overlays are: 0 shows the picture alone, 1 the colours alone. By default 0.5 of "
+        "fillings and 1 of outlines.",
+        minimum=0,
+        maximum=1,
+    )
+    overlay_legend: bool = option(
+        False, "Add the names and colours of the classes below each saved overlay, with their values in masks."
+    )
+
+    @property
+    def strength(self) -> float:
+        """Of the colours, 0–1."""
+        if self.overlay_strength is not None:
+            return self.overlay_strength
+        return 0.5 if self.overlay is OverlayStyle.FILL else 1.0
+
+    def record(self) -> dict[str, object]:
+        """What differs from the defaults, option to value."""
+        usual = OverlayOptions().values()
+        return {name: value for name, value in self.values().items() if value != usual[name]}
 
 
 def color_map(count: int) -> tuple[Color, ...]:
@@ -102,7 +157,12 @@ def mask_png(mask: Mask) -> bytes:
 
 
 def overlay(
-    pixels: NDArray[np.uint8], mask: Mask, palette: NDArray[np.uint8], *, opacity: float = 0.5
+    pixels: NDArray[np.uint8],
+    mask: Mask,
+    palette: NDArray[np.uint8],
+    *,
+    opacity: float = 0.5,
+    style: OverlayStyle = OverlayStyle.FILL,
 ) -> NDArray[np.uint8]:
     """Blend a mask's colours into its picture.
 
@@ -111,6 +171,8 @@ def overlay(
         mask: `uint8[h, w]` or `uint16[h, w]`, class indices; of another size it is brought to the picture's by nearest.
         palette: `uint8[K, 3]`, RGB; classes from K on are black.
         opacity: 0 shows the picture alone, 1 the mask alone.
+        style: Outlines are the pixels next to another class, and have the colour of their own; they grow with the
+            picture.
 
     Returns:
         `uint8[H, W, 3]`, RGB.
@@ -123,35 +185,73 @@ def overlay(
     height, width = pixels.shape[:2]
     if mask.shape != (height, width):
         mask = cast("Mask", cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
-    blended = cv2.addWeighted(pixels, 1 - opacity, _colored(mask, palette), opacity, 0)
-    return cast("NDArray[np.uint8]", blended)
+    blended = cast("NDArray[np.uint8]", cv2.addWeighted(pixels, 1 - opacity, _colored(mask, palette), opacity, 0))
+    if style is OverlayStyle.FILL:
+        return blended
+    side = 2 * max(1, round(max(height, width) / _SIDES_PER_OUTLINE)) + 1
+    around = np.ones((side, side), np.uint8)
+    return np.where((cv2.dilate(mask, around) != cv2.erode(mask, around))[..., None], blended, pixels)
 
 
-def overlay_jpeg(pixels: NDArray[np.uint8], mask: Mask, palette: NDArray[np.uint8], *, opacity: float = 0.5) -> bytes:
+def overlay_jpeg(
+    pixels: NDArray[np.uint8],
+    mask: Mask,
+    palette: NDArray[np.uint8],
+    options: OverlayOptions = OverlayOptions(),
+    names: Sequence[str] = (),
+) -> bytes:
     """Encode `overlay` for the eye.
 
     Args:
         pixels: `uint8[H, W, 3]`, RGB, 0–255.
         mask: `uint8[h, w]` or `uint16[h, w]`, class indices.
         palette: `uint8[K, 3]`, RGB; classes from K on are black.
-        opacity: 0 shows the picture alone, 1 the mask alone.
+        options: style, strength, and whether there is a legend.
+        names: of the classes, for the legend, which lists those that the picture shows.
 
     Returns:
-        A JPEG of quality 90.
+        A JPEG of quality 90; a legend makes it higher than the picture.
 
     Raises:
-        OptionError: `opacity` is not within 0–1.
         ImageError: A side is longer than a JPEG can hold.
     """
-    height, width = pixels.shape[:2]
+    picture = overlay(pixels, mask, palette, opacity=options.strength, style=options.overlay)
+    if options.overlay_legend:
+        named = dict(enumerate(names[: len(palette)]))
+        shown = {index: named[index] for index in np.unique(mask).tolist() if index in named}
+        picture = np.vstack([picture, _legend(picture.shape[1], shown, palette)])
+    height, width = picture.shape[:2]
     if max(height, width) > _JPEG_MAX_SIDE:
         raise ImageError(
             f"an overlay of {width} x {height} pixels is too large for a JPEG ({_JPEG_MAX_SIDE} a side): "
             "shrink the image with max-img-size"
         )
     file = io.BytesIO()
-    Image.fromarray(overlay(pixels, mask, palette, opacity=opacity)).save(file, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(picture).save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
+
+
+def _legend(width: int, names: Mapping[int, str], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw swatches and names of classes, in as many lines as they need, on white."""
+    size = min(_LEGEND_PX[1], max(_LEGEND_PX[0], width // 50))
+    font = ImageFont.load_default(size)
+    line, gap = round(1.6 * size), size // 2
+    places: list[tuple[int, int, int, str]] = []
+    x, y = gap, 0
+    for index, name in names.items():
+        text = f"{index} {legible(name, _LEGEND_NAME)}"
+        needed = size + gap + round(font.getlength(text)) + 2 * gap
+        if x > gap and x + needed > width:
+            x, y = gap, y + line
+        places.append((x, y, index, text))
+        x += needed
+    panel = Image.new("RGB", (width, y + line), "white")
+    draw = ImageDraw.Draw(panel)
+    for left, top, index, text in places:
+        swatch = (left, top + line // 2 - size // 2, left + size, top + line // 2 + size // 2)
+        draw.rectangle(swatch, fill=tuple(palette[index].tolist()), outline="black")
+        draw.text((left + size + gap, top + line // 2), text, fill="black", font=font, anchor="lm")
+    return np.asarray(panel)
 
 
 def draw_outline(picture: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:

@@ -104,11 +104,14 @@ cards.addEventListener("input", (event) => {
 });
 find("#find", HTMLInputElement).addEventListener("input", filter);
 find("#status", HTMLSelectElement).addEventListener("change", filter);
-find("#opacity", HTMLInputElement).addEventListener("input", (event) => {
-  if (event.target instanceof HTMLInputElement) {
-    cards.style.setProperty("--opacity", String(event.target.valueAsNumber / 100));
-  }
-});
+/** Shows the overlays as the tools ask for. */
+function showOverlays() {
+  cards.style.setProperty("--opacity", String(find("#opacity", HTMLInputElement).valueAsNumber / 100));
+  cards.classList.toggle("outlined", find("#style", HTMLSelectElement).value === "outline");
+}
+
+find("#opacity", HTMLInputElement).addEventListener("input", showOverlays);
+find("#style", HTMLSelectElement).addEventListener("change", showOverlays);
 find("#large", HTMLInputElement).addEventListener("change", (event) => {
   if (event.target instanceof HTMLInputElement) cards.classList.toggle("large", event.target.checked);
 });
@@ -124,5 +127,6 @@ for (const button of document.querySelectorAll("button[data-border]")) {
 makeHeadsSort();
 filter();
 // A reloaded page keeps what its fields held.
+showOverlays();
 for (const slider of sliders()) moveBorder(slider);
 find("#tools", HTMLDivElement).hidden = false;

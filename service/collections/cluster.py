@@ -39,6 +39,7 @@ from engine import (
 from engine.bundle.archive import unpack
 from engine.images import ImageLimits
 from engine.rasters.result import Result
+from engine.segmentation.palette import OverlayOptions
 from service.collections.cluster_ledger import ClusterEntry, RemoteTask, entry_of, read_batch, write_batch
 from service.collections.storage import Folder, StoreError, arrow_tables, copy_to, local_path, stem_of
 from service.ivcap.transfer_limits import Allowance
@@ -122,9 +123,10 @@ class _Pictures:
 
     out: Folder
     save: frozenset[SaveKind]
+    overlays: OverlayOptions
 
     def write(self, task: RemoteTask, image: SourceImage, prediction: Prediction) -> str | None:
-        pictures = encoded_pictures(task.stem, self.save, image, prediction)
+        pictures = encoded_pictures(task.stem, self.save, image, prediction, self.overlays)
         written = [self.out.write(name, content) for name, content in pictures]
         return written[0] if written else None
 
@@ -188,7 +190,7 @@ class Segmenter:
     def _segment(self, tasks: Sequence[RemoteTask]) -> Sequence[ClusterEntry]:
         options, request = self._options, self._options.request
         source = _Images(tasks, request.images, options.image)
-        sink = _Pictures(self._out, request.save)
+        sink = _Pictures(self._out, request.save, request.overlays)
         ledger = _Batch(self._predictor.provenance, options.digest, self._node)
         for _ in SegmentationJob(source, self._predictor, sink, ledger).results(request, options.threads):
             """Each result is stored and recorded by then."""

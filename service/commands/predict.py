@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine import Failed, OptionError, Predictor, Provenance, Segmented, SourceImage, read_image
+from engine import Failed, ImageError, OptionError, Predictor, Provenance, Segmented, SourceImage, read_image
 from engine.images import Capture, ImageLimits, find_images, is_tiff
 from engine.rasters.options import TileOptions
 from engine.rasters.result import Result
@@ -26,7 +26,7 @@ from service.commands.terminal import (
     messages,
     print_json,
     say,
-    shown,
+    shown_share,
     table_written,
     tell,
     tell_missed,
@@ -57,6 +57,7 @@ from service.session import caches_at, open_session
 
 if TYPE_CHECKING:
     from service.results.rasters import TiledImages
+    from service.results.report import Shown
 
 _Result = Result[ImageTask, Path | None]
 _GLOB = re.compile(r"[*?\[]")
@@ -177,7 +178,7 @@ class PredictRun:
     def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Segment the images, in their order, write what was asked for, and record it: each record with its result."""
         out, resume = self.results.out, self.results.resume
-        writer = ResultWriter(out, self.request.save)
+        writer = ResultWriter(out, self.request.save, self.request.overlays)
         tiled = self._tiled(predictor, writer)
         # Where nothing else is to be written, a ledger is written only for what reads it.
         keep = _writes(self.request, self.tiles) or resume or self.listing.shard is not None
@@ -223,19 +224,33 @@ class PredictRun:
             provenance=predictor.provenance,
             expected=len(self.tasks),
             facts={"bundle": str(bundle.source), **request_facts(self.request)},
+            overlays=self.request.overlays,
             lost=lambda error: products.lose(f"the report {path}", error),
         ) as report:
 
             def show(result: _Result | Entry) -> None:
                 if isinstance(result, Entry):
-                    report.add_record(result.record, result.capture)
+                    report.add_record(result.record, result.capture, self._shown_again(result))
                 elif isinstance(result, Failed):
                     report.add_failure(result.source.label, str(result.error))
                 else:
                     written = {} if result.encoded is None else {"result": str(result.encoded)}
-                    report.add_result(result.source.label, result, written)
+                    report.add_result(result, written)
 
             yield show
+
+    def _shown_again(self, entry: Entry) -> "Shown | None":
+        """The photograph and the mask of an earlier run; None where they cannot be read again."""
+        from service.results.report import Shown
+        from service.results.saved import read_saved
+
+        path = entry.record["mask"]["path"]
+        try:
+            image, mask = read_saved(entry, self.results.out, self.request.images)
+        except ImageError:
+            # The page says how many have no picture.
+            return None
+        return Shown(image, mask, {} if path is None else {"result": path})
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +318,7 @@ def _tell(record: Mapping[str, Any]) -> None:
         say(f"{named} {note}")
     if flags := record.get("flags"):
         say(f"{named} may be {', '.join(flags)}")
-    covers = ", ".join(
-        f"{shown(each['name'])} {each['cover']:.1%}" for each in record["cover"] if "excluded" not in each
-    )
+    covers = ", ".join(map(shown_share, record["cover"]))
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
     tell(f"{legible(named)}{where}: {covers}")
     region = record.get("roi")
@@ -315,9 +328,7 @@ def _tell(record: Mapping[str, Any]) -> None:
         say(f"{named}: no region of interest: {region['error']}", "red")
         return
     inside = ", ".join(
-        f"{shown(each['name'])} {each['cover']:.1%}" + (f" ({each['area_cm2']:.0f} cm²)" if "area_cm2" in each else "")
-        for each in region["cover"]
-        if "excluded" not in each
+        shown_share(each) + (f" ({each['area_cm2']:.0f} cm²)" if "area_cm2" in each else "") for each in region["cover"]
     )
     tell(f"  inside of the region ({region['method']}): {inside}")
 

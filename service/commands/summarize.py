@@ -9,6 +9,7 @@ import typer
 
 from benchmarks.results.markdown import Table
 from engine.declaration import Options, option
+from engine.images import Capture
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
 from service.collections.merging import find_ledgers
@@ -54,6 +55,7 @@ class _SummaryOptions(Options):
         csv: table of covers.
         changes: table of differences.
         points: map of the pictures.
+        report: page to look at.
         json_lines: whether a record is printed, and nothing else.
     """
 
@@ -76,6 +78,10 @@ class _SummaryOptions(Options):
         None,
         "Write a point for each picture whose position is known, with its cover, to this file (.gpkg or .geojson).",
     )
+    report: Path | None = option(
+        None,
+        "Write an HTML page to this file: covers and differences with their intervals, and a table of the pictures.",
+    )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
 
     def __post_init__(self) -> None:
@@ -85,7 +91,7 @@ class _SummaryOptions(Options):
     def files(self) -> dict[str, Path | None]:
         """Flag to file; None: not asked for, or standard output."""
         csv = None if self.csv == STANDARD_OUTPUT else self.csv
-        return {"--csv": csv, "--changes": self.changes, "--points": self.points}
+        return {"--csv": csv, "--changes": self.changes, "--points": self.points, "--report": self.report}
 
 
 @with_flags()
@@ -116,6 +122,9 @@ def summarize(
             with products.written(f"the table {output.csv}"):
                 write_table(groups_csv(summary))
         _write(products, output, found, placed, summary)
+        if output.report is not None:
+            with products.written(f"the report {output.report}"):
+                _write_report(output.report, survey, found, placed, summary)
         if output.json_lines:
             print_json(_record(found, placed, summary))
         else:
@@ -134,6 +143,30 @@ def _write(
         with products.written(f"the map {output.points}"):
             count = write_points(output.points, found.classes, placed.pictures)
             say(f"{count} of {len(placed.pictures)} pictures have a position -> {output.points}")
+
+
+def _write_report(
+    path: Path, survey: SurveyOptions, found: SurveyPictures, placed: PlacedPictures, summary: Summary
+) -> None:
+    from service.results.report import write_table_report
+
+    told = [(each.picture.entry.record, each.picture.capture) for each in placed.pictures]
+    failed = [
+        ({"image": image, "status": "failed", "error": {"message": reason}}, Capture())
+        for image, reason in found.failures.items()
+    ]
+    made_of = {"table of the survey": survey.survey, "pattern": survey.pattern}
+    facts = {name: str(value) for name, value in made_of.items() if value is not None}
+    if placed.unplaced:
+        facts["without a place"] = f"{len(placed.unplaced)} pictures, which are not in this report"
+    write_table_report(
+        path,
+        [*told, *failed],
+        expected=len(told) + len(failed) + found.missing,
+        facts=facts,
+        title="Cover of a survey",
+        survey={**summary_record(summary), "fields": list(summary.groups[0].group)},
+    )
 
 
 def _record(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> dict[str, object]:

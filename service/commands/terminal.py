@@ -427,6 +427,19 @@ def print_json(record: object) -> None:
     sys.stdout.flush()
 
 
+def shown_share(cover: Mapping[str, Any]) -> str:
+    """Tell the share of a class.
+
+    >>> shown_share({"name": "sand", "cover": 0.25}), shown_share({"name": "frame", "cover": 0, "excluded": 0.125})
+    ('sand 25.0%', 'frame left out (12.5%)')
+
+    Args:
+        cover: as `service.results.pictures.cover_records` writes it.
+    """
+    name = shown(cover["name"])
+    return f"{name} left out ({cover['excluded']:.1%})" if "excluded" in cover else f"{name} {cover['cover']:.1%}"
+
+
 def tell_missed(regions: int) -> None:
     """Tell on stderr how many regions of interest were not found, if any.
 
@@ -451,7 +464,7 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
     counts = summary["images"]
     tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:
-        mean = f"{each['mean_of_images']:.1%} mean of the images"
-        tell(f"  {shown(each['name'])} {each['cover']:.1%} of all pixels, {mean}")
+        more = "" if "excluded" in each else f" of all pixels, {each['mean_of_images']:.1%} mean of the images"
+        tell(f"  {shown_share(each)}{more}")
     for each in summary["failures"]:
         say(f"failed: {each['image']}: {each['reason']}", "red")

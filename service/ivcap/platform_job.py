@@ -34,6 +34,7 @@ from engine import (
 from engine.errors import message_of
 from engine.images import Capture, ImageLimits
 from engine.rasters.result import Result
+from engine.segmentation.palette import OverlayOptions
 from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
 from engine.system.text import legible_values
@@ -42,7 +43,7 @@ from service.ivcap.names import ArtifactName, product_stem
 from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, Product, PublishedImage, Publisher
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest, ServiceRequest
-from service.results.pictures import CoverTable, Stems, provenance_record, result_record
+from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
 from service.results.rasters import RASTER_OPTIONS, REPORT_SIDE_PX, TILE_OPTIONS, TiledImages
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
@@ -150,7 +151,7 @@ class Outcome:
         """
         total = TotalCover()
         for each in self.published:
-            total.add(each.valid_pixels, each.covers)
+            total.add(each.valid_pixels, cover_records(each.covers))
         summary = {
             "$schema": SUMMARY_SCHEMA,
             "order": order,
@@ -337,7 +338,7 @@ class _Run:
         with scratch_folder("report") as folder:
             page = folder / "report.html"
             try:
-                with self._report(page) as show:
+                with self._report(page, options.overlays) as show:
                     self._segment(options, show)
             finally:
                 # Also when the source broke off: what is done is worth a table.
@@ -374,7 +375,7 @@ class _Run:
                 self.outcome.problems.append(f"no image {kind}, so {' and '.join(idle)} had no effect: leave it out")
 
     @contextmanager
-    def _report(self, page: Path) -> Generator[Callable[[_Result], None]]:
+    def _report(self, page: Path, overlays: OverlayOptions) -> Generator[Callable[[_Result], None]]:
         if not self.request.report:
             yield lambda _: None
             return
@@ -386,6 +387,7 @@ class _Run:
             provenance=self.predictor.provenance,
             expected=len(self.images.source.sample) or None,
             facts={"order": self.publisher.store.order, "model": self.request.model},
+            overlays=overlays,
             lost=lambda error: self.outcome.not_stored("the report", error),
         ) as report:
             yield lambda result: _show(result, report)
@@ -418,7 +420,7 @@ def _show(result: _Result, report: "ReportWriter") -> None:
         return
     stored = result.encoded
     polygons = {} if stored.polygons is None else {"polygons": stored.polygons}
-    report.add_result(result.source.label, result, {"image": stored.image.urn, "mask": stored.mask, **polygons})
+    report.add_result(result, {"image": stored.image.urn, "mask": stored.mask, **polygons})
 
 
 def _reason(error: Exception) -> str:

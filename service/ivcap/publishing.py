@@ -1,7 +1,7 @@
 """What an order or a job publishes, for each image and at its end, whichever platform stores it.
 
 - For an image: the mask as a palette PNG, named after the image, with the aspect `INFERENCE_SCHEMA`; where there are
-  two classes, also with `SCALAR_SCHEMA`.
+  two classes, and none is left out, also with `SCALAR_SCHEMA`.
 - For a raster: the mask as a cloud-optimized GeoTIFF with the same aspects, which also hold areas in square metres,
   coordinate reference system and bounds; on request its polygons, with the aspect `POLYGONS_SCHEMA`.
 - At the end: the table of cover, the report if there is one, the collection of the masks, timings if they were asked
@@ -27,6 +27,7 @@ from service.ivcap.names import ArtifactName
 from service.results.pictures import (
     MAP_SUFFIX,
     capture_record,
+    class_palette,
     cover_records,
     flags_record,
     measured_record,
@@ -188,7 +189,7 @@ class Publisher:
             StorageError: something of it was not stored.
         """
         size, covers = (prediction.width, prediction.height), prediction.covers
-        content = pseudo_color_png(*shown_mask(prediction))
+        content = pseudo_color_png(shown_mask(prediction.mask), class_palette(covers))
         details = {**measured_record(prediction.confidence, prediction.region), **flags_record(prediction)}
         aspects = self._aspects(self._common(task, size, image.capture), covers, prediction.tiling, details)
         mask = self.store.store(Product(f"{task.stem}.pseudo.png", "image/png", content, aspects))
@@ -263,7 +264,8 @@ class Publisher:
                 "provenance": provenance_record(replace(self.provenance, tiling=tiling)),
             }
         ]
-        if len(covers) == 2 and not self.multilabel:
+        left_out = any(each.excluded is not None for each in covers)
+        if len(covers) == 2 and not self.multilabel and not left_out:
             aspects.append({"$schema": SCALAR_SCHEMA, **common, "cover": round(covers[1].cover, 6)})
         return tuple(legible_values(aspect) for aspect in aspects)
 

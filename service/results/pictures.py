@@ -20,6 +20,7 @@ from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (
     Mask,
+    OverlayOptions,
     composite,
     mask_png,
     overlay_jpeg,
@@ -266,7 +267,11 @@ def require_results_apart(arguments: Sequence[str], folder: Path) -> None:
 
 
 def encoded_pictures(
-    stem: str, save: frozenset[SaveKind], image: SourceImage, prediction: Prediction
+    stem: str,
+    save: frozenset[SaveKind],
+    image: SourceImage,
+    prediction: Prediction,
+    overlays: OverlayOptions = OverlayOptions(),
 ) -> Iterator[tuple[str, bytes]]:
     """Encode the pictures of an image, one after the other.
 
@@ -275,16 +280,18 @@ def encoded_pictures(
         save: which ones.
         image: the photograph, for the overlay.
         prediction: mask and cover.
+        overlays: how the overlay shows the mask.
 
     Yields:
         Name and content, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     planes = prediction.mask.ndim == 3
-    indices, palette = shown_mask(prediction)
+    indices, palette = shown_mask(prediction.mask), class_palette(prediction.covers)
+    names = [each.segmentation_class.name for each in prediction.covers]
     makers: dict[SaveKind, Callable[[], bytes]] = {
         "mask": (lambda: planes_npz(prediction.mask.astype(np.bool_))) if planes else (lambda: mask_png(indices)),
         "pseudo": lambda: pseudo_color_png(indices, palette),
-        "overlay": lambda: overlay_jpeg(image.pixels, indices, palette),
+        "overlay": lambda: overlay_jpeg(image.pixels, indices, palette, overlays, names),
         "confidence": lambda: mask_png(_confidence_plane(prediction)),
     }
     kinds: list[SaveKind] = [kind for kind in _SUFFIXES if kind in save]
@@ -299,10 +306,12 @@ class ResultWriter:
     Attributes:
         folder: where they go.
         save: which ones.
+        overlays: how overlays show masks.
     """
 
     folder: Path
     save: frozenset[SaveKind]
+    overlays: OverlayOptions = OverlayOptions()
 
     def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
         """Write the pictures of one image.
@@ -317,26 +326,26 @@ class ResultWriter:
             asked for.
         """
         written: list[Path] = []
-        for name, content in encoded_pictures(task.stem, self.save, image, prediction):
+        for name, content in encoded_pictures(task.stem, self.save, image, prediction, self.overlays):
             path = self.folder / name
             write_atomically(path, content, within=self.folder)
             written.append(path)
         return written[0] if written else None
 
 
-def shown_mask(prediction: Prediction) -> tuple[Mask, NDArray[np.uint8]]:
-    """Make a prediction's mask what pictures show of it.
+def shown_mask(mask: NDArray[np.uint8 | np.uint16 | np.bool_]) -> Mask:
+    """Make a mask what pictures show of it.
 
     Args:
-        prediction: mask and cover.
+        mask: class indices `[H, W]`, or bool[K, H, W].
 
     Returns:
-        Class indices `[H, W]` and their palette `uint8[K, 3]`, RGB. Planes of a multilabel bundle are flattened: the
-        last class of a pixel is shown, and a pixel of no class has the palette's last entry, black.
+        Class indices `[H, W]`. Planes of a multilabel bundle are flattened: the last class of a pixel is shown, and a
+        pixel of no class has the index K, which a palette of K classes shows black.
     """
-    planes = prediction.mask.ndim == 3
-    indices = composite(prediction.mask.astype(np.bool_)) if planes else _as_indices(prediction)
-    return indices, _with_black(class_palette(prediction.covers)) if planes else class_palette(prediction.covers)
+    if mask.ndim == 3:
+        return composite(mask.astype(np.bool_))
+    return mask.astype(np.uint16 if mask.dtype == np.uint16 else np.uint8, copy=False)
 
 
 def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
@@ -361,12 +370,6 @@ def confidence_record(confidence: Confidence) -> dict[str, float]:
     }
 
 
-def _as_indices(prediction: Prediction) -> Mask:
-    if prediction.mask.dtype == np.uint16:
-        return prediction.mask.astype(np.uint16, copy=False)
-    return prediction.mask.astype(np.uint8, copy=False)
-
-
 def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
     """Choose the colours that all pictures and files of a mask have.
 
@@ -377,10 +380,6 @@ def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
         uint8[K, 3], RGB.
     """
     return palette_for([each.segmentation_class.color for each in covers], len(covers))
-
-
-def _with_black(palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.vstack([palette, np.zeros((1, 3), np.uint8)])
 
 
 def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import errno
 import hashlib
 import io
 import math
-import operator
 import os
 import re
 import tempfile
@@ -24,8 +23,9 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from importlib.resources import files
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -34,83 +34,93 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine import MaskSize, Prediction, Provenance, Segmented, SourceImage
+from engine import MaskSize, Provenance, Segmented, SourceImage
 from engine.images import Capture
 from engine.rasters.result import SegmentedRaster
-from engine.segmentation.palette import draw_outline, overlay
+from engine.segmentation.palette import OverlayOptions, draw_outline, overlay
 from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
-from service.results.pictures import cover_records, measured_record, shown_mask
+from service.results.pictures import result_record, shown_mask
+from service.results.totals import ClassTotal, TotalCover, total_of
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
 _PHOTOGRAPH_QUALITY = 80
 _SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
 _SMALLEST_SIDE_PX = 240
+_TOLD = frozenset({"image", "cover", "mask", "confidence", "roi", "raster", "flags"})
+"""What rows keep of records."""
+
+_Share = TypeVar("_Share")
 _BREAKS = re.compile(r"(?<=[/_:])")
 _TEXT_LENGTH = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class ClassShare:
-    """A class and its cover of one image.
-
-    Attributes:
-        id: URN of the class.
-        name: what people call it.
-        color: RGB, as the pictures have it.
-        cover: share of the image's pixels, 0–1.
-    """
-
-    id: str
-    name: str
-    color: tuple[int, int, int]
-    cover: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClassTotal:
-    """A class over all images that were segmented.
-
-    Attributes:
-        index: its value in the masks.
-        id: URN of the class.
-        name: what people call it.
-        color: RGB, as the pictures have it.
-        mean: of the images' covers; every image counts once, whatever its size.
-        of_pixels: share of the pixels of all images; every pixel counts once.
-        lowest: of the images' covers.
-        highest: of the images' covers.
-    """
-
-    index: int
-    id: str
-    name: str
-    color: tuple[int, int, int]
-    mean: float
-    of_pixels: float
-    lowest: float
-    highest: float
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """An image: its name and time, and its record, or why it has none."""
+
     number: int
     name: str
-    width: int = 0
-    height: int = 0
-    taken_at: datetime | None = None
-    shares: tuple[ClassShare, ...] = ()
     reason: str | None = None
-    pictured: bool = True
-    confidence: Mapping[str, float] | None = None
-    region: Mapping[str, Any] | None = None
+    taken_at: datetime | None = None
+    pictured: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
-    def inside(self) -> tuple[ClassShare, ...]:
-        """Covers inside of the region of interest; none where there is none."""
-        return () if self.region is None else _shares(self.region["cover"])
+    def cover(self) -> Sequence[Mapping[str, Any]]:
+        return self.record["cover"]
+
+    @property
+    def counted(self) -> list[Mapping[str, Any]]:
+        """Covers of the classes that are not left out."""
+        return [each for each in self.cover if "excluded" not in each]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the mask, in pixels."""
+        return self.record["mask"]["width"], self.record["mask"]["height"]
+
+    @property
+    def confidence(self) -> Mapping[str, float] | None:
+        return self.record.get("confidence")
+
+    @property
+    def region(self) -> Mapping[str, Any] | None:
+        return self.record.get("roi")
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Of all pixels with data on the ground; empty where it is not known, also because classes overlap."""
+        known = [each["area_m2"] for each in self.cover if "area_m2" in each]
+        return {"area_m2": sum(known)} if not self.overlaps and known and len(known) == len(self.cover) else {}
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the classes do: otherwise covers sum to 1, or to 0 where nothing counts."""
+        covered = sum(each["cover"] for each in self.cover)
+        return covered > 0 and abs(covered - 1) > _ROUNDING
+
+    @property
+    def crs(self) -> str | None:
+        return self.record.get("raster", {}).get("crs")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What a card shows of an image.
+
+    Attributes:
+        image: the photograph, or the overview of a raster.
+        mask: class indices `[h, w]` or `bool[K, h, w]`, of any size.
+        written: where results lie, name to value.
+    """
+
+    image: SourceImage
+    mask: NDArray[np.uint8 | np.uint16 | np.bool_]
+    written: Mapping[str, str]
 
 
 def thumbnail_side(images: int) -> int:
@@ -128,29 +138,6 @@ def thumbnail_side(images: int) -> int:
     return next((side for most, side in _SIDES_PX if images <= most), _SMALLEST_SIDE_PX)
 
 
-def class_totals(covers: Sequence[tuple[ClassShare, ...]], pixels: Sequence[int]) -> list[ClassTotal]:
-    """Sum the covers of images up.
-
-    Args:
-        covers: the classes of each image, in index order; where an image has fewer classes, its cover of the rest is 0.
-        pixels: of each image.
-
-    Returns:
-        One entry a class, in index order.
-    """
-    known: dict[int, ClassShare] = {}
-    for shares in covers:
-        known.update((index, share) for index, share in enumerate(shares) if index not in known)
-    totals: list[ClassTotal] = []
-    for index, share in sorted(known.items()):
-        values = [shares[index].cover if index < len(shares) else 0.0 for shares in covers]
-        mean = math.fsum(values) / len(values)
-        of_pixels = math.fsum(map(operator.mul, values, pixels)) / sum(pixels)
-        total = ClassTotal(index, share.id, share.name, share.color, mean, of_pixels, min(values), max(values))
-        totals.append(total)
-    return totals
-
-
 @dataclass(slots=True)
 class ReportWriter:
     """Collects the results of a run, in the order in which they are to be shown.
@@ -163,6 +150,9 @@ class ReportWriter:
         provenance: of the predictor.
         expected: how many images the run has; None if nobody knows.
         facts: what else the page says about how the run was made, name to value.
+        overlays: how pictures show their masks until somebody chooses otherwise.
+        survey: as `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made
+            of; None: the page shows no groups.
     """
 
     path: Path
@@ -170,7 +160,9 @@ class ReportWriter:
     provenance: Provenance
     expected: int | None
     facts: Mapping[str, str]
+    overlays: OverlayOptions
     _cards: BinaryIO
+    survey: Mapping[str, Any] | None = None
     _card_sizes: list[int] = field(default_factory=list[int])
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
@@ -178,117 +170,75 @@ class ReportWriter:
     _failure: Exception | None = None
 
     def add_result(
-        self,
-        name: str,
-        result: Segmented[Any, Any] | SegmentedRaster[Any, Any],
-        details: Mapping[str, str] | None = None,
+        self, result: Segmented[Any, Any] | SegmentedRaster[Any, Any], written: Mapping[str, str] | None = None
     ) -> None:
-        """Add an image that was segmented, photograph or raster with an overview.
+        """Add an image that was segmented.
 
         Args:
-            name: what the user knows it by.
-            result: of the image.
-            details: what the card says of it besides, name to value: where the mask lies, URNs.
+            result: of the image, which the page calls as people know its source.
+            written: what the card says of it besides, name to value: where the mask lies, URNs.
         """
+        shown = None
         if isinstance(result, Segmented):
-            self.add(name, result.image, result.prediction, details)
+            shown = Shown(result.image, result.prediction.mask, written or {})
         elif result.overview is not None:
             image = SourceImage(result.overview.pixels, result.width, result.height, result.capture)
-            shown = Prediction(result.overview.mask, result.covers, result.timings_ms, confidence=result.confidence)
-            self.add(name, image, shown, details, (result.width, result.height))
+            shown = Shown(image, result.overview.mask, written or {})
+        self.add_record(result_record(result, self.provenance), result.capture, shown)
 
-    def add(
-        self,
-        name: str,
-        image: SourceImage,
-        prediction: Prediction,
-        details: Mapping[str, str] | None = None,
-        mask_size: tuple[int, int] | None = None,
-    ) -> None:
-        """Add a photograph that was segmented.
+    def add_record(self, record: Mapping[str, Any], capture: Capture, shown: Shown | None = None) -> None:
+        """Add an image.
 
         Args:
-            name: what the user knows it by.
-            image: the photograph.
-            prediction: mask and cover.
-            details: what the card says of it besides, name to value: where the mask lies, URNs.
-            mask_size: width and height of the whole mask, in pixels, where that of the prediction is its overview.
+            record: as `service.results.pictures.result_record` writes it.
+            capture: when and where the photograph was taken.
+            shown: what its card shows; None: it has a row, and no card.
         """
+        if record["status"] != "ok":
+            self.add_failure(record["image"], record["error"]["message"])
+            return
+        row = _Row(
+            len(self._rows) + 1,
+            record["image"],
+            taken_at=capture.taken_at,
+            pictured=shown is not None,
+            record={name: value for name, value in record.items() if name in _TOLD},
+        )
+        self._multilabel |= row.overlaps
         try:
-            self._add(name, image, prediction, details or {}, mask_size or (prediction.width, prediction.height))
+            if shown is not None:
+                self._add_card(row, capture, shown)
         except Exception as error:
             # The images still to come must not be lost for their card: `write` tells.
             if isinstance(error, OSError):
                 error.filename = str(self.path)
             self._failure = self._failure or error
+        self._rows.append(row)
 
-    def _add(
-        self,
-        name: str,
-        image: SourceImage,
-        prediction: Prediction,
-        details: Mapping[str, str],
-        mask_size: tuple[int, int],
-    ) -> None:
-        shares = _shares(cover_records(prediction.covers))
-        told = measured_record(prediction.confidence, prediction.region)
-        row = _Row(
-            len(self._rows) + 1,
-            name,
-            *mask_size,
-            image.capture.taken_at,
-            shares=shares,
-            confidence=told.get("confidence"),
-            region=told.get("roi"),
-        )
-        self._multilabel |= prediction.mask.ndim == 3
+    def _add_card(self, row: _Row, capture: Capture, shown: Shown) -> None:
+        self._multilabel |= shown.mask.ndim == 3
         side = thumbnail_side(max(self.expected or 0, row.number))
-        photograph, mask = _pictures(image, prediction, side)
-        leading, others = _split([share.cover for share in shares], _CARD_CLASSES)
+        photograph, mask = _pictures(row, shown, side)
+        leading, others = _split(row.counted, itemgetter("cover"), _CARD_CLASSES)
         card = _template("card.html").render(
             row=row,
-            source=(image.width, image.height),
+            source=(shown.image.width, shown.image.height),
             thumbnail=(photograph.width, photograph.height),
             photograph=_jpeg(photograph),
             mask=_lossless_webp(mask),
-            leading=[shares[index] for index in leading],
-            others=[shares[index] for index in others],
+            leading=leading,
+            others=others,
+            excluded=[each for each in row.cover if "excluded" in each],
             quality=_quality(row.region),
-            details={**_place(image), **_flags(prediction.flags), **details},
+            details={**_place(capture), **_flags(row.record.get("flags", ())), **shown.written},
         )
         self._keep(card.encode())
         self._sides.add(side)
-        self._rows.append(row)
 
     def _keep(self, card: bytes) -> None:
         if self._failure is None and self._cards.write(card) != len(card):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._card_sizes.append(len(card))
-
-    def add_record(self, record: Mapping[str, Any], capture: Capture) -> None:
-        """Add an image that was done earlier: a row without pictures.
-
-        Args:
-            record: as `service.results.pictures.result_record` writes it.
-            capture: when and where the photograph was taken.
-        """
-        if record["status"] != "ok":
-            self.add_failure(record["image"], record["error"]["message"])
-            return
-        mask = record["mask"]
-        shares = _shares(record["cover"])
-        row = _Row(
-            len(self._rows) + 1,
-            record["image"],
-            mask["width"],
-            mask["height"],
-            capture.taken_at,
-            shares=shares,
-            pictured=False,
-            confidence=record.get("confidence"),
-            region=record.get("roi"),
-        )
-        self._rows.append(row)
 
     def add_failure(self, name: str, reason: str) -> None:
         """Add an image that was not segmented.
@@ -297,7 +247,7 @@ class ReportWriter:
             name: what the user knows it by.
             reason: why.
         """
-        self._rows.append(_Row(len(self._rows) + 1, name, reason=reason))
+        self._rows.append(_Row(len(self._rows) + 1, name, reason))
 
     def write(self) -> None:
         """Put the page together and write it, whole or not at all; without a result there is no page.
@@ -310,8 +260,10 @@ class ReportWriter:
         if not self._rows:
             return
         segmented = [row for row in self._rows if row.reason is None]
-        totals = class_totals([row.shares for row in segmented], [row.width * row.height for row in segmented])
-        leading, others = _split([total.mean for total in totals], _LEADING_CLASSES)
+        totals = total_of([row.record for row in segmented]).classes()
+        counted = [each for each in totals if each.excluded is None]
+        leading, others = _split(counted, attrgetter("mean_of_images"), _LEADING_CLASSES)
+        rated = [row.confidence for row in segmented if row.confidence is not None]
         style, script = _asset("report.css"), _asset("report.js")
         page = _template("report.html").generate(
             title=self.title,
@@ -324,16 +276,22 @@ class ReportWriter:
             failures=[row for row in self._rows if row.reason is not None],
             missing=max(0, (self.expected or 0) - len(self._rows)),
             dated=any(row.taken_at for row in segmented),
-            regions=_region_columns(segmented),
+            regions=_region_totals(segmented),
             missed=sum(bool(row.region and row.region["error"]) for row in segmented),
-            rated=next((row.confidence["limit"] for row in segmented if row.confidence), None),
-            leading=[totals[index] for index in leading],
-            others=[totals[index] for index in others],
+            rated=rated[0]["limit"] if rated else None,
+            confidence=math.fsum(each["mean"] for each in rated) / len(rated) if rated else None,
+            excluded=[each for each in totals if each.excluded is not None],
+            leading=leading,
+            others=others,
+            areas=any(row.areas for row in segmented),
             multilabel=self._multilabel,
             provenance=self.provenance,
             facts=self.facts,
             sides=sorted(self._sides),
-            unpictured=sum(not row.pictured for row in self._rows),
+            unpictured=sum(not row.pictured for row in segmented),
+            overlays=self.overlays,
+            survey=self.survey,
+            grouped=[] if self.survey is None else _grouped_classes(self.survey, totals),
             cards=self._stored_cards(),
         )
         with atomic_file(self.path) as file:
@@ -353,6 +311,7 @@ def report_at(
     provenance: Provenance,
     expected: int | None = None,
     facts: Mapping[str, str] | None = None,
+    overlays: OverlayOptions | None = None,
     lost: Callable[[Exception], None] | None = None,
 ) -> Generator[ReportWriter]:
     """Write a report of what happens in a block.
@@ -366,13 +325,14 @@ def report_at(
         provenance: of the predictor.
         expected: how many images there are, so that pictures can be sized for them; None if nobody knows.
         facts: what else the page says about how the run was made, name to value.
+        overlays: how pictures show their masks until somebody chooses otherwise; None: filled, at half strength.
         lost: told why there is no page; None: that is an error of the block.
 
     Yields:
         What takes the results.
     """
     with tempfile.TemporaryFile(dir=path.parent, buffering=0) as cards:
-        writer = ReportWriter(path, title, provenance, expected, facts or {}, cards)
+        writer = ReportWriter(path, title, provenance, expected, facts or {}, overlays or OverlayOptions(), cards)
         try:
             yield writer
         finally:
@@ -390,8 +350,10 @@ def write_table_report(
     *,
     expected: int,
     facts: Mapping[str, str],
+    title: str = "Segmentation of a collection",
+    survey: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a report without pictures: totals, table, failures.
+    """Write a report without pictures: totals, groups, table, failures.
 
     Args:
         path: the HTML file; replaced if it exists. Without a record nothing is written.
@@ -399,14 +361,15 @@ def write_table_report(
             The page's provenance is that of the first.
         expected: how many images there are.
         facts: what else the page says about how the run was made, name to value.
+        title: heading of the page.
+        survey: as of `ReportWriter`.
     """
     first, *others = [*records] or [None]
     if first is None:
         return
     provenance = Provenance(**first[0]["provenance"])
-    with report_at(
-        path, title="Segmentation of a collection", provenance=provenance, expected=expected, facts=facts
-    ) as report:
+    with report_at(path, title=title, provenance=provenance, expected=expected, facts=facts) as report:
+        report.survey = survey
         for record, capture in [first, *(each for each in others if each is not None)]:
             report.add_record(record, capture)
 
@@ -419,18 +382,22 @@ def _quality(region: Mapping[str, Any] | None) -> str | None:
     return f"at least {min(quality['shown']):.0%} of each side shows, {quality['residual_px']:.1f} pixels off{hidden}"
 
 
-def _region_columns(rows: Sequence[_Row]) -> list[ClassTotal]:
-    """Classes over the regions that were found: those with the largest means."""
-    found = [row.inside for row in rows if row.inside]
-    if not found:
-        return []
-    totals = class_totals(found, [1] * len(found))
-    leading, _ = _split([total.mean for total in totals], _LEADING_CLASSES)
-    return [totals[index] for index in leading]
+def _region_totals(rows: Sequence[_Row]) -> list[ClassTotal]:
+    """Classes over the regions that were found; every one counts once."""
+    total = TotalCover()
+    for row in rows:
+        if row.region is not None and row.region["cover"]:
+            total.add(1, row.region["cover"])
+    return total.classes()
 
 
-def _shares(covers: Iterable[Mapping[str, Any]]) -> tuple[ClassShare, ...]:
-    return tuple(ClassShare(each["id"], each["name"], tuple(each["color"]), each["cover"]) for each in covers)
+def _grouped_classes(survey: Mapping[str, Any], totals: Sequence[ClassTotal]) -> list[dict[str, Any]]:
+    """The classes with the largest means of groups: name, colour, and the index among the covers of each group."""
+    colors = {each.id: each.color for each in totals}
+    classes = survey["groups"][0]["cover"]
+    means = [max(group["cover"][index]["mean"] for group in survey["groups"]) for index in range(len(classes))]
+    leading, _ = _split(range(len(classes)), means.__getitem__, _LEADING_CLASSES)
+    return [{**classes[index], "index": index, "color": colors[classes[index]["id"]]} for index in leading]
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:
@@ -454,19 +421,18 @@ def request_facts(request: PredictRequest) -> dict[str, str]:
     }
 
 
-def _pictures(image: SourceImage, prediction: Prediction, side: int) -> tuple[Image.Image, Image.Image]:
+def _pictures(row: _Row, shown: Shown, side: int) -> tuple[Image.Image, Image.Image]:
     """Shrink a photograph, and colour its mask at the same size."""
-    height, width = image.pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    photograph: NDArray[np.uint8] = np.array(cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    mask, palette = shown_mask(prediction)
-    colored = overlay(photograph, mask, palette, opacity=1)
-    polygon = () if prediction.region is None else prediction.region.polygon
-    if polygon:
-        fit = np.array([size[0] / prediction.width, size[1] / prediction.height])
+    pixels = shown.image.pixels
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    photograph: NDArray[np.uint8] = np.array(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    colors = np.array([each["color"] for each in row.cover], np.uint8).reshape(-1, 3)
+    colored = overlay(photograph, shown_mask(shown.mask), colors, opacity=1)
+    if row.region is not None and row.region["polygon"]:
+        corners = np.array(row.region["polygon"], np.float64) * np.divide(size, row.size)
         for picture in (photograph, colored):
-            draw_outline(picture, np.array(polygon) * fit)
+            draw_outline(picture, corners)
     return Image.fromarray(photograph), Image.fromarray(colored)
 
 
@@ -486,14 +452,15 @@ def _data_uri(media_type: str, file: io.BytesIO) -> Markup:
     return Markup(f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}")  # noqa: S704 (our own)
 
 
-def _split(shares: Sequence[float], most: int) -> tuple[list[int], list[int]]:
+def _split(
+    classes: Sequence[_Share], share_of: Callable[[_Share], float], most: int
+) -> tuple[list[_Share], list[_Share]]:
     """Part the classes with the largest shares from the others; both in index order."""
-    ranked = sorted(range(len(shares)), key=lambda index: shares[index], reverse=True)
-    return sorted(ranked[:most]), sorted(ranked[most:])
+    ranked = sorted(range(len(classes)), key=lambda index: share_of(classes[index]), reverse=True)
+    return [classes[index] for index in sorted(ranked[:most])], [classes[index] for index in sorted(ranked[most:])]
 
 
-def _place(image: SourceImage) -> dict[str, str]:
-    capture = image.capture
+def _place(capture: Capture) -> dict[str, str]:
     if capture.latitude_deg is None or capture.longitude_deg is None:
         return {}
     return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
@@ -522,6 +489,24 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def area(areas: Mapping[str, Any]) -> str:
+    """Write an area, in the unit that it is known in.
+
+    >>> area({"area_m2": 1234.5}), area({"area_m2": 0.01234}), area({"area_cm2": 812.4}), area({"cover": 1})
+    ('1,234.5 m²', '0.0123 m²', '812 cm²', '')
+
+    Args:
+        areas: a mapping that may hold `area_m2` or `area_cm2`.
+
+    Returns:
+        For people to read; empty where none is known.
+    """
+    if "area_m2" in areas:
+        square_metres = areas["area_m2"]
+        return f"{square_metres:,.1f} m²" if square_metres >= 10 or not square_metres else f"{square_metres:.3g} m²"
+    return f"{areas['area_cm2']:.0f} cm²" if "area_cm2" in areas else ""
+
+
 def _shown(value: object) -> object:
     """Make text fit for a page, which escapes it; what a template is made of stays as it is."""
     return legible(value, _TEXT_LENGTH) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -547,7 +532,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(percent=percent, css_color=_css_color, breakable=_breakable)
+    environment.filters.update(percent=percent, area=area, css_color=_css_color, breakable=_breakable)
     return environment.get_template(name)
 
 

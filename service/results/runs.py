@@ -13,13 +13,16 @@ from engine.cover.options import CoverOptions
 from engine.declaration import declared_options
 from engine.rasters.options import TileOptions
 from engine.segmentation.averaging import Averaging
+from engine.segmentation.palette import OverlayOptions
 from service.collections.sharding import Shard
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, distinct_stems
 
 _WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
 """Options that change how fast a mask comes, or whether, but not the mask."""
-_STATED_APART = frozenset(each.name for group in (Averaging, CoverOptions) for each in declared_options(group))
+_STATED_APART = frozenset(
+    each.name for group in (Averaging, CoverOptions, OverlayOptions) for each in declared_options(group)
+)
 """Options that a ledger states only where they are used."""
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
@@ -178,7 +181,8 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
     stated = {name: value for name, value in options.items() if name not in left_out}
     if scaled is not None:
         stated["scale_range"] = list(scaled)
-    return {**stated, **request.cover.record(), **({"averaging": averaging} if averaging else {})}
+    overlays = request.overlays.record() if "overlay" in request.save else {}
+    return {**stated, **request.cover.record(), **overlays, **({"averaging": averaging} if averaging else {})}
 
 
 def _shown(value: object) -> str:

@@ -1,60 +1,158 @@
-"""Counts, failures and cover over many images."""
+"""Counts, failures and cover over many images: the one place where covers are added up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import ClassCover, SegmentationClass
-from service.results.pictures import cover_records
+_AREAS = frozenset({"area_m2", "area_cm2"})
+"""What the records of covers call areas: of rasters, and of regions of interest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTotal:
+    """A class over many images.
+
+    Attributes:
+        index: its value in the masks.
+        id: URN of the class.
+        name: what people call it.
+        color: RGB, as the pictures have it.
+        cover: share of the pixels of all images, 0–1: every pixel counts once.
+        mean_of_images: mean of the images' covers, 0–1: every image counts once, whatever its size.
+        lowest: of the images' covers.
+        highest: of the images' covers.
+        excluded: of a class that is left out, its share of all pixels, 0–1, and the covers are 0; None of others.
+        areas: `area_m2` or `area_cm2`, where every image tells it.
+    """
+
+    index: int
+    id: str
+    name: str
+    color: Sequence[int]
+    cover: float
+    mean_of_images: float
+    lowest: float
+    highest: float
+    excluded: float | None
+    areas: Mapping[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """Write it as JSON values, as a cover with the mean besides."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "color": list(self.color),
+            "cover": round(self.cover, 6),
+            **{name: round(area, 4) for name, area in self.areas.items()},
+            **({} if self.excluded is None else {"excluded": round(self.excluded, 6)}),
+            "mean_of_images": round(self.mean_of_images, 6),
+        }
+
+
+@dataclass(slots=True)
+class _ClassSum:
+    """A class over the images so far."""
+
+    first: Mapping[str, Any]
+    images: int = 0
+    covers: float = 0.0
+    lowest: float = 1.0
+    highest: float = 0.0
+    pixels: float = 0.0
+    excluded_pixels: float | None = None
+    areas: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
 
 
 @dataclass(slots=True)
 class TotalCover:
     """The cover over all images, by two rules: every pixel counts once, and every image counts once.
 
+    What is left out counts nowhere. An image of which nothing counts, such as a raster without data, has no cover, and
+    no part in the mean.
+
     Attributes:
         images: how many there are.
-        pixels: of all images, of classes that count.
-        covered: pixels of each class, in index order.
-        image_covers: sum of the images' covers of each class, in index order.
+        pixels: of all images, as far as they hold data.
+        counted: those of classes that count.
     """
 
     images: int = 0
     pixels: int = 0
-    covered: list[ClassCover] = field(default_factory=list[ClassCover])
-    image_covers: list[float] = field(default_factory=list[float])
+    counted: float = 0.0
+    _counted_images: int = 0
+    _classes: list[_ClassSum] = field(default_factory=list[_ClassSum])
 
-    def add(self, pixels: int, covers: Sequence[ClassCover]) -> None:
+    def add(self, pixels: int, covers: Sequence[Mapping[str, Any]]) -> None:
         """Add an image.
 
         Args:
             pixels: of its mask, as far as they hold data.
-            covers: one a class.
+            covers: one a class, in index order, as `service.results.pictures.cover_records` writes them. Where an image
+                has fewer classes than others, its cover of the rest is 0.
         """
-        # What is left out does not count.
-        pixels = round(pixels * (1 - sum(each.excluded or 0 for each in covers)))
+        counted = pixels * max(0.0, 1 - sum(each.get("excluded", 0.0) for each in covers))
         self.images += 1
         self.pixels += pixels
-        for index, each in enumerate(covers):
-            if index == len(self.covered):
-                self.covered.append(ClassCover(each.segmentation_class, 0))
-                self.image_covers.append(0.0)
-            self.image_covers[index] += each.cover
-            before = self.covered[index]
-            self.covered[index] = ClassCover(before.segmentation_class, before.cover + each.cover * pixels)
+        self.counted += counted
+        self._counted_images += counted > 0
+        self._classes += [_ClassSum(each) for each in covers[len(self._classes) :]]
+        for known, each in zip(self._classes, covers, strict=False):
+            known.pixels += each["cover"] * counted
+            if counted > 0:
+                known.images += 1
+                known.covers += each["cover"]
+                known.lowest = min(known.lowest, each["cover"])
+                known.highest = max(known.highest, each["cover"])
+            if "excluded" in each:
+                known.excluded_pixels = (known.excluded_pixels or 0.0) + each["excluded"] * pixels
+            for name in each.keys() & _AREAS:
+                images, area = known.areas.get(name, (0, 0.0))
+                known.areas[name] = images + 1, area + each[name]
 
-    def records(self) -> list[dict[str, Any]]:
+    def classes(self) -> list[ClassTotal]:
         """Divide by the pixels, and by the images.
 
         Returns:
-            JSON values of each class, none without an image: `cover` is the share of the pixels of all images,
-            `mean_of_images` the mean of the images' covers.
+            One a class, in index order; none without an image.
         """
-        # A raster may hold no data at all, and a class that is left out may be everywhere.
-        shares = tuple(ClassCover(each.segmentation_class, each.cover / max(self.pixels, 1)) for each in self.covered)
-        means = (round(each / self.images, 6) for each in self.image_covers)
-        records = zip(cover_records(shares), means, strict=True)
-        return [{**record, "mean_of_images": mean} for record, mean in records]
+        return [self._total(index, each) for index, each in enumerate(self._classes)]
+
+    def _total(self, index: int, of_class: _ClassSum) -> ClassTotal:
+        first, excluded = of_class.first, of_class.excluded_pixels
+        # An image whose classes end before this one has none of it.
+        in_each = 0 < of_class.images == self._counted_images
+        return ClassTotal(
+            index,
+            first["id"],
+            first["name"],
+            first["color"],
+            cover=_share(of_class.pixels, self.counted),
+            mean_of_images=_share(of_class.covers, self._counted_images),
+            lowest=of_class.lowest if in_each else 0.0,
+            highest=of_class.highest,
+            excluded=None if excluded is None else _share(excluded, self.pixels),
+            areas={name: area for name, (images, area) in of_class.areas.items() if images == self.images},
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Write the classes as JSON values, those of an aspect or a summary."""
+        return [each.record() for each in self.classes()]
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def total_of(records: Sequence[Mapping[str, Any]]) -> TotalCover:
+    """Add the covers of images up.
+
+    Args:
+        records: of images that have a mask, as `--json` prints them.
+    """
+    total = TotalCover()
+    for record in records:
+        total.add(valid_pixels(record), record["cover"])
+    return total
 
 
 def valid_pixels(record: Mapping[str, Any]) -> int:
@@ -78,18 +176,6 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
         JSON values: counts, failures, cover over all images by both rules of `TotalCover`.
     """
     failed = [record for record in records if record["status"] != "ok"]
-    total = TotalCover()
-    for record in records:
-        if record["status"] == "ok":
-            covers = [
-                ClassCover(
-                    SegmentationClass(each["id"], each["name"], tuple(each["color"])),
-                    each["cover"],
-                    excluded=each.get("excluded"),
-                )
-                for each in record["cover"]
-            ]
-            total.add(valid_pixels(record), covers)
     return {
         "images": {
             "total": images,
@@ -98,5 +184,5 @@ def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
             "missing": images - len(records),
         },
         "failures": [{"image": each["image"], "reason": each["error"]["message"]} for each in failed],
-        "cover": total.records(),
+        "cover": total_of([record for record in records if record["status"] == "ok"]).records(),
     }

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.labels import Labels, read_labels
+from benchmarks.accuracy.labels import Labels
 from engine.errors import ImageError
 from engine.system.text import csv_cell
+from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
 
 AnnotationFormat = Literal["coralnet", "labelme", "coco"]
@@ -23,7 +24,6 @@ AnnotationFormat = Literal["coralnet", "labelme", "coco"]
 _LABELME_VERSION: Final = "5.5.0"
 """The version of labelme whose files these are like."""
 
-_INDEX_PNGS = (".mask.png", ".pseudo.png")
 _COVER_TOLERANCE = 1e-3
 
 
@@ -82,11 +82,7 @@ def read_mask(picture: SurveyPicture) -> Labels:
     # There is no cover where nothing counts: a raster without data, or a picture of a class that is left out.
     if covered > 0 and abs(covered - 1) > _COVER_TOLERANCE:
         raise ImageError("its classes overlap, and these formats have one class a pixel")
-    names = [name for suffix in _INDEX_PNGS for name in picture.entry.pictures if name.endswith(suffix)]
-    if not names:
-        raise ImageError("it has no mask as PNG: predict photographs with --save mask, and rasters with --vectors")
-    mask = record["mask"]
-    return read_labels(picture.folder / names[0], size=(mask["width"], mask["height"]))
+    return read_saved_mask(picture.entry, picture.folder)
 
 
 def class_mapping(classes: Sequence[SurveyClass], labels: Mapping[str, str]) -> dict[str, Any]:

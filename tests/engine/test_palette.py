@@ -16,6 +16,8 @@ from PIL import Image
 
 from engine.errors import ImageError, OptionError
 from engine.segmentation.palette import (
+    OverlayOptions,
+    OverlayStyle,
     color_map,
     composite,
     mask_png,
@@ -173,13 +175,61 @@ def test_overlay_jpeg_is_the_overlay_at_quality_90() -> None:
     pixels = np.full((64, 48, 3), 100, np.uint8)
     mask = np.zeros((64, 48), np.uint8)
     mask[:32] = 1
-    data = overlay_jpeg(pixels, mask, PALETTE, opacity=0.25)
+    data = overlay_jpeg(pixels, mask, PALETTE, OverlayOptions(overlay_strength=0.25))
     image = decoded(data)
     reference = io.BytesIO()
     Image.fromarray(overlay(pixels, mask, PALETTE, opacity=0.25)).save(reference, "JPEG", quality=90)
     assert (image.format, image.size) == ("JPEG", (48, 64))
     assert data == reference.getvalue()
     assert abs(np.asarray(image).astype(int)[8, 8] - [125, 75, 100]).max() <= 2
+
+
+def test_an_outline_colours_the_pixels_beside_another_class_and_no_others() -> None:
+    pixels = np.full((6, 9, 3), 100, np.uint8)
+    mask = np.zeros((6, 9), np.uint8)
+    mask[:, 5:] = 1
+    shown = overlay(pixels, mask, PALETTE, opacity=1, style=OverlayStyle.OUTLINE)
+    expected = pixels.copy()
+    expected[:, 4], expected[:, 5] = PALETTE[0], PALETTE[1]
+    assert np.array_equal(shown, expected)
+    # Half as strong, and the same for masks of two bytes.
+    faint = overlay(pixels, mask.astype(np.uint16), PALETTE, opacity=0.5, style=OverlayStyle.OUTLINE)
+    assert np.abs(faint[:, 4:6].astype(float) - (expected[:, 4:6].astype(float) + 100) / 2).max() <= 0.5
+    assert np.array_equal(faint[:, :4], pixels[:, :4])
+
+
+def test_a_mask_of_one_class_has_no_outline() -> None:
+    pixels = np.full((5, 5, 3), 100, np.uint8)
+    shown = overlay(pixels, np.ones((5, 5), np.uint8), PALETTE, opacity=1, style=OverlayStyle.OUTLINE)
+    assert np.array_equal(shown, pixels)
+
+
+def test_a_legend_shows_the_classes_of_the_picture_below_it() -> None:
+    pixels = np.full((60, 400, 3), 100, np.uint8)
+    mask = np.ones((60, 400), np.uint8)
+    palette = np.array([(255, 0, 0), (0, 200, 0)], np.uint8)
+    options = OverlayOptions(overlay_strength=0, overlay_legend=True)
+    shown = np.asarray(decoded(overlay_jpeg(pixels, mask, palette, options, ("sand", "grass"))))
+    assert np.abs(shown[:56].astype(int) - 100).max() <= 2
+    legend = shown[64:].astype(int)
+    assert len(legend) >= 10
+    green = (legend[..., 1] > 150) & (legend[..., 0] < 90)
+    red = (legend[..., 0] > 150) & (legend[..., 1] < 90)
+    assert green.sum() > 30
+    assert not red.any()
+    # Many classes take several lines, and nobody's picture becomes wider.
+    labels = np.arange(40, dtype=np.uint8).repeat(10).reshape(1, -1)
+    colors = np.array(color_map(40), np.uint8)
+    many = decoded(overlay_jpeg(pixels[:1], labels, colors, options, [f"class {each}" for each in range(40)]))
+    assert many.width == 400
+    few = decoded(overlay_jpeg(pixels[:1], labels, colors, options, ["class 0"]))
+    assert many.height > few.height
+
+
+@pytest.mark.parametrize(("style", "strength"), [("fill", 0.5), ("outline", 1)])
+def test_a_style_has_its_own_strength(style: OverlayStyle, strength: float) -> None:
+    assert OverlayOptions(overlay=style).strength == strength
+    assert OverlayOptions(overlay=style, overlay_strength=0.25).strength == 0.25
 
 
 def test_overlay_jpeg_refuses_what_a_jpeg_cannot_hold() -> None:

@@ -161,7 +161,8 @@ def test_the_region_inside_of_a_frame_is_recorded_tabulated_and_drawn(bundle: Pa
     assert float(row["roi_area_cm2_green"]) == green["area_cm2"]
     assert len(row["roi_polygon"].split()) == 4
     content = page.read_text()
-    assert f"{green['cover']:.1%} ({green['area_cm2']:.0f} cm²)" in content
+    assert f'{green["cover"]:.1%} <span class="area">{green["area_cm2"]:.0f} cm²</span>' in content
+    assert f"left out, {record['cover'][2]['excluded']:.1%}" in content
     # A resumed run does nothing again, and tells the same.
     assert pseg("predict", bundle, photo, "--out", out, *FRAME, "--json", "--resume").records == [record]
 

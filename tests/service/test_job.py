@@ -608,6 +608,8 @@ PARAMETERS: Mapping[str, Any] = {
     "median": None,
     "fill-holes": False,
     "min-area": None,
+    "overlay": "fill",
+    "overlay-strength": None,
     "tile": False,
     "as-photograph": False,
     "tile-size": None,

@@ -398,6 +398,8 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "median": ("int", None),
         "fill-holes": ("bool", None),
         "min-area": ("string", None),
+        "overlay": ("option", "fill"),
+        "overlay-strength": ("float", None),
         "tile": ("bool", None),
         "as-photograph": ("bool", None),
         "tile-size": ("int", None),

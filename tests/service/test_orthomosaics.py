@@ -308,8 +308,15 @@ def test_a_photograph_in_tiles_is_the_photograph(bundle: Path, tmp_path: Path, o
 def test_the_report_shows_a_map_small(bundle: Path, tmp_path: Path, out: Path) -> None:
     source = geotiff(tmp_path / "reef.tif", pixels_of(200, 3000))
     page = tmp_path / "report.html"
-    assert pseg("predict", bundle, source, "--tile", "--out", out, "--report", page).status == 0
+    (record,) = pseg("predict", bundle, source, "--tile", "--out", out, "--report", page, "--json").records
     text = page.read_text()
+    # by hand: 200 × 3000 pixels of half a metre
+    areas = [each["area_m2"] for each in record["cover"]]
+    assert sum(areas) == pytest.approx(200 * 3000 / 4)
+    assert "<dt>area</dt><dd>150,000.0 m² with data</dd>" in text
+    assert all(f'<span class="area">{area:,.1f} m²</span>' in text for area in areas)
+    assert all(f'<td class="number">{area:,.1f} m²</td>' in text for area in areas)
+    assert "<dt>coordinates</dt><dd><bdi>" in text
     assert "3000" in text
     assert text.count("data:image/jpeg") == 1
     assert len(text) < 300_000

@@ -2,7 +2,7 @@
 
 import io
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from service.ivcap.publishing import (
     Publisher,
     require_json,
 )
-from service.results.totals import TotalCover
 
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {"numpy": "2"})
 SOURCE = ArtifactName("urn:ivcap:artifact:image", "GOPR0247.JPG")
@@ -114,6 +113,17 @@ def test_two_classes_have_the_older_aspect_too() -> None:
     assert (scalar["width"], scalar["height"]) == (4, 1)
 
 
+def test_a_class_that_is_left_out_makes_no_scalar() -> None:
+    shelf = Shelf()
+    shares = (covers(1)[0], replace(covers(1, 0)[1], excluded=0.25))
+    Publisher(shelf, "m", PROVENANCE, multilabel=False, folder=NO_RASTERS).write(
+        task("q"), PHOTOGRAPH, Prediction(np.array([[0, 0, 0, 1]], np.uint8), shares, {})
+    )
+    [product] = shelf.products
+    [aspect] = product.aspects
+    assert [each.get("excluded") for each in aspect["cover"]] == [None, 0.25]
+
+
 def test_overlapping_classes_have_no_scalar_and_need_not_sum_to_one() -> None:
     planes = np.array([[[True, True]], [[False, True]]])
     product, _ = published(planes, 1.0, 0.5, multilabel=True)
@@ -154,18 +164,6 @@ def test_timings_are_summed_up_stage_by_stage() -> None:
     assert (aspect["$schema"], aspect["model_name"], aspect["images"]) == (TIMINGS_SCHEMA, "my network", 20)
     # by hand: the 19th of 20 in order is 5; (1 + 2 + 3 + 4 + 15 × 5 + 100) / 20
     assert aspect["timings_ms"]["run"] == {"mean": 9.25, "median": 5, "p95": 5, "min": 1, "max": 100}
-
-
-def test_images_count_by_their_pixels_and_once_each() -> None:
-    total = TotalCover()
-    total.add(100, covers(1, 0))
-    # This image has a class more.
-    total.add(300, covers(0, 0.5, 0.5))
-    records = total.records()
-    assert [each["cover"] for each in records] == pytest.approx([100 / 400, 150 / 400, 150 / 400])
-    assert [each["mean_of_images"] for each in records] == [0.5, 0.25, 0.25]
-    assert [each["name"] for each in records] == ["sand", "seagrass", "class-2"]
-    assert TotalCover().records() == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), {1, 2}, b"bytes"])

@@ -128,7 +128,7 @@ def test_every_option_of_a_prediction_is_offered_by_orders_and_jobs() -> None:
     offered = set(ServiceRequest.model_fields)
     known_otherwise = {"threads": "cpu_threads", "mkldnn": "enable_mkldnn", "auto_tune_shapes": "enable_auto_tune"}
     declared = {known_otherwise.get(each.name, each.name) for each in declared_options(PredictRequest)}
-    assert declared - offered == {"save", "streams", "max_pixels"}
+    assert declared - offered == {"save", "streams", "max_pixels", "overlay_legend"}
 
 
 def test_an_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -188,6 +188,8 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "roi": None,
         "quadrat-size": None,
         "exclude-class": None,
+        "overlay": "fill",
+        "overlay-strength": None,
         "report": False,
         "shard": None,
         "scale-range": None,

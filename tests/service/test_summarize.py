@@ -5,6 +5,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_the_transect_is_the_unit(dives: Path) -> None:
     assert red_of(change)["mean"] == pytest.approx(0.1, abs=1e-6)
     assert red_of(change)["standard_error"] == pytest.approx(0.057735, abs=1e-6)
     assert red_of(change)["low"] == pytest.approx(0.1 - 4.302653 * 0.0577350, abs=2e-6)
+
+
+def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Path) -> None:
+    page = tmp_path / "survey.html"
+    assert pseg("summarize", dives, "--pattern", PATTERN, "--report", page).status == ExitStatus.DONE
+    text = re.sub(r"<[^>]*>", " ", page.read_text().partition('id="groups"')[2].partition("</section>")[0])
+    words = " ".join(text.split())
+    # Of the figures by hand above: 50 percent within the whole scale, and 10 points more at the second date.
+    assert "north 2026-01-10 3 50.0% 0.0% to 100.0%" in words
+    assert "north 2026-06-10 3 60.0%" in words
+    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 -14.8 to +34.8" in words
+    assert "The unit is the transect" in words
+    assert "7 of 7 images segmented" in page.read_text()
+    assert "<dt>pattern</dt>" in page.read_text()
+    ledger = dives / "ledger.jsonl"
+    assert "ledger.jsonl is a ledger" in pseg_error("summarize", dives, "--pattern", PATTERN, "--report", ledger)
 
 
 def test_without_transects_the_picture_is_the_unit_and_that_is_said(dives: Path) -> None:
