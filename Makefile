@@ -21,7 +21,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api wheel wheelhouse
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -226,6 +226,9 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 api: $(VENV)/runtime ## write docs/api.md from the docstrings, and docs/commands.md from the commands
 	$(BIN)/python -m demo.reference
 	$(BIN)/python -m demo.command_reference
+
+schemas: $(VENV)/runtime ## write docs/schemas, the JSON schemas of what orders and jobs publish
+	$(BIN)/python -m demo.schemas
 
 lock: ## lock the requirements again (needs uv)
 	./lock-requirements

@@ -61,8 +61,8 @@ from service.version import banner
 
 _log = logging.getLogger("service.job")
 _ROOT = Path(__file__).parents[1]
-_REQUEST_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-request.1"
-_RESULT_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-result.1"
+REQUEST_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-request.1"
+RESULT_SCHEMA = "urn:ibenthos:schema:paddle.seg.job-result.1"
 VARIANT = Device.GPU if os.environ.get("PSEG_SERVICE_DEVICE") == Device.GPU else Device.CPU
 _MOST_FAILURES_TOLD = 100
 _PROGRESS_EVENTS = 20
@@ -72,7 +72,7 @@ _OPENING, _SEGMENTING, _STORING = "open model", "segment images", "store results
 class JobRequest(ServiceRequest):
     """Segment images with a PaddleSeg model."""
 
-    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-request.1"] = Field(_REQUEST_SCHEMA, alias="$schema")
+    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-request.1"] = Field(REQUEST_SCHEMA, alias="$schema")
     device: str = Field(
         VARIANT.value, description=ServiceRequest.model_fields["device"].description, pattern=DEVICE_PATTERN
     )
@@ -84,14 +84,20 @@ class JobRequest(ServiceRequest):
         # Parameters that are kept as an aspect come with what the platform says of it.
         parameters = {name: value for name, value in given.items() if not name.startswith("$") and name != "jschema"}
         build_service_request(**{"device": VARIANT, **parameters})
-        return {**parameters, "$schema": given.get("$schema", _REQUEST_SCHEMA)}
+        return {**parameters, "$schema": given.get("$schema", REQUEST_SCHEMA)}
 
 
 def _is_absent(value: object) -> bool:
     return value is None or value == []
 
 
-class ImageCounts(BaseModel):
+class _Part(BaseModel):
+    """A part of a result; what has no description here is an error, and not left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageCounts(_Part):
     """How many images a job had."""
 
     total: int = Field(description="images that were asked for")
@@ -99,7 +105,7 @@ class ImageCounts(BaseModel):
     failed: int = Field(description="images that have none")
 
 
-class Cover(BaseModel):
+class Cover(_Part):
     """The share of a class."""
 
     id: str | None = Field(description="URN of the class, if the bundle has one")
@@ -124,7 +130,7 @@ class TotalShare(Cover):
     mean_of_images: float = Field(description="mean of the images' covers, 0 to 1: every image counts once")
 
 
-class RasterPlace(BaseModel):
+class RasterPlace(_Part):
     """Where a raster lies."""
 
     crs: str | None = Field(description="coordinate reference system, such as EPSG:32755; null if the file names none")
@@ -134,7 +140,7 @@ class RasterPlace(BaseModel):
     valid_pixels: int = Field(description="pixels that hold data, of which the covers are shares")
 
 
-class Mask(BaseModel):
+class Mask(_Part):
     """The result of an image."""
 
     image: str = Field(description="URN of the image")
@@ -164,7 +170,7 @@ class Mask(BaseModel):
     )
 
 
-class Failure(BaseModel):
+class Failure(_Part):
     """An image without a result."""
 
     image: str = Field(description="URN of the image")
@@ -172,7 +178,7 @@ class Failure(BaseModel):
     reason: str = Field(description="what is wrong with it")
 
 
-class Products(BaseModel):
+class Products(_Part):
     """What a job stores besides the masks."""
 
     cover: str | None = Field(None, description="URN of the table of cover, CSV")
@@ -183,9 +189,9 @@ class Products(BaseModel):
 class JobResult(BaseModel):
     """What became of a job."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
-    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-result.1"] = Field(_RESULT_SCHEMA, alias="$schema")
+    jschema: Literal["urn:ibenthos:schema:paddle.seg.job-result.1"] = Field(RESULT_SCHEMA, alias="$schema")
     job: str = Field(description="URN of the job")
     model: str = Field(description="URN of the model bundle")
     images: ImageCounts = Field(description="how many images the job had")

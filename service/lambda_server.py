@@ -51,7 +51,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine import EngineError, OptionError, Predictor
 from engine.errors import message_of
-from service.ivcap.description import DESCRIPTION, EXAMPLE, completed, request_schema, tool_from
+from service.ivcap.description import EXAMPLE, PICTURE_DESCRIPTION, completed, request_schema, tool_from
 from service.ivcap.items import LocalItem
 from service.ivcap.names import ARTIFACT_URN, is_platform_urn
 from service.ivcap.platform_job import ExitStatus
@@ -74,7 +74,6 @@ _RECORD_BYTES = 1 << 20
 _KEPT_RESULTS, _KEPT_S = 256, 3600
 _LEFT_OUT = ("images", "shard")
 _UPLOADS = ("/masks", "/results")
-_DESCRIPTION = f"Takes one image per request; for many images there is another service.\n\n{DESCRIPTION}"
 _PICTURE_EXAMPLE = {"model": EXAMPLE["model"], "image": EXAMPLE["images"][0]}
 
 
@@ -388,9 +387,9 @@ def _arguments(
     described: dict[str, Any] | None = None
     if given.print_service_description:
         definition = create_rest_service_definition(service, artifacts.segment, path="/")
-        described = completed(definition, VARIANT, schema, _DESCRIPTION)
+        described = completed(definition, VARIANT, schema, PICTURE_DESCRIPTION)
     elif given.print_tool_description:
-        tool = tool_from(os.environ, service.name, schema, JobResult.__name__, _DESCRIPTION)
+        tool = tool_from(os.environ, service.name, schema, JobResult.__name__, PICTURE_DESCRIPTION)
         described = tool.model_dump(by_alias=True)
     if described is not None:
         # What hides secrets in all other output takes the signature of a function for that of an address.

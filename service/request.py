@@ -14,7 +14,7 @@ from engine import Device, OneDnn, OptionError, Precision, RuntimeRequest
 from engine.cover.options import CoverOptions
 from engine.cover.regions import names_file
 from engine.declaration import Declaration, DeclaredOption, Options, assembled, declared_options, option
-from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
+from engine.images import DEFAULT_MAX_IMG_SIZE, DEFAULT_MAX_PIXELS, ImageLimits
 from engine.rasters.options import POLYGON_FORMATS, TileOptions
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import Averaging
@@ -153,6 +153,11 @@ _DEFAULTS_IN_ORDERS: Mapping[str, object] = {
     "threads": 10,
     "batch_size": 1,
 }
+# What orders and jobs cannot be asked for has no place in what is told of their parameters.
+_TEXTS_IN_ORDERS: Mapping[str, tuple[str, str]] = {
+    "tile": ("max-pixels", f"{DEFAULT_MAX_PIXELS // 10**6} million pixels"),
+    "roi": ("polygon:FILE with a JSON list of corners, or polygon:", "polygon:"),
+}
 _NOT_IN_ORDERS = frozenset({"streams", "max_pixels", "save", "max_memory", "overlay_legend"})
 
 
@@ -174,6 +179,8 @@ def _parameter(declared: DeclaredOption) -> tuple[Any, Any]:
         return Literal["none", *POLYGON_FORMATS], Field(
             default="none", description="Publish the classes of rasters as polygons, too: as GeoPackage or GeoJSON."
         )
+    if declared.name in _TEXTS_IN_ORDERS:
+        text = text.replace(*_TEXTS_IN_ORDERS[declared.name])
     if declared.name in _DEFAULTS_IN_ORDERS:
         default, text = _DEFAULTS_IN_ORDERS[declared.name], text.split(" By default")[0]
         kind = str if told.parse else next(each for each in get_args(kind) if each is not type(None))
@@ -206,12 +213,12 @@ class _Subject(BaseModel):
     )
 
     model: str = Field(
-        description="URN of the artifact that holds the model bundle: an archive of a model that PaddleSeg exported."
+        description="URN of the artifact that holds the model bundle: an archive with a model that PaddleSeg exported."
     )
     image: str | None = Field(
         default=None,
-        description="URN of the artifact that holds the only image (JPEG, PNG, TIFF, WebP and others). Give either "
-        "image or images.",
+        description="URN of the artifact that holds the image, if there is only one (JPEG, PNG, TIFF, WebP and "
+        "others). Give either image or images.",
     )
     images: str | list[str] | None = Field(
         default=None,
@@ -224,7 +231,7 @@ class _Subject(BaseModel):
         default=None, description="Name of the model in the timings. If left out, the name of the bundle."
     )
     report: bool = Field(
-        default=False, description="Publish a report for people: an HTML page of images, masks and cover."
+        default=False, description="Also publish a report for people: an HTML page with images, masks and cover."
     )
     shard: str | None = Field(
         default=None,

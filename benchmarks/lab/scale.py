@@ -6,12 +6,15 @@ of the output folder as soon as it is done, and not done again; `--again` does. 
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryFile
 from typing import Any
 
 from benchmarks.lab.orthomosaic import write_orthomosaic
@@ -25,10 +28,14 @@ _ROOT = Path(__file__).parents[2]
 _SEED = 20240
 _MIB = 1 << 20
 _MEMORY_LIMIT_MIB = 1536
+_ORDER_SIDE = 10_000
 _SEAM_LIMIT = 0.001
 _TIMEOUT_S = 24 * 3600
 _COMMAND = "from service.start import main; main()"
-PARTS = ("memory", "seams", "throughput")
+_ORDER = "from service.order import main; main()"
+CONTAINER_BYTES = 4 << 30
+"""Memory of a container, as the description of the service asks for it."""
+PARTS = ("memory", "order", "seams", "throughput")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,9 @@ def measure(request: ScaleRequest, report: Callable[[str], None]) -> dict[str, A
     memory: dict[str, Callable[[], dict[str, Any]]] = {
         f"memory_{size}": lambda size=size: memory_of(request, size) for size in request.sizes
     }
+    memory |= {
+        f"order_{size}": lambda size=size: order_of(request, size) for size in request.sizes if size <= _ORDER_SIDE
+    }
     comparing: dict[str, Callable[[], dict[str, Any]]] = {
         "seams": lambda: _child_part(request, "seams"),
         f"throughput_{request.streams}": lambda: _child_part(request, "throughput"),
@@ -95,19 +105,9 @@ def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
         "predict", request.bundle, source, "--tile", "--max-memory", f"{request.memory_mib}MiB",
         "--streams", request.streams, "--out", masks, "--json",
     ]  # fmt: skip
-    started = time.perf_counter()
-    with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", _COMMAND, *map(str, arguments)], cwd=_ROOT, stdout=subprocess.PIPE
-    ) as process:
-        peak = 0
-        while process.poll() is None:
-            # The kernel keeps the peak, so that looking now and then misses only what the last moment adds.
-            peak = max(peak, process_memory_bytes("VmHWM", process.pid))
-            time.sleep(0.02)
-        output = process.stdout.read() if process.stdout else b""
-    elapsed_s = time.perf_counter() - started
-    if process.returncode:
-        raise RuntimeError(f"pseg ended with {process.returncode} on {source}: {output.decode()}")
+    peak, elapsed_s, status, output = _watched([_COMMAND, *arguments])
+    if status:
+        raise RuntimeError(f"pseg ended with {status} on {source}: {output.decode()}")
     record = json.loads(output)
     return {
         "size": size,
@@ -119,6 +119,60 @@ def memory_of(request: ScaleRequest, size: int) -> dict[str, Any]:
         "tiling": record["provenance"]["tiling"],
         "timings_ms": record["timings_ms"],
     }
+
+
+def order_of(request: ScaleRequest, size: int) -> dict[str, Any]:
+    """Do an order of an orthomosaic with polygons, as a container of 4 GiB would, and watch its peak.
+
+    A process that wants more private memory than the container has fails; what all its processes hold is added up.
+    """
+    source, out = orthomosaic(request, size), request.out / "order"
+    rmtree(out, ignore_errors=True)
+    out.mkdir()
+    arguments = [
+        _ORDER, "--model", request.bundle, "--image", source, "--vectors", "gpkg",
+        "--ivcap:in-dir", request.out, "--ivcap:out-dir", out,
+    ]  # fmt: skip
+    peak, elapsed_s, status, output = _watched(arguments, limit_bytes=CONTAINER_BYTES)
+    if status:
+        raise RuntimeError(f"the order of {source} ended with {status}: {output.decode()[-2000:]}")
+    [mask], [polygons] = out.glob("*.tif"), out.glob("*.gpkg")
+    return {
+        "size": size,
+        "peak_mib": peak / _MIB,
+        "seconds": elapsed_s,
+        "megapixels_per_second": size * size / 1e6 / elapsed_s,
+        "mask_mib": mask.stat().st_size / _MIB,
+        "polygons_mib": polygons.stat().st_size / _MIB,
+    }
+
+
+def _watched(arguments: Sequence[object], limit_bytes: int | None = None) -> tuple[int, float, int, bytes]:
+    """Peak in bytes of a program and its children, seconds, status, and what it prints."""
+    started = time.perf_counter()
+    with TemporaryFile() as output:
+        with subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", *map(str, arguments)], cwd=_ROOT, stdout=output
+        ) as process:
+            if limit_bytes is not None:
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+            peak = 0
+            while process.poll() is None:
+                # The kernel keeps the peak of the one process; of several what they hold now is added up.
+                peak = max(peak, process_memory_bytes("VmHWM", process.pid), _held_bytes(process.pid))
+                time.sleep(0.02)
+        output.seek(0)
+        return peak, time.perf_counter() - started, process.returncode, output.read()
+
+
+def _held_bytes(pid: int) -> int:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+        return process_memory_bytes("VmRSS", pid) + sum(map(_held_bytes, children))
+    except OSError:
+        # It has ended.
+        return 0
 
 
 def _child_part(request: ScaleRequest, part: str) -> dict[str, Any]:
@@ -142,6 +196,9 @@ def to_markdown(measured: dict[str, Any]) -> str:
             (f"peak memory of the process, {what}", f"{each['peak_mib']:.0f} MiB", f"≤ {_MEMORY_LIMIT_MIB} MiB"),
             ("time for it, from start to the written map", speed, ""),
         ]
+    for each in of_part["order"]:
+        what = f"peak memory of an order with polygons, {each['size']}×{each['size']} pixels"
+        rows.append((what, f"{each['peak_mib']:.0f} MiB", f"≤ {CONTAINER_BYTES // _MIB} MiB"))
     for each in of_part["seams"]:
         side, tiles = each["pixels"][0], f"{each['tiles']} tiles, overlap {each['overlap']}"
         what = f"pixels of {side}×{side} that differ from the whole image, {tiles}"

@@ -22,26 +22,57 @@ from engine import Device
 _log = logging.getLogger(__name__)
 _PROJECT_FILE = Path(__file__).parents[2] / "pyproject.toml"
 
-# The library of orders reads a percent sign as one of argparse's.
-_TEXT = """\
-Segments photographs with a PaddleSeg model: each pixel gets one of the model's classes (sand, seagrass or rock, for
-instance), and each class its cover, which is its share of the image.
-
-Use it to measure what one photograph, a set of photographs or a whole survey shows: the cover of seagrass in quadrats,
-for example. It needs a model bundle and images that are artifacts or collections of the platform. It cannot train a
-model, and it finds only the classes that the model knows; the result names them.
-
-It returns for each image the URN of its mask, the width and height of the image in pixels, and the cover of every class
-as a number from 0 to 1. The mask is a palette PNG of the size of the image whose values are class indices. It also
-returns the cover over all images by two rules (every pixel counts once, or every image counts once), the images that
-failed with the reasons, the URNs of a CSV table of cover, of the collection of masks and, if asked for, of an HTML
-report, and a record of what ran.
-
-An image that cannot be read is listed among the failures, and the others are done. The request fails, with all reasons,
-if no image succeeds or if a result cannot be stored. Covers of one image add up to 1 unless the classes of the model
-overlap.
+_WHAT = """\
+Segments photographs and georeferenced rasters (GeoTIFF, such as orthomosaics) with a PaddleSeg model: each pixel gets
+one of the model's classes, for instance sand, seagrass or rock. For every class it reports the cover, which is the
+class's share of the image's pixels.
 """
-DESCRIPTION = "\n\n".join(" ".join(paragraph.split()) for paragraph in _TEXT.split("\n\n"))
+_MASK = """\
+the URN of its mask, the width and height of the image in pixels, and the cover of every class as a number from 0 to 1.
+The mask of a photograph is a palette PNG of the same size whose values are class indices. The mask of a raster is a
+GeoTIFF with the same georeference; the result then also states the coordinate reference system, the bounds, and the
+area of every class in square metres, and the URN of the polygons of the classes if vectors asks for them.
+"""
+_TEXT = f"""\
+{_WHAT}
+
+Use it to measure what a photograph, a set of photographs, a survey or an orthomosaic shows, for example the cover of
+seagrass in quadrats. It needs the URN of a model bundle, which is an artifact of the platform, and of the images:
+one artifact (image), or several artifacts or a collection (images). It cannot train a model, and it finds only the
+classes that the model knows; the result names them.
+
+It returns for each image {_MASK} It also returns the cover over all images by two rules (every pixel counts once, or
+every image counts once), the images that failed with the reasons, the URNs of a CSV table of cover, of the collection
+of masks and, if report is true, of an HTML report, and a record of what ran.
+
+An image that cannot be read is listed among the failures, and the others are processed. The request fails, with all
+reasons, if no image succeeds or if a result cannot be stored. The covers of one image add up to 1 unless the classes of
+the model overlap.
+"""
+_PICTURE_TEXT = f"""\
+{_WHAT}
+
+Use it to measure what one photograph shows, when the answer is wanted within seconds. For several images, or a large
+raster, use the service of the same name without lambda. It needs the URN of a model bundle and the URN of the image;
+both are artifacts of the platform. It cannot train a model, and it finds only the classes that the model knows; the
+result names them.
+
+It returns for the image {_MASK} It also returns the URNs of a CSV table of cover and of the mask's collection, and a
+record of what ran.
+
+The request fails, with the reason, if the image cannot be read or a result cannot be stored. The covers of an image
+add up to 1 unless the classes of the model overlap.
+"""
+
+
+def _paragraphs(text: str) -> str:
+    # The library of orders reads a percent sign as one of argparse's.
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+DESCRIPTION = _paragraphs(_TEXT)
+PICTURE_DESCRIPTION = _paragraphs(_PICTURE_TEXT)
+"""Of the service that takes one image per request."""
 
 EXAMPLE: Mapping[str, Any] = {
     "model": "urn:ivcap:artifact:2b5f7c1e-3d0a-4b6e-9c51-7a1f0e6d8c42",

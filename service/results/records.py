@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 MOST_IMAGES: Final = 10_000_000
 """Of a collection: ten times what one folder was tried with."""
@@ -71,11 +71,12 @@ Status = Literal["ok", "failed"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=_LONGEST_SIDE_PX)]
 
-_Scalar = str | bool | Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)] | None
+# Named, so that schemas name them, too, instead of writing them out each time.
+_Scalar = TypeAliasType("_Scalar", str | bool | Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)] | None)
 _Few = Field(max_length=_MOST_FACTS)
-_Flat = _Scalar | Annotated[list[_Scalar], _Few] | Annotated[dict[str, _Scalar], _Few]
-_Nested = _Scalar | Annotated[list[_Flat], _Few] | Annotated[dict[str, _Flat], _Few]
-_Fact = _Scalar | Annotated[list[_Nested], _Few] | Annotated[dict[str, _Nested], _Few]
+_Flat = TypeAliasType("_Flat", _Scalar | Annotated[list[_Scalar], _Few] | Annotated[dict[str, _Scalar], _Few])
+_Nested = TypeAliasType("_Nested", _Scalar | Annotated[list[_Flat], _Few] | Annotated[dict[str, _Flat], _Few])
+_Fact = TypeAliasType("_Fact", _Scalar | Annotated[list[_Nested], _Few] | Annotated[dict[str, _Nested], _Few])
 Facts = Annotated[dict[str, _Fact], _Few]
 """Values by name, such as options: texts, finite numbers, truth values, nothing, and lists or mappings of those."""
 

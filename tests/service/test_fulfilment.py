@@ -21,6 +21,7 @@ from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product
 from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session
+from tests.published import problem_of
 from tests.service.bundles import bundle_folder
 
 
@@ -40,12 +41,14 @@ class Shelf:
         self._refuse(product.name)
         self.history.append(f"store {product.name}")
         self.products[product.name] = product.content
+        assert [problem for aspect in product.aspects if (problem := problem_of(aspect))] == []
         self.stored_aspects += product.aspects
         self.when_stored(product.name)
         return f"urn:ivcap:artifact:{product.name}"
 
     def attach(self, entity: str, aspect: Aspect) -> None:
         self._refuse(aspect["$schema"])
+        assert problem_of(aspect) is None
         self.aspects.append({**aspect, "$entity": entity})
 
     def _refuse(self, name: str) -> None:

@@ -26,6 +26,7 @@ from service.ivcap.publishing import (
     SUMMARY_SCHEMA,
     TIMINGS_SCHEMA,
 )
+from tests.published import problem_of
 from tests.service.bundles import CLASSES
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.faulty_server import Fault, FaultKind, FaultyServer
@@ -113,6 +114,7 @@ def new_machine(tmp_path: Path) -> Iterator[Machine]:
 def good(result: Result) -> dict[str, Any]:
     assert not result.is_error, result.content["error"]
     assert result.content["$schema"] == "urn:ibenthos:schema:paddle.seg.job-result.1"
+    assert problem_of(result.content) is None
     return result.content
 
 

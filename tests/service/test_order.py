@@ -22,6 +22,7 @@ import yaml
 
 from engine.system.cores import usable_cores
 from service.ivcap.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SCALAR_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
+from tests.published import problem_of
 from tests.service.bundles import CLASSES, bundle_folder, packed
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Operation, Storage
@@ -108,6 +109,7 @@ def photographs(tmp_path: Path) -> Path:
 
 def aspects_in(folder: Path, schema: str) -> list[dict[str, Any]]:
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert [problem for record in records if (problem := problem_of(record))] == []
     return [record for record in records if record["$schema"] == schema]
 
 

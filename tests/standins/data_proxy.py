@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tests.published import problem_of
 from tests.standins.faulty_server import Fault, FaultKind, FaultyHandler, FaultyServer, Platform
 
 __all__ = ["DataProxy", "Fault", "FaultKind", "Operation", "Storage", "Upload"]
@@ -129,7 +130,7 @@ class _Handler(FaultyHandler[Storage]):
         with self.operation("annotate", f"{schema} {entity}") as storage:
             if storage is not None:
                 aspect = json.loads(content)
-                fits = aspect.get("$schema") == schema
+                fits = aspect.get("$schema") == schema and problem_of(aspect) is None
                 if fits:
                     storage.aspects.append({**aspect, "$entity": entity})
                 self.answer(200 if fits else 400)

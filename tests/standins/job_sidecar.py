@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.published import problem_of
 from tests.standins.faulty_server import Fault, FaultyHandler, FaultyServer, Platform
 
 JOB_DONE = {"$schema": "urn:ivcap:schema.service.batch.done.1"}
@@ -265,6 +266,9 @@ class _Handler(FaultyHandler[JobPlatform]):
                 return
             if (aspect["$entity"], aspect["$schema"]) != (entity, schema):
                 self._json(400, {"message": "entity or schema differ"})
+                return
+            if problem := problem_of(aspect):
+                self._json(422, {"message": problem})
                 return
             platform.aspects.append(aspect)
             self._json(200, {"id": f"urn:ivcap:aspect:{len(platform.aspects):04}"})
