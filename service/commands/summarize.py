@@ -26,6 +26,7 @@ from service.commands.terminal import (
     tell_fact,
 )
 from service.request import require_apart, require_writable_file, written_by
+from service.surveys.correction import read_correction
 from service.surveys.intervals import Estimate
 from service.surveys.pictures import SurveyPictures, read_pictures
 from service.surveys.places import PlacedPictures, SurveyOptions, place_pictures
@@ -54,6 +55,7 @@ class _SummaryOptions(Options):
         csv: table of covers.
         changes: table of differences.
         points: map of the pictures.
+        correct_with: evaluation of labels of a sample; None: covers stay as they were found.
         json_lines: whether a record is printed, and nothing else.
     """
 
@@ -75,6 +77,12 @@ class _SummaryOptions(Options):
     points: Path | None = option(
         None,
         "Write a point for each picture whose position is known, with its cover, to this file (.gpkg or .geojson).",
+    )
+    correct_with: Path | None = option(
+        None,
+        "Correct the covers for what the network confuses, by what `pseg evaluate --sample … --json` printed of labels "
+        "of a sample that `pseg sample` drew.",
+        metavar="JSON",
     )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
 
@@ -100,14 +108,19 @@ def summarize(
     missing, or has no place in the survey (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
-    kept = {"a ledger": paths, "the table of the survey": [] if survey.survey is None else [survey.survey]}
+    kept = {
+        "a ledger": paths,
+        "the table of the survey": [] if survey.survey is None else [survey.survey],
+        "the evaluation": [] if output.correct_with is None else [output.correct_with],
+    }
     require_apart(written_by(output.files()), kept)
     if output.points is not None:
         require_vector_format(output.points, "points")
     found = read_pictures(paths)
     require_apart(written_by(output.files()), found.files())
     placed = place_pictures(found.pictures, survey, list(found.failures))
-    summary = summarize_survey(found, placed, output.per, output.seed)
+    correction = None if output.correct_with is None else read_correction(output.correct_with, found)
+    summary = summarize_survey(found, placed, output.per, output.seed, correction)
     for path in filter(None, output.files().values()):
         require_writable_file(path)
     products = Products()
