@@ -28,10 +28,14 @@ from service.surveys.annotations import (
     coralnet_rows,
     labelme_record,
     read_mask,
+    taglab_colors,
+    taglab_dictionary,
+    taglab_map,
 )
 from service.surveys.pictures import SurveyPicture, SurveyPictures, read_pictures
 
 _MAPPING = "class_mapping"
+_DICTIONARY = "taglab_labels"
 _MOST_POINTS = 1000
 
 
@@ -67,7 +71,8 @@ class _AnnotationOptions(Options):
 
     kind: AnnotationFormat = option(
         MISSING,
-        "coralnet: labels of points, one CSV; labelme: polygons, one JSON per picture; coco: regions, one JSON.",
+        "coralnet: labels of points, one CSV; labelme: polygons, one JSON per picture; coco: regions, one JSON; "
+        "taglab: coloured label maps, one PNG per picture, and the dictionary of labels.",
         name="format",
     )
     out: Path = option(Path("annotations"), "Folder to write to.")
@@ -103,7 +108,7 @@ def annotate(
     ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
     options: _AnnotationOptions,
 ) -> None:
-    """Write the masks of photographs as annotations for CoralNet, labelme or tools that read COCO.
+    """Write the masks of photographs as annotations for CoralNet, labelme, TagLab or tools that read COCO.
 
     The masks are read from the files that `pseg predict --save mask` (or pseudo) wrote. class_mapping.json says which
     label stands for which class. The exit status is 1 if a picture has no mask that can be read (docs/surveys.md).
@@ -121,7 +126,10 @@ def annotate(
     targets = _targets(found.pictures, options)
     if options.kind == "coralnet":
         _require_names_apart(found.pictures)
-    written = {*targets.values(), options.out / f"{_MAPPING}.json"}
+    beside = {f"{_MAPPING}.json": mapping}
+    if options.kind == "taglab":
+        beside[f"{_DICTIONARY}.json"] = taglab_dictionary(taglab_colors(found.classes), labels)
+    written = {*targets.values(), *(options.out / name for name in beside)}
     require_apart(
         [(f"{path.name}", path) for path in sorted(written)],
         {"a ledger": paths, **found.files()},
@@ -131,7 +139,8 @@ def annotate(
         _require_new(written)
     require_writable(options.out)
     refused = _write(found, targets, labels, options)
-    write_atomically(options.out / f"{_MAPPING}.json", _json(mapping), within=options.out)
+    for name, record in beside.items():
+        write_atomically(options.out / name, _json(record), within=options.out)
     done = len(found.pictures) - len(refused)
     tell(f"{done} of {done + len(refused) + len(found.failures)} pictures -> {legible(str(options.out))}")
     for image, reason in {**found.failures, **refused}.items():
@@ -154,12 +163,13 @@ def _require_new(written: Collection[Path]) -> None:
 
 def _targets(pictures: Sequence[SurveyPicture], options: _AnnotationOptions) -> dict[str, Path]:
     """The file that each picture's annotations go to, by the path of the picture."""
-    if options.kind != "labelme":
+    if options.kind in {"coralnet", "coco"}:
         name = "annotations.csv" if options.kind == "coralnet" else "annotations.json"
         return {each.path: options.out / name for each in pictures}
     stems = Stems()
     stems.take(_MAPPING)
-    return {each.path: options.out / f"{stems.take(each.entry.stem)}.json" for each in pictures}
+    suffix = ".json" if options.kind == "labelme" else ".png"
+    return {each.path: options.out / f"{stems.take(each.entry.stem)}{suffix}" for each in pictures}
 
 
 def _write(
@@ -168,12 +178,16 @@ def _write(
     """Write the annotations of all pictures; returns those that have none, with the reason."""
     refused: dict[str, str] = {}
     masks = _masks(found.pictures, refused)
-    if options.kind == "labelme":
+    if options.kind in {"labelme", "taglab"}:
         for picture, mask in masks:
             path = targets[picture.path]
             make_folder(path.parent, within=options.out)
-            record = labelme_record(picture, mask, labels, path.parent.absolute())
-            write_atomically(path, _json(record), within=options.out)
+            content = (
+                _json(labelme_record(picture, mask, labels, path.parent.absolute()))
+                if options.kind == "labelme"
+                else taglab_map(mask, taglab_colors(found.classes))
+            )
+            write_atomically(path, content, within=options.out)
     elif options.kind == "coco":
         folder = Path(os.path.commonpath([Path(each.path).parent for each in found.pictures]))
         dataset = CocoDataset(labels, folder)

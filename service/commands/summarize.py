@@ -1,5 +1,6 @@
 """`pseg summarize`: the cover of a survey by site, transect and date, with intervals."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from benchmarks.results.markdown import Table
 from engine.declaration import Options, option
+from engine.errors import OptionError
 from engine.images import Capture
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
@@ -27,9 +29,12 @@ from service.commands.terminal import (
     tell_fact,
 )
 from service.request import require_apart, require_writable_file, written_by
+from service.surveys.correction import read_correction
+from service.surveys.ifdo import ifdo_record, read_header
 from service.surveys.intervals import Estimate
 from service.surveys.pictures import SurveyPictures, read_pictures
 from service.surveys.places import PlacedPictures, SurveyOptions, place_pictures
+from service.surveys.plot import covers_svg
 from service.surveys.points import write_points
 from service.surveys.summary import GROUPING, Summary, changes_csv, groups_csv, summarize_survey, summary_record
 
@@ -56,6 +61,10 @@ class _SummaryOptions(Options):
         changes: table of differences.
         points: map of the pictures.
         report: page to look at.
+        plot: picture of the covers.
+        ifdo: metadata of the pictures.
+        ifdo_header: fields of its header that people know.
+        correct_with: evaluation of labels of a sample; None: covers stay as they were found.
         json_lines: whether a record is printed, and nothing else.
     """
 
@@ -82,16 +91,45 @@ class _SummaryOptions(Options):
         None,
         "Write an HTML page to this file: covers and differences with their intervals, and a table of the pictures.",
     )
+    plot: Path | None = option(
+        None, "Draw the covers with their intervals, a panel for each class, into this file (.svg)."
+    )
+    ifdo: Path | None = option(
+        None, "Describe the pictures in this file as an iFDO (image FAIR Digital Object, .json)."
+    )
+    ifdo_header: Path | None = option(
+        None,
+        "What people know of the pictures, for the header of the iFDO: a JSON object of its fields.",
+        metavar="JSON",
+    )
+    correct_with: Path | None = option(
+        None,
+        "Correct the covers for what the network confuses, by what `pseg evaluate --sample … --json` printed of labels "
+        "of a sample that `pseg sample` drew.",
+        metavar="JSON",
+    )
     json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         require_one_output(self.csv, json_lines=self.json_lines)
+        for name, path, suffix in (("plot", self.plot, ".svg"), ("ifdo", self.ifdo, ".json")):
+            if path is not None and path.suffix.lower() != suffix:
+                raise OptionError(f"{path}: it is written as {suffix}: give a file that ends so", option=name)
+        if self.ifdo_header is not None and self.ifdo is None:
+            raise OptionError("a header needs an iFDO: name its file with ifdo", option="ifdo_header")
 
     def files(self) -> dict[str, Path | None]:
         """Flag to file; None: not asked for, or standard output."""
         csv = None if self.csv == STANDARD_OUTPUT else self.csv
-        return {"--csv": csv, "--changes": self.changes, "--points": self.points, "--report": self.report}
+        return {
+            "--csv": csv,
+            "--changes": self.changes,
+            "--points": self.points,
+            "--report": self.report,
+            "--plot": self.plot,
+            "--ifdo": self.ifdo,
+        }
 
 
 @with_flags()
@@ -106,14 +144,21 @@ def summarize(
     missing, or has no place in the survey (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
-    kept = {"a ledger": paths, "the table of the survey": [] if survey.survey is None else [survey.survey]}
+    kept = {
+        "a ledger": paths,
+        "the table of the survey": [] if survey.survey is None else [survey.survey],
+        "the evaluation": [] if output.correct_with is None else [output.correct_with],
+        "the header": [] if output.ifdo_header is None else [output.ifdo_header],
+    }
     require_apart(written_by(output.files()), kept)
     if output.points is not None:
         require_vector_format(output.points, "points")
+    header = {} if output.ifdo_header is None else read_header(output.ifdo_header)
     found = read_pictures(paths)
     require_apart(written_by(output.files()), found.files())
     placed = place_pictures(found.pictures, survey, list(found.failures))
-    summary = summarize_survey(found, placed, output.per, output.seed)
+    correction = None if output.correct_with is None else read_correction(output.correct_with, found)
+    summary = summarize_survey(found, placed, output.per, output.seed, correction)
     for path in filter(None, output.files().values()):
         require_writable_file(path)
     products = Products()
@@ -125,6 +170,12 @@ def summarize(
         if output.report is not None:
             with products.written(f"the report {output.report}"):
                 _write_report(output.report, survey, found, placed, summary)
+        if output.ifdo is not None:
+            with products.written(f"the iFDO {output.ifdo}"):
+                described, notes = ifdo_record(placed.pictures, found.classes, header)
+                write_atomically(output.ifdo, json.dumps(described, indent=1).encode() + b"\n")
+                for note in notes:
+                    say(note)
         if output.json_lines:
             print_json(_record(found, placed, summary))
         else:
@@ -139,6 +190,9 @@ def _write(
     if output.changes is not None:
         with products.written(f"the table {output.changes}"):
             write_atomically(output.changes, changes_csv(summary))
+    if output.plot is not None:
+        with products.written(f"the plot {output.plot}"):
+            write_atomically(output.plot, covers_svg(summary))
     if output.points is not None:
         with products.written(f"the map {output.points}"):
             count = write_points(output.points, found.classes, placed.pictures)

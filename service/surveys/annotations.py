@@ -1,4 +1,4 @@
-"""Masks in the formats of tools in which people annotate: CoralNet points, labelme polygons, COCO regions."""
+"""Masks in the formats of annotation tools: CoralNet points, labelme polygons, COCO regions, TagLab label maps."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.accuracy.labels import Labels
 from engine.errors import ImageError
@@ -19,10 +20,13 @@ from engine.system.text import csv_cell
 from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
 
-AnnotationFormat = Literal["coralnet", "labelme", "coco"]
+AnnotationFormat = Literal["coralnet", "labelme", "coco", "taglab"]
 
 _LABELME_VERSION: Final = "5.5.0"
 """The version of labelme whose files these are like."""
+
+_NO_LABEL: Final = (0, 0, 0)
+"""TagLab's colour for pixels without a label."""
 
 _COVER_TOLERANCE = 1e-3
 
@@ -229,6 +233,68 @@ def _run_lengths(region: Region, height: int, width: int) -> list[int]:
     inside = np.concatenate([[False], columns.ravel(), [False]])
     changes = np.flatnonzero(inside[1:] != inside[:-1]) + region.left * height
     return np.diff([0, *changes.tolist(), height * width]).tolist()
+
+
+def taglab_colors(classes: Sequence[SurveyClass]) -> list[tuple[int, int, int]]:
+    """Choose colours by which TagLab can tell classes apart.
+
+    Args:
+        classes: in index order.
+
+    Returns:
+        Those of the classes; a grey where that is another class's, or black, which TagLab takes for no label.
+    """
+    chosen: list[tuple[int, int, int]] = []
+    for each in classes:
+        greys = ((value, value, value) for value in range(255, 0, -1))
+        free = (color for color in (each.color, *greys) if color != _NO_LABEL and color not in chosen)
+        chosen.append(next(free))
+    return chosen
+
+
+def taglab_dictionary(colors: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> dict[str, Any]:
+    """Write the dictionary of labels that TagLab loads, by whose colours it reads label maps.
+
+    Args:
+        colors: one a class, in index order.
+        labels: one a class.
+
+    Returns:
+        JSON values.
+    """
+    named = zip(colors, labels, strict=True)
+    return {
+        "Name": "pseg",
+        "Description": "",
+        "Labels": [
+            {
+                "id": label,
+                "name": label,
+                "description": None,
+                "fill": list(color),
+                "border": [200, 200, 200],
+                "visible": True,
+            }
+            for color, label in named
+        ],
+    }
+
+
+def taglab_map(mask: Labels, colors: Sequence[tuple[int, int, int]]) -> bytes:
+    """Paint a mask in the colours of its classes; pixels without a class are black.
+
+    Args:
+        mask: class indices `[H, W]`.
+        colors: one a class, in index order.
+
+    Returns:
+        PNG, RGB.
+    """
+    palette = np.zeros((int(mask.max()) + len(colors) + 1, 3), np.uint8)
+    palette[: len(colors)] = colors
+    file = io.BytesIO()
+    Image.fromarray(palette[mask]).save(file, "PNG")
+    return file.getvalue()
 
 
 def coralnet_rows(

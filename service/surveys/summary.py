@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.text import csv_cell
+from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures
 from service.surveys.places import Place, PlacedPicture, PlacedPictures
@@ -98,7 +99,13 @@ class _GroupUnits:
     members: Sequence[PlacedPicture]
 
 
-def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequence[str] | None, seed: int) -> Summary:
+def summarize_survey(
+    found: SurveyPictures,
+    placed: PlacedPictures,
+    per: Sequence[str] | None,
+    seed: int,
+    correction: Correction | None = None,
+) -> Summary:
     """Estimate the cover of every class.
 
     A unit is a transect. Where groups are made of transects, or there are none, it is a quadrat, and where there are no
@@ -110,9 +117,11 @@ def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequenc
         placed: the pictures at their places.
         per: what groups are made of; None: the site where it is known, otherwise nothing.
         seed: of the bootstrap.
+        correction: for what the network confuses; None: covers are as they were found.
 
     Raises:
-        OptionError: groups cannot be made of a field, because it is not known.
+        OptionError: groups cannot be made of a field, because it is not known, or too few pictures of a group are
+            labelled for a correction.
     """
     by_site: tuple[str, ...] = ("site",) if "site" in placed.fields else ()
     grouping = by_site if per is None else tuple(per)
@@ -123,7 +132,10 @@ def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequenc
     units: dict[tuple[str, ...], dict[str, _GroupUnits]] = {}
     for key, members in sorted(_grouped(placed.pictures, lambda each: _group_key(each.place, grouping)).items()):
         of_dates = _grouped(members, lambda each: each.place.date)
-        units[key] = {date: _units_of(of_dates[date], unit) for date in sorted(of_dates)}
+        units[key] = {
+            date: _units_of(of_dates[date], unit, correction, " ".join(filter(None, (*key, date))) or "the survey")
+            for date in sorted(of_dates)
+        }
     groups: list[GroupCover] = []
     changes: list[CoverChange] = []
     for key, of_dates in units.items():
@@ -133,7 +145,8 @@ def summarize_survey(found: SurveyPictures, placed: PlacedPictures, per: Sequenc
             _change(group, (earlier, of_dates[earlier]), (later, of_dates[later]), unit, seed)
             for earlier, later in _compared([date for date in of_dates if date])
         ]
-    notes = [_told_unit(unit, placed.fields), *found.notes, *_told_gaps(groups)]
+    corrected = [] if correction is None else [_told_correction(correction)]
+    notes = [_told_unit(unit, placed.fields), *corrected, *found.notes, *_told_gaps(groups)]
     return Summary(unit, found.classes, groups, changes, notes)
 
 
@@ -150,6 +163,13 @@ def _told_unit(unit: Unit, fields: Iterable[str]) -> str:
     return (
         f"the unit is the {unit}, because {why}: intervals say how the {unit}s of a group vary, and are too narrow "
         "for the site if its pictures lie on a few transects"
+    )
+
+
+def _told_correction(correction: Correction) -> str:
+    return (
+        f"covers are corrected for what the network confuses, by {len(correction.residuals)} labelled pictures of a "
+        "probability sample; intervals contain the error of the correction"
     )
 
 
@@ -176,7 +196,7 @@ def _grouped(
     return dict(groups)
 
 
-def _units_of(members: Sequence[PlacedPicture], unit: Unit) -> _GroupUnits:
+def _units_of(members: Sequence[PlacedPicture], unit: Unit, correction: Correction | None, group: str) -> _GroupUnits:
     def name_of(each: PlacedPicture) -> tuple[str, ...]:
         place = each.place
         names = {
@@ -187,15 +207,18 @@ def _units_of(members: Sequence[PlacedPicture], unit: Unit) -> _GroupUnits:
         return names[unit]
 
     units = _grouped(members, name_of)
-    means = [_mean_of_quadrats(of_unit) for of_unit in units.values()]
-    return _GroupUnits(list(units), np.stack(means), members)
+    pictures = [_pictures_of(of_unit) for of_unit in units.values()]
+    covers = np.stack([each.mean for each in pictures]) if correction is None else correction.corrected(pictures, group)
+    return _GroupUnits(list(units), covers, members)
 
 
-def _mean_of_quadrats(members: Sequence[PlacedPicture]) -> NDArray[np.float64]:
-    """Where quadrats are not known, all pictures count alike."""
-    quadrats = _grouped(members, lambda each: each.place.quadrat or each.picture.path)
-    means = [np.mean([each.picture.covers for each in quadrat], axis=0) for quadrat in quadrats.values()]
-    return np.mean(means, axis=0)
+def _pictures_of(members: Sequence[PlacedPicture]) -> UnitPictures:
+    """Quadrats count alike, and pictures within a quadrat; where quadrats are not known, all pictures do."""
+    names = [each.place.quadrat or each.picture.path for each in members]
+    counts = Counter(names)
+    shares = np.array([1 / (len(counts) * counts[name]) for name in names])
+    covers = np.stack([each.picture.covers for each in members])
+    return UnitPictures([each.picture.path for each in members], covers, shares)
 
 
 def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: int) -> GroupCover:

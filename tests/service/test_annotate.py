@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 from service.commands.terminal import ExitStatus
+from tests.service.bundles import CLASSES, bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, pseg, pseg_error
 
 COLORS = np.array([RED, GREEN, BLUE], np.uint8)
@@ -107,6 +108,30 @@ def test_coco_is_read_by_pycocotools(masks: Path, tmp_path: Path) -> None:
             assert each["area"] == plane.sum()
             mask[plane] = each["category_id"] - 1
         assert np.array_equal(mask, WANTED[image["file_name"]])
+
+
+@pytest.mark.parametrize("colors", [None, ((0, 0, 0), (9, 9, 9), (9, 9, 9))])
+def test_label_maps_of_taglab_have_the_colours_of_its_dictionary(
+    bundle: Path, masks: Path, tmp_path: Path, colors: tuple[tuple[int, int, int], ...] | None
+) -> None:
+    """Also where classes have one colour, or black, which TagLab takes for no label."""
+    if colors is not None:
+        classes = [{**each, "def_color": color} for each, color in zip(CLASSES, colors, strict=True)]
+        bundle = bundle_folder(tmp_path / "colored", classes=classes)
+        pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", masks, "--overwrite")
+    out = tmp_path / "t"
+    assert pseg("annotate", masks, "--format", "taglab", "--out", out, "--labels", "red=R").status == ExitStatus.DONE
+    dictionary = json.loads((out / "taglab_labels.json").read_text())
+    # what TagLab's reader takes: the name, and the colour by which it finds the label of a pixel
+    assert set(dictionary) == {"Name", "Description", "Labels"}
+    names = {tuple(each["fill"]): each["name"] for each in dictionary["Labels"]}
+    assert len(names) == 3
+    assert (0, 0, 0) not in names
+    for name in ("a.png", "deep/b.png"):
+        with Image.open(out / name) as image:
+            assert image.mode == "RGB"
+            labels = [[names[tuple(pixel)] for pixel in row] for row in np.asarray(image).tolist()]
+        assert labels == np.array(["R", "green", "blue"])[WANTED[name]].tolist()
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -4,13 +4,17 @@
 # pyright: reportUnknownArgumentType=false
 
 import csv
+import hashlib
 import json
 import re
+import uuid
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyogrio.raw
 import pytest
+from ifdo import iFDO
 from PIL import ExifTags, Image
 
 from service.commands.terminal import ExitStatus
@@ -199,6 +203,8 @@ def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
         (("--pattern", PATTERN, "--per", "depth"), "no depth is known"),
         (("--pattern", PATTERN, "--per", "quadrat"), "give any of site, transect, depth"),
         (("--pattern", PATTERN, "--points", "p.shp"), "written as .gpkg or .geojson"),
+        (("--pattern", PATTERN, "--plot", "p.png"), "it is written as .svg"),
+        (("--pattern", PATTERN, "--ifdo-header", "h.json"), "a header needs an iFDO"),
     ],
 )
 def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...], message: str) -> None:
@@ -235,3 +241,65 @@ def test_the_cover_inside_a_region_counts(dives: Path) -> None:
     found = summary_of(dives, "--pattern", PATTERN)
     assert {red_of(each)["mean"] for each in found["groups"]} == {1.0}
     assert [each["reason"] for each in found["failures"]] == ["no region of interest: no frame was found"]
+
+
+def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cover.svg"
+    found = summary_of(dives, "--pattern", PATTERN, "--plot", path)
+    root = ElementTree.fromstring(path.read_text())  # noqa: S314 (our own file)
+    space = "{http://www.w3.org/2000/svg}"
+    told = [each[0].text for each in root.iter(f"{space}circle")]
+    # three classes, each on two dates
+    assert told[:2] == [
+        "north 2026-01-10: 50.00 % (0.00 to 100.00 %)",
+        f"north 2026-06-10: 60.00 % ({100 * red_of(found['groups'][1])['low']:.2f} to 100.00 %)",
+    ]
+    assert len(told) == 6
+    assert len(list(root.iter(f"{space}polyline"))) == 3
+    first = next(root.iter(f"{space}circle"))
+    # the axis of a class with up to 100 % is 150 pixels long
+    assert float(first.attrib["cy"]) == pytest.approx(34 + 75, abs=0.1)
+
+
+def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33, 51, 36), 3: "E", 4: (151, 12, 0)})
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {ExifTags.Base.DateTimeOriginal: "2026:03:14 10:00:00", ExifTags.Base.OffsetTimeOriginal: "+10:00"}
+    )
+    placed = Image.Exif()
+    placed.load(exif.tobytes())
+    halves(tmp_path / "in" / "N" / "a.jpg", GREEN, exif=placed)
+    halves(tmp_path / "in" / "b.jpg", RED)
+    (tmp_path / "t.csv").write_text("image,depth\na.jpg,3.5\nb.jpg,4\n")
+    pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o")
+    (tmp_path / "header.json").write_text(
+        json.dumps({"image-set-name": "Bay", "image-handle": "https://hdl.handle.net/1/", "image-copyright": "Us"})
+    )
+    path = tmp_path / "ifdo.json"
+    outcome = pseg(
+        *("summarize", tmp_path / "o", "--survey", tmp_path / "t.csv", "--ifdo", path),
+        *("--ifdo-header", tmp_path / "header.json"),
+    )
+    assert "iFDO asks for image-set-handle, image-datetime, image-latitude, image-longitude, image-coordinate" in (
+        " ".join(outcome.stderr.split())
+    )
+    found = json.loads(path.read_text())
+    items, header = found["image-set-items"], found["image-set-header"]
+    content = (tmp_path / "in" / "N" / "a.jpg").read_bytes()
+    assert items["N/a.jpg"] == {
+        "image-uuid": items["N/a.jpg"]["image-uuid"],
+        "image-hash-sha256": hashlib.sha256(content).hexdigest(),
+        "image-handle": "https://hdl.handle.net/1/N/a.jpg",
+        "image-datetime": "2026-03-14 00:00:00.000000",
+        "image-latitude": pytest.approx(-33.86),
+        "image-longitude": pytest.approx(151.2),
+        "image-altitude-meters": -3.5,
+    }
+    assert uuid.UUID(items["b.jpg"]["image-uuid"]).version == 4
+    assert (header["image-set-name"], header["image-copyright"], header["image-altitude-meters"]) == ("Bay", "Us", -4)
+    assert [each["name"] for each in header["image-annotation-labels"]] == ["red", "green", "blue"]
+    # The package of the format's authors reads it.
+    header["image-set-handle"] = "https://hdl.handle.net/1"
+    read: Any = iFDO.from_dict(found)
+    assert read.image_set_items["N/a.jpg"].image_altitude_meters == -3.5

@@ -1,0 +1,132 @@
+"""Metadata of a survey's pictures as an image FAIR Digital Object (iFDO 2.2.1)."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Final, cast
+
+from engine.errors import OptionError
+from engine.system.files import open_to_read
+from engine.system.settings_files import SettingsError, read_json
+from service.surveys.pictures import SurveyClass
+from service.surveys.places import PlacedPicture
+
+_VERSION: Final = "v2.2.1"
+_TIME: Final = "%Y-%m-%d %H:%M:%S.%f"
+_WGS_84: Final = "EPSG:4326"
+_HANDLE: Final = "image-handle"
+_OF_ITEMS: Final = ("image-datetime", "image-latitude", "image-longitude", "image-altitude-meters")
+_REQUIRED: Final = (
+    "image-set-name",
+    "image-set-uuid",
+    "image-set-handle",
+    "image-set-ifdo-version",
+    *_OF_ITEMS,
+    "image-coordinate-reference-system",
+    "image-coordinate-uncertainty-meters",
+    "image-context",
+    "image-project",
+    "image-event",
+    "image-platform",
+    "image-sensor",
+    "image-pi",
+    "image-creators",
+    "image-license",
+    "image-copyright",
+    "image-abstract",
+)
+"""Fields that the schema of version 2.2.1 asks a header for."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read what people know of a set of pictures.
+
+    Args:
+        path: JSON object of iFDO's header fields.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        content = read_json(path)
+    except SettingsError as error:
+        raise OptionError(f"{path}: {error}", option="ifdo_header") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: give a JSON object of iFDO's header fields", option="ifdo_header")
+    return cast("dict[str, Any]", content)
+
+
+def ifdo_record(
+    pictures: Sequence[PlacedPicture], classes: Sequence[SurveyClass], header: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Describe pictures.
+
+    Args:
+        pictures: of the survey.
+        classes: in index order.
+        header: what people know of the pictures; it counts before what is found here. `image-handle` is the beginning
+            of the address of each picture.
+
+    Returns:
+        JSON values, and what they lack: fields that iFDO asks for, and how many pictures have no file any more.
+    """
+    folder = os.path.commonpath([Path(each.picture.path).parent for each in pictures])
+    items: dict[str, dict[str, Any]] = {}
+    unreadable = 0
+    for each in pictures:
+        name = Path(os.path.relpath(each.picture.path, folder)).as_posix()
+        items[name] = _item(each, name, header.get(_HANDLE))
+        unreadable += "image-hash-sha256" not in items[name]
+    models = sorted({each.picture.entry.record["provenance"]["model"] for each in pictures})
+    found = {
+        "image-set-uuid": _uuid_of(hashlib.sha256("".join(items).encode(errors="surrogateescape")).digest()),
+        "image-set-ifdo-version": _VERSION,
+        "image-coordinate-reference-system": _WGS_84,
+        "image-acquisition": "photo",
+        "image-annotation-labels": [{"id": each.id, "name": each.name, "info": each.name} for each in classes],
+        "image-annotation-creators": [{"id": model, "name": "pseg", "type": "AI"} for model in models],
+    }
+    # The header holds a default of each field, which those of the pictures take the place of.
+    for name in _OF_ITEMS:
+        values = [item[name] for item in items.values() if name in item]
+        found |= {name: values[0]} if len(values) == len(items) else {}
+    record = found | {name: value for name, value in header.items() if name != _HANDLE}
+    lacking = [name for name in _REQUIRED if name not in record]
+    lacking += [] if _HANDLE in header else [_HANDLE]
+    notes = [f"iFDO asks for {', '.join(lacking)}: add them with --ifdo-header"] if lacking else []
+    if unreadable:
+        notes.append(f"{unreadable} pictures cannot be read, so that the iFDO has no checksums of them")
+    return {"image-set-header": record, "image-set-items": items}, notes
+
+
+def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any]:
+    capture, depth = placed.picture.capture, placed.place.depth
+    taken_at = capture.taken_at
+    digest = _digest_of(Path(placed.picture.path))
+    known = {
+        "image-uuid": None if digest is None else _uuid_of(digest),
+        "image-hash-sha256": None if digest is None else digest.hex(),
+        _HANDLE: None if handle is None else f"{handle}{name}",
+        # Only with its offset is the time of a camera one in UTC.
+        "image-datetime": taken_at.astimezone(UTC).strftime(_TIME) if taken_at and taken_at.tzinfo else None,
+        "image-latitude": capture.latitude_deg,
+        "image-longitude": capture.longitude_deg,
+        "image-altitude-meters": None if depth is None else -depth,
+    }
+    return {field: value for field, value in known.items() if value is not None}
+
+
+def _digest_of(path: Path) -> bytes | None:
+    try:
+        with open_to_read(path) as file:
+            return hashlib.file_digest(cast("Any", file), "sha256").digest()
+    except OSError:
+        return None
+
+
+def _uuid_of(digest: bytes) -> str:
+    """The same for the same content, in the form of a random one, which iFDO asks for."""
+    return str(uuid.UUID(bytes=digest[:16], version=4))

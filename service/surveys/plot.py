@@ -1,0 +1,124 @@
+"""The covers of a survey as a picture: the mean of each group and date with its interval, a panel for each class."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from engine.system.text import legible
+from service.surveys.intervals import Estimate
+from service.surveys.summary import GroupCover, Summary
+
+_LEFT: Final = 60
+_STEP: Final = 44
+_PANEL: Final = 150
+_GAP: Final = 34
+_LETTER: Final = 5
+_LABEL_LENGTH: Final = 40
+_SCALES: Final = (0.1, 0.25, 0.5, 1.0)
+"""Largest covers that an axis ends at."""
+_TICKS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    x: int
+    y: float
+    low: float | None
+    high: float | None
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    name: str
+    color: str
+    top: int
+    ticks: Sequence[_Tick]
+    marks: Sequence[_Mark]
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    x: int
+    text: str
+
+
+def covers_svg(summary: Summary) -> bytes:
+    """Draw the covers.
+
+    Args:
+        summary: of a survey.
+
+    Returns:
+        SVG that needs nothing else. Lines join the dates of a group; bars are 95 % intervals.
+    """
+    labels = [
+        _Label(_LEFT + _STEP * number + _STEP // 2, legible(_name_of(group), _LABEL_LENGTH))
+        for number, group in enumerate(summary.groups)
+    ]
+    panels = [_panel(summary, index, _GAP + index * (_PANEL + _GAP)) for index in range(len(summary.classes))]
+    bottom = len(panels) * (_PANEL + _GAP)
+    environment = Environment(
+        loader=PackageLoader("service", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = environment.get_template("covers.svg").render(
+        title=f"Cover of {len(panels)} classes in {len(labels)} groups, with 95 % intervals",
+        width=max(_LEFT + _STEP * len(labels) + 20, 260),
+        height=bottom + 30 + _LETTER * max((len(label.text) for label in labels), default=0),
+        left=_LEFT,
+        bottom=bottom,
+        panels=panels,
+        labels=labels,
+    )
+    return drawn.encode() + b"\n"
+
+
+def _name_of(group: GroupCover) -> str:
+    return " ".join(filter(None, (*group.group.values(), group.date))) or "all"
+
+
+def _panel(summary: Summary, index: int, top: int) -> _Panel:
+    estimates = [group.covers[index] for group in summary.groups]
+    highest = max(max(each.mean, each.high or 0) for each in estimates)
+    scale = next((each for each in _SCALES if highest <= each), 1.0)
+
+    def at(cover: float) -> float:
+        return round(top + _PANEL * (1 - cover / scale), 1)
+
+    marks = [_mark(number, summary.groups[number], each, at) for number, each in enumerate(estimates)]
+    joined: dict[tuple[str, ...], list[_Mark]] = defaultdict(list)
+    for group, mark in zip(summary.groups, marks, strict=True):
+        joined[tuple(group.group.values())].append(mark)
+    of_class = summary.classes[index]
+    steps = [scale * number / _TICKS for number in range(_TICKS + 1)]
+    return _Panel(
+        legible(of_class.name),
+        "rgb({} {} {})".format(*of_class.color),
+        top,
+        [_Tick(at(step), f"{100 * step:g}") for step in steps],
+        marks,
+        [" ".join(f"{mark.x},{mark.y}" for mark in each) for each in joined.values() if len(each) > 1],
+    )
+
+
+def _mark(number: int, group: GroupCover, estimate: Estimate, at: Callable[[float], float]) -> _Mark:
+    told = f"{legible(_name_of(group))}: {100 * estimate.mean:.2f} %"
+    ends = None, None
+    if estimate.low is not None and estimate.high is not None:
+        told += f" ({100 * estimate.low:.2f} to {100 * estimate.high:.2f} %)"
+        ends = at(estimate.low), at(estimate.high)
+    return _Mark(_LEFT + _STEP * number + _STEP // 2, at(estimate.mean), *ends, told)

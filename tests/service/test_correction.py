@@ -1,0 +1,121 @@
+"""`pseg summarize --correct-with`: covers are those of the labels, as far as a sample shows them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.commands.terminal import ExitStatus
+from service.surveys.correction import Correction, UnitPictures
+from tests.service.test_cli import pseg, pseg_error
+from tests.service.test_summarize import red_of, stripes, summary_of
+
+PATTERN = "{site}/{transect}/{quadrat}.png"
+
+
+@pytest.fixture
+def dive(tmp_path: Path, bundle: Path) -> Path:
+    """Two transects of six quadrats; found as red are 0 to 50 % of one, and 40 to 90 % of the other."""
+    for transect in range(2):
+        for quadrat in range(6):
+            stripes(tmp_path / "in" / "N" / f"T{transect}" / f"q{quadrat}.png", 4 * transect + quadrat)
+    assert (
+        pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o", "--save", "mask").status == 0
+    )
+    return tmp_path
+
+
+def evaluation_of(dive: Path, bundle: Path, *, red: int) -> Path:
+    """All pictures are labelled: the first columns, one more than found on T0 and `red` of T1, are red."""
+    sample = dive / "sample.csv"
+    assert pseg("sample", dive / "o", "--count", 12, "--by", "random", "--out", sample).status == 0
+    for path in (dive / "in").rglob("*.png"):
+        columns = np.full((4, 10), 2, np.uint8)
+        found = 4 * int(path.parts[-2][1]) + int(path.stem[1])
+        columns[:, : found + 1 if path.parts[-2] == "T0" else red] = 0
+        target = dive / "labels" / path.parts[-2] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(columns).save(target)
+    folders = "--masks", dive / "labels" / "T0", "--masks", dive / "labels" / "T1"
+    outcome = pseg("evaluate", bundle, "--sample", sample, *folders, "--allow-missing-classes", "--json")
+    (dive / "evaluation.json").write_text(outcome.stdout)
+    return dive / "evaluation.json"
+
+
+def test_if_all_is_labelled_the_covers_are_those_of_the_labels(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+    found = summary_of(dive / "o", "--pattern", PATTERN, "--correct-with", evaluation)
+    (group,) = found["groups"]
+    # by hand: transects of 35 and 30 %, where 25 and 65 % were found: error 5 / 2
+    assert red_of(group)["mean"] == pytest.approx(0.325, abs=1e-6)
+    assert red_of(group)["standard_error"] == pytest.approx(0.025, abs=1e-6)
+    assert sum(each["mean"] for each in group["cover"]) == pytest.approx(1, abs=1e-5)
+    assert any("by 12 labelled pictures of a probability sample" in note for note in found["notes"])
+    uncorrected = summary_of(dive / "o", "--pattern", PATTERN)["groups"][0]
+    assert red_of(uncorrected)["mean"] == pytest.approx(0.45, abs=1e-6)
+
+
+def test_labelled_pictures_stand_for_the_others() -> None:
+    names = [[f"{unit}{index}" for index in range(10)] for unit in "ab"]
+    covers = np.array([[0.5, 0.5]] * 10), np.array([[0.3, 0.7]] * 10)
+    units = [UnitPictures(name, cover, np.full(10, 0.1)) for name, cover in zip(names, covers, strict=True)]
+    residuals = {f"a{index}": np.array([0.1, -0.1]) for index in range(5)}
+    residuals |= {f"b{index}": np.array([0.2, -0.2]) for index in range(5)}
+    correction = Correction(np.eye(2), residuals, dict.fromkeys(residuals, 0.5))
+    # by hand: 0.5 and 0.3, on average 0.15 too little; the pictures of a say 0.05 less, those of b as much more
+    assert correction.corrected(units, "x") == pytest.approx(np.array([[0.6, 0.4], [0.5, 0.5]]))
+
+
+def test_a_picture_that_was_less_likely_to_be_drawn_stands_for_more() -> None:
+    units = [
+        UnitPictures([f"{unit}{index}" for index in range(6)], np.zeros((6, 1)), np.full(6, 1 / 6)) for unit in "ab"
+    ]
+    residuals = {f"{unit}{index}": np.array([float(unit == "b")]) for unit in "ab" for index in range(5)}
+    probabilities = {name: 0.25 if name.startswith("b") else 0.75 for name in residuals}
+    found = Correction(np.eye(1), residuals, probabilities).corrected(units, "x")
+    # by hand: each of b stands for 4 pictures, each of a for 4 / 3
+    assert found.mean() == pytest.approx(3 / 4)
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = json.loads(path.read_text())
+    change(content["results"][0])
+    target = path.with_name("changed.json")
+    target.write_text(json.dumps(content))
+    return target
+
+
+def test_what_is_no_probability_sample_of_the_survey_is_refused(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+
+    def refused(path: Path, *options: object) -> str:
+        return pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path, *options)
+
+    assert "are not of a probability sample" in refused(changed(evaluation, lambda each: each.pop("survey")))
+    assert "with other classes than the ledgers" in refused(changed(evaluation, lambda each: each["classes"].pop()))
+    told = refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(image="/elsewhere.png")))
+    assert "/elsewhere.png is a picture of the sample, but none of the ledgers" in told
+    told = refused(changed(evaluation, lambda each: each["provenance"].update(model="0")))
+    assert "is not what was evaluated" in told
+    told = refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(found_cover=[1, 0, 0])))
+    assert "is not what was evaluated" in told
+    told = refused(evaluation, "--per", "site,transect")
+    assert "N T0 has 6 labelled pictures in 6 of 6 units: at least 10 are needed" in told
+    assert "cannot be read as an evaluation" in refused(dive / "sample.csv")
+
+
+def test_labels_that_people_chose_correct_nothing(dive: Path, bundle: Path) -> None:
+    """An evaluation without a sample is one of pictures that somebody picked."""
+    evaluation_of(dive, bundle, red=3)
+    folder = dive / "in" / "N" / "T0"
+    outcome = pseg(
+        "evaluate", bundle, "--images", folder, "--masks", dive / "labels" / "T0", "--allow-missing-classes", "--json"
+    )
+    (dive / "picked.json").write_text(outcome.stdout)
+    outcome = pseg("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", dive / "picked.json")
+    assert outcome.status == ExitStatus.WRONG_REQUEST
+    assert "draw pictures with `pseg sample`, label them, and evaluate with --sample" in outcome.stderr
