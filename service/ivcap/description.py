@@ -140,6 +140,8 @@ _SHOWN: Mapping[str, _Shown] = {
     "bands": _Shown("Bands of rasters", ("3,2,1",)),
     "vectors": _Shown("Polygons of rasters", ("gpkg", "geojson")),
     "report": _Shown("HTML report", (True,)),
+    "overlay": _Shown("Look of overlays", ("fill", "outline")),
+    "overlay-strength": _Shown("Opacity of overlays", (0.5,)),
     "shard": _Shown("Share of the images", ("1/4", "4/4")),
 }
 
