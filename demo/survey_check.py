@@ -21,7 +21,9 @@ from service.surveys.correction import UnitPictures, correction_from
 from service.surveys.intervals import Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPicture
 from service.surveys.places import Place, PlacedPicture
+from service.surveys.plot import covers_svg
 from service.surveys.sampling import draw_sample
+from service.surveys.summary import GroupCover, Summary
 
 WANTED = 0.95
 TOLERANCE = 0.02
@@ -34,6 +36,8 @@ _CONFUSION = np.array([[0.80, 0.15, 0.05], [0.20, 0.70, 0.10], [0.10, 0.05, 0.85
 _CERTAINTY = 20
 """Concentration of the Dirichlet distribution by which the confusion varies from picture to picture."""
 _CLASSES = tuple(SurveyClass(f"urn:{name}", name, (0, 0, 0)) for name in ("seagrass", "algae", "sand"))
+
+_PLOTTED = (("seagrass", (60, 160, 80)), ("algae", (170, 110, 50)))
 
 Covers = NDArray[np.float64]
 
@@ -198,12 +202,35 @@ def _coverage(survey: Callable[[], Estimate], truth: float, surveys: int, kind: 
     return Coverage(*kind, held / surveys, float(np.mean(means)) - truth, error)
 
 
+def draw_survey(path: Path, seed: int) -> None:
+    """Draw a simulated survey as `pseg summarize --plot` does: an even and a patchy site, six transects, three dates.
+
+    Args:
+        path: of the SVG.
+        seed: of the survey.
+    """
+    generator = np.random.default_rng(seed)
+    groups: list[GroupCover] = []
+    for site, meadow in zip(("Bay", "Point"), MEADOWS[:2], strict=True):
+        for year in range(2024, 2027):
+            seagrass = meadow.transects(6, generator)
+            algae = generator.beta(2, 8, 6) * (1 - seagrass)
+            covers = [estimate_mean(each, (0, 1), seed) for each in (seagrass, algae)]
+            groups.append(GroupCover({"site": site}, str(year), 6, 6 * _QUADRATS, None, covers))
+    classes = [SurveyClass(f"urn:{name}", name, color) for name, color in _PLOTTED]
+    path.write_bytes(covers_svg(Summary("transect", classes, groups, (), ())))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate, and print a table; ends with status 1 if a coverage is not what it has to be."""
     parser = argparse.ArgumentParser(prog="python -m demo.survey_check", description=__doc__)
     parser.add_argument("--surveys", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plot", type=Path, help="only draw a simulated survey into this SVG")
     options = parser.parse_args(arguments)
+    if options.plot is not None:
+        draw_survey(options.plot, options.seed)
+        return
     print(f"{options.surveys} surveys of each kind, seed {options.seed}")
     rows: list[tuple[str, ...]] = []
     missed = False

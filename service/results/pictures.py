@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
 from engine.rasters.options import is_polygon_format
+from engine.rasters.qgis_style import STYLE_SUFFIX
 from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (
@@ -244,6 +245,7 @@ def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[s
             yield f"{task.stem}{suffix}"
         if vectors is not None and is_polygon_format(vectors):
             yield polygons_of(task, vectors)
+            yield f"{task.stem}{STYLE_SUFFIX}"
 
 
 def require_results_apart(arguments: Sequence[str], folder: Path) -> None:

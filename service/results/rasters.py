@@ -43,6 +43,7 @@ from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, la
 from engine.rasters.measuring import file_confidence, mark_unsure
 from engine.rasters.options import TileOptions, is_polygon_format
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
+from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling_record
@@ -51,7 +52,7 @@ from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.predictor import MaskSize
 from engine.segmentation.steps import Mask
-from engine.system.files import atomic_file
+from engine.system.files import atomic_file, write_atomically
 from engine.system.text import json_text
 from service.request import PredictRequest, require_apart, require_writable_file
 from service.results.pictures import (
@@ -93,6 +94,7 @@ class RasterFiles:
         polygons: None: not written.
         polygons_apart: whether the user named the file of polygons, wherever it lies.
         confidence: the confidence as a GeoTIFF; None: not written.
+        style: how QGIS is to paint the polygons; None: not written.
     """
 
     folder: Path
@@ -101,6 +103,7 @@ class RasterFiles:
     polygons: Path | None = None
     polygons_apart: bool = False
     confidence: Path | None = None
+    style: Path | None = None
 
     @property
     def layer(self) -> str:
@@ -466,6 +469,8 @@ def _publish(facts: _Map, files: RasterFiles, masks: _Masks, provenance: Provena
         within = None if files.polygons_apart else files.folder
         with work.open(polygons) as content, atomic_file(files.polygons, within=within) as file:
             shutil.copyfileobj(content, file)
+        if files.style is not None:
+            write_atomically(files.style, qgis_style(facts.labels), within=within)
 
 
 def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout: MaskLayout) -> None:
@@ -503,15 +508,17 @@ class RasterWriter:
     def raster_files(self, task: ImageTask) -> RasterFiles:
         """Name the files of a raster."""
         folder, vectors = self.pictures.folder, self.vectors
+        polygons = None if vectors is None else folder / polygons_of(task, vectors)
         return RasterFiles(
             folder,
             task.stem,
             folder / f"{task.stem}{MAP_SUFFIX}" if self.pictures.save else None,
-            None if vectors is None else folder / polygons_of(task, vectors),
+            polygons,
             polygons_apart=vectors is not None and not is_polygon_format(vectors),
             confidence=folder / map_names(task.stem, ["confidence"])[-1]
             if "confidence" in self.pictures.save
             else None,
+            style=None if polygons is None else polygons.with_suffix(STYLE_SUFFIX),
         )
 
     def write_raster(self, _: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> Path | None:
@@ -575,7 +582,7 @@ def require_rasters_possible(
             require_polygon_format(files.polygons)
             require_writable_file(files.polygons)
             require_layers_kept(files.polygons, files.layer)
-            places.append(files.polygons)
+            places += filter(None, (files.polygons, files.style))
         results += [(f"a result of {task.path}", place) for place in places]
     require_apart(
         results,

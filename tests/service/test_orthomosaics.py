@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -197,7 +198,7 @@ def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
     source = geotiff(tmp_path / "reef.tif", bands, nodata=0)
     outcome = pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", suffix, "--save", "none")
     assert (outcome.status, remarks(outcome)) == (0, [])
-    assert names(out) == ["ledger.jsonl", f"reef.{suffix}"]
+    assert names(out) == ["ledger.jsonl", f"reef.{suffix}", "reef.qml"]
     meta, _, _, (index, name, urn, area_m2) = pyogrio.raw.read(out / f"reef.{suffix}")
     assert meta["geometry_type"] == "Polygon"
     assert meta["crs"] == (UTM if suffix == "gpkg" else "EPSG:4326")
@@ -206,6 +207,26 @@ def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
         assert set(name[index == number]) == {label}
         assert set(urn[index == number]) == {f"urn:ibenthos:segmentation:class:{label}"}
         assert area_m2[index == number].sum() == pytest.approx((mask == number).sum() / 4)
+
+
+def test_qgis_paints_polygons_in_the_colours_of_their_classes(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of())
+    assert pseg("predict", bundle, source, *SMALL, "--out", out, "--vectors", "gpkg").status == 0
+    renderer = ElementTree.fromstring((out / "reef.qml").read_text())[0]  # noqa: S314 (our own file)
+    assert (renderer.attrib["type"], renderer.attrib["attr"]) == ("categorizedSymbol", "class")
+    painted = {
+        each.attrib["label"]: (
+            each.attrib["value"],
+            renderer.find(f"symbols/symbol[@name='{each.attrib['symbol']}']//Option[@name='color']").attrib["value"],  # pyright: ignore[reportOptionalMemberAccess]
+        )
+        for each in renderer.iter("category")
+    }
+    # the colours of the bundle, and the field of the polygons by which they are told apart
+    assert painted == {
+        "red": ("0", "200,10,10,160"),
+        "green": ("1", "10,200,10,160"),
+        "blue": ("2", "10,10,200,160"),
+    }
 
 
 def test_polygons_go_to_the_file_that_is_named(bundle: Path, tmp_path: Path, out: Path) -> None:
@@ -240,7 +261,7 @@ def test_polygons_alone_are_not_made_again(bundle: Path, tmp_path: Path, out: Pa
     source = geotiff(tmp_path / "reef.tif", pixels_of())
     arguments = ("predict", bundle, source, "--out", out, "--save", "none", "--vectors", "gpkg", "--json")
     first = pseg(*arguments)
-    assert names(out) == ["ledger.jsonl", "reef.gpkg"]
+    assert names(out) == ["ledger.jsonl", "reef.gpkg", "reef.qml"]
     again = pseg(*arguments, "--resume")
     assert "1 of 1 images were done earlier" in again.stderr
     assert again.records == first.records
@@ -278,7 +299,7 @@ def test_polygons_in_a_folder_of_any_name(bundle: Path, tmp_path: Path, folder: 
         options = ("--out", tmp_path / folder, "--vectors", vectors, "--overwrite")
         outcome = pseg("predict", bundle, source, *SMALL, *options)
         assert outcome.status == 0, outcome.stderr
-    assert names(tmp_path / folder) == ["ledger.jsonl", "reef!1.gpkg", "reef!1.tif"]
+    assert names(tmp_path / folder) == ["ledger.jsonl", "reef!1.gpkg", "reef!1.qml", "reef!1.tif"]
     assert json.loads(named.read_text())["features"]
 
 
