@@ -15,8 +15,9 @@ import pytest
 import typer
 
 from engine import Failed, ImageError, Provenance
+from engine.images import Capture
 from service.cli import app
-from service.results.pictures import ImageTask, result_record
+from service.results.pictures import CoverTable, ImageTask, result_record
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,3 +126,26 @@ def test_the_json_is_what_comes_out() -> None:
         assert list(each["mask"]) == ["path", "width", "height"]
         assert list(each["cover"][0]) == ["id", "name", "color", "cover"]
         assert list(each["timings_ms"]) == ["decode", "preprocess", "run", "postprocess", "encode"]
+
+
+def test_every_column_of_the_table_is_explained() -> None:
+    """A record that has all that a record can have, and the columns that the page lists."""
+    cover = {"id": "urn:reef", "name": "CLASS", "color": [1, 2, 3], "cover": 0.5}
+    record = {
+        "image": "a.jpg",
+        "status": "ok",
+        "mask": {"path": "a.png", "width": 4, "height": 2},
+        "network_size": {"width": 4, "height": 2},
+        "cover": [{**cover, "area_m2": 2.0}],
+        "confidence": {"mean": 0.9, "unsure": 0.1, "limit": 0.6},
+        "roi": {
+            **{"method": "frame", "error": None, "cover": [{**cover, "area_cm2": 3.0}], "area_cm2": 6.0},
+            **{"polygon": [[0, 0], [1, 0], [1, 1]], "quality": {"shown": [0.9], "residual_px": 0.2}},
+        },
+        "provenance": {"bundle": "b", "model": "m"},
+    }
+    table = CoverTable()
+    table.add(record, Capture())
+    page = PAGES[Path("docs/numbers.md")].partition("| column | meaning |")[2].partition("\n\n")[0]
+    explained = [name for line in page.splitlines()[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    assert sorted(explained) == sorted(table.to_csv().decode().splitlines()[0].split(","))
