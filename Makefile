@@ -104,10 +104,10 @@ zoo: $(VENV)/development ## export and convert every PaddleSeg network family (h
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
 cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
-	$(BIN)/python -m demo.cover_check $(ARGS)
+	$(BIN)/python -m demo.checks.cover $(ARGS)
 
 survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
-	$(BIN)/python -m demo.survey_check $(ARGS)
+	$(BIN)/python -m demo.checks.surveys $(ARGS)
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

@@ -33,8 +33,8 @@ from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
 from engine.segmentation.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
-from engine.system.cores import usable_cores
 from engine.system.libraries import installed_version
+from engine.system.machine.cores import usable_cores
 from engine.system.process import is_out_of_memory
 from engine.system.settings_files import read_text
 from engine.system.text import json_text
@@ -266,7 +266,7 @@ class _Work:
         key = self._derived_key(base)
         if self.request.precision is Precision.FP16:
             return self._fetch(key, Precision.FP16, partial(self._make_fp16, base))
-        from converters.quantization import QuantizationError
+        from converters.precision.quantization import QuantizationError
 
         try:
             return self._fetch(key, Precision.INT8, partial(self._make_int8, base))
@@ -333,7 +333,7 @@ class _Work:
             return self._pictures(original), "verification"
 
     def _make_int8(self, base: OnnxModel, destination: Path) -> Certificate:
-        from converters.quantization import quantize
+        from converters.precision.quantization import quantize
 
         # The search asks often: it is judged by the FP32 model, which is many times faster than Paddle without oneDNN.
         with self._opened(base) as floating:
@@ -352,7 +352,7 @@ class _Work:
         return self._compared_with_original(Precision.INT8, destination, quantized.excluded_nodes)
 
     def _make_fp16(self, base: OnnxModel, destination: Path) -> Certificate:
-        from converters.half_precision import to_half
+        from converters.precision.half_precision import to_half
 
         self.advance("halving", 0, 2)
         with self._opened(base) as floating:

@@ -21,8 +21,8 @@ from engine.runtimes.profile import PROFILE_NAME
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
+from engine.system.machine.cores import usable_cores
 
 _CHANGE = "the last argmax was cut off"
 

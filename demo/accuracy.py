@@ -18,7 +18,7 @@ from demo.nuclei import read_labelled_folder
 from demo.train import held_out_scenes
 from engine import OnnxOptions, PaddleOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
 from engine.images import Capture
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 HERE = Path(__file__).parent
 _Labelled = Callable[[], Iterable[LabelledImage]]

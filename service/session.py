@@ -45,9 +45,9 @@ from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
 from engine.segmentation.steps import MeasuringSteps, steps_for
 from engine.segmentation.temperature import read_temperature
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
-from engine.system.memory import memory_limit_bytes, return_freed_memory
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.memory import memory_limit_bytes, return_freed_memory
 from service.logs import progress_log
 from service.request import PredictRequest, build_request
 

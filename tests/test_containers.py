@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from cyclonedx.model.bom import Bom
 
-from engine.system.gpu_stacks import GPU_STACKS, PADDLE_INDEX
+from engine.system.machine.gpu_stacks import GPU_STACKS, PADDLE_INDEX
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from benchmarks.lab.orthomosaic import write_orthomosaic
 from benchmarks.lab.tile_quality import TileWork, measure_tiles
 from benchmarks.measuring.environment import environment
 from benchmarks.results.markdown import Markup, Table, markdown
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import Limits, run_isolated, value_of
 
 _ROOT = Path(__file__).parents[2]

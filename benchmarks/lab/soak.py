@@ -9,7 +9,7 @@ from converters.conversion import convert
 from converters.repository import Repository
 from engine import Failed, Pipeline, Prediction, SourceImage, open_bundle, open_predictor, read_image
 from engine.segmentation.palette import palette_for, pseudo_color_png
-from engine.system.memory import process_memory_bytes, return_freed_memory
+from engine.system.machine.memory import process_memory_bytes, return_freed_memory
 
 READINGS = (20, 500)
 _PALETTE = palette_for([], 256)

@@ -24,7 +24,7 @@ from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles
 from engine.rasters.tiling import Scores, Tiling
 from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.postprocess import OutputKind
-from engine.system.memory import return_freed_memory
+from engine.system.machine.memory import return_freed_memory
 from engine.window import Window
 
 _ROUNDS = 5

@@ -22,7 +22,7 @@ from engine.options import (
     TensorRtFiles,
 )
 from engine.segmentation.opening import Convert, require_available
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 DEFAULT_MIN_SUBGRAPH_SIZE = 3
 

@@ -6,11 +6,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.system.cores import quota_cores, usable_cores
-from engine.system.hardware import cpu_information, processor_flags, processor_model
 from engine.system.libraries import installed_versions
-from engine.system.memory import kernel_bytes
-from engine.system.nvidia import first_gpu_name
+from engine.system.machine.cores import quota_cores, usable_cores
+from engine.system.machine.hardware import cpu_information, processor_flags, processor_model
+from engine.system.machine.memory import kernel_bytes
+from engine.system.machine.nvidia import first_gpu_name
 
 LIBRARIES = (
     "numpy",

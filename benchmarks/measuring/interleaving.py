@@ -8,7 +8,7 @@ from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.measure import MeasuredProcess, Work, opened
 from benchmarks.measuring.samples import Measurement
 from converters.progress import ignore_progress
-from engine.system.memory import available_memory_bytes, process_memory_bytes
+from engine.system.machine.memory import available_memory_bytes, process_memory_bytes
 
 _MEMORY_RESERVE = 1.5
 """Of the largest process so far: so much memory must be free before another one is started."""

@@ -32,8 +32,8 @@ from engine.segmentation.opening import open_runtime
 from engine.segmentation.palette import composite, palette_for, pseudo_color_png
 from engine.segmentation.pipeline import Failed, Pipeline
 from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
-from engine.system.cores import usable_cores
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.memory import process_memory_bytes
 
 _SETTLED_SHARE = 0.1
 _SETTLING_STEP_S = 0.02

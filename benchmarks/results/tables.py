@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
 from benchmarks.results.markdown import Table, escaped, markdown
-from engine.system.hardware import telling_flags
+from engine.system.machine.hardware import telling_flags
 from engine.system.text import csv_cell
 
 _RESULTS = TypeAdapter(Results)

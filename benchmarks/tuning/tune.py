@@ -39,8 +39,8 @@ from engine.images.size import bands_option
 from engine.options import Precision, RuntimeName, RuntimeOptions
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
 from engine.segmentation.opening import Convert
-from engine.system.cores import usable_cores
-from engine.system.hardware import this_host
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.hardware import this_host
 
 DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16

@@ -20,7 +20,7 @@ from engine.options import PaddleOptions
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from engine.system.settings_files import read_json, read_yaml
 
 DEPLOY, META, WEIGHTS = "deploy.yaml", "meta.json", "model.pdiparams"

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from engine.errors import ImageError, reason_of
+from engine.images.codecs.heif import EXTRA, heif_available
 from engine.images.formats import (
     HEIF,
     HEIF_SUFFIXES,
@@ -22,7 +23,6 @@ from engine.images.formats import (
     foreign_kind,
     is_readable_kind,
 )
-from engine.images.heif import EXTRA, heif_available
 from engine.system.files import open_to_read
 
 _MOST_NAMED = 3

@@ -39,10 +39,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageError, reason_of
+from engine.images.codecs.jpeg import decode_jpeg, jpeg_content
+from engine.images.codecs.png import png_content
 from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientation_of
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
-from engine.images.jpeg import decode_jpeg, jpeg_content
-from engine.images.png import png_content
 from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
@@ -231,7 +231,7 @@ def _decode(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choice) ->
         # Pillow's WebP decoder allocates the canvas as soon as it is opened.
         check_max_pixels(path, _webp_size(prefix), max_pixels)
     if decoder is AvifImageFile:
-        from engine.images.heif import largest_declared
+        from engine.images.codecs.heif import largest_declared
 
         check_max_pixels(path, largest_declared(file.read()), max_pixels)
         file.seek(0)
@@ -276,7 +276,7 @@ def _with_range_notes(stored: _StoredImage, bits: int, limits: ImageLimits) -> _
 
 
 def _decode_jpeg2000(path: Path, file: BinaryIO, limits: ImageLimits) -> _StoredImage:
-    from engine.images.jpeg2000 import decode_deep, read_codestream
+    from engine.images.codecs.jpeg2000 import decode_deep, read_codestream
 
     codestream = read_codestream(path, file)
     check_max_pixels(path, codestream.size, limits.max_pixels)
@@ -299,7 +299,7 @@ def _decode_jpeg(path: Path, file: BinaryIO, max_img_size: int, max_pixels: int)
 
 
 def _decode_heif(path: Path, file: BinaryIO, max_pixels: int) -> _StoredImage:
-    from engine.images.heif import read_heif
+    from engine.images.codecs.heif import read_heif
 
     picture = read_heif(path, file, lambda size: check_max_pixels(path, size, max_pixels))
     pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., np.newaxis]

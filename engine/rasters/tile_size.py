@@ -13,7 +13,7 @@ from engine.rasters.tiles import OutputFacts, output_facts
 from engine.rasters.tiling import ALIGNMENT, Tiling
 from engine.runtimes import TensorSpec
 from engine.segmentation.predictor import Predictor, RawOutput
-from engine.system.memory import available_memory_bytes, peak_memory, process_memory_bytes
+from engine.system.machine.memory import available_memory_bytes, peak_memory, process_memory_bytes
 from engine.transforms import apply_transforms
 
 _log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from engine.runtimes.engine_cache import engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import atomic_file
-from engine.system.hardware import has_vnni, this_processor
 from engine.system.libraries import installed_version
+from engine.system.machine.hardware import has_vnni, this_processor
 
 _TELEMETRY = "openvino_telemetry"
 _DEVICE = "CPU"

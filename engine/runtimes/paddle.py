@@ -49,9 +49,9 @@ from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whol
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import scratch_folder
-from engine.system.gpu_stacks import how_to_install_paddle
 from engine.system.libraries import tensorrt_version
-from engine.system.nvidia import open_libraries, output_to_stderr, require_gpu, set_tf32
+from engine.system.machine.gpu_stacks import how_to_install_paddle
+from engine.system.machine.nvidia import open_libraries, output_to_stderr, require_gpu, set_tf32
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""

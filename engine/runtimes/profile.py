@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
-from engine.system.hardware import Host, this_host
 from engine.system.libraries import installed_versions
+from engine.system.machine.hardware import Host, this_host
 from engine.system.settings_files import SettingsError, read_json
 
 PROFILE_NAME = "profile.json"

@@ -27,7 +27,7 @@ from engine.options import (
     parse_device,
 )
 from engine.runtimes.profile import Profile
-from engine.system.cores import thread_count, usable_cores
+from engine.system.machine.cores import thread_count, usable_cores
 
 
 class OneDnn(StrEnum):

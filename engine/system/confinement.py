@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.memory import process_memory_bytes
 
 FILE_BYTES = 64 << 20
 """The most that a file of a child may have, where nothing else is said."""

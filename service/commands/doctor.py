@@ -13,8 +13,8 @@ from engine.system.text import legible
 from service.commands.bundle_facts import facts_table
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
 from service.demonstration import demo_bundle
-from service.doctor import cores_line, installed_versions, known_bad, mixed_cuda, try_starts
-from service.inspection import inspection
+from service.inspection.bundle import inspection
+from service.inspection.machine import cores_line, installed_versions, known_bad, mixed_cuda, try_starts
 from service.session import caches_at
 
 

@@ -19,7 +19,7 @@ from service.commands.terminal import (
     step_shown,
     warn,
 )
-from service.inspection import inspection
+from service.inspection.bundle import inspection
 from service.request import DEFAULT_MAX_IMG_SIZE, build_request
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def inspect(
             record = inspection(opened)
         if measure:
             from benchmarks.measuring.configurations import parse_size
-            from service.needs import measure_need
+            from service.inspection.needs import measure_need
 
             with step_shown("measuring"):
                 request = build_request(max_img_size=max_img_size)

@@ -26,8 +26,8 @@ from engine.declaration import assembled, declared_options
 from engine.rasters.geotiff import differing_pixels
 from engine.rasters.options import TileOptions
 from engine.rasters.result import SegmentedRaster
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
+from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.groups import ResultOptions, SessionOptions
 from service.commands.predict import PredictRun

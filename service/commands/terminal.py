@@ -59,7 +59,7 @@ def exit_status_of(error: EngineError) -> ExitStatus:
         2 for everything that was asked for and cannot be had.
     """
     from converters.parity import ParityError
-    from converters.quantization import QuantizationError
+    from converters.precision.quantization import QuantizationError
 
     if isinstance(error, ParityError | QuantizationError):
         return ExitStatus.INCOMPLETE

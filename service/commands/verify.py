@@ -8,7 +8,7 @@ from rich.table import Table
 
 from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.flags import with_flags
 from service.commands.groups import BandOptions, require_bands_of_pictures

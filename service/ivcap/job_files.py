@@ -22,7 +22,7 @@ from ivcap_client.ivcap import IVCAP, LocalIVCAP
 
 from engine import OptionError
 from engine.errors import message_of
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service.collections.sharding import share_of
 from service.ivcap.items import (
     DownloadedItem,

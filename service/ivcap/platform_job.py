@@ -35,8 +35,8 @@ from engine.errors import message_of
 from engine.images import Capture, ImageLimits
 from engine.rasters.result import Result
 from engine.segmentation.palette import OverlayOptions
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
+from engine.system.machine.cores import usable_cores
 from engine.system.text import legible_values
 from service.ivcap.items import ImageSource, StorageError
 from service.ivcap.names import ArtifactName, product_stem

@@ -31,7 +31,7 @@ from engine import (
 )
 from engine.bundle.bundle import DeclaredOutput
 from engine.options import TensorRtFiles
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 
 def bundle_of(*precisions: Precision, paddle: bool = True) -> Bundle:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.lab.gpu_check.__main__ import FAILED, NO_GPU, PASSED, Result, Verdict, run_steps, status_of, table
 from benchmarks.lab.gpu_check.steps import STEPS
 from engine import RuntimeUnavailableError
-from engine.system.nvidia import require_gpu
+from engine.system.machine.nvidia import require_gpu
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from converters.parity import generated_images
 from engine import Bundle, ImageError, InferenceError, OptionError, Precision, open_bundle, read_image
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import ChildProcess, Limits
 from tests.service.bundles import bundle_folder, strongest_band_network
 

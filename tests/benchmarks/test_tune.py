@@ -24,7 +24,7 @@ from benchmarks.tuning.tune import (
 from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import OptionError
 from engine.options import Precision
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 BUNDLE = Bundle(
     name="reef",

@@ -22,7 +22,7 @@ from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, pro
 from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.predictor import Prediction, Provenance
 from engine.segmentation.quality import STATISTICS_NAME, read_reference, statistics_json
-from engine.system.hardware import this_host
+from engine.system.machine.hardware import this_host
 
 DEMO = Path(__file__).parents[2] / "demo"
 NUCLEI = DEMO / "nuclei.tgz"

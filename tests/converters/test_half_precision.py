@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.half_precision import to_half
 from converters.parity import compare
+from converters.precision.half_precision import to_half
 from demo.scenes import render_scene
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
 from engine.errors import ConversionError

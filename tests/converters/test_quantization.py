@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.parity import ParityLimits, ParityReport, compare
-from converters.quantization import MAX_TRIALS, QuantizationError, quantize
+from converters.precision.quantization import MAX_TRIALS, QuantizationError, quantize
 from demo.scenes import render_scene
 from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceImage, open_bundle, open_runtime
 from engine.bundle.bundle import DeclaredOutput

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.system.cores import quota_cores, quota_of_v1, quota_of_v2, thread_count, usable_cores
+from engine.system.machine.cores import quota_cores, quota_of_v1, quota_of_v2, thread_count, usable_cores
 
 
 def lay_out(folder: Path, own: str, files: Mapping[str, str]) -> tuple[Path, Path]:

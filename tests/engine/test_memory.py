@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.system.memory import available_memory_bytes, memory_limit_bytes, peak_memory, process_memory_bytes
+from engine.system.machine.memory import available_memory_bytes, memory_limit_bytes, peak_memory, process_memory_bytes
 from tests.engine.test_cores import lay_out
 
 SCRIPT = """
 from pathlib import Path
 from threading import Thread
 import numpy as np
-from engine.system.memory import return_freed_memory
+from engine.system.machine.memory import return_freed_memory
 
 def resident_mib():
     lines = Path("/proc/self/status").read_text().splitlines()

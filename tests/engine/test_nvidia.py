@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine import OptionError, RuntimeUnavailableError
-from engine.system.gpu_stacks import GPU_STACKS, PADDLE_INDEX, how_to_install, how_to_install_paddle
-from engine.system.nvidia import Gpu, open_libraries, read_gpus, require_gpu, set_tf32
+from engine.system.machine.gpu_stacks import GPU_STACKS, PADDLE_INDEX, how_to_install, how_to_install_paddle
+from engine.system.machine.nvidia import Gpu, open_libraries, read_gpus, require_gpu, set_tf32
 
 L4 = ("NVIDIA L4", 8, 9, 24 << 30)
 MIG = ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9, 0, 10 << 30)
@@ -153,7 +153,7 @@ def test_a_missing_library_is_named() -> None:
 
 def test_tf32_is_switched_off_for_all_libraries_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for allowed, setting in ((True, "1"), (False, "0")):
-        monkeypatch.setattr("engine.system.nvidia._tf32_decisions", set[bool]())
+        monkeypatch.setattr("engine.system.machine.nvidia._tf32_decisions", set[bool]())
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
         for _ in range(2):
             set_tf32(allowed=allowed)
@@ -168,7 +168,7 @@ def test_what_a_library_prints_never_joins_the_results(before: bool) -> None:
     """Also where C's library holds it back, as it does for a pipe."""
     script = (
         "import ctypes, sys\n"
-        "from engine.system.nvidia import output_to_stderr\n"
+        "from engine.system.machine.nvidia import output_to_stderr\n"
         "c = ctypes.CDLL(None)\n"
         f"c.printf(b'result of C\\n') if {before} else None\n"
         "with output_to_stderr():\n    c.printf(b'library text\\n')\n"
@@ -183,7 +183,7 @@ def test_what_a_library_prints_never_joins_the_results(before: bool) -> None:
 def test_what_libraries_print_is_no_result() -> None:
     code = """
 import os
-from engine.system.nvidia import output_to_stderr
+from engine.system.machine.nvidia import output_to_stderr
 print("result 1", flush=True)
 with output_to_stderr():
     os.write(1, b"a library's words\\n")

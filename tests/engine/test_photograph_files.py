@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import ImageError
-from engine.images import heif as heif_module
 from engine.images import read_image
+from engine.images.codecs import heif as heif_module
 from tests.engine import heic
 from tests.engine.test_images import ORIENTATION, exif_of, gradient, noise, png_chunk, save
 

@@ -26,8 +26,8 @@ from engine.runtimes.fake import FakeRuntime
 from engine.runtimes.profile import Profile, library_versions, profile_json, read_profile
 from engine.runtimes.selection import RuntimeRequest, candidates
 from engine.segmentation.opening import open_first, open_predictor
-from engine.system import hardware as host_module
-from engine.system.hardware import Host, this_host
+from engine.system.machine import hardware as host_module
+from engine.system.machine.hardware import Host, this_host
 
 HOST = Host("Fast", ("avx2", "fma"), 4, None)
 VERSIONS = {"onnxruntime": "1.2.3"}

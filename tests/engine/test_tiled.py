@@ -18,7 +18,7 @@ from engine.rasters.tiling import Scores, Tiling
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from engine.segmentation.postprocess import OutputKind
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.memory import process_memory_bytes
 from engine.window import Window
 from tests.engine.test_predictor import CountingNetwork, Network, bundle_of, image_of
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.memory import process_memory_bytes
 from service.ivcap.publishing import SUMMARY_SCHEMA
 from tests.robustness.broken_images import ANY, Case, all_cases, encoded, mask_of, scene
 from tests.robustness.conftest import Tally

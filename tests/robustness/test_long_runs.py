@@ -31,7 +31,7 @@ RUN = """
 import gc, json, os, sys, threading
 from pathlib import Path
 from engine import Failed, Pipeline, open_bundle, open_predictor
-from engine.system.memory import process_memory_bytes, return_freed_memory
+from engine.system.machine.memory import process_memory_bytes, return_freed_memory
 from benchmarks.lab.runtimes import RUNTIMES
 from tests.robustness.test_long_runs import pictures
 

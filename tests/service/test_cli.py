@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from engine.bundle.archive import unpack
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service import cli
 from service.commands.terminal import ExitStatus
 from tests.service.bundles import CLASSES, bundle_folder, packed, strongest_band_network

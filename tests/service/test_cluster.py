@@ -14,7 +14,7 @@ from engine import Pipeline, Precision, Predictor, RuntimeName, open_bundle
 from engine.bundle.archive import unpack
 from engine.images import Capture
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json
-from engine.system.hardware import this_host
+from engine.system.machine.hardware import this_host
 from service.collections.cluster import Segmenter, WorkerOptions, numbered
 from service.collections.cluster_ledger import (
     COLUMNS,

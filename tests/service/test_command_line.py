@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.results.markdown import Table
-from converters.quantization import QuantizationError
+from converters.precision.quantization import QuantizationError
 from engine.images.statistics import PictureStatistics
 from engine.segmentation.quality import STATISTICS_NAME, statistics_json
 from service.commands.terminal import ExitStatus, exit_status_of, print_table, results_console, step_shown

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from converters.conversion import ConversionRequest, convert
 from converters.parity import ParityLimits
-from converters.quantization import QuantizationError
+from converters.precision.quantization import QuantizationError
 from converters.repository import Repository
 from engine import Precision, RuntimeName, RuntimeRequest, list_images, open_bundle, open_predictor, read_image
 from engine.segmentation.quality import read_reference

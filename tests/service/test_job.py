@@ -17,7 +17,7 @@ from typing import Any
 import certifi
 import pytest
 
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service.ivcap.publishing import (
     COLLECTION_ITEM_SCHEMA,
     COLLECTION_SCHEMA,

@@ -47,7 +47,7 @@ ENTRIES: Mapping[str, Entry | str] = {
     "predict": Entry(of_bundle("{}/picture.png", "--out", "{}/out"), TRIAL),
     "reproduce": "the bundle of an earlier run, by `open_session` as predict",
     "scale": Entry(of_bundle("{}/manifest.parquet", "--out", "{}/out"), TRIAL),
-    "inspect": Entry(of_bundle("--measure", "--size", "64x64"), "service.needs"),
+    "inspect": Entry(of_bundle("--measure", "--size", "64x64"), "service.inspection.needs"),
     "convert": Entry(of_bundle("--precision", "fp16", "--out", "{}/out.tgz"), TRIAL),
     "verify": Entry(lambda folder: (folder / "compared.tgz",), TRIAL),
     "evaluate": Entry(of_bundle("--images", "{}/picture.png", "--masks", "{}/masks"), TRIAL),

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from benchmarks.measuring.configurations import Size
 from engine.errors import ImageError
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service import cli
-from service.needs import measure_need
+from service.inspection.needs import measure_need
 from service.request import build_request
 from tests.service.bundles import bundle_folder, strongest_band_network
 

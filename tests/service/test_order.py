@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service.ivcap.publishing import COLLECTION_SCHEMA, INFERENCE_SCHEMA, SCALAR_SCHEMA, SUMMARY_SCHEMA, TIMINGS_SCHEMA
 from tests.published import problem_of
 from tests.service.bundles import CLASSES, bundle_folder, packed

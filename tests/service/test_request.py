@@ -9,7 +9,7 @@ from engine import Device, OneDnn, OptionError, Precision, Provider, RuntimeName
 from engine.declaration import declared_options
 from engine.options import OnnxOptions, PaddleOptions
 from engine.runtimes.selection import candidates
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from service.request import (
     PredictRequest,
     ServiceRequest,

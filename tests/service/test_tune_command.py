@@ -15,8 +15,8 @@ from converters.exporting.packing import pack
 from engine import Precision, open_bundle
 from engine.options import RuntimeName
 from engine.runtimes.profile import Profile, library_versions, profile_json, read_profile
-from engine.system.cores import usable_cores
-from engine.system.hardware import this_host
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.hardware import this_host
 from service import cli
 from service.commands.terminal import ExitStatus
 from tests.service.bundles import bundle_folder

@@ -10,7 +10,7 @@ from typing import cast
 
 from benchmarks.lab.gpu_check.steps import STEPS, NotPossibleError
 from engine.errors import RuntimeUnavailableError
-from engine.system.nvidia import require_gpu
+from engine.system.machine.nvidia import require_gpu
 from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_isolated
 
 WHOLE_S = 600.0

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from converters.conversion import default_limits
-from converters.half_precision import to_half
 from converters.parity import ParityLimits, ParityReport, compare, generated_images, require_parity
+from converters.precision.half_precision import to_half
 from engine import (
     Bundle,
     Device,
@@ -38,7 +38,7 @@ from engine.gpu.shapes import collect_inner_ranges, collect_profile
 from engine.options import RuntimeOptions, TensorRtFiles
 from engine.runtimes.onnx.providers import require_provider
 from engine.system.libraries import installed_versions
-from engine.system.nvidia import require_gpu, used_memory_bytes, visible_gpus
+from engine.system.machine.nvidia import require_gpu, used_memory_bytes, visible_gpus
 
 ROOT = Path(__file__).parents[3]
 BUNDLES = (ROOT / "demo" / "demo_seagrass.tgz", ROOT / "demo" / "nuclei.tgz")

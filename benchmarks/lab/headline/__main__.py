@@ -13,7 +13,7 @@ from benchmarks.lab.headline.measured import read_part, write_part
 from benchmarks.lab.headline.page import page, write_plots
 from benchmarks.lab.headline.runner import Workspace, run_part
 from benchmarks.lab.headline.scenarios import parts
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 _ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,7 +7,7 @@ from benchmarks.lab.headline.measured import Loaded, Repetition
 from benchmarks.lab.headline.scenarios import Software, Work
 from benchmarks.lab.headline.ways import Load, Repeat, RepeatOnce, loaded
 from benchmarks.measuring.streams import settle
-from engine.system.memory import process_memory_bytes, return_freed_memory
+from engine.system.machine.memory import process_memory_bytes, return_freed_memory
 
 
 class LoadedWay:

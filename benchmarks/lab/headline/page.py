@@ -13,7 +13,7 @@ from benchmarks.lab.headline.measured import Part, Result
 from benchmarks.lab.headline.scenarios import Software
 from benchmarks.results.markdown import Markup, Table, markdown
 from benchmarks.results.plots import FORMATS, encoded_figure
-from engine.system.hardware import telling_flags
+from engine.system.machine.hardware import telling_flags
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot

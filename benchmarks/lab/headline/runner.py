@@ -30,7 +30,7 @@ from engine.options import OnnxOptions, Precision
 from engine.runtimes.profile import profile_json
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.predictor import Predictor
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 from engine.system.process import ChildProcess, Limits
 
 MOST_TENSORS = 4

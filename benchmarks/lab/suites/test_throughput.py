@@ -10,7 +10,7 @@ from benchmarks.lab.suites.figures import Benchmark, Throughput, note
 from benchmarks.measuring.pictures import write_photographs
 from benchmarks.measuring.streams import encoded
 from engine import Pipeline, Prediction, Segmented, SourceImage, open_bundle, read_image
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 IMAGES = 12
 

@@ -18,9 +18,9 @@ from typing import Any
 from engine.errors import RuntimeUnavailableError
 from engine.options import OnnxOptions, Provider
 from engine.runtimes.onnx.settings import PROVIDER_NAMES, SessionPlan
-from engine.system.gpu_stacks import how_to_install
 from engine.system.libraries import installed_version
-from engine.system.nvidia import TENSORRT_LIBRARIES, open_libraries, require_gpu
+from engine.system.machine.gpu_stacks import how_to_install
+from engine.system.machine.nvidia import TENSORRT_LIBRARIES, open_libraries, require_gpu
 
 PLUGINS: Mapping[Provider, str] = {Provider.CUDA: "onnxruntime_ep_cuda"}
 """Providers that also lie in a distribution of their own: the module that tells the path of its library and the name of

@@ -17,9 +17,9 @@ from engine.runtimes.onnx.settings import session_plan
 from engine.runtimes.programs.quantized_form import require_symmetric
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
-from engine.system.hardware import has_vnni
 from engine.system.libraries import tensorrt_version
-from engine.system.nvidia import output_to_stderr, require_gpu, set_tf32
+from engine.system.machine.hardware import has_vnni
+from engine.system.machine.nvidia import output_to_stderr, require_gpu, set_tf32
 
 _DTYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,

@@ -17,7 +17,7 @@ from engine import Bundle, ModelLoadError, OnnxModel, OnnxOptions, Precision, Pr
 from engine.runtimes import Runtime, Tensor, openvino
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.openvino import OpenVinoRuntime, compile_settings
-from engine.system.hardware import has_vnni
+from engine.system.machine.hardware import has_vnni
 
 OPTIONS = OnnxOptions(provider=Provider.OPENVINO, threads=2)
 NOISE = np.random.default_rng(0).standard_normal((1, 3, 64, 96), dtype=np.float32)

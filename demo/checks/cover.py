@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The command line without the program's name; the process's own if None.
     """
-    parser = argparse.ArgumentParser(prog="python -m demo.cover_check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.checks.cover", description=__doc__)
     parser.add_argument("--seed", type=int, default=910_000, help="of the first scene; the next ones count up")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--json", type=Path, help="file for the result of each scene")

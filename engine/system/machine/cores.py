@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from engine.system.control_groups import CGROUP_ROOT, OWN_CGROUPS, group_folders, read_number
+from engine.system.machine.control_groups import CGROUP_ROOT, OWN_CGROUPS, group_folders, read_number
 
 
 def quota_of_v2(cpu_max: str) -> float | None:

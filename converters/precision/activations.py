@@ -19,7 +19,7 @@ from engine.errors import CalibrationError
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.trial import prove_onnx_loadable
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 if TYPE_CHECKING:
     import onnx

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.system.cores import usable_cores
-from engine.system.nvidia import first_gpu_name
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.nvidia import first_gpu_name
 
 _PROCESSORS = Path("/proc/cpuinfo")
 _TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")

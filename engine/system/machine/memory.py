@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.system.control_groups import CGROUP_ROOT, OWN_CGROUPS, group_folders, read_number
+from engine.system.machine.control_groups import CGROUP_ROOT, OWN_CGROUPS, group_folders, read_number
 
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import ImageError
-from engine.images.spliced import Piece, SplicedFile
+from engine.images.codecs.spliced import Piece, SplicedFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_METADATA_BYTES = 1 << 20

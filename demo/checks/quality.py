@@ -1,6 +1,6 @@
 """How often the flags of photographs are raised: on rendered scenes, degraded by known amounts, and on photographs.
 
-`python -m demo.quality [FOLDER…]` renders scenes, half of which stand for the pictures of a calibration, and
+`python -m demo.checks.quality [FOLDER…]` renders scenes, half of which stand for the pictures of a calibration, and
 prints the tables of docs/quality.md: the share of pictures with each flag, and what the statistics of a picture of five
 megapixels cost. Photographs of the named folders are judged with and without that calibration, or with one of
 their own.
@@ -108,7 +108,7 @@ def _rows(scenes: Sequence[Pixels], reference: Reference, folders: Iterable[Path
 
 def main() -> None:
     """Measure, and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m demo.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.checks.quality", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="photographs")
     parser.add_argument("--scenes", type=int, default=80, help="half for the calibration, half to be judged")
     chosen = parser.parse_args()

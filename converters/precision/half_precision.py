@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.activations import (
+from converters.precision.activations import (
     EXTREMES,
     PREPARED,
     Feeds,

@@ -10,8 +10,8 @@ from benchmarks.measuring.environment import LIBRARIES
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
 from engine.options import Device, RuntimeOptions
 from engine.segmentation.opening import require_available
-from engine.system.cores import quota_cores, usable_cores
 from engine.system.libraries import installed_version
+from engine.system.machine.cores import quota_cores, usable_cores
 from service.session import Caches
 
 _OF_CUDA = re.compile(r"(?:nvidia-.+|tensorrt.*)-cu(\d+)(?:-libs|-bindings)?")

@@ -3,7 +3,7 @@
 Activations become uint8 with a zero point, weights int8 around zero, one scale a channel: the pair for which ONNX
 Runtime has fused kernels on x86 processors. For GPUs activations are int8 around zero, too, and biases stay in floating
 point: TensorRT takes nothing else. Both are judged on a CPU, which runs either kind. Ranges are the smallest and
-largest value that each tensor takes on the calibration pictures (`converters.activations`).
+largest value that each tensor takes on the calibration pictures (`converters.precision.activations`).
 
 What follows the last convolution stays in floating point: it is cheap, and rounded scores tie. If the masks still miss
 the limits, the network is cut into blocks of neighbouring nodes, each block is quantized alone, and the blocks that
@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from converters.activations import (
+from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
+from converters.precision.activations import (
     EXTREMES,
     PREPARED,
     Feeds,
@@ -43,7 +44,6 @@ from converters.activations import (
     prepared_for_rewrite,
     write_extremes,
 )
-from converters.parity import ParityError, ParityLimits, ParityReport, require_parity
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError
 from converters.rewriting import rewritten
@@ -53,7 +53,7 @@ from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
-from engine.system.cores import usable_cores
+from engine.system.machine.cores import usable_cores
 
 if TYPE_CHECKING:
     import onnx

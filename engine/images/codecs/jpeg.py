@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from engine.errors import ImageError
-from engine.images.spliced import Piece, SplicedFile
+from engine.images.codecs.spliced import Piece, SplicedFile
 
 _SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE, 0xFE
 _NO_SEGMENTS = frozenset({_SOI, _EOI})

@@ -18,9 +18,9 @@ from benchmarks.measuring.pictures import bands_of_copies, write_picture
 from engine import Failed, InferenceError, SourceImage, open_bundle, read_image
 from engine.images import ImageLimits
 from engine.runtimes.programs.input_bands import taken_bands
-from engine.system.cores import usable_cores
 from engine.system.files import scratch_folder
-from engine.system.memory import process_memory_bytes
+from engine.system.machine.cores import usable_cores
+from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import Limits, run_isolated, value_of
 from engine.transforms import bands_of_images
 from service.request import PredictRequest

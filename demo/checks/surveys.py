@@ -1,6 +1,6 @@
 """`make survey-check`: how often the intervals of `pseg summarize` hold the true cover, in simulated surveys.
 
-`python -m demo.survey_check [--surveys 1000] [--seed 1]`. Every simulated survey has its own transects, and every
+`python -m demo.checks.surveys [--surveys 1000] [--seed 1]`. Every simulated survey has its own transects, and every
 transect its own quadrats. For corrected covers, a network confuses classes, on one site more than on the other, and
 pictures of a sample are labelled. It ends with status 1 if a coverage is not 95 ± 2 %, or a corrected cover is biased.
 """
@@ -223,7 +223,7 @@ def draw_survey(path: Path, seed: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate, and print a table; ends with status 1 if a coverage is not what it has to be."""
-    parser = argparse.ArgumentParser(prog="python -m demo.survey_check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.checks.surveys", description=__doc__)
     parser.add_argument("--surveys", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path, help="only draw a simulated survey into this SVG")

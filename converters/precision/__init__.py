@@ -1,0 +1,1 @@
+"""Models of fewer bits: FP16 and INT8."""

@@ -1,0 +1,1 @@
+"""Checks on rendered scenes, whose truth is known: quality flags, cover, surveys."""

@@ -1,0 +1,1 @@
+"""One file for each format whose files need care before or in place of Pillow."""

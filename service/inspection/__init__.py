@@ -1,0 +1,1 @@
+"""What a bundle holds and needs, and what this machine has."""
