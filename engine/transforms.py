@@ -10,6 +10,7 @@ Source: paddleseg 2.8.0, ``transforms/transforms.py``, ``transforms/functional.p
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar, assert_never, cast
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, assert_never, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from engine.errors import ImageError, InferenceError, UnsupportedTransformError
 
@@ -61,8 +63,29 @@ class TransformRecord:
     width: int
 
 
+class ImageTransform(ABC):
+    """What every transform does to an image."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def apply(self, image: Image) -> tuple[Image, TransformRecord | None]:
+        """Transform an image.
+
+        Args:
+            image: float32[H, W, C], 0–255 until it is normalised; of three bands RGB.
+
+        Returns:
+            float32[H', W', C], and the record by which the change of size is undone; None where PaddleSeg keeps none.
+            The memory of a normalised image is laid out CHW.
+
+        Raises:
+            ImageError: A side would become 0 pixels, or the image too large.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class Normalize:
+class Normalize(ImageTransform):
     """Scale 0–255 to 0–1, subtract the mean and divide by the standard deviation.
 
     Source: paddleseg 2.8.0, ``functional.normalize``: the division by 255 rounds to float32, then the mean and the
@@ -76,15 +99,8 @@ class Normalize:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
+    @override
     def apply(self, image: Image) -> tuple[Image, None]:
-        """Normalise an image.
-
-        Args:
-            image: float32[H, W, C], 0–255; of three bands RGB.
-
-        Returns:
-            float32[H, W, C] whose memory is laid out CHW, and no record: the size is unchanged.
-        """
         planes = np.divide(image.transpose(2, 0, 1), np.float32(255), order="C")
         planes -= _one_per_plane(self.mean)
         planes /= _one_per_plane(self.std)
@@ -109,7 +125,7 @@ class Normalize:
 
 
 @dataclass(frozen=True, slots=True)
-class Resize:
+class Resize(ImageTransform):
     """Resize to a fixed size, or to fit into it.
 
     Source: paddleseg 2.8.0, ``transforms.Resize`` and ``functional.rescale_size``: with ``keep_ratio`` the long side
@@ -127,18 +143,8 @@ class Resize:
     size_divisor: int | None = None
     interpolation: Interpolation = "LINEAR"
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
-        """Resize an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         width, height = self.size_for(_width(image), _height(image))
         flag = INTERPOLATION_FLAGS[self.interpolation]
         return _resized(image, width, height, "Resize", flag), _record("resize", image)
@@ -169,7 +175,7 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
-class ResizeByLong:
+class ResizeByLong(ImageTransform):
     """Resize so that the long side has a given length.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeByLong``.
@@ -180,23 +186,13 @@ class ResizeByLong:
 
     long_size: int
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
-        """Resize an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         return _with_long_side(image, self.long_size, "ResizeByLong"), _record("resize", image)
 
 
 @dataclass(frozen=True, slots=True)
-class ResizeByShort:
+class ResizeByShort(ImageTransform):
     """Resize so that the short side has a given length, unless the long side would grow past a limit.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeByShort``. PaddleSeg overwrites its own ``short_size`` when the limit
@@ -210,18 +206,8 @@ class ResizeByShort:
     short_size: int
     max_size: float = 1e10
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
-        """Resize an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         short = min(image.shape[:2])
         scale = self.short_size_for(_width(image), _height(image)) / short
         return _scaled(image, scale, "ResizeByShort"), _record("resize", image)
@@ -248,7 +234,7 @@ class ResizeByShort:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitLong:
+class LimitLong(ImageTransform):
     """Resize only if the long side is outside of given limits.
 
     Source: paddleseg 2.8.0, ``transforms.LimitLong``: a record is left even where nothing is resized.
@@ -261,18 +247,8 @@ class LimitLong:
     max_long: int | None = None
     min_long: int | None = None
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
-        """Resize an image if it needs to be.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         long = max(image.shape[:2])
         target = self.long_size_for(long)
         resized = image if target == long else _with_long_side(image, target, "LimitLong")
@@ -298,7 +274,7 @@ class LimitLong:
 
 
 @dataclass(frozen=True, slots=True)
-class Padding:
+class Padding(ImageTransform):
     """Pad at the bottom and at the right up to a fixed size.
 
     Source: paddleseg 2.8.0, ``transforms.Padding``.
@@ -311,18 +287,8 @@ class Padding:
     target_size: tuple[int, int]
     value: float = 127.5
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
-        """Pad an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before.
-
-        Raises:
-            ImageError: The image is larger than the target, or the target too large.
-        """
         width, height = self.target_size
         bottom, right = height - _height(image), width - _width(image)
         if bottom < 0 or right < 0:
@@ -338,7 +304,7 @@ class Padding:
 
 
 @dataclass(frozen=True, slots=True)
-class PaddingByAspectRatio:
+class PaddingByAspectRatio(ImageTransform):
     """Pad at the bottom or at the right until the sides have a given ratio.
 
     Source: paddleseg 2.8.0, ``transforms.PaddingByAspectRatio``: lengths are truncated, and an image that has the
@@ -352,18 +318,8 @@ class PaddingByAspectRatio:
     aspect_ratio: float = 1.0
     value: float = 127.5
 
+    @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord | None]:
-        """Pad an image if it needs to be.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and the record of the size before or None.
-
-        Raises:
-            ImageError: The padded image would be too large.
-        """
         width, height = _width(image), _height(image)
         ratio = width / height
         if ratio == self.aspect_ratio:
@@ -376,7 +332,7 @@ class PaddingByAspectRatio:
 
 
 @dataclass(frozen=True, slots=True)
-class ResizeRangeScaling:
+class ResizeRangeScaling(ImageTransform):
     """Resize so that the long side has a given length, and leave no record.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeRangeScaling`` with equal limits. PaddleSeg leaves no ``trans_info``
@@ -388,23 +344,13 @@ class ResizeRangeScaling:
 
     long_size: int
 
+    @override
     def apply(self, image: Image) -> tuple[Image, None]:
-        """Resize an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and no record.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         return _with_long_side(image, self.long_size, "ResizeRangeScaling"), None
 
 
 @dataclass(frozen=True, slots=True)
-class ResizeStepScaling:
+class ResizeStepScaling(ImageTransform):
     """Resize by a given factor, and leave no record.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeStepScaling`` with equal limits. PaddleSeg leaves no ``trans_info``
@@ -416,18 +362,8 @@ class ResizeStepScaling:
 
     scale_factor: float
 
+    @override
     def apply(self, image: Image) -> tuple[Image, None]:
-        """Resize an image.
-
-        Args:
-            image: float32[H, W, C].
-
-        Returns:
-            float32[H', W', C], and no record.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
-        """
         return _scaled(image, self.scale_factor, "ResizeStepScaling"), None
 
 
