@@ -41,20 +41,8 @@ class RecordingRuntime:
         self._runtime = runtime
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        stated = _Stated(runtime.identity, runtime.inputs, runtime.outputs)
-        (folder / _STATED).write_bytes(pickle.dumps(stated))
-
-    @property
-    def identity(self) -> RuntimeIdentity:
-        return self._runtime.identity
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._runtime.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._runtime.outputs
+        self.identity, self.inputs, self.outputs = runtime.identity, runtime.inputs, runtime.outputs
+        (folder / _STATED).write_bytes(pickle.dumps(_Stated(self.identity, self.inputs, self.outputs)))
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network and keep its answer.
@@ -81,19 +69,8 @@ class RecordedRuntime:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stated: _Stated = pickle.loads((folder / _STATED).read_bytes())  # noqa: S301 - our own file
-
-    @property
-    def identity(self) -> RuntimeIdentity:
-        return self._stated.identity
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._stated.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._stated.outputs
+        stated: _Stated = pickle.loads((folder / _STATED).read_bytes())  # noqa: S301 - our own file
+        self.identity, self.inputs, self.outputs = stated.identity, stated.inputs, stated.outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Find the answer to these tensors.

@@ -65,22 +65,16 @@ class Runtime(Protocol):
 
     `run` may be called from several threads at once. As many runs are under way as the runtime has streams; further
     callers wait.
+
+    Attributes:
+        identity: what really runs.
+        inputs: of the model.
+        outputs: of the model, as far as it states them; look at what `run` returns.
     """
 
-    @property
-    def identity(self) -> RuntimeIdentity:
-        """What really runs."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs, as far as the model states them; look at what `run` returns."""
-        ...
+    identity: RuntimeIdentity
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network once.
@@ -92,7 +86,7 @@ class Runtime(Protocol):
             Output name to tensor; the caller owns them.
 
         Raises:
-            InferenceError: the library failed; its error is the cause.
+            InferenceError: the feeds do not fit, the library failed (its error is the cause), or the runtime is closed.
         """
         ...
 

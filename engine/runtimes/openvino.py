@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from typing_extensions import override
 
 from engine.bundle.bundle import OnnxModel
 from engine.errors import EngineError, InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, RuntimeName
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
@@ -138,7 +139,7 @@ def load_library() -> Any:
     return openvino
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(Runtime):
     """One ONNX model, compiled by OpenVINO for the CPU.
 
     It may be used from several threads; as many runs are under way as it has streams, which share the weights.
@@ -217,18 +218,8 @@ class OpenVinoRuntime:
             _log.warning("OpenVINO runs %d threads here, not %d", threads, self._options.threads)
         return threads
 
+    @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network once; a call waits while every stream is busy.
-
-        Args:
-            feeds: a tensor for every input, of its dtype.
-
-        Returns:
-            Output name to tensor; the caller owns them.
-
-        Raises:
-            InferenceError: the feeds do not fit, or OpenVINO failed, or the runtime is closed.
-        """
         check_feeds(self.inputs, feeds)
         with self._requests.lend() as request:
             try:
@@ -239,8 +230,8 @@ class OpenVinoRuntime:
                 raise InferenceError(f"OpenVINO failed on inputs {shapes}: {_telling_line(error)}") from error
         return dict(zip((spec.name for spec in self.outputs), tensors, strict=True))
 
+    @override
     def close(self) -> None:
-        """Free the compiled model."""
         self._requests.close()
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from typing_extensions import override
 
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
@@ -43,7 +44,7 @@ from engine.options import (
     RuntimeName,
     TensorRtPreparation,
 )
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, engine_folder
 from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
 from engine.runtimes.sessions import Sessions
@@ -411,7 +412,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(telling or lines), type(error).__name__)
 
 
-class PaddleRuntime:
+class PaddleRuntime(Runtime):
     """One Paddle program in a Paddle predictor for each stream."""
 
     def __init__(self, model: PaddleModel, options: PaddleOptions) -> None:
@@ -480,18 +481,8 @@ class PaddleRuntime:
                 "choose runtime onnx or mkldnn off, or let auto decide"
             ) from error
 
+    @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network once; a call waits while every stream is busy.
-
-        Args:
-            feeds: a tensor for every input, of its dtype.
-
-        Returns:
-            Output name to tensor; the caller owns them.
-
-        Raises:
-            InferenceError: the feeds do not fit, Paddle failed, or the runtime is closed.
-        """
         check_feeds(self.inputs, feeds)
         with self._predictors.lend() as predictor:
             try:
@@ -508,8 +499,8 @@ class PaddleRuntime:
         predictor.run()
         return {name: predictor.get_output_handle(name).copy_to_cpu() for name in self._output_names}
 
+    @override
     def close(self) -> None:
-        """Free the predictors."""
         self._predictors.close()
 
 

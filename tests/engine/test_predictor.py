@@ -33,7 +33,7 @@ from engine import (
 from engine.bundle.bundle import DeclaredOutput
 from engine.bundle.deploy_yaml import parse_transforms
 from engine.images import Capture
-from engine.runtimes import RuntimeIdentity, Tensor
+from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -105,15 +105,9 @@ class SeveralOutputs:
     def __init__(self, network: Callable[[Tensor], dict[str, Tensor]], inputs: tuple[TensorSpec, ...]) -> None:
         self.network = network
         self.inputs = inputs
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.identity = FakeRuntime(brighter_than(0)).identity
         self.closed = False
-
-    @property
-    def identity(self) -> RuntimeIdentity:
-        return FakeRuntime(brighter_than(0)).identity
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return ()
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.network(feeds[self.inputs[0].name])

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from typing_extensions import override
 
 from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, Provider, RuntimeName
-from engine.runtimes import RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, empty, engine_folder, holds_engines
 from engine.runtimes.onnx.providers import create_session, first_line, load_library, require_provider
 from engine.runtimes.onnx.settings import session_plan
@@ -35,7 +36,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """One ONNX model in one ONNX Runtime session, or in one for each stream.
 
     It may be used from several threads; as many runs are under way as it has streams. ONNX Runtime's `run` is
@@ -128,18 +129,8 @@ class OnnxRuntime:
         except InferenceError as error:
             raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
 
+    @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network once; a call waits while every stream is busy.
-
-        Args:
-            feeds: a tensor for every input, of its dtype.
-
-        Returns:
-            Output name to tensor; the caller owns them.
-
-        Raises:
-            InferenceError: the feeds do not fit, or the session failed, is closed, or went on without its provider.
-        """
         check_feeds(self.inputs, feeds)
         names = [spec.name for spec in self.outputs]
         with self._sessions.lend() as session:
@@ -155,8 +146,8 @@ class OnnxRuntime:
                 )
         return dict(zip(names, results, strict=True))
 
+    @override
     def close(self) -> None:
-        """Free the sessions."""
         self._sessions.close()
 
 
