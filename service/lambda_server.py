@@ -26,16 +26,18 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_address
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from threading import Event, Semaphore
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -47,10 +49,12 @@ from ivcap_lambda.server import get_fast_app
 from ivcap_lambda.service_definition import create_rest_service_definition
 from ivcap_service import JobContext, Service, set_service_log_config
 from pydantic import model_validator
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine import EngineError, OptionError, Predictor
+from engine import EngineError, InferenceError, OptionError, Predictor
 from engine.errors import message_of
+from engine.system.text import legible
 from service.ivcap.description import EXAMPLE, PICTURE_DESCRIPTION, completed, request_schema, tool_from
 from service.ivcap.items import LocalItem
 from service.ivcap.names import ARTIFACT_URN, is_platform_urn
@@ -71,6 +75,9 @@ from service.request import PredictRequest
 _log = logging.getLogger("service.lambda_server")
 _Answer = TypeVar("_Answer")
 _RECORD_BYTES = 1 << 20
+_MOST_DIGITS = 6
+# Also of clients that went away, who get no answer: they are no fault of the server.
+_ANSWERED = (EngineError, TimeoutError, ClientDisconnect)
 _KEPT_RESULTS, _KEPT_S = 256, 3600
 _LEFT_OUT = ("images", "shard")
 _UPLOADS = ("/masks", "/results")
@@ -85,19 +92,18 @@ class TooLargeError(EngineError):
     """A body is larger than the server takes."""
 
 
+class OtherSiteError(EngineError):
+    """A page of another web site asks, through the browser of somebody who can reach the server."""
+
+
 class BoundedExecutor(ThreadPoolExecutor):
     """One thread, and a limited number of places for what runs and waits."""
 
     def __init__(self, places: int) -> None:
         """Offer places."""
         super().__init__(1, "segment")
-        self.places = places
-        self._free = Semaphore(places)
-
-    @property
-    def taken(self) -> int:
-        """How many places are taken."""
-        return self.places - self._free._value  # pyright: ignore[reportAttributeAccessIssue]
+        self.places, self.taken = places, 0
+        self._counting = Lock()
 
     def take_place(self) -> None:
         """Take a place for what is submitted later.
@@ -105,12 +111,15 @@ class BoundedExecutor(ThreadPoolExecutor):
         Raises:
             QueueFullError: there is none.
         """
-        if not self._free.acquire(blocking=False):
-            raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
+        with self._counting:
+            if self.taken == self.places:
+                raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
+            self.taken += 1
 
     def give_place_back(self, _: object = None) -> None:
         """Give a place back."""
-        self._free.release()
+        with self._counting:
+            self.taken -= 1
 
     def submit_to_place(self, task: Callable[[], _Answer]) -> "Future[_Answer]":
         """Submit a task, for which whoever calls has a place and gives it back."""
@@ -193,8 +202,7 @@ class Uploads:
         """
 
         def opened() -> None:
-            with self._open_model(self._request({}).predict_request()):
-                pass
+            self.worker.models.predictor(self.model, self._request({}).predict_request(), ())
 
         self.executor.submit(opened).result()
 
@@ -209,6 +217,7 @@ class Uploads:
             EngineError: the request is wrong, or there is no place for it.
             TimeoutError: it took too long.
         """
+        deadline = time.monotonic() + self.limits.answer_s
         self.executor.take_place()
         folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
         ended: Callable[[object], None] = partial(self._end, folder)
@@ -219,8 +228,9 @@ class Uploads:
             except BaseException:
                 ended(None)
                 raise
-            future = self.executor.submit_to_place(partial(self._segmented, folder / "upload", asked, answer))
-            # Also of a request that nobody waits for any more: the network cannot be interrupted.
+            segmented = partial(self._segmented, folder / "upload", asked, answer, deadline)
+            future = self.executor.submit_to_place(segmented)
+            # Also of a request that nobody waits for any more: a run of the network cannot be interrupted.
             future.add_done_callback(ended)
             return await asyncio.wrap_future(future)
 
@@ -231,8 +241,10 @@ class Uploads:
     def _request(self, parameters: Mapping[str, str]) -> UploadRequest:
         return build_upload_request(parameters, self.model.name.label, self.limits.pixels)
 
-    def _segmented(self, path: Path, asked: UploadRequest, answer: Callable[[SegmentedUpload], Response]) -> Response:
-        segmented = segment_upload(path, asked, self._open_model, self.worker.stop)
+    def _segmented(
+        self, path: Path, asked: UploadRequest, answer: Callable[[SegmentedUpload], Response], deadline: float
+    ) -> Response:
+        segmented = segment_upload(path, asked, partial(self._open_model, deadline), self.worker.stop)
         outcome = segmented.outcome
         if outcome.failed:
             return _told(HTTPStatus.UNPROCESSABLE_ENTITY, outcome.failed[0].reason)
@@ -243,9 +255,17 @@ class Uploads:
         return _told(status, "\n".join(outcome.problems))
 
     @contextmanager
-    def _open_model(self, options: PredictRequest) -> Generator[Predictor]:
+    def _open_model(self, deadline: float, options: PredictRequest) -> Generator[Predictor]:
+        def require_time() -> None:
+            if time.monotonic() > deadline:
+                raise InferenceError("the time of the request is up")
+
         predictor, _ = self.worker.models.predictor(self.model, options, ())
-        yield predictor
+        predictor.before_run = require_time
+        try:
+            yield predictor
+        finally:
+            predictor.before_run = None
 
 
 def _parameters(request: Request) -> dict[str, str]:
@@ -257,7 +277,7 @@ def _parameters(request: Request) -> dict[str, str]:
 
 
 async def _receive(request: Request, path: Path, most_bytes: int) -> None:
-    if request.headers.get("content-type", "").startswith("multipart/"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise OptionError("the body is a form: send the picture alone, as `curl --data-binary @picture.jpg` does")
     received = 0
     with path.open("wb") as file:
@@ -289,31 +309,33 @@ def _results(model: str, segmented: SegmentedUpload) -> Response:
     return Response(result.model_dump_json(by_alias=True), media_type="application/json")
 
 
-def _told(status: HTTPStatus, text: str) -> Response:
-    headers = {"Retry-After": "1"} if status is HTTPStatus.TOO_MANY_REQUESTS else None
-    return PlainTextResponse(without_secrets(text) + "\n", status, headers)
-
-
 _STATUSES: Mapping[type[Exception], HTTPStatus] = {
+    OtherSiteError: HTTPStatus.FORBIDDEN,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+_HEADERS: Mapping[HTTPStatus, Mapping[str, str]] = {HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "1"}}
+
+
+def _told(status: HTTPStatus, text: str) -> Response:
+    return PlainTextResponse(without_secrets(text) + "\n", status, _HEADERS.get(status))
 
 
 def _refused(request: Request, error: Exception) -> Response:
     """The answer to what is wrong with a request: lines for people, or for the platform what its library answers."""
-    text = message_of(error)
     if isinstance(error, TimeoutError):
         text = "there was no answer in time: send a smaller picture, or try again later"
-    if isinstance(error, RequestValidationError):
+    elif isinstance(error, RequestValidationError):
         text = "\n".join(_line(each) for each in error.errors())
+    else:
+        text = message_of(error)
     status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
-    answer = _told(status, text)
-    if request.url.path in _UPLOADS:
-        return answer
+    # Not of its address, which also holds what the client says that the host is.
+    if request.scope["path"] in _UPLOADS:
+        return _told(status, text)
     told = ErrorModel(message=without_secrets(text), code=status)
-    return JSONResponse(told.model_dump(), status, {"Retry-After": "1"} if "retry-after" in answer.headers else None)
+    return JSONResponse(told.model_dump(), status, _HEADERS.get(status))
 
 
 def _line(error: Mapping[str, Any]) -> str:
@@ -324,8 +346,42 @@ def _line(error: Mapping[str, Any]) -> str:
     return f"{where}: {error['msg']}" if isinstance(error["loc"][-1], str) and where else str(error["msg"])
 
 
-class LimitedBodies:
-    """Takes the bodies of the platform's requests, which are JSON, whole and within limits; uploads pass."""
+def _require_own_site(request: Request) -> None:
+    """Refuse what a page of another site makes the browser of somebody send who can reach the server."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise OtherSiteError("a page of another site sent the request: this server is for programs, and for its own")
+    # The owner of a name may let it lead to this machine, and the browser then takes the server for the owner's.
+    reached = request.scope["server"][0]
+    if _is_address(reached) and ip_address(reached).is_loopback and not _is_local(host):
+        raise OtherSiteError("Host is a name: reach the server of this machine as localhost, or by its address")
+
+
+def _is_local(host: str) -> bool:
+    if not host:
+        # No browser leaves it out.
+        return True
+    name = host.rpartition("]")[0].removeprefix("[") or host.partition(":")[0]
+    return name == "localhost" or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_seconds(request: Request) -> None:
+    """What the platform's library makes a number of, for how long a client waits for an answer."""
+    given = request.headers.get("timeout", "0")
+    if not (given.isdecimal() and len(given) <= _MOST_DIGITS):
+        raise OptionError(f"the header Timeout is {legible(given)!r}: give whole seconds, such as 60")
+
+
+class CheckedRequests:
+    """Refuses requests of other sites, and takes the platform's, which are JSON, whole and within limits."""
 
     def __init__(self, app: ASGIApp, limits: UploadLimits) -> None:
         """Stand in front of an application."""
@@ -333,22 +389,29 @@ class LimitedBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] in _UPLOADS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
-            async with asyncio.timeout(self._limits.answer_s):
-                body = b"".join([part async for part in _parts(request, _RECORD_BYTES)])
-        except (TooLargeError, TimeoutError) as error:
+            _require_own_site(request)
+            if scope["method"] == "POST" and scope["path"] not in _UPLOADS:
+                _require_seconds(request)
+                receive = await self._whole(request)
+        except _ANSWERED as error:
             await _refused(request, error)(scope, receive, send)
             return
+        await self._app(scope, receive, send)
+
+    async def _whole(self, request: Request) -> Receive:
+        async with asyncio.timeout(self._limits.answer_s):
+            body = b"".join([part async for part in _parts(request, _RECORD_BYTES)])
         whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
-            return whole.pop() if whole else await receive()
+            return whole.pop() if whole else await request.receive()
 
-        await self._app(scope, replay, send)
+        return replay
 
 
 def _add_uploads(app: FastAPI, uploads: Uploads | None) -> None:
@@ -426,9 +489,9 @@ def main() -> None:
         add_tool_api_route(app, "/", artifacts.segment, opts=options)  # pyright: ignore[reportArgumentType]
         # The library's own has no limit.
         tools[-1].executor.thread_pool = executor
-        for kind in (EngineError, RequestValidationError, TimeoutError):
+        for kind in (RequestValidationError, *_ANSWERED):
             app.add_exception_handler(kind, _refused)
-        app.add_middleware(LimitedBodies, limits=limits)
+        app.add_middleware(CheckedRequests, limits=limits)
 
         @app.get("/healthz", tags=["System"])
         def health() -> dict[str, object]:  # pyright: ignore[reportUnusedFunction]

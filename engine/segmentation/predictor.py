@@ -290,6 +290,7 @@ class Predictor:
         profile: the tuned profile that the runtime was chosen by; None where none was.
         memory: what runs may use; batches are cut to it, which is noted among the fallbacks. None: no limit.
         forward: how an image is seen; None: in one run of the network.
+        before_run: called before each run of the network; what it raises ends the image. None: nothing is called.
         images: how images are read where their paths are given, and shrunken where arrays are.
         steps: what is done with the classes before the cover is taken.
         resources: closed after the runtime, such as the folder of an unpacked bundle; None: there is nothing to close.
@@ -303,6 +304,7 @@ class Predictor:
     profile: Profile | None = None
     memory: MemoryBudget | None = None
     forward: Forward | None = None
+    before_run: Callable[[], None] | None = None
     images: ImageLimits = ImageLimits()
     steps: MeasuringSteps = MeasuringSteps()
     resources: ExitStack | None = None
@@ -553,6 +555,8 @@ class Predictor:
         for indices in groups.values():
             height, width = prepared[indices[0]].tensor.shape[-2:]
             for chunk in self._chunks(indices, height * width):
+                if self.before_run is not None:
+                    self.before_run()
                 raw = self._run_stacked([prepared[index].tensor for index in chunk])
                 outputs.update(zip(chunk, raw, strict=True))
         return [outputs[index] for index in range(len(prepared))]

@@ -23,7 +23,17 @@ from service.ivcap.transfer_limits import number_from
 from service.request import PredictRequest, ServiceRequest, build_service_request
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.
-_NOT_OF_UPLOADS = ("model", "image", "images", "shard", "report", "benchmark", "model-name")
+_NOT_OF_UPLOADS = (
+    "model",
+    "image",
+    "images",
+    "shard",
+    "report",
+    "benchmark",
+    "model-name",
+    "overlay",
+    "overlay-strength",
+)
 _NAME = "upload"
 
 

@@ -218,10 +218,11 @@ def test_every_wrong_parameter_is_a_line(server: Running) -> None:
         ("/masks?median=3&median=5", painted(RED), HTTPStatus.BAD_REQUEST, "more than once"),
         ("/masks?vectors=gpkg", painted(RED), HTTPStatus.UNPROCESSABLE_ENTITY, "no image is a raster"),
         ("/masks?roi=frame:green", painted(RED), HTTPStatus.UNPROCESSABLE_ENTITY, "the region of interest"),
+        ("/masks?overlay=outline", painted(RED), HTTPStatus.BAD_REQUEST, "does not go with an upload"),
         ("/masks?threshold=0.4", painted(RED), HTTPStatus.BAD_REQUEST, "a threshold has no effect"),
         ("/masks?roi=polygon:/etc/hostname", painted(RED), HTTPStatus.BAD_REQUEST, "reads no files"),
     ],
-    ids=["no picture", "broken", "empty", "twice", "no raster", "no region", "no effect", "a file"],
+    ids=["no picture", "broken", "empty", "twice", "no raster", "no region", "no overlay", "no effect", "a file"],
 )
 def test_what_is_wrong_is_said_in_one_line(
     server: Running, path: str, body: bytes, status: HTTPStatus, said: str
@@ -232,8 +233,9 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in line
 
 
-def test_a_form_is_told_what_to_send_instead(server: Running) -> None:
-    answer = server.post("/masks", b"--x", **{"Content-Type": "multipart/form-data; boundary=x"})
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data"])
+def test_a_form_is_told_what_to_send_instead(server: Running, kind: str) -> None:
+    answer = server.post("/masks", b"--x", **{"Content-Type": f"{kind}; boundary=x"})
     assert (answer.status, "--data-binary" in answer.lines[0]) == (HTTPStatus.BAD_REQUEST, True)
 
 
@@ -241,6 +243,50 @@ def test_secrets_stand_neither_in_answers_nor_in_the_log(server: Running) -> Non
     answer = server.post("/masks?median=token%3DhushHush123&api_key=hushHush123", painted(RED))
     assert answer.status == HTTPStatus.BAD_REQUEST
     assert "hushHush123" not in answer.body.decode() + server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://reef.example"},
+        {"Origin": "null"},
+        {"Host": "reef.example", "Origin": "http://reef.example"},
+        {"Host": "reef.example:8090"},
+        {"Host": "[reef"},
+    ],
+    ids=["another site", "no site", "a name that leads here", "by a name", "no name"],
+)
+@pytest.mark.parametrize("path", ["/masks", "/"])
+def test_pages_of_other_sites_are_refused(server: Running, path: str, headers: dict[str, str]) -> None:
+    answer = server.post(path, painted(RED), **headers)
+    assert answer.status == HTTPStatus.FORBIDDEN, answer.body
+    assert "this server" in answer.body.decode() or "this machine" in answer.body.decode()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8090", "[::1]:8090", "192.0.2.7"])
+def test_programs_and_pages_of_this_server_are_served(server: Running, host: str) -> None:
+    assert server.post("/masks", painted(RED), Host=host).status == HTTPStatus.OK
+    assert server.post("/masks", painted(RED), Host=host, Origin=f"http://{host}").status == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "", "9" * 400])
+def test_a_wait_that_is_no_number_is_refused(server: Running, seconds: str) -> None:
+    answer = server.post("/", b"{}", **{"Content-Type": "application/json", "Timeout": seconds})
+    assert (answer.status, answer.json["code"]) == (HTTPStatus.BAD_REQUEST, 400)
+    assert "give whole seconds" in answer.json["message"]
+
+
+@pytest.mark.parametrize("path", ["/masks", "/"])
+def test_who_goes_away_leaves_no_trace_in_the_log(server: Running, path: str) -> None:
+    connection = server.connection()
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"x")
+    connection.close()
+    # The server meets the end of the first connection before it answers on the second one.
+    assert server.post("/masks", painted(RED)).status == HTTPStatus.OK
+    assert server.health["taken"] == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_only_this_machine_is_served_unless_another_address_is_set(
@@ -301,6 +347,17 @@ def test_who_takes_too_long_loses_the_place(narrow: Running) -> None:
     connection.close()
     assert answer.status == HTTPStatus.GATEWAY_TIMEOUT
     assert narrow.health["taken"] == 0
+
+
+def test_the_network_stops_between_two_runs_when_time_is_up(narrow: Running) -> None:
+    # Each pixel is a window of its own, at each of many scales: over a million runs.
+    picture, scales = painted(RED, width=60), ",".join(["1"] * 2000)
+    assert narrow.post(f"/masks?crop-size=1,1&stride=1,1&scales={scales}", picture).status == HTTPStatus.GATEWAY_TIMEOUT
+    deadline = time.monotonic() + 10
+    while narrow.health["taken"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert narrow.post("/masks", picture).status == HTTPStatus.OK
 
 
 def test_sigterm_finishes_what_was_taken(machine: Machine, bundle: Path) -> None:
