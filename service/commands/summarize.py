@@ -157,7 +157,9 @@ def summarize(
     found = read_pictures(paths)
     require_apart(written_by(output.files()), found.files())
     placed = place_pictures(found.pictures, survey, list(found.failures))
-    correction = None if output.correct_with is None else read_correction(output.correct_with, found)
+    correction = (
+        None if output.correct_with is None else read_correction(output.correct_with, found, len(placed.pictures))
+    )
     summary = summarize_survey(found, placed, output.per, output.seed, correction)
     for path in filter(None, output.files().values()):
         require_writable_file(path)
