@@ -93,6 +93,22 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     assert "ledger.jsonl is a ledger" in pseg_error("summarize", dives, "--pattern", PATTERN, "--report", ledger)
 
 
+def test_a_picture_of_which_nothing_counts_has_no_part_in_the_mean(tmp_path: Path, bundle: Path) -> None:
+    for transect, color in (("T1", BLUE), ("T2", BLUE), ("T3", RED)):
+        halves(tmp_path / "in" / transect / "q.png", color, GREEN if color == BLUE else RED)
+    options = "--recursive", "--out", tmp_path / "o", "--exclude-class", "red"
+    assert pseg("predict", bundle, tmp_path / "in", *options).status == 0
+    outcome = pseg("summarize", tmp_path / "o", "--pattern", "{transect}/*.png", "--json")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    (record,) = outcome.records
+    # by hand: half of each of two pictures; the third is all of the class that is left out
+    assert [(each["name"], each["mean"]) for each in record["groups"][0]["cover"]] == [("green", 0.5), ("blue", 0.5)]
+    assert record["groups"][0]["units"] == 2
+    (failure,) = record["failures"]
+    assert Path(failure["image"]).parts[-2] == "T3"
+    assert failure["reason"].startswith("no pixel counts")
+
+
 def test_without_transects_the_picture_is_the_unit_and_that_is_said(dives: Path) -> None:
     outcome = pseg("summarize", dives, "--pattern", "{date}/*.png")
     assert outcome.status == ExitStatus.DONE
