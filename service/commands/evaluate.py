@@ -219,6 +219,8 @@ def evaluate(
     evaluation, provenances, temperature = _evaluate(columns, pairs, labels, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
+    if sample is not None and labels.annotations:
+        _tell_uncorrected(evaluation)
     accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
     sources = [source for source, _ in columns]
     with table_written(output.csv) as write_table:
@@ -233,6 +235,17 @@ def evaluate(
                 _show_accuracy(accuracies[0], evaluation.classes)
             if temperature is not None:
                 _show_temperature(temperature)
+
+
+def _tell_uncorrected(evaluation: Evaluation) -> None:
+    """Say that annotations may be those that `pseg annotate` wrote, which nobody has corrected yet."""
+    first = evaluation.scores[0]
+    equal = sum(each.accuracy == 1 for each in first.per_image)
+    if 2 * equal > first.images:
+        say(
+            f"on {equal} of {first.images} pictures the labels are what the network found, at every pixel or point: "
+            "annotations of `pseg annotate` say nothing of the network before people have corrected them"
+        )
 
 
 def _annotated(images: Sequence[Path], annotations: Sequence[str]) -> list[LabelledFiles]:
