@@ -286,8 +286,8 @@ def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) 
     placed = Image.Exif()
     placed.load(exif.tobytes())
     halves(tmp_path / "in" / "N" / "a.jpg", GREEN, exif=placed)
-    halves(tmp_path / "in" / "b.jpg", RED)
-    (tmp_path / "t.csv").write_text("image,depth\na.jpg,3.5\nb.jpg,4\n")
+    halves(tmp_path / "in" / "b #2.jpg", RED)
+    (tmp_path / "t.csv").write_text("image,depth\na.jpg,3.5\nb #2.jpg,4\n")
     pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o")
     (tmp_path / "header.json").write_text(
         json.dumps({"image-set-name": "Bay", "image-handle": "https://hdl.handle.net/1/", "image-copyright": "Us"})
@@ -312,10 +312,14 @@ def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) 
         "image-longitude": pytest.approx(151.2),
         "image-altitude-meters": -3.5,
     }
-    assert uuid.UUID(items["b.jpg"]["image-uuid"]).version == 4
+    assert uuid.UUID(items["b #2.jpg"]["image-uuid"]).version == 4
+    assert items["b #2.jpg"]["image-handle"] == "https://hdl.handle.net/1/b%20%232.jpg"
     assert (header["image-set-name"], header["image-copyright"], header["image-altitude-meters"]) == ("Bay", "Us", -4)
     assert [each["name"] for each in header["image-annotation-labels"]] == ["red", "green", "blue"]
     # The package of the format's authors reads it.
     header["image-set-handle"] = "https://hdl.handle.net/1"
     read: Any = iFDO.from_dict(found)
     assert read.image_set_items["N/a.jpg"].image_altitude_meters == -3.5
+    (tmp_path / "header.json").write_text('{"image-handle": 7}')
+    arguments = "summarize", tmp_path / "o", "--ifdo", path, "--ifdo-header", tmp_path / "header.json"
+    assert "image-handle: give the beginning of an address" in pseg_error(*arguments)
