@@ -189,6 +189,8 @@ def _labelme(content: _LabelmeFile, path: Path, mapped: Mapping[str, str]) -> Pi
 def _coco(content: _CocoFile, path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
     labels = {each["id"]: each["name"] for each in content["categories"]}
     shapes: dict[int | str, list[Shape]] = {each["id"]: [] for each in content["images"]}
+    if len(labels) < len(content["categories"]) or len(shapes) < len(content["images"]):
+        raise ImageError(f"{path}: two images or two categories have one id, so that regions are of both: save it anew")
     for number, region in enumerate(content["annotations"]):
         label, of_image = labels.get(region["category_id"]), shapes.get(region["image_id"])
         if label is None or of_image is None:

@@ -29,7 +29,7 @@ LABELLED_AT_LEAST: Final = 10
 """Pictures of a group that have to be labelled."""
 
 _OPTION: Final = "correct_with"
-_MOST_BYTES: Final = 1 << 30
+_MOST_BYTES: Final = 1 << 28
 _SAME_COVER: Final = 1e-3
 _SAME_SHARE: Final = 1e-6
 

@@ -17,7 +17,7 @@ from engine.system.text import csv_cell, original
 from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
 
-_MOST_BYTES: Final = 1 << 30
+_MOST_BYTES: Final = 1 << 28
 
 By = Literal["random", "class", "site", "confidence"]
 

@@ -173,6 +173,12 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": "\u00e9 "}), "no text of COCO"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 9, "segmentation": []}]}, "not there"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: Field required"),
+        ("a.json", coco() | {"images": coco()["images"] * 2}, "two images or two categories have one id"),
+        (
+            "a.json",
+            coco() | {"categories": [{"id": 4, "name": "rock"}] * 2},
+            "two images or two categories have one id",
+        ),
         ("a.json", {"version": 1}, "is neither a file of labelme"),
         ("a.json", "{", "is not valid JSON"),
         ("a.csv", "Name,X,Y\na.jpg,1,2\n", "the columns are name, x, y: export annotations from CoralNet"),

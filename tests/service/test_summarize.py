@@ -275,6 +275,17 @@ def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Pat
     first = next(root.iter(f"{space}circle"))
     # the axis of a class with up to 100 % is 150 pixels long
     assert float(first.attrib["cy"]) == pytest.approx(34 + 75, abs=0.1)
+    # with commas, as programs of SVG 1.1 (Inkscape, QGIS) read it
+    assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", first.attrib["fill"])
+
+
+def test_no_line_leads_from_pictures_without_a_date(dives: Path, tmp_path: Path) -> None:
+    table, path = tmp_path / "t.csv", tmp_path / "cover.svg"
+    table.write_text("image,transect,date\nT2/20260110/q1.png,A,\nT2/20260610/q1.png,A,2026-06\n")
+    outcome = pseg("summarize", dives, "--survey", table, "--plot", path)
+    assert outcome.status == ExitStatus.INCOMPLETE, "five pictures have no place"
+    drawn = path.read_text()
+    assert (drawn.count("<circle"), drawn.count("<polyline")) == (2 * 3, 0)
 
 
 def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) -> None:
