@@ -40,6 +40,7 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
+from engine.segmentation.predictor import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
@@ -214,6 +215,11 @@ def evaluate(
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
     if labels.fit_temperature is not None:
+        if request.masks.threshold != MaskOptions().threshold:
+            raise OptionError(
+                f"a temperature is judged by the classes at the threshold {MaskOptions().threshold}: leave it out",
+                option="threshold",
+            )
         require_bundle_name(labels.fit_temperature)
         require_writable_file(labels.fit_temperature)
     evaluation, provenances, temperature = _evaluate(columns, pairs, labels, caches_at(cache_dir))

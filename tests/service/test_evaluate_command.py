@@ -379,4 +379,6 @@ def test_a_temperature_needs_scores_and_a_name_for_the_copy(folders: tuple[objec
     bundle = bundle_folder(tmp_path / "bundle")
     assert "too few" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.tgz")
     assert "copy.zip" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.zip")
+    told = refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.tgz", "--threshold", 0.3)
+    assert "by the classes at the threshold 0.5" in told
     assert not (tmp_path / "copy.tgz").exists()
