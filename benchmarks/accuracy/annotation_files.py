@@ -30,6 +30,7 @@ _MOST_BYTES: Final = 1 << 30
 _CORALNET_COLUMNS: Final = ("name", "row", "column")
 _CORALNET_LABELS: Final = ("label", "label code")
 _SHOWN: Final = 80
+_MOST_DIGITS: Final = 9
 _Content = TypeVar("_Content")
 
 
@@ -133,7 +134,14 @@ def read_annotations(paths: Sequence[Path]) -> list[PictureAnnotation]:
 
 
 def _mapped_classes(path: Path) -> dict[str, str]:
-    return {each["label"]: each["name"] for each in _checked(_CLASSES, _json_of(path), path).values()}
+    names: dict[str, str] = {}
+    for each in _checked(_CLASSES, _json_of(path), path).values():
+        if names.setdefault(each["label"], each["name"]) != each["name"]:
+            raise ImageError(
+                f"{path}: {legible(each['label'], _SHOWN)} stands for {legible(names[each['label']], _SHOWN)} and for "
+                f"{legible(each['name'], _SHOWN)}: leave the file out, and say which with --label-names"
+            )
+    return names
 
 
 def _json_of(path: Path) -> object:
@@ -181,6 +189,8 @@ def _labelme(content: _LabelmeFile, path: Path, mapped: Mapping[str, str]) -> Pi
 def _coco(content: _CocoFile, path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
     labels = {each["id"]: each["name"] for each in content["categories"]}
     shapes: dict[int | str, list[Shape]] = {each["id"]: [] for each in content["images"]}
+    if len(labels) < len(content["categories"]) or len(shapes) < len(content["images"]):
+        raise ImageError(f"{path}: two images or two categories have one id, so that regions are of both: save it anew")
     for number, region in enumerate(content["annotations"]):
         label, of_image = labels.get(region["category_id"]), shapes.get(region["image_id"])
         if label is None or of_image is None:
@@ -212,12 +222,15 @@ def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]
         at = [columns.index(name) for name in (*_CORALNET_COLUMNS, label)]
         points: dict[str, list[Shape]] = defaultdict(list)
         for cells in rows:
-            if len(cells) > max(at):
-                name, row, column, code = (cells[each].strip() for each in at)
-                if not (row.isdecimal() and column.isdecimal()):
-                    raise ImageError(f"{path}: line {rows.line_num}: row and column are no numbers: export it anew")
-                # A point without a label is none yet.
-                points[name] += [LabelledPoint(code, int(row), int(column))] if code else []
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) <= max(at):
+                raise ImageError(f"{path}: line {rows.line_num}: it ends before all columns: export it anew")
+            name, row, column, code = (cells[each].strip() for each in at)
+            if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in (row, column)):
+                raise ImageError(f"{path}: line {rows.line_num}: row and column are no numbers: export it anew")
+            # A point without a label is none yet.
+            points[name] += [LabelledPoint(code, int(row), int(column))] if code else []
     except (SettingsError, csv.Error) as error:
         raise ImageError(f"{path}: {error}: give a CSV table") from error
     return [PictureAnnotation(_name_of(name), path, None, each, mapped) for name, each in points.items()]

@@ -19,6 +19,7 @@ from engine.errors import ImageError
 from engine.system.text import legible
 
 _SHOWN: Final = 80
+_MOST_BITS: Final = 60
 
 
 @dataclass(slots=True)
@@ -40,6 +41,23 @@ class Canvas:
     def value_of(self, label: str) -> int:
         """The class index that a label stands for, or 255."""
         return self.names.index_of(label, self.mapped, self.where)
+
+    def require_reached(self, corners: npt.ArrayLike) -> None:
+        """Refuse a shape that no picture of this size has.
+
+        Args:
+            corners: `[n, 2]`, x and y of points between which it lies.
+
+        Raises:
+            ValueError: it lies outside, or reaches further out than the picture is wide or high.
+        """
+        size, points = np.array(self.pixels.size), np.asarray(corners, np.float64)
+        low, high = points.min(axis=0), points.max(axis=0)
+        if (high < 0).any() or (low > size).any() or (low < -size).any() or (high > 2 * size).any():
+            raise ValueError(
+                f"a shape from {low[0]:g},{low[1]:g} to {high[0]:g},{high[1]:g} is none of {size[0]}x{size[1]} pixels: "
+                "annotate the picture itself"
+            )
 
     def paste(self, value: int, pixels: npt.NDArray[np.bool_], left: int, top: int) -> None:
         """Draw pixels whose bounding box begins at a place."""
@@ -128,6 +146,8 @@ class LabelmeShape:
     def draw(self, canvas: Canvas) -> None:
         value, count = canvas.value_of(self.label), len(self.points)
         pen = ImageDraw.Draw(canvas.pixels)
+        if count and self.kind not in {"circle", "point"}:
+            canvas.require_reached(self.points)
         if self.kind in {"polygon", "oriented_rectangle"} and count > 2:
             pen.polygon(self.points, fill=value, outline=value)
         elif self.kind == "rectangle" and count == 2:
@@ -136,12 +156,15 @@ class LabelmeShape:
         elif self.kind == "circle" and count == 2:
             (x, y), edge = self.points
             radius = math.dist((x, y), edge)
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value, outline=value)
+            corners = (x - radius, y - radius), (x + radius, y + radius)
+            canvas.require_reached(corners)
+            pen.ellipse(corners, fill=value, outline=value)
         elif self.kind == "point" and count == 1:
             ((x, y),) = self.points
             LabelledPoint(self.label, math.floor(y), math.floor(x)).draw(canvas)
         elif self.kind == "mask" and count == 2 and self.mask is not None:
-            canvas.paste(value, _embedded_mask(self.mask), int(self.points[0][0]), int(self.points[0][1]))
+            (left, top), (right, bottom) = (map(int, point) for point in self.points)
+            canvas.paste(value, _embedded_mask(self.mask, (bottom - top + 1, right - left + 1)), left, top)
         else:
             raise ValueError(
                 f"a shape of type {legible(self.kind, _SHOWN)} with {count} points encloses no pixels: label with "
@@ -149,12 +172,15 @@ class LabelmeShape:
             )
 
 
-def _embedded_mask(text: str) -> npt.NDArray[np.bool_]:
+def _embedded_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
-            return np.asarray(image.convert("L")) > 0
+            # Before it is decoded: a small file may declare any size.
+            if image.size[::-1] == shape:
+                return np.asarray(image.convert("L")) > 0
     except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the mask of a shape is no PNG ({error})") from error
+    raise ValueError("the mask of a shape is not of the size that its points say: save it anew")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +210,13 @@ class CocoPolygons:
 
     def draw(self, canvas: Canvas) -> None:
         value, (width, height) = canvas.value_of(self.label), canvas.pixels.size
+        if not self.parts:
+            raise ValueError("a region has no outline, as where only boxes were drawn: label with polygons")
         for part in self.parts:
             if len(part) % 2 or len(part) < 6:
                 raise ValueError(f"a polygon has {len(part)} coordinates: give x and y of at least three corners")
             corners = np.array(part, np.float64).reshape(-1, 2)
+            canvas.require_reached(corners)
             left, top = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int).tolist()
             right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int).tolist()
             if right > left and bottom > top:
@@ -228,7 +257,7 @@ def _numbers_of(text: str) -> list[int]:
     number = shift = 0
     for letter in text.encode("ascii", "replace"):
         digit = letter - ord("0")
-        if not 0 <= digit < 64:
+        if not 0 <= digit < 64 or shift > _MOST_BITS:
             raise ValueError("the run lengths of a region are no text of COCO")
         number |= (digit & 0x1F) << shift
         shift += 5

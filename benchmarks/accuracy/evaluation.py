@@ -27,8 +27,7 @@ from engine.segmentation import agreement
 from engine.segmentation.agreement import Counts
 from engine.segmentation.postprocess import class_count
 from engine.segmentation.predictor import Predictor
-
-"""``int64[K, K]``: pixels of a labelled class (row) that were found as a class (column)."""
+from engine.system.text import legible
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -279,11 +278,13 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
     """Hold the masks of predictors against labels, side by side.
 
     Raises:
-        OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it.
+        OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the
+            order of the classes.
         ImageError: An image does not fit the network, labels hold an index that no class has, or no pixel is judged.
         InferenceError: A run failed, or a network finds a class that its bundle does not have.
     """
     _require_exclusive_classes(predictors)
+    _require_one_order(predictors)
     tallies: list[_Tally] = []
     for sample in labelled:
         segmented = [_segment(predictor, sample.image) for predictor in predictors]
@@ -307,6 +308,17 @@ def _require_exclusive_classes(predictors: Iterable[Predictor]) -> None:
             raise OptionError(
                 f"{predictor.bundle.source}: is multilabel; its classes overlap, and masks of one class per pixel "
                 "cannot judge them"
+            )
+
+
+def _require_one_order(predictors: Sequence[Predictor]) -> None:
+    """Labels are indices, which stand for the same classes in all bundles."""
+    first, *others = [[each.name for each in predictor.bundle.classes] for predictor in predictors]
+    for names in others:
+        if names != first and sorted(names) == sorted(first):
+            raise OptionError(
+                f"the bundles have the same classes in another order ({', '.join(map(legible, first))}; "
+                f"{', '.join(map(legible, names))}), so that one label means two classes: evaluate them one by one"
             )
 
 

@@ -41,9 +41,10 @@ _MOST_POINTS = 1000
 
 def _labels(text: str) -> dict[str, str]:
     pairs = [each.partition("=") for each in text.split(",")]
-    if not all(name.strip() and label.strip() for name, _, label in pairs):
-        raise ValueError("give pairs such as seagrass=SG,sand=S")
-    return {name.strip(): label.strip() for name, _, label in pairs}
+    labels = {name.strip(): label.strip() for name, _, label in pairs}
+    if not all(name and label for name, label in labels.items()) or len(labels) < len(pairs):
+        raise ValueError("give pairs such as seagrass=SG,sand=S, each class once")
+    return labels
 
 
 def _grid(text: str) -> tuple[int, int]:

@@ -40,6 +40,7 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
+from engine.segmentation.predictor import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags
@@ -214,11 +215,18 @@ def evaluate(
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
     if labels.fit_temperature is not None:
+        if request.masks.threshold != MaskOptions().threshold:
+            raise OptionError(
+                f"a temperature is judged by the classes at the threshold {MaskOptions().threshold}: leave it out",
+                option="threshold",
+            )
         require_bundle_name(labels.fit_temperature)
         require_writable_file(labels.fit_temperature)
     evaluation, provenances, temperature = _evaluate(columns, pairs, labels, caches_at(cache_dir))
     if not labels.allow_missing_classes:
         require_labelled_classes(evaluation)
+    if sample is not None and labels.annotations:
+        _tell_uncorrected(evaluation)
     accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
     sources = [source for source, _ in columns]
     with table_written(output.csv) as write_table:
@@ -233,6 +241,17 @@ def evaluate(
                 _show_accuracy(accuracies[0], evaluation.classes)
             if temperature is not None:
                 _show_temperature(temperature)
+
+
+def _tell_uncorrected(evaluation: Evaluation) -> None:
+    """Say that annotations may be those that `pseg annotate` wrote, which nobody has corrected yet."""
+    first = evaluation.scores[0]
+    equal = sum(each.accuracy == 1 for each in first.per_image)
+    if 2 * equal > first.images:
+        say(
+            f"on {equal} of {first.images} pictures the labels are what the network found, at every pixel or point: "
+            "annotations of `pseg annotate` say nothing of the network before people have corrected them"
+        )
 
 
 def _annotated(images: Sequence[Path], annotations: Sequence[str]) -> list[LabelledFiles]:

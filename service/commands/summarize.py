@@ -1,6 +1,5 @@
 """`pseg summarize`: the cover of a survey by site, transect and date, with intervals."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from engine.errors import OptionError
 from engine.images import Capture
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
+from engine.system.text import json_text
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, require_one_output
@@ -157,7 +157,9 @@ def summarize(
     found = read_pictures(paths)
     require_apart(written_by(output.files()), found.files())
     placed = place_pictures(found.pictures, survey, list(found.failures))
-    correction = None if output.correct_with is None else read_correction(output.correct_with, found)
+    correction = (
+        None if output.correct_with is None else read_correction(output.correct_with, found, len(placed.pictures))
+    )
     summary = summarize_survey(found, placed, output.per, output.seed, correction)
     for path in filter(None, output.files().values()):
         require_writable_file(path)
@@ -173,7 +175,7 @@ def summarize(
         if output.ifdo is not None:
             with products.written(f"the iFDO {output.ifdo}"):
                 described, notes = ifdo_record(placed.pictures, found.classes, header)
-                write_atomically(output.ifdo, json.dumps(described, indent=1).encode() + b"\n")
+                write_atomically(output.ifdo, json_text(described, indent=1).encode() + b"\n")
                 for note in notes:
                     say(note)
         if output.json_lines:

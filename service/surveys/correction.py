@@ -14,11 +14,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from engine.errors import OptionError
@@ -29,52 +29,43 @@ LABELLED_AT_LEAST: Final = 10
 """Pictures of a group that have to be labelled."""
 
 _OPTION: Final = "correct_with"
-_MOST_BYTES: Final = 1 << 30
+_MOST_BYTES: Final = 1 << 28
 _SAME_COVER: Final = 1e-3
+_SAME_SHARE: Final = 1e-6
 
 Values = NDArray[np.float64]
+_Shares = list[Annotated[FiniteFloat, Field(ge=0, le=1)]]
 
 
 class _LabelledPicture(TypedDict):
     image: str
-    inclusion_probability: FiniteFloat
-    pixels: int
-    labelled_cover: list[FiniteFloat]
-    found_cover: list[FiniteFloat]
+    stratum: str
+    inclusion_probability: Annotated[FiniteFloat, Field(gt=0, le=1)]
+    pixels: PositiveInt
+    labelled_cover: _Shares
+    found_cover: _Shares
 
 
 class _Survey(TypedDict):
-    confusion: list[list[FiniteFloat]]
-    pictures: list[_LabelledPicture]
+    confusion: list[_Shares]
+    pictures: Annotated[list[_LabelledPicture], Field(min_length=1)]
 
 
 class _Class(TypedDict):
     id: str
 
 
-class _Provenance(TypedDict):
-    model: str
-
-
 class _Result(TypedDict):
     classes: list[_Class]
-    provenance: _Provenance
-
-
-class _SampledResult(_Result):
-    survey: _Survey
+    provenance: dict[str, Any]
+    survey: NotRequired[_Survey]
 
 
 class _Evaluation(TypedDict):
     results: list[_Result]
 
 
-class _SampledEvaluation(TypedDict):
-    results: list[_SampledResult]
-
-
-_ANY: Final = TypeAdapter(_Evaluation)
-_SAMPLED: Final = TypeAdapter(_SampledEvaluation)
+_EVALUATION: Final = TypeAdapter(_Evaluation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +162,13 @@ def correction_from(
     return Correction(rates, residuals, probabilities)
 
 
-def read_correction(path: Path, survey: SurveyPictures) -> Correction:
+def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correction:
     """Read what `pseg evaluate --sample … --json` printed, and hold it against the survey that it is to correct.
 
     Args:
         path: of the JSON.
         survey: what the ledgers say.
+        placed: how many of its pictures are summarized.
 
     Returns:
         The correction.
@@ -184,55 +176,104 @@ def read_correction(path: Path, survey: SurveyPictures) -> Correction:
     Raises:
         OptionError: the labels are no probability sample, or not one of this survey, its network and its masks.
     """
-    result = _read_result(path)
+    result, drawn = _read_result(path)
     if [each["id"] for each in result["classes"]] != [each.id for each in survey.classes]:
         raise OptionError(
             f"{path} was made with other classes than the ledgers, which may leave some out or call pixels unsure: "
             "predict without these options",
             option=_OPTION,
         )
-    pictures = {each.path: each for each in survey.pictures}
-    sampled = result["survey"]["pictures"]
-    for each in sampled:
-        picture = pictures.get(each["image"])
-        if picture is None:
+    sampled = {each["image"]: each for each in drawn["pictures"]}
+    confusion = np.array(drawn["confusion"], np.float64)
+    labelled, found = (
+        {image: np.array(each[name], np.float64) for image, each in sampled.items()}
+        for name in ("labelled_cover", "found_cover")
+    )
+    probabilities = {image: each["inclusion_probability"] for image, each in sampled.items()}
+    pixels = {image: each["pixels"] for image, each in sampled.items()}
+    _require_evaluated(path, result["provenance"], survey, found, pixels)
+    _require_all_drawn_from(path, list(sampled.values()), placed)
+    return correction_from(confusion, labelled, found, probabilities)
+
+
+def _require_evaluated(
+    path: Path,
+    provenance: Mapping[str, Any],
+    survey: SurveyPictures,
+    found: Mapping[str, Values],
+    pixels: Mapping[str, int],
+) -> None:
+    """Refuse labels of pictures that no ledger has, and masks that are not those of the network that was evaluated."""
+    missing = found.keys() - {each.path for each in survey.pictures}
+    if missing:
+        raise OptionError(
+            f"{path}: {min(missing)} is a picture of the sample, but none of the ledgers: give the ledgers that the "
+            "sample was drawn from",
+            option=_OPTION,
+        )
+    evaluated = _deciding(provenance)
+    for each in survey.pictures:
+        record = each.entry.record
+        whole = pixels.get(each.path) == record["mask"]["width"] * record["mask"]["height"]
+        differs = whole and float(np.abs(each.covers - found[each.path]).max()) > _SAME_COVER
+        if _deciding(record["provenance"]) != evaluated or differs:
             raise OptionError(
-                f"{path}: {each['image']} is a picture of the sample, but none of the ledgers: give the ledgers that "
-                "the sample was drawn from",
-                option=_OPTION,
-            )
-        record = picture.entry.record
-        model, mask = record["provenance"]["model"], record["mask"]
-        whole = each["pixels"] == mask["width"] * mask["height"]
-        differs = whole and float(np.abs(picture.covers - each["found_cover"]).max()) > _SAME_COVER
-        if model != result["provenance"]["model"] or record.get("roi") is not None or differs:
-            raise OptionError(
-                f"{path}: the mask of {each['image']} in the ledger is not what was evaluated (another model or other "
+                f"{path}: the mask of {each.path} in the ledger is not what was evaluated (another model or other "
                 "options, a region of interest, or a clean-up): evaluate with the options of the run",
                 option=_OPTION,
             )
-    return correction_from(
-        np.array(result["survey"]["confusion"], np.float64),
-        {each["image"]: np.array(each["labelled_cover"], np.float64) for each in sampled},
-        {each["image"]: np.array(each["found_cover"], np.float64) for each in sampled},
-        {each["image"]: each["inclusion_probability"] for each in sampled},
-    )
 
 
-def _read_result(path: Path) -> _SampledResult:
+def _deciding(provenance: Mapping[str, Any]) -> list[Any]:
+    """What decides on the class of a pixel; the temperature does not."""
+    measuring: dict[str, Any] = {**(provenance.get("measuring") or {})}
+    measuring.pop("temperature", None)
+    return [measuring, *(provenance.get(name) for name in ("model", "averaging", "scale_range"))]
+
+
+def _require_all_drawn_from(path: Path, sampled: Sequence[_LabelledPicture], placed: int) -> None:
+    """Refuse labels that stand for fewer pictures than there are, where the design tells for how many they stand."""
+    strata = {(each["stratum"], each["inclusion_probability"]) for each in sampled}
+    stand_for = sum(1 / each["inclusion_probability"] for each in sampled)
+    alike = len(strata) == len({stratum for stratum, _ in strata})
+    if alike and stand_for < placed - 0.5:
+        raise OptionError(
+            f"{path}: the labelled pictures stand for {stand_for:.0f} pictures, and {placed} are summarized: give the "
+            "ledgers, and the survey or pattern, that the whole sample was drawn from",
+            option=_OPTION,
+        )
+
+
+def _read_result(path: Path) -> tuple[_Result, _Survey]:
     try:
-        content = read_json(path, _MOST_BYTES)
-        known = _ANY.validate_python(content)
+        results = _EVALUATION.validate_python(read_json(path, _MOST_BYTES))["results"]
     except (SettingsError, ValidationError) as error:
         raise OptionError(
             f"{path} cannot be read as an evaluation: give what `pseg evaluate --sample SAMPLE.csv --json` printed",
             option=_OPTION,
         ) from error
-    try:
-        return _SAMPLED.validate_python(content)["results"][0]
-    except (ValidationError, IndexError) as error:
+    drawn = results[0].get("survey") if results else None
+    if drawn is None:
         raise OptionError(
-            f"{path}: its {len(known['results'])} results are not of a probability sample, so that the labelled "
-            "pictures stand for no others: draw pictures with `pseg sample`, label them, and evaluate with --sample",
+            f"{path}: its {len(results)} results are not of a probability sample, so that the labelled pictures stand "
+            "for no others: draw pictures with `pseg sample`, label them, and evaluate with --sample",
             option=_OPTION,
-        ) from error
+        )
+    if not _adds_up(drawn, len(results[0]["classes"])):
+        raise OptionError(
+            f"{path}: its figures contradict each other, so that somebody changed them: evaluate again", option=_OPTION
+        )
+    return results[0], drawn
+
+
+def _adds_up(drawn: _Survey, class_count: int) -> bool:
+    """Whether the confusion is that of the labelled pictures, each of which is there once."""
+    pictures, confusion = drawn["pictures"], drawn["confusion"]
+    covers = [[each["labelled_cover"], each["found_cover"]] for each in pictures]
+    lengths = {len(confusion), *map(len, confusion), *(len(row) for pair in covers for row in pair)}
+    if lengths != {class_count} or len({each["image"] for each in pictures}) < len(pictures):
+        return False
+    weights = 1 / np.array([each["inclusion_probability"] for each in pictures])
+    mean = np.tensordot(weights / weights.sum(), np.array(covers), 1)
+    shares = np.array(confusion)
+    return bool(np.abs(mean - [shares.sum(axis=1), shares.sum(axis=0)]).max() < _SAME_SHARE)

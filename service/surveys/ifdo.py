@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from engine.errors import OptionError
 from engine.system.files import open_to_read
@@ -56,7 +57,10 @@ def read_header(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path}: {error}", option="ifdo_header") from error
     if not isinstance(content, dict):
         raise OptionError(f"{path}: give a JSON object of iFDO's header fields", option="ifdo_header")
-    return cast("dict[str, Any]", content)
+    header = cast("dict[str, Any]", content)
+    if not isinstance(header.get(_HANDLE, ""), str):
+        raise OptionError(f"{path}: {_HANDLE}: give the beginning of an address", option="ifdo_header")
+    return header
 
 
 def ifdo_record(
@@ -109,7 +113,7 @@ def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any
     known = {
         "image-uuid": None if digest is None else _uuid_of(digest),
         "image-hash-sha256": None if digest is None else digest.hex(),
-        _HANDLE: None if handle is None else f"{handle}{name}",
+        _HANDLE: None if handle is None else f"{handle}{quote(name, errors='surrogateescape')}",
         # Only with its offset is the time of a camera one in UTC.
         "image-datetime": taken_at.astimezone(UTC).strftime(_TIME) if taken_at and taken_at.tzinfo else None,
         "image-latitude": capture.latitude_deg,

@@ -12,6 +12,7 @@ from engine.images import Capture
 from engine.segmentation.predictor import MaskSize
 from service.results.ledger import Entry, LedgerContent, read_ledger
 from service.results.resuming import LedgerError, supersedes
+from service.results.totals import valid_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,10 @@ def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping
     if region is not None and region["error"] is not None:
         return f"no region of interest: {region['error']}"
     covers: Sequence[Mapping[str, Any]] = (record if region is None else region)["cover"]
-    return [each for each in covers if "excluded" not in each]
+    counted = [each for each in covers if "excluded" not in each]
+    if not valid_pixels(record) or (len(counted) < len(covers) and not any(each["cover"] for each in counted)):
+        return "no pixel counts: it holds no data, or nothing but classes that were left out"
+    return counted
 
 
 def _missing(contents: Sequence[LedgerContent]) -> int:

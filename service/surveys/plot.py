@@ -102,12 +102,13 @@ def _panel(summary: Summary, index: int, top: int) -> _Panel:
     marks = [_mark(number, summary.groups[number], each, at) for number, each in enumerate(estimates)]
     joined: dict[tuple[str, ...], list[_Mark]] = defaultdict(list)
     for group, mark in zip(summary.groups, marks, strict=True):
-        joined[tuple(group.group.values())].append(mark)
+        if group.date:
+            joined[tuple(group.group.values())].append(mark)
     of_class = summary.classes[index]
     steps = [scale * number / _TICKS for number in range(_TICKS + 1)]
     return _Panel(
         legible(of_class.name),
-        "rgb({} {} {})".format(*of_class.color),
+        "rgb({},{},{})".format(*of_class.color),
         top,
         [_Tick(at(step), f"{100 * step:g}") for step in steps],
         marks,

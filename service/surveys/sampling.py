@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_text
-from engine.system.text import csv_cell
+from engine.system.text import csv_cell, original
 from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
 
-_MOST_BYTES: Final = 1 << 30
+_MOST_BYTES: Final = 1 << 28
 
 By = Literal["random", "class", "site", "confidence"]
 
@@ -100,7 +100,9 @@ def read_sample(path: Path) -> list[SampleRow]:
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES), newline="")))
-        sample = [SampleRow(Path(row["image"]), row["stratum"], float(row["inclusion_probability"])) for row in rows]
+        sample = [
+            SampleRow(Path(original(row["image"])), row["stratum"], float(row["inclusion_probability"])) for row in rows
+        ]
     except (SettingsError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise OptionError(
             f"{path}: cannot be read ({error}): give a table of `pseg sample`", option="sample"

@@ -25,6 +25,15 @@ NAMES = LabelNames(["sand", "seagrass", "rock"])
 WIDTH, HEIGHT = 60, 40
 
 
+def png(pixels: list[list[int]]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.array(pixels, np.uint8)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PIXELS = png([[255, 0], [0, 255]])
+
+
 def drawn(path: Path, content: object, names: LabelNames = NAMES) -> list[list[int]]:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     (found,) = read_annotations([path])
@@ -96,11 +105,9 @@ def labelme(*shapes: object, height: int = HEIGHT) -> dict[str, Any]:
 
 
 def test_shapes_of_labelme(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.fromarray(np.array([[255, 0], [0, 255]], np.uint8)).save(file, "PNG")
     content = labelme(
         shape("seagrass", "rectangle", (9, 6), (0, 2)),
-        shape("rock", "mask", (3, 3), (4, 4), mask=base64.b64encode(file.getvalue()).decode()),
+        shape("rock", "mask", (3, 3), (4, 4), mask=PIXELS),
         shape("sand", "point", (50.9, 30.2)),
         shape("seagrass", None, (20, 20), (24, 20), (24, 24), (20, 24)),
         shape("rock", "circle", (40, 20), (43, 20)),
@@ -130,22 +137,54 @@ def test_a_name_or_a_mapping_tells_the_class(tmp_path: Path) -> None:
         annotations[0].draw((WIDTH, HEIGHT), NAMES)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_outlines_that_cross_themselves_hold_what_pycocotools_counts(tmp_path: Path, seed: int) -> None:
+    """Corners of pixels, at random: what is enclosed twice is outside, as in a hole."""
+    corners = np.random.default_rng(seed).integers(2, 38, 14).astype(float).tolist()
+    found = np.count_nonzero(np.array(drawn(tmp_path / "a.json", coco([corners]))) == 1)
+    encode: Any = coco_mask.frPyObjects
+    wanted = int(np.asarray(coco_mask.decode(encode([corners], HEIGHT, WIDTH))).sum())
+    assert found == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
+    entries = {str(value): {"label": "S", "name": name} for value, name in enumerate(("sand", "seagrass"))}
+    (tmp_path / "class_mapping.json").write_text(json.dumps(entries))
+    with pytest.raises(ImageError, match="S stands for sand and for seagrass: leave the file out"):
+        read_annotations(list_annotations([str(tmp_path)]))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
         ("a.json", labelme(shape("rock", "line", (1, 1), (5, 5))), "a shape of type line with 2 points encloses no"),
         ("a.json", labelme(shape("rock", "mask", (1, 1), (5, 5), mask="AAAA")), "the mask of a shape is no PNG"),
         ("a.json", labelme(shape("rock", "point", (60, 5))), "row 5, column 60 lies outside 60x40 pixels"),
+        ("a.json", labelme(shape("rock", "polygon", (70, 5), (80, 5), (80, 9))), "from 70,5 to 80,9 is none of 60x40"),
+        ("a.json", labelme(shape("rock", "circle", (20, 20), (20, 3e6))), "is none of 60x40 pixels"),
+        ("a.json", labelme(shape("rock", "rectangle", (-1e12, 0), (1e12, 9))), "is none of 60x40 pixels"),
+        ("a.json", labelme(shape("rock", "mask", (1, 1), (1, 1), mask=PIXELS)), "not of the size that its points say"),
         ("a.json", labelme(height=30), "a.jpg is 60x40 pixels, and was 60x30 when it was annotated"),
         ("a.json", coco([[1.0, 1.0, 2.0, 2.0]]), "a polygon has 4 coordinates"),
+        ("a.json", coco([]), "a region has no outline"),
+        ("a.json", coco([[-1e308, 5.0, 1e308, 7.0, 0.0, 9.0]]), "is none of 60x40 pixels"),
+        ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": "o" * 200_000}), "no text of COCO"),
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": [5, 5]}), "are not those of the whole picture"),
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": "\u00e9 "}), "no text of COCO"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 9, "segmentation": []}]}, "not there"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: Field required"),
+        ("a.json", coco() | {"images": coco()["images"] * 2}, "two images or two categories have one id"),
+        (
+            "a.json",
+            coco() | {"categories": [{"id": 4, "name": "rock"}] * 2},
+            "two images or two categories have one id",
+        ),
         ("a.json", {"version": 1}, "is neither a file of labelme"),
         ("a.json", "{", "is not valid JSON"),
         ("a.csv", "Name,X,Y\na.jpg,1,2\n", "the columns are name, x, y: export annotations from CoralNet"),
         ("a.csv", "Name,Row,Column,Label\na.jpg,1.5,2,rock\n", "line 2: row and column are no numbers"),
+        ("a.csv", f"Name,Row,Column,Label\na.jpg,{'9' * 5000},2,rock\n", "line 2: row and column are no numbers"),
+        ("a.csv", "Label,Column,Name,Row\nrock,2,a.jpg,1\n\nrock,2,a.jpg\n", "line 4: it ends before all columns"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(tmp_path: Path, name: str, content: object, told: str) -> None:

@@ -228,6 +228,7 @@ def test_what_cannot_be_annotated_is_said(masks: Path, bundle: Path, tmp_path: P
     out = ("--out", tmp_path / "c")
     assert "no class is called sand" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand=S", *out)
     assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand", *out)
+    assert "each class once" in pseg_error("annotate", masks, "--format", "coco", "--labels", "red=R,red=S", *out)
     for kind, given, said in (
         ("labelme", ("--grid", "2x2"), "--grid: it places points, which only format coralnet has"),
         ("coco", ("--seed", "2"), "--seed: it places points"),

@@ -96,16 +96,64 @@ def test_what_is_no_probability_sample_of_the_survey_is_refused(dive: Path, bund
         return pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path, *options)
 
     assert "are not of a probability sample" in refused(changed(evaluation, lambda each: each.pop("survey")))
-    assert "with other classes than the ledgers" in refused(changed(evaluation, lambda each: each["classes"].pop()))
+    assert "with other classes than the ledgers" in refused(
+        changed(evaluation, lambda each: each["classes"][0].update(id="urn:x"))
+    )
     told = refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(image="/elsewhere.png")))
     assert "/elsewhere.png is a picture of the sample, but none of the ledgers" in told
     told = refused(changed(evaluation, lambda each: each["provenance"].update(model="0")))
     assert "is not what was evaluated" in told
-    told = refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(found_cover=[1, 0, 0])))
-    assert "is not what was evaluated" in told
     told = refused(evaluation, "--per", "site,transect")
     assert "N T0 has 6 labelled pictures in 6 of 6 units: at least 10 are needed" in told
     assert "cannot be read as an evaluation" in refused(dive / "sample.csv")
+
+
+@pytest.mark.parametrize("option", ["--keep-classes=red", "--min-area=8px"])
+def test_masks_of_other_options_are_refused(dive: Path, bundle: Path, option: str) -> None:
+    """The first one changes every cover; the second one none here, but those of other pictures."""
+    evaluation = evaluation_of(dive, bundle, red=3)
+    assert pseg("predict", bundle, dive / "in", "--recursive", "--out", dive / "clean", option).status == 0
+    told = pseg_error("summarize", dive / "clean", "--pattern", PATTERN, "--correct-with", evaluation)
+    assert "is not what was evaluated (another model or other options" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"inclusion_probability": 0}, "cannot be read as an evaluation"),
+        ({"inclusion_probability": -0.5}, "cannot be read as an evaluation"),
+        ({"inclusion_probability": 1.5}, "cannot be read as an evaluation"),
+        ({"inclusion_probability": 0.5}, "its figures contradict each other"),
+        ({"labelled_cover": [float("nan"), 0, 1]}, "cannot be read as an evaluation"),
+        ({"labelled_cover": [1.0, 0.0]}, "its figures contradict each other"),
+        ({"labelled_cover": [0.0, 1.0, 0.0]}, "its figures contradict each other"),
+        ({"found_cover": [0.0, 1.0, 0.0]}, "its figures contradict each other"),
+        ({"pixels": 0}, "cannot be read as an evaluation"),
+    ],
+)
+def test_an_edited_evaluation_is_refused(dive: Path, bundle: Path, change: dict[str, object], told: str) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+
+    def refused(path: Path) -> str:
+        return pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path)
+
+    assert told in refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(change)))
+
+
+def test_a_picture_that_is_there_twice_is_refused(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+    path = changed(evaluation, lambda each: each["survey"].update(pictures=2 * each["survey"]["pictures"]))
+    told = pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path)
+    assert "its figures contradict each other" in told
+
+
+def test_pictures_that_the_sample_was_not_drawn_from_are_refused(dive: Path, bundle: Path) -> None:
+    """Another dive of the same site has no part in the labels."""
+    evaluation = evaluation_of(dive, bundle, red=3)
+    stripes(dive / "more" / "N" / "T2" / "q0.png", 9)
+    assert pseg("predict", bundle, dive / "more", "--recursive", "--out", dive / "o2", "--save", "mask").status == 0
+    told = pseg_error("summarize", dive / "o", dive / "o2", "--pattern", PATTERN, "--correct-with", evaluation)
+    assert "the labelled pictures stand for 12 pictures, and 13 are summarized" in told
 
 
 def test_labels_that_people_chose_correct_nothing(dive: Path, bundle: Path) -> None:

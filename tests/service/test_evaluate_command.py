@@ -112,6 +112,14 @@ def test_two_bundles_side_by_side(bundle: Path, folders: tuple[object, ...], tmp
     }
 
 
+def test_one_label_of_two_classes_is_refused(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    """The other bundle calls its first class green: a label of 0 would be red for one, and green for the other."""
+    other = bundle_folder(tmp_path / "other", classes=[CLASSES[1], CLASSES[0], CLASSES[2]])
+    assert "the same classes in another order (red, green, blue; green, red, blue)" in refusal(
+        bundle, *folders, "--against", other
+    )
+
+
 def test_two_precisions_of_one_bundle(folders: tuple[object, ...], tmp_path: Path) -> None:
     both = bundle_folder(tmp_path / "both")
     wrong = swapped_bundle(tmp_path / "wrong") / "onnx" / "fp32" / "model.onnx"
@@ -252,6 +260,23 @@ def test_annotations_come_back(bundle: Path, tmp_path: Path) -> None:
         assert record["results"][0]["confusion"] == [[4 * 64, 0, 2 * 64], [0, 8 * 64, 0], [0, 0, 2 * 64]]
 
 
+def test_annotations_that_nobody_corrected_are_told(bundle: Path, tmp_path: Path) -> None:
+    """Also a picture whose name tables and terminals show in another form is found again."""
+    for name in ("=1", "a%0Ab", "c\nd"):
+        picture(tmp_path / "in" / f"{name}.jpg", [[0, 1]])
+    run("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--save", "mask")
+    run("sample", tmp_path / "o", "--count", 3, "--by", "random", "--out", tmp_path / "sample.csv")
+    run("annotate", tmp_path / "o", "--format", "labelme", "--out", tmp_path / "l")
+    arguments = bundle, "--sample", tmp_path / "sample.csv", "--annotations", tmp_path / "l", "--allow-missing-classes"
+    result = evaluate(*arguments)
+    assert result.exit_code == 0
+    assert "on 3 of 3 pictures the labels are what the network found" in " ".join(result.stderr.split())
+    for path in sorted((tmp_path / "l").glob("*.json"))[:2]:
+        if path.name != "class_mapping.json":
+            corrected(path, '"label":"green"', '"label":"blue"')
+    assert "are what the network found" not in evaluate(*arguments).stderr
+
+
 def test_points_of_coralnet_are_judged_as_points(bundle: Path, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.jpg", [[0, 0, 1, 1], [2, 2, 1, 1]])
     run("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--save", "mask")
@@ -354,4 +379,6 @@ def test_a_temperature_needs_scores_and_a_name_for_the_copy(folders: tuple[objec
     bundle = bundle_folder(tmp_path / "bundle")
     assert "too few" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.tgz")
     assert "copy.zip" in refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.zip")
+    told = refusal(bundle, *folders, "--fit-temperature", tmp_path / "copy.tgz", "--threshold", 0.3)
+    assert "by the classes at the threshold 0.5" in told
     assert not (tmp_path / "copy.tgz").exists()

@@ -93,6 +93,22 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     assert "ledger.jsonl is a ledger" in pseg_error("summarize", dives, "--pattern", PATTERN, "--report", ledger)
 
 
+def test_a_picture_of_which_nothing_counts_has_no_part_in_the_mean(tmp_path: Path, bundle: Path) -> None:
+    for transect, color in (("T1", BLUE), ("T2", BLUE), ("T3", RED)):
+        halves(tmp_path / "in" / transect / "q.png", color, GREEN if color == BLUE else RED)
+    options = "--recursive", "--out", tmp_path / "o", "--exclude-class", "red"
+    assert pseg("predict", bundle, tmp_path / "in", *options).status == 0
+    outcome = pseg("summarize", tmp_path / "o", "--pattern", "{transect}/*.png", "--json")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    (record,) = outcome.records
+    # by hand: half of each of two pictures; the third is all of the class that is left out
+    assert [(each["name"], each["mean"]) for each in record["groups"][0]["cover"]] == [("green", 0.5), ("blue", 0.5)]
+    assert record["groups"][0]["units"] == 2
+    (failure,) = record["failures"]
+    assert Path(failure["image"]).parts[-2] == "T3"
+    assert failure["reason"].startswith("no pixel counts")
+
+
 def test_without_transects_the_picture_is_the_unit_and_that_is_said(dives: Path) -> None:
     outcome = pseg("summarize", dives, "--pattern", "{date}/*.png")
     assert outcome.status == ExitStatus.DONE
@@ -259,6 +275,17 @@ def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Pat
     first = next(root.iter(f"{space}circle"))
     # the axis of a class with up to 100 % is 150 pixels long
     assert float(first.attrib["cy"]) == pytest.approx(34 + 75, abs=0.1)
+    # with commas, as programs of SVG 1.1 (Inkscape, QGIS) read it
+    assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", first.attrib["fill"])
+
+
+def test_no_line_leads_from_pictures_without_a_date(dives: Path, tmp_path: Path) -> None:
+    table, path = tmp_path / "t.csv", tmp_path / "cover.svg"
+    table.write_text("image,transect,date\nT2/20260110/q1.png,A,\nT2/20260610/q1.png,A,2026-06\n")
+    outcome = pseg("summarize", dives, "--survey", table, "--plot", path)
+    assert outcome.status == ExitStatus.INCOMPLETE, "five pictures have no place"
+    drawn = path.read_text()
+    assert (drawn.count("<circle"), drawn.count("<polyline")) == (2 * 3, 0)
 
 
 def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) -> None:
@@ -270,8 +297,8 @@ def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) 
     placed = Image.Exif()
     placed.load(exif.tobytes())
     halves(tmp_path / "in" / "N" / "a.jpg", GREEN, exif=placed)
-    halves(tmp_path / "in" / "b.jpg", RED)
-    (tmp_path / "t.csv").write_text("image,depth\na.jpg,3.5\nb.jpg,4\n")
+    halves(tmp_path / "in" / "b #2.jpg", RED)
+    (tmp_path / "t.csv").write_text("image,depth\na.jpg,3.5\nb #2.jpg,4\n")
     pseg("predict", bundle, tmp_path / "in", "--recursive", "--out", tmp_path / "o")
     (tmp_path / "header.json").write_text(
         json.dumps({"image-set-name": "Bay", "image-handle": "https://hdl.handle.net/1/", "image-copyright": "Us"})
@@ -296,10 +323,14 @@ def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) 
         "image-longitude": pytest.approx(151.2),
         "image-altitude-meters": -3.5,
     }
-    assert uuid.UUID(items["b.jpg"]["image-uuid"]).version == 4
+    assert uuid.UUID(items["b #2.jpg"]["image-uuid"]).version == 4
+    assert items["b #2.jpg"]["image-handle"] == "https://hdl.handle.net/1/b%20%232.jpg"
     assert (header["image-set-name"], header["image-copyright"], header["image-altitude-meters"]) == ("Bay", "Us", -4)
     assert [each["name"] for each in header["image-annotation-labels"]] == ["red", "green", "blue"]
     # The package of the format's authors reads it.
     header["image-set-handle"] = "https://hdl.handle.net/1"
     read: Any = iFDO.from_dict(found)
     assert read.image_set_items["N/a.jpg"].image_altitude_meters == -3.5
+    (tmp_path / "header.json").write_text('{"image-handle": 7}')
+    arguments = "summarize", tmp_path / "o", "--ifdo", path, "--ifdo-header", tmp_path / "header.json"
+    assert "image-handle: give the beginning of an address" in pseg_error(*arguments)
