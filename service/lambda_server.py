@@ -60,7 +60,7 @@ from service.ivcap.items import LocalItem
 from service.ivcap.names import ARTIFACT_URN, is_platform_urn
 from service.ivcap.platform_job import ExitStatus
 from service.ivcap.redaction import without_secrets
-from service.ivcap.transport import limited_requests
+from service.ivcap.transfer.transport import limited_requests
 from service.ivcap.uploads import (
     SegmentedUpload,
     UploadLimits,

@@ -1,7 +1,7 @@
 """The entry point of IVCAP orders: the service as that platform knows it.
 
 Settings for whoever runs it: PSEG_CACHE_DIR is the folder of converted models, PSEG_LOG_FORMAT (see `service.logs`)
-is `text` or `json`, PSEG_HTTP_* (see `service.ivcap.transfer_limits`) limit the platform's requests, PSEG_SERVICE_*
+is `text` or `json`, PSEG_HTTP_* (see `service.ivcap.transfer.limits`) limit the platform's requests, PSEG_SERVICE_*
 (see `describe`) shape the description; PSEG_VERSION, PSEG_COMMIT and PSEG_BUILD_DATE are shown when it starts.
 """
 
@@ -40,8 +40,8 @@ from service.ivcap.order_files import (
 )
 from service.ivcap.platform_job import ExitStatus, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs
-from service.ivcap.transfer_limits import Sizes, retry_policy_from, sizes_from
-from service.ivcap.transport import limited_requests
+from service.ivcap.transfer.limits import Sizes, retry_policy_from, sizes_from
+from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
 from service.request import PredictRequest, ServiceRequest, build_service_request
 from service.session import caches_at, open_session

@@ -42,7 +42,7 @@ from engine.rasters.result import Result
 from engine.segmentation.palette import OverlayOptions
 from service.collections.cluster_ledger import ClusterEntry, RemoteTask, entry_of, read_batch, write_batch
 from service.collections.storage import Folder, StoreError, arrow_tables, copy_to, local_path, stem_of
-from service.ivcap.transfer_limits import Allowance
+from service.ivcap.transfer.limits import Allowance
 from service.request import PredictRequest, SaveKind
 from service.results.pictures import Stems, encoded_pictures, short_stem
 from service.segmentation_job import SegmentationJob

@@ -2,7 +2,7 @@
 
 A file that is written is whole or absent: local ones get their name at the end, an object store shows an object once it
 is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the credentials of the environment; `http` and
-`https` are read within the limits of `service.ivcap.transport`. Nothing is read without a limit of its size.
+`https` are read within the limits of `service.ivcap.transfer.transport`. Nothing is read without a limit of its size.
 """
 
 # pyarrow states no types.
@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
 from service.ivcap.names import address_path
-from service.ivcap.transfer_limits import Allowance, TransferError, retry_policy_from
+from service.ivcap.transfer.limits import Allowance, TransferError, retry_policy_from
 from service.results.pictures import write_atomically
 from service.results.records import MOST_IMAGES
 
@@ -100,7 +100,7 @@ def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
 
 def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
-    from service.ivcap.transport import limited_session, receiving
+    from service.ivcap.transfer.transport import limited_session, receiving
 
     session = limited_session(retry_policy_from(os.environ))
     with session, receiving(allowance), session.get(name, stream=True) as answer:

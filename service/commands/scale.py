@@ -41,7 +41,7 @@ from service.commands.terminal import (
     tell_missed,
     tell_totals,
 )
-from service.ivcap.transfer_limits import Allowance, Sizes
+from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import (
     THE_BUNDLE,
     PredictRequest,

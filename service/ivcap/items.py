@@ -13,8 +13,8 @@ from engine import EngineError
 from engine.errors import message_of
 from engine.images import find_images, real_path
 from service.ivcap.names import ArtifactName, product_stem
-from service.ivcap.transfer_limits import Allowance
-from service.ivcap.transport import receiving
+from service.ivcap.transfer.limits import Allowance
+from service.ivcap.transfer.transport import receiving
 
 _log = logging.getLogger(__name__)
 LOCAL_URN = "urn:file://"

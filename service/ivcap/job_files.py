@@ -33,10 +33,10 @@ from service.ivcap.items import (
     photographs_in,
     storage_errors,
 )
-from service.ivcap.limited_httpx import LimitedClient
 from service.ivcap.names import ARTIFACT_URN, ArtifactName, is_platform_urn, product_stem
 from service.ivcap.publishing import COLLECTION_ITEM_SCHEMA, COLLECTION_SCHEMA, Aspect, Product, require_json
-from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
+from service.ivcap.transfer.limited_httpx import LimitedClient
+from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError
 from service.request import ServiceRequest
 
 # An upload that was cut off is resumed from where the platform says it has come.
@@ -44,7 +44,7 @@ _RESUMPTIONS = 2
 
 
 def with_limits(ivcap: IVCAP, policy: RetryPolicy, sizes: Sizes) -> IVCAP:
-    """Impose limits and retries on a client's requests; uploads go through `service.ivcap.transport` besides."""
+    """Impose limits and retries on a client's requests; uploads go through `service.ivcap.transfer.transport` besides."""
     if not isinstance(ivcap, LocalIVCAP):
         usual = ivcap._client.get_httpx_client()
         ivcap._client.set_httpx_client(LimitedClient(policy, sizes, base_url=usual.base_url, headers=usual.headers))

@@ -49,8 +49,8 @@ from service.ivcap.items import (
 from service.ivcap.names import ArtifactName, is_platform_urn
 from service.ivcap.publishing import Aspect, Product, require_json
 from service.ivcap.redaction import without_secrets
-from service.ivcap.transfer_limits import Allowance, TransferError
-from service.ivcap.transport import PIECE_BYTES
+from service.ivcap.transfer.limits import Allowance, TransferError
+from service.ivcap.transfer.transport import PIECE_BYTES
 
 _log = logging.getLogger(__name__)
 _MOST_DELIVERIES = 4

@@ -19,7 +19,7 @@ from service.ivcap.items import ImageList
 from service.ivcap.names import ArtifactName
 from service.ivcap.platform_job import Outcome, run_platform_job
 from service.ivcap.publishing import Aspect, Product
-from service.ivcap.transfer_limits import number_from
+from service.ivcap.transfer.limits import number_from
 from service.request import PredictRequest, ServiceRequest, build_service_request
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.

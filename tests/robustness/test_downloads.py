@@ -14,11 +14,11 @@ from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignor
 
 from service.collections.storage import StoreError, copy_to
 from service.ivcap.items import FetchError
-from service.ivcap.limited_httpx import LimitedClient
 from service.ivcap.names import ARTIFACT_URN, is_platform_urn, product_stem
 from service.ivcap.order_files import downloaded
-from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
-from service.ivcap.transport import limited_requests, receiving
+from service.ivcap.transfer.limited_httpx import LimitedClient
+from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError
+from service.ivcap.transfer.transport import limited_requests, receiving
 from tests.robustness.conftest import LOST, Tally
 from tests.robustness.serving import DiskWatch, forget_peak, peak_memory_bytes
 from tests.service.bundles import bundle_folder, packed

@@ -26,7 +26,7 @@ from service.collections.cluster_ledger import (
 )
 from service.collections.storage import Folder, read_rows, table_bytes
 from service.commands.terminal import ExitStatus
-from service.ivcap.transfer_limits import Allowance
+from service.ivcap.transfer.limits import Allowance
 from service.request import build_request
 from service.results.resuming import LedgerError
 from tests.service.bundles import bundle_folder

@@ -10,8 +10,8 @@ from ivcap_sdk_service.cio.readable_proxy import ReadableProxy  # pyright: ignor
 
 from service.ivcap.items import DownloadedItem, FetchError
 from service.ivcap.order_files import downloaded
-from service.ivcap.transfer_limits import Allowance, RetryPolicy
-from service.ivcap.transport import limited_requests
+from service.ivcap.transfer.limits import Allowance, RetryPolicy
+from service.ivcap.transfer.transport import limited_requests
 from tests.standins.data_proxy import DataProxy
 
 LIMIT = Allowance(1 << 20, "raise PSEG_HTTP_IMAGE_BYTES")

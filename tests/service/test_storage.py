@@ -15,7 +15,7 @@ import pytest
 
 from engine import OptionError
 from service.collections.storage import Folder, StoreError, local_path, read_bytes, read_rows, stem_of
-from service.ivcap.transfer_limits import Allowance
+from service.ivcap.transfer.limits import Allowance
 from tests.standins.hostile_server import CONTENT, HostileServer
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")

@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from engine import OptionError
-from service.ivcap.limited_httpx import LimitedClient
-from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError, retry_policy_from, sizes_from
-from service.ivcap.transport import limited_requests, receiving
+from service.ivcap.transfer.limited_httpx import LimitedClient
+from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError, retry_policy_from, sizes_from
+from service.ivcap.transfer.transport import limited_requests, receiving
 from tests.standins.data_proxy import DataProxy, Fault, FaultKind, Storage
 from tests.standins.hostile_server import CONTENT, HostileServer
 

@@ -1,4 +1,4 @@
-"""Limits of time and size, and retries, for requests through `httpx`, by the rules of `service.ivcap.transport`."""
+"""Limits of time and size, and retries, for requests through `httpx`, by the rules of `service.ivcap.transfer.transport`."""
 
 import logging
 import time
@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from service.ivcap.transfer_limits import RetryPolicy, Sizes
-from service.ivcap.transport import PIECE_BYTES, Body, Deadline, may_pass
+from service.ivcap.transfer.limits import RetryPolicy, Sizes
+from service.ivcap.transfer.transport import PIECE_BYTES, Body, Deadline, may_pass
 
 _log = logging.getLogger(__name__)
 

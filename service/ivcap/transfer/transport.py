@@ -14,7 +14,7 @@ kind a block of code asks for. The size that an answer states is compared before
 comes is counted. Bodies are asked for as they are, and one that is packed for the transfer is refused: no few bytes
 become many. A large body waits in a temporary file. Answers that are refused are not asked for again.
 
-`service.ivcap.limited_httpx` does the same for the other library of requests, with what stands here.
+`service.ivcap.transfer.limited_httpx` does the same for the other library of requests, with what stands here.
 """
 
 # requests keeps the types of its options to itself.
@@ -43,7 +43,7 @@ from requests.utils import rewind_body
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from service.ivcap.transfer_limits import Allowance, RetryPolicy, Sizes, TransferError
+from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError
 
 _log = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 16

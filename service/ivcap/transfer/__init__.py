@@ -1,0 +1,1 @@
+"""Downloads and uploads: limits of size and time, repeated attempts, no answer that unfolds."""
