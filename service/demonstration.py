@@ -93,7 +93,7 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
         The table.
 
     Raises:
-        EngineError: the bundle or an image cannot be used; a runtime other than OpenVINO is absent.
+        EngineError: the bundle or an image cannot be used, or no runtime is installed.
     """
     paths = list_images(images or [str(DEMO_FOLDER / "pictures")])
     tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
@@ -107,12 +107,12 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
         try:
             row, predictions = _run(paths, request, caches, out if not reference else None, reference)
         except RuntimeUnavailableError as error:
-            if configuration.get("provider") != "openvino":
-                raise
             absent.append(str(error))
             continue
         reference = reference or predictions
         rows.append(row)
+    if not rows:
+        raise RuntimeUnavailableError("; ".join(absent))
     return Demonstration(tuple(rows), tuple(absent), out, len(paths))
 
 

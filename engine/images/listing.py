@@ -391,10 +391,15 @@ def _not_read(kind: ForeignKind) -> str:
 def _is_mask(file: Path, photographs: Set[str]) -> bool:
     """Tell a mask by its name beside a photograph's, and by its bands: class indices, no colours."""
     stem = str(file.with_suffix(""))
-    if stem not in photographs and _MASK_NAME.sub("", stem) not in photographs:
+    ends = (match.start() for match in re.finditer(r"[._-]", file.name))
+    if stem in photographs or _MASK_NAME.sub("", stem) in photographs:
+        kinds = {_GREY, _PALETTE}
+    elif any(str(file.with_name(file.name[:end])) in photographs for end in ends if end):
+        kinds = {_PALETTE}  # a picture of numbered colours is no photograph of its own, whatever follows the name
+    else:
         return False
     header = _prefix(file)[:_PNG_BYTES]
-    return header[12:16] == b"IHDR" and header[-1] in {_GREY, _PALETTE}
+    return header[12:16] == b"IHDR" and header[-1] in kinds
 
 
 def is_tiff(path: Path) -> bool:

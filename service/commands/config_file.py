@@ -6,6 +6,7 @@ The file is TOML: a line `name = value` for each flag, by its name without the d
 import json
 import os
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -79,7 +80,9 @@ def _flags_in(path: Path, context: typer.Context) -> Iterator[tuple[str, Any]]:
     known = {flag.lstrip("-"): each for each in _options(context) for flag in each.opts}
     for name, value in content.items():
         if name not in known:
-            raise OptionError(f"{path}: {legible(name)} is no flag of pseg {context.info_name}", option="config")
+            near = get_close_matches(name, known, n=1)
+            hint = f": is {near[0]} meant?" if near else ""
+            raise OptionError(f"{path}: {legible(name)} is no flag of pseg {context.info_name}{hint}", option="config")
         try:
             yield known[name].name, _as_typed(value, known[name])
         except TypeError as error:

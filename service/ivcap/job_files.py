@@ -44,7 +44,7 @@ _RESUMPTIONS = 2
 
 
 def with_limits(ivcap: IVCAP, policy: RetryPolicy, sizes: Sizes) -> IVCAP:
-    """Impose limits and retries on a client's requests; uploads go through `service.ivcap.transfer.transport` besides."""
+    """Impose limits and retries on a client's requests; uploads also go through `service.ivcap.transfer.transport`."""
     if not isinstance(ivcap, LocalIVCAP):
         usual = ivcap._client.get_httpx_client()
         ivcap._client.set_httpx_client(LimitedClient(policy, sizes, base_url=usual.base_url, headers=usual.headers))

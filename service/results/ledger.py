@@ -544,8 +544,8 @@ def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
         others = "; ".join(run.differences(content.run)) or "other images"
         raise LedgerError(
             path.parent,
-            f"holds the results of another run, {kept} images ({others}): name another folder, go on with it "
-            "(--resume), or replace it (--overwrite)",
+            f"holds the results of another run, {kept} images ({others}): name another folder, give the options of "
+            "that run, or replace its results (--overwrite; with --resume they are replaced one by one)",
         )
 
 

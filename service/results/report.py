@@ -410,13 +410,17 @@ def request_facts(request: PredictRequest) -> dict[str, str]:
         Facts for a report, name to value.
     """
     limit, scaled = request.images.max_img_size, request.images.scale_range
+    asked = {**request.cover.record(), **request.averaging.record()}
     return {
         "mask size": "the photograph's"
         if request.masks.mask_size is MaskSize.ORIGINAL
         else "the photograph's as it was read",
-        "images": "read at full size" if limit < 0 else f"shrunk for the network above {limit:,} pixels",
+        "images": "read at full size"
+        if limit < 0
+        else f"shrunk for the network above {limit:,} pixels, unless they are cut into tiles",
         **({} if scaled is None else {"values": f"{scaled[0]:g} became 0, and {scaled[1]:g} became 255"}),
         "threshold": f"{request.masks.threshold:g} (for probability maps and overlapping classes)",
+        **{name.replace("_", "-"): str(value) for name, value in asked.items()},
         "pseg": metadata.version("paddleseg-dual-runtime"),
     }
 

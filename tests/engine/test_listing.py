@@ -98,12 +98,24 @@ def test_masks_beside_their_photographs_are_left_out(tmp_path: Path) -> None:
     Image.fromarray(pixels).quantize(2).save(tmp_path / "a.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "b_mask.png")
     Image.fromarray(pixels).quantize(2).save(tmp_path / "c-labels.png")
+    Image.fromarray(pixels).quantize(2).save(tmp_path / "d.reference_mask.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "d_grey.png")  # nothing tells that it is no photograph
     Image.fromarray(pixels).save(tmp_path / "d.png")  # colours: another photograph
     Image.fromarray(pixels).quantize(2).save(tmp_path / "alone.png")  # a picture of few colours
     Image.fromarray(pixels).quantize(2).save(tmp_path / "_mask.png")
     found = find_images([tmp_path])
-    assert taken(found, tmp_path) == ["_mask.png", "a.jpg", "alone.png", "b.tif", "c.JPG", "d.jpg", "d.png"]
-    assert reasons(found) == dict.fromkeys(("a.png", "b_mask.png", "c-labels.png"), "masks beside their photographs")
+    assert taken(found, tmp_path) == [
+        "_mask.png",
+        "a.jpg",
+        "alone.png",
+        "b.tif",
+        "c.JPG",
+        "d.jpg",
+        "d.png",
+        "d_grey.png",
+    ]
+    masks = ("a.png", "b_mask.png", "c-labels.png", "d.reference_mask.png")
+    assert reasons(found) == dict.fromkeys(masks, "masks beside their photographs")
     # Who lists masks on purpose gets them.
     assert {path.name for path in list_images([tmp_path])} >= {"a.png", "b_mask.png", "c-labels.png"}
 

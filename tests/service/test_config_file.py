@@ -38,7 +38,7 @@ def test_a_file_takes_the_place_of_flags_and_the_command_line_goes_first(bundle:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("sav = 'mask'", "sav is no flag of pseg predict"),
+        ("max_img_size = 9", "max_img_size is no flag of pseg predict: is max-img-size meant?"),
         ("threads = true", "threads: write a number"),
         ("quiet = 1", "quiet: write true or false"),
         ("exclude = 'b*'", "exclude: write a list"),

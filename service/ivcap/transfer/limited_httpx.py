@@ -1,4 +1,4 @@
-"""Limits of time and size, and retries, for requests through `httpx`, by the rules of `service.ivcap.transfer.transport`."""
+"""Limits of time and size, and retries, for requests through `httpx`, by the rules of `transport.py`."""
 
 import logging
 import time
