@@ -9,7 +9,7 @@ stays unacknowledged. Whatever happens, a summary says what was done and what wa
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _Result = Result[ImageTask, PublishedImage]
+_STOP_IS_NOTICED_S = 0.1
 _Stored = TypeVar("_Stored")
 
 
@@ -283,7 +284,17 @@ class _Images:
         if self._fetchers is not None:
             self._fetchers.shutdown(cancel_futures=True)
 
+    def arrives(self, task: ImageTask) -> bool:
+        """Wait for an image; False if the process is asked to stop before it is here."""
+        while not task.fetched.done():
+            if self.stop.is_set():
+                return False
+            wait([task.fetched], timeout=_STOP_IS_NOTICED_S)
+        return True
+
     def read(self, task: ImageTask) -> SourceImage:
+        if not self.arrives(task):
+            raise ImageError("the process was asked to stop before the image had arrived")
         try:
             return read_image(task.fetched.result(), **self.limits.values())
         except ImageError as error:
@@ -310,9 +321,10 @@ class _Tiled:
 
     images: TiledImages[ImageTask, PublishedImage]
     publisher: Publisher
+    source: _Images
 
     def takes(self, task: ImageTask) -> bool:
-        return self.images.takes(task)
+        return self.source.arrives(task) and self.images.takes(task)
 
     def segment(self, task: ImageTask) -> _Result:
         folder = self.publisher.folder_of(task)
@@ -347,7 +359,9 @@ class _Run:
     def _segment(self, options: PredictRequest, show: Callable[[_Result], None]) -> None:
         side = REPORT_SIDE_PX if self.request.report else None
         tiles = TiledImages(self.predictor, options, self.request.tile_options(), self.publisher, _file_of, side)
-        job = SegmentationJob(self.images, self.predictor, self.publisher, self.outcome, _Tiled(tiles, self.publisher))
+        job = SegmentationJob(
+            self.images, self.predictor, self.publisher, self.outcome, _Tiled(tiles, self.publisher, self.images)
+        )
         for result in job.results(options):
             result.source.item.release()
             show(result)

@@ -207,17 +207,21 @@ def test_a_call_to_stop_waits_for_no_download(scene: Scene) -> None:
     @dataclass(slots=True)
     class SlowPicture(Picture):
         def fetch(self) -> Path:
+            # The first picture has arrived by then.
+            time.sleep(0.5)
+            scene.stop.set()
             while not published:
                 time.sleep(0.01)
             return self.path
 
     slow = [pictures[0], *(SlowPicture(each.path, scene.history) for each in pictures[1:])]
 
-    def stop(name: str) -> None:
-        scene.stop.set()
+    def stored(name: str) -> None:
         if name == "cover.csv":
             published.append(True)
 
-    outcome, shelf = scene.do(Pictures(slow, scene.history), when_stored=stop)
+    outcome, shelf = scene.do(Pictures(slow, scene.history), when_stored=stored)
     assert [each.image.label for each in outcome.published] == ["0.png"]
+    # Of the others, those that were to be read next say why they were not.
+    assert all("before the image had arrived" in each.reason for each in outcome.failed)
     assert "asked to stop" in shelf.summary["problems"][0]

@@ -16,13 +16,24 @@ from tests.service.test_cli import BLUE, halves, pseg
 READ = frozenset(
     [
         *("bundle", "images", "profile", "ledger", "ledgers", "manifest", "calibrate", "verify", "masks", "against"),
-        *("config", "weights", "cv_config", "source", "survey", "roi"),
+        *(
+            "config",
+            "weights",
+            "cv_config",
+            "source",
+            "survey",
+            "roi",
+            "annotations",
+            "sample",
+            "correct_with",
+            "ifdo_header",
+        ),
     ]
 )
 NO_FILE = frozenset(
     (
         "save device image max_memory bands scales shard address size name page exclude label_values pattern per "
-        "scale_range exclude_class keep_classes min_area quadrat_size labels grid"
+        "scale_range exclude_class keep_classes min_area quadrat_size labels grid label_names unlabelled"
     ).split()
 )
 OF_ITS_OWN = frozenset({"cache_dir"})
@@ -115,12 +126,12 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
     places.write_text("image,site\na.png,N\nb.png,N\n")
     named_as_map = Path(shutil.copy(image, folder / "a.gpkg"))
     assert pseg("predict", b, named_as_map, "--out", folder / "of-maps").status == 0
-    for option, victims in (("csv", [ledger, image, result, places]), ("changes", [ledger, image, result, places])):
+    for option in ("csv", "changes", "plot", "ifdo", "report"):
         found["summarize", option] = [
             Attempt(
                 lambda path, option=option: ("summarize", folder / "o", "--survey", places, f"--{option}", path), victim
             )
-            for victim in victims
+            for victim in (ledger, image, result, places)
         ]
     found["summarize", "points"] = [
         Attempt(lambda path: ("summarize", folder / "of-maps", "--points", path), named_as_map)
@@ -159,6 +170,10 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
         Attempt(lambda path: ("evaluate", b, "--images", image, "--masks", masks, "--csv", path), victim)
         for victim in (b, image, masks)
     ]
+    found["evaluate", "fit_temperature"] = [
+        Attempt(lambda path: ("evaluate", b, "--images", image, "--masks", masks, "--fit-temperature", path), victim)
+        for victim in (b, image, masks)
+    ]
     exported = ("export", "--config", network, "--weights", weights, "--cv-config", settings, "--out")
     found["export", "out"] = [
         *(Attempt(lambda path: (*exported, path), victim) for victim in (network, weights, settings)),
@@ -181,6 +196,18 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
     found["scale", "out"] = [
         Attempt(lambda path: ("scale", b, folder / "among.parquet", "--out", path), taken, taken.parent)
     ]
+    for command, arguments in (
+        ("predict", (b, folder / "in", "--out", folder / "o")),
+        ("bench", (b, "--images", folder / "in", "--out", folder / "bench")),
+        ("tune", (b, "--images", folder / "in", "--out", folder / "tuned.json")),
+        ("scale", (b, folder / "list.parquet", "--out", folder / "s")),
+    ):
+        found[command, "write_config"] = [
+            Attempt(
+                lambda path, command=command, arguments=arguments: (command, *arguments, "--write-config", path), victim
+            )
+            for victim in (b, image, ledger)
+        ]
     assert not cover.exists()
     return found
 
