@@ -285,9 +285,9 @@ class _Images:
             self._fetchers.shutdown(cancel_futures=True)
 
     def arrives(self, task: ImageTask) -> bool:
-        """Wait for an image; False if the process is asked to stop before it is here."""
+        """Wait for an image; False if a stop is asked for before it is here. What a queue handed out is finished."""
         while not task.fetched.done():
-            if self.stop.is_set():
+            if self.stop.is_set() and not self.one_at_a_time:
                 return False
             wait([task.fetched], timeout=_STOP_IS_NOTICED_S)
         return True
