@@ -16,18 +16,19 @@ from engine import (
     list_images,
     read_image,
 )
+from engine.system.libraries import installed_version
 from service.request import SAVE_KINDS, PredictRequest, build_request
 from service.results.pictures import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
 from service.session import Caches, open_session
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo"
-_CONFIGURATIONS: tuple[dict[str, str], ...] = (
-    {"runtime": "paddle", "mkldnn": "off"},
-    {"runtime": "paddle", "mkldnn": "on"},
-    {"runtime": "onnx", "provider": "cpu"},
-    {"runtime": "onnx", "provider": "openvino"},
+_CONFIGURATIONS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("paddlepaddle", {"runtime": "paddle", "mkldnn": "off"}),
+    ("paddlepaddle", {"runtime": "paddle", "mkldnn": "on"}),
+    ("onnxruntime", {"runtime": "onnx", "provider": "cpu"}),
+    ("openvino", {"runtime": "onnx", "provider": "openvino"}),
 )
-"""The first one is the reference that the others are compared with."""
+"""With the distribution that each needs. The first that runs is the reference that the others are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
         The table.
 
     Raises:
-        EngineError: the bundle or an image cannot be used, or no runtime is installed.
+        EngineError: the bundle or an image cannot be used, an installed runtime does not start, or none is installed.
     """
     paths = list_images(images or [str(DEMO_FOLDER / "pictures")])
     tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
@@ -102,11 +103,13 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
     rows: list[DemoRow] = []
     absent: list[str] = []
     reference: list[Prediction] = []
-    for configuration in _CONFIGURATIONS:
+    for distribution, configuration in _CONFIGURATIONS:
         request = build_request(**configuration, save=frozenset(SAVE_KINDS))
         try:
             row, predictions = _run(paths, request, caches, out if not reference else None, reference)
         except RuntimeUnavailableError as error:
+            if installed_version(distribution) is not None:
+                raise
             absent.append(str(error))
             continue
         reference = reference or predictions

@@ -419,8 +419,8 @@ def _add_uploads(app: FastAPI, uploads: Uploads | None) -> None:
         return await known(uploads).answered(request, _mask)
 
     async def results(request: Request) -> Response:
-        door = known(uploads)
-        return await door.answered(request, partial(_results, door.model.name.label))
+        offered = known(uploads)
+        return await offered.answered(request, partial(_results, offered.model.name.label))
 
     def known(uploads: Uploads | None) -> Uploads:
         if uploads is None:

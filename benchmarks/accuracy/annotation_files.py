@@ -21,7 +21,7 @@ from benchmarks.accuracy.annotations import (
     Shape,
 )
 from engine.errors import ImageError
-from engine.system.settings_files import SettingsError, read_json, read_text
+from engine.system.settings_files import SettingsError, first_problem, read_json, read_text
 from engine.system.text import legible
 
 _MAPPING: Final = "class_mapping.json"
@@ -155,9 +155,7 @@ def _checked(form: TypeAdapter[_Content], content: object, path: Path) -> _Conte
     try:
         return form.validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "/".join(map(str, first["loc"]))
-        raise ImageError(f"{path}: {legible(where, _SHOWN)}: {first['msg']}: save it anew") from error
+        raise ImageError(f"{path}: {first_problem(error)}: save it anew") from error
 
 
 def _shapes_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from converters.exporting.bundle_files import ExportClass, require_distinct
 from engine.bundle.bundle import MOST_CLASSES, ClassText, Color
 from engine.errors import ConversionError
-from engine.system.settings_files import SettingsError, read_json, shown_value
+from engine.system.settings_files import SettingsError, first_problem, read_json
 
 
 def _empty_is_none(value: object) -> object:
@@ -104,6 +104,4 @@ def _read(path: Path) -> _Record:
     try:
         return _Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise ConversionError(f"{path}: {field}: {first['msg']}, but it is {shown_value(first['input'])}") from error
+        raise ConversionError(f"{path}: {first_problem(error)}") from error

@@ -25,7 +25,7 @@ from engine.bundle.kinds import (
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.options import Precision
 from engine.system.files import scratch_folder
-from engine.system.settings_files import SettingsError, read_json, read_yaml, shown_value
+from engine.system.settings_files import SettingsError, first_problem, read_json, read_yaml, shown_value
 from engine.transforms import MAX_SIDE, Transform
 
 Color = tuple[int, int, int]
@@ -399,9 +399,7 @@ def _check(kind: type[_Record], content: object, where: str) -> _Record:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise BundleError(f"{where}: {field}: {first['msg']}, but it is {shown_value(first['input'])}") from error
+        raise BundleError(f"{where}: {first_problem(error)}") from error
 
 
 def _read_deploy(path: Path, where: str) -> _DeployRecord:

@@ -596,7 +596,7 @@ class Predictor:
         return fitting
 
     def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
-        """Measure what runs take and keep to a limit from now on, unless there is no doubt that they fit.
+        """Measure what runs take and keep to a limit from now on, unless they certainly fit.
 
         Runs on a GPU are not measured: what they take is the GPU's memory, and TensorRT takes no pictures outside its
         profile.

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import OptionError
 from engine.images.statistics import PictureStatistics
-from engine.system.settings_files import SettingsError, read_json
+from engine.system.settings_files import SettingsError, first_problem, read_json
 from engine.system.text import json_text
 
 _log = logging.getLogger(__name__)
@@ -167,6 +167,5 @@ def require_reference(folder: Path) -> Reference | None:
     except SettingsError as error:
         reason = f"it {error}"
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
     raise OptionError(f"{STATISTICS_NAME} is ignored ({reason})")

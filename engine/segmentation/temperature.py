@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import BundleError
-from engine.system.settings_files import SettingsError, read_json
+from engine.system.settings_files import SettingsError, first_problem, read_json
 from engine.system.text import json_text
 
 TEMPERATURE_NAME: Final = "temperature.json"
@@ -65,6 +65,5 @@ def read_temperature(folder: Path) -> Temperature | None:
     except SettingsError as error:
         reason = f"it {error}"
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
     raise BundleError(f"{TEMPERATURE_NAME} cannot be used ({reason}): remove it, or fit it again with pseg evaluate")

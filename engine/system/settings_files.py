@@ -11,11 +11,15 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import yaml
 
 from engine.system.files import open_to_read
+from engine.system.text import legible
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MOST_YAML_BYTES: Final = 256 << 10
 """PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
@@ -52,6 +56,20 @@ def shown_value(value: object) -> str:
         At most 80 characters; of a longer text its beginning and its end.
     """
     return _SHORT.repr(value)[:_SHOWN_CHARACTERS]
+
+
+def first_problem(error: "ValidationError") -> str:
+    """Say what the first wrong field of a file is.
+
+    Args:
+        error: of the model that the file's content was held against.
+
+    Returns:
+        The field, what is wrong with it, and its value, shortened.
+    """
+    first = error.errors()[0]
+    field = legible(".".join(map(str, first["loc"])), _SHOWN_CHARACTERS) or "its content"
+    return f"{field}: {first['msg']}, but it is {shown_value(first['input'])}"
 
 
 def read_text(path: Path, most_bytes: int) -> str:

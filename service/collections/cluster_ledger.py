@@ -246,11 +246,8 @@ class ClusterLedger:
         done = [entry for entry in self.entries if not entry.failed]
         others = len(done) - sum(not entry.failed for entry in self.of_run(tasks, digest))
         if others:
-            raise LedgerError(
-                out.root,
-                f"holds the results of another run, {others} images (another bundle, other options or other images): "
-                "name another folder, go on with it (--resume), or replace it (--overwrite)",
-            )
+            differences = "another bundle, other options or other images"
+            raise LedgerError.of_another_run(out.root, others, differences)
 
     def without_pictures_of(self, tasks: Sequence[RemoteTask]) -> list[ClusterEntry]:
         """Select the entries whose pictures stay what they are while images are done."""

@@ -542,11 +542,7 @@ def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
     )
     if kept:
         others = "; ".join(run.differences(content.run)) or "other images"
-        raise LedgerError(
-            path.parent,
-            f"holds the results of another run, {kept} images ({others}): name another folder, give the options of "
-            "that run, or replace its results (--overwrite; with --resume they are replaced one by one)",
-        )
+        raise LedgerError.of_another_run(path.parent, kept, others)
 
 
 def _change(

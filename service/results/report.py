@@ -25,7 +25,7 @@ from importlib import metadata
 from importlib.resources import files
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -420,9 +420,15 @@ def request_facts(request: PredictRequest) -> dict[str, str]:
         else f"shrunk for the network above {limit:,} pixels, unless they are cut into tiles",
         **({} if scaled is None else {"values": f"{scaled[0]:g} became 0, and {scaled[1]:g} became 255"}),
         "threshold": f"{request.masks.threshold:g} (for probability maps and overlapping classes)",
-        **{name.replace("_", "-"): str(value) for name, value in asked.items()},
+        **{name.replace("_", "-"): _asked(value) for name, value in asked.items()},
         "pseg": metadata.version("paddleseg-dual-runtime"),
     }
+
+
+def _asked(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, cast("list[object]", value)))
+    return "yes" if value is True else str(value)
 
 
 def _pictures(row: _Row, shown: Shown, side: int) -> tuple[Image.Image, Image.Image]:

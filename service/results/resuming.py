@@ -24,6 +24,21 @@ class LedgerError(EngineError):
         self.line = line
         self.problem = problem
 
+    @classmethod
+    def of_another_run(cls, place: Path | str, images: int, differences: str) -> "LedgerError":
+        """Say that results of another run would be replaced.
+
+        Args:
+            place: where they lie.
+            images: that have results.
+            differences: of the other run to this one.
+        """
+        return cls(
+            place,
+            f"holds the results of another run, {images} images ({differences}): name another folder, give the options "
+            "of that run, or replace its results (--overwrite; with --resume they are replaced one by one)",
+        )
+
 
 class Image(Protocol):
     """An image that is to be done."""

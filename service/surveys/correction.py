@@ -219,7 +219,8 @@ def _require_evaluated(
         if _deciding(record["provenance"]) != evaluated or differs:
             raise OptionError(
                 f"{path}: the mask of {each.path} in the ledger is not what was evaluated (another model or other "
-                "options, a region of interest, or a clean-up): evaluate with the options of the run",
+                "options, a region of interest, or a clean-up): predict and evaluate with one model and the same "
+                "options, without a region and without a clean-up",
                 option=_OPTION,
             )
 

@@ -624,7 +624,8 @@ def test_the_command_line_writes_it(page: Page, bundle: Path, tmp_path: Path) ->
     pixels[:, 60:] = (20, 200, 20)
     Image.fromarray(pixels).save(pictures / "reef.png")
     (pictures / "text.png").write_text("no picture")
-    arguments = ("predict", bundle, pictures, "--out", tmp_path / "masks", "--report", path)
+    asked = ("--min-area", "2px", "--fill-holes", "--scales", "1,1.5")
+    arguments = ("predict", bundle, pictures, "--out", tmp_path / "masks", "--report", path, *asked)
     ended = CliRunner().invoke(cli.app, [str(each) for each in arguments], catch_exceptions=False)
     assert ended.exit_code == ExitStatus.INCOMPLETE
     page.open(path)
@@ -638,6 +639,7 @@ def test_the_command_line_writes_it(page: Page, bundle: Path, tmp_path: Path) ->
     assert made["runtime"] == "onnx"
     assert made["mask size"] == "the photograph's"
     assert made["images"] == "shrunk for the network above 1,000,000 pixels, unless they are cut into tiles"
+    assert (made["min-area"], made["fill-holes"], made["scales"]) == ("2px", "yes", "1.0, 1.5")
     assert re.fullmatch("[0-9a-f]{64}", made["bundle digest"])
 
 
