@@ -15,7 +15,9 @@ import typer
 from converters.exporting.packing import pack
 from engine import Bundle, Device, OptionError, open_bundle
 from engine.declaration import Options, option
+from engine.runtimes.programs.input_bands import taken_bands
 from engine.runtimes.selection import candidates
+from engine.transforms import bands_of_images
 from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
 from service.collections.cluster_ledger import (
     LEDGER,
@@ -201,6 +203,12 @@ def _require_apart(
 
 def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[bytes, Run]:
     with open_bundle(path) as bundle:
+        bands = bands_of_images(taken_bands(bundle) or 3)
+        if bands != 3:
+            raise OptionError(
+                f"{path}: the network takes images of {bands} bands, and photographs, which this command segments, "
+                "have three: use `pseg predict --bands`"
+            )
         run = Run(bundle.digest, options_with_effect(request, None), images, "")
         if path.is_file():
             return path.read_bytes(), run

@@ -23,6 +23,7 @@ from engine import (
     EngineError,
     Failed,
     ImageError,
+    MaskSize,
     OptionError,
     Predictor,
     Provenance,
@@ -32,7 +33,8 @@ from engine import (
     read_image,
 )
 from engine.errors import message_of
-from engine.images import Capture, ImageLimits
+from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, ImageLimits
+from engine.images.tiff import is_georeferenced
 from engine.rasters.result import Result
 from engine.segmentation.palette import OverlayOptions
 from engine.system.files import scratch_folder
@@ -256,6 +258,8 @@ class _Images:
     limits: ImageLimits
     stop: Event
     exhausted: bool = False
+    georeferenced: bool = field(default=False, init=False)
+    """Whether an image that was read as a photograph says where on the earth it lies."""
     _fetchers: ThreadPoolExecutor | None = field(default=None, init=False)
 
     @property
@@ -296,7 +300,9 @@ class _Images:
         if not self.arrives(task):
             raise ImageError("the process was asked to stop before the image had arrived")
         try:
-            return read_image(task.fetched.result(), **self.limits.values())
+            path = task.fetched.result()
+            self.georeferenced |= is_georeferenced(path)
+            return read_image(path, **self.limits.values())
         except ImageError as error:
             raise _named(error, task) from error
 
@@ -368,25 +374,34 @@ class _Run:
             if self.images.one_at_a_time and isinstance(result, Failed) and isinstance(result.error, StorageError):
                 # It is not acknowledged, and no other one is taken.
                 return
-        self._require_effect()
+        self._require_effect(options)
         if not self.images.exhausted:
             self.outcome.problems.append("ended early because the service was asked to stop: images may be left")
             self.images.source.acknowledge()
 
-    def _require_effect(self) -> None:
+    def _require_effect(self, asked: PredictRequest) -> None:
         """An option that acted on no image is a mistake; which images there are is known only now."""
         if self.request.shard is not None or self.outcome.failed:
             # The images that it is for may be those that failed, or those of another shard.
             return
-        published, options = self.outcome.published, self.request.tile_options().values()
-        for names, cut in (
-            (TILE_OPTIONS, any(each.is_cut for each in published)),
-            (RASTER_OPTIONS, any("raster" in each.details for each in published)),
+        published, tiles = self.outcome.published, self.request.tile_options()
+        options = tiles.values()
+        given = {name for name in TILE_OPTIONS | RASTER_OPTIONS if options[name] is not None}
+        as_photograph = {"as_photograph"} if tiles.as_photograph else set[str]()
+        of_photographs = set[str]()
+        if asked.masks.mask_size is not MaskSize.ORIGINAL:
+            of_photographs.add("mask_size")
+        if asked.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}:
+            of_photographs.add("max_img_size")
+        for idle, acted, reason in (
+            (given & TILE_OPTIONS, any(each.is_cut for each in published), "no image is cut into tiles"),
+            (given & RASTER_OPTIONS, any("raster" in each.details for each in published), "no image is a raster"),
+            (as_photograph, self.images.georeferenced, "no image is a georeferenced TIFF"),
+            (of_photographs, tiles.tile or not all(each.is_cut for each in published), "every image is a raster"),
         ):
-            idle = sorted(name.replace("_", "-") for name in names if options[name] is not None)
-            if published and idle and not cut:
-                kind = "is cut into tiles" if names is TILE_OPTIONS else "is a raster"
-                self.outcome.problems.append(f"no image {kind}, so {' and '.join(idle)} had no effect: leave it out")
+            if published and idle and not acted:
+                names = " and ".join(sorted(name.replace("_", "-") for name in idle))
+                self.outcome.problems.append(f"{reason}, so {names} had no effect: leave it out")
 
     @contextmanager
     def _report(self, page: Path, overlays: OverlayOptions) -> Generator[Callable[[_Result], None]]:

@@ -232,3 +232,13 @@ def test_grey_networks_are_evaluated_and_calibrated_on_photographs(grey: Path, c
     recorded("convert", grey, "--precision", "int8", "--calibrate", photographs, "--out", made, "--cache-dir", cache)
     with open_bundle(made) as bundle:
         assert (bundle.folder / STATISTICS_NAME).exists()
+
+
+def test_a_cluster_segments_photographs_only(multispectral: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (24, 24)).save(picture)
+    assert pseg("manifest", picture, "--out", tmp_path / "m.parquet").exit_code == ExitStatus.DONE
+    result = pseg("scale", multispectral, tmp_path / "m.parquet", "--out", tmp_path / "o")
+    assert result.exit_code == ExitStatus.WRONG_REQUEST
+    assert "takes images of 4 bands" in " ".join(result.stderr.split())
+    assert not (tmp_path / "o").exists()

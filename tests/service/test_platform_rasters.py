@@ -126,6 +126,18 @@ def test_an_option_that_acted_on_no_image_is_a_problem(scene: Scene) -> None:
     assert "0.pseudo.png" in shelf.products
 
 
+def test_what_is_for_photographs_or_against_rasters_is_a_problem_without_them(scene: Scene, tmp_path: Path) -> None:
+    plain, _ = scene.do(Pictures(scene.pictures(1), scene.history), as_photograph=True)
+    assert plain.problems == ["no image is a georeferenced TIFF, so as-photograph had no effect: leave it out"]
+    path, _ = reef(tmp_path)
+    rasters = [Picture(path, scene.history)]
+    only, _ = scene.do(Pictures(rasters, scene.history), mask_size="inference", max_img_size=900)
+    assert only.problems == ["every image is a raster, so mask-size and max-img-size had no effect: leave it out"]
+    both = [*rasters, *scene.pictures(1)]
+    mixed, _ = scene.do(Pictures(both, scene.history), mask_size="inference", max_img_size=900)
+    assert mixed.problems == []
+
+
 def test_a_damaged_raster_is_listed_by_its_name(scene: Scene, tmp_path: Path) -> None:
     path, _ = reef(tmp_path)
     content = bytearray(path.read_bytes())
