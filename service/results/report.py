@@ -379,7 +379,8 @@ def _quality(region: Mapping[str, Any] | None) -> str | None:
         return None
     quality = region["quality"]
     hidden = f", {quality['hidden_corners']} corner hidden" if quality["hidden_corners"] else ""
-    return f"at least {min(quality['shown']):.0%} of each side shows, {quality['residual_px']:.1f} pixels off{hidden}"
+    straight = f"sides {quality['residual_px']:.1f} pixels from straight lines"
+    return f"at least {min(quality['shown']):.0%} of each side of the frame shows, {straight}{hidden}"
 
 
 def _region_totals(rows: Sequence[_Row]) -> list[ClassTotal]:
