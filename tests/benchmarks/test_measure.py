@@ -90,6 +90,7 @@ def test_turns_alternate_and_every_sample_is_kept(work: Work, images: tuple[Path
         assert 30 << 20 < each.turns[-1].peak_rss_bytes < 1 << 30
 
 
+@pytest.mark.long
 def test_a_killed_process_is_a_row_with_its_error(work: Work) -> None:
     with opened(ONE, work) as doomed, opened(TWO, work) as other:
         take_turns([doomed, other], 1)
@@ -163,6 +164,7 @@ def test_the_reference_is_paddle_without_onednn(tmp_path: Path) -> None:
     assert measurement.agreement.mismatched_ppm < 100
 
 
+@pytest.mark.long
 def test_a_reference_that_does_not_run_is_told_and_the_rest_is_measured(
     images: tuple[Path, ...], tmp_path: Path
 ) -> None:

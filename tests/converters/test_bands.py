@@ -26,7 +26,9 @@ from service.session import Caches, certify
 from tests.conftest import CLASSES, vendor_warnings_ignored
 
 
-@pytest.fixture(scope="module", params=[1, 4, 6])
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, marks=pytest.mark.long), 4, pytest.param(6, marks=pytest.mark.long)]
+)
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, Any]:
     """One convolution of random weights as a bundle; its bands; its weights and biases."""
     bands: int = request.param

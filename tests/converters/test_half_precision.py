@@ -103,6 +103,7 @@ def test_squares_do_not_overflow(tmp_path: Path) -> None:
     assert np.abs(np.asarray(found)).max() <= 1
 
 
+@pytest.mark.long
 def test_a_constant_that_does_not_fit_is_named(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "masked"], ["y"], name="mask")]
     model = save_network(tmp_path / "large.onnx", nodes, {"masked": -1e9})
@@ -136,6 +137,7 @@ def test_a_product_beyond_fp16_stays_in_fp32(tmp_path: Path) -> None:
     assert (small.largest_activation, small.kept_nodes) == (pytest.approx(500), ())
 
 
+@pytest.mark.long
 def test_large_inputs_and_outputs_are_not_halved_on_their_way(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["x", "thousand"], ["y"], name="grows")]
     half = tmp_path / "half.onnx"

@@ -145,6 +145,7 @@ def test_backbones_that_always_fetch_weights_are_built_without(name: str) -> Non
     assert not_loaded == [name]
 
 
+@pytest.mark.long
 def test_weights_that_were_not_loaded_are_named(tmp_path: Path) -> None:
     backbone = {"type": "VisionTransformer", "img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
     config = write_configuration(
@@ -367,6 +368,7 @@ def test_weights_read_as_paddle_reads_them(weights: Path) -> None:
     assert all(np.array_equal(arrays[name], expected[name].numpy()) for name in arrays)
 
 
+@pytest.mark.long
 def test_the_bands_are_those_of_the_configuration(tmp_path: Path) -> None:
     model = {"type": "BiSeNetV2", "num_classes": 2, "in_channels": 1}
     content = configuration(model, [{"type": "Normalize", "mean": [0.5], "std": [0.5]}])

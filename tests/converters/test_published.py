@@ -136,6 +136,7 @@ def test_a_declared_picture_without_bounds_is_refused(published: Path, tmp_path:
         import_published(source, tmp_path / "a.tgz")
 
 
+@pytest.mark.long
 def test_another_number_of_classes_is_refused(published: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"has 3 classes, but 2 are named \(background, person\)"):
         import_published(published, tmp_path / "lite.tgz", classes=CLASSES[:2])

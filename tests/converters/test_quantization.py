@@ -120,6 +120,7 @@ def test_demo_is_as_accurate_as_in_fp32(demo: Demo, int8_demo: Int8Demo) -> None
         assert miou(predictor) >= miou(demo.predictor) - 0.005
 
 
+@pytest.mark.long
 def test_demo_for_gpus_is_around_zero_and_keeps_its_masks(demo: Demo, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     held_out = [("scene", image(render_scene(900_004, 512, 384).image))]

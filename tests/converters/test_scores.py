@@ -108,6 +108,7 @@ def append_argmax(program: Path, ended: Path, destination: Path) -> None:
     content.write(destination)
 
 
+@pytest.mark.long
 def test_the_demos_network_with_an_argmax_gets_its_scores_back(argmax_network: Path, tmp_path: Path) -> None:
     (tmp_path / "cut").mkdir()
     with open_bundle(DEMO) as bundle:
@@ -311,6 +312,7 @@ def test_both_models_of_the_new_bundle_say_the_old_mask(made: tuple[Path, dict[s
             assert (scores.argmax(axis=1) != mask).mean() <= (0 if isinstance(options, PaddleOptions) else 1e-4)
 
 
+@pytest.mark.long
 def test_inspection_shows_where_a_bundle_comes_from(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, record = made
     status, said, _ = run("inspect", folder / "new.tgz", "--json")

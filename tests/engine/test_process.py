@@ -238,7 +238,11 @@ def processes_of(mark: int | str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [*((name, "plain") for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGSEGV")), ("SIGKILL", "nested")],
+    [
+        *((name, "plain") for name in ("SIGKILL", "SIGTERM")),
+        *(pytest.param(name, "plain", marks=pytest.mark.long) for name in ("SIGINT", "SIGSEGV")),
+        ("SIGKILL", "nested"),
+    ],
 )
 def test_children_end_with_their_parent(name: str, kind: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"

@@ -223,6 +223,7 @@ def test_many_classes(count: int, tmp_path: Path, tally: Tally) -> None:
     tally(KIND, "correct mask")
 
 
+@pytest.mark.long
 def test_an_argmax_inside_of_the_network_may_give_more_than_256_classes(tmp_path: Path, tally: Tally) -> None:
     nodes: list[Node] = [
         ("Mul", ["factor"], {}),

@@ -158,7 +158,7 @@ def test_generated_pictures_have_no_bands_to_choose_from(
     assert "generated pictures have the bands that the network takes" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("network", ["multispectral", "grey"])
+@pytest.mark.parametrize("network", ["multispectral", pytest.param("grey", marks=pytest.mark.long)])
 def test_generated_pictures_have_the_bands_of_the_network(
     network: str, cache: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -170,6 +170,7 @@ def test_generated_pictures_have_the_bands_of_the_network(
     assert (measured["error"], measured["summary"]["mismatched_ppm"]) == (None, 0)
 
 
+@pytest.mark.long
 def test_own_pictures_of_several_bands_are_measured(
     multispectral: Path, folders: tuple[Path, Path], cache: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_nothing_that_can_run_here_is_refused_with_the_reasons(bundle: Path) -> 
     assert "int8 under TensorRT only" in said
 
 
+@pytest.mark.long
 def test_one_that_fails_is_told_and_the_others_are_measured(images: Path, tmp_path: Path) -> None:
     folder = bundle_folder(tmp_path / "damaged")
     (folder / "onnx" / "int8").mkdir()

@@ -99,6 +99,7 @@ def test_an_archive_is_not_called_otherwise(name: str, small_network: Path, cach
     assert not (tmp_path / name).exists()
 
 
+@pytest.mark.long
 def test_int8_lies_beside_fp32(converted: tuple[Path, Any], pictures: Path, cache: Path, tmp_path: Path) -> None:
     bundle, plain = converted
     out = tmp_path / "int8.tgz"

@@ -312,6 +312,7 @@ def test_closed_streams_are_no_files(bundle: Path, tmp_path: Path) -> None:
 # ---- a user without a home --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_user_without_a_home_works_with_a_temporary_cache(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "tmp").mkdir()

@@ -447,6 +447,7 @@ LOST: Mapping[str, str] = {
 }
 
 
+@pytest.mark.long
 def test_faults_that_stay_are_never_hidden(machine: Machine, platform: JobPlatform, bundle: Path) -> None:
     collection = put_collection(platform)
     kept = platform.put("kept.tgz", bundle.read_bytes())
@@ -526,6 +527,7 @@ def test_sigterm_ends_after_the_image_in_hand(machine: Machine, platform: JobPla
     assert [each["id"] for each in platform.jobs] == [left]
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_worker_that_waits(machine: Machine, platform: JobPlatform) -> None:
     platform.keeps_waiting = True
     with machine.worker(platform) as child:
@@ -627,6 +629,7 @@ def description(machine: Machine, **more: str) -> dict[str, Any]:
     return json.loads(ended.stdout)
 
 
+@pytest.mark.long
 def test_the_description_is_what_the_platform_registers(machine: Machine) -> None:
     printed = description(
         machine,
@@ -653,6 +656,7 @@ def test_the_description_is_what_the_platform_registers(machine: Machine) -> Non
     assert {"masks", "failures", "products", "cover"} < set(printed["result-schema"]["properties"])
 
 
+@pytest.mark.long
 def test_the_variant_for_a_gpu_asks_for_one(machine: Machine) -> None:
     printed = description(machine, PSEG_SERVICE_DEVICE="gpu")
     assert printed["name"] == "infer-with-paddle-paddle-gpu"
@@ -660,6 +664,7 @@ def test_the_variant_for_a_gpu_asks_for_one(machine: Machine) -> None:
     assert printed["request-schema"]["properties"]["device"]["default"] == "gpu"
 
 
+@pytest.mark.long
 def test_settings_that_are_wrong_are_refused(machine: Machine) -> None:
     ended = machine.work("--print-service-description", PSEG_SERVICE_DEVICE="xpu")
     assert ended.returncode == 2

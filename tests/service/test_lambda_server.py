@@ -407,6 +407,7 @@ def test_the_platform_sends_the_request_of_a_job(machine: Machine, bundle: Path)
             assert "--model" in line
 
 
+@pytest.mark.long
 def test_a_place_is_needed_for_artifacts_too(machine: Machine, bundle: Path) -> None:
     environment = {"PSEG_LAMBDA_PLACES": "1", "IVCAP_URL": "http://127.0.0.1:9", "IVCAP_JWT": "x"}
     with running(machine, "--model", str(bundle), **environment) as server:
@@ -423,9 +424,9 @@ def test_a_place_is_needed_for_artifacts_too(machine: Machine, bundle: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
-        (["--model", "nowhere.tgz"], {}, "nowhere.tgz"),
+        pytest.param(["--model", "nowhere.tgz"], {}, "nowhere.tgz", marks=pytest.mark.long),
         ([], {"PSEG_LAMBDA_PLACES": "0"}, "PSEG_LAMBDA_PLACES is 0"),
-        ([], {"PSEG_LAMBDA_ANSWER_S": "long"}, "PSEG_LAMBDA_ANSWER_S is 'long'"),
+        pytest.param([], {"PSEG_LAMBDA_ANSWER_S": "long"}, "PSEG_LAMBDA_ANSWER_S is 'long'", marks=pytest.mark.long),
     ],
     ids=["no model", "no places", "no number"],
 )

@@ -95,7 +95,14 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(cli.app, [str(each) for each in arguments])
 
 
-@pytest.mark.parametrize("command", [name for name, entry in ENTRIES.items() if isinstance(entry, Entry)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(name, marks=() if name in {"predict", "convert", "bench"} else pytest.mark.long)
+        for name, entry in ENTRIES.items()
+        if isinstance(entry, Entry)
+    ],
+)
 def test_a_hostile_model_meets_a_child_first(
     command: str, folder: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

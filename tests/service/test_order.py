@@ -186,6 +186,7 @@ def test_the_documented_command_runs_on_the_demo_picture(platform: Platform) -> 
     assert not (REPOSITORY / "cache").exists()
 
 
+@pytest.mark.long
 def test_a_local_folder_is_done_in_order_without_what_is_no_image(
     platform: Platform, bundle: Path, photographs: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_local_folder_is_done_in_order_without_what_is_no_image(
     assert len(list(photographs.iterdir())) == 7
 
 
+@pytest.mark.long
 def test_results_of_an_earlier_order_are_kept(platform: Platform, bundle: Path, photographs: Path) -> None:
     out = results_folder(platform)
     order = ["--model", str(bundle), "--image", str(photographs / "b.png"), "--ivcap:out-dir", str(out)]
@@ -322,6 +324,7 @@ def test_what_cannot_be_done_ends_with_1(platform: Platform, bundle: Path, photo
     assert of_model["provenance"] is None
 
 
+@pytest.mark.long
 def test_a_result_that_cannot_be_written_is_told(platform: Platform, bundle: Path, photographs: Path) -> None:
     out = results_folder(platform)
     # The name that the metadata would get is taken by a folder; the library only logs that.
@@ -336,6 +339,7 @@ def test_a_result_that_cannot_be_written_is_told(platform: Platform, bundle: Pat
     assert summary["images"] == {"total": 3, "succeeded": 2, "failed": 1}
 
 
+@pytest.mark.long
 def test_an_aspect_that_cannot_be_written_is_told(platform: Platform, bundle: Path, photographs: Path) -> None:
     out = results_folder(platform)
     # The library names the summary's file after the order; too long a name fails, which it only logs.
@@ -416,6 +420,7 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
     assert set(workflow) >= {"memory", "cpu", "ephemeral-storage"}
 
 
+@pytest.mark.long
 def test_the_variant_for_a_gpu_asks_for_one(platform: Platform) -> None:
     service = description(platform, PSEG_SERVICE_DEVICE="gpu", PSEG_SERVICE_MEMORY="12Gi")
     workflow = service["workflow"]["basic"]
@@ -427,6 +432,7 @@ def test_the_variant_for_a_gpu_asks_for_one(platform: Platform) -> None:
     assert device["default"] == "gpu"
 
 
+@pytest.mark.long
 def test_a_start_tells_which_build_it_is(platform: Platform, bundle: Path) -> None:
     build = {"PSEG_VERSION": "1.2.3", "PSEG_COMMIT": "abcdef", "PSEG_BUILD_DATE": "2026-01-02"}
     ended = platform.order("--model", str(bundle), "--ivcap:in-dir", ".", **build)
@@ -435,6 +441,7 @@ def test_a_start_tells_which_build_it_is(platform: Platform, bundle: Path) -> No
     assert all(value in banner for value in build.values())
 
 
+@pytest.mark.long
 def test_settings_that_are_wrong_are_refused(platform: Platform) -> None:
     assert platform.order("--ivcap:print-service-description", PSEG_SERVICE_DEVICE="xpu").returncode == 2
     ended = platform.order("--ivcap:print-service-description", PSEG_HTTP_RETRIES="often")
@@ -442,6 +449,7 @@ def test_settings_that_are_wrong_are_refused(platform: Platform) -> None:
     assert "PSEG_HTTP_RETRIES" in ended.stdout
 
 
+@pytest.mark.long
 def test_logs_are_json_lines_on_request(platform: Platform, bundle: Path, photographs: Path) -> None:
     (photographs / "zoë.png").write_bytes(b"broken")
     order = ("--model", str(bundle), "--images", str(photographs), "--ivcap:out-dir", str(results_folder(platform)))
@@ -460,6 +468,7 @@ def test_logs_are_json_lines_on_request(platform: Platform, bundle: Path, photog
     assert "PSEG_LOG_FORMAT is 'xml': give text or json" in refused.stdout
 
 
+@pytest.mark.long
 def test_the_help_tells_every_parameter(platform: Platform) -> None:
     ended = platform.order("-H")
     assert ended.returncode == 0
@@ -546,6 +555,7 @@ def test_shards_of_a_queue_share_no_image_and_leave_none_out(
     assert sorted(done) == [f"picture-{number}.pseudo.png" for number in range(6)]
 
 
+@pytest.mark.long
 def test_shards_of_a_local_folder(platform: Platform, bundle: Path, photographs: Path) -> None:
     outs = {shard: results_folder(platform, shard.replace("/", "-of-")) for shard in ("1/4", "2/4", "3/4", "4/4")}
     base = ["--model", str(bundle), "--images", str(photographs), "--shard"]
@@ -554,6 +564,7 @@ def test_shards_of_a_local_folder(platform: Platform, bundle: Path, photographs:
     assert images == [[f"urn:file://{photographs}/{name}"] for name in ("GOPR0247.JPG", "b.png", "b.tiff")] + [[]]
 
 
+@pytest.mark.long
 def test_a_single_artifact_and_a_model_of_two_classes(platform: Platform, proxy: DataProxy) -> None:
     storage = proxy.storage()
     folder = bundle_folder(platform.root / "files", classes=CLASSES[:2], network=two_class_network())
@@ -586,6 +597,7 @@ def two_class_network() -> bytes:
     return make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
+@pytest.mark.long
 def test_names_of_any_script_reach_the_storage(platform: Platform, bundle: Path, proxy: DataProxy) -> None:
     storage = proxy.storage()
     model = storage.put("model", bundle.read_bytes())
@@ -635,6 +647,7 @@ def test_in_the_cluster_no_parameter_names_something_of_this_machine(
     assert "urn:ivcap:" in ended.stderr
 
 
+@pytest.mark.long
 def test_what_the_queue_hands_out_is_asked_from_the_platform_alone(
     platform: Platform, bundle: Path, proxy: DataProxy
 ) -> None:
@@ -655,6 +668,7 @@ def test_what_the_queue_hands_out_is_asked_from_the_platform_alone(
     assert list(storage.masks) == ["good.pseudo.png"]
 
 
+@pytest.mark.long
 def test_downloads_have_limits(platform: Platform, bundle: Path, proxy: DataProxy) -> None:
     storage = proxy.storage()
     model = storage.put("model", bundle.read_bytes())
@@ -782,6 +796,7 @@ def test_a_fault_that_stays_is_never_hidden(
     assert summary["status"] == ("done" if status == 0 else "incomplete")
 
 
+@pytest.mark.long
 def test_a_queue_that_takes_no_acknowledgements_does_not_go_on_for_ever(
     platform: Platform, bundle: Path, proxy: DataProxy
 ) -> None:
@@ -795,6 +810,7 @@ def test_a_queue_that_takes_no_acknowledgements_does_not_go_on_for_ever(
     assert "again and again" in summary["problems"][0]
 
 
+@pytest.mark.long
 def test_a_queue_without_images_and_tuning_on_a_queue_are_told(
     platform: Platform, bundle: Path, proxy: DataProxy
 ) -> None:

@@ -528,6 +528,7 @@ def test_a_killed_run_goes_on_tile_by_tile(bundle: Path, tmp_path: Path, out: Pa
     np.testing.assert_array_equal(classes_of(out / "reef.tif"), expected)
 
 
+@pytest.mark.long
 def test_a_changed_raster_is_done_again_from_the_start(
     bundle: Path, tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -181,6 +181,7 @@ def sidecar() -> Iterator[FaultyServer[JobPlatform]]:
         yield server
 
 
+@pytest.mark.long
 def test_a_job_of_an_orthomosaic(
     sidecar: FaultyServer[JobPlatform], machine: Machine, bundle: Path, tmp_path: Path
 ) -> None:

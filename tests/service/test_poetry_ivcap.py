@@ -307,6 +307,7 @@ def test_a_job_is_executed_by_the_worker_that_is_registered(clone: Clone, platfo
     require_masks(platform)
 
 
+@pytest.mark.long
 def test_what_is_missing_is_named_where_the_environment_is_not_made(poetry_installed: None, tmp_path: Path) -> None:
     clone = new_clone(tmp_path)
     (clone.state / "pushed").mkdir()
@@ -321,12 +322,14 @@ def test_what_is_missing_is_named_where_the_environment_is_not_made(poetry_insta
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
-        ([], {}, "there is no work"),
+        pytest.param([], {}, "there is no work", marks=pytest.mark.long),
         (["--test-file", "job.json"], {"IVCAP_URL": "https://platform.standin.example"}, "IVCAP_JWT is not set"),
-        (["--test-file", "job.json"], {}, "IVCAP_URL has to name the platform"),
-        (["--test-file", "nowhere.json"], {}, "nowhere.json holds no job"),
+        pytest.param(["--test-file", "job.json"], {}, "IVCAP_URL has to name the platform", marks=pytest.mark.long),
+        pytest.param(["--test-file", "nowhere.json"], {}, "nowhere.json holds no job", marks=pytest.mark.long),
         (["--model", "model.tgz"], {}, "an order has at least one argument that begins with --ivcap:"),
-        (["--print-service-description"], {"PSEG_SERVICE_DEVICE": "xpu"}, "give cpu or gpu"),
+        pytest.param(
+            ["--print-service-description"], {"PSEG_SERVICE_DEVICE": "xpu"}, "give cpu or gpu", marks=pytest.mark.long
+        ),
     ],
     ids=["no work", "no token", "no platform", "no job", "an order", "no device"],
 )

@@ -583,6 +583,7 @@ def test_an_error_leaves_a_report_of_what_was_done(page: Page, tmp_path: Path) -
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
     script = """
 import os, sys
@@ -724,8 +725,21 @@ def survey(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (WIDTHS[0], "dark"),
+        (WIDTHS[-1], "light"),
+        *(
+            pytest.param(width, scheme, marks=pytest.mark.long)
+            for width, scheme in [
+                (WIDTHS[0], "light"),
+                *((width, "dark") for width in WIDTHS[1:]),
+                (WIDTHS[1], "light"),
+            ]
+        ),
+    ],
+)
 def test_axe_core_finds_nothing(page: Page, survey: Path, four: Path, width: int, scheme: str) -> None:
     resize(page, width)
     page.prefer(scheme)

@@ -81,6 +81,7 @@ def carrying(bundle: Path, profile: bytes, destination: Path) -> Path:
     return destination
 
 
+@pytest.mark.long
 def test_a_bundle_is_tuned_quantized_and_its_profile_obeyed(images: Path, masks: Path, tmp_path: Path) -> None:
     bundle, cache, tuned = bundle_folder(tmp_path / "files"), tmp_path / "cache", tmp_path / "tuned.tgz"
     result = pseg(

@@ -191,18 +191,24 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
     ("build", "adapters", "sizes"),
     [
         pytest.param(_dynamic_filters, {"one-image"}, SIZES, id="one-image"),
-        pytest.param(_segnet, {"unpooling-size"}, EVEN_SIZES, id="unpooling-size"),
+        pytest.param(_segnet, {"unpooling-size"}, EVEN_SIZES, id="unpooling-size", marks=pytest.mark.long),
         pytest.param(_flow_of_edges, {"flow-size"}, SIZES, id="flow-size"),
         pytest.param(_flow_of_two, {"flow-size"}, EVEN_SIZES, id="flow-size of two"),
         pytest.param(_points, {"point-count", "scalar-sizes"}, EVEN_SIZES, id="point-count"),
-        pytest.param(_windows_of_pixels, {"scalar-sizes", "size-type"}, SIZES, id="scalar-sizes"),
-        pytest.param(_shifted_windows, {"one-image", "shape-assertions", "swin-windows"}, SIZES, id="swin-windows"),
+        pytest.param(
+            _windows_of_pixels, {"scalar-sizes", "size-type"}, SIZES, id="scalar-sizes", marks=pytest.mark.long,
+        ),
+        pytest.param(
+            _shifted_windows, {"one-image", "shape-assertions", "swin-windows"}, SIZES, id="swin-windows",
+            marks=pytest.mark.long,
+        ),
         pytest.param(_words, {"word-embeddings"}, SIZES, id="word-embeddings"),
         pytest.param(
             _cross_attention,
             {"one-image", "shape-assertions", "cross-attention-groups"},
             EVEN_SIZES,
             id="cross-attention-groups",
+            marks=pytest.mark.long,
         ),
         pytest.param(_tokens, {"one-image", "class-token"}, SIZES, id="class-token"),
         pytest.param(

@@ -25,6 +25,7 @@ def test_equals_paddle_at_every_size(paddle: Any, assert_as_paddle: Any, opset: 
     assert_as_paddle(pools, random_inputs(*SIZES), opset=opset)
 
 
+@pytest.mark.long
 def test_grid_that_is_known_only_when_the_network_runs(paddle: Any, assert_as_paddle: Any) -> None:
     def shrunk(x: Any) -> Any:
         height, width = paddle.shape(x)[2:]

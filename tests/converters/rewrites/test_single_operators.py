@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.converters.rewrites import own_weights
 from tests.converters.rewrites.conftest import assert_same_values, converted_run, random_inputs
@@ -15,6 +16,7 @@ from tests.converters.rewrites.conftest import assert_same_values, converted_run
 SIZES = own_weights.SIZES
 
 
+@pytest.mark.long
 def test_transposed_convolution_to_the_size_before(paddle: Any, assert_as_paddle: Any) -> None:
     pairs = [
         (
@@ -31,6 +33,7 @@ def test_transposed_convolution_to_the_size_before(paddle: Any, assert_as_paddle
     assert_as_paddle(there_and_back, random_inputs(*SIZES), *(layer for pair in pairs for layer in pair))
 
 
+@pytest.mark.long
 def test_layer_normalization_over_channels_of_one_pixel(paddle: Any, assert_as_paddle: Any) -> None:
     normalization = paddle.nn.LayerNorm([3, 1, 1])
     normalization.weight.set_value(paddle.to_tensor([1.0, 2.0, 3.0]))
@@ -56,6 +59,7 @@ def test_same_padding_ignores_the_dilation(paddle: Any, assert_as_paddle: Any) -
     assert_as_paddle(convolutions, random_inputs(*SIZES), convolutions)
 
 
+@pytest.mark.long
 def test_convolution_with_weights_of_each_picture(tmp_path: Path) -> None:
     """Exported in a process of its own: after other exports Paddle now and then fails at it, or crashes."""
     subprocess.run([sys.executable, "-m", own_weights.__name__, str(tmp_path)], check=True, timeout=120)
@@ -82,6 +86,7 @@ def test_resizing_only_where_the_size_differs(paddle: Any, assert_as_paddle: Any
     assert_as_paddle(ToEvenSize(), random_inputs((2, 16, 24), (1, 9, 13), (1, 30, 7)), absent={"If"})
 
 
+@pytest.mark.long
 def test_random_numbers_keep_their_interval_and_are_drawn_anew(
     paddle: Any, convert_network: Any, network_of: Any
 ) -> None:

@@ -123,7 +123,7 @@ def test_weights_that_state_more_than_any_file_holds_are_damaged(tensor: bytes, 
         require_whole_weights(pir)
 
 
-@pytest.mark.parametrize("name", ["save", "save_combine"])
+@pytest.mark.parametrize("name", [pytest.param("save", marks=pytest.mark.long), "save_combine"])
 def test_a_program_that_writes_a_file_writes_none(
     name: str, pdmodel: PaddleModel, small_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -139,6 +139,7 @@ def test_a_program_that_writes_a_file_writes_none(
     assert not file.exists()
 
 
+@pytest.mark.long
 def test_a_trial_of_one_kind_of_program_says_nothing_of_another(pir: PaddleModel, tmp_path: Path) -> None:
     """The same bytes, of the same digest, are read by other code of Paddle under another name."""
     prove_loadable(pir, PaddleOptions(threads=2), tmp_path / "ledger")

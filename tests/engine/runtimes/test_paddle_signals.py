@@ -24,7 +24,7 @@ print("goes on")
 """
 
 
-@pytest.mark.parametrize("thread", ["main", "another"])
+@pytest.mark.parametrize("thread", ["main", pytest.param("another", marks=pytest.mark.long)])
 def test_sigterm_stays_with_whoever_set_it(thread: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, thread], cwd=ROOT, capture_output=True, check=False, text=True, timeout=120

@@ -96,7 +96,7 @@ def truncate(path: Path, keep: float) -> None:
     path.write_bytes(content[: int(len(content) * keep)])
 
 
-@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("keep", [0.999, *(pytest.param(each, marks=pytest.mark.long) for each in (0.001, 0.5))])
 @pytest.mark.parametrize("spoiled", ["model.json", "model.pdiparams"])
 def test_truncated_pir_model(pir: PaddleModel, tmp_path: Path, spoiled: str, keep: float) -> None:
     truncate(tmp_path / spoiled, keep)
@@ -106,7 +106,7 @@ def test_truncated_pir_model(pir: PaddleModel, tmp_path: Path, spoiled: str, kee
     assert not ledger.exists()
 
 
-@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("keep", [0.999, *(pytest.param(each, marks=pytest.mark.long) for each in (0.001, 0.5))])
 @pytest.mark.parametrize("spoiled", ["model.pdmodel", "model.pdiparams"])
 def test_truncated_model_of_paddle_2(pdmodel: PaddleModel, tmp_path: Path, spoiled: str, keep: float) -> None:
     truncate(tmp_path / spoiled, keep)
@@ -149,6 +149,7 @@ def test_an_error_of_the_engine_is_raised_as_it_is(pir: PaddleModel, tmp_path: P
     assert not (tmp_path / "ledger").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [PaddleOptions(threads=2), OnnxOptions(threads=2)], ids=["paddle", "onnx"])
 def test_a_folder_whose_name_is_no_text(
     options: PaddleOptions | OnnxOptions, small_bundle: Bundle, pir: PaddleModel, tmp_path: Path
