@@ -70,5 +70,5 @@ def sample(
     for what, number in left_out.items():
         if number:
             say(f"{number} images are {what} and could not be drawn", "red")
-    if any(left_out.values()):
+    if found.failures or found.missing:
         raise typer.Exit(ExitStatus.INCOMPLETE)

@@ -36,7 +36,15 @@ from service.surveys.pictures import SurveyPictures, read_pictures
 from service.surveys.places import PlacedPictures, SurveyOptions, place_pictures
 from service.surveys.plot import covers_svg
 from service.surveys.points import write_points
-from service.surveys.summary import GROUPING, Summary, changes_csv, groups_csv, summarize_survey, summary_record
+from service.surveys.summary import (
+    GROUPING,
+    Summary,
+    changes_csv,
+    groups_csv,
+    quadrats_csv,
+    summarize_survey,
+    summary_record,
+)
 
 _NAMED_AT_MOST = 20
 _WIDTH = 160
@@ -59,6 +67,7 @@ class _SummaryOptions(Options):
         seed: of the bootstrap.
         csv: table of covers.
         changes: table of differences.
+        quadrats: table of quadrats.
         points: map of the pictures.
         report: page to look at.
         plot: picture of the covers.
@@ -82,6 +91,9 @@ class _SummaryOptions(Options):
     )
     changes: Path | None = option(
         None, "Write the differences between dates to this table: a row per group, pair of dates and class."
+    )
+    quadrats: Path | None = option(
+        None, "Write a row per quadrat and date, or per picture, with the cover of every class, to this table."
     )
     points: Path | None = option(
         None,
@@ -125,6 +137,7 @@ class _SummaryOptions(Options):
         return {
             "--csv": csv,
             "--changes": self.changes,
+            "--quadrats": self.quadrats,
             "--points": self.points,
             "--report": self.report,
             "--plot": self.plot,
@@ -140,8 +153,8 @@ def summarize(
 ) -> None:
     """Give the mean cover of every class per group and date, with its standard error and 95 % interval.
 
-    The unit is the transect, or the picture where no transect is known. The exit status is 1 if an image failed, is
-    missing, or has no place in the survey (docs/surveys.md).
+    The unit is the transect, or the picture where no transect is known. The exit status is 1 if an image failed, or is
+    missing (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
     kept = {
@@ -182,7 +195,7 @@ def summarize(
             print_json(_record(found, placed, summary))
         else:
             _show(found, placed, summary)
-    if products.missing or found.failures or found.missing or placed.unplaced or placed.without_picture:
+    if products.missing or found.failures or found.missing or placed.without_picture:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
@@ -192,6 +205,9 @@ def _write(
     if output.changes is not None:
         with products.written(f"the table {output.changes}"):
             write_atomically(output.changes, changes_csv(summary))
+    if output.quadrats is not None:
+        with products.written(f"the table {output.quadrats}"):
+            write_atomically(output.quadrats, quadrats_csv(found.classes, placed.pictures))
     if output.plot is not None:
         with products.written(f"the plot {output.plot}"):
             write_atomically(output.plot, covers_svg(summary))
@@ -214,14 +230,18 @@ def _write_report(
     made_of = {"table of the survey": survey.survey, "pattern": survey.pattern}
     facts = {name: str(value) for name, value in made_of.items() if value is not None}
     if placed.unplaced:
-        facts["without a place"] = f"{len(placed.unplaced)} pictures, which are not in this report"
+        facts["left out"] = f"{len(placed.unplaced)} pictures without a place, which are not in this report"
     write_table_report(
         path,
         [*told, *failed],
         expected=len(told) + len(failed) + found.missing,
         facts=facts,
         title="Cover of a survey",
-        survey={**summary_record(summary), "fields": list(summary.groups[0].group)},
+        survey={
+            **summary_record(summary),
+            "fields": list(summary.groups[0].group),
+            "measured": any(each.areas_cm2 is not None for each in summary.groups),
+        },
     )
 
 
@@ -234,7 +254,7 @@ def _record(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> 
             "unplaced": len(placed.unplaced),
         },
         "failures": [{"image": image, "reason": reason} for image, reason in found.failures.items()],
-        "unplaced": list(placed.unplaced),
+        "unplaced": [{"image": image, "reason": reason} for image, reason in placed.unplaced.items()],
         "without_picture": list(placed.without_picture),
         **summary_record(summary),
     }
@@ -242,14 +262,15 @@ def _record(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> 
 
 def _show(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> None:
     console = results_console(_WIDTH)
-    print_table(console, "Cover in percent", _cover_table(summary))
+    corrected = ", corrected for what the network confuses" if summary.corrected else ""
+    print_table(console, f"Cover in percent{corrected}", _cover_table(summary))
     if summary.changes:
-        print_table(console, "Difference in percentage points", _change_table(summary))
+        print_table(console, f"Difference in percentage points{corrected}", _change_table(summary))
     tell_fact(console, "images", f"{len(placed.pictures)} used, {len(found.failures)} failed, {found.missing} missing")
     for note in summary.notes:
         tell_fact(console, "note", note)
     _say_named("failed", [f"{image}: {reason}" for image, reason in found.failures.items()])
-    _say_named("no place in the survey", placed.unplaced)
+    _say_named("left out", [f"{image}: {reason}" for image, reason in placed.unplaced.items()])
     _say_named("no picture of the table's row", placed.without_picture)
 
 
@@ -261,13 +282,23 @@ def _say_named(what: str, names: Sequence[str]) -> None:
 
 
 def _cover_table(summary: Summary) -> Table:
+    measured = any(each.areas_cm2 is not None for each in summary.groups)
+    further = (*(["as found"] if summary.corrected else ()), *(["mean cm²"] if measured else ()))
     rows = [
-        (*each.group.values(), each.date or "unknown", shown(of_class.name), str(each.units), *_cells(estimate))
+        (
+            *each.group.values(),
+            each.date or "unknown",
+            shown(of_class.name),
+            str(each.units),
+            *_cells(estimate),
+            *(() if each.as_found is None else (f"{100 * each.as_found[index]:z.2f}",)),
+            *(() if not measured else ("" if each.areas_cm2 is None else f"{each.areas_cm2[index]:z.1f}",)),
+        )
         for each in summary.groups
-        for of_class, estimate in zip(summary.classes, each.covers, strict=True)
+        for index, (of_class, estimate) in enumerate(zip(summary.classes, each.covers, strict=True))
     ]
-    fields = summary.groups[0].group
-    return Table((*fields, "date", "class", f"{summary.unit}s", "mean", "error", "95 % interval"), tuple(rows))
+    columns = (*summary.groups[0].group, "date", "class", f"{summary.unit}s", "mean", "error", "95 % interval")
+    return Table((*columns, *further), tuple(rows))
 
 
 def _change_table(summary: Summary) -> Table:

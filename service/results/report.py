@@ -152,7 +152,7 @@ class ReportWriter:
         facts: what else the page says about how the run was made, name to value.
         overlays: how pictures show their masks until somebody chooses otherwise.
         survey: as `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made
-            of; None: the page shows no groups.
+            of, and `measured`, whether areas are known; None: the page shows no groups.
     """
 
     path: Path

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.images import Capture
 from engine.segmentation.predictor import MaskSize
+from engine.system.text import legible
 from service.results.ledger import Entry, LedgerContent, read_ledger
 from service.results.resuming import LedgerError, supersedes
 from service.results.totals import valid_pixels
@@ -37,6 +38,7 @@ class SurveyPicture:
     Attributes:
         path: of the source, absolute.
         covers: `float64[classes]`, 0–1; inside the region of interest, where there is one.
+        areas_cm2: `float64[classes]`, on the ground inside the region of interest; None where nothing tells them.
         capture: when and where it was taken.
         confidence: mean confidence of the network, 0–1; None where it was not asked for.
         entry: of the ledger.
@@ -51,6 +53,7 @@ class SurveyPicture:
     entry: Entry
     folder: Path
     at_full_size: bool
+    areas_cm2: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,8 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         confidence = entry.record.get("confidence")
         mean = None if confidence is None else float(confidence["mean"])
         full_size = content.run.options.get("mask_size", MaskSize.ORIGINAL) == MaskSize.ORIGINAL
-        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, content.path.parent, full_size))
+        folder, areas = content.path.parent, _areas_of(covers)
+        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, folder, full_size, areas))
     if classes is None:
         raise LedgerError(ledgers[0], "has no image with a mask: look at its failures with `pseg merge`")
     return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))
@@ -144,6 +148,12 @@ def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping
     if not valid_pixels(record) or (len(counted) < len(covers) and not any(each["cover"] for each in counted)):
         return "no pixel counts: it holds no data, or nothing but classes that were left out"
     return counted
+
+
+def _areas_of(covers: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+    if not all("area_cm2" in each for each in covers):
+        return None
+    return np.array([each["area_cm2"] for each in covers], np.float64)
 
 
 def _missing(contents: Sequence[LedgerContent]) -> int:
@@ -168,6 +178,24 @@ def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:
     if repeated:
         notes.append(f"{repeated} images are in more than one ledger; each counts once")
     return notes
+
+
+def columns_of(classes: Sequence[SurveyClass], what: str) -> list[str]:
+    """Name a column for each class, apart also where databases ignore the case of letters.
+
+    >>> columns_of([SurveyClass("urn:1", "Sand", (0, 0, 0)), SurveyClass("urn:2", "sand", (0, 0, 0))], "cover")
+    ['cover_Sand', 'cover_sand_1']
+
+    Args:
+        classes: in index order.
+        what: the columns hold.
+    """
+    names: list[str] = []
+    for index, each in enumerate(classes):
+        name = f"{what}_{legible(each.name)}"
+        taken = name.casefold() in {other.casefold() for other in names}
+        names.append(f"{name}_{index}" if taken else name)
+    return names
 
 
 def _names(classes: Sequence[SurveyClass]) -> str:

@@ -2,10 +2,11 @@
 
 import csv
 import io
+import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final
 
@@ -20,7 +21,9 @@ _IMAGE = "image"
 _MOST_BYTES = 1 << 30
 _DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?", re.ASCII)
 _PART = re.compile(r"\{(\w*)\}|\*")
+_ABOVE = "above"
 _SHOWN = 60
+_NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class SurveyOptions(Options):
     Attributes:
         survey: table with a row for each picture; None: there is none.
         pattern: of the paths of pictures, with names in braces; None: there is none.
+        skip_unplaced: whether pictures without a place are left out; otherwise they are an error.
     """
 
     title: ClassVar[str] = "Survey"
@@ -42,14 +46,19 @@ class SurveyOptions(Options):
     )
     pattern: str | None = option(
         None,
-        "How the paths of the pictures end, with names in braces: '{site}/{transect}/{quadrat}.jpg'. * stands for any "
-        "text within a name.",
+        "The paths of the pictures below their common folder, with names in braces: '{site}/{transect}/{quadrat}.jpg'. "
+        "* stands for any text within a name.",
+    )
+    skip_unplaced: bool = option(
+        False, "Leave out, and list, the pictures that the table or the pattern gives no place. By default an error."
     )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.survey is not None and self.pattern is not None:
             raise OptionError("a table and a pattern may contradict each other: give one of survey and pattern")
+        if self.skip_unplaced and self.survey is None and self.pattern is None:
+            raise OptionError("places are given by survey or pattern: leave it out", option="skip_unplaced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +95,13 @@ class PlacedPictures:
     Attributes:
         pictures: those that have a place.
         fields: what is known of all of them.
-        unplaced: paths of pictures that the table does not name, or that the pattern does not fit.
+        unplaced: path of each picture that has none, and why.
         without_picture: rows of the table of which no ledger has a picture.
     """
 
     pictures: Sequence[PlacedPicture]
     fields: frozenset[str]
-    unplaced: Sequence[str] = ()
+    unplaced: Mapping[str, str] = field(default_factory=dict[str, str])
     without_picture: Sequence[str] = ()
 
 
@@ -107,28 +116,40 @@ def place_pictures(
         others: paths of images that have no mask, which the table may name, too.
 
     Raises:
-        OptionError: the table or the pattern cannot be used; it says where and why.
+        OptionError: the table or the pattern cannot be used, or gives no place to a picture that is not to be left out;
+            it says where and why.
     """
+    paths = [picture.path for picture in pictures]
+    without_picture: list[str] = []
+    unplaced: dict[str, str] = {}
     if options.pattern is not None:
-        fields, place_of = _parsed_pattern(options.pattern)
-        places = {picture.path: place_of(picture.path) for picture in pictures}
-        without_picture: list[str] = []
+        fields, places, unplaced = _places_by_pattern(options.pattern, paths)
     elif options.survey is not None:
         fields, rows = _read_table(options.survey)
-        places, without_picture = _matched(rows, [picture.path for picture in pictures], others, options.survey)
+        places, without_picture = _matched(rows, paths, others, options.survey)
+        unplaced = dict.fromkeys((path for path in paths if path not in places), "no row of the table names it")
     else:
-        fields, without_picture = frozenset[str](), []
-        places = {picture.path: Place() for picture in pictures}
+        fields, places = frozenset[str](), {path: Place() for path in paths}
+    if unplaced and not (options.skip_unplaced and places):
+        raise _unplaced(unplaced, len(paths), options)
     placed = [
-        PlacedPicture(picture, _with_day(place, picture))
+        PlacedPicture(picture, _with_day(places[picture.path], picture))
         for picture in pictures
-        if (place := places.get(picture.path)) is not None
+        if picture.path in places
     ]
-    unplaced = [picture.path for picture in pictures if places.get(picture.path) is None]
-    if not placed:
-        where = f"the table {options.survey}" if options.pattern is None else f"the pattern {options.pattern}"
-        raise OptionError(f"none of the {len(pictures)} pictures fits {where}; one of them is {unplaced[0]}")
     return PlacedPictures(placed, fields | {"date"}, unplaced, without_picture)
+
+
+def _unplaced(unplaced: Mapping[str, str], count: int, options: SurveyOptions) -> OptionError:
+    named = "; ".join(f"{legible(path)}: {reason}" for path, reason in list(unplaced.items())[:_NAMED_AT_MOST])
+    more = len(unplaced) - _NAMED_AT_MOST
+    remedy = "complete the table" if options.pattern is None else "correct the pattern, or move the pictures"
+    skip = ", or leave them out with --skip-unplaced" if len(unplaced) < count else ""
+    return OptionError(
+        f"{len(unplaced)} of {count} pictures have no place: {named}{f'; and {more} more' if more > 0 else ''}: "
+        f"{remedy}{skip}",
+        option="survey" if options.pattern is None else "pattern",
+    )
 
 
 def _with_day(place: Place, picture: SurveyPicture) -> Place:
@@ -138,7 +159,48 @@ def _with_day(place: Place, picture: SurveyPicture) -> Place:
     return Place(place.site, place.transect, place.quadrat, taken_at.date().isoformat(), place.depth)
 
 
-def _parsed_pattern(pattern: str) -> tuple[frozenset[str], Callable[[str], Place | None]]:
+def _places_by_pattern(pattern: str, paths: Sequence[str]) -> tuple[frozenset[str], dict[str, Place], dict[str, str]]:
+    """The fields of a pattern, the places that it gives, and why others have none."""
+    fields, compiled = _parsed_pattern(pattern)
+    places: dict[str, Place] = {}
+    folders: dict[str, str] = {}
+    unplaced: dict[str, str] = {}
+    for path in paths:
+        fitting = compiled.fullmatch(path)
+        if fitting is None:
+            unplaced[path] = "the pattern does not fit"
+            continue
+        values = fitting.groupdict()
+        folders[path] = values.pop(_ABOVE) or ""
+        try:
+            places[path] = _place(values)
+        except ValueError as error:
+            unplaced[path] = str(error)
+    if not places:
+        return fields, {}, unplaced
+    # A pattern is that of whole paths below one folder: otherwise a pattern that is too short makes one transect of
+    # those that have one name on several sites.
+    counts = Counter(folders[path] for path in places)
+    common = max(counts, key=counts.__getitem__)
+    beside = [each for each in counts if not (each.startswith(common) or common.startswith(each))]
+    if beside:
+        raise OptionError(
+            f"{legible(pattern, _SHOWN)}: it says nothing of the folders above, and pictures lie in "
+            f"{legible(common)} and {legible(beside[0])}: begin it with a name in braces, or *, for each folder that "
+            f"differs, such as {legible(_lengthened(pattern, common, beside[0]), _SHOWN)}",
+            option="pattern",
+        )
+    for path in [path for path in places if folders[path] != common]:
+        del places[path]
+        unplaced[path] = f"it does not lie as deep below {legible(common)} as the other pictures"
+    return fields, places, unplaced
+
+
+def _lengthened(pattern: str, one: str, other: str) -> str:
+    return "*/" * (len(PurePosixPath(one).parts) - len(PurePosixPath(os.path.commonpath([one, other])).parts)) + pattern
+
+
+def _parsed_pattern(pattern: str) -> tuple[frozenset[str], re.Pattern[str]]:
     expression, last = "", 0
     names: list[str] = []
     for found in _PART.finditer(pattern):
@@ -160,13 +222,8 @@ def _parsed_pattern(pattern: str) -> tuple[frozenset[str], Callable[[str], Place
             f"{legible(pattern, _SHOWN)}: it has no name in braces: write {{site}}/{{transect}}/{{quadrat}}.jpg",
             option="pattern",
         )
-    compiled = re.compile(f"(?:.*/)?{expression}{re.escape(pattern[last:])}", re.IGNORECASE | re.DOTALL)
-
-    def place_of(path: str) -> Place | None:
-        fitting = compiled.fullmatch(path)
-        return None if fitting is None else _place(fitting.groupdict(), legible(path), "pattern")
-
-    return frozenset(names), place_of
+    expression = f"(?P<{_ABOVE}>.*/)?{expression}{re.escape(pattern[last:])}"
+    return frozenset(names), re.compile(expression, re.IGNORECASE | re.DOTALL)
 
 
 def _read_table(path: Path) -> tuple[frozenset[str], dict[str, Place]]:
@@ -206,37 +263,38 @@ def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[str], 
         if not image or image in rows:
             problem = f"names {legible(image)} again" if image else "names no image"
             raise OptionError(f"{where} {problem}: give each picture one row", option="survey")
-        rows[image] = _place({name: values.get(name, "") for name in known}, where, "survey")
+        try:
+            rows[image] = _place({name: values.get(name, "") for name in known})
+        except ValueError as error:
+            raise OptionError(f"{where}: {error}: correct it, or leave the column out", option="survey") from error
     return frozenset(known), rows
 
 
-def _place(values: Mapping[str, str], where: str, option_name: str) -> Place:
+def _place(values: Mapping[str, str]) -> Place:
+    """Raises ValueError, which says what is wrong with a value."""
     empty = [name for name in ("site", "transect", "quadrat") if name in values and not values[name]]
     if empty:
-        raise OptionError(f"{where} has no {empty[0]}: fill it in, or leave the column out", option=option_name)
+        raise ValueError(f"it has no {empty[0]}")
     return Place(
         values.get("site", ""),
         values.get("transect", ""),
         values.get("quadrat", ""),
-        _date(values.get("date", ""), where, option_name),
-        _depth(values.get("depth", ""), where, option_name),
+        _date(values.get("date", "")),
+        _depth(values.get("depth", "")),
     )
 
 
-def _date(text: str, where: str, option_name: str) -> str:
+def _date(text: str) -> str:
     if not text:
         return ""
     found = _DATE.fullmatch(text)
     parts = [] if found is None else [part for part in found.groups() if part is not None]
     if not parts or not all(1 <= int(part) <= most for part, most in zip(parts[1:], (12, 31), strict=False)):
-        raise OptionError(
-            f"{where}: {legible(text, _SHOWN)} is no date: write 2026-03-14, 20260314, 2026-03 or 2026",
-            option=option_name,
-        )
+        raise ValueError(f"{legible(text, _SHOWN)} is no date (2026-03-14, 20260314, 2026-03 or 2026)")
     return "-".join(parts)
 
 
-def _depth(text: str, where: str, option_name: str) -> float | None:
+def _depth(text: str) -> float | None:
     if not text:
         return None
     try:
@@ -244,7 +302,7 @@ def _depth(text: str, where: str, option_name: str) -> float | None:
     except ValueError:
         depth = float("nan")
     if not abs(depth) < float("inf"):
-        raise OptionError(f"{where}: {legible(text, _SHOWN)} is no depth: give a number of metres", option=option_name)
+        raise ValueError(f"{legible(text, _SHOWN)} is no depth (a number of metres)")
     return depth
 
 

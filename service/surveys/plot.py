@@ -8,7 +8,6 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from engine.system.text import legible
-from service.surveys.intervals import Estimate
 from service.surveys.summary import GroupCover, Summary
 
 _LEFT: Final = 60
@@ -28,6 +27,7 @@ class _Mark:
     y: float
     low: float | None
     high: float | None
+    as_found: float | None
     told: str
 
 
@@ -77,7 +77,8 @@ def covers_svg(summary: Summary) -> bytes:
     )
     drawn = environment.get_template("covers.svg").render(
         title=f"Cover of {len(panels)} classes in {len(labels)} groups, with 95 % intervals",
-        width=max(_LEFT + _STEP * len(labels) + 20, 260),
+        corrected=summary.corrected,
+        width=max(_LEFT + _STEP * len(labels) + 20, 380 if summary.corrected else 260),
         height=bottom + 30 + _LETTER * max((len(label.text) for label in labels), default=0),
         left=_LEFT,
         bottom=bottom,
@@ -93,13 +94,14 @@ def _name_of(group: GroupCover) -> str:
 
 def _panel(summary: Summary, index: int, top: int) -> _Panel:
     estimates = [group.covers[index] for group in summary.groups]
-    highest = max(max(each.mean, each.high or 0) for each in estimates)
+    found = [0.0 if group.as_found is None else group.as_found[index] for group in summary.groups]
+    highest = max(found + [max(each.mean, each.high or 0) for each in estimates])
     scale = next((each for each in _SCALES if highest <= each), 1.0)
 
     def at(cover: float) -> float:
         return round(top + _PANEL * (1 - cover / scale), 1)
 
-    marks = [_mark(number, summary.groups[number], each, at) for number, each in enumerate(estimates)]
+    marks = [_mark(number, summary.groups[number], index, at) for number in range(len(summary.groups))]
     joined: dict[tuple[str, ...], list[_Mark]] = defaultdict(list)
     for group, mark in zip(summary.groups, marks, strict=True):
         if group.date:
@@ -116,10 +118,15 @@ def _panel(summary: Summary, index: int, top: int) -> _Panel:
     )
 
 
-def _mark(number: int, group: GroupCover, estimate: Estimate, at: Callable[[float], float]) -> _Mark:
+def _mark(number: int, group: GroupCover, index: int, at: Callable[[float], float]) -> _Mark:
+    estimate = group.covers[index]
     told = f"{legible(_name_of(group))}: {100 * estimate.mean:.2f} %"
     ends = None, None
     if estimate.low is not None and estimate.high is not None:
         told += f" ({100 * estimate.low:.2f} to {100 * estimate.high:.2f} %)"
         ends = at(estimate.low), at(estimate.high)
-    return _Mark(_LEFT + _STEP * number + _STEP // 2, at(estimate.mean), *ends, told)
+    as_found = None
+    if group.as_found is not None:
+        told += f" corrected, {100 * group.as_found[index]:.2f} % as found"
+        as_found = at(group.as_found[index])
+    return _Mark(_LEFT + _STEP * number + _STEP // 2, at(estimate.mean), *ends, as_found, told)

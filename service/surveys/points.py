@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.rasters.vector_file import VectorLayer, write_features
 from engine.system.text import legible
-from service.surveys.pictures import SurveyClass
+from service.surveys.pictures import SurveyClass, columns_of
 from service.surveys.places import PlacedPicture
 
 _POINT: Final = 1
@@ -49,7 +49,7 @@ def write_points(path: Path, classes: Sequence[SurveyClass], pictures: Sequence[
             [np.nan if each.place.depth is None else each.place.depth for each in positioned], np.float64
         ),
     }
-    for index, name in enumerate(_cover_fields(classes)):
+    for index, name in enumerate(columns_of(classes, "cover")):
         fields[name] = np.array([each.picture.covers[index] for each in positioned], np.float64)
     write_features(path, positions, fields, VectorLayer(_LAYER, "Point", _WGS_84))
     return len(positions)
@@ -57,13 +57,3 @@ def write_points(path: Path, classes: Sequence[SurveyClass], pictures: Sequence[
 
 def _texts(values: Sequence[str]) -> NDArray[Any]:
     return np.array([legible(value) for value in values], object)
-
-
-def _cover_fields(classes: Sequence[SurveyClass]) -> list[str]:
-    """A name each, also where databases ignore the case of letters."""
-    names: list[str] = []
-    for index, each in enumerate(classes):
-        name = f"cover_{legible(each.name)}"
-        taken = name.casefold() in {other.casefold() for other in names}
-        names.append(f"{name}_{index}" if taken else name)
-    return names

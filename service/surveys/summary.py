@@ -15,7 +15,7 @@ from engine.errors import OptionError
 from engine.system.text import csv_cell
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
-from service.surveys.pictures import SurveyClass, SurveyPictures
+from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
 from service.surveys.places import Place, PlacedPicture, PlacedPictures
 
 GROUPING: Final = ("site", "transect", "depth")
@@ -24,6 +24,9 @@ GROUPING: Final = ("site", "transect", "depth")
 _COVERS = (0.0, 1.0)
 _DIFFERENCES = (-1.0, 1.0)
 _ESTIMATE_COLUMNS = ("mean", "standard_error", "low", "high", "method")
+_FURTHER_COLUMNS = ("mean_as_found", "mean_area_cm2")
+_QUADRAT_COLUMNS = ("site", "transect", "quadrat", "date", "depth", "pictures", "image")
+_SAME_AREA = 1e-3
 
 Unit = Literal["transect", "quadrat", "picture"]
 _Key = TypeVar("_Key")
@@ -40,6 +43,8 @@ class GroupCover:
         pictures: how many there are.
         depth: mean of the pictures, in metres; None where it is not known.
         covers: one a class.
+        as_found: mean covers before they were corrected, one a class; None: nothing was corrected.
+        areas_cm2: mean areas on the ground in a region of interest, one a class; None where nothing tells them.
     """
 
     group: Mapping[str, str]
@@ -48,6 +53,8 @@ class GroupCover:
     pictures: int
     depth: float | None
     covers: Sequence[Estimate]
+    as_found: Sequence[float] | None = None
+    areas_cm2: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Summary:
         groups: sorted by group and date.
         changes: of every group with several dates: from each date to the next, and from the first to the last.
         notes: what people should know.
+        corrected: whether covers are corrected for what the network confuses.
     """
 
     unit: Unit
@@ -88,14 +96,17 @@ class Summary:
     groups: Sequence[GroupCover]
     changes: Sequence[CoverChange]
     notes: Sequence[str]
+    corrected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _GroupUnits:
-    """The units of a group on a date, and their covers `float64[units, classes]` in the same order."""
+    """The units of a group on a date, their covers `float64[units, classes]`, and what a `GroupCover` tells of them."""
 
     names: Sequence[tuple[str, ...]]
     covers: NDArray[np.float64]
+    as_found: NDArray[np.float64] | None
+    areas_cm2: NDArray[np.float64] | None
     members: Sequence[PlacedPicture]
 
 
@@ -145,9 +156,9 @@ def summarize_survey(
             _change(group, (earlier, of_dates[earlier]), (later, of_dates[later]), unit, seed)
             for earlier, later in _compared([date for date in of_dates if date])
         ]
-    corrected = [] if correction is None else [_told_correction(correction)]
-    notes = [_told_unit(unit, placed.fields), *corrected, *found.notes, *_told_gaps(groups)]
-    return Summary(unit, found.classes, groups, changes, notes)
+    told = [] if correction is None else [_told_correction(correction)]
+    notes = [_told_unit(unit, placed.fields), *told, *found.notes, *_told_gaps(groups)]
+    return Summary(unit, found.classes, groups, changes, notes, correction is not None)
 
 
 def _unit_of(fields: Iterable[str], grouping: Sequence[str]) -> Unit:
@@ -168,8 +179,9 @@ def _told_unit(unit: Unit, fields: Iterable[str]) -> str:
 
 def _told_correction(correction: Correction) -> str:
     return (
-        f"covers are corrected for what the network confuses, by {len(correction.residuals)} labelled pictures of a "
-        "probability sample; intervals contain the error of the correction"
+        f"means, differences and intervals are corrected for what the network confuses, by {len(correction.residuals)} "
+        "labelled pictures of a probability sample, and contain the error of the correction; covers of single quadrats "
+        "and pictures are as the network found them"
     )
 
 
@@ -208,8 +220,12 @@ def _units_of(members: Sequence[PlacedPicture], unit: Unit, correction: Correcti
 
     units = _grouped(members, name_of)
     pictures = [_pictures_of(of_unit) for of_unit in units.values()]
-    covers = np.stack([each.mean for each in pictures]) if correction is None else correction.corrected(pictures, group)
-    return _GroupUnits(list(units), covers, members)
+    found, areas = np.stack([each.mean for each in pictures]), _mean_areas(members, pictures)
+    if correction is None:
+        return _GroupUnits(list(units), found, None, areas, members)
+    covers = correction.corrected(pictures, group)
+    areas = None if areas is None else _corrected_areas(members, covers, areas)
+    return _GroupUnits(list(units), covers, found.mean(axis=0), areas, members)
 
 
 def _pictures_of(members: Sequence[PlacedPicture]) -> UnitPictures:
@@ -221,6 +237,23 @@ def _pictures_of(members: Sequence[PlacedPicture]) -> UnitPictures:
     return UnitPictures([each.picture.path for each in members], covers, shares)
 
 
+def _mean_areas(members: Sequence[PlacedPicture], units: Sequence[UnitPictures]) -> NDArray[np.float64] | None:
+    """Mean area of each class, `float64[classes]`; None where a picture does not tell it."""
+    known = {each.picture.path: each.picture.areas_cm2 for each in members if each.picture.areas_cm2 is not None}
+    if len(known) < len(members):
+        return None
+    return np.mean([each.shares @ np.stack([known[name] for name in each.names]) for each in units], axis=0)
+
+
+def _corrected_areas(
+    members: Sequence[PlacedPicture], covers: NDArray[np.float64], found_cm2: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Areas by corrected covers; None where regions differ in size, since then a mean cover tells no mean area."""
+    totals = [each.picture.areas_cm2.sum() for each in members if each.picture.areas_cm2 is not None]
+    same = max(totals) - min(totals) <= _SAME_AREA * max(totals)
+    return covers.mean(axis=0) * found_cm2.sum() if same else None
+
+
 def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: int) -> GroupCover:
     depths = [each.place.depth for each in units.members if each.place.depth is not None]
     return GroupCover(
@@ -230,6 +263,8 @@ def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: 
         len(units.members),
         sum(depths) / len(depths) if depths else None,
         [estimate_mean(of_class, _COVERS, seed) for of_class in units.covers.T],
+        None if units.as_found is None else units.as_found.tolist(),
+        None if units.areas_cm2 is None else units.areas_cm2.tolist(),
     )
 
 
@@ -263,10 +298,13 @@ def summary_record(summary: Summary) -> dict[str, Any]:
         summary: of a survey.
 
     Returns:
-        `unit`, `level`, `groups` and `changes`, each with one entry a class in `cover`, and `notes`. Shares are 0–1.
+        `unit`, `level`, `corrected`, `groups` and `changes`, each with one entry a class in `cover`, and `notes`.
+        Shares are 0–1. Where covers are corrected, entries of groups have `mean_as_found` besides; where the area of
+        regions on the ground is known, `mean_area_cm2`.
     """
     return {
         "unit": summary.unit,
+        "corrected": summary.corrected,
         "level": LEVEL,
         "groups": [
             {
@@ -275,7 +313,7 @@ def summary_record(summary: Summary) -> dict[str, Any]:
                 "units": each.units,
                 "pictures": each.pictures,
                 **({} if each.depth is None or "depth" in each.group else {"mean_depth": round(each.depth, 3)}),
-                "cover": _class_records(summary.classes, each.covers),
+                "cover": _class_records(summary.classes, each.covers, each.as_found, each.areas_cm2),
             }
             for each in summary.groups
         ],
@@ -295,10 +333,21 @@ def summary_record(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _class_records(classes: Sequence[SurveyClass], estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+def _class_records(
+    classes: Sequence[SurveyClass],
+    estimates: Sequence[Estimate],
+    as_found: Sequence[float] | None = None,
+    areas_cm2: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
     return [
-        {"id": each.id, "name": each.name, **_rounded(estimate)}
-        for each, estimate in zip(classes, estimates, strict=True)
+        {
+            "id": of_class.id,
+            "name": of_class.name,
+            **_rounded(estimate),
+            **({} if as_found is None else {"mean_as_found": round(as_found[index], 6)}),
+            **({} if areas_cm2 is None else {"mean_area_cm2": round(areas_cm2[index], 2)}),
+        }
+        for index, (of_class, estimate) in enumerate(zip(classes, estimates, strict=True))
     ]
 
 
@@ -313,23 +362,73 @@ def groups_csv(summary: Summary) -> bytes:
     Returns:
         UTF-8 CSV; shares are 0–1; a cell without a value is empty.
     """
-    return _csv(summary_record(summary)["groups"], summary.unit)
+    return _csv(summary_record(summary), "groups")
 
 
 def changes_csv(summary: Summary) -> bytes:
     """Write the differences between dates as a table: a row for each group, pair of dates and class."""
-    return _csv(summary_record(summary)["changes"], summary.unit)
+    return _csv(summary_record(summary), "changes")
 
 
-def _csv(records: Sequence[Mapping[str, Any]], unit: Unit) -> bytes:
-    own = dict.fromkeys(name for each in records for name in each if name != "cover")
-    columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS]
+def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPicture]) -> bytes:
+    """Write a row for each quadrat and date, or for each picture where no quadrat is known, with its covers.
+
+    Args:
+        classes: in index order.
+        pictures: of the survey; those of one quadrat are averaged.
+
+    Returns:
+        UTF-8 CSV: place, number of pictures, image if it is one, and a column for each class: `cover_…` (0–1, as the
+        network found it), and `area_cm2_…` where every picture tells it.
+    """
+    quadrats = _grouped(pictures, _quadrat_key)
+    measured = all(each.picture.areas_cm2 is not None for each in pictures)
+    columns = [*_QUADRAT_COLUMNS, *columns_of(classes, "cover"), *(columns_of(classes, "area_cm2") if measured else ())]
+    rows: list[list[Any]] = []
+    for members in quadrats.values():
+        place = members[0].place
+        depths = [each.place.depth for each in members if each.place.depth is not None]
+        areas = [each.picture.areas_cm2 for each in members if each.picture.areas_cm2 is not None]
+        values = [np.mean([each.picture.covers for each in members], axis=0).round(6).tolist()]
+        if measured:
+            values.append(np.mean(areas, axis=0).round(2).tolist())
+        rows.append(
+            [
+                *map(_cell, (place.site, place.transect, place.quadrat, place.date)),
+                round(sum(depths) / len(depths), 3) if depths else "",
+                len(members),
+                _cell(members[0].picture.path if len(members) == 1 else None),
+                *itertools.chain(*values),
+            ]
+        )
+    return _table(columns, rows)
+
+
+def _quadrat_key(each: PlacedPicture) -> tuple[str, ...]:
+    place = each.place
+    return place.site, place.transect, place.date, place.quadrat, "" if place.quadrat else each.picture.path
+
+
+def _csv(summary: Mapping[str, Any], what: str) -> bytes:
+    records: Sequence[Mapping[str, Any]] = summary[what]
+    covers = [{**record, **each} for record in records for each in record["cover"]]
+    own = [name for name in dict.fromkeys(name for each in records for name in each) if name != "cover"]
+    further = [name for name in _FURTHER_COLUMNS if any(name in each for each in covers)]
+    columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS, *further, "corrected"]
+    of_all = {"unit": summary["unit"], "corrected": "yes" if summary["corrected"] else "no"}
+    rows = [{**each, **of_all, "class": each["name"], "class_id": each["id"]} for each in covers]
+    return _table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        for of_class in record["cover"]:
-            row = {**record, "unit": unit, "class": of_class["name"], "class_id": of_class["id"], **of_class}
-            cells = {name: "" if row.get(name) is None else row[name] for name in columns}
-            writer.writerow({name: csv_cell(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows(rows)
     return text.getvalue().encode()

@@ -110,10 +110,10 @@ def test_a_picture_of_which_nothing_counts_has_no_part_in_the_mean(tmp_path: Pat
 
 
 def test_without_transects_the_picture_is_the_unit_and_that_is_said(dives: Path) -> None:
-    outcome = pseg("summarize", dives, "--pattern", "{date}/*.png")
+    outcome = pseg("summarize", dives, "--pattern", "*/{date}/*.png")
     assert outcome.status == ExitStatus.DONE
     assert "the unit is the picture, because no transect is known" in outcome.stdout
-    found = summary_of(dives, "--pattern", "{date}/*.png")
+    found = summary_of(dives, "--pattern", "*/{date}/*.png")
     assert [each["units"] for each in found["groups"]] == [4, 3]
     # by hand: 0, 40, 40, 90
     assert red_of(found["groups"][0])["mean"] == pytest.approx(0.425, abs=1e-6)
@@ -134,10 +134,14 @@ def test_different_transects_are_not_paired(dives: Path) -> None:
         "T1/20260110/q1.png;A;2026-01;3\nT1/20260110/q2;A;2026-01;4\nT2/20260110/q1;B;2026-01;5\n"
         "T2/20260610/q1.png;B;2026-06;5\nT3/20260610/q1.png;C;2026-06;7\n"
     )
-    outcome = pseg("summarize", dives, "--survey", dives / "table.csv", "--json")
+    told = " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
+    assert "2 of 7 pictures have no place" in told
+    assert "T3/20260110/q1.png: no row of the table names it" in told
+    assert "leave them out with --skip-unplaced" in told
+    outcome = pseg("summarize", dives, "--survey", dives / "table.csv", "--skip-unplaced", "--json")
     (found,) = outcome.records
-    assert outcome.status == ExitStatus.INCOMPLETE, "two pictures have no place"
-    assert [Path(each).parts[-3:] for each in found["unplaced"]] == [
+    assert outcome.status == ExitStatus.DONE
+    assert [Path(each["image"]).parts[-3:] for each in found["unplaced"]] == [
         ("T1", "20260610", "q1.png"),
         ("T3", "20260110", "q1.png"),
     ]
@@ -215,7 +219,10 @@ def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
         (("--pattern", "{site}/{site}.png"), "{site} is not a name that may stand there once"),
         (("--pattern", "*.png"), "no name in braces"),
         (("--pattern", "{date}/{quadrat}/*.png"), "is no date"),
-        (("--pattern", "{site}.tif"), "none of the 7 pictures fits"),
+        (("--pattern", "{site}.tif"), "7 of 7 pictures have no place"),
+        (("--pattern", "{date}/*.png"), "it says nothing of the folders above"),
+        (("--pattern", "{date}/*.png"), "such as */{date}/*.png"),
+        (("--skip-unplaced",), "places are given by survey or pattern"),
         (("--pattern", PATTERN, "--per", "depth"), "no depth is known"),
         (("--pattern", PATTERN, "--per", "quadrat"), "give any of site, transect, depth"),
         (("--pattern", PATTERN, "--points", "p.shp"), "written as .gpkg or .geojson"),
@@ -234,7 +241,7 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
         ("image,site\nq1.png,N\n", "give more of its path"),
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1.png,S\n", "row 3 names T1/20260610/q1.png again"),
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1,S\n", "both name"),
-        ("image,site\nT1/20260610/q1.png,\n", "row 2 has no site"),
+        ("image,site\nT1/20260610/q1.png,\n", "row 2: it has no site"),
         ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is no date"),
         ("image,depth\nT1/20260610/q1.png,deep\n", "deep is no depth"),
     ],
@@ -242,6 +249,59 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
 def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
     (dives / "table.csv").write_text(table)
     assert message in " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
+
+
+def test_pictures_outside_of_the_pattern_stop_the_survey_unless_they_are_left_out(dives: Path, bundle: Path) -> None:
+    """One lies two folders higher, where the pattern would take names of other folders; the date of another is none."""
+    sources = dives.parent
+    stripes(sources / "north" / "T1" / "test.png", 5)
+    stripes(sources / "north" / "T1" / "tests" / "q1.png", 5)
+    assert pseg("predict", bundle, sources / "north", "--recursive", "--out", dives, "--resume").status == 0
+    told = " ".join(pseg_error("summarize", dives, "--pattern", PATTERN).split())
+    assert "2 of 9 pictures have no place" in told
+    assert "north/T1/test.png: T1 is no date (2026-03-14, 20260314, 2026-03 or 2026)" in told
+    assert "tests/q1.png: tests is no date" in told
+    with_them = summary_of(dives, "--pattern", "{site}/{transect}/*/{quadrat}.png", "--skip-unplaced")
+    assert [each["reason"].partition(" below ")[0] for each in with_them["unplaced"]] == ["it does not lie as deep"]
+    left = pseg("summarize", dives, "--pattern", PATTERN, "--skip-unplaced")
+    assert left.status == ExitStatus.DONE
+    assert "left out: " in left.stderr
+    assert summary_of(dives, "--pattern", PATTERN, "--skip-unplaced")["groups"][0]["units"] == 3
+
+
+def test_a_row_for_each_quadrat(dives: Path, tmp_path: Path) -> None:
+    table = tmp_path / "quadrats.csv"
+    summary_of(dives, "--pattern", PATTERN, "--quadrats", table)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    first = next(row for row in rows if (row["transect"], row["date"], row["quadrat"]) == ("T1", "2026-01-10", "q2"))
+    assert (first["site"], first["pictures"], first["cover_red"]) == ("north", "1", "0.4")
+    assert Path(first["image"]).name == "q2.png"
+    # The pictures of one quadrat are averaged: 0 and 40 percent.
+    summary_of(dives, "--pattern", "{site}/{transect}/{date}/{quadrat}*.png", "--quadrats", table)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (first,) = (row for row in rows if (row["transect"], row["date"]) == ("T1", "2026-01-10"))
+    assert (first["quadrat"], first["pictures"], first["image"], first["cover_red"]) == ("q", "2", "", "0.2")
+
+
+def test_regions_of_known_size_have_areas(dives: Path, bundle: Path, tmp_path: Path) -> None:
+    """The region is the left half of every picture, half a metre by one on the ground."""
+    region = "--roi", "0,0,5,4", "--quadrat-size", "50cmx1m"
+    assert pseg("predict", bundle, dives.parent / "north", "--recursive", "--out", tmp_path / "o", *region).status == 0
+    options = tmp_path / "o", "--pattern", PATTERN, "--csv", tmp_path / "c.csv", "--quadrats", tmp_path / "q.csv"
+    red = red_of(summary_of(*options)["groups"][0])
+    # by hand: 0 and 80 %, then 80 % and 100 % of 5000 cm²
+    assert red["mean"] == pytest.approx((0.4 + 0.8 + 1) / 3, abs=1e-6)
+    assert red["mean_area_cm2"] == pytest.approx(5000 * (0.4 + 0.8 + 1) / 3, abs=0.01)
+    with (tmp_path / "c.csv").open(newline="") as file:
+        row = next(each for each in csv.DictReader(file) if each["class"] == "red")
+    assert (row["mean_area_cm2"], row["corrected"]) == (str(red["mean_area_cm2"]), "no")
+    with (tmp_path / "q.csv").open(newline="") as file:
+        quadrats = {(each["transect"], each["date"], each["quadrat"]): each for each in csv.DictReader(file)}
+    assert quadrats["T1", "2026-01-10", "q2"]["area_cm2_red"] == "4000.0"
+    assert "mean cm²" in " ".join(pseg("summarize", *options[:3]).stdout.split())
 
 
 def test_the_cover_inside_a_region_counts(dives: Path) -> None:
@@ -282,8 +342,8 @@ def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Pat
 def test_no_line_leads_from_pictures_without_a_date(dives: Path, tmp_path: Path) -> None:
     table, path = tmp_path / "t.csv", tmp_path / "cover.svg"
     table.write_text("image,transect,date\nT2/20260110/q1.png,A,\nT2/20260610/q1.png,A,2026-06\n")
-    outcome = pseg("summarize", dives, "--survey", table, "--plot", path)
-    assert outcome.status == ExitStatus.INCOMPLETE, "five pictures have no place"
+    outcome = pseg("summarize", dives, "--survey", table, "--skip-unplaced", "--plot", path)
+    assert outcome.status == ExitStatus.DONE
     drawn = path.read_text()
     assert (drawn.count("<circle"), drawn.count("<polyline")) == (2 * 3, 0)
 
