@@ -1,4 +1,4 @@
-"""Files of annotation tools, read: labelme and COCO as JSON, CoralNet as CSV."""
+"""Files of annotation tools, read: labelme, COCO and Squidle+ as JSON, CoralNet as CSV."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from benchmarks.accuracy.annotations import (
     CocoPolygons,
     CocoRuns,
+    FractionalPoint,
     LabelledPoint,
     LabelmeShape,
     PictureAnnotation,
@@ -77,6 +78,19 @@ class _CocoFile(TypedDict):
     categories: list[_CocoCategory]
 
 
+# The names of columns that Squidle+ exports and its client documents.
+_SquidlePoint = TypedDict(
+    "_SquidlePoint",
+    {
+        "point.media.key": str,
+        "point.x": FiniteFloat,
+        "point.y": FiniteFloat,
+        "point.polygon": NotRequired[list[Any] | None],
+        "label.name": NotRequired[str | None],
+    },
+)
+
+
 class _MappedClass(TypedDict):
     label: str
     name: str
@@ -84,6 +98,7 @@ class _MappedClass(TypedDict):
 
 _LABELME: Final = TypeAdapter(_LabelmeFile)
 _COCO: Final = TypeAdapter(_CocoFile)
+_SQUIDLE: Final = TypeAdapter(list[_SquidlePoint])
 _CLASSES: Final = TypeAdapter(dict[str, _MappedClass])
 
 
@@ -116,7 +131,7 @@ def read_annotations(paths: Sequence[Path]) -> list[PictureAnnotation]:
     A class_mapping.json among the files says which class the labels stand for of the files in its folder and below it.
 
     Args:
-        paths: of labelme, COCO or CoralNet; the content tells which.
+        paths: of labelme, COCO, CoralNet or Squidle+; the content tells which.
 
     Returns:
         An entry for each picture and file.
@@ -160,14 +175,16 @@ def _checked(form: TypeAdapter[_Content], content: object, path: Path) -> _Conte
 
 def _shapes_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
     content = _json_of(path)
+    if isinstance(content, list):
+        return _squidle(_checked(_SQUIDLE, cast("object", content), path), path, mapped)
     fields = cast("dict[str, Any]", content) if isinstance(cast("Any", content), dict) else dict[str, Any]()
     if "shapes" in fields:
         return [_labelme(_checked(_LABELME, content, path), path, mapped)]
     if {"images", "annotations"} <= fields.keys():
         return _coco(_checked(_COCO, content, path), path, mapped)
     raise ImageError(
-        f"{path}: is neither a file of labelme, which has shapes, nor one of COCO, which has images and annotations: "
-        "name the annotations alone"
+        f"{path}: is neither a file of labelme, which has shapes, nor one of COCO, which has images and annotations, "
+        "nor a list of Squidle+'s: name the annotations alone"
     )
 
 
@@ -205,6 +222,17 @@ def _coco(content: _CocoFile, path: Path, mapped: Mapping[str, str]) -> list[Pic
         )
         for each in content["images"]
     ]
+
+
+def _squidle(content: list[_SquidlePoint], path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
+    points: dict[str, list[Shape]] = defaultdict(list)
+    for number, each in enumerate(content):
+        if each.get("point.polygon"):
+            raise ImageError(f"{path}: {number}: is a polygon, and only points of Squidle+ are read: leave it out")
+        label = each.get("label.name")
+        # A point without a label is none yet.
+        points[each["point.media.key"]] += [FractionalPoint(label, each["point.x"], each["point.y"])] if label else []
+    return [PictureAnnotation(_name_of(name), path, None, shapes, mapped) for name, shapes in points.items()]
 
 
 def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:

@@ -199,6 +199,19 @@ class LabelledPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class FractionalPoint:
+    """A labelled place, in fractions of the width and the height of the picture."""
+
+    label: str
+    x: float
+    y: float
+
+    def draw(self, canvas: Canvas) -> None:
+        width, height = canvas.pixels.size
+        LabelledPoint(self.label, math.floor(self.y * height), math.floor(self.x * width)).draw(canvas)
+
+
+@dataclass(frozen=True, slots=True)
 class CocoPolygons:
     """A region whose parts are polygons: x and y of their corners in turn, from the corner of the first pixel.
 

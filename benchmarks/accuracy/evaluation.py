@@ -21,12 +21,13 @@ from benchmarks.accuracy.labels import (
     require_known_classes,
 )
 from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.cover.regions import GroundPixels, ground_pixels
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
 from engine.segmentation import agreement
 from engine.segmentation.agreement import Counts
 from engine.segmentation.postprocess import class_count
-from engine.segmentation.predictor import Predictor
+from engine.segmentation.predictor import Prediction, Predictor
 from engine.system.text import legible
 
 
@@ -87,9 +88,12 @@ class ImageScore:
         miou: Mean of the classes' IoU, over those that are labelled or found on this image, 0-1.
         accuracy: Share of judged pixels of the right class, 0-1.
         class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
-        labelled_cover: Share of the judged pixels that are labelled as each class, 0-1.
-        found_cover: Share of the judged pixels that were found as each class, 0-1.
+        labelled_cover: Share of the judged pixels that are labelled as each class, 0-1; inside a region of interest, of
+            their area on the ground.
+        found_cover: The same share of what was found as each class.
+        whole: Whether every pixel of the image, or of its region of interest, is judged.
         confusion: ``int64[K, K]``, pixels: rows are labels, columns what was found.
+        shares: ``float64[K, K]``, the same as shares of which covers are the sums.
     """
 
     image: str
@@ -99,7 +103,9 @@ class ImageScore:
     class_iou: tuple[float | None, ...]
     labelled_cover: tuple[float, ...]
     found_cover: tuple[float, ...]
+    whole: bool
     confusion: Counts = field(compare=False, repr=False)
+    shares: npt.NDArray[np.float64] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +195,14 @@ class _Tally:
     confusion: Counts
     per_image: list[ImageScore] = field(default_factory=list[ImageScore])
 
-    def add(self, image: str, confusion: Counts) -> None:
+    def add(self, image: str, found: Labels, labels: Labels, region: GroundPixels | None) -> None:
+        count = len(self.confusion)
+        confusion = confusion_matrix(found, labels, count)
         pixels = int(confusion.sum())
         if not pixels:
             return
         self.confusion += confusion
+        shares = confusion / pixels if region is None else _ground_shares(found, labels, region, count)
         ious = class_ious(confusion)
         self.per_image.append(
             ImageScore(
@@ -202,9 +211,11 @@ class _Tally:
                 miou=agreement.mean_iou(ious),
                 accuracy=float(confusion.trace() / pixels),
                 class_iou=ious,
-                labelled_cover=tuple((confusion.sum(axis=1) / pixels).tolist()),
-                found_cover=tuple((confusion.sum(axis=0) / pixels).tolist()),
+                labelled_cover=tuple(shares.sum(axis=1).tolist()),
+                found_cover=tuple(shares.sum(axis=0).tolist()),
+                whole=pixels == (labels.size if region is None else len(region.shares)),
                 confusion=confusion,
+                shares=shares,
             )
         )
 
@@ -277,10 +288,13 @@ def read_labelled(
 def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage]) -> Evaluation:
     """Hold the masks of predictors against labels, side by side.
 
+    If the first predictor measures a region of interest, only the pixels inside of it are judged.
+
     Raises:
         OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the
             order of the classes.
-        ImageError: An image does not fit the network, labels hold an index that no class has, or no pixel is judged.
+        ImageError: An image does not fit the network or has no region of interest, labels hold an index that no class
+            has, or no pixel is judged.
         InferenceError: A run failed, or a network finds a class that its bundle does not have.
     """
     _require_exclusive_classes(predictors)
@@ -291,8 +305,10 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
         count = _common_count(predictors, [count for _, count in segmented])
         require_known_classes(sample.labels, count, where=sample.labels_name)
         tallies = tallies or [_Tally(np.zeros((count, count), np.int64)) for _ in predictors]
-        for tally, (mask, _) in zip(tallies, segmented, strict=True):
-            tally.add(sample.name, confusion_matrix(mask, sample.labels, count))
+        region = _region_of(segmented[0][0], sample.name)
+        labels = sample.labels if region is None else _inside(sample.labels, region)
+        for tally, (prediction, _) in zip(tallies, segmented, strict=True):
+            tally.add(sample.name, cast("Labels", prediction.mask), labels, region)
     if not any(tally.per_image for tally in tallies):
         raise ImageError(f"no pixel can be judged: there is no image, or every label is {IGNORED_LABEL}")
     names = predictors[0].bundle.classes
@@ -300,6 +316,31 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
         classes=tuple(class_of_index(names, index) for index in range(len(tallies[0].confusion))),
         scores=tuple(tally.score() for tally in tallies),
     )
+
+
+def _region_of(prediction: Prediction, image: str) -> GroundPixels | None:
+    region = prediction.region
+    if region is None:
+        return None
+    if region.error is not None:
+        raise ImageError(f"{image}: has no region of interest ({region.error}): leave the image out")
+    return ground_pixels(np.array(region.polygon), prediction.mask.shape)
+
+
+def _inside(labels: Labels, region: GroundPixels) -> Labels:
+    """Labels of the pixels inside of a region; the others are not judged."""
+    inside = np.full(labels.shape, IGNORED_LABEL, labels.dtype)
+    inside[region.rows, region.columns][region.inside] = labels[region.rows, region.columns][region.inside]
+    return inside
+
+
+def _ground_shares(found: Labels, labels: Labels, region: GroundPixels, class_count: int) -> npt.NDArray[np.float64]:
+    """The confusion inside of a region, `float64[K, K]`, as shares of the judged area on the ground."""
+    labelled, seen = (each[region.rows, region.columns][region.inside] for each in (labels, found))
+    judged = labelled != IGNORED_LABEL
+    pairs = labelled[judged].astype(np.int64) * class_count + seen[judged]
+    areas = np.bincount(pairs, region.shares[judged], class_count * class_count)
+    return areas.reshape(class_count, class_count) / areas.sum()
 
 
 def _require_exclusive_classes(predictors: Iterable[Predictor]) -> None:
@@ -322,8 +363,8 @@ def _require_one_order(predictors: Sequence[Predictor]) -> None:
             )
 
 
-def _segment(predictor: Predictor, image: SourceImage) -> tuple[Labels, int]:
-    """The mask, and the number of classes that the network and its bundle tell apart."""
+def _segment(predictor: Predictor, image: SourceImage) -> tuple[Prediction, int]:
+    """What is predicted, and the number of classes that the network and its bundle tell apart."""
     source, known = predictor.bundle.source, len(predictor.bundle.classes)
     prepared = predictor.prepare(image)
     (raw,) = predictor.run([prepared])
@@ -339,7 +380,7 @@ def _segment(predictor: Predictor, image: SourceImage) -> tuple[Labels, int]:
             f"{source}: the network finds class {len(prediction.covers) - 1}, but the bundle names {count} classes; "
             "complete `classes` in meta.json"
         )
-    return cast("Labels", prediction.mask), count
+    return prediction, count
 
 
 def _common_count(predictors: Sequence[Predictor], counts: Sequence[int]) -> int:

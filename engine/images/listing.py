@@ -160,13 +160,14 @@ def find_images(
     return search.found
 
 
-def list_images(arguments: Sequence[str | Path]) -> list[Path]:
+def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
     """List the pictures that files, folders and globs name, photographs and masks alike.
 
-    Like `find_images`, but without sub-folders, and results and masks are taken, too.
+    Like `find_images`, but results and masks are taken, too.
 
     Args:
         arguments: Names of files or folders, or globs.
+        recursive: Search the sub-folders of folders.
 
     Returns:
         The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
@@ -174,7 +175,7 @@ def list_images(arguments: Sequence[str | Path]) -> list[Path]:
     Raises:
         ImageError: A folder or glob holds no pictures, or may not be listed.
     """
-    search = _Search(recursive=False, exclude=(), photographs=False)
+    search = _Search(recursive, exclude=(), photographs=False)
     search.take_all(arguments)
     return search.found.images
 

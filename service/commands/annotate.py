@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
+from benchmarks.accuracy.annotations import LabelledPoint
 from benchmarks.accuracy.labels import Labels
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
@@ -25,18 +26,27 @@ from service.surveys.annotations import (
     Placement,
     class_mapping,
     coralnet_csv,
-    coralnet_rows,
+    labelled_points,
     labelme_record,
     read_mask,
+    squidle_records,
     taglab_colors,
     taglab_dictionary,
     taglab_map,
 )
 from service.surveys.pictures import SurveyPicture, SurveyPictures, read_pictures
+from service.surveys.sampling import read_sample
 
 _MAPPING = "class_mapping"
 _DICTIONARY = "taglab_labels"
 _MOST_POINTS = 1000
+_OF_POINTS = ("coralnet", "squidle")
+_OF_ALL: dict[str, str] = {
+    "coralnet": "annotations.csv",
+    "squidle": "annotations.json",
+    "coco": "annotations.json",
+}
+"""The file of formats that have one for all pictures."""
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -65,6 +75,7 @@ class _AnnotationOptions(Options):
         grid: rows and columns of points; None: 10 of each.
         points: how many points are drawn at random; None: the grid.
         seed: of random points; None: 0.
+        sample: table of the pictures that are annotated; None: all.
         overwrite: whether files of the same names are replaced.
     """
 
@@ -72,8 +83,9 @@ class _AnnotationOptions(Options):
 
     kind: AnnotationFormat = option(
         MISSING,
-        "coralnet: labels of points, one CSV; labelme: polygons, one JSON per picture; coco: regions, one JSON; "
-        "taglab: coloured label maps, one PNG per picture, and the dictionary of labels.",
+        "coralnet: labels of points, one CSV; squidle: labels of points, one JSON; labelme: polygons, one JSON per "
+        "picture; coco: regions, one JSON; taglab: coloured label maps, one PNG per picture, and the dictionary of "
+        "labels.",
         name="format",
     )
     out: Path = option(Path("annotations"), "Folder to write to.")
@@ -84,20 +96,23 @@ class _AnnotationOptions(Options):
         parse=_labels,
     )
     grid: tuple[int, ...] | None = option(
-        None, "CoralNet: points on a grid of so many rows and columns. By default 10x10.", parse=_grid
+        None, "CoralNet, Squidle+: points on a grid of so many rows and columns. By default 10x10.", parse=_grid
     )
     points: int | None = option(
-        None, "CoralNet: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
+        None, "CoralNet, Squidle+: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
     )
-    seed: int | None = option(None, "CoralNet: seed of the points at random. By default 0.", minimum=0)
+    seed: int | None = option(None, "CoralNet, Squidle+: seed of the points at random. By default 0.", minimum=0)
+    sample: Path | None = option(
+        None, "Table of `pseg sample`: only its pictures are annotated. By default all.", metavar="CSV"
+    )
     overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         placing = {"grid": self.grid, "points": self.points, "seed": self.seed}
         given = [name for name, value in placing.items() if value is not None]
-        if given and self.kind != "coralnet":
-            raise OptionError("it places points, which only format coralnet has: leave it out", option=given[0])
+        if given and self.kind not in _OF_POINTS:
+            raise OptionError("it places points, which only coralnet and squidle have: leave it out", option=given[0])
         if self.grid is not None and self.points is not None:
             raise OptionError("points lie on a grid or at random: leave it or points out", option="grid")
         if self.seed is not None and self.points is None:
@@ -109,13 +124,15 @@ def annotate(
     ledgers: Annotated[list[Path], typer.Argument(metavar="DIR_OR_LEDGER…", help="Folders of results, or ledgers.")],
     options: _AnnotationOptions,
 ) -> None:
-    """Write the masks of photographs as annotations for CoralNet, labelme, TagLab or tools that read COCO.
+    """Write the masks of photographs as annotations for CoralNet, Squidle+, labelme, TagLab or tools that read COCO.
 
     The masks are read from the files that `pseg predict --save mask` (or pseudo) wrote. class_mapping.json says which
     label stands for which class. The exit status is 1 if a picture has no mask that can be read (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
     found = read_pictures(paths, as_masks=True)
+    if options.sample is not None:
+        found = _sampled(found, options.sample)
     mapping = class_mapping(found.classes, options.labels or {})
     unknown = set(options.labels or {}) - {each.name for each in found.classes}
     if unknown:
@@ -125,15 +142,15 @@ def annotate(
         )
     labels = [str(each["label"]) for each in mapping.values()]
     targets = _targets(found.pictures, options)
-    if options.kind == "coralnet":
-        _require_names_apart(found.pictures)
+    if options.kind in _OF_POINTS:
+        _require_names_apart(found.pictures, "CoralNet" if options.kind == "coralnet" else "Squidle+")
     beside = {f"{_MAPPING}.json": mapping}
     if options.kind == "taglab":
         beside[f"{_DICTIONARY}.json"] = taglab_dictionary(taglab_colors(found.classes), labels)
     written = {*targets.values(), *(options.out / name for name in beside)}
     require_apart(
         [(f"{path.name}", path) for path in sorted(written)],
-        {"a ledger": paths, **found.files()},
+        {"a ledger": paths, "the sample": [] if options.sample is None else [options.sample], **found.files()},
         advice="name another folder with --out",
     )
     if not options.overwrite:
@@ -152,6 +169,20 @@ def annotate(
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
+def _sampled(found: SurveyPictures, sample: Path) -> SurveyPictures:
+    """The pictures of a sample alone, in its order."""
+    known = {each.path: each for each in found.pictures}
+    names = [str(row.image) for row in read_sample(sample)]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise OptionError(
+            f"{sample}: {legible(unknown[0])} is a picture of the sample, and has no mask in the ledgers "
+            f"({len(unknown)} of {len(names)} have none): give the ledgers that the sample was drawn from",
+            option="sample",
+        )
+    return replace(found, pictures=[known[name] for name in names], failures={}, missing=0)
+
+
 def _require_new(written: Collection[Path]) -> None:
     known = sorted(path for path in written if os.path.lexists(path))
     if known:
@@ -164,9 +195,8 @@ def _require_new(written: Collection[Path]) -> None:
 
 def _targets(pictures: Sequence[SurveyPicture], options: _AnnotationOptions) -> dict[str, Path]:
     """The file that each picture's annotations go to, by the path of the picture."""
-    if options.kind in {"coralnet", "coco"}:
-        name = "annotations.csv" if options.kind == "coralnet" else "annotations.json"
-        return {each.path: options.out / name for each in pictures}
+    if options.kind in _OF_ALL:
+        return {each.path: options.out / _OF_ALL[options.kind] for each in pictures}
     stems = Stems()
     stems.take(_MAPPING)
     suffix = ".json" if options.kind == "labelme" else ".png"
@@ -194,15 +224,34 @@ def _write(
         dataset = CocoDataset(labels, folder)
         for picture, mask in masks:
             dataset.add(picture, mask)
-        write_atomically(options.out / "annotations.json", _json(dataset.record()), within=options.out)
+        write_atomically(options.out / _OF_ALL["coco"], _json(dataset.record()), within=options.out)
     else:
-        rows, columns = options.grid or (10, 10)
-        placement = Placement(rows, columns, options.points, options.seed or 0)
-        rows = [
-            row for picture, mask in masks for row in coralnet_rows(Path(picture.path).name, mask, labels, placement)
-        ]
-        write_atomically(options.out / "annotations.csv", coralnet_csv(rows), within=options.out)
+        write_atomically(
+            options.out / _OF_ALL[options.kind], _points(masks, refused, labels, options), within=options.out
+        )
     return refused
+
+
+def _points(
+    masks: Iterable[tuple[SurveyPicture, Labels]],
+    refused: dict[str, str],
+    labels: Sequence[str],
+    options: _AnnotationOptions,
+) -> bytes:
+    rows, columns = options.grid or (10, 10)
+    placement = Placement(rows, columns, options.points, options.seed or 0)
+    named: list[tuple[str, LabelledPoint]] = []
+    records: list[dict[str, object]] = []
+    for picture, mask in masks:
+        name = Path(picture.path).name
+        try:
+            points = labelled_points(picture, mask, labels, placement)
+        except ImageError as error:
+            refused[picture.path] = str(error)
+            continue
+        named += [(name, each) for each in points]
+        records += squidle_records(name, mask, points)
+    return coralnet_csv(named) if options.kind == "coralnet" else _json(records)
 
 
 def _masks(pictures: Sequence[SurveyPicture], refused: dict[str, str]) -> Iterator[tuple[SurveyPicture, Labels]]:
@@ -215,14 +264,14 @@ def _masks(pictures: Sequence[SurveyPicture], refused: dict[str, str]) -> Iterat
             yield picture, mask
 
 
-def _require_names_apart(pictures: Sequence[SurveyPicture]) -> None:
+def _require_names_apart(pictures: Sequence[SurveyPicture], tool: str) -> None:
     known: dict[str, str] = {}
     for each in pictures:
         other = known.setdefault(Path(each.path).name.casefold(), each.path)
         if other != each.path:
             raise OptionError(
-                f"{other} and {each.path} have one name, by which CoralNet knows pictures: give each its own, then "
-                "predict again",
+                f"{other} and {each.path} have one name, by which {tool} knows pictures: write labelme or coco, which "
+                "name their folders, or give each its own name and predict again",
                 option="format",
             )
 

@@ -13,7 +13,14 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.accuracy.annotation_files import list_annotations, read_annotations
-from benchmarks.accuracy.evaluation import Evaluation, LabelledImage, Score, read_labelled, require_labelled_classes
+from benchmarks.accuracy.evaluation import (
+    Evaluation,
+    ImageScore,
+    LabelledImage,
+    Score,
+    read_labelled,
+    require_labelled_classes,
+)
 from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
 from benchmarks.accuracy.labels import (
     LabelledFiles,
@@ -68,7 +75,8 @@ from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_a
 from service.surveys.intervals import Estimate
 from service.surveys.sampling import read_sample
 
-MEASURED_APART = frozenset(each.name for each in declared_options(CoverOptions))
+_JUDGED_IN = frozenset({"roi", "quadrat_size"})
+_MEASURED_APART = frozenset(each.name for each in declared_options(CoverOptions)) - _JUDGED_IN
 """Labels judge the classes that the network finds, before anything is done with them."""
 
 _CLASS_MEASURES = (
@@ -119,8 +127,8 @@ class _LabelOptions(Options):
     pictures: BandOptions = BandOptions()
     annotations: tuple[str, ...] = option(
         (),
-        "Labels of annotation tools in place of masks: JSON of labelme or COCO, CSV of CoralNet. Files, folders or "
-        "globs. May be repeated.",
+        "Labels of annotation tools in place of masks: JSON of labelme, COCO or Squidle+, CSV of CoralNet. Files, "
+        "folders (with those within) or globs. May be repeated.",
         parse=str,
         repeatable=True,
     )
@@ -163,7 +171,7 @@ class _LabelOptions(Options):
         return LabelNames([each.name for each in classes], self.label_names or {}, self.unlabelled)
 
 
-@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *MEASURED_APART))
+@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *_MEASURED_APART))
 def evaluate(
     bundle: BundleArgument,
     second: _SecondColumn,
@@ -175,7 +183,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="PNG of class indices, named like their images; pixels of value 255 are ignored. "
-            "Files, folders or globs. May be repeated."
+            "Files, folders (with those within) or globs. May be repeated."
         ),
     ] = None,
     cache_dir: CacheOption = None,
@@ -183,7 +191,7 @@ def evaluate(
     """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
 
     Give the images, or a --sample of them, and their labels: either --masks or --annotations. Of labelled points, the
-    points are judged instead of pixels.
+    points are judged instead of pixels. With --roi, the labels inside the region of each image are judged.
 
     The options that begin with --against add a second column for another bundle or configuration. IoU, precision,
     recall and F1 are computed over the pixels of all images together. The cover error is given as the mean and the
@@ -197,7 +205,7 @@ def evaluate(
         raise OptionError("give the labels of the images, either masks or annotations", option="masks")
     sample = None if labels.sample is None else read_sample(labels.sample)
     paths = list_images(images or []) if sample is None else [row.image for row in sample]
-    pairs = match_masks(paths, list_images(masks)) if masks else _annotated(paths, labels.annotations)
+    pairs = match_masks(paths, list_images(masks, recursive=True)) if masks else _annotated(paths, labels.annotations)
     require_apart(
         written_by(
             {
@@ -215,6 +223,8 @@ def evaluate(
     if output.csv is not None and output.csv != STANDARD_OUTPUT:
         require_writable_file(output.csv)
     if labels.fit_temperature is not None:
+        if request.cover.region.roi is not None:
+            raise OptionError("a temperature is fitted on whole images: leave it out", option="roi")
         if request.masks.threshold != MaskOptions().threshold:
             raise OptionError(
                 f"a temperature is judged by the classes at the threshold {MaskOptions().threshold}: leave it out",
@@ -305,7 +315,7 @@ def _record(
             "precision": provenance.precision,
             **_by_class(evaluation.classes, measured),
             "confusion": score.confusion.tolist(),
-            "per_image": [{**asdict(each), "confusion": each.confusion.tolist()} for each in score.per_image],
+            "per_image": [_image_record(each) for each in score.per_image],
             "provenance": asdict(provenance),
         }
         for source, provenance, measured, score in zip(sources, provenances, measures, evaluation.scores, strict=True)
@@ -315,6 +325,10 @@ def _record(
     difference = None if len(measures) == 1 else _by_class(evaluation.classes, _difference(*measures))
     first = evaluation.scores[0]
     return {"images": first.images, "pixels": first.pixels, "results": results, "difference": difference}
+
+
+def _image_record(score: ImageScore) -> dict[str, object]:
+    return {**asdict(score), "confusion": score.confusion.tolist(), "shares": score.shares.tolist()}
 
 
 @dataclass(frozen=True, slots=True)

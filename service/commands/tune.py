@@ -77,8 +77,8 @@ def tune(
     masks: Annotated[
         list[str] | None,
         typer.Option(
-            help="Label masks to judge by: PNG of class indices, named like their images. Files, folders or globs. "
-            "May be repeated."
+            help="Label masks to judge by: PNG of class indices, named like their images. Files, folders (with those "
+            "within) or globs. May be repeated."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Profile to write, for `pseg predict --profile`.")] = None,
@@ -91,7 +91,7 @@ def tune(
 ) -> None:
     """Find the fastest (or smallest) configuration within the limits, and write a profile for this machine."""
     destination = _Destination(out, into)
-    paths, labels = tuple(list_images(images)), list_images(masks or [])
+    paths, labels = tuple(list_images(images)), list_images(masks or [], recursive=True)
     destination.require_writable(bundle, paths, labels)
     request = replace(request, images=paths, labelled=tuple(match_masks(paths, labels)) if masks else ())
     tuning, profile = _tune(bundle, request, destination, caches_at(cache_dir))

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,11 @@ class _Row:
     @property
     def region(self) -> Mapping[str, Any] | None:
         return self.record.get("roi")
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """What the photograph may suffer from."""
+        return self.record.get("flags", ())
 
     @property
     def areas(self) -> dict[str, float]:
@@ -230,7 +236,7 @@ class ReportWriter:
             others=others,
             excluded=[each for each in row.cover if "excluded" in each],
             quality=_quality(row.region),
-            details={**_place(capture), **_flags(row.record.get("flags", ())), **shown.written},
+            details={**_place(capture), **_flags(row.flags), **shown.written},
         )
         self._keep(card.encode())
         self._sides.add(side)
@@ -276,6 +282,8 @@ class ReportWriter:
             failures=[row for row in self._rows if row.reason is not None],
             missing=max(0, (self.expected or 0) - len(self._rows)),
             dated=any(row.taken_at for row in segmented),
+            flagged=sum(bool(row.flags) for row in segmented),
+            flags=Counter(flag for row in segmented for flag in row.flags),
             regions=_region_totals(segmented),
             missed=sum(bool(row.region and row.region["error"]) for row in segmented),
             rated=rated[0]["limit"] if rated else None,

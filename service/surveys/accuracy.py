@@ -28,8 +28,8 @@ class SurveyAccuracy:
     """What a sample says of all pictures of a survey, each of which counts once.
 
     Attributes:
-        accuracy: share of the survey's pixels whose class is right.
-        confusion: `float64[K, K]`, shares of the survey's pixels: rows are labels, columns what was found.
+        accuracy: share of the survey's pixels, or of the ground inside its regions, whose class is right.
+        confusion: `float64[K, K]`, shares of the same: rows are labels, columns what was found.
         labelled_cover: true cover of every class.
         bias: of every class, what was found minus what is true.
         sample: the rows, in the order of the pictures.
@@ -60,7 +60,7 @@ def estimate_accuracy(score: Score, sample: Sequence[SampleRow]) -> SurveyAccura
             "all of them, since the others do not stand for them",
             option="sample",
         )
-    shares = np.stack([each.confusion / each.pixels for each in score.per_image])
+    shares = np.stack([each.shares for each in score.per_image])
     weights = np.array([1 / row.inclusion_probability for row in sample])
     labelled, found = shares.sum(axis=2), shares.sum(axis=1)
 
@@ -130,6 +130,7 @@ def accuracy_record(found: SurveyAccuracy, classes: Sequence[SegmentationClass])
                 "stratum": row.stratum,
                 "inclusion_probability": row.inclusion_probability,
                 "pixels": score.pixels,
+                "whole": score.whole,
                 "labelled_cover": score.labelled_cover,
                 "found_cover": score.found_cover,
             }

@@ -1,10 +1,10 @@
-"""Masks in the formats of annotation tools: CoralNet points, labelme polygons, COCO regions, TagLab label maps."""
+"""Masks in the formats of annotation tools: points of CoralNet and Squidle+, polygons, regions, label maps."""
 
 import csv
 import io
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.accuracy.annotations import LabelledPoint
 from benchmarks.accuracy.labels import Labels
+from engine.cover.regions import enclosed_pixels, ground_view, is_quadrilateral
 from engine.errors import ImageError
 from engine.system.text import csv_cell
 from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
 
-AnnotationFormat = Literal["coralnet", "labelme", "coco", "taglab"]
+AnnotationFormat = Literal["coralnet", "labelme", "coco", "squidle", "taglab"]
 
 _LABELME_VERSION: Final = "5.5.0"
 """The version of labelme whose files these are like."""
@@ -52,7 +54,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the points of a picture lie.
+    """Where the points of a picture, or of its region of interest, lie.
 
     Attributes:
         rows: of a grid.
@@ -297,46 +299,108 @@ def taglab_map(mask: Labels, colors: Sequence[tuple[int, int, int]]) -> bytes:
     return file.getvalue()
 
 
-def coralnet_rows(
-    name: str, mask: Labels, labels: Sequence[str], placement: Placement
-) -> Iterator[tuple[str, int, int, str]]:
+def labelled_points(
+    picture: SurveyPicture, mask: Labels, labels: Sequence[str], placement: Placement
+) -> list[LabelledPoint]:
     """Read the labels of points off a mask.
 
     Args:
-        name: of the picture's file.
+        picture: of a survey.
         mask: class indices `[H, W]`.
         labels: one a class, in index order.
         placement: of the points.
 
-    Yields:
-        Name, row and column, from 0 at the top left as CoralNet counts, and label; none where a pixel has no class.
+    Returns:
+        The points, inside the region of interest where there is one; none where a pixel has no class.
+
+    Raises:
+        ImageError: the region of interest was not found.
     """
-    height, width = mask.shape
+    region = picture.entry.record.get("roi")
+    if region is not None and region["error"] is not None:
+        raise ImageError(f"no region of interest, in which points could lie: {region['error']}")
+    corners = None if region is None else np.array(region["polygon"], np.float64)
     if placement.random_points is None:
-        places = [
-            ((2 * row + 1) * height // (2 * placement.rows), (2 * column + 1) * width // (2 * placement.columns))
-            for row in range(placement.rows)
-            for column in range(placement.columns)
-        ]
+        places = _grid(mask.shape, placement, corners)
     else:
-        # Of each picture's own name: the same points whatever other pictures there are.
-        generator = np.random.default_rng([placement.seed, zlib.crc32(os.fsencode(name))])
-        count = min(placement.random_points, height * width)
-        drawn = np.sort(generator.choice(height * width, count, replace=False, shuffle=False))
-        places = [divmod(int(each), width) for each in drawn]
-    for row, column in places:
-        if mask[row, column] < len(labels):
-            yield name, row, column, labels[int(mask[row, column])]
+        places = _random_places(Path(picture.path).name, mask.shape, placement, corners)
+    known = [(int(row), int(column), int(mask[row, column])) for row, column in places]
+    return [LabelledPoint(labels[value], row, column) for row, column, value in known if value < len(labels)]
 
 
-def coralnet_csv(rows: Sequence[tuple[str, int, int, str]]) -> bytes:
-    """Write points as the table that CoralNet takes.
+def _grid(shape: tuple[int, ...], placement: Placement, corners: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Rows and columns `int64[n, 2]` of a grid over a picture or a region, even on the ground where four corners tell.
+
+    Of another region, the grid is that of its bounding box, as far as it lies inside.
+    """
+    height, width = shape
+    across, down = 2 * np.arange(placement.columns) + 1, 2 * np.arange(placement.rows) + 1
+    steps = np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2)
+    counts = 2 * np.array([placement.columns, placement.rows])
+    if corners is None:
+        return (steps * [width, height] // counts)[:, ::-1]
+    if is_quadrilateral(corners):
+        view = np.linalg.inv(ground_view(corners))
+        points = cv2.perspectiveTransform((steps / counts)[np.newaxis], view)[0]
+    else:
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        points = low + steps * (high - low) / counts
+    columns, rows = np.floor(points).astype(np.int64).T
+    seen = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    rows, columns = rows[seen], columns[seen]
+    inside = enclosed_pixels(corners, (height, width))[rows, columns]
+    return np.stack([rows[inside], columns[inside]], axis=1)
+
+
+def _random_places(
+    name: str, shape: tuple[int, ...], placement: Placement, corners: NDArray[np.float64] | None
+) -> NDArray[np.int64]:
+    """Rows and columns `int64[n, 2]` of pixels of a picture or a region, each drawn once."""
+    height, width = shape
+    pixels = None if corners is None else np.flatnonzero(enclosed_pixels(corners, (height, width)))
+    available = height * width if pixels is None else len(pixels)
+    # Of each picture's own name: the same points whatever other pictures there are.
+    generator = np.random.default_rng([placement.seed, zlib.crc32(os.fsencode(name))])
+    count = min(placement.random_points or 0, available)
+    drawn = np.sort(generator.choice(available, count, replace=False, shuffle=False))
+    return np.stack(np.divmod(drawn if pixels is None else pixels[drawn], width), axis=1)
+
+
+def squidle_records(name: str, mask: Labels, points: Iterable[LabelledPoint]) -> list[dict[str, Any]]:
+    """Write points under the names that Squidle+ gives the columns of annotations.
+
+    Args:
+        name: of the picture's file, the key of the medium.
+        mask: class indices `[H, W]`.
+        points: on it.
 
     Returns:
-        UTF-8 CSV with the columns Name, Row, Column, Label.
+        JSON values; places are fractions of width and height, those of the centres of pixels.
+    """
+    height, width = mask.shape
+    return [
+        {
+            "point.media.key": name,
+            "point.x": (each.column + 0.5) / width,
+            "point.y": (each.row + 0.5) / height,
+            "label.name": each.label,
+            "needs_review": True,
+        }
+        for each in points
+    ]
+
+
+def coralnet_csv(points: Iterable[tuple[str, LabelledPoint]]) -> bytes:
+    """Write points as the table that CoralNet takes.
+
+    Args:
+        points: name of the picture's file, and point.
+
+    Returns:
+        UTF-8 CSV with the columns Name, Row, Column, Label; rows and columns are counted from 0 at the top left.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["Name", "Row", "Column", "Label"])
-    writer.writerows([csv_cell(name), row, column, csv_cell(label)] for name, row, column, label in rows)
+    writer.writerows([csv_cell(name), each.row, each.column, csv_cell(each.label)] for name, each in points)
     return text.getvalue().encode()

@@ -11,14 +11,14 @@
 # that hold the truth in 75 to 90 % of surveys only, because labelled pictures belong to the same transects.
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from engine.errors import OptionError
@@ -41,7 +41,7 @@ class _LabelledPicture(TypedDict):
     image: str
     stratum: str
     inclusion_probability: Annotated[FiniteFloat, Field(gt=0, le=1)]
-    pixels: PositiveInt
+    whole: bool
     labelled_cover: _Shares
     found_cover: _Shares
 
@@ -190,8 +190,8 @@ def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correcti
         for name in ("labelled_cover", "found_cover")
     )
     probabilities = {image: each["inclusion_probability"] for image, each in sampled.items()}
-    pixels = {image: each["pixels"] for image, each in sampled.items()}
-    _require_evaluated(path, result["provenance"], survey, found, pixels)
+    whole = {image for image, each in sampled.items() if each["whole"]}
+    _require_evaluated(path, result["provenance"], survey, found, whole)
     _require_all_drawn_from(path, list(sampled.values()), placed)
     return correction_from(confusion, labelled, found, probabilities)
 
@@ -201,7 +201,7 @@ def _require_evaluated(
     provenance: Mapping[str, Any],
     survey: SurveyPictures,
     found: Mapping[str, Values],
-    pixels: Mapping[str, int],
+    whole: Set[str],
 ) -> None:
     """Refuse labels of pictures that no ledger has, and masks that are not those of the network that was evaluated."""
     missing = found.keys() - {each.path for each in survey.pictures}
@@ -214,13 +214,12 @@ def _require_evaluated(
     evaluated = _deciding(provenance)
     for each in survey.pictures:
         record = each.entry.record
-        whole = pixels.get(each.path) == record["mask"]["width"] * record["mask"]["height"]
-        differs = whole and float(np.abs(each.covers - found[each.path]).max()) > _SAME_COVER
+        differs = each.path in whole and float(np.abs(each.covers - found[each.path]).max()) > _SAME_COVER
         if _deciding(record["provenance"]) != evaluated or differs:
             raise OptionError(
                 f"{path}: the mask of {each.path} in the ledger is not what was evaluated (another model or other "
-                "options, a region of interest, or a clean-up): predict and evaluate with one model and the same "
-                "options, without a region and without a clean-up",
+                "options, another region of interest, or a clean-up): predict and evaluate with one model and the same "
+                "options, the region among them, and without a clean-up",
                 option=_OPTION,
             )
 

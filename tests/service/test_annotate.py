@@ -164,6 +164,66 @@ def test_points_of_coralnet_lie_on_a_grid_or_at_random(masks: Path, tmp_path: Pa
     assert len({(row["Row"], row["Column"]) for row in drawn[0] if row["Name"] == "a.png"}) == 50
 
 
+def test_points_lie_inside_of_the_region(bundle: Path, masks: Path, tmp_path: Path) -> None:
+    """Four corners are those of a rectangle on the ground, and the grid is even there."""
+    out, corners = tmp_path / "r", "polygon:20.5,1 40.5,1 60.5,59 0.5,59"
+    one = tmp_path / "in" / "a.png"
+    assert pseg("predict", bundle, one, "--out", out, "--save", "mask", "--roi", corners).status == ExitStatus.DONE
+    options = "annotate", out, "--format", "coralnet", "--out", tmp_path / "p", "--overwrite"
+    assert pseg(*options, "--grid", "1x3").status == ExitStatus.DONE
+    # by hand: the diagonals cross at 15.5, the middle of the ground, where the region reaches from 15.5 to 45.5
+    places = [(int(each["Row"]), int(each["Column"])) for each in rows_of(tmp_path / "p" / "annotations.csv")]
+    assert places == [(15, 20), (15, 30), (15, 40)]
+    assert pseg(*options, "--points", 400).status == ExitStatus.DONE
+    drawn = [(int(each["Row"]), int(each["Column"])) for each in rows_of(tmp_path / "p" / "annotations.csv")]
+    assert len(set(drawn)) == 400
+    # the centres of the pixels lie between the sides, which move by 20 columns in 58 rows
+    assert all(abs(column - 30) <= 10 + 20 * (row - 0.5) / 58 for row, column in drawn)
+    # A region with an inner corner has the grid of its bounding box, as far as it lies inside.
+    corners = "polygon:0,0 40,0 40,20 20,20 20,60 0,60"
+    pseg("predict", bundle, one, "--out", tmp_path / "l", "--save", "mask", "--roi", corners)
+    pseg("annotate", tmp_path / "l", "--format", "coralnet", "--out", tmp_path / "q", "--grid", "3x2")
+    places = [(int(each["Row"]), int(each["Column"])) for each in rows_of(tmp_path / "q" / "annotations.csv")]
+    assert places == [(10, 10), (10, 30), (30, 10), (50, 10)]
+    pseg("predict", bundle, one, "--out", tmp_path / "n", "--save", "mask", "--roi", "0,0,999,9")
+    outcome = pseg("annotate", tmp_path / "n", "--format", "squidle", "--out", tmp_path / "s")
+    assert outcome.status == ExitStatus.INCOMPLETE
+    assert "no region of interest, in which points could lie" in outcome.stderr
+
+
+def test_points_of_squidle_are_fractions_under_its_names(masks: Path, tmp_path: Path) -> None:
+    """The names are those of the columns that Squidle+ exports, which CoralNet-Toolbox reads, too."""
+    out = tmp_path / "s"
+    options = "annotate", masks, "--format", "squidle", "--out", out, "--grid", "2x3", "--labels", "red=Sand"
+    assert pseg(*options).status == ExitStatus.DONE
+    points = [each for each in json.loads((out / "annotations.json").read_text()) if each["point.media.key"] == "a.png"]
+    assert {frozenset(each) for each in points} == {
+        frozenset({"point.media.key", "point.x", "point.y", "label.name", "needs_review"})
+    }
+    # by hand: the centres of the pixels in rows 15 and 45 of 60, and in columns 15, 45 and 75 of 90
+    assert [(each["point.x"], each["point.y"]) for each in points] == [
+        (column / 90, row / 60) for row in (15.5, 45.5) for column in (15.5, 45.5, 75.5)
+    ]
+    assert [each["label.name"] for each in points] == [
+        ["Sand", "green", "blue"][islands(1)[row, column]] for row in (15, 45) for column in (15, 45, 75)
+    ]
+    assert all(each["needs_review"] is True for each in points)
+
+
+def test_only_what_was_drawn_is_annotated(masks: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    assert pseg("sample", masks, "--count", 2, "--by", "random", "--seed", 3, "--out", sample).status == ExitStatus.DONE
+    names = {Path(each["image"]).name for each in rows_of(sample)}
+    out = tmp_path / "l"
+    told = pseg("annotate", masks, "--format", "labelme", "--sample", sample, "--out", out)
+    assert (told.status, "2 of 2 pictures" in told.stdout) == (ExitStatus.DONE, True)
+    records = [json.loads(path.read_text()) for path in out.rglob("*.json") if path.name != "class_mapping.json"]
+    assert {Path(each["imagePath"]).name for each in records} == names
+    sample.write_text("image,stratum,inclusion_probability\n/else/x.png,,1\n")
+    told = " ".join(pseg_error("annotate", masks, "--format", "coco", "--sample", sample, "--out", out).split())
+    assert "x.png is a picture of the sample, and has no mask in the ledgers" in told
+
+
 def test_the_mapping_tells_labels_from_classes(masks: Path, tmp_path: Path) -> None:
     pseg("annotate", masks, "--format", "coco", "--out", tmp_path / "c", "--labels", "green=SG, blue=W")
     mapping = json.loads((tmp_path / "c" / "class_mapping.json").read_text())
@@ -230,7 +290,7 @@ def test_what_cannot_be_annotated_is_said(masks: Path, bundle: Path, tmp_path: P
     assert "give pairs such as" in pseg_error("annotate", masks, "--format", "coco", "--labels", "sand", *out)
     assert "each class once" in pseg_error("annotate", masks, "--format", "coco", "--labels", "red=R,red=S", *out)
     for kind, given, said in (
-        ("labelme", ("--grid", "2x2"), "--grid: it places points, which only format coralnet has"),
+        ("labelme", ("--grid", "2x2"), "--grid: it places points, which only coralnet and squidle have"),
         ("coco", ("--seed", "2"), "--seed: it places points"),
         ("coralnet", ("--grid", "2x2", "--points", "3"), "--grid: points lie on a grid or at random"),
         ("coralnet", ("--seed", "2"), "--seed: it is of points at random"),

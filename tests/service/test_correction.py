@@ -1,5 +1,6 @@
 """`pseg summarize --correct-with`: covers are those of the labels, as far as a sample shows them."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +30,10 @@ def dive(tmp_path: Path, bundle: Path) -> Path:
     return tmp_path
 
 
-def evaluation_of(dive: Path, bundle: Path, *, red: int) -> Path:
+def evaluation_of(dive: Path, bundle: Path, *options: object, red: int, results: str = "o") -> Path:
     """All pictures are labelled: the first columns, one more than found on T0 and `red` of T1, are red."""
     sample = dive / "sample.csv"
-    assert pseg("sample", dive / "o", "--count", 12, "--by", "random", "--out", sample).status == 0
+    assert pseg("sample", dive / results, "--count", 12, "--by", "random", "--out", sample).status == 0
     for path in (dive / "in").rglob("*.png"):
         columns = np.full((4, 10), 2, np.uint8)
         found = 4 * int(path.parts[-2][1]) + int(path.stem[1])
@@ -40,8 +41,8 @@ def evaluation_of(dive: Path, bundle: Path, *, red: int) -> Path:
         target = dive / "labels" / path.parts[-2] / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(columns).save(target)
-    folders = "--masks", dive / "labels" / "T0", "--masks", dive / "labels" / "T1"
-    outcome = pseg("evaluate", bundle, "--sample", sample, *folders, "--allow-missing-classes", "--json")
+    masks = "--masks", dive / "labels", "--allow-missing-classes"
+    outcome = pseg("evaluate", bundle, "--sample", sample, *masks, "--json", *options)
     (dive / "evaluation.json").write_text(outcome.stdout)
     return dive / "evaluation.json"
 
@@ -55,8 +56,52 @@ def test_if_all_is_labelled_the_covers_are_those_of_the_labels(dive: Path, bundl
     assert red_of(group)["standard_error"] == pytest.approx(0.025, abs=1e-6)
     assert sum(each["mean"] for each in group["cover"]) == pytest.approx(1, abs=1e-5)
     assert any("by 12 labelled pictures of a probability sample" in note for note in found["notes"])
-    uncorrected = summary_of(dive / "o", "--pattern", PATTERN)["groups"][0]
-    assert red_of(uncorrected)["mean"] == pytest.approx(0.45, abs=1e-6)
+    uncorrected = summary_of(dive / "o", "--pattern", PATTERN)
+    assert red_of(uncorrected["groups"][0])["mean"] == pytest.approx(0.45, abs=1e-6)
+    assert red_of(group)["mean_as_found"] == pytest.approx(0.45, abs=1e-6)
+    assert (found["corrected"], uncorrected["corrected"]) == (True, False)
+
+
+def test_what_is_corrected_says_so(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+    written = "--csv", dive / "c.csv", "--plot", dive / "c.svg", "--report", dive / "c.html"
+    told = pseg("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", evaluation, *written)
+    assert "Cover in percent, corrected for what the network confuses" in told.stdout
+    with (dive / "c.csv").open(newline="") as file:
+        row = next(each for each in csv.DictReader(file) if each["class"] == "red")
+    assert (row["corrected"], row["mean"], row["mean_as_found"]) == ("yes", "0.325", "0.45")
+    plot = (dive / "c.svg").read_text()
+    assert "red, corrected cover in percent (hollow: as found)" in plot
+    assert "corrected, 45.00 % as found" in plot
+    page = (dive / "c.html").read_text()
+    assert ">Cover as the network found it</h2>" in page
+    assert ">Corrected cover by group</h2>" in page
+    assert ">32.5%</td>" in page
+    assert ">45.0%</td>" in page.partition('id="groups"')[2]
+
+
+def test_covers_inside_of_regions_are_corrected(dive: Path, bundle: Path) -> None:
+    """The region is the left half: found as red are 0 to 5 of its columns on T0, and 4 or 5 on T1."""
+    region = "--roi", "0,0,5,4", "--quadrat-size", "50cmx1m"
+    assert pseg("predict", bundle, dive / "in", "--recursive", "--out", dive / "r", *region).status == 0
+    evaluation = evaluation_of(dive, bundle, *region, red=3, results="r")
+    summarized = dive / "r", "--pattern", PATTERN, "--correct-with", evaluation
+    red = red_of(summary_of(*summarized)["groups"][0])
+    # by hand: of five columns 1, 2, 3, 4, 5 and 5 are labelled on T0, and 3 of every picture on T1
+    assert red["mean"] == pytest.approx((20 / 6 / 5 + 3 / 5) / 2, abs=1e-6)
+    assert red["mean_as_found"] == pytest.approx((15 / 6 / 5 + 29 / 6 / 5) / 2, abs=1e-6)
+    assert red["mean_area_cm2"] == pytest.approx(5000 * red["mean"], abs=0.01)
+    other = evaluation_of(dive, bundle, red=3, results="r")
+    assert "is not what was evaluated (another model or other options, another region" in pseg_error(
+        "summarize", *summarized[:-1], other
+    )
+
+
+def test_labels_of_the_other_part_of_the_picture_correct_nothing(dive: Path, bundle: Path) -> None:
+    """Whole pictures are summarized, and the labels are those of a region."""
+    evaluation = evaluation_of(dive, bundle, "--roi", "0,0,5,4", red=3)
+    told = pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", evaluation)
+    assert "is not what was evaluated" in told
 
 
 def test_labelled_pictures_stand_for_the_others() -> None:
@@ -128,7 +173,7 @@ def test_masks_of_other_options_are_refused(dive: Path, bundle: Path, option: st
         ({"labelled_cover": [1.0, 0.0]}, "its figures contradict each other"),
         ({"labelled_cover": [0.0, 1.0, 0.0]}, "its figures contradict each other"),
         ({"found_cover": [0.0, 1.0, 0.0]}, "its figures contradict each other"),
-        ({"pixels": 0}, "cannot be read as an evaluation"),
+        ({"whole": "?"}, "cannot be read as an evaluation"),
     ],
 )
 def test_an_edited_evaluation_is_refused(dive: Path, bundle: Path, change: dict[str, object], told: str) -> None:
@@ -152,7 +197,7 @@ def test_pictures_that_the_sample_was_not_drawn_from_are_refused(dive: Path, bun
     evaluation = evaluation_of(dive, bundle, red=3)
     stripes(dive / "more" / "N" / "T2" / "q0.png", 9)
     assert pseg("predict", bundle, dive / "more", "--recursive", "--out", dive / "o2", "--save", "mask").status == 0
-    told = pseg_error("summarize", dive / "o", dive / "o2", "--pattern", PATTERN, "--correct-with", evaluation)
+    told = pseg_error("summarize", dive / "o", dive / "o2", "--pattern", f"*/{PATTERN}", "--correct-with", evaluation)
     assert "the labelled pictures stand for 12 pictures, and 13 are summarized" in told
 
 

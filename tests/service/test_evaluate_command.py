@@ -289,6 +289,47 @@ def test_points_of_coralnet_are_judged_as_points(bundle: Path, tmp_path: Path) -
     assert "Rk is none of the classes red, green, blue" in told
 
 
+def test_points_of_squidle_come_back(bundle: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.jpg", [[0, 0, 1, 1], [2, 2, 1, 1]])
+    run("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--save", "mask")
+    run("annotate", tmp_path / "o", "--format", "squidle", "--out", tmp_path / "s", "--grid", "2x4")
+    labels = "--annotations", tmp_path / "s"
+    corrected(tmp_path / "s" / "annotations.json", '"label.name":"blue"', '"label.name":"green"')
+    record = evaluated(bundle, "--images", tmp_path / "in", *labels)
+    assert (record["pixels"], record["results"][0]["confusion"]) == (8, [[2, 0, 0], [0, 4, 1], [0, 0, 1]])
+    corrected(tmp_path / "s" / "annotations.json", '"needs_review":true', '"point.polygon":[[0,0],[0.1,0],[0,0.1]]')
+    assert "only points of Squidle+ are read" in refusal(bundle, "--images", tmp_path / "in", *labels)
+
+
+def test_labels_are_judged_inside_of_the_region(bundle: Path, tmp_path: Path) -> None:
+    """Six squares lie inside of the region, of which one is labelled otherwise; those outside are all labelled so."""
+    picture(tmp_path / "in" / "a.jpg", [[0, 0, 1, 1], [2, 2, 1, 1]])
+    mask(tmp_path / "masks" / "a.png", [[0, 1, 1, 0], [2, 2, 1, 0]])
+    folders = "--images", tmp_path / "in", "--masks", tmp_path / "masks"
+    record = evaluated(bundle, *folders, "--roi", "0,0,24,16")
+    assert record["results"][0]["confusion"] == [[64, 0, 0], [64, 2 * 64, 0], [0, 0, 2 * 64]]
+    # A region whose far side is half as long: by hand, the ground of its upper half is twice as deep as it looks.
+    (image,) = evaluated(bundle, *folders, "--roi", "polygon:8,0 24,0 32,16 0,16")["results"][0]["per_image"]
+    run("predict", bundle, tmp_path / "in", "--out", tmp_path / "o", "--roi", "polygon:8,0 24,0 32,16 0,16")
+    ledger = json.loads((tmp_path / "o" / "ledger.jsonl").read_text().splitlines()[1])
+    assert image["found_cover"] == pytest.approx([each["cover"] for each in ledger["roi"]["cover"]], abs=1e-5)
+    assert image["found_cover"] != pytest.approx([each["cover"] for each in ledger["cover"]], abs=0.01)
+    told = refusal(bundle, *folders, "--roi", "0,0,99,99")
+    assert "a.jpg: has no region of interest" in told
+    assert "leave the image out" in told
+    told = refusal(bundle, *folders, "--roi", "0,0,9,9", "--fit-temperature", tmp_path / "t.tgz")
+    assert "--roi: a temperature is fitted on whole images" in told
+
+
+def test_masks_are_found_in_sub_folders(bundle: Path, tmp_path: Path) -> None:
+    for transect in ("T1", "T2"):
+        picture(tmp_path / "in" / transect / "q1.jpg", [[0, 1]])
+        mask(tmp_path / "masks" / transect / "q1.png", [[0, 1 if transect == "T1" else 0]])
+    folders = "--images", tmp_path / "in" / "T1", "--images", tmp_path / "in" / "T2", "--masks", tmp_path / "masks"
+    per_image = evaluated(bundle, *folders, "--allow-missing-classes")["results"][0]["per_image"]
+    assert [(Path(each["image"]).parts[-2], each["accuracy"]) for each in per_image] == [("T1", 1), ("T2", 0.5)]
+
+
 def test_a_sample_says_something_of_the_whole_survey(bundle: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / "in" / f"{name}.jpg", [[0, 0]])
