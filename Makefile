@@ -21,7 +21,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ $(VENV)/poetry/made: requirements-poetry.txt $(VENV)/made
 	$(PYTHON) -m venv $(VENV)/poetry
 	$(VENV)/poetry/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r requirements-poetry.txt
 	ln -sf ../poetry/bin/poetry $(BIN)/poetry
+	@touch $@
+
+# What annotations are read back with: labelme, in an environment of its own, since it brings Qt.
+$(VENV)/labelme/made: requirements-labelme.txt $(VENV)/made
+	$(PYTHON) -m venv $(VENV)/labelme
+	$(VENV)/labelme/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r requirements-labelme.txt
 	@touch $@
 
 # What works on a cluster: Ray Data.
@@ -115,7 +121,10 @@ corpus: $(VENV)/development ## hold our readers of pictures against others on 50
 test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, without those that take long
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
 
-test-all: $(VENV)/development $(VENV)/poetry/made ## also the long ones of parity, conversion and service, with branch coverage
+labelme-check: $(VENV)/development $(VENV)/labelme/made ## labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
+	$(BIN)/python -m pytest tests/service/test_labelme.py
+
+test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
