@@ -21,7 +21,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes w
 
 survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
 	$(BIN)/python -m demo.checks.surveys $(ARGS)
+
+survey-pictures: $(VENV)/development ## the pictures of docs/surveys.md, from a rendered survey (5 minutes; needs chromium and chromedriver)
+	$(BIN)/python -m demo.survey_pictures build/survey
 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)

@@ -613,6 +613,17 @@ def _photograph(rng: Generator, picture: Picture) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(decoded[..., ::-1], np.uint8)
 
 
+def save_scene(scene: Scene, picture: Path, labels: Path | None = None) -> None:
+    """Write a picture as JPEG and, if asked, its labels as palette PNG; folders are made."""
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene.image).save(picture, quality=90, optimize=True)
+    if labels is not None:
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        indices = Image.fromarray(scene.labels, mode="P")
+        indices.putpalette([channel for color in LABEL_COLORS for channel in color])
+        indices.save(labels, optimize=True)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo.scenes", description="Write rendered quadrat pictures.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures, made if absent")
@@ -632,15 +643,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parse(arguments)
     folder: Path = options.out
-    labels_folder = folder / "labels"
-    (labels_folder if options.labels else folder).mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.count):
         scene = render_scene(seed, options.width, options.height)
-        Image.fromarray(scene.image).save(folder / f"scene_{seed}.jpg", quality=90, optimize=True)
-        if options.labels:
-            labels = Image.fromarray(scene.labels, mode="P")
-            labels.putpalette([channel for color in LABEL_COLORS for channel in color])
-            labels.save(labels_folder / f"scene_{seed}.png", optimize=True)
+        labels = folder / "labels" / f"scene_{seed}.png" if options.labels else None
+        save_scene(scene, folder / f"scene_{seed}.jpg", labels)
         print(f"{folder / f'scene_{seed}.jpg'}")
 
 

@@ -15,6 +15,7 @@ _STEP: Final = 44
 _PANEL: Final = 150
 _GAP: Final = 34
 _LETTER: Final = 5
+_BOLD_LETTER: Final = 7
 _LABEL_LENGTH: Final = 40
 _SCALES: Final = (0.1, 0.25, 0.5, 1.0)
 """Largest covers that an axis ends at."""
@@ -39,7 +40,7 @@ class _Tick:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    name: str
+    title: str
     color: str
     top: int
     ticks: Sequence[_Tick]
@@ -77,8 +78,7 @@ def covers_svg(summary: Summary) -> bytes:
     )
     drawn = environment.get_template("covers.svg").render(
         title=f"Cover of {len(panels)} classes in {len(labels)} groups, with 95 % intervals",
-        corrected=summary.corrected,
-        width=max(_LEFT + _STEP * len(labels) + 20, 380 if summary.corrected else 260),
+        width=_LEFT + max(_STEP * len(labels) + 20, _BOLD_LETTER * max(len(panel.title) for panel in panels)),
         height=bottom + 30 + _LETTER * max((len(label.text) for label in labels), default=0),
         left=_LEFT,
         bottom=bottom,
@@ -108,8 +108,9 @@ def _panel(summary: Summary, index: int, top: int) -> _Panel:
             joined[tuple(group.group.values())].append(mark)
     of_class = summary.classes[index]
     steps = [scale * number / _TICKS for number in range(_TICKS + 1)]
+    what = "corrected cover in percent (small: as found)" if summary.corrected else "cover in percent"
     return _Panel(
-        legible(of_class.name),
+        f"{legible(of_class.name)}, {what}",
         "rgb({},{},{})".format(*of_class.color),
         top,
         [_Tick(at(step), f"{100 * step:g}") for step in steps],

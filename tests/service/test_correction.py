@@ -71,7 +71,7 @@ def test_what_is_corrected_says_so(dive: Path, bundle: Path) -> None:
         row = next(each for each in csv.DictReader(file) if each["class"] == "red")
     assert (row["corrected"], row["mean"], row["mean_as_found"]) == ("yes", "0.325", "0.45")
     plot = (dive / "c.svg").read_text()
-    assert "red, corrected cover in percent (hollow: as found)" in plot
+    assert "red, corrected cover in percent (small: as found)" in plot
     assert "corrected, 45.00 % as found" in plot
     page = (dive / "c.html").read_text()
     assert ">Cover as the network found it</h2>" in page
