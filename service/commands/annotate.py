@@ -87,6 +87,7 @@ class _AnnotationOptions(Options):
         "picture; coco: regions, one JSON; taglab: coloured label maps, one PNG per picture, and the dictionary of "
         "labels.",
         name="format",
+        metavar="FORMAT",
     )
     out: Path = option(Path("annotations"), "Folder to write to.")
     labels: Mapping[str, str] | None = option(

@@ -103,9 +103,12 @@ def read_sample(path: Path) -> list[SampleRow]:
         sample = [
             SampleRow(Path(original(row["image"])), row["stratum"], float(row["inclusion_probability"])) for row in rows
         ]
-    except (SettingsError, csv.Error, KeyError, TypeError, ValueError) as error:
+    except SettingsError as error:
+        raise OptionError(f"{path}: {error}: give a table of `pseg sample`", option="sample") from error
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise OptionError(
-            f"{path}: cannot be read ({error}): give a table of `pseg sample`", option="sample"
+            f"{path}: is no table of `pseg sample` ({error}): give one with image, stratum, inclusion_probability",
+            option="sample",
         ) from error
     wrong = [row for row in sample if not 0 < row.inclusion_probability <= 1]
     if wrong or not sample or len({row.image for row in sample}) < len(sample):

@@ -742,13 +742,16 @@ def test_what_vendors_print_is_kept_out_of_the_results(tmp_path: Path) -> None:
 def test_a_flag_warns_and_changes_nothing_else(bundle: Path, tmp_path: Path) -> None:
     dark = halves(tmp_path / "dark.png", (20, 4, 4), (4, 4, 20))
     table, page = tmp_path / "cover.csv", tmp_path / "report.html"
-    outcome = pseg("predict", bundle, dark, "--out", tmp_path / "out", "--csv", table, "--report", page)
+    bright = halves(tmp_path / "bright.png")
+    outcome = pseg("predict", bundle, dark, bright, "--out", tmp_path / "out", "--csv", table, "--report", page)
     assert outcome.status == ExitStatus.DONE
     assert "dark.png may be too dark" in outcome.stderr
     with table.open(newline="") as file:
-        (row,) = csv.DictReader(file)
+        row, _ = csv.DictReader(file)
     assert (row["flags"], row["cover_red"]) == ("too dark", "0.5")
-    assert "too dark" in page.read_text()
+    text = page.read_text()
+    assert "1 photograph is flagged</strong> as possibly too dark (1)" in text
+    assert text.count('<td data-value="too dark">too dark</td>') == text.count('<td data-value=""></td>') == 1
     run = ("predict", bundle, dark, "--out", tmp_path / "out", "--resume", "--json")
     (record,) = pseg(*run).records
     assert record["flags"] == ["too dark"]

@@ -126,7 +126,7 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
     places.write_text("image,site\na.png,N\nb.png,N\n")
     named_as_map = Path(shutil.copy(image, folder / "a.gpkg"))
     assert pseg("predict", b, named_as_map, "--out", folder / "of-maps").status == 0
-    for option in ("csv", "changes", "plot", "ifdo", "report"):
+    for option in ("csv", "changes", "quadrats", "plot", "ifdo", "report"):
         found["summarize", option] = [
             Attempt(
                 lambda path, option=option: ("summarize", folder / "o", "--survey", places, f"--{option}", path), victim
