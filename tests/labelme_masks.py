@@ -5,6 +5,7 @@ where nothing is drawn, else the place of the label in LABELS (with commas betwe
 """
 # labelme is not installed where types are checked.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import sys
 from pathlib import Path

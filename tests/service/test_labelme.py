@@ -80,7 +80,7 @@ def test_shapes_of_every_kind_are_read_as_labelme_draws_them(tmp_path: Path) -> 
     files = [tmp_path / f"{number}.json" for number in range(20)]
     for number, file in enumerate(files):
         shapes = [shape(generator, kinds[(number + each) % len(kinds)], size) for each in range(4)]
-        record = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "a.png", "imageData": None}
+        record: dict[str, Any] = {"version": "5.5.0", "shapes": shapes, "imagePath": "a.png", "imageData": None}
         file.write_text(json.dumps({**record, "imageHeight": size[1], "imageWidth": size[0]}))
     for file, wanted in zip(files, drawn_by_labelme(files, tmp_path / "drawn"), strict=True):
         (found,) = read_annotations([file])
