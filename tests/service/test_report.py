@@ -42,6 +42,7 @@ from engine.images import Capture
 from engine.segmentation.confidence import confidence_of
 from engine.segmentation.palette import OverlayOptions, OverlayStyle
 from engine.segmentation.predictor import Mask
+from engine.segmentation.quality import Flag
 from engine.segmentation.steps import RegionCover
 from service import cli
 from service.commands.terminal import ExitStatus
@@ -693,11 +694,12 @@ def with_frame(found: Prediction, **areas: float) -> Prediction:
 
 @pytest.fixture
 def survey(tmp_path: Path) -> Path:
-    """All that a page can hold: groups, a class that is left out, areas, confidence, a region, a failure, a picture."""
+    """All that a page can hold: groups, a class that is left out, areas, confidence, a region, a flag, a failure."""
     path = tmp_path / "survey.html"
     estimate = {"id": "urn:grass", "name": "grass", "mean": 0.5, "standard_error": 0.1, "low": 0.25, "high": 0.75}
     sand = {**estimate, "id": "urn:sand", "name": "sand", "standard_error": None, "low": None, "high": None}
-    group = {"site": "north", "units": 3, "pictures": 7, "cover": [sand, estimate]}
+    besides = {"mean_as_found": 0.625, "mean_area_cm2": 1250.0}
+    group = {"site": "north", "units": 3, "pictures": 7, "cover": [{**each, **besides} for each in (sand, estimate)]}
     change = {"site": "north", "earlier": "2025", "later": "2026", "units_earlier": 3, "units_later": 4}
     region = RegionCover(
         RegionMethod.POLYGON,
@@ -710,6 +712,7 @@ def survey(tmp_path: Path) -> Path:
         with_frame(all_grass(0.5), area_m2=12.5),
         confidence=confidence_of(np.full((100, 200), 200, np.uint8), np.eye(256, dtype=np.int64)[200], 0.9),
         region=region,
+        flags=(Flag.TOO_DARK,),
     )
     with report_at(path, title="Bay", provenance=PROVENANCE, facts={"bundle": "bay.tgz"}) as report:
         add(report, "q1.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30)), found)
@@ -717,6 +720,8 @@ def survey(tmp_path: Path) -> Path:
         report.add_failure("broken.jpg", "broken.jpg: truncated")
         report.survey = {
             "unit": "transect",
+            "corrected": True,
+            "measured": True,
             "fields": ["site"],
             "groups": [{**group, "date": "2025"}, {**group, "date": None}],
             "changes": [{**change, "paired": False, "cover": [sand, estimate]}],
@@ -797,11 +802,11 @@ def test_groups_have_their_means_and_intervals(page: Page, survey: Path) -> None
     page.open(survey)
     rows = [" ".join(each.split()) for each in page.texts(".groups tbody tr")]
     assert rows[:3] == [
-        "north2025350.0%none: one transect",
-        "northunknown350.0%none: one transect",
+        "north2025350.0%none: one transect62.5%1250 cm²",
+        "northunknown350.0%none: one transect62.5%1250 cm²",
         "north2025 to 20263 and 4+50.0none: one transect",
     ]
-    assert rows[3] == "north2025350.0%25.0% to 75.0%"
+    assert rows[3] == "north2025350.0%25.0% to 75.0%62.5%1250 cm²"
     interval, track = page.one(".interval").rect, page.all(".groups .track")[2].rect
     assert interval["x"] - track["x"] == pytest.approx(0.25 * track["width"], abs=1)
     assert interval["width"] == pytest.approx(0.5 * track["width"], abs=1)
