@@ -51,6 +51,17 @@ class _RichMessages(logging.Handler):
         RichHandler(console=messages(), show_path=False, show_time=False).handle(record)
 
 
+class _TakesEachOptionOnce(core.TyperCommand):
+    """A command whose options have one value; of two, the parser would drop the first in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
+        _, _, given = self.make_parser(ctx).parse_args(args=[*args])
+        for each in self.params:
+            if isinstance(each, core.TyperOption) and not (each.multiple or each.is_flag) and given.count(each) > 1:
+                raise typer.BadParameter("it is given more than once: give it once, with commas between the values of a list", ctx=ctx, param=each)
+        return super().parse_args(ctx, args)
+
+
 class _LoadedWhenCalled(core.TyperGroup):
     """A group that imports a command's file only to run that command or to tell of it."""
 
@@ -71,7 +82,7 @@ class _LoadedWhenCalled(core.TyperGroup):
             return None
         place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        command.command(cmd_name)(getattr(import_module(f"service.commands.{place}"), place))
+        command.command(cmd_name, cls=_TakesEachOptionOnce)(getattr(import_module(f"service.commands.{place}"), place))
         if not gc.isenabled():  # see `service.start`; what was loaded stays, and later collections need not look at it
             gc.freeze()
             gc.enable()

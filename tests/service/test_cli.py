@@ -456,6 +456,8 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
         (["--mask-size", "huge"], "--mask-size"),
         (["--threads", "two"], "--threads"),
         (["--no-such-option"], "No such option"),
+        (["--save", "mask", "--save", "overlay"], "more than once"),
+        (["--threads", "1", "--threads", "2"], "more than once"),
     ],
 )
 def test_wrong_options(bundle: Path, photo: Path, tmp_path: Path, options: list[str], message: str) -> None:
