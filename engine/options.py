@@ -163,7 +163,7 @@ class DynamicShapeProfile:
 
 
 WORKSPACE_BYTES: Final = 1 << 30
-"""TensorRT's scratch memory."""
+"""TensorRT's scratch memory, where no limit says less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,36 @@ class TensorRtFiles:
     engine_cache: Path | None = None
 
 
+_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30}
+_LEAST_GPU_BYTES: Final = 256 << 20
+"""No network runs in less."""
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory.
+
+    >>> parse_memory("4GiB"), parse_memory("512 MiB")
+    (4294967296, 536870912)
+
+    Args:
+        text: a number and its unit.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    found = re.fullmatch(MEMORY_PATTERN, text)
+    if found is None:
+        raise ValueError("give a number and its unit, such as 4GiB or 512MiB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+MEMORY_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?(MiB|GiB)$"
+"""How an amount of memory is written, where it is checked as text."""
+
+
 @dataclass(frozen=True, slots=True)
 class GpuOptions(Options):
     """What may be asked of a GPU, whichever runtime uses it.
@@ -188,6 +218,7 @@ class GpuOptions(Options):
     Attributes:
         min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
         allow_tf32: FP32 products may be rounded to TF32.
+        memory_bytes: what the network may take of the GPU's memory; None: all that is free.
     """
 
     title: ClassVar[str] = "What runs the network"
@@ -198,6 +229,40 @@ class GpuOptions(Options):
         "Let a GPU multiply FP32 numbers with 10 bits of precision (TF32), which is faster and moves some pixels on "
         "borders between classes.",
     )
+    memory_bytes: int | None = option(
+        None,
+        "The most memory of the GPU for the network and its runs, such as 4GiB: batches and tiles are cut to it. By "
+        "default what is free.",
+        name="gpu_memory_limit",
+        metavar="SIZE",
+        parse=parse_memory,
+        pattern=MEMORY_PATTERN,
+        minimum=_LEAST_GPU_BYTES,
+    )
+
+    @property
+    def workspace_bytes(self) -> int:
+        """TensorRT's scratch memory."""
+        return min(WORKSPACE_BYTES, self.memory_bytes or WORKSPACE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaExecution:
+    """How ONNX Runtime works on a GPU: what is measured, not asked for. The masks are the same.
+
+    Attributes:
+        io_binding: inputs and outputs stay in the GPU's memory, and results come through pinned memory.
+        prefer_nhwc: convolutions take the channels last.
+        cuda_graph: the runs of one size are recorded once and replayed.
+    """
+
+    io_binding: bool = True
+    prefer_nhwc: bool = False
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cuda_graph and not self.io_binding:
+            raise OptionError("CUDA graphs are replayed at fixed addresses, which only IO binding keeps")
 
 
 def _check_counts(threads: int, streams: int) -> None:
@@ -228,9 +293,10 @@ class OnnxOptions:
         threads: intra-op threads of all streams together.
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
-        gpu: TF32, and the size of subgraphs for TensorRT.
+        gpu: TF32, memory, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes and engines of TensorRT.
         verbose: let the library log.
+        cuda: how it works on a GPU.
     """
 
     provider: Provider = Provider.CPU
@@ -241,10 +307,13 @@ class OnnxOptions:
     gpu: GpuOptions = GpuOptions()
     tensorrt_files: TensorRtFiles = TensorRtFiles()
     verbose: bool = False
+    cuda: CudaExecution = CudaExecution()
 
     def __post_init__(self) -> None:
         _read_words(self, provider=Provider, precision=Precision)
         _check_counts(self.threads, self.streams)
+        if self.cuda != CudaExecution() and self.provider.device is Device.CPU:
+            raise OptionError(f"IO binding, NHWC and CUDA graphs belong to a GPU, and {self.provider} runs on the CPU")
 
     @property
     def threads_per_stream(self) -> int:
@@ -281,7 +350,7 @@ class PaddleOptions:
         threads: threads of the CPU math library, of all streams together.
         streams: runs that may be under way at once; each has an equal share of the threads.
         device_id: GPU index.
-        gpu: TF32, and the size of subgraphs for TensorRT.
+        gpu: TF32, memory, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes, engines and calibration tables of TensorRT.
         preparation: what this run writes down for later runs under TensorRT; None: a usual run.
         verbose: let the library log.

@@ -244,9 +244,9 @@ class Streams:
             batch = [prepared] * self._batch_size
             if math.isnan(first_run_ms):
                 started = time.perf_counter()
-                self._predictor.run(batch)
+                self._predictor.run(batch, for_classes=True)
                 first_run_ms = _elapsed_ms(started)
-            self._on_every_stream(partial(self._predictor.run, batch))
+            self._on_every_stream(partial(self._predictor.run, batch, for_classes=True))
             warm.add(prepared.tensor.shape)
         return first_run_ms
 
@@ -293,7 +293,7 @@ class Streams:
             decode_ms[index] = _elapsed_ms(at)
             prepared.append(predictor.prepare(image))
         stages: list[dict[str, float]] = []
-        for each, raw, decoding in zip(prepared, predictor.run(prepared), decode_ms, strict=True):
+        for each, raw, decoding in zip(prepared, predictor.run(prepared, for_classes=True), decode_ms, strict=True):
             prediction = predictor.finish(each, raw)
             at = time.perf_counter()
             encoded(prediction)

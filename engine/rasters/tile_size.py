@@ -125,6 +125,9 @@ def choose_tiling(
             _log.info("tiles of %s×%s pixels, %s a run", tiling.width, tiling.height, batch)
             return replace(tiling, batch=batch_size or batch), probe.facts
     smallest = tilings[-1]
+    on_device = probe.missing_on_device(smallest.pixels, batch_size or 1)
+    if on_device is not None:
+        raise OptionError(on_device)
     wanted = before + _RESERVE_BYTES + probe.total_bytes(smallest.pixels, batch_size or 1)
     raise OptionError(
         f"{limit // _MIB} MiB of memory do not hold one tile of {smallest.width}×{smallest.height} pixels: about "
@@ -162,7 +165,9 @@ class _Probe:
 
     def __init__(self, predictor: Predictor, room: int) -> None:
         self._predictor = predictor
+        self._memory = predictor.runtime.memory
         self._room = room
+        self._device_room = 0 if self._memory is None else self._memory.free_bytes()
         self._seen: tuple[Need, ...] = ()
         self._output_bytes = 0.0
         self._left_bytes = 0
@@ -174,34 +179,57 @@ class _Probe:
             probes = [(side, side) for side in _PROBE_SIDES if side < min(width, height)]
         for probe_width, probe_height in probes or [(width, height)]:
             pixels = probe_width * probe_height
-            if self._seen and self.total_bytes(pixels, 1) > self._room:
+            if self._seen and not self.fits(pixels, 1):
                 break
-            before = process_memory_bytes("VmRSS")
+            before = self._used_bytes()
             with peak_memory() as peak:
                 raw = self._run((probe_width, probe_height))
-                grown = peak() - before
+                grown = (peak() if self._memory is None else self._used_bytes()) - before
             # What an earlier run left behind is used again, so it belongs to what this size takes.
             self._seen = (*self._seen, Need(pixels, grown + self._left_bytes))
-            self._left_bytes += max(0, process_memory_bytes("VmRSS") - before)
+            self._left_bytes += max(0, self._used_bytes() - before)
             self._output_bytes = raw.output.nbytes / pixels
             self.facts = output_facts(self._predictor, raw)
+
+    def _used_bytes(self) -> int:
+        return process_memory_bytes("VmRSS") if self._memory is None else self._memory.used_bytes()
 
     def _run(self, size: Size) -> RawOutput:
         width, height = size
         grey = SourceImage(np.full((height, width, self._predictor.bands), 127, np.uint8), width, height, Capture())
         return self._predictor.run([self._predictor.prepare(grey)])[0]
 
+    def network_bytes(self, pixels: int, batch: int) -> int:
+        """What runs take."""
+        streams = self._predictor.runtime.identity.streams
+        left_behind = self._left_bytes if pixels * batch > self._seen[-1].pixels else 0
+        return streams * needed_bytes(self._seen, pixels * batch) + left_behind
+
     def total_bytes(self, pixels: int, batch: int) -> int:
-        """What tiles of a size take, all that is held of them at once included."""
+        """What tiles of a size take of this process's memory, all that is held of them at once included."""
         streams = self._predictor.runtime.identity.streams
         held = (streams + 1) * batch
         bands = self._predictor.bands
         read = (bands + 1 + bands * 4) * (held + 1)
         planes = self.facts.planes * 4 * 3 + 4
         outputs = self._output_bytes * (held + 3)
-        network = streams * needed_bytes(self._seen, pixels * batch)
-        left_behind = self._left_bytes if pixels * batch > self._seen[-1].pixels else 0
-        return network + left_behind + round(pixels * (read + planes + outputs))
+        network = self.network_bytes(pixels, batch) if self._memory is None else 0
+        return network + round(pixels * (read + planes + outputs))
+
+    def fits(self, pixels: int, batch: int) -> bool:
+        """Whether there is room for tiles of a size, here and, where the network runs on a GPU, there."""
+        on_device = self._memory is None or self.network_bytes(pixels, batch) <= self._device_room
+        return on_device and self.total_bytes(pixels, batch) <= self._room
+
+    def missing_on_device(self, pixels: int, batch: int) -> str | None:
+        """Why the GPU does not hold tiles of a size; None where it does, or where there is none."""
+        needed = self.network_bytes(pixels, batch)
+        if self._memory is None or needed <= self._device_room:
+            return None
+        return (
+            f"{self._device_room // _MIB} MiB of GPU memory do not hold runs of {batch} × {pixels} pixels, which take "
+            f"about {needed // _MIB} MiB: raise gpu-memory-limit, or choose a smaller tile-size"
+        )
 
     def batch_for(self, tiling: Tiling, wished: int | None) -> int | None:
         """The largest batch up to what is useful that fits; None: not even one tile does."""
@@ -209,5 +237,5 @@ class _Probe:
         stated = _input_spec(self._predictor).shape[0]
         useful = stated or wished or max(1, min(_MOST_TILES_A_RUN, _PIXELS_A_RUN // pixels))
         least = useful if stated or wished else 1
-        fitting = (batch for batch in range(useful, least - 1, -1) if self.total_bytes(pixels, batch) <= self._room)
+        fitting = (batch for batch in range(useful, least - 1, -1) if self.fits(pixels, batch))
         return next(fitting, None)

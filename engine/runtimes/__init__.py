@@ -60,6 +60,18 @@ class RuntimeIdentity:
         return self.provider in {"cuda", "tensorrt", "paddle-gpu", "paddle-tensorrt"}
 
 
+class DeviceMemory(Protocol):
+    """Memory that runs of the network take, where it is not the process's own."""
+
+    def used_bytes(self) -> int:
+        """What is taken now; it does not sink after a run."""
+        ...
+
+    def free_bytes(self) -> int:
+        """What runs may take besides, by what is free and by what was allowed."""
+        ...
+
+
 class Runtime(Protocol):
     """One loaded model on one device.
 
@@ -70,11 +82,13 @@ class Runtime(Protocol):
         identity: what really runs.
         inputs: of the model.
         outputs: of the model, as far as it states them; look at what `run` returns.
+        memory: the GPU's, where it can be measured; None elsewhere.
     """
 
     identity: RuntimeIdentity
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    memory: DeviceMemory | None = None
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the network once.
@@ -89,6 +103,21 @@ class Runtime(Protocol):
             InferenceError: the feeds do not fit, the library failed (its error is the cause), or the runtime is closed.
         """
         ...
+
+    def run_for_classes(self, feeds: Mapping[str, Tensor]) -> Tensor | None:
+        """Run the network once and have its scores compared where it runs.
+
+        Args:
+            feeds: as for `run`.
+
+        Returns:
+            uint8[N, H, W]: of every pixel the class of the largest score, of equal ones the first; None: this runtime
+            does not do that, and nothing was run.
+
+        Raises:
+            InferenceError: as `run`, or a score is not finite.
+        """
+        return None
 
     def close(self) -> None:
         """Free the model. Calling it twice is harmless; running afterwards is an error."""

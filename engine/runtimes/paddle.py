@@ -36,7 +36,6 @@ from typing_extensions import override
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import (
-    WORKSPACE_BYTES,
     Device,
     DynamicShapeProfile,
     PaddleOptions,
@@ -52,14 +51,15 @@ from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import scratch_folder
 from engine.system.libraries import tensorrt_version
 from engine.system.machine.gpu_stacks import how_to_install_paddle
-from engine.system.machine.nvidia import open_libraries, output_to_stderr, require_gpu, set_tf32
+from engine.system.machine.nvidia import GpuMemory, open_libraries, output_to_stderr, require_gpu, set_tf32
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
 
 
 _FIRST_ALLOCATION_MIB = 256
-"""On the GPU."""
+"""On the GPU; no limit on its memory is lower."""
+_MEMORY_FLAG = "FLAGS_gpu_memory_limit_mb"
 _TENSORRT_LIBRARIES = ("libnvinfer.so", "libnvinfer_plugin.so")
 _TELLING = re.compile(r"\w*Error: ")
 
@@ -149,7 +149,7 @@ def _pdmodel_tensorrt_calls(options: PaddleOptions) -> list[ConfigCall]:
     engine = ConfigCall(
         "enable_tensorrt_engine",
         (
-            WORKSPACE_BYTES,
+            options.gpu.workspace_bytes,
             _largest_batch(files.shapes),
             options.gpu.min_subgraph_size,
             _PRECISION_MODES[options.precision],
@@ -217,7 +217,7 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
     """Decide how a PIR program is converted for TensorRT.
 
     Args:
-        options: precision, min-subgraph-size, workspace and profile.
+        options: precision, min-subgraph-size, memory and profile.
 
     Returns:
         The arguments.
@@ -243,7 +243,7 @@ def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
         ),
         min_subgraph_size=options.gpu.min_subgraph_size,
         precision_mode=options.precision.value.upper(),
-        workspace_size=WORKSPACE_BYTES,
+        workspace_size=options.gpu.workspace_bytes,
     )
 
 
@@ -272,6 +272,7 @@ def engine_key(model: PaddleModel, options: PaddleOptions, versions: Mapping[str
         min_subgraph_size=options.gpu.min_subgraph_size,
         tf32=options.gpu.allow_tf32,
         shape_ranges=None if ranges is None else file_digest(ranges),
+        workspace_bytes=options.gpu.workspace_bytes,
     )
 
 
@@ -433,7 +434,13 @@ class PaddleRuntime(Runtime):
         require_device(options)
         versions = {"paddlepaddle": str(_import_paddle().__version__)}
         if on_gpu:
-            versions["gpu"] = require_gpu(options.device_id).description
+            gpu = require_gpu(options.device_id)
+            versions["gpu"] = gpu.description
+            _limit_memory(options)
+            if not options.tensorrt:
+                # TensorRT takes no sizes outside its profile, so that its runs are not measured.
+                model_bytes = model.params.stat().st_size
+                self.memory = GpuMemory(gpu, model_bytes, options.gpu.memory_bytes).measurable()
         if options.tensorrt:
             versions["tensorrt"] = tensorrt_version()
         self.identity = RuntimeIdentity(
@@ -534,6 +541,13 @@ def require_device(options: PaddleOptions) -> None:
             "Paddle opens TensorRT's libraries without their version: install TensorRT 10, link each lib*.so.10 of the "
             "folder tensorrt_libs as lib*.so, and name that folder in LD_LIBRARY_PATH; Dockerfile.gpu does so",
         )
+
+
+def _limit_memory(options: PaddleOptions) -> None:
+    """Paddle reads its limit once, at its first allocation: the first model of a process decides."""
+    limit_bytes = options.gpu.memory_bytes
+    if limit_bytes is not None:
+        _import_paddle().set_flags({_MEMORY_FLAG: limit_bytes >> 20})
 
 
 def _create_predictor(model: PaddleModel, options: PaddleOptions) -> Any:

@@ -51,7 +51,7 @@ class RuntimeRequest(Options):
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
-        gpu: TF32, and the size of subgraphs for TensorRT.
+        gpu: TF32, memory, and the size of subgraphs for TensorRT.
         verbose: let the library log.
         tensorrt_files: shapes and engines of TensorRT.
         tuned: a profile that fits bundle and machine; tried before what the other attributes allow.
@@ -170,10 +170,11 @@ def candidates(request: RuntimeRequest) -> tuple[RuntimeOptions, ...]:
 def _require_gpu_options_used(gpu: GpuOptions, found: Iterable[RuntimeOptions]) -> None:
     usual = GpuOptions()
     devices = {each.provider.device if isinstance(each, OnnxOptions) else each.device for each in found}
-    if gpu.allow_tf32 != usual.allow_tf32 and Device.GPU not in devices:
-        raise OptionError(
-            "it acts on a GPU, and none is asked for: leave it out, or ask for device gpu", option="allow_tf32"
-        )
+    for name, asked in (("allow_tf32", gpu.allow_tf32), ("gpu_memory_limit", gpu.memory_bytes is not None)):
+        if asked and Device.GPU not in devices:
+            raise OptionError(
+                "it acts on a GPU, and none is asked for: leave it out, or ask for device gpu", option=name
+            )
     uses_tensorrt = any(
         each.provider is Provider.TENSORRT if isinstance(each, OnnxOptions) else each.tensorrt for each in found
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from engine.errors import InferenceError
+from engine.runtimes import DeviceMemory
 
 _log = logging.getLogger(__name__)
 _STATUS = Path("/proc/self/status")
@@ -53,6 +54,10 @@ def _peak_of(run_square: Callable[[int], int], side: int) -> tuple[int, int]:
     return resident_bytes("VmHWM"), output_bytes
 
 
+def _rise(small_bytes: int, large_bytes: int) -> float:
+    return max(0, large_bytes - small_bytes) / (_PILOT_SIDES[1] ** 2 - _PILOT_SIDES[0] ** 2)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
     """What the runs of a network may use.
@@ -62,12 +67,14 @@ class MemoryBudget:
         base_bytes: what the process holds without any run.
         bytes_per_pixel: what a run takes per pixel of its input.
         held_bytes_per_pixel: what an image takes while it waits before a run or after it.
+        where: what is limited, for messages.
     """
 
     limit_bytes: int
     base_bytes: int
     bytes_per_pixel: float
     held_bytes_per_pixel: float = 0
+    where: str = "memory"
 
     @classmethod
     def measured(cls, run_square: Callable[[int], int], limit_bytes: int) -> Self | None:
@@ -85,9 +92,27 @@ class MemoryBudget:
         except InferenceError as error:
             _log.debug("what runs take is not known: %s", error)
             return None
-        pixels = _PILOT_SIDES[1] ** 2 - _PILOT_SIDES[0] ** 2
         held = _DECODED_BYTES + output_bytes / _PILOT_SIDES[1] ** 2
-        return cls(limit_bytes, base_bytes, _MARGIN * max(0, large - small) / pixels, _MARGIN * held)
+        return cls(limit_bytes, base_bytes, _MARGIN * _rise(small, large), _MARGIN * held)
+
+    @classmethod
+    def measured_on(cls, memory: DeviceMemory, run_square: Callable[[int], int]) -> Self | None:
+        """Measure what runs take of a GPU's memory. What waits before a run and after it lies elsewhere.
+
+        Args:
+            memory: of the GPU; what a run takes stays with the runtime, so that what is used afterwards is the peak.
+            run_square: runs the network on an empty picture of so many pixels a side.
+
+        Returns:
+            The budget; None if the network does not take small pictures.
+        """
+        used, free = memory.used_bytes(), memory.free_bytes()
+        try:
+            small, large = ((run_square(side), memory.used_bytes())[1] for side in _PILOT_SIDES)
+        except InferenceError as error:
+            _log.debug("what runs take is not known: %s", error)
+            return None
+        return cls(used + free, used, _MARGIN * _rise(small, large), where="GPU memory")
 
     @property
     def usable_bytes(self) -> int:
@@ -131,7 +156,7 @@ class MemoryBudget:
         if needed > self.usable_bytes:
             raise InferenceError(
                 f"{pixels} pixels need about {needed / 2**20:.0f} MiB for a run of the network, and "
-                f"{self.usable_bytes / 2**20:.0f} MiB are left of the memory limit of {self.limit_bytes / 2**20:.0f} "
-                "MiB: shrink the image with max-img-size, or raise the limit"
+                f"{self.usable_bytes / 2**20:.0f} MiB are left of the {self.where} limit of "
+                f"{self.limit_bytes / 2**20:.0f} MiB: shrink the image with max-img-size, or raise the limit"
             )
         return wanted if wanted * needed <= self.usable_bytes else int(self.usable_bytes // needed)

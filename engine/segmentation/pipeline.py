@@ -208,7 +208,7 @@ class Pipeline(Generic[Source, Encoded]):
 
     def _run_each(self, prepared: Sequence[PreparedImage]) -> list[RawOutput | Exception]:
         try:
-            return [*self.predictor.run(prepared)]
+            return [*self.predictor.run(prepared, for_classes=True)]
         except Exception as error:
             if len(prepared) == 1:
                 return [error]

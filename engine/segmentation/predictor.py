@@ -243,11 +243,13 @@ class RawOutput:
         output: one image's tensor, without the batch axis.
         kind: how to read it.
         run_ms: this image's share of the run.
+        classes: that the network tells apart, where the output does not show it.
     """
 
     output: Tensor
     kind: OutputKind
     run_ms: float
+    classes: int = 0
 
 
 RunOnce = Callable[[Sequence[PreparedImage]], list[RawOutput]]
@@ -312,6 +314,7 @@ class Predictor:
     _bands: int = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
     _reference: Reference | None = field(init=False)
+    _runtime_tells_classes: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         self.mask_size = enumeration_value(MaskSize, self.mask_size, option="mask_size")
@@ -449,7 +452,8 @@ class Predictor:
             InferenceError: the run failed.
         """
         prepared = [self.prepare(self._read(image)) for image in images]
-        return [self.finish(each, raw) for each, raw in zip(prepared, self.run(prepared), strict=True)]
+        outputs = self.run(prepared, for_classes=True)
+        return [self.finish(each, raw) for each, raw in zip(prepared, outputs, strict=True)]
 
     def scores(self, image: Photograph) -> NDArray[np.float32]:
         """Compute what the network says of every class, before the classes are read.
@@ -532,11 +536,13 @@ class Predictor:
                 f"network takes {wanted}: export it with dynamic input, or with a Resize or Padding to its size"
             )
 
-    def run(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+    def run(self, prepared: Sequence[PreparedImage], *, for_classes: bool = False) -> list[RawOutput]:
         """Run the network over images, in the way that `forward` says.
 
         Args:
             prepared: any mix of shapes.
+            for_classes: whether the outputs are for `finish` only. Where that needs no scores, and the runtime compares
+                them where it runs, the outputs are masks.
 
         Returns:
             One output per image, in order.
@@ -545,21 +551,35 @@ class Predictor:
             ImageError: what `forward` makes of an image is not taken.
             InferenceError: the run failed, or returned no segmentation.
         """
-        return self._run_once(prepared) if self.forward is None else self.forward.run(self._run_once, prepared)
+        if self.forward is not None:
+            return self.forward.run(self._run_once, prepared)
+        return self._run_once(prepared, for_classes=for_classes)
 
-    def _run_once(self, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
-        groups: dict[tuple[int, ...], list[int]] = {}
+    def _run_once(self, prepared: Sequence[PreparedImage], *, for_classes: bool = False) -> list[RawOutput]:
+        groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
         for index, each in enumerate(prepared):
-            groups.setdefault(each.tensor.shape, []).append(index)
+            groups.setdefault((each.tensor.shape, for_classes and self._needs_no_scores(each)), []).append(index)
         outputs: dict[int, RawOutput] = {}
-        for indices in groups.values():
+        for (_, only_classes), indices in groups.items():
             height, width = prepared[indices[0]].tensor.shape[-2:]
             for chunk in self._chunks(indices, height * width):
                 if self.before_run is not None:
                     self.before_run()
-                raw = self._run_stacked([prepared[index].tensor for index in chunk])
+                raw = self._run_stacked([prepared[index].tensor for index in chunk], only_classes=only_classes)
                 outputs.update(zip(chunk, raw, strict=True))
         return [outputs[index] for index in range(len(prepared))]
+
+    def _needs_no_scores(self, prepared: PreparedImage) -> bool:
+        # The mask is then the same whether classes are read before the transforms are undone or afterwards.
+        if self.bundle.multilabel or self.steps.wants_confidence or not self._runtime_tells_classes:
+            return False
+        size = prepared.tensor.shape[-2:]
+        for record in reversed(prepared.records):
+            wanted = (record.height, record.width)
+            if record.kind == "resize" and wanted != size:
+                return False
+            size = wanted
+        return True
 
     def _chunks(self, indices: list[int], pixels: int) -> list[list[int]]:
         size = self._input.shape[0] or self._images_that_fit(pixels, len(indices))
@@ -598,15 +618,18 @@ class Predictor:
     def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
         """Measure what runs take and keep to a limit from now on, unless they certainly fit.
 
-        Runs on a GPU are not measured: what they take is the GPU's memory, and TensorRT takes no pictures outside its
-        profile.
+        On a GPU it is the GPU's memory that runs take, and its limit that counts. Runs under TensorRT are not measured,
+        since it takes no pictures outside its profile.
 
         Args:
             limit_bytes: of all memory of this process.
             pixels: of the largest run that is to be expected.
         """
-        free_sides = self._input.shape[-2:] == (None, None)
-        if self.runtime.identity.on_gpu or not free_sides or pixels * NO_DOUBT_BYTES <= limit_bytes:
+        memory = self.runtime.memory
+        if self.runtime.identity.on_gpu and memory is None:
+            return
+        room_bytes = limit_bytes if memory is None else memory.free_bytes()
+        if self._input.shape[-2:] != (None, None) or pixels * NO_DOUBT_BYTES <= room_bytes:
             return
         batch, bands = (axis or 1 for axis in self._input.shape[:2])
 
@@ -614,18 +637,34 @@ class Predictor:
             outputs = self.runtime.run({self._input.name: np.zeros((batch, bands, side, side), self._input.dtype)})
             return sum(output.nbytes for output in outputs.values())
 
-        self.memory = MemoryBudget.measured(run_square, limit_bytes)
+        if memory is None:
+            self.memory = MemoryBudget.measured(run_square, limit_bytes)
+        else:
+            self.memory = MemoryBudget.measured_on(memory, run_square)
 
-    def _run_stacked(self, tensors: list[NDArray[np.float32]]) -> list[RawOutput]:
+    def _run_stacked(self, tensors: list[NDArray[np.float32]], *, only_classes: bool) -> list[RawOutput]:
         fixed_batch = self._input.shape[0] or len(tensors)
         # A network exported for a fixed batch always gets a full one; what was repeated is dropped.
         filled = [*tensors, *tensors[-1:] * (fixed_batch - len(tensors))]
         batch = np.stack(filled) if len(filled) > 1 else np.ascontiguousarray(filled[0])[np.newaxis]
+        feeds = {self._input.name: batch.astype(self._input.dtype, copy=False)}
         started = time.perf_counter()
-        outputs = self.runtime.run({self._input.name: batch.astype(self._input.dtype, copy=False)})
+        masks = self._masks_of(feeds, batch.shape[-2:]) if only_classes else None
+        outputs = self.runtime.run(feeds) if masks is None else {}
         run_ms = _elapsed_ms(started) / len(tensors)
+        if masks is not None:
+            classes = self.runtime.outputs[0].shape[1] or 0
+            return [RawOutput(masks[index], OutputKind.MASK, run_ms, classes) for index in range(len(tensors))]
         output, kind = self._segmentation_of(outputs, fixed_batch, batch.shape[-2:])
         return [RawOutput(output[index], kind, run_ms) for index in range(len(tensors))]
+
+    def _masks_of(self, feeds: Mapping[str, Tensor], size: tuple[int, ...]) -> Tensor | None:
+        masks = self.runtime.run_for_classes(feeds)
+        if masks is None or masks.shape[-2:] != size:
+            # A network that returns less than it is given has its scores enlarged.
+            self._runtime_tells_classes = False
+            return None
+        return masks
 
     def _segmentation_of(
         self, outputs: Mapping[str, Tensor], batch: int, size: tuple[int, ...]
@@ -683,7 +722,7 @@ class Predictor:
         if self.steps.wants_confidence:
             planes = score_planes(raw.output, require_scores(raw.kind))
             plane = self.confidence_plane(planes, raw.kind, _undo_records(prepared))
-        count = class_count(raw.output, raw.kind, len(self.bundle.classes))
+        count = max(class_count(raw.output, raw.kind, len(self.bundle.classes)), raw.classes)
         found = measured(mask, plane, self.bundle.classes, count, prepared.source_size, self.steps)
         timings_ms = {
             "preprocess": prepared.preprocess_ms,

@@ -183,12 +183,12 @@ def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
     return PluginDevices(name, found)
 
 
-def create_session(ort: Any, path: Path, plan: SessionPlan, options: OnnxOptions) -> Any:
+def create_session(ort: Any, model: Path | bytes, plan: SessionPlan, options: OnnxOptions) -> Any:
     """Create a session that runs on what was asked for, or fails.
 
     Args:
         ort: ONNX Runtime.
-        path: the ONNX file, by a name that the library takes.
+        model: the ONNX file, by a name that the library takes, or what is in it.
         plan: what the session is created with.
         options: provider and number of the GPU.
 
@@ -207,16 +207,17 @@ def create_session(ort: Any, path: Path, plan: SessionPlan, options: OnnxOptions
     for key, value in plan.config.items():
         settings.add_session_config_entry(key, value)
     name, told = plan.providers[0]
+    source = model if isinstance(model, bytes) else str(model)
     if is_plugin(ort, options.provider):
         plugin = plugin_devices(ort, options.provider)
         name = plugin.name
         # What a device is chosen by are the devices themselves.
         told = {key: value for key, value in told.items() if key != "device_id"}
         settings.add_provider_for_devices([_numbered(plugin, options)], told)
-        session = ort.InferenceSession(str(path), settings, enable_fallback=0)
+        session = ort.InferenceSession(source, settings, enable_fallback=0)
     else:
         # By default a session whose provider fails goes on with another one, and says so on the standard output.
-        session = ort.InferenceSession(str(path), settings, providers=list(plan.providers), enable_fallback=0)
+        session = ort.InferenceSession(source, settings, providers=list(plan.providers), enable_fallback=0)
     if name not in session.get_providers():
         raise RuntimeUnavailableError(
             f"provider {options.provider} was asked for, but the session started with "

@@ -1,6 +1,6 @@
 """One ONNX model in ONNX Runtime's sessions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -13,27 +13,17 @@ from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableErro
 from engine.options import OnnxOptions, Precision, Provider, RuntimeName
 from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, empty, engine_folder, holds_engines
-from engine.runtimes.onnx.providers import create_session, first_line, load_library, require_provider
-from engine.runtimes.onnx.settings import session_plan
+from engine.runtimes.onnx.binding import NUMPY_TYPES, BoundSession
+from engine.runtimes.onnx.classes import CLASSES, MEAN, require_finite_mean, scores_of, with_classes
+from engine.runtimes.onnx.providers import create_session, first_line, is_plugin, load_library, require_provider
+from engine.runtimes.onnx.settings import session_count, session_plan
 from engine.runtimes.programs.quantized_form import require_symmetric
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.libraries import tensorrt_version
 from engine.system.machine.hardware import has_vnni
-from engine.system.machine.nvidia import output_to_stderr, require_gpu, set_tf32
-
-_DTYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(uint16)": np.uint16,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
+from engine.system.machine.nvidia import GpuMemory, output_to_stderr, require_gpu, set_tf32
+from engine.system.machine.pinned_memory import PinnedMemory
 
 
 class OnnxRuntime(Runtime):
@@ -65,6 +55,7 @@ class OnnxRuntime(Runtime):
             set_tf32(allowed=options.gpu.allow_tf32)
         require_provider(options.provider, options.device_id)
         self._options = options
+        self._pinned: PinnedMemory | None = None
         self._versions = {"onnxruntime": str(load_library().__version__)}
         cache = self._prepare_gpu(model) if on_gpu else None
         with output_to_stderr() if on_gpu else nullcontext():
@@ -77,6 +68,10 @@ class OnnxRuntime(Runtime):
         options = self._options
         gpu = require_gpu(options.device_id)
         self._versions["gpu"] = gpu.description
+        if options.provider is Provider.CUDA:
+            # TensorRT takes no sizes outside its profile, so that its runs are not measured.
+            model_bytes = session_count(options) * model.path.stat().st_size
+            self.memory = GpuMemory(gpu, model_bytes, options.gpu.memory_bytes).measurable()
         root = options.tensorrt_files.engine_cache
         if options.provider is not Provider.TENSORRT or root is None:
             return None
@@ -91,16 +86,19 @@ class OnnxRuntime(Runtime):
                 precision=options.precision,
                 min_subgraph_size=options.gpu.min_subgraph_size,
                 tf32=options.gpu.allow_tf32,
+                workspace_bytes=options.gpu.workspace_bytes,
             ),
         )
 
     def _open(self, model: OnnxModel, cache: Path | None) -> None:
         options = self._options
         plan = session_plan(options, cache, vnni=has_vnni())
+        self._scores = scores_of(model.path) if plan.classes else None
         try:
             with utf8_paths(model.path) as (path,):
                 ort = load_library()
-                sessions = [create_session(ort, path, plan, options) for _ in range(plan.sessions)]
+                source = path if self._scores is None else with_classes(path, self._scores)
+                sessions = [create_session(ort, source, plan, options) for _ in range(plan.sessions)]
         except RuntimeUnavailableError:
             raise
         except Exception as error:
@@ -108,10 +106,14 @@ class OnnxRuntime(Runtime):
                 f"{model.path}: ONNX Runtime refuses the model ({first_line(error)}): {_remedy(options)}"
             ) from error
         session = sessions[0]
-        self._sessions: Sessions[Any] = Sessions(sessions * (options.streams // plan.sessions))
+        streams = sessions * (options.streams // plan.sessions)
+        if plan.io_binding and not is_plugin(ort, options.provider):
+            streams = [self._bound(ort, each) for each in streams]
+        self._sessions: Sessions[Any] = Sessions(streams)
         self._providers = session.get_providers()
         self.inputs = tuple(_spec(each) for each in session.get_inputs())
-        self.outputs = tuple(_spec(each) for each in session.get_outputs())
+        added = set[str]() if self._scores is None else {CLASSES, MEAN}
+        self.outputs = tuple(_spec(each) for each in session.get_outputs() if each.name not in added)
         self.identity = RuntimeIdentity(
             runtime=RuntimeName.ONNX,
             provider=options.label,
@@ -129,10 +131,28 @@ class OnnxRuntime(Runtime):
         except InferenceError as error:
             raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
 
+    def _bound(self, ort: Any, session: Any) -> BoundSession:
+        options = self._options
+        graph = options.cuda.cuda_graph
+        if options.provider.device == "cpu":
+            return BoundSession(ort, session, ("cpu", 0), graph=graph, fetch=None)
+        self._pinned = self._pinned or PinnedMemory(options.device_id)
+        return BoundSession(ort, session, ("cuda", options.device_id), graph=graph, fetch=self._pinned.fetch)
+
     @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._run([spec.name for spec in self.outputs], feeds)
+
+    @override
+    def run_for_classes(self, feeds: Mapping[str, Tensor]) -> Tensor | None:
+        if self._scores is None:
+            return None
+        found = self._run([CLASSES, MEAN], feeds)
+        require_finite_mean(found[MEAN])
+        return found[CLASSES]
+
+    def _run(self, names: Sequence[str], feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         check_feeds(self.inputs, feeds)
-        names = [spec.name for spec in self.outputs]
         with self._sessions.lend() as session:
             try:
                 results = cast("list[Tensor]", session.run(names, dict(feeds)))
@@ -149,6 +169,8 @@ class OnnxRuntime(Runtime):
     @override
     def close(self) -> None:
         self._sessions.close()
+        if self._pinned is not None:
+            self._pinned.close()
 
 
 def _with_repair(open_sessions: Callable[[], None], cache: Path) -> None:
@@ -166,7 +188,7 @@ def _remedy(options: OnnxOptions) -> str:
 
 
 def _spec(argument: Any) -> TensorSpec:
-    dtype = _DTYPES.get(argument.type)
+    dtype = NUMPY_TYPES.get(argument.type)
     if dtype is None:
         raise ModelLoadError(f"tensor {argument.name!r} has type {argument.type}, which no segmentation network uses")
     shape = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in argument.shape)

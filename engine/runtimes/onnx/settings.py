@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.options import WORKSPACE_BYTES, OnnxOptions, Precision, Provider, Shape
+from engine.options import OnnxOptions, Precision, Provider, Shape
 
 ProviderSettings = dict[str, str]
 
@@ -25,6 +25,8 @@ class SessionPlan:
         config: session configuration entries.
         providers: execution providers in order of preference, with their settings.
         log_severity: 0 verbose … 4 fatal.
+        io_binding: whether inputs and outputs stay in the GPU's memory (`engine.runtimes.onnx.binding`).
+        classes: whether the session gets the model that also tells the classes (`engine.runtimes.onnx.classes`).
     """
 
     threads: int
@@ -32,6 +34,8 @@ class SessionPlan:
     config: Mapping[str, str]
     providers: tuple[tuple[str, ProviderSettings], ...]
     log_severity: int
+    io_binding: bool = False
+    classes: bool = False
 
 
 def cuda_settings(options: OnnxOptions) -> ProviderSettings:
@@ -41,17 +45,37 @@ def cuda_settings(options: OnnxOptions) -> ProviderSettings:
     borders.
 
     Args:
-        options: device index, TF32.
+        options: device index, TF32, memory, streams, and how it works.
 
     Returns:
-        Provider settings.
+        Provider settings. Each session has an arena of its own, so that they share the limit on memory.
     """
-    return {
+    settings = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": str(int(options.gpu.allow_tf32)),
+        "prefer_nhwc": str(int(options.cuda.prefer_nhwc)),
+        "enable_cuda_graph": str(int(options.cuda.cuda_graph)),
     }
+    if options.gpu.memory_bytes is not None:
+        settings["gpu_mem_limit"] = str(options.gpu.memory_bytes // session_count(options))
+    return settings
+
+
+def session_count(options: OnnxOptions) -> int:
+    """Count the sessions of a model.
+
+    Streams of one thread share a session, whose `run` is reentrant. A recorded graph has one place for its input, so
+    that each stream needs its own.
+
+    Args:
+        options: threads, streams, and whether graphs are recorded.
+
+    Returns:
+        1, or as many as there are streams.
+    """
+    return 1 if options.threads_per_stream == 1 and not options.cuda.cuda_graph else options.streams
 
 
 def shape_text(name: str, shape: Shape) -> str:
@@ -77,8 +101,11 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
     own casts. TensorRT 10 refuses half tensors where FP16 is not enabled, and the provider has no setting by which
     TensorRT would keep to the model's types; it is told to keep normalizations in FP32, as the model does.
 
+    The argmax behind the network (`engine.runtimes.onnx.classes`) is left to CUDA, since nothing says which of equal
+    scores TensorRT takes; the other three operators are what the provider leaves out by itself.
+
     Args:
-        options: precision, min-subgraph-size, workspace, profile.
+        options: precision, min-subgraph-size, memory, profile.
         cache_folder: where engines and timings are kept; None keeps none.
 
     Returns:
@@ -87,7 +114,8 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
     settings = {
         "device_id": str(options.device_id),
         "trt_min_subgraph_size": str(options.gpu.min_subgraph_size),
-        "trt_max_workspace_size": str(WORKSPACE_BYTES),
+        "trt_max_workspace_size": str(options.gpu.workspace_bytes),
+        "trt_op_types_to_exclude": "NonMaxSuppression,NonZero,RoiAlign,ArgMax",
         "trt_fp16_enable": str(options.precision is Precision.FP16),
         "trt_layer_norm_fp32_fallback": str(options.precision is Precision.FP16),
         "trt_int8_enable": str(options.precision is Precision.INT8),
@@ -141,10 +169,13 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
     elif options.precision is Precision.INT8 and not vnni:
         # Sums of uint8 by int8 products overflow there. The exact kernels are slower, also where they are not needed.
         config["session.x64quantprecision"] = "1"
+    on_gpu = options.provider.device == "gpu"
     return SessionPlan(
         threads=options.threads_per_stream,
-        sessions=1 if options.threads_per_stream == 1 else options.streams,
+        sessions=session_count(options),
         config=config,
         providers=providers,
         log_severity=0 if options.verbose else 3,
+        io_binding=on_gpu and options.cuda.io_binding,
+        classes=on_gpu,
     )

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 from engine.errors import OptionError, RuntimeUnavailableError
 
+_log = logging.getLogger(__name__)
 DRIVER_LIBRARY = "libcuda.so.1"
 MANAGEMENT_LIBRARY = "libnvidia-ml.so.1"
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
@@ -218,6 +220,45 @@ def used_memory_bytes(gpu: Gpu, load: Load = ctypes.CDLL) -> int:
     if code:
         raise RuntimeUnavailableError(f"the GPU's memory is not known: NVML answers with error {code}")
     return int(memory.used)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of a GPU as the runs of a network may use it.
+
+    Attributes:
+        gpu: which one.
+        model_bytes: of the weights.
+        limit_bytes: for weights and runs together; None: all that is free.
+        load: opens a library.
+    """
+
+    gpu: Gpu
+    model_bytes: int
+    limit_bytes: int | None = None
+    load: Load = ctypes.CDLL
+
+    def used_bytes(self) -> int:
+        """What all processes together use now; a runtime keeps what its runs took."""
+        return used_memory_bytes(self.gpu, self.load)
+
+    def free_bytes(self) -> int:
+        """What runs may take."""
+        free = self.gpu.memory_bytes - self.used_bytes()
+        return max(0, free if self.limit_bytes is None else min(free, self.limit_bytes - self.model_bytes))
+
+    def measurable(self) -> Self | None:
+        """Find out whether the driver tells what is used.
+
+        Returns:
+            The memory; None where it does not, which is logged.
+        """
+        try:
+            self.used_bytes()
+        except RuntimeUnavailableError as error:
+            _log.warning("batches and tiles are not cut to the memory of the GPU: %s", error)
+            return None
+        return self
 
 
 def first_gpu_name() -> str | None:
