@@ -31,7 +31,7 @@ def _key(feeds: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-class RecordingRuntime:
+class RecordingRuntime(Runtime):
     """Hands everything to another runtime, and keeps what it returns.
 
     Threads: as the other runtime.
@@ -61,7 +61,7 @@ class RecordingRuntime:
         self._runtime.close()
 
 
-class RecordedRuntime:
+class RecordedRuntime(Runtime):
     """Answers as a recorded runtime did.
 
     Threads: `run` may be called from several threads at once.

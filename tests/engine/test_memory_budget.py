@@ -95,3 +95,54 @@ def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
     # 1000 bytes a pixel, of which the first run keeps 128² · 1000 for the second one's peak; a quarter more for safety.
     expected = 1.25 * 1000 * 256**2 / (256**2 - 128**2)
     assert predictor.memory.bytes_per_pixel == pytest.approx(expected, rel=0.15)
+
+
+class Card:
+    """A GPU of 1000 MiB, of which 100 MiB hold the model, and what its runs took stays."""
+
+    def __init__(self, bytes_a_pixel: int, *, limit: int = 1000 * MIB) -> None:
+        self.bytes_a_pixel = bytes_a_pixel
+        self.limit = limit
+        self.taken = 100 * MIB
+
+    def used_bytes(self) -> int:
+        return self.taken
+
+    def free_bytes(self) -> int:
+        return self.limit - self.taken
+
+    def network(self, tensor: Tensor) -> Tensor:
+        pixels = len(tensor) * tensor.shape[-1] * tensor.shape[-2]
+        self.taken = max(self.taken, 100 * MIB + pixels * self.bytes_a_pixel)
+        return tensor
+
+
+@pytest.mark.parametrize(("limit", "fitting"), [(1000 * MIB, 8), (600 * MIB, 4), (150 * MIB, 0)])
+def test_batches_are_cut_to_the_memory_of_the_gpu(small_bundle: Bundle, limit: int, fitting: int) -> None:
+    # 320 bytes a pixel and a quarter more are 100 MiB for 512×512 pixels; a tenth of the limit stays free.
+    card = Card(320, limit=limit)
+    runtime = FakeRuntime(card.network)
+    runtime.memory = card
+    predictor = Predictor(small_bundle, runtime)
+    # The process itself has all the memory that it could want.
+    predictor.apply_memory_limit(1 << 50, 8 * 512 * 512)
+    budget = predictor.memory
+    assert budget is not None
+    assert budget.bytes_per_pixel == 1.25 * 320
+    if fitting:
+        assert budget.images_that_fit(512 * 512, 9) == fitting
+        # Images that wait lie elsewhere.
+        assert budget.batch_that_fits(512 * 512, 9, read_ahead=1000) == fitting
+    else:
+        with pytest.raises(InferenceError, match="GPU memory limit of 150 MiB"):
+            budget.images_that_fit(512 * 512, 9)
+
+
+def test_a_gpu_that_certainly_holds_the_runs_is_not_measured(small_bundle: Bundle) -> None:
+    card = Card(320)
+    runtime = FakeRuntime(card.network)
+    runtime.memory = card
+    predictor = Predictor(small_bundle, runtime)
+    predictor.apply_memory_limit(1, 300 * 300)
+    assert predictor.memory is None
+    assert card.taken == 100 * MIB

@@ -11,7 +11,7 @@ import pytest
 
 from engine import OptionError, RuntimeUnavailableError
 from engine.system.machine.gpu_stacks import GPU_STACKS, PADDLE_INDEX, how_to_install, how_to_install_paddle
-from engine.system.machine.nvidia import Gpu, open_libraries, read_gpus, require_gpu, set_tf32
+from engine.system.machine.nvidia import Gpu, GpuMemory, open_libraries, read_gpus, require_gpu, set_tf32
 
 L4 = ("NVIDIA L4", 8, 9, 24 << 30)
 MIG = ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9, 0, 10 << 30)
@@ -25,6 +25,7 @@ class Driver:
         self.names = [name.encode() for name, *_ in cards]
         self.code = code
         self.cuda = cuda
+        self.used = 0
 
     def cuInit(self, _flags: int) -> int:
         return self.code
@@ -62,6 +63,15 @@ class Driver:
 
     def nvmlSystemGetDriverVersion(self, text: Any, _length: int) -> int:
         text.value = b"550.54.14"
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: Any) -> int:
+        handle._obj.value = 1
+        return 0 if uuid.startswith(b"GPU-00") else 6
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
+        assert handle.value == 1
+        memory._obj.total, memory._obj.used = 24 << 30, self.used
         return 0
 
 
@@ -115,6 +125,26 @@ def test_no_driver_at_all() -> None:
 def test_a_driver_without_a_gpu(driver: Driver, message: str) -> None:
     with pytest.raises(RuntimeUnavailableError, match=message):
         read_gpus(loads(driver))
+
+
+@pytest.mark.parametrize(
+    ("used_gib", "limit_gib", "free_gib"),
+    [(3, None, 21), (3, 4, 2), (23, 4, 1), (3, 1, 0)],
+    ids=["all that is free", "what is allowed", "others use the rest", "less than the model"],
+)
+def test_what_runs_may_take_of_a_gpu(used_gib: int, limit_gib: int | None, free_gib: int) -> None:
+    driver = Driver(L4)
+    driver.used = used_gib << 30
+    (gpu,) = read_gpus(loads(driver))
+    memory = GpuMemory(gpu, 2 << 30, limit_gib and limit_gib << 30, loads(driver)).measurable()
+    assert memory is not None
+    assert memory.free_bytes() == free_gib << 30
+
+
+def test_a_driver_that_does_not_tell_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    (gpu,) = read_gpus(loads(Driver(L4)))
+    assert GpuMemory(gpu, 0, load=loads(Driver(L4), absent="libnvidia-ml.so.1")).measurable() is None
+    assert "batches and tiles are not cut" in caplog.text
 
 
 def test_hidden_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

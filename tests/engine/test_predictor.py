@@ -99,7 +99,7 @@ class CountingNetwork:
         return self.network(tensor)
 
 
-class SeveralOutputs:
+class SeveralOutputs(Runtime):
     """A runtime with any inputs and outputs."""
 
     def __init__(self, network: Callable[[Tensor], dict[str, Tensor]], inputs: tuple[TensorSpec, ...]) -> None:

@@ -292,6 +292,40 @@ def hungry(bytes_a_pixel: int) -> Network:
     return network
 
 
+class Card:
+    """A GPU, where each run takes 800 bytes a pixel, which stay."""
+
+    def __init__(self, free_mib: int) -> None:
+        self.free = free_mib * MIB
+        self.taken = 0
+
+    def used_bytes(self) -> int:
+        return self.taken
+
+    def free_bytes(self) -> int:
+        return self.free - self.taken
+
+    def network(self, tensor: Tensor) -> Tensor:
+        self.taken = max(self.taken, 800 * tensor.shape[0] * tensor.shape[2] * tensor.shape[3])
+        return blurred(tensor)
+
+
+def test_tiles_shrink_with_the_memory_of_the_gpu() -> None:
+    sides: list[int] = []
+    for free_mib in (1100, 700, 300, 100):
+        card = Card(free_mib)
+        predictor = predictor_of(card.network)
+        predictor.runtime.memory = card
+        sides.append(choose_tiling(predictor, TileOptions())[0].width)
+    # 800 MiB for 1024×1024 pixels, 450 for 768×768, 200 for 512×512, 50 for 256×256, and what the trials left behind
+    assert sides == [1024, 768, 512, 256]
+    card = Card(30)
+    predictor = predictor_of(card.network)
+    predictor.runtime.memory = card
+    with pytest.raises(OptionError, match=r"30 MiB of GPU memory do not hold .*raise gpu-memory-limit"):
+        choose_tiling(predictor, TileOptions())
+
+
 def test_tiles_shrink_with_the_memory_until_none_fits() -> None:
     predictor = predictor_of(hungry(800))
     sides: list[int] = []

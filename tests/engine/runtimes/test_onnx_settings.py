@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from engine.options import DynamicShapeProfile, GpuOptions, OnnxOptions, Precision, Provider, ShapeRange, TensorRtFiles
+from engine.options import (
+    CudaExecution,
+    DynamicShapeProfile,
+    GpuOptions,
+    OnnxOptions,
+    Precision,
+    Provider,
+    ShapeRange,
+    TensorRtFiles,
+)
 from engine.runtimes.onnx import library_conflict
 from engine.runtimes.onnx.settings import cuda_settings, session_plan, tensorrt_settings
 
@@ -50,6 +59,45 @@ def test_cuda_rounds_to_tf32_only_where_that_is_allowed(allowed: bool, setting: 
 
 
 @pytest.mark.parametrize(
+    ("threads", "streams", "graph", "each"), [(4, 1, False, 4), (4, 2, False, 2), (2, 2, False, 4), (2, 2, True, 2)]
+)
+def test_sessions_share_what_is_allowed_of_the_gpu_s_memory(threads: int, streams: int, graph: bool, each: int) -> None:
+    options = OnnxOptions(
+        Provider.CUDA,
+        threads=threads,
+        streams=streams,
+        gpu=GpuOptions(memory_bytes=4 << 30),
+        cuda=CudaExecution(cuda_graph=graph),
+    )
+    plan = session_plan(options)
+    assert (plan.providers[0][1]["gpu_mem_limit"], plan.sessions) == (str(each << 30), 4 // each)
+    assert "gpu_mem_limit" not in cuda_settings(OnnxOptions(Provider.CUDA))
+
+
+def test_tensorrt_s_scratch_memory_keeps_to_the_limit() -> None:
+    for limit, workspace in ((512 << 20, 512 << 20), (8 << 30, 1 << 30)):
+        options = OnnxOptions(Provider.TENSORRT, gpu=GpuOptions(memory_bytes=limit))
+        tensorrt, cuda, _ = session_plan(options).providers
+        assert tensorrt[1]["trt_max_workspace_size"] == str(workspace)
+        assert cuda[1]["gpu_mem_limit"] == str(limit)
+
+
+@pytest.mark.parametrize("provider", [Provider.CPU, Provider.CUDA, Provider.TENSORRT])
+def test_gpus_bind_inputs_and_outputs_and_tell_classes(provider: Provider) -> None:
+    plan = session_plan(OnnxOptions(provider))
+    assert plan.io_binding == plan.classes == (provider is not Provider.CPU)
+    if provider is not Provider.CPU:
+        assert not session_plan(OnnxOptions(provider, cuda=CudaExecution(io_binding=False))).io_binding
+
+
+def test_what_the_tuner_tries_reaches_cuda() -> None:
+    plain = cuda_settings(OnnxOptions(Provider.CUDA))
+    tried = cuda_settings(OnnxOptions(Provider.CUDA, cuda=CudaExecution(prefer_nhwc=True, cuda_graph=True)))
+    assert (plain["prefer_nhwc"], plain["enable_cuda_graph"]) == ("0", "0")
+    assert (tried["prefer_nhwc"], tried["enable_cuda_graph"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
     ("precision", "fp16", "int8"),
     [(Precision.FP32, "False", "False"), (Precision.FP16, "True", "False"), (Precision.INT8, "False", "True")],
 )
@@ -66,6 +114,8 @@ def test_tensorrt_without_profile_or_cache(precision: Precision, fp16: str, int8
         # The certified model keeps its normalizations in FP32.
         "trt_layer_norm_fp32_fallback": fp16,
         "trt_int8_enable": int8,
+        # The classes of equal scores are CUDA's; the others are left out by default.
+        "trt_op_types_to_exclude": "NonMaxSuppression,NonZero,RoiAlign,ArgMax",
     }
 
 
