@@ -7,21 +7,24 @@ input: the two do not go into one environment.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportAttributeAccessIssue=false
 
+import ctypes
 import json
 import sys
 
 _PROVIDER = "CUDAExecutionProvider"
 _REFUSED = ("Unknown provider option", "Failed to parse")
+_CALLED = ("cudaSetDevice", "cudaHostAlloc", "cudaFreeHost", "cudaMemcpy")
 _NO_DRIVER = "cudaGetDeviceCount"
 """A number is held against those of the GPUs that are there; where there is no driver, that is what is told."""
 
 
 def listed() -> dict[str, str]:
-    """All settings, as the engine makes them."""
-    from engine.options import OnnxOptions, Provider
+    """All settings, as the engine makes them where everything is asked for."""
+    from engine.options import CudaExecution, GpuOptions, OnnxOptions, Provider
     from engine.runtimes.onnx.settings import cuda_settings
 
-    return cuda_settings(OnnxOptions(Provider.CUDA))
+    ways = CudaExecution(prefer_nhwc=True, cuda_graph=True)
+    return cuda_settings(OnnxOptions(Provider.CUDA, gpu=GpuOptions(memory_bytes=4 << 30), cuda=ways))
 
 
 def refusal(model: str, settings: dict[str, str]) -> str:
@@ -41,9 +44,12 @@ def offer(model: str, settings: dict[str, str]) -> int:
     import onnxruntime
 
     onnxruntime.preload_dlls()
+    # What copies results through pinned memory.
+    library = ctypes.CDLL("libcudart.so.12")
+    missing = [name for name in _CALLED if not hasattr(library, name)]
     right = [settings, *({key: value} for key, value in settings.items())]
     wrong = [{"pseg_no_such_setting": "1"}, *({key: "pseg nonsense"} for key in settings)]
-    failed = 0
+    failed = len(missing)
     for taken, trials in ((True, right), (False, wrong)):
         for each in trials:
             said = refusal(model, each)
@@ -51,7 +57,8 @@ def offer(model: str, settings: dict[str, str]) -> int:
             told = {"settings": each, "expected": "taken" if taken else "refused", "refusal": said[-200:]}
             sys.stdout.write(json.dumps(told) + "\n")
     sys.stderr.write(
-        f"onnxruntime {onnxruntime.__version__}: {len(right) + len(wrong)} trials, {failed} not as expected\n"
+        f"onnxruntime {onnxruntime.__version__}: {len(right) + len(wrong)} trials, {failed} not as expected; "
+        f"CUDA's runtime library lacks {', '.join(missing) or 'nothing'}\n"
     )
     return 1 if failed else 0
 

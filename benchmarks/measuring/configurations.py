@@ -11,6 +11,7 @@ from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
 from engine.errors import ConversionError, OptionError, RuntimeUnavailableError
 from engine.options import (
+    CudaExecution,
     Device,
     GpuOptions,
     OnnxOptions,
@@ -42,6 +43,16 @@ class ProviderName(StrEnum):
     @property
     def runtime(self) -> RuntimeName:
         return RuntimeName.PADDLE if self.value.startswith("paddle-") else RuntimeName.ONNX
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the network runs on a GPU."""
+        return self in {
+            ProviderName.CUDA,
+            ProviderName.TENSORRT,
+            ProviderName.PADDLE_GPU,
+            ProviderName.PADDLE_TENSORRT,
+        }
 
     @property
     def is_tensorrt(self) -> bool:
@@ -92,6 +103,7 @@ class Configuration:
         batch_size: Images that share one run.
         size: What every image is resized to beforehand; None: images as they are.
         min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
+        cuda: How ONNX Runtime works on a GPU.
     """
 
     provider: ProviderName
@@ -101,6 +113,7 @@ class Configuration:
     batch_size: int = 1
     size: Size | None = None
     min_subgraph_size: int = DEFAULT_MIN_SUBGRAPH_SIZE
+    cuda: CudaExecution = CudaExecution()
 
     @property
     def label(self) -> str:
@@ -118,6 +131,8 @@ class Configuration:
             parts.append(str(self.size))
         if self.min_subgraph_size != DEFAULT_MIN_SUBGRAPH_SIZE:
             parts.append(f"subgraphs from {self.min_subgraph_size}")
+        named = (("NHWC", self.cuda.prefer_nhwc), ("CUDA graph", self.cuda.cuda_graph))
+        parts += [name for name, chosen in named if chosen]
         return ", ".join(parts)
 
     def options(self, files: TensorRtFiles | None = None) -> RuntimeOptions:
@@ -139,6 +154,7 @@ class Configuration:
                     streams=self.streams,
                     gpu=GpuOptions(min_subgraph_size=self.min_subgraph_size),
                     tensorrt_files=told,
+                    cuda=self.cuda,
                 )
             case (
                 ProviderName.PADDLE_CPU
@@ -146,9 +162,8 @@ class Configuration:
                 | ProviderName.PADDLE_GPU
                 | ProviderName.PADDLE_TENSORRT
             ):
-                on_gpu = provider in {ProviderName.PADDLE_GPU, ProviderName.PADDLE_TENSORRT}
                 return PaddleOptions(
-                    device=Device.GPU if on_gpu else Device.CPU,
+                    device=Device.GPU if provider.on_gpu else Device.CPU,
                     onednn=provider is ProviderName.PADDLE_ONEDNN,
                     tensorrt=provider.is_tensorrt,
                     precision=self.precision,

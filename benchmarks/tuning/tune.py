@@ -36,7 +36,7 @@ from engine.errors import ConversionError, EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.images.size import bands_option
-from engine.options import Precision, RuntimeName, RuntimeOptions
+from engine.options import CudaExecution, Precision, RuntimeName, RuntimeOptions
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
 from engine.segmentation.opening import Convert
 from engine.system.machine.cores import usable_cores
@@ -46,6 +46,10 @@ DEFAULT_BUDGET_S = 600.0
 _TIMED_IMAGES = 16
 _COMPARED_IMAGES = 8
 _CALIBRATION_IMAGES = 32
+_BATCHES, _GPU_BATCHES = (1, 2, 4), (1, 2, 4, 8, 16)
+"""Images that share a run."""
+_WAYS = ((True, False), (False, True), (True, True))
+"""Of CUDA: whether channels come last, and whether the runs of a size are recorded."""
 _BUSY_SHARE = 0.25
 """Of the cores, what others may use before the search without a word."""
 
@@ -214,14 +218,25 @@ def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[
         images: How many there are to make batches of.
 
     Returns:
-        Half of the cores; batches of 2 and 4; a stream for each core and for every two.
+        On a CPU half of the cores, batches of 2 and 4, a stream for each core and for every two. On a GPU batches of up
+        to 16, two streams, and for CUDA channels last, recorded graphs, and both.
     """
-    cores = configuration.threads
-    threads = dict.fromkeys((cores, max(1, cores // 2), *((1,) if goal is Goal.MEMORY else ())))
-    batch_sizes = [size for size in (1, 2, 4) if size <= images] if goal is Goal.THROUGHPUT else [1]
-    every = [replace(configuration, threads=count, batch_size=size) for count in threads for size in batch_sizes]
-    if goal is Goal.THROUGHPUT:
-        every += [replace(configuration, streams=count) for count in (cores, cores // 2) if count and not cores % count]
+    cores, on_gpu, throughput = configuration.threads, configuration.provider.on_gpu, goal is Goal.THROUGHPUT
+    threads = (cores,) if on_gpu else (cores, max(1, cores // 2), *((1,) if goal is Goal.MEMORY else ()))
+    sizes = (_GPU_BATCHES if on_gpu else _BATCHES) if throughput else (1,)
+    every = [
+        replace(configuration, threads=count, batch_size=size)
+        for count in dict.fromkeys(threads)
+        for size in sizes
+        if size <= max(1, images)
+    ]
+    if throughput:
+        counts = (2,) if on_gpu else (cores, cores // 2)
+        every += [replace(configuration, streams=count) for count in counts if count and not cores % count]
+    if configuration.provider is ProviderName.CUDA:
+        every += [
+            replace(configuration, cuda=CudaExecution(prefer_nhwc=last, cuda_graph=graph)) for last, graph in _WAYS
+        ]
     return tuple(each for each in dict.fromkeys(every) if each != configuration)
 
 
@@ -452,6 +467,7 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
         threads=choice.threads,
         streams=choice.streams,
         batch_size=choice.batch_size,
+        cuda=choice.cuda,
         goal=tuning.goal.value,
         reason=f"{choice.label}: {tuning.reason}",
     )

@@ -15,7 +15,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
-from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
+from engine.options import (
+    CudaExecution,
+    Device,
+    OnnxOptions,
+    PaddleOptions,
+    Precision,
+    Provider,
+    RuntimeName,
+    RuntimeOptions,
+)
 from engine.system.libraries import installed_versions
 from engine.system.machine.hardware import Host, this_host
 from engine.system.settings_files import SettingsError, read_json
@@ -24,7 +33,7 @@ PROFILE_NAME = "profile.json"
 """What the profile is called that a bundle carries."""
 
 LARGEST_BATCH = 64
-"""Images that a profile may ask to share one run. Tuning tries four at most; a pipeline holds several batches, so that
+"""Images that a profile may ask to share one run. Tuning tries 16 at most; a pipeline holds several batches, so that
 the memory of a run grows with this number, and nothing that was measured is won by more."""
 _MOST_BYTES = 64 << 10
 
@@ -52,6 +61,7 @@ class Profile:
         goal: what was asked for: latency, throughput or memory.
         reason: why this configuration, with its figures.
         streams: runs that may be under way at once, each with an equal share of the threads.
+        cuda: how ONNX Runtime works on a GPU.
     """
 
     bundle: str
@@ -64,6 +74,7 @@ class Profile:
     goal: str
     reason: str
     streams: int = 1
+    cuda: CudaExecution = CudaExecution()
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= LARGEST_BATCH:
@@ -105,7 +116,10 @@ class Profile:
                 threads=self.threads,
                 streams=self.streams,
                 verbose=verbose,
+                cuda=self.cuda,
             )
+        if self.cuda != CudaExecution():
+            raise OptionError("NHWC and CUDA graphs belong to ONNX Runtime, and Paddle was chosen")
         return PaddleOptions(
             device=Device.GPU if self.provider == "paddle-gpu" else Device.CPU,
             onednn=self.provider == "paddle-onednn",

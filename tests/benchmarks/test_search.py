@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from benchmarks.measuring.configurations import Configuration, ProviderName
 from benchmarks.measuring.samples import STAGES, Measurement, PipelinePass, Sample, Turn
 from benchmarks.tuning.search import Goal, TuningLimits, front, search
+from benchmarks.tuning.tune import variants_of
 from converters.parity import ParityReport
 from engine.errors import OptionError
+from engine.options import CudaExecution
 from engine.segmentation.predictor import Provenance
 
 NOWHERE = Provenance("", "", "onnx", "cpu", "fp32", 1, (), {})
@@ -263,3 +265,24 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_limits_that_nothing_can_keep_are_refused(limits: dict[str, float], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         TuningLimits(**limits)
+
+
+def test_on_a_gpu_the_best_way_is_found_though_some_do_not_run() -> None:
+    """A made-up card: channels last take half of the time, and graphs cannot be recorded of this network."""
+    cpu, cuda = Configuration(ProviderName.CPU, threads=2), Configuration(ProviderName.CUDA, threads=2)
+    table = {cpu: Figures(latency_ms=200.0), cuda: Figures(latency_ms=20.0)}
+    for each in variants_of(cpu, Goal.LATENCY, 9):
+        table[each] = Figures(latency_ms=300.0)
+    for each in variants_of(cuda, Goal.LATENCY, 9):
+        table[each] = Figures(latency_ms=10.0, error="no graph" if each.cuda.cuda_graph else None)
+    found = search(
+        (cpu, cuda),
+        MadeUpMachine(table),
+        Goal.LATENCY,
+        TuningLimits(),
+        deadline=1e9,
+        variants=lambda each: variants_of(each, Goal.LATENCY, 9),
+    )
+    assert found.chosen is not None
+    assert found.chosen.configuration == replace(cuda, cuda=CudaExecution(prefer_nhwc=True))
+    assert sum(each.failed for each in found.trials) == 2

@@ -23,7 +23,7 @@ from benchmarks.tuning.tune import (
 )
 from engine.bundle.bundle import Bundle, DeclaredOutput, OnnxModel
 from engine.errors import OptionError
-from engine.options import Precision
+from engine.options import CudaExecution, OnnxOptions, Precision
 from engine.system.machine.cores import usable_cores
 
 BUNDLE = Bundle(
@@ -86,6 +86,32 @@ def test_variants_follow_the_goal() -> None:
     assert found(Goal.THROUGHPUT, images=3) == [(4, 1, 2), (2, 1, 1), (2, 1, 2), *streams]
     one = Configuration(ProviderName.CPU, threads=1)
     assert variants_of(one, Goal.LATENCY, 9) == variants_of(one, Goal.THROUGHPUT, 1) == ()
+
+
+CUDA = Configuration(ProviderName.CUDA, Precision.FP16, threads=4)
+
+
+def test_a_gpu_has_axes_of_its_own() -> None:
+    ways = [CudaExecution(prefer_nhwc=True), CudaExecution(cuda_graph=True), CudaExecution(True, True, True)]
+    assert variants_of(CUDA, Goal.LATENCY, 9) == tuple(replace(CUDA, cuda=way) for way in ways)
+    batches = [replace(CUDA, batch_size=size) for size in (2, 4, 8)]
+    wanted = (*batches, replace(CUDA, streams=2), *(replace(CUDA, cuda=way) for way in ways))
+    assert variants_of(CUDA, Goal.THROUGHPUT, 9) == wanted
+    paddle = Configuration(ProviderName.PADDLE_GPU, threads=1)
+    assert variants_of(paddle, Goal.LATENCY, 9) == ()
+    assert [each.batch_size for each in variants_of(paddle, Goal.THROUGHPUT, 16)] == [2, 4, 8, 16]
+    assert replace(CUDA, cuda=ways[2]).label == "cuda fp16, 4 threads, NHWC, CUDA graph"
+
+
+def test_the_way_of_a_gpu_is_kept_in_the_profile() -> None:
+    way = CudaExecution(prefer_nhwc=True)
+    chosen = replace(FAST, configuration=replace(CUDA, threads=1, cuda=way))
+    profile = profile_of(tuning_of(chosen), "5" * 64)
+    options = profile.options()
+    assert isinstance(options, OnnxOptions)
+    assert options.cuda == way
+    with pytest.raises(OptionError, match="Paddle was chosen"):
+        replace(profile, provider="paddle-gpu")
 
 
 def test_labels_tell_what_is_lost_by_hand() -> None:
