@@ -195,11 +195,13 @@ image-check: ## build both CPU images for real and run them (root, Debian, 5 GB,
 docker-build: ## build the images; IMAGE_NAME=...
 	docker build --file Dockerfile.cpu $(STAMP) --target onnx --tag $(IMAGE_NAME):onnx .
 	docker build --file Dockerfile.cpu $(STAMP) --tag $(IMAGE_NAME):paddle .
+	docker build --file Dockerfile.gpu $(STAMP) --target gpu-onnx --tag $(IMAGE_NAME):gpu-onnx .
 	docker build --file Dockerfile.gpu $(STAMP) --tag $(IMAGE_NAME):gpu .
 
 docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
 	docker push $(IMAGE_NAME):onnx
 	docker push $(IMAGE_NAME):paddle
+	docker push $(IMAGE_NAME):gpu-onnx
 	docker push $(IMAGE_NAME):gpu
 
 bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/

@@ -53,7 +53,7 @@ def stages(path: Path) -> dict[str, Stage]:
 
 CPU = stages(ROOT / "Dockerfile.cpu")
 GPU = stages(ROOT / "Dockerfile.gpu")
-IMAGES = {"onnx": CPU["onnx"], "paddle": CPU["paddle"], "gpu": GPU["service"]}
+IMAGES = {"onnx": CPU["onnx"], "paddle": CPU["paddle"], "gpu-onnx": GPU["gpu-onnx"], "gpu": GPU["service"]}
 
 
 def locked(name: str) -> dict[str, str]:
@@ -176,8 +176,8 @@ def test_everything_but_the_gpu_builds_is_locked_with_hashes() -> None:
     ]
     free = {part for part in installs if "--require-hashes" not in part and "--no-index" not in part}
     assert installs
-    assert len(free) == 1
-    assert "--constraint locked.txt" in free.pop()
+    assert len(free) == 2
+    assert all("--constraint locked.txt" in each for each in free)
 
 
 def test_the_small_image_has_the_same_versions_and_no_paddle() -> None:
@@ -208,12 +208,22 @@ def test_the_gpu_builds_belong_together() -> None:
     assert arguments["ONNXRUNTIME_VERSION"] == "1.26.0"
 
 
-def test_the_gpu_image_is_the_gpu_service() -> None:
-    environment = IMAGES["gpu"].variables("ENV")
-    assert environment["PSEG_SERVICE_DEVICE"] == "gpu"
-    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
-    assert set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
-    assert environment["LD_LIBRARY_PATH"].endswith("/tensorrt_libs")
+def test_the_gpu_images_are_the_gpu_service() -> None:
+    for name in ("gpu-onnx", "gpu"):
+        environment = IMAGES[name].variables("ENV")
+        assert environment["PSEG_SERVICE_DEVICE"] == "gpu"
+        assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+        assert set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
+    assert IMAGES["gpu"].variables("ENV")["LD_LIBRARY_PATH"].endswith("/tensorrt_libs")
+
+
+def test_the_small_gpu_image_needs_no_index_but_the_ordinary_one() -> None:
+    assert not [text for text in GPU["libraries-onnx"].all("RUN") if "index" in text.replace("--no-index", "")]
+    assert "index" in " ".join(GPU["libraries"].all("RUN"))
+    assert "--from=libraries-onnx /opt/pseg /opt/pseg" in IMAGES["gpu-onnx"].all("COPY")
+
+
+def test_other_images_ask_for_no_gpu() -> None:
     assert "PSEG_SERVICE_DEVICE" not in {**IMAGES["onnx"].variables("ENV"), **IMAGES["paddle"].variables("ENV")}
 
 
@@ -246,7 +256,7 @@ def test_what_the_images_need_reaches_the_builder() -> None:
 
 def test_the_check_refuses_what_it_does_not_know() -> None:
     done = subprocess.run([str(ROOT / "image-check"), "--push"], capture_output=True, check=False, text=True)
-    assert (done.returncode, done.stderr) == (2, "usage: ./image-check [--keep]\n")
+    assert (done.returncode, done.stderr) == (2, "usage: ./image-check [--gpu] [--keep]\n")
 
 
 def test_image_and_documents_quote_the_stacks() -> None:

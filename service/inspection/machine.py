@@ -3,12 +3,13 @@
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.measuring.environment import LIBRARIES
 from engine import EngineError, OnnxOptions, PaddleOptions, Precision, Provider, open_bundle, open_runtime
-from engine.options import Device, RuntimeOptions
+from engine.options import Device, DynamicShapeProfile, RuntimeOptions, ShapeRange, TensorRtFiles
+from engine.runtimes import TensorSpec, probe_feeds
 from engine.segmentation.opening import require_available
 from engine.system.libraries import installed_version
 from engine.system.machine.cores import quota_cores, usable_cores
@@ -116,19 +117,30 @@ def try_starts(path: Path, caches: Caches) -> list[Start]:
         PaddleOptions(threads=threads),
         PaddleOptions(threads=threads, onednn=True),
         PaddleOptions(threads=threads, device=Device.GPU),
+        PaddleOptions(threads=threads, device=Device.GPU, tensorrt=True),
     ]
     starts: list[Start] = []
+    inputs: tuple[TensorSpec, ...] = ()
     with open_bundle(path) as bundle:
         for options in choices:
             try:
                 require_available(options)
                 if isinstance(options, OnnxOptions) and bundle.onnx_model(Precision.FP32) is None:
                     bundle = bundle.with_onnx(caches.convert(bundle))
+                if isinstance(options, PaddleOptions) and options.tensorrt:
+                    options = replace(options, tensorrt_files=_for_one_size(inputs, caches))
                 runtime = open_runtime(bundle, options, ledger=caches.ledger)
             except EngineError as error:
                 starts.append(Start(options.label, works=False, detail=str(error)))
                 continue
+            inputs = runtime.inputs
             versions = ", ".join(f"{name} {version}" for name, version in runtime.identity.versions.items())
             runtime.close()
             starts.append(Start(options.label, works=True, detail=versions))
     return starts
+
+
+def _for_one_size(inputs: tuple[TensorSpec, ...], caches: Caches) -> TensorRtFiles:
+    """Paddle's TensorRT needs shapes: those of a first run, of the inputs as another runtime told them."""
+    ranges = [(name, ShapeRange(*[tensor.shape] * 3)) for name, tensor in probe_feeds(inputs).items()]
+    return TensorRtFiles(DynamicShapeProfile(tuple(ranges)), engine_cache=caches.engines)

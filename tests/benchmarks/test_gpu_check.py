@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.lab.gpu_check import steps
@@ -66,7 +67,7 @@ def test_classes_are_held_against_scores(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(settings, "cuda_settings", lambda _options: {})
     told = steps.classes_on_the_gpu()
     assert told.startswith("whole numbers: 614400 classes are those of the scores; demo_seagrass.tgz: ")
-    monkeypatch.setattr(steps, "_scores_and_classes", lambda _path, x: (x, 18 - x.argmax(axis=1)))
+    monkeypatch.setattr(steps, "_scores_and_classes", lambda _path, x: (x, 18 - np.argmax(x, axis=1)))
     with pytest.raises(AssertionError, match=r"whole numbers: .* of 614400 classes are not those"):
         steps.classes_on_the_gpu()
 
