@@ -183,11 +183,10 @@ class TensorRtFiles:
 
 _UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30}
 _LEAST_GPU_BYTES: Final = 256 << 20
-"""No network runs in less."""
 
 
 def parse_memory(text: str) -> int:
-    """Read an amount of memory.
+    """Read an amount of memory of a GPU.
 
     >>> parse_memory("4GiB"), parse_memory("512 MiB")
     (4294967296, 536870912)
@@ -199,12 +198,15 @@ def parse_memory(text: str) -> int:
         Bytes.
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is something else, or less than any network takes.
     """
     found = re.fullmatch(MEMORY_PATTERN, text)
     if found is None:
         raise ValueError("give a number and its unit, such as 4GiB or 512MiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    size = int(float(found[1]) * _UNITS[found[2]])
+    if size < _LEAST_GPU_BYTES:
+        raise ValueError(f"no network runs in less than {_LEAST_GPU_BYTES >> 20}MiB")
+    return size
 
 
 MEMORY_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?(MiB|GiB)$"

@@ -124,6 +124,7 @@ _SHOWN: Mapping[str, _Shown] = {
     "flip-horizontal": _Shown("Left and right exchanged", (True,)),
     "flip-vertical": _Shown("Top and bottom exchanged", (True,)),
     "allow-tf32": _Shown("TF32 on a GPU", (True,)),
+    "gpu-memory-limit": _Shown("Memory of the GPU", ("4GiB",)),
     "mask-size": _Shown("Size of the masks", ("original",)),
     "keep-classes": _Shown("Only classes", ("seagrass",)),
     "median": _Shown("Majority filter", (5,)),

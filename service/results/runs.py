@@ -18,7 +18,9 @@ from service.collections.sharding import Shard
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, distinct_stems
 
-_WITHOUT_EFFECT = frozenset({"threads", "streams", "batch_size", "max_pixels", "auto_tune_shapes", "print_detail"})
+_WITHOUT_EFFECT = frozenset(
+    {"threads", "streams", "batch_size", "gpu_memory_limit", "max_pixels", "auto_tune_shapes", "print_detail"}
+)
 """Options that change how fast a mask comes, or whether, but not the mask."""
 _STATED_APART = frozenset(
     each.name for group in (Averaging, CoverOptions, OverlayOptions) for each in declared_options(group)
