@@ -9,8 +9,11 @@ The only engine file that imports onnxruntime.
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,6 +28,11 @@ from engine.system.machine.nvidia import TENSORRT_LIBRARIES, open_libraries, req
 PLUGINS: Mapping[Provider, str] = {Provider.CUDA: "onnxruntime_ep_cuda"}
 """Providers that also lie in a distribution of their own: the module that tells the path of its library and the name of
 its provider. It is used where the provider is not built into the installed ONNX Runtime."""
+
+
+_NOT_OPENED = re.compile(r"^Failed to load (lib[^/\s]+): (.*)$", re.MULTILINE)
+_CUDA_NEEDS = ("libcublasLt.so", "libcublas.so", "libcudart.so", "libcudnn.so", "libcufft.so", "libcurand.so")
+"""What the library of the CUDA provider is linked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,14 @@ def require_provider(provider: Provider, device_id: int = 0) -> None:
 
 def _open_gpu_libraries(ort: Any, provider: Provider) -> None:
     """CUDA and cuDNN from their wheels, TensorRT from its own: outside of an image the linker knows none of them."""
-    ort.preload_dlls()
+    told = StringIO()
+    # What it cannot open it prints, on the standard output.
+    with redirect_stdout(told):
+        ort.preload_dlls()
+    failures = _NOT_OPENED.findall(told.getvalue())
+    for name, reason in failures:
+        if name.startswith(_CUDA_NEEDS):
+            raise RuntimeUnavailableError(f"{name} cannot be opened ({reason}): {remedy(provider)}")
     if provider is Provider.TENSORRT:
         open_libraries(TENSORRT_LIBRARIES, "tensorrt_libs", remedy(provider))
 

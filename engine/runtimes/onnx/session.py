@@ -133,11 +133,11 @@ class OnnxRuntime(Runtime):
 
     def _bound(self, ort: Any, session: Any) -> BoundSession:
         options = self._options
-        graph = options.cuda.cuda_graph
-        if options.provider.device == "cpu":
-            return BoundSession(ort, session, ("cpu", 0), graph=graph, fetch=None)
-        self._pinned = self._pinned or PinnedMemory(options.device_id)
-        return BoundSession(ort, session, ("cuda", options.device_id), graph=graph, fetch=self._pinned.fetch)
+        if options.provider.device == "gpu" and self._pinned is None:
+            self._pinned = PinnedMemory(options.device_id)
+        device = "cpu" if self._pinned is None else "cuda"
+        fetch = None if self._pinned is None else self._pinned.fetch
+        return BoundSession(ort, session, (device, options.device_id), graph=options.cuda.cuda_graph, fetch=fetch)
 
     @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -117,6 +117,34 @@ class Library:
         ]
 
 
+class Preloading(Library):
+    """As ONNX Runtime tells what it cannot open."""
+
+    __version__ = "1.26.0"
+
+    def __init__(self, *missing: str) -> None:
+        super().__init__("CUDAExecutionProvider")
+        self.missing = missing
+
+    def preload_dlls(self) -> None:
+        # In a wheel it may be damaged, and then be found where the linker looks.
+        print("Failed to load /site-packages/nvidia/cublas/lib/libcublas.so.12: file too short")
+        for name in self.missing:
+            print(f"Failed to load {name}: {name}: cannot open shared object file")
+
+
+def test_a_missing_library_of_cuda_is_named_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(providers, "require_gpu", lambda _number: None)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(providers, "load_library", lambda: Preloading("libnvrtc.so.12"))
+    providers.require_provider(Provider.CUDA)  # which the provider is not linked with
+    monkeypatch.setattr(providers, "load_library", lambda: Preloading("libnvrtc.so.12", "libcudnn.so.9"))
+    with pytest.raises(RuntimeUnavailableError, match=r"^libcudnn\.so\.9 cannot be opened .*: install 'onnx"):
+        providers.require_provider(Provider.CUDA)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.fixture
 def cuda_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Generator[None]:
     """A package as NVIDIA's plugin comes in, with its two functions."""
