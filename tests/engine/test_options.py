@@ -132,3 +132,17 @@ def test_a_profile_covers_all_that_it_has_seen(shapes: list[Shape]) -> None:
     for axis, (low, high) in enumerate(zip(seen.minimum, seen.maximum, strict=True)):
         sides = [shape[axis] for shape in shapes]
         assert (low, high) == (min(sides), max(sides))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("4GiB", 4 << 30), ("1.5 GiB", 3 << 29), ("512MiB", 512 << 20), (1 << 30, 1 << 30), (None, None)],
+)
+def test_an_amount_of_gpu_memory(given: Any, expected: int | None) -> None:
+    assert GpuOptions(memory_bytes=given).memory_bytes == expected
+
+
+@pytest.mark.parametrize("given", ["4", "4GB", "-4GiB", "GiB", "255MiB", 1 << 20])
+def test_no_amount_of_gpu_memory(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"gpu-memory-limit: .*(such as 4GiB|less than)"):
+        GpuOptions(memory_bytes=given)

@@ -179,6 +179,8 @@ def test_what_acts_on_gpus_goes_with_one() -> None:
     assert candidates(RuntimeRequest(provider=Provider.TENSORRT, gpu=larger))
     with pytest.raises(OptionError, match=r"^allow-tf32: it acts on a GPU"):
         candidates(RuntimeRequest(gpu=faster))
+    with pytest.raises(OptionError, match=r"^gpu-memory-limit: it acts on a GPU"):
+        candidates(RuntimeRequest(gpu=GpuOptions(memory_bytes=4 << 30)))
     for device in (Device.CPU, Device.GPU):
         with pytest.raises(OptionError, match=r"^min-subgraph-size: it acts on TensorRT"):
             candidates(RuntimeRequest(device=device, gpu=larger))

@@ -598,6 +598,7 @@ PARAMETERS: Mapping[str, Any] = {
     "report": False,
     "shard": None,
     "allow-tf32": False,
+    "gpu-memory-limit": None,
     "crop-size": None,
     "stride": None,
     "scales": None,

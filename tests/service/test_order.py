@@ -377,6 +377,7 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "precision": ("option", "fp32"),
         "min-subgraph-size": ("int", "3"),
         "allow-tf32": ("bool", None),
+        "gpu-memory-limit": ("string", None),
         "enable-auto-tune": ("bool", None),
         "cpu-threads": ("int", "10"),
         "enable-mkldnn": ("bool", None),

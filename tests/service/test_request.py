@@ -166,6 +166,7 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "max-img-size": 1_000_000,
         "batch-size": 1,
         "allow-tf32": False,
+        "gpu-memory-limit": None,
         "device": "cpu",
         "use-trt": False,
         "precision": "fp32",
