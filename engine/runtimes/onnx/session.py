@@ -107,7 +107,9 @@ class OnnxRuntime(Runtime):
             ) from error
         session = sessions[0]
         streams = sessions * (options.streams // plan.sessions)
-        if plan.io_binding and not is_plugin(ort, options.provider):
+        if is_plugin(ort, options.provider):
+            _require_no_graph(options)
+        elif plan.io_binding:
             streams = [self._bound(ort, each) for each in streams]
         self._sessions: Sessions[Any] = Sessions(streams)
         self._providers = session.get_providers()
@@ -179,6 +181,14 @@ def _with_repair(open_sessions: Callable[[], None], cache: Path) -> None:
     except ModelLoadError as error:
         empty(cache, str(error))
         open_sessions()
+
+
+def _require_no_graph(options: OnnxOptions) -> None:
+    if options.cuda.cuda_graph:
+        # Replayed from where its first input was, without an error.
+        raise RuntimeUnavailableError(
+            "the plugin of CUDA is used without IO binding, so that it records no CUDA graphs"
+        )
 
 
 def _remedy(options: OnnxOptions) -> str:

@@ -4,7 +4,7 @@ ONNX Runtime's own code is the same for both devices; what only a card can show 
 """
 # onnxruntime ships no complete types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
 
 import ctypes
 from collections.abc import Callable
@@ -18,7 +18,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine import InferenceError, OnnxModel, OnnxOptions, OptionError, Precision, Predictor, Provider, open_bundle
+from engine import (
+    InferenceError,
+    OnnxModel,
+    OnnxOptions,
+    OptionError,
+    Precision,
+    Predictor,
+    Provider,
+    RuntimeUnavailableError,
+    open_bundle,
+)
 from engine.bundle.bundle import Bundle, DeclaredOutput, SegmentationClass, file_digest
 from engine.images import Capture, SourceImage
 from engine.options import CudaExecution
@@ -311,6 +321,20 @@ def test_what_a_gpu_does_is_not_asked_of_a_cpu() -> None:
         OnnxOptions(Provider.CPU, cuda=CudaExecution(prefer_nhwc=True))
     with pytest.raises(OptionError, match="only IO binding keeps"):
         CudaExecution(io_binding=False, cuda_graph=True)
+
+
+def test_a_plugin_records_no_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: Callable[..., OnnxRuntime]
+) -> None:
+    monkeypatch.setattr(session, "is_plugin", lambda _library, _provider: True)
+    model = network(tmp_path, 4)
+    (x,) = pictures((8, 8))
+    assert as_on_a_gpu(model).run_for_classes({"x": x}) is not None
+    options = OnnxOptions()
+    # No CPU takes them, so that they are put in from behind.
+    object.__setattr__(options, "cuda", CudaExecution(cuda_graph=True))
+    with pytest.raises(RuntimeUnavailableError, match="records no CUDA graphs"):
+        OnnxRuntime(model, options)
 
 
 # ---- pinned memory ----------------------------------------------------------------------------------------------
