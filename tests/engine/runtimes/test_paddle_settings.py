@@ -1,4 +1,5 @@
 """What is called on Paddle's configuration, checked without a GPU, and what is read from a program's text."""
+# pyright: reportPrivateUsage=false
 
 import importlib
 import json
@@ -6,6 +7,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from engine.options import (
     TensorRtPreparation,
 )
 from engine.runtimes import TensorSpec
+from engine.runtimes import paddle as paddle_runtime
 from engine.runtimes.paddle import (
     ConfigCall,
     PirTensorRtArguments,
@@ -355,3 +358,18 @@ GARBAGE = [
 def test_what_is_no_pir_program(text: str) -> None:
     with pytest.raises(ModelLoadError, match=r"the program is no PIR JSON of Paddle 3 .*export the model again"):
         pir_tensor_specs(text)
+
+
+def test_a_limit_on_the_gpu_s_memory_reaches_paddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The flag exists in Paddle's builds for GPUs only (3.2.2, ``paddle/common/flags.cc``).
+    flags: dict[str, int] = {}
+    monkeypatch.setattr(paddle_runtime, "_import_paddle", lambda: SimpleNamespace(set_flags=flags.update))
+    limited = PaddleOptions(device=Device.GPU, tensorrt=True, gpu=GpuOptions(memory_bytes=512 << 20))
+    paddle_runtime._limit_memory(replace(limited, gpu=GpuOptions()))
+    assert flags == {}
+    paddle_runtime._limit_memory(limited)
+    assert flags == {"FLAGS_gpu_memory_limit_mb": 512}
+    shaped = replace(limited, tensorrt_files=TensorRtFiles(PROFILE))
+    (engine,) = (each for each in configuration(shaped, "pdmodel") if each.method == "enable_tensorrt_engine")
+    assert engine.arguments[0] == 512 << 20
+    assert pir_tensorrt_arguments(shaped).workspace_size == 512 << 20
