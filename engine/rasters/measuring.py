@@ -5,10 +5,38 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cover.options import CleanupOptions
 from engine.rasters.mask_file import MaskFile
 from engine.segmentation.confidence import Confidence, level_counts
 from engine.segmentation.steps import MeasuringSteps
 from engine.window import Window
+
+
+def clean_up(
+    mask: MaskFile, steps: MeasuringSteps, rows_m2: NDArray[np.float64] | None, made: Callable[[], MaskFile]
+) -> MaskFile:
+    """Clean a mask up.
+
+    Args:
+        mask: class indices.
+        steps: what is done.
+        rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None: unknown.
+        made: makes the file of the cleaned mask.
+
+    Returns:
+        The mask itself, where nothing is asked for; else the other file: what an interrupted run goes on with stays as
+        the network sees it.
+
+    Raises:
+        ImageError: the mask falls into too many patches.
+    """
+    if steps.options.cleanup == CleanupOptions():
+        return mask
+    cleaned = made()
+    for first, rows in mask.rows(0):
+        cleaned.write_rows(first, rows)
+    steps.clean_rows(cleaned, rows_m2)
+    return cleaned
 
 
 def mark_unsure(

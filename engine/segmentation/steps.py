@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import SegmentationClass, class_of_index
-from engine.cover.cleanup import only_classes, smoothed, without_holes, without_small_patches
+from engine.cover.cleanup import ArrayRows, MaskRows, fill_holes, keep_classes, remove_small_patches, smooth
 from engine.cover.errors import RegionError
-from engine.cover.options import CleanupOptions, CoverOptions
+from engine.cover.options import GROUND_UNKNOWN, CleanupOptions, CoverOptions
 from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
-from engine.errors import OptionError
+from engine.errors import ImageError, OptionError
 from engine.segmentation.confidence import (
     Confidence,
     ConfidencePlane,
@@ -156,26 +156,47 @@ class MeasuringSteps:
         )
 
     def clean(self, mask: Mask, pixel_m2: float | None) -> Mask:
-        """Clean a mask up.
+        """Clean the mask of a photograph up.
 
         Args:
             mask: as the network sees it.
             pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
+
+        Returns:
+            The mask itself, where nothing is asked for; else another one.
         """
-        asked = self.options.cleanup
-        if asked == CleanupOptions():
+        if self.options.cleanup == CleanupOptions():
             return mask
         if mask.ndim == 3:
             raise OptionError("the classes of this bundle overlap: masks of overlapping classes are not cleaned up")
-        cleaned = mask if self.kept is None else only_classes(mask, self.kept)
+        cleaned = mask.copy()
+        self.clean_rows(ArrayRows(cleaned), None if pixel_m2 is None else np.array([pixel_m2]))
+        return cleaned
+
+    def clean_rows(self, mask: MaskRows, rows_m2: NDArray[np.float64] | None) -> None:
+        """Clean a mask up in place.
+
+        Args:
+            mask: class indices.
+            rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
+                unknown, so that no area on the ground is removed.
+        """
+        asked = self.options.cleanup
+        if self.kept is not None:
+            keep_classes(mask, self.kept)
         if asked.median is not None:
-            cleaned = smoothed(cleaned, asked.median)
+            smooth(mask, asked.median)
         if asked.fill_holes:
-            cleaned = without_holes(cleaned)
-        least = None if asked.min_area is None else asked.min_area.pixels
-        if least is None and asked.min_area is not None and asked.min_area.square_metres and pixel_m2 is not None:
-            least = asked.min_area.square_metres / pixel_m2
-        return cleaned if least is None else without_small_patches(cleaned, least)
+            fill_holes(mask)
+        if asked.min_area is None:
+            return
+        if asked.min_area.pixels is not None:
+            remove_small_patches(mask, asked.min_area.pixels)
+        elif asked.min_area.square_metres is not None and rows_m2 is not None:
+            if len(rows_m2) == 1:
+                remove_small_patches(mask, asked.min_area.square_metres / float(rows_m2[0]))
+            else:
+                remove_small_patches(mask, asked.min_area.square_metres, rows_m2)
 
     def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
         """Find the region of interest.
@@ -322,7 +343,12 @@ def measured(
         count: of classes that the mask is reported with at least.
         source_size: width and height of the photograph.
         steps: what is done.
+
+    Raises:
+        ImageError: nothing tells how many of its pixels an area on the ground is.
     """
+    if steps.options.lacks_ground:
+        raise ImageError(f"min-area: {GROUND_UNKNOWN}")
     region = steps.region(found, source_size)
     size, pixel_m2 = steps.options.region.quadrat_size, None
     if isinstance(region, tuple) and size is not None:

@@ -23,7 +23,6 @@ from engine import (
     Segmented,
 )
 from engine.bundle.bundle import SegmentationClass
-from engine.cover.options import CleanupOptions
 from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, SourceImage, read_image
 from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
@@ -40,7 +39,7 @@ from engine.rasters.geotiff import (
     write_geotiff,
 )
 from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
-from engine.rasters.measuring import file_confidence, mark_unsure
+from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
 from engine.rasters.options import TileOptions, is_polygon_format
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
@@ -228,6 +227,7 @@ class TiledImages(Generic[Image, Stored]):
             scale_range=self.request.images.scale_range,
         ) as raster:
             areas = _areas_of(path, raster)
+            self._require_ground(path, areas)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
             layout = layout_for(
@@ -261,7 +261,7 @@ class TiledImages(Generic[Image, Stored]):
                 whole = not work.done
                 run.run(work.done, work.carry)
                 written = self._finish(
-                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts)), run, areas
+                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts, areas)), run, areas
                 )
         if whole:
             written = replace(written, notes=written.notes + raster.range_notes())
@@ -315,18 +315,26 @@ class TiledImages(Generic[Image, Stored]):
         require_scores(facts.kind)
         return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
 
+    def _require_ground(self, path: Path, areas: PixelAreas) -> None:
+        least = self.predictor.steps.options.cleanup.min_area
+        if least is not None and least.pixels is None and areas.rows_m2 is None:
+            raise ImageError(
+                f"{path}: nothing tells how many of its pixels are {least}: {areas.note}; give min-area in px"
+            )
+
     def _measured(
-        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts
+        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts, areas: PixelAreas
     ) -> tuple[MaskFile, list[SegmentationClass], MaskFile | None]:
         """The mask that is reported, its classes, and its confidence."""
         steps, layout = self.predictor.steps, work.mask.layout
         named = steps.classes(self.predictor.bundle.classes, facts.classes)
+        cleaned = clean_up(work.mask, steps, areas.rows_m2, lambda: work.beside("cleaned", layout))
         if confidence is None:
-            return work.mask, named, None
+            return cleaned, named, None
         marked = layout_for(
             layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
         )
-        mask = mark_unsure(work.mask, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
+        mask = mark_unsure(cleaned, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
         return mask, named, confidence
 
     def _covers(
@@ -592,7 +600,7 @@ def require_rasters_possible(
 
 
 def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions) -> None:
-    """Refuse options that act on photographs or on rasters where a run has none of them.
+    """Refuse options that act on photographs or on rasters where a run has none of them, or not what they need.
 
     Args:
         images: all images that were named, at least one.
@@ -600,8 +608,12 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
         tiles: what is asked of tiles and rasters.
 
     Raises:
-        OptionError: an option has no effect.
+        OptionError: an option has no effect, or a photograph has no size on the ground that one needs.
     """
+    if not all(
+        tiff_size(each.path) and is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images
+    ):
+        request.cover.require_ground()
     if tiles.as_photograph and not any(is_georeferenced(each.path, each.page or 1) for each in images):
         raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
@@ -614,14 +626,9 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
 
 
 def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
-    """Options that a raster has no effect of, and why."""
+    """Options that cannot be asked of a raster, and why."""
     if request.cover.region.roi is not None:
         yield "roi", "in which no region is measured: cut the area out of it first, or leave roi out"
-    asked = request.cover.cleanup.values()
-    for name, usual in CleanupOptions().values().items():
-        if asked[name] != usual:
-            option = name.replace("_", "-")
-            yield name, f"whose mask is not cleaned up: leave {option} out, or ask for as-photograph"
 
 
 def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], *, any_cut: bool) -> None:
