@@ -58,7 +58,11 @@ class _TakesEachOptionOnce(core.TyperCommand):
         _, _, given = self.make_parser(ctx).parse_args(args=[*args])
         for each in self.params:
             if isinstance(each, core.TyperOption) and not (each.multiple or each.is_flag) and given.count(each) > 1:
-                raise typer.BadParameter("it is given more than once: give it once, with commas between the values of a list", ctx=ctx, param=each)
+                raise typer.BadParameter(
+                    "it is given more than once: give it once, with commas between the values of a list",
+                    ctx=ctx,
+                    param=each,
+                )
         return super().parse_args(ctx, args)
 
 

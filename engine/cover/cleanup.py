@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from engine.errors import ImageError
 
+_LARGEST_AREA: Final = 1e12
 _UNITS_M2: Final = {"cm2": 1e-4, "m2": 1.0}
 _AREA: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(px|cm2|m2)", re.IGNORECASE)
 
@@ -116,7 +117,7 @@ def parse_area(text: str) -> Area:
         ValueError: it is something else.
     """
     found = _AREA.fullmatch(text.strip())
-    if found is None or not float(found[1]):
+    if found is None or not 0 < float(found[1]) <= _LARGEST_AREA:
         raise ValueError("give an area with its unit, such as 50px, 2cm2 or 0.5m2")
     number, unit = float(found[1]), found[2].lower()
     if unit == "px":
@@ -347,8 +348,9 @@ def _pieces(rows: Classes, missing: int | None, offset: int) -> tuple[Labels, li
     offset_of = np.zeros(np.iinfo(rows.dtype).max + 1, np.int32)
     class_of: list[npt.NDArray[np.int64]] = []
     for index in _values(rows, missing):
-        count, found = cv2.connectedComponents((rows == index).view(np.uint8), connectivity=8)
-        labels += np.asarray(found, np.int32)
+        plane = (rows == index).view(np.uint8)
+        count, found = cast("tuple[int, Labels]", cast("Any", cv2).connectedComponents(plane, connectivity=8))
+        labels += found
         offset_of[index] = offset
         class_of.append(np.full(count - 1, index, np.int64))
         offset += count - 1
@@ -387,7 +389,7 @@ def _patches(mask: MaskRows, weights: Reals | None = None, *, with_neighbours: b
     known, touching = np.concatenate(class_of), np.concatenate(pairs, axis=1)
     alike = (known[touching[0]] == known[touching[1]]) & (touching != _OUTSIDE).all(axis=0)
     root_of = _joined(len(known), touching[:, alike])
-    area = np.bincount(root_of, np.concatenate(areas), len(known))
+    area: Reals = np.bincount(root_of, np.concatenate(areas), len(known)).astype(np.float64)
     return _Patches(strips, offsets, root_of, known, area, root_of[touching[:, ~alike]])
 
 

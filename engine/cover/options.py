@@ -113,6 +113,7 @@ class CleanupOptions(Options):
         median: side of the square whose majority a pixel takes, in pixels; None: none.
         fill_holes: whether holes are filled.
         min_area: of patches that stay; None: all stay.
+        ignore_bundle_cleanup: whether what the bundle states is left out, too.
     """
 
     title: ClassVar[str] = "Clean-up of masks"
@@ -140,11 +141,19 @@ class CleanupOptions(Options):
         metavar="AREA",
         parse=parse_area,
     )
+    ignore_bundle_cleanup: bool = option(
+        False,
+        "Leave out the clean-up that the bundle states in meta.json, which is done where these options are not given.",
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.median is not None and not self.median % 2:
             raise OptionError(f"{self.median} is even: give an odd number, such as 5", option="median")
+
+    def stated(self) -> dict[str, object]:
+        """Name what is done with masks, as JSON values from which the options can be made again."""
+        return {name: value for name, value in _stated(self).items() if name != "ignore_bundle_cleanup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +189,12 @@ class CoverOptions(Options):
 
     def record(self) -> dict[str, object]:
         """Name what is asked for, as JSON values from which the options can be made again."""
-        usual = type(self)().values()
-        return {name: _written(value) for name, value in self.values().items() if value != usual[name]}
+        return _stated(self)
+
+
+def _stated(group: Options) -> dict[str, object]:
+    usual = type(group)().values()
+    return {name: _written(value) for name, value in group.values().items() if value != usual[name]}
 
 
 def _written(value: object) -> object:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cover.options import CleanupOptions
 from engine.rasters.mask_file import MaskFile
 from engine.segmentation.confidence import Confidence, level_counts
 from engine.segmentation.steps import MeasuringSteps
@@ -30,7 +29,7 @@ def clean_up(
     Raises:
         ImageError: the mask falls into too many patches.
     """
-    if steps.options.cleanup == CleanupOptions():
+    if not steps.options.cleanup.stated():
         return mask
     cleaned = made()
     for first, rows in mask.rows(0):

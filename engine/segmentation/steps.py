@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.bundle import SegmentationClass, class_of_index
+from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
 from engine.cover.cleanup import ArrayRows, MaskRows, fill_holes, keep_classes, remove_small_patches, smooth
 from engine.cover.errors import RegionError
 from engine.cover.options import GROUND_UNKNOWN, CleanupOptions, CoverOptions
 from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
-from engine.errors import ImageError, OptionError
+from engine.errors import BundleError, ImageError, OptionError
 from engine.segmentation.confidence import (
     Confidence,
     ConfidencePlane,
@@ -77,6 +78,7 @@ class MeasuringSteps:
         frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
         excluded: indices of classes that are left out.
         kept: indices of the only classes that stay; None: all.
+        from_bundle: names of the options of clean-up that the bundle states and the user does not.
     """
 
     options: CoverOptions = CoverOptions()
@@ -86,6 +88,7 @@ class MeasuringSteps:
     frame_class: int | None = None
     excluded: frozenset[int] = frozenset()
     kept: frozenset[int] | None = None
+    from_bundle: tuple[str, ...] = ()
 
     @property
     def wants_confidence(self) -> bool:
@@ -96,6 +99,8 @@ class MeasuringSteps:
         told = self.options.record()
         if self.temperature != 1:
             told["temperature"] = self.temperature
+        if self.from_bundle:
+            told["from_bundle"] = [*self.from_bundle]
         return told or None
 
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
@@ -165,7 +170,7 @@ class MeasuringSteps:
         Returns:
             The mask itself, where nothing is asked for; else another one.
         """
-        if self.options.cleanup == CleanupOptions():
+        if not self.options.cleanup.stated():
             return mask
         if mask.ndim == 3:
             raise OptionError("the classes of this bundle overlap: masks of overlapping classes are not cleaned up")
@@ -244,8 +249,27 @@ class MeasuringSteps:
         return RegionCover(method, tuple(corners), covers, area_m2, found.quality)
 
 
+def cleanup_of(bundle: Bundle) -> CleanupOptions:
+    """Read the clean-up that a bundle states for users who do not say otherwise.
+
+    Raises:
+        BundleError: a value is outside of its limits, a class is not known, or the classes overlap.
+    """
+    try:
+        stated = CleanupOptions(**cast("dict[str, Any]", dict(bundle.cleanup)))
+        steps_for(CoverOptions(cleanup=stated), bundle.classes, multilabel=bundle.multilabel, keep_confidence=False)
+    except OptionError as error:
+        raise BundleError(f"{bundle.source}: meta.json: cleanup.{error.option}: {error.problem}") from error
+    return stated
+
+
 def steps_for(
-    options: CoverOptions, classes: Sequence[SegmentationClass], *, multilabel: bool, keep_confidence: bool
+    options: CoverOptions,
+    classes: Sequence[SegmentationClass],
+    *,
+    multilabel: bool,
+    keep_confidence: bool,
+    usual: CleanupOptions | None = None,
 ) -> MeasuringSteps:
     """Find out what is to be done with masks of a bundle.
 
@@ -254,10 +278,21 @@ def steps_for(
         classes: of the bundle.
         multilabel: whether they may overlap.
         keep_confidence: whether the confidence is told, even if nothing depends on it.
+        usual: clean-up that the bundle states, of which is done what the user does not say otherwise.
 
     Raises:
-        OptionError: there is no such class, or the classes overlap where they must not.
+        OptionError: there is no such class, the bundle states no clean-up that is to be left out, or the classes
+            overlap where they must not.
     """
+    cleanup, from_bundle = options.cleanup, ()
+    if cleanup.ignore_bundle_cleanup:
+        if usual is None or not usual.stated():
+            raise OptionError("the bundle states no clean-up: leave it out", option="ignore_bundle_cleanup")
+        cleanup = replace(cleanup, ignore_bundle_cleanup=False)
+    elif usual is not None:
+        from_bundle = tuple(name for name in usual.stated() if name not in cleanup.stated())
+        cleanup = replace(cleanup, **{name: usual.values()[name] for name in from_bundle})
+    options = replace(options, cleanup=cleanup)
     region = options.region
     frame = None
     if region.roi is not None and region.roi.method is RegionMethod.FRAME:
@@ -265,12 +300,13 @@ def steps_for(
     excluded = frozenset(index_of_class(classes, each, option="exclude_class") for each in region.exclude_class)
     if excluded and multilabel:
         raise OptionError("the classes of this bundle overlap: leave none of them out", option="exclude_class")
-    cleanup = options.cleanup
     kept = frozenset(index_of_class(classes, each, option="keep_classes") for each in cleanup.keep_classes) or None
-    if cleanup != CleanupOptions() and multilabel:
-        asked = next(name for name, value in cleanup.values().items() if value != CleanupOptions().values()[name])
-        raise OptionError("the classes of this bundle overlap, and their masks are not cleaned up", option=asked)
-    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept)
+    if multilabel and cleanup.stated():
+        problem = "the classes of this bundle overlap, and their masks are not cleaned up"
+        raise OptionError(problem, option=next(iter(cleanup.stated())))
+    return MeasuringSteps(
+        options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept, from_bundle=from_bundle
+    )
 
 
 def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
