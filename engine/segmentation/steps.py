@@ -203,6 +203,17 @@ class MeasuringSteps:
             else:
                 remove_small_patches(mask, asked.min_area.square_metres, rows_m2)
 
+    def ground_unknown(self, problem: str) -> ImageError:
+        """Say that nothing tells how many pixels of an image the smallest patch on the ground has.
+
+        Args:
+            problem: why, and what to do.
+        """
+        asked = f"min-area {self.options.cleanup.min_area}"
+        if "min_area" not in self.from_bundle:
+            return ImageError(f"{asked}: {problem}")
+        return ImageError(f"{asked}, which the bundle states: {problem}, or leave it out with ignore-bundle-cleanup")
+
     def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
         """Find the region of interest.
 
@@ -384,7 +395,7 @@ def measured(
         ImageError: nothing tells how many of its pixels an area on the ground is.
     """
     if steps.options.lacks_ground:
-        raise ImageError(f"min-area: {GROUND_UNKNOWN}")
+        raise steps.ground_unknown(GROUND_UNKNOWN)
     region = steps.region(found, source_size)
     size, pixel_m2 = steps.options.region.quadrat_size, None
     if isinstance(region, tuple) and size is not None:

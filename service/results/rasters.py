@@ -316,11 +316,10 @@ class TiledImages(Generic[Image, Stored]):
         return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
 
     def _require_ground(self, path: Path, areas: PixelAreas) -> None:
-        least = self.predictor.steps.options.cleanup.min_area
+        steps = self.predictor.steps
+        least = steps.options.cleanup.min_area
         if least is not None and least.pixels is None and areas.rows_m2 is None:
-            raise ImageError(
-                f"{path}: nothing tells how many of its pixels are {least}: {areas.note}; give min-area in px"
-            )
+            raise ImageError(f"{path}: {steps.ground_unknown(f'{areas.note}: give it in px')}")
 
     def _measured(
         self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts, areas: PixelAreas

@@ -294,7 +294,7 @@ def test_an_area_on_the_ground_of_a_raster_without_one_is_an_error_of_the_raster
     outcome = pseg(*arguments, "--json")
     assert outcome.status == 1
     (record,) = outcome.records
-    assert "give min-area in px" in record["error"]["message"]
+    assert "give it in px" in record["error"]["message"]
     photo = halves(tmp_path / "photo.png")
     assert "--min-area: nothing tells" in pseg_error(*arguments[:2], photo, "--out", tmp_path / "o", *arguments[-2:])
 
