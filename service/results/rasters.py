@@ -1,6 +1,7 @@
 """Images that are cut into tiles: a TIFF window by window from disk to disk, with everything a map needs."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,8 @@ from engine.rasters.geotiff import (
 )
 from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
 from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
-from engine.rasters.options import TileOptions, is_polygon_format
+from engine.rasters.options import TileOptions, Tolerance, is_polygon_format
+from engine.rasters.outlines import Simplification, require_simplification
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
@@ -282,11 +284,13 @@ class TiledImages(Generic[Image, Stored]):
         started = time.perf_counter()
         covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)
         tiling = {**tiling_record(run.tiling, run.facts, raster.width, raster.height), "bands": list(raster.bands)}
+        if self.tiles.simplify is not None:
+            tiling["simplify"] = str(self.tiles.simplify)
         labels = [
             ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
             for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
         ]
-        facts = _Map(raster.georeference, areas, labels)
+        facts = _Map(raster.georeference, areas, labels, _tolerance_px(self.tiles.simplify, areas))
         _publish(facts, files, masks, replace(self.predictor.provenance, tiling=tiling))
         side = self.overview_side
         overview = None if side is None else Overview(raster.overview(side), _overview(masks.mask, side))
@@ -320,6 +324,9 @@ class TiledImages(Generic[Image, Stored]):
         least = steps.options.cleanup.min_area
         if least is not None and least.pixels is None and areas.rows_m2 is None:
             raise ImageError(f"{path}: {steps.ground_unknown(f'{areas.note}: give it in px')}")
+        tolerance = self.tiles.simplify
+        if tolerance is not None and tolerance.pixels is None and areas.rows_m2 is None:
+            raise ImageError(f"{path}: simplify {tolerance}: {areas.note}: give it in px")
 
     def _measured(
         self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts, areas: PixelAreas
@@ -423,6 +430,13 @@ def _areas_of(path: Path, raster: GeoTiff) -> PixelAreas:
     return areas
 
 
+def _tolerance_px(asked: Tolerance | None, areas: PixelAreas) -> float | None:
+    """The tolerance of outlines; on the ground by the side of a square of a pixel's area, in the middle of a raster."""
+    if asked is None or asked.metres is None or areas.rows_m2 is None:
+        return None if asked is None else asked.pixels
+    return asked.metres / math.sqrt(areas.rows_m2[len(areas.rows_m2) // 2])
+
+
 @dataclass(frozen=True, slots=True)
 class _Map:
     """What the files of a raster say besides the mask."""
@@ -430,6 +444,7 @@ class _Map:
     georeference: Georeference
     areas: PixelAreas
     labels: Sequence[ClassLabel]
+    tolerance_px: float | None
 
     @property
     def square_unit_m2(self) -> float | None:
@@ -485,6 +500,7 @@ def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout:
     crs_wkt = facts.georeference.crs_wkt
     if degrees is None and crs_wkt is not None and path.suffix.lower() == ".geojson":
         _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", layer)
+    tolerance_px = facts.tolerance_px
     write_polygons(
         mask_polygons(map_path, multilabel=layout.multilabel),
         path,
@@ -493,6 +509,9 @@ def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout:
         layer=layer,
         square_unit_m2=facts.square_unit_m2,
         pixel_degrees=degrees,
+        simplification=None
+        if tolerance_px is None
+        else Simplification(tolerance_px, facts.georeference.transform, apart=layout.multilabel),
     )
 
 
@@ -589,6 +608,8 @@ def require_rasters_possible(
             require_polygon_format(files.polygons)
             require_writable_file(files.polygons)
             require_layers_kept(files.polygons, files.layer)
+            if tiles.simplify is not None:
+                require_simplification()
             places += filter(None, (files.polygons, files.style))
         results += [(f"a result of {task.path}", place) for place in places]
     require_apart(
