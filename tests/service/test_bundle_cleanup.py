@@ -48,12 +48,15 @@ def test_it_is_done_unless_the_user_says_otherwise_and_named_as_the_bundles(tmp_
         (("--ignore-bundle-cleanup",), all_green, None),
         (("--ignore-bundle-cleanup", "--min-area", "5px"), small, {"min_area": "5px"}),
     ):
-        out = tmp_path / f"out-{len(options)}-{least}"
-        (record,) = pseg("predict", bundle, photo, "--out", out, "--save", "mask", *options, "--json").records
+        out, page = tmp_path / f"out-{len(options)}-{least}", tmp_path / "page.html"
+        arguments = (*options, "--out", out, "--save", "mask", "--report", page, "--json")
+        (record,) = pseg("predict", bundle, photo, *arguments).records
         assert record["provenance"].get("measuring") == measuring
         # A median rounds the corners of a square off.
         assert record["cover"][1]["cover"] == pytest.approx(least, abs=1e-6)
         assert pseg("reproduce", out, "--bundle", bundle).status == 0
+        stated = "clean-up that the bundle states</dt>" in page.read_text()
+        assert stated is bool(measuring and "from_bundle" in measuring)
 
 
 def test_rasters_have_it_too(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_evaluations_judge_what_users_get(tmp_path: Path) -> None:
 def test_orders_have_it_and_can_leave_it_out(tmp_path: Path) -> None:
     photo, classes = dotted(tmp_path / "photo.png")
     bundle = packed(stating(tmp_path / "files", min_area="10px"), tmp_path / "stating.tgz")
-    for given, green in (({}, 100), ({"ignore_bundle_cleanup": True}, 104), ({"min_area": "101px"}, 0)):
+    for given, green in (({}, 100), ({"ignore_bundle_cleanup": True}, 104)):
         (tmp_path / str(green)).mkdir()
         scene = Scene(tmp_path / str(green), bundle)
         outcome, _ = scene.do(Pictures([Picture(photo, scene.history)], scene.history), **given)
