@@ -27,8 +27,10 @@ Flags = npt.NDArray[np.bool_]
 Reals = npt.NDArray[np.float64]
 
 _STRIP_PIXELS: Final = 1 << 22
-_MOST_PATCHES: Final = 1 << 25
-"""Of a mask, so that what is kept of each fits into a gigabyte."""
+MOST_PATCHES: Final = 1 << 24
+"""Of a mask, so that what is kept of each fits into a container of 4 GiB beside the network."""
+PATCH_BYTES: Final = 128
+"""Memory that a patch takes at most."""
 _STEPS_OF_A_PIXEL: Final = 1 << 20
 """Areas on the ground are summed in whole parts of the largest pixel's, so that no order of summing changes them."""
 _FAR: Final = 1 << 30
@@ -168,12 +170,18 @@ def _majority(mask: Classes, side: int, missing: int | None) -> Classes:
     return result
 
 
-def fill_holes(mask: MaskRows) -> None:
+def fill_holes(mask: MaskRows, most_patches: int = MOST_PATCHES) -> None:
     """Fill the holes of each class: pixels of class 0, the background, that a larger patch encloses.
 
     So the bottom inside of a frame is no hole of the frame, and what grows on the background is none either.
+
+    Args:
+        most_patches: that memory is taken for.
+
+    Raises:
+        ImageError: there are more.
     """
-    patches = _patches(mask, with_neighbours=True)
+    patches = _patches(mask, most_patches, with_neighbours=True)
     # Each of both as the hole of the other; what is no hole is left out.
     holes, others = np.concatenate([patches.neighbours, patches.neighbours[::-1]], axis=1)
     around = patches.class_of[others]
@@ -194,18 +202,24 @@ def fill_holes(mask: MaskRows) -> None:
         mask.write_rows(strip[0], rows)
 
 
-def remove_small_patches(mask: MaskRows, least: float, rows_m2: Reals | None = None) -> None:
+def remove_small_patches(
+    mask: MaskRows, least: float, rows_m2: Reals | None = None, most_patches: int = MOST_PATCHES
+) -> None:
     """Give connected pixels of a class that are too few to the nearest class that is not.
 
     Args:
         least: area of a patch that stays, in pixels, or in square metres where these are known.
         rows_m2: of a pixel of each row, float64[H]; None: every pixel counts 1.
+        most_patches: that memory is taken for.
+
+    Raises:
+        ImageError: there are more.
     """
     weights = None
     if rows_m2 is not None:
         steps_per_m2 = _STEPS_OF_A_PIXEL / float(rows_m2.max())
         weights, least = np.rint(rows_m2 * steps_per_m2), least * steps_per_m2
-    patches = _patches(mask, weights)
+    patches = _patches(mask, most_patches, weights)
     small = patches.area < least
     small[_OUTSIDE] = False
     large = ~small
@@ -321,7 +335,7 @@ class _Patches:
     strips: Sequence[tuple[int, int]]
     offsets: Sequence[int]
     root_of: Labels
-    class_of: npt.NDArray[np.int64]
+    class_of: npt.NDArray[np.uint16]
     area: Reals
     neighbours: Labels
 
@@ -342,26 +356,26 @@ class _Patches:
         return self.root_of[pieces], rows
 
 
-def _pieces(rows: Classes, missing: int | None, offset: int) -> tuple[Labels, list[npt.NDArray[np.int64]]]:
+def _pieces(rows: Classes, missing: int | None, offset: int) -> tuple[Labels, list[npt.NDArray[np.uint16]]]:
     """Number of the piece that each pixel of a strip belongs to, behind an offset, and the class of each."""
     labels = np.zeros(rows.shape, np.int32)
     offset_of = np.zeros(np.iinfo(rows.dtype).max + 1, np.int32)
-    class_of: list[npt.NDArray[np.int64]] = []
+    class_of: list[npt.NDArray[np.uint16]] = []
     for index in _values(rows, missing):
         plane = (rows == index).view(np.uint8)
         count, found = cast("tuple[int, Labels]", cast("Any", cv2).connectedComponents(plane, connectivity=8))
         labels += found
         offset_of[index] = offset
-        class_of.append(np.full(count - 1, index, np.int64))
+        class_of.append(np.full(count - 1, index, np.uint16))
         offset += count - 1
     labels += offset_of[rows]
     return labels, class_of
 
 
-def _patches(mask: MaskRows, weights: Reals | None = None, *, with_neighbours: bool = False) -> _Patches:
+def _patches(mask: MaskRows, most: int, weights: Reals | None = None, *, with_neighbours: bool = False) -> _Patches:
     """Find connected pixels, strip by strip; what touches at the seams is joined at the end."""
     strips, offsets = _strips(mask), list[int]()
-    class_of, areas, pairs = [np.zeros(1, np.int64)], [np.zeros(1)], [np.zeros((2, 0), np.int32)]
+    class_of, areas, pairs = [np.zeros(1, np.uint16)], [np.zeros(1)], [np.zeros((2, 0), np.int32)]
     total = 0
     labels_above = np.zeros((1, mask.width + 2), np.int32)
     rows_above = np.ones((1, mask.width + 2), mask.read_rows(0, 0).dtype)
@@ -373,10 +387,10 @@ def _patches(mask: MaskRows, weights: Reals | None = None, *, with_neighbours: b
         areas.append(np.bincount((labels.reshape(-1) - total).clip(0), of_pixels)[1:].astype(np.float64))
         class_of += classes
         total += len(areas[-1])
-        if total > _MOST_PATCHES:
+        if total > most:
             raise ImageError(
-                f"its mask falls into more than {_MOST_PATCHES} patches, too many to clean up by their size: smooth it "
-                "with median, or leave fill-holes and min-area out"
+                f"its mask falls into more than {most} patches, for which there is no memory: smooth it with median, "
+                "allow more with max-memory where that is given, or leave fill-holes and min-area out"
             )
         labels, rows = np.pad(labels, ((0, 0), (1, 1))), np.pad(rows, ((0, 0), (1, 1)), constant_values=1)
         below = len(rows) if with_neighbours else 1

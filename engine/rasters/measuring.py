@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cover.cleanup import MOST_PATCHES, PATCH_BYTES
 from engine.rasters.mask_file import MaskFile
 from engine.segmentation.confidence import Confidence, level_counts
 from engine.segmentation.steps import MeasuringSteps
@@ -12,7 +13,11 @@ from engine.window import Window
 
 
 def clean_up(
-    mask: MaskFile, steps: MeasuringSteps, rows_m2: NDArray[np.float64] | None, made: Callable[[], MaskFile]
+    mask: MaskFile,
+    steps: MeasuringSteps,
+    rows_m2: NDArray[np.float64] | None,
+    made: Callable[[], MaskFile],
+    memory_bytes: int | None,
 ) -> MaskFile:
     """Clean a mask up.
 
@@ -21,6 +26,7 @@ def clean_up(
         steps: what is done.
         rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None: unknown.
         made: makes the file of the cleaned mask.
+        memory_bytes: limit for the whole process; None: the usual one of a container.
 
     Returns:
         The mask itself, where nothing is asked for; else the other file: what an interrupted run goes on with stays as
@@ -34,7 +40,9 @@ def clean_up(
     cleaned = made()
     for first, rows in mask.rows(0):
         cleaned.write_rows(first, rows)
-    steps.clean_rows(cleaned, rows_m2)
+    # The other half is for the rest of the process, whose tiles keep to the same limit.
+    most = MOST_PATCHES if memory_bytes is None else min(MOST_PATCHES, memory_bytes // 2 // PATCH_BYTES)
+    steps.clean_rows(cleaned, rows_m2, most)
     return cleaned
 
 

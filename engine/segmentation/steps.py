@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
-from engine.cover.cleanup import ArrayRows, MaskRows, fill_holes, keep_classes, remove_small_patches, smooth
+from engine.cover.cleanup import (
+    MOST_PATCHES,
+    ArrayRows,
+    MaskRows,
+    fill_holes,
+    keep_classes,
+    remove_small_patches,
+    smooth,
+)
 from engine.cover.errors import RegionError
 from engine.cover.options import GROUND_UNKNOWN, CleanupOptions, CoverOptions
 from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
@@ -178,13 +186,17 @@ class MeasuringSteps:
         self.clean_rows(ArrayRows(cleaned), None if pixel_m2 is None else np.array([pixel_m2]))
         return cleaned
 
-    def clean_rows(self, mask: MaskRows, rows_m2: NDArray[np.float64] | None) -> None:
+    def clean_rows(self, mask: MaskRows, rows_m2: NDArray[np.float64] | None, most_patches: int = MOST_PATCHES) -> None:
         """Clean a mask up in place.
 
         Args:
             mask: class indices.
             rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
                 unknown, so that no area on the ground is removed.
+            most_patches: that memory is taken for.
+
+        Raises:
+            ImageError: there are more.
         """
         asked = self.options.cleanup
         if self.kept is not None:
@@ -192,16 +204,16 @@ class MeasuringSteps:
         if asked.median is not None:
             smooth(mask, asked.median)
         if asked.fill_holes:
-            fill_holes(mask)
+            fill_holes(mask, most_patches)
         if asked.min_area is None:
             return
-        if asked.min_area.pixels is not None:
-            remove_small_patches(mask, asked.min_area.pixels)
-        elif asked.min_area.square_metres is not None and rows_m2 is not None:
-            if len(rows_m2) == 1:
-                remove_small_patches(mask, asked.min_area.square_metres / float(rows_m2[0]))
-            else:
-                remove_small_patches(mask, asked.min_area.square_metres, rows_m2)
+        least, of_rows = asked.min_area.pixels, None
+        if asked.min_area.square_metres is not None and rows_m2 is not None:
+            alike = len(rows_m2) == 1
+            least = asked.min_area.square_metres / (float(rows_m2[0]) if alike else 1)
+            of_rows = None if alike else rows_m2
+        if least is not None:
+            remove_small_patches(mask, least, of_rows, most_patches)
 
     def ground_unknown(self, problem: str) -> ImageError:
         """Say that nothing tells how many pixels of an image the smallest patch on the ground has.

@@ -334,7 +334,9 @@ class TiledImages(Generic[Image, Stored]):
         """The mask that is reported, its classes, and its confidence."""
         steps, layout = self.predictor.steps, work.mask.layout
         named = steps.classes(self.predictor.bundle.classes, facts.classes)
-        cleaned = clean_up(work.mask, steps, areas.rows_m2, lambda: work.beside("cleaned", layout))
+        cleaned = clean_up(
+            work.mask, steps, areas.rows_m2, lambda: work.beside("cleaned", layout), self.tiles.memory_bytes
+        )
         if confidence is None:
             return cleaned, named, None
         marked = layout_for(

@@ -218,3 +218,12 @@ def test_an_area_on_the_ground_that_cannot_be_known_is_stated() -> None:
 def test_an_even_square_has_no_middle() -> None:
     with pytest.raises(OptionError, match="odd"):
         CleanupOptions(median=4)
+
+
+def test_more_patches_than_memory_is_taken_for_are_refused() -> None:
+    mask = speckled()
+    patches = sum(patches_of(mask == index).max() for index in range(3))
+    for step, *given in ((fill_holes,), (remove_small_patches, 9.0, None)):
+        done(step, mask, *given, patches)
+        with pytest.raises(ImageError, match=f"more than {patches - 1} patches"):
+            done(step, mask, *given, patches - 1)

@@ -93,7 +93,8 @@ def test_evaluations_judge_what_users_get(tmp_path: Path) -> None:
 def test_orders_have_it_and_can_leave_it_out(tmp_path: Path) -> None:
     photo, classes = dotted(tmp_path / "photo.png")
     bundle = packed(stating(tmp_path / "files", min_area="10px"), tmp_path / "stating.tgz")
-    for given, green in (({}, 100), ({"ignore_bundle_cleanup": True}, 104)):
+    cases: list[tuple[dict[str, Any], int]] = [({}, 100), ({"ignore_bundle_cleanup": True}, 104)]
+    for given, green in cases:
         (tmp_path / str(green)).mkdir()
         scene = Scene(tmp_path / str(green), bundle)
         outcome, _ = scene.do(Pictures([Picture(photo, scene.history)], scene.history), **given)

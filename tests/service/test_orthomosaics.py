@@ -240,7 +240,7 @@ def test_simplified_polygons_say_the_areas_of_the_mask(bundle: Path, tmp_path: P
     # Pixels whose middle lies on the other side of an outline are next to one.
     changed = np.zeros(mask.shape, np.bool_)
     changed[1:], changed[:, 1:] = mask[1:] != mask[:-1], changed[:, 1:] | (mask[:, 1:] != mask[:, :-1])
-    assert not (drawn != mask)[~ndimage.binary_dilation(changed, iterations=2)].any()
+    assert not (drawn != mask)[np.logical_not(ndimage.binary_dilation(changed, iterations=2))].any()
     assert 0 < (drawn != mask).mean() < 0.01
     np.testing.assert_array_equal(drawn == 255, mask == 255)
 
