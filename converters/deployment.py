@@ -25,6 +25,7 @@ from engine.system.process import Limits, run_isolated, value_of
 from engine.transforms import Normalize
 
 _ORIGIN = "derived_from"
+_CLEANUP = "cleanup"
 _BANDS = 3
 _TIMEOUT_S = 600.0
 _MEMORY_BYTES = 4 << 30
@@ -64,7 +65,8 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     """Write a bundle that holds only what one deployment runs.
 
     It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, the
-    statistics of the pictures of a calibration, and the digest of the bundle that it was made from.
+    statistics of the pictures of a calibration, the clean-up of masks, and the digest of the bundle that it was made
+    from.
 
     Args:
         bundle: an open bundle; it is not changed.
@@ -80,7 +82,9 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     whole = packed_files(bundle)
     kept = _model_files(bundle, deployment)
     origin = {"bundle": bundle.digest, "change": f"packed for {deployment}", **_earlier_origin(bundle)}
-    meta = json.dumps({**meta_of(bundle), _ORIGIN: origin}, indent=2).encode() + b"\n"
+    told = {name: value for name, value in meta_of(bundle).items() if name != _CLEANUP}
+    cleanup = {_CLEANUP: dict(bundle.cleanup)} if bundle.cleanup else {}
+    meta = json.dumps({**told, **cleanup, _ORIGIN: origin}, indent=2).encode() + b"\n"
     names = (settings_file(bundle).name, *kept, STATISTICS_NAME, TEMPERATURE_NAME)
     files: dict[str, Path | bytes] = {name: whole[name] for name in names if name in whole}
     files[META] = meta
@@ -201,6 +205,8 @@ def metadata_of(bundle: Bundle, model: OnnxModel) -> dict[str, str]:
         "pseg.classes": classes,
         "pseg.transforms": [{"type": type(each).__name__, **asdict(each)} for each in bundle.transforms],
     }
+    if bundle.cleanup:
+        metadata["pseg.cleanup"] = dict(bundle.cleanup)
     if classes:
         metadata["class_names"] = {str(index): each.name for index, each in enumerate(bundle.classes)}
     bands = input_bands(model) or _BANDS

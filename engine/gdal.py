@@ -23,7 +23,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -495,8 +495,26 @@ def traced_shapes(path: Path) -> Iterator[tuple[int, float, float | None, list[N
         dataset = opened._dataset  # pyright: ignore[reportPrivateUsage]
         for band in range(1, dataset.count + 1):
             with _environment(_READING, cache_mib=_CACHE_MIB):
-                for geometry, value in features.shapes(
-                    rasterio.band(dataset, band), connectivity=4, transform=dataset.transform
-                ):
-                    rings = [np.asarray(ring, np.float64) for ring in geometry["coordinates"]]
+                source = rasterio.band(dataset, band)
+                for value, rings in _traced(features.shapes(source, connectivity=4, transform=dataset.transform)):
                     yield band, value, dataset.nodata, rings
+
+
+def traced_mask(mask: NDArray[Any]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+    """Trace the outlines of connected pixels of one value, as `traced_shapes` does.
+
+    Args:
+        mask: uint8[H, W] or uint16[H, W].
+
+    Yields:
+        The value, and rings float64[n, 2] of columns and rows, from the upper left corner of the first pixel.
+    """
+    from rasterio import features
+
+    for value, rings in _traced(features.shapes(mask, connectivity=4)):
+        yield int(value), rings
+
+
+def _traced(shapes: Iterable[Any]) -> Iterator[tuple[float, list[NDArray[np.float64]]]]:
+    for geometry, value in shapes:
+        yield value, [np.asarray(ring, np.float64) for ring in geometry["coordinates"]]

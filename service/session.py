@@ -43,7 +43,7 @@ from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
 from engine.segmentation.predictor import MaskOptions
-from engine.segmentation.steps import MeasuringSteps, steps_for
+from engine.segmentation.steps import MeasuringSteps, cleanup_of, steps_for
 from engine.segmentation.temperature import read_temperature
 from engine.system.files import scratch_folder
 from engine.system.machine.cores import usable_cores
@@ -231,7 +231,13 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     """What a request asks for behind the classes."""
     bundle = predictor.bundle
     keep = "confidence" in request.save
-    steps = steps_for(request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep)
+    steps = steps_for(
+        request.cover,
+        bundle.classes,
+        multilabel=bundle.multilabel,
+        keep_confidence=keep,
+        usual=cleanup_of(bundle),
+    )
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
         try:

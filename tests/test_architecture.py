@@ -21,7 +21,7 @@ from engine.declaration import Options
 
 VENDORS = (
     *("paddle", "onnxruntime", "paddle2onnx", "onnx", "openvino", "paddleseg"),
-    *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "pi_heif"),
+    *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "shapely", "pi_heif"),
 )
 PACKAGES = ("engine", "converters", "service", "demo")
 PINNED: dict[str, list[str]] = json.loads((Path(__file__).parent / "golden" / "api.json").read_text())

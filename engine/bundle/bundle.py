@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -69,12 +69,22 @@ class _OriginRecord(BaseModel):
     bundle: ClassText | None = None
 
 
+class _CleanupRecord(BaseModel):
+    # What is not known would change masks for whoever knows it.
+    model_config = ConfigDict(extra="forbid")
+    keep_classes: ClassText | None = None
+    median: Annotated[int, Field(strict=True)] | None = None
+    fill_holes: Annotated[bool, Field(strict=True)] | None = None
+    min_area: ClassText | None = None
+
+
 class _MetaRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
     name: ClassText | None = None
     classes: Annotated[list[_ClassRecord], Field(max_length=MOST_CLASSES)] | None = None
     multilabel: bool = False
     derived_from: _OriginRecord | None = None
+    cleanup: _CleanupRecord | None = None
 
 
 class _DeployRecord(BaseModel):
@@ -171,6 +181,8 @@ class Bundle:
         multilabel: classes are independent planes.
         notes: what was odd but could be resolved.
         derived_from: digest of the bundle that this one says it was made from; None if it says nothing.
+        cleanup: clean-up of masks where users do not say otherwise, as options of `engine.cover.options.CleanupOptions`
+            whose limits are not checked yet.
     """
 
     name: str
@@ -185,6 +197,7 @@ class Bundle:
     multilabel: bool
     notes: tuple[str, ...]
     derived_from: str | None = None
+    cleanup: Mapping[str, str | int | bool] = field(default_factory=dict[str, str | int | bool])
 
     def onnx_model(self, precision: Precision) -> OnnxModel | None:
         """Find the ONNX model of a precision.
@@ -290,6 +303,7 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
         multilabel=meta.multilabel,
         notes=tuple(notes),
         derived_from=None if meta.derived_from is None else meta.derived_from.bundle,
+        cleanup={} if meta.cleanup is None else meta.cleanup.model_dump(exclude_none=True),
     )
 
 

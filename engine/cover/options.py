@@ -1,7 +1,7 @@
 """What may be asked of the cover; light, for who only asks."""
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Final, cast
 
 import numpy as np
 
@@ -9,6 +9,10 @@ from engine.cover.cleanup import Area, parse_area
 from engine.cover.regions import QuadratSize, RegionRequest, is_quadrilateral, parse_quadrat, parse_region
 from engine.declaration import Options, option
 from engine.errors import OptionError
+
+GROUND_UNKNOWN: Final = (
+    "nothing tells how large a pixel of a photograph is on the ground: give it in px, or roi and quadrat-size"
+)
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
@@ -109,6 +113,7 @@ class CleanupOptions(Options):
         median: side of the square whose majority a pixel takes, in pixels; None: none.
         fill_holes: whether holes are filled.
         min_area: of patches that stay; None: all stay.
+        ignore_bundle_cleanup: whether what the bundle states is left out, too.
     """
 
     title: ClassVar[str] = "Clean-up of masks"
@@ -132,15 +137,23 @@ class CleanupOptions(Options):
     min_area: Area | None = option(
         None,
         "Give connected pixels of a class that are fewer than this to the nearest class: 50px, or on the ground 2cm2 "
-        "or 0.5m2, which goes with quadrat-size.",
+        "or 0.5m2, which photographs have with roi and quadrat-size, rasters by their georeference.",
         metavar="AREA",
         parse=parse_area,
+    )
+    ignore_bundle_cleanup: bool = option(
+        False,
+        "Leave out the clean-up that the bundle states in meta.json, which is done where these options are not given.",
     )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.median is not None and not self.median % 2:
             raise OptionError(f"{self.median} is even: give an odd number, such as 5", option="median")
+
+    def stated(self) -> dict[str, object]:
+        """Name what is done with masks, as JSON values from which the options can be made again."""
+        return {name: value for name, value in _stated(self).items() if name != "ignore_bundle_cleanup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +172,29 @@ class CoverOptions(Options):
     region: RegionOptions = RegionOptions()
     cleanup: CleanupOptions = CleanupOptions()
 
-    def __post_init__(self) -> None:
-        Options.__post_init__(self)
+    @property
+    def lacks_ground(self) -> bool:
+        """Whether it depends on how large pixels are on the ground, which nothing tells of a photograph."""
         least = self.cleanup.min_area
-        if least is not None and least.pixels is None and self.region.quadrat_size is None:
-            raise OptionError(
-                "nothing tells how large a pixel is on the ground: give it in px, or roi and quadrat-size",
-                option="min_area",
-            )
+        return least is not None and least.pixels is None and self.region.quadrat_size is None
+
+    def require_ground(self) -> None:
+        """Refuse what cannot be asked of a photograph.
+
+        Raises:
+            OptionError: nothing tells how large its pixels are on the ground.
+        """
+        if self.lacks_ground:
+            raise OptionError(GROUND_UNKNOWN, option="min_area")
 
     def record(self) -> dict[str, object]:
         """Name what is asked for, as JSON values from which the options can be made again."""
-        usual = type(self)().values()
-        return {name: _written(value) for name, value in self.values().items() if value != usual[name]}
+        return _stated(self)
+
+
+def _stated(group: Options) -> dict[str, object]:
+    usual = type(group)().values()
+    return {name: _written(value) for name, value in group.values().items() if value != usual[name]}
 
 
 def _written(value: object) -> object:

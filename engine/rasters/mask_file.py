@@ -151,11 +151,39 @@ class MaskFile:
         layout = self.layout
         count = max(1, _ROWS_PIXELS // layout.width)
         for first in range(0, layout.height, count):
-            rows = min(count, layout.height - first)
-            content = os.pread(
-                self._descriptor, rows * layout.width * layout.dtype.itemsize, self._offset(band, first, 0)
-            )
-            yield first, np.frombuffer(content, layout.dtype).reshape(rows, layout.width)
+            yield first, self._read(band, first, min(first + count, layout.height))
+
+    def _read(self, band: int, first: int, last: int) -> NDArray[Any]:
+        layout = self.layout
+        size = (last - first) * layout.width * layout.dtype.itemsize
+        content = os.pread(self._descriptor, size, self._offset(band, first, 0))
+        return np.frombuffer(content, layout.dtype).reshape(last - first, layout.width)
+
+    @property
+    def height(self) -> int:
+        return self.layout.height
+
+    @property
+    def width(self) -> int:
+        return self.layout.width
+
+    @property
+    def missing(self) -> int | None:
+        """Value of pixels without data; None: there are none."""
+        return self.layout.missing
+
+    def read_rows(self, first: int, last: int) -> NDArray[Any]:
+        """Read the rows of the first band from one to before another; the values may be changed."""
+        return self._read(0, first, last).copy()
+
+    def write_rows(self, first: int, rows: NDArray[Any]) -> None:
+        """Replace rows of the first band.
+
+        Args:
+            first: of the rows.
+            rows: values as the file holds them.
+        """
+        self._put(np.ascontiguousarray(rows, self.layout.dtype).reshape(-1).data, self._offset(0, first, 0))
 
     def row_counts(self, classes: int) -> Iterator["RowCounts"]:
         """Count the pixels of every class.

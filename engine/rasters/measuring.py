@@ -5,10 +5,45 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cover.cleanup import MOST_PATCHES, PATCH_BYTES
 from engine.rasters.mask_file import MaskFile
 from engine.segmentation.confidence import Confidence, level_counts
 from engine.segmentation.steps import MeasuringSteps
 from engine.window import Window
+
+
+def clean_up(
+    mask: MaskFile,
+    steps: MeasuringSteps,
+    rows_m2: NDArray[np.float64] | None,
+    made: Callable[[], MaskFile],
+    memory_bytes: int | None,
+) -> MaskFile:
+    """Clean a mask up.
+
+    Args:
+        mask: class indices.
+        steps: what is done.
+        rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None: unknown.
+        made: makes the file of the cleaned mask.
+        memory_bytes: limit for the whole process; None: the usual one of a container.
+
+    Returns:
+        The mask itself, where nothing is asked for; else the other file: what an interrupted run goes on with stays as
+        the network sees it.
+
+    Raises:
+        ImageError: the mask falls into too many patches.
+    """
+    if not steps.options.cleanup.stated():
+        return mask
+    cleaned = made()
+    for first, rows in mask.rows(0):
+        cleaned.write_rows(first, rows)
+    # The other half is for the rest of the process, whose tiles keep to the same limit.
+    most = MOST_PATCHES if memory_bytes is None else min(MOST_PATCHES, memory_bytes // 2 // PATCH_BYTES)
+    steps.clean_rows(cleaned, rows_m2, most)
+    return cleaned
 
 
 def mark_unsure(

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from engine.cover.regions import UNITS_M
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.images.size import bands_option
 
+_TOLERANCE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(px|mm|cm|m)", re.IGNORECASE)
+_LARGEST_TOLERANCE = 1e6
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
@@ -50,6 +53,46 @@ def is_polygon_format(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far simplified outlines may be from the edges of pixels, about.
+
+    Attributes:
+        text: as the user wrote it.
+        pixels: None where it is a length on the ground.
+        metres: None where it is one in pixels.
+    """
+
+    text: str
+    pixels: float | None = None
+    metres: float | None = None
+
+    def __str__(self) -> str:
+        """As `parse_tolerance` reads it."""
+        return self.text
+
+
+def parse_tolerance(text: str) -> Tolerance:
+    """Read a tolerance.
+
+    >>> parse_tolerance("2px").pixels, parse_tolerance("5cm").metres
+    (2.0, 0.05)
+
+    Args:
+        text: a number with px, mm, cm or m behind it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = _TOLERANCE.fullmatch(text.strip())
+    if found is None or not 0 < float(found[1]) <= _LARGEST_TOLERANCE:
+        raise ValueError("give a length with its unit, such as 2px or 0.05m")
+    number, unit = float(found[1]), found[2].lower()
+    if unit == "px":
+        return Tolerance(text.strip(), pixels=number)
+    return Tolerance(text.strip(), metres=number * UNITS_M[unit])
+
+
+@dataclass(frozen=True, slots=True)
 class TileOptions(Options):
     """What a user fixes about tiles and rasters; None leaves it to the engine.
 
@@ -62,9 +105,10 @@ class TileOptions(Options):
         memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
         bands: of TIFFs, from 1; None: the colours.
         vectors: `gpkg`, `geojson` or a file; None: no polygons.
+        simplify: tolerance of the outlines of polygons; None: they follow the edges of pixels.
 
     Raises:
-        OptionError: the polygons have no format.
+        OptionError: the polygons have no format, or there are none to be simplified.
     """
 
     title: ClassVar[str] = "Tiles and rasters"
@@ -99,6 +143,13 @@ class TileOptions(Options):
         "name of a file.",
         metavar="FORMAT|FILE",
     )
+    simplify: Tolerance | None = option(
+        None,
+        "Leave out corners of the polygons that stand out by less than about this: 2px, or on the ground 5cm or 0.05m. "
+        "Neighbours keep the outline they share; masks, cover and areas stay what they are. It goes with vectors.",
+        metavar="LENGTH",
+        parse=parse_tolerance,
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -107,6 +158,8 @@ class TileOptions(Options):
                 "photographs have no tiles, bands and polygons: leave out tile, bands and vectors",
                 option="as_photograph",
             )
+        if self.simplify is not None and self.vectors is None:
+            raise OptionError("it is for polygons, and goes with vectors", option="simplify")
         if self.polygon_file is not None and self.polygon_file.suffix.lower() not in POLYGON_DRIVERS:
             raise OptionError(
                 f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.rasters.geotiff import ClassLabel
+from engine.rasters.outlines import Rings, Simplification
 from engine.rasters.vector_file import VectorLayer, layer_name, require_vector_format, write_features
 from engine.system.text import legible
 
-Rings = Sequence[NDArray[np.float64]]
 _POLYGON: Final = 3
 _DIGITS: Final = 7
 """Of degrees behind the point, at least: a hundredth of a metre."""
@@ -67,6 +67,7 @@ def write_polygons(
     layer: str,
     square_unit_m2: float | None,
     pixel_degrees: float | None,
+    simplification: Simplification | None = None,
 ) -> int:
     """Write polygons with class, name, URN and area. Names are written as `engine.system.text.legible` shows them.
 
@@ -81,6 +82,7 @@ def write_polygons(
         square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.
         pixel_degrees: side of a pixel in degrees: GeoJSON's coordinates are told to a hundredth of it; None: nothing
             leads to WGS 84, and they stay what they are.
+        simplification: of the outlines; None: none. Areas are stated without it.
 
     Raises:
         ImageError: the file cannot be written.
@@ -89,10 +91,16 @@ def write_polygons(
     shapes: list[bytes] = []
     indices: list[int] = []
     areas: list[float] = []
+    traced: list[tuple[int, Rings]] = []
     for index, rings in polygons:
-        shapes.append(_well_known_binary(rings))
+        if simplification is None:
+            shapes.append(_well_known_binary(rings))
+        else:
+            traced.append((index, rings))
         indices.append(index)
         areas.append(ring_area(rings[0]) - sum(map(ring_area, rings[1:])))
+    if simplification is not None:
+        shapes = list(map(_well_known_binary, simplification.simplified(traced)))
     fields: dict[str, NDArray[Any]] = {
         "class": np.array(indices, np.int32),
         "name": np.array([legible(_label(labels, index).name) for index in indices], object),

@@ -2,16 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.bundle import SegmentationClass, class_of_index
-from engine.cover.cleanup import only_classes, smoothed, without_holes, without_small_patches
+from engine.bundle.bundle import Bundle, SegmentationClass, class_of_index
+from engine.cover.cleanup import (
+    MOST_PATCHES,
+    ArrayRows,
+    MaskRows,
+    fill_holes,
+    keep_classes,
+    remove_small_patches,
+    smooth,
+)
 from engine.cover.errors import RegionError
-from engine.cover.options import CleanupOptions, CoverOptions
+from engine.cover.options import GROUND_UNKNOWN, CleanupOptions, CoverOptions
 from engine.cover.regions import FoundRegion, GroundPixels, RegionMethod, find_region, ground_pixels
-from engine.errors import OptionError
+from engine.errors import BundleError, ImageError, OptionError
 from engine.segmentation.confidence import (
     Confidence,
     ConfidencePlane,
@@ -77,6 +86,7 @@ class MeasuringSteps:
         frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
         excluded: indices of classes that are left out.
         kept: indices of the only classes that stay; None: all.
+        from_bundle: names of the options of clean-up that the bundle states and the user does not.
     """
 
     options: CoverOptions = CoverOptions()
@@ -86,6 +96,7 @@ class MeasuringSteps:
     frame_class: int | None = None
     excluded: frozenset[int] = frozenset()
     kept: frozenset[int] | None = None
+    from_bundle: tuple[str, ...] = ()
 
     @property
     def wants_confidence(self) -> bool:
@@ -96,6 +107,8 @@ class MeasuringSteps:
         told = self.options.record()
         if self.temperature != 1:
             told["temperature"] = self.temperature
+        if self.from_bundle:
+            told["from_bundle"] = [*self.from_bundle]
         return told or None
 
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
@@ -156,26 +169,62 @@ class MeasuringSteps:
         )
 
     def clean(self, mask: Mask, pixel_m2: float | None) -> Mask:
-        """Clean a mask up.
+        """Clean the mask of a photograph up.
 
         Args:
             mask: as the network sees it.
             pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
+
+        Returns:
+            The mask itself, where nothing is asked for; else another one.
         """
-        asked = self.options.cleanup
-        if asked == CleanupOptions():
+        if not self.options.cleanup.stated():
             return mask
         if mask.ndim == 3:
             raise OptionError("the classes of this bundle overlap: masks of overlapping classes are not cleaned up")
-        cleaned = mask if self.kept is None else only_classes(mask, self.kept)
+        cleaned = mask.copy()
+        self.clean_rows(ArrayRows(cleaned), None if pixel_m2 is None else np.array([pixel_m2]))
+        return cleaned
+
+    def clean_rows(self, mask: MaskRows, rows_m2: NDArray[np.float64] | None, most_patches: int = MOST_PATCHES) -> None:
+        """Clean a mask up in place.
+
+        Args:
+            mask: class indices.
+            rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
+                unknown, so that no area on the ground is removed.
+            most_patches: that memory is taken for.
+
+        Raises:
+            ImageError: there are more.
+        """
+        asked = self.options.cleanup
+        if self.kept is not None:
+            keep_classes(mask, self.kept)
         if asked.median is not None:
-            cleaned = smoothed(cleaned, asked.median)
+            smooth(mask, asked.median)
         if asked.fill_holes:
-            cleaned = without_holes(cleaned)
-        least = None if asked.min_area is None else asked.min_area.pixels
-        if least is None and asked.min_area is not None and asked.min_area.square_metres and pixel_m2 is not None:
-            least = asked.min_area.square_metres / pixel_m2
-        return cleaned if least is None else without_small_patches(cleaned, least)
+            fill_holes(mask, most_patches)
+        if asked.min_area is None:
+            return
+        least, of_rows = asked.min_area.pixels, None
+        if asked.min_area.square_metres is not None and rows_m2 is not None:
+            alike = len(rows_m2) == 1
+            least = asked.min_area.square_metres / (float(rows_m2[0]) if alike else 1)
+            of_rows = None if alike else rows_m2
+        if least is not None:
+            remove_small_patches(mask, least, of_rows, most_patches)
+
+    def ground_unknown(self, problem: str) -> ImageError:
+        """Say that nothing tells how many pixels of an image the smallest patch on the ground has.
+
+        Args:
+            problem: why, and what to do.
+        """
+        asked = f"min-area {self.options.cleanup.min_area}"
+        if "min_area" not in self.from_bundle:
+            return ImageError(f"{asked}: {problem}")
+        return ImageError(f"{asked}, which the bundle states: {problem}, or leave it out with ignore-bundle-cleanup")
 
     def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
         """Find the region of interest.
@@ -223,8 +272,27 @@ class MeasuringSteps:
         return RegionCover(method, tuple(corners), covers, area_m2, found.quality)
 
 
+def cleanup_of(bundle: Bundle) -> CleanupOptions:
+    """Read the clean-up that a bundle states for users who do not say otherwise.
+
+    Raises:
+        BundleError: a value is outside of its limits, a class is not known, or the classes overlap.
+    """
+    try:
+        stated = CleanupOptions(**cast("dict[str, Any]", dict(bundle.cleanup)))
+        steps_for(CoverOptions(cleanup=stated), bundle.classes, multilabel=bundle.multilabel, keep_confidence=False)
+    except OptionError as error:
+        raise BundleError(f"{bundle.source}: meta.json: cleanup.{error.option}: {error.problem}") from error
+    return stated
+
+
 def steps_for(
-    options: CoverOptions, classes: Sequence[SegmentationClass], *, multilabel: bool, keep_confidence: bool
+    options: CoverOptions,
+    classes: Sequence[SegmentationClass],
+    *,
+    multilabel: bool,
+    keep_confidence: bool,
+    usual: CleanupOptions | None = None,
 ) -> MeasuringSteps:
     """Find out what is to be done with masks of a bundle.
 
@@ -233,10 +301,21 @@ def steps_for(
         classes: of the bundle.
         multilabel: whether they may overlap.
         keep_confidence: whether the confidence is told, even if nothing depends on it.
+        usual: clean-up that the bundle states, of which is done what the user does not say otherwise.
 
     Raises:
-        OptionError: there is no such class, or the classes overlap where they must not.
+        OptionError: there is no such class, the bundle states no clean-up that is to be left out, or the classes
+            overlap where they must not.
     """
+    cleanup, from_bundle = options.cleanup, ()
+    if cleanup.ignore_bundle_cleanup:
+        if usual is None or not usual.stated():
+            raise OptionError("the bundle states no clean-up: leave it out", option="ignore_bundle_cleanup")
+        cleanup = replace(cleanup, ignore_bundle_cleanup=False)
+    elif usual is not None:
+        from_bundle = tuple(name for name in usual.stated() if name not in cleanup.stated())
+        cleanup = replace(cleanup, **{name: usual.values()[name] for name in from_bundle})
+    options = replace(options, cleanup=cleanup)
     region = options.region
     frame = None
     if region.roi is not None and region.roi.method is RegionMethod.FRAME:
@@ -244,12 +323,13 @@ def steps_for(
     excluded = frozenset(index_of_class(classes, each, option="exclude_class") for each in region.exclude_class)
     if excluded and multilabel:
         raise OptionError("the classes of this bundle overlap: leave none of them out", option="exclude_class")
-    cleanup = options.cleanup
     kept = frozenset(index_of_class(classes, each, option="keep_classes") for each in cleanup.keep_classes) or None
-    if cleanup != CleanupOptions() and multilabel:
-        asked = next(name for name, value in cleanup.values().items() if value != CleanupOptions().values()[name])
-        raise OptionError("the classes of this bundle overlap, and their masks are not cleaned up", option=asked)
-    return MeasuringSteps(options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept)
+    if multilabel and cleanup.stated():
+        problem = "the classes of this bundle overlap, and their masks are not cleaned up"
+        raise OptionError(problem, option=next(iter(cleanup.stated())))
+    return MeasuringSteps(
+        options, keep_confidence, frame_class=frame, excluded=excluded, kept=kept, from_bundle=from_bundle
+    )
 
 
 def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
@@ -322,7 +402,12 @@ def measured(
         count: of classes that the mask is reported with at least.
         source_size: width and height of the photograph.
         steps: what is done.
+
+    Raises:
+        ImageError: nothing tells how many of its pixels an area on the ground is.
     """
+    if steps.options.lacks_ground:
+        raise steps.ground_unknown(GROUND_UNKNOWN)
     region = steps.region(found, source_size)
     size, pixel_m2 = steps.options.region.quadrat_size, None
     if isinstance(region, tuple) and size is not None:

@@ -13,6 +13,8 @@ from benchmarks.accuracy.annotations import LabelledPoint
 from benchmarks.accuracy.labels import Labels
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
+from engine.rasters.options import Tolerance, parse_tolerance
+from engine.rasters.outlines import require_simplification
 from engine.system.files import make_folder, write_atomically
 from engine.system.text import legible
 from service.collections.merging import find_ledgers
@@ -76,6 +78,7 @@ class _AnnotationOptions(Options):
         points: how many points are drawn at random; None: the grid.
         seed: of random points; None: 0.
         sample: table of the pictures that are annotated; None: all.
+        simplify: tolerance of outlines; None: they follow the pixels.
         overwrite: whether files of the same names are replaced.
     """
 
@@ -106,6 +109,13 @@ class _AnnotationOptions(Options):
     sample: Path | None = option(
         None, "Table of `pseg sample`: only its pictures are annotated. By default all.", metavar="CSV"
     )
+    simplify: Tolerance | None = option(
+        None,
+        "labelme: leave out corners of the polygons that stand out by less than about this, such as 2px. Neighbours "
+        "keep the outline they share.",
+        metavar="LENGTH",
+        parse=parse_tolerance,
+    )
     overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
 
     def __post_init__(self) -> None:
@@ -114,6 +124,11 @@ class _AnnotationOptions(Options):
         given = [name for name, value in placing.items() if value is not None]
         if given and self.kind not in _OF_POINTS:
             raise OptionError("it places points, which only coralnet and squidle have: leave it out", option=given[0])
+        if self.simplify is not None and self.kind != "labelme":
+            problem = "it leaves out corners of polygons, which only format labelme has: leave it out"
+            raise OptionError(problem, option="simplify")
+        if self.simplify is not None and self.simplify.pixels is None:
+            raise OptionError("nothing tells how large photographs are on the ground: give it in px", option="simplify")
         if self.grid is not None and self.points is not None:
             raise OptionError("points lie on a grid or at random: leave it or points out", option="grid")
         if self.seed is not None and self.points is None:
@@ -130,6 +145,8 @@ def annotate(
     The masks are read from the files that `pseg predict --save mask` (or pseudo) wrote. class_mapping.json says which
     label stands for which class. The exit status is 1 if a picture has no mask that can be read (docs/surveys.md).
     """
+    if options.simplify is not None:
+        require_simplification()
     paths = find_ledgers(ledgers)
     found = read_pictures(paths, as_masks=True)
     if options.sample is not None:
@@ -215,7 +232,7 @@ def _write(
             path = targets[picture.path]
             make_folder(path.parent, within=options.out)
             content = (
-                _json(labelme_record(picture, mask, labels, path.parent.absolute()))
+                _json(labelme_record(picture, mask, labels, path.parent.absolute(), options.simplify))
                 if options.kind == "labelme"
                 else taglab_map(mask, taglab_colors(found.classes))
             )

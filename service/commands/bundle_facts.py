@@ -42,6 +42,9 @@ def facts_table(record: Mapping[str, Any]) -> Table:
     facts.add_row("takes", " or ".join(sorted({_input_shown(each["input_bands"]) for each in models})))
     facts.add_row("returns", " or ".join(sorted({_RETURNS[each["ends_in"]] for each in models})))
     facts.add_row("classes", "may overlap (multilabel)" if record["multilabel"] else "one for each pixel")
+    facts.add_row(
+        "clean-up", shown(", ".join(f"{name} {value}" for name, value in record["cleanup"].items())) or "none stated"
+    )
     facts.add_row("tuned profile", _profile_shown(record["profile"]))
     facts.add_row("statistics", _statistics_shown(record["statistics"], {each["input_bands"] for each in models}))
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))

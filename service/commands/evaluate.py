@@ -76,8 +76,10 @@ from service.surveys.intervals import Estimate
 from service.surveys.sampling import read_sample
 
 _JUDGED_IN = frozenset({"roi", "quadrat_size"})
-_MEASURED_APART = frozenset(each.name for each in declared_options(CoverOptions)) - _JUDGED_IN
-"""Labels judge the classes that the network finds, before anything is done with them."""
+_MEASURED_APART = (
+    frozenset(each.name for each in declared_options(CoverOptions)) - _JUDGED_IN - {"ignore_bundle_cleanup"}
+)
+"""Labels judge the classes that everybody gets from a bundle, before anything is done with them on request."""
 
 _CLASS_MEASURES = (
     ("iou", "IoU"),

@@ -134,7 +134,7 @@ class PredictRun:
     def require_effect(self) -> None:
         """What is asked of photographs or of rasters is asked of a run that has some of them."""
         tasks = self.listing.tasks
-        if self.tiles.as_photograph or any(is_tiff(task.path) for task in tasks):
+        if self.tiles.as_photograph or self.request.cover.lacks_ground or any(is_tiff(task.path) for task in tasks):
             from service.results.rasters import require_effect
 
             require_effect(tasks, self.request, self.tiles)

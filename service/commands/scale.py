@@ -108,6 +108,7 @@ def scale(
 ) -> None:
     """Segment a collection on the machines of a Ray cluster; its ledger is <out>/ledger.parquet."""
     candidates(request.network)
+    request.cover.require_ground()
     tasks = numbered(read_manifest(manifest))
     place = Folder(cluster.out if is_uri(cluster.out) else str(Path(cluster.out).absolute()))
     require_one_output(tables.csv, json_lines=json_output)

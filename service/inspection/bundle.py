@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
 
-from engine import Bundle, ModelLoadError, OnnxModel, OptionError, Precision
+from engine import Bundle, BundleError, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
 from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.quality import require_reference
+from engine.segmentation.steps import cleanup_of
 from engine.transforms import describe
 
 
@@ -43,6 +44,10 @@ def warnings_of(bundle: Bundle) -> list[str]:
     colorless = [each.name for each in bundle.classes if each.color is None]
     if colorless:
         found.append(f"no def_color for {', '.join(colorless)}: PaddleSeg's default colours are used")
+    try:
+        cleanup_of(bundle)
+    except BundleError as error:
+        found.append(f"{error}: correct it, or remove it; no image is segmented before")
     if bundle.paddle is None:
         found.append("holds no Paddle program: it runs on ONNX Runtime only")
     elif bundle.paddle.kind == "pdmodel":
@@ -115,6 +120,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         "profile": _profile(bundle),
         "statistics": _statistics(bundle),
         "multilabel": bundle.multilabel,
+        "cleanup": dict(bundle.cleanup),
         "warnings": warnings_of(bundle),
     }
 

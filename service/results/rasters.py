@@ -1,6 +1,7 @@
 """Images that are cut into tiles: a TIFF window by window from disk to disk, with everything a map needs."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ from engine import (
     Segmented,
 )
 from engine.bundle.bundle import SegmentationClass
-from engine.cover.options import CleanupOptions
 from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, SourceImage, read_image
 from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
@@ -40,8 +40,9 @@ from engine.rasters.geotiff import (
     write_geotiff,
 )
 from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
-from engine.rasters.measuring import file_confidence, mark_unsure
-from engine.rasters.options import TileOptions, is_polygon_format
+from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
+from engine.rasters.options import TileOptions, Tolerance, is_polygon_format
+from engine.rasters.outlines import Simplification, require_simplification
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
@@ -228,6 +229,7 @@ class TiledImages(Generic[Image, Stored]):
             scale_range=self.request.images.scale_range,
         ) as raster:
             areas = _areas_of(path, raster)
+            self._require_ground(path, areas)
             multilabel = facts.kind is OutputKind.MULTILABEL
             classes = facts.planes if multilabel else facts.classes
             layout = layout_for(
@@ -261,7 +263,7 @@ class TiledImages(Generic[Image, Stored]):
                 whole = not work.done
                 run.run(work.done, work.carry)
                 written = self._finish(
-                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts)), run, areas
+                    image, raster, files, _Masks(work, *self._measured(work, confidence, facts, areas)), run, areas
                 )
         if whole:
             written = replace(written, notes=written.notes + raster.range_notes())
@@ -282,11 +284,13 @@ class TiledImages(Generic[Image, Stored]):
         started = time.perf_counter()
         covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)
         tiling = {**tiling_record(run.tiling, run.facts, raster.width, raster.height), "bands": list(raster.bands)}
+        if self.tiles.simplify is not None:
+            tiling["simplify"] = str(self.tiles.simplify)
         labels = [
             ClassLabel(each.segmentation_class.id, each.segmentation_class.name, (int(red), int(green), int(blue)))
             for each, (red, green, blue) in zip(covers, class_palette(covers), strict=True)
         ]
-        facts = _Map(raster.georeference, areas, labels)
+        facts = _Map(raster.georeference, areas, labels, _tolerance_px(self.tiles.simplify, areas))
         _publish(facts, files, masks, replace(self.predictor.provenance, tiling=tiling))
         side = self.overview_side
         overview = None if side is None else Overview(raster.overview(side), _overview(masks.mask, side))
@@ -315,18 +319,30 @@ class TiledImages(Generic[Image, Stored]):
         require_scores(facts.kind)
         return work.beside("confidence", confidence_layout(work.mask.layout.width, work.mask.layout.height))
 
+    def _require_ground(self, path: Path, areas: PixelAreas) -> None:
+        steps = self.predictor.steps
+        least = steps.options.cleanup.min_area
+        if least is not None and least.pixels is None and areas.rows_m2 is None:
+            raise ImageError(f"{path}: {steps.ground_unknown(f'{areas.note}: give it in px')}")
+        tolerance = self.tiles.simplify
+        if tolerance is not None and tolerance.pixels is None and areas.rows_m2 is None:
+            raise ImageError(f"{path}: simplify {tolerance}: {areas.note}: give it in px")
+
     def _measured(
-        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts
+        self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts, areas: PixelAreas
     ) -> tuple[MaskFile, list[SegmentationClass], MaskFile | None]:
         """The mask that is reported, its classes, and its confidence."""
         steps, layout = self.predictor.steps, work.mask.layout
         named = steps.classes(self.predictor.bundle.classes, facts.classes)
+        cleaned = clean_up(
+            work.mask, steps, areas.rows_m2, lambda: work.beside("cleaned", layout), self.tiles.memory_bytes
+        )
         if confidence is None:
-            return work.mask, named, None
+            return cleaned, named, None
         marked = layout_for(
             layout.width, layout.height, len(named), multilabel=False, marks_missing=layout.missing is not None
         )
-        mask = mark_unsure(work.mask, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
+        mask = mark_unsure(cleaned, confidence, steps, facts.classes, lambda: work.beside("measured", marked))
         return mask, named, confidence
 
     def _covers(
@@ -416,6 +432,13 @@ def _areas_of(path: Path, raster: GeoTiff) -> PixelAreas:
     return areas
 
 
+def _tolerance_px(asked: Tolerance | None, areas: PixelAreas) -> float | None:
+    """The tolerance of outlines; on the ground by the side of a square of a pixel's area, in the middle of a raster."""
+    if asked is None or asked.metres is None or areas.rows_m2 is None:
+        return None if asked is None else asked.pixels
+    return asked.metres / math.sqrt(areas.rows_m2[len(areas.rows_m2) // 2])
+
+
 @dataclass(frozen=True, slots=True)
 class _Map:
     """What the files of a raster say besides the mask."""
@@ -423,6 +446,7 @@ class _Map:
     georeference: Georeference
     areas: PixelAreas
     labels: Sequence[ClassLabel]
+    tolerance_px: float | None
 
     @property
     def square_unit_m2(self) -> float | None:
@@ -478,6 +502,7 @@ def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout:
     crs_wkt = facts.georeference.crs_wkt
     if degrees is None and crs_wkt is not None and path.suffix.lower() == ".geojson":
         _log.warning("%s: nothing leads from its coordinates to WGS 84: GeoJSON holds them as they are", layer)
+    tolerance_px = facts.tolerance_px
     write_polygons(
         mask_polygons(map_path, multilabel=layout.multilabel),
         path,
@@ -486,6 +511,9 @@ def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout:
         layer=layer,
         square_unit_m2=facts.square_unit_m2,
         pixel_degrees=degrees,
+        simplification=None
+        if tolerance_px is None
+        else Simplification(tolerance_px, facts.georeference.transform, apart=layout.multilabel),
     )
 
 
@@ -582,6 +610,8 @@ def require_rasters_possible(
             require_polygon_format(files.polygons)
             require_writable_file(files.polygons)
             require_layers_kept(files.polygons, files.layer)
+            if tiles.simplify is not None:
+                require_simplification()
             places += filter(None, (files.polygons, files.style))
         results += [(f"a result of {task.path}", place) for place in places]
     require_apart(
@@ -592,7 +622,7 @@ def require_rasters_possible(
 
 
 def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions) -> None:
-    """Refuse options that act on photographs or on rasters where a run has none of them.
+    """Refuse options that act on photographs or on rasters where a run has none of them, or not what they need.
 
     Args:
         images: all images that were named, at least one.
@@ -600,8 +630,12 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
         tiles: what is asked of tiles and rasters.
 
     Raises:
-        OptionError: an option has no effect.
+        OptionError: an option has no effect, or a photograph has no size on the ground that one needs.
     """
+    if not all(
+        tiff_size(each.path) and is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images
+    ):
+        request.cover.require_ground()
     if tiles.as_photograph and not any(is_georeferenced(each.path, each.page or 1) for each in images):
         raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
@@ -614,14 +648,9 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
 
 
 def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:
-    """Options that a raster has no effect of, and why."""
+    """Options that cannot be asked of a raster, and why."""
     if request.cover.region.roi is not None:
         yield "roi", "in which no region is measured: cut the area out of it first, or leave roi out"
-    asked = request.cover.cleanup.values()
-    for name, usual in CleanupOptions().values().items():
-        if asked[name] != usual:
-            option = name.replace("_", "-")
-            yield name, f"whose mask is not cleaned up: leave {option} out, or ask for as-photograph"
 
 
 def _require_effect(tiles: TileOptions, tasks: Sequence[ImageTask], *, any_cut: bool) -> None:

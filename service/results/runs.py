@@ -164,7 +164,8 @@ def _tiles_with_effect(tiles: TileOptions, *, cutting: bool) -> dict[str, object
         return {}
     bands = None if tiles.bands is None else list(tiles.bands)
     sides = {"tile_side": tiles.side, "overlap": tiles.overlap}
-    return {"tile": tiles.tile, **sides, "bands": bands, "vectors": tiles.vectors}
+    simplified = {} if tiles.simplify is None else {"simplify": str(tiles.simplify)}
+    return {"tile": tiles.tile, **sides, "bands": bands, "vectors": tiles.vectors, **simplified}
 
 
 def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:

@@ -28,12 +28,12 @@ from engine.system.files import OwnFolder, lock_alone
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 _MASK = "mask.raw"
-_MORE = frozenset({"confidence.raw", "measured.raw"})
+_MORE = frozenset({"confidence.raw", "cleaned.raw", "measured.raw"})
 _LOCK = "lock"
 _STRIPS = ("strip-0", "strip-1")
 _OURS = re.compile(
     # the last ones: beside a map GDAL makes files of its own, and earlier versions gave them other names
-    r"state\.json(\.part)?|(mask|confidence|measured)\.raw|strip-[01]|carry-[01]\.npy|"
+    r"state\.json(\.part)?|(mask|confidence|cleaned|measured)\.raw|strip-[01]|carry-[01]\.npy|"
     r"(map|confidence|polygons)-[0-9a-f]{16}\..*|mask\.(vrt|tif)|polygons\.(gpkg|geojson)"
 )
 _STATE_BYTES = 1 << 16
@@ -196,7 +196,7 @@ class UnfinishedRaster:
         """Open another file of the mask's size, which is kept and removed with it.
 
         Args:
-            kind: `confidence` or `measured`.
+            kind: `confidence`, `cleaned` or `measured`.
             layout: of its values.
 
         Returns:

@@ -18,6 +18,9 @@ from benchmarks.accuracy.annotations import LabelledPoint
 from benchmarks.accuracy.labels import Labels
 from engine.cover.regions import enclosed_pixels, ground_view, is_quadrilateral
 from engine.errors import ImageError
+from engine.gdal import traced_mask
+from engine.rasters.options import Tolerance
+from engine.rasters.outlines import Simplification
 from engine.system.text import csv_cell
 from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
@@ -135,38 +138,55 @@ def regions_of(mask: Labels) -> Iterator[Region]:
             yield Region(int(class_index), outline, pixels, left, top)
 
 
-def labelme_record(picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path) -> dict[str, Any]:
+def _outlines_of(mask: Labels, simplify: Tolerance | None) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Class and outer outline of each region, float[n, 2] or int[n, 2], in labelme's coordinates."""
+    if simplify is None or simplify.pixels is None:
+        yield from ((each.class_index, each.outline) for each in regions_of(mask))
+        return
+    traced = [*traced_mask(mask)]
+    # labelme counts from the middle of the first pixel.
+    last = np.array(mask.shape[::-1]) - 1
+    for (index, _), rings in zip(traced, Simplification(simplify.pixels).simplified(traced), strict=True):
+        yield index, np.clip(rings[0][:-1] - 0.5, 0, last)
+
+
+def labelme_record(
+    picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path, simplify: Tolerance | None = None
+) -> dict[str, Any]:
     """Write a mask as labelme does.
 
     labelme's polygons have no holes. Drawn in their order, each over those before, as labelme draws them, they give the
-    mask again, pixel for pixel: what lies in a hole comes after what lies around it.
+    mask again, pixel for pixel if outlines are not simplified: what lies in a hole comes after what lies around it.
 
     Args:
         picture: of a survey.
         mask: class indices `[H, W]`.
         labels: one a class, in index order.
         folder: of the file, from which the picture is named.
+        simplify: tolerance of the outlines, in pixels; None: they follow the pixels.
 
     Returns:
         JSON values.
     """
     regions = sorted(
-        (each for each in regions_of(mask) if each.class_index < len(labels)),
-        key=lambda each: -cv2.contourArea(each.outline),
+        ((index, outline) for index, outline in _outlines_of(mask, simplify) if index < len(labels)),
+        key=lambda each: -cv2.contourArea(each[1].astype(np.float32)),
     )
     shapes: list[dict[str, Any]] = [
         {
-            "label": labels[each.class_index],
-            "points": each.outline.astype(float).tolist(),
+            "label": labels[index],
+            "points": outline.astype(float).tolist(),
             "group_id": None,
             "description": "",
             "shape_type": "polygon",
             "flags": {},
             "mask": None,
         }
-        for each in regions
+        for index, outline in regions
     ]
+    simplified = {} if simplify is None else {"pseg": {"simplify": str(simplify)}}
     return {
+        **simplified,
         "version": _LABELME_VERSION,
         "flags": {},
         "shapes": shapes,

@@ -219,15 +219,16 @@ def _require_evaluated(
             raise OptionError(
                 f"{path}: the mask of {each.path} in the ledger is not what was evaluated (another model or other "
                 "options, another region of interest, or a clean-up): predict and evaluate with one model and the same "
-                "options, the region among them, and without a clean-up",
+                "options, the region among them, and without another clean-up than that of the bundle",
                 option=_OPTION,
             )
 
 
 def _deciding(provenance: Mapping[str, Any]) -> list[Any]:
-    """What decides on the class of a pixel; the temperature does not."""
+    """What decides on the class of a pixel; neither the temperature nor who asked for a clean-up does."""
     measuring: dict[str, Any] = {**(provenance.get("measuring") or {})}
-    measuring.pop("temperature", None)
+    for name in ("temperature", "from_bundle"):
+        measuring.pop(name, None)
     return [measuring, *(provenance.get(name) for name in ("model", "averaging", "scale_range"))]
 
 

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
+from engine.rasters.options import parse_tolerance
 from service.commands.terminal import ExitStatus
+from service.surveys.annotations import labelme_record
+from service.surveys.pictures import read_pictures
 from tests.service.bundles import CLASSES, bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, pseg, pseg_error
 
@@ -62,6 +65,23 @@ def drawn_as_labelme_does(record: dict[str, Any], labels: list[str]) -> NDArray[
     return mask
 
 
+def test_simplified_polygons_of_labelme_are_about_the_mask(masks: Path, tmp_path: Path) -> None:
+    rows, columns = np.ogrid[:80, :90]
+    mask = np.digitize((rows - 40) ** 2 + (columns - 40) ** 2, [200, 1200]).astype(np.uint8)
+    picture = read_pictures([masks / "ledger.jsonl"]).pictures[0]
+    plain = labelme_record(picture, mask, ["0", "1", "2"], Path("/"))
+    record = labelme_record(picture, mask, ["0", "1", "2"], Path("/"), parse_tolerance("2px"))
+    assert record["pseg"] == {"simplify": "2px"}
+    assert "pseg" not in plain
+    corners = [sum(len(each["points"]) for each in found["shapes"]) for found in (record, plain)]
+    assert corners[0] < corners[1] / 2
+    assert (drawn_as_labelme_does(record, ["0", "1", "2"]) != mask).mean() < 0.03
+    for form, tolerance in (("coco", "2px"), ("labelme", "5cm")):
+        refused = pseg("annotate", masks, "--format", form, "--out", tmp_path / form, "--simplify", tolerance)
+        assert (refused.status, (tmp_path / form).exists()) == (2, False)
+        assert "--simplify: " in refused.stderr
+
+
 def test_polygons_of_labelme_are_the_mask_again(masks: Path, tmp_path: Path) -> None:
     out = tmp_path / "labelme"
     outcome = pseg("annotate", masks, "--format", "labelme", "--out", out, "--labels", "red=R")
@@ -79,9 +99,6 @@ def test_polygons_of_labelme_are_the_mask_again(masks: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_polygons_of_any_mask_are_the_mask_again(seed: int, masks: Path) -> None:
-    from service.surveys.annotations import labelme_record
-    from service.surveys.pictures import read_pictures
-
     picture = read_pictures([masks / "ledger.jsonl"]).pictures[0]
     generator = np.random.default_rng(seed)
     # noise alone is the hardest: every second pixel begins a region

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from tests.service.test_cli import halves, names, pseg, pseg_error
-from tests.service.test_orthomosaics import SMALL, csv_rows, geotiff, pixels_of
+from tests.service.test_orthomosaics import NORTH_UP, SMALL, UTM, classes_of, csv_rows, geotiff, pixels_of
 
 
 def expected_confidence(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -209,13 +209,94 @@ def test_regions_that_cannot_be_are_refused(bundle: Path, tmp_path: Path, option
     assert said in pseg_error("predict", bundle, photo, "--out", tmp_path / "out", *options)
 
 
-@pytest.mark.parametrize("option", [("--roi", "1,1,9,9"), ("--min-area", "5px"), ("--fill-holes",)])
-def test_what_a_raster_has_no_effect_of_is_refused_at_once(
-    bundle: Path, tmp_path: Path, option: tuple[str, ...]
-) -> None:
+def test_a_region_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path) -> None:
     source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120))
-    said = pseg_error("predict", bundle, source, "--out", tmp_path / "out", *option)
-    assert f"{option[0]}: " in said
+    assert "--roi: " in pseg_error("predict", bundle, source, "--out", tmp_path / "out", "--roi", "1,1,9,9")
+
+
+def noisy() -> npt.NDArray[np.uint8]:
+    """Bands of which the strongest changes in blocks, and in single pixels."""
+    bands = pixels_of(150, 210)
+    noise = np.random.default_rng(3).random(bands.shape[1:]) < 0.05
+    bands[:, noise] = np.random.default_rng(4).integers(1, 256, (3, int(noise.sum())))
+    return bands
+
+
+CLEANED = ("--median", 3, "--fill-holes", "--min-area", "150px")
+
+
+@pytest.mark.parametrize("side", [64, 96, 224])
+def test_the_cleaned_mask_of_a_raster_is_that_of_the_whole_photograph(bundle: Path, tmp_path: Path, side: int) -> None:
+    bands = noisy()
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.moveaxis(bands, 0, -1)).save(photo)
+    pseg("predict", bundle, photo, "--out", tmp_path / "photo", "--save", "mask", *CLEANED)
+    with Image.open(tmp_path / "photo" / "photo.mask.png") as picture:
+        whole = np.asarray(picture)
+    assert (whole != bands.argmax(axis=0)).mean() > 0.02
+    source, out = geotiff(tmp_path / "reef.tif", bands), tmp_path / "out"
+    arguments = (*CLEANED, "--tile-size", side, "--overlap", 16, "--vectors", "geojson", "--save", "mask,confidence")
+    (record,) = pseg("predict", bundle, source, "--out", out, "--unsure", 0.4, *arguments, "--json").records
+    found = classes_of(out / "reef.tif")
+    unsure = found == 3
+    np.testing.assert_array_equal(found[~unsure], whole[~unsure])
+    confidence = classes_of(out / "reef.confidence.tif")
+    assert confidence[unsure].max() < 0.4 * 255 <= confidence[~unsure].min()
+    counted = np.bincount(found.reshape(-1), minlength=4)
+    assert [each["cover"] for each in record["cover"]] == pytest.approx(counted / found.size, abs=1e-6)
+    assert [each["area_m2"] for each in record["cover"]] == pytest.approx(counted / 4)
+    polygons = json.loads((out / "reef.geojson").read_text())["features"]
+    for index in range(4):
+        areas = [each["properties"]["area_m2"] for each in polygons if each["properties"]["class"] == index]
+        assert sum(areas) == pytest.approx(counted[index] / 4)
+    assert record["provenance"]["measuring"] == {"unsure": 0.4, "median": 3, "fill_holes": True, "min_area": "150px"}
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "area", "pixels"),
+    [
+        (UTM, NORTH_UP, "37.4m2", 150),  # 0.25 square metres each
+        (UTM, NORTH_UP, "374000cm2", 150),
+        # At the equator a pixel of 1e-5 degrees has 1.1132 m × 1.1057 m = 1.2309 m².
+        ("EPSG:4326", rasterio.Affine(1e-5, 0, 150, 0, -1e-5, 0), "184m2", 150),
+        # At 60 degrees north 0.5580 m × 1.1141 m = 0.6217 m².
+        ("EPSG:4326", rasterio.Affine(1e-5, 0, 10, 0, -1e-5, 60), "92.9m2", 150),
+    ],
+)
+def test_an_area_on_the_ground_is_that_of_the_pixels_of_a_raster(
+    bundle: Path, tmp_path: Path, crs: str, transform: Any, area: str, pixels: int
+) -> None:
+    source = geotiff(tmp_path / "reef.tif", noisy(), crs=crs, transform=transform)
+    for least in (area, f"{pixels}px"):
+        pseg("predict", bundle, source, "--out", tmp_path / least, *SMALL, "--min-area", least)
+    found, expected = (classes_of(tmp_path / least / "reef.tif") for least in (area, f"{pixels}px"))
+    np.testing.assert_array_equal(found, expected)
+    assert (found != noisy().argmax(axis=0)).any()
+
+
+def test_pixels_without_data_stay_so_and_join_nothing(bundle: Path, tmp_path: Path) -> None:
+    bands = np.zeros((3, 60, 80), np.uint8)
+    bands[0, 10:50, 10:70] = 200
+    bands[:, 20:40, 20:60] = [[[0]], [[200]], [[0]]]
+    bands[:, 25:35, 30:50] = [[[200]], [[0]], [[0]]]  # a hole
+    bands[:, 30, 40] = 0  # in which a pixel holds no data
+    source, out = geotiff(tmp_path / "reef.tif", bands, nodata=0), tmp_path / "out"
+    pseg("predict", bundle, source, "--out", out, "--fill-holes", "--median", 5, "--min-area", "300px")
+    found, missing = classes_of(out / "reef.tif"), (bands == 0).all(axis=0)
+    np.testing.assert_array_equal(found == 255, missing)
+    # The hole is none, because nobody knows what lies in it, and it has fewer than 300 pixels.
+    assert (found[20:40, 20:60][~missing[20:40, 20:60]] == 1).mean() > 0.98
+
+
+def test_an_area_on_the_ground_of_a_raster_without_one_is_an_error_of_the_raster(bundle: Path, tmp_path: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(90, 120), crs=None)
+    arguments = ("predict", bundle, source, "--out", tmp_path / "out", "--vectors", "gpkg", "--min-area", "1m2")
+    outcome = pseg(*arguments, "--json")
+    assert outcome.status == 1
+    (record,) = outcome.records
+    assert "give it in px" in record["error"]["message"]
+    photo = halves(tmp_path / "photo.png")
+    assert "--min-area: nothing tells" in pseg_error(*arguments[:2], photo, "--out", tmp_path / "o", *arguments[-2:])
 
 
 def test_clean_up_changes_the_mask_and_is_recorded(bundle: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import csv
 import json
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -22,8 +23,9 @@ import pyogrio.raw
 import pytest
 import rasterio
 from PIL import Image
-from rasterio import warp
+from rasterio import features, warp
 from rasterio.errors import NotGeoreferencedWarning
+from scipy import ndimage
 
 from engine import OptionError
 from engine.rasters.mask_file import layout_for
@@ -207,6 +209,74 @@ def test_polygons(bundle: Path, tmp_path: Path, out: Path, suffix: str) -> None:
         assert set(name[index == number]) == {label}
         assert set(urn[index == number]) == {f"urn:ibenthos:segmentation:class:{label}"}
         assert area_m2[index == number].sum() == pytest.approx((mask == number).sum() / 4)
+
+
+def test_simplified_polygons_say_the_areas_of_the_mask(bundle: Path, tmp_path: Path, out: Path) -> None:
+    rows, columns = np.ogrid[:150, :210]
+    bands = np.zeros((3, 150, 210), np.uint8)
+    bands[np.digitize((rows - 60) ** 2 + (columns - 100) ** 2, [900, 2500]), rows, columns] = 200
+    bands[:, 120:] = 0
+    source = geotiff(tmp_path / "reef.tif", bands, nodata=0, transform=ROTATED)
+    found: dict[str, Any] = {}
+    records: dict[str, Any] = {}
+    for simplify in ("", "2px", "1m"):
+        options = ("--simplify", simplify) if simplify else ()
+        arguments = (*SMALL, "--out", out / f"at{simplify}", "--vectors", "gpkg", *options, "--json")
+        (records[simplify],) = pseg("predict", bundle, source, *arguments).records
+        found[simplify] = pyogrio.raw.read(out / f"at{simplify}" / "reef.gpkg")
+    # A pixel has sides of half a metre: both are one.
+    for each, other in zip(found["2px"][2], found["1m"][2], strict=True):
+        assert each == other
+    for index in range(4):
+        np.testing.assert_array_equal(found["2px"][3][index], found[""][3][index])
+    assert sum(map(len, found["2px"][2])) < sum(map(len, found[""][2])) / 3
+    assert records["2px"]["cover"] == records[""]["cover"]
+    assert records["2px"]["provenance"]["tiling"]["simplify"] == "2px"
+    assert "simplify" not in records[""]["provenance"]["tiling"]
+    with rasterio.open(out / "at2px" / "reef.tif") as made:
+        mask = made.read(1)
+    shapes = zip(map(geometry, found["2px"][2]), found["2px"][3][0], strict=True)
+    drawn = features.rasterize(shapes, mask.shape, fill=255, transform=ROTATED)
+    # Pixels whose middle lies on the other side of an outline are next to one.
+    changed = np.zeros(mask.shape, np.bool_)
+    changed[1:], changed[:, 1:] = mask[1:] != mask[:-1], changed[:, 1:] | (mask[:, 1:] != mask[:, :-1])
+    assert not (drawn != mask)[np.logical_not(ndimage.binary_dilation(changed, iterations=2))].any()
+    assert 0 < (drawn != mask).mean() < 0.01
+    np.testing.assert_array_equal(drawn == 255, mask == 255)
+
+
+def geometry(well_known_binary: bytes) -> dict[str, Any]:
+    """Of a polygon, as GeoJSON has it."""
+    (rings,) = struct.unpack_from("<I", well_known_binary, 5)
+    at, coordinates = 9, list[Any]()
+    for _ in range(rings):
+        (points,) = struct.unpack_from("<I", well_known_binary, at)
+        coordinates.append(np.frombuffer(well_known_binary, "<f8", 2 * points, at + 4).reshape(-1, 2).tolist())
+        at += 4 + 16 * points
+    return {"type": "Polygon", "coordinates": coordinates}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--simplify", "2px"), "--simplify: it is for polygons, and goes with vectors"),
+        (("--simplify", "2", "--vectors", "gpkg"), "--simplify: 2: give a length with its unit"),
+        (("--simplify", "0m", "--vectors", "gpkg"), "--simplify: 0m: give a length"),
+    ],
+)
+def test_tolerances_that_cannot_be_are_refused(
+    bundle: Path, tmp_path: Path, out: Path, options: tuple[Any, ...], said: str
+) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(60, 60))
+    assert said in pseg_error("predict", bundle, source, "--out", out, *options)
+
+
+def test_a_tolerance_on_the_ground_needs_a_place_on_it(bundle: Path, tmp_path: Path, out: Path) -> None:
+    source = geotiff(tmp_path / "reef.tif", pixels_of(60, 60), crs=None)
+    outcome = pseg("predict", bundle, source, "--out", out, "--vectors", "gpkg", "--simplify", "1m", "--json")
+    assert outcome.status == 1
+    assert "simplify 1m" in outcome.records[0]["error"]["message"]
+    assert "give it in px" in outcome.records[0]["error"]["message"]
 
 
 def test_qgis_paints_polygons_in_the_colours_of_their_classes(bundle: Path, tmp_path: Path, out: Path) -> None:
