@@ -134,7 +134,7 @@ test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, wi
 labelme-check: $(VENV)/development $(VENV)/labelme/made ## labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
 	$(BIN)/python -m pytest tests/service/test_labelme.py
 
-test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made ## also the long ones of parity, conversion and service, with branch coverage
+test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 

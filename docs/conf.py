@@ -18,6 +18,7 @@ myst_heading_anchors = 4
 source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_copy_source = False
+html_show_search_summary = False  # browsers let no page that is read from files fetch another one
 html_show_sphinx = False
 html_show_copyright = False
 templates_path: list[str] = []
@@ -29,7 +30,9 @@ def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
         return
     parts = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", source[0], re.DOTALL | re.MULTILINE)
     source[0] += "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(re.findall(r"^- \[.*?\]\(([\w-]+)\.md\)", text, re.M)) + "\n```\n"
+        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
+        + "\n".join(re.findall(r"^- \[.*?\]\(([\w-]+)\.md\)", text, re.M))
+        + "\n```\n"
         for title, text in parts
     )
 
