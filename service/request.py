@@ -357,7 +357,7 @@ def _problem(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         known = [_dashed(each) for each in ServiceRequest.model_fields]
         similar = get_close_matches(name, known, 1)
-        return f"{legible(name, _SHOWN)}: there is no such parameter" + (f"; is {similar[0]} meant?" if similar else "")
+        return f"{legible(name, _SHOWN)}: unknown parameter" + (f"; did you mean {similar[0]}?" if similar else "")
     if kind == "missing":
         return f"{name}: it is required"
     if kind in {"literal_error", "enum"}:

@@ -113,7 +113,7 @@ def test_all_problems_of_an_order_are_told_at_once() -> None:
         "precision: 'int7' is none of 'fp32', 'fp16', 'int8'",
         "report: 'perhaps' is not true or false",
         "tile-size: 0 is less than 1",
-        "treshold: there is no such parameter; is threshold meant?",
+        "treshold: unknown parameter; did you mean threshold?",
     ]
 
 
@@ -252,7 +252,7 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         ({"image": "urn:i", "scale-range": "4095,0"}, "^scale-range: 4095 is not less than 0"),
         ({"image": "urn:i", "crop-size": "769", "stride": "769"}, "^crop-size: 769: give 2 numbers"),
         ({"image": "urn:i", "crop-size": "9,9,3", "stride": "9,9"}, "^crop-size: 9,9,3: give 2 numbers"),
-        ({"image": "urn:i", "save-dir": "x"}, "save-dir: there is no such parameter$"),
+        ({"image": "urn:i", "save-dir": "x"}, "save-dir: unknown parameter$"),
     ],
 )
 def test_orders_that_no_runtime_can_honour_are_refused(parameters: dict[str, object], message: str) -> None:
