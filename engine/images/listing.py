@@ -142,8 +142,8 @@ def find_images(
         arguments: Names of files or folders, or globs.
         recursive: Search the sub-folders of folders, each once, whatever links lead to it.
         exclude: Patterns in which `*` matches any characters, also `/`. What is found in a folder or by a glob is left
-            out if its path, seen from that folder or from the glob's first part without wildcards, or one of the
-            folders on that path matches.
+            out if its name, its path, seen from that folder or from the glob's first part without wildcards, or one of
+            the folders on that path matches.
         results: A folder that is no sub-folder to search, since results lie there.
 
     Returns:
@@ -303,7 +303,7 @@ class _Search:
     def _is_excluded(self, path: PurePath) -> bool:
         if not self._exclude:
             return False
-        names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
+        names = {*path.parts, path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])}
         matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
         self.effective.update(matching)
         self.found.excluded += bool(matching)
