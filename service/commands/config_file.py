@@ -34,7 +34,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file with flags of this command, as name = value; what the command line says goes first.",
+        help="TOML file with flags of this command, as name = value; flags on the command line take precedence.",
         is_eager=True,
         callback=_take_flags,
         metavar="FILE",
