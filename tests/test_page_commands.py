@@ -18,12 +18,11 @@ from tests.service.test_orthomosaics import geotiff, pixels_of
 WITH_COMMANDS = [name for name in sorted(PAGES) if any(is_run(command) for command in commands(PAGES[name]))]
 
 _TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.FLIP_TOP_BOTTOM, Transpose.ROTATE_180)
-_DIVES = ("dives/north/T1/2026-03-14", "dives/north/T2/2026-03-14")
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader of the pages has: a bundle without ONNX, photographs, labels, dives, an orthomosaic."""
+    """What a reader of the pages has: a bundle without ONNX, photographs, labels, an orthomosaic."""
     folder = tmp_path_factory.mktemp("files")
     with tarfile.open(ROOT / "demo" / "demo_seagrass.tgz") as whole, tarfile.open(folder / "model.tgz", "w:gz") as part:
         for member in whole:
@@ -36,9 +35,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.open(path).convert("RGB").resize((160, 128)) for path in sorted((ROOT / "demo/pictures").iterdir())
     ]
     views = [picture.transpose(turn) for turn in _TURNS for picture in pictures]
-    for place in ("photographs", "labelled", "one", "thirteen", "dive_1", "survey/north", "survey/test_shots", *_DIVES):
+    for place in ("photographs", "labelled", "one", "thirteen", "dive_1", "survey/north", "survey/test_shots"):
         (folder / place).mkdir(parents=True)
-        for number in range(1 if place == "one" else 51 if place in _DIVES else 10):
+        for number in range(1 if place == "one" else 10):
             views[number % len(views)].save(folder / place / f"{Path(place).name[:2]}{number}.jpg", quality=95)
     for place, first in (("labels", "ph"), ("labelled/masks", "la")):
         (folder / place).mkdir()
