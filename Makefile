@@ -14,6 +14,7 @@ JOB ?= demo/job.json
 VARIANT ?= cpu
 REQUIREMENTS ?= requirements.txt
 WHEELHOUSE ?= wheelhouse
+SITE ?= build/site
 FUZZ_S ?= 300
 IMAGE_NAME ?= pseg
 STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
@@ -21,7 +22,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas site
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,12 @@ $(VENV)/poetry/made: requirements-poetry.txt $(VENV)/made
 $(VENV)/labelme/made: requirements-labelme.txt $(VENV)/made
 	$(PYTHON) -m venv $(VENV)/labelme
 	$(VENV)/labelme/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r requirements-labelme.txt
+	@touch $@
+
+# What builds the site of the documentation: Sphinx, in an environment of its own.
+$(VENV)/site/made: requirements-site.txt $(VENV)/made
+	$(PYTHON) -m venv $(VENV)/site
+	$(VENV)/site/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r requirements-site.txt
 	@touch $@
 
 # What works on a cluster: Ray Data.
@@ -127,7 +134,7 @@ test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, wi
 labelme-check: $(VENV)/development $(VENV)/labelme/made ## labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
 	$(BIN)/python -m pytest tests/service/test_labelme.py
 
-test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made ## also the long ones of parity, conversion and service, with branch coverage
+test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
@@ -240,6 +247,11 @@ gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxrunti
 api: $(VENV)/runtime ## write docs/api.md from the docstrings, and docs/commands.md from the commands
 	$(BIN)/python -m demo.reference
 	$(BIN)/python -m demo.command_reference
+
+# A warning is an error: a broken link or anchor, a page outside of the navigation, a missing picture.
+site: $(VENV)/site/made ## build the site of the documentation in SITE (build/site); it needs no network to be read
+	$(VENV)/site/bin/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --fresh-env --doctree-dir $(SITE).doctrees docs $(SITE)
+	@echo "The site begins at $(SITE)/index.html."
 
 schemas: $(VENV)/runtime ## write docs/schemas, the JSON schemas of what orders and jobs publish
 	$(BIN)/python -m demo.schemas

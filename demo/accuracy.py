@@ -104,10 +104,11 @@ def page(measured: Sequence[Measured]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(measured[0].versions.items()))
     head = (
         "# Accuracy of the trained bundles\n\n"
-        "What the bundles of this repository score on images that their training has not seen.\n"
-        "IoU is taken over all pixels of all images; the cover error is the difference between the share of an image\n"
-        "that a class really covers and the share that is found, averaged over the images (largest in brackets), for\n"
-        "the class where it is largest. The last column counts pixels of another class than Paddle's.\n\n"
+        "This page is for readers who want to know what INT8 costs in accuracy: the two trained bundles of this\n"
+        "repository, on images that their training has not seen. IoU is taken over all pixels of all images. The\n"
+        "cover error is the difference between the share of an image that a class really covers and the share\n"
+        "that is found, averaged over the images (largest in brackets), for the class where it is largest. The\n"
+        "last column counts pixels of another class than Paddle's.\n\n"
         "`make accuracy NUCLEI=DIR` writes this page. "
         f"Measured on {platform.machine()} with {versions}.\n"
     )

@@ -14,8 +14,8 @@ from service.cli import app
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 _INTRODUCTION = """# Commands
 
-This page is made from the commands by `make api`; `pseg COMMAND --help` shows the same. README.md says what the exit
-statuses mean.
+This page lists every command and every option, to look one up. It is made from the commands by `make api`; `pseg
+COMMAND --help` shows the same. [Segmenting photographs](predict.md#exit-statuses) says what the exit statuses mean.
 """
 
 

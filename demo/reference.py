@@ -16,7 +16,8 @@ from service.session import open_model
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 _INTRODUCTION = """# Python interface
 
-This page is made from the docstrings by `make api`. [notebook.ipynb](notebook.ipynb) shows the interface at work.
+This page describes every public name, for people who use `pseg` from scripts and notebooks. It is made from the
+docstrings by `make api`. [notebook.ipynb](notebook.ipynb) shows the interface at work.
 
 `open_model` opens a bundle as `pseg predict` does: with conversions, cache and tuned profile. It lies in
 `service.session`, because the package `engine` knows no converters; everything else on this page is imported from

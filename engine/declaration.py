@@ -291,7 +291,7 @@ def _read(declared: DeclaredOption, value: Any) -> Any:  # noqa: ANN401
     if value is None:
         if type(None) in get_args(declared.kind):
             return None
-        raise OptionError("None is no value of this option: leave it out to have its default", option=declared.name)
+        raise OptionError("None is not a value of this option: leave it out to have its default", option=declared.name)
     if told.repeatable and isinstance(value, str):
         value = [value]
     if isinstance(value, list):

@@ -148,7 +148,7 @@ class PictureRequest(JobRequest):
         wrong = [f"{name}: one picture per request: give image" for name in _LEFT_OUT if name in given]
         for name in ("model", "image"):
             if name in given and not is_platform_urn(str(given[name]), ARTIFACT_URN):
-                wrong.append(f"{name}: it is no artifact: give a URN that begins with {ARTIFACT_URN}")
+                wrong.append(f"{name}: it is not an artifact: give a URN that begins with {ARTIFACT_URN}")
         if not wrong and not (os.environ.get("IVCAP_URL") or os.environ.get("IVCAP_BASE_URL")):
             wrong.append("this server has no platform to read artifacts from: POST the picture itself to /masks")
         if wrong:

@@ -84,7 +84,7 @@ class PredictRequest(Options):
     auto_tune_shapes: bool = option(
         False,
         "First collect the shapes that TensorRT needs from the images, and the table of calibration that Paddle "
-        "needs for int8. It goes with use-trt.",
+        "needs for int8. It needs use-trt.",
     )
     save: frozenset[SaveKind] = option(
         frozenset[SaveKind]({"pseudo"}),
@@ -95,7 +95,7 @@ class PredictRequest(Options):
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.auto_tune_shapes and not self.network.wants_tensorrt:
-            raise OptionError("it collects shapes for TensorRT, and goes with use-trt", option="auto_tune_shapes")
+            raise OptionError("it collects shapes for TensorRT, and needs use-trt", option="auto_tune_shapes")
 
 
 def at_full_size(request: PredictRequest, tiles: TileOptions) -> PredictRequest:
@@ -357,7 +357,7 @@ def _problem(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         known = [_dashed(each) for each in ServiceRequest.model_fields]
         similar = get_close_matches(name, known, 1)
-        return f"{legible(name, _SHOWN)}: there is no such parameter" + (f"; is {similar[0]} meant?" if similar else "")
+        return f"{legible(name, _SHOWN)}: unknown parameter" + (f"; did you mean {similar[0]}?" if similar else "")
     if kind == "missing":
         return f"{name}: it is required"
     if kind in {"literal_error", "enum"}:

@@ -150,7 +150,7 @@ def _users_cache() -> Path:
     try:
         stated = os.environ.get("XDG_CACHE_HOME", "/").strip()
         if stated and not Path(stated).is_absolute():
-            raise OSError(f"XDG_CACHE_HOME is {stated!r}, which is no absolute path")
+            raise OSError(f"XDG_CACHE_HOME is {stated!r}, which is not an absolute path")
         # platformdirs knows no home of a user who has neither HOME nor an entry in the system's list.
         folder = user_cache_path("pseg")
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The project without its clone and without a network, as on a laptop at sea."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -37,3 +38,14 @@ def test_a_wheelhouse_installs_and_runs_without_a_route(tmp_path: Path) -> None:
     for provider in ("paddle-cpu", "paddle-onednn", "cpu", "openvino"):
         assert provider in told
     assert len([*(tmp_path / "masks").glob("*.mask.png")]) == 4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_pip_can_choose_versions_for_the_extras_that_the_page_names(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    (extras,) = re.findall(r"install '\./paddleseg_dual_runtime-[\d.]+-py3-none-any\.whl\[(.+?)\]'", page)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--dry-run"]
+    done = subprocess.run([*pip, f"{ROOT}[{extras}]"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

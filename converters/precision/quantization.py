@@ -223,8 +223,8 @@ def _refusal(graph: "_Graph", trials: Sequence[QuantizationTrial], limits: Parit
     ]
     return "\n".join(
         [
-            f"{where}: INT8 does not pay for this network: with up to half of its {len(graph.candidates)} nodes in "
-            "floating point the masks miss the limits; use FP32, calibrate on more pictures, or allow more "
+            f"{where}: INT8 is not worthwhile for this network: with up to half of its {len(graph.candidates)} nodes "
+            "in floating point the masks miss the limits; use FP32, calibrate on more pictures, or allow more "
             f"({_told(limits)})",
             "excluded class IoU  cover error      MiB",
             *rows,

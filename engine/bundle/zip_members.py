@@ -154,7 +154,7 @@ def _place(file: IO[bytes], info: ZipInfo, *, starts_at: int, members_end: int) 
     file.seek(info.header_offset)
     head = file.read(_LOCAL.size)
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
-        raise BadZipFile(f"there is no header before member {name}")
+        raise BadZipFile(f"no header precedes member {name}")
     _, _, flags, method, _, _, checksum, packed, size, name_length, extra_length = _LOCAL.unpack(head)
     raw_name, extra = file.read(name_length), file.read(extra_length)
     size, packed = _sizes_64(extra, size, packed)

@@ -77,15 +77,15 @@ class RegionOptions(Options):
     )
     quadrat_size: QuadratSize | None = option(
         None,
-        "Sides of the region on the ground, such as 0.5mx0.5m or 50cmx50cm, for areas in square centimetres. It goes "
-        "with roi.",
+        "Sides of the region on the ground, such as 0.5mx0.5m or 50cmx50cm, for areas in square centimetres. It needs "
+        "roi.",
         metavar="SIZE",
         parse=parse_quadrat,
     )
     exclude_class: tuple[str, ...] = option(
         (),
-        "Leave the pixels of classes out of what cover is a share of: names, URNs or indices with commas between, such "
-        "as frame.",
+        "Leave the pixels of these classes out of the cover and of what it is a share of: names, URNs or indices with "
+        "commas between, such as frame.",
         metavar="CLASS,…",
         parse=parse_classes,
     )
@@ -95,7 +95,7 @@ class RegionOptions(Options):
         if self.quadrat_size is None:
             return
         if self.roi is None:
-            raise OptionError("it is the size of a region, and goes with roi", option="quadrat_size")
+            raise OptionError("it is the size of a region, and needs roi", option="quadrat_size")
         if self.roi.points and not is_quadrilateral(np.array(self.roi.points)):
             raise OptionError(
                 "only a region with four corners, none of which points inside, is a rectangle on the ground: leave it "

@@ -96,4 +96,4 @@ def read_profile(path: Path) -> DynamicShapeProfile | None:
     try:
         return TypeAdapter(DynamicShapeProfile).validate_json(path.read_bytes())
     except (ValidationError, OptionError) as error:
-        raise OptionError(f"{path} is no shape profile ({error}): collect it again with auto-tune-shapes") from error
+        raise OptionError(f"{path} is not a shape profile ({error}): collect it again with auto-tune-shapes") from error

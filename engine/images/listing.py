@@ -142,8 +142,8 @@ def find_images(
         arguments: Names of files or folders, or globs.
         recursive: Search the sub-folders of folders, each once, whatever links lead to it.
         exclude: Patterns in which `*` matches any characters, also `/`. What is found in a folder or by a glob is left
-            out if its path, seen from that folder or from the glob's first part without wildcards, or one of the
-            folders on that path matches.
+            out if its name, its path, seen from that folder or from the glob's first part without wildcards, or one of
+            the folders on that path matches.
         results: A folder that is no sub-folder to search, since results lie there.
 
     Returns:
@@ -258,9 +258,9 @@ class _Search:
     def _take_folder(self, top: Path) -> int:
         taken = 0
         visited = set(self._results)
-        pending = [(top, PurePath())]
+        pending = [(top, PurePath(), frozenset[str]())]
         while pending:
-            folder, subfolder = pending.pop()
+            folder, subfolder, stems_above = pending.pop()
             try:
                 # A folder is searched once, so that links in a circle end.
                 if (identity := _identity(folder)) in visited and folder != top:
@@ -273,20 +273,24 @@ class _Search:
                 self._leave_out(folder, f"sub-folders that cannot be listed ({reason_of(cause)})")
                 continue
             files, folders = _parted(entries)
-            taken += self._take_files(files, folder, subfolder)
+            taken += self._take_files(files, folder, subfolder, stems_above)
             inner = [entry for entry in folders if not self._is_excluded(subfolder / entry.name)]
             if self._recursive:
-                pending += [(entry, subfolder / entry.name) for entry in reversed(inner)]
+                stems = _stems_of_photographs(files)
+                pending += [(entry, subfolder / entry.name, stems) for entry in reversed(inner)]
                 continue
             for entry in inner:
                 if _identity(entry) not in self._results:
                     self._leave_out(entry, "sub-folders are searched with recursive only")
         return taken
 
-    def _take_files(self, files: Sequence[Path], root: Path, subfolder: PurePath) -> int:
-        """Take those of the files that are images; of how many is told."""
+    def _take_files(
+        self, files: Sequence[Path], root: Path, subfolder: PurePath, stems_above: frozenset[str] = frozenset()
+    ) -> int:
+        """Take those of the files that are images, and return how many; masks may lie one folder below photographs."""
         taken = 0
-        stems = frozenset(str(file.with_suffix("")) for file in files if _has_image_suffix(file) and not _is_png(file))
+        stems = {str(file.with_suffix("")) for file in files if _is_photograph(file)}
+        stems.update(str(root / stem) for stem in stems_above)
         for file in files:
             if self._is_excluded(subfolder / file.relative_to(root)):
                 continue
@@ -303,7 +307,7 @@ class _Search:
     def _is_excluded(self, path: PurePath) -> bool:
         if not self._exclude:
             return False
-        names = [path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])]
+        names = {*path.parts, path.as_posix(), *(parent.as_posix() for parent in path.parents[:-1])}
         matching = [pattern for pattern in self._exclude if any(fnmatchcase(name, pattern) for name in names)]
         self.effective.update(matching)
         self.found.excluded += bool(matching)
@@ -349,6 +353,14 @@ def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     for entry in entries:
         (folders if entry.is_dir() else files).append(entry)
     return files, folders
+
+
+def _is_photograph(file: Path) -> bool:
+    return _has_image_suffix(file) and not _is_png(file)
+
+
+def _stems_of_photographs(files: Iterable[Path]) -> frozenset[str]:
+    return frozenset(file.stem for file in files if _is_photograph(file))
 
 
 def _reason_against(file: Path, photographs: Set[str]) -> str | None:

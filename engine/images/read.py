@@ -198,9 +198,8 @@ def _why_no_file(path: Path) -> str:
     if path.exists():
         return "is not a regular file: copy its content to one"
     if path.is_symlink():
-        return (
-            f"is a link to {path.readlink()}, where nothing is: fetch the picture (`git annex get`), or mend the link"
-        )
+        target = path.readlink()
+        return f"is a link to {target}, which does not exist: fetch the picture (`git annex get`), or repair the link"
     return "no such file: check the name"
 
 

@@ -50,7 +50,9 @@ class ImageLimits(Options):
             try:
                 low, high = map(float, self.scale_range)
             except (TypeError, ValueError):
-                raise OptionError(f"{self.scale_range} is no range: give two numbers", option="scale_range") from None
+                raise OptionError(
+                    f"{self.scale_range} is not a range: give two numbers", option="scale_range"
+                ) from None
             object.__setattr__(self, "scale_range", ScaleRange(low, high))
             if not (low < high and math.isfinite(low) and math.isfinite(high)):
                 raise OptionError(f"{low:g} is not less than {high:g}", option="scale_range")

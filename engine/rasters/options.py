@@ -146,7 +146,7 @@ class TileOptions(Options):
     simplify: Tolerance | None = option(
         None,
         "Leave out corners of the polygons that stand out by less than about this: 2px, or on the ground 5cm or 0.05m. "
-        "Neighbours keep the outline they share; masks, cover and areas stay what they are. It goes with vectors.",
+        "Neighbours keep the outline they share; masks, cover and areas stay what they are. It needs vectors.",
         metavar="LENGTH",
         parse=parse_tolerance,
     )
@@ -159,7 +159,7 @@ class TileOptions(Options):
                 option="as_photograph",
             )
         if self.simplify is not None and self.vectors is None:
-            raise OptionError("it is for polygons, and goes with vectors", option="simplify")
+            raise OptionError("it is for polygons: give vectors, too", option="simplify")
         if self.polygon_file is not None and self.polygon_file.suffix.lower() not in POLYGON_DRIVERS:
             raise OptionError(
                 f"{self.vectors}: give gpkg, geojson, or a file that ends in .gpkg or .geojson", option="vectors"

@@ -219,10 +219,10 @@ def read_profile(path: Path) -> Profile:
     try:
         return _profile_type().validate_python(read_json(path, _MOST_BYTES))
     except SettingsError as error:
-        raise OptionError(f"{path}: is no tuned profile: it {error}; name a file that `pseg tune` wrote") from error
+        raise OptionError(f"{path}: is not a tuned profile: it {error}; name a file that `pseg tune` wrote") from error
     except (ValidationError, OptionError) as error:
         told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise OptionError(f"{path}: is no tuned profile ({told}): make it again with `pseg tune`") from error
+        raise OptionError(f"{path}: is not a tuned profile ({told}): make it again with `pseg tune`") from error
 
 
 def _told(versions: Mapping[str, str]) -> str:

@@ -102,7 +102,7 @@ class RuntimeRequest(Options):
         Options.__post_init__(self)
         self._check_provider()
         if self.onednn is OneDnn.ON and (self.runtime is RuntimeName.ONNX or self.provider is not None):
-            raise OptionError("oneDNN belongs to Paddle: it goes with runtime paddle or auto", option="mkldnn")
+            raise OptionError("oneDNN belongs to Paddle: it needs runtime paddle or auto", option="mkldnn")
         if self.onednn is OneDnn.ON and self.wanted_device is Device.GPU:
             raise OptionError("oneDNN runs on the CPU only: leave it out with a GPU", option="mkldnn")
         if self.tensorrt and self.wanted_device is Device.CPU:
@@ -121,7 +121,7 @@ class RuntimeRequest(Options):
                 option="provider",
             )
         if self.tensorrt and self.provider is not Provider.TENSORRT:
-            raise OptionError(f"it goes with provider tensorrt, not {self.provider}", option="use_trt")
+            raise OptionError(f"it needs provider tensorrt, not {self.provider}", option="use_trt")
 
     @property
     def wanted_device(self) -> Device:

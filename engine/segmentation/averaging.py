@@ -42,14 +42,14 @@ class Averaging(Options):
 
     crop_size: tuple[int, int] | None = option(
         None,
-        "Width and height of PaddleSeg's sliding window, in pixels. It goes with stride.",
+        "Width and height of PaddleSeg's sliding window, in pixels. It needs stride.",
         minimum=1,
         metavar="W H",
         parse=numbers(int, "769,769", count=2),
     )
     stride: tuple[int, int] | None = option(
         None,
-        "How far the window moves to the right and down, in pixels. It goes with crop-size.",
+        "How far the window moves to the right and down, in pixels. It needs crop-size.",
         minimum=1,
         metavar="W H",
         parse=numbers(int, "513,513", count=2),

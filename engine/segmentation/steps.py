@@ -348,7 +348,7 @@ def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: 
         return int(named)
     if len(found) != 1:
         known = ", ".join(f"{index} {each.name}" for index, each in enumerate(classes)) or "none by name"
-        problem = "names several classes" if found else "is no class of this bundle"
+        problem = "names several classes" if found else "is not a class of this bundle"
         raise OptionError(f"{named} {problem}, which has: {known}", option=option)
     return found[0]
 

@@ -34,7 +34,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file with flags of this command, as name = value; what the command line says goes first.",
+        help="TOML file with flags of this command, as name = value; flags on the command line take precedence.",
         is_eager=True,
         callback=_take_flags,
         metavar="FILE",
@@ -76,13 +76,17 @@ def _flags_in(path: Path, context: typer.Context) -> Iterator[tuple[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"{path} cannot be read as TOML ({error})", option="config") from error
     if len(text) > _MOST_BYTES:
-        raise OptionError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: it is no file of flags", option="config")
+        raise OptionError(
+            f"{path} is larger than {_MOST_BYTES >> 20} MiB: it is not a configuration file", option="config"
+        )
     known = {flag.lstrip("-"): each for each in _options(context) for flag in each.opts}
     for name, value in content.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f": is {near[0]} meant?" if near else ""
-            raise OptionError(f"{path}: {legible(name)} is no flag of pseg {context.info_name}{hint}", option="config")
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise OptionError(
+                f"{path}: {legible(name)} is not a flag of pseg {context.info_name}{hint}", option="config"
+            )
         try:
             yield known[name].name, _as_typed(value, known[name])
         except TypeError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from engine import open_bundle
@@ -37,7 +37,7 @@ def doctor(
     for name, version in versions.items():
         installed.add_row(name, version or Text("not installed", "dim"))
     out.print(installed)
-    runtimes = Table("runtime", "starts", "detail")
+    runtimes = Table("runtime", "starts", Column("detail", overflow="fold"))
     for each in starts:
         runtimes.add_row(
             each.label, Text(*(("yes", "green") if each.works else ("no", "yellow"))), legible(each.detail)

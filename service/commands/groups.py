@@ -29,7 +29,7 @@ class SelectionOptions(Options):
     recursive: bool = option(False, "Search the sub-folders of folders, too. The results go into sub-folders.")
     exclude: tuple[str, ...] = option(
         (),
-        "Leave out what matches, seen from the named folder, such as 'masks' or '*_old.jpg'. May be repeated.",
+        "Leave out files and folders whose name or path matches, such as 'masks' or '*_old.jpg'. May be repeated.",
         metavar="PATTERN",
         repeatable=True,
     )
@@ -144,7 +144,7 @@ class ResultOptions(Options):
     title: ClassVar[str] = "Results"
 
     out: Path = option(Path("masks"), "Folder for the results.")
-    resume: bool = option(False, "Go on where an earlier run into the same folder was cut off.")
+    resume: bool = option(False, "Continue an interrupted run into the same folder.")
     overwrite: bool = option(
         False, "Replace what a run with another bundle, other options or other images left in the folder."
     )

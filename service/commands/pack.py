@@ -50,7 +50,7 @@ def pack(
     if kind == "bundle":
         require_bundle_name(out)
         if side is not None:
-            raise OptionError("a bundle takes images of every size: it goes with --as onnx", option="side")
+            raise OptionError("a bundle takes images of every size: it needs --as onnx", option="side")
     require_writable_file(out)
     notes: tuple[str, ...] = ()
     with open_bundle(bundle) as opened:

@@ -182,7 +182,7 @@ def open_item(urn: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
 def _require_artifact(name: str) -> None:
     # A file of this machine is none of the user's, and the content of a data URL would stand for the image everywhere.
     if not is_platform_urn(name, ARTIFACT_URN):
-        raise OptionError(f"{name[:80]!r} is no artifact: give URNs that begin with {ARTIFACT_URN}")
+        raise OptionError(f"{name[:80]!r} is not an artifact: give URNs that begin with {ARTIFACT_URN}")
 
 
 def _local(name: str) -> str:

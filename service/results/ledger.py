@@ -219,7 +219,7 @@ def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
         if len(last) + len(aside) > MOST_IMAGES:
             raise LedgerError(path, f"is one of more than {MOST_IMAGES} images", line=number)
     if run is None:
-        raise LedgerError(path, "describes no run: it is no ledger", line=1)
+        raise LedgerError(path, "describes no run: it is not a ledger", line=1)
     return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
 
 

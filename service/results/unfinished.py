@@ -204,7 +204,7 @@ class UnfinishedRaster:
         """
         name = f"{kind}.raw"
         if name not in _MORE:
-            raise ValueError(f"{kind} is no file of an unfinished raster")
+            raise ValueError(f"{kind} is not a file of an unfinished raster")
         if self.done == 0:
             self._require_room(self.mask.layout, *(each.layout for each in self._others), layout)
         self._others.append(self._mask_file(name, layout))
@@ -349,5 +349,5 @@ class UnfinishedRaster:
 
 def _whole(value: object) -> int:
     if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{value!r} is no number of pixels or tiles")
+        raise ValueError(f"{value!r} is not a number of pixels or tiles")
     return value

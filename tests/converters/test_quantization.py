@@ -323,7 +323,7 @@ def test_refused_with_the_table_of_what_was_tried(network: Path, tmp_path: Path)
         hopeless = replace(judge(network), min_class_iou=0.5, max_cover_error=0.25)
     destination = tmp_path / "out" / "int8.onnx"
     destination.parent.mkdir()
-    with pytest.raises(QuantizationError, match="small: INT8 does not pay for this network") as caught:
+    with pytest.raises(QuantizationError, match="small: INT8 is not worthwhile for this network") as caught:
         quantize(network, destination, noise, lambda _: hopeless, LIMITS, where="small")
     trials = caught.value.trials
     assert 2 < len(trials) <= MAX_TRIALS

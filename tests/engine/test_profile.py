@@ -125,11 +125,11 @@ def test_every_provider_becomes_its_options(provider: str, tmp_path: Path) -> No
         ({"threads": 0}, "threads: 0 is less than 1"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"provider": "paddle-cpu"}, "int8 under TensorRT only"),
-        ({"host": None}, "is no tuned profile"),
+        ({"host": None}, "is not a tuned profile"),
         ({"threads": 4000, "streams": 2000}, "4000 threads on 4 cores"),
         ({"streams": 100_000}, "cannot be shared evenly by 100000 streams"),
         ({"batch_size": 65}, "batch size is 65; it must be 1 to 64"),
-        ({"threads": float("nan")}, "is no tuned profile"),
+        ({"threads": float("nan")}, "is not a tuned profile"),
         ({"reason": "\x1b]0;title\x07"}, "control characters"),
         ({"versions": {"onnxruntime\n": "1"}}, "control characters"),
         ({"reason": "r" * 100_000}, "larger than 65536 bytes"),
@@ -148,10 +148,10 @@ def test_what_is_no_profile_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be read"):
         read_profile(tmp_path / "absent.json")
     (tmp_path / "p.json").write_bytes(b"[" * 60_000)
-    with pytest.raises(OptionError, match=r"p\.json: is no tuned profile"):
+    with pytest.raises(OptionError, match=r"p\.json: is not a tuned profile"):
         read_profile(tmp_path / "p.json")
     (tmp_path / "p.json").write_bytes(b"\xff{")
-    with pytest.raises(OptionError, match=r"p\.json: is no tuned profile"):
+    with pytest.raises(OptionError, match=r"p\.json: is not a tuned profile"):
         read_profile(tmp_path / "p.json")
 
 

@@ -240,7 +240,7 @@ def test_sizes_without_units_are_refused(text: str) -> None:
 
 def test_a_size_needs_a_region_with_four_corners() -> None:
     size = QuadratSize("1mx1m", 1)
-    with pytest.raises(OptionError, match="goes with roi"):
+    with pytest.raises(OptionError, match="needs roi"):
         RegionOptions(quadrat_size=size)
     with pytest.raises(OptionError, match="four corners"):
         RegionOptions(roi=parse_region("polygon:1,1 9,1 9,9"), quadrat_size=size)

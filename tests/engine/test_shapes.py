@@ -87,7 +87,7 @@ def test_a_damaged_profile_is_named_with_a_remedy(content: bytes, tmp_path: Path
     path = tmp_path / "profile.json"
     path.write_bytes(content)
     with pytest.raises(
-        OptionError, match=r"profile\.json is no shape profile .*(?s:.)*collect it again with auto-tune"
+        OptionError, match=r"profile\.json is not a shape profile .*(?s:.)*collect it again with auto-tune"
     ):
         read_profile(path)
 

@@ -439,7 +439,7 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
         (["--max-img-size", "-5"], "--max-img-size: -5 is less than -1"),
         (["--max-pixels", "0"], "max-pixels"),
         (["--use-trt"], "TensorRT needs a GPU"),
-        (["--auto-tune-shapes"], "goes with use-trt"),
+        (["--auto-tune-shapes"], "needs use-trt"),
         (["--mkldnn", "on", "--runtime", "onnx"], "oneDNN belongs to Paddle"),
         (["--mkldnn", "on", "--provider", "cpu"], "oneDNN belongs to Paddle"),
         (["--provider", "cpu", "--runtime", "paddle"], "belongs to ONNX Runtime"),
@@ -494,7 +494,7 @@ def test_a_slim_bundle_runs_and_says_where_it_comes_from(bundle: Path, photo: Pa
     outcome = pseg("predict", slim, photo, "--out", tmp_path / "o", "--json")
     assert outcome.records[0]["provenance"]["derived_from"] == packed["derived_from"]
     assert "a name that ends in .onnx" in pseg_error(*onnx, "--as", "onnx", "--out", slim)
-    assert "goes with --as onnx" in pseg_error(*onnx, "--side", 64, "--out", slim)
+    assert "needs --as onnx" in pseg_error(*onnx, "--side", 64, "--out", slim)
     assert "holds no Paddle program" in pseg_error("pack", bundle, "--for", "paddle", "--out", slim)
 
 

@@ -190,7 +190,7 @@ def test_a_bundle_of_the_first_version_runs_and_its_certificate_is_told_apart(
 def test_what_goes_with_measure_is_refused_without_it(option: tuple[str, str], tmp_path: Path) -> None:
     outcome = pseg("inspect", bundle_folder(tmp_path / "files"), *option)
     assert outcome.status == ExitStatus.WRONG_REQUEST
-    assert f"{option[0]}: it goes with measure" in outcome.stderr
+    assert f"{option[0]}: it needs measure" in outcome.stderr
 
 
 def test_statistics_are_not_asked_for_where_no_photograph_serves(tmp_path: Path) -> None:

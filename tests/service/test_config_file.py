@@ -38,12 +38,12 @@ def test_a_file_takes_the_place_of_flags_and_the_command_line_goes_first(bundle:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("max_img_size = 9", "max_img_size is no flag of pseg predict: is max-img-size meant?"),
+        ("max_img_size = 9", "max_img_size is not a flag of pseg predict: did you mean max-img-size?"),
         ("threads = true", "threads: write a number"),
         ("quiet = 1", "quiet: write true or false"),
         ("exclude = 'b*'", "exclude: write a list"),
         ("[threads]\nvalue = 1", "threads: write a number"),
-        ("config = 'other.toml'", "config is no flag"),
+        ("config = 'other.toml'", "config is not a flag"),
         ("threads = ", "cannot be read as TOML"),
         ("\x00", "cannot be read as TOML"),
     ],

@@ -133,7 +133,7 @@ def test_missed_limits_write_nothing(small_network: Path, pictures: Path, cache:
         "--min-iou", "1", "--max-cover-error", "0", "--cache-dir", cache,
     )  # fmt: skip
     assert status == ExitStatus.INCOMPLETE
-    assert "INT8 does not pay for this network" in stderr
+    assert "INT8 is not worthwhile for this network" in stderr
     assert "allow more (min-iou is 1, max-cover-error is 0)" in " ".join(stderr.split())
     assert stderr.count("calibrating") == stderr.count("trying INT8") == 1  # a line a step, however often it is tried
     assert "class IoU" in stderr

@@ -81,7 +81,7 @@ def test_a_dataset_that_was_not_fetched_does_not_look_done(bundle: Path, dive: P
     ended = pseg("predict", bundle, dive, "--out", tmp_path / "masks", "--json")
     assert ended.status == 1
     assert [record["status"] for record in ended.records] == ["ok", "failed"]
-    assert "where nothing is: fetch the picture" in ended.records[1]["error"]["message"]
+    assert "which does not exist: fetch the picture" in ended.records[1]["error"]["message"]
 
 
 def test_which_of_several_pictures_is_read_is_noted(bundle: Path, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_every_wrong_parameter_is_a_line(server: Running) -> None:
     answer = server.post("/masks?median=x&scale=1&threshold=2", painted(RED))
     assert answer.status == HTTPStatus.BAD_REQUEST
     assert sorted(line.partition(":")[0] for line in answer.lines) == ["median", "scale", "threshold"]
-    assert "is scales meant?" in answer.body.decode()
+    assert "did you mean scales?" in answer.body.decode()
 
 
 @pytest.mark.parametrize(

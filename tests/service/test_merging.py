@@ -131,7 +131,7 @@ def test_an_empty_ledger_in_its_place_is_none(bundle: Path, photos: Path, tmp_pa
     do_shards(bundle, photos, tmp_path / "p", "1/1")
     assert pseg("merge", tmp_path / "p", "--out", tmp_path / "m").stdout.startswith("6 of 7 images segmented")
     (tmp_path / "m" / "ledger.jsonl").write_bytes(b"")
-    assert "it is no ledger" in pseg_error("merge", tmp_path / "m", "--out", tmp_path / "m")
+    assert "it is not a ledger" in pseg_error("merge", tmp_path / "m", "--out", tmp_path / "m")
 
 
 def test_a_merge_takes_the_place_of_no_other_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     for name, message in (
         ("empty", "holds no ledger"),
         ("cover.csv", "line 1 is not that of a ledger"),
-        ("nothing", "it is no ledger"),
+        ("nothing", "it is not a ledger"),
         ("nowhere.jsonl", "cannot be read"),
     ):
         assert message in pseg_error("merge", tmp_path / name, "--out", tmp_path / "m")

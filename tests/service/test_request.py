@@ -84,14 +84,14 @@ def test_an_order_for_a_device_that_cannot_be(device: str) -> None:
         ({"threshold": 0}, "^threshold: 0 is not between 0 and 1$"),
         ({"threshold": float("nan")}, "^threshold: nan is not between 0 and 1$"),
         ({"scales": "1,x"}, "^scales: 1,x: give numbers with commas between, such as 0.75,1.0,1.25$"),
-        ({"auto_tune_shapes": True}, "^auto-tune-shapes: it .* goes with use-trt"),
+        ({"auto_tune_shapes": True}, "^auto-tune-shapes: it .* needs use-trt"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"use_trt": True}, "TensorRT needs a GPU"),
         ({"runtime": "onnx", "mkldnn": "on"}, "oneDNN belongs to Paddle"),
         ({"device": "gpu", "mkldnn": "on"}, "oneDNN runs on the CPU only"),
         ({"runtime": "paddle", "provider": "openvino"}, "belongs to ONNX Runtime"),
         ({"provider": "cuda", "device": "cpu"}, "cuda runs on the gpu"),
-        ({"provider": "cuda", "use_trt": True}, "use-trt: it goes with provider tensorrt"),
+        ({"provider": "cuda", "use_trt": True}, "use-trt: it needs provider tensorrt"),
     ],
 )
 def test_wrong_parameters_are_named_with_what_is_allowed(parameters: dict[str, object], message: str) -> None:
@@ -113,7 +113,7 @@ def test_all_problems_of_an_order_are_told_at_once() -> None:
         "precision: 'int7' is none of 'fp32', 'fp16', 'int8'",
         "report: 'perhaps' is not true or false",
         "tile-size: 0 is less than 1",
-        "treshold: there is no such parameter; is threshold meant?",
+        "treshold: unknown parameter; did you mean threshold?",
     ]
 
 
@@ -243,7 +243,7 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
     [
         ({}, "^give either image or images, and not both"),
         ({"image": "urn:i", "images": "urn:q"}, "^give either image or images, and not both"),
-        ({"image": "urn:i", "enable-auto-tune": True}, "enable-auto-tune: .* goes with use-trt"),
+        ({"image": "urn:i", "enable-auto-tune": True}, "enable-auto-tune: .* needs use-trt"),
         ({"image": "urn:i", "use-trt": True}, "TensorRT needs a GPU"),
         ({"image": "urn:i", "precision": "int8", "runtime": "paddle"}, "int8 under TensorRT only"),
         ({"image": "urn:i", "max-img-size": 0}, "max-img-size: 0 is not allowed"),
@@ -252,7 +252,7 @@ def test_onednn_is_demanded_or_left_to_the_runtime() -> None:
         ({"image": "urn:i", "scale-range": "4095,0"}, "^scale-range: 4095 is not less than 0"),
         ({"image": "urn:i", "crop-size": "769", "stride": "769"}, "^crop-size: 769: give 2 numbers"),
         ({"image": "urn:i", "crop-size": "9,9,3", "stride": "9,9"}, "^crop-size: 9,9,3: give 2 numbers"),
-        ({"image": "urn:i", "save-dir": "x"}, "save-dir: there is no such parameter$"),
+        ({"image": "urn:i", "save-dir": "x"}, "save-dir: unknown parameter$"),
     ],
 )
 def test_orders_that_no_runtime_can_honour_are_refused(parameters: dict[str, object], message: str) -> None:

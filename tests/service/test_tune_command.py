@@ -203,11 +203,11 @@ def test_a_damaged_profile_is_ignored_in_a_bundle_and_refused_when_named(
     tuned = carrying(bundle, b"{}", tmp_path / "tuned.tgz")
     with caplog.at_level(logging.WARNING):
         assert "profile" not in predicted(tuned, images, tmp_path / "out")
-    assert "is no tuned profile" in caplog.text
+    assert "is not a tuned profile" in caplog.text
     (tmp_path / "p.json").write_bytes(b"{}")
     result = pseg("predict", bundle, images, "--out", tmp_path / "out", "--profile", tmp_path / "p.json")
     assert result.exit_code == ExitStatus.WRONG_REQUEST
-    assert "is no tuned profile" in " ".join(result.stderr.split())
+    assert "is not a tuned profile" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

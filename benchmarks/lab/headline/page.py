@@ -22,6 +22,7 @@ _INTRODUCTION = """# Benchmarks
 
 <!-- Written by `make bench-headline`. -->
 
+This page is for readers who compare `pseg` with other programs: it states the goals and which of them were missed.
 `make bench-headline` measures all of this, part by part, and writes this page. The ways to run a network are loaded at
 the same time, each in a process of its own, and take turns, so that a machine that slows down slows all alike; figures
 are medians of their repetitions, and ratios are of one run. The raw repetitions are in

@@ -157,7 +157,7 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
         case Provider.CPU:
             providers = (cpu,)
         case Provider.OPENVINO:
-            raise ValueError("OpenVINO has a runtime of its own, which is no provider of ONNX Runtime")
+            raise ValueError("OpenVINO has a runtime of its own, which is not a provider of ONNX Runtime")
         case Provider.CUDA:
             providers = (cuda, cpu)
         case Provider.TENSORRT:
