@@ -201,7 +201,7 @@ def test_a_polygon_of_a_file_stands_with_its_points_in_the_ledger(bundle: Path, 
         (("--roi", "frame"), "--roi: frame is not a class of this bundle, which has: 0 red, 1 green, 2 blue"),
         (("--quadrat-size", "1mx1m"), "--quadrat-size: it is the size of a region"),
         (("--roi", "1,2,3,4", "--quadrat-size", "1x1"), "--quadrat-size: 1x1: give two lengths with their units"),
-        (("--exclude-class", "sand"), "--exclude-class: sand is no class"),
+        (("--exclude-class", "sand"), "--exclude-class: sand is not a class"),
     ],
 )
 def test_regions_that_cannot_be_are_refused(bundle: Path, tmp_path: Path, options: tuple[Any, ...], said: str) -> None:

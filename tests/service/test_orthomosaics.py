@@ -259,7 +259,7 @@ def geometry(well_known_binary: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--simplify", "2px"), "--simplify: it is for polygons, and goes with vectors"),
+        (("--simplify", "2px"), "--simplify: it is for polygons: give vectors, too"),
         (("--simplify", "2", "--vectors", "gpkg"), "--simplify: 2: give a length with its unit"),
         (("--simplify", "0m", "--vectors", "gpkg"), "--simplify: 0m: give a length"),
     ],
