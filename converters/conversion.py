@@ -95,12 +95,6 @@ class ConversionRequest(Options):
     def read(self, path: Path) -> SourceImage:
         """Read one of the pictures.
 
-        Args:
-            path: the file.
-
-        Returns:
-            The picture.
-
         Raises:
             ImageError: it cannot be read.
         """
@@ -109,9 +103,6 @@ class ConversionRequest(Options):
 
 def default_limits(precision: Precision) -> ParityLimits:
     """Choose the limits that a conversion must keep where the user names none.
-
-    Args:
-        precision: of the ONNX model.
 
     Returns:
         At most 100 mismatched pixels per million for FP32. The others are judged by class and cover, since a rare class
@@ -160,9 +151,6 @@ _CERTIFICATE_BYTES = 1 << 20
 def read_certificate(model: OnnxModel) -> Certificate | None:
     """Read the certificate that lies beside a model.
 
-    Args:
-        model: of a bundle.
-
     Returns:
         The certificate; None if there is none, it cannot be read, or it is of another model.
     """
@@ -202,13 +190,7 @@ def convert(
 
     Args:
         bundle: an open bundle; it is not changed.
-        repository: the cache.
         request: what to make; None: FP32 with dynamic input.
-        ledger: folder that remembers which models loaded before.
-        advance: told of progress.
-
-    Returns:
-        The model and its certificate.
 
     Raises:
         ParityError: the masks differ by more than the limits; it carries the report.
@@ -480,9 +462,6 @@ def packed_files(bundle: Bundle) -> dict[str, Path]:
 
     Args:
         bundle: an open bundle.
-
-    Returns:
-        Member name to file; hidden files are left out.
     """
     return {
         path.relative_to(bundle.folder).as_posix(): path
@@ -531,7 +510,6 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, stat
     Args:
         bundle: an open bundle; it is not changed.
         conversion: the model and its certificate; takes the place of one of the same precision.
-        destination: the archive to write; replaced in one step.
         statistics: of the pictures of the calibration; None: those that the bundle carries, if it does.
 
     Raises:
@@ -552,7 +530,6 @@ def write_copy(bundle: Bundle, added: Mapping[str, Path | bytes], destination: P
     Args:
         bundle: an open bundle; it is not changed.
         added: member name to file or content.
-        destination: the archive to write; replaced in one step.
 
     Raises:
         ConversionError: the destination cannot be written.

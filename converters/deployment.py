@@ -70,8 +70,6 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
 
     Args:
         bundle: an open bundle; it is not changed.
-        deployment: which model is kept.
-        destination: the archive to write; replaced in one step.
 
     Returns:
         What was written.
@@ -112,7 +110,6 @@ def digest_of(files: Mapping[str, Path | bytes], source: Path) -> str:
 
     Args:
         files: member name to its content, or to the file that holds it.
-        source: what messages name.
     """
     with scratch_folder("staged") as staged:
         for name, content in files.items():
@@ -189,7 +186,6 @@ def metadata_of(bundle: Bundle, model: OnnxModel) -> dict[str, str]:
 
     Args:
         bundle: an open bundle.
-        model: one of its models.
 
     Returns:
         Key to text, all of it JSON: `model_type`, `class_names`, `standardization_mean` and `standardization_std` as
@@ -226,8 +222,6 @@ def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, 
 
     Args:
         bundle: an open bundle.
-        deployment: which model.
-        destination: the file to write; replaced in one step.
         side: height and width that the input is fixed to, with a batch of one; None: as the model has it.
 
     Raises:

@@ -52,7 +52,6 @@ def cut_program(program: Path, folder: Path, name: str) -> None:
     Args:
         program: `.json` (PIR) or `.pdmodel`; its weights are not read, and stay what they are.
         folder: where to write.
-        name: of the file to write, in the same format.
 
     Raises:
         ConversionError: there is no last argmax over classes, or the program cannot be read.
@@ -65,12 +64,7 @@ def cut_graph(model: Path, folder: Path, name: str) -> int:
     """Cut the last argmax off an ONNX graph.
 
     Args:
-        model: the file.
         folder: where to write.
-        name: of the file to write.
-
-    Returns:
-        The operator set.
 
     Raises:
         ConversionError: there is no last argmax over classes.

@@ -195,7 +195,6 @@ def with_input_shape(model: "onnx.ModelProto", input_shape: tuple[int, int]) -> 
     """Fix height and width of a model's input.
 
     Args:
-        model: with one input, NCHW; its input is changed in place.
         input_shape: height and width, in pixels.
 
     Raises:

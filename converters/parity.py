@@ -107,16 +107,7 @@ class _Tally:
 def generated_images(
     sizes: Sequence[tuple[int, int]] = GENERATED_SIZES, *, seed: int = 0, bands: int = 3
 ) -> list[SourceImage]:
-    """Make pictures of smooth coloured noise, which hold all colours and edges of every sharpness.
-
-    Args:
-        sizes: width and height of each.
-        seed: of the noise.
-        bands: of each; every one has noise of its own.
-
-    Returns:
-        One image a size.
-    """
+    """Make pictures of smooth coloured noise, which hold all colours and edges of every sharpness."""
     random = np.random.default_rng(seed)
     images: list[SourceImage] = []
     for width, height in sizes:
@@ -143,15 +134,7 @@ class TakenSizes:
 
 
 def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> TakenSizes:
-    """Find out which sizes a network takes: some add up branches that only meet at multiples of 8, 16 or 32.
-
-    Args:
-        reference: the original.
-        sizes: width and height.
-
-    Returns:
-        The sizes to compare on.
-    """
+    """Find out which sizes a network takes: some add up branches that only meet at multiples of 8, 16 or 32."""
     taken: list[tuple[int, int]] = []
     refused = ""
     for width, height in sizes:
@@ -182,10 +165,6 @@ def named_pictures(
 
     Args:
         reference: the original; sizes that it does not take are replaced.
-        sizes: width and height of each.
-
-    Returns:
-        Names that tell the size, and images.
 
     Raises:
         ConversionError: the original takes none of the sizes.
@@ -205,12 +184,7 @@ def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[s
     """Run both predictors over the same images.
 
     Args:
-        reference: what is taken as right.
-        candidate: what is judged; of the same bundle.
         images: names and images; those that the bundle's transforms refuse are left out.
-
-    Returns:
-        The report.
 
     Raises:
         ConversionError: there was no image that the bundle takes.
@@ -253,7 +227,6 @@ def compare_classes(
     """Compare a network that returns classes with one that returns scores, at the size that the networks return.
 
     Args:
-        reference: returns masks.
         candidate: returns scores, of which the largest tells the class; of the same transforms.
         images: names and images; those that the transforms refuse are left out.
 
@@ -341,9 +314,7 @@ def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) ->
     """Hold a report against limits.
 
     Args:
-        report: what was measured.
         limits: what must be kept.
-        where: the bundle, for the message.
 
     Raises:
         ParityError: a limit is missed; it carries the report.

@@ -79,10 +79,6 @@ def with_scores(
     Args:
         bundle: an open bundle; it is not changed.
         pictures: names and images to compare on; empty: generated ones.
-        ledger: folder that remembers which models loaded before.
-
-    Yields:
-        The new bundle; its files are gone afterwards.
 
     Raises:
         ConversionError: the network does not end in an argmax over classes, its classes overlap, or a class differs.

@@ -58,7 +58,6 @@ def measure(title: str, bundle_path: Path, labelled: _Labelled) -> Measured:
 
     Args:
         bundle_path: With a Paddle program and an FP32 ONNX model.
-        labelled: Gives the images, the same ones each time.
 
     Raises:
         EngineError: The bundle or an image cannot be read or run.

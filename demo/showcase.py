@@ -34,10 +34,6 @@ _SIMPLIFY_PX = 2.0
 def show_row(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
     """Put a picture beside its mask laid over it.
 
-    Args:
-        predictor: Of the demo bundle.
-        picture: A rendered scene.
-
     Returns:
         ``uint8[_ROW_HEIGHT, W, 3]``, RGB, 0-255.
     """
@@ -55,7 +51,6 @@ def show_region(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 
     Args:
         predictor: Of the demo bundle; it measures regions and keeps the confidence.
-        picture: A rendered scene.
 
     Returns:
         ``uint8[_ROW_HEIGHT, W, 3]``, RGB, 0-255; the confidence is black where it is low.
@@ -76,10 +71,6 @@ def show_region(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 
 def show_cleanup(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
     """Put a part of a picture, its mask, the cleaned mask and its simplified outlines side by side.
-
-    Args:
-        predictor: Of the demo bundle.
-        picture: A rendered scene.
 
     Returns:
         ``uint8[H, W, 3]``, RGB, 0-255.
@@ -107,11 +98,7 @@ def show_cleanup(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures.
-
-    Args:
-        arguments: Of the command line.
-    """
+    """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=HERE / "demo_seagrass.tgz")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "demo.jpg")

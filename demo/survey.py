@@ -25,7 +25,6 @@ def render_survey(out: Path, labels: Path | None, *, seed: int = 910_000, width:
     """Render the survey; the same arguments always give the same files.
 
     Args:
-        out: Folder of the pictures.
         labels: Folder of the labels, palette PNG in the same sub-folders; None: none are written.
         seed: Of the first picture; the next ones count up.
         width: Of a picture, in pixels.
@@ -47,11 +46,7 @@ def render_survey(out: Path, labels: Path | None, *, seed: int = 910_000, width:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Render the survey.
-
-    Args:
-        arguments: Of the command line.
-    """
+    """Render the survey."""
     parser = argparse.ArgumentParser(prog="python -m demo.survey", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures, made if absent")
     parser.add_argument("--labels", type=Path, help="folder for the exact labels")

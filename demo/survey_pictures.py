@@ -171,11 +171,7 @@ def show_report(work: Path) -> Picture:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures.
-
-    Args:
-        arguments: Of the command line.
-    """
+    """Write the pictures."""
     parser = argparse.ArgumentParser(prog="python -m demo.survey_pictures", description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the survey, made if absent")
     parser.add_argument("--out", type=Path, default=_DOCS, help="folder of the pictures")

@@ -23,7 +23,6 @@ def train(config: Path, save_dir: Path, *, iters: int | None = None) -> Path:
 
     Args:
         config: A whole training configuration that the caller trusts: PaddleSeg evaluates parts of it as Python.
-        save_dir: For checkpoints and the best weights.
         iters: Number of batches; what the configuration says if None.
 
     Returns:
@@ -69,7 +68,6 @@ def cross_entropy(self: Any, logit: Any, label: Any, semantic_weights: Any = Non
     """Average the cross entropy of the pixels that count, by the weights of their classes.
 
     Args:
-        self: PaddleSeg's loss, for its settings.
         logit: Logits, float32 ``[N, C, H, W]``, or with the classes last.
         label: Class indices, int ``[N, H, W]``.
         semantic_weights: Of pixels, float32 ``[N, H, W]``; None: all are equal.

@@ -214,7 +214,6 @@ def train(network: "Layer", task: Task, seat: Seat) -> int:
 
     Args:
         network: The task's; every worker starts from the same weights and ends with the same.
-        seat: This worker's place in the exchange of gradients.
 
     Returns:
         The steps done: those of the recipe, or fewer where its time limit came first.

@@ -86,12 +86,7 @@ def option(default: Any, text: str, **declared: Any) -> Any:  # noqa: ANN401  (a
     """Declare a field of a group of options.
 
     Args:
-        default: of the field.
-        text: what it does, in a few words.
         **declared: other attributes of `Declaration`.
-
-    Returns:
-        The field.
     """
     return field(default=default, metadata={_KEY: Declaration(text, **declared)})
 
@@ -106,12 +101,7 @@ def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> C
     (1, 2)
 
     Args:
-        kind: of the numbers.
-        example: for the message.
         count: how many numbers there have to be; None: any.
-
-    Returns:
-        The parser; it raises ValueError.
     """
 
     def parse(text: str) -> tuple[_Number, ...]:
@@ -151,11 +141,7 @@ class Options:
                 raise OptionError(problem, option=each.name)
 
     def values(self) -> dict[str, Any]:
-        """List the options of the group and of the groups in it.
-
-        Returns:
-            Name, as users know it, to value.
-        """
+        """List the options of the group and of the groups in it."""
         found: dict[str, Any] = {}
         for name, kind in get_type_hints(type(self)).items():
             if is_group(kind):
@@ -217,7 +203,6 @@ def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[Dec
 
     Args:
         group: derived from `Options`.
-        deep: also those of the groups in it.
 
     Yields:
         In the order in which they are declared.
@@ -244,9 +229,6 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
         values: name to value; text where the declaration has a parser. What is absent, None or an empty list keeps
             its default.
 
-    Returns:
-        The group, with the groups in it.
-
     Raises:
         OptionError: a value is wrong, or values contradict each other.
     """
@@ -268,10 +250,6 @@ def enumeration_value(kind: type[_Enumeration], value: _Enumeration | str, *, op
     Args:
         kind: the enumeration.
         value: one of its members, or the word for it.
-        option: how users know what the value is of.
-
-    Returns:
-        The member.
 
     Raises:
         OptionError: there is no such word; the message lists the choices.

@@ -156,7 +156,6 @@ class Dataset:
 
         Args:
             bands: numbers, from 1.
-            window: inside of the raster.
             size: height and width to which it is reduced, by taking single pixels; None: as it is.
 
         Returns:
@@ -173,7 +172,6 @@ class Dataset:
         """Read which pixels count by the file's own mask.
 
         Args:
-            window: inside of the raster.
             size: height and width to which it is reduced; None: as it is.
 
         Returns:
@@ -227,9 +225,6 @@ def open_tiff(
         as_stored: whether samples of other colour models than RGB are left as they are.
         use_georeference: whether coordinate reference system and place are read.
         rows_at_a_time: that will be read: a file of whole rows needs a cache for them.
-
-    Yields:
-        The picture.
 
     Raises:
         GdalError: GDAL cannot open it, or its metadata name another file.
@@ -350,12 +345,6 @@ class CoordinateSystem:
 def coordinate_system(wkt: str) -> CoordinateSystem:
     """Look up kind, units and code.
 
-    Args:
-        wkt: well-known text that names no files.
-
-    Returns:
-        All three.
-
     Raises:
         GdalError: it cannot be understood.
     """
@@ -375,12 +364,6 @@ def transform_points(
     wkt: str, target: str | Mapping[str, Any], xs: Sequence[float], ys: Sequence[float]
 ) -> tuple[list[float], list[float]]:
     """Tell coordinates in another coordinate reference system.
-
-    Args:
-        wkt: of the coordinates, well-known text that names no files.
-        target: the other one.
-        xs: coordinates.
-        ys: as many.
 
     Returns:
         Both in the other one; longitudes and latitudes are in degrees.
@@ -448,10 +431,8 @@ def write_cloud_optimized(values: Path, description: Callable[[str], str], path:
     """Write a cloud-optimized GeoTIFF of raw values.
 
     Args:
-        values: a file of raw values.
         description: given the name under which GDAL finds the values, returns the VRT that describes the map.
         path: the map; replaced if it exists.
-        block_px: side of a tile.
 
     Raises:
         GdalError: the file cannot be written.
@@ -480,9 +461,6 @@ def write_cloud_optimized(values: Path, description: Callable[[str], str], path:
 
 def traced_shapes(path: Path) -> Iterator[tuple[int, float, float | None, list[NDArray[np.float64]]]]:
     """Trace the outlines of connected pixels of one value (by edges, not corners).
-
-    Args:
-        path: a GeoTIFF.
 
     Yields:
         The band, from 1; the value; the value that marks missing pixels; and rings float64[n, 2] of coordinates: the

@@ -22,12 +22,6 @@ class Window:
     def inside(self, outer: "Window") -> tuple[slice, slice]:
         """Find this window in an array of another one.
 
-        Args:
-            outer: a window that holds this one.
-
-        Returns:
-            Rows and columns of an array of the outer window.
-
         >>> Window(10, 20, 5, 6).inside(Window(8, 16, 100, 100))
         (slice(4, 10, None), slice(2, 7, None))
         """

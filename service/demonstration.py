@@ -70,9 +70,6 @@ class Demonstration:
 def demo_bundle() -> Path:
     """Find the demonstration bundle of the repository.
 
-    Returns:
-        The archive.
-
     Raises:
         OptionError: this installation has none.
     """
@@ -87,11 +84,6 @@ def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstrati
 
     Args:
         images: files, folders or globs; empty: the repository's rendered pictures.
-        out: folder for the pictures.
-        caches: folders that outlive the run.
-
-    Returns:
-        The table.
 
     Raises:
         EngineError: the bundle or an image cannot be used, an installed runtime does not start, or none is installed.
@@ -162,10 +154,6 @@ def _covers_over_all(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 def mismatched_ppm(expected: Sequence[NDArray[np.generic]], actual: Sequence[NDArray[np.generic]]) -> float:
     """Compare masks pixel by pixel.
-
-    Args:
-        expected: class indices.
-        actual: class indices of the same shapes.
 
     Returns:
         Pixels that differ, per million, over all masks.

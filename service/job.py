@@ -450,13 +450,7 @@ def _errors_without_secrets() -> Generator[None]:
 
 @contextmanager
 def open_worker(policy: RetryPolicy, sizes: Sizes, stop: Event) -> Generator[Worker]:
-    """A worker until the block ends, with a folder and a model of its own.
-
-    Args:
-        policy: limits of time of the platform's requests.
-        sizes: limits of what they are answered with.
-        stop: when it is set, no other image is taken.
-    """
+    """A worker until the block ends, with a folder and a model of its own."""
     root = os.environ.get("PSEG_CACHE_DIR")
     with scratch_folder("worker") as folder:
         worker = Worker(folder, policy, sizes, ModelCache(caches_at(Path(root) if root else None)), stop)
@@ -474,9 +468,6 @@ def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
 
 def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
     """Prepare this process for requests of the platform: logs, secrets, settings.
-
-    Args:
-        module: that was started, for the description.
 
     Returns:
         The service and the limits of transfers. Wrong settings end the process.

@@ -211,7 +211,6 @@ class Uploads:
 
         Args:
             request: its body is the picture, its query are the parameters.
-            answer: makes the answer of what became of it.
 
         Raises:
             EngineError: the request is wrong, or there is no place for it.

@@ -28,9 +28,6 @@ class JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write a record.
 
-        Args:
-            record: what was logged.
-
         Returns:
             The line, without its end.
 
@@ -63,15 +60,7 @@ class LegibleRecords:
         self._make = logging.getLogRecordFactory()
 
     def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: ANN401 - whatever a record is made of
-        """Make a record.
-
-        Args:
-            arguments: as logging hands them over.
-            named: the same.
-
-        Returns:
-            The record.
-        """
+        """Make a record."""
         record = self._make(*arguments, **named)
         record.msg, record.args = legible(record.getMessage().rstrip("\n")), ()
         if record.exc_info and record.exc_info[0] is not None:
@@ -81,14 +70,7 @@ class LegibleRecords:
 
 
 def legible_trace(trace: str) -> str:
-    """Make a trace legible.
-
-    Args:
-        trace: lines.
-
-    Returns:
-        The same lines, indented.
-    """
+    """Make a trace legible."""
     return "\n".join(f"  {legible(line)}" for line in trace.split("\n"))
 
 

@@ -38,9 +38,6 @@ def save_kinds(text: str) -> frozenset[SaveKind]:
     Args:
         text: kinds with commas between, or `none`.
 
-    Returns:
-        The kinds.
-
     Raises:
         ValueError: there is no such kind.
     """
@@ -101,10 +98,6 @@ class PredictRequest(Options):
 def at_full_size(request: PredictRequest, tiles: TileOptions) -> PredictRequest:
     """Fit a request to tiles, which are cut from images at their full size.
 
-    Args:
-        request: validated parameters.
-        tiles: what is asked of large images.
-
     Returns:
         The request itself, where not every image is cut.
 
@@ -127,9 +120,6 @@ def build_request(**parameters: object) -> PredictRequest:
 
     Args:
         **parameters: of `PredictRequest` and the groups in it.
-
-    Returns:
-        The request.
 
     Raises:
         OptionError: a parameter is wrong, or parameters contradict each other.
@@ -280,9 +270,6 @@ class ServiceRequest(_Parameters):
     def predict_request(self) -> PredictRequest:
         """Turn the parameters into those of a prediction.
 
-        Returns:
-            The request.
-
         Raises:
             OptionError: a parameter is wrong, named as users of the service know it.
         """
@@ -290,9 +277,6 @@ class ServiceRequest(_Parameters):
 
     def tile_options(self) -> TileOptions:
         """Turn the parameters into what is asked of tiles and rasters.
-
-        Returns:
-            The options.
 
         Raises:
             OptionError: a parameter is wrong, named as users of the service know it.
@@ -321,9 +305,6 @@ def build_service_request(**parameters: object) -> ServiceRequest:
 
     Args:
         **parameters: fields of `ServiceRequest`.
-
-    Returns:
-        The request.
 
     Raises:
         OptionError: a parameter is wrong, named with what is allowed, or the parameters contradict each other.
@@ -418,7 +399,6 @@ def require_apart(
     Args:
         written: what is written, in words, and where.
         kept: what is not to be replaced, in words, and the files; of `THE_BUNDLE`, if it is a folder, everything in it.
-        advice: what to do instead.
 
     Raises:
         OptionError: a file would be replaced, or two would be written to one place; it names both.
@@ -449,9 +429,6 @@ def written_by(options: Mapping[str, Path | None]) -> list[tuple[str, Path]]:
 
     Args:
         options: option to file; None: not given.
-
-    Returns:
-        Words and files.
     """
     return [(f"what {option} writes", path) for option, path in options.items() if path is not None]
 

@@ -83,7 +83,6 @@ class SegmentationJob(Generic[Image, Stored]):
         """Segment the images, in their order.
 
         Args:
-            request: validated parameters.
             threads: for reading, and as many for writing; None: all cores that the process may use.
 
         Yields:

@@ -7,11 +7,7 @@ _DISTRIBUTION = "paddleseg-dual-runtime"
 
 
 def banner() -> str:
-    """Name version, commit and date, as far as the container image was built with them.
-
-    Returns:
-        One line.
-    """
+    """Name version, commit and date, as far as the container image was built with them."""
     version = os.environ.get("PSEG_VERSION", metadata.version(_DISTRIBUTION))
     known = [os.environ[name] for name in ("PSEG_COMMIT", "PSEG_BUILD_DATE") if name in os.environ]
     return f"pseg {version}" + (f" ({', '.join(known)})" if known else "")

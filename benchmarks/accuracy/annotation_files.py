@@ -133,9 +133,6 @@ def read_annotations(paths: Sequence[Path]) -> list[PictureAnnotation]:
     Args:
         paths: of labelme, COCO, CoralNet or Squidle+; the content tells which.
 
-    Returns:
-        An entry for each picture and file.
-
     Raises:
         ImageError: a file cannot be read, or is of none of these formats.
     """

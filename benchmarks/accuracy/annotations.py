@@ -70,9 +70,6 @@ class Shape(Protocol):
     def draw(self, canvas: Canvas) -> None:
         """Draw it over what is drawn already.
 
-        Args:
-            canvas: of the picture.
-
         Raises:
             ValueError: it has no pixels of the picture; the message says why.
             ImageError: its label stands for no class.
@@ -103,7 +100,6 @@ class PictureAnnotation:
 
         Args:
             size: width and height of the upright picture.
-            names: which class a label stands for.
 
         Returns:
             `int32[H, W]`: class indices; 255, or the class of pixels without a label, where nothing is drawn.

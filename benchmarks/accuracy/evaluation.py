@@ -266,10 +266,7 @@ def read_labelled(
     """Read labelled images, one at a time.
 
     Args:
-        pairs: pictures and labels.
-        read: reads a picture.
         values: class index for each value of masks; None: the values themselves.
-        names: which class a label of annotations stands for.
 
     Raises:
         ImageError: A file cannot be read, the two of a pair differ in size, or a label stands for no class.

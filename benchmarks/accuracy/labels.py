@@ -57,7 +57,6 @@ class LabelNames:
         Args:
             label: as it is written.
             mapped: class names of labels, which count where `given` says nothing.
-            where: how messages call the annotations.
 
         Returns:
             The class index; 255 for `ignore`.
@@ -117,9 +116,7 @@ def match_pictures(
     """Find the labels of every image by its name without suffix, and as many folders above as tell equal names apart.
 
     Args:
-        images: the pictures.
         labels: the name of each picture that is labelled, and its labels.
-        what: labels are, in a word for messages.
 
     Raises:
         ImageError: Images have no labels (they are named), or no folder tells two of one name apart.

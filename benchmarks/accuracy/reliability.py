@@ -41,10 +41,6 @@ class ScoredPixels:
 def scored_pixels(predictor: Predictor, labelled: Iterable[LabelledImage]) -> Iterator[ScoredPixels]:
     """Draw labelled pixels of pictures at random, always the same ones.
 
-    Args:
-        predictor: of a network that returns scores.
-        labelled: pictures.
-
     Raises:
         OptionError: the network states no confidence.
         ImageError: an image does not fit the network.
@@ -95,10 +91,6 @@ def fit_temperature(pictures: Sequence[ScoredPixels]) -> Temperature:
 
 def calibration_error(pixels: ScoredPixels, temperature: float) -> float:
     """Expected calibration error: how far the confidence is from the share of right pixels, on average.
-
-    Args:
-        pixels: of any pictures.
-        temperature: what their logits are divided by.
 
     Returns:
         0–1.

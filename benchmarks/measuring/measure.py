@@ -62,10 +62,6 @@ class Work:
 def ask(child: ChildProcess, command: object, answer: type[_Answer]) -> _Answer:
     """Let a child do something, and wait.
 
-    Args:
-        child: Of no use any more after an error.
-        answer: The kind of answer that belongs to the command.
-
     Raises:
         MeasuringError: It failed, hung or died.
     """
@@ -143,11 +139,7 @@ class MeasuredProcess:
             self._agreement = self._ask(Compare(recording, pictures), ParityReport)
 
     def measurement(self, lot: int = 0) -> Measurement:
-        """Tell what is known so far.
-
-        Args:
-            lot: Number of the lot that it took turns in.
-        """
+        """Tell what is known so far."""
         return Measurement(
             configuration=self.configuration,
             lot=lot,
@@ -174,9 +166,6 @@ def opened(configuration: Configuration, work: Work) -> Generator[MeasuredProces
 
 def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, timeout_s: float) -> _Answer:
     """Let a process of its own do one thing.
-
-    Args:
-        answer: The kind of answer that belongs to the command.
 
     Raises:
         MeasuringError: It failed, hung or died.
@@ -213,9 +202,6 @@ def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
 
 def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Path) -> Work:
     """Collect the shapes that TensorRT must be told of, where a configuration uses it.
-
-    Args:
-        folder: Gets Paddle's own files of inner shapes.
 
     Raises:
         MeasuringError: A picture cannot be prepared, or the model does not run.

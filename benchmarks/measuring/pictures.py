@@ -60,7 +60,6 @@ def prepare_pictures(
 
     Args:
         images: The user's; without files, pictures are generated.
-        taken: Bands that an image has to have for the network.
 
     Raises:
         ImageError: A picture cannot be read; left out in silence it would change what is measured.
@@ -124,7 +123,6 @@ def write_picture(pixels: NDArray[np.uint8], path: Path, like: str = ".png") -> 
     Args:
         pixels: `uint8[H, W, bands]`, of three bands RGB.
         path: Without suffix.
-        like: Suffix of the picture that it is made of.
 
     Raises:
         ImageError: It cannot be written.

@@ -215,7 +215,6 @@ def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[
     Args:
         goal: One thread is tried for memory. Batches and streams are tried for throughput: the latency of an image in
             a batch is that of the whole batch, and streams share the cores.
-        images: How many there are to make batches of.
 
     Returns:
         On a CPU half of the cores, batches of 2 and 4, a stream for each core and for every two. On a GPU batches of up
@@ -312,7 +311,6 @@ def busy_note(load: float, cores: int) -> str | None:
 
     Args:
         load: Processes that wanted a core over the last minute.
-        cores: Of the machine.
 
     Returns:
         A warning; None on a quiet machine.
@@ -448,9 +446,6 @@ def _reason(found: Search, request: TuneRequest) -> str:
 
 def profile_of(tuning: Tuning, digest: str) -> Profile:
     """Make the profile of a search's choice.
-
-    Args:
-        digest: Of the bundle that the profile is for.
 
     Raises:
         OptionError: There is no choice.

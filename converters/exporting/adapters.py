@@ -73,11 +73,7 @@ def adapters_for(network: "Layer") -> tuple[Adapter, ...]:
 
 @contextmanager
 def adapted(network: "Layer", adapters: Sequence[Adapter]) -> Generator[None]:
-    """Apply adapters to a network that has its trained weights.
-
-    Args:
-        network: Changed in place by some of them.
-    """
+    """Apply adapters to a network that has its trained weights."""
     layers = _layers_by_class(network)
     with ExitStack() as stack:
         for adapter in adapters:

@@ -71,9 +71,6 @@ def numbered_classes(count: int) -> tuple[ExportClass, ...]:
 def require_distinct(classes: Sequence[ExportClass], *, where: str) -> None:
     """Make sure that every class has an identifier of its own.
 
-    Args:
-        where: The file that names them, for the message.
-
     Raises:
         ConversionError: Two classes have the same identifier, or a name gives none.
     """
@@ -105,7 +102,6 @@ def meta_text(
     Args:
         classes: The classes, in the order of the output channels.
         input_shape: NCHW; None is a free axis.
-        model_record: What is known of the model's origin.
         multilabel: Whether classes do not exclude each other.
     """
     entries: list[dict[str, object]] = []

@@ -34,11 +34,7 @@ PREPARED, EXTREMES = "prepared.onnx", "extremes.onnx"
 
 
 def prepared_for_rewrite(model: Path, folder: Path) -> "onnx.ModelProto":
-    """Fold a model, name its nodes, and write it as `PREPARED`.
-
-    Returns:
-        The model; its tensors have types.
-    """
+    """Fold a model, name its nodes, and write it as `PREPARED`."""
     import onnx
 
     path = folder / PREPARED
@@ -51,14 +47,7 @@ def prepared_for_rewrite(model: Path, folder: Path) -> "onnx.ModelProto":
 
 
 def floating_tensors(proto: "onnx.ModelProto") -> list[str]:
-    """List the tensors that depend on the picture and are FP32.
-
-    Args:
-        proto: a model whose tensors have types.
-
-    Returns:
-        Names.
-    """
+    """List the tensors that depend on the picture and are FP32."""
     from onnx import TensorProto
 
     constants = {each.name for each in proto.graph.initializer}
@@ -75,9 +64,7 @@ def write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path)
     """Write the model with two numbers a tensor as its outputs: its smallest and its largest value.
 
     Args:
-        proto: the model; it is changed.
         tensors: from `floating_tensors`.
-        path: the file to write.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -97,11 +84,6 @@ def measured_ranges(path: Path, tensors: Sequence[str], feeds: Iterable[Feeds], 
     Args:
         path: from `write_extremes`.
         tensors: as they were given there.
-        feeds: pictures as the network gets them.
-        where: the bundle, for messages.
-
-    Returns:
-        Tensor to its extremes.
 
     Raises:
         CalibrationError: a value is not finite.

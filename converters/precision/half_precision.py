@@ -61,10 +61,6 @@ def to_half(model: Path, destination: Path, feeds: Iterable[Feeds], *, where: st
         model: the FP32 ONNX file; operator set 11 or later.
         destination: the file to write; it takes and gives FP32.
         feeds: pictures as the network gets them; they tell how large its values become.
-        where: the bundle, for messages.
-
-    Returns:
-        What was found.
 
     Raises:
         ConversionError: a weight does not fit into FP16, or the rewrite fails, or takes too much memory or time.

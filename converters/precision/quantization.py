@@ -128,9 +128,6 @@ class QuantizationError(RefusedError):
 
         Args:
             error: with the details of a `QuantizationError`.
-
-        Returns:
-            The same refusal, with the trials as data.
         """
         return cls(str(error), _TRIALS.validate_python(error.details))
 
@@ -152,14 +149,9 @@ def quantize(
         model: the FP32 ONNX file; operator set 13 or later.
         destination: the file to write; written only if the limits are kept.
         feeds: yields the calibration pictures as the network gets them, one at a time; called several times.
-        judge: compares a candidate with the reference.
         limits: what must be kept.
-        where: the bundle, for messages.
         symmetric: for GPUs: activations are int8 around zero, biases stay in floating point.
         advance: told of progress: the step, how much of it is done, and of how much.
-
-    Returns:
-        What was made, and how.
 
     Raises:
         QuantizationError: the limits are missed with half of the nodes in floating point; it carries the trials.

@@ -41,9 +41,6 @@ _PARTS_OF_EVERY_PROGRAM = frozenset({"combine", "data", "feed", "fetch", "if", "
 def is_known(kind: str, listed: Set[str]) -> bool:
     """Tell whether the converter knows an operator.
 
-    Args:
-        kind: name of the operator in a program.
-
     >>> is_known("add", {"elementwise_add"}), is_known("batch_norm_", {"batch_norm"}), is_known("diag", {"eye"})
     (True, True, False)
     """

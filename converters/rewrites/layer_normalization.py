@@ -24,12 +24,7 @@ class LayerNormalization:
     inputs: tuple[int, ...]
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the tensor, the scale and the bias.
-            outputs: the result; nobody takes mean and variance.
-        """
+        """Add the nodes."""
         tensor, *vectors = inputs
         shape = graph.add("Shape", tensor, start=self.axis)
         shaped = [graph.add("Reshape", vector, shape) for vector in vectors]

@@ -35,11 +35,7 @@ class PoolingWithPositions:
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the tensor NCHW.
-        """
+        """Add the nodes."""
         (tensor,) = inputs
         values, positions = outputs
         pads = [*self.padding, *self.padding]

@@ -97,9 +97,6 @@ class Operation:
     def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - what JSON holds
         """Read an attribute.
 
-        Args:
-            default: what stands for an attribute that is absent.
-
         Returns:
             A bool, number, text, or list of these.
         """

@@ -22,11 +22,7 @@ class UniformNumbers:
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the shape.
-        """
+        """Add the nodes."""
         like = graph.add("Expand", graph.constant(np.zeros(1, self.dtype)), graph.numbers(inputs))
         graph.add("RandomUniformLike", like, low=self.low, high=self.high, output=outputs[0])
 

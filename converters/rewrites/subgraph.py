@@ -47,11 +47,7 @@ class Subgraph:
         return result
 
     def constant(self, value: "NDArray[Any]") -> str:
-        """Add a constant.
-
-        Args:
-            value: of any type and shape that ONNX has.
-        """
+        """Add a constant."""
         from onnx import helper, numpy_helper
 
         result = self.add("Constant")
@@ -59,11 +55,7 @@ class Subgraph:
         return result
 
     def whole(self, value: int | Sequence[int]) -> str:
-        """Add an int64 constant.
-
-        Args:
-            value: a number for a scalar, several for a vector.
-        """
+        """Add an int64 constant."""
         return self.constant(np.array(value, np.int64))
 
     def cast(self, tensor: str, dtype: str, *, output: str | None = None) -> str:

@@ -147,7 +147,6 @@ def _confused_site(
     """Find seagrass on the first of two sites, on which the network confuses twice as much as on the second.
 
     Args:
-        transects: of each site.
         labelled: pictures of a sample of both sites, drawn alike from each dominant class.
 
     Returns:
@@ -203,12 +202,7 @@ def _coverage(survey: Callable[[], Estimate], truth: float, surveys: int, kind: 
 
 
 def draw_survey(path: Path, seed: int) -> None:
-    """Draw a simulated survey as `pseg summarize --plot` does: an even and a patchy site, six transects, three dates.
-
-    Args:
-        path: of the SVG.
-        seed: of the survey.
-    """
+    """Plot a simulated survey as `pseg summarize --plot` does: an even and a patchy site, six transects, 3 dates."""
     generator = np.random.default_rng(seed)
     groups: list[GroupCover] = []
     for site, meadow in zip(("Bay", "Point"), MEADOWS[:2], strict=True):

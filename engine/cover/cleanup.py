@@ -112,9 +112,6 @@ def parse_area(text: str) -> Area:
     Args:
         text: a number with px, cm2 or m2 behind it.
 
-    Returns:
-        The area.
-
     Raises:
         ValueError: it is something else.
     """
@@ -128,11 +125,7 @@ def parse_area(text: str) -> Area:
 
 
 def keep_classes(mask: MaskRows, kept: frozenset[int]) -> None:
-    """Give the pixels of all classes but some to class 0.
-
-    Args:
-        kept: indices of classes.
-    """
+    """Give the pixels of all classes but some to class 0."""
     for first, last in _strips(mask):
         rows = mask.read_rows(first, last)
         values = np.arange(np.iinfo(rows.dtype).max + 1)
@@ -175,9 +168,6 @@ def fill_holes(mask: MaskRows, most_patches: int = MOST_PATCHES) -> None:
 
     So the bottom inside of a frame is no hole of the frame, and what grows on the background is none either.
 
-    Args:
-        most_patches: that memory is taken for.
-
     Raises:
         ImageError: there are more.
     """
@@ -210,7 +200,6 @@ def remove_small_patches(
     Args:
         least: area of a patch that stays, in pixels, or in square metres where these are known.
         rows_m2: of a pixel of each row, float64[H]; None: every pixel counts 1.
-        most_patches: that memory is taken for.
 
     Raises:
         ImageError: there are more.

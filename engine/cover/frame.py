@@ -93,9 +93,6 @@ def find_frame(frame: Flags) -> FrameEdge:
     Args:
         frame: bool[H, W], pixels of the frame.
 
-    Returns:
-        Its corners, and how well they are known.
-
     Raises:
         RegionError: there is no frame or more than one, a corner is cut off, or too little shows.
     """

@@ -24,9 +24,6 @@ def parse_classes(text: str) -> tuple[str, ...]:
     Args:
         text: names, URNs or indices with commas between.
 
-    Returns:
-        The same, apart.
-
     Raises:
         ValueError: one is empty.
     """

@@ -86,9 +86,6 @@ def parse_region(text: str) -> RegionRequest:
     Args:
         text: `frame`, `frame:CLASS`, `polygon:FILE`, `polygon:X,Y X,Y X,Y …` or `X,Y,W,H`.
 
-    Returns:
-        The request.
-
     Raises:
         ValueError: it is something else, or the file holds no polygon.
     """
@@ -126,9 +123,6 @@ def parse_quadrat(text: str) -> QuadratSize:
 
     Args:
         text: two lengths with their units (mm, cm or m) and an x between.
-
-    Returns:
-        The size.
 
     Raises:
         ValueError: it is something else.
@@ -195,10 +189,6 @@ def find_region(
         request: where it lies.
         frame: bool[H, W], pixels of the frame; None where it is no frame.
         scale: pixels of the mask for one of the photograph, along its width and height.
-        shape: height and width of the mask.
-
-    Returns:
-        The region.
 
     Raises:
         RegionError: it is not found, or lies outside of the picture.
@@ -272,7 +262,6 @@ def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
 
     Args:
         corners: float64[N, 2], in pixels.
-        shape: height and width of the mask.
 
     Raises:
         RegionError: no pixel lies inside.
@@ -334,7 +323,6 @@ def enclosed_pixels(corners: Points, shape: tuple[int, int]) -> Flags:
 
     Args:
         corners: float64[n, 2], x and y from the corner of the first pixel.
-        shape: height and width of the picture.
 
     Returns:
         bool[H, W].

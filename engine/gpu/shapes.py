@@ -20,8 +20,6 @@ def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batc
 
     Args:
         predictor: of the same bundle, on any runtime; the network is not run.
-        images: a sample of what will come.
-        batch_size: the largest batch that will be run.
 
     Returns:
         From batches of one to `batch_size`.
@@ -46,9 +44,6 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
 
     Args:
         bundle: an open bundle with a Paddle program.
-        profile: the shapes of its inputs.
-        path: Paddle's own file; its folder is made.
-        ledger: folder that remembers which models loaded before.
 
     Raises:
         ModelLoadError: Paddle refuses the model.
@@ -69,21 +64,13 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
 
 
 def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
-    """Keep a profile, in one step.
-
-    Args:
-        profile: what was collected.
-        path: a JSON file; its folder is made.
-    """
+    """Keep a profile, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, TypeAdapter(DynamicShapeProfile).dump_json(profile))
 
 
 def read_profile(path: Path) -> DynamicShapeProfile | None:
     """Read a kept profile.
-
-    Args:
-        path: a JSON file.
 
     Returns:
         The profile, or None if none was kept.

@@ -127,8 +127,6 @@ def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, 
     Args:
         angle: Degrees, minutes and seconds, none negative.
         hemisphere: EXIF's reference: one letter.
-        hemispheres: The positive and the negative letter.
-        limit_deg: The largest angle there is.
 
     Returns:
         Degrees, within plus and minus `limit_deg`.

@@ -64,11 +64,7 @@ class ImageLimits(Options):
 
 
 def bands_option() -> Any:  # noqa: ANN401  (as `option`)
-    """Declare which bands of TIFFs are read: `tuple[int, ...] | None`.
-
-    Returns:
-        The field of a group of options.
-    """
+    """Declare which bands of TIFFs are read: `tuple[int, ...] | None`."""
     return option(
         None,
         "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
@@ -147,9 +143,6 @@ def check_max_img_size(max_img_size: int) -> None:
 
 def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     """Refuse a picture that declares too many pixels.
-
-    Args:
-        size: Declared width and height.
 
     Raises:
         ImageError: It declares more.

@@ -143,7 +143,6 @@ def is_georeferenced(path: Path, page: int = 1) -> bool:
     """Look up whether a TIFF says where on the earth its picture lies, without decoding it.
 
     Args:
-        path: any file.
         page: which picture, from 1.
 
     Returns:

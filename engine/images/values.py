@@ -34,9 +34,6 @@ def scale_range(text: str) -> ScaleRange:
     Args:
         text: two numbers with a comma between.
 
-    Returns:
-        The range.
-
     Raises:
         ValueError: it is none.
     """
@@ -53,7 +50,6 @@ def eight_bit(values: NDArray[Any], bits: int, scale_range: ScaleRange | None = 
 
     Args:
         values: unsigned integers of `bits` bits; with a range also signed or floating point. NaN becomes 0.
-        bits: of a value, as the file says.
         scale_range: the values that become 0 and 255; None: all that the bits can hold.
 
     Returns:
@@ -86,8 +82,6 @@ def require_scalable(path: Path, scale_range: ScaleRange | None, *, is_deep: boo
     """Refuse a range for a picture that has no use for it.
 
     Args:
-        path: of the picture.
-        scale_range: as asked for.
         is_deep: whether its values have more than 8 bit, or are signed or floating point, and are read as stored.
 
     Raises:
@@ -105,8 +99,6 @@ def range_notes(levels: tuple[int, int], bits: int, scale_range: ScaleRange | No
 
     Args:
         levels: the lowest and the highest one in the picture, as `eight_bit` gave them.
-        bits: of a value, as the file says.
-        scale_range: as asked for.
 
     Returns:
         At most one phrase: where values of more than 8 bit stay below a quarter of the range, or, with a range that was

@@ -337,9 +337,6 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
 def crs_name(georeference: Georeference) -> str | None:
     """Name the coordinate reference system of a raster.
 
-    Args:
-        georeference: of the raster.
-
     Returns:
         Its code, such as `EPSG:32755`; without one its well-known text; None where the file names none.
     """
@@ -354,11 +351,6 @@ def crs_name(georeference: Georeference) -> str | None:
 
 def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
     """Find out where the middle of a raster lies.
-
-    Args:
-        georeference: of the raster.
-        width: columns.
-        height: rows.
 
     Returns:
         Latitude and longitude on WGS 84, in degrees; None where nothing leads there.
@@ -435,7 +427,6 @@ def write_geotiff(
     Args:
         path: the file; beside it lies a temporary folder while it is written.
         labels: one a class, in index order.
-        tags: what else the file is to say.
         band: name of the only band, where the classes exclude each other.
 
     Raises:
@@ -513,10 +504,6 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
 
 def differing_pixels(one: Path, other: Path) -> int:
     """Compare two masks that `write_geotiff` wrote.
-
-    Args:
-        one: a mask.
-        other: another one.
 
     Returns:
         Pixels whose class differs; all of them where the sizes or the numbers of planes do.

@@ -177,12 +177,7 @@ class MaskFile:
         return self._read(0, first, last).copy()
 
     def write_rows(self, first: int, rows: NDArray[Any]) -> None:
-        """Replace rows of the first band.
-
-        Args:
-            first: of the rows.
-            rows: values as the file holds them.
-        """
+        """Replace rows of the first band."""
         self._put(np.ascontiguousarray(rows, self.layout.dtype).reshape(-1).data, self._offset(0, first, 0))
 
     def row_counts(self, classes: int) -> Iterator["RowCounts"]:

@@ -22,10 +22,7 @@ def clean_up(
     """Clean a mask up.
 
     Args:
-        mask: class indices.
-        steps: what is done.
         rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None: unknown.
-        made: makes the file of the cleaned mask.
         memory_bytes: limit for the whole process; None: the usual one of a container.
 
     Returns:
@@ -52,11 +49,7 @@ def mark_unsure(
     """Give the unsure pixels of a mask to their class.
 
     Args:
-        mask: class indices.
-        confidence: of the same size.
-        steps: what is done.
         count: of classes; the index of unsure pixels.
-        made: makes the file of the marked mask.
 
     Returns:
         The mask itself, where none are asked for; else the other file.
@@ -77,8 +70,6 @@ def file_confidence(confidence: MaskFile, steps: MeasuringSteps, overview_side: 
     """Sum the confidence of a raster up.
 
     Args:
-        confidence: of the whole raster.
-        steps: what is done.
         overview_side: longest side of the plane that is returned, in pixels.
     """
     counts: NDArray[np.int64] = np.zeros(256, np.int64)

@@ -50,9 +50,6 @@ class Simplification:
 
         Args:
             polygons: class and rings, along the edges of pixels.
-
-        Returns:
-            The rings of each polygon.
         """
         require_simplification()
         found: dict[int, Rings] = {}
@@ -89,9 +86,6 @@ def _with_corners_of_neighbours(corners: Places, ends: Places) -> tuple[Places, 
     Args:
         corners: of all rings, one after the other, int64[n, 2].
         ends: where rings begin and end.
-
-    Returns:
-        The same with more corners.
     """
     width = int(corners.max()) + 1
     known = [np.unique(corners[:, 1 - axis] * width + corners[:, axis]) for axis in (0, 1)]

@@ -76,7 +76,6 @@ def write_polygons(
 
     Args:
         polygons: class and rings, the outer one first.
-        path: the file; its suffix tells the format.
         labels: one a class, in index order.
         crs_wkt: of the coordinates; None: unknown.
         square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.

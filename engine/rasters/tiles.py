@@ -394,13 +394,8 @@ def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -
     """Say how an image is cut, for the provenance of its mask.
 
     Args:
-        tiling: the tiles.
-        facts: what the network returns.
         width: of the image, in pixels.
         height: of the image, in pixels.
-
-    Returns:
-        JSON values.
     """
     return {
         "tile": [tiling.width, tiling.height],

@@ -182,11 +182,7 @@ class Grid:
         return len(self.columns) * len(self.rows)
 
     def place(self, index: int) -> tuple[Span, Span]:
-        """Find a tile.
-
-        Returns:
-            Its span along the height, and along the width.
-        """
+        """Find a tile."""
         row, column = divmod(index, len(self.columns))
         return self.rows[row], self.columns[column]
 

@@ -42,9 +42,6 @@ class VectorLayer:
 def require_vector_format(path: Path, what: str) -> None:
     """Find out whether shapes can be written to a file.
 
-    Args:
-        what: the shapes, in words.
-
     Raises:
         OptionError: its suffix names no format.
         RuntimeUnavailableError: pyogrio is not installed.
@@ -61,11 +58,6 @@ def require_vector_format(path: Path, what: str) -> None:
 
 def write_features(path: Path, shapes: Sequence[bytes], fields: Mapping[str, NDArray[Any]], layer: VectorLayer) -> None:
     """Write shapes with fields.
-
-    Args:
-        path: the file; its suffix tells the format.
-        shapes: each as well-known binary.
-        fields: name to a value for each shape.
 
     Raises:
         ImageError: the file cannot be written.

@@ -67,8 +67,6 @@ def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> 
     """Make the folder of a key, and room for it. No process removes it while this one lives.
 
     Args:
-        root: all engines of one runtime.
-        key: what they depend on.
         max_bytes: what the root may hold.
 
     Returns:
@@ -150,7 +148,6 @@ def empty(folder: Path, reason: str) -> None:
 
     Args:
         folder: of `engine_folder`; it stays.
-        reason: what the library said, for the log.
     """
     _log.warning("kept engines could not be used (%s): they are built again in %s", reason, folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,6 @@ class FakeRuntime(Runtime):
 
         Args:
             network: float32[N, C, H, W] to the network's output.
-            input_shape: what the input spec states.
             streams: how many runs a pipeline may have under way at once.
         """
         self._network: Network | None = network

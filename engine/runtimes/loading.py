@@ -12,9 +12,6 @@ _COMPILED_MODELS_FOLDER = "openvino"
 def require_provider(options: OnnxOptions) -> None:
     """Find out whether the library, the provider and its device are there.
 
-    Args:
-        options: provider and number of the GPU.
-
     Raises:
         RuntimeUnavailableError: something is absent; the message says what to install or choose.
     """
@@ -32,12 +29,7 @@ def load_onnx(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> Ru
     """Load an ONNX model, and prove with a first run that it works.
 
     Args:
-        model: the ONNX file.
-        options: provider, precision, threads.
         ledger: folder of earlier successes, which also keeps what OpenVINO compiled; None: nothing is kept.
-
-    Returns:
-        The runtime.
 
     Raises:
         RuntimeUnavailableError: the library, the provider or its device is absent.

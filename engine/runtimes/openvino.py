@@ -70,12 +70,6 @@ def compile_settings(options: OnnxOptions) -> dict[str, str]:
 
     The precision is always named: by default OpenVINO computes in BF16 on processors that have it. Threads are not
     pinned to cores, because two processes would be pinned to the same ones.
-
-    Args:
-        options: threads and streams.
-
-    Returns:
-        OpenVINO's properties.
     """
     return {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -90,9 +84,6 @@ def compile_settings(options: OnnxOptions) -> dict[str, str]:
 
 def require_openvino(options: OnnxOptions) -> None:
     """Find out whether OpenVINO starts here, and computes right.
-
-    Args:
-        options: the precision.
 
     Raises:
         RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
@@ -121,9 +112,6 @@ def load_library() -> Any:
     `openvino` imports its model converter, which writes an identifier into the home folder and asks the network for its
     makers' host. It does neither where `openvino_telemetry` cannot be imported.
 
-    Returns:
-        The module.
-
     Raises:
         RuntimeUnavailableError: it is not installed.
     """
@@ -149,8 +137,6 @@ class OpenVinoRuntime(Runtime):
         """Load the model and prove with a first run that it works.
 
         Args:
-            model: the ONNX file.
-            options: precision, threads, streams.
             kept: folder of compiled models; None: compile each time.
 
         Raises:

@@ -98,13 +98,6 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
     it makes is loaded like any other. Paddle's `use_optimized_model` is not called: it would write a copy beside the
     program and load that copy the next time.
 
-    Args:
-        options: what was asked for.
-        kind: the program's format.
-
-    Returns:
-        The calls.
-
     Raises:
         OptionError: TensorRT without any shape profile, or INT8 for a PIR program.
     """
@@ -216,12 +209,6 @@ class PirTensorRtArguments:
 def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
     """Decide how a PIR program is converted for TensorRT.
 
-    Args:
-        options: precision, min-subgraph-size, memory and profile.
-
-    Returns:
-        The arguments.
-
     Raises:
         OptionError: no shape profile, or INT8: `TensorRTConfig` takes neither table nor calibrator, and its warm-up
             data serve to find shapes.
@@ -254,10 +241,7 @@ def engine_key(model: PaddleModel, options: PaddleOptions, versions: Mapping[str
     names, and looks at neither shapes nor versions: each key has a folder of its own.
 
     Args:
-        model: program and weights.
         options: precision, shapes, smallest subgraph, TF32.
-        versions: of Paddle and TensorRT.
-        gpu: model and compute capability.
 
     Returns:
         The key of `engine_folder`.
@@ -280,11 +264,7 @@ def keep_program(model: PaddleModel, folder: Path) -> PaddleModel:
     """Copy program and weights to where Paddle may write beside them.
 
     Args:
-        model: a program with its weights.
         folder: of this model; made if absent. What is there already is taken.
-
-    Returns:
-        The copy.
     """
     # Paddle's tools look for the weights by the program's stem.
     kept = PaddleModel(folder / f"model{model.program.suffix}", folder / "model.pdiparams", model.digest)
@@ -330,12 +310,6 @@ def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
 
 def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Read inputs and outputs from a `.pdmodel`.
-
-    Args:
-        program: a serialised ProgramDesc.
-
-    Returns:
-        Inputs and outputs.
 
     Raises:
         ModelLoadError: the bytes are no program.
@@ -418,10 +392,6 @@ class PaddleRuntime(Runtime):
 
     def __init__(self, model: PaddleModel, options: PaddleOptions) -> None:
         """Load the model and prove with a first run that it works.
-
-        Args:
-            model: program and weights.
-            options: device, oneDNN, TensorRT, precision, threads.
 
         Raises:
             RuntimeUnavailableError: Paddle, or its GPU or TensorRT support, is absent.
@@ -513,9 +483,6 @@ class PaddleRuntime(Runtime):
 
 def require_device(options: PaddleOptions) -> None:
     """Find out whether Paddle is installed and sees the device.
-
-    Args:
-        options: device and its index.
 
     Raises:
         RuntimeUnavailableError: Paddle, its GPU support, or the GPU is absent.

@@ -100,12 +100,6 @@ class Profile:
     def options(self, *, verbose: bool = False) -> RuntimeOptions:
         """What the runtime is opened with.
 
-        Args:
-            verbose: let the library log.
-
-        Returns:
-            Options of one runtime.
-
         Raises:
             OptionError: the profile contradicts itself.
         """
@@ -168,12 +162,6 @@ def _profile_type() -> TypeAdapter[Profile]:
 def runtime_of(provider: str) -> RuntimeName:
     """Tell the library of a provider.
 
-    Args:
-        provider: called as in a mask's provenance.
-
-    Returns:
-        The library.
-
     >>> runtime_of("paddle-onednn"), runtime_of("openvino")
     (<RuntimeName.PADDLE: 'paddle'>, <RuntimeName.ONNX: 'onnx'>)
     """
@@ -182,9 +170,6 @@ def runtime_of(provider: str) -> RuntimeName:
 
 def library_versions(runtime: RuntimeName) -> dict[str, str]:
     """List the versions that decide how fast a runtime is.
-
-    Args:
-        runtime: the library.
 
     Returns:
         Distribution to version, of those that are installed.
@@ -195,9 +180,6 @@ def library_versions(runtime: RuntimeName) -> dict[str, str]:
 def profile_json(profile: Profile) -> bytes:
     """Write a profile as text.
 
-    Args:
-        profile: a profile.
-
     Returns:
         UTF-8 JSON, as `read_profile` reads it.
     """
@@ -206,9 +188,6 @@ def profile_json(profile: Profile) -> bytes:
 
 def read_profile(path: Path) -> Profile:
     """Read a profile.
-
-    Args:
-        path: a JSON file.
 
     Returns:
         The profile; whether it may be obeyed is not known yet.

@@ -36,9 +36,6 @@ class Sessions(Generic[Session]):
     def lend(self) -> Generator[Session]:
         """Borrow a session for one run.
 
-        Yields:
-            The session.
-
         Raises:
             InferenceError: the sessions are closed.
         """

@@ -80,8 +80,6 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
     """Make sure that loading a Paddle model here cannot kill this process.
 
     Args:
-        model: the Paddle model.
-        options: how it will be loaded.
         ledger: folder of earlier successes; None: try each time.
 
     Raises:
@@ -110,8 +108,6 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
     every provider. OpenVINO compiles in the child for the threads and streams asked for, and what it compiled is kept.
 
     Args:
-        model: the ONNX file.
-        options: how it will be loaded.
         ledger: folder of earlier successes; None: try each time.
 
     Raises:
@@ -201,8 +197,6 @@ def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:
 
     Args:
         plain: without oneDNN.
-        onednn: the same model with oneDNN.
-        where: the program, for the message.
 
     Raises:
         ModelLoadError: scores differ by more than a thousandth of their range, or more than a thousandth of a mask.

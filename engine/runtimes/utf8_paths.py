@@ -16,9 +16,6 @@ from engine.system.text import is_utf8
 def utf8_paths(*paths: Path) -> Generator[tuple[Path, ...]]:
     """Give files names that every library takes.
 
-    Args:
-        paths: the files.
-
     Yields:
         The same paths where they are UTF-8; otherwise links to the files, which are gone when the block ends.
     """

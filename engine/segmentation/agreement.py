@@ -14,7 +14,6 @@ def confusion_matrix(first: NDArray[Any], second: NDArray[Any], class_count: int
 
     Args:
         first: Class indices below `class_count`, of any shape.
-        second: The same shape.
 
     Returns:
         ``int64[K, K]``, pixels: rows are the classes of `first`, columns those of `second`.

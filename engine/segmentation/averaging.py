@@ -134,9 +134,6 @@ class AveragedForward:
     def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
         """Run the network over images, each several times.
 
-        Args:
-            run_once: runs the network over images, each once.
-
         Returns:
             One output per image, in order: averaged scores at the size of its tensor, or the class with most votes.
 

@@ -67,10 +67,7 @@ def class_confidence(
     Args:
         planes: float32[P, H, W], as `score_planes` returns them.
         kind: scores or a probability map.
-        records: of the transforms, to be undone.
-        scale: of scores; a probability map has probabilities.
         threshold: above it, a pixel of a probability map belongs to class 1.
-        temperature: what logits are divided by.
 
     Returns:
         uint8[H, W].
@@ -104,12 +101,6 @@ def class_confidence(
 def require_scores(kind: OutputKind) -> OutputKind:
     """Refuse outputs from which no confidence can be read.
 
-    Args:
-        kind: of an output.
-
-    Returns:
-        The same.
-
     Raises:
         OptionError: the network returns classes without scores, or classes that overlap.
     """
@@ -122,9 +113,6 @@ def require_scores(kind: OutputKind) -> OutputKind:
 
 def require_more_than_two(scale: ScoreScale) -> None:
     """Refuse two classes whose scores went through sigmoids.
-
-    Args:
-        scale: of the scores of two classes.
 
     Raises:
         OptionError: they did.
@@ -207,7 +195,6 @@ def logits_of(scores: Planes, scale: ScoreScale) -> Planes:
 
     Args:
         scores: float32 of any shape.
-        scale: of the scores.
 
     Returns:
         float32 of the same shape, up to a number that all classes of a pixel share.

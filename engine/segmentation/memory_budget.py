@@ -127,7 +127,6 @@ class MemoryBudget:
 
         Args:
             wanted: at least 1.
-            read_ahead: images that are decoded before they are needed.
 
         Returns:
             1 to `wanted`; 1 also where not even that fits, which the run itself refuses.
@@ -143,7 +142,6 @@ class MemoryBudget:
         3
 
         Args:
-            pixels: of one image as the network gets it.
             wanted: how many are waiting, at least 1.
 
         Returns:

@@ -76,8 +76,6 @@ def require_channels_first(output: Output, size: Sequence[int], classes: int) ->
     """Refuse scores whose classes are the last axis: read as [N, C, H, W] they would be stripes of a wrong mask.
 
     Args:
-        output: The output with its batch axis.
-        size: Height and width of the network's input.
         classes: That the bundle names; 0: unknown.
 
     Raises:
@@ -204,7 +202,6 @@ def class_count(output: Output, kind: OutputKind, known: int) -> int:
 
     Args:
         output: The output, with or without its batch axis.
-        known: Number of classes that the bundle names.
 
     Returns:
         The larger one of what the bundle knows and what the network tells apart; a mask does not tell.
@@ -340,7 +337,6 @@ def index_counts(indices: Mask, bins: int) -> npt.NDArray[np.int64]:
 
     Args:
         indices: uint8[N] or uint16[N].
-        bins: Number of classes; no index is larger.
 
     Returns:
         int64[bins].

@@ -134,9 +134,6 @@ def statistics_json(pictures: Sequence[PictureStatistics]) -> bytes:
 def read_reference(folder: Path) -> Reference | None:
     """Read the statistics that a bundle carries.
 
-    Args:
-        folder: of the bundle.
-
     Returns:
         The reference; None where it carries none, or a file that is none, which is logged: no mask depends on it.
     """
@@ -149,9 +146,6 @@ def read_reference(folder: Path) -> Reference | None:
 
 def require_reference(folder: Path) -> Reference | None:
     """Read the statistics that a bundle carries.
-
-    Args:
-        folder: of the bundle.
 
     Returns:
         The reference; None where it carries none.

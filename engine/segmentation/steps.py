@@ -114,10 +114,6 @@ class MeasuringSteps:
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
         """Name the classes that masks are reported with.
 
-        Args:
-            known: classes of the bundle.
-            count: that masks are reported with.
-
         Returns:
             In index order; the last one is that of unsure pixels, where there is one.
         """
@@ -139,7 +135,6 @@ class MeasuringSteps:
 
         Args:
             mask: class indices [H, W].
-            plane: of the same size.
             count: of classes; the index of unsure pixels.
 
         Returns:
@@ -156,7 +151,6 @@ class MeasuringSteps:
         """Tell covers from shares of pixels: what is left out is no part of what they are shares of.
 
         Args:
-            named: the classes.
             shares: of all pixels, one a class at least.
         """
         counted = 1 - sum(shares[index] for index in self.excluded)
@@ -172,7 +166,6 @@ class MeasuringSteps:
         """Clean the mask of a photograph up.
 
         Args:
-            mask: as the network sees it.
             pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
 
         Returns:
@@ -190,10 +183,8 @@ class MeasuringSteps:
         """Clean a mask up in place.
 
         Args:
-            mask: class indices.
             rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
                 unknown, so that no area on the ground is removed.
-            most_patches: that memory is taken for.
 
         Raises:
             ImageError: there are more.
@@ -216,11 +207,7 @@ class MeasuringSteps:
             remove_small_patches(mask, least, of_rows, most_patches)
 
     def ground_unknown(self, problem: str) -> ImageError:
-        """Say that nothing tells how many pixels of an image the smallest patch on the ground has.
-
-        Args:
-            problem: why, and what to do.
-        """
+        """Say that nothing tells how many pixels of an image the smallest patch on the ground has."""
         asked = f"min-area {self.options.cleanup.min_area}"
         if "min_area" not in self.from_bundle:
             return ImageError(f"{asked}: {problem}")
@@ -228,10 +215,6 @@ class MeasuringSteps:
 
     def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
         """Find the region of interest.
-
-        Args:
-            mask: as the network sees it.
-            source_size: width and height of the photograph.
 
         Returns:
             None where no region is asked for. A region that is not found says why.
@@ -253,14 +236,7 @@ class MeasuringSteps:
     def region_cover(
         self, found: FoundRegion, pixels: GroundPixels, mask: Mask, named: Sequence[SegmentationClass]
     ) -> RegionCover:
-        """Take the cover inside of a region.
-
-        Args:
-            found: the region.
-            pixels: inside of it.
-            mask: what the cover is taken of.
-            named: the classes of the mask.
-        """
+        """Take the cover inside of a region."""
         wanted, size = self.options.region.roi, self.options.region.quadrat_size
         shares = pixels.class_shares(mask, len(named)).tolist()
         covers = self.covers(named, shares)
@@ -297,8 +273,6 @@ def steps_for(
     """Find out what is to be done with masks of a bundle.
 
     Args:
-        options: what a user asks for.
-        classes: of the bundle.
         multilabel: whether they may overlap.
         keep_confidence: whether the confidence is told, even if nothing depends on it.
         usual: clean-up that the bundle states, of which is done what the user does not say otherwise.
@@ -336,9 +310,7 @@ def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: 
     """Find a class.
 
     Args:
-        classes: of the bundle.
         named: its name, URN or index.
-        option: that names it.
 
     Raises:
         OptionError: there is none, or there are several.
@@ -358,7 +330,6 @@ def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
 
     Args:
         mask: class indices [H, W], or bool[K, H, W].
-        index: of the class.
 
     Raises:
         RegionError: the classes overlap, and the network returns no plane of this one.
@@ -396,12 +367,8 @@ def measured(
     """Do the steps with the mask of an image.
 
     Args:
-        found: mask from the network.
         plane: its confidence, of the same size; None where it is not asked for.
-        classes: of the bundle.
         count: of classes that the mask is reported with at least.
-        source_size: width and height of the photograph.
-        steps: what is done.
 
     Raises:
         ImageError: nothing tells how many of its pixels an area on the ground is.

@@ -48,9 +48,6 @@ def _file() -> TypeAdapter[Temperature]:
 def read_temperature(folder: Path) -> Temperature | None:
     """Read the temperature that a bundle carries.
 
-    Args:
-        folder: of the bundle.
-
     Returns:
         None where it carries none.
 

@@ -103,9 +103,6 @@ def open_to_read(path: Path) -> BinaryIO:
 def make_folder(path: Path, *, within: Path) -> None:
     """Make a folder, and those above it, where absent.
 
-    Args:
-        within: a folder above it, which is there.
-
     Raises:
         OSError: it cannot be made, or a folder below `within` is a link; the error names it.
     """
@@ -119,7 +116,6 @@ def open_regular(
     """Open a regular file, never through a link, and without waiting for whoever is behind a pipe.
 
     Args:
-        mode: rights of a new file, from which the umask takes.
         folder: descriptor of an open folder that `name` is relative to; None: the working directory.
         follow: whether a link is followed, as for what a user names to be read.
 

@@ -127,11 +127,7 @@ def value_of(outcome: Outcome, failed: Callable[[str], Exception]) -> Any:  # no
     """Take the value out of an outcome where all that is not one is an error.
 
     Args:
-        outcome: of a request.
         failed: makes the error of a child that died or ran out of time, from words that follow "the process".
-
-    Returns:
-        What the function returned.
 
     Raises:
         EngineError: the function raised it.

@@ -61,9 +61,6 @@ def shown_value(value: object) -> str:
 def first_problem(error: "ValidationError") -> str:
     """Say what the first wrong field of a file is.
 
-    Args:
-        error: of the model that the file's content was held against.
-
     Returns:
         The field, what is wrong with it, and its value, shortened.
     """

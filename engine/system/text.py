@@ -194,7 +194,6 @@ def json_text(record: object, *, ascii_only: bool = False, indent: int | None = 
     {"image": "%FF.jpg", "image_base64": "/y5qcGc="}
 
     Args:
-        record: what JSON can hold, and any string.
         ascii_only: escape all that is not ASCII, for a stream that takes nothing else.
         indent: spaces of a level; None: all on one line.
     """

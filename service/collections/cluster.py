@@ -291,9 +291,6 @@ def segment_all(
     """Do images on the cluster that this process is connected to.
 
     Args:
-        options: what every worker is told.
-        bundle: the archive.
-        tasks: images that are to be done.
         workers: the most actors; None: one for every `options.threads` processors of the cluster.
         batch: images that are handed out together; as many are done again if a worker dies.
         told: called after each batch with the number of images of each status in it.

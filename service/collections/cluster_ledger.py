@@ -217,9 +217,6 @@ class ClusterLedger:
     def pending(self, tasks: Sequence[RemoteTask], digest: str) -> tuple[list[RemoteTask], Resumed[ClusterEntry]]:
         """Find the images that are to be done.
 
-        Returns:
-            Those images, and what holds of the others.
-
         Raises:
             LedgerError: pictures of an image that the manifest does not name would be replaced.
         """
@@ -237,8 +234,6 @@ class ClusterLedger:
 
         Args:
             out: where they lie.
-            tasks: the images of this run.
-            digest: of its bundle and options.
 
         Raises:
             LedgerError: some images were segmented with another bundle, other options, or are not among these.
@@ -298,7 +293,6 @@ def write_cluster_ledger(out: Folder, entries: Sequence[ClusterEntry], batches: 
 
     Args:
         out: where results go.
-        entries: the ledger.
         batches: names of those files. Others stay: somebody is at work.
 
     Raises:

@@ -260,11 +260,7 @@ def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
-    """Write rows as Parquet.
-
-    Returns:
-        The content of a Parquet file, compressed.
-    """
+    """Write rows as Parquet."""
     import pyarrow as pa
     from pyarrow import parquet
 

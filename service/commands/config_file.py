@@ -49,10 +49,6 @@ WriteConfigOption = Annotated[
 def write_flags(path: Path, context: typer.Context) -> None:
     """Write the flags that a command was given, by its command line or by another file.
 
-    Args:
-        path: the TOML file; nothing is replaced.
-        context: of the command.
-
     Raises:
         OptionError: the file exists.
     """

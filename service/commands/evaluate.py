@@ -165,11 +165,7 @@ class _LabelOptions(Options):
     )
 
     def names(self, classes: Sequence[SegmentationClass]) -> LabelNames:
-        """Which class a label stands for.
-
-        Args:
-            classes: of the bundle.
-        """
+        """Which class a label stands for."""
         return LabelNames([each.name for each in classes], self.label_names or {}, self.unlabelled)
 
 

@@ -20,7 +20,6 @@ def with_flags(
     """Give a command a flag for each option of the groups that it takes.
 
     Args:
-        without: options that have no meaning for this command.
         from_file: whether a file may hold the flags, too (`--config`).
 
     Returns:

@@ -90,7 +90,6 @@ def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[ob
 
     Args:
         bands: that the user named; None: none.
-        pictures: that the user named.
 
     Raises:
         OptionError: there are no pictures to choose bands of.

@@ -41,14 +41,7 @@ class LimitOptions(Options):
     )
 
     def of(self, precision: Precision) -> ParityLimits:
-        """Put them in the place of a precision's defaults.
-
-        Args:
-            precision: of the ONNX model.
-
-        Returns:
-            The limits.
-        """
+        """Put them in the place of a precision's defaults."""
         default = default_limits(precision)
         return ParityLimits(
             default.max_mismatched_ppm if self.min_agreement is None else 1e6 * (1 - self.min_agreement),

@@ -51,9 +51,6 @@ class ExitStatus(IntEnum):
 def exit_status_of(error: EngineError) -> ExitStatus:
     """Choose the exit status of an error that ends a command.
 
-    Args:
-        error: what was raised.
-
     Returns:
         1 for a missed accuracy limit, also of an INT8 model that is refused for it; 3 for bundle, model and conversion;
         2 for everything that was asked for and cannot be had.
@@ -80,8 +77,6 @@ class CommandStream(io.TextIOWrapper):
 
         Args:
             descriptor: where it goes; closed with the stream.
-            name: what messages call it.
-            encoding: of its text.
         """
         codecs.register_error(_PERCENT_ENCODING, _percent_encoded)
         super().__init__(
@@ -91,12 +86,6 @@ class CommandStream(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         """Write text.
-
-        Args:
-            text: any.
-
-        Returns:
-            Its length.
 
         Raises:
             SystemExit: nobody reads it any more.
@@ -139,11 +128,7 @@ def _percent_encoded(error: UnicodeError) -> tuple[str, int]:
 
 @cache
 def messages() -> "Console":
-    """The console on stderr, loaded when there is something to say. What it prints is no markup.
-
-    Returns:
-        Always the same.
-    """
+    """The console on stderr, loaded when there is something to say. What it prints is no markup."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -154,7 +139,6 @@ def say(message: str, style: str = "") -> None:
 
     Args:
         message: may hold text from outside; it is made legible, and cut where nobody would read on.
-        style: colour, as rich names it.
     """
     text = legible(message, _MESSAGE_LENGTH)
     if style or messages.cache_info().currsize:
@@ -176,14 +160,7 @@ def tell(line: str) -> None:
 
 
 def shown(name: str) -> str:
-    """Make a name fit for a line or a cell.
-
-    Args:
-        name: of a class, a bundle, a file.
-
-    Returns:
-        The name made legible; a very long one is cut.
-    """
+    """Make a name fit for a line or a cell."""
     return legible(name, _NAME_LENGTH)
 
 
@@ -207,12 +184,6 @@ def flag_of(option: str) -> str:
 
     >>> flag_of("max_img_size")
     '--max-img-size'
-
-    Args:
-        option: as users know it.
-
-    Returns:
-        The flag.
     """
     return f"--{option.replace('_', '-')}"
 
@@ -242,9 +213,6 @@ class Products:
     def written(self, product: str) -> Generator[None]:
         """Write a product.
 
-        Args:
-            product: what people call it.
-
         Yields:
             Nothing; whatever goes wrong is said, and is no error of the command's other work.
         """
@@ -254,12 +222,7 @@ class Products:
             self.lose(product, error)
 
     def lose(self, product: str, error: Exception) -> None:
-        """Say that a product was not written.
-
-        Args:
-            product: what people call it.
-            error: why.
-        """
+        """Say that a product was not written."""
         _log.debug("not written", exc_info=error)
         # An error of the machine's files names the file.
         reason = str(error) if isinstance(error, OSError) else message_of(error)
@@ -273,9 +236,6 @@ def table_written(path: Path | None) -> Generator[Callable[[bytes], None]]:
 
     Args:
         path: the file; `-`: standard output, and whatever else would be printed there goes to stderr; None: no table.
-
-    Yields:
-        Writes the table.
     """
     output = sys.stdout
     if path != STANDARD_OUTPUT:
@@ -291,11 +251,7 @@ def table_written(path: Path | None) -> Generator[Callable[[bytes], None]]:
 
 
 def lines_of_steps() -> Callable[[str], None]:
-    """Show steps where there is no terminal: a line for each, when it comes for the first time.
-
-    Returns:
-        Takes the steps.
-    """
+    """Show steps where there is no terminal: a line for each, when it comes for the first time."""
     told: set[str] = set()
 
     def tell_step(step: str) -> None:
@@ -312,9 +268,6 @@ def step_shown(first: str) -> Generator[Callable[[str], None]]:
 
     Args:
         first: the first step, in our own words.
-
-    Yields:
-        Takes the next one.
     """
     if not messages().is_terminal:
         tell_step = lines_of_steps()
@@ -330,9 +283,6 @@ def results_console(unseen_width: int | None = None) -> "Console":
 
     Args:
         unseen_width: characters of a line where neither a terminal nor COLUMNS states them; None: rich's own.
-
-    Returns:
-        The console; a narrow terminal wraps cells.
     """
     from rich.console import Console
 
@@ -364,9 +314,7 @@ def tell_fact(console: "Console", name: str, value: str, style: str = "bold") ->
 
     Args:
         console: from `results_console`.
-        name: in our own words.
         value: may hold text from outside.
-        style: of the name, as rich calls it.
     """
     from rich.text import Text
 
@@ -378,7 +326,6 @@ def print_table(console: "Console", title: str, table: "Table") -> None:
 
     Args:
         console: from `results_console`.
-        title: stands above it.
         table: cells; the first column is text, the others are figures.
     """
     from rich.padding import Padding
@@ -417,11 +364,7 @@ CacheOption = Annotated[
 
 
 def print_json(record: object) -> None:
-    """Print one line of JSON on stdout.
-
-    Args:
-        record: what JSON can hold.
-    """
+    """Print one line of JSON on stdout."""
     ascii_only = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
     sys.stdout.write(json_text(record, ascii_only=ascii_only) + "\n")
     sys.stdout.flush()
@@ -441,11 +384,7 @@ def shown_share(cover: Mapping[str, Any]) -> str:
 
 
 def tell_missed(regions: int) -> None:
-    """Tell on stderr how many regions of interest were not found, if any.
-
-    Args:
-        regions: how many.
-    """
+    """Tell on stderr how many regions of interest were not found, if any."""
     if regions:
         say(
             f"{regions} regions of interest were not found: the masks and the cover of the whole images are there, the "

@@ -19,9 +19,6 @@ def warnings_of(bundle: Bundle) -> list[str]:
 
     Args:
         bundle: an open bundle.
-
-    Returns:
-        One sentence a finding, with what to do.
     """
     found = list(bundle.notes)
     if not bundle.classes:

@@ -48,9 +48,6 @@ def known_bad(versions: dict[str, str | None]) -> list[str]:
     Args:
         versions: from `installed_versions`.
 
-    Returns:
-        One sentence a finding, with the remedy.
-
     >>> known_bad({"paddlepaddle": "3.3.1"})[0].startswith("paddlepaddle 3.3")
     True
     """
@@ -70,9 +67,6 @@ def known_bad(versions: dict[str, str | None]) -> list[str]:
 def mixed_cuda(names: Iterable[str]) -> str | None:
     """Find libraries of several major versions of CUDA, of which a process loads whichever comes first.
 
-    Args:
-        names: of installed distributions.
-
     Returns:
         What is mixed, and what to do; None where nothing is.
 
@@ -89,24 +83,13 @@ def mixed_cuda(names: Iterable[str]) -> str | None:
 
 
 def cores_line() -> str:
-    """Describe the cores that this process may use.
-
-    Returns:
-        One line.
-    """
+    """Describe the cores that this process may use."""
     quota = quota_cores()
     return f"{usable_cores()} usable" + ("" if quota is None else f" (control group quota {quota:g})")
 
 
 def try_starts(path: Path, caches: Caches) -> list[Start]:
     """Load a bundle into every runtime and run it once.
-
-    Args:
-        path: the bundle.
-        caches: for conversion.
-
-    Returns:
-        One entry a runtime.
 
     Raises:
         BundleError: the bundle cannot be read.

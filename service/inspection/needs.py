@@ -108,12 +108,7 @@ def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path 
 
     Args:
         bundle: archive or folder.
-        size: of the photographs.
-        request: how they are segmented.
         cache: folder of converted models; None: the user's.
-
-    Returns:
-        What the second run took.
 
     Raises:
         EngineError: what the engine finds wrong with bundle or machine.

@@ -150,11 +150,7 @@ _SHOWN: Mapping[str, _Shown] = {
 
 
 def service_name(device: Device) -> str:
-    """Name the service.
-
-    Returns:
-        The name that the platform lists.
-    """
+    """Name the service."""
     return "infer-with-paddle-paddle" + ("-gpu" if device is Device.GPU else "")
 
 
@@ -164,7 +160,6 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
     Args:
         environment: PSEG_VERSION, and PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL in the place of the first maintainer
             that pyproject.toml names.
-        device: which variant.
 
     Returns:
         The description, without request and result.
@@ -184,10 +179,6 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
 
 def request_schema(request: type[BaseModel], example: Mapping[str, Any] = EXAMPLE) -> dict[str, Any]:
     """Describe a request as JSON schema that needs no looking up.
-
-    Args:
-        request: its model.
-        example: a whole request.
 
     Returns:
         Object schema. Each parameter has a type, and a title and examples of its own; choices stand in its place, not
@@ -233,12 +224,6 @@ def completed(
 ) -> dict[str, Any]:
     """Complete what the platform's library says of the service.
 
-    Args:
-        definition: by the library.
-        device: which variant.
-        schema: of the request.
-        description: for people and agents.
-
     Returns:
         What is registered. A warning tells if nobody is named who answers for the service.
     """
@@ -269,10 +254,6 @@ def tool_from(
 
     Args:
         environment: IVCAP_SERVICE_ID, unless the identifier is filled in later.
-        name: of the service.
-        schema: of the request.
-        returned: name of what it returns.
-        description: for agents.
 
     Returns:
         The aspect by which the platform's `ivcap mcp` lists tools. Its parameters leave `$schema` out, since the

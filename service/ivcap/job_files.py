@@ -121,9 +121,7 @@ def images_of_job(
     """Find the images of a job.
 
     Args:
-        request: validated parameters.
         ivcap: the platform, or a local folder.
-        work: folder for downloads.
         allowance: how large an image may be.
         done: called for each image when it is done, well or not.
 
@@ -161,7 +159,6 @@ def open_item(urn: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
     Args:
         urn: of the artifact; without a platform also a path.
         ivcap: the platform, or a local folder.
-        work: folder for downloads.
         allowance: how large it may be.
 
     Returns:

@@ -75,8 +75,6 @@ class ModelCache:
         """Open a model, unless it is the one that is open.
 
         Args:
-            bundle: the model bundle.
-            request: validated parameters.
             sample: images to collect TensorRT's shapes from, where that is asked for.
 
         Returns:

@@ -140,8 +140,6 @@ def open_item(readable: Downloadable, work: Path, allowance: Allowance) -> Item:
     """Take an image or a bundle from the platform.
 
     Args:
-        readable: from the platform.
-        work: folder for downloads.
         allowance: how large it may be.
     """
     # In the cluster the platform's answers decide what it is called: no name makes it a file of this machine.
@@ -270,7 +268,6 @@ def images_of_order(
     Args:
         image: the only image.
         images: a collection, if there is no `image`.
-        work: folder for downloads.
         allowance: how large an image may be.
         shard: the share of the collection that is done; None: all.
 

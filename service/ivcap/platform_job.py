@@ -147,11 +147,7 @@ class Outcome:
         return ExitStatus.INCOMPLETE if self.problems or not done else ExitStatus.DONE
 
     def summary(self, order: str, model: str) -> dict[str, Any]:
-        """Sum up for the platform.
-
-        Returns:
-            The summary aspect; its texts are legible.
-        """
+        """Sum up for the platform."""
         total = TotalCover()
         for each in self.published:
             total.add(each.valid_pixels, cover_records(each.covers))
@@ -189,11 +185,8 @@ def run_platform_job(
     """Do an order or a job.
 
     Args:
-        request: validated parameters.
         open_model: opens the model for the options of a prediction, until the block ends.
-        source: the images.
         store: where results go.
-        stop: when it is set, no other image is taken.
 
     Returns:
         What became of it; its summary is published, or the problems say that it is not.

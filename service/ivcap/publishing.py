@@ -303,7 +303,6 @@ class Publisher:
         """Attach the timings of an order to it.
 
         Args:
-            model_name: what the model is called there.
             samples_ms: one time per image, stage by stage, in milliseconds.
 
         Raises:

@@ -115,7 +115,6 @@ def build_upload_request(parameters: Mapping[str, object], model: str, pixels: i
 
     Args:
         parameters: of an order, by their names; texts as they stand in an address.
-        model: what the bundle is called.
         pixels: the most that the picture may declare.
 
     Raises:
@@ -208,13 +207,8 @@ def segment_upload(
     """Segment a picture that was handed over.
 
     Args:
-        path: the picture.
-        request: validated parameters.
         open_model: opens the model for the options of a prediction, until the block ends.
         stop: when it is set, the picture is not begun.
-
-    Returns:
-        What became of it.
     """
     urn = f"urn:uuid:{uuid.uuid4()}"
     store = UploadStore(urn)

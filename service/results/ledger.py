@@ -373,10 +373,6 @@ def open_ledger(
     """Begin a ledger, or go on with the one that is there.
 
     Args:
-        folder: of the results.
-        run: bundle, options and images.
-        listing: the images.
-        provenance: of the predictor.
         resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
             replaced.
         overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
@@ -637,9 +633,6 @@ def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
 
 def source_of(entry: Entry) -> tuple[Path, int | None]:
     """Find the file of an entry's image.
-
-    Args:
-        entry: of a ledger.
 
     Returns:
         Absolute path, and which page of the file, from 1; None: the first, and nobody asked for it.

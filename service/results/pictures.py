@@ -51,9 +51,6 @@ class Stems:
     def take(self, wanted: str) -> str:
         """Take a stem.
 
-        Args:
-            wanted: the image's own.
-
         Returns:
             The same, or with `-2`, `-3`, … behind it if it was taken.
         """
@@ -69,9 +66,6 @@ class Stems:
 
 def short_stem(stem: str) -> str:
     """Cut a stem so that the names of an image's results fit in the 255 bytes that file systems allow.
-
-    Args:
-        stem: of an image's name.
 
     Returns:
         Its first characters, at most 180 bytes of them.
@@ -157,7 +151,6 @@ def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple
     ('q7.mask.npz', 'q7.pseudo.png')
 
     Args:
-        stem: of the image's output files.
         save: which ones are written.
         planes: whether the classes overlap, so that the mask is an array of planes.
 
@@ -175,7 +168,6 @@ def map_names(stem: str, save: Iterable[SaveKind]) -> tuple[str, ...]:
     ('q7.tif', 'q7.confidence.tif')
 
     Args:
-        stem: of the raster's output files.
         save: what is written.
 
     Returns:
@@ -188,7 +180,6 @@ def polygons_of(task: ImageTask, vectors: str) -> str:
     """Name the file of a raster's polygons.
 
     Args:
-        task: the raster.
         vectors: `gpkg`, `geojson`, or a file of its own.
 
     Returns:
@@ -201,7 +192,6 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
     """Refuse a run whose results would take the place of its images.
 
     Args:
-        tasks: images and the stems of their results.
         folder: where the results go.
         save: which pictures are written.
 
@@ -222,10 +212,8 @@ def result_paths(
     """Find the files among the results to come that other files could be; of a link that is any.
 
     Args:
-        tasks: images and the stems of their results.
         folder: where the results go.
         vectors: as for `polygons_of`; None: no polygons.
-        called: the other files, in whatever folder.
 
     Yields:
         Pictures of every kind, maps, and polygons where they are files of their own.
@@ -277,13 +265,6 @@ def encoded_pictures(
 ) -> Iterator[tuple[str, bytes]]:
     """Encode the pictures of an image, one after the other.
 
-    Args:
-        stem: of the files' names.
-        save: which ones.
-        image: the photograph, for the overlay.
-        prediction: mask and cover.
-        overlays: how the overlay shows the mask.
-
     Yields:
         Name and content, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
@@ -317,11 +298,6 @@ class ResultWriter:
 
     def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
         """Write the pictures of one image.
-
-        Args:
-            task: names the files.
-            image: the photograph, for the overlay.
-            prediction: mask and cover.
 
         Returns:
             The most exact file written: the mask, else the pseudo-colour picture, else the overlay; None if none was
@@ -359,9 +335,6 @@ def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
 def confidence_record(confidence: Confidence) -> dict[str, float]:
     """Write the confidence of an image as JSON values.
 
-    Args:
-        confidence: of a prediction.
-
     Returns:
         `mean`, and `unsure`, the share of the pixels below `limit`.
     """
@@ -386,9 +359,6 @@ def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
 
 def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
     """Write covers as JSON values, with the colours that the pictures have.
-
-    Args:
-        covers: one a class.
 
     Returns:
         `{"id", "name", "color": [r, g, b], "cover"}` a class, `"area_m2"` where it is known, and of a class that is
@@ -436,7 +406,6 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
 
     Args:
         result: what became of an image; `encoded` is where its mask lies, or None.
-        provenance: of the predictor.
 
     Returns:
         The record of one line of `--json`; `mask` is None for a failure; `notes` and `flags` are there only if there
@@ -476,9 +445,6 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
 def flags_record(prediction: Prediction) -> dict[str, list[str]]:
     """Write what a photograph may suffer from as JSON values.
 
-    Args:
-        prediction: of the photograph.
-
     Returns:
         `flags`, only if there are any.
     """
@@ -487,10 +453,6 @@ def flags_record(prediction: Prediction) -> dict[str, list[str]]:
 
 def measured_record(confidence: Confidence | None, region: RegionCover | None) -> dict[str, Any]:
     """Write what is told of a mask besides its cover as JSON values.
-
-    Args:
-        confidence: of the network.
-        region: of interest.
 
     Returns:
         `confidence` and `roi`, where they were asked for.
@@ -503,9 +465,6 @@ def measured_record(confidence: Confidence | None, region: RegionCover | None) -
 
 def region_record(region: RegionCover) -> dict[str, Any]:
     """Write the cover inside a region as JSON values.
-
-    Args:
-        region: of a prediction.
 
     Returns:
         `method`, `error`, `polygon`, `quality`, and `cover` as of a whole picture; areas in square centimetres, where
@@ -541,9 +500,6 @@ def region_error(record: Mapping[str, Any]) -> str | None:
 
 def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
     """Write where a raster lies as JSON values.
-
-    Args:
-        raster: a raster that was segmented.
 
     Returns:
         `crs`, `bounds` (smallest x, smallest y, largest x, largest y; both None where the file names no coordinate
@@ -681,14 +637,7 @@ def capture_record(capture: Capture) -> dict[str, Any]:
 
 
 def capture_from(record: Mapping[str, Any]) -> Capture:
-    """Read what `capture_record` wrote.
-
-    Args:
-        record: its JSON values.
-
-    Returns:
-        Time and place.
-    """
+    """Read what `capture_record` wrote."""
     taken_at = record["taken_at"]
     return Capture(
         None if taken_at is None else datetime.fromisoformat(taken_at), record["latitude_deg"], record["longitude_deg"]

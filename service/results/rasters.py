@@ -161,9 +161,6 @@ class TiledImages(Generic[Image, Stored]):
     def takes(self, image: Image) -> bool:
         """Tell whether an image is cut into tiles.
 
-        Args:
-            image: the image.
-
         Returns:
             Whether it is; False of one that cannot be had, of which whoever reads it says why.
         """
@@ -175,12 +172,6 @@ class TiledImages(Generic[Image, Stored]):
 
     def segment(self, image: Image) -> Result[Image, Stored]:
         """Segment one image; what goes wrong with it is its failed result.
-
-        Args:
-            image: the image.
-
-        Returns:
-            Its result.
 
         Raises:
             OptionError: the memory does not hold a tile, or another run is at work on the image: of all images.
@@ -399,9 +390,7 @@ def is_cut(path: Path, page: int | None, tiles: TileOptions, max_pixels: int) ->
     """Tell whether an image is cut into tiles: any image, or a TIFF that is georeferenced, or too large to decode.
 
     Args:
-        path: the image.
         page: of a TIFF; None: the first.
-        tiles: what is asked of tiles and rasters.
         max_pixels: more are not decoded.
 
     Returns:
@@ -568,13 +557,6 @@ def require_rasters_possible(
 ) -> None:
     """Refuse, before there is work to lose, what cannot be asked of the images of a run.
 
-    Args:
-        tasks: the images of the run.
-        whole: all images that were named, also those of other shards.
-        request: validated parameters.
-        tiles: what is asked of tiles and rasters.
-        writer: names the results.
-
     Raises:
         OptionError: an option has no effect, a result would take the place of an image, or one file is to hold the
             polygons of several.
@@ -626,8 +608,6 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
 
     Args:
         images: all images that were named, at least one.
-        request: validated parameters.
-        tiles: what is asked of tiles and rasters.
 
     Raises:
         OptionError: an option has no effect, or a photograph has no size on the ground that one needs.

@@ -135,9 +135,6 @@ def thumbnail_side(images: int) -> int:
     >>> [thumbnail_side(count) for count in (1, 24, 25, 250, 500, 1500, 5000)]
     [1280, 1280, 960, 640, 400, 320, 240]
 
-    Args:
-        images: how many the report holds.
-
     Returns:
         Longest side in pixels.
     """
@@ -247,12 +244,7 @@ class ReportWriter:
         self._card_sizes.append(len(card))
 
     def add_failure(self, name: str, reason: str) -> None:
-        """Add an image that was not segmented.
-
-        Args:
-            name: what the user knows it by.
-            reason: why.
-        """
+        """Add an image that was not segmented."""
         self._rows.append(_Row(len(self._rows) + 1, name, reason))
 
     def write(self) -> None:
@@ -329,15 +321,10 @@ def report_at(
 
     Args:
         path: the HTML file; replaced if it exists.
-        title: heading of the page.
-        provenance: of the predictor.
         expected: how many images there are, so that pictures can be sized for them; None if nobody knows.
         facts: what else the page says about how the run was made, name to value.
         overlays: how pictures show their masks until somebody chooses otherwise; None: filled, at half strength.
         lost: told why there is no page; None: that is an error of the block.
-
-    Yields:
-        What takes the results.
     """
     with tempfile.TemporaryFile(dir=path.parent, buffering=0) as cards:
         writer = ReportWriter(path, title, provenance, expected, facts or {}, overlays or OverlayOptions(), cards)
@@ -367,9 +354,7 @@ def write_table_report(
         path: the HTML file; replaced if it exists. Without a record nothing is written.
         records: as `service.results.pictures.result_record` writes them, and when and where each photograph was taken.
             The page's provenance is that of the first.
-        expected: how many images there are.
         facts: what else the page says about how the run was made, name to value.
-        title: heading of the page.
         survey: as of `ReportWriter`.
     """
     first, *others = [*records] or [None]
@@ -410,14 +395,7 @@ def _grouped_classes(survey: Mapping[str, Any], totals: Sequence[ClassTotal]) ->
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:
-    """Say what a request asked of the masks.
-
-    Args:
-        request: validated parameters.
-
-    Returns:
-        Facts for a report, name to value.
-    """
+    """Say what a request asked of the masks."""
     limit, scaled = request.images.max_img_size, request.images.scale_range
     asked = {**request.cover.record(), **request.averaging.record()}
     return {

@@ -30,8 +30,6 @@ class LedgerError(EngineError):
 
         Args:
             place: where they lie.
-            images: that have results.
-            differences: of the other run to this one.
         """
         return cls(
             place,
@@ -121,9 +119,6 @@ def resume(
     """Find the entries that hold for a run.
 
     Args:
-        images: of the run, with their positions.
-        digest: of its bundle and options.
-        entries_of: finds what is known of an image.
         changed: says what else has changed since an entry was made; None: nothing.
 
     Returns:
@@ -157,8 +152,6 @@ def require_pictures_kept(strangers: Iterable[Entry], pending: Iterable[Image], 
     """Refuse a run that would replace pictures of images that are not its own.
 
     Args:
-        strangers: entries of those images.
-        pending: images that are to be done.
         place: finds where a picture is.
 
     Raises:

@@ -48,11 +48,7 @@ class Listing:
         return [each for each in numbered if self.shard is None or self.shard.holds_position(each[0])]
 
     def folders_of_results(self, out: Path) -> list[Path]:
-        """Name the folders that results are written to.
-
-        Returns:
-            That one and those in it, each once.
-        """
+        """Name the folders that results are written to."""
         return list(dict.fromkeys([out, *((out / task.stem).parent for _, task in self.mine)]))
 
     @property
@@ -73,7 +69,6 @@ def list_tasks(
     """Give every image a stem and the run its share.
 
     Args:
-        paths: all images.
         shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
             order of their arguments.
         subfolders: of images whose results lie in a sub-folder of the results, which one.
@@ -131,9 +126,6 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
 
     Args:
         predictor: an open predictor.
-        request: validated parameters.
-        listing: the images.
-        tiles: what was asked of large images.
     """
     # Above this size a TIFF is cut into tiles in place of being shrunken.
     cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)

@@ -19,7 +19,6 @@ def read_saved_mask(entry: Entry, folder: Path) -> Labels:
     """Read the mask of a photograph.
 
     Args:
-        entry: of a ledger; the image has a mask.
         folder: of the ledger, from which the entry's pictures are named.
 
     Returns:
@@ -39,9 +38,7 @@ def read_saved(entry: Entry, folder: Path, limits: ImageLimits) -> tuple[SourceI
     """Read the photograph and the mask of an earlier run.
 
     Args:
-        entry: of a ledger; the image has a mask.
         folder: of the ledger, from which the entry's pictures are named.
-        limits: of the photograph.
 
     Raises:
         ImageError: one of the two is gone, or cannot be read.

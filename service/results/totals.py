@@ -158,9 +158,6 @@ def total_of(records: Sequence[Mapping[str, Any]]) -> TotalCover:
 def valid_pixels(record: Mapping[str, Any]) -> int:
     """Count the pixels of which the covers in a record are shares.
 
-    Args:
-        record: of an image that has a mask.
-
     Returns:
         Those of a raster that hold data; all of a photograph.
     """

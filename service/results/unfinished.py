@@ -45,9 +45,6 @@ _MIB = 1 << 20
 def fingerprint(path: Path) -> str:
     """Tell a file from another of its name, without reading all of it.
 
-    Args:
-        path: the file.
-
     Returns:
         A digest of size, time of change and first bytes.
     """
@@ -58,14 +55,7 @@ def fingerprint(path: Path) -> str:
 
 
 def key_of(facts: object) -> str:
-    """Make a key of everything that a mask depends on.
-
-    Args:
-        facts: what JSON can hold.
-
-    Returns:
-        A digest.
-    """
+    """Make a key of everything that a mask depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -106,10 +96,6 @@ class UnfinishedRaster:
         """Open the folder, or make it.
 
         Args:
-            folder: the folder.
-            key: of everything that the mask depends on, the tiling apart.
-            tiling: wanted one.
-            layout: of the mask.
             resume: whether to go on with what lies there, if it has the same key.
             keep_tiling: whether another tiling than the wanted one may be gone on with.
             limited: whether larger tiles than the wanted ones would break a limit that the user set.
@@ -197,10 +183,6 @@ class UnfinishedRaster:
 
         Args:
             kind: `confidence`, `cleaned` or `measured`.
-            layout: of its values.
-
-        Returns:
-            The file.
         """
         name = f"{kind}.raw"
         if name not in _MORE:
@@ -241,12 +223,7 @@ class UnfinishedRaster:
             self._own.remove_folder()
 
     def reached(self, done: int, carry: Scores | None) -> None:
-        """Remember that tiles are done.
-
-        Args:
-            done: number of tiles.
-            carry: what the next one continues.
-        """
+        """Remember that tiles are done."""
         if carry is None:
             self._own.remove(self._carry_file(done))
         else:
@@ -262,7 +239,6 @@ class UnfinishedRaster:
 
         Args:
             kind: `map`, `confidence` or `polygons`.
-            suffix: with its dot.
 
         Returns:
             The name; `publish` and `open` take it.
@@ -289,24 +265,13 @@ class UnfinishedRaster:
         """Move a finished file out of the folder.
 
         Args:
-            name: of the file.
             destination: replaced if it exists.
-
-        Returns:
-            The destination.
         """
         self._own.publish(name, destination, within=self._within)
         return destination
 
     def open(self, name: str) -> BinaryIO:
-        """Open a finished file.
-
-        Args:
-            name: of the file.
-
-        Returns:
-            The file, for reading.
-        """
+        """Open a finished file."""
         return os.fdopen(self._own.open(name, os.O_RDONLY), "rb")
 
     def _open_lock(self, _path: str, _flags: int) -> int:

@@ -48,7 +48,6 @@ def estimate_accuracy(score: Score, sample: Sequence[SampleRow]) -> SurveyAccura
     """Estimate what a network does on a whole survey.
 
     Args:
-        score: of the pictures of the sample.
         sample: its rows, in the same order.
 
     Raises:

@@ -75,9 +75,6 @@ class Placement:
 def read_mask(picture: SurveyPicture) -> Labels:
     """Read the mask that `pseg predict` wrote.
 
-    Args:
-        picture: of a survey.
-
     Returns:
         Class indices `[H, W]`, of the picture's own size.
 
@@ -159,14 +156,9 @@ def labelme_record(
     mask again, pixel for pixel if outlines are not simplified: what lies in a hole comes after what lies around it.
 
     Args:
-        picture: of a survey.
         mask: class indices `[H, W]`.
         labels: one a class, in index order.
-        folder: of the file, from which the picture is named.
         simplify: tolerance of the outlines, in pixels; None: they follow the pixels.
-
-    Returns:
-        JSON values.
     """
     regions = sorted(
         ((index, outline) for index, outline in _outlines_of(mask, simplify) if index < len(labels)),
@@ -205,7 +197,6 @@ class CocoDataset:
 
         Args:
             labels: one a class, in index order.
-            folder: of the pictures, from which they are named.
         """
         self._folder = folder
         self._labels = labels
@@ -216,7 +207,6 @@ class CocoDataset:
         """Add a picture.
 
         Args:
-            picture: of a survey.
             mask: class indices `[H, W]`.
         """
         number, (height, width) = len(self._images) + 1, mask.shape
@@ -279,10 +269,6 @@ def taglab_dictionary(colors: Sequence[tuple[int, int, int]], labels: Sequence[s
 
     Args:
         colors: one a class, in index order.
-        labels: one a class.
-
-    Returns:
-        JSON values.
     """
     named = zip(colors, labels, strict=True)
     return {
@@ -308,9 +294,6 @@ def taglab_map(mask: Labels, colors: Sequence[tuple[int, int, int]]) -> bytes:
     Args:
         mask: class indices `[H, W]`.
         colors: one a class, in index order.
-
-    Returns:
-        PNG, RGB.
     """
     palette = np.zeros((int(mask.max()) + len(colors) + 1, 3), np.uint8)
     palette[: len(colors)] = colors
@@ -325,10 +308,8 @@ def labelled_points(
     """Read the labels of points off a mask.
 
     Args:
-        picture: of a survey.
         mask: class indices `[H, W]`.
         labels: one a class, in index order.
-        placement: of the points.
 
     Returns:
         The points, inside the region of interest where there is one; none where a pixel has no class.
@@ -390,9 +371,7 @@ def squidle_records(name: str, mask: Labels, points: Iterable[LabelledPoint]) ->
     """Write points under the names that Squidle+ gives the columns of annotations.
 
     Args:
-        name: of the picture's file, the key of the medium.
         mask: class indices `[H, W]`.
-        points: on it.
 
     Returns:
         JSON values; places are fractions of width and height, those of the centres of pixels.
@@ -412,9 +391,6 @@ def squidle_records(name: str, mask: Labels, points: Iterable[LabelledPoint]) ->
 
 def coralnet_csv(points: Iterable[tuple[str, LabelledPoint]]) -> bytes:
     """Write points as the table that CoralNet takes.
-
-    Args:
-        points: name of the picture's file, and point.
 
     Returns:
         UTF-8 CSV with the columns Name, Row, Column, Label; rows and columns are counted from 0 at the top left.

@@ -105,10 +105,6 @@ class Correction:
     def corrected(self, units: Sequence[UnitPictures], group: str) -> Values:
         """Correct the covers of a group.
 
-        Args:
-            units: of the group.
-            group: how messages call it.
-
         Returns:
             `float64[units, classes]`, whose mean is the corrected cover, and which vary as the estimate does. Single
             values are no covers: they may be below 0 or above 1.
@@ -154,7 +150,6 @@ def correction_from(
         confusion: `float64[classes, classes]`, shares of the survey: rows are labels, columns what was found.
         labelled: picture to `float64[classes]`, cover by its labels.
         found: picture to its cover as found, of the pixels or points that are labelled.
-        probabilities: picture to inclusion probability.
     """
     of_found = confusion.sum(axis=0)
     rates = np.where(of_found > 0, confusion / np.where(of_found > 0, of_found, 1), np.eye(len(confusion))).T
@@ -164,14 +159,6 @@ def correction_from(
 
 def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correction:
     """Read what `pseg evaluate --sample … --json` printed, and hold it against the survey that it is to correct.
-
-    Args:
-        path: of the JSON.
-        survey: what the ledgers say.
-        placed: how many of its pictures are summarized.
-
-    Returns:
-        The correction.
 
     Raises:
         OptionError: the labels are no probability sample, or not one of this survey, its network and its masks.

@@ -45,9 +45,6 @@ _REQUIRED: Final = (
 def read_header(path: Path) -> dict[str, Any]:
     """Read what people know of a set of pictures.
 
-    Args:
-        path: JSON object of iFDO's header fields.
-
     Raises:
         OptionError: it is none.
     """
@@ -69,7 +66,6 @@ def ifdo_record(
     """Describe pictures.
 
     Args:
-        pictures: of the survey.
         classes: in index order.
         header: what people know of the pictures; it counts before what is found here. `image-handle` is the beginning
             of the address of each picture.

@@ -54,7 +54,6 @@ def estimate_mean(units: Values, bounds: tuple[float, float], seed: int) -> Esti
     Args:
         units: `float64[n]`, one value a unit, at least one.
         bounds: the smallest and the largest value that the mean can have; the interval ends there.
-        seed: of the bootstrap.
     """
     return _estimate([units], bounds, seed)
 
@@ -66,7 +65,6 @@ def estimate_difference(later: Values, earlier: Values, bounds: tuple[float, flo
         later: `float64[n]`, one value a unit, at least one.
         earlier: `float64[m]`, whose mean is subtracted.
         bounds: the smallest and the largest difference that there can be; the interval ends there.
-        seed: of the bootstrap.
     """
     return _estimate([later, earlier], bounds, seed)
 

@@ -188,7 +188,6 @@ def columns_of(classes: Sequence[SurveyClass], what: str) -> list[str]:
 
     Args:
         classes: in index order.
-        what: the columns hold.
     """
     names: list[str] = []
     for index, each in enumerate(classes):

@@ -111,7 +111,6 @@ def place_pictures(
     """Find the place of every picture. The day of a picture without a date is that of its EXIF data.
 
     Args:
-        pictures: that have a mask.
         options: the table or the pattern; without either, only days are known.
         others: paths of images that have no mask, which the table may name, too.
 

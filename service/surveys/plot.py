@@ -57,9 +57,6 @@ class _Label:
 def covers_svg(summary: Summary) -> bytes:
     """Draw the covers.
 
-    Args:
-        summary: of a survey.
-
     Returns:
         SVG that needs nothing else. Lines join the dates of a group; bars are 95 % intervals.
     """

@@ -24,10 +24,6 @@ def write_points(path: Path, classes: Sequence[SurveyClass], pictures: Sequence[
     Args:
         path: a GeoPackage or a GeoJSON file; its suffix tells the format.
         classes: in index order.
-        pictures: of the survey.
-
-    Returns:
-        How many points there are.
 
     Raises:
         ImageError: the file cannot be written.

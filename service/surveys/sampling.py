@@ -43,12 +43,9 @@ def draw_sample(
     """Draw pictures without replacement.
 
     Args:
-        pictures: of the survey.
         classes: in index order.
         by: `random`: all pictures alike. `class` or `site`: as many of each dominant class or site, as far as there are
             so many. `confidence`: half of the sample evenly, the other half in proportion to 1 - mean confidence.
-        count: how many.
-        seed: of the draw.
 
     Returns:
         The pictures in the order of the survey.
@@ -91,9 +88,6 @@ def read_sample(path: Path) -> list[SampleRow]:
 
     Args:
         path: of the table; further columns do not matter.
-
-    Returns:
-        Its rows, each picture once.
 
     Raises:
         OptionError: it cannot be read, or is no such table.

@@ -124,10 +124,7 @@ def summarize_survey(
     quadrat of a transect counts once, and every unit of a group.
 
     Args:
-        found: what the ledgers say.
-        placed: the pictures at their places.
         per: what groups are made of; None: the site where it is known, otherwise nothing.
-        seed: of the bootstrap.
         correction: for what the network confuses; None: covers are as they were found.
 
     Raises:
@@ -294,9 +291,6 @@ def _change(
 def summary_record(summary: Summary) -> dict[str, Any]:
     """Write a summary as JSON values.
 
-    Args:
-        summary: of a survey.
-
     Returns:
         `unit`, `level`, `corrected`, `groups` and `changes`, each with one entry a class in `cover`, and `notes`.
         Shares are 0–1. Where covers are corrected, entries of groups have `mean_as_found` besides; where the area of
@@ -375,7 +369,6 @@ def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPictur
 
     Args:
         classes: in index order.
-        pictures: of the survey; those of one quadrat are averaged.
 
     Returns:
         UTF-8 CSV: place, number of pictures, image if it is one, and a column for each class: `cover_…` (0–1, as the

@@ -67,8 +67,6 @@ def run_steps(missing: str | None, ask: Ask = ask_child, whole_s: float = WHOLE_
     """Run all steps.
 
     Args:
-        missing: why there is no GPU; then nothing is run.
-        ask: runs a step within a limit.
         whole_s: seconds for all.
     """
     began = time.monotonic()

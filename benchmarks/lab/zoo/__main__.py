@@ -13,14 +13,7 @@ from benchmarks.lab.zoo.scenarios import CHECKOUT, INSTALLED, Scenario
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    """Read the command line.
-
-    Args:
-        given: what follows the name of the module.
-
-    Returns:
-        What was asked for.
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.zoo", description=__doc__)
     parser.add_argument("--paddleseg", type=Path, metavar="DIR", help="measure the configurations of this checkout")
     parser.add_argument("--only", help="names of networks, separated by commas")
@@ -37,7 +30,6 @@ def chosen(scenarios: Iterable[Scenario], only: str | None) -> list[Scenario]:
     """Find the networks that are asked for.
 
     Args:
-        scenarios: all of the set.
         only: names, separated by commas; None: all.
 
     Returns:
@@ -59,8 +51,6 @@ def measure(store: Store, scenarios: Iterable[Scenario], options: argparse.Names
     """Measure what is due, one network after the other, and store each result at once.
 
     Args:
-        store: the folder of results.
-        scenarios: what to measure.
         options: `paddleseg`, `redo`, `retry` and `timeout`.
     """
     for scenario in scenarios:
@@ -75,11 +65,7 @@ def measure(store: Store, scenarios: Iterable[Scenario], options: argparse.Names
 
 
 def main(given: list[str]) -> None:
-    """Measure and write.
-
-    Args:
-        given: what follows the name of the module.
-    """
+    """Measure and write."""
     options = arguments(given)
     store = Store(options.results)
     if options.paddleseg is not None:

@@ -100,11 +100,7 @@ class Store:
         return result if result.key == key_of(scenario) else None
 
     def write(self, scenario: Scenario, measurement: Measurement, seconds: float) -> Result:
-        """Keep a result, in one step.
-
-        Args:
-            measurement: takes the place of an earlier one.
-        """
+        """Keep a result, in one step."""
         result = Result(scenario.name, key_of(scenario), measurement, round(seconds, 1))
         path = self._path(scenario)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -143,9 +143,6 @@ def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float
 def telling_line(text: str) -> str:
     r"""Find the line of a message that says what is wrong.
 
-    Args:
-        text: what a command said, perhaps over many lines.
-
     Returns:
         The last line that names an error, or the first that is not empty; without paths.
 

@@ -49,7 +49,6 @@ def adopt_statistics(network: "Layer", side: int = 128) -> None:
     With Paddle's momentum of 0.9 they linger.
 
     Args:
-        network: changed in place; in evaluation mode afterwards.
         side: of the pictures that it sees, in pixels.
     """
     import paddle

@@ -163,7 +163,6 @@ def decode_jpeg(content: JpegContent, image: JpegImageFile, wanted: tuple[int, i
 
     Args:
         image: opened from its pixels; is loaded.
-        wanted: the least width and height.
 
     Raises:
         ValueError: pixels are missing, because scans are missing or end too early.

@@ -60,7 +60,6 @@ class BoundSession:
         """Take over a session, which other streams may use as well unless graphs are recorded.
 
         Args:
-            ort: ONNX Runtime.
             session: an `InferenceSession`.
             device: of inputs and outputs, as ONNX Runtime calls it: `cuda` or `cpu`, and its number.
             graph: whether the session records CUDA graphs.
@@ -78,15 +77,7 @@ class BoundSession:
         return self._session.get_providers()
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run once.
-
-        Args:
-            names: of the outputs that are wanted; no others are copied.
-            feeds: a tensor for every input.
-
-        Returns:
-            The outputs, which the caller owns.
-        """
+        """Run once."""
         key = (*names, *((name, tensor.shape) for name, tensor in feeds.items()))
         places = self._places.get(key)
         if places is None:

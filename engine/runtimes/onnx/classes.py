@@ -45,9 +45,6 @@ class Scores:
 def scores_of(path: Path) -> Scores | None:
     """Find out whether classes can be told inside of a model.
 
-    Args:
-        path: the ONNX file.
-
     Returns:
         The output that the file declares, if it is the only one: float32[N, 2 to 256 classes, H, W]; else None.
     """
@@ -75,7 +72,6 @@ def with_classes(path: Path, scores: Scores) -> bytes:
     """Append the argmax to a model.
 
     Args:
-        path: the ONNX file.
         scores: from `scores_of`.
 
     Returns:

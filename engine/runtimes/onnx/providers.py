@@ -69,9 +69,6 @@ def library_conflict() -> str | None:
 def load_library() -> Any:
     """Import ONNX Runtime.
 
-    Returns:
-        The module.
-
     Raises:
         RuntimeUnavailableError: it is not installed, or installed twice.
     """
@@ -88,14 +85,7 @@ def load_library() -> Any:
 
 
 def remedy(provider: Provider) -> str:
-    """Say what has to be installed for a provider.
-
-    Args:
-        provider: the execution provider.
-
-    Returns:
-        What to do.
-    """
+    """Say what has to be installed for a provider."""
     if provider is Provider.CPU:
         return "install the extra `onnx`"
     packages = how_to_install(tensorrt=provider is Provider.TENSORRT)
@@ -104,10 +94,6 @@ def remedy(provider: Provider) -> str:
 
 def require_provider(provider: Provider, device_id: int = 0) -> None:
     """Find out whether ONNX Runtime, the provider, the GPU and the libraries that it needs are there.
-
-    Args:
-        provider: the execution provider.
-        device_id: number of the GPU.
 
     Raises:
         RuntimeUnavailableError: something is absent; the message names it.
@@ -145,10 +131,6 @@ def _open_gpu_libraries(ort: Any, provider: Provider) -> None:
 def is_plugin(ort: Any, provider: Provider) -> bool:
     """Tell whether a provider comes from a plugin here.
 
-    Args:
-        ort: ONNX Runtime.
-        provider: the execution provider.
-
     Returns:
         Whether it is not built in, and there is a plugin for it that is installed.
     """
@@ -161,7 +143,6 @@ def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
     """Register a plugin once per process and list the devices that it offers.
 
     Args:
-        ort: ONNX Runtime.
         provider: one of `PLUGINS`.
 
     Returns:
@@ -202,10 +183,7 @@ def create_session(ort: Any, model: Path | bytes, plan: SessionPlan, options: On
     """Create a session that runs on what was asked for, or fails.
 
     Args:
-        ort: ONNX Runtime.
         model: the ONNX file, by a name that the library takes, or what is in it.
-        plan: what the session is created with.
-        options: provider and number of the GPU.
 
     Returns:
         An `InferenceSession`.
@@ -251,9 +229,6 @@ def _numbered(plugin: PluginDevices, options: OnnxOptions) -> Any:
 
 def first_line(error: Exception) -> str:
     """Shorten what ONNX Runtime says.
-
-    Args:
-        error: any.
 
     Returns:
         Its first line that is not empty; else its class.

@@ -40,10 +40,6 @@ class OnnxRuntime(Runtime):
         Under TensorRT that run has the profile's own shape. Without a profile TensorRT builds an engine for each new
         range of shapes, so that the first image is the first run.
 
-        Args:
-            model: the ONNX file.
-            options: provider, precision, threads.
-
         Raises:
             RuntimeUnavailableError: onnxruntime, the provider, the GPU or a library is absent.
             ModelLoadError: the library refuses the model, or its first run fails, or INT8 is not of the GPU's kind.

@@ -81,13 +81,6 @@ def session_count(options: OnnxOptions) -> int:
 def shape_text(name: str, shape: Shape) -> str:
     """Write a shape as TensorRT's provider reads it.
 
-    Args:
-        name: the input.
-        shape: its shape.
-
-    Returns:
-        The setting's text.
-
     >>> shape_text("x", (1, 3, 512, 640))
     'x:1x3x512x640'
     """
@@ -105,11 +98,7 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
     scores TensorRT takes; the other three operators are what the provider leaves out by itself.
 
     Args:
-        options: precision, min-subgraph-size, memory, profile.
         cache_folder: where engines and timings are kept; None keeps none.
-
-    Returns:
-        Provider settings.
     """
     settings = {
         "device_id": str(options.device_id),
@@ -140,12 +129,8 @@ def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni
     """Decide everything that a session is created with.
 
     Args:
-        options: what was asked for.
         cache_folder: of engines, from `engine_folder`.
         vnni: whether the processor sums products of 8-bit numbers exactly.
-
-    Returns:
-        The plan.
 
     Raises:
         ValueError: the provider is OpenVINO, which is loaded elsewhere.

@@ -30,9 +30,6 @@ def require_whole_model(path: Path) -> None:
 
     Tensors in other files are neither in the bundle's digest nor unpacked with it, and may point anywhere.
 
-    Args:
-        path: the ONNX file.
-
     Raises:
         ModelLoadError: the file is no protocol buffer or nested too deeply, or a tensor lies in another file.
     """

@@ -27,9 +27,6 @@ def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
     Args:
         program: content of `model.json`.
 
-    Returns:
-        Inputs and outputs.
-
     Raises:
         ModelLoadError: the text is no PIR program.
     """
@@ -157,9 +154,6 @@ def require_whole_weights(model: PaddleModel) -> None:
 
     Source: paddle 3.2, ``phi/core/framework/dense_tensor_serialize.cc``: version, level of detail, version, length of
     the description, description (framework.proto), values; one tensor after the other.
-
-    Args:
-        model: program and weights.
 
     Raises:
         ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes.

@@ -30,7 +30,6 @@ class Message:
         """Find the fields of one number that have a length.
 
         Args:
-            number: of the fields.
             message: first byte and end of the message that they lie in; None: the whole file.
 
         Yields:
@@ -50,11 +49,7 @@ class Message:
         """Read the fields of one number as texts.
 
         Args:
-            number: of the fields.
             message: first byte and end of the message that they lie in.
-
-        Yields:
-            Each text.
         """
         for first, last in self.fields(number, message):
             yield self.content[first:last].decode(errors="backslashreplace")
@@ -64,11 +59,7 @@ def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
     """Read something from a file that is a message.
 
     Args:
-        path: the file.
         read: finds it; it may end an iteration where a part is missing.
-
-    Returns:
-        What was found.
 
     Raises:
         ValueError: the file is no message, or a part is missing.
@@ -83,9 +74,6 @@ def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
 def require_program_size(path: Path) -> None:
     """Refuse to read a program that is larger than any network's without its weights.
 
-    Args:
-        path: the file.
-
     Raises:
         ValueError: it is.
     """
@@ -97,7 +85,6 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
     """Walk over a message and find its messages, texts and bytes.
 
     Args:
-        content: the file.
         start: first byte of the message.
         end: first byte after it.
 
@@ -130,8 +117,6 @@ def fields_numbered(content: mmap, number: int, message: tuple[int, int]) -> Ite
     """Find the fields of one number in a message.
 
     Args:
-        content: the file.
-        number: of the field; it has a length.
         message: first byte of the message, and first byte after it.
 
     Returns:
@@ -172,7 +157,6 @@ def whole_numbers(content: mmap, start: int, end: int) -> Iterator[tuple[int, in
     """Walk over a message and find its whole numbers.
 
     Args:
-        content: the file.
         start: first byte of the message.
         end: first byte after it.
 

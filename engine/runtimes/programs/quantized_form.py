@@ -52,9 +52,6 @@ def symmetric_problem(path: Path) -> str | None:
 def require_symmetric(path: Path) -> None:
     """Refuse an INT8 model that was made for CPUs.
 
-    Args:
-        path: the ONNX file.
-
     Raises:
         ModelLoadError: it is not symmetric; the message says how to make one that is.
     """

@@ -12,7 +12,6 @@ def group_folders(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_
 
     Args:
         controller: of version 1, such as `cpu` or `memory`; version 2 has one folder for all.
-        own: the list of groups that this process belongs to.
 
     Yields:
         Version of the control group, 1 or 2, and the folder. Not every folder exists or holds a limit: inside of a

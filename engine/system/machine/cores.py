@@ -49,9 +49,6 @@ def quota_of_v1(quota_us: int | None, period_us: int | None) -> float | None:
 def quota_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
     """Find the tightest CPU quota of this process's control group and the groups above it, version 1 or 2.
 
-    Args:
-        own: the list of groups that this process belongs to.
-
     Returns:
         Cores, or None where nothing limits the process.
     """
@@ -70,9 +67,6 @@ def _quota_in(version: int, folder: Path) -> float | None:
 
 def usable_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Count the cores that this process may use: affinity, cut to the quota rounded up.
-
-    Args:
-        own: the list of groups that this process belongs to.
 
     Returns:
         At least 1.

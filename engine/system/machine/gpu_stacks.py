@@ -52,9 +52,6 @@ PADDLE_INDEX = "https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 def how_to_install(*, tensorrt: bool = False) -> str:
     """Say what has to be installed for ONNX Runtime on a GPU.
 
-    Args:
-        tensorrt: with TensorRT.
-
     Returns:
         One requirement, or two, for each version of CUDA.
 
@@ -69,10 +66,6 @@ def how_to_install(*, tensorrt: bool = False) -> str:
 
 
 def how_to_install_paddle() -> str:
-    """Say what has to be installed for Paddle on a GPU.
-
-    Returns:
-        The requirement and its index.
-    """
+    """Say what has to be installed for Paddle on a GPU."""
     requirement = next(each.paddle for each in GPU_STACKS if each.paddle is not None)
     return f"install '{requirement}' from {PADDLE_INDEX} in place of paddlepaddle"

@@ -52,11 +52,7 @@ class Host:
 
 
 def this_processor() -> tuple[str, ...]:
-    """Name what decides which kernels run on the CPU.
-
-    Returns:
-        The processor's model, then its telling flags.
-    """
+    """Name what decides which kernels run on the CPU."""
     processor = cpu_information(_PROCESSORS.read_text(encoding="utf-8"))
     return (processor_model(processor), *telling_flags(processor_flags(processor)))
 

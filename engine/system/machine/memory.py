@@ -36,9 +36,6 @@ def return_freed_memory() -> None:
 def memory_limit_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Find how much memory this process may use before the kernel ends it.
 
-    Args:
-        own: the list of groups that this process belongs to.
-
     Returns:
         Bytes: the machine's memory, or the tightest limit of the process's control group and the groups above it,
         version 1 or 2, if that is less. What others use of it is not deducted.
@@ -52,11 +49,7 @@ def memory_limit_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> 
 
 
 def available_memory_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
-    """Find out how much memory can still be had: the machine's, cut to what the control groups leave.
-
-    Args:
-        own: the list of groups that this process belongs to.
-    """
+    """Find out how much memory can still be had: the machine's, cut to what the control groups leave."""
     groups = list(group_folders("memory", root=root, own=own)) or [(2, root)]
     free = [_left(version, folder) for version, folder in groups]
     return max(0, min([kernel_bytes(_MEMORY, "MemAvailable"), *(each for each in free if each is not None)]))

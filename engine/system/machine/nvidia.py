@@ -87,9 +87,6 @@ class _Uuid(ctypes.Structure):
 def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
     """Ask the driver for its GPUs.
 
-    Args:
-        load: opens a library.
-
     Returns:
         In the order of CUDA, which CUDA_VISIBLE_DEVICES decides; at least one.
 
@@ -173,13 +170,6 @@ def visible_gpus() -> tuple[Gpu, ...]:
 def require_gpu(index: int, gpus: Callable[[], Sequence[Gpu]] = visible_gpus) -> Gpu:
     """Find the GPU that was asked for.
 
-    Args:
-        index: as CUDA counts.
-        gpus: lists those that are there.
-
-    Returns:
-        The GPU.
-
     Raises:
         RuntimeUnavailableError: there is no driver, no GPU, or none of that number.
     """
@@ -196,10 +186,6 @@ class _Memory(ctypes.Structure):
 
 def used_memory_bytes(gpu: Gpu, load: Load = ctypes.CDLL) -> int:
     """Ask the driver's management library for the memory of a GPU that is in use, by all processes together.
-
-    Args:
-        gpu: which one.
-        load: opens a library.
 
     Returns:
         Bytes.
@@ -279,9 +265,6 @@ def load_globally(name: str) -> object:
     Args:
         name: file name, or path.
 
-    Returns:
-        The library.
-
     Raises:
         OSError: it cannot be opened.
     """
@@ -292,10 +275,8 @@ def open_libraries(names: Iterable[str], package: str | None, remedy: str, load:
     """Open libraries for the whole process, so that what needs them later finds them.
 
     Args:
-        names: file names, with their version.
         package: Python package that may hold them; else, and for None, the linker looks where it always does.
         remedy: what to do if one is missing.
-        load: opens a library.
 
     Raises:
         RuntimeUnavailableError: one is missing; the message names it.

@@ -33,8 +33,6 @@ class PinnedMemory:
         """Open CUDA's runtime library.
 
         Args:
-            device_id: number of the GPU.
-            load: opens a library by name; raises OSError.
             most_bytes: that may be pinned; beyond it arrays have ordinary memory, which is slower.
 
         Raises:
@@ -51,14 +49,6 @@ class PinnedMemory:
 
     def fetch(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Copy a tensor.
-
-        Args:
-            address: in the GPU's memory.
-            shape: of the tensor.
-            dtype: of the tensor.
-
-        Returns:
-            The copy.
 
         Raises:
             InferenceError: CUDA cannot copy it.

@@ -34,7 +34,6 @@ class LimitedClient(httpx.Client):
         """Send a request until it is answered, or the retries are used up.
 
         Args:
-            request: its body can be sent again.
             stream: whether the caller reads the answer piece by piece.
             **options: as `httpx` takes them.
 

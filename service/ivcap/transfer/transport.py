@@ -376,7 +376,6 @@ def limited_requests(
     """Impose limits on all requests that `requests` sends, by whichever library.
 
     Args:
-        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
         hosts: which hosts may be asked.
 
@@ -397,7 +396,6 @@ def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests
     """Make a session whose requests are limited.
 
     Args:
-        policy: limits of time, and retries.
         sizes: limits of bodies; None: the usual ones.
     """
     session = requests.Session()
