@@ -120,7 +120,7 @@ def test_pack_writes_it_and_inspect_shows_it(tmp_path: Path, bundle: Path) -> No
     assert "--ignore-bundle-cleanup: the bundle states no" in pseg_error(
         "pack", bundle, *plain, "--ignore-bundle-cleanup"
     )
-    assert "no class of this bundle" in pseg_error("pack", bundle, *plain, "--keep-classes", "mud")
+    assert "not a class of this bundle" in pseg_error("pack", bundle, *plain, "--keep-classes", "mud")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_pack_writes_it_and_inspect_shows_it(tmp_path: Path, bundle: Path) -> No
         ({"min_area": "0px"}, "cleanup.min_area: 0px: give an area"),
         ({"min_area": "9" * 400 + "px"}, "cleanup.min_area"),
         ({"min_area": 50}, "cleanup.min_area"),
-        ({"keep_classes": "mud"}, "cleanup.keep_classes: mud is no class of this bundle"),
+        ({"keep_classes": "mud"}, "cleanup.keep_classes: mud is not a class of this bundle"),
         ({"keep_classes": "a" * 2000}, "cleanup.keep_classes"),
         ({"min-area": "50px"}, "cleanup.min-area"),
         ({"ignore_bundle_cleanup": True}, "cleanup.ignore_bundle_cleanup"),

@@ -588,7 +588,7 @@ def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     (record,) = outcome.records
     assert list(record) == [
         *("name", "source", "digest", "derived_from", "lineage", "license", "classes", "transforms", "paddle", "onnx"),
-        *("declared", "profile", "statistics", "multilabel", "warnings"),
+        *("declared", "profile", "statistics", "multilabel", "cleanup", "warnings"),
     ]
     assert record["name"] == "strongest-band"
     assert [each["name"] for each in record["classes"]] == ["red", "green", "blue"]

@@ -405,6 +405,8 @@ def test_the_description_names_every_parameter_with_its_default(platform: Platfo
         "median": ("int", None),
         "fill-holes": ("bool", None),
         "min-area": ("string", None),
+        "ignore-bundle-cleanup": ("bool", None),
+        "simplify": ("string", None),
         "overlay": ("option", "fill"),
         "overlay-strength": ("float", None),
         "tile": ("bool", None),

@@ -186,6 +186,8 @@ def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:
         "median": None,
         "fill-holes": False,
         "min-area": None,
+        "ignore-bundle-cleanup": False,
+        "simplify": None,
         "roi": None,
         "quadrat-size": None,
         "exclude-class": None,

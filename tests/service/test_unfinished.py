@@ -123,7 +123,7 @@ def test_a_disk_too_small_for_mask_and_confidence_is_told_before_the_work(
         return room
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    status, said = segment(bundle, tmp_path, "--save", "mask", "--save", "confidence")
+    status, said = segment(bundle, tmp_path, "--save", "mask,confidence")
     assert status == ExitStatus.INCOMPLETE
     assert "write the results to a larger disk" in said
     assert not (tmp_path / "out" / FOLDER).exists()

@@ -32,8 +32,9 @@ READ = frozenset(
 )
 NO_FILE = frozenset(
     (
-        "save device image max_memory bands scales shard address size name page exclude label_values pattern per "
-        "scale_range exclude_class keep_classes min_area quadrat_size labels grid label_names unlabelled"
+        "save device image max_memory gpu_memory_limit simplify bands scales shard address size name page exclude "
+        "label_values pattern per scale_range exclude_class keep_classes min_area quadrat_size labels grid label_names "
+        "unlabelled"
     ).split()
 )
 OF_ITS_OWN = frozenset({"cache_dir"})
