@@ -254,11 +254,16 @@ def job_on(platform: JobPlatform, clone: Clone, bundle: Path) -> str:
         put = platform.artifacts.pop(platform.put(f"{len(platform.artifacts)}.png", content))
         put.urn = urn
         platform.artifacts[urn] = put
+    # Also where the service is the one for GPUs, which this machine may lack.
+    request = {**EXAMPLE, "device": "cpu"}
     (clone.folder / "job.json").write_text(
-        json.dumps({"id": "urn:ivcap:job:1", "in-content-type": "application/json", "in-content": dict(EXAMPLE)})
+        json.dumps({"id": "urn:ivcap:job:1", "in-content-type": "application/json", "in-content": request})
     )
-    (clone.folder / "request.json").write_text(json.dumps(dict(EXAMPLE)))
+    (clone.folder / "request.json").write_text(json.dumps(request))
     return "job.json"
+
+
+PROJECTS = pytest.mark.parametrize("project", [(), ("-P", "deploy/gpu")], ids=["cpu", "gpu"])
 
 
 def require_masks(platform: JobPlatform) -> None:
@@ -268,8 +273,11 @@ def require_masks(platform: JobPlatform) -> None:
 
 
 @pytest.mark.long
-def test_run_does_a_job_with_the_artifacts_of_the_platform(clone: Clone, platform: JobPlatform, bundle: Path) -> None:
-    ended = clone.poetry("ivcap", "run", "--", "--test-file", job_on(platform, clone, bundle))
+@PROJECTS
+def test_run_does_a_job_with_the_artifacts_of_the_platform(
+    clone: Clone, platform: JobPlatform, bundle: Path, project: tuple[str, ...]
+) -> None:
+    ended = clone.poetry(*project, "ivcap", "run", "--", "--test-file", job_on(platform, clone, bundle))
     assert '"succeeded": 2' in ended.stdout, ended.stdout + ended.stderr
     require_masks(platform)
     assert TOKEN not in ended.stdout + ended.stderr
@@ -287,9 +295,12 @@ def test_the_container_does_a_job_with_the_artifacts_of_the_platform(
 
 
 @pytest.mark.long
-def test_a_job_is_executed_by_the_worker_that_is_registered(clone: Clone, platform: JobPlatform, bundle: Path) -> None:
+@PROJECTS
+def test_a_job_is_executed_by_the_worker_that_is_registered(
+    clone: Clone, platform: JobPlatform, bundle: Path, project: tuple[str, ...]
+) -> None:
     job_on(platform, clone, bundle)
-    with clone.start("ivcap", "job-exec", "request.json", "--", "--timeout", "0") as waiting:
+    with clone.start(*project, "ivcap", "job-exec", "request.json", "--", "--timeout", "0") as waiting:
         while not platform.jobs and waiting.poll() is None:
             time.sleep(0.05)
         worker = subprocess.run(
