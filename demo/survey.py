@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures, made if absent")
     parser.add_argument("--labels", type=Path, help="folder for the exact labels")
     options = parser.parse_args(arguments)
+    for folder in (options.out, options.labels):
+        if folder is not None and folder.is_dir() and any(folder.iterdir()):
+            parser.error(f"{folder} is not empty, and would hold pictures of two surveys: name another folder")
     render_survey(options.out, options.labels)
     print(f"{len(list(options.out.rglob('*.jpg')))} pictures -> {options.out}")
 

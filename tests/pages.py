@@ -27,10 +27,11 @@ def _commands(block: str) -> Iterator[str]:
     for line in block.splitlines():
         held.append(line)
         text = "\n".join(held)
-        is_open = line.rstrip().endswith(("\\", "|")) or (held[0].startswith("for ") and line != "done")
+        is_open = line.rstrip().endswith(("\\", "|")) or (held[0].startswith("for ") and not line.endswith("done"))
         if not is_open:
             held.clear()
             yield text
+    assert not held, f"a command that does not end: {held}"
 
 
 def words(command: str) -> str:

@@ -11,8 +11,9 @@ from engine.system.files import write_atomically
 from engine.system.text import legible
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
-from service.commands.terminal import ExitStatus, say, tell
+from service.commands.terminal import ExitStatus, flag_of, say, tell
 from service.request import require_apart, require_writable_file, written_by
+from service.surveys.correction import rules_correction_out
 from service.surveys.pictures import read_pictures
 from service.surveys.places import SurveyOptions, place_pictures
 from service.surveys.sampling import By, draw_sample, sample_csv
@@ -66,6 +67,12 @@ def sample(
     require_writable_file(options.out)
     write_atomically(options.out, sample_csv(drawn))
     tell(f"{len(drawn)} of {len(placed.pictures)} pictures -> {legible(str(options.out))}")
+    for name in rules_correction_out(found):
+        say(
+            f"the covers are those of {flag_of(name)}: labels can say how good they are, and cannot correct them; for "
+            "a correction, predict without this option and draw again",
+            "red",
+        )
     left_out = {"failed": len(found.failures), "missing": found.missing, "without a place": len(placed.unplaced)}
     for what, number in left_out.items():
         if number:

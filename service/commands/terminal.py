@@ -386,9 +386,10 @@ def shown_share(cover: Mapping[str, Any]) -> str:
 def tell_missed(regions: int) -> None:
     """Tell on stderr how many regions of interest were not found, if any."""
     if regions:
+        found = "1 region of interest was" if regions == 1 else f"{regions} regions of interest were"
         say(
-            f"{regions} regions of interest were not found: the masks and the cover of the whole images are there, the "
-            "cover inside of the regions is not",
+            f"{found} not found: the masks and the covers of the whole images are written, the covers inside the "
+            "regions are not",
             "red",
         )
 

@@ -176,11 +176,23 @@ def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correcti
         {image: np.array(each[name], np.float64) for image, each in sampled.items()}
         for name in ("labelled_cover", "found_cover")
     )
+    if all(np.array_equal(labelled[image], found[image]) for image in sampled):
+        raise OptionError(
+            f"{path}: the labels of all {len(sampled)} pictures are what the network found, which says nothing of it: "
+            "people have to correct them before they are evaluated",
+            option=_OPTION,
+        )
     probabilities = {image: each["inclusion_probability"] for image, each in sampled.items()}
     whole = {image for image, each in sampled.items() if each["whole"]}
     _require_evaluated(path, result["provenance"], survey, found, whole)
     _require_all_drawn_from(path, list(sampled.values()), placed)
     return correction_from(confusion, labelled, found, probabilities)
+
+
+def rules_correction_out(survey: SurveyPictures) -> list[str]:
+    """Name the options of the runs whose covers no labels can correct."""
+    asked = [_measuring(each.entry.record["provenance"]) for each in survey.pictures]
+    return [name for name in ("exclude_class", "unsure") if any(name in each for each in asked)]
 
 
 def _require_evaluated(
@@ -211,9 +223,13 @@ def _require_evaluated(
             )
 
 
+def _measuring(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(provenance.get("measuring") or {})}
+
+
 def _deciding(provenance: Mapping[str, Any]) -> list[Any]:
     """What decides on the class of a pixel; neither the temperature nor who asked for a clean-up does."""
-    measuring: dict[str, Any] = {**(provenance.get("measuring") or {})}
+    measuring = _measuring(provenance)
     for name in ("temperature", "from_bundle"):
         measuring.pop(name, None)
     return [measuring, *(provenance.get(name) for name in ("model", "averaging", "scale_range"))]

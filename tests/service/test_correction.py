@@ -212,3 +212,14 @@ def test_labels_that_people_chose_correct_nothing(dive: Path, bundle: Path) -> N
     outcome = pseg("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", dive / "picked.json")
     assert outcome.status == ExitStatus.WRONG_REQUEST
     assert "draw pictures with `pseg sample`, label them, and evaluate with --sample" in outcome.stderr
+
+
+def test_labels_that_nobody_corrected_correct_nothing(dive: Path, bundle: Path) -> None:
+    sample, annotations = dive / "sample.csv", dive / "annotations"
+    assert pseg("sample", dive / "o", "--count", 12, "--by", "random", "--out", sample).status == 0
+    assert pseg("annotate", dive / "o", "--sample", sample, "--format", "labelme", "--out", annotations).status == 0
+    labels = "--annotations", annotations, "--allow-missing-classes"
+    outcome = pseg("evaluate", bundle, "--sample", sample, *labels, "--json")
+    (dive / "evaluation.json").write_text(outcome.stdout)
+    told = pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", dive / "evaluation.json")
+    assert "the labels of all 12 pictures are what the network found" in told

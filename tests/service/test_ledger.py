@@ -319,7 +319,7 @@ def test_the_report_holds_all_images(bundle: Path, photos: Path, tmp_path: Path)
     pseg(*command, "--resume", "--report", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "5 of 5 images segmented" in page
-    assert "segmented earlier or elsewhere" not in page
+    assert "another run segmented" not in page
     assert page.count("<article") == 5
 
 

@@ -66,6 +66,14 @@ def test_what_cannot_be_drawn_is_said(masks: Path) -> None:
     assert "know the confidence of 0 of 9" in pseg_error("sample", masks, "--count", 3, "--by", "confidence")
 
 
+def test_covers_that_no_labels_can_correct_are_named_when_the_sample_is_drawn(tmp_path: Path, bundle: Path) -> None:
+    halves(tmp_path / "a.png")
+    assert pseg("predict", bundle, tmp_path / "a.png", "--out", tmp_path / "o", "--exclude-class", "blue").status == 0
+    drawn = pseg("sample", tmp_path / "o", "--count", 1, "--by", "random", "--out", tmp_path / "sample.csv")
+    assert drawn.status == 0
+    assert "the covers are those of --exclude-class" in " ".join(drawn.stderr.split())
+
+
 @pytest.mark.parametrize("by", ["class", "confidence"])
 def test_pictures_are_drawn_as_often_as_their_probability_says(masks: Path, by: Any) -> None:
     found = read_pictures([masks / "ledger.jsonl"])
