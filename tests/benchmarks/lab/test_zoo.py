@@ -137,6 +137,18 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results")])
 
 
+def test_a_package_that_is_missing_is_no_result_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "engine.errors.RuntimeUnavailableError: PaddleSeg cannot be imported (No module named 'skimage')"
+
+    def stopped(*_arguments: object, **_options: object) -> Measurement:
+        return Measurement(stopped_at="weights", error=missing)
+
+    monkeypatch.setattr("benchmarks.lab.zoo.__main__.run", stopped)
+    with pytest.raises(SystemExit, match="skimage"):
+        main(["--only", "ENet", "--results", str(tmp_path), "--page", str(tmp_path / "zoo.md")])
+    assert Store(tmp_path).read(scenario("ENet")) is None
+
+
 @pytest.mark.long
 def test_one_network_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shared = ["--only", "PPHumanSegLite", "--results", str(tmp_path / "results")]
