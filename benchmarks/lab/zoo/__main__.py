@@ -10,6 +10,7 @@ from benchmarks.lab.zoo.page import Row, page
 from benchmarks.lab.zoo.results import Store
 from benchmarks.lab.zoo.runner import TIMEOUT_S, run
 from benchmarks.lab.zoo.scenarios import CHECKOUT, INSTALLED, Scenario
+from engine.errors import RuntimeUnavailableError
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -59,6 +60,8 @@ def measure(store: Store, scenarios: Iterable[Scenario], options: argparse.Names
             continue
         started = time.monotonic()
         measurement = run(scenario, options.paddleseg, timeout_s=options.timeout)
+        if RuntimeUnavailableError.__name__ in measurement.error:  # says nothing of the network
+            sys.exit(measurement.error)
         result = store.write(scenario, measurement, time.monotonic() - started)
         sys.stdout.write(f"{scenario.name}: {measurement.verdict} ({result.seconds:g} s) {measurement.error}\n")
         sys.stdout.flush()

@@ -274,11 +274,19 @@ CHECKOUT: tuple[Scenario, ...] = tuple(
 
 _CANNY = "it runs OpenCV's Canny on the picture in the middle of the network, which Paddle cannot trace."
 _EXTENSION = "its attention runs in `ms_deform_attn`, a CUDA extension that is no part of Paddle."
+_UNPOOLING = (
+    "its unpooling puts each value where the pooling found it, so that rounding moves values by whole pixels: noise of "
+    "a thousandth of a grey level in the picture changes Paddle's own logits by as much."
+)
 EXCEPTIONS: Mapping[str, str] = {
     "GSCNN": _CANNY,
     "gscnn": _CANNY,
     "UPerNetViTAdapter": _EXTENSION,
     "vit_adapter": _EXTENSION,
+    "ENet": _UNPOOLING,
+    "enet": _UNPOOLING,
+    "SegNet": _UNPOOLING,
+    "segnet": _UNPOOLING,
     "stfpm": "it looks for anomalies and has one class; `pseg export` takes segmentations, which have at least two.",
 }
-"""Families that do not pass, and why; a test shows each error."""
+"""Families that do not pass, and why; a test shows each."""

@@ -26,7 +26,7 @@ _SEED = 7
 _SIDES = (128, 512)
 _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
-_MOST_TRIED, _GROWTH = 4, 100
+_MOST_TRIED, _ROUNDS, _GROWTH = 4, 6, 100
 
 
 def noise(side: int = 128) -> Tensor:
@@ -65,8 +65,9 @@ def adopt_statistics(network: "Layer", side: int = 128) -> None:
 def balance(network: "Layer", class_count: int, side: int) -> None:
     """See to it that a second class wins somewhere.
 
-    Each class loses its median score by way of the last bias. Where no bias does that, as in MaskFormer, the last
-    weights grow until the queries prefer different classes.
+    Each class loses its median score by way of the last bias. In MaskFormer, whose scores are sums of the masks of
+    queries, weighted by probabilities that have a bias of one more class, it loses the logarithm, and the last layer,
+    which draws the masks, grows until they differ.
 
     Args:
         network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
@@ -91,16 +92,23 @@ def balance(network: "Layer", class_count: int, side: int) -> None:
         gain = (scores() - before).mean(axis=(0, 2, 3))
         return (bias - medians / np.where(np.abs(gain) < np.float32(0.01), 1, gain)).astype(np.float32)
 
+    def without_logarithms(bias: NDArray[np.float32], parameter: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        for last in parameters[:2]:
+            last.set_value(last.numpy() * np.float32(_GROWTH))
+        for _ in range(_ROUNDS):
+            logarithms = np.log(np.median(scores(), axis=(0, 2, 3)))
+            bias = (bias - np.append(logarithms - logarithms.mean(), 0)).astype(np.float32)
+            parameter.set_value(bias)
+        return bias
+
     parameters = [each for _, each in reversed(list(network.named_parameters()))]
-    biases = [each for each in parameters if list(each.shape) == [class_count]]
-    weights = [each for each in parameters if len(each.shape) == 2 and each.shape[1] in {class_count, class_count + 1}]
-    for parameter in (*biases[:_MOST_TRIED], *weights[:_MOST_TRIED]):
-        kept = parameter.numpy()
-        changed = without_medians(kept, parameter) if kept.ndim == 1 else kept * np.float32(_GROWTH)
-        parameter.set_value(changed)
-        if _second_cover(scores()) >= _SMALLEST_COVER:
-            return
-        parameter.set_value(kept)
+    for length, balanced in ((class_count, without_medians), (class_count + 1, without_logarithms)):
+        for parameter in [each for each in parameters if list(each.shape) == [length]][:_MOST_TRIED]:
+            kept = parameter.numpy()
+            parameter.set_value(balanced(kept, parameter))
+            if _second_cover(scores()) >= _SMALLEST_COVER:
+                return
+            parameter.set_value(kept)
 
 
 def _second_cover(scores: NDArray[np.float32]) -> float:

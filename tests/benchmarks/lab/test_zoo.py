@@ -2,17 +2,20 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import json
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.lab.zoo.__main__ import chosen, main
 from benchmarks.lab.zoo.page import Row, page
 from benchmarks.lab.zoo.results import Measurement, Store
-from benchmarks.lab.zoo.runner import run, telling_line
+from benchmarks.lab.zoo.runner import export_only, run, telling_line
 from benchmarks.lab.zoo.scenarios import CHECKOUT, EXCEPTIONS, INSTALLED, Scenario
 from tests.conftest import vendor_warnings_ignored
 
@@ -134,6 +137,18 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results")])
 
 
+def test_a_package_that_is_missing_is_no_result_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "engine.errors.RuntimeUnavailableError: PaddleSeg cannot be imported (No module named 'skimage')"
+
+    def stopped(*_arguments: object, **_options: object) -> Measurement:
+        return Measurement(stopped_at="weights", error=missing)
+
+    monkeypatch.setattr("benchmarks.lab.zoo.__main__.run", stopped)
+    with pytest.raises(SystemExit, match="skimage"):
+        main(["--only", "ENet", "--results", str(tmp_path), "--page", str(tmp_path / "zoo.md")])
+    assert Store(tmp_path).read(scenario("ENet")) is None
+
+
 @pytest.mark.long
 def test_one_network_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shared = ["--only", "PPHumanSegLite", "--results", str(tmp_path / "results")]
@@ -153,6 +168,30 @@ def test_paddle_cannot_trace_opencv_in_a_network() -> None:
     found = run(scenario("GSCNN"))
     assert found.stopped_at == "export"
     assert "TypeError: 'paddle.base.libpaddle.pir.Value' object cannot be interpreted as an integer" in found.error
+
+
+@pytest.mark.long
+def test_rounding_moves_what_unpooling_puts_back_in_paddle_itself(tmp_path: Path) -> None:
+    export_only(scenario("ENet"), tmp_path / "enet.tgz")
+    with tarfile.open(tmp_path / "enet.tgz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with vendor_warnings_ignored():
+        import paddle.inference
+    config = paddle.inference.Config(str(tmp_path / "model.json"), str(tmp_path / "model.pdiparams"))
+    config.disable_mkldnn()
+    program = paddle.inference.create_predictor(config)
+
+    def logits(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        program.get_input_handle(program.get_input_names()[0]).copy_from_cpu(picture)
+        program.run()
+        return program.get_output_handle(program.get_output_names()[0]).copy_to_cpu()
+
+    random = np.random.default_rng(0)
+    picture = random.normal(size=(1, 3, 320, 448)).astype(np.float32)
+    grey_level = np.float32(1 / 255 / 0.5)  # as normalised
+    noise = random.normal(scale=grey_level / 1000, size=picture.shape).astype(np.float32)
+    expected, found = logits(picture), logits(picture + noise)
+    assert np.abs(found - expected).max() > 1e-3 * np.ptp(expected)
 
 
 @pytest.mark.long
