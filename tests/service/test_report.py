@@ -863,4 +863,4 @@ def test_resumed_pictures_have_their_thumbnails(page: Page, bundle: Path, tmp_pa
     page.open(path)
     assert page.cards() == []
     assert len(page.table()) == 2
-    assert "2 of the images were segmented earlier" in page.one("main").text
+    assert "2 of the images have no picture here" in page.one("main").text
