@@ -346,7 +346,7 @@ def coordinate_system(wkt: str) -> CoordinateSystem:
     """Look up kind, units and code.
 
     Raises:
-        GdalError: it cannot be understood.
+        GdalError: the text cannot be understood.
     """
     with _environment(_READING):
         from rasterio.crs import CRS

@@ -453,7 +453,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "maskformer-features",
-        "MaskFormer's head is told that its features are of one image; its backbone forgets the batch.",
+        "MaskFormer's head gets the features of one image, because its backbone forgets the batch.",
         _needs("MaskFormerHead"),
         _features_of_one_image,
     ),

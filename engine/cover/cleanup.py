@@ -169,7 +169,7 @@ def fill_holes(mask: MaskRows, most_patches: int = MOST_PATCHES) -> None:
     So the bottom inside of a frame is no hole of the frame, and what grows on the background is none either.
 
     Raises:
-        ImageError: there are more.
+        ImageError: the mask falls into more than `most_patches` patches.
     """
     patches = _patches(mask, most_patches, with_neighbours=True)
     # Each of both as the hole of the other; what is no hole is left out.
@@ -202,7 +202,7 @@ def remove_small_patches(
         rows_m2: of a pixel of each row, float64[H]; None: every pixel counts 1.
 
     Raises:
-        ImageError: there are more.
+        ImageError: the mask falls into more than `most_patches` patches.
     """
     weights = None
     if rows_m2 is not None:

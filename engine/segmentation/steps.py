@@ -187,7 +187,7 @@ class MeasuringSteps:
                 unknown, so that no area on the ground is removed.
 
         Raises:
-            ImageError: there are more.
+            ImageError: the mask falls into more than `most_patches` patches.
         """
         asked = self.options.cleanup
         if self.kept is not None:

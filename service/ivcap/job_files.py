@@ -165,7 +165,7 @@ def open_item(urn: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
         The item. One that cannot be found says so when it is fetched.
 
     Raises:
-        OptionError: it is no URN of an artifact.
+        OptionError: the name is no URN of an artifact.
     """
     if isinstance(ivcap, LocalIVCAP):
         return LocalItem(Path(_local(urn)))

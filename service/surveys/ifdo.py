@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read what people know of a set of pictures.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the file is no JSON object of iFDO's header fields.
     """
     try:
         content = read_json(path)

@@ -75,7 +75,7 @@ def require_program_size(path: Path) -> None:
     """Refuse to read a program that is larger than any network's without its weights.
 
     Raises:
-        ValueError: it is.
+        ValueError: the file is larger.
     """
     if path.stat().st_size > _PROGRAM_BYTES:
         raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
