@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import Predictor, open_bundle, open_predictor, read_image
-from engine.cover.cleanup import parse_area
 from engine.cover.options import CleanupOptions, CoverOptions, RegionOptions
 from engine.cover.regions import parse_region
 from engine.gdal import traced_mask
+from engine.quantities import parse_area
 from engine.rasters.outlines import Simplification
 from engine.segmentation.palette import draw_outline, overlay, palette_for
 from engine.segmentation.steps import steps_for

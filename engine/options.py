@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 
 from engine.declaration import Options, enumeration_value, option
 from engine.errors import OptionError
+from engine.quantities import MEMORY_PATTERN, memory_bytes
 
 Shape = tuple[int, ...]
 
@@ -181,36 +182,14 @@ class TensorRtFiles:
     engine_cache: Path | None = None
 
 
-_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30}
 _LEAST_GPU_BYTES: Final = 256 << 20
 
 
-def parse_memory(text: str) -> int:
-    """Read an amount of memory of a GPU.
-
-    >>> parse_memory("4GiB"), parse_memory("512 MiB")
-    (4294967296, 536870912)
-
-    Args:
-        text: a number and its unit.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        ValueError: the text is something else, or less than any network takes.
-    """
-    found = re.fullmatch(MEMORY_PATTERN, text)
-    if found is None:
-        raise ValueError("give a number and its unit, such as 4GiB or 512MiB")
-    size = int(float(found[1]) * _UNITS[found[2]])
+def _gpu_memory_bytes(text: str) -> int:
+    size = memory_bytes(text)
     if size < _LEAST_GPU_BYTES:
         raise ValueError(f"no network runs in less than {_LEAST_GPU_BYTES >> 20}MiB")
     return size
-
-
-MEMORY_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?(MiB|GiB)$"
-"""How an amount of memory is written, where it is checked as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +216,7 @@ class GpuOptions(Options):
         "default what is free.",
         name="gpu_memory_limit",
         metavar="SIZE",
-        parse=parse_memory,
+        parse=_gpu_memory_bytes,
         pattern=MEMORY_PATTERN,
         minimum=_LEAST_GPU_BYTES,
     )

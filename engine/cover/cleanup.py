@@ -5,7 +5,6 @@ depends on nothing but the mask, so that the result is the same however it is cu
 together. Pixels without data stay what they are, and count as the outside of the image.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -15,10 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ImageError
-
-_LARGEST_AREA: Final = 1e12
-_UNITS_M2: Final = {"cm2": 1e-4, "m2": 1.0}
-_AREA: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(px|cm2|m2)", re.IGNORECASE)
 
 Classes = npt.NDArray[Any]
 """uint8[H, W] or uint16[H, W], class indices."""
@@ -82,46 +77,6 @@ class ArrayRows:
     def write_rows(self, first: int, rows: Classes) -> None:
         """Replace rows."""
         self.mask[first : first + len(rows)] = rows
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """An area in pixels or on the ground.
-
-    Attributes:
-        text: as the user wrote it.
-        pixels: None where it is one on the ground.
-        square_metres: None where it is one in pixels.
-    """
-
-    text: str
-    pixels: float | None = None
-    square_metres: float | None = None
-
-    def __str__(self) -> str:
-        """As `parse_area` reads it."""
-        return self.text
-
-
-def parse_area(text: str) -> Area:
-    """Read an area.
-
-    >>> parse_area("50px").pixels, parse_area("0.5m2").square_metres
-    (50.0, 0.5)
-
-    Args:
-        text: a number with px, cm2 or m2 behind it.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    found = _AREA.fullmatch(text.strip())
-    if found is None or not 0 < float(found[1]) <= _LARGEST_AREA:
-        raise ValueError("give an area with its unit, such as 50px, 2cm2 or 0.5m2")
-    number, unit = float(found[1]), found[2].lower()
-    if unit == "px":
-        return Area(text.strip(), pixels=number)
-    return Area(text.strip(), square_metres=number * _UNITS_M2[unit])
 
 
 def keep_classes(mask: MaskRows, kept: frozenset[int]) -> None:

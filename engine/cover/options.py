@@ -5,10 +5,10 @@ from typing import ClassVar, Final, cast
 
 import numpy as np
 
-from engine.cover.cleanup import Area, parse_area
 from engine.cover.regions import QuadratSize, RegionRequest, is_quadrilateral, parse_quadrat, parse_region
 from engine.declaration import Options, option
 from engine.errors import OptionError
+from engine.quantities import Extent, parse_area
 
 GROUND_UNKNOWN: Final = (
     "nothing tells how large a pixel of a photograph is on the ground: give it in px, or roi and quadrat-size"
@@ -131,7 +131,7 @@ class CleanupOptions(Options):
     fill_holes: bool = option(
         False, "Fill pixels of class 0 that a patch of another class encloses, if they are fewer than its own."
     )
-    min_area: Area | None = option(
+    min_area: Extent | None = option(
         None,
         "Give connected pixels of a class that are fewer than this to the nearest class: 50px, or on the ground 2cm2 "
         "or 0.5m2, which photographs have with roi and quadrat-size, rasters by their georeference.",

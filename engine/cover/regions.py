@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from engine.cover.errors import RegionError
 from engine.cover.frame import Flags, Points, Real, find_frame
+from engine.quantities import LENGTHS_M
 
-UNITS_M: Final = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _QUADRAT: Final = re.compile(rf"({_NUMBER})(mm|cm|m)x({_NUMBER})(mm|cm|m)", re.IGNORECASE)
 _POINTS: Final = re.compile(rf"{_NUMBER},{_NUMBER}( {_NUMBER},{_NUMBER})*")
@@ -130,7 +130,7 @@ def parse_quadrat(text: str) -> QuadratSize:
     found = _QUADRAT.fullmatch(text.strip())
     if found is None:
         raise ValueError("give two lengths with their units, such as 0.5mx0.5m or 50cmx50cm")
-    area_m2 = float(found[1]) * UNITS_M[found[2].lower()] * float(found[3]) * UNITS_M[found[4].lower()]
+    area_m2 = float(found[1]) * LENGTHS_M[found[2].lower()] * float(found[3]) * LENGTHS_M[found[4].lower()]
     if not 0 < area_m2 < math.inf:
         raise ValueError("the quadrat has no area that is a number: give two lengths above 0, such as 50cmx50cm")
     return QuadratSize(text.strip(), area_m2)

@@ -1,43 +1,19 @@
 """What may be asked of tiles and rasters; light, for who only asks."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from engine.cover.regions import UNITS_M
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.images.size import bands_option
-
-_TOLERANCE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(px|mm|cm|m)", re.IGNORECASE)
-_LARGEST_TOLERANCE = 1e6
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+from engine.quantities import Extent, memory_bytes, parse_length
 
 POLYGON_DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """Suffix to the format's name."""
 
 POLYGON_FORMATS: Final = ("gpkg", "geojson")
 """What users call the formats of polygons."""
-
-
-def memory_bytes(text: str) -> int:
-    """Read an amount of memory.
-
-    >>> memory_bytes("1.5GiB"), memory_bytes("800m"), memory_bytes("4096")
-    (1610612736, 838860800, 4096)
-
-    Args:
-        text: a number, perhaps with k, m, g or t (powers of 1024), iB or B behind it.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = _BYTES.fullmatch(text.strip())
-    if found is None:
-        raise ValueError("give an amount such as 1.5GiB or 800MiB")
-    return round(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def is_polygon_format(text: str) -> bool:
@@ -50,46 +26,6 @@ def is_polygon_format(text: str) -> bool:
         text: the name of a format, or a path.
     """
     return text in POLYGON_FORMATS
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far simplified outlines may be from the edges of pixels, about.
-
-    Attributes:
-        text: as the user wrote it.
-        pixels: None where it is a length on the ground.
-        metres: None where it is one in pixels.
-    """
-
-    text: str
-    pixels: float | None = None
-    metres: float | None = None
-
-    def __str__(self) -> str:
-        """As `parse_tolerance` reads it."""
-        return self.text
-
-
-def parse_tolerance(text: str) -> Tolerance:
-    """Read a tolerance.
-
-    >>> parse_tolerance("2px").pixels, parse_tolerance("5cm").metres
-    (2.0, 0.05)
-
-    Args:
-        text: a number with px, mm, cm or m behind it.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    found = _TOLERANCE.fullmatch(text.strip())
-    if found is None or not 0 < float(found[1]) <= _LARGEST_TOLERANCE:
-        raise ValueError("give a length with its unit, such as 2px or 0.05m")
-    number, unit = float(found[1]), found[2].lower()
-    if unit == "px":
-        return Tolerance(text.strip(), pixels=number)
-    return Tolerance(text.strip(), metres=number * UNITS_M[unit])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +79,12 @@ class TileOptions(Options):
         "name of a file.",
         metavar="FORMAT|FILE",
     )
-    simplify: Tolerance | None = option(
+    simplify: Extent | None = option(
         None,
         "Leave out corners of the polygons that stand out by less than about this: 2px, or on the ground 5cm or 0.05m. "
         "Neighbours keep the outline they share; masks, cover and areas stay what they are. It needs vectors.",
         metavar="LENGTH",
-        parse=parse_tolerance,
+        parse=parse_length,
     )
 
     def __post_init__(self) -> None:

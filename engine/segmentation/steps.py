@@ -199,9 +199,9 @@ class MeasuringSteps:
         if asked.min_area is None:
             return
         least, of_rows = asked.min_area.pixels, None
-        if asked.min_area.square_metres is not None and rows_m2 is not None:
+        if asked.min_area.ground is not None and rows_m2 is not None:
             alike = len(rows_m2) == 1
-            least = asked.min_area.square_metres / (float(rows_m2[0]) if alike else 1)
+            least = asked.min_area.ground / (float(rows_m2[0]) if alike else 1)
             of_rows = None if alike else rows_m2
         if least is not None:
             remove_small_patches(mask, least, of_rows, most_patches)

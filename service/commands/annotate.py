@@ -13,7 +13,7 @@ from benchmarks.accuracy.annotations import LabelledPoint
 from benchmarks.accuracy.labels import Labels
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
-from engine.rasters.options import Tolerance, parse_tolerance
+from engine.quantities import Extent, parse_length
 from engine.rasters.outlines import require_simplification
 from engine.system.files import make_folder, write_atomically
 from engine.system.text import legible
@@ -109,12 +109,12 @@ class _AnnotationOptions(Options):
     sample: Path | None = option(
         None, "Table of `pseg sample`: only its pictures are annotated. By default all.", metavar="CSV"
     )
-    simplify: Tolerance | None = option(
+    simplify: Extent | None = option(
         None,
         "labelme: leave out corners of the polygons that stand out by less than about this, such as 2px. Neighbours "
         "keep the outline they share.",
         metavar="LENGTH",
-        parse=parse_tolerance,
+        parse=parse_length,
     )
     overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
 

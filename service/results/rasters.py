@@ -27,6 +27,7 @@ from engine.bundle.bundle import SegmentationClass
 from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, SourceImage, read_image
 from engine.images.size import require_named_bands
 from engine.images.tiff import is_georeferenced, tiff_size
+from engine.quantities import Extent
 from engine.rasters.geotiff import (
     ClassLabel,
     GeoTiff,
@@ -41,7 +42,7 @@ from engine.rasters.geotiff import (
 )
 from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
 from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
-from engine.rasters.options import TileOptions, Tolerance, is_polygon_format
+from engine.rasters.options import TileOptions, is_polygon_format
 from engine.rasters.outlines import Simplification, require_simplification
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
 from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
@@ -421,11 +422,11 @@ def _areas_of(path: Path, raster: GeoTiff) -> PixelAreas:
     return areas
 
 
-def _tolerance_px(asked: Tolerance | None, areas: PixelAreas) -> float | None:
+def _tolerance_px(asked: Extent | None, areas: PixelAreas) -> float | None:
     """The tolerance of outlines; on the ground by the side of a square of a pixel's area, in the middle of a raster."""
-    if asked is None or asked.metres is None or areas.rows_m2 is None:
+    if asked is None or asked.ground is None or areas.rows_m2 is None:
         return None if asked is None else asked.pixels
-    return asked.metres / math.sqrt(areas.rows_m2[len(areas.rows_m2) // 2])
+    return asked.ground / math.sqrt(areas.rows_m2[len(areas.rows_m2) // 2])
 
 
 @dataclass(frozen=True, slots=True)

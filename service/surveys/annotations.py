@@ -19,7 +19,7 @@ from benchmarks.accuracy.labels import Labels
 from engine.cover.regions import enclosed_pixels, ground_view, is_quadrilateral
 from engine.errors import ImageError
 from engine.gdal import traced_mask
-from engine.rasters.options import Tolerance
+from engine.quantities import Extent
 from engine.rasters.outlines import Simplification
 from engine.system.text import csv_cell
 from service.results.saved import read_saved_mask
@@ -135,7 +135,7 @@ def regions_of(mask: Labels) -> Iterator[Region]:
             yield Region(int(class_index), outline, pixels, left, top)
 
 
-def _outlines_of(mask: Labels, simplify: Tolerance | None) -> Iterator[tuple[int, NDArray[Any]]]:
+def _outlines_of(mask: Labels, simplify: Extent | None) -> Iterator[tuple[int, NDArray[Any]]]:
     """Class and outer outline of each region, float[n, 2] or int[n, 2], in labelme's coordinates."""
     if simplify is None or simplify.pixels is None:
         yield from ((each.class_index, each.outline) for each in regions_of(mask))
@@ -148,7 +148,7 @@ def _outlines_of(mask: Labels, simplify: Tolerance | None) -> Iterator[tuple[int
 
 
 def labelme_record(
-    picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path, simplify: Tolerance | None = None
+    picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path, simplify: Extent | None = None
 ) -> dict[str, Any]:
     """Write a mask as labelme does.
 

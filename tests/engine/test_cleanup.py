@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from engine import ImageError, OptionError, Predictor
 from engine.cover import cleanup
-from engine.cover.cleanup import ArrayRows, fill_holes, keep_classes, parse_area, remove_small_patches, smooth
+from engine.cover.cleanup import ArrayRows, fill_holes, keep_classes, remove_small_patches, smooth
 from engine.cover.options import CleanupOptions, CoverOptions, RegionOptions
 from engine.cover.regions import parse_quadrat, parse_region
+from engine.quantities import parse_area
 from engine.rasters.tiles import predict_in_tiles
 from engine.runtimes.fake import FakeRuntime
 from engine.segmentation.steps import steps_for

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
-from engine.rasters.options import parse_tolerance
+from engine.quantities import parse_length
 from service.commands.terminal import ExitStatus
 from service.surveys.annotations import labelme_record
 from service.surveys.pictures import read_pictures
@@ -70,7 +70,7 @@ def test_simplified_polygons_of_labelme_are_about_the_mask(masks: Path, tmp_path
     mask = np.digitize((rows - 40) ** 2 + (columns - 40) ** 2, [200, 1200]).astype(np.uint8)
     picture = read_pictures([masks / "ledger.jsonl"]).pictures[0]
     plain = labelme_record(picture, mask, ["0", "1", "2"], Path("/"))
-    record = labelme_record(picture, mask, ["0", "1", "2"], Path("/"), parse_tolerance("2px"))
+    record = labelme_record(picture, mask, ["0", "1", "2"], Path("/"), parse_length("2px"))
     assert record["pseg"] == {"simplify": "2px"}
     assert "pseg" not in plain
     corners = [sum(len(each["points"]) for each in found["shapes"]) for found in (record, plain)]

@@ -25,7 +25,7 @@ def page(results: Sequence[Result]) -> str:
         "## Verdicts",
         _counts(results, "pictures and reader", lambda each: f"{_origin(each)}, {each.reader}"),
         "## Formats",
-        "Of the source packages, told by the first bytes; `another` are formats that are not read.",
+        "Of the source packages, by the first bytes; `another` are formats that are not read.",
         _counts([each for each in results if each.origin != MATRIX], "format", lambda each: each.format),
         _orientations(results),
         "## The matrix, axis by axis",

@@ -1,0 +1,95 @@
+"""Amounts that users write with a unit: memory, lengths, areas."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+LENGTHS_M: Final = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+"""Unit of a length to metres."""
+
+MEMORY_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?)\s*([kmgtKMGT]?)(?:[iI]?[bB])?$"
+"""How an amount of memory is written."""
+
+_AREAS_M2: Final = {"cm2": 1e-4, "m2": 1.0}
+_MEMORY_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([a-z]+2?)", re.IGNORECASE)
+
+
+def memory_bytes(text: str) -> int:
+    """Read an amount of memory.
+
+    >>> memory_bytes("1.5GiB"), memory_bytes("800m"), memory_bytes("4096")
+    (1610612736, 838860800, 4096)
+
+    Args:
+        text: a number, perhaps with k, m, g or t (powers of 1024), iB or B behind it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(MEMORY_PATTERN, text.strip())
+    if found is None:
+        raise ValueError("give an amount such as 1.5GiB or 800MiB")
+    return round(float(found[1]) * _MEMORY_UNITS[found[2].lower()])
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A length or an area, in pixels or on the ground.
+
+    Attributes:
+        text: as the user wrote it.
+        pixels: None where it is one on the ground.
+        ground: in metres or square metres; None where it is one in pixels.
+    """
+
+    text: str
+    pixels: float | None = None
+    ground: float | None = None
+
+    def __str__(self) -> str:
+        """As `parse_area` or `parse_length` reads it."""
+        return self.text
+
+
+def parse_area(text: str) -> Extent:
+    """Read an area.
+
+    >>> parse_area("50px").pixels, parse_area("0.5m2").ground
+    (50.0, 0.5)
+
+    Args:
+        text: a number with px, cm2 or m2 behind it.
+
+    Raises:
+        ValueError: it is something else, 0, or above 10¹².
+    """
+    return _extent(text, _AREAS_M2, 1e12, "give an area with its unit, such as 50px, 2cm2 or 0.5m2")
+
+
+def parse_length(text: str) -> Extent:
+    """Read a length.
+
+    >>> parse_length("2px").pixels, parse_length("5cm").ground
+    (2.0, 0.05)
+
+    Args:
+        text: a number with px, mm, cm or m behind it.
+
+    Raises:
+        ValueError: it is something else, 0, or above 10⁶.
+    """
+    return _extent(text, LENGTHS_M, 1e6, "give a length with its unit, such as 2px or 0.05m")
+
+
+def _extent(text: str, units: Mapping[str, float], largest: float, advice: str) -> Extent:
+    found = _NUMBER_AND_UNIT.fullmatch(text.strip())
+    if found is None or not 0 < float(found[1]) <= largest:
+        raise ValueError(advice)
+    number, unit = float(found[1]), found[2].lower()
+    if unit == "px":
+        return Extent(text.strip(), pixels=number)
+    if unit not in units:
+        raise ValueError(advice)
+    return Extent(text.strip(), ground=number * units[unit])
