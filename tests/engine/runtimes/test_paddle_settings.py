@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -188,12 +189,31 @@ def test_configuration(options: dict[str, Any], kind: ProgramKind, calls: list[C
     assert configuration(PaddleOptions(**options), kind) == (ConfigCall("disable_glog_info"), *expected)
 
 
+def fits(call: ConfigCall, signature: str) -> bool:
+    """Hold the arguments of a call against the signature that Paddle's binding states: `name: type`, `= default`."""
+    found = re.match(rf"{call.method}\(self: [\w.]+(?:, )?(.*)\) -> None", signature)
+    assert found is not None, signature
+    stated = re.findall(r"(?:^|, )\w+: ([\w.]+)(?:\[.*?\]+)?( = )?", found[1])
+    kinds = [kind.rpartition(".")[2] for kind, _ in stated]
+    required = [default for _, default in stated].count("")
+    given = [{"PrecisionMode": "Precision"}.get(type(each).__name__, type(each).__name__) for each in call.arguments]
+    alike = all(kind == of or (kind, of) == ("bool", "int") for kind, of in zip(given, kinds, strict=False))
+    return required <= len(given) <= len(kinds) and alike
+
+
+@pytest.mark.parametrize("arguments", [(), ("256", 0), (256, 0, 1, 2)])
+def test_a_call_that_does_not_fit_is_seen(arguments: tuple[object, ...]) -> None:
+    signature = "enable_use_gpu(self: paddle.Config, memory_pool_init_size_mb: int, device_id: int = 0) -> None"
+    assert fits(ConfigCall("enable_use_gpu", (256, 0)), signature)
+    assert not fits(ConfigCall("enable_use_gpu", arguments), signature)
+
+
 def test_the_installed_paddle_knows_every_call() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inference: Any = importlib.import_module("paddle.inference")
     calls = [call for _, options, kind, _ in CASES for call in configuration(PaddleOptions(**options), kind)]
-    assert [call.method for call in calls if not hasattr(inference.Config, call.method)] == []
+    assert [call for call in calls if not fits(call, getattr(inference.Config, call.method).__doc__)] == []
     modes = {each.name for call in calls for each in call.arguments if isinstance(each, PrecisionMode)}
     assert modes == {"Float32", "Half", "Int8"}
     assert [mode for mode in modes if not hasattr(inference.PrecisionType, mode)] == []
