@@ -24,6 +24,7 @@ GROUPING: Final = ("site", "transect", "depth")
 _COVERS = (0.0, 1.0)
 _DIFFERENCES = (-1.0, 1.0)
 _ESTIMATE_COLUMNS = ("mean", "standard_error", "low", "high", "method")
+_CHANGE_COLUMNS = ("earlier", "later", "units_earlier", "units_later", "paired")
 _FURTHER_COLUMNS = ("mean_as_found", "mean_area_cm2")
 _QUADRAT_COLUMNS = ("site", "transect", "quadrat", "date", "depth", "pictures", "image")
 _SAME_AREA = 1e-3
@@ -360,8 +361,13 @@ def groups_csv(summary: Summary) -> bytes:
 
 
 def changes_csv(summary: Summary) -> bytes:
-    """Write the differences between dates as a table: a row for each group, pair of dates and class."""
-    return _csv(summary_record(summary), "changes")
+    """Write the differences between dates as a table: a row for each group, pair of dates and class.
+
+    Returns:
+        UTF-8 CSV; the header alone where no group has several dates.
+    """
+    fields = dict.fromkeys(name for each in summary.groups for name in each.group)
+    return _csv(summary_record(summary), "changes", (*fields, *_CHANGE_COLUMNS))
 
 
 def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPicture]) -> bytes:
@@ -402,13 +408,13 @@ def _quadrat_key(each: PlacedPicture) -> tuple[str, ...]:
     return place.site, place.transect, place.date, place.quadrat, "" if place.quadrat else each.picture.path
 
 
-def _csv(summary: Mapping[str, Any], what: str) -> bytes:
+def _csv(summary: Mapping[str, Any], what: str, first: Sequence[str] = ()) -> bytes:
     records: Sequence[Mapping[str, Any]] = summary[what]
     covers = [{**record, **each} for record in records for each in record["cover"]]
-    own = [name for name in dict.fromkeys(name for each in records for name in each) if name != "cover"]
+    own = [name for name in dict.fromkeys((*first, *(name for each in records for name in each))) if name != "cover"]
     further = [name for name in _FURTHER_COLUMNS if any(name in each for each in covers)]
     columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS, *further, "corrected"]
-    of_all = {"unit": summary["unit"], "corrected": "yes" if summary["corrected"] else "no"}
+    of_all = {"unit": summary["unit"], "corrected": summary["corrected"]}
     rows = [{**each, **of_all, "class": each["name"], "class_id": each["id"]} for each in covers]
     return _table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
 
@@ -416,6 +422,8 @@ def _csv(summary: Mapping[str, Any], what: str) -> bytes:
 def _cell(value: object) -> object:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return csv_cell(value) if isinstance(value, str) else value
 
 

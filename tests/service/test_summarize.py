@@ -164,6 +164,16 @@ def test_tables_hold_the_same_figures(dives: Path, tmp_path: Path) -> None:
         ]
 
 
+def test_the_table_of_differences_has_its_columns_also_without_a_row(dives: Path, bundle: Path, tmp_path: Path) -> None:
+    both, one = tmp_path / "both.csv", tmp_path / "one.csv"
+    summary_of(dives, "--pattern", PATTERN, "--changes", both)
+    for each in (1, 2):
+        stripes(tmp_path / "south" / f"T{each}" / "20260110" / "q1.png", each)
+    pseg("predict", bundle, tmp_path / "south", "--recursive", "--out", tmp_path / "one")
+    summary_of(tmp_path / "one", "--pattern", PATTERN, "--changes", one)
+    assert one.read_text().splitlines() == both.read_text().splitlines()[:1]
+
+
 def test_failed_pictures_are_counted_and_named(bundle: Path, tmp_path: Path) -> None:
     halves(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"")
