@@ -25,6 +25,7 @@ from engine.bundle.bundle import Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
 from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
+from engine.images.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
 from engine.runtimes import Tensor
@@ -32,7 +33,6 @@ from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.predictor import Predictor
-from engine.segmentation.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.system.libraries import installed_version
 from engine.system.machine.cores import usable_cores
 from engine.system.process import is_out_of_memory
@@ -418,7 +418,7 @@ class _Work:
         """The pictures of the comparison, which leaves out those that the network does not take."""
         for _, image in self._pictures(predictor):
             with suppress(ImageError):
-                yield {predictor.input_name: predictor.prepare(image).tensor[None]}
+                yield {predictor.network.input_name: predictor.prepare(image).tensor[None]}
 
     def _feeds(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
         """The calibration pictures as the network gets them, one at a time."""
@@ -427,7 +427,7 @@ class _Work:
                 prepared = predictor.prepare(self.request.read(path))
             except ImageError as error:
                 raise CalibrationError(f"{path}: cannot be used for calibration ({error}): leave it out") from error
-            yield {predictor.input_name: prepared.tensor[None]}
+            yield {predictor.network.input_name: prepared.tensor[None]}
 
     def _fp32_key(self) -> str:
         program = self.bundle.paddle

@@ -12,12 +12,12 @@ from converters.exporting.bundle_files import META, meta_of, settings_file
 from converters.exporting.packing import pack
 from engine.bundle.bundle import Bundle, OnnxModel, read_bundle
 from engine.errors import ConversionError, OptionError
+from engine.images.quality import STATISTICS_NAME
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.profile import PROFILE_NAME, profile_json, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.onnx_files import require_whole_model
-from engine.segmentation.quality import STATISTICS_NAME
 from engine.segmentation.temperature import TEMPERATURE_NAME
 from engine.system.confinement import FILE_BYTES
 from engine.system.files import atomic_file, scratch_folder

@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.agreement import class_ious, confusion_matrix
 from engine.bundle.bundle import distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
-from engine.segmentation.agreement import class_ious, confusion_matrix
+from engine.segmentation.network import PreparedImage
 from engine.segmentation.postprocess import OutputKind
-from engine.segmentation.predictor import Mask, Predictor, PreparedImage, Provenance
+from engine.segmentation.prediction import Provenance
+from engine.segmentation.predictor import Predictor
+from engine.segmentation.steps import Mask
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""

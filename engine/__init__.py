@@ -38,7 +38,8 @@ from engine.runtimes import Runtime, TensorSpec
 from engine.runtimes.selection import OneDnn, RuntimeRequest
 from engine.segmentation.opening import open_predictor, open_runtime
 from engine.segmentation.pipeline import Failed, Pipeline, Segmented
-from engine.segmentation.predictor import MaskSize, Prediction, Predictor, Provenance
+from engine.segmentation.prediction import MaskSize, Prediction, Provenance
+from engine.segmentation.predictor import Predictor
 from engine.segmentation.steps import ClassCover
 
 __all__ = [

@@ -260,11 +260,11 @@ class Uploads:
                 raise InferenceError("the time of the request is up")
 
         predictor, _ = self.worker.models.predictor(self.model, options, ())
-        predictor.before_run = require_time
+        predictor.network.before_run = require_time
         try:
             yield predictor
         finally:
-            predictor.before_run = None
+            predictor.network.before_run = None
 
 
 def _parameters(request: Request) -> dict[str, str]:

@@ -19,7 +19,7 @@ from engine.rasters.options import POLYGON_FORMATS, TileOptions
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.palette import OverlayOptions
-from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.prediction import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
 from engine.system.text import legible
 from service.collections.sharding import Shard, parse_shard

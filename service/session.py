@@ -42,7 +42,7 @@ from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import require_available
-from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.steps import MeasuringSteps, cleanup_of, steps_for
 from engine.segmentation.temperature import read_temperature
 from engine.system.files import scratch_folder
@@ -300,11 +300,11 @@ def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:
         request: validated parameters.
     """
     largest = request.images.largest_pixels * batch_size_of(request, predictor)
-    predictor.apply_memory_limit(memory_limit_bytes(), largest)
+    predictor.network.apply_memory_limit(memory_limit_bytes(), largest)
 
 
 def _require_threshold_used(predictor: Predictor, request: PredictRequest) -> None:
-    if request.masks.threshold != MaskOptions().threshold and not predictor.uses_threshold:
+    if request.masks.threshold != MaskOptions().threshold and not predictor.network.uses_threshold:
         raise OptionError(
             f"{predictor.bundle.name} gives each pixel its strongest class, so a threshold has no effect: leave it out",
             option="threshold",
@@ -336,7 +336,7 @@ def batch_within_memory(request: PredictRequest, predictor: Predictor) -> int:
     """
     limit = request.images.max_img_size
     usual = DEFAULT_MAX_IMG_SIZE if limit < 0 else limit
-    return predictor.batch_within_memory(batch_size_of(request, predictor), usual, usable_cores())
+    return predictor.network.batch_within_memory(batch_size_of(request, predictor), usual, usable_cores())
 
 
 def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | None) -> Profile | None:

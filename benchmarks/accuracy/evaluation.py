@@ -20,14 +20,15 @@ from benchmarks.accuracy.labels import (
     read_labels,
     require_known_classes,
 )
+from converters import agreement
+from converters.agreement import Counts
 from engine.bundle.bundle import SegmentationClass, class_of_index
 from engine.cover.regions import GroundPixels, ground_pixels
 from engine.errors import ImageError, InferenceError, OptionError
 from engine.images import SourceImage
-from engine.segmentation import agreement
-from engine.segmentation.agreement import Counts
 from engine.segmentation.postprocess import class_count
-from engine.segmentation.predictor import Prediction, Predictor
+from engine.segmentation.prediction import Prediction
+from engine.segmentation.predictor import Predictor
 from engine.system.text import legible
 
 

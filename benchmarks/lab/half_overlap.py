@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from engine.images import Capture, SourceImage
 from engine.segmentation.postprocess import OutputKind, read_planes
-from engine.segmentation.predictor import Mask, Predictor
+from engine.segmentation.predictor import Predictor
+from engine.segmentation.steps import Mask
 
 
 def predict_with_half_overlap(predictor: Predictor, image: SourceImage, side: int) -> tuple[Mask, int]:

@@ -126,7 +126,7 @@ def _bare_seconds(predictor: Predictor, raster: GeoTiff, tiling: Tiling, tiles: 
     tile = raster.read(Window(raster.width - side[1], raster.height - side[0], side[1], side[0]))
     prepared = predictor.prepare(SourceImage(tile.pixels, side[1], side[0], Capture()))
     batch = np.stack([prepared.tensor] * tiling.batch)
-    feeds = {predictor.input_name: batch}
+    feeds = {predictor.network.input_name: batch}
     predictor.runtime.run(feeds)
     started = time.perf_counter()
     for _ in range(round(tiles / tiling.batch)):

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measuring.configurations import Configuration, Skipped
 from benchmarks.measuring.environment import Environment
 from converters.parity import ParityReport
-from engine.segmentation.predictor import Provenance
+from engine.segmentation.prediction import Provenance
 
 STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
 SAMPLES_FOR_P99 = 100

@@ -28,10 +28,12 @@ from engine.errors import ImageError
 from engine.gpu.shapes import collect_inner_ranges, collect_profile
 from engine.images import SourceImage
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions, TensorRtFiles
+from engine.segmentation.network import PreparedImage
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.palette import composite, palette_for, pseudo_color_png
 from engine.segmentation.pipeline import Failed, Pipeline
-from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
+from engine.segmentation.prediction import Prediction
+from engine.segmentation.predictor import Predictor
 from engine.system.machine.cores import usable_cores
 from engine.system.machine.memory import process_memory_bytes
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from demo.scenes import render_scene
 from engine.images import DEFAULT_MAX_IMG_SIZE, find_images, read_image
+from engine.images.quality import LEAST_PICTURES, Flag, Reference, flags_of
 from engine.images.statistics import PictureStatistics, picture_statistics
-from engine.segmentation.quality import LEAST_PICTURES, Flag, Reference, flags_of
 
 Pixels = NDArray[np.uint8]
 

@@ -34,7 +34,7 @@ def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batc
         shapes += [(1, bands, height, width), (batch_size, bands, height, width)]
     if not shapes:
         raise OptionError("a shape profile needs at least one image that can be read")
-    return DynamicShapeProfile.from_shapes(predictor.input_name, shapes)
+    return DynamicShapeProfile.from_shapes(predictor.network.input_name, shapes)
 
 
 def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, ledger: Path | None) -> None:

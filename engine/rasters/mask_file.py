@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InferenceError
 from engine.segmentation.postprocess import index_counts
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from engine.system.files import open_regular
 from engine.window import Window
 

@@ -12,7 +12,8 @@ from engine.rasters.options import TileOptions
 from engine.rasters.tiles import OutputFacts, output_facts
 from engine.rasters.tiling import ALIGNMENT, Tiling
 from engine.runtimes import TensorSpec
-from engine.segmentation.predictor import Predictor, RawOutput
+from engine.segmentation.network import RawOutput
+from engine.segmentation.predictor import Predictor
 from engine.system.machine.memory import available_memory_bytes, peak_memory, process_memory_bytes
 from engine.transforms import apply_transforms
 

@@ -22,8 +22,10 @@ from engine.errors import EngineError, OptionError
 from engine.images import Capture, SourceImage
 from engine.rasters.tiling import Blender, Grid, Scores, Tiling
 from engine.segmentation.confidence import require_scores
+from engine.segmentation.network import PreparedImage, RawOutput
 from engine.segmentation.postprocess import OutputKind, class_count, read_planes, score_planes
-from engine.segmentation.predictor import Prediction, Predictor, PreparedImage, RawOutput
+from engine.segmentation.prediction import Prediction
+from engine.segmentation.predictor import Predictor
 from engine.segmentation.steps import Mask, measured
 from engine.transforms import TransformRecord
 from engine.window import Window

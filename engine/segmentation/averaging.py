@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from engine.declaration import Options, numbers, option
 from engine.errors import ImageError, OptionError
+from engine.segmentation.network import PreparedImage, RawOutput, RunOnce
 from engine.segmentation.postprocess import OutputKind
-from engine.segmentation.predictor import Predictor, PreparedImage, RawOutput, RunOnce
+from engine.segmentation.predictor import Predictor
 from engine.transforms import TransformRecord, restore_plane
 
 Tensor = NDArray[np.float32]

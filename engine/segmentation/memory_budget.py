@@ -12,9 +12,9 @@ from typing import Self
 
 from engine.errors import InferenceError
 from engine.runtimes import DeviceMemory
+from engine.system.machine.memory import process_memory_bytes
 
 _log = logging.getLogger(__name__)
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _KEPT_FREE = 0.1
@@ -28,22 +28,6 @@ NO_DOUBT_BYTES = 8192
 """Per pixel of a run: more than PaddleSeg's networks take. Where so much is free for a run, nothing is measured."""
 
 
-def resident_bytes(name: str) -> int:
-    """Read this process's resident memory.
-
-    Args:
-        name: `VmRSS` for now, `VmHWM` for its peak.
-
-    Returns:
-        Bytes; 0 where the kernel does not tell.
-    """
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), 0)
-
-
 def _peak_of(run_square: Callable[[int], int], side: int) -> tuple[int, int]:
     try:
         _CLEAR.write_text(_RESET_PEAK)
@@ -51,7 +35,7 @@ def _peak_of(run_square: Callable[[int], int], side: int) -> tuple[int, int]:
         # Then the peak is that of the whole life; it hides a rise, and nothing is refused.
         _log.debug("the peak of memory cannot be reset here: %s", error)
     output_bytes = run_square(side)
-    return resident_bytes("VmHWM"), output_bytes
+    return process_memory_bytes("VmHWM"), output_bytes
 
 
 def _rise(small_bytes: int, large_bytes: int) -> float:
@@ -86,7 +70,7 @@ class MemoryBudget:
         Returns:
             The budget; None if the network does not take small pictures.
         """
-        base_bytes = resident_bytes("VmRSS")
+        base_bytes = process_memory_bytes("VmRSS")
         try:
             (small, _), (large, output_bytes) = (_peak_of(run_square, side) for side in _PILOT_SIDES)
         except InferenceError as error:

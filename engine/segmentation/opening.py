@@ -22,7 +22,8 @@ from engine.runtimes import Runtime
 from engine.runtimes.loading import load_onnx, require_provider
 from engine.runtimes.profile import Profile
 from engine.runtimes.selection import RuntimeRequest, candidates
-from engine.segmentation.predictor import MaskSize, Predictor
+from engine.segmentation.prediction import MaskSize
+from engine.segmentation.predictor import Predictor
 
 _log = logging.getLogger(__name__)
 

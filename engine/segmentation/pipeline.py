@@ -16,8 +16,10 @@ from typing import Generic, TypeVar
 
 from engine.images import Capture, SourceImage
 from engine.segmentation.confidence import Confidence
-from engine.segmentation.predictor import ClassCover, Prediction, Predictor, PreparedImage, RawOutput
-from engine.segmentation.steps import RegionCover
+from engine.segmentation.network import PreparedImage, RawOutput
+from engine.segmentation.prediction import Prediction
+from engine.segmentation.predictor import Predictor
+from engine.segmentation.steps import ClassCover, RegionCover
 
 _log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
-from engine.segmentation.predictor import MaskOptions
+from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.text import csv_cell
 from service.commands.flags import with_flags

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 from engine import Bundle, BundleError, ModelLoadError, OnnxModel, OptionError, Precision
 from engine.bundle.bundle import PaddleModel
+from engine.images.quality import require_reference
 from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
-from engine.segmentation.quality import require_reference
 from engine.segmentation.steps import cleanup_of
 from engine.transforms import describe
 

@@ -52,7 +52,7 @@ from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling
 from engine.rasters.tiling import Tiling
 from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
-from engine.segmentation.predictor import MaskSize
+from engine.segmentation.prediction import MaskSize
 from engine.segmentation.steps import Mask
 from engine.system.files import atomic_file, write_atomically
 from engine.system.text import json_text

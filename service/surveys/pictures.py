@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.images import Capture
-from engine.segmentation.predictor import MaskSize
+from engine.segmentation.prediction import MaskSize
 from engine.system.text import legible
 from service.results.ledger import Entry, LedgerContent, read_ledger
 from service.results.resuming import LedgerError, supersedes

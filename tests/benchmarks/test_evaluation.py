@@ -13,12 +13,12 @@ import pytest
 
 from benchmarks.accuracy import evaluation
 from benchmarks.accuracy.evaluation import LabelledImage, class_ious, confusion_matrix, evaluate
+from converters.agreement import mean_iou
 from engine import Bundle, ImageError, InferenceError, OptionError, Predictor, SegmentationClass, SourceImage
 from engine.bundle.bundle import DeclaredOutput
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime, Network
-from engine.segmentation.agreement import mean_iou
 from tests.conftest import vendor_warnings_ignored
 
 Indices = npt.NDArray[np.uint8]

@@ -14,7 +14,7 @@ from benchmarks.tuning.tune import variants_of
 from converters.parity import ParityReport
 from engine.errors import OptionError
 from engine.options import CudaExecution
-from engine.segmentation.predictor import Provenance
+from engine.segmentation.prediction import Provenance
 
 NOWHERE = Provenance("", "", "onnx", "cpu", "fp32", 1, (), {})
 

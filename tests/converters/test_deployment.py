@@ -16,12 +16,12 @@ import yaml
 
 from converters.deployment import Deployment, write_plain_onnx, write_slim_bundle
 from engine import Bundle, ConversionError, OnnxModel, OptionError, open_bundle, open_predictor, read_image
+from engine.images.quality import STATISTICS_NAME, read_reference, statistics_json
 from engine.images.statistics import picture_statistics
 from engine.options import Precision, RuntimeName
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json, read_profile
 from engine.runtimes.selection import RuntimeRequest
-from engine.segmentation.predictor import Prediction, Provenance
-from engine.segmentation.quality import STATISTICS_NAME, read_reference, statistics_json
+from engine.segmentation.prediction import Prediction, Provenance
 from engine.system.machine.hardware import this_host
 
 DEMO = Path(__file__).parents[2] / "demo"

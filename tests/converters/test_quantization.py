@@ -52,7 +52,7 @@ class Demo:
 
     def feeds(self) -> Iterator[Mapping[str, Tensor]]:
         for each in self.pictures:
-            yield {self.predictor.input_name: self.predictor.prepare(each).tensor[None]}
+            yield {self.predictor.network.input_name: self.predictor.prepare(each).tensor[None]}
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def test_a_scale_that_leaves_nothing_is_an_error_of_the_image() -> None:
 
 def test_the_memory_limit_holds_for_every_view() -> None:
     plain = Predictor(bundle_of(), FakeRuntime(network))
-    plain.memory = MemoryBudget(limit_bytes=10_000_000, base_bytes=0, bytes_per_pixel=1000)
+    plain.network.memory = MemoryBudget(limit_bytes=10_000_000, base_bytes=0, bytes_per_pixel=1000)
     image = image_of(noise(64, 80))
     assert plain.predict(image).mask.shape == (64, 80)
     twice = averaged(plain, Averaging(scales=(2.0,)))

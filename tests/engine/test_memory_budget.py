@@ -43,7 +43,7 @@ def test_batches_are_cut_and_that_is_noted_once(small_bundle: Bundle, caplog: py
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.memory = MemoryBudget(limit_bytes=1000 * MIB, base_bytes=0, bytes_per_pixel=100 * MIB / 64)
+    predictor.network.memory = MemoryBudget(limit_bytes=1000 * MIB, base_bytes=0, bytes_per_pixel=100 * MIB / 64)
     with caplog.at_level(logging.WARNING):
         assert len(predictor.predict_batch([image(16)] * 5)) == 5
         predictor.predict_batch([image(16)] * 5)
@@ -63,14 +63,14 @@ def test_nothing_is_measured_where_there_is_no_doubt(small_bundle: Bundle) -> No
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.apply_memory_limit(8192 * 1000, 1000)
-    assert (runs, predictor.memory) == ([], None)
-    predictor.apply_memory_limit(8192 * 1000 - 1, 1000)
+    predictor.network.apply_memory_limit(8192 * 1000, 1000)
+    assert (runs, predictor.network.memory) == ([], None)
+    predictor.network.apply_memory_limit(8192 * 1000 - 1, 1000)
     assert runs == [(1, 3, 128, 128), (1, 3, 256, 256)]
-    assert predictor.memory is not None
+    assert predictor.network.memory is not None
     fixed = Predictor(small_bundle, FakeRuntime(network, input_shape=(1, 3, 64, 64)))
-    fixed.apply_memory_limit(1, 1000)
-    assert fixed.memory is None
+    fixed.network.apply_memory_limit(1, 1000)
+    assert fixed.network.memory is None
 
 
 def test_a_network_that_takes_no_small_pictures_is_not_judged(small_bundle: Bundle) -> None:
@@ -78,8 +78,8 @@ def test_a_network_that_takes_no_small_pictures_is_not_judged(small_bundle: Bund
         raise ValueError("too small")
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.apply_memory_limit(1, 1000)
-    assert predictor.memory is None
+    predictor.network.apply_memory_limit(1, 1000)
+    assert predictor.network.memory is None
 
 
 def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
@@ -90,11 +90,11 @@ def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
-    predictor.apply_memory_limit(1, 1000)
-    assert predictor.memory is not None
+    predictor.network.apply_memory_limit(1, 1000)
+    assert predictor.network.memory is not None
     # 1000 bytes a pixel, of which the first run keeps 128² · 1000 for the second one's peak; a quarter more for safety.
     expected = 1.25 * 1000 * 256**2 / (256**2 - 128**2)
-    assert predictor.memory.bytes_per_pixel == pytest.approx(expected, rel=0.15)
+    assert predictor.network.memory.bytes_per_pixel == pytest.approx(expected, rel=0.15)
 
 
 class Card:
@@ -125,8 +125,8 @@ def test_batches_are_cut_to_the_memory_of_the_gpu(small_bundle: Bundle, limit: i
     runtime.memory = card
     predictor = Predictor(small_bundle, runtime)
     # The process itself has all the memory that it could want.
-    predictor.apply_memory_limit(1 << 50, 8 * 512 * 512)
-    budget = predictor.memory
+    predictor.network.apply_memory_limit(1 << 50, 8 * 512 * 512)
+    budget = predictor.network.memory
     assert budget is not None
     assert budget.bytes_per_pixel == 1.25 * 320
     if fitting:
@@ -143,6 +143,6 @@ def test_a_gpu_that_certainly_holds_the_runs_is_not_measured(small_bundle: Bundl
     runtime = FakeRuntime(card.network)
     runtime.memory = card
     predictor = Predictor(small_bundle, runtime)
-    predictor.apply_memory_limit(1, 300 * 300)
-    assert predictor.memory is None
+    predictor.network.apply_memory_limit(1, 300 * 300)
+    assert predictor.network.memory is None
     assert card.taken == 100 * MIB

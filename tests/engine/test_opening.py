@@ -21,7 +21,7 @@ from engine.runtimes import Runtime, Tensor
 from engine.runtimes.fake import FakeRuntime
 from engine.runtimes.selection import OneDnn, RuntimeRequest
 from engine.segmentation.opening import open_first, open_predictor, open_runtime, require_available
-from engine.segmentation.predictor import MaskSize
+from engine.segmentation.prediction import MaskSize
 
 FP32 = OnnxModel(Path("fp32.onnx"), Precision.FP32, "1" * 64)
 INT8 = OnnxModel(Path("int8.onnx"), Precision.INT8, "2" * 64)

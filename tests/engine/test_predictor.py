@@ -417,7 +417,7 @@ def test_random_transform_never_gets_here() -> None:
 def test_context_closes_the_runtime() -> None:
     runtime = SeveralOutputs(lambda tensor: {"y": tensor}, (IMAGE_INPUT,))
     with Predictor(bundle_of(), runtime) as predictor:
-        assert predictor.input_name == "x"
+        assert predictor.network.input_name == "x"
     assert runtime.closed
 
 
@@ -446,7 +446,7 @@ def test_real_network(small_bundle: Bundle, ledger: Path, tmp_path: Path, reques
         prediction = predictor.predict(image)
         batch = predictor.predict_batch([image, image_of(image.pixels[:64, :64].copy()), image])
         tensor = ((image.pixels.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis]
-        (scores,) = predictor.runtime.run({predictor.input_name: tensor}).values()
+        (scores,) = predictor.runtime.run({predictor.network.input_name: tensor}).values()
         assert predictor.provenance.fallbacks == ()
     # OpenCV's interpolation and argmax are the oracle of the mask.
     planes = np.stack([cv2.resize(np.asarray(each), (200, 150), interpolation=cv2.INTER_LINEAR) for each in scores[0]])

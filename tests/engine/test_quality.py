@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.images import Capture, SourceImage, read_image
+from engine.images.quality import STATISTICS_NAME, Flag, Reference, flags_of, read_reference, statistics_json
 from engine.images.statistics import PictureStatistics, picture_statistics
-from engine.segmentation.quality import STATISTICS_NAME, Flag, Reference, flags_of, read_reference, statistics_json
 from tests.engine.test_predictor import fake_predictor
 
 Pixels = NDArray[np.uint8]

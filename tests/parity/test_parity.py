@@ -38,7 +38,7 @@ from engine.bundle.bundle import file_digest
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.paddle import PaddleRuntime
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from tests.conftest import Convert, ExportNetwork, vendor_warnings_ignored
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def mismatched_ppm(mask: Mask, wanted: Mask) -> float:
 
 def logits_of(predictor: Predictor, image: SourceImage) -> Tensor:
     tensor = predictor.prepare(image).tensor[np.newaxis]
-    (logits,) = predictor.runtime.run({predictor.input_name: tensor}).values()
+    (logits,) = predictor.runtime.run({predictor.network.input_name: tensor}).values()
     return logits
 
 

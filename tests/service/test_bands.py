@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from engine import open_bundle, read_image
 from engine.errors import ImageError
-from engine.segmentation.quality import STATISTICS_NAME
+from engine.images.quality import STATISTICS_NAME
 from service import cli
 from service.commands.terminal import ExitStatus
 from tests.service.bundles import bundle_folder, strongest_band_network

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from benchmarks.results.markdown import Table
 from converters.precision.quantization import QuantizationError
+from engine.images.quality import STATISTICS_NAME, statistics_json
 from engine.images.statistics import PictureStatistics
-from engine.segmentation.quality import STATISTICS_NAME, statistics_json
 from service.commands.terminal import ExitStatus, exit_status_of, print_table, results_console, step_shown
 from tests.service.bundles import bundle_folder, strongest_band_network
 from tests.service.pictures import BLUE, GREEN, RED, painted

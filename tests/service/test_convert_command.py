@@ -18,7 +18,7 @@ from converters.parity import ParityLimits
 from converters.precision.quantization import QuantizationError
 from converters.repository import Repository
 from engine import Precision, RuntimeName, RuntimeRequest, list_images, open_bundle, open_predictor, read_image
-from engine.segmentation.quality import read_reference
+from engine.images.quality import read_reference
 from service import cli
 from service.commands.terminal import ExitStatus
 

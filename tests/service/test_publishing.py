@@ -17,7 +17,7 @@ from PIL import Image
 from engine import ClassCover, Prediction, Provenance, SegmentationClass, SourceImage
 from engine.bundle.bundle import class_of_index
 from engine.images import Capture
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from service.ivcap.items import StorageError, UnreachableItem
 from service.ivcap.names import ArtifactName, product_stem
 from service.ivcap.publishing import (

@@ -39,11 +39,10 @@ from typer.testing import CliRunner
 from engine import ClassCover, Prediction, Provenance, SegmentationClass, Segmented, SourceImage, read_image
 from engine.cover.regions import RegionMethod
 from engine.images import Capture
+from engine.images.quality import Flag
 from engine.segmentation.confidence import confidence_of
 from engine.segmentation.palette import OverlayOptions, OverlayStyle
-from engine.segmentation.predictor import Mask
-from engine.segmentation.quality import Flag
-from engine.segmentation.steps import RegionCover
+from engine.segmentation.steps import Mask, RegionCover
 from service import cli
 from service.commands.terminal import ExitStatus
 from service.results.pictures import ImageTask, result_record

@@ -25,7 +25,7 @@ from engine import (
     SourceImage,
 )
 from engine.images import Capture
-from engine.segmentation.predictor import Mask
+from engine.segmentation.steps import Mask
 from service.results.pictures import (
     CoverTable,
     ImageTask,

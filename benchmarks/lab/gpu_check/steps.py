@@ -134,7 +134,7 @@ def clear_errors() -> str:
         with _opened(bundle, OnnxOptions(Provider.CUDA)) as predictor:
             side = 32 * int((require_gpu(0).memory_bytes / 400) ** 0.5 // 32)
             try:
-                predictor.runtime.run({predictor.input_name: np.zeros((1, 3, side, side), np.float32)})
+                predictor.runtime.run({predictor.network.input_name: np.zeros((1, 3, side, side), np.float32)})
             except InferenceError:
                 return f"{told[:60]}; a picture of {side}x{side} pixels: an error, no result from elsewhere"
     raise NotPossibleError(f"GPU 99 is refused; but this card takes {side}x{side} pixels at once")
@@ -230,14 +230,14 @@ def memory_limit() -> str:
         before = used_memory_bytes(gpu)
         options = OnnxOptions(Provider.CUDA, gpu=GpuOptions(memory_bytes=_LIMIT_BYTES))
         with _opened(bundle, options) as predictor:
-            predictor.apply_memory_limit(1 << 50, 1 << 40)
-            budget = predictor.memory
+            predictor.network.apply_memory_limit(1 << 50, 1 << 40)
+            budget = predictor.network.memory
             if budget is None or not budget.bytes_per_pixel:
                 raise AssertionError("what a run takes of the GPU's memory was not measured")
             fitting = budget.images_that_fit(640 * 480, 64)
             side = 32 * int((4 * _LIMIT_BYTES / budget.bytes_per_pixel) ** 0.5 // 32)
             try:
-                predictor.runtime.run({predictor.input_name: np.zeros((1, 3, side, side), np.float32)})
+                predictor.runtime.run({predictor.network.input_name: np.zeros((1, 3, side, side), np.float32)})
             except InferenceError:
                 taken = used_memory_bytes(gpu) - before
             else:
@@ -315,7 +315,7 @@ def _with_fp16(bundle: Bundle, folder: Path) -> Bundle:
     path = folder / "half.onnx"
     with _opened(bundle, OnnxOptions(threads=4)) as predictor:
         prepared = (predictor.prepare(image) for image in generated_images(SIZES))
-        feeds = ({predictor.input_name: each.tensor[None]} for each in prepared)
+        feeds = ({predictor.network.input_name: each.tensor[None]} for each in prepared)
         to_half(fp32.path, path, feeds, where=bundle.source.name)
     return bundle.with_onnx(OnnxModel(path, Precision.FP16, file_digest(path)))
 

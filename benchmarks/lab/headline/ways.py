@@ -22,9 +22,11 @@ from engine.runtimes import Tensor, probe_feeds
 from engine.runtimes.loading import load_onnx
 from engine.runtimes.profile import read_profile
 from engine.runtimes.selection import RuntimeRequest
+from engine.segmentation.network import PreparedImage
 from engine.segmentation.opening import open_predictor, open_runtime
 from engine.segmentation.pipeline import Failed, Pipeline
-from engine.segmentation.predictor import Prediction, Predictor, PreparedImage
+from engine.segmentation.prediction import Prediction
+from engine.segmentation.predictor import Predictor
 
 Repeat = Callable[[], int]
 """Does the work once, and returns how many images that were."""

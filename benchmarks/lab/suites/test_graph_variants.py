@@ -27,7 +27,7 @@ from engine import Bundle, OnnxModel, OnnxOptions, Precision, Predictor, SourceI
 from engine.bundle.bundle import file_digest
 from engine.images import Capture
 from engine.runtimes.onnx import OnnxRuntime
-from engine.segmentation.predictor import PreparedImage
+from engine.segmentation.network import PreparedImage
 from engine.transforms import Normalize, TransformRecord
 
 WIDTH, HEIGHT = 1154, 866

@@ -1,0 +1,297 @@
+"""The network of a bundle as it runs: images that are prepared for it go in, one output per image comes out."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle.bundle import Bundle
+from engine.errors import ImageError, InferenceError
+from engine.images.quality import Flag
+from engine.runtimes import Runtime, Tensor, TensorSpec
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
+from engine.segmentation.postprocess import OutputKind, logits, output_kind, require_channels_first
+from engine.transforms import MAX_BANDS, TransformRecord
+
+_log = logging.getLogger(__name__)
+_BATCHES_ARE_CUT = "batches are cut to what the memory limit allows"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        tensor: float32[C, H, W].
+        records: what the transforms did, to be undone.
+        preprocess_ms: how long that took.
+        source_size: width and height of the photograph.
+        flags: what the photograph may suffer from.
+    """
+
+    tensor: NDArray[np.float32]
+    records: tuple[TransformRecord, ...]
+    preprocess_ms: float
+    source_size: tuple[int, int] = (1, 1)
+    flags: tuple[Flag, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawOutput:
+    """What the network returned for one image.
+
+    Attributes:
+        output: one image's tensor, without the batch axis.
+        kind: how to read it.
+        run_ms: this image's share of the run.
+        classes: that the network tells apart, where the output does not show it.
+    """
+
+    output: Tensor
+    kind: OutputKind
+    run_ms: float
+    classes: int = 0
+
+
+RunOnce = Callable[[Sequence[PreparedImage]], list[RawOutput]]
+"""Runs the network over images, each once."""
+
+
+class Forward(Protocol):
+    """A way to see an image that is not one run of the network."""
+
+    def record(self) -> Mapping[str, object]:
+        """For the provenance, name to value."""
+        ...
+
+    def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
+        """Run the network over images.
+
+        Args:
+            run_once: runs the network over images, each once.
+            prepared: any mix of shapes.
+
+        Returns:
+            One output per image, in order.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Network:
+    """The network of a bundle on a runtime.
+
+    Threads: runs may be called from several threads at once; the runtime has a run under way for each of its streams.
+
+    Attributes:
+        bundle: whose model runs.
+        runtime: the loaded model.
+        memory: what runs may use; batches are cut to it. None: no limit.
+        before_run: called before each run; what it raises ends the image. None: nothing is called.
+        notes: what was done otherwise than asked, for the provenance.
+    """
+
+    bundle: Bundle
+    runtime: Runtime
+    memory: MemoryBudget | None = None
+    before_run: Callable[[], None] | None = None
+    notes: tuple[str, ...] = ()
+    _input: TensorSpec = field(init=False)
+    _ends_in_sigmoid: bool = field(init=False)
+    _runtime_tells_classes: bool = field(init=False, default=True)
+
+    def __post_init__(self) -> None:
+        images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
+        if len(self.runtime.inputs) != 1 or len(images) != 1:
+            shapes = {spec.name: spec.shape for spec in self.runtime.inputs}
+            raise InferenceError(f"the network must have one input of rank 4 (NCHW), but it has {shapes}")
+        self._input = images[0]
+        if self.bands > MAX_BANDS:
+            raise InferenceError(f"the network takes images of {self.bands} bands, and at most {MAX_BANDS} are read")
+        self._ends_in_sigmoid = self.bundle.multilabel and self.last_operator() is LastOperator.SIGMOID
+
+    def last_operator(self) -> LastOperator:
+        """Find out what the running network does to its scores last.
+
+        Returns:
+            The operator; none of those that are known, where the bundle does not hold the file that runs.
+
+        Raises:
+            ModelLoadError: its file cannot be read.
+        """
+        models = (self.bundle.paddle, *self.bundle.onnx)
+        running = (each for each in models if each is not None and each.digest == self.runtime.identity.model_digest)
+        model = next(running, None)
+        return LastOperator.OTHER if model is None else last_operator(model)
+
+    @property
+    def uses_threshold(self) -> bool:
+        """Whether the threshold can have an effect; known where the network declares what it returns."""
+        scores = any(len(each.shape) == 4 and each.shape[1] not in {None, 1} for each in self.runtime.outputs)
+        return not self.returns_indices and (self.bundle.multilabel or not scores)
+
+    @property
+    def returns_indices(self) -> bool:
+        """Whether the network returns class indices and no scores; known where it declares what it returns."""
+        return all(np.dtype(each.dtype).kind in "iu" for each in self.runtime.outputs)
+
+    @property
+    def bands(self) -> int:
+        """Bands of the network's input; three where it states none."""
+        return self._input.shape[1] or 3
+
+    @property
+    def input_name(self) -> str:
+        """Name of the network's input."""
+        return self._input.name
+
+    def require_fitting(self, tensor: NDArray[np.float32]) -> None:
+        """Refuse an image of another size or number of bands than the network takes.
+
+        Args:
+            tensor: `float32[C, H, W]`.
+
+        Raises:
+            ImageError: it does not fit.
+        """
+        stated = self._input.shape[1:]
+        if any(want is not None and want != have for want, have in zip(stated, tensor.shape, strict=True)):
+            wanted = "×".join("any" if axis is None else str(axis) for axis in stated)
+            raise ImageError(
+                f"after the transforms the image is {'×'.join(map(str, tensor.shape))} (bands×height×width), but the "
+                f"network takes {wanted}: export it with dynamic input, or with a Resize or Padding to its size"
+            )
+
+    def run(
+        self, prepared: Sequence[PreparedImage], only_classes_of: Callable[[PreparedImage], bool] = lambda _: False
+    ) -> list[RawOutput]:
+        """Run the network over images, those of equal shape together.
+
+        Args:
+            prepared: any mix of shapes.
+            only_classes_of: for which images a mask will do in place of scores; a runtime that can compare scores
+                where it runs then returns one.
+
+        Returns:
+            One output per image, in order.
+
+        Raises:
+            InferenceError: the run failed, or returned no segmentation.
+        """
+        groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+        for index, each in enumerate(prepared):
+            only_classes = self._runtime_tells_classes and only_classes_of(each)
+            groups.setdefault((each.tensor.shape, only_classes), []).append(index)
+        outputs: dict[int, RawOutput] = {}
+        for (shape, only_classes), indices in groups.items():
+            size = self._input.shape[0] or self._images_that_fit(shape[-2] * shape[-1], len(indices))
+            for start in range(0, len(indices), size):
+                chunk = indices[start : start + size]
+                if self.before_run is not None:
+                    self.before_run()
+                raw = self._run_stacked([prepared[index].tensor for index in chunk], only_classes=only_classes)
+                outputs.update(zip(chunk, raw, strict=True))
+        return [outputs[index] for index in range(len(prepared))]
+
+    def _images_that_fit(self, pixels: int, wanted: int) -> int:
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.images_that_fit(pixels, wanted)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def _note_cut(self, fitting: int, wanted: int, pixels: int) -> None:
+        if fitting < wanted and _BATCHES_ARE_CUT not in self.notes:
+            _log.warning("%s: %d of %d images of %d pixels share a run", _BATCHES_ARE_CUT, fitting, wanted, pixels)
+            self.notes = (*self.notes, _BATCHES_ARE_CUT)
+
+    def batch_within_memory(self, wanted: int, pixels: int, read_ahead: int) -> int:
+        """Cut a batch size to what a pipeline can hold within the memory limit.
+
+        Args:
+            wanted: images that may share a run, at least 1.
+            pixels: of the largest image that is usual.
+            read_ahead: images that are decoded before they are needed.
+
+        Returns:
+            1 to `wanted`; less than wanted is logged and noted.
+        """
+        if self.memory is None:
+            return wanted
+        fitting = self.memory.batch_that_fits(pixels, wanted, read_ahead)
+        self._note_cut(fitting, wanted, pixels)
+        return fitting
+
+    def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
+        """Measure what runs take and keep to a limit from now on, unless they certainly fit.
+
+        On a GPU it is the GPU's memory that runs take, and its limit that counts. Runs under TensorRT are not measured,
+        since it takes no pictures outside its profile.
+
+        Args:
+            limit_bytes: of all memory of this process.
+            pixels: of the largest run that is to be expected.
+        """
+        memory = self.runtime.memory
+        if self.runtime.identity.on_gpu and memory is None:
+            return
+        room_bytes = limit_bytes if memory is None else memory.free_bytes()
+        if self._input.shape[-2:] != (None, None) or pixels * NO_DOUBT_BYTES <= room_bytes:
+            return
+        batch, bands = (axis or 1 for axis in self._input.shape[:2])
+
+        def run_square(side: int) -> int:
+            outputs = self.runtime.run({self._input.name: np.zeros((batch, bands, side, side), self._input.dtype)})
+            return sum(output.nbytes for output in outputs.values())
+
+        if memory is None:
+            self.memory = MemoryBudget.measured(run_square, limit_bytes)
+        else:
+            self.memory = MemoryBudget.measured_on(memory, run_square)
+
+    def _run_stacked(self, tensors: list[NDArray[np.float32]], *, only_classes: bool) -> list[RawOutput]:
+        fixed_batch = self._input.shape[0] or len(tensors)
+        # A network exported for a fixed batch always gets a full one; what was repeated is dropped.
+        filled = [*tensors, *tensors[-1:] * (fixed_batch - len(tensors))]
+        batch = np.stack(filled) if len(filled) > 1 else np.ascontiguousarray(filled[0])[np.newaxis]
+        feeds = {self._input.name: batch.astype(self._input.dtype, copy=False)}
+        started = time.perf_counter()
+        masks = self._masks_of(feeds, batch.shape[-2:]) if only_classes else None
+        outputs = self.runtime.run(feeds) if masks is None else {}
+        run_ms = (time.perf_counter() - started) * 1000 / len(tensors)
+        if masks is not None:
+            classes = self.runtime.outputs[0].shape[1] or 0
+            return [RawOutput(masks[index], OutputKind.MASK, run_ms, classes) for index in range(len(tensors))]
+        output, kind = self._segmentation_of(outputs, fixed_batch, batch.shape[-2:])
+        return [RawOutput(output[index], kind, run_ms) for index in range(len(tensors))]
+
+    def _masks_of(self, feeds: Mapping[str, Tensor], size: tuple[int, ...]) -> Tensor | None:
+        masks = self.runtime.run_for_classes(feeds)
+        if masks is None or masks.shape[-2:] != size:
+            # A network that returns less than it is given has its scores enlarged.
+            self._runtime_tells_classes = False
+            return None
+        return masks
+
+    def _segmentation_of(
+        self, outputs: Mapping[str, Tensor], batch: int, size: tuple[int, ...]
+    ) -> tuple[Tensor, OutputKind]:
+        problems: list[str] = []
+        for name, output in outputs.items():
+            try:
+                require_channels_first(output, size, len(self.bundle.classes))
+                kind = output_kind(output, multilabel=self.bundle.multilabel)
+                if kind is OutputKind.MULTILABEL and self._ends_in_sigmoid:
+                    output = logits(output)
+            except InferenceError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            if output.shape[0] == batch:
+                return output, kind
+            problems.append(f"{name}: {output.shape[0]} results for {batch} images")
+        raise InferenceError(f"no output of the network is a segmentation ({'; '.join(problems)})")
