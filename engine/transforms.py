@@ -297,7 +297,7 @@ class Padding(ImageTransform):
                 f"{width}×{height} that the bundle pads to; set a smaller max-img-size, or export the model with a "
                 "larger target_size or with a resize before the padding"
             )
-        _check_size(width, height, image, "Padding")
+        require_possible_size("Padding", _size(image), (width, height))
         padded = np.full((height, width, image.shape[2]), self.value, np.float32)
         padded[: _height(image), : _width(image)] = image
         return padded, _record("padding", image)
@@ -555,6 +555,10 @@ def _height(image: Image) -> int:
     return image.shape[0]
 
 
+def _size(image: Image) -> tuple[int, int]:
+    return _width(image), _height(image)
+
+
 def _record(kind: Literal["resize", "padding"], image: Image) -> TransformRecord:
     return TransformRecord(kind, _height(image), _width(image))
 
@@ -572,7 +576,7 @@ def _scaled(image: Image, scale: float, op: str) -> Image:
 
 
 def _resized(image: Image, width: int, height: int, op: str, flag: int = cv2.INTER_LINEAR) -> Image:
-    _check_size(width, height, image, op)
+    require_possible_size(op, _size(image), (width, height))
     return resize_bands(image, (width, height), flag)
 
 
@@ -595,12 +599,21 @@ def resize_bands(pixels: npt.NDArray[Plane], size: tuple[int, int], flag: int) -
     return cast("npt.NDArray[Plane]", resized[0] if len(parts) == 1 else np.concatenate(shaped, axis=-1))
 
 
-def _check_size(width: int, height: int, image: Image, op: str) -> None:
-    """Refuse a size that OpenCV or the memory of the host would refuse in words of their own."""
-    change = f"{op}: an image of {_width(image)}×{_height(image)} pixels (w×h) would become {width}×{height}"
-    if min(width, height) < 1:
+def require_possible_size(op: str, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Refuse a size that OpenCV or the memory of the host would refuse in words of their own.
+
+    Args:
+        op: what asks for it, for the message.
+        size: width and height of the image, in pixels.
+        wanted: what they would become.
+
+    Raises:
+        ImageError: a side would be 0 pixels, or the image too large.
+    """
+    change = f"{op}: an image of {size[0]}×{size[1]} pixels (w×h) would become {wanted[0]}×{wanted[1]}"
+    if min(wanted) < 1:
         raise ImageError(f"{change}, which leaves nothing; crop the image to a less extreme ratio of its sides")
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+    if max(wanted) > MAX_SIDE or wanted[0] * wanted[1] > MAX_PIXELS:
         raise ImageError(
             f"{change}, more than the limit of {MAX_SIDE} pixels a side and {MAX_PIXELS} in all; "
             "set a smaller max-img-size, crop the image, or export the model with smaller sizes"

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.declaration import Options, numbers, option
-from engine.errors import ImageError, OptionError
+from engine.errors import OptionError
 from engine.segmentation.network import PreparedImage, RawOutput, RunOnce
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.predictor import Predictor
-from engine.transforms import TransformRecord, restore_plane
+from engine.transforms import TransformRecord, require_possible_size, restore_plane
 
 Tensor = NDArray[np.float32]
 Value = TypeVar("Value", bound=np.generic)
@@ -139,7 +139,7 @@ class AveragedForward:
             One output per image, in order: averaged scores at the size of its tensor, or the class with most votes.
 
         Raises:
-            ImageError: a scale leaves nothing of an image.
+            ImageError: a scale leaves nothing of an image, or makes it too large.
             InferenceError: the run failed, or returned no segmentation.
         """
         return [self._averaged(run_once, each) for each in prepared]
@@ -149,10 +149,7 @@ class AveragedForward:
         total = _Total(height, width)
         for scale in self.averaging.scales:
             scaled_height, scaled_width = int(height * scale + 0.5), int(width * scale + 0.5)
-            if min(scaled_height, scaled_width) < 1:
-                raise ImageError(
-                    f"scale {scale:g} leaves nothing of an image that is {width}×{height} pixels (w×h) for the network"
-                )
+            require_possible_size(f"scale {scale:g}", (width, height), (scaled_width, scaled_height))
             scaled = _resized(prepared.tensor, scaled_height, scaled_width)
             for flip in self.averaging.flips:
                 seen = self._slid(run_once, np.ascontiguousarray(_flipped(scaled, flip)))

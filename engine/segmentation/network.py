@@ -1,9 +1,11 @@
 """The network of a bundle as it runs: images that are prepared for it go in, one output per image comes out."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +105,9 @@ class Network:
     notes: tuple[str, ...] = ()
     _input: TensorSpec = field(init=False)
     _ends_in_sigmoid: bool = field(init=False)
+    _limit_bytes: int = field(init=False, default=0)
+    _certain_pixels: float = field(init=False, default=math.inf)
+    _measuring: Lock = field(init=False, default_factory=Lock)
     _runtime_tells_classes: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
@@ -199,6 +204,9 @@ class Network:
         return [outputs[index] for index in range(len(prepared))]
 
     def _images_that_fit(self, pixels: int, wanted: int) -> int:
+        if self.memory is None and pixels * wanted > self._certain_pixels:
+            # Transforms and scales make more of an image than its own pixels.
+            self._measure_runs()
         if self.memory is None:
             return wanted
         fitting = self.memory.images_that_fit(pixels, wanted)
@@ -228,31 +236,39 @@ class Network:
         return fitting
 
     def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
-        """Measure what runs take and keep to a limit from now on, unless they certainly fit.
+        """Keep to a memory limit from now on. What runs take is measured before the first that may not fit.
 
         On a GPU it is the GPU's memory that runs take, and its limit that counts. Runs under TensorRT are not measured,
         since it takes no pictures outside its profile.
 
         Args:
             limit_bytes: of all memory of this process.
-            pixels: of the largest run that is to be expected.
+            pixels: of the largest run that is to be expected; if it may not fit, the measurement happens now.
         """
         memory = self.runtime.memory
-        if self.runtime.identity.on_gpu and memory is None:
+        if (self.runtime.identity.on_gpu and memory is None) or self._input.shape[-2:] != (None, None):
             return
-        room_bytes = limit_bytes if memory is None else memory.free_bytes()
-        if self._input.shape[-2:] != (None, None) or pixels * NO_DOUBT_BYTES <= room_bytes:
-            return
+        self._limit_bytes = limit_bytes
+        self._certain_pixels = (limit_bytes if memory is None else memory.free_bytes()) / NO_DOUBT_BYTES
+        if pixels > self._certain_pixels:
+            self._measure_runs()
+
+    def _measure_runs(self) -> None:
         batch, bands = (axis or 1 for axis in self._input.shape[:2])
 
         def run_square(side: int) -> int:
             outputs = self.runtime.run({self._input.name: np.zeros((batch, bands, side, side), self._input.dtype)})
             return sum(output.nbytes for output in outputs.values())
 
-        if memory is None:
-            self.memory = MemoryBudget.measured(run_square, limit_bytes)
-        else:
-            self.memory = MemoryBudget.measured_on(memory, run_square)
+        with self._measuring:
+            if self._certain_pixels == math.inf:
+                return
+            if self.runtime.memory is None:
+                self.memory = MemoryBudget.measured(run_square, self._limit_bytes)
+            else:
+                self.memory = MemoryBudget.measured_on(self.runtime.memory, run_square)
+            # Whatever was found out, it is not asked again: also not of a network that takes no small pictures.
+            self._certain_pixels = math.inf
 
     def _run_stacked(self, tensors: list[NDArray[np.float32]], *, only_classes: bool) -> list[RawOutput]:
         fixed_batch = self._input.shape[0] or len(tensors)

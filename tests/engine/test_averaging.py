@@ -142,9 +142,12 @@ def test_what_leaves_gaps_or_makes_no_sense_is_refused(wrong: dict[str, Any], me
         Averaging(**wrong)
 
 
-def test_a_scale_that_leaves_nothing_is_an_error_of_the_image() -> None:
-    predictor = averaged(Predictor(bundle_of(), FakeRuntime(network)), Averaging(scales=(0.01,)))
-    with pytest.raises(ImageError, match="leaves nothing"):
+@pytest.mark.parametrize(
+    ("scale", "message"), [(0.01, "scale 0.01: .* leaves nothing"), (7000.0, "more than the limit")]
+)
+def test_a_scale_that_is_impossible_for_an_image_is_an_error_of_the_image(scale: float, message: str) -> None:
+    predictor = averaged(Predictor(bundle_of(), FakeRuntime(network)), Averaging(scales=(scale,)))
+    with pytest.raises(ImageError, match=message):
         predictor.predict(image_of(noise(10, 10)))
 
 

@@ -10,7 +10,9 @@ from engine.errors import InferenceError
 from engine.images import Capture, SourceImage
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.segmentation.averaging import Averaging, averaged
 from engine.segmentation.memory_budget import MemoryBudget
+from tests.engine.test_predictor import bundle_of
 
 MIB = 1 << 20
 
@@ -71,6 +73,26 @@ def test_nothing_is_measured_where_there_is_no_doubt(small_bundle: Bundle) -> No
     fixed = Predictor(small_bundle, FakeRuntime(network, input_shape=(1, 3, 64, 64)))
     fixed.network.apply_memory_limit(1, 1000)
     assert fixed.network.memory is None
+
+
+@pytest.mark.parametrize("way", ["scales", "transforms"])
+def test_runs_larger_than_the_image_are_measured_before_the_first(way: str) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def network(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    transforms = [{"type": "Resize", "target_size": [64, 64]}] if way == "transforms" else []
+    plain = Predictor(bundle_of(transforms), FakeRuntime(network))
+    # 16×16 pixels certainly fit, 32×32 do not.
+    plain.network.apply_memory_limit(8192 * 1023, 16 * 16)
+    assert shapes == []
+    predictor = averaged(plain, Averaging(scales=(2.0,))) if way == "scales" else plain
+    predictor.predict(image(16))
+    assert shapes[:2] == [(1, 3, 128, 128), (1, 3, 256, 256)]
+    predictor.predict(image(16))
+    assert shapes.count((1, 3, 128, 128)) == 1
 
 
 def test_a_network_that_takes_no_small_pictures_is_not_judged(small_bundle: Bundle) -> None:
