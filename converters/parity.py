@@ -27,59 +27,35 @@ _STEP = 32
 
 @dataclass(frozen=True, slots=True)
 class ParityLimits:
-    """What a conversion must keep to.
+    """What a conversion must keep to; None: anything."""
 
-    Attributes:
-        max_mismatched_ppm: pixels per million whose class may differ; None: any.
-        min_class_iou: smallest intersection over union of a class that counts, 0–1; None: any.
-        max_cover_error: largest difference of a class's cover in one image, 0–1; None: any.
-    """
-
-    max_mismatched_ppm: float | None = 100.0
-    min_class_iou: float | None = None
-    max_cover_error: float | None = None
+    max_mismatched_ppm: float | None = 100.0  # pixels per million whose class may differ
+    min_class_iou: float | None = None  # intersection over union of a class that counts, 0–1
+    max_cover_error: float | None = None  # difference of a class's cover in one image, 0–1
 
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """How a candidate compares with its reference.
-
-    Attributes:
-        images: number of images compared.
-        pixel_agreement: share of pixels of equal class, 0–1.
-        mismatched_ppm: pixels of different class, per million.
-        class_iou: class name to intersection over union over all images; classes that neither found are left out, and
-            a name that several classes have is followed by the class's index.
-        min_class_iou: the smallest of those that count (`gated_classes`); 1 if none does.
-        gated_classes: classes of at least a thousandth of the reference.
-        max_cover_error: largest difference of a class's cover in one image.
-        max_abs_logit_error: largest difference of a raw score; None where the network returns masks.
-        logit_range: largest minus smallest raw score of the reference; None where the network returns masks.
-        worst_image: the image with the largest share of mismatched pixels.
-        reference: what ran as reference.
-        candidate: what was compared with it.
-    """
+    """How a candidate compares with its reference."""
 
     images: int
-    pixel_agreement: float
+    pixel_agreement: float  # share of pixels of equal class, 0–1
     mismatched_ppm: float
+    # class name to intersection over union over all images; classes that neither found are left out, and a name that
+    # several classes have is followed by the class's index
     class_iou: Mapping[str, float]
-    min_class_iou: float
-    gated_classes: tuple[str, ...]
-    max_cover_error: float
-    max_abs_logit_error: float | None
-    logit_range: float | None
-    worst_image: str
+    min_class_iou: float  # of those that count (`gated_classes`); 1 if none does
+    gated_classes: tuple[str, ...]  # classes of at least a thousandth of the reference
+    max_cover_error: float  # largest difference of a class's cover in one image
+    max_abs_logit_error: float | None  # of a raw score; None where the network returns masks
+    logit_range: float | None  # largest minus smallest raw score of the reference; None where the network returns masks
+    worst_image: str  # the one with the largest share of mismatched pixels
     reference: Provenance
     candidate: Provenance
 
 
 class ParityError(ConversionError):
-    """A converted model misses its limits.
-
-    Attributes:
-        report: what was measured.
-    """
+    """A converted model misses its limits; `report` is what was measured."""
 
     def __init__(self, message: str, report: ParityReport) -> None:
         super().__init__(message)
@@ -122,15 +98,11 @@ def generated_images(
 
 @dataclass(frozen=True, slots=True)
 class TakenSizes:
-    """Which sizes of pictures a network takes.
+    """Which sizes of pictures a network takes."""
 
-    Attributes:
-        taken: width and height; in place of a refused one the next multiples of 32, if the network takes those.
-        refused: what it says to the last refused one; empty if it takes all.
-    """
-
+    # width and height; in place of a refused one the next multiples of 32, if the network takes those
     taken: tuple[tuple[int, int], ...]
-    refused: str
+    refused: str  # what it says to the last refused one; empty if it takes all
 
 
 def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> TakenSizes:
@@ -163,11 +135,7 @@ def named_pictures(
 ) -> list[tuple[str, SourceImage]]:
     """Make the pictures that a conversion is certified with where a user names none.
 
-    Args:
-        reference: the original; sizes that it does not take are replaced.
-
-    Raises:
-        ConversionError: the original takes none of the sizes.
+    Sizes that the original does not take are replaced; ConversionError if it takes none.
     """
     found = sizes_taken(reference, sizes)
     if not found.taken:
@@ -181,14 +149,9 @@ def named_pictures(
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:
-    """Run both predictors over the same images.
+    """Run both predictors over the same images; those that the bundle's transforms refuse are left out.
 
-    Args:
-        images: names and images; those that the bundle's transforms refuse are left out.
-
-    Raises:
-        ConversionError: there was no image that the bundle takes.
-        InferenceError: a run failed.
+    ConversionError: there was no image that the bundle takes. InferenceError: a run failed.
     """
 
     def masks(tally: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
@@ -226,13 +189,8 @@ def compare_classes(
 ) -> ParityReport:
     """Compare a network that returns classes with one that returns scores, at the size that the networks return.
 
-    Args:
-        candidate: returns scores, of which the largest tells the class; of the same transforms.
-        images: names and images; those that the transforms refuse are left out.
-
-    Raises:
-        ConversionError: there was no image that the bundle takes, or the networks return something else.
-        InferenceError: a run failed.
+    Images that the transforms, the same of both, refuse are left out. ConversionError: none is left, or the networks
+    return something else. InferenceError: a run failed.
     """
 
     def classes(prepared: PreparedImage) -> tuple[Mask, Mask]:
@@ -311,14 +269,7 @@ def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predicto
 
 
 def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) -> None:
-    """Hold a report against limits.
-
-    Args:
-        limits: what must be kept.
-
-    Raises:
-        ParityError: a limit is missed; it carries the report.
-    """
+    """Hold a report against limits; ParityError, which carries the report, if one is missed."""
     missed: list[str] = []
     if limits.max_mismatched_ppm is not None and report.mismatched_ppm > limits.max_mismatched_ppm:
         missed.append(
