@@ -29,27 +29,17 @@ _CHANGE = "the last argmax was cut off"
 
 @dataclass(frozen=True, slots=True)
 class ScoresBundle:
-    """A bundle without the last argmax of the one that it was made from.
+    """A bundle without the last argmax of the one that it was made from."""
 
-    Attributes:
-        bundle: of the same source; `derived_from` is the digest of the original.
-        report: the classes with the largest score compared with those of the original, at the network's own size; no
-            pixel differs.
-        left_out: files of the original that hold for its masks only: derived models, a tuned profile.
-        opset: operator set of a graph that was cut; None where a program was.
-    """
-
-    bundle: Bundle
+    bundle: Bundle  # of the same source; `derived_from` is the digest of the original
+    # the classes with the largest score compared with those of the original, at the network's own size; no pixel
+    # differs
     report: ParityReport
-    left_out: tuple[str, ...]
-    opset: int | None
+    left_out: tuple[str, ...]  # files of the original that hold for its masks only: derived models, a tuned profile
+    opset: int | None  # of a graph that was cut; None where a program was
 
     def as_conversion(self, request: ConversionRequest) -> Conversion | None:
-        """Certify the FP32 graph that was cut, against the original.
-
-        Returns:
-            None where a program was cut, or the request asks for another model.
-        """
+        """Certify the FP32 graph that was cut; None where a program was, or the request asks for another model."""
         model = self.bundle.onnx_model(Precision.FP32)
         asked = replace(ConversionRequest(), limits=request.limits, verification=request.verification)
         if model is None or self.opset is None or request != asked:
@@ -73,15 +63,9 @@ def with_scores(
     """Cut the last argmax off a bundle's network, and prove that the classes stay the same.
 
     The Paddle program is cut in its own format; its weights are the same. Where the bundle holds none, its FP32 ONNX
-    graph is. Both networks then run on the same pictures: the class with the largest score must be the original's in
-    every pixel.
-
-    Args:
-        bundle: an open bundle; it is not changed.
-        pictures: names and images to compare on; empty: generated ones.
-
-    Raises:
-        ConversionError: the network does not end in an argmax over classes, its classes overlap, or a class differs.
+    graph is. Both networks then run on the same pictures, generated ones if none are given: the class with the largest
+    score must be the original's in every pixel. ConversionError: the network does not end in an argmax over classes,
+    its classes overlap, or a class differs.
     """
     if bundle.multilabel:
         raise ConversionError(

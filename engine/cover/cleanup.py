@@ -85,11 +85,7 @@ def keep_classes(mask: MaskRows, kept: frozenset[int]) -> None:
 
 
 def smooth(mask: MaskRows, side: int) -> None:
-    """Give each pixel the class that most pixels around it have: of two classes, the median.
-
-    Args:
-        side: of the square around a pixel, in pixels; odd.
-    """
+    """Give each pixel the class that most pixels have in a square around it, of an odd side; of two, the median."""
     reach = side // 2
     above = mask.read_rows(0, 0)
     for first, last in _strips(mask):

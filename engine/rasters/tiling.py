@@ -181,14 +181,9 @@ class Blender:
     _sums: Scores = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
 
     def add(self, index: int, scores: tuple[Scores, ...] | None) -> Scores:
-        """Add the next tile.
+        """Add the scores of the next tile, from the one that `carry` stops at: float32[h, w] a plane; None: none count.
 
-        Args:
-            index: the tile's number; tiles come in order, from the one that `carry` stops at.
-            scores: float32[h, w] a plane, of the tile's window; None where nothing in it counts.
-
-        Returns:
-            float32[planes, h, w] of the tile's `final_window`: the blended scores, until the next tile is added.
+        Returns the blended scores of the tile's `final_window`, float32[planes, h, w], until the next tile is added.
         """
         row_index, column_index = divmod(index, len(self.grid.columns))
         row, column = self.grid.place(index)

@@ -45,19 +45,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CompiledKey:
-    """What a compiled model depends on.
+    """What a compiled model depends on."""
 
-    Attributes:
-        model_digest: SHA-256 of the ONNX file.
-        version: of OpenVINO.
-        processor: model and flags, which decide what kernels are chosen.
-        settings: what it is compiled with.
-    """
-
-    model_digest: str
-    version: str
-    processor: tuple[str, ...]
-    settings: Mapping[str, str]
+    model_digest: str  # SHA-256 of the ONNX file
+    version: str  # of OpenVINO
+    processor: tuple[str, ...]  # model and flags, which decide what kernels are chosen
+    settings: Mapping[str, str]  # what it is compiled with
 
     @property
     def digest(self) -> str:
@@ -85,8 +78,7 @@ def compile_settings(options: OnnxOptions) -> dict[str, str]:
 def require_openvino(options: OnnxOptions) -> None:
     """Find out whether OpenVINO starts here, and computes right.
 
-    Raises:
-        RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
+    RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
     """
     if options.precision is Precision.INT8 and not has_vnni():
         raise RuntimeUnavailableError(
@@ -107,13 +99,10 @@ def _core() -> Any:
 
 
 def load_library() -> Any:
-    """Import OpenVINO without what its makers would be told about it.
+    """Import OpenVINO without what its makers would be told about it; RuntimeUnavailableError if it is not installed.
 
     `openvino` imports its model converter, which writes an identifier into the home folder and asks the network for its
     makers' host. It does neither where `openvino_telemetry` cannot be imported.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed.
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault(_TELEMETRY, cast("Any", None))
@@ -134,14 +123,10 @@ class OpenVinoRuntime(Runtime):
     """
 
     def __init__(self, model: OnnxModel, options: OnnxOptions, kept: Path | None = None) -> None:
-        """Load the model and prove with a first run that it works.
+        """Load the model and prove with a first run that it works; `kept` is the folder of compiled models.
 
-        Args:
-            kept: folder of compiled models; None: compile each time.
-
-        Raises:
-            RuntimeUnavailableError: OpenVINO is absent.
-            ModelLoadError: OpenVINO refuses the model or computes otherwise than asked for, or the first run fails.
+        RuntimeUnavailableError: OpenVINO is absent. ModelLoadError: OpenVINO refuses the model or computes otherwise
+        than asked for, or the first run fails.
         """
         require_openvino(options)
         self._options = options

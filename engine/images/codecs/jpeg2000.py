@@ -23,17 +23,11 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What the SIZ marker says.
+    """What the SIZ marker says."""
 
-    Attributes:
-        size: width and height in pixels.
-        depths_bit: of the components, one each.
-        signed: whether a component has values below zero.
-    """
-
-    size: tuple[int, int]
-    depths_bit: tuple[int, ...]
-    signed: bool
+    size: tuple[int, int]  # width and height in pixels
+    depths_bit: tuple[int, ...]  # of the components, one each
+    signed: bool  # whether a component has values below zero
 
     @property
     def is_deep(self) -> bool:
@@ -44,9 +38,7 @@ class Codestream:
 def read_codestream(path: Path, file: BinaryIO) -> Codestream:
     """Read what a JPEG 2000 file says of its codestream, which is what the decoder goes by.
 
-    Raises:
-        ImageError: the components are of a kind that is not read.
-        ValueError: it holds no codestream.
+    ImageError: the components are of a kind that is not read. ValueError: it holds no codestream.
     """
     _find_codestream(file)
     header = file.read(_SIZE_BYTES)
@@ -67,16 +59,9 @@ def read_codestream(path: Path, file: BinaryIO) -> Codestream:
 
 
 def decode_deep(file: BinaryIO, codestream: Codestream, scale_range: ScaleRange | None) -> NDArray[np.uint8]:
-    """Decode a JPEG 2000 file of more than 8 bit.
+    """Decode a JPEG 2000 file of more than 8 bit to `uint8[H, W, 3]`, RGB; alpha is dropped. ValueError: it is damaged.
 
-    Args:
-        scale_range: the values that become 0 and 255; None: the highest eight bits are taken.
-
-    Returns:
-        `uint8[H, W, 3]`, RGB; alpha is dropped.
-
-    Raises:
-        ValueError: it is damaged.
+    `scale_range` are the values that become 0 and 255; without it the highest eight bits are taken.
     """
     file.seek(0)
     decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)

@@ -48,11 +48,7 @@ class Message:
 def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
     """Read something from a file that is a message.
 
-    Args:
-        read: finds it; it may end an iteration where a part is missing.
-
-    Raises:
-        ValueError: the file is no message, or a part is missing.
+    `read` may end an iteration where a part is missing, which is a ValueError, too.
     """
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         try:
