@@ -275,7 +275,10 @@ def _reason_of(error: BaseException) -> str:
 
 
 def names_files(wkt: str) -> bool:
-    """Tell whether well-known text, or a part of it, names files, which PROJ would open, or possibly does."""
+    """Tell whether well-known text, or a part of it, names files, which PROJ would open.
+
+    So does what might do so in a way that is not known to be harmless.
+    """
     rest = _BARE_NAME.sub("", wkt)
     terms = [term for each in _EXTENSION.findall(rest) for term in str(each).split() if not _PLAIN_TERM.fullmatch(term)]
     return bool(terms) or _NAMES_FILE.search(rest) is not None

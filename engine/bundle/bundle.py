@@ -151,17 +151,11 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredOutput:
-    """What `deploy.yaml` says of the network; shown, never trusted.
+    """What `deploy.yaml` says of the network; shown, never trusted. None stands for what it does not state."""
 
-    Attributes:
-        input_shape: NCHW, None for a dynamic axis; None if not stated.
-        output_op: argmax, softmax or none; None if not stated.
-        output_dtype: as written; None if not stated.
-    """
-
-    input_shape: tuple[int | None, ...] | None
-    output_op: str | None
-    output_dtype: str | None
+    input_shape: tuple[int | None, ...] | None  # NCHW, None for a dynamic axis
+    output_op: str | None  # argmax, softmax or none
+    output_dtype: str | None  # as written
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,17 +31,10 @@ _MOST_NAMES_SHOWN: Final = 5
 
 
 def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: str) -> tuple[Transform, ...]:
-    """Read the ``transforms`` list of deploy.yaml.
+    """Read the ``transforms`` list of deploy.yaml: one mapping a transform, its ``type`` and its arguments.
 
-    Args:
-        records: The list as YAML gives it: one mapping a transform, its ``type`` and its arguments. None is empty.
-
-    Returns:
-        The transforms, in their order.
-
-    Raises:
-        BundleError: The list is not a list of mappings or too long, or an argument is unknown, missing or out of range.
-        UnsupportedTransformError: A transform is unknown or random, or cannot be undone.
+    BundleError: the list is not a list of mappings or too long, or an argument is unknown, missing or out of range.
+    UnsupportedTransformError: a transform is unknown or random, or cannot be undone.
 
     >>> parse_transforms([{"type": "ResizeByLong", "long_size": 512}, {"type": "Normalize"}], where="deploy.yaml")
     (ResizeByLong(long_size=512), Normalize(mean=(0.5,), std=(0.5,)))

@@ -50,16 +50,11 @@ _PACK_AGAIN: Final = "pack the bundle again, as .tgz or as an ordinary .zip"
 
 
 def zip_members(file: IO[bytes], most_members: int) -> Iterator[ArchiveMember]:
-    """List the members in the order in which they lie in the archive.
+    """List regular files and folders in the order in which they lie in the archive.
 
-    Yields:
-        Regular files and folders; the content of a file is inflated, and its length and checksum compared with what the
-        archive states, while it is read.
-
-    Raises:
-        BundleError: a member is a link, a device, encrypted or compressed in another way than Deflate; the archive is
-            split, or holds too many members.
-        BadZipFile: the archive is damaged, or its parts contradict each other.
+    A file is inflated, and its length and checksum compared with what the archive states, while it is read.
+    BundleError: a member is a link, a device, encrypted or compressed in another way than Deflate; the archive is
+    split, or holds too many members. BadZipFile: the archive is damaged, or its parts contradict each other.
     """
     members_end, count = _directory(file, most_members)
     try:

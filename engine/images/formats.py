@@ -51,17 +51,11 @@ RAW_SUFFIXES: frozenset[str] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ForeignKind:
-    """A kind of file that is not read.
+    """A kind of file that is not read."""
 
-    Attributes:
-        name: what it is, with an article.
-        advice: what to do about it.
-        is_picture: whether people mean a picture by it.
-    """
-
-    name: str
-    advice: str
-    is_picture: bool
+    name: str  # what it is, with an article
+    advice: str  # what to do about it
+    is_picture: bool  # whether people mean a picture by it
 
 
 _SAVE = "save it as PNG or JPEG"
@@ -101,11 +95,7 @@ _NO_PICTURES: Mapping[bytes, tuple[str, str]] = {
 
 
 def foreign_kind(prefix: bytes) -> ForeignKind | None:
-    """Recognise files that people take for pictures, or that are pictures in formats that are not read.
-
-    Returns:
-        What it is; None where it is not known.
-    """
+    """Recognise files that people take for pictures, or that are pictures in formats that are not read."""
     for patterns, is_picture in ((_PICTURES, True), (_NO_PICTURES, False)):
         for pattern, (name, advice) in patterns.items():
             if re.match(pattern, prefix, re.DOTALL | re.IGNORECASE):

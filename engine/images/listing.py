@@ -72,33 +72,23 @@ _KNOWN_OTHERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file or folder that was found and is not taken.
-
-    Attributes:
-        path: where it is.
-        reason: why, in the plural, and what to do about it.
-    """
+    """A file or folder that was found and is not taken."""
 
     path: Path
-    reason: str
+    reason: str  # why, in the plural, and what to do about it
 
 
 @dataclass(slots=True)
 class FoundImages:
-    """What files, folders and globs name.
+    """What files, folders and globs name."""
 
-    Attributes:
-        images: in the order of the arguments; a file is there once, its other names are left out.
-        left_out: what people might take for pictures, and is not taken.
-        other_files: how many other files there are, such as tables and texts.
-        excluded: how many files and folders a pattern left out.
-        subfolders: of images that lie in a sub-folder of the folder that was named, which one.
-    """
-
+    # in the order of the arguments; a file is there once, its other names are left out
     images: list[Path] = field(default_factory=list[Path])
+    # what people might take for pictures, and is not taken
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
-    other_files: int = 0
-    excluded: int = 0
+    other_files: int = 0  # how many other files there are, such as tables and texts
+    excluded: int = 0  # how many files and folders a pattern left out
+    # of images that lie in a sub-folder of the folder that was named, which one
     subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
 
     def remarks(self) -> list[str]:
