@@ -86,10 +86,7 @@ def _halve(model: Path, folder: Path, name: str, known_as: str, kept: Sequence[s
     try:
         half = ONNXModel(
             convert_float_to_float16(
-                source,
-                keep_io_types=True,
-                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT],
-                node_block_list=[*kept],
+                source, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT], node_block_list=[*kept]
             )
         )
         _skip_detours(half.model, frozenset(kept))

@@ -336,10 +336,7 @@ def _take_shapes_of_integers(proto: "onnx.ModelProto") -> None:
 
 
 def _exclusions(
-    graph: _Graph,
-    recipe: "_Recipe",
-    feeds: Callable[[], Iterator[Feeds]],
-    advance: Advance,
+    graph: _Graph, recipe: "_Recipe", feeds: Callable[[], Iterator[Feeds]], advance: Advance
 ) -> Iterator[tuple[str, ...]]:
     """Sets of nodes to leave in floating point: none, then ever more, the most sensitive first, up to half of all."""
     yield ()

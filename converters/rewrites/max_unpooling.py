@@ -103,11 +103,7 @@ class Unpooling:
         zeros = graph.add("Expand", zero, flat_shape)
         flat = graph.whole([0, 0, -1])
         scattered = graph.add(
-            "ScatterElements",
-            zeros,
-            graph.add("Reshape", positions, flat),
-            graph.add("Reshape", values, flat),
-            axis=2,
+            "ScatterElements", zeros, graph.add("Reshape", positions, flat), graph.add("Reshape", values, flat), axis=2
         )
         graph.add("Reshape", scattered, graph.add("Concat", planes, plane, axis=0), output=outputs[0])
 

@@ -12,13 +12,8 @@ FREE = -1
 """The length of an axis that is known only when the network runs."""
 
 _ELEMENTS = {
-    "t_f16": "float16",
-    "t_f32": "float32",
-    "t_f64": "float64",
-    "t_i32": "int32",
-    "t_i64": "int64",
-    "t_bool": "bool",
-}
+    "t_f16": "float16", "t_f32": "float32", "t_f64": "float64", "t_i32": "int32", "t_i64": "int64", "t_bool": "bool",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,17 +35,9 @@ _LEVEL: Final = 0b110
 """How hard the writer tried; some state it in one of the two places only."""
 _REPARSE_POINT: Final = 0x400
 _METHODS: Final = {
-    1: "Shrink",
-    6: "Implode",
-    9: "Deflate64",
-    12: "bzip2",
-    14: "LZMA",
-    93: "Zstandard",
-    95: "XZ",
-    97: "WavPack",
-    98: "PPMd",
-    99: "encryption (AES)",
-}
+    1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 97: "WavPack",
+    98: "PPMd", 99: "encryption (AES)",
+}  # fmt: skip
 _PACK_AGAIN: Final = "pack the bundle again, as .tgz or as an ordinary .zip"
 
 

@@ -242,7 +242,8 @@ def _enclosed_by(lines: _Lines, shape: Sequence[int]) -> Points:
     sides = _facing_fours(lines)
     if not len(sides):
         return np.zeros((0, 4, 2))
-    start = _crossings(lines, np.roll(sides, 1, axis=1), sides)
+    before = np.roll(sides, 1, axis=1)
+    start = _crossing(lines.normals[before], lines.offsets[before], lines.normals[sides], lines.offsets[sides])
     stop = np.roll(start, -1, axis=1)
     length = _length(stop - start)
     # Every corner lies in front of the two sides that it does not belong to: the region is convex.
@@ -295,10 +296,6 @@ def _facing_fours(lines: _Lines) -> Indices:
     sides[backwards] = sides[backwards][:, [0, 3, 2, 1]]
     corners = turn[sides, np.roll(sides, -1, axis=1)]
     return sides[((corners > low) & (corners < high)).all(axis=1)]
-
-
-def _crossings(lines: _Lines, one: Indices, other: Indices) -> Points:
-    return _crossing(lines.normals[one], lines.offsets[one], lines.normals[other], lines.offsets[other])
 
 
 def _crossing(normal: Points, offset: Real, other_normal: Points, other_offset: Real) -> Points:

@@ -15,10 +15,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 HEIF_SUFFIXES: frozenset[str] = frozenset({".heic", ".heif", ".hif"})
 """Suffixes of pictures that need the extra `heif`, in lower case."""
 
-IMAGE_SUFFIXES: frozenset[str] = HEIF_SUFFIXES | {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp"),
-    *(".avif", ".jp2", ".j2k", ".jpf", ".jpx"),
-}
+IMAGE_SUFFIXES: frozenset[str] = HEIF_SUFFIXES.union(
+    ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .avif .jp2 .j2k .jpf .jpx".split()
+)
 """Suffixes by which a folder's pictures are told from its other files, in lower case."""
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -40,11 +39,8 @@ DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
 )
 
 RAW_SUFFIXES: frozenset[str] = frozenset(
-    {
-        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc"),
-        *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
-        *(".srw", ".x3f"),
-    }
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
+    ".rw2 .rwl .sr2 .srf .srw .x3f".split()
 )
 """Suffixes of cameras' raw files, in lower case."""
 

@@ -31,41 +31,8 @@ _MASK_NAME = re.compile(r"[ _.-](?:masks?|labels?|seg|segmentation|gt|annotation
 _PNG_BYTES = 26
 _GREY, _PALETTE = 0, 3
 _KNOWN_OTHERS = frozenset(
-    {
-        *(".csv", ".txt", ".md", ".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml", ".html", ".pdf", ".log", ".db"),
-        *(
-            ".aae",
-            ".thm",
-            ".lrv",
-            ".mp4",
-            ".mov",
-            ".avi",
-            ".wav",
-            ".mp3",
-            ".gpx",
-            ".kml",
-            ".ini",
-            ".py",
-            ".npz",
-            ".npy",
-        ),
-        *(
-            ".tgz",
-            ".tar",
-            ".gz",
-            ".zip",
-            ".xls",
-            ".xlsx",
-            ".ods",
-            ".doc",
-            ".docx",
-            ".ovr",
-            ".tfw",
-            ".jgw",
-            ".pgw",
-            ".prj",
-        ),
-    }
+    ".csv .txt .md .json .jsonl .xml .xmp .yaml .yml .html .pdf .log .db .aae .thm .lrv .mp4 .mov .avi .wav .mp3 .gpx "
+    ".kml .ini .py .npz .npy .tgz .tar .gz .zip .xls .xlsx .ods .doc .docx .ovr .tfw .jgw .pgw .prj".split()
 )
 """Suffixes of what lies beside pictures and is none; whatever else has no known suffix is looked into."""
 

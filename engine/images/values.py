@@ -6,8 +6,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +54,20 @@ def eight_bit(values: NDArray[Any], bits: int, scale_range: ScaleRange | None = 
     if bits > 8:
         return (values >> (bits - 8)).astype(np.uint8)
     return (values.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
+
+
+def decoded_by_opencv(file: BinaryIO, bits: int, scale_range: ScaleRange | None) -> NDArray[np.uint8]:
+    """Decode a picture of 9 to 16 bit to uint8[H, W, 3], RGB, as `eight_bit` does; alpha is dropped.
+
+    ValueError: OpenCV cannot decode it.
+    """
+    file.seek(0)
+    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ValueError("OpenCV cannot decode it")
+    values = cast("NDArray[np.uint16]", decoded)
+    found = eight_bit(values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1], bits, scale_range)
+    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found
 
 
 @lru_cache(maxsize=4)

@@ -260,10 +260,10 @@ def _areas_in_plane(
     georeference: Georeference, width: int, height: int, unit_m: float, axis: float, inverse_flattening: float
 ) -> PixelAreas:
     wkt = georeference.crs_wkt or ""
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
     determinant = abs(per_column * per_row - x_per_row * y_per_column)
     corners = [(0.0, 0.0), (width, 0.0), (0.0, height), (width, height), (width / 2, height / 2)]
-    places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
+    places = [georeference.place(column, row) for column, row in corners]
     try:
         scales = _area_scales(wkt, places, unit_m, axis, inverse_flattening)
     except (GdalError, ValueError) as error:  # not all of them are finite
@@ -273,8 +273,7 @@ def _areas_in_plane(
         return PixelAreas(None, "its place lies outside of its projection")
     if worst > _LARGEST_DISTORTION:
         return PixelAreas(
-            None,
-            f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)",
+            None, f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)"
         )
     return PixelAreas(np.array([determinant * unit_m**2]), "in the plane of its projection")
 
@@ -283,11 +282,9 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
     """Find out how many degrees the side of a pixel in the middle has; None where nothing leads to WGS 84."""
     if georeference.crs_wkt is None:
         return None
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
-    xs = [x + column * per_column + height / 2 * x_per_row for column in (width / 2, width / 2 + 1)]
-    ys = [y + column * y_per_column + height / 2 * per_row for column in (width / 2, width / 2 + 1)]
+    one, next_one = (georeference.place(column, height / 2) for column in (width / 2, width / 2 + 1))
     try:
-        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", xs, ys)
+        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", *zip(one, next_one, strict=True))
     except GdalError:
         return None
     side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
@@ -309,9 +306,7 @@ def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple
     """Find latitude and longitude of the middle of a raster on WGS 84, in degrees; None where nothing leads there."""
     if georeference.crs_wkt is None:
         return None
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
-    east = x + width / 2 * per_column + height / 2 * x_per_row
-    north = y + width / 2 * y_per_column + height / 2 * per_row
+    east, north = georeference.place(width / 2, height / 2)
     try:
         (longitude,), (latitude,) = transform_points(georeference.crs_wkt, "EPSG:4326", [east], [north])
     except GdalError:

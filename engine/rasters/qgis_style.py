@@ -25,13 +25,7 @@ def qgis_style(labels: Sequence[ClassLabel]) -> bytes:
     for index, each in enumerate(labels):
         value = str(index)
         ElementTree.SubElement(
-            categories,
-            "category",
-            value=value,
-            type="integer",
-            symbol=value,
-            label=legible(each.name),
-            render="true",
+            categories, "category", value=value, type="integer", symbol=value, label=legible(each.name), render="true"
         )
         symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=value, alpha="1", clip_to_extent="1")
         layer = ElementTree.SubElement(

@@ -26,16 +26,18 @@ class Georeference:
     transform: tuple[float, float, float, float, float, float]
     area_or_point: str = "Area"  # what a pixel's coordinates mean, as GeoTIFF says it
 
+    def place(self, column: float, row: float) -> tuple[float, float]:
+        """X and y of a place in the raster, counted from the corner of the first pixel."""
+        x, per_column, x_per_row, y, y_per_column, per_row = self.transform
+        return x + column * per_column + row * x_per_row, y + column * y_per_column + row * per_row
+
     def bounds(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Enclose a raster: smallest x, smallest y, largest x, largest y, in the units of its coordinates.
 
         >>> Georeference(None, (500.0, 0.5, 0.0, 900.0, 0.0, -0.5)).bounds(4, 2)
         (500.0, 899.0, 502.0, 900.0)
         """
-        x, per_column, x_per_row, y, y_per_column, per_row = self.transform
-        corners = [(column, row) for column in (0, width) for row in (0, height)]
-        xs = [x + column * per_column + row * x_per_row for column, row in corners]
-        ys = [y + column * y_per_column + row * per_row for column, row in corners]
+        xs, ys = zip(*(self.place(column, row) for column in (0, width) for row in (0, height)), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
 

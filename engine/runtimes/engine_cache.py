@@ -10,7 +10,6 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from engine.options import WORKSPACE_BYTES, DynamicShapeProfile, Precision
 
@@ -22,17 +21,18 @@ _held: dict[Path, int] = {}
 _log = logging.getLogger(__name__)
 
 
-class FolderKey(Protocol):
+@dataclass(frozen=True, slots=True)
+class FolderKey:
     """What the content of a folder depends on."""
 
     @property
     def digest(self) -> str:
         """Another one as soon as anything differs."""
-        ...
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
-class EngineKey:
+class EngineKey(FolderKey):
     """What an engine of TensorRT depends on."""
 
     model_digest: str  # SHA-256 of the model
@@ -44,11 +44,6 @@ class EngineKey:
     tf32: bool  # whether FP32 products may be rounded to TF32
     shape_ranges: str | None = None  # SHA-256 of Paddle's file of ranges of inner tensors
     workspace_bytes: int = WORKSPACE_BYTES  # TensorRT's scratch memory
-
-    @property
-    def digest(self) -> str:
-        """Another one as soon as anything differs."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> Path:

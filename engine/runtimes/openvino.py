@@ -10,11 +10,10 @@ that it has not seen. A compiled model is kept beside the load marks, and the ne
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from engine.bundle.bundle import OnnxModel
 from engine.errors import EngineError, InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
-from engine.runtimes.engine_cache import engine_folder
+from engine.runtimes.engine_cache import FolderKey, engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import atomic_file
@@ -44,18 +43,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledKey:
+class CompiledKey(FolderKey):
     """What a compiled model depends on."""
 
     model_digest: str  # SHA-256 of the ONNX file
     version: str  # of OpenVINO
     processor: tuple[str, ...]  # model and flags, which decide what kernels are chosen
     settings: Mapping[str, str]  # what it is compiled with
-
-    @property
-    def digest(self) -> str:
-        """Another one as soon as anything differs."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def compile_settings(options: OnnxOptions) -> dict[str, str]:

@@ -35,14 +35,7 @@ from typing_extensions import override
 
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
-from engine.options import (
-    Device,
-    DynamicShapeProfile,
-    PaddleOptions,
-    Precision,
-    RuntimeName,
-    TensorRtPreparation,
-)
+from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName, TensorRtPreparation
 from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, engine_folder
 from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights

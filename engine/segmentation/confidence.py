@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InferenceError, OptionError
-from engine.segmentation.postprocess import OutputKind, Planes, index_counts
-from engine.transforms import TransformRecord, restore_plane
+from engine.segmentation.postprocess import OutputKind, Planes, index_counts, restored_plane
+from engine.transforms import TransformRecord
 
 ConfidencePlane = npt.NDArray[np.uint8]
 """Probabilities in steps of 1/255, from 1 on; 0 stands for pixels without data."""
@@ -69,11 +69,11 @@ def class_confidence(
     """
     match kind:
         case OutputKind.PROBABILITY:
-            found = np.clip(_restored(planes[0], records), 0, 1)
+            found = np.clip(restored_plane(planes[0], records), 0, 1)
             return _levels(_tempered(np.where(found > threshold, found, 1 - found), temperature))
         case OutputKind.SCORES if len(planes) == 1:
             require_more_than_two(scale)
-            apart = np.abs(_restored(planes[0], records))
+            apart = np.abs(restored_plane(planes[0], records))
             if scale is ScoreScale.PROBABILITIES:
                 return _levels(_tempered((1 + np.minimum(apart, 1)) / 2, temperature))
             return _levels(_real(1 / (1 + np.exp(-apart / np.float32(temperature)))))
@@ -125,10 +125,6 @@ def confidence_of(plane: ConfidencePlane, counts: npt.NDArray[np.int64], limit: 
     return Confidence(plane, mean, unsure, limit)
 
 
-def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
-    return restore_plane(plane, records, interpolation="linear")
-
-
 def _real(values: npt.NDArray[np.floating]) -> Planes:
     return values.astype(np.float32, copy=False)
 
@@ -148,10 +144,10 @@ def _running_softmax(
     planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: np.float32
 ) -> Planes:
     """The largest of the softmax over the restored planes, of which three are held at any time."""
-    highest = logits_of(_restored(planes[0], records), scale) / temperature
+    highest = logits_of(restored_plane(planes[0], records), scale) / temperature
     total = np.ones_like(highest)
     for each in planes[1:]:
-        plane = logits_of(_restored(each, records), scale) / temperature
+        plane = logits_of(restored_plane(each, records), scale) / temperature
         above = np.maximum(highest, plane)
         total = total * np.exp(highest - above) + np.exp(plane - above)
         highest = above

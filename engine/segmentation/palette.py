@@ -78,23 +78,12 @@ class OverlayOptions(Options):
         return {name: value for name, value in self.values().items() if value != usual[name]}
 
 
-def color_map(count: int) -> tuple[Color, ...]:
-    """Compute PaddleSeg's pseudo-colour map, the one of PASCAL VOC without its first entry, black.
-
-    The bits of a colour's number, lowest first, are dealt in turn to red, green and blue, highest bit first. Source:
-    paddleseg/utils/visualize.py, `get_color_map_list`, 2.8.0.
-
-    >>> color_map(4)
-    ((128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
-    """
-    return tuple(itertools.islice(_voc_colors(), count))
-
-
 def palette_for(colors: Sequence[Color | None], count: int) -> NDArray[np.uint8]:
     """Complete the colours of a bundle's classes to a palette, uint8[count, 3], RGB.
 
-    A class without a colour gets the entry of `color_map` at its index. Where another class already has that colour, it
-    gets the first unused entry past the classes' own, so that no two classes look alike and no third one is affected.
+    A class without a colour gets the entry at its index of PaddleSeg's pseudo-colour map. Where another class already
+    has that colour, it gets the first unused entry past the classes' own, so that no two classes look alike and no
+    third one is affected.
 
     >>> palette_for([None, (128, 0, 0)], 3).tolist()
     [[0, 0, 128], [128, 0, 0], [128, 128, 0]]
@@ -240,6 +229,11 @@ def _voc_colors() -> Iterator[Color]:
 
 
 def _voc_color(number: int) -> Color:
+    """An entry of PaddleSeg's pseudo-colour map, the one of PASCAL VOC without its first entry, black.
+
+    The bits of the number, lowest first, are dealt in turn to red, green and blue, highest bit first.
+    Source: paddleseg/utils/visualize.py, `get_color_map_list`, 2.8.0.
+    """
     red = green = blue = 0
     for bit in range(7, -1, -1):
         red |= (number & 1) << bit

@@ -118,16 +118,12 @@ def _pieces(text: str) -> Iterator[str]:
         elif index in of_flags or (marks <= _MOST_MARKS and _is_seen(text, index, letter, kind)):
             yield letter
         else:
-            yield _percent_encoded(letter)
+            yield "".join(f"%{byte:02X}" for byte in letter.encode())
 
 
 def _is_of_bytes(run: str) -> bool:
     """Whether surrogates stand for bytes of a name, rather than for text in a form that no name has."""
     return run.encode(errors="surrogateescape").decode(errors="surrogateescape") == run
-
-
-def _percent_encoded(letter: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in letter.encode())
 
 
 def _is_seen(text: str, index: int, letter: str, kind: str) -> bool:

@@ -4,14 +4,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.images.values import ScaleRange, eight_bit
+from engine.images.values import ScaleRange, decoded_by_opencv
 
 _START = b"\xff\x4f\xff\x51"
 _SIZE_BYTES = 38
@@ -63,14 +62,10 @@ def decode_deep(file: BinaryIO, codestream: Codestream, scale_range: ScaleRange 
 
     `scale_range` are the values that become 0 and 255; without it the highest eight bits are taken.
     """
-    file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != codestream.size:
+    pixels = decoded_by_opencv(file, codestream.depths_bit[0], scale_range)
+    if pixels.shape[1::-1] != codestream.size:
         raise ValueError("OpenCV cannot decode it")
-    values = cast("NDArray[np.uint16]", decoded)
-    bands = values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1]
-    high = eight_bit(bands, codestream.depths_bit[0], scale_range)
-    return np.repeat(high, 3, axis=-1) if high.shape[-1] == 1 else high
+    return pixels
 
 
 def _find_codestream(file: BinaryIO) -> None:

@@ -79,7 +79,7 @@ def png_content(path: Path, file: BinaryIO) -> PngContent:
         pixels=io.BufferedReader(SplicedFile(file, [*pieces, _END])),
         bits=header[8] if len(header) > 8 else 8,
         exif=_first(map(_exif_of, beside)),
-        xmp=_first(map(_xmp_of, beside)),
+        xmp=_first(_text_of(each, _XMP) for each in beside),
         pictures=max((int.from_bytes(body[:4], "big") for kind, body in beside if kind == b"acTL"), default=1),
     )
 
@@ -125,10 +125,6 @@ def _exif_of(chunk: tuple[bytes, bytes]) -> bytes | None:
         return bytes.fromhex(b"".join(lines).decode("ascii")) or None
     except ValueError:
         return None
-
-
-def _xmp_of(chunk: tuple[bytes, bytes]) -> bytes | None:
-    return _text_of(chunk, _XMP)
 
 
 def _text_of(chunk: tuple[bytes, bytes], wanted: bytes) -> bytes | None:

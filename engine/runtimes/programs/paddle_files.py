@@ -33,16 +33,9 @@ def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
 
 
 _PIR_DTYPES: Mapping[str, type[np.generic]] = {
-    "f16": np.float16,
-    "f32": np.float32,
-    "f64": np.float64,
-    "ui8": np.uint8,
-    "i8": np.int8,
-    "i16": np.int16,
-    "i32": np.int32,
-    "i64": np.int64,
-    "bool": np.bool_,
-}
+    "f16": np.float16, "f32": np.float32, "f64": np.float64, "ui8": np.uint8, "i8": np.int8, "i16": np.int16,
+    "i32": np.int32, "i64": np.int64, "bool": np.bool_,
+}  # fmt: skip
 
 
 def _pir_spec(operation: dict[str, Any]) -> TensorSpec:

@@ -49,12 +49,7 @@ def this_processor() -> tuple[str, ...]:
 
 def this_host() -> Host:
     model, *flags = this_processor()
-    return Host(
-        processor=model,
-        flags=tuple(flags),
-        cores=usable_cores(),
-        gpu=first_gpu_name(),
-    )
+    return Host(processor=model, flags=tuple(flags), cores=usable_cores(), gpu=first_gpu_name())
 
 
 def has_vnni() -> bool:
