@@ -193,7 +193,7 @@ def compare_classes(
     return something else. InferenceError: a run failed.
     """
 
-    def classes(prepared: PreparedImage) -> tuple[Mask, Mask]:
+    def classes(_: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
         (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
         kinds = (expected.kind, actual.kind)
         if kinds != (OutputKind.MASK, OutputKind.SCORES):
@@ -201,7 +201,7 @@ def compare_classes(
         mask, scores = expected.output, actual.output
         return mask.reshape(mask.shape[-2:]).astype(np.uint16), scores.argmax(axis=0).astype(np.uint16)
 
-    return _compared(reference, candidate, images, lambda _, prepared: classes(prepared))
+    return _compared(reference, candidate, images, classes)
 
 
 def _add_scores(tally: _Tally, expected: NDArray[np.generic], actual: NDArray[np.generic]) -> None:

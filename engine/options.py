@@ -42,14 +42,7 @@ class NumberedGpu(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        """Read it.
-
-        Args:
-            text: as users write it.
-
-        Raises:
-            ValueError: the text is something else.
-        """
+        """Read it as users write it; ValueError: the text is something else."""
         if not re.fullmatch(DEVICE_PATTERN, text) or ":" not in text:
             raise ValueError("give cpu, gpu, or a GPU by its number, such as gpu:1")
         return super().__new__(cls, text)

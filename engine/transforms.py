@@ -387,27 +387,12 @@ def apply_transforms(
 
 
 def bands_of_images(bands: int) -> int:
-    """Tell how many bands an image has to have for a network.
-
-    Args:
-        bands: that the network takes.
-
-    Returns:
-        The same; three, which become grey, for a network of one.
-    """
+    """Tell how many bands an image needs for a network: as many as it takes, or three, which become grey, for one."""
     return 3 if bands == 1 else bands
 
 
 def require_values_for(transforms: Sequence[Transform], bands: int) -> None:
-    """Refuse transforms that have values for another number of bands.
-
-    Args:
-        transforms: The deploy transforms.
-        bands: That the network takes.
-
-    Raises:
-        UnsupportedTransformError: A mean or a deviation has neither one value nor one for each band.
-    """
+    """Refuse a mean or deviation that has neither one value nor one for each band: UnsupportedTransformError."""
     for transform in transforms:
         if isinstance(transform, Normalize) and not {len(transform.mean), len(transform.std)} <= {1, bands}:
             raise UnsupportedTransformError(
@@ -536,16 +521,7 @@ def _resized(image: Image, width: int, height: int, op: str, flag: int = cv2.INT
 
 
 def resize_bands(pixels: npt.NDArray[Plane], size: tuple[int, int], flag: int) -> npt.NDArray[Plane]:
-    """Resize a picture of any number of bands.
-
-    Args:
-        pixels: uint8 or float32, [H, W, bands].
-        size: width and height of the result.
-        flag: OpenCV's interpolation.
-
-    Returns:
-        Of the same type, [height, width, bands].
-    """
+    """Resize uint8 or float32 [H, W, bands] of any number of bands to a width and height, as OpenCV's flag says."""
     at_once = _BANDS_BY_AREA if flag == cv2.INTER_AREA else MAX_BANDS
     starts = range(0, pixels.shape[-1], at_once)
     parts = [pixels] if len(starts) == 1 else [pixels[..., start : start + at_once] for start in starts]

@@ -29,6 +29,10 @@ _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16
 _DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
 _INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
+_DAMAGED = (
+    *(tarfile.TarError, BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _INFLATE_ERROR),
+    *(EOFError, ValueError, OverflowError, RecursionError),
+)
 _NAME_BYTES = 1 << 16
 _NAME_KEPT = 1000
 _XZ_MEMORY_BYTES = 128 << 20
@@ -216,18 +220,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         return names
     except BundleError as error:
         raise BundleError(f"{archive_path}: {error}") from error
-    except (
-        tarfile.TarError,
-        BadZipFile,
-        gzip.BadGzipFile,
-        lzma.LZMAError,
-        zlib.error,
-        _INFLATE_ERROR,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _DAMAGED as error:
         raise BundleError(
             f"{archive_path}: not a readable {container} ({error}): it is damaged or truncated, {remedy}"
         ) from error

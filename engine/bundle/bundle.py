@@ -302,28 +302,13 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
 
 
 def file_digest(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """Hash a file: SHA-256, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def class_of_index(classes: Sequence[SegmentationClass], index: int) -> SegmentationClass:
-    """Name a class index, also one that the bundle does not know.
-
-    Args:
-        classes: the bundle's classes.
-        index: value in the mask, ≥ 0.
-
-    Returns:
-        The class, or `class-N` without a colour.
-    """
+    """Name a class index, ≥ 0; one that the bundle does not know is `class-N`, without a colour."""
     return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
 
 

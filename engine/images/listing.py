@@ -138,14 +138,7 @@ def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> 
 
 
 def real_path(path: Path) -> Path:
-    """Follow the links of a path, as `Path.resolve` does, but for links in a circle, which end nothing here.
-
-    Args:
-        path: a file's.
-
-    Returns:
-        An absolute path, the same for every name of a file.
-    """
+    """Follow the links of a path to the absolute one of its file, as `Path.resolve`, but for links in a circle."""
     return Path(os.path.realpath(path))
 
 
@@ -373,14 +366,7 @@ def _is_mask(file: Path, photographs: Set[str]) -> bool:
 
 
 def is_tiff(path: Path) -> bool:
-    """Tell whether a file is a TIFF, by its first bytes.
-
-    Args:
-        path: any file.
-
-    Returns:
-        Whether it is; not so of one that cannot be read, which its reader explains.
-    """
+    """Tell whether a file is a TIFF, by its first bytes; false of one that cannot be read, as its reader says."""
     return TIFF.match(_prefix(path)) is not None
 
 

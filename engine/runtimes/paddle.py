@@ -277,17 +277,11 @@ def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[
         block = description.blocks[0]
     except (DecodeError, IndexError) as error:
         raise ModelLoadError(f"the program is no .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
-    types = {
-        framework_pb2.VarType.FP16: np.float16,
-        framework_pb2.VarType.FP32: np.float32,
-        framework_pb2.VarType.FP64: np.float64,
-        framework_pb2.VarType.UINT8: np.uint8,
-        framework_pb2.VarType.INT8: np.int8,
-        framework_pb2.VarType.INT16: np.int16,
-        framework_pb2.VarType.INT32: np.int32,
-        framework_pb2.VarType.INT64: np.int64,
-        framework_pb2.VarType.BOOL: np.bool_,
-    }
+    kinds = {
+        "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8, "INT8": np.int8,
+        "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
+    }  # fmt: skip
+    types = {getattr(framework_pb2.VarType, name): kind for name, kind in kinds.items()}
     variables = {variable.name: variable.type for variable in block.vars}
 
     def specs(kind: str, side: str) -> tuple[TensorSpec, ...]:
