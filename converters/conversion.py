@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from converters.exporting.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
-from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
+from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
@@ -26,7 +26,7 @@ from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
 from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
 from engine.images.statistics import PictureStatistics, picture_statistics
-from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
@@ -185,7 +185,7 @@ class _Work:
         found = self._fetch(self._fp32_key(), Precision.FP32, self._make_fp32)
         if self.request.precision is not Precision.FP32 or not self.request.verification:
             return found
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
         return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
 
@@ -258,7 +258,7 @@ class _Work:
             raise kind(f"{error}; run it with runtime paddle, or auto") from error
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             pictures, compared_on = self._pictures_for_fp32(original)
             report = self._compared(original, Precision.FP32, pictures, destination)
         return self._certificate(Precision.FP32, destination, report, compared_on)
@@ -305,7 +305,7 @@ class _Work:
     def _compared_with_original(
         self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
     ) -> Certificate:
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             report = self._compared(original, precision, self._pictures(original), path)
         if self.request.verification:
             return self._certificate(precision, path, report, "verification", excluded_nodes)
@@ -330,11 +330,6 @@ class _Work:
             report=report,
             target=self.request.target,
         )
-
-    def _original(self) -> Predictor:
-        threads = usable_cores()
-        options: RuntimeOptions = PaddleOptions(threads=threads) if self.bundle.paddle else OnnxOptions(threads=threads)
-        return Predictor(self.bundle, open_runtime(self.bundle, options, ledger=self.ledger))
 
     def _opened(self, model: OnnxModel) -> Predictor:
         bundle = self.bundle.with_onnx(model)

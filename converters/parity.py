@@ -6,17 +6,21 @@ than a thousandth of the reference is reported but does not decide: a handful of
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.bundle import distinct_names
+from engine.bundle.bundle import Bundle, distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
+from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
 from engine.segmentation.agreement import class_ious, confusion_matrix
+from engine.segmentation.opening import open_runtime
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.predictor import Mask, Predictor, PreparedImage, Provenance
+from engine.system.machine.cores import usable_cores
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
@@ -146,6 +150,13 @@ def named_pictures(
     return [
         (f"generated {each.width}x{each.height}", each) for each in generated_images(found.taken, bands=reference.bands)
     ]
+
+
+def open_original(bundle: Bundle, ledger: Path | None) -> Predictor:
+    """Open what conversions are compared with: the Paddle program, without oneDNN, else the FP32 ONNX model."""
+    threads = usable_cores()
+    options: RuntimeOptions = PaddleOptions(threads=threads) if bundle.paddle else OnnxOptions(threads=threads)
+    return Predictor(bundle, open_runtime(bundle, options, ledger=ledger))
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:

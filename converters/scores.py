@@ -11,18 +11,15 @@ from typing import Any
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
 from converters.exporting.bundle_files import META, deploy_text, meta_of, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
-from converters.parity import ParityReport, compare_classes, named_pictures
+from converters.parity import ParityReport, compare_classes, named_pictures, open_original
 from converters.rewriting import rewritten
 from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
 from engine.errors import ConversionError
 from engine.images import SourceImage
-from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.options import Precision
 from engine.runtimes.profile import PROFILE_NAME
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
-from engine.segmentation.opening import open_runtime
-from engine.segmentation.predictor import Predictor
 from engine.system.files import scratch_folder
-from engine.system.machine.cores import usable_cores
 
 _CHANGE = "the last argmax was cut off"
 
@@ -127,12 +124,7 @@ def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str,
 def _require_same_classes(
     original: Bundle, cut: Bundle, pictures: Sequence[tuple[str, SourceImage]], ledger: Path | None
 ) -> ParityReport:
-    threads = usable_cores()
-    options: RuntimeOptions = PaddleOptions(threads=threads) if original.paddle else OnnxOptions(threads=threads)
-    with (
-        Predictor(original, open_runtime(original, options, ledger=ledger)) as reference,
-        Predictor(cut, open_runtime(cut, options, ledger=ledger)) as candidate,
-    ):
+    with open_original(original, ledger) as reference, open_original(cut, ledger) as candidate:
         report = compare_classes(reference, candidate, pictures or named_pictures(reference))
     if report.mismatched_ppm:
         raise ConversionError(

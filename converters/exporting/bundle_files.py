@@ -1,7 +1,6 @@
 """The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step."""
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -14,7 +13,7 @@ import yaml
 
 from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
 from converters.parity import generated_images
-from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, read_bundle
+from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, class_urn, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
 from engine.segmentation.opening import open_runtime, require_available
@@ -44,13 +43,12 @@ class ExportClass:
 
     @property
     def urn(self) -> str:
-        """The identifier in ``meta.json``.
+        """The identifier in ``meta.json``; it ends with a colon if the name gives none.
 
         >>> ExportClass("Other bottom").urn
         'urn:ibenthos:segmentation:class:other-bottom'
         """
-        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-        return self.identifier or f"urn:ibenthos:segmentation:class:{slug}"
+        return self.identifier or class_urn(self.name)
 
 
 def numbered_classes(count: int) -> tuple[ExportClass, ...]:

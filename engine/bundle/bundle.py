@@ -312,6 +312,12 @@ def class_of_index(classes: Sequence[SegmentationClass], index: int) -> Segmenta
     return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
 
 
+def class_urn(name: str, otherwise: str = "") -> str:
+    """Make a class's URN of the letters a–z and digits of its name, or of other words if it has none."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"urn:ibenthos:segmentation:class:{slug or otherwise}"
+
+
 def distinct_names(classes: Sequence[SegmentationClass], count: int) -> tuple[str, ...]:
     """Name the first classes so that no two names are equal, for what is kept by name.
 
@@ -419,8 +425,7 @@ def _read_meta(path: Path, where: str) -> _MetaRecord:
 def _class_of(index: int, record: _ClassRecord) -> SegmentationClass:
     name = record.name or f"class-{index}"
     color = None if record.def_color is None else cast("Color", tuple(record.def_color[:3]))
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or f"class-{index}"
-    return SegmentationClass(id=record.id or f"urn:ibenthos:segmentation:class:{slug}", name=name, color=color)
+    return SegmentationClass(record.id or class_urn(name, f"class-{index}"), name, color)
 
 
 def _declared(deploy: _DeployRecord) -> DeclaredOutput:

@@ -100,10 +100,6 @@ def foreign_kind(prefix: bytes) -> ForeignKind | None:
 
 
 def is_readable_kind(prefix: bytes) -> bool:
-    """Tell whether a file is in one of the formats that are read, by its first bytes.
-
-    Returns:
-        Whether it is. A BMP is not recognised: a text may begin with its two letters.
-    """
+    """Tell whether first bytes are of a format that is read; not of BMP, whose two letters begin texts, too."""
     decoded = [signature for signature, decoder in DECODERS if decoder is not BmpImageFile]
     return any(signature.match(prefix) for signature in (HEIF, TIFF, *decoded))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InferenceError, OptionError
-from engine.segmentation.postprocess import OutputKind, Planes, index_counts, restored_plane
+from engine.segmentation.postprocess import OutputKind, Planes, index_counts, restored_scores
 from engine.transforms import TransformRecord
 
 ConfidencePlane = npt.NDArray[np.uint8]
@@ -69,11 +69,11 @@ def class_confidence(
     """
     match kind:
         case OutputKind.PROBABILITY:
-            found = np.clip(restored_plane(planes[0], records), 0, 1)
+            found = np.clip(restored_scores(planes[0], records), 0, 1)
             return _levels(_tempered(np.where(found > threshold, found, 1 - found), temperature))
         case OutputKind.SCORES if len(planes) == 1:
             require_more_than_two(scale)
-            apart = np.abs(restored_plane(planes[0], records))
+            apart = np.abs(restored_scores(planes[0], records))
             if scale is ScoreScale.PROBABILITIES:
                 return _levels(_tempered((1 + np.minimum(apart, 1)) / 2, temperature))
             return _levels(_real(1 / (1 + np.exp(-apart / np.float32(temperature)))))
@@ -144,10 +144,10 @@ def _running_softmax(
     planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: np.float32
 ) -> Planes:
     """The largest of the softmax over the restored planes, of which three are held at any time."""
-    highest = logits_of(restored_plane(planes[0], records), scale) / temperature
+    highest = logits_of(restored_scores(planes[0], records), scale) / temperature
     total = np.ones_like(highest)
     for each in planes[1:]:
-        plane = logits_of(restored_plane(each, records), scale) / temperature
+        plane = logits_of(restored_scores(each, records), scale) / temperature
         above = np.maximum(highest, plane)
         total = total * np.exp(highest - above) + np.exp(plane - above)
         highest = above

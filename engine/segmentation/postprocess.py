@@ -148,14 +148,14 @@ def read_planes(
     """
     match kind:
         case OutputKind.SCORES if len(planes) == 1:
-            return (restored_plane(planes[0], records) > 0).view(np.uint8)  # a tie goes to class 0
+            return (restored_scores(planes[0], records) > 0).view(np.uint8)  # a tie goes to class 0
         case OutputKind.SCORES:
             return _running_argmax(planes, records)
         case OutputKind.PROBABILITY:
-            return (restored_plane(planes[0], records) > threshold).view(np.uint8)
+            return (restored_scores(planes[0], records) > threshold).view(np.uint8)
         case OutputKind.MULTILABEL:
             logit = math.log(threshold / (1 - threshold))
-            return np.stack([restored_plane(plane, records) > logit for plane in planes])
+            return np.stack([restored_scores(plane, records) > logit for plane in planes])
         case OutputKind.MASK:
             raise ValueError("a mask has no planes of scores")
     assert_never(kind)
@@ -259,18 +259,18 @@ def _require_finite(planes: Output) -> None:
     )
 
 
-def restored_plane(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
+def restored_scores(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
     return restore_plane(plane, records, interpolation="linear")
 
 
 def _running_argmax(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
     """Argmax over the restored planes, of which three are held at any time; the first maximum wins."""
     index_type = _index_type(len(scores) - 1)
-    best = restored_plane(scores[0], records)
+    best = restored_scores(scores[0], records)
     highest = np.empty_like(best)  # not best itself, which may be a view of the network's output
     mask = cast("Mask", np.zeros(best.shape, dtype=index_type))
     for index in range(1, len(scores)):
-        plane = restored_plane(scores[index], records)
+        plane = restored_scores(scores[index], records)
         # Indices grow, so a later winner is also the larger number: no masked write is needed.
         np.maximum(mask, (plane > best) * index_type(index), out=mask)
         best = np.maximum(best, plane, out=highest)

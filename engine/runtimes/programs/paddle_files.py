@@ -134,9 +134,10 @@ def _pdmodel_operators(program: Path) -> Iterator[str]:
 def require_whole_weights(model: PaddleModel) -> None:
     """Find out whether the weights are all there: of a truncated file Paddle may load what is left, in silence.
 
-    ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes. Source: paddle
-    3.2, ``phi/core/framework/dense_tensor_serialize.cc``: version, level of detail, version, length of the description,
-    description (framework.proto), values; one tensor after the other.
+    ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes.
+
+    Source: paddle 3.2, ``phi/core/framework/dense_tensor_serialize.cc``: version, level of detail, version, length of
+    the description, description (framework.proto), values; one tensor after the other.
     """
     length, count = model.params.stat().st_size, 0
     with model.params.open("rb") as file:

@@ -1,7 +1,8 @@
 """Protocol buffers, read without their descriptions: fields and where they lie, as (first byte, end) in the file.
 
-Bytes that are no message are a ValueError. Source: the wire format of protocol buffers,
-protobuf.dev/programming-guides/encoding.
+Bytes that are no message are a ValueError.
+
+Source: the wire format of protocol buffers, protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
