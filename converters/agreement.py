@@ -10,13 +10,9 @@ Counts = NDArray[np.int64]
 
 
 def confusion_matrix(first: NDArray[Any], second: NDArray[Any], class_count: int) -> Counts:
-    """Count how often each class of one mask meets each class of the other.
+    """Count how often each class of one mask meets each class of the other, of masks of any shape, in pixels.
 
-    Args:
-        first: Class indices below `class_count`, of any shape.
-
-    Returns:
-        ``int64[K, K]``, pixels: rows are the classes of `first`, columns those of `second`.
+    Returns ``int64[K, K]``: rows are the classes of `first`, columns those of `second`, all below `class_count`.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -26,15 +22,9 @@ def confusion_matrix(first: NDArray[Any], second: NDArray[Any], class_count: int
 
 
 def class_ious(shared: Counts, first: Counts, second: Counts) -> tuple[float | None, ...]:
-    """Intersection over union of every class.
+    """Intersection over union of every class, 0-1; None for a class that neither mask holds.
 
-    Args:
-        shared: ``int64[K]``, pixels that both masks give to the class.
-        first: ``int64[K]``, pixels that one mask gives to it.
-        second: ``int64[K]``, pixels that the other gives to it.
-
-    Returns:
-        One value per class, 0-1; None for a class that neither mask holds.
+    Pixels of each class, ``int64[K]``, are those that both masks give to it, that one and that the other gives.
 
     >>> class_ious(np.array([3, 4, 0]), np.array([4, 4, 0]), np.array([3, 5, 0]))
     (0.75, 0.8, None)
@@ -44,10 +34,7 @@ def class_ious(shared: Counts, first: Counts, second: Counts) -> tuple[float | N
 
 
 def mean_iou(ious: Sequence[float | None]) -> float:
-    """The mean over the classes that have an IoU.
-
-    Returns:
-        0-1; NaN if no class has one.
+    """The mean over the classes that have an IoU, 0-1; NaN if no class has one.
 
     >>> mean_iou((0.5, None, 1.0))
     0.75

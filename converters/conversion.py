@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from converters.exporting.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
-from converters.parity import ParityLimits, ParityReport, compare, named_pictures, require_parity
+from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
@@ -27,7 +27,7 @@ from engine.errors import CalibrationError, ConversionError, ImageError, ModelLo
 from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
 from engine.images.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.images.statistics import PictureStatistics, picture_statistics
-from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
 from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
@@ -57,19 +57,7 @@ class Target(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest(Options):
-    """What is to be made of a bundle.
-
-    Attributes:
-        precision: of the ONNX model.
-        target: what runs an INT8 model.
-        opset: ONNX operator set.
-        input_shape: height and width of the only input that the model is to take; None: any.
-        calibration: pictures that tell the ranges of activations; for INT8, at least eight.
-        verification: pictures that the certificate is made with; empty: the calibration's, or generated ones.
-        bands: of TIFFs among these pictures, from 1; None: the colours.
-        limits: how far masks may differ; None: `default_limits`.
-        timeout_s: seconds that the converter may take.
-    """
+    """What is to be made of a bundle."""
 
     title: ClassVar[str] = "The ONNX model"
 
@@ -78,14 +66,16 @@ class ConversionRequest(Options):
         Target.CPU, "What runs an INT8 model: CPUs take values with a zero point, GPUs values around zero."
     )
     opset: int = option(OPSET, "Version of the ONNX operator set.")
+    # of the only input that the model is to take; None: any
     input_shape: tuple[int, int] | None = option(
         None, "Height and width of the input, in pixels. By default any size is accepted.", metavar="H W", minimum=1
     )
-    calibration: tuple[Path, ...] = ()
+    calibration: tuple[Path, ...] = ()  # pictures that tell the ranges of activations; for INT8, at least eight
+    # pictures that the certificate is made with; empty: the calibration's, or generated ones
     verification: tuple[Path, ...] = ()
-    bands: tuple[int, ...] | None = None
-    limits: ParityLimits | None = None
-    timeout_s: float = TIMEOUT_S
+    bands: tuple[int, ...] | None = None  # of TIFFs among these pictures, from 1; None: the colours
+    limits: ParityLimits | None = None  # how far masks may differ; None: `default_limits`
+    timeout_s: float = TIMEOUT_S  # that the converter may take
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -93,20 +83,14 @@ class ConversionRequest(Options):
             raise OptionError(f"it goes with precision int8; a model in {self.precision} runs on both", option="target")
 
     def read(self, path: Path) -> SourceImage:
-        """Read one of the pictures.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
         return read_image(path, bands=self.bands)
 
 
 def default_limits(precision: Precision) -> ParityLimits:
     """Choose the limits that a conversion must keep where the user names none.
 
-    Returns:
-        At most 100 mismatched pixels per million for FP32. The others are judged by class and cover, since a rare class
-        can vanish while almost all pixels agree: INT8 0.97 of class IoU, FP16 0.99, both half a per cent of cover.
+    At most 100 mismatched pixels per million for FP32. The others are judged by class and cover, since a rare class can
+    vanish while almost all pixels agree: INT8 0.97 of class IoU, FP16 0.99, both half a per cent of cover.
     """
     match precision:
         case Precision.FP32:
@@ -119,28 +103,17 @@ def default_limits(precision: Precision) -> ParityLimits:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What is known of a converted model; written beside it.
-
-    Attributes:
-        precision: of the model.
-        opset: ONNX operator set.
-        input_shape: the only height and width that it takes; None: any.
-        excluded_nodes: nodes that stayed in floating point.
-        model_digest: SHA-256 of the ONNX file.
-        compared_on: which pictures.
-        report: the comparison with the original; `candidate` says what ran the model, a CPU as a rule.
-        target: what an INT8 model was made for.
-        largest_activation: of the FP32 model on these pictures, for FP16: a CPU does not show where FP16 overflows.
-    """
+    """What is known of a converted model; written beside it."""
 
     precision: Precision
     opset: int
-    input_shape: tuple[int, int] | None
-    excluded_nodes: tuple[str, ...]
-    model_digest: str
+    input_shape: tuple[int, int] | None  # the only height and width that it takes; None: any
+    excluded_nodes: tuple[str, ...]  # that stayed in floating point
+    model_digest: str  # SHA-256 of the ONNX file
     compared_on: ComparedOn
-    report: ParityReport
-    target: Target = Target.CPU
+    report: ParityReport  # `candidate` says what ran the model, a CPU as a rule
+    target: Target = Target.CPU  # of an INT8 model
+    # of the FP32 model on these pictures, for FP16: a CPU does not show where FP16 overflows
     largest_activation: float | None = None
 
 
@@ -149,11 +122,7 @@ _CERTIFICATE_BYTES = 1 << 20
 
 
 def read_certificate(model: OnnxModel) -> Certificate | None:
-    """Read the certificate that lies beside a model.
-
-    Returns:
-        The certificate; None if there is none, it cannot be read, or it is of another model.
-    """
+    """Read the certificate that lies beside a model; None if there is none, or it is damaged or of another model."""
     try:
         text = read_text(model.path.with_name(CERTIFICATE), _CERTIFICATE_BYTES)
         certificate = _CERTIFICATE.validate_json(text)
@@ -164,12 +133,7 @@ def read_certificate(model: OnnxModel) -> Certificate | None:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A converted model and its certificate.
-
-    Attributes:
-        model: the ONNX file, in the cache.
-        certificate: what is known of it.
-    """
+    """A converted model, in the cache, and its certificate."""
 
     model: OnnxModel
     certificate: Certificate
@@ -183,21 +147,15 @@ def convert(
     ledger: Path | None = None,
     advance: Advance = ignore_progress,
 ) -> Conversion:
-    """Make an ONNX model of a bundle, or find it in the cache.
+    """Make an ONNX model of a bundle, or find it in the cache; without a request, FP32 with dynamic input.
 
     The original is the bundle's Paddle program, run by Paddle without oneDNN; where the bundle holds none, its FP32
     ONNX model. A model that ONNX Runtime does not run counts as not converted.
 
-    Args:
-        bundle: an open bundle; it is not changed.
-        request: what to make; None: FP32 with dynamic input.
-
-    Raises:
-        ParityError: the masks differ by more than the limits; it carries the report.
-        CalibrationError: calibration pictures are too few or cannot be read.
-        ConversionError: the bundle has no Paddle program, the converter is absent, fails, aborts or takes too long, or
-            its result does not run.
-        ModelLoadError: the bundle's own ONNX model, which INT8 or FP16 is to be made of, does not load.
+    ParityError: the masks differ by more than the limits; it carries the report. CalibrationError: calibration pictures
+    are too few or cannot be read. ConversionError: the bundle has no Paddle program, the converter is absent, fails,
+    aborts or takes too long, or its result does not run. ModelLoadError: the bundle's own ONNX model, which INT8 or
+    FP16 is to be made of, does not load.
     """
     request = request or ConversionRequest()
     work = _Work(bundle, repository, request, ledger, advance)
@@ -227,7 +185,7 @@ class _Work:
         found = self._fetch(self._fp32_key(), Precision.FP32, self._make_fp32)
         if self.request.precision is not Precision.FP32 or not self.request.verification:
             return found
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
         return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
 
@@ -300,7 +258,7 @@ class _Work:
             raise kind(f"{error}; run it with runtime paddle, or auto") from error
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             pictures, compared_on = self._pictures_for_fp32(original)
             report = self._compared(original, Precision.FP32, pictures, destination)
         return self._certificate(Precision.FP32, destination, report, compared_on)
@@ -347,7 +305,7 @@ class _Work:
     def _compared_with_original(
         self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
     ) -> Certificate:
-        with self._original() as original:
+        with open_original(self.bundle, self.ledger) as original:
             report = self._compared(original, precision, self._pictures(original), path)
         if self.request.verification:
             return self._certificate(precision, path, report, "verification", excluded_nodes)
@@ -372,11 +330,6 @@ class _Work:
             report=report,
             target=self.request.target,
         )
-
-    def _original(self) -> Predictor:
-        threads = usable_cores()
-        options: RuntimeOptions = PaddleOptions(threads=threads) if self.bundle.paddle else OnnxOptions(threads=threads)
-        return Predictor(self.bundle, open_runtime(self.bundle, options, ledger=self.ledger))
 
     def _opened(self, model: OnnxModel) -> Predictor:
         bundle = self.bundle.with_onnx(model)
@@ -458,11 +411,7 @@ def _nothing_to_convert(bundle: Bundle) -> ConversionError:
 
 
 def packed_files(bundle: Bundle) -> dict[str, Path]:
-    """List the files that a copy of a bundle holds.
-
-    Args:
-        bundle: an open bundle.
-    """
+    """List the files that a copy of a bundle holds, by their names in it."""
     return {
         path.relative_to(bundle.folder).as_posix(): path
         for path in bundle.folder.rglob("*")
@@ -475,18 +424,10 @@ def _certificate_json(certificate: Certificate) -> bytes:
 
 
 def calibration_statistics(pictures: Sequence[Path], bands: Sequence[int] | None = None) -> bytes | None:
-    """Measure the pictures of a calibration, so that photographs can be compared with them.
+    """Measure the pictures of a calibration, so that photographs can be compared with them; the bundle's file of them.
 
-    Args:
-        pictures: files; of more than `MOST_PICTURES` as many, evenly spread, are measured.
-        bands: of TIFFs, from 1; None: the colours.
-
-    Returns:
-        The file of a bundle that holds their statistics; None of other numbers of bands than one and three, which no
-        photograph has.
-
-    Raises:
-        CalibrationError: they are too few, or one cannot be read.
+    Of more than `MOST_PICTURES` as many, evenly spread, are measured. None of other numbers of bands than one and
+    three, which no photograph has. CalibrationError: they are too few, or one cannot be read.
     """
     if len(pictures) < LEAST_PICTURES:
         raise CalibrationError(
@@ -507,13 +448,8 @@ def calibration_statistics(pictures: Sequence[Path], bands: Sequence[int] | None
 def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, statistics: bytes | None = None) -> None:
     """Write a copy of the bundle that also holds an ONNX model; a Paddle user can still use it.
 
-    Args:
-        bundle: an open bundle; it is not changed.
-        conversion: the model and its certificate; takes the place of one of the same precision.
-        statistics: of the pictures of the calibration; None: those that the bundle carries, if it does.
-
-    Raises:
-        ConversionError: the destination cannot be written.
+    The model takes the place of one of the same precision. Without `statistics` the copy has those that the bundle
+    carries, if it does. ConversionError: the destination cannot be written.
     """
     folder = f"onnx/{conversion.model.precision}"
     added = {
@@ -525,15 +461,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, stat
 
 
 def write_copy(bundle: Bundle, added: Mapping[str, Path | bytes], destination: Path) -> None:
-    """Write a copy of a bundle that holds further files, or others of the same names.
-
-    Args:
-        bundle: an open bundle; it is not changed.
-        added: member name to file or content.
-
-    Raises:
-        ConversionError: the destination cannot be written.
-    """
+    """Write a copy of a bundle with further or replaced members; ConversionError if it cannot be written."""
     try:
         pack({**packed_files(bundle), **added}, destination)
     except OSError as error:

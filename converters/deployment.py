@@ -48,17 +48,11 @@ class Deployment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SlimBundle:
-    """A slim bundle that was written.
-
-    Attributes:
-        digest: of the slim bundle.
-        files: names of its members, sorted.
-        notes: what a user may have expected in it, and why it is not there.
-    """
+    """A slim bundle that was written."""
 
     digest: str
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
+    files: tuple[str, ...]  # names of its members, sorted
+    notes: tuple[str, ...]  # what a user may have expected in it, and why it is not there
 
 
 def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path) -> SlimBundle:
@@ -66,16 +60,7 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
 
     It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, the
     statistics of the pictures of a calibration, the clean-up of masks, and the digest of the bundle that it was made
-    from.
-
-    Args:
-        bundle: an open bundle; it is not changed.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ConversionError: the bundle holds no such model, or the destination cannot be written.
+    from. ConversionError: the bundle holds no such model, or the destination cannot be written.
     """
     whole = packed_files(bundle)
     kept = _model_files(bundle, deployment)
@@ -106,11 +91,7 @@ def _earlier_origin(bundle: Bundle) -> dict[str, Any]:
 
 
 def digest_of(files: Mapping[str, Path | bytes], source: Path) -> str:
-    """Tell the digest that a bundle of these files will have.
-
-    Args:
-        files: member name to its content, or to the file that holds it.
-    """
+    """Tell the digest that a bundle of these members, contents or files that hold them, will have."""
     with scratch_folder("staged") as staged:
         for name, content in files.items():
             target = staged / name
@@ -166,30 +147,19 @@ def _profile(bundle: Bundle, deployment: Deployment, digest: str, notes: list[st
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What is written into an ONNX file.
-
-    Attributes:
-        model: absolute path of the file that is described.
-        destination: absolute path of the file to write.
-        metadata: key to text.
-        side: height and width that the input is fixed to; None: it stays free.
-    """
+    """What is written into an ONNX file; paths are absolute."""
 
     model: Path
     destination: Path
     metadata: Mapping[str, str]
-    side: int | None
+    side: int | None  # height and width that the input is fixed to; None: it stays free
 
 
 def metadata_of(bundle: Bundle, model: OnnxModel) -> dict[str, str]:
-    """Describe a model in the metadata of its ONNX file.
+    """Describe a model in the metadata of its ONNX file: key to text, all of it JSON.
 
-    Args:
-        bundle: an open bundle.
-
-    Returns:
-        Key to text, all of it JSON: `model_type`, `class_names`, `standardization_mean` and `standardization_std` as
-        Deepness for QGIS reads them; and `pseg.*`, which holds all that the bundle says.
+    `model_type`, `class_names`, `standardization_mean` and `standardization_std` are as Deepness for QGIS reads them;
+    `pseg.*` holds all that the bundle says.
     """
     classes: list[dict[str, Any]] = [asdict(each) for each in bundle.classes]
     metadata: dict[str, object] = {
@@ -220,14 +190,9 @@ def _per_band(values: tuple[float, ...], bands: int) -> list[float]:
 def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, side: int | None = None) -> None:
     """Write one model of a bundle as an ONNX file that describes itself in its metadata.
 
-    Args:
-        bundle: an open bundle.
-        side: height and width that the input is fixed to, with a batch of one; None: as the model has it.
-
-    Raises:
-        OptionError: the deployment is Paddle's.
-        ConversionError: the bundle holds no such model, the file cannot be written, or the network does not take this
-            size.
+    `side` is the height and width that the input is fixed to, with a batch of one; None: as the model has it.
+    OptionError: the deployment is Paddle's. ConversionError: the bundle holds no such model, the file cannot be
+    written, or the network does not take this size.
     """
     model = _onnx_model(bundle, deployment)
     size = model.path.stat().st_size

@@ -20,24 +20,16 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def fold_constants(model: Path, destination: Path) -> None:
-    """Write a smaller equal of a model, or its copy where folding would make it invalid.
+    """Write a smaller equal of a model, or its copy where folding would make it invalid; its operator set stays.
 
-    Args:
-        destination: the ONNX file to write; standard operators of the same set.
-
-    Raises:
-        ConversionError: ONNX Runtime does not load the model, or left operators that are not standard; or folding takes
-            too much memory or time.
+    ConversionError: ONNX Runtime does not load the model, or left operators that are not standard; or folding takes too
+    much memory or time.
     """
     rewritten(fold, model, destination.parent, destination.name)
 
 
 def fold(model: Path, folder: Path, name: str) -> None:
-    """Fold constants in this process, which may not survive it.
-
-    Raises:
-        ConversionError: as `fold_constants`.
-    """
+    """Fold constants in this process, which may not survive it, with the errors of `fold_constants`."""
     import onnx
     import onnxruntime
 

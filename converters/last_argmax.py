@@ -31,43 +31,27 @@ _REMEDY = "export the network again without an argmax at its end (`pseg export` 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """An operator on the way from the output back to the argmax.
+    """An operator on the way from the output back to the argmax."""
 
-    Attributes:
-        kind: name of the operator, in lower case.
-        takes: the first value that it takes; empty if it takes none.
-        axis: of an argmax; None where it is unknown or all axes are one.
-        by_one: of a scale: it multiplies by one and adds nothing.
-    """
-
-    kind: str
-    takes: str
-    axis: int | None = None
-    by_one: bool = False
+    kind: str  # name of the operator, in lower case
+    takes: str  # the first value that it takes; empty if it takes none
+    axis: int | None = None  # of an argmax; None where it is unknown or all axes are one
+    by_one: bool = False  # of a scale: it multiplies by one and adds nothing
 
 
 def cut_program(program: Path, folder: Path, name: str) -> None:
-    """Cut the last argmax off a Paddle program.
+    """Cut the last argmax off a Paddle program, `.json` (PIR) or `.pdmodel`; its weights stay what they are.
 
-    Args:
-        program: `.json` (PIR) or `.pdmodel`; its weights are not read, and stay what they are.
-        folder: where to write.
-
-    Raises:
-        ConversionError: there is no last argmax over classes, or the program cannot be read.
+    ConversionError: there is no last argmax over classes, or the program cannot be read.
     """
     cut = _cut_pir if program.suffix == ".json" else _cut_pdmodel
     cut(program, folder / name)
 
 
 def cut_graph(model: Path, folder: Path, name: str) -> int:
-    """Cut the last argmax off an ONNX graph.
+    """Cut the last argmax off an ONNX graph, of whose operator set the version is returned.
 
-    Args:
-        folder: where to write.
-
-    Raises:
-        ConversionError: there is no last argmax over classes.
+    ConversionError: there is no last argmax over classes.
     """
     import onnx
 
@@ -100,8 +84,7 @@ def cut_graph(model: Path, folder: Path, name: str) -> int:
 def _before_argmax(output: str, step_of: Callable[[str], _Step | None]) -> tuple[str, tuple[str, ...]]:
     """Go back from the output, over operators that keep class indices, to the argmax.
 
-    Returns:
-        The value that the argmax takes, and the values behind it, from the output on.
+    Returns the value that the argmax takes, and the values behind it, from the output on.
     """
     indices = [output]
     step = step_of(output)

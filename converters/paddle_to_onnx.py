@@ -73,16 +73,10 @@ def export_in_child(
 ) -> None:
     """Convert a program; the child may abort, hang or be killed without harm to this process.
 
-    Args:
-        program: a `.pdmodel` or PIR program with its weights.
-        timeout_s: seconds that the child may take.
-        input_shape: the only height and width, in pixels, that the ONNX model takes; None leaves both free. The batch
-            stays as the program has it.
-
-    Raises:
-        RefusedError: the converter will never take this network; the message names the operator and where it is, but
-            not the bundle.
-        ConversionError: it failed for a reason of this machine: time, memory, disk, a broken installation.
+    `input_shape` is the only height and width, in pixels, that the ONNX model takes; None leaves both free. The batch
+    stays as the program has it. RefusedError: the converter will never take this network; the message names the
+    operator and where it is, but not the bundle. ConversionError: it failed for a reason of this machine: time, memory,
+    disk, a broken installation.
     """
     model = replace(program, program=program.program.absolute(), params=program.params.absolute())
     memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * sum(
@@ -192,14 +186,7 @@ def _write_operators(program: Program, path: Path) -> None:
 
 
 def with_input_shape(model: "onnx.ModelProto", input_shape: tuple[int, int]) -> "onnx.ModelProto":
-    """Fix height and width of a model's input.
-
-    Args:
-        input_shape: height and width, in pixels.
-
-    Raises:
-        ConversionError: the program has fixed other ones.
-    """
+    """Fix height and width of a model's input, in pixels; ConversionError if the program has fixed other ones."""
     import onnx
 
     (entry,) = model.graph.input

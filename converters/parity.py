@@ -6,20 +6,24 @@ than a thousandth of the reference is reported but does not decide: a handful of
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.agreement import class_ious, confusion_matrix
-from engine.bundle.bundle import distinct_names
+from engine.bundle.bundle import Bundle, distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
+from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
 from engine.segmentation.network import PreparedImage
+from engine.segmentation.opening import open_runtime
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.prediction import Provenance
 from engine.segmentation.predictor import Predictor
 from engine.segmentation.steps import Mask
+from engine.system.machine.cores import usable_cores
 
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
@@ -30,59 +34,35 @@ _STEP = 32
 
 @dataclass(frozen=True, slots=True)
 class ParityLimits:
-    """What a conversion must keep to.
+    """What a conversion must keep to; None: anything."""
 
-    Attributes:
-        max_mismatched_ppm: pixels per million whose class may differ; None: any.
-        min_class_iou: smallest intersection over union of a class that counts, 0–1; None: any.
-        max_cover_error: largest difference of a class's cover in one image, 0–1; None: any.
-    """
-
-    max_mismatched_ppm: float | None = 100.0
-    min_class_iou: float | None = None
-    max_cover_error: float | None = None
+    max_mismatched_ppm: float | None = 100.0  # pixels per million whose class may differ
+    min_class_iou: float | None = None  # intersection over union of a class that counts, 0–1
+    max_cover_error: float | None = None  # difference of a class's cover in one image, 0–1
 
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """How a candidate compares with its reference.
-
-    Attributes:
-        images: number of images compared.
-        pixel_agreement: share of pixels of equal class, 0–1.
-        mismatched_ppm: pixels of different class, per million.
-        class_iou: class name to intersection over union over all images; classes that neither found are left out, and
-            a name that several classes have is followed by the class's index.
-        min_class_iou: the smallest of those that count (`gated_classes`); 1 if none does.
-        gated_classes: classes of at least a thousandth of the reference.
-        max_cover_error: largest difference of a class's cover in one image.
-        max_abs_logit_error: largest difference of a raw score; None where the network returns masks.
-        logit_range: largest minus smallest raw score of the reference; None where the network returns masks.
-        worst_image: the image with the largest share of mismatched pixels.
-        reference: what ran as reference.
-        candidate: what was compared with it.
-    """
+    """How a candidate compares with its reference."""
 
     images: int
-    pixel_agreement: float
+    pixel_agreement: float  # share of pixels of equal class, 0–1
     mismatched_ppm: float
+    # class name to intersection over union over all images; classes that neither found are left out, and a name that
+    # several classes have is followed by the class's index
     class_iou: Mapping[str, float]
-    min_class_iou: float
-    gated_classes: tuple[str, ...]
-    max_cover_error: float
-    max_abs_logit_error: float | None
-    logit_range: float | None
-    worst_image: str
+    min_class_iou: float  # of those that count (`gated_classes`); 1 if none does
+    gated_classes: tuple[str, ...]  # classes of at least a thousandth of the reference
+    max_cover_error: float  # largest difference of a class's cover in one image
+    max_abs_logit_error: float | None  # of a raw score; None where the network returns masks
+    logit_range: float | None  # largest minus smallest raw score of the reference; None where the network returns masks
+    worst_image: str  # the one with the largest share of mismatched pixels
     reference: Provenance
     candidate: Provenance
 
 
 class ParityError(ConversionError):
-    """A converted model misses its limits.
-
-    Attributes:
-        report: what was measured.
-    """
+    """A converted model misses its limits; `report` is what was measured."""
 
     def __init__(self, message: str, report: ParityReport) -> None:
         super().__init__(message)
@@ -125,15 +105,11 @@ def generated_images(
 
 @dataclass(frozen=True, slots=True)
 class TakenSizes:
-    """Which sizes of pictures a network takes.
+    """Which sizes of pictures a network takes."""
 
-    Attributes:
-        taken: width and height; in place of a refused one the next multiples of 32, if the network takes those.
-        refused: what it says to the last refused one; empty if it takes all.
-    """
-
+    # width and height; in place of a refused one the next multiples of 32, if the network takes those
     taken: tuple[tuple[int, int], ...]
-    refused: str
+    refused: str  # what it says to the last refused one; empty if it takes all
 
 
 def sizes_taken(reference: Predictor, sizes: Iterable[tuple[int, int]]) -> TakenSizes:
@@ -166,11 +142,7 @@ def named_pictures(
 ) -> list[tuple[str, SourceImage]]:
     """Make the pictures that a conversion is certified with where a user names none.
 
-    Args:
-        reference: the original; sizes that it does not take are replaced.
-
-    Raises:
-        ConversionError: the original takes none of the sizes.
+    Sizes that the original does not take are replaced; ConversionError if it takes none.
     """
     found = sizes_taken(reference, sizes)
     if not found.taken:
@@ -183,15 +155,17 @@ def named_pictures(
     ]
 
 
+def open_original(bundle: Bundle, ledger: Path | None) -> Predictor:
+    """Open what conversions are compared with: the Paddle program, without oneDNN, else the FP32 ONNX model."""
+    threads = usable_cores()
+    options: RuntimeOptions = PaddleOptions(threads=threads) if bundle.paddle else OnnxOptions(threads=threads)
+    return Predictor(bundle, open_runtime(bundle, options, ledger=ledger))
+
+
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:
-    """Run both predictors over the same images.
+    """Run both predictors over the same images; those that the bundle's transforms refuse are left out.
 
-    Args:
-        images: names and images; those that the bundle's transforms refuse are left out.
-
-    Raises:
-        ConversionError: there was no image that the bundle takes.
-        InferenceError: a run failed.
+    ConversionError: there was no image that the bundle takes. InferenceError: a run failed.
     """
 
     def masks(tally: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
@@ -229,16 +203,11 @@ def compare_classes(
 ) -> ParityReport:
     """Compare a network that returns classes with one that returns scores, at the size that the networks return.
 
-    Args:
-        candidate: returns scores, of which the largest tells the class; of the same transforms.
-        images: names and images; those that the transforms refuse are left out.
-
-    Raises:
-        ConversionError: there was no image that the bundle takes, or the networks return something else.
-        InferenceError: a run failed.
+    Images that the transforms, the same of both, refuse are left out. ConversionError: none is left, or the networks
+    return something else. InferenceError: a run failed.
     """
 
-    def classes(prepared: PreparedImage) -> tuple[Mask, Mask]:
+    def classes(_: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
         (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
         kinds = (expected.kind, actual.kind)
         if kinds != (OutputKind.MASK, OutputKind.SCORES):
@@ -246,7 +215,7 @@ def compare_classes(
         mask, scores = expected.output, actual.output
         return mask.reshape(mask.shape[-2:]).astype(np.uint16), scores.argmax(axis=0).astype(np.uint16)
 
-    return _compared(reference, candidate, images, lambda _, prepared: classes(prepared))
+    return _compared(reference, candidate, images, classes)
 
 
 def _add_scores(tally: _Tally, expected: NDArray[np.generic], actual: NDArray[np.generic]) -> None:
@@ -314,14 +283,7 @@ def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predicto
 
 
 def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) -> None:
-    """Hold a report against limits.
-
-    Args:
-        limits: what must be kept.
-
-    Raises:
-        ParityError: a limit is missed; it carries the report.
-    """
+    """Hold a report against limits; ParityError, which carries the report, if one is missed."""
     missed: list[str] = []
     if limits.max_mismatched_ppm is not None and report.mismatched_ppm > limits.max_mismatched_ppm:
         missed.append(

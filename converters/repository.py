@@ -38,10 +38,7 @@ class RefusedError(ConversionError):
     """The converter will always refuse this network; remembered, so that it is not tried again at every start.
 
     Nothing else is remembered: not what may be a fault of the machine, or of what is installed. The message does not
-    name the bundle, since another one may hold the same network.
-
-    Attributes:
-        details: what is known beside the message, as JSON values; remembered with it.
+    name the bundle, since another one may hold the same network. With it are remembered `details`, JSON values.
     """
 
     def __init__(self, message: str, details: object = None) -> None:
@@ -51,30 +48,19 @@ class RefusedError(ConversionError):
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder of converted models.
-
-    Attributes:
-        root: the folder; made when needed.
-        max_bytes: bound of all entries together.
-        kept_s: seconds for which an entry that was used is safe from removal.
-    """
+    """A folder of converted models, made when needed."""
 
     root: Path
-    max_bytes: int = DEFAULT_MAX_BYTES
-    kept_s: float = KEPT_S
+    max_bytes: int = DEFAULT_MAX_BYTES  # bound of all entries together
+    kept_s: float = KEPT_S  # for which an entry that was used is safe from removal
 
     def fetch(self, key: str, make: Callable[[Path], None]) -> Path:
         """Return the entry of a key, making it first if it is absent.
 
-        Args:
-            key: names content and options; letters, digits, `-` and `_` only.
-            make: writes the entry to the path that it is given, and what belongs to it into the same folder; what it
-                raises passes through and leaves no entry, but a `RefusedError` is remembered and raised again at once
-                the next time.
-
-        Raises:
-            RefusedError: the model was refused, now or earlier.
-            ConversionError: the cache folder cannot be written to, or its disk is full.
+        The key, of letters, digits, `-` and `_`, names content and options. `make` writes the entry to the path that it
+        is given, and what belongs to it into the same folder; what it raises passes through and leaves no entry, but a
+        `RefusedError` is remembered and raised again at once the next time. ConversionError: the cache folder cannot be
+        written to, or its disk is full.
         """
         entry = self.root / key / MODEL
         refusal = entry.with_name("refused.json")

@@ -37,13 +37,8 @@ class _Request:
 def rewritten(rewrite: Callable[..., object], model: Path, folder: Path, *arguments: object) -> Any:  # noqa: ANN401
     """Let a child process rewrite a model.
 
-    Args:
-        rewrite: a function of a module; it is given the model, an empty folder for what it makes, and the arguments,
-            and returns JSON values.
-
-    Raises:
-        RewritingError: it took too much memory or time, or ended its process.
-        ConversionError: what the function raised.
+    The function is given the model, an empty folder for what it makes, and the arguments, and returns JSON values.
+    RewritingError: it took too much memory or time, or ended its process.
     """
     memory_bytes = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * model.stat().st_size
     request = _Request(rewrite, model.absolute(), folder.absolute(), arguments)

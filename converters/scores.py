@@ -11,45 +11,32 @@ from typing import Any
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
 from converters.exporting.bundle_files import META, deploy_text, meta_of, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
-from converters.parity import ParityReport, compare_classes, named_pictures
+from converters.parity import ParityReport, compare_classes, named_pictures, open_original
 from converters.rewriting import rewritten
 from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
 from engine.errors import ConversionError
 from engine.images import SourceImage
-from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.options import Precision
 from engine.runtimes.profile import PROFILE_NAME
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
-from engine.segmentation.opening import open_runtime
-from engine.segmentation.predictor import Predictor
 from engine.system.files import scratch_folder
-from engine.system.machine.cores import usable_cores
 
 _CHANGE = "the last argmax was cut off"
 
 
 @dataclass(frozen=True, slots=True)
 class ScoresBundle:
-    """A bundle without the last argmax of the one that it was made from.
+    """A bundle without the last argmax of the one that it was made from."""
 
-    Attributes:
-        bundle: of the same source; `derived_from` is the digest of the original.
-        report: the classes with the largest score compared with those of the original, at the network's own size; no
-            pixel differs.
-        left_out: files of the original that hold for its masks only: derived models, a tuned profile.
-        opset: operator set of a graph that was cut; None where a program was.
-    """
-
-    bundle: Bundle
+    bundle: Bundle  # of the same source; `derived_from` is the digest of the original
+    # the classes with the largest score compared with those of the original, at the network's own size; no pixel
+    # differs
     report: ParityReport
-    left_out: tuple[str, ...]
-    opset: int | None
+    left_out: tuple[str, ...]  # files of the original that hold for its masks only: derived models, a tuned profile
+    opset: int | None  # of a graph that was cut; None where a program was
 
     def as_conversion(self, request: ConversionRequest) -> Conversion | None:
-        """Certify the FP32 graph that was cut, against the original.
-
-        Returns:
-            None where a program was cut, or the request asks for another model.
-        """
+        """Certify the FP32 graph that was cut; None where a program was, or the request asks for another model."""
         model = self.bundle.onnx_model(Precision.FP32)
         asked = replace(ConversionRequest(), limits=request.limits, verification=request.verification)
         if model is None or self.opset is None or request != asked:
@@ -73,15 +60,9 @@ def with_scores(
     """Cut the last argmax off a bundle's network, and prove that the classes stay the same.
 
     The Paddle program is cut in its own format; its weights are the same. Where the bundle holds none, its FP32 ONNX
-    graph is. Both networks then run on the same pictures: the class with the largest score must be the original's in
-    every pixel.
-
-    Args:
-        bundle: an open bundle; it is not changed.
-        pictures: names and images to compare on; empty: generated ones.
-
-    Raises:
-        ConversionError: the network does not end in an argmax over classes, its classes overlap, or a class differs.
+    graph is. Both networks then run on the same pictures, generated ones if none are given: the class with the largest
+    score must be the original's in every pixel. ConversionError: the network does not end in an argmax over classes,
+    its classes overlap, or a class differs.
     """
     if bundle.multilabel:
         raise ConversionError(
@@ -143,12 +124,7 @@ def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str,
 def _require_same_classes(
     original: Bundle, cut: Bundle, pictures: Sequence[tuple[str, SourceImage]], ledger: Path | None
 ) -> ParityReport:
-    threads = usable_cores()
-    options: RuntimeOptions = PaddleOptions(threads=threads) if original.paddle else OnnxOptions(threads=threads)
-    with (
-        Predictor(original, open_runtime(original, options, ledger=ledger)) as reference,
-        Predictor(cut, open_runtime(cut, options, ledger=ledger)) as candidate,
-    ):
+    with open_original(original, ledger) as reference, open_original(cut, ledger) as candidate:
         report = compare_classes(reference, candidate, pictures or named_pictures(reference))
     if report.mismatched_ppm:
         raise ConversionError(

@@ -18,49 +18,28 @@ _KEY = "declaration"
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What is known of an option besides its type and default.
-
-    Attributes:
-        text: what it does, in a few words.
-        name: how users know it, if not by the name of the field.
-        minimum: the smallest value.
-        maximum: the largest value.
-        above: every value is larger.
-        below: every value is smaller.
-        excluded: between the limits, and yet not allowed.
-        metavar: how its value is written.
-        parse: reads the value from text; None: the type itself is enough.
-        pattern: regular expression of texts that `parse` takes, for schemas.
-        repeatable: several values may be given, one by one, and each is read by `parse`.
-        none: the word that stands for None.
-    """
+    """What is known of an option besides its type and default."""
 
     text: str
-    name: str | None = None
+    name: str | None = None  # how users know it, if not by the name of the field
     minimum: float | None = None
     maximum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    excluded: float | None = None
-    metavar: str | None = None
-    parse: Callable[[str], object] | None = None
-    pattern: str | None = None
-    repeatable: bool = False
-    none: str | None = None
+    above: float | None = None  # every value is larger
+    below: float | None = None  # every value is smaller
+    excluded: float | None = None  # between the limits, and yet not allowed
+    metavar: str | None = None  # how its value is written
+    parse: Callable[[str], object] | None = None  # reads the value from text; None: the type itself is enough
+    pattern: str | None = None  # regular expression of texts that `parse` takes, for schemas
+    repeatable: bool = False  # several values may be given, one by one, and each is read by `parse`
+    none: str | None = None  # the word that stands for None
 
     def problem(self, value: object) -> str | None:
-        """Hold a value against the limits.
+        """Hold a value against the limits, which only numbers have: what is wrong with it, or None.
 
         >>> Declaration("threads", minimum=1).problem(0)
         '0 is less than 1'
         >>> Declaration("threshold", above=0, below=1).problem(1.5)
         '1.5 is not between 0 and 1'
-
-        Args:
-            value: of the option; only numbers have limits.
-
-        Returns:
-            What is wrong with it; None: nothing.
         """
         if isinstance(value, tuple):
             return next(filter(None, map(self.problem, value)), None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -83,11 +62,7 @@ class Declaration:
 
 
 def option(default: Any, text: str, **declared: Any) -> Any:  # noqa: ANN401  (as `dataclasses.field`)
-    """Declare a field of a group of options.
-
-    Args:
-        **declared: other attributes of `Declaration`.
-    """
+    """Declare a field of a group of options, with attributes of `Declaration`."""
     return field(default=default, metadata={_KEY: Declaration(text, **declared)})
 
 
@@ -95,13 +70,10 @@ _Number = TypeVar("_Number", int, float)
 
 
 def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> Callable[[str], tuple[_Number, ...]]:
-    """Make a parser of numbers with commas between.
+    """Make a parser of numbers with commas between, of exactly `count` or of any.
 
     >>> numbers(int, "3,2,1")("1, 2")
     (1, 2)
-
-    Args:
-        count: how many numbers there have to be; None: any.
     """
 
     def parse(text: str) -> tuple[_Number, ...]:
@@ -121,10 +93,8 @@ class Options:
     """Base of the groups of options.
 
     A value may be given as text, as on the command line: the word of an enumeration, a path, `gpu:1`. It becomes what
-    the field holds when the group is made, and a value outside its limits is refused.
-
-    Raises:
-        OptionError: it names the option, the value and the limit.
+    the field holds when the group is made. A value outside its limits is an OptionError that names option, value and
+    limit.
     """
 
     title: ClassVar[str] = "Options"
@@ -151,21 +121,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredOption:
-    """An option as it was found in a group.
+    """An option as it was found in a group."""
 
-    Attributes:
-        name: how users know it.
-        kind: type of the field.
-        field: of the dataclass.
-        declaration: its words and limits.
-        group: where it was declared.
-    """
-
-    name: str
-    kind: Any
+    name: str  # how users know it
+    kind: Any  # type of the field
     field: "Field[Any]"
     declaration: Declaration
-    group: type[Options]
+    group: type[Options]  # where it was declared
 
     @property
     def default(self) -> Any:  # noqa: ANN401
@@ -187,26 +149,12 @@ class DeclaredOption:
 
 
 def is_group(kind: Any) -> bool:  # noqa: ANN401
-    """Tell a group of options from the type of an option.
-
-    Args:
-        kind: type of a field or parameter.
-
-    Returns:
-        Whether it is derived from `Options`.
-    """
+    """Tell a group of options from the type of an option."""
     return isinstance(kind, type) and issubclass(kind, Options)
 
 
 def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[DeclaredOption]:
-    """List the options of a group.
-
-    Args:
-        group: derived from `Options`.
-
-    Yields:
-        In the order in which they are declared.
-    """
+    """List the options of a group, and of the groups in it if `deep`, in the order in which they are declared."""
     kinds = get_type_hints(group)
     for each in fields(group):
         kind = kinds[each.name]
@@ -222,15 +170,10 @@ _Enumeration = TypeVar("_Enumeration", bound=Enum)
 
 
 def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
-    """Make a group from values that are named as users know them.
+    """Make a group from values that are named as users know them, as text where the declaration has a parser.
 
-    Args:
-        group: derived from `Options`.
-        values: name to value; text where the declaration has a parser. What is absent, None or an empty list keeps
-            its default.
-
-    Raises:
-        OptionError: a value is wrong, or values contradict each other.
+    What is absent, None or an empty list keeps its default. OptionError: a value is wrong, or values contradict each
+    other.
     """
     kinds = get_type_hints(group)
     made: dict[str, Any] = {}
@@ -245,15 +188,7 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
 
 
 def enumeration_value(kind: type[_Enumeration], value: _Enumeration | str, *, option: str) -> _Enumeration:
-    """Read a value of an enumeration.
-
-    Args:
-        kind: the enumeration.
-        value: one of its members, or the word for it.
-
-    Raises:
-        OptionError: there is no such word; the message lists the choices.
-    """
+    """Read a member of an enumeration, or the word for it; OptionError lists the choices."""
     try:
         return kind(value)
     except ValueError:

@@ -79,14 +79,7 @@ class CalibrationError(ConversionError):
 
 
 def reason_of(cause: BaseException) -> str:
-    """Say in words what was behind an error, without the name of the file that the message states anyway.
-
-    Args:
-        cause: raised by a library.
-
-    Returns:
-        Never empty.
-    """
+    """Say in words what was behind an error, without the name of the file that the message states anyway."""
     return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
 
 

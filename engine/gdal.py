@@ -89,9 +89,9 @@ class GdalError(Exception):
 
 
 def isolate_environment() -> None:
-    """Take what the environment says to GDAL and PROJ out of it, for this process and its children.
+    """Remove what the environment says to GDAL and PROJ, for this process and its children; again it changes nothing.
 
-    GDAL looks some of it up when it is loaded and some at every call. Calling it again changes nothing.
+    GDAL looks some of it up when it is loaded and some at every call.
     """
     with _isolating:
         for name in [name for name in os.environ if _FOREIGN_VARIABLES.fullmatch(name) and name not in _OWN_VARIABLES]:
@@ -123,73 +123,39 @@ def _environment(options: Mapping[str, str], *, cache_mib: int | None = None) ->
 
 @dataclass(slots=True)
 class Dataset:
-    """A picture of a TIFF, opened by GDAL. Threads: one at a time, any.
-
-    Attributes:
-        width: columns.
-        height: rows.
-        dtypes: one a band.
-        meanings: what GDAL takes each band for: `red`, `gray`, `alpha`, `undefined`, ….
-        block_shape: rows and columns of a strip or tile.
-        has_mask: whether the file tells in a mask of its own, or by a value for each band, which pixels count.
-        crs_wkt: the coordinate reference system; None where the file names none that is understood.
-        transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
-        area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
-        placed_by_points: whether there are ground control points in place of a georeference.
-    """
+    """A picture of a TIFF, opened by GDAL. Threads: one at a time, any."""
 
     width: int
     height: int
-    dtypes: tuple[str, ...]
-    meanings: tuple[str, ...]
-    block_shape: tuple[int, int]
-    has_mask: bool
-    crs_wkt: str | None
+    dtypes: tuple[str, ...]  # one a band
+    meanings: tuple[str, ...]  # what GDAL takes each band for: `red`, `gray`, `alpha`, `undefined`, …
+    block_shape: tuple[int, int]  # rows and columns of a strip or tile
+    has_mask: bool  # whether a mask of the file's own, or a value for each band, tells which pixels count
+    crs_wkt: str | None  # None where the file names no coordinate reference system that is understood
+    # x of the corner, x per column, x per row, y of the corner, y per column, y per row
     transform: tuple[float, float, float, float, float, float]
-    area_or_point: str
-    placed_by_points: bool
+    area_or_point: str  # what a pixel's coordinates mean, as GeoTIFF says it
+    placed_by_points: bool  # whether there are ground control points in place of a georeference
     _dataset: "DatasetReader" = field(repr=False)
     _cache_mib: int = _CACHE_MIB
 
     def read(self, bands: Sequence[int], window: Window, size: tuple[int, int] | None = None) -> NDArray[Any]:
-        """Read a window.
+        """Read bands (from 1) of a window as [bands, height, width], of the file's own type.
 
-        Args:
-            bands: numbers, from 1.
-            size: height and width to which it is reduced, by taking single pixels; None: as it is.
-
-        Returns:
-            [bands, height, width], of the file's own type.
-
-        Raises:
-            GdalError: the file is damaged there.
+        It is reduced to `size` (height, width) by taking single pixels. GdalError: the file is damaged there.
         """
         shape = (len(bands), *(size or (window.height, window.width)))
         with self._reading(window) as part:
             return self._dataset.read(list(bands), window=part, out_shape=shape)
 
     def read_mask(self, window: Window, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
-        """Read which pixels count by the file's own mask.
-
-        Args:
-            size: height and width to which it is reduced; None: as it is.
-
-        Returns:
-            bool[height, width].
-
-        Raises:
-            GdalError: the file is damaged there.
-        """
+        """Read which pixels count by the file's own mask, bool[height, width], as `read` does."""
         shape = size or (window.height, window.width)
         with self._reading(window) as part:
             return self._dataset.read_masks(1, window=part, out_shape=shape) > 0
 
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
-        """Read the palette of the first band.
-
-        Returns:
-            Index to red, green, blue and alpha, 0–255; empty where there is none.
-        """
+        """Read the palette of the first band: index to red, green, blue and alpha, 0–255; empty where there is none."""
         try:
             return self._dataset.colormap(1)
         except ValueError:
@@ -219,15 +185,10 @@ def open_tiff(
 ) -> Generator[Dataset]:
     """Open a picture of a TIFF; no pixels are read yet.
 
-    Args:
-        file: a regular file that stays open as long as the picture is used.
-        directory_offset: where the picture's directory lies; None: the first one, with its overviews and its mask.
-        as_stored: whether samples of other colour models than RGB are left as they are.
-        use_georeference: whether coordinate reference system and place are read.
-        rows_at_a_time: that will be read: a file of whole rows needs a cache for them.
-
-    Raises:
-        GdalError: GDAL cannot open it, or its metadata name another file.
+    The regular file stays open as long as the picture is used. `directory_offset` is where the picture's directory lies
+    (None: the first one, with its overviews and its mask), `as_stored` leaves samples of other colour models than RGB
+    as they are, and a file of whole rows needs a cache for `rows_at_a_time`. GdalError where GDAL cannot open it, or
+    its metadata name another file.
     """
     name = f"/proc/self/fd/{file.fileno()}"
     if directory_offset is not None:
@@ -314,13 +275,9 @@ def _reason_of(error: BaseException) -> str:
 
 
 def names_files(wkt: str) -> bool:
-    """Tell whether a coordinate reference system names files, which PROJ would open.
+    """Tell whether well-known text, or a part of it, names files, which PROJ would open.
 
-    Args:
-        wkt: well-known text, or any text that becomes a part of it.
-
-    Returns:
-        Whether it does, or holds a way to do so that is not known to be harmless.
+    So does what might do so in a way that is not known to be harmless.
     """
     rest = _BARE_NAME.sub("", wkt)
     terms = [term for each in _EXTENSION.findall(rest) for term in str(each).split() if not _PLAIN_TERM.fullmatch(term)]
@@ -329,25 +286,15 @@ def names_files(wkt: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CoordinateSystem:
-    """What a coordinate reference system says of its units.
+    """What a coordinate reference system says of its units."""
 
-    Attributes:
-        kind: `projected`, `geographic` or another word.
-        unit: metres, or radians of a geographic one, in a unit of its coordinates.
-        code: such as `EPSG:32755`; None where it has none.
-    """
-
-    kind: str
-    unit: float
-    code: str | None
+    kind: str  # `projected`, `geographic` or another word
+    unit: float  # of its coordinates: in metres, or in radians of a geographic one
+    code: str | None  # such as `EPSG:32755`; None where it has none
 
 
 def coordinate_system(wkt: str) -> CoordinateSystem:
-    """Look up kind, units and code.
-
-    Raises:
-        GdalError: the text cannot be understood.
-    """
+    """Look up kind, units and code; GdalError where the text cannot be understood."""
     with _environment(_READING):
         from rasterio.crs import CRS
 
@@ -363,14 +310,7 @@ def coordinate_system(wkt: str) -> CoordinateSystem:
 def transform_points(
     wkt: str, target: str | Mapping[str, Any], xs: Sequence[float], ys: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Tell coordinates in another coordinate reference system.
-
-    Returns:
-        Both in the other one; longitudes and latitudes are in degrees.
-
-    Raises:
-        GdalError: nothing leads there.
-    """
+    """Tell coordinates in another system, longitudes and latitudes in degrees; GdalError where nothing leads there."""
     with _environment(_READING):
         from rasterio.crs import CRS
         from rasterio.warp import transform
@@ -389,13 +329,8 @@ def transform_points(
 def new_file_at(path: Path) -> Generator[Path]:
     """Let a library write a file where nothing lies beside it, under a name that means nothing else to it.
 
-    Libraries take some names for addresses or archives, and read files that lie beside the one that they write.
-
-    Args:
-        path: where the file is to lie in the end; replaced if it exists.
-
-    Yields:
-        Where it is to be written.
+    Libraries take some names for addresses or archives, and read files that lie beside the one that they write. The
+    path that is yielded replaces `path` in the end.
     """
     with scratch_folder("map") as neutral, scratch_folder("map", path.parent) as beside:
         link = neutral / "new"
@@ -406,15 +341,7 @@ def new_file_at(path: Path) -> Generator[Path]:
 
 
 def write_bands(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write a compressed TIFF of any number of bands, without a georeference.
-
-    Args:
-        pixels: uint8[h, w, bands].
-        path: the file; replaced if it exists.
-
-    Raises:
-        GdalError: the file cannot be written.
-    """
+    """Write uint8[h, w, bands] as a compressed TIFF without a georeference; GdalError if it cannot be written."""
     height, width, bands = pixels.shape
     with new_file_at(path) as written, _environment(_WRITING):
         import rasterio
@@ -428,14 +355,9 @@ def write_bands(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def write_cloud_optimized(values: Path, description: Callable[[str], str], path: Path, block_px: int) -> None:
-    """Write a cloud-optimized GeoTIFF of raw values.
+    """Write a cloud-optimized GeoTIFF of raw values, in place of what is there; GdalError where it cannot be written.
 
-    Args:
-        description: given the name under which GDAL finds the values, returns the VRT that describes the map.
-        path: the map; replaced if it exists.
-
-    Raises:
-        GdalError: the file cannot be written.
+    `description` returns the VRT of the map for the name under which GDAL finds the values.
     """
     with new_file_at(path) as written, _environment(_WRITING, cache_mib=_CACHE_MIB):
         from rasterio.shutil import copy
@@ -462,9 +384,8 @@ def write_cloud_optimized(values: Path, description: Callable[[str], str], path:
 def traced_shapes(path: Path) -> Iterator[tuple[int, float, float | None, list[NDArray[np.float64]]]]:
     """Trace the outlines of connected pixels of one value (by edges, not corners).
 
-    Yields:
-        The band, from 1; the value; the value that marks missing pixels; and rings float64[n, 2] of coordinates: the
-        outer one first, then holes.
+    Yields the band, from 1; the value; the value that marks missing pixels; and rings float64[n, 2] of coordinates: the
+    outer one first, then holes.
     """
     with path.open("rb") as file, open_tiff(file) as opened:
         import rasterio
@@ -479,13 +400,9 @@ def traced_shapes(path: Path) -> Iterator[tuple[int, float, float | None, list[N
 
 
 def traced_mask(mask: NDArray[Any]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
-    """Trace the outlines of connected pixels of one value, as `traced_shapes` does.
+    """Trace uint8[H, W] or uint16[H, W] as `traced_shapes` does.
 
-    Args:
-        mask: uint8[H, W] or uint16[H, W].
-
-    Yields:
-        The value, and rings float64[n, 2] of columns and rows, from the upper left corner of the first pixel.
+    Yields the value, and rings float64[n, 2] of columns and rows, from the upper left corner of the first pixel.
     """
     from rasterio import features
 

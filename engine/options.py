@@ -42,14 +42,7 @@ class NumberedGpu(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        """Read it.
-
-        Args:
-            text: as users write it.
-
-        Raises:
-            ValueError: the text is something else.
-        """
+        """Read it as users write it; ValueError: the text is something else."""
         if not re.fullmatch(DEVICE_PATTERN, text) or ":" not in text:
             raise ValueError("give cpu, gpu, or a GPU by its number, such as gpu:1")
         return super().__new__(cls, text)
@@ -169,17 +162,11 @@ WORKSPACE_BYTES: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class TensorRtFiles:
-    """What TensorRT is given beside the model.
+    """What TensorRT is given beside the model."""
 
-    Attributes:
-        shapes: of the inputs that will come.
-        shape_range_file: ranges of all inner tensors, collected by Paddle for a `.pdmodel`.
-        engine_cache: folder for engines, timings and calibration tables; none are kept without it.
-    """
-
-    shapes: DynamicShapeProfile | None = None
-    shape_range_file: Path | None = None
-    engine_cache: Path | None = None
+    shapes: DynamicShapeProfile | None = None  # of the inputs that will come
+    shape_range_file: Path | None = None  # ranges of all inner tensors, collected by Paddle for a `.pdmodel`
+    engine_cache: Path | None = None  # folder for engines, timings and calibration tables; none are kept without it
 
 
 _LEAST_GPU_BYTES: Final = 256 << 20
@@ -194,13 +181,7 @@ def _gpu_memory_bytes(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuOptions(Options):
-    """What may be asked of a GPU, whichever runtime uses it.
-
-    Attributes:
-        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
-        allow_tf32: FP32 products may be rounded to TF32.
-        memory_bytes: what the network may take of the GPU's memory; None: all that is free.
-    """
+    """What may be asked of a GPU, whichever runtime uses it."""
 
     title: ClassVar[str] = "What runs the network"
 
@@ -229,17 +210,11 @@ class GpuOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class CudaExecution:
-    """How ONNX Runtime works on a GPU: what is measured, not asked for. The masks are the same.
+    """How ONNX Runtime works on a GPU: what is measured, not asked for. The masks are the same."""
 
-    Attributes:
-        io_binding: inputs and outputs stay in the GPU's memory, and results come through pinned memory.
-        prefer_nhwc: convolutions take the channels last.
-        cuda_graph: the runs of one size are recorded once and replayed.
-    """
-
-    io_binding: bool = True
-    prefer_nhwc: bool = False
-    cuda_graph: bool = False
+    io_binding: bool = True  # inputs and outputs stay in the GPU's memory, and results come through pinned memory
+    prefer_nhwc: bool = False  # convolutions take the channels last
+    cuda_graph: bool = False  # the runs of one size are recorded once and replayed
 
     def __post_init__(self) -> None:
         if self.cuda_graph and not self.io_binding:

@@ -17,16 +17,10 @@ _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([a-z]+2?)", re.IGNO
 
 
 def memory_bytes(text: str) -> int:
-    """Read an amount of memory.
+    """Read an amount of memory: a number, perhaps with k, m, g or t (powers of 1024), iB or B; else ValueError.
 
     >>> memory_bytes("1.5GiB"), memory_bytes("800m"), memory_bytes("4096")
     (1610612736, 838860800, 4096)
-
-    Args:
-        text: a number, perhaps with k, m, g or t (powers of 1024), iB or B behind it.
-
-    Raises:
-        ValueError: it is none.
     """
     found = re.fullmatch(MEMORY_PATTERN, text.strip())
     if found is None:
@@ -36,49 +30,30 @@ def memory_bytes(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A length or an area, in pixels or on the ground.
+    """A length or an area, in pixels or on the ground."""
 
-    Attributes:
-        text: as the user wrote it.
-        pixels: None where it is one on the ground.
-        ground: in metres or square metres; None where it is one in pixels.
-    """
-
-    text: str
+    text: str  # as the user wrote it
     pixels: float | None = None
-    ground: float | None = None
+    ground: float | None = None  # in metres or square metres
 
     def __str__(self) -> str:
-        """As `parse_area` or `parse_length` reads it."""
         return self.text
 
 
 def parse_area(text: str) -> Extent:
-    """Read an area.
+    """Read an area, a number with px, cm2 or m2 behind it; ValueError if it is something else, 0, or above 10¹².
 
     >>> parse_area("50px").pixels, parse_area("0.5m2").ground
     (50.0, 0.5)
-
-    Args:
-        text: a number with px, cm2 or m2 behind it.
-
-    Raises:
-        ValueError: it is something else, 0, or above 10¹².
     """
     return _extent(text, _AREAS_M2, 1e12, "give an area with its unit, such as 50px, 2cm2 or 0.5m2")
 
 
 def parse_length(text: str) -> Extent:
-    """Read a length.
+    """Read a length, a number with px, mm, cm or m behind it; ValueError if it is something else, 0, or above 10⁶.
 
     >>> parse_length("2px").pixels, parse_length("5cm").ground
     (2.0, 0.05)
-
-    Args:
-        text: a number with px, mm, cm or m behind it.
-
-    Raises:
-        ValueError: it is something else, 0, or above 10⁶.
     """
     return _extent(text, LENGTHS_M, 1e6, "give a length with its unit, such as 2px or 0.05m")
 

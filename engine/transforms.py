@@ -50,17 +50,11 @@ INTERPOLATION_FLAGS: Final[Mapping[Interpolation, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class TransformRecord:
-    """What one transform did to the size of the image: an entry of PaddleSeg's ``trans_info``.
+    """What one transform did to the size of the image: an entry of PaddleSeg's ``trans_info``."""
 
-    Attributes:
-        kind: ``resize`` is undone by interpolation, ``padding`` by a crop.
-        height: Height of the image before the transform, in pixels.
-        width: Width of the image before the transform, in pixels.
-    """
-
-    kind: Literal["resize", "padding"]
-    height: int
-    width: int
+    kind: Literal["resize", "padding"]  # ``resize`` is undone by interpolation, ``padding`` by a crop
+    height: int  # of the image before the transform, in pixels
+    width: int  # of the image before the transform, in pixels
 
 
 class ImageTransform(ABC):
@@ -90,14 +84,10 @@ class Normalize(ImageTransform):
 
     Source: paddleseg 2.8.0, ``functional.normalize``: the division by 255 rounds to float32, then the mean and the
     deviation act in float64 and round to float32 again.
-
-    Attributes:
-        mean: One value for all channels, or one for each; on the 0–1 scale.
-        std: The same for the standard deviation; no value is 0.
     """
 
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    mean: tuple[float, ...] = (0.5,)  # one value for all channels, or one for each; on the 0–1 scale
+    std: tuple[float, ...] = (0.5,)  # the same for the standard deviation; no value is 0
 
     @override
     def apply(self, image: Image) -> tuple[Image, None]:
@@ -128,19 +118,13 @@ class Normalize(ImageTransform):
 class Resize(ImageTransform):
     """Resize to a fixed size, or to fit into it.
 
-    Source: paddleseg 2.8.0, ``transforms.Resize`` and ``functional.rescale_size``: with ``keep_ratio`` the long side
-    of the image is set against the long side of the target; ``size_divisor`` rounds up afterwards.
-
-    Attributes:
-        target_size: (width, height) in pixels.
-        keep_ratio: Whether the ratio of the sides is kept.
-        size_divisor: Both sides become a multiple of this; None leaves them.
-        interpolation: OpenCV's name of the interpolation.
+    Source: paddleseg 2.8.0, ``transforms.Resize`` and ``functional.rescale_size``: with ``keep_ratio`` the long side of
+    the image is set against the long side of the target; ``size_divisor`` rounds up afterwards.
     """
 
-    target_size: tuple[int, int] = (512, 512)
-    keep_ratio: bool = False
-    size_divisor: int | None = None
+    target_size: tuple[int, int] = (512, 512)  # (width, height) in pixels
+    keep_ratio: bool = False  # of the sides
+    size_divisor: int | None = None  # both sides become a multiple of this
     interpolation: Interpolation = "LINEAR"
 
     @override
@@ -176,12 +160,9 @@ class Resize(ImageTransform):
 
 @dataclass(frozen=True, slots=True)
 class ResizeByLong(ImageTransform):
-    """Resize so that the long side has a given length.
+    """Resize so that the long side has a given length, in pixels.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeByLong``.
-
-    Attributes:
-        long_size: Length of the long side afterwards, in pixels.
     """
 
     long_size: int
@@ -193,18 +174,14 @@ class ResizeByLong(ImageTransform):
 
 @dataclass(frozen=True, slots=True)
 class ResizeByShort(ImageTransform):
-    """Resize so that the short side has a given length, unless the long side would grow past a limit.
+    """Resize so that the short side has a given length, unless the long side would grow past a limit; in pixels.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeByShort``. PaddleSeg overwrites its own ``short_size`` when the limit
     acts, so that one image changes all that follow; here each image is treated as PaddleSeg treats the first.
-
-    Attributes:
-        short_size: Length of the short side afterwards, in pixels.
-        max_size: Longest that the long side may become, in pixels.
     """
 
     short_size: int
-    max_size: float = 1e10
+    max_size: float = 1e10  # of the long side
 
     @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
@@ -235,13 +212,9 @@ class ResizeByShort(ImageTransform):
 
 @dataclass(frozen=True, slots=True)
 class LimitLong(ImageTransform):
-    """Resize only if the long side is outside of given limits.
+    """Resize only if the long side is outside of given limits, in pixels.
 
     Source: paddleseg 2.8.0, ``transforms.LimitLong``: a record is left even where nothing is resized.
-
-    Attributes:
-        max_long: Longest that the long side may be, in pixels; None sets no limit.
-        min_long: Shortest that the long side may be, in pixels; None sets no limit.
     """
 
     max_long: int | None = None
@@ -278,14 +251,10 @@ class Padding(ImageTransform):
     """Pad at the bottom and at the right up to a fixed size.
 
     Source: paddleseg 2.8.0, ``transforms.Padding``.
-
-    Attributes:
-        target_size: (width, height) in pixels.
-        value: Value of the padding, on the scale that the image has at this step.
     """
 
-    target_size: tuple[int, int]
-    value: float = 127.5
+    target_size: tuple[int, int]  # (width, height) in pixels
+    value: float = 127.5  # on the scale that the image has at this step
 
     @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord]:
@@ -307,16 +276,12 @@ class Padding(ImageTransform):
 class PaddingByAspectRatio(ImageTransform):
     """Pad at the bottom or at the right until the sides have a given ratio.
 
-    Source: paddleseg 2.8.0, ``transforms.PaddingByAspectRatio``: lengths are truncated, and an image that has the
-    ratio already leaves no record.
-
-    Attributes:
-        aspect_ratio: Width divided by height.
-        value: Value of the padding, on the scale that the image has at this step.
+    Source: paddleseg 2.8.0, ``transforms.PaddingByAspectRatio``: lengths are truncated, and an image that has the ratio
+    already leaves no record.
     """
 
-    aspect_ratio: float = 1.0
-    value: float = 127.5
+    aspect_ratio: float = 1.0  # width divided by height
+    value: float = 127.5  # on the scale that the image has at this step
 
     @override
     def apply(self, image: Image) -> tuple[Image, TransformRecord | None]:
@@ -333,13 +298,10 @@ class PaddingByAspectRatio(ImageTransform):
 
 @dataclass(frozen=True, slots=True)
 class ResizeRangeScaling(ImageTransform):
-    """Resize so that the long side has a given length, and leave no record.
+    """Resize so that the long side has a given length, in pixels, and leave no record.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeRangeScaling`` with equal limits. PaddleSeg leaves no ``trans_info``
     here, so its masks keep the resized size.
-
-    Attributes:
-        long_size: Length of the long side afterwards, in pixels.
     """
 
     long_size: int
@@ -351,13 +313,10 @@ class ResizeRangeScaling(ImageTransform):
 
 @dataclass(frozen=True, slots=True)
 class ResizeStepScaling(ImageTransform):
-    """Resize by a given factor, and leave no record.
+    """Resize both sides by a given factor, and leave no record.
 
     Source: paddleseg 2.8.0, ``transforms.ResizeStepScaling`` with equal limits. PaddleSeg leaves no ``trans_info``
     here, so its masks keep the resized size.
-
-    Attributes:
-        scale_factor: Factor for both sides.
     """
 
     scale_factor: float
@@ -428,27 +387,12 @@ def apply_transforms(
 
 
 def bands_of_images(bands: int) -> int:
-    """Tell how many bands an image has to have for a network.
-
-    Args:
-        bands: that the network takes.
-
-    Returns:
-        The same; three, which become grey, for a network of one.
-    """
+    """Tell how many bands an image needs for a network: as many as it takes, or three, which become grey, for one."""
     return 3 if bands == 1 else bands
 
 
 def require_values_for(transforms: Sequence[Transform], bands: int) -> None:
-    """Refuse transforms that have values for another number of bands.
-
-    Args:
-        transforms: The deploy transforms.
-        bands: That the network takes.
-
-    Raises:
-        UnsupportedTransformError: A mean or a deviation has neither one value nor one for each band.
-    """
+    """Refuse a mean or deviation that has neither one value nor one for each band: UnsupportedTransformError."""
     for transform in transforms:
         if isinstance(transform, Normalize) and not {len(transform.mean), len(transform.std)} <= {1, bands}:
             raise UnsupportedTransformError(
@@ -581,16 +525,7 @@ def _resized(image: Image, width: int, height: int, op: str, flag: int = cv2.INT
 
 
 def resize_bands(pixels: npt.NDArray[Plane], size: tuple[int, int], flag: int) -> npt.NDArray[Plane]:
-    """Resize a picture of any number of bands.
-
-    Args:
-        pixels: uint8 or float32, [H, W, bands].
-        size: width and height of the result.
-        flag: OpenCV's interpolation.
-
-    Returns:
-        Of the same type, [height, width, bands].
-    """
+    """Resize uint8 or float32 [H, W, bands] of any number of bands to a width and height, as OpenCV's flag says."""
     at_once = _BANDS_BY_AREA if flag == cv2.INTER_AREA else MAX_BANDS
     starts = range(0, pixels.shape[-1], at_once)
     parts = [pixels] if len(starts) == 1 else [pixels[..., start : start + at_once] for start in starts]

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a raster, in pixels.
-
-    Attributes:
-        x: first column.
-        y: first row.
-        width: columns.
-        height: rows.
-    """
+    """A part of a raster, in pixels, from its first column and row on."""
 
     x: int
     y: int

@@ -1,7 +1,6 @@
 """The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step."""
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -14,7 +13,7 @@ import yaml
 
 from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
 from converters.parity import generated_images
-from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, read_bundle
+from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, class_urn, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
 from engine.segmentation.opening import open_runtime, require_available
@@ -36,44 +35,29 @@ _MOST_PICTURE_PIXELS = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class ExportClass:
-    """A class of the network, in the order of its output channels.
-
-    Attributes:
-        name: What people call it; its identifier in ``meta.json`` is made from it.
-        color: ``def_color``, RGB, 0-255; None leaves it out, and the reader's palette decides.
-        identifier: Takes the place of the identifier that is made from the name.
-    """
+    """A class of the network, in the order of its output channels."""
 
     name: str
-    color: Color | None = None
-    identifier: str | None = None
+    color: Color | None = None  # ``def_color``, RGB, 0-255; None leaves it out, and the reader's palette decides
+    identifier: str | None = None  # takes the place of the one that is made from the name
 
     @property
     def urn(self) -> str:
-        """The identifier in ``meta.json``.
+        """The identifier in ``meta.json``; it ends with a colon if the name gives none.
 
         >>> ExportClass("Other bottom").urn
         'urn:ibenthos:segmentation:class:other-bottom'
         """
-        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-        return self.identifier or f"urn:ibenthos:segmentation:class:{slug}"
+        return self.identifier or class_urn(self.name)
 
 
 def numbered_classes(count: int) -> tuple[ExportClass, ...]:
-    """Name classes of which only the number is known.
-
-    Returns:
-        ``class-0``, ``class-1`` and so on, without colours.
-    """
+    """Name classes of which only the number is known: ``class-0``, ``class-1`` and so on, without colours."""
     return tuple(ExportClass(f"class-{index}") for index in range(count))
 
 
 def require_distinct(classes: Sequence[ExportClass], *, where: str) -> None:
-    """Make sure that every class has an identifier of its own.
-
-    Raises:
-        ConversionError: Two classes have the same identifier, or a name gives none.
-    """
+    """Make sure that every class has an identifier of its own, else raise ConversionError."""
     names: dict[str, str] = {}
     for entry in classes:
         if entry.urn.endswith(":"):
@@ -97,13 +81,7 @@ def meta_text(
     *,
     multilabel: bool = False,
 ) -> str:
-    """Write ``meta.json``.
-
-    Args:
-        classes: The classes, in the order of the output channels.
-        input_shape: NCHW; None is a free axis.
-        multilabel: Whether classes do not exclude each other.
-    """
+    """Write ``meta.json``; classes are in the order of the output channels, None is a free axis of the NCHW shape."""
     entries: list[dict[str, object]] = []
     for entry in classes:
         color = {} if entry.color is None else {"def_color": list(entry.color)}
@@ -130,26 +108,15 @@ def read_settings(bundle: Bundle) -> dict[str, Any]:
 
 
 def deploy_text(blocks: Mapping[str, object]) -> str:
-    """Write ``deploy.yaml``.
-
-    Args:
-        blocks: ``Deploy`` and what else stands beside it.
-
-    Returns:
-        YAML, in the order given.
-    """
+    """Write ``deploy.yaml``, ``Deploy`` and what else stands beside it, in the order given."""
     return yaml.safe_dump(dict(blocks), sort_keys=False, default_flow_style=None)
 
 
 def require_free(destination: Path) -> None:
     """Make sure that a bundle may be written to a destination: an archive is replaced, a folder must be new or empty.
 
-    Args:
-        destination: Archive if its name ends in ``.tgz`` or ``.tar.gz``, else folder.
-
-    Raises:
-        ConversionError: It is a folder with files in it, or a folder where an archive should be.
-        OptionError: It is called like another kind of file.
+    It is an archive if its name ends in ``.tgz`` or ``.tar.gz``. ConversionError: it is a folder with files in it, or a
+    folder where an archive should be. OptionError: it is called like another kind of file.
     """
     require_bundle_name(destination)
     if _is_archive(destination):
@@ -173,19 +140,10 @@ def side_file_of(destination: Path) -> Path:
 
 @contextmanager
 def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generator[Path]:
-    """Collect the files of a bundle; the destination is whole or as it was.
+    """Yield an empty folder, which becomes the bundle when the block ends without an error; else all is as it was.
 
-    Args:
-        destination: Archive to write if the name ends in ``.tgz`` or ``.tar.gz``, replacing what is there; otherwise a
-            folder, which must be absent or empty.
-        side_file: Write ``<stem>-meta.json`` beside it: ``meta.json`` with a place for the artifact's URN.
-
-    Yields:
-        An empty folder, which becomes the bundle when the block ends without an error.
-
-    Raises:
-        ConversionError: The destination cannot be written, or is a folder with files in it.
-        OptionError: The destination is called like another kind of file.
+    The destination is what `require_free` allows, with the same errors; ConversionError, too, if it cannot be written.
+    `side_file` writes ``<stem>-meta.json`` beside it: ``meta.json`` with a place for the artifact's URN.
     """
     require_free(destination)
     try:
@@ -214,13 +172,9 @@ def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generat
 def require_runs(folder: Path, destination: Path) -> int | None:
     """Open the finished files as a bundle and run its program once on a generated picture, through Paddle.
 
-    Returns:
-        The number of classes that the network tells apart; None if it returns a mask, which does not say.
-
-    Raises:
-        ConversionError: The files are no bundle that the engine takes, the program does not load or run, or it returns
-            no segmentation, or a class that the bundle does not name.
-        RuntimeUnavailableError: Paddle is not installed.
+    Returns the number of classes that the network tells apart; None if it returns a mask, which does not say.
+    ConversionError: the files are no bundle that the engine takes, the program does not load or run, or it returns no
+    segmentation, or a class that the bundle does not name. RuntimeUnavailableError: Paddle is not installed.
     """
     options = PaddleOptions(threads=usable_cores())
     require_available(options)

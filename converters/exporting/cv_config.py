@@ -46,25 +46,18 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CvConfig:
-    """What a pipeline's configuration says of its network.
+    """What a pipeline's configuration says of its network."""
 
-    Attributes:
-        classes: In the order of the output channels; may be empty.
-        config: PaddleSeg's training configuration, if named.
-        weights: The trained weights, if named.
-    """
-
-    classes: tuple[ExportClass, ...]
-    config: Path | None
-    weights: Path | None
+    classes: tuple[ExportClass, ...]  # in the order of the output channels; may be empty
+    config: Path | None  # PaddleSeg's training configuration
+    weights: Path | None  # the trained weights
 
 
 def read_cv_config(path: Path) -> CvConfig:
     """Read a pipeline's configuration.
 
-    Raises:
-        ConversionError: It cannot be read, names classes in both ways or none of what is looked for, gives more colours
-            than classes, or two classes the same identifier.
+    ConversionError: it cannot be read, names classes in both ways or none of what is looked for, gives more colours
+    than classes, or two classes the same identifier.
     """
     record = _read(path)
     if record.classes and record.names:

@@ -23,14 +23,7 @@ _OTHER_KINDS: Mapping[str, str] = {
 
 
 def require_bundle_name(destination: Path) -> None:
-    """Refuse a destination whose name promises another kind of file than the gzipped tar that is written.
-
-    Args:
-        destination: where a bundle is to be written.
-
-    Raises:
-        OptionError: its name ends like that of another kind of file.
-    """
+    """Refuse, with an OptionError, a name that promises another kind of file than the gzipped tar that is written."""
     other = _OTHER_KINDS.get(destination.suffix.lower())
     if other is not None:
         raise OptionError(
@@ -40,14 +33,9 @@ def require_bundle_name(destination: Path) -> None:
 
 
 def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
-    """Write a gzipped tar; whatever was at the destination is replaced in one step.
+    """Write a gzipped tar of members, contents or files that hold them; what was there is replaced in one step.
 
-    Args:
-        files: member name to its content, or to the file that holds it.
-
-    Raises:
-        OptionError: the destination is called like another kind of file.
-        OSError: the folder cannot be written to.
+    OptionError: the destination is called like another kind of file. OSError: the folder cannot be written to.
     """
     require_bundle_name(destination)
     with (

@@ -30,14 +30,10 @@ from engine.system.settings_files import read_yaml, shown_value
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """A published model that became a bundle.
-
-    Attributes:
-        classes: In the order of the output channels; empty if nothing tells how many there are.
-    """
+    """A published model that became a bundle."""
 
     name: str
-    classes: tuple[ExportClass, ...]
+    classes: tuple[ExportClass, ...]  # in the order of the output channels; empty if nothing tells how many there are
     side_file: Path
 
 
@@ -46,16 +42,12 @@ def import_published(
 ) -> ImportedModel:
     """Repack a published inference model as a bundle that has run once, with its side file beside it.
 
-    Args:
-        source: Folder or archive; it is not changed.
-        destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
-        name: Name of the model; what the source says, or its stem, if None.
-        classes: In the order of the output channels; empty: those that the source names, else ``class-0`` and so on.
+    The destination is that of `require_free`. Without a name it is what the source says, or its stem; without classes,
+    in the order of the output channels, they are those that the source names, else ``class-0`` and so on.
 
-    Raises:
-        ConversionError: The source is no segmentation model that the engine takes, names another number of classes than
-            its network has, or does not run; or the destination cannot be written.
-        RuntimeUnavailableError: Paddle is not installed.
+    ConversionError: the source is no segmentation model that the engine takes, names another number of classes than its
+    network has, or does not run; or the destination cannot be written. RuntimeUnavailableError: Paddle is not
+    installed.
     """
     require_free(destination)
     try:

@@ -45,34 +45,20 @@ _REMEDY = "save the network's state_dict() with paddle.save, and trust no other 
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """Where the values of an array are.
+    """Where the values of an array are."""
 
-    Attributes:
-        dtype: NumPy's name with the byte order, such as ``<f4``.
-        shape: lengths of the axes.
-        fortran: whether the first axis runs fastest.
-        places: first byte and number of bytes of every part, in order.
-        text: whether every byte is kept as a character of UTF-8 text (pickles of protocol 2).
-    """
-
-    dtype: str
+    dtype: str  # NumPy's name with the byte order, such as ``<f4``
     shape: tuple[int, ...]
-    fortran: bool
-    places: tuple[tuple[int, int], ...]
-    text: bool
+    fortran: bool  # whether the first axis runs fastest
+    places: tuple[tuple[int, int], ...]  # first byte and number of bytes of every part, in order
+    text: bool  # whether every byte is kept as a character of UTF-8 text (pickles of protocol 2)
 
 
 def read_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a ``.pdparams`` file.
+    """Read a ``.pdparams`` file of PaddleSeg's training or ``paddle.save``, with pickle's protocol 2, 3 or 4.
 
-    Args:
-        path: what PaddleSeg's training or ``paddle.save`` wrote, with pickle's protocol 2, 3 or 4.
-
-    Returns:
-        Parameter name to array: booleans, integers or floating-point numbers; bfloat16 as uint16, as Paddle keeps it.
-
-    Raises:
-        ConversionError: it cannot be read, or holds something else than named arrays of numbers.
+    Arrays, by the names of parameters, are booleans, integers or floating-point numbers; bfloat16 is uint16, as Paddle
+    keeps it. ConversionError: it cannot be read, or holds something else than named arrays of numbers.
     """
     if path.is_dir():
         raise ConversionError(f"{path}: is a folder; name the weights in it, such as {path / 'model.pdparams'}")
@@ -170,13 +156,9 @@ _GLOBALS: Mapping[str, _Global] = {
 
 
 def table_of_contents(content: mmap | bytes) -> dict[str, StoredArray]:
-    """List the arrays of a pickle without running it.
+    """List the arrays of a pickle by name without running it; whether the values fit their shapes is not looked at.
 
-    Returns:
-        Name to array. Whether the values fit their shapes is not looked at.
-
-    Raises:
-        ConversionError: it holds anything else than named arrays of numbers, or is damaged.
+    ConversionError: it holds anything else than named arrays of numbers, or is damaged.
     """
     try:
         whole = _Walk(content).run()
@@ -275,7 +257,6 @@ class _Walk:
         return found
 
     def take_number(self, form: str) -> Any:  # noqa: ANN401 - int or float
-        """Read a number in as many bytes as the form says."""
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
@@ -308,7 +289,6 @@ class _Walk:
         self._stack.append(value)
 
     def push_number(self, form: str) -> None:
-        """A number in as many bytes as the form says."""
         self.push(self.take_number(form))
 
     def push_long(self) -> None:

@@ -61,11 +61,7 @@ def floating_tensors(proto: "onnx.ModelProto") -> list[str]:
 
 
 def write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path) -> None:
-    """Write the model with two numbers a tensor as its outputs: its smallest and its largest value.
-
-    Args:
-        tensors: from `floating_tensors`.
-    """
+    """Write the model with the smallest and the largest value of each of `floating_tensors` as its outputs."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -79,14 +75,9 @@ def write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path)
 
 
 def measured_ranges(path: Path, tensors: Sequence[str], feeds: Iterable[Feeds], where: str) -> Ranges:
-    """Measure the smallest and largest value of each tensor over all pictures.
+    """Measure the smallest and largest value of each tensor over all pictures, by the file of `write_extremes`.
 
-    Args:
-        path: from `write_extremes`.
-        tensors: as they were given there.
-
-    Raises:
-        CalibrationError: a value is not finite.
+    CalibrationError: a value is not finite.
     """
     lowest = np.full(len(tensors), np.inf, np.float32)
     highest = np.full(len(tensors), -np.inf, np.float32)

@@ -43,28 +43,17 @@ LARGEST_IN_HALF = 30_000.0
 
 @dataclass(frozen=True, slots=True)
 class Halved:
-    """What is known of an FP16 model.
+    """What is known of an FP16 model."""
 
-    Attributes:
-        largest_activation: absolute value, in the FP32 model, on the pictures.
-        kept_nodes: left in FP32, since they take or give values above `LARGEST_IN_HALF`.
-    """
-
-    largest_activation: float
-    kept_nodes: tuple[str, ...]
+    largest_activation: float  # absolute value, in the FP32 model, on the pictures
+    kept_nodes: tuple[str, ...]  # left in FP32, since they take or give values above `LARGEST_IN_HALF`
 
 
 def to_half(model: Path, destination: Path, feeds: Iterable[Feeds], *, where: str) -> Halved:
-    """Write the FP16 form of a model.
+    """Write the FP16 form of an FP32 ONNX file (operator set 11 or later), which takes and gives FP32.
 
-    Args:
-        model: the FP32 ONNX file; operator set 11 or later.
-        destination: the file to write; it takes and gives FP32.
-        feeds: pictures as the network gets them; they tell how large its values become.
-
-    Raises:
-        ConversionError: a weight does not fit into FP16, or the rewrite fails, or takes too much memory or time.
-        CalibrationError: a value is not finite.
+    The pictures, as the network gets them, tell how large its values become. ConversionError: a weight does not fit
+    into FP16, or the rewrite fails, or takes too much memory or time. CalibrationError: a value is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="halving-", dir=destination.parent) as name:
         folder = Path(name)
@@ -97,10 +86,7 @@ def _halve(model: Path, folder: Path, name: str, known_as: str, kept: Sequence[s
     try:
         half = ONNXModel(
             convert_float_to_float16(
-                source,
-                keep_io_types=True,
-                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT],
-                node_block_list=[*kept],
+                source, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT], node_block_list=[*kept]
             )
         )
         _skip_detours(half.model, frozenset(kept))

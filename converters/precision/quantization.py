@@ -78,45 +78,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class QuantizationTrial:
-    """A row of the table of what was tried.
+    """A row of the table of what was tried."""
 
-    Attributes:
-        excluded_nodes: left in floating point by the search.
-        report: how the candidate compares with its reference.
-        size_bytes: of the candidate's file.
-    """
-
-    excluded_nodes: tuple[str, ...]
-    report: ParityReport
+    excluded_nodes: tuple[str, ...]  # left in floating point by the search
+    report: ParityReport  # how the candidate compares with its reference
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An INT8 model that keeps its limits.
+    """An INT8 model that keeps its limits."""
 
-    Attributes:
-        excluded_nodes: left in floating point by the search; names of the optimised graph.
-        trials: everything that was tried, the last one is the model.
-        report: of the model.
-        speedup: run time of the FP32 model over that of this one, on this machine and a calibration picture.
-    """
-
-    excluded_nodes: tuple[str, ...]
-    trials: tuple[QuantizationTrial, ...]
+    excluded_nodes: tuple[str, ...]  # left in floating point by the search; names of the optimised graph
+    trials: tuple[QuantizationTrial, ...]  # the last one is the model
     report: ParityReport
-    speedup: float
+    speedup: float  # run time of FP32 over that of this one, on this machine and a calibration picture
 
 
 _TRIALS = TypeAdapter(tuple[QuantizationTrial, ...])
 
 
 class QuantizationError(RefusedError):
-    """With INT8 the masks of this network miss the limits.
-
-    Attributes:
-        trials: what was tried.
-    """
+    """With INT8 the masks of this network miss the limits; `trials` says what was tried."""
 
     def __init__(self, message: str, trials: tuple[QuantizationTrial, ...]) -> None:
         super().__init__(message, _TRIALS.dump_python(trials, mode="json"))
@@ -124,11 +107,7 @@ class QuantizationError(RefusedError):
 
     @classmethod
     def recalled(cls, error: RefusedError) -> Self:
-        """Make of a refusal that the cache remembered what was raised the first time.
-
-        Args:
-            error: with the details of a `QuantizationError`.
-        """
+        """Make of a refusal that the cache remembered what was raised the first time."""
         return cls(str(error), _TRIALS.validate_python(error.details))
 
 
@@ -143,20 +122,15 @@ def quantize(
     symmetric: bool = False,
     advance: Advance = ignore_progress,
 ) -> Quantized:
-    """Make the INT8 model that keeps the limits with the fewest nodes in floating point.
+    """Make the INT8 model that keeps the limits with the fewest nodes in floating point; else no file is written.
 
-    Args:
-        model: the FP32 ONNX file; operator set 13 or later.
-        destination: the file to write; written only if the limits are kept.
-        feeds: yields the calibration pictures as the network gets them, one at a time; called several times.
-        limits: what must be kept.
-        symmetric: for GPUs: activations are int8 around zero, biases stay in floating point.
-        advance: told of progress: the step, how much of it is done, and of how much.
+    The model is an FP32 ONNX file of operator set 13 or later. `feeds` yields the calibration pictures as the network
+    gets them, one at a time; it is called several times. `symmetric`, for GPUs: activations are int8 around zero,
+    biases stay in floating point.
 
-    Raises:
-        QuantizationError: the limits are missed with half of the nodes in floating point; it carries the trials.
-        CalibrationError: there are fewer than eight pictures, or a tensor's range on them is not finite.
-        ConversionError: ONNX Runtime cannot quantize the network.
+    QuantizationError: the limits are missed with half of the nodes in floating point; it carries the trials.
+    CalibrationError: there are fewer than eight pictures, or a tensor's range on them is not finite. ConversionError:
+    ONNX Runtime cannot quantize the network.
     """
     count = sum(1 for _ in feeds())
     if count < MIN_CALIBRATION_IMAGES:
@@ -239,19 +213,12 @@ def _told(limits: ParityLimits) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """An FP32 model, ready to be quantized.
+    """An FP32 model, ready to be quantized."""
 
-    Attributes:
-        path: the folded model; its nodes have names, its tensors types.
-        tensors: those that are floating point and not constant.
-        candidates: nodes that INT8 may take, in the order in which they run.
-        probe: the last floating-point tensor on the way to the output.
-    """
-
-    path: Path
-    tensors: tuple[str, ...]
-    candidates: tuple[str, ...]
-    probe: str
+    path: Path  # of the folded model; its nodes have names, its tensors types
+    tensors: tuple[str, ...]  # those that are floating point and not constant
+    candidates: tuple[str, ...]  # nodes that INT8 may take, in the order in which they run
+    probe: str  # the last floating-point tensor on the way to the output
 
 
 def _prepared(model: Path, folder: Path, where: str) -> _Graph:
@@ -310,15 +277,10 @@ def _open(path: Path, precision: Precision = Precision.FP32) -> "closing[OnnxRun
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How values become integers.
+    """How values become integers."""
 
-    Attributes:
-        ranges: of every tensor, on the calibration pictures.
-        symmetric: around zero, as GPUs take them; else with a zero point, for which CPUs have the faster kernels.
-    """
-
-    ranges: Ranges
-    symmetric: bool
+    ranges: Ranges  # of every tensor, on the calibration pictures
+    symmetric: bool  # around zero, as GPUs take them; else with a zero point, for which CPUs have the faster kernels
 
 
 def _write_quantized(model: Path, folder: Path, name: str, recipe: "_Recipe", nodes: Sequence[str]) -> None:
@@ -374,10 +336,7 @@ def _take_shapes_of_integers(proto: "onnx.ModelProto") -> None:
 
 
 def _exclusions(
-    graph: _Graph,
-    recipe: "_Recipe",
-    feeds: Callable[[], Iterator[Feeds]],
-    advance: Advance,
+    graph: _Graph, recipe: "_Recipe", feeds: Callable[[], Iterator[Feeds]], advance: Advance
 ) -> Iterator[tuple[str, ...]]:
     """Sets of nodes to leave in floating point: none, then ever more, the most sensitive first, up to half of all."""
     yield ()

@@ -30,12 +30,7 @@ class Rewrite(Protocol):
         ...
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: names of the tensors, in the order of `inputs`.
-            outputs: names that the results must have, in the order of the operator's; None where nobody takes one.
-        """
+        """Add the nodes; names of tensors are in the order of `inputs` and of the operator's outputs."""
         ...
 
 
@@ -44,29 +39,18 @@ Find = Callable[[Operation, Program], Rewrite | None]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """An operator that is cut out.
+    """An operator that is cut out, with the names of the tensors that it takes and makes."""
 
-    Attributes:
-        rewrite: what stands for it.
-        inputs: names of the tensors that it takes, in the order of `rewrite.inputs`.
-        outputs: names of the tensors that it makes; None where nobody takes one.
-        what: kind and place of the operator, for messages.
-    """
-
-    rewrite: Rewrite
+    rewrite: Rewrite  # what stands for it
     inputs: tuple[str, ...]
-    outputs: tuple[str | None, ...]
-    what: str
+    outputs: tuple[str | None, ...]  # None where nobody takes one
+    what: str  # kind and place of the operator, for messages
 
 
 def cut(program: Program, finders: Sequence[Find]) -> tuple[Cut, ...]:
-    """Cut out every operator of the top level that a rewrite stands for.
+    """Cut out every operator of the top level that a rewrite stands for, by the first finder that has one.
 
-    Args:
-        finders: asked in turn; the first that finds a rewrite counts.
-
-    Returns:
-        The cuts, in the order in which the network runs; empty if there are none.
+    The cuts are in the order in which the network runs.
     """
     kept: list[Operation] = []
     taken: list[Operation] = []
@@ -148,14 +132,7 @@ def _passing_on(fetch: Operation, program: Program) -> Operation:
 
 
 def join(model: "onnx.ModelProto", cuts: Sequence[Cut]) -> None:
-    """Put the rewrites where operators were cut out.
-
-    Args:
-        model: what the converter made of the program; changed in place.
-
-    Raises:
-        ConversionError: the converter lost what an operator takes.
-    """
+    """Put the rewrites, in place, where operators were cut out; ConversionError if the converter lost a tensor."""
     graph = model.graph
     opset = next(each.version for each in model.opset_import if not each.domain)
     added = {name for each in cuts for name in each.outputs if name}

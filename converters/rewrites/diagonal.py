@@ -12,25 +12,15 @@ from converters.rewrites.subgraph import Subgraph
 
 @dataclass(frozen=True, slots=True)
 class Diagonal:
-    """A vector laid on the diagonal of a matrix.
+    """A vector laid on the diagonal of a matrix."""
 
-    Attributes:
-        offset: how far right of the main diagonal; negative: below it.
-        filling: what stands beside the diagonal.
-        inputs: number of the vector.
-        dtype: of its elements.
-    """
-
-    offset: int
-    filling: float
+    offset: int  # how far right of the main diagonal; negative: below it
+    filling: float  # what stands beside the diagonal
     inputs: tuple[int, ...]
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        The vector is not multiplied with a mask: infinity times zero is no number.
-        """
+        """Add the nodes. The vector is not multiplied with a mask: infinity times zero is no number."""
         (vector,) = inputs
         size = graph.add("Add", graph.length(vector, 0), graph.whole(abs(self.offset)))
         positions = graph.count(size)
@@ -45,11 +35,7 @@ class Diagonal:
 
 
 def find(operation: Operation, program: Program) -> Diagonal | None:
-    """Recognise a vector that becomes a diagonal.
-
-    Returns:
-        What stands for it, or None.
-    """
+    """Recognise a vector that becomes a diagonal."""
     if operation.kind != "diag":
         return None
     vector = program.value(operation.inputs[0])

@@ -17,26 +17,15 @@ _ROWS, _COLUMNS = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class GridPooling:
-    """An adaptive pooling.
+    """An adaptive pooling."""
 
-    Attributes:
-        reduction: what becomes of the positions of a bin.
-        grid: bins over the height and over the width; None if further inputs hold them when the network runs.
-        inputs: numbers of the tensor, and of the grid if it is no constant.
-        dtype: of the tensor's elements.
-    """
-
-    reduction: Literal["average", "maximum"]
+    reduction: Literal["average", "maximum"]  # what becomes of the positions of a bin
+    # bins over the height and over the width; None if further inputs hold them when the network runs
     grid: tuple[int, int] | None
-    inputs: tuple[int, ...]
+    inputs: tuple[int, ...]  # the tensor NCHW, and the grid if it is no constant
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the tensor NCHW, and the grid if it is no constant.
-        """
         tensor, *grid = inputs
         rows, columns = self._bins(graph, grid)
         if self.reduction == "average":
@@ -91,9 +80,6 @@ def find(operation: Operation, program: Program) -> GridPooling | None:
     """Recognise an adaptive pooling that the converter cannot express.
 
     Pooling to a single value is left to the converter, which knows it as a global one.
-
-    Returns:
-        What stands for it, or None.
     """
     if not operation.get("adaptive"):
         return None

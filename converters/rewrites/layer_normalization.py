@@ -11,20 +11,13 @@ from converters.rewrites.subgraph import Subgraph
 
 @dataclass(frozen=True, slots=True)
 class LayerNormalization:
-    """A layer normalization with scale and bias.
+    """A layer normalization with scale and bias."""
 
-    Attributes:
-        axis: the first normalized axis; all behind it are, too.
-        epsilon: added to the variance.
-        inputs: numbers of the tensor, the scale and the bias.
-    """
-
-    axis: int
-    epsilon: float
-    inputs: tuple[int, ...]
+    axis: int  # the first normalized axis; all behind it are, too
+    epsilon: float  # added to the variance
+    inputs: tuple[int, ...]  # the tensor, the scale and the bias
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes."""
         tensor, *vectors = inputs
         shape = graph.add("Shape", tensor, start=self.axis)
         shaped = [graph.add("Reshape", vector, shape) for vector in vectors]
@@ -32,11 +25,7 @@ class LayerNormalization:
 
 
 def find(operation: Operation, program: Program) -> LayerNormalization | None:
-    """Recognise a layer normalization over more than one axis.
-
-    Returns:
-        What stands for it, or None.
-    """
+    """Recognise a layer normalization over more than one axis."""
     if operation.kind != "layer_norm" or 0 in operation.inputs:
         return None
     axis = operation.get("begin_norm_axis")

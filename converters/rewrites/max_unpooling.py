@@ -20,22 +20,16 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class PoolingWithPositions:
-    """A maximum pooling whose positions are used.
-
-    Attributes:
-        padding: rows and columns before and behind the tensor; they are never a maximum.
-        ceil_mode: whether a last window that reaches over the edge counts.
-    """
+    """A maximum pooling whose positions are used."""
 
     kernel: Pair
     strides: Pair
-    padding: Pair
-    ceil_mode: bool
+    padding: Pair  # rows and columns before and behind the tensor; they are never a maximum
+    ceil_mode: bool  # whether a last window that reaches over the edge counts
     inputs: tuple[int, ...]
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes."""
         (tensor,) = inputs
         values, positions = outputs
         pads = [*self.padding, *self.padding]
@@ -94,24 +88,13 @@ class PoolingWithPositions:
 
 @dataclass(frozen=True, slots=True)
 class Unpooling:
-    """Values put back where maxima were, zeros elsewhere.
+    """Values put back where maxima were, zeros elsewhere."""
 
-    Attributes:
-        size: height and width of the result; None if further inputs hold them when the network runs.
-        inputs: numbers of the values, of their positions, and of the size if it is no constant.
-        dtype: of the values.
-    """
-
-    size: Pair | None
-    inputs: tuple[int, ...]
-    dtype: str
+    size: Pair | None  # height and width of the result; None if further inputs hold them when the network runs
+    inputs: tuple[int, ...]  # the values NCHW, their positions, and the size if it is no constant
+    dtype: str  # of the values
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the values NCHW, their positions, and the size if it is no constant.
-        """
         values, positions, *size = inputs
         plane = graph.numbers(size) if size else graph.whole(self.size or ())
         planes = graph.add("Slice", graph.add("Shape", values), graph.whole([0]), graph.whole([2]))
@@ -120,21 +103,13 @@ class Unpooling:
         zeros = graph.add("Expand", zero, flat_shape)
         flat = graph.whole([0, 0, -1])
         scattered = graph.add(
-            "ScatterElements",
-            zeros,
-            graph.add("Reshape", positions, flat),
-            graph.add("Reshape", values, flat),
-            axis=2,
+            "ScatterElements", zeros, graph.add("Reshape", positions, flat), graph.add("Reshape", values, flat), axis=2
         )
         graph.add("Reshape", scattered, graph.add("Concat", planes, plane, axis=0), output=outputs[0])
 
 
 def find(operation: Operation, program: Program) -> PoolingWithPositions | Unpooling | None:
-    """Recognise maximum pooling with positions, and unpooling.
-
-    Returns:
-        What stands for it, or None.
-    """
+    """Recognise maximum pooling with positions, and unpooling."""
     if operation.kind == "unpool":
         values, positions, size_number = operation.inputs
         size = program.constant(size_number)

@@ -12,26 +12,16 @@ FREE = -1
 """The length of an axis that is known only when the network runs."""
 
 _ELEMENTS = {
-    "t_f16": "float16",
-    "t_f32": "float32",
-    "t_f64": "float64",
-    "t_i32": "int32",
-    "t_i64": "int64",
-    "t_bool": "bool",
-}
+    "t_f16": "float16", "t_f32": "float32", "t_f64": "float64", "t_i32": "int32", "t_i64": "int64", "t_bool": "bool",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What an operator makes.
+    """What an operator makes."""
 
-    Attributes:
-        number: its identity within the program.
-        type: its entry as the program spells it.
-    """
-
-    number: int
-    type: dict[str, Any]
+    number: int  # its identity within the program
+    type: dict[str, Any]  # its entry as the program spells it
 
     @property
     def dtype(self) -> str:
@@ -45,11 +35,7 @@ class Value:
 
 
 class Operation:
-    """One operator of a program; a view of its JSON entry.
-
-    Attributes:
-        entry: the JSON object; changes are made in it.
-    """
+    """One operator of a program; a view of its JSON entry, in which changes are made."""
 
     __slots__ = ("entry",)
 
@@ -95,20 +81,12 @@ class Operation:
             yield from _nested(block["ops"])
 
     def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - what JSON holds
-        """Read an attribute.
-
-        Returns:
-            A bool, number, text, or list of these.
-        """
+        """Read an attribute: a bool, number, text, or list of these."""
         found = (each["AT"].get("D") for each in self._attributes() if each["N"] == name)
         return _plain(next(found, default))
 
     def put(self, name: str, value: object) -> None:
-        """Change an attribute that is there.
-
-        Args:
-            value: a number, text, or a list that is as long as the present one.
-        """
+        """Change an attribute that is there; a list stays as long as it is."""
         attribute = next(each for each in self._attributes() if each["N"] == name)["AT"]
         if isinstance(value, list):
             kept = attribute["D"]
@@ -122,11 +100,7 @@ class Operation:
 
 
 class Program:
-    """The operators of a network, in the order in which they run.
-
-    Attributes:
-        operations: those of the top level.
-    """
+    """The operators of a network, of which `operations` are those of the top level, in the order in which they run."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self._content = content
@@ -141,11 +115,7 @@ class Program:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a program.
-
-        Raises:
-            ConversionError: it is no PIR JSON.
-        """
+        """Read a program; ConversionError if it is no PIR JSON."""
         try:
             return cls(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -182,15 +152,10 @@ class Program:
         yield from _nested(self._block["ops"])
 
     def value(self, number: int) -> Value:
-        """Look up a value of the top level."""
         return self._values[number]
 
     def maker(self, number: int) -> Operation | None:
-        """Look up what makes a value.
-
-        Returns:
-            The operator of the top level, or None if there is none.
-        """
+        """Look up the operator of the top level that makes a value, if there is one."""
         return self._makers.get(number)
 
     def is_used(self, value: Value) -> bool:
@@ -198,29 +163,17 @@ class Program:
         return value.number in self._used
 
     def constant(self, number: int) -> list[int] | None:
-        """Read a list of whole numbers that the program states.
-
-        Returns:
-            The numbers, or None if they are known only when the network runs.
-        """
+        """Read a list of whole numbers that the program states; None if they are known only when the network runs."""
         maker = self._makers.get(number)
         return maker.get("value") if maker is not None and maker.kind == "full_int_array" else None
 
     def parts(self, number: int) -> tuple[int, ...]:
-        """Tell which tensors hold a list of whole numbers.
-
-        Args:
-            number: identity of the list: a tensor, or several that are combined.
-        """
+        """Tell which tensors hold a list of whole numbers, which is a tensor, or several that are combined."""
         maker = self._makers.get(number)
         return maker.inputs if maker is not None and maker.kind == "combine" else (number,)
 
     def scalar(self, number: int) -> float | None:
-        """Read a single number that the program states.
-
-        Returns:
-            The number, or None if it is known only when the network runs.
-        """
+        """Read a single number that the program states; None if it is known only when the network runs."""
         maker = self._makers.get(number)
         return maker.get("value") if maker is not None and maker.kind == "full" else None
 

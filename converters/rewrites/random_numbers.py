@@ -10,29 +10,20 @@ from converters.rewrites.subgraph import Subgraph
 
 @dataclass(frozen=True, slots=True)
 class UniformNumbers:
-    """Numbers drawn from an interval.
-
-    Attributes:
-        inputs: number of the shape.
-    """
+    """Numbers drawn from an interval."""
 
     low: float
     high: float
-    inputs: tuple[int, ...]
+    inputs: tuple[int, ...]  # the shape
     dtype: str
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes."""
         like = graph.add("Expand", graph.constant(np.zeros(1, self.dtype)), graph.numbers(inputs))
         graph.add("RandomUniformLike", like, low=self.low, high=self.high, output=outputs[0])
 
 
 def find(operation: Operation, program: Program) -> UniformNumbers | None:
-    """Recognise uniform random numbers between two constants.
-
-    Returns:
-        What stands for it, or None.
-    """
+    """Recognise uniform random numbers between two constants."""
     if operation.kind != "uniform":
         return None
     shape, *limits = operation.inputs

@@ -12,25 +12,14 @@ from converters.rewrites.subgraph import Subgraph
 
 @dataclass(frozen=True, slots=True)
 class SampleConvolution:
-    """Convolutions with weights that differ between the pictures of a batch.
+    """Convolutions with weights that differ between the pictures of a batch."""
 
-    Attributes:
-        kernel: lengths of the window.
-        padding: rows and columns of zeros before and behind the tensor.
-        inputs: numbers of the tensor and the weights.
-    """
-
-    kernel: tuple[int, int]
-    padding: tuple[int, int]
-    inputs: tuple[int, ...]
+    kernel: tuple[int, int]  # lengths of the window
+    padding: tuple[int, int]  # rows and columns of zeros before and behind the tensor
+    inputs: tuple[int, ...]  # the tensor [N, C, H, W], and the weights [N, M, C, rows, columns]
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the tensor [N, C, H, W], and the weights [N, M, C, rows, columns].
-            outputs: [N, M, H', W'].
-        """
+        """Add the nodes, which make [N, M, H', W']."""
         tensor, weights = inputs
         padded = graph.add("Pad", tensor, graph.whole([0, 0, *self.padding, 0, 0, *self.padding]))
         height = self._places(graph, padded, axis=2)
@@ -61,11 +50,7 @@ class SampleConvolution:
 
 
 def find(operation: Operation, program: Program) -> SampleConvolution | None:
-    """Recognise the array of a loop over the batch, read as one tensor.
-
-    Returns:
-        What stands for the loop, or None.
-    """
+    """Recognise the array of a loop over the batch, read as one tensor."""
     if operation.kind != "array_to_tensor" or operation.get("axis") != 0 or operation.get("use_stack"):
         return None
     loops = [each for each in program.operations if operation.inputs[0] in each.arrays_written]

@@ -18,26 +18,15 @@ _AXES_ARE_INPUTS = 18
 
 
 class Subgraph:
-    """Nodes that stand for one operator of Paddle, with names of their own.
-
-    Attributes:
-        nodes: in the order in which they run.
-    """
+    """Nodes that stand for one operator of Paddle, in the order in which they run, with names of their own."""
 
     def __init__(self, prefix: str, opset: int) -> None:
-        """Start empty."""
         self.nodes: list[onnx.NodeProto] = []
         self._prefix = prefix
         self._opset = opset
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Attribute) -> str:
-        """Add a node.
-
-        Args:
-            operator: name in the default domain.
-            inputs: names of tensors; an empty one is absent.
-            output: name of the result, or None to have one made.
-        """
+        """Add a node of the default domain and return the name of its result; an input without a name is absent."""
         from onnx import helper
 
         result = output or f"{self._prefix}.{len(self.nodes)}.{operator}"
@@ -47,7 +36,6 @@ class Subgraph:
         return result
 
     def constant(self, value: "NDArray[Any]") -> str:
-        """Add a constant."""
         from onnx import helper, numpy_helper
 
         result = self.add("Constant")
@@ -59,54 +47,28 @@ class Subgraph:
         return self.constant(np.array(value, np.int64))
 
     def cast(self, tensor: str, dtype: str, *, output: str | None = None) -> str:
-        """Change the type of the elements.
-
-        Args:
-            output: name of the result, or None to have one made.
-        """
+        """Change the type of the elements."""
         from onnx import helper
 
         return self.add("Cast", tensor, output=output, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def maximum(self, tensor: str, axis: int) -> str:
-        """Reduce an axis to its maximum; the axis goes away.
-
-        Args:
-            axis: number of the axis, from 0.
-        """
+        """Reduce an axis, from 0, to its maximum; the axis goes away."""
         if self._opset < _AXES_ARE_INPUTS:
             return self.add("ReduceMax", tensor, axes=[axis], keepdims=0)
         return self.add("ReduceMax", tensor, self.whole([axis]), keepdims=0)
 
     def length(self, tensor: str, axis: int) -> str:
-        """Read the length of an axis when the network runs.
-
-        Args:
-            axis: number of the axis, from 0.
-
-        Returns:
-            Name of an int64 scalar.
-        """
+        """Read the length of an axis, from 0, when the network runs: an int64 scalar."""
         return self.add("Gather", self.add("Shape", tensor), self.whole(axis))
 
     def numbers(self, parts: Sequence[str]) -> str:
-        """Put a list of whole numbers together.
-
-        Returns:
-            Name of an int64 vector.
-        """
+        """Put a list of whole numbers together to an int64 vector."""
         vectors = [self.add("Reshape", self.cast(each, "int64"), self.whole([-1])) for each in parts]
         return self.add("Concat", *vectors, axis=0)
 
     def count(self, length: str) -> str:
-        """Count from 0 up to, not including, a length.
-
-        Args:
-            length: an int64 scalar.
-
-        Returns:
-            Name of an int64 vector.
-        """
+        """Count from 0 up to, not including, a length, an int64 scalar: an int64 vector."""
         return self.add("Range", self.whole(0), length, self.whole(1))
 
     def vector(self, scalar: str) -> str:

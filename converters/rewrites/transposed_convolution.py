@@ -11,28 +11,15 @@ from converters.rewrites.subgraph import Subgraph
 
 @dataclass(frozen=True, slots=True)
 class SizedTransposedConvolution:
-    """A transposed convolution whose output size comes from the network.
+    """A transposed convolution whose output size comes from the network."""
 
-    Attributes:
-        strides: of the rows, of the columns.
-        padding: rows before and behind, columns before and behind.
-        dilations: of the rows, of the columns.
-        groups: of channels.
-        inputs: numbers of the tensor, the weights and the size.
-    """
-
-    strides: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilations: tuple[int, int]
-    groups: int
-    inputs: tuple[int, ...]
+    strides: tuple[int, int]  # of the rows, of the columns
+    padding: tuple[int, int, int, int]  # rows before and behind, columns before and behind
+    dilations: tuple[int, int]  # of the rows, of the columns
+    groups: int  # of channels
+    inputs: tuple[int, ...]  # the tensor NCHW, the weights, and height and width of the result
 
     def build(self, graph: Subgraph, inputs: list[str], outputs: list[str | None]) -> None:
-        """Add the nodes.
-
-        Args:
-            inputs: the tensor NCHW, the weights, and height and width of the result.
-        """
         tensor, weights, *size = inputs
         top, bottom, left, right = self.padding
         # The rest of the padding behind is what may be added to the smallest size.
@@ -54,11 +41,7 @@ class SizedTransposedConvolution:
 
 
 def find(operation: Operation, program: Program) -> SizedTransposedConvolution | None:
-    """Recognise a transposed convolution whose output size is no constant.
-
-    Returns:
-        What stands for it, or None.
-    """
+    """Recognise a transposed convolution whose output size is no constant."""
     if operation.kind not in {"conv2d_transpose", "depthwise_conv2d_transpose"}:
         return None
     tensor, weights, size = operation.inputs

@@ -29,6 +29,10 @@ _KNOWN_FILE = re.compile(r"[^/]+\.(ya?ml|json|pdmodel|pdiparams)|onnx/(fp32|fp16
 _DRIVE = re.compile(r"[A-Za-z]:")
 _COPY_BYTES = 1 << 20
 _INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
+_DAMAGED = (
+    *(tarfile.TarError, BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, _INFLATE_ERROR),
+    *(EOFError, ValueError, OverflowError, RecursionError),
+)
 _NAME_BYTES = 1 << 16
 _NAME_KEPT = 1000
 _XZ_MEMORY_BYTES = 128 << 20
@@ -46,30 +50,17 @@ _NAMING_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """Caps on what an archive may hold.
+    """Caps on what an archive may hold."""
 
-    Attributes:
-        members: entries of any kind.
-        known_bytes: all files of known names together.
-        skipped_bytes: all other regular files together.
-    """
-
-    members: int = 10_000
-    known_bytes: int = 4 << 30
-    skipped_bytes: int = 64 << 20
+    members: int = 10_000  # entries of any kind
+    known_bytes: int = 4 << 30  # all files of known names together
+    skipped_bytes: int = 64 << 20  # all other regular files together
 
 
 def known_path(member_name: str) -> PurePosixPath | None:
-    """Say where a member belongs in the bundle's folder.
+    """Say where a member belongs in the bundle's folder; None for a file that no bundle needs.
 
-    Args:
-        member_name: the name as the archive has it.
-
-    Returns:
-        The relative path, or None for a file that no bundle needs.
-
-    Raises:
-        BundleError: the name would leave the folder.
+    BundleError: the name would leave the folder.
 
     >>> known_path("./seagrass/deploy.yaml"), known_path("onnx/fp32/model.onnx"), known_path("notes.txt")
     (PurePosixPath('seagrass/deploy.yaml'), PurePosixPath('onnx/fp32/model.onnx'), None)
@@ -163,15 +154,9 @@ class _XzStream(io.RawIOBase):
 
 @contextmanager
 def decompressed(archive_path: Path) -> Generator[IO[bytes]]:
-    """Open what is compressed with gzip, bzip2 or xz.
+    """Open what is compressed with gzip, bzip2 or xz, or not at all.
 
     Unlike `tarfile`'s own streams, these find a damaged or missing end.
-
-    Args:
-        archive_path: a file; one that is not compressed is opened as it is.
-
-    Yields:
-        The bytes of the tar inside.
     """
     with archive_path.open("rb") as file:
         start = file.read(6)
@@ -214,18 +199,10 @@ def _pieces(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes
 
 
 def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None) -> tuple[str, ...]:
-    """Unpack a `.tgz`, `.tar` or `.zip` of a model bundle.
+    """Unpack a `.tgz`, `.tar` or `.zip` of a model bundle, as its content tells, into an empty folder.
 
-    Args:
-        archive_path: the archive; container and compression are found out from its content.
-        folder: an empty folder that receives the files.
-        limits: caps; the defaults of `ArchiveLimits` if None.
-
-    Returns:
-        The names of the files that the archive holds, also of those that no bundle needs.
-
-    Raises:
-        BundleError: not a readable archive, unsafe members, or more than the caps allow.
+    Returns the names of the files that the archive holds, also of those that no bundle needs. BundleError: not a
+    readable archive, unsafe members, or more than the caps allow.
     """
     limits = limits or ArchiveLimits()
     container, remedy = ".tgz or .tar", "fetch it again"
@@ -243,18 +220,7 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
         return names
     except BundleError as error:
         raise BundleError(f"{archive_path}: {error}") from error
-    except (
-        tarfile.TarError,
-        BadZipFile,
-        gzip.BadGzipFile,
-        lzma.LZMAError,
-        zlib.error,
-        _INFLATE_ERROR,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _DAMAGED as error:
         raise BundleError(
             f"{archive_path}: not a readable {container} ({error}): it is damaged or truncated, {remedy}"
         ) from error

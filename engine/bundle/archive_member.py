@@ -8,26 +8,16 @@ _SHOWN_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """A regular file or a folder of an archive; links and devices never become one.
+    """A regular file or a folder of an archive; links and devices never become one."""
 
-    Attributes:
-        name: as the archive has it; it may be any text.
-        size: bytes that the archive states.
-        is_folder: it holds no bytes.
-        content: opens it; its pieces, in order. Called at most once, before the next member is asked for.
-    """
-
-    name: str
-    size: int
+    name: str  # as the archive has it; it may be any text
+    size: int  # bytes that the archive states
     is_folder: bool
+    # opens it; its pieces, in order. Called at most once, before the next member is asked for
     content: Callable[[], Iterator[bytes]]
 
 
 def shown_name(name: str) -> str:
-    """Show the name of a member on one line; a stranger's may be of any length.
-
-    Returns:
-        In quotes, at most 200 characters.
-    """
+    """Show the name of a member in quotes, on one line of at most 200 characters; a stranger's may be of any length."""
     text = repr(name)
     return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."

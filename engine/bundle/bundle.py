@@ -151,17 +151,11 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredOutput:
-    """What `deploy.yaml` says of the network; shown, never trusted.
+    """What `deploy.yaml` says of the network; shown, never trusted. None stands for what it does not state."""
 
-    Attributes:
-        input_shape: NCHW, None for a dynamic axis; None if not stated.
-        output_op: argmax, softmax or none; None if not stated.
-        output_dtype: as written; None if not stated.
-    """
-
-    input_shape: tuple[int | None, ...] | None
-    output_op: str | None
-    output_dtype: str | None
+    input_shape: tuple[int | None, ...] | None  # NCHW, None for a dynamic axis
+    output_op: str | None  # argmax, softmax or none
+    output_dtype: str | None  # as written
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,29 +302,20 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
 
 
 def file_digest(path: Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """Hash a file: SHA-256, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def class_of_index(classes: Sequence[SegmentationClass], index: int) -> SegmentationClass:
-    """Name a class index, also one that the bundle does not know.
-
-    Args:
-        classes: the bundle's classes.
-        index: value in the mask, ≥ 0.
-
-    Returns:
-        The class, or `class-N` without a colour.
-    """
+    """Name a class index, ≥ 0; one that the bundle does not know is `class-N`, without a colour."""
     return classes[index] if index < len(classes) else _class_of(index, _ClassRecord())
+
+
+def class_urn(name: str, otherwise: str = "") -> str:
+    """Make a class's URN of the letters a–z and digits of its name, or of other words if it has none."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"urn:ibenthos:segmentation:class:{slug or otherwise}"
 
 
 def distinct_names(classes: Sequence[SegmentationClass], count: int) -> tuple[str, ...]:
@@ -440,8 +425,7 @@ def _read_meta(path: Path, where: str) -> _MetaRecord:
 def _class_of(index: int, record: _ClassRecord) -> SegmentationClass:
     name = record.name or f"class-{index}"
     color = None if record.def_color is None else cast("Color", tuple(record.def_color[:3]))
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or f"class-{index}"
-    return SegmentationClass(id=record.id or f"urn:ibenthos:segmentation:class:{slug}", name=name, color=color)
+    return SegmentationClass(record.id or class_urn(name, f"class-{index}"), name, color)
 
 
 def _declared(deploy: _DeployRecord) -> DeclaredOutput:

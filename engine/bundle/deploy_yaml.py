@@ -31,17 +31,10 @@ _MOST_NAMES_SHOWN: Final = 5
 
 
 def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: str) -> tuple[Transform, ...]:
-    """Read the ``transforms`` list of deploy.yaml.
+    """Read the ``transforms`` list of deploy.yaml: one mapping a transform, its ``type`` and its arguments.
 
-    Args:
-        records: The list as YAML gives it: one mapping a transform, its ``type`` and its arguments. None is empty.
-
-    Returns:
-        The transforms, in their order.
-
-    Raises:
-        BundleError: The list is not a list of mappings or too long, or an argument is unknown, missing or out of range.
-        UnsupportedTransformError: A transform is unknown or random, or cannot be undone.
+    BundleError: the list is not a list of mappings or too long, or an argument is unknown, missing or out of range.
+    UnsupportedTransformError: a transform is unknown or random, or cannot be undone.
 
     >>> parse_transforms([{"type": "ResizeByLong", "long_size": 512}, {"type": "Normalize"}], where="deploy.yaml")
     (ResizeByLong(long_size=512), Normalize(mean=(0.5,), std=(0.5,)))
@@ -61,20 +54,14 @@ def parse_transforms(records: Sequence[Mapping[str, object]] | None, *, where: s
 
 _TRAINING_ONLY: Final = "it is random: two runs on one image would differ"
 _LABELS_ONLY: Final = "it prepares labels for training, and inference has none"
+_RANDOM: Final = (
+    "RandomHorizontalFlip RandomVerticalFlip RandomPaddingCrop RandomCenterCrop RandomNoise RandomBlur RandomRotation "
+    "RandomScaleAspect RandomDistort RandomAffine".split()
+)
 _REFUSED: Final[Mapping[str, str]] = {
-    "RandomHorizontalFlip": _TRAINING_ONLY,
-    "RandomVerticalFlip": _TRAINING_ONLY,
-    "RandomPaddingCrop": _TRAINING_ONLY,
-    "RandomCenterCrop": _TRAINING_ONLY,
-    "RandomNoise": _TRAINING_ONLY,
-    "RandomBlur": _TRAINING_ONLY,
-    "RandomRotation": _TRAINING_ONLY,
-    "RandomScaleAspect": _TRAINING_ONLY,
-    "RandomDistort": _TRAINING_ONLY,
-    "RandomAffine": _TRAINING_ONLY,
+    **dict.fromkeys(_RANDOM, _TRAINING_ONLY),
     "ScalePadding": "it leaves no record, so its mask cannot be laid back on the image; PaddleSeg cannot deploy it",
-    "AddEdgeLabel": _LABELS_ONLY,
-    "GenerateInstanceTargets": _LABELS_ONLY,
+    **dict.fromkeys(("AddEdgeLabel", "GenerateInstanceTargets"), _LABELS_ONLY),
 }
 
 _REQUIRED: Final = object()

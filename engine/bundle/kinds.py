@@ -85,8 +85,7 @@ _TRAINING_KEYS: Final = (
 def explain_file(path: Path) -> str | None:
     """Say what a file is, if it is known to be no archive of a bundle.
 
-    Returns:
-        What goes after the file's name in a message, with what to do; None for an archive, and for what nobody knows.
+    The words, with what to do, go after the file's name in a message; None for an archive, and for what nobody knows.
     """
     try:
         with open_to_read(path) as file:
@@ -97,14 +96,7 @@ def explain_file(path: Path) -> str | None:
 
 
 def explain_compressed(path: Path) -> str | None:
-    """Say what is in a compressed file that is no tar.
-
-    Args:
-        path: a file that could not be unpacked.
-
-    Returns:
-        What goes after the file's name in a message; None if it is not compressed, or nobody knows.
-    """
+    """Say what is in a compressed file that could not be unpacked, as `explain_file`; None if it is not compressed."""
     try:
         with open_to_read(path) as file:
             start = file.read(_HEAD_BYTES)
@@ -121,21 +113,15 @@ def explain_compressed(path: Path) -> str | None:
 
 
 def explain_contents(names: Iterable[str], folder: Path | None) -> str:
-    """Say what a folder or archive is that holds no settings of a bundle.
-
-    Args:
-        names: paths of its files, relative to it.
-        folder: where they lie; None for an archive.
-    """
+    """Say what a folder, or an archive, is whose files (relative paths) are no settings of a bundle."""
     paths = [PurePosixPath(name) for name in names]
     return f"no deploy.yaml (or inference.yml) at its top or in its single folder: {_explain_contents(paths, folder)}"
 
 
 def explain_pointer(path: Path) -> str | None:
-    """Say whether a file of a bundle is only a pointer, which a clone without Git LFS or git-annex leaves in its place.
+    """Say if a file of a bundle is only a pointer, which a clone without Git LFS or git-annex leaves in its place.
 
-    Returns:
-        What goes after the file's name in a message; None for the file itself.
+    The words go after the file's name in a message; None for the file itself.
     """
     with path.open("rb") as file:
         head = file.read(_POINTER_BYTES)
@@ -143,11 +129,7 @@ def explain_pointer(path: Path) -> str | None:
 
 
 def names_below(folder: Path) -> list[str]:
-    """List the files of a folder and of the folders in it.
-
-    Returns:
-        At most ten thousand relative paths of at most three folders.
-    """
+    """List at most ten thousand files, by relative paths of at most three folders."""
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         within = Path(place).relative_to(folder)

@@ -35,31 +35,18 @@ _LEVEL: Final = 0b110
 """How hard the writer tried; some state it in one of the two places only."""
 _REPARSE_POINT: Final = 0x400
 _METHODS: Final = {
-    1: "Shrink",
-    6: "Implode",
-    9: "Deflate64",
-    12: "bzip2",
-    14: "LZMA",
-    93: "Zstandard",
-    95: "XZ",
-    97: "WavPack",
-    98: "PPMd",
-    99: "encryption (AES)",
-}
+    1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 97: "WavPack",
+    98: "PPMd", 99: "encryption (AES)",
+}  # fmt: skip
 _PACK_AGAIN: Final = "pack the bundle again, as .tgz or as an ordinary .zip"
 
 
 def zip_members(file: IO[bytes], most_members: int) -> Iterator[ArchiveMember]:
-    """List the members in the order in which they lie in the archive.
+    """List regular files and folders in the order in which they lie in the archive.
 
-    Yields:
-        Regular files and folders; the content of a file is inflated, and its length and checksum compared with what the
-        archive states, while it is read.
-
-    Raises:
-        BundleError: a member is a link, a device, encrypted or compressed in another way than Deflate; the archive is
-            split, or holds too many members.
-        BadZipFile: the archive is damaged, or its parts contradict each other.
+    A file is inflated, and its length and checksum compared with what the archive states, while it is read.
+    BundleError: a member is a link, a device, encrypted or compressed in another way than Deflate; the archive is
+    split, or holds too many members. BadZipFile: the archive is damaged, or its parts contradict each other.
     """
     members_end, count = _directory(file, most_members)
     try:

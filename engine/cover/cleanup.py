@@ -50,9 +50,7 @@ class MaskRows(Protocol):
         """Read the rows from one to before another."""
         ...
 
-    def write_rows(self, first: int, rows: Classes) -> None:
-        """Replace rows."""
-        ...
+    def write_rows(self, first: int, rows: Classes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,11 +69,9 @@ class ArrayRows:
         return self.mask.shape[1]
 
     def read_rows(self, first: int, last: int) -> Classes:
-        """Copy rows."""
         return self.mask[first:last].copy()
 
     def write_rows(self, first: int, rows: Classes) -> None:
-        """Replace rows."""
         self.mask[first : first + len(rows)] = rows
 
 
@@ -89,11 +85,7 @@ def keep_classes(mask: MaskRows, kept: frozenset[int]) -> None:
 
 
 def smooth(mask: MaskRows, side: int) -> None:
-    """Give each pixel the class that most pixels around it have: of two classes, the median.
-
-    Args:
-        side: of the square around a pixel, in pixels; odd.
-    """
+    """Give each pixel the class that most pixels have in a square around it, of an odd side; of two, the median."""
     reach = side // 2
     above = mask.read_rows(0, 0)
     for first, last in _strips(mask):
@@ -122,9 +114,7 @@ def fill_holes(mask: MaskRows, most_patches: int = MOST_PATCHES) -> None:
     """Fill the holes of each class: pixels of class 0, the background, that a larger patch encloses.
 
     So the bottom inside of a frame is no hole of the frame, and what grows on the background is none either.
-
-    Raises:
-        ImageError: the mask falls into more than `most_patches` patches.
+    ImageError: the mask falls into more than `most_patches` patches.
     """
     patches = _patches(mask, most_patches, with_neighbours=True)
     # Each of both as the hole of the other; what is no hole is left out.
@@ -152,12 +142,8 @@ def remove_small_patches(
 ) -> None:
     """Give connected pixels of a class that are too few to the nearest class that is not.
 
-    Args:
-        least: area of a patch that stays, in pixels, or in square metres where these are known.
-        rows_m2: of a pixel of each row, float64[H]; None: every pixel counts 1.
-
-    Raises:
-        ImageError: the mask falls into more than `most_patches` patches.
+    `least` is the area of a patch that stays, in pixels, or in square metres where `rows_m2`, float64[H] of a pixel of
+    each row, is known. ImageError: the mask falls into more than `most_patches` patches.
     """
     weights = None
     if rows_m2 is not None:
@@ -187,15 +173,10 @@ def remove_small_patches(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Nearest:
-    """The nearest pixel of a large patch above or below, in each column.
+    """The nearest pixel of a large patch above or below, in each column."""
 
-    Attributes:
-        rows: where it lies.
-        classes: its class.
-    """
-
-    rows: npt.NDArray[np.int32]
-    classes: Classes
+    rows: npt.NDArray[np.int32]  # where it lies
+    classes: Classes  # its class
 
     def after(self, stays: Flags, rows: Classes, first: int) -> "_Nearest":
         """Go on below a strip."""
@@ -265,23 +246,14 @@ def _values(rows: Classes, missing: int | None) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Patches:
-    """Connected pixels of each class.
+    """Connected pixels of each class."""
 
-    Attributes:
-        strips: first row, and the one behind the last.
-        offsets: what the labels of each strip's own pieces begin behind.
-        root_of: label of a piece to that of its patch.
-        class_of: of each label.
-        area: of each patch, by its label.
-        neighbours: int32[2, n], labels of patches that touch, one of them of class 0.
-    """
-
-    strips: Sequence[tuple[int, int]]
-    offsets: Sequence[int]
-    root_of: Labels
-    class_of: npt.NDArray[np.uint16]
-    area: Reals
-    neighbours: Labels
+    strips: Sequence[tuple[int, int]]  # first row, and the one behind the last
+    offsets: Sequence[int]  # what the labels of each strip's own pieces begin behind
+    root_of: Labels  # label of a piece to that of its patch
+    class_of: npt.NDArray[np.uint16]  # of each label
+    area: Reals  # of each patch, by its label
+    neighbours: Labels  # int32[2, n], labels of patches that touch, one of them of class 0
 
     @property
     def roots(self) -> Labels:
@@ -290,11 +262,7 @@ class _Patches:
         return labels[(self.root_of == labels) & (labels != _OUTSIDE)]
 
     def of_strip(self, mask: MaskRows, strip: tuple[int, int]) -> tuple[Labels, Classes]:
-        """Label the patches of a strip again, whose pieces are as they were found.
-
-        Returns:
-            Label of the patch of each pixel, and its class.
-        """
+        """Label the patches of a strip again, whose pieces are as they were found; with the class of each pixel."""
         rows = mask.read_rows(*strip)
         pieces, _ = _pieces(rows, mask.missing, self.offsets[self.strips.index(strip)])
         return self.root_of[pieces], rows

@@ -72,29 +72,18 @@ _MOST_SHARED: Final = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameEdge:
-    """The inner edge of a frame.
+    """The inner edge of a frame."""
 
-    Attributes:
-        corners: float64[4, 2], clockwise in the picture, from the one next to its upper left corner.
-        shown: share of each side that shows; the first one begins at the first corner.
-        residual_px: root mean square distance of the points of the edge from their lines.
-        hidden_corners: at how many corners nothing of a side shows; 0 or 1.
-    """
-
-    corners: Points
-    shown: tuple[float, ...]
-    residual_px: float
-    hidden_corners: int
+    corners: Points  # float64[4, 2], clockwise in the picture, from the one next to its upper left corner
+    shown: tuple[float, ...]  # share of each side that shows; the first one begins at the first corner
+    residual_px: float  # root mean square distance of the points of the edge from their lines
+    hidden_corners: int  # at how many corners nothing of a side shows; 0 or 1
 
 
 def find_frame(frame: Flags) -> FrameEdge:
-    """Find the inner edge of the only frame of a picture.
+    """Find the inner edge of the only frame of a picture, from its pixels, bool[H, W].
 
-    Args:
-        frame: bool[H, W], pixels of the frame.
-
-    Raises:
-        RegionError: there is no frame or more than one, a corner is cut off, or too little shows.
+    RegionError: there is no frame or more than one, a corner is cut off, or too little shows.
     """
     if not frame.any():
         raise RegionError("no pixel is of the frame's class")
@@ -134,19 +123,12 @@ def find_frame(frame: Flags) -> FrameEdge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lines:
-    """Straight lines n·p = r and what shows of them.
+    """Straight lines n·p = r and what shows of them."""
 
-    Attributes:
-        normals: float64[L, 2], unit vectors, away from the frame.
-        offsets: float64[L].
-        shown: float64[L, S], length that shows up to each pixel along a line.
-        first: position along the lines where that begins.
-    """
-
-    normals: Points
-    offsets: Real
-    shown: Real
-    first: float
+    normals: Points  # float64[L, 2], unit vectors, away from the frame
+    offsets: Real  # float64[L]
+    shown: Real  # float64[L, S], length that shows up to each pixel along a line
+    first: float  # position along the lines where that begins
 
     def shown_between(self, lines: Indices, start: Points, stop: Points) -> Real:
         """Share of segments of lines that shows."""
@@ -260,7 +242,8 @@ def _enclosed_by(lines: _Lines, shape: Sequence[int]) -> Points:
     sides = _facing_fours(lines)
     if not len(sides):
         return np.zeros((0, 4, 2))
-    start = _crossings(lines, np.roll(sides, 1, axis=1), sides)
+    before = np.roll(sides, 1, axis=1)
+    start = _crossing(lines.normals[before], lines.offsets[before], lines.normals[sides], lines.offsets[sides])
     stop = np.roll(start, -1, axis=1)
     length = _length(stop - start)
     # Every corner lies in front of the two sides that it does not belong to: the region is convex.
@@ -313,10 +296,6 @@ def _facing_fours(lines: _Lines) -> Indices:
     sides[backwards] = sides[backwards][:, [0, 3, 2, 1]]
     corners = turn[sides, np.roll(sides, -1, axis=1)]
     return sides[((corners > low) & (corners < high)).all(axis=1)]
-
-
-def _crossings(lines: _Lines, one: Indices, other: Indices) -> Points:
-    return _crossing(lines.normals[one], lines.offsets[one], lines.normals[other], lines.offsets[other])
 
 
 def _crossing(normal: Points, offset: Real, other_normal: Points, other_offset: Real) -> Points:

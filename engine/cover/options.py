@@ -16,16 +16,10 @@ GROUND_UNKNOWN: Final = (
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """Read classes.
+    """Read names, URNs or indices of classes with commas between; ValueError if one is empty.
 
     >>> parse_classes("frame, 2")
     ('frame', '2')
-
-    Args:
-        text: names, URNs or indices with commas between.
-
-    Raises:
-        ValueError: one is empty.
     """
     named = tuple(each.strip() for each in text.split(","))
     if not all(named):
@@ -35,11 +29,7 @@ def parse_classes(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceOptions(Options):
-    """What is told of the network's confidence.
-
-    Attributes:
-        unsure: pixels whose class is less probable become a class of their own; None: none do.
-    """
+    """What is told of the network's confidence."""
 
     title: ClassVar[str] = "Confidence"
 
@@ -54,13 +44,7 @@ class ConfidenceOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class RegionOptions(Options):
-    """Of which part of a picture the cover is told besides that of the whole.
-
-    Attributes:
-        roi: the region of interest; None: none.
-        quadrat_size: sides of the region on the ground; None: unknown.
-        exclude_class: names, URNs or indices of classes whose pixels do not count.
-    """
+    """Of which part of a picture the cover is told besides that of the whole."""
 
     title: ClassVar[str] = "Region of interest"
 
@@ -103,15 +87,7 @@ class RegionOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class CleanupOptions(Options):
-    """What is done with masks before anything is measured; in the order of the options.
-
-    Attributes:
-        keep_classes: names, URNs or indices of the only classes that stay.
-        median: side of the square whose majority a pixel takes, in pixels; None: none.
-        fill_holes: whether holes are filled.
-        min_area: of patches that stay; None: all stay.
-        ignore_bundle_cleanup: whether what the bundle states is left out, too.
-    """
+    """What is done with masks before anything is measured; in the order of the options."""
 
     title: ClassVar[str] = "Clean-up of masks"
 
@@ -155,13 +131,7 @@ class CleanupOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class CoverOptions(Options):
-    """What is measured on a mask besides the share of each class.
-
-    Attributes:
-        confidence: of the network in its classes.
-        region: of interest.
-        cleanup: before anything is measured.
-    """
+    """What is measured on a mask besides the share of each class."""
 
     title: ClassVar[str] = "Cover"
 
@@ -176,11 +146,7 @@ class CoverOptions(Options):
         return least is not None and least.pixels is None and self.region.quadrat_size is None
 
     def require_ground(self) -> None:
-        """Refuse what cannot be asked of a photograph.
-
-        Raises:
-            OptionError: nothing tells how large its pixels are on the ground.
-        """
+        """Refuse, with an OptionError, what needs to know how large a photograph's pixels are on the ground."""
         if self.lacks_ground:
             raise OptionError(GROUND_UNKNOWN, option="min_area")
 

@@ -39,16 +39,11 @@ class RegionMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RegionRequest:
-    """Where the region of interest lies.
-
-    Attributes:
-        method: how it is known.
-        frame_class: of the frame, by name, URN or index; empty where it is no frame.
-        points: x and y of the polygon's corners in pixels of the photograph, from its upper left corner.
-    """
+    """Where the region of interest lies."""
 
     method: RegionMethod
-    frame_class: str = ""
+    frame_class: str = ""  # by name, URN or index; empty where it is no frame
+    # x and y of the polygon's corners in pixels of the photograph, from its upper left corner
     points: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
@@ -60,34 +55,22 @@ class RegionRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuadratSize:
-    """The sides of a quadrat on the ground.
+    """The sides of a quadrat on the ground."""
 
-    Attributes:
-        text: as the user wrote it.
-        area_m2: in square metres.
-    """
-
-    text: str
+    text: str  # as the user wrote it
     area_m2: float
 
     def __str__(self) -> str:
-        """As `parse_quadrat` reads it."""
         return self.text
 
 
 def parse_region(text: str) -> RegionRequest:
-    """Read where a region lies.
+    """Read where a region lies; ValueError if the text is none of `_WRITTEN_AS`, or its file holds no polygon.
 
     >>> parse_region("10,20,30,40").points
     ((10.0, 20.0), (40.0, 20.0), (40.0, 60.0), (10.0, 60.0))
     >>> parse_region("frame:quadrat").frame_class
     'quadrat'
-
-    Args:
-        text: `frame`, `frame:CLASS`, `polygon:FILE`, `polygon:X,Y X,Y X,Y …` or `X,Y,W,H`.
-
-    Raises:
-        ValueError: it is something else, or the file holds no polygon.
     """
     if text == "frame" or text.startswith("frame:"):
         return RegionRequest(RegionMethod.FRAME, text.partition(":")[2] or "frame")
@@ -116,16 +99,10 @@ def names_file(text: str) -> bool:
 
 
 def parse_quadrat(text: str) -> QuadratSize:
-    """Read the size of a quadrat.
+    """Read the size of a quadrat: two lengths with their units (mm, cm or m) and an x between; else ValueError.
 
     >>> parse_quadrat("50cmx0.5m").area_m2
     0.25
-
-    Args:
-        text: two lengths with their units (mm, cm or m) and an x between.
-
-    Raises:
-        ValueError: it is something else.
     """
     found = _QUADRAT.fullmatch(text.strip())
     if found is None:
@@ -169,29 +146,19 @@ def _signed_area(corners: Points) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundRegion:
-    """A region in a picture.
+    """A region in a picture."""
 
-    Attributes:
-        corners: float64[N, 2], x and y in pixels of the mask from its upper left corner.
-        quality: how well it is known, name to value; empty where it was given.
-    """
-
-    corners: Points
-    quality: dict[str, object]
+    corners: Points  # float64[N, 2], x and y in pixels of the mask from its upper left corner
+    quality: dict[str, object]  # how well it is known; empty where it was given
 
 
 def find_region(
     request: RegionRequest, frame: Flags | None, scale: tuple[float, float], shape: Sequence[int]
 ) -> FoundRegion:
-    """Find a region in the mask of a picture.
+    """Find a region in the mask of a picture; RegionError if it is not found, or lies outside of the picture.
 
-    Args:
-        request: where it lies.
-        frame: bool[H, W], pixels of the frame; None where it is no frame.
-        scale: pixels of the mask for one of the photograph, along its width and height.
-
-    Raises:
-        RegionError: it is not found, or lies outside of the picture.
+    `frame` is bool[H, W], pixels of the frame; None where it is no frame. `scale`: pixels of the mask for one of the
+    photograph, along its width and height.
     """
     if frame is not None:
         edge = find_frame(frame)
@@ -212,30 +179,15 @@ def find_region(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroundPixels:
-    """Pixels of a region and their shares of its area on the ground.
+    """Pixels of a region and their shares of its area on the ground."""
 
-    Attributes:
-        rows: where the region lies in the mask.
-        columns: the same along the width.
-        inside: bool[h, w] of that part.
-        shares: float64[N] of the pixels inside, row by row; they sum to 1.
-    """
-
-    rows: slice
+    rows: slice  # where the region lies in the mask
     columns: slice
-    inside: Flags
-    shares: Real
+    inside: Flags  # bool[h, w] of that part
+    shares: Real  # float64[N] of the pixels inside, row by row; they sum to 1
 
     def class_shares(self, mask: npt.NDArray[Any], classes: int) -> Real:
-        """Add the shares of classes up.
-
-        Args:
-            mask: class indices [H, W], or bool[K, H, W].
-            classes: number of classes at least.
-
-        Returns:
-            float64[classes or more].
-        """
+        """Add up the shares of at least `classes` classes of a mask, indices [H, W] or bool[K, H, W]."""
         part = mask[..., self.rows, self.columns]
         if mask.dtype == np.bool_:
             total = np.zeros(len(mask))
@@ -255,16 +207,10 @@ class GroundPixels:
 
 
 def ground_pixels(corners: Points, shape: Sequence[int]) -> GroundPixels:
-    """Weigh the pixels of a region by their area on the ground.
+    """Weigh the pixels inside of corners, float64[N, 2], by their area on the ground; RegionError if there are none.
 
     The ground is flat, and four corners are those of a rectangle there, whose perspective tells the weights; of a
     region with another number of corners every pixel counts alike.
-
-    Args:
-        corners: float64[N, 2], in pixels.
-
-    Raises:
-        RegionError: no pixel lies inside.
     """
     height, width = shape
     left, top = (max(0, math.floor(each)) for each in corners.min(axis=0))
@@ -319,13 +265,9 @@ def ground_view(corners: Points) -> Real:
 
 
 def enclosed_pixels(corners: Points, shape: tuple[int, int]) -> Flags:
-    """Find the pixels whose centres a polygon encloses, by the rule of even and odd crossings.
+    """Find the pixels, bool[H, W], whose centres a polygon encloses, by the rule of even and odd crossings.
 
-    Args:
-        corners: float64[n, 2], x and y from the corner of the first pixel.
-
-    Returns:
-        bool[H, W].
+    Corners are float64[n, 2], x and y from the corner of the first pixel.
     """
     height, width = shape
     crossed = np.zeros((height, width + 1), np.bool_)

@@ -22,20 +22,12 @@ def collect_calibration_table(
     """Run images in floating point and let Paddle write the table that INT8 under TensorRT rests on.
 
     Paddle writes it when the predictor ends; a table that is there already is made anew. A run that is broken off
-    writes none.
+    writes none. `options` are INT8 under TensorRT, with the shapes that will come and a folder for what is kept; of the
+    images `MIN_CALIBRATION_IMAGES` are held at a time.
 
-    Args:
-        bundle: an open bundle with a `.pdmodel`.
-        options: INT8 under TensorRT, with the shapes that will come and a folder for what is kept.
-        images: at least `MIN_CALIBRATION_IMAGES`, like those that will come; so many are held at a time.
-        ledger: folder that remembers which Paddle models loaded before.
-
-    Raises:
-        OptionError: the program is PIR, for which Paddle takes no table.
-        CalibrationError: there are too few images.
-        RuntimeUnavailableError: Paddle has no GPU support here, or there is no GPU.
-        ModelLoadError: the bundle holds no Paddle program, or Paddle refuses it.
-        InferenceError: the network does not run on one of the images.
+    OptionError: the program is PIR, for which Paddle takes no table. CalibrationError: there are too few images.
+    RuntimeUnavailableError: Paddle has no GPU support here, or there is no GPU. ModelLoadError: the bundle holds no
+    Paddle program, or Paddle refuses it. InferenceError: the network does not run on one of the images.
     """
     if bundle.paddle is None:
         raise ModelLoadError(f"{bundle.source}: holds no Paddle program to calibrate: use runtime onnx")

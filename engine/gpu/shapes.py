@@ -16,17 +16,10 @@ from engine.system.files import write_atomically
 
 
 def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batch_size: int) -> DynamicShapeProfile:
-    """Collect the input shapes that images really have after the transforms.
+    """Collect the input shapes that images really have after the transforms, from batches of one to `batch_size`.
 
-    Args:
-        predictor: of the same bundle, on any runtime; the network is not run.
-
-    Returns:
-        From batches of one to `batch_size`.
-
-    Raises:
-        OptionError: there are no images.
-        ImageError: the network or a transform does not take an image.
+    The predictor, on any runtime, does not run the network. OptionError: there are no images. ImageError: the network
+    or a transform does not take an image.
     """
     shapes: list[Shape] = []
     for image in images:
@@ -40,14 +33,8 @@ def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batc
 def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, ledger: Path | None) -> None:
     """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`.
 
-    It needs no GPU: shapes are the same on the CPU.
-
-    Args:
-        bundle: an open bundle with a Paddle program.
-
-    Raises:
-        ModelLoadError: Paddle refuses the model.
-        InferenceError: it does not run at one of the shapes.
+    It needs no GPU: shapes are the same on the CPU. ModelLoadError: Paddle refuses the model. InferenceError: it does
+    not run at one of the shapes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     options = PaddleOptions(
@@ -70,14 +57,7 @@ def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
 
 
 def read_profile(path: Path) -> DynamicShapeProfile | None:
-    """Read a kept profile.
-
-    Returns:
-        The profile, or None if none was kept.
-
-    Raises:
-        OptionError: the file holds something else.
-    """
+    """Read a kept profile, if there is one; OptionError if the file holds something else."""
     if not path.is_file():
         return None
     try:

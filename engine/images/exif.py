@@ -33,25 +33,16 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """When and where the camera took the picture, as far as EXIF says it.
+    """When and where the camera took the picture, as far as EXIF says it."""
 
-    Attributes:
-        taken_at: `DateTimeOriginal`; aware if the camera also wrote `OffsetTimeOriginal`, else naive local time.
-        latitude_deg: WGS 84, -90 to 90, north positive.
-        longitude_deg: WGS 84, -180 to 180, east positive.
-    """
-
+    # `DateTimeOriginal`; aware if the camera also wrote `OffsetTimeOriginal`, else naive local time
     taken_at: datetime | None = None
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
+    latitude_deg: float | None = None  # WGS 84, -90 to 90, north positive
+    longitude_deg: float | None = None  # WGS 84, -180 to 180, east positive
 
 
 def exif_from(block: bytes | None) -> Image.Exif:
-    """Parse an EXIF block.
-
-    Args:
-        block: with or without `Exif` in front; None where there is none.
-    """
+    """Parse an EXIF block, if there is one, with or without `Exif` in front."""
     exif = Image.Exif()
     if block:
         or_else(lambda: exif.load(block), None)
@@ -59,13 +50,9 @@ def exif_from(block: bytes | None) -> Image.Exif:
 
 
 def orientation_of(exif: Image.Exif, xmp: bytes | None = None) -> int:
-    """Read the orientation, whatever number type it is stored as.
+    """Read the orientation, whatever number type it is stored as: 1–8, a key of `TURNS`; 1 where nothing else is said.
 
-    Args:
-        xmp: Its XMP packet, which counts where EXIF does not say anything.
-
-    Returns:
-        1–8, a key of `TURNS`; 1 where nothing else is said.
+    The XMP packet counts where EXIF does not say anything.
     """
     orientation = or_else(lambda: _whole_number(exif[ExifTags.Base.Orientation]), None)
     if orientation is None and (found := _XMP_ORIENTATION.search(xmp or b"")):
@@ -119,20 +106,12 @@ def _offset(text: str) -> tzinfo | None:
 
 
 def _degrees(angle: Sequence[SupportsFloat], hemisphere: str, hemispheres: str, limit_deg: float) -> float:
-    """Turn degrees, minutes and seconds of a hemisphere into signed degrees.
+    """Turn degrees, minutes and seconds of a hemisphere, by EXIF's letter, into signed degrees.
+
+    ValueError: the angle is not a number or too large, as cameras without a fix write it.
 
     >>> _degrees((33, 51, 36), "S", "NS", 90)
     -33.86
-
-    Args:
-        angle: Degrees, minutes and seconds, none negative.
-        hemisphere: EXIF's reference: one letter.
-
-    Returns:
-        Degrees, within plus and minus `limit_deg`.
-
-    Raises:
-        ValueError: The angle is not a number or too large, as cameras without a fix write it.
     """
     degrees, minutes, seconds = (float(part) for part in angle)
     angle_deg = degrees + minutes / 60 + seconds / 3600

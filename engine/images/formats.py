@@ -15,10 +15,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 HEIF_SUFFIXES: frozenset[str] = frozenset({".heic", ".heif", ".hif"})
 """Suffixes of pictures that need the extra `heif`, in lower case."""
 
-IMAGE_SUFFIXES: frozenset[str] = HEIF_SUFFIXES | {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp"),
-    *(".avif", ".jp2", ".j2k", ".jpf", ".jpx"),
-}
+IMAGE_SUFFIXES: frozenset[str] = HEIF_SUFFIXES.union(
+    ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .avif .jp2 .j2k .jpf .jpx".split()
+)
 """Suffixes by which a folder's pictures are told from its other files, in lower case."""
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -40,28 +39,19 @@ DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
 )
 
 RAW_SUFFIXES: frozenset[str] = frozenset(
-    {
-        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc"),
-        *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
-        *(".srw", ".x3f"),
-    }
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
+    ".rw2 .rwl .sr2 .srf .srw .x3f".split()
 )
 """Suffixes of cameras' raw files, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignKind:
-    """A kind of file that is not read.
+    """A kind of file that is not read."""
 
-    Attributes:
-        name: what it is, with an article.
-        advice: what to do about it.
-        is_picture: whether people mean a picture by it.
-    """
-
-    name: str
-    advice: str
-    is_picture: bool
+    name: str  # what it is, with an article
+    advice: str  # what to do about it
+    is_picture: bool  # whether people mean a picture by it
 
 
 _SAVE = "save it as PNG or JPEG"
@@ -101,11 +91,7 @@ _NO_PICTURES: Mapping[bytes, tuple[str, str]] = {
 
 
 def foreign_kind(prefix: bytes) -> ForeignKind | None:
-    """Recognise files that people take for pictures, or that are pictures in formats that are not read.
-
-    Returns:
-        What it is; None where it is not known.
-    """
+    """Recognise files that people take for pictures, or that are pictures in formats that are not read."""
     for patterns, is_picture in ((_PICTURES, True), (_NO_PICTURES, False)):
         for pattern, (name, advice) in patterns.items():
             if re.match(pattern, prefix, re.DOTALL | re.IGNORECASE):
@@ -114,10 +100,6 @@ def foreign_kind(prefix: bytes) -> ForeignKind | None:
 
 
 def is_readable_kind(prefix: bytes) -> bool:
-    """Tell whether a file is in one of the formats that are read, by its first bytes.
-
-    Returns:
-        Whether it is. A BMP is not recognised: a text may begin with its two letters.
-    """
+    """Tell whether first bytes are of a format that is read; not of BMP, whose two letters begin texts, too."""
     decoded = [signature for signature, decoder in DECODERS if decoder is not BmpImageFile]
     return any(signature.match(prefix) for signature in (HEIF, TIFF, *decoded))

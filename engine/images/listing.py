@@ -31,74 +31,31 @@ _MASK_NAME = re.compile(r"[ _.-](?:masks?|labels?|seg|segmentation|gt|annotation
 _PNG_BYTES = 26
 _GREY, _PALETTE = 0, 3
 _KNOWN_OTHERS = frozenset(
-    {
-        *(".csv", ".txt", ".md", ".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml", ".html", ".pdf", ".log", ".db"),
-        *(
-            ".aae",
-            ".thm",
-            ".lrv",
-            ".mp4",
-            ".mov",
-            ".avi",
-            ".wav",
-            ".mp3",
-            ".gpx",
-            ".kml",
-            ".ini",
-            ".py",
-            ".npz",
-            ".npy",
-        ),
-        *(
-            ".tgz",
-            ".tar",
-            ".gz",
-            ".zip",
-            ".xls",
-            ".xlsx",
-            ".ods",
-            ".doc",
-            ".docx",
-            ".ovr",
-            ".tfw",
-            ".jgw",
-            ".pgw",
-            ".prj",
-        ),
-    }
+    ".csv .txt .md .json .jsonl .xml .xmp .yaml .yml .html .pdf .log .db .aae .thm .lrv .mp4 .mov .avi .wav .mp3 .gpx "
+    ".kml .ini .py .npz .npy .tgz .tar .gz .zip .xls .xlsx .ods .doc .docx .ovr .tfw .jgw .pgw .prj".split()
 )
 """Suffixes of what lies beside pictures and is none; whatever else has no known suffix is looked into."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file or folder that was found and is not taken.
-
-    Attributes:
-        path: where it is.
-        reason: why, in the plural, and what to do about it.
-    """
+    """A file or folder that was found and is not taken."""
 
     path: Path
-    reason: str
+    reason: str  # why, in the plural, and what to do about it
 
 
 @dataclass(slots=True)
 class FoundImages:
-    """What files, folders and globs name.
+    """What files, folders and globs name."""
 
-    Attributes:
-        images: in the order of the arguments; a file is there once, its other names are left out.
-        left_out: what people might take for pictures, and is not taken.
-        other_files: how many other files there are, such as tables and texts.
-        excluded: how many files and folders a pattern left out.
-        subfolders: of images that lie in a sub-folder of the folder that was named, which one.
-    """
-
+    # in the order of the arguments; a file is there once, its other names are left out
     images: list[Path] = field(default_factory=list[Path])
+    # what people might take for pictures, and is not taken
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
-    other_files: int = 0
-    excluded: int = 0
+    other_files: int = 0  # how many other files there are, such as tables and texts
+    excluded: int = 0  # how many files and folders a pattern left out
+    # of images that lie in a sub-folder of the folder that was named, which one
     subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
 
     def remarks(self) -> list[str]:
@@ -181,14 +138,7 @@ def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> 
 
 
 def real_path(path: Path) -> Path:
-    """Follow the links of a path, as `Path.resolve` does, but for links in a circle, which end nothing here.
-
-    Args:
-        path: a file's.
-
-    Returns:
-        An absolute path, the same for every name of a file.
-    """
+    """Follow the links of a path to the absolute one of its file, as `Path.resolve`, but for links in a circle."""
     return Path(os.path.realpath(path))
 
 
@@ -416,14 +366,7 @@ def _is_mask(file: Path, photographs: Set[str]) -> bool:
 
 
 def is_tiff(path: Path) -> bool:
-    """Tell whether a file is a TIFF, by its first bytes.
-
-    Args:
-        path: any file.
-
-    Returns:
-        Whether it is; not so of one that cannot be read, which its reader explains.
-    """
+    """Tell whether a file is a TIFF, by its first bytes; false of one that cannot be read, as its reader says."""
     return TIFF.match(_prefix(path)) is not None
 
 

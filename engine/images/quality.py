@@ -44,11 +44,7 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Pictures like those that a network is for.
-
-    Attributes:
-        pictures: their statistics, at least `LEAST_PICTURES`.
-    """
+    """Statistics of at least `LEAST_PICTURES` pictures like those that a network is for."""
 
     pictures: tuple[PictureStatistics, ...]
     _limit: float = field(init=False)
@@ -100,14 +96,9 @@ def _spread_of(colors: NDArray[np.float64]) -> _Spread:
 
 
 def flags_of(statistics: PictureStatistics | None, reference: Reference | None = None) -> tuple[Flag, ...]:
-    """Judge a photograph.
+    """Judge a photograph, unless it was not measured, as tiles of a raster.
 
-    Args:
-        statistics: of the photograph; None: not measured, as of tiles of a raster.
-        reference: of the bundle; None: it carries none.
-
-    Returns:
-        What it may suffer from. A limit that pictures of the reference exceed is moved to the farthest of them.
+    A limit that pictures of the bundle's reference exceed is moved to the farthest of them.
     """
     if statistics is None:
         return ()
@@ -122,21 +113,16 @@ def flags_of(statistics: PictureStatistics | None, reference: Reference | None =
 
 
 def statistics_json(pictures: Sequence[PictureStatistics]) -> bytes:
-    """Write the statistics of pictures as the file of a bundle.
+    """Write the statistics of at least `LEAST_PICTURES` pictures as the file of a bundle.
 
-    Args:
-        pictures: at least `LEAST_PICTURES`; at most `MOST_PICTURES` are written, evenly spread.
+    At most `MOST_PICTURES` are written, evenly spread.
     """
     step = max(1, -(-len(pictures) // MOST_PICTURES))
     return json_text(_file().dump_python(tuple(pictures[::step]), mode="json"), indent=1).encode()
 
 
 def read_reference(folder: Path) -> Reference | None:
-    """Read the statistics that a bundle carries.
-
-    Returns:
-        The reference; None where it carries none, or a file that is none, which is logged: no mask depends on it.
-    """
+    """Read the statistics that a bundle carries; a file that is none is logged and ignored: no mask depends on it."""
     try:
         return require_reference(folder)
     except OptionError as error:
@@ -145,14 +131,7 @@ def read_reference(folder: Path) -> Reference | None:
 
 
 def require_reference(folder: Path) -> Reference | None:
-    """Read the statistics that a bundle carries.
-
-    Returns:
-        The reference; None where it carries none.
-
-    Raises:
-        OptionError: the file cannot be read, or holds something else.
-    """
+    """Read the statistics that a bundle carries; OptionError if the file cannot be read, or holds something else."""
     path = folder / STATISTICS_NAME
     if not path.is_file():
         return None

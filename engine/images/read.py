@@ -45,7 +45,7 @@ from engine.images.exif import TURNS, Capture, capture_of, exif_from, orientatio
 from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, PREFIX_BYTES, TIFF, foreign_kind
 from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
 from engine.images.statistics import PictureStatistics, picture_statistics
-from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
+from engine.images.values import ScaleRange, decoded_by_opencv, range_notes, require_scalable
 from engine.system.files import open_to_read
 from engine.transforms import resize_bands
 
@@ -253,20 +253,9 @@ def _decode_png(path: Path, file: BinaryIO, limits: ImageLimits) -> _StoredImage
     image = _loaded(path, PngImageFile(content.pixels), limits.max_pixels)
     stored = _stored(image, exif_from(content.exif), content.xmp, content.pictures)
     if limits.scale_range is not None:
-        stored = replace(stored, pixels=_scaled_png(content.pixels, limits.scale_range))
+        # By OpenCV: of colours Pillow keeps the high byte only.
+        stored = replace(stored, pixels=decoded_by_opencv(content.pixels, 16, limits.scale_range))
     return stored if content.bits <= 8 else _with_range_notes(stored, content.bits, limits)
-
-
-def _scaled_png(file: BinaryIO, scale_range: ScaleRange) -> NDArray[np.uint8]:
-    """By OpenCV: of colours Pillow keeps the high byte only."""
-    file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
-        raise ValueError("OpenCV cannot decode it")
-    values = cast("NDArray[np.uint16]", decoded)
-    bands = values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1]
-    scaled = eight_bit(bands, 16, scale_range)
-    return np.repeat(scaled, 3, axis=-1) if scaled.shape[-1] == 1 else scaled
 
 
 def _with_range_notes(stored: _StoredImage, bits: int, limits: ImageLimits) -> _StoredImage:
@@ -311,12 +300,7 @@ def _decode_tiff(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choic
     from engine.images.tiff import open_picture, read_tiff
 
     with open_picture(
-        path,
-        file,
-        page=choice.page,
-        bands=choice.bands,
-        max_pixels=limits.max_pixels,
-        scale_range=limits.scale_range,
+        path, file, page=choice.page, bands=choice.bands, max_pixels=limits.max_pixels, scale_range=limits.scale_range
     ) as opened:
         picture = read_tiff(file, opened)
     height, width, _ = picture.pixels.shape

@@ -16,16 +16,7 @@ DEFAULT_MAX_IMG_SIZE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits(Options):
-    """How large pictures and their values may be.
-
-    Attributes:
-        max_img_size: pixels; larger pictures are shrunken to so many for the network. -1: none is.
-        max_pixels: pictures that declare more pixels are refused before anything is decoded.
-        scale_range: the values that become 0 and 255; None: what the bits of the file can hold.
-
-    Raises:
-        OptionError: a limit that no picture can keep, or a range without values.
-    """
+    """How large pictures and their values may be."""
 
     title: ClassVar[str] = "Pictures"
 
@@ -75,14 +66,9 @@ def bands_option() -> Any:  # noqa: ANN401  (as `option`)
 
 
 def require_named_bands(named: Sequence[int] | None, bands: int) -> None:
-    """Refuse another number of bands than a network takes.
+    """Refuse, with an OptionError, another number of bands of TIFFs than a network takes.
 
-    Args:
-        named: numbers of bands of TIFFs; None: the colours, which are three bands.
-        bands: that images have to have for the network; of three, one may be named, which becomes three equal ones.
-
-    Raises:
-        OptionError: there are too many or too few.
+    Without names they are the colours, three bands; of three, one may be named, which becomes three equal ones.
     """
     if named is None:
         if bands != 3:
@@ -95,10 +81,11 @@ def require_named_bands(named: Sequence[int] | None, bands: int) -> None:
 
 
 def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]:
-    """Apply the limit `max-img-size`, which counts pixels, not a side's length.
+    """Apply the limit `max-img-size`, which counts pixels, not a side's length, to a width and height of at least 1.
 
-    Both sides are scaled by `sqrt(max_img_size / (width * height))` and rounded down. The result depends on the sides
-    alike: swapping them swaps the result, so a picture may be shrunken before it is turned upright.
+    Both sides are scaled by `sqrt(max_img_size / (width * height))` and rounded down, to no less than 1. The result
+    depends on the sides alike: swapping them swaps the result, so a picture may be shrunken before it is turned
+    upright. -1 leaves the size unchanged; OptionError as of `check_max_img_size`.
 
     >>> shrunken_size(4000, 3000, 1_000_000)
     (1154, 866)
@@ -106,17 +93,6 @@ def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]
     (800, 600)
     >>> shrunken_size(4000, 3000, -1)
     (4000, 3000)
-
-    Args:
-        width: Pixels, at least 1.
-        height: Pixels, at least 1.
-        max_img_size: The most pixels the result may have; -1 leaves the size unchanged.
-
-    Returns:
-        Width and height, each at least 1, with a product of at most `max_img_size`.
-
-    Raises:
-        OptionError: `max_img_size` is 0 or less than -1.
     """
     check_max_img_size(max_img_size)
     if max_img_size == -1 or width * height <= max_img_size:
@@ -125,14 +101,7 @@ def shrunken_size(width: int, height: int, max_img_size: int) -> tuple[int, int]
 
 
 def check_max_img_size(max_img_size: int) -> None:
-    """Refuse limits that no picture can keep.
-
-    Args:
-        max_img_size: The most pixels; -1 for no limit.
-
-    Raises:
-        OptionError: `max_img_size` is 0 or less than -1.
-    """
+    """Refuse limits that no picture can keep, 0 and less than -1, with an OptionError."""
     if max_img_size == 0 or max_img_size < -1:
         raise OptionError(
             f"{max_img_size} is not a number of pixels: give the most that an image may have, or -1 to leave images "
@@ -142,11 +111,7 @@ def check_max_img_size(max_img_size: int) -> None:
 
 
 def check_max_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Refuse a picture that declares too many pixels.
-
-    Raises:
-        ImageError: It declares more.
-    """
+    """Refuse a picture that declares too many pixels, with an ImageError."""
     width, height = size
     if width * height > max_pixels:
         raise ImageError(

@@ -31,32 +31,17 @@ Level = Annotated[float, Field(ge=0, le=255)]
 
 @dataclass(frozen=True, slots=True)
 class PictureStatistics:
-    """How a picture is exposed, sharp and coloured.
+    """How a picture is exposed, sharp and coloured."""
 
-    Attributes:
-        blur: 0 sharp to 1 blurred, at the size that the network sees, at most a megapixel.
-        bright: 0–255; the brightest channel of 99 % of the pixels is not above it.
-        clipped: share of the pixels in which a channel is at least 250, 0–1.
-        mean: of red, green and blue, 0–255.
-        deviation: standard deviation of red, green and blue, in levels.
-    """
-
-    blur: Share
-    bright: Level
-    clipped: Share
-    mean: tuple[Level, Level, Level]
-    deviation: tuple[Level, Level, Level]
+    blur: Share  # 0 sharp to 1 blurred, at the size that the network sees, at most a megapixel
+    bright: Level  # the brightest channel of 99 % of the pixels is not above it
+    clipped: Share  # share of the pixels in which a channel is at least 250
+    mean: tuple[Level, Level, Level]  # of red, green and blue
+    deviation: tuple[Level, Level, Level]  # standard deviation of red, green and blue, in levels
 
 
 def picture_statistics(pixels: NDArray[np.uint8]) -> PictureStatistics:
-    """Measure a picture.
-
-    Args:
-        pixels: uint8[H, W, 3], RGB.
-
-    Returns:
-        Its statistics; those of exposure and colour of every N-th row and column, about 65 000 pixels.
-    """
+    """Measure a picture, uint8[H, W, 3], RGB; exposure and colour on every N-th row and column, about 65 000 pixels."""
     height, width = pixels.shape[:2]
     step = max(1, int((height * width / _SAMPLED_PIXELS) ** 0.5))
     sample = np.ascontiguousarray(pixels[::step, ::step])

@@ -98,27 +98,17 @@ _RAW: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TiffPage:
-    """One picture of a TIFF.
+    """One picture of a TIFF."""
 
-    Attributes:
-        number: from 1.
-        width: columns as stored, before any orientation.
-        height: rows.
-    """
-
-    number: int
-    width: int
+    number: int  # from 1
+    width: int  # as stored, before any orientation
     height: int
 
 
 def pages_of(path: Path) -> tuple[TiffPage, ...]:
-    """List the pictures of a TIFF: its pages, without smaller copies of them and masks.
+    """List the pictures of a TIFF, at least one: its pages, without smaller copies of them and masks.
 
-    Returns:
-        The pictures, at least one.
-
-    Raises:
-        ImageError: it cannot be opened, is no TIFF, or has no picture that can be read.
+    ImageError: it cannot be opened, is no TIFF, or has no picture that can be read.
     """
     with _opened(path) as file:
         pages = _pictures_of(path, _directories_of(path, file))
@@ -126,27 +116,18 @@ def pages_of(path: Path) -> tuple[TiffPage, ...]:
 
 
 def tiff_size(path: Path, page: int = 1) -> tuple[int, int] | None:
-    """Look up how large a TIFF says that its picture is, without decoding it and whatever its bands are.
+    """Look up width and height, in pixels as stored, that a TIFF states for a page (from 1), without decoding it.
 
-    Args:
-        page: which picture, from 1.
-
-    Returns:
-        Width and height in pixels as stored; None where the file is no TIFF, does not say it, or cannot be read. Of a
-        page that is not there, those of the first.
+    None where the file is no TIFF, does not say it, or cannot be read. Of a page that is not there, those of the first.
     """
     found = _directory_of(path, page)
     return None if found is None else (found.width, found.height)
 
 
 def is_georeferenced(path: Path, page: int = 1) -> bool:
-    """Look up whether a TIFF says where on the earth its picture lies, without decoding it.
+    """Look up whether a TIFF says where on the earth a page (from 1) lies, without decoding it.
 
-    Args:
-        page: which picture, from 1.
-
-    Returns:
-        Whether it has the size of a pixel, a transformation, or points on the ground.
+    It does by the size of a pixel, a transformation, or points on the ground.
     """
     found = _directory_of(path, page)
     return found is not None and found.is_georeferenced
@@ -167,12 +148,8 @@ def _directory_of(path: Path, page: int) -> Directory | None:
 class Tiff:
     """An open picture of a TIFF. Threads: one at a time, any.
 
-    Attributes:
-        bands: the numbers of the bands that are read, from 1: one, three, the four of CMYK, or those that were chosen.
-        dataset: what GDAL says of it: its place on the earth, for one.
-        notes: what whoever uses the picture should know.
-        marks_missing: whether some pixels may be missing.
-        directory: what the file says of it.
+    `bands` are those that are read, from 1: one, three, the four of CMYK, or those that were chosen. `notes` are
+    phrases for whoever uses the picture.
     """
 
     def __init__(
@@ -211,17 +188,10 @@ class Tiff:
     def read(
         self, window: Window, size: tuple[int, int] | None = None, *, with_missing: bool = True
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """Read a window.
+        """Read a window; ImageError where the file is damaged.
 
-        Args:
-            size: height and width to which it is reduced, by taking single pixels; None: as it is.
-            with_missing: whether to find out which pixels are missing.
-
-        Returns:
-            uint8[h, w, 3], RGB, or as many bands as were chosen, and bool[h, w], which of them hold data; None: all.
-
-        Raises:
-            ImageError: the file is damaged there.
+        `size` is height and width to which it is reduced, by taking single pixels. Returns uint8[h, w, 3], RGB, or as
+        many bands as were chosen, and bool[h, w], which of them hold data; None: all, or `with_missing` is false.
         """
         try:
             return self._read(window, size, with_missing=with_missing)
@@ -257,10 +227,9 @@ class Tiff:
             self._levels = min(lowest, int(pixels.min())), max(highest, int(pixels.max()))
 
     def range_notes(self) -> tuple[str, ...]:
-        """Say that what was read so far uses almost nothing of the range of its values; pixels without data apart.
+        """Say, in at most one phrase, that what was read so far uses almost nothing of the range of its values.
 
-        Returns:
-            At most one phrase.
+        Pixels without data do not count.
         """
         return () if self._levels is None else range_notes(self._levels, self.directory.bits, self._scale_range)
 
@@ -290,31 +259,16 @@ class Tiff:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredTiff:
-    """A decoded picture as the file stores it, perhaps lying on its side.
+    """A decoded picture as the file stores it, perhaps lying on its side."""
 
-    Attributes:
-        pixels: uint8[h, w, 3], RGB, or as many bands as were chosen.
-        orientation: still to be undone, 1–8; 1 where the picture has a place on the earth, which says how it lies.
-        exif: time and place of the picture.
-        notes: what people should know of the reading.
-    """
-
-    pixels: NDArray[np.uint8]
-    orientation: int
-    exif: Image.Exif
-    notes: tuple[str, ...]
+    pixels: NDArray[np.uint8]  # uint8[h, w, 3], RGB, or as many bands as were chosen
+    orientation: int  # still to be undone, 1–8; 1 where the picture has a place on the earth, which says how it lies
+    exif: Image.Exif  # time and place of the picture
+    notes: tuple[str, ...]  # for people
 
 
 def read_tiff(file: BinaryIO, picture: Tiff) -> StoredTiff:
-    """Decode one picture of a TIFF.
-
-    Args:
-        file: the open file.
-        picture: as `open_picture` opened it.
-
-    Raises:
-        ImageError: the file is damaged.
-    """
+    """Decode a picture of an open file, opened by `open_picture`; ImageError if it is damaged."""
     width, height, rows = picture.width, picture.height, _rows_at_a_time(picture.dataset)
     windows = [Window(0, top, width, min(rows, height - top)) for top in range(0, height, rows)]
     strips = ((window.y, picture.read(window, with_missing=False)[0]) for window in windows)
@@ -338,17 +292,12 @@ def open_picture(
     rows_at_a_time: int = 1024,
     scale_range: ScaleRange | None = None,
 ) -> Generator[Tiff]:
-    """Open one picture of a TIFF; no pixels are read yet.
+    """Open one picture of a TIFF; no pixels are read yet, and the file stays open as long as it is used.
 
-    Args:
-        file: the open file; it stays open as long as the picture is used.
-        page: which, from 1; None: the first, and a note says so.
-        bands: numbers of bands, from 1; one becomes three equal ones. None: the colours.
-        max_pixels: refuse pictures that declare more pixels; None: read any size.
-        scale_range: the values that become 0 and 255; None: all that the bits can hold.
-
-    Raises:
-        ImageError: the file is damaged, has no such page, or holds bands or depths that are not read.
+    Pages and bands count from 1. Without `page` the first is read, and a note says so; one band becomes three equal
+    ones, and without `bands` the colours are read. `scale_range` are the values that become 0 and 255, else all that
+    the bits can hold. ImageError: the file is damaged, declares more than `max_pixels`, has no such page, or holds
+    bands or depths that are not read.
     """
     directories = _directories_of(path, file)
     _check_metadata(path, directories)

@@ -26,23 +26,8 @@ _MOST_BYTES: Final = 1 << 28
 _MOST_BLOCKS: Final = 1 << 24
 
 _SIZES_BYTES: Final = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
 _NUMBERS: Final = {
     1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
     18: "Q",
@@ -125,27 +110,16 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Directory:
-    """One picture of a TIFF, as its tags describe it.
+    """One picture of a TIFF, as its tags describe it."""
 
-    Attributes:
-        offset: where the directory lies in the file, in bytes.
-        end: where it ends.
-        numbers: tag to its numbers.
-        texts: tag to its bytes, without the zero bytes at the end.
-    """
-
-    offset: int
-    end: int
+    offset: int  # where the directory lies in the file, in bytes
+    end: int  # where it ends
     numbers: Mapping[int, tuple[Number, ...]]
-    texts: Mapping[int, bytes]
+    texts: Mapping[int, bytes]  # without the zero bytes at the end
     _entries: Mapping[int, _Entry] = field(repr=False)
 
     def number(self, tag: Tag, default: int) -> int:
-        """Look up a whole number.
-
-        Args:
-            default: where the tag is missing or holds none.
-        """
+        """Look up a whole number, or the default where the tag is missing or holds none."""
         values = self.numbers.get(tag, ())
         return values[0] if values and isinstance(values[0], int) else default
 
@@ -209,18 +183,12 @@ class Directory:
 
 @dataclass(frozen=True)
 class Directories:
-    """All directories of a TIFF.
+    """All directories of a TIFF."""
 
-    Attributes:
-        chain: the directories that follow each other.
-        nested: those that one of them names as parts of itself.
-        is_cut_off: whether the chain ends in a place where there is no directory, or runs in a circle.
-        is_canon_raw: whether the header says that it is a raw file of a Canon, which does not show in its directories.
-    """
-
-    chain: tuple[Directory, ...]
-    nested: tuple[Directory, ...]
-    is_cut_off: bool
+    chain: tuple[Directory, ...]  # those that follow each other
+    nested: tuple[Directory, ...]  # those that one of them names as parts of itself
+    is_cut_off: bool  # whether the chain ends in a place where there is no directory, or runs in a circle
+    # whether the header says that it is a raw file of a Canon, which does not show in its directories
     is_canon_raw: bool
 
     @cached_property
@@ -238,14 +206,7 @@ class DirectoryError(ValueError):
 
 
 def read_directories(file: BinaryIO) -> Directories:
-    """Read the directories of a TIFF.
-
-    Args:
-        file: an open file that begins as TIFFs do; it is left anywhere.
-
-    Raises:
-        DirectoryError: there is none, or there are too many.
-    """
+    """Read the directories of a file that begins as TIFFs do; DirectoryError if there is none, or too many."""
     reader = _Reader(file)
     chain: list[Directory] = []
     seen: set[int] = set()
@@ -277,24 +238,19 @@ def read_directories(file: BinaryIO) -> Directories:
 
 
 def read_linked(file: BinaryIO, directory: Directory, tag: Tag) -> dict[int, tuple[Number, ...] | bytes]:
-    """Read the directory of EXIF or GPS data that a picture names.
+    """Read the directory of EXIF or GPS data that a picture names; empty where there is none.
 
-    Returns:
-        Tag to numbers (fractions are divided; NaN where by zero) or bytes; empty where there is none.
+    Fractions are divided; NaN where by zero.
     """
     found = _Reader(file, every_tag=True).directory(directory.number(tag, 0))
     return {} if found is None else {**found[0].numbers, **found[0].texts}
 
 
 def block_table(file: BinaryIO, directory: Directory) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Read where the strips or tiles of a picture lie.
+    """Read how many strips or tiles a picture of this size has, and their offsets and sizes in bytes, uint64[n] each.
 
-    Returns:
-        How many blocks a picture of this size has, and their offsets and sizes in bytes, uint64[n] each: one for each
-        block, or fewer where a table is shorter, missing or does not lie in the file.
-
-    Raises:
-        DirectoryError: the picture has more blocks than are read.
+    There is one for each, or fewer where a table is shorter, missing or does not lie in the file. DirectoryError: there
+    are more blocks than are read.
     """
     tiled = directory.has(Tag.TILE_OFFSETS)
     columns, rows = 1, directory.number(Tag.ROWS_PER_STRIP, directory.height) or directory.height

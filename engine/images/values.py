@@ -6,8 +6,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,34 +27,23 @@ class ScaleRange(NamedTuple):
 
 
 def scale_range(text: str) -> ScaleRange:
-    """Read a range of values.
+    """Read two numbers with a comma between; else ValueError.
 
     >>> scale_range("0,4095")
     ScaleRange(low=0.0, high=4095.0)
-
-    Args:
-        text: two numbers with a comma between.
-
-    Raises:
-        ValueError: it is none.
     """
     return ScaleRange(*numbers(float, "0,4095", count=2)(text))
 
 
 def eight_bit(values: NDArray[Any], bits: int, scale_range: ScaleRange | None = None) -> NDArray[np.uint8]:
-    """Bring values to 8 bit.
+    """Bring values, unsigned integers of `bits` bits, to 8 bit; with a range also signed or floating point.
+
+    NaN becomes 0.
 
     >>> eight_bit(np.array([0, 256, 4095, 65535], np.uint16), 16)
     array([  0,   1,  15, 255], dtype=uint8)
     >>> eight_bit(np.array([0, 256, 4095, 65535], np.uint16), 16, ScaleRange(0, 4095))
     array([  0,  16, 255, 255], dtype=uint8)
-
-    Args:
-        values: unsigned integers of `bits` bits; with a range also signed or floating point. NaN becomes 0.
-        scale_range: the values that become 0 and 255; None: all that the bits can hold.
-
-    Returns:
-        uint8 of the same shape.
     """
     if scale_range is not None:
         if values.dtype == np.uint16:
@@ -64,6 +54,20 @@ def eight_bit(values: NDArray[Any], bits: int, scale_range: ScaleRange | None = 
     if bits > 8:
         return (values >> (bits - 8)).astype(np.uint8)
     return (values.astype(np.uint16) * 255 // ((1 << bits) - 1)).astype(np.uint8)
+
+
+def decoded_by_opencv(file: BinaryIO, bits: int, scale_range: ScaleRange | None) -> NDArray[np.uint8]:
+    """Decode a picture of 9 to 16 bit to uint8[H, W, 3], RGB, as `eight_bit` does; alpha is dropped.
+
+    ValueError: OpenCV cannot decode it.
+    """
+    file.seek(0)
+    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ValueError("OpenCV cannot decode it")
+    values = cast("NDArray[np.uint16]", decoded)
+    found = eight_bit(values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1], bits, scale_range)
+    return np.repeat(found, 3, axis=-1) if found.shape[-1] == 1 else found
 
 
 @lru_cache(maxsize=4)
@@ -79,13 +83,9 @@ def _scaled(values: NDArray[Any], scale_range: ScaleRange) -> NDArray[np.uint8]:
 
 
 def require_scalable(path: Path, scale_range: ScaleRange | None, *, is_deep: bool) -> None:
-    """Refuse a range for a picture that has no use for it.
+    """Refuse a range for a picture that has no use for it, with an ImageError.
 
-    Args:
-        is_deep: whether its values have more than 8 bit, or are signed or floating point, and are read as stored.
-
-    Raises:
-        ImageError: there is a range, and the picture is another one.
+    Values are deep that have more than 8 bit, or are signed or floating point, and are read as stored.
     """
     if scale_range is not None and not is_deep:
         raise ImageError(
@@ -95,14 +95,10 @@ def require_scalable(path: Path, scale_range: ScaleRange | None, *, is_deep: boo
 
 
 def range_notes(levels: tuple[int, int], bits: int, scale_range: ScaleRange | None) -> tuple[str, ...]:
-    """Say that a picture uses almost nothing of the range of its values.
+    """Say, in at most one phrase, that a picture uses almost nothing of the range of its values.
 
-    Args:
-        levels: the lowest and the highest one in the picture, as `eight_bit` gave them.
-
-    Returns:
-        At most one phrase: where values of more than 8 bit stay below a quarter of the range, or, with a range that was
-        asked for, all lie above it.
+    Of the lowest and the highest level, as `eight_bit` gave them: values of more than 8 bit stay below a quarter of the
+    range, or, with a range that was asked for, all lie above it.
     """
     lowest, highest = levels
     if scale_range is not None:

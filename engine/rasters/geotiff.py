@@ -48,39 +48,26 @@ _IGNORED_SUFFIXES: Final = (".aux.xml", ".ovr", ".msk", ".prj", ".tab", ".aux", 
 
 @dataclass(frozen=True, slots=True)
 class PixelAreas:
-    """What pixels cover on the ground.
+    """What pixels cover on the ground."""
 
-    Attributes:
-        rows_m2: of one pixel of each row, in square metres, float64[H] or float64[1] if all are alike; None: unknown.
-        note: why unknown, or how they were computed.
-    """
-
+    # of one pixel of each row, float64[H], or float64[1] if all are alike; None: unknown
     rows_m2: NDArray[np.float64] | None
-    note: str
+    note: str  # why unknown, or how they were computed
 
 
 @dataclass(frozen=True, slots=True)
 class ClassLabel:
-    """What a mask's file says of a class.
-
-    Attributes:
-        color: RGB, 0–255.
-    """
+    """What a mask's file says of a class."""
 
     id: str
     name: str
-    color: tuple[int, int, int]
+    color: tuple[int, int, int]  # RGB, 0–255
 
 
 class GeoTiff:
     """An open GeoTIFF. Threads: one at a time, any.
 
-    Attributes:
-        bands: the numbers of the bands that are read, from 1.
-        placed_by_points: whether it has ground control points in place of a georeference.
-        marks_missing: whether some pixels may be missing.
-        georeference: where it lies.
-        notes: what people should know of the reading; phrases, mostly none.
+    `bands` are those that are read, from 1; `notes` are phrases for people, mostly none.
     """
 
     def __init__(self, picture: Tiff, georeference: Georeference, notes: Sequence[str]) -> None:
@@ -100,36 +87,18 @@ class GeoTiff:
         return self._picture.height
 
     def range_notes(self) -> tuple[str, ...]:
-        """Say that what was read so far uses almost nothing of the range of its values.
-
-        Returns:
-            At most one phrase.
-        """
+        """Say, in at most one phrase, that what was read so far uses almost nothing of the range of its values."""
         return self._picture.range_notes()
 
     def read(self, window: Window) -> Tile:
-        """Read a window.
-
-        Returns:
-            Its pixels, and which of them hold data.
-
-        Raises:
-            ImageError: the file is damaged there.
-        """
+        """Read a window; ImageError where the file is damaged."""
         return Tile(*self._picture.read(window))
 
     def overview(self, longest_side: int) -> NDArray[np.uint8]:
-        """Read the whole raster small; from its overviews, if it has some.
+        """Read the whole raster small, from its overviews, if it has some; ImageError where the file is damaged.
 
-        Args:
-            longest_side: in pixels at most.
-
-        Returns:
-            uint8[h, w, 3]: the colours, or the first three bands of others, the first one as grey where there are two.
-            Pixels without data are black.
-
-        Raises:
-            ImageError: the file is damaged.
+        Returns uint8[h, w, 3]: the colours, or the first three bands of others, the first one as grey where there are
+        two. Pixels without data are black.
         """
         scale = min(1.0, longest_side / max(self.width, self.height))
         size = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
@@ -151,14 +120,9 @@ def open_geotiff(
 ) -> Generator[GeoTiff]:
     """Open a GeoTIFF; no pixels are read yet.
 
-    Args:
-        bands: numbers of bands, from 1; None: the colours (see `engine.images.tiff`).
-        page: which picture of the file, from 1; None: the first, and a note says so.
-        tile_height: rows that will be read at a time: a file of whole rows needs a cache for them.
-        scale_range: the values that become 0 and 255; None: all that the bits can hold.
-
-    Raises:
-        ImageError: the file cannot be opened, or has bands or values that are not read.
+    Bands and pages count from 1; without them the colours (see `engine.images.tiff`) of the first page are read, and a
+    note says so. A file of whole rows needs a cache for `tile_height` rows. ImageError: the file cannot be opened, or
+    has bands or values that are not read.
     """
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the name")
@@ -296,10 +260,10 @@ def _areas_in_plane(
     georeference: Georeference, width: int, height: int, unit_m: float, axis: float, inverse_flattening: float
 ) -> PixelAreas:
     wkt = georeference.crs_wkt or ""
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
+    _, per_column, x_per_row, _, y_per_column, per_row = georeference.transform
     determinant = abs(per_column * per_row - x_per_row * y_per_column)
     corners = [(0.0, 0.0), (width, 0.0), (0.0, height), (width, height), (width / 2, height / 2)]
-    places = [(x + c * per_column + r * x_per_row, y + c * y_per_column + r * per_row) for c, r in corners]
+    places = [georeference.place(column, row) for column, row in corners]
     try:
         scales = _area_scales(wkt, places, unit_m, axis, inverse_flattening)
     except (GdalError, ValueError) as error:  # not all of them are finite
@@ -309,25 +273,18 @@ def _areas_in_plane(
         return PixelAreas(None, "its place lies outside of its projection")
     if worst > _LARGEST_DISTORTION:
         return PixelAreas(
-            None,
-            f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)",
+            None, f"its projection changes areas by {worst:.0%}: reproject it to an equal-area or local one (UTM, say)"
         )
     return PixelAreas(np.array([determinant * unit_m**2]), "in the plane of its projection")
 
 
 def pixel_degrees(georeference: Georeference, width: int, height: int) -> float | None:
-    """Find out how large a pixel is in degrees, where its coordinates can be told in longitude and latitude.
-
-    Returns:
-        The side of a pixel in the middle of the raster, in degrees; None where nothing leads to WGS 84.
-    """
+    """Find out how many degrees the side of a pixel in the middle has; None where nothing leads to WGS 84."""
     if georeference.crs_wkt is None:
         return None
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
-    xs = [x + column * per_column + height / 2 * x_per_row for column in (width / 2, width / 2 + 1)]
-    ys = [y + column * y_per_column + height / 2 * per_row for column in (width / 2, width / 2 + 1)]
+    one, next_one = (georeference.place(column, height / 2) for column in (width / 2, width / 2 + 1))
     try:
-        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", xs, ys)
+        longitudes, latitudes = transform_points(georeference.crs_wkt, "EPSG:4326", *zip(one, next_one, strict=True))
     except GdalError:
         return None
     side = math.hypot(longitudes[1] - longitudes[0], latitudes[1] - latitudes[0])
@@ -335,11 +292,7 @@ def pixel_degrees(georeference: Georeference, width: int, height: int) -> float 
 
 
 def crs_name(georeference: Georeference) -> str | None:
-    """Name the coordinate reference system of a raster.
-
-    Returns:
-        Its code, such as `EPSG:32755`; without one its well-known text; None where the file names none.
-    """
+    """Name a coordinate reference system by its code, such as `EPSG:32755`, else by its well-known text, if any."""
     wkt = georeference.crs_wkt
     if wkt is None:
         return None
@@ -350,16 +303,10 @@ def crs_name(georeference: Georeference) -> str | None:
 
 
 def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
-    """Find out where the middle of a raster lies.
-
-    Returns:
-        Latitude and longitude on WGS 84, in degrees; None where nothing leads there.
-    """
+    """Find latitude and longitude of the middle of a raster on WGS 84, in degrees; None where nothing leads there."""
     if georeference.crs_wkt is None:
         return None
-    x, per_column, x_per_row, y, y_per_column, per_row = georeference.transform
-    east = x + width / 2 * per_column + height / 2 * x_per_row
-    north = y + width / 2 * y_per_column + height / 2 * per_row
+    east, north = georeference.place(width / 2, height / 2)
     try:
         (longitude,), (latitude,) = transform_points(georeference.crs_wkt, "EPSG:4326", [east], [north])
     except GdalError:
@@ -422,15 +369,9 @@ def write_geotiff(
     """Write a mask as a cloud-optimized GeoTIFF: tiles, overviews, palette, names of the classes, all in one file.
 
     Class names, URNs and colours are tags of the file (`CLASS_0`, `CLASS_0_ID`, …), since a TIFF has no place of its
-    own for names. Overviews hold every second pixel: classes have no mean.
-
-    Args:
-        path: the file; beside it lies a temporary folder while it is written.
-        labels: one a class, in index order.
-        band: name of the only band, where the classes exclude each other.
-
-    Raises:
-        ImageError: the file cannot be written.
+    own for names. Overviews hold every second pixel: classes have no mean. Labels are in index order; `band` names the
+    only band, where the classes exclude each other. A temporary folder lies beside the file while it is written.
+    ImageError: it cannot be written.
     """
     try:
         # A mask file is raw values; the description makes GDAL read it as a raster with everything that belongs to it.
@@ -491,10 +432,8 @@ def _description(
 def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
     """Trace the outlines of connected pixels of one class (by edges, not corners).
 
-    Memory grows with the number of polygons, not of pixels.
-
-    Yields:
-        The class, and rings float64[n, 2] of coordinates: the outer one first, then holes.
+    Memory grows with the number of polygons, not of pixels. Yields the class, and rings float64[n, 2] of coordinates:
+    the outer one first, then holes.
     """
     for band, value, missing, rings in traced_shapes(path):
         if value == missing or (multilabel and value != 1):
@@ -503,13 +442,9 @@ def mask_polygons(path: Path, *, multilabel: bool) -> Iterator[tuple[int, list[N
 
 
 def differing_pixels(one: Path, other: Path) -> int:
-    """Compare two masks that `write_geotiff` wrote.
+    """Count the pixels whose class differs in two masks of `write_geotiff`: all, where sizes or numbers of planes do.
 
-    Returns:
-        Pixels whose class differs; all of them where the sizes or the numbers of planes do.
-
-    Raises:
-        ImageError: one cannot be read.
+    ImageError: one cannot be read.
     """
     try:
         with one.open("rb") as first, other.open("rb") as second, open_tiff(first) as left, open_tiff(second) as right:

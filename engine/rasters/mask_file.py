@@ -21,23 +21,14 @@ _ROWS_PIXELS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class MaskLayout:
-    """How a mask lies in its file: band after band, row after row.
-
-    Attributes:
-        width: columns.
-        height: rows.
-        bands: 1 for class indices; of a multilabel bundle one a class (values 0 and 1).
-        dtype: uint8 or uint16.
-        multilabel: whether each band is a class.
-        missing: value of pixels that hold no data; None where all do.
-    """
+    """How a mask lies in its file: band after band, row after row."""
 
     width: int
     height: int
-    bands: int
-    dtype: np.dtype[Any]
-    multilabel: bool
-    missing: int | None
+    bands: int  # 1 for class indices; of a multilabel bundle one a class (values 0 and 1)
+    dtype: np.dtype[Any]  # uint8 or uint16
+    multilabel: bool  # whether each band is a class
+    missing: int | None  # value of pixels that hold no data; None where all do
 
     @property
     def size_bytes(self) -> int:
@@ -51,10 +42,7 @@ class MaskLayout:
 
 
 def layout_for(width: int, height: int, classes: int, *, multilabel: bool, marks_missing: bool) -> MaskLayout:
-    """Choose the narrowest values that hold the classes, and one more for pixels without data.
-
-    Args:
-        marks_missing: whether pixels may hold no data; the largest value then stands for them.
+    """Choose the narrowest values that hold the classes, and the largest one besides for pixels without data.
 
     >>> layout_for(10, 10, 255, multilabel=False, marks_missing=True).missing
     255
@@ -74,24 +62,15 @@ def confidence_layout(width: int, height: int) -> MaskLayout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowCounts:
-    """Pixels of a row.
+    """Pixels of a row."""
 
-    Attributes:
-        row: from 0.
-        counts: int64[classes or more], pixels of each class.
-        valid: pixels that hold data; 0 where another entry of the same row states them.
-    """
-
-    row: int
-    counts: NDArray[np.int64]
-    valid: int
+    row: int  # from 0
+    counts: NDArray[np.int64]  # int64[classes or more], pixels of each class
+    valid: int  # pixels that hold data; 0 where another entry of the same row states them
 
 
 class MaskFile:
-    """The file.
-
-    Threads: one at a time.
-    """
+    """The file. Threads: one at a time."""
 
     def __init__(self, path: Path, layout: MaskLayout, *, descriptor: int | None = None) -> None:
         self.path = path
@@ -108,14 +87,9 @@ class MaskFile:
         os.close(self._descriptor)
 
     def write(self, window: Window, mask: Mask, valid: NDArray[np.bool_] | None) -> None:
-        """Write a piece.
+        """Write a piece, [h, w] or [bands, h, w]; `valid` is bool[h, w], or None: all.
 
-        Args:
-            mask: [h, w], or [bands, h, w].
-            valid: bool[h, w]; None: all.
-
-        Raises:
-            InferenceError: a class index is too large for the file.
+        InferenceError: a class index is too large for the file.
         """
         highest = int(mask.max())
         if highest > self.layout.largest_index:
@@ -140,14 +114,7 @@ class MaskFile:
         return ((band * layout.height + row) * layout.width + column) * layout.dtype.itemsize
 
     def rows(self, band: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read a band in pieces of whole rows.
-
-        Args:
-            band: from 0.
-
-        Yields:
-            The number of the first row, and values [rows, width].
-        """
+        """Read a band, from 0, in pieces of whole rows: the number of the first row, and values [rows, width]."""
         layout = self.layout
         count = max(1, _ROWS_PIXELS // layout.width)
         for first in range(0, layout.height, count):
@@ -181,11 +148,7 @@ class MaskFile:
         self._put(np.ascontiguousarray(rows, self.layout.dtype).reshape(-1).data, self._offset(0, first, 0))
 
     def row_counts(self, classes: int) -> Iterator["RowCounts"]:
-        """Count the pixels of every class.
-
-        Args:
-            classes: number of classes at least.
-        """
+        """Count the pixels of at least so many classes."""
         layout = self.layout
         bins = max(classes, layout.bands) if layout.multilabel else int(np.iinfo(layout.dtype).max) + 1
         for band in range(layout.bands):
@@ -201,14 +164,7 @@ class MaskFile:
                     yield RowCounts(first + row, counts, int(values.sum()) if band == 0 else 0)
 
     def overview(self, longest_side: int) -> NDArray[Any]:
-        """Pick pixels for a smaller picture.
-
-        Args:
-            longest_side: of the picture, in pixels at most.
-
-        Returns:
-            [bands, h, w]; every n-th pixel of every n-th row.
-        """
+        """Pick every n-th pixel of every n-th row for a smaller picture, [bands, h, w]."""
         layout = self.layout
         step = max(1, -(-max(layout.width, layout.height) // longest_side))
         row_bytes = layout.width * layout.dtype.itemsize

@@ -19,18 +19,11 @@ def clean_up(
     made: Callable[[], MaskFile],
     memory_bytes: int | None,
 ) -> MaskFile:
-    """Clean a mask up.
+    """Clean a mask up in another file: what an interrupted run goes on with stays as the network sees it.
 
-    Args:
-        rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None: unknown.
-        memory_bytes: limit for the whole process; None: the usual one of a container.
-
-    Returns:
-        The mask itself, where nothing is asked for; else the other file: what an interrupted run goes on with stays as
-        the network sees it.
-
-    Raises:
-        ImageError: the mask falls into too many patches.
+    It is the mask itself, where nothing is asked for. `rows_m2` is as for `MeasuringSteps.clean_rows`, `memory_bytes`
+    the limit for the whole process, without which it is the usual one of a container. ImageError: the mask falls into
+    too many patches.
     """
     if not steps.options.cleanup.stated():
         return mask
@@ -46,14 +39,7 @@ def clean_up(
 def mark_unsure(
     mask: MaskFile, confidence: MaskFile, steps: MeasuringSteps, count: int, made: Callable[[], MaskFile]
 ) -> MaskFile:
-    """Give the unsure pixels of a mask to their class.
-
-    Args:
-        count: of classes; the index of unsure pixels.
-
-    Returns:
-        The mask itself, where none are asked for; else the other file.
-    """
+    """Give the unsure pixels of a mask to the class `count` in another file; the mask itself if none are asked for."""
     if steps.options.confidence.unsure is None:
         return mask
     marked = made()
@@ -67,11 +53,7 @@ def mark_unsure(
 
 
 def file_confidence(confidence: MaskFile, steps: MeasuringSteps, overview_side: int) -> Confidence:
-    """Sum the confidence of a raster up.
-
-    Args:
-        overview_side: longest side of the plane that is returned, in pixels.
-    """
+    """Sum up the confidence of a raster, whose plane is an overview with a side of so many pixels at most."""
     counts: NDArray[np.int64] = np.zeros(256, np.int64)
     for _, plane in confidence.rows(0):
         counts += level_counts(plane)

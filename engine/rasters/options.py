@@ -17,13 +17,10 @@ POLYGON_FORMATS: Final = ("gpkg", "geojson")
 
 
 def is_polygon_format(text: str) -> bool:
-    """Tell the name of a format from that of a file.
+    """Tell the name of a format from a path.
 
     >>> is_polygon_format("gpkg"), is_polygon_format("reef.gpkg")
     (True, False)
-
-    Args:
-        text: the name of a format, or a path.
     """
     return text in POLYGON_FORMATS
 
@@ -32,19 +29,8 @@ def is_polygon_format(text: str) -> bool:
 class TileOptions(Options):
     """What a user fixes about tiles and rasters; None leaves it to the engine.
 
-    Attributes:
-        tile: whether every image is cut into tiles; otherwise only rasters: TIFFs that are georeferenced, or too large
-            to decode.
-        as_photograph: whether georeferenced TIFFs are treated as photographs.
-        side: of a tile, in pixels.
-        overlap: pixels that tiles share.
-        memory_bytes: limit for the whole process; None: 80 % of what the machine and its control group have left.
-        bands: of TIFFs, from 1; None: the colours.
-        vectors: `gpkg`, `geojson` or a file; None: no polygons.
-        simplify: tolerance of the outlines of polygons; None: they follow the edges of pixels.
-
-    Raises:
-        OptionError: the polygons have no format, or there are none to be simplified.
+    Rasters are TIFFs that are georeferenced, or too large to decode. OptionError: the polygons have no format, or there
+    are none to be simplified.
     """
 
     title: ClassVar[str] = "Tiles and rasters"

@@ -19,37 +19,26 @@ Places = NDArray[np.int64]
 
 
 def require_simplification() -> None:
-    """Find out whether outlines can be simplified.
-
-    Raises:
-        RuntimeUnavailableError: shapely is not installed.
-    """
+    """Require shapely, which simplifies outlines, or raise RuntimeUnavailableError."""
     if find_spec("shapely") is None:
         raise RuntimeUnavailableError("simplify needs shapely: install the extra `geo` (pip install -e '.[geo]')")
 
 
 @dataclass(frozen=True, slots=True)
 class Simplification:
-    """How outlines are simplified.
+    """How outlines are simplified."""
 
-    Attributes:
-        tolerance_px: corners of triangles with less than its square are left out.
-        transform: of a georeference, from pixels to the coordinates of the outlines.
-        apart: whether polygons of different classes may overlap, so that they share no outlines.
-    """
-
-    tolerance_px: float
+    tolerance_px: float  # corners of triangles with less than its square are left out
+    # of a georeference, from pixels to the coordinates of the outlines
     transform: tuple[float, float, float, float, float, float] = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    apart: bool = False
+    apart: bool = False  # whether polygons of different classes may overlap, so that they share no outlines
 
     def simplified(self, polygons: Sequence[tuple[int, Rings]]) -> list[Rings]:
         """Simplify the outlines of the polygons of an image together, so that neighbours keep the outline they share.
 
-        They leave no gap and do not overlap; none vanishes, and points where three of them meet stay. What borders on
-        no other polygon stays along the edges of pixels, unless polygons of different classes may overlap.
-
-        Args:
-            polygons: class and rings, along the edges of pixels.
+        They follow the edges of pixels, leave no gap and do not overlap; none vanishes, and points where three of them
+        meet stay. What borders on no other polygon stays along the edges of pixels, unless polygons of different
+        classes may overlap.
         """
         require_simplification()
         found: dict[int, Rings] = {}
@@ -83,9 +72,7 @@ class Simplification:
 def _with_corners_of_neighbours(corners: Places, ends: Places) -> tuple[Places, Places]:
     """Add the corners of others that lie on a straight side: only then are shared outlines the same points.
 
-    Args:
-        corners: of all rings, one after the other, int64[n, 2].
-        ends: where rings begin and end.
+    Corners, int64[n, 2], are those of all rings, one after the other, with `ends` where rings begin and end.
     """
     width = int(corners.max()) + 1
     known = [np.unique(corners[:, 1 - axis] * width + corners[:, axis]) for axis in (0, 1)]

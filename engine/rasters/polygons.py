@@ -22,23 +22,14 @@ _DIGITS: Final = 7
 
 
 def require_polygon_format(path: Path) -> None:
-    """Find out whether polygons can be written to a file.
-
-    Raises:
-        OptionError: its suffix names no format.
-        RuntimeUnavailableError: pyogrio is not installed.
-    """
+    """Require a suffix of a polygon format (else OptionError), and pyogrio (else RuntimeUnavailableError)."""
     require_vector_format(path, "polygons")
 
 
 def require_layers_kept(path: Path, layer: str) -> None:
-    """Refuse to take the place of what others put into a GeoPackage.
+    """Refuse to take the place of what others put into a GeoPackage, which may hold the layer of `write_polygons`.
 
-    Args:
-        layer: the only one that may be there already, as `write_polygons` is given it.
-
-    Raises:
-        OptionError: the file is there and holds other layers, or is no GeoPackage.
+    OptionError: the file is there and holds other layers, or is no GeoPackage.
     """
     if path.suffix.lower() != ".gpkg" or not path.is_file() or not path.stat().st_size:
         return
@@ -72,20 +63,12 @@ def write_polygons(
     """Write polygons with class, name, URN and area. Names are written as `engine.system.text.legible` shows them.
 
     GeoJSON gets longitudes and latitudes on WGS 84, as RFC 7946 asks, where the coordinate reference system leads
-    there; a GeoPackage keeps it.
+    there; a GeoPackage keeps it. Rings begin with the outer one, labels are in index order. `square_unit_m2`: square
+    metres of a square unit of the coordinates; None: areas are not stated. `pixel_degrees`: side of a pixel in degrees,
+    to a hundredth of which GeoJSON's coordinates are told; None: nothing leads to WGS 84, and they stay what they are.
+    Areas are stated without the simplification.
 
-    Args:
-        polygons: class and rings, the outer one first.
-        labels: one a class, in index order.
-        crs_wkt: of the coordinates; None: unknown.
-        square_unit_m2: square metres of a square unit of the coordinates; None: areas are not stated.
-        pixel_degrees: side of a pixel in degrees: GeoJSON's coordinates are told to a hundredth of it; None: nothing
-            leads to WGS 84, and they stay what they are.
-        simplification: of the outlines; None: none. Areas are stated without it.
-
-    Raises:
-        ImageError: the file cannot be written.
-        RuntimeUnavailableError: pyogrio is not installed.
+    ImageError: the file cannot be written. RuntimeUnavailableError: pyogrio is not installed.
     """
     shapes: list[bytes] = []
     indices: list[int] = []
@@ -118,10 +101,7 @@ def write_polygons(
 
 
 def ring_area(ring: NDArray[np.float64]) -> float:
-    """Area inside of a ring.
-
-    Args:
-        ring: float64[n, 2], the first point again at the end.
+    """Area inside of a ring, float64[n, 2], the first point again at the end.
 
     >>> ring_area(np.array([[0, 0], [3, 0], [3, 2], [0, 2], [0, 0]], dtype=np.float64))
     6.0

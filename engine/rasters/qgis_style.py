@@ -15,13 +15,9 @@ _OPACITY: Final = 160
 
 
 def qgis_style(labels: Sequence[ClassLabel]) -> bytes:
-    """Write a style by which polygons have the colours of their class.
+    """Write a style by which polygons have the colours of their class, in index order.
 
-    Args:
-        labels: one a class, in index order.
-
-    Returns:
-        QML: a symbol for each value of the field `class`.
+    It is QML: a symbol for each value of the field `class`.
     """
     root = ElementTree.Element("qgis", version="3.28.0", styleCategories="Symbology")
     renderer = ElementTree.SubElement(root, "renderer-v2", type="categorizedSymbol", attr="class", symbollevels="0")
@@ -29,13 +25,7 @@ def qgis_style(labels: Sequence[ClassLabel]) -> bytes:
     for index, each in enumerate(labels):
         value = str(index)
         ElementTree.SubElement(
-            categories,
-            "category",
-            value=value,
-            type="integer",
-            symbol=value,
-            label=legible(each.name),
-            render="true",
+            categories, "category", value=value, type="integer", symbol=value, label=legible(each.name), render="true"
         )
         symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=value, alpha="1", clip_to_extent="1")
         layer = ElementTree.SubElement(

@@ -19,85 +19,55 @@ _Place = TypeVar("_Place")
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where a raster lies on the earth.
+    """Where a raster lies on the earth."""
 
-    Attributes:
-        crs_wkt: the coordinate reference system; None where the file names none.
-        transform: x of the corner, x per column, x per row, y of the corner, y per column, y per row.
-        area_or_point: what a pixel's coordinates mean, as GeoTIFF says it.
-    """
-
-    crs_wkt: str | None
+    crs_wkt: str | None  # None where the file names no coordinate reference system
+    # x of the corner, x per column, x per row, y of the corner, y per column, y per row
     transform: tuple[float, float, float, float, float, float]
-    area_or_point: str = "Area"
+    area_or_point: str = "Area"  # what a pixel's coordinates mean, as GeoTIFF says it
+
+    def place(self, column: float, row: float) -> tuple[float, float]:
+        """X and y of a place in the raster, counted from the corner of the first pixel."""
+        x, per_column, x_per_row, y, y_per_column, per_row = self.transform
+        return x + column * per_column + row * x_per_row, y + column * y_per_column + row * per_row
 
     def bounds(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Enclose a raster of `width` columns and `height` rows.
+        """Enclose a raster: smallest x, smallest y, largest x, largest y, in the units of its coordinates.
 
         >>> Georeference(None, (500.0, 0.5, 0.0, 900.0, 0.0, -0.5)).bounds(4, 2)
         (500.0, 899.0, 502.0, 900.0)
-
-        Returns:
-            Smallest x, smallest y, largest x, largest y, in the units of the coordinate reference system.
         """
-        x, per_column, x_per_row, y, y_per_column, per_row = self.transform
-        corners = [(column, row) for column in (0, width) for row in (0, height)]
-        xs = [x + column * per_column + row * x_per_row for column, row in corners]
-        ys = [y + column * y_per_column + row * per_row for column, row in corners]
+        xs, ys = zip(*(self.place(column, row) for column in (0, width) for row in (0, height)), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Overview:
-    """A raster and its mask, small enough to be shown.
+    """A raster and its mask, small enough to be shown."""
 
-    Attributes:
-        pixels: uint8[h, w, 3], RGB; pixels without data are black.
-        mask: of about that size; class indices, or bool[K, h, w].
-    """
-
-    pixels: NDArray[np.uint8]
-    mask: Mask
+    pixels: NDArray[np.uint8]  # [h, w, 3], RGB; pixels without data are black
+    mask: Mask  # of about that size; class indices, or bool[K, h, w]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentedRaster(Generic[Source, Encoded]):
-    """One raster that was segmented.
+    """One raster that was segmented."""
 
-    Attributes:
-        source: as it was handed in.
-        encoded: where its files are.
-        width: of raster and mask, in pixels.
-        height: of raster and mask, in pixels.
-        valid_pixels: those that hold data, and of which the covers are shares.
-        georeference: where it lies.
-        crs: code of its coordinate reference system, such as `EPSG:32755`; without one its well-known text; None where
-            the file names none.
-        capture: the position of its middle.
-        notes: what people should know of the reading; phrases, mostly none.
-        covers: one a class, in index order, with areas where they are known.
-        tiling: how it was cut, for the provenance.
-        network_size: width and height of a tile, in pixels.
-        timings_ms: decode, preprocess, run, postprocess and encode, in milliseconds.
-        overview: None where nobody wants to see it.
-        confidence: how sure the network is of the classes; None where nobody asked.
-    """
-
-    source: Source
-    encoded: Encoded
-    width: int
-    height: int
-    valid_pixels: int
+    source: Source  # as it was handed in
+    encoded: Encoded  # where its files are
+    width: int  # of raster and mask, in pixels
+    height: int  # of raster and mask, in pixels
+    valid_pixels: int  # those that hold data, and of which the covers are shares
     georeference: Georeference
-    crs: str | None
-    capture: Capture
-    notes: tuple[str, ...]
-    covers: tuple[ClassCover, ...]
-    tiling: Mapping[str, object]
-    network_size: tuple[int, int]
-    timings_ms: Mapping[str, float]
-    overview: Overview | None = None
-    confidence: Confidence | None = None
+    crs: str | None  # its code, such as `EPSG:32755`, else its well-known text; None where the file names none
+    capture: Capture  # the position of its middle
+    notes: tuple[str, ...]  # what people should know of the reading; phrases, mostly none
+    covers: tuple[ClassCover, ...]  # one a class, in index order, with areas where they are known
+    tiling: Mapping[str, object]  # how it was cut, for the provenance
+    network_size: tuple[int, int]  # width and height of a tile, in pixels
+    timings_ms: Mapping[str, float]  # decode, preprocess, run, postprocess and encode
+    overview: Overview | None = None  # None where nobody wants to see it
+    confidence: Confidence | None = None  # None where nobody asked
 
     def stored(self, place: _Place, timings_ms: Mapping[str, float]) -> "SegmentedRaster[Source, _Place]":
         """The same, once its files are where they belong."""

@@ -37,22 +37,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory that a run is seen to take.
+    """Memory that a run is seen to take."""
 
-    Attributes:
-        pixels: of the tile.
-        grown_bytes: by how much the process grew at most.
-    """
-
-    pixels: int
-    grown_bytes: int
+    pixels: int  # of the tile
+    grown_bytes: int  # by how much the process grew at most
 
 
 def needed_bytes(seen: tuple[Need, ...], pixels: int) -> int:
-    """Lay a line, or a parabola where memory grows faster, through what was seen.
-
-    Args:
-        seen: one or two, of ascending pixels.
+    """Lay a line, or a parabola where memory grows faster, through one or two needs of ascending pixels.
 
     >>> needed_bytes((Need(100, 1000),), 300)
     3000
@@ -73,9 +65,8 @@ def needed_bytes(seen: tuple[Need, ...], pixels: int) -> int:
 def natural_size(predictor: Predictor) -> tuple[Size | None, bool]:
     """Find out at which size tiles reach the network as they are.
 
-    Returns:
-        The only size that bundle and network leave unchanged (a bundle that resizes to a fixed size, say); None where
-        there are many, or none. And whether tiles of any size are left unchanged.
+    Returns the only size that bundle and network leave unchanged (a bundle that resizes to a fixed size, say), or None
+    where there are many, or none. And whether tiles of any size are left unchanged.
     """
     stated = _input_spec(predictor).shape[2:]
     if None not in stated:
@@ -95,16 +86,10 @@ def natural_size(predictor: Predictor) -> tuple[Size | None, bool]:
 def choose_tiling(
     predictor: Predictor, options: TileOptions, batch_size: int | None = None
 ) -> tuple[Tiling, OutputFacts]:
-    """Choose tile, overlap and batch.
+    """Choose tile, overlap and batch, if none is given; the network runs two or three times.
 
-    Args:
-        predictor: an open predictor; its network runs two or three times.
-        batch_size: tiles a run; None: as many as the memory holds.
-
-    Raises:
-        OptionError: the memory does not even hold one tile, or the options contradict each other.
-        ImageError: the network or a transform does not take tiles of this size.
-        InferenceError: the network does not run.
+    OptionError: the memory does not even hold one tile, or the options contradict each other. ImageError: the network
+    or a transform does not take tiles of this size. InferenceError: the network does not run.
     """
     fixed, free = natural_size(predictor)
     if options.side is not None:

@@ -40,15 +40,10 @@ _Outputs = Future[dict[object, RawOutput]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """Pixels of a window.
+    """Pixels of a window."""
 
-    Attributes:
-        pixels: uint8[h, w, C], 0–255; of three bands RGB.
-        valid: bool[h, w], which of them hold data; None: all.
-    """
-
-    pixels: NDArray[np.uint8]
-    valid: NDArray[np.bool_] | None = None
+    pixels: NDArray[np.uint8]  # [h, w, C], 0–255; of three bands RGB
+    valid: NDArray[np.bool_] | None = None  # [h, w], which of them hold data; None: all
 
 
 class Raster(Protocol):
@@ -64,14 +59,7 @@ class Raster(Protocol):
     def height(self) -> int: ...
 
     def read(self, window: Window) -> Tile:
-        """Read a window.
-
-        Returns:
-            Its pixels.
-
-        Raises:
-            ImageError: the file is damaged there.
-        """
+        """Read a window; ImageError where the file is damaged."""
         ...
 
 
@@ -90,11 +78,6 @@ class ImageRaster:
         return self.image.pixels.shape[0]
 
     def read(self, window: Window) -> Tile:
-        """Cut a window out.
-
-        Returns:
-            Its pixels.
-        """
         rows, columns = window.inside(Window(0, 0, self.width, self.height))
         return Tile(np.ascontiguousarray(self.image.pixels[rows, columns]))
 
@@ -103,29 +86,20 @@ class MaskSink(Protocol):
     """Takes the mask of a raster piece by piece."""
 
     def write(self, window: Window, mask: Mask, valid: NDArray[np.bool_] | None) -> None:
-        """Take a piece.
+        """Take a piece, class indices [h, w], or bool[K, h, w] of a multilabel bundle.
 
-        Args:
-            window: where it lies; all pieces cover the raster once, in the order of the tiles.
-            mask: [h, w] class indices, or bool[K, h, w] of a multilabel bundle.
-            valid: bool[h, w]; None: all.
+        All windows cover the raster once, in the order of the tiles. `valid` is bool[h, w]; None: all.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFacts:
-    """What a network returns, as far as it is the same for every tile.
-
-    Attributes:
-        kind: how outputs are read.
-        planes: of scores that are blended; 0 for masks.
-        classes: that masks are reported with; a mask may hold more.
-    """
+    """What a network returns, as far as it is the same for every tile."""
 
     kind: OutputKind
-    planes: int
-    classes: int
+    planes: int  # of scores that are blended; 0 for masks
+    classes: int  # that masks are reported with; a mask may hold more
 
 
 def output_facts(predictor: Predictor, raw: RawOutput) -> OutputFacts:
@@ -150,29 +124,23 @@ class _ReadTile:
 
 @dataclass(slots=True)
 class TiledRun:
-    """One raster through one predictor.
-
-    Attributes:
-        strips: two files that hold what a row of tiles shares with the next one.
-        reached: called after each tile with the number of tiles done and what the next one continues
-            (`Blender.carry`); a later run may start from there with the same strips.
-        skipping: whether tiles without valid pixels are skipped and tiles of one colour run once.
-        confidence_sink: takes the confidence, where it is asked for.
-        repeated: tiles of one colour whose scores were known.
-        timings_ms: time spent a stage, in milliseconds; runs of several streams may have been under way at once.
-    """
+    """One raster through one predictor."""
 
     predictor: Predictor
     raster: Raster
     tiling: Tiling
     facts: OutputFacts
     sink: MaskSink
+    # what a row of tiles shares with the next one
     strips: tuple[BinaryIO, BinaryIO] = field(default_factory=lambda: (BytesIO(), BytesIO()))
+    # called after each tile with the number of tiles done and what the next one continues (`Blender.carry`); a later
+    # run may start from there with the same strips
     reached: Callable[[int, Scores | None], None] = lambda _done, _carry: None
-    skipping: bool = True
-    confidence_sink: MaskSink | None = None
+    skipping: bool = True  # whether tiles without valid pixels are skipped and tiles of one colour run once
+    confidence_sink: MaskSink | None = None  # where the confidence is asked for
     skipped: int = 0
-    repeated: int = 0
+    repeated: int = 0  # tiles of one colour whose scores were known
+    # of all threads together, by stage
     timings_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _blender: Blender = field(init=False)
     _known: dict[tuple[object, ...], _Outputs] = field(default_factory=dict[tuple[object, ...], _Outputs])
@@ -188,14 +156,9 @@ class TiledRun:
         return self._blender.grid
 
     def run(self, first: int = 0, carry: Scores | None = None) -> None:
-        """Segment the raster.
+        """Segment the raster from tile `first` on; `carry` is what `reached` was given with that number.
 
-        Args:
-            carry: what `reached` was given with that number.
-
-        Raises:
-            ImageError: a tile cannot be read, or the network does not take it.
-            InferenceError: the run failed.
+        ImageError: a tile cannot be read, or the network does not take it. InferenceError: the run failed.
         """
         self._blender.carry = carry
         self._next = first
@@ -346,14 +309,9 @@ class _MemorySink:
 
 
 def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, facts: OutputFacts) -> Prediction:
-    """Segment one image that is in memory, tile by tile.
+    """Segment one image that is in memory, tile by tile; the mask has the size that the image was read at.
 
-    Returns:
-        The mask at the size that the image was read at, its cover and timings.
-
-    Raises:
-        ImageError: the network or a transform does not take a tile.
-        InferenceError: the run failed.
+    ImageError: the network or a transform does not take a tile. InferenceError: the run failed.
     """
     height, width = image.pixels.shape[:2]
     if facts.kind is OutputKind.MULTILABEL:
@@ -393,12 +351,7 @@ def predict_in_tiles(predictor: Predictor, image: SourceImage, tiling: Tiling, f
 
 
 def tiling_record(tiling: Tiling, facts: OutputFacts, width: int, height: int) -> dict[str, object]:
-    """Say how an image is cut, for the provenance of its mask.
-
-    Args:
-        width: of the image, in pixels.
-        height: of the image, in pixels.
-    """
+    """Say how an image of this size is cut, for the provenance of its mask."""
     return {
         "tile": [tiling.width, tiling.height],
         "overlap": tiling.overlap,

@@ -30,24 +30,14 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a raster is cut.
+    """How a raster is cut; OptionError if the overlap is as large as the tile, or something is out of range."""
 
-    Attributes:
-        width: of a tile, in pixels of the raster.
-        height: of a tile, in pixels of the raster.
-        overlap: pixels that neighbouring tiles share at least.
-        batch: tiles that share one run.
-        alignment: tiles start at multiples of it, so that those at the end may be up to `alignment - 1` pixels smaller;
-            1: all have the same size, and the last ones are shifted back inside.
-
-    Raises:
-        OptionError: The overlap is as large as the tile, or something is out of range.
-    """
-
-    width: int
-    height: int
-    overlap: int
-    batch: int = 1
+    width: int  # of a tile, in pixels of the raster
+    height: int  # of a tile, in pixels of the raster
+    overlap: int  # pixels that neighbouring tiles share at least
+    batch: int = 1  # tiles that share one run
+    # tiles start at multiples of it, so that those at the end may be up to `alignment - 1` pixels smaller; 1: all have
+    # the same size, and the last ones are shifted back inside
     alignment: int = 1
 
     def __post_init__(self) -> None:
@@ -67,12 +57,6 @@ class Tiling:
         return self.width * self.height
 
     def grid(self, width: int, height: int) -> "Grid":
-        """Cut a raster.
-
-        Args:
-            width: of the raster, in pixels.
-            height: of the raster, in pixels.
-        """
         return Grid(
             columns=spans(width, self.width, self.overlap, self.alignment),
             rows=spans(height, self.height, self.overlap, self.alignment),
@@ -81,36 +65,20 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """A tile along one axis.
-
-    Attributes:
-        start: its first pixel.
-        stop: behind its last pixel.
-        final_stop: behind the last pixel that no later tile sees.
-        own_start: first pixel that is nearer to its centre than to any other's.
-        own_stop: behind the last such pixel.
-        weights: float32[stop - start]; those of all tiles of an axis sum to 1 at every pixel. Equal ones are one array.
-    """
+    """A tile along one axis, in pixels; each `stop` is behind the last pixel."""
 
     start: int
     stop: int
-    final_stop: int
-    own_start: int
+    final_stop: int  # behind the last pixel that no later tile sees
+    own_start: int  # first pixel that is nearer to its centre than to any other's
     own_stop: int
-    weights: Scores
+    weights: Scores  # float32[stop - start]; all tiles' sum to 1 at every pixel; equal ones are one array
 
 
 def spans(length: int, tile: int, overlap: int, alignment: int = 1) -> tuple[Span, ...]:
-    """Cut one axis.
+    """Cut one axis of so many pixels into tiles, in order; the first starts at 0, the last stops at `length`.
 
-    Args:
-        length: of the axis, in pixels.
-        tile: pixels of a tile.
-        overlap: pixels that neighbours share at least; less than `tile`.
-        alignment: see `Tiling`; ignored where a tile is too small to advance by it.
-
-    Returns:
-        Tiles in order; the first starts at 0, the last stops at `length`.
+    `overlap` is less than `tile`; `alignment` (see `Tiling`) is ignored where a tile is too small to advance by it.
 
     >>> [(each.start, each.stop) for each in spans(1000, 400, 100)]
     [(0, 400), (300, 700), (600, 1000)]
@@ -168,15 +136,10 @@ def _rise(length: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The tiles of a raster, numbered row by row.
+    """The tiles of a raster, numbered row by row."""
 
-    Attributes:
-        columns: along the width.
-        rows: along the height.
-    """
-
-    columns: tuple[Span, ...]
-    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]  # along the width
+    rows: tuple[Span, ...]  # along the height
 
     def __len__(self) -> int:
         return len(self.columns) * len(self.rows)
@@ -191,57 +154,36 @@ class Grid:
         return Window(column.start, row.start, column.stop - column.start, row.stop - row.start)
 
     def final_window(self, index: int) -> Window:
-        """What is decided when a tile and all before it are blended: no later tile sees it.
-
-        Returns:
-            A part of the tile's window; those of all tiles cover the raster once.
-        """
+        """What is decided when a tile and all before it are blended; those of all tiles cover the raster once."""
         row, column = self.place(index)
         return Window(column.start, row.start, column.final_stop - column.start, row.final_stop - row.start)
 
     def own_window(self, index: int) -> Window:
-        """What is nearer to a tile's centre than to any other's.
-
-        Returns:
-            A part of the tile's window; those of all tiles cover the raster once.
-        """
+        """What is nearer to a tile's centre than to any other's; those of all tiles cover the raster once."""
         row, column = self.place(index)
         return Window(column.own_start, row.own_start, column.own_stop - column.own_start, row.own_stop - row.own_start)
 
 
 @dataclass(slots=True)
 class Blender:
-    """Adds the weighted scores of tiles up, tile after tile, row by row.
+    """Adds the weighted scores of tiles up, tile after tile, row by row. Threads: one at a time.
 
     In memory are one tile and what it shares with the next one of its row. What a row of tiles shares with the row
     below goes to a file and comes back a tile at a time, so that memory does not grow with the raster's width.
-
-    Threads: one at a time.
-
-    Attributes:
-        grid: the tiles.
-        planes: of scores.
-        strips: two files, read and written in turn.
-        carry: float32[planes, rows of the tile, shared columns], what the next tile of the row continues; None at the
-            start of a row.
     """
 
     grid: Grid
-    planes: int
-    strips: tuple[BinaryIO, BinaryIO]
+    planes: int  # of scores
+    strips: tuple[BinaryIO, BinaryIO]  # two files, read and written in turn
+    # float32[planes, rows of the tile, shared columns], what the next tile of the row continues
     carry: Scores | None = None
     _surfaces: dict[tuple[int, int], Scores] = field(default_factory=dict[tuple[int, int], Scores])
     _sums: Scores = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
 
     def add(self, index: int, scores: tuple[Scores, ...] | None) -> Scores:
-        """Add the next tile.
+        """Add the scores of the next tile, from the one that `carry` stops at: float32[h, w] a plane; None: none count.
 
-        Args:
-            index: the tile's number; tiles come in order, from the one that `carry` stops at.
-            scores: float32[h, w] a plane, of the tile's window; None where nothing in it counts.
-
-        Returns:
-            float32[planes, h, w] of the tile's `final_window`: the blended scores, until the next tile is added.
+        Returns the blended scores of the tile's `final_window`, float32[planes, h, w], until the next tile is added.
         """
         row_index, column_index = divmod(index, len(self.grid.columns))
         row, column = self.grid.place(index)

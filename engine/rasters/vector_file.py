@@ -24,28 +24,16 @@ _RESERVED_LAYERS: Final = ("gpkg", "sqlite_", "rtree_")
 
 @dataclass(frozen=True, slots=True)
 class VectorLayer:
-    """The layer of a vector file.
+    """The layer of a vector file."""
 
-    Attributes:
-        name: any text.
-        geometry: of its shapes.
-        crs: coordinate reference system as WKT, or `EPSG:4326`; None: unknown.
-        options: of GDAL's driver.
-    """
-
-    name: str
+    name: str  # any text
     geometry: Literal["Point", "Polygon"]
-    crs: str | None
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    crs: str | None  # coordinate reference system as WKT, or `EPSG:4326`
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of GDAL's driver
 
 
 def require_vector_format(path: Path, what: str) -> None:
-    """Find out whether shapes can be written to a file.
-
-    Raises:
-        OptionError: its suffix names no format.
-        RuntimeUnavailableError: pyogrio is not installed.
-    """
+    """Require a suffix of a known format (else OptionError), and pyogrio (else RuntimeUnavailableError)."""
     if path.suffix.lower() not in POLYGON_DRIVERS:
         raise OptionError(
             f"{path}: {what} are written as {' or '.join(POLYGON_DRIVERS)}: give the file one of these suffixes"
@@ -57,13 +45,7 @@ def require_vector_format(path: Path, what: str) -> None:
 
 
 def write_features(path: Path, shapes: Sequence[bytes], fields: Mapping[str, NDArray[Any]], layer: VectorLayer) -> None:
-    """Write shapes with fields.
-
-    Raises:
-        ImageError: the file cannot be written.
-        OptionError: its suffix names no format.
-        RuntimeUnavailableError: pyogrio is not installed.
-    """
+    """Write shapes with fields; ImageError if the file cannot be written, and the errors of `require_vector_format`."""
     require_vector_format(path, f"{layer.geometry.lower()}s")
     isolate_environment()
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError

@@ -34,25 +34,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeIdentity:
-    """What really runs, for the provenance of a mask.
-
-    Attributes:
-        runtime: the library.
-        provider: cpu, openvino, cuda, tensorrt, paddle-cpu, paddle-onednn, paddle-gpu or paddle-tensorrt.
-        precision: arithmetic of the heavy layers.
-        threads: threads that the library was given, for all streams together.
-        model_digest: SHA-256 of the model.
-        versions: library name to version; on a GPU also what the driver says of it.
-        streams: runs that may be under way at once.
-    """
+    """What really runs, for the provenance of a mask."""
 
     runtime: RuntimeName
-    provider: str
-    precision: Precision
-    threads: int
-    model_digest: str
-    versions: Mapping[str, str]
-    streams: int = 1
+    provider: str  # cpu, openvino, cuda, tensorrt, paddle-cpu, paddle-onednn, paddle-gpu or paddle-tensorrt
+    precision: Precision  # of the heavy layers
+    threads: int  # that the library was given, for all streams together
+    model_digest: str  # SHA-256 of the model
+    versions: Mapping[str, str]  # by library; on a GPU also what the driver says of it
+    streams: int = 1  # runs that may be under way at once
 
     @property
     def on_gpu(self) -> bool:

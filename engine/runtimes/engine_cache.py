@@ -10,7 +10,6 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from engine.options import WORKSPACE_BYTES, DynamicShapeProfile, Precision
 
@@ -22,40 +21,9 @@ _held: dict[Path, int] = {}
 _log = logging.getLogger(__name__)
 
 
-class FolderKey(Protocol):
-    """What the content of a folder depends on."""
-
-    @property
-    def digest(self) -> str:
-        """Another one as soon as anything differs."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class EngineKey:
-    """What an engine of TensorRT depends on.
-
-    Attributes:
-        model_digest: SHA-256 of the model.
-        versions: of the runtime's library and TensorRT.
-        gpu: model and compute capability.
-        shapes: shapes that it is built for.
-        precision: arithmetic.
-        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
-        tf32: whether FP32 products may be rounded to TF32.
-        shape_ranges: SHA-256 of Paddle's file of ranges of inner tensors.
-        workspace_bytes: TensorRT's scratch memory.
-    """
-
-    model_digest: str
-    versions: Mapping[str, str]
-    gpu: str
-    shapes: DynamicShapeProfile | None
-    precision: Precision
-    min_subgraph_size: int
-    tf32: bool
-    shape_ranges: str | None = None
-    workspace_bytes: int = WORKSPACE_BYTES
+class FolderKey:
+    """What the content of a folder depends on."""
 
     @property
     def digest(self) -> str:
@@ -63,14 +31,25 @@ class EngineKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class EngineKey(FolderKey):
+    """What an engine of TensorRT depends on."""
+
+    model_digest: str  # SHA-256 of the model
+    versions: Mapping[str, str]  # of the runtime's library and TensorRT
+    gpu: str  # model and compute capability
+    shapes: DynamicShapeProfile | None  # that it is built for
+    precision: Precision
+    min_subgraph_size: int  # in nodes
+    tf32: bool  # whether FP32 products may be rounded to TF32
+    shape_ranges: str | None = None  # SHA-256 of Paddle's file of ranges of inner tensors
+    workspace_bytes: int = WORKSPACE_BYTES  # TensorRT's scratch memory
+
+
 def engine_folder(root: Path, key: FolderKey, *, max_bytes: int = MAX_BYTES) -> Path:
-    """Make the folder of a key, and room for it. No process removes it while this one lives.
+    """Make the folder of a key, and room for it in its root. No process removes it while this one lives.
 
-    Args:
-        max_bytes: what the root may hold.
-
-    Returns:
-        The folder; its time of change says when it was used last.
+    Its time of change says when it was used last.
     """
     folder = root / key.digest
     root.mkdir(parents=True, exist_ok=True)
@@ -129,14 +108,7 @@ def _size(folder: Path) -> int:
 
 
 def holds_engines(folder: Path) -> bool:
-    """Tell whether there is anything from an earlier start.
-
-    Args:
-        folder: of `engine_folder`.
-
-    Returns:
-        Whether it holds a file.
-    """
+    """Tell whether the folder of `engine_folder` holds a file from an earlier start."""
     try:
         return any(each.is_file() for each in folder.rglob("*"))
     except FileNotFoundError:  # another process is making or removing some
@@ -144,11 +116,7 @@ def holds_engines(folder: Path) -> bool:
 
 
 def empty(folder: Path, reason: str) -> None:
-    """Remove engines that cannot be read, so that they are built again.
-
-    Args:
-        folder: of `engine_folder`; it stays.
-    """
+    """Remove engines that cannot be read, so that they are built again in the folder of `engine_folder`."""
     _log.warning("kept engines could not be used (%s): they are built again in %s", reason, folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

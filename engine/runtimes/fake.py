@@ -13,20 +13,15 @@ Network = Callable[[Tensor], Tensor]
 
 
 class FakeRuntime(Runtime):
-    """Runs a Python function as if it were a network.
+    """Runs a Python function of float32[N, C, H, W] as if it were a network.
 
-    Threads: `run` may be called from several threads if the function may.
+    Threads: `run` may be called from several threads if the function may; a pipeline may have so many runs under way as
+    there are streams.
     """
 
     def __init__(
         self, network: Network, *, input_shape: tuple[int | None, ...] = (None, 3, None, None), streams: int = 1
     ) -> None:
-        """Wrap a function.
-
-        Args:
-            network: float32[N, C, H, W] to the network's output.
-            streams: how many runs a pipeline may have under way at once.
-        """
         self._network: Network | None = network
         self.inputs = (TensorSpec("x", np.dtype(np.float32), input_shape),)
         # Its shape is known after a run only.

@@ -10,11 +10,7 @@ _COMPILED_MODELS_FOLDER = "openvino"
 
 
 def require_provider(options: OnnxOptions) -> None:
-    """Find out whether the library, the provider and its device are there.
-
-    Raises:
-        RuntimeUnavailableError: something is absent; the message says what to install or choose.
-    """
+    """Require the library, the provider and its device; RuntimeUnavailableError says what to install or choose."""
     if options.provider is Provider.OPENVINO:
         from engine.runtimes.openvino import require_openvino
 
@@ -28,12 +24,9 @@ def require_provider(options: OnnxOptions) -> None:
 def load_onnx(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> Runtime:
     """Load an ONNX model, and prove with a first run that it works.
 
-    Args:
-        ledger: folder of earlier successes, which also keeps what OpenVINO compiled; None: nothing is kept.
-
-    Raises:
-        RuntimeUnavailableError: the library, the provider or its device is absent.
-        ModelLoadError: the library refuses the model, or its first run fails.
+    `ledger` is the folder of earlier successes, which also keeps what OpenVINO compiled. RuntimeUnavailableError: the
+    library, the provider or its device is absent. ModelLoadError: the library refuses the model, or its first run
+    fails.
     """
     if options.provider is Provider.OPENVINO:
         from engine.runtimes.openvino import OpenVinoRuntime

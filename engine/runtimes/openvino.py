@@ -10,11 +10,10 @@ that it has not seen. A compiled model is kept beside the load marks, and the ne
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from engine.bundle.bundle import OnnxModel
 from engine.errors import EngineError, InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
-from engine.runtimes.engine_cache import engine_folder
+from engine.runtimes.engine_cache import FolderKey, engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import atomic_file
@@ -44,25 +43,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledKey:
-    """What a compiled model depends on.
+class CompiledKey(FolderKey):
+    """What a compiled model depends on."""
 
-    Attributes:
-        model_digest: SHA-256 of the ONNX file.
-        version: of OpenVINO.
-        processor: model and flags, which decide what kernels are chosen.
-        settings: what it is compiled with.
-    """
-
-    model_digest: str
-    version: str
-    processor: tuple[str, ...]
-    settings: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        """Another one as soon as anything differs."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+    model_digest: str  # SHA-256 of the ONNX file
+    version: str  # of OpenVINO
+    processor: tuple[str, ...]  # model and flags, which decide what kernels are chosen
+    settings: Mapping[str, str]  # what it is compiled with
 
 
 def compile_settings(options: OnnxOptions) -> dict[str, str]:
@@ -85,8 +72,7 @@ def compile_settings(options: OnnxOptions) -> dict[str, str]:
 def require_openvino(options: OnnxOptions) -> None:
     """Find out whether OpenVINO starts here, and computes right.
 
-    Raises:
-        RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
+    RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
     """
     if options.precision is Precision.INT8 and not has_vnni():
         raise RuntimeUnavailableError(
@@ -107,13 +93,10 @@ def _core() -> Any:
 
 
 def load_library() -> Any:
-    """Import OpenVINO without what its makers would be told about it.
+    """Import OpenVINO without what its makers would be told about it; RuntimeUnavailableError if it is not installed.
 
     `openvino` imports its model converter, which writes an identifier into the home folder and asks the network for its
     makers' host. It does neither where `openvino_telemetry` cannot be imported.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed.
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault(_TELEMETRY, cast("Any", None))
@@ -134,14 +117,10 @@ class OpenVinoRuntime(Runtime):
     """
 
     def __init__(self, model: OnnxModel, options: OnnxOptions, kept: Path | None = None) -> None:
-        """Load the model and prove with a first run that it works.
+        """Load the model and prove with a first run that it works; `kept` is the folder of compiled models.
 
-        Args:
-            kept: folder of compiled models; None: compile each time.
-
-        Raises:
-            RuntimeUnavailableError: OpenVINO is absent.
-            ModelLoadError: OpenVINO refuses the model or computes otherwise than asked for, or the first run fails.
+        RuntimeUnavailableError: OpenVINO is absent. ModelLoadError: OpenVINO refuses the model or computes otherwise
+        than asked for, or the first run fails.
         """
         require_openvino(options)
         self._options = options

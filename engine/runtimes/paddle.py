@@ -35,14 +35,7 @@ from typing_extensions import override
 
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
-from engine.options import (
-    Device,
-    DynamicShapeProfile,
-    PaddleOptions,
-    Precision,
-    RuntimeName,
-    TensorRtPreparation,
-)
+from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName, TensorRtPreparation
 from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, engine_folder
 from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
@@ -73,12 +66,7 @@ class PrecisionMode:
 
 @dataclass(frozen=True, slots=True)
 class ConfigCall:
-    """One call on `paddle.inference.Config`.
-
-    Attributes:
-        method: its name.
-        arguments: positional arguments.
-    """
+    """One call on `paddle.inference.Config`, with positional arguments."""
 
     method: str
     arguments: tuple[object, ...] = ()
@@ -96,10 +84,8 @@ def configuration(options: PaddleOptions, kind: ProgramKind) -> tuple[ConfigCall
 
     TensorRT for a PIR program is another mechanism: the program is converted first (`pir_tensorrt_arguments`), and what
     it makes is loaded like any other. Paddle's `use_optimized_model` is not called: it would write a copy beside the
-    program and load that copy the next time.
-
-    Raises:
-        OptionError: TensorRT without any shape profile, or INT8 for a PIR program.
+    program and load that copy the next time. OptionError: TensorRT without any shape profile, or INT8 for a PIR
+    program.
     """
     calls = [] if options.verbose else [ConfigCall("disable_glog_info")]
     calls += _gpu_calls(options) if options.device is Device.GPU else _cpu_calls(options)
@@ -191,27 +177,19 @@ def _profile_missing() -> OptionError:
 
 @dataclass(frozen=True, slots=True)
 class PirTensorRtArguments:
-    """Arguments of `paddle.tensorrt`'s conversion of a PIR program.
+    """Arguments of `paddle.tensorrt`'s conversion of a PIR program."""
 
-    Attributes:
-        inputs: keyword arguments of `Input`, one mapping an input.
-        min_subgraph_size: TensorRT takes subgraphs of at least so many operators.
-        precision_mode: member name of `paddle.tensorrt.PrecisionMode`.
-        workspace_size: bytes.
-    """
-
-    inputs: tuple[Mapping[str, object], ...]
-    min_subgraph_size: int
-    precision_mode: str
-    workspace_size: int
+    inputs: tuple[Mapping[str, object], ...]  # keyword arguments of `Input`
+    min_subgraph_size: int  # in operators
+    precision_mode: str  # member name of `paddle.tensorrt.PrecisionMode`
+    workspace_size: int  # bytes
 
 
 def pir_tensorrt_arguments(options: PaddleOptions) -> PirTensorRtArguments:
     """Decide how a PIR program is converted for TensorRT.
 
-    Raises:
-        OptionError: no shape profile, or INT8: `TensorRTConfig` takes neither table nor calibrator, and its warm-up
-            data serve to find shapes.
+    OptionError: no shape profile, or INT8: `TensorRTConfig` takes neither table nor calibrator, and its warm-up data
+    serve to find shapes.
     """
     _require_calibratable(options)
     shapes = options.tensorrt_files.shapes
@@ -239,12 +217,6 @@ def engine_key(model: PaddleModel, options: PaddleOptions, versions: Mapping[str
 
     Paddle names both after the tensors at the borders of a subgraph, so that two trainings of one network have the same
     names, and looks at neither shapes nor versions: each key has a folder of its own.
-
-    Args:
-        options: precision, shapes, smallest subgraph, TF32.
-
-    Returns:
-        The key of `engine_folder`.
     """
     ranges = options.tensorrt_files.shape_range_file
     return EngineKey(
@@ -261,11 +233,7 @@ def engine_key(model: PaddleModel, options: PaddleOptions, versions: Mapping[str
 
 
 def keep_program(model: PaddleModel, folder: Path) -> PaddleModel:
-    """Copy program and weights to where Paddle may write beside them.
-
-    Args:
-        folder: of this model; made if absent. What is there already is taken.
-    """
+    """Copy program and weights to a folder, where Paddle may write beside them; what is there already is taken."""
     # Paddle's tools look for the weights by the program's stem.
     kept = PaddleModel(folder / f"model{model.program.suffix}", folder / "model.pdiparams", model.digest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,26 +246,15 @@ def keep_program(model: PaddleModel, folder: Path) -> PaddleModel:
 
 
 def calibration_tables(folder: Path) -> tuple[Path, ...]:
-    """Find the calibration tables beside a kept program.
-
-    Args:
-        folder: of `keep_program`.
-
-    Returns:
-        A file per subgraph that TensorRT takes; none before a calibration.
-    """
+    """Find the calibration tables beside a kept program, one per subgraph of TensorRT; none before a calibration."""
     return tuple(sorted(folder.glob("_opt_cache/trt_calib_*")))
 
 
 def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
     """Make sure that Paddle will do with INT8 what was asked for: run with a table, or write a new one.
 
-    Args:
-        folder: of `keep_program`.
-        options: with precision INT8; preparing a calibration removes the table that is there.
-
-    Raises:
-        OptionError: there is no table, and none is to be written.
+    Preparing a calibration removes the table in the folder of `keep_program`. OptionError: there is no table, and none
+    is to be written.
     """
     if options.preparation is TensorRtPreparation.CALIBRATION:
         shutil.rmtree(folder / "_opt_cache", ignore_errors=True)
@@ -309,11 +266,7 @@ def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
 
 
 def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Read inputs and outputs from a `.pdmodel`.
-
-    Raises:
-        ModelLoadError: the bytes are no program.
-    """
+    """Read inputs and outputs from a `.pdmodel`; ModelLoadError if the bytes are no program."""
     _import_paddle()
     from google.protobuf.message import DecodeError
     from paddle.base.proto import framework_pb2
@@ -324,17 +277,11 @@ def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[
         block = description.blocks[0]
     except (DecodeError, IndexError) as error:
         raise ModelLoadError(f"the program is no .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
-    types = {
-        framework_pb2.VarType.FP16: np.float16,
-        framework_pb2.VarType.FP32: np.float32,
-        framework_pb2.VarType.FP64: np.float64,
-        framework_pb2.VarType.UINT8: np.uint8,
-        framework_pb2.VarType.INT8: np.int8,
-        framework_pb2.VarType.INT16: np.int16,
-        framework_pb2.VarType.INT32: np.int32,
-        framework_pb2.VarType.INT64: np.int64,
-        framework_pb2.VarType.BOOL: np.bool_,
-    }
+    kinds = {
+        "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8, "INT8": np.int8,
+        "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
+    }  # fmt: skip
+    types = {getattr(framework_pb2.VarType, name): kind for name, kind in kinds.items()}
     variables = {variable.name: variable.type for variable in block.vars}
 
     def specs(kind: str, side: str) -> tuple[TensorSpec, ...]:
@@ -393,10 +340,8 @@ class PaddleRuntime(Runtime):
     def __init__(self, model: PaddleModel, options: PaddleOptions) -> None:
         """Load the model and prove with a first run that it works.
 
-        Raises:
-            RuntimeUnavailableError: Paddle, or its GPU or TensorRT support, is absent.
-            ModelLoadError: Paddle refuses the model, or its first run fails.
-            OptionError: TensorRT without a shape profile.
+        RuntimeUnavailableError: Paddle, or its GPU or TensorRT support, is absent. ModelLoadError: Paddle refuses the
+        model, or its first run fails. OptionError: TensorRT without a shape profile.
         """
         on_gpu = options.device is Device.GPU
         if on_gpu:
@@ -482,11 +427,7 @@ class PaddleRuntime(Runtime):
 
 
 def require_device(options: PaddleOptions) -> None:
-    """Find out whether Paddle is installed and sees the device.
-
-    Raises:
-        RuntimeUnavailableError: Paddle, its GPU support, or the GPU is absent.
-    """
+    """Require that Paddle is installed and sees the device, else RuntimeUnavailableError."""
     paddle = _import_paddle()
     if options.device is Device.CPU:
         return

@@ -48,32 +48,18 @@ _DISTRIBUTIONS: Mapping[RuntimeName, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A configuration, what it was measured on, and why it was chosen.
+    """A configuration, what it was measured on, and why it was chosen."""
 
-    Attributes:
-        bundle: digest of the bundle.
-        host: the machine.
-        versions: distribution to version, of the runtime's own libraries.
-        provider: what runs the network, and in which library.
-        precision: arithmetic of the network.
-        threads: of the runtime, all streams together; at most the cores of its host.
-        batch_size: images that share one run, 1 to `LARGEST_BATCH`.
-        goal: what was asked for: latency, throughput or memory.
-        reason: why this configuration, with its figures.
-        streams: runs that may be under way at once, each with an equal share of the threads.
-        cuda: how ONNX Runtime works on a GPU.
-    """
-
-    bundle: str
+    bundle: str  # digest
     host: Host
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of the runtime's own libraries
     provider: TunedProvider
     precision: Precision
-    threads: int
-    batch_size: int
-    goal: str
-    reason: str
-    streams: int = 1
+    threads: int  # of all streams together; at most the cores of the host
+    batch_size: int  # images that share one run, 1 to `LARGEST_BATCH`
+    goal: str  # what was asked for: latency, throughput or memory
+    reason: str  # why this configuration, with its figures
+    streams: int = 1  # runs that may be under way at once, each with an equal share of the threads
     cuda: CudaExecution = CudaExecution()
 
     def __post_init__(self) -> None:
@@ -89,7 +75,6 @@ class Profile:
 
     @property
     def runtime(self) -> RuntimeName:
-        """The library."""
         return runtime_of(self.provider)
 
     @property
@@ -98,11 +83,7 @@ class Profile:
         return hashlib.sha256(_profile_type().dump_json(self)).hexdigest()
 
     def options(self, *, verbose: bool = False) -> RuntimeOptions:
-        """What the runtime is opened with.
-
-        Raises:
-            OptionError: the profile contradicts itself.
-        """
+        """What the runtime is opened with; OptionError if the profile contradicts itself."""
         if self.runtime is RuntimeName.ONNX:
             return OnnxOptions(
                 provider=Provider(self.provider),
@@ -126,15 +107,9 @@ class Profile:
     def mismatch(
         self, bundle: Bundle, host: Host | None = None, versions: Mapping[str, str] | None = None
     ) -> str | None:
-        """Say why the profile must not be obeyed.
+        """Say what differs from what it was measured on, so that the profile must not be obeyed; None if nothing does.
 
-        Args:
-            bundle: an open bundle.
-            host: the machine; None: this one.
-            versions: distribution to version; None: what is installed.
-
-        Returns:
-            What differs from what it was measured on; None if nothing does.
+        Without `host` and `versions` it is held against this machine and what is installed.
         """
         if self.bundle != bundle.digest:
             return f"it was tuned for another bundle ({self.bundle[:8]} there, {bundle.digest[:8]} here)"
@@ -169,32 +144,16 @@ def runtime_of(provider: str) -> RuntimeName:
 
 
 def library_versions(runtime: RuntimeName) -> dict[str, str]:
-    """List the versions that decide how fast a runtime is.
-
-    Returns:
-        Distribution to version, of those that are installed.
-    """
+    """List the installed versions that decide how fast a runtime is, by distribution."""
     return installed_versions(_DISTRIBUTIONS[runtime])
 
 
 def profile_json(profile: Profile) -> bytes:
-    """Write a profile as text.
-
-    Returns:
-        UTF-8 JSON, as `read_profile` reads it.
-    """
     return _profile_type().dump_json(profile, indent=2) + b"\n"
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a profile.
-
-    Returns:
-        The profile; whether it may be obeyed is not known yet.
-
-    Raises:
-        OptionError: the file cannot be read, or is no profile.
-    """
+    """Read a profile; whether it may be obeyed is not known yet. OptionError if it cannot be read, or is none."""
     try:
         return _profile_type().validate_python(read_json(path, _MOST_BYTES))
     except SettingsError as error:

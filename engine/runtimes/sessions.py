@@ -11,7 +11,7 @@ Session = TypeVar("Session")
 
 
 class Sessions(Generic[Session]):
-    """A vendor library's sessions: who runs borrows one, and waits while all are lent.
+    """A vendor library's sessions, at least one: who runs borrows one, and waits while all are lent.
 
     The one that came back last is lent first: its memory is warm. A session that allows several runs at once may be
     given several times.
@@ -23,22 +23,13 @@ class Sessions(Generic[Session]):
     """
 
     def __init__(self, sessions: Sequence[Session]) -> None:
-        """Take over the sessions.
-
-        Args:
-            sessions: at least one.
-        """
         self._free = [*sessions]
         self._changed = Condition()
         self._closed = False
 
     @contextmanager
     def lend(self) -> Generator[Session]:
-        """Borrow a session for one run.
-
-        Raises:
-            InferenceError: the sessions are closed.
-        """
+        """Borrow a session for one run; InferenceError if they are closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed)
             if self._closed:

@@ -48,23 +48,15 @@ _VERSIONED = (
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One model to be tried.
+    """One model to be tried."""
 
-    Attributes:
-        request: the model and how it will be loaded; for an ONNX model also the folder of what OpenVINO compiled.
-        library: what may be killed by it.
-        model: what messages call the file that is loaded.
-        files: all that messages name.
-        timeout_s: seconds that the child may take.
-        instead: what the user may try.
-    """
-
+    # the model and how it will be loaded; for an ONNX model also the folder of what OpenVINO compiled
     request: _Request
-    library: str
-    model: str
-    files: str
+    library: str  # what may be killed by it
+    model: str  # what messages call the file that is loaded
+    files: str  # all that messages name
     timeout_s: float
-    instead: str
+    instead: str  # what the user may try
 
     @property
     def key(self) -> str:
@@ -79,12 +71,8 @@ class _Trial:
 def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | None) -> None:
     """Make sure that loading a Paddle model here cannot kill this process.
 
-    Args:
-        ledger: folder of earlier successes; None: try each time.
-
-    Raises:
-        ModelLoadError: the child was killed, ran out of memory or time, Paddle refuses the model, or oneDNN changes its
-            results.
+    Earlier successes are in the folder `ledger`; None: try each time. ModelLoadError: the child was killed, ran out of
+    memory or time, Paddle refuses the model, or oneDNN changes its results.
     """
     program, params = model.program.name, model.params.name
     # The child works in a folder of its own.
@@ -106,13 +94,8 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
 
     The CPU stands in for a GPU: TensorRT takes minutes to build an engine, and what is hostile in a model is hostile on
     every provider. OpenVINO compiles in the child for the threads and streams asked for, and what it compiled is kept.
-
-    Args:
-        ledger: folder of earlier successes; None: try each time.
-
-    Raises:
-        ModelLoadError: the child was killed, ran out of memory or time, or the library refuses the model.
-        RuntimeUnavailableError: the library or the provider is absent.
+    ModelLoadError: the child was killed, ran out of memory or time, or the library refuses the model.
+    RuntimeUnavailableError: the library or the provider is absent.
     """
     name = "/".join(model.path.parts[-3:])
     absolute = replace(model, path=model.path.absolute())
@@ -195,11 +178,7 @@ def _load_paddle(model: PaddleModel, options: PaddleOptions) -> None:
 def require_same_results(plain: Runtime, onednn: Runtime, where: str) -> None:
     """Compare Paddle's own kernels with oneDNN's on noise, at a size that no grid divides if the network takes it.
 
-    Args:
-        plain: without oneDNN.
-
-    Raises:
-        ModelLoadError: scores differ by more than a thousandth of their range, or more than a thousandth of a mask.
+    ModelLoadError: scores differ by more than a thousandth of their range, or more than a thousandth of a mask.
     """
     for height, width in _COMPARED_SIDES:
         feeds = {spec.name: _noise(spec, height, width) for spec in plain.inputs}

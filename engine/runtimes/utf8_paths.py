@@ -14,11 +14,7 @@ from engine.system.text import is_utf8
 
 @contextmanager
 def utf8_paths(*paths: Path) -> Generator[tuple[Path, ...]]:
-    """Give files names that every library takes.
-
-    Yields:
-        The same paths where they are UTF-8; otherwise links to the files, which are gone when the block ends.
-    """
+    """Give files names that every library takes: the same paths where they are UTF-8, else links for a while."""
     if all(is_utf8(str(path)) for path in paths):
         yield paths
         return

@@ -26,18 +26,7 @@ Flip = tuple[bool, bool]
 
 @dataclass(frozen=True, slots=True)
 class Averaging(Options):
-    """How an image is seen.
-
-    Attributes:
-        crop_size: width and height of the sliding window in pixels; None: the whole image at once.
-        stride: by how much it moves, to the right and down, in pixels.
-        scales: factors for the sides of the tensor; its own size only counts if 1.0 is among them.
-        flip_horizontal: whether it is seen with left and right exchanged, too.
-        flip_vertical: whether it is seen upside down, too; with both, in both ways at once as well.
-
-    Raises:
-        OptionError: They contradict each other, or would leave gaps.
-    """
+    """How an image is seen; options that contradict each other, or would leave gaps, are an OptionError."""
 
     title: ClassVar[str] = "Seeing each image several times"
 
@@ -105,14 +94,9 @@ class Averaging(Options):
 
 
 def sliding_windows(length: int, crop: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Where a window stops on its way along an axis.
+    """Where a window stops on its way along an axis of pixels; the stride is at most `crop`.
 
-    Args:
-        length: of the axis, in pixels.
-        stride: at most `crop`.
-
-    Yields:
-        First pixel, and the one behind the last; the last window is shifted back inside.
+    Yields the first pixel, and the one behind the last; the last window is shifted back inside.
 
     >>> list(sliding_windows(10, 4, 3)), list(sliding_windows(9, 4, 4)), list(sliding_windows(3, 4, 2))
     ([(0, 4), (3, 7), (6, 10)], [(0, 4), (4, 8), (5, 9)], [(0, 3)])
@@ -133,14 +117,9 @@ class AveragedForward:
         return self.averaging.record()
 
     def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
-        """Run the network over images, each several times.
+        """Average the scores of each image at the size of its tensor, or find the class with most votes.
 
-        Returns:
-            One output per image, in order: averaged scores at the size of its tensor, or the class with most votes.
-
-        Raises:
-            ImageError: a scale leaves nothing of an image, or makes it too large.
-            InferenceError: the run failed, or returned no segmentation.
+        ImageError: a scale leaves nothing of an image, or makes it too large.
         """
         return [self._averaged(run_once, each) for each in prepared]
 
@@ -177,11 +156,7 @@ def _seen(run_once: RunOnce, tensor: Tensor) -> RawOutput:
 
 
 def averaged(predictor: Predictor, averaging: Averaging) -> Predictor:
-    """Let a predictor see each image several times.
-
-    Args:
-        predictor: an open predictor; the result shares its runtime and keeps to the same memory limit.
-    """
+    """Let a predictor see each image several times; the result shares its runtime and its limit on memory."""
     if averaging.changes_nothing:
         return predictor
     averaging_predictor = copy(predictor)

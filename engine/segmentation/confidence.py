@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InferenceError, OptionError
-from engine.segmentation.postprocess import OutputKind, Planes, index_counts
-from engine.transforms import TransformRecord, restore_plane
+from engine.segmentation.postprocess import OutputKind, Planes, index_counts, restored_scores
+from engine.transforms import TransformRecord
 
 ConfidencePlane = npt.NDArray[np.uint8]
 """Probabilities in steps of 1/255, from 1 on; 0 stands for pixels without data."""
@@ -38,19 +38,12 @@ class ScoreScale(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Confidence:
-    """How sure a network is of the classes of an image.
+    """How sure a network is of the classes of an image."""
 
-    Attributes:
-        plane: uint8[H, W] of the mask's size, or of its overview where the mask is only that; 0: no data.
-        mean: of the pixels with data, 0–1.
-        unsure: share of the pixels with data whose class is less probable than `limit`, 0–1.
-        limit: below it a pixel counts as unsure, 0–1.
-    """
-
-    plane: ConfidencePlane
-    mean: float
-    unsure: float
-    limit: float
+    plane: ConfidencePlane  # uint8[H, W] of the mask's size, or of its overview where the mask is only that; 0: no data
+    mean: float  # of the pixels with data, 0–1
+    unsure: float  # share of the pixels with data whose class is less probable than `limit`, 0–1
+    limit: float  # below it a pixel counts as unsure, 0–1
 
 
 def class_confidence(
@@ -62,18 +55,11 @@ def class_confidence(
     threshold: float = 0.5,
     temperature: float = 1.0,
 ) -> ConfidencePlane:
-    """Find the probability of each pixel's class: the softmax of its scores, at the size of the mask.
+    """Find the probability of each pixel's class, uint8[H, W]: the softmax of its scores, at the size of the mask.
 
-    Args:
-        planes: float32[P, H, W], as `score_planes` returns them.
-        kind: scores or a probability map.
-        threshold: above it, a pixel of a probability map belongs to class 1.
-
-    Returns:
-        uint8[H, W].
-
-    Raises:
-        OptionError: there are two classes that went through sigmoids: of them only the difference is at hand.
+    Planes are float32[P, H, W], as `score_planes` returns them, of scores or of a probability map, whose pixels above
+    `threshold` belong to class 1. OptionError: there are two classes that went through sigmoids: of them only the
+    difference is at hand.
 
     >>> scores = np.array([[[0.0]], [[np.log(3)]]], dtype=np.float32)
     >>> from engine.segmentation.postprocess import score_planes
@@ -83,11 +69,11 @@ def class_confidence(
     """
     match kind:
         case OutputKind.PROBABILITY:
-            found = np.clip(_restored(planes[0], records), 0, 1)
+            found = np.clip(restored_scores(planes[0], records), 0, 1)
             return _levels(_tempered(np.where(found > threshold, found, 1 - found), temperature))
         case OutputKind.SCORES if len(planes) == 1:
             require_more_than_two(scale)
-            apart = np.abs(_restored(planes[0], records))
+            apart = np.abs(restored_scores(planes[0], records))
             if scale is ScoreScale.PROBABILITIES:
                 return _levels(_tempered((1 + np.minimum(apart, 1)) / 2, temperature))
             return _levels(_real(1 / (1 + np.exp(-apart / np.float32(temperature)))))
@@ -99,11 +85,7 @@ def class_confidence(
 
 
 def require_scores(kind: OutputKind) -> OutputKind:
-    """Refuse outputs from which no confidence can be read.
-
-    Raises:
-        OptionError: the network returns classes without scores, or classes that overlap.
-    """
+    """Refuse classes without scores and classes that overlap, of which no confidence can be read: OptionError."""
     if kind is OutputKind.MASK:
         raise OptionError(NO_SCORES)
     if kind is OutputKind.MULTILABEL:
@@ -112,11 +94,7 @@ def require_scores(kind: OutputKind) -> OutputKind:
 
 
 def require_more_than_two(scale: ScoreScale) -> None:
-    """Refuse two classes whose scores went through sigmoids.
-
-    Raises:
-        OptionError: they did.
-    """
+    """Refuse two classes whose scores went through sigmoids, with an OptionError."""
     if scale is ScoreScale.SIGMOIDS:
         raise OptionError(
             "the network returns two classes that each went through a sigmoid, and from their difference no confidence "
@@ -134,31 +112,17 @@ def level_of(limit: float) -> int:
 
 
 def level_counts(plane: ConfidencePlane) -> npt.NDArray[np.int64]:
-    """Count the pixels of each level.
-
-    Returns:
-        int64[256].
-    """
+    """Count the pixels of each level, int64[256]."""
     return index_counts(plane.reshape(-1), _LEVELS + 1)
 
 
 def confidence_of(plane: ConfidencePlane, counts: npt.NDArray[np.int64], limit: float | None) -> Confidence:
-    """Sum the confidence of an image up.
-
-    Args:
-        plane: of the image, or an overview of it.
-        counts: int64[256], pixels of each level of the whole image.
-        limit: below it a pixel counts as unsure; None: the usual one.
-    """
+    """Sum up the confidence of an image from its plane, or an overview, and its int64[256] pixels of each level."""
     limit = USUAL_LIMIT if limit is None else limit
     pixels = int(counts[1:].sum())
     mean = float((counts * np.arange(_LEVELS + 1)).sum() / (pixels * _LEVELS)) if pixels else 0.0
     unsure = float(counts[1 : level_of(limit)].sum() / pixels) if pixels else 0.0
     return Confidence(plane, mean, unsure, limit)
-
-
-def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
-    return restore_plane(plane, records, interpolation="linear")
 
 
 def _real(values: npt.NDArray[np.floating]) -> Planes:
@@ -180,10 +144,10 @@ def _running_softmax(
     planes: Planes, records: Sequence[TransformRecord], scale: ScoreScale, temperature: np.float32
 ) -> Planes:
     """The largest of the softmax over the restored planes, of which three are held at any time."""
-    highest = logits_of(_restored(planes[0], records), scale) / temperature
+    highest = logits_of(restored_scores(planes[0], records), scale) / temperature
     total = np.ones_like(highest)
     for each in planes[1:]:
-        plane = logits_of(_restored(each, records), scale) / temperature
+        plane = logits_of(restored_scores(each, records), scale) / temperature
         above = np.maximum(highest, plane)
         total = total * np.exp(highest - above) + np.exp(plane - above)
         highest = above
@@ -191,14 +155,7 @@ def _running_softmax(
 
 
 def logits_of(scores: Planes, scale: ScoreScale) -> Planes:
-    """Turn scores into what a softmax takes.
-
-    Args:
-        scores: float32 of any shape.
-
-    Returns:
-        float32 of the same shape, up to a number that all classes of a pixel share.
-    """
+    """Turn scores into what a softmax takes, up to a number that all classes of a pixel share."""
     match scale:
         case ScoreScale.LOGITS:
             return scores

@@ -44,31 +44,20 @@ def _rise(small_bytes: int, large_bytes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """What the runs of a network may use.
+    """What the runs of a network may use."""
 
-    Attributes:
-        limit_bytes: before the kernel ends the process.
-        base_bytes: what the process holds without any run.
-        bytes_per_pixel: what a run takes per pixel of its input.
-        held_bytes_per_pixel: what an image takes while it waits before a run or after it.
-        where: what is limited, for messages.
-    """
-
-    limit_bytes: int
-    base_bytes: int
-    bytes_per_pixel: float
-    held_bytes_per_pixel: float = 0
-    where: str = "memory"
+    limit_bytes: int  # before the kernel ends the process
+    base_bytes: int  # what the process holds without any run
+    bytes_per_pixel: float  # what a run takes per pixel of its input
+    held_bytes_per_pixel: float = 0  # what an image takes while it waits before a run or after it
+    where: str = "memory"  # what is limited, for messages
 
     @classmethod
     def measured(cls, run_square: Callable[[int], int], limit_bytes: int) -> Self | None:
         """Measure what runs take; nothing else should be going on in the process meanwhile.
 
-        Args:
-            run_square: runs the network on an empty picture of so many pixels a side; tells the bytes of its output.
-
-        Returns:
-            The budget; None if the network does not take small pictures.
+        `run_square` runs the network on an empty picture of so many pixels a side, and tells the bytes of its output.
+        None if the network does not take small pictures.
         """
         base_bytes = process_memory_bytes("VmRSS")
         try:
@@ -81,14 +70,11 @@ class MemoryBudget:
 
     @classmethod
     def measured_on(cls, memory: DeviceMemory, run_square: Callable[[int], int]) -> Self | None:
-        """Measure what runs take of a GPU's memory. What waits before a run and after it lies elsewhere.
+        """Measure what runs take of a GPU's memory, as `measured` does.
 
-        Args:
-            memory: of the GPU; what a run takes stays with the runtime, so that what is used afterwards is the peak.
-            run_square: runs the network on an empty picture of so many pixels a side.
+        What waits before a run and after it lies elsewhere.
 
-        Returns:
-            The budget; None if the network does not take small pictures.
+        What a run takes stays with the runtime, so that what is used afterwards is the peak.
         """
         used, free = memory.used_bytes(), memory.free_bytes()
         try:
@@ -106,33 +92,20 @@ class MemoryBudget:
     def batch_that_fits(self, pixels: int, wanted: int, read_ahead: int) -> int:
         """Find the batch size that keeps a pipeline within the limit: it holds two batches and what it read ahead.
 
+        From 1 to `wanted`; 1 also where not even that fits, which the run itself refuses.
+
         >>> MemoryBudget(1000 << 20, 100 << 20, 512, 64).batch_that_fits(1 << 20, 8, 2)
         1
-
-        Args:
-            wanted: at least 1.
-
-        Returns:
-            1 to `wanted`; 1 also where not even that fits, which the run itself refuses.
         """
         free = self.usable_bytes - pixels * self.held_bytes_per_pixel * read_ahead
         each = pixels * (self.bytes_per_pixel + 2 * self.held_bytes_per_pixel)
         return wanted if each * wanted <= free else max(1, int(free // each))
 
     def images_that_fit(self, pixels: int, wanted: int) -> int:
-        """Find how many images may share a run.
+        """Find how many of the waiting images, at least 1, may share a run; InferenceError if not even one fits.
 
         >>> MemoryBudget(1000 << 20, 100 << 20, 1024).images_that_fit(256 * 1024, 8)
         3
-
-        Args:
-            wanted: how many are waiting, at least 1.
-
-        Returns:
-            1 to `wanted`.
-
-        Raises:
-            InferenceError: not even one fits.
         """
         needed = pixels * self.bytes_per_pixel
         if needed > self.usable_bytes:

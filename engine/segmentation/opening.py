@@ -35,19 +35,12 @@ _STEP_DOWN = (OptionError, RuntimeUnavailableError, ModelLoadError, ConversionEr
 
 @dataclass(frozen=True, slots=True)
 class OpenedRuntime:
-    """A runtime and how it was arrived at.
-
-    Attributes:
-        runtime: the loaded model.
-        bundle: the bundle, with a converted model added if one was made.
-        fallbacks: what failed before it, one line each.
-        profile: the tuned profile that it was chosen by; None where none was.
-    """
+    """A runtime and how it was arrived at."""
 
     runtime: Runtime
-    bundle: Bundle
-    fallbacks: tuple[str, ...]
-    profile: Profile | None = None
+    bundle: Bundle  # with a converted model added if one was made
+    fallbacks: tuple[str, ...]  # what failed before it, one line each
+    profile: Profile | None = None  # the tuned one that it was chosen by; None where none was
 
 
 def open_predictor(

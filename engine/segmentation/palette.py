@@ -45,13 +45,7 @@ class OverlayStyle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OverlayOptions(Options):
-    """How masks are laid over their pictures.
-
-    Attributes:
-        overlay: whether regions are filled, or have outlines.
-        overlay_strength: 0 shows the picture alone, 1 hides it behind the colours; None: that of the style.
-        overlay_legend: whether saved overlays name their classes below the picture.
-    """
+    """How masks are laid over their pictures."""
 
     title: ClassVar[str] = "Overlays"
 
@@ -84,37 +78,15 @@ class OverlayOptions(Options):
         return {name: value for name, value in self.values().items() if value != usual[name]}
 
 
-def color_map(count: int) -> tuple[Color, ...]:
-    """Compute PaddleSeg's pseudo-colour map, the one of PASCAL VOC without its first entry, black.
-
-    The bits of a colour's number, lowest first, are dealt in turn to red, green and blue, highest bit first.
-
-    >>> color_map(4)
-    ((128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
-
-    Source: paddleseg/utils/visualize.py, `get_color_map_list`, 2.8.0.
-
-    Args:
-        count: Number of colours, 0 to 2**24 - 1.
-    """
-    return tuple(itertools.islice(_voc_colors(), count))
-
-
 def palette_for(colors: Sequence[Color | None], count: int) -> NDArray[np.uint8]:
-    """Complete the colours of a bundle's classes to a palette.
+    """Complete the colours of a bundle's classes to a palette, uint8[count, 3], RGB.
 
-    A class without a colour gets the entry of `color_map` at its index. Where another class already has that colour, it
-    gets the first unused entry past the classes' own, so that no two classes look alike and no third one is affected.
+    A class without a colour gets the entry at its index of PaddleSeg's pseudo-colour map. Where another class already
+    has that colour, it gets the first unused entry past the classes' own, so that no two classes look alike and no
+    third one is affected.
 
     >>> palette_for([None, (128, 0, 0)], 3).tolist()
     [[0, 0, 128], [128, 0, 0], [128, 128, 0]]
-
-    Args:
-        colors: Colour of each class; None, or nothing past the end, where the bundle states none. Entries past `count`
-            are ignored.
-
-    Returns:
-        `uint8[count, 3]`, RGB.
     """
     given = [*colors, *[None] * count][:count]
     taken = set(given)
@@ -126,16 +98,9 @@ def palette_for(colors: Sequence[Color | None], count: int) -> NDArray[np.uint8]
 
 
 def pseudo_color_png(mask: Mask, palette: NDArray[np.uint8]) -> bytes:
-    """Encode a mask in the colours of its classes.
+    """Encode a mask in the colours of its classes; classes past the palette, uint8[K, 3], are black.
 
     Up to 256 classes the file is a palette PNG: its indices are still the classes. Past them it can only be RGB.
-
-    Args:
-        mask: `uint8[H, W]` or `uint16[H, W]`, class indices.
-        palette: `uint8[K, 3]`, RGB; classes from K on are black.
-
-    Returns:
-        A PNG: mode P, or RGB for a `uint16` mask or a palette of more than 256 colours.
     """
     if mask.dtype == np.uint8 and len(palette) <= _PLTE_ENTRIES:
         image = Image.fromarray(mask)
@@ -145,14 +110,7 @@ def pseudo_color_png(mask: Mask, palette: NDArray[np.uint8]) -> bytes:
 
 
 def mask_png(mask: Mask) -> bytes:
-    """Encode a mask for programs: the grey values are the class indices.
-
-    Args:
-        mask: `uint8[H, W]` or `uint16[H, W]`, class indices.
-
-    Returns:
-        A grey PNG of 8 bit, or of 16 bit for a `uint16` mask.
-    """
+    """Encode a mask for programs, as a grey PNG of 8 or 16 bit: the grey values are the class indices."""
     return _png(Image.fromarray(mask))
 
 
@@ -164,21 +122,10 @@ def overlay(
     opacity: float = 0.5,
     style: OverlayStyle = OverlayStyle.FILL,
 ) -> NDArray[np.uint8]:
-    """Blend a mask's colours into its picture.
+    """Blend a mask's colours into its picture, uint8[H, W, 3], RGB; OptionError if `opacity` is not within 0–1.
 
-    Args:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255.
-        mask: `uint8[h, w]` or `uint16[h, w]`, class indices; of another size it is brought to the picture's by nearest.
-        palette: `uint8[K, 3]`, RGB; classes from K on are black.
-        opacity: 0 shows the picture alone, 1 the mask alone.
-        style: Outlines are the pixels next to another class, and have the colour of their own; they grow with the
-            picture.
-
-    Returns:
-        `uint8[H, W, 3]`, RGB.
-
-    Raises:
-        OptionError: `opacity` is not within 0–1.
+    A mask of another size is brought to the picture's by nearest. Classes past the palette, uint8[K, 3], are black.
+    Outlines are the pixels next to another class, and have the colour of their own; they grow with the picture.
     """
     if not 0 <= opacity <= 1:
         raise OptionError(f"overlay opacity is {opacity}: give a share between 0 (picture alone) and 1 (mask alone)")
@@ -200,20 +147,9 @@ def overlay_jpeg(
     options: OverlayOptions = OverlayOptions(),
     names: Sequence[str] = (),
 ) -> bytes:
-    """Encode `overlay` for the eye.
+    """Encode `overlay` for the eye, as a JPEG of quality 90; ImageError if a side is longer than a JPEG can hold.
 
-    Args:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255.
-        mask: `uint8[h, w]` or `uint16[h, w]`, class indices.
-        palette: `uint8[K, 3]`, RGB; classes from K on are black.
-        options: style, strength, and whether there is a legend.
-        names: of the classes, for the legend, which lists those that the picture shows.
-
-    Returns:
-        A JPEG of quality 90; a legend makes it higher than the picture.
-
-    Raises:
-        ImageError: A side is longer than a JPEG can hold.
+    A legend lists the `names` of the classes that the picture shows, and makes the JPEG higher than the picture.
     """
     picture = overlay(pixels, mask, palette, opacity=options.strength, style=options.overlay)
     if options.overlay_legend:
@@ -255,11 +191,9 @@ def _legend(width: int, names: Mapping[int, str], palette: NDArray[np.uint8]) ->
 
 
 def draw_outline(picture: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:
-    """Draw the border of a region into a picture, light on dark, so that it shows on any ground.
+    """Draw the border of a region into a picture, uint8[H, W, 3], light on dark, so that it shows on any ground.
 
-    Args:
-        picture: `uint8[H, W, 3]`, RGB.
-        corners: `float64[N, 2]`, x and y in pixels from the upper left corner.
+    Corners are float64[N, 2], x and y in pixels from the upper left corner.
     """
     line = np.rint((corners - 0.5) * 2**_LINE_BITS).astype(np.int32)
     thickness = max(1, round(max(picture.shape[:2]) / 320))
@@ -268,30 +202,20 @@ def draw_outline(picture: NDArray[np.uint8], corners: NDArray[np.float64]) -> No
 
 
 def planes_npz(planes: NDArray[np.bool_]) -> bytes:
-    """Encode multilabel planes without loss.
-
-    Args:
-        planes: `bool[K, H, W]`, one plane a class; planes may overlap.
-    """
+    """Encode multilabel planes, bool[K, H, W], without loss."""
     file = io.BytesIO()
     np.savez_compressed(file, planes=planes)  # numpy dates its entries 1980, so the bytes do not change with the clock
     return file.getvalue()
 
 
 def composite(planes: NDArray[np.bool_]) -> Mask:
-    """Flatten multilabel planes to one mask, to be shown.
+    """Flatten multilabel planes, bool[K, H, W], to one mask, to be shown.
 
     Of the classes set at a pixel the last one wins. A pixel of no class gets index K, one past the last class, which a
     palette of the K classes draws black.
 
     >>> composite(np.array([[[True, True, False]], [[False, True, False]]])).tolist()
     [[0, 1, 2]]
-
-    Args:
-        planes: `bool[K, H, W]`.
-
-    Returns:
-        `uint8[H, W]`, or `uint16[H, W]` if K does not fit in `uint8`.
     """
     count, height, width = planes.shape
     mask = np.full((height, width), count, np.uint8 if count <= np.iinfo(np.uint8).max else np.uint16)
@@ -305,6 +229,11 @@ def _voc_colors() -> Iterator[Color]:
 
 
 def _voc_color(number: int) -> Color:
+    """An entry of PaddleSeg's pseudo-colour map, the one of PASCAL VOC without its first entry, black.
+
+    The bits of the number, lowest first, are dealt in turn to red, green and blue, highest bit first.
+    Source: paddleseg/utils/visualize.py, `get_color_map_list`, 2.8.0.
+    """
     red = green = blue = 0
     for bit in range(7, -1, -1):
         red |= (number & 1) << bit

@@ -45,14 +45,7 @@ class OutputKind(StrEnum):
 
 
 def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
-    """Tell what the network returned.
-
-    Args:
-        output: The output with its batch axis: [N, H, W] or [N, C, H, W].
-        multilabel: Whether the bundle says that classes do not exclude each other.
-
-    Raises:
-        InferenceError: The output is no segmentation.
+    """Tell what the network returned, [N, H, W] or [N, C, H, W]; InferenceError if it is no segmentation.
 
     >>> output_kind(np.zeros((1, 8, 8), dtype=np.int64), multilabel=False)
     <OutputKind.MASK: 'mask'>
@@ -73,13 +66,9 @@ def output_kind(output: Output, *, multilabel: bool) -> OutputKind:
 
 
 def require_channels_first(output: Output, size: Sequence[int], classes: int) -> None:
-    """Refuse scores whose classes are the last axis: read as [N, C, H, W] they would be stripes of a wrong mask.
+    """Refuse [N, H, W, C]: read as [N, C, H, W] the scores would be stripes of a wrong mask.
 
-    Args:
-        classes: That the bundle names; 0: unknown.
-
-    Raises:
-        InferenceError: The output is [N, H, W, C].
+    `classes` are those that the bundle names; 0: unknown.
     """
     if output.ndim != 4:
         return
@@ -98,18 +87,11 @@ def segment(
 ) -> Mask | Multilabel:
     """Read the classes of one image at the size that it had before the transforms.
 
-    Args:
-        output: One image's output without the batch axis: [H, W] or [1, H, W] for a mask, else [C, H, W].
-        threshold: Probability, between 0 and 1, above which a pixel belongs to the class; for probability maps and
-            multilabel planes. The sigmoid is not computed: x is compared to the threshold's logit.
-
-    Returns:
-        uint8[H, W] of class indices, or uint16 where an index may be above 255; bool[K, H, W] for multilabel.
-
-    Raises:
-        InferenceError: The values are not finite, or not what the kind says; or the output is smaller than the image
-            inside of its padding.
-        OptionError: The threshold is not between 0 and 1.
+    The output has no batch axis: [H, W] or [1, H, W] for a mask, else [C, H, W]. Pixels belong to a class above a
+    probability of `threshold`, in probability maps and multilabel planes; the sigmoid is not computed: x is compared to
+    the threshold's logit. Returns uint8[H, W] of class indices, or uint16 where an index may be above 255; bool[K, H,
+    W] for multilabel. InferenceError: the values are not finite, or not what the kind says; or the output is smaller
+    than the image inside of its padding.
 
     >>> scores = np.array([[[0.1, 2.0]], [[0.9, -1.0]], [[0.9, 0.0]]], dtype=np.float32)
     >>> segment(scores, OutputKind.SCORES, []).tolist()
@@ -123,17 +105,10 @@ def segment(
 
 
 def score_planes(output: Output, kind: OutputKind) -> Planes:
-    """Take out of an output the planes that may be interpolated, averaged and blended before classes are read.
+    """Take from an output [C, H, W] the planes that may be interpolated, averaged and blended before classes are read.
 
-    Args:
-        output: One image's output without the batch axis, [C, H, W].
-
-    Returns:
-        float32[P, H, W]. Of two classes it is the one plane by which the second exceeds the first: all that follows is
-        linear, so it is enough.
-
-    Raises:
-        InferenceError: The values are not finite, or not what the kind says.
+    Returns float32[P, H, W]. Of two classes it is the one plane by which the second exceeds the first: all that follows
+    is linear, so it is enough. InferenceError: the values are not finite, or not what the kind says.
 
     >>> score_planes(np.array([[[1.0]], [[4.0]]], dtype=np.float32), OutputKind.SCORES).tolist()
     [[[3.0]]]
@@ -148,18 +123,10 @@ def score_planes(output: Output, kind: OutputKind) -> Planes:
 
 
 def logits(probabilities: Output) -> Planes:
-    """Turn probabilities of overlapping classes back into what they were before the sigmoid.
+    """Turn probabilities of overlapping classes, 0–1, back into what they were before the sigmoid, float32.
 
-    All that follows is then the same whether the network ends in a sigmoid or not.
-
-    Args:
-        probabilities: [..., H, W], 0–1.
-
-    Returns:
-        float32 of the same shape; 0 and 1 themselves become ±16.
-
-    Raises:
-        InferenceError: The values are not finite, or not within 0–1.
+    All that follows is then the same whether the network ends in a sigmoid or not. 0 and 1 themselves become ±16.
+    InferenceError: the values are not finite, or not within 0–1.
 
     >>> logits(np.array([[[0.5, 1.0]]], dtype=np.float32)).round(2).tolist()
     [[[0.0, 16.0]]]
@@ -174,24 +141,21 @@ def logits(probabilities: Output) -> Planes:
 def read_planes(
     planes: Planes, kind: OutputKind, records: Sequence[TransformRecord] = (), *, threshold: float = 0.5
 ) -> Mask | Multilabel:
-    """Read the classes from planes.
-
-    Args:
-        planes: float32[P, H, W], as `score_planes` returns them.
+    """Read the classes from planes as `score_planes` returns them.
 
     >>> read_planes(np.array([[[3.0, -1.0]]], dtype=np.float32), OutputKind.SCORES).tolist()
     [[1, 0]]
     """
     match kind:
         case OutputKind.SCORES if len(planes) == 1:
-            return (_restored(planes[0], records) > 0).view(np.uint8)  # a tie goes to class 0
+            return (restored_scores(planes[0], records) > 0).view(np.uint8)  # a tie goes to class 0
         case OutputKind.SCORES:
             return _running_argmax(planes, records)
         case OutputKind.PROBABILITY:
-            return (_restored(planes[0], records) > threshold).view(np.uint8)
+            return (restored_scores(planes[0], records) > threshold).view(np.uint8)
         case OutputKind.MULTILABEL:
             logit = math.log(threshold / (1 - threshold))
-            return np.stack([_restored(plane, records) > logit for plane in planes])
+            return np.stack([restored_scores(plane, records) > logit for plane in planes])
         case OutputKind.MASK:
             raise ValueError("a mask has no planes of scores")
     assert_never(kind)
@@ -200,11 +164,7 @@ def read_planes(
 def class_count(output: Output, kind: OutputKind, known: int) -> int:
     """Count the classes that a mask of this output is to be reported with.
 
-    Args:
-        output: The output, with or without its batch axis.
-
-    Returns:
-        The larger one of what the bundle knows and what the network tells apart; a mask does not tell.
+    The larger one of what the bundle knows and what the network tells apart; a mask does not tell.
 
     >>> class_count(np.zeros((1, 19, 8, 8), dtype=np.float32), OutputKind.SCORES, 4)
     19
@@ -220,15 +180,10 @@ def class_count(output: Output, kind: OutputKind, known: int) -> int:
 
 
 def cover(mask: Mask | Multilabel, count: int) -> tuple[float, ...]:
-    """Share of the pixels of each class.
+    """Share of the pixels of each class, 0–1: of class indices [H, W], or of bool[K, H, W].
 
-    Args:
-        mask: From `segment`: class indices [H, W], or bool[K, H, W].
-        count: Number of classes to report at least.
-
-    Returns:
-        Shares from 0 to 1 in the order of the classes. Those of class indices sum to 1, and there are more than
-        ``count`` of them if the mask holds a higher index; those of multilabel planes are independent.
+    Shares of class indices sum to 1, and there are more than ``count`` of them if the mask holds a higher index; those
+    of multilabel planes are independent.
 
     >>> cover(np.array([[0, 2, 2, 2]], dtype=np.uint8), 2)
     (0.25, 0.0, 0.75)
@@ -304,18 +259,18 @@ def _require_finite(planes: Output) -> None:
     )
 
 
-def _restored(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
+def restored_scores(plane: Planes, records: Sequence[TransformRecord]) -> Planes:
     return restore_plane(plane, records, interpolation="linear")
 
 
 def _running_argmax(scores: Planes, records: Sequence[TransformRecord]) -> Mask:
     """Argmax over the restored planes, of which three are held at any time; the first maximum wins."""
     index_type = _index_type(len(scores) - 1)
-    best = _restored(scores[0], records)
+    best = restored_scores(scores[0], records)
     highest = np.empty_like(best)  # not best itself, which may be a view of the network's output
     mask = cast("Mask", np.zeros(best.shape, dtype=index_type))
     for index in range(1, len(scores)):
-        plane = _restored(scores[index], records)
+        plane = restored_scores(scores[index], records)
         # Indices grow, so a later winner is also the larger number: no masked write is needed.
         np.maximum(mask, (plane > best) * index_type(index), out=mask)
         best = np.maximum(best, plane, out=highest)
@@ -333,14 +288,7 @@ def _require_probabilities(planes: Planes) -> None:
 
 
 def index_counts(indices: Mask, bins: int) -> npt.NDArray[np.int64]:
-    """Count the pixels of each class.
-
-    Args:
-        indices: uint8[N] or uint16[N].
-
-    Returns:
-        int64[bins].
-    """
+    """Count the pixels of each class: int64[bins] of uint8[N] or uint16[N]."""
     # bincount turns what it is given into int64, eight times the bytes of a mask: it is given a piece at a time.
     counts = np.zeros(bins, dtype=np.int64)
     for start in range(0, indices.size, _COUNTED_AT_ONCE):

@@ -55,48 +55,29 @@ class ClassCover:
 
 @dataclass(frozen=True, slots=True)
 class RegionCover:
-    """The cover inside a region of interest.
-
-    Attributes:
-        method: how the region is known.
-        polygon: x and y of its corners in pixels of the mask, from its upper left corner; empty where it is not found.
-        covers: one entry a class, shares of the region's area on the ground; empty where it is not found.
-        area_m2: of the region on the ground; None where nobody told.
-        quality: how well it is known, name to value.
-        error: why it is not found; None: it is.
-    """
+    """The cover inside a region of interest; without polygon and covers where it is not found."""
 
     method: RegionMethod
+    # x and y of its corners in pixels of the mask, from its upper left corner
     polygon: tuple[tuple[float, float], ...] = ()
-    covers: tuple[ClassCover, ...] = ()
-    area_m2: float | None = None
-    quality: Mapping[str, object] = field(default_factory=dict[str, object])
-    error: str | None = None
+    covers: tuple[ClassCover, ...] = ()  # one entry a class, shares of the region's area on the ground
+    area_m2: float | None = None  # of the region on the ground; None where nobody told
+    quality: Mapping[str, object] = field(default_factory=dict[str, object])  # how well it is known
+    error: str | None = None  # why it is not found
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuringSteps:
-    """What is done with the classes of every image.
-
-    Attributes:
-        options: what a user asks for.
-        keep_confidence: whether the confidence is told, even if nothing depends on it.
-        scale: of the network's scores.
-        temperature: what logits are divided by before confidence is told.
-        frame_class: index of the class of the frame whose inner edge is the region; None: there is none.
-        excluded: indices of classes that are left out.
-        kept: indices of the only classes that stay; None: all.
-        from_bundle: names of the options of clean-up that the bundle states and the user does not.
-    """
+    """What is done with the classes of every image."""
 
     options: CoverOptions = CoverOptions()
-    keep_confidence: bool = False
-    scale: ScoreScale = ScoreScale.LOGITS
-    temperature: float = 1.0
-    frame_class: int | None = None
-    excluded: frozenset[int] = frozenset()
-    kept: frozenset[int] | None = None
-    from_bundle: tuple[str, ...] = ()
+    keep_confidence: bool = False  # even if nothing depends on it
+    scale: ScoreScale = ScoreScale.LOGITS  # of the network's scores
+    temperature: float = 1.0  # what logits are divided by before confidence is told
+    frame_class: int | None = None  # index of the class of the frame whose inner edge is the region
+    excluded: frozenset[int] = frozenset()  # indices of classes that are left out
+    kept: frozenset[int] | None = None  # indices of the only classes that stay; None: all
+    from_bundle: tuple[str, ...] = ()  # names of the options of clean-up that the bundle states and the user does not
 
     @property
     def wants_confidence(self) -> bool:
@@ -112,34 +93,20 @@ class MeasuringSteps:
         return told or None
 
     def classes(self, known: Sequence[SegmentationClass], count: int) -> list[SegmentationClass]:
-        """Name the classes that masks are reported with.
-
-        Returns:
-            In index order; the last one is that of unsure pixels, where there is one.
-        """
+        """Name the classes that masks are reported with, in index order; the last one may be that of unsure pixels."""
         named = [class_of_index(known, index) for index in range(count)]
         return named if self.options.confidence.unsure is None else [*named, UNSURE]
 
     def confidence(self, plane: ConfidencePlane, counts: NDArray[np.int64] | None = None) -> Confidence:
-        """Sum the confidence of an image up.
+        """Sum up the confidence of an image from its plane.
 
-        Args:
-            plane: of the image, or an overview of it.
-            counts: int64[256], pixels of each level of the whole image; None: those of the plane.
+        The plane may be an overview; `counts` are then the pixels of each level of the whole image, int64[256].
         """
         counts = level_counts(plane) if counts is None else counts
         return confidence_of(plane, counts, self.options.confidence.unsure)
 
     def mark_unsure(self, mask: Mask, plane: ConfidencePlane, count: int) -> Mask:
-        """Give unsure pixels to their class.
-
-        Args:
-            mask: class indices [H, W].
-            count: of classes; the index of unsure pixels.
-
-        Returns:
-            The mask itself, where none are asked for; else another one.
-        """
+        """Give unsure pixels of a mask [H, W] to the class `count`, in a copy; the mask if none are asked for."""
         if self.options.confidence.unsure is None:
             return mask
         unsure = plane < level_of(self.options.confidence.unsure)
@@ -148,11 +115,7 @@ class MeasuringSteps:
         return np.where(unsure, np.uint16(count), mask).astype(np.uint16, copy=False)
 
     def covers(self, named: Sequence[SegmentationClass], shares: Sequence[float]) -> tuple[ClassCover, ...]:
-        """Tell covers from shares of pixels: what is left out is no part of what they are shares of.
-
-        Args:
-            shares: of all pixels, one a class at least.
-        """
+        """Tell covers from shares of all pixels: what is left out is no part of what they are shares of."""
         counted = 1 - sum(shares[index] for index in self.excluded)
         return tuple(
             ClassCover(each, 0.0, excluded=share)
@@ -163,13 +126,9 @@ class MeasuringSteps:
         )
 
     def clean(self, mask: Mask, pixel_m2: float | None) -> Mask:
-        """Clean the mask of a photograph up.
+        """Clean up a copy of a photograph's mask; the mask itself where nothing is asked for.
 
-        Args:
-            pixel_m2: area of a pixel on the ground; None: unknown, so that no area on the ground is removed.
-
-        Returns:
-            The mask itself, where nothing is asked for; else another one.
+        Where a pixel's area on the ground is unknown, no area on the ground is removed.
         """
         if not self.options.cleanup.stated():
             return mask
@@ -180,14 +139,10 @@ class MeasuringSteps:
         return cleaned
 
     def clean_rows(self, mask: MaskRows, rows_m2: NDArray[np.float64] | None, most_patches: int = MOST_PATCHES) -> None:
-        """Clean a mask up in place.
+        """Clean a mask up in place; ImageError if it falls into more than `most_patches` patches.
 
-        Args:
-            rows_m2: area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
-                unknown, so that no area on the ground is removed.
-
-        Raises:
-            ImageError: the mask falls into more than `most_patches` patches.
+        `rows_m2` is the area on the ground of a pixel of each row, float64[H], or float64[1] if all are alike; None:
+        unknown, so that no area on the ground is removed.
         """
         asked = self.options.cleanup
         if self.kept is not None:
@@ -214,11 +169,7 @@ class MeasuringSteps:
         return ImageError(f"{asked}, which the bundle states: {problem}, or leave it out with ignore-bundle-cleanup")
 
     def region(self, mask: Mask, source_size: tuple[int, int]) -> tuple[FoundRegion, GroundPixels] | RegionCover | None:
-        """Find the region of interest.
-
-        Returns:
-            None where no region is asked for. A region that is not found says why.
-        """
+        """Find the region of interest; None where none is asked for. A region that is not found says why."""
         wanted, least = self.options.region.roi, self.options.cleanup.min_area
         if wanted is None:
             return None
@@ -236,7 +187,6 @@ class MeasuringSteps:
     def region_cover(
         self, found: FoundRegion, pixels: GroundPixels, mask: Mask, named: Sequence[SegmentationClass]
     ) -> RegionCover:
-        """Take the cover inside of a region."""
         wanted, size = self.options.region.roi, self.options.region.quadrat_size
         shares = pixels.class_shares(mask, len(named)).tolist()
         covers = self.covers(named, shares)
@@ -251,8 +201,7 @@ class MeasuringSteps:
 def cleanup_of(bundle: Bundle) -> CleanupOptions:
     """Read the clean-up that a bundle states for users who do not say otherwise.
 
-    Raises:
-        BundleError: a value is outside of its limits, a class is not known, or the classes overlap.
+    BundleError: a value is outside of its limits, a class is not known, or the classes overlap.
     """
     try:
         stated = CleanupOptions(**cast("dict[str, Any]", dict(bundle.cleanup)))
@@ -270,16 +219,10 @@ def steps_for(
     keep_confidence: bool,
     usual: CleanupOptions | None = None,
 ) -> MeasuringSteps:
-    """Find out what is to be done with masks of a bundle.
+    """Find out what is to be done with masks of a bundle, which overlap if it is multilabel.
 
-    Args:
-        multilabel: whether they may overlap.
-        keep_confidence: whether the confidence is told, even if nothing depends on it.
-        usual: clean-up that the bundle states, of which is done what the user does not say otherwise.
-
-    Raises:
-        OptionError: there is no such class, the bundle states no clean-up that is to be left out, or the classes
-            overlap where they must not.
+    Of `usual`, the clean-up that the bundle states, is done what the user does not say otherwise. OptionError: there is
+    no such class, the bundle states no clean-up that is to be left out, or the classes overlap where they must not.
     """
     cleanup, from_bundle = options.cleanup, ()
     if cleanup.ignore_bundle_cleanup:
@@ -307,14 +250,7 @@ def steps_for(
 
 
 def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: str) -> int:
-    """Find a class.
-
-    Args:
-        named: its name, URN or index.
-
-    Raises:
-        OptionError: there is none, or there are several.
-    """
+    """Find a class by its name, URN or index; OptionError if there is none, or there are several."""
     found = [index for index, each in enumerate(classes) if named in {each.name, each.id}]
     if not found and named.isascii() and named.isdecimal() and int(named) < max(1, len(classes)):
         return int(named)
@@ -326,13 +262,9 @@ def index_of_class(classes: Sequence[SegmentationClass], named: str, *, option: 
 
 
 def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
-    """Pixels of a class.
+    """Pixels of a class of a mask: class indices [H, W], or bool[K, H, W].
 
-    Args:
-        mask: class indices [H, W], or bool[K, H, W].
-
-    Raises:
-        RegionError: the classes overlap, and the network returns no plane of this one.
+    RegionError: the classes overlap, and the network returns no plane of this one.
     """
     if mask.ndim == 3 and index >= len(mask):
         raise RegionError(f"the network returns {len(mask)} classes, and none with the index {index}, the frame's")
@@ -341,17 +273,10 @@ def class_plane(mask: Mask, index: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredMask:
-    """A mask and what is told of it.
+    """A mask and what is told of it; None stands for what is not asked for."""
 
-    Attributes:
-        mask: class indices [H, W], or bool[K, H, W].
-        covers: one entry a class, in index order.
-        confidence: None where it is not asked for.
-        region: None where it is not asked for.
-    """
-
-    mask: Mask
-    covers: tuple[ClassCover, ...]
+    mask: Mask  # class indices [H, W], or bool[K, H, W]
+    covers: tuple[ClassCover, ...]  # one entry a class, in index order
     confidence: Confidence | None = None
     region: RegionCover | None = None
 
@@ -364,14 +289,9 @@ def measured(
     source_size: tuple[int, int],
     steps: MeasuringSteps,
 ) -> MeasuredMask:
-    """Do the steps with the mask of an image.
+    """Do the steps with a mask that is reported with at least `count` classes, and its confidence of the same size.
 
-    Args:
-        plane: its confidence, of the same size; None where it is not asked for.
-        count: of classes that the mask is reported with at least.
-
-    Raises:
-        ImageError: nothing tells how many of its pixels an area on the ground is.
+    ImageError: nothing tells how many of its pixels an area on the ground is.
     """
     if steps.options.lacks_ground:
         raise steps.ground_unknown(GROUND_UNKNOWN)

@@ -19,24 +19,15 @@ COLDEST, HOTTEST = 0.05, 20.0
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """A temperature, and what it was found on.
+    """A temperature, and what it was found on."""
 
-    Attributes:
-        temperature: what logits are divided by; above 1 the network was surer than it was right.
-        fitted_pictures: labelled pictures that it was chosen on.
-        tested_pictures: others, on which the errors were measured.
-        error_before: expected calibration error without it, 0–1.
-        error_after: the same with it.
-    """
-
-    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)]
-    fitted_pictures: Annotated[int, Field(ge=1)]
-    tested_pictures: Annotated[int, Field(ge=1)]
-    error_before: Annotated[float, Field(ge=0, le=1)]
-    error_after: Annotated[float, Field(ge=0, le=1)]
+    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)]  # above 1 the network was surer than it was right
+    fitted_pictures: Annotated[int, Field(ge=1)]  # labelled ones that it was chosen on
+    tested_pictures: Annotated[int, Field(ge=1)]  # others, on which the errors were measured
+    error_before: Annotated[float, Field(ge=0, le=1)]  # expected calibration error without it
+    error_after: Annotated[float, Field(ge=0, le=1)]  # the same with it
 
     def to_json(self) -> bytes:
-        """Write it as the file of a bundle."""
         return json_text(_file().dump_python(self, mode="json"), indent=1).encode()
 
 
@@ -46,13 +37,9 @@ def _file() -> TypeAdapter[Temperature]:
 
 
 def read_temperature(folder: Path) -> Temperature | None:
-    """Read the temperature that a bundle carries.
+    """Read the temperature that a bundle carries, if it does.
 
-    Returns:
-        None where it carries none.
-
-    Raises:
-        BundleError: the file is none: without it, another confidence would be stated in silence.
+    BundleError: the file is none: without it, another confidence would be stated in silence.
     """
     path = folder / TEMPERATURE_NAME
     if not path.is_file():

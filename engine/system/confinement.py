@@ -19,14 +19,9 @@ def confine_process(memory_bytes: int | None, file_bytes: int = FILE_BYTES) -> N
 
     The limit counts what the process may write to (heap, anonymous mappings, thread stacks in use), so that an
     allocation beyond it fails in the library's own hands. The whole address space is not limited: CUDA, oneDNN and
-    every thread's heap reserve far more of it than they ever touch.
-
-    Where the machine has less memory than the limit, the kernel is asked to end this process before any other.
-
-    Args:
-        memory_bytes: the most that it may allocate; None: as much as there is, and files of any size, for a process
-            that uses a GPU.
-        file_bytes: the most that a file of it may have, if its memory is limited.
+    every thread's heap reserve far more of it than they ever touch. Where the machine has less memory than the limit,
+    the kernel is asked to end this process before any other. A process that uses a GPU has no limit on memory, and none
+    on its files.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # no Linux, or /proc is not ours
@@ -38,10 +33,9 @@ def confine_process(memory_bytes: int | None, file_bytes: int = FILE_BYTES) -> N
 
 @contextmanager
 def memory_limited(more_bytes: int) -> Generator[None]:
-    """Limit what this process may allocate for a while; an allocation beyond it fails in the library's own hands.
+    """Limit what this process may allocate, beside what it has, for a while.
 
-    Args:
-        more_bytes: the most that it may allocate beside what it has.
+    An allocation beyond it fails in the library's own hands.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = process_memory_bytes("VmData") + more_bytes

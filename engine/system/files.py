@@ -42,15 +42,7 @@ _NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def write_atomically(path: Path, content: bytes, *, within: Path | None = None) -> None:
-    """Write a file that is whole or absent.
-
-    Args:
-        path: replaced if it exists; a link is replaced itself, and what it leads to stays.
-        content: the bytes.
-
-    Raises:
-        OSError: it cannot be written; the error names it.
-    """
+    """Write a file that is whole or absent, as `atomic_file` does."""
     with atomic_file(path, within=within) as file:
         file.write(content)
 
@@ -60,15 +52,9 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
     """Write a file, piece by piece, that is whole or absent: temporary name, fsync, rename.
 
     Its rights are those that the umask leaves of read and write for all, also where it replaces a file of other rights.
-
-    Args:
-        path: replaced if it exists, when the block ends without an error; a link is replaced itself, and what it leads
-            to stays.
-        within: a folder above it; folders between the two are made where absent, and none of them may be a link. None:
-            the file's folder is there, and may be a link.
-
-    Raises:
-        OSError: it cannot be written, or a folder below `within` is a link; the error names it.
+    A link at `path` is replaced itself, and what it leads to stays. Between `path` and `within`, a folder above it,
+    folders are made where absent, and none of them may be a link; without `within` the file's folder is there, and may
+    be a link. OSError names the file, or the folder below `within` that is a link.
     """
     with _place_of(path, within) as folder:
         descriptor, partial = _locked_part(folder)
@@ -91,21 +77,13 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
 def open_to_read(path: Path) -> BinaryIO:
     """Open a file that a user named, through links, but never a pipe or a device, which might never answer.
 
-    Returns:
-        The file, open for reading bytes.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file; the error names it.
+    OSError names it, also if it is no regular file.
     """
     return open(path, "rb", opener=partial(open_regular, follow=True))
 
 
 def make_folder(path: Path, *, within: Path) -> None:
-    """Make a folder, and those above it, where absent.
-
-    Raises:
-        OSError: it cannot be made, or a folder below `within` is a link; the error names it.
-    """
+    """Make a folder, and those above it, where absent; OSError names the one below `within` that is a link."""
     with _place_of(path / _MARK, within):
         pass
 
@@ -115,12 +93,8 @@ def open_regular(
 ) -> int:
     """Open a regular file, never through a link, and without waiting for whoever is behind a pipe.
 
-    Args:
-        folder: descriptor of an open folder that `name` is relative to; None: the working directory.
-        follow: whether a link is followed, as for what a user names to be read.
-
-    Raises:
-        OSError: it cannot be opened, is a link, or is no regular file; the error names it.
+    `name` is relative to the descriptor of an open folder, else to the working directory. With `follow` a link is
+    followed, as for what a user names to be read. OSError names what is a link, or no regular file.
     """
     try:
         descriptor = os.open(name, flags | _NO_LINK & ~(os.O_NOFOLLOW if follow else 0), mode, dir_fd=folder)
@@ -139,9 +113,7 @@ def open_regular(
 def lock_alone(file: BinaryIO) -> None:
     """Lock a file for as long as it is open; where the file system knows no locks, say that nothing keeps others away.
 
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be locked.
+    BlockingIOError: another process holds it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,8 +137,7 @@ def remove_abandoned_parts(folder: Path) -> None:
 class OwnFolder:
     """A folder of this user alone for work that is not finished, held open: nothing in it is reached through a link.
 
-    Attributes:
-        path: its name when it was opened.
+    `path` is its name when it was opened.
     """
 
     def __init__(self, path: Path, *, within: Path | None = None) -> None:
@@ -208,11 +179,7 @@ class OwnFolder:
         return _names_in(self._descriptor)
 
     def open(self, name: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
-        """Open a file of this folder.
-
-        Raises:
-            OSError: it cannot be opened, or it is a link, also a hard one, or no regular file; the error names it.
-        """
+        """Open a file of this folder; OSError names what is a link, also a hard one, or no regular file."""
         with self._naming(name):
             descriptor = open_regular(name, flags, _OWN_FILE, folder=self._descriptor)
         if os.fstat(descriptor).st_nlink > 1:
@@ -226,14 +193,7 @@ class OwnFolder:
             os.replace(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
     def publish(self, name: str, destination: Path, *, within: Path | None = None) -> None:
-        """Move a finished file out of this folder.
-
-        Args:
-            destination: on the same file system; replaced if it exists, a link itself.
-
-        Raises:
-            OSError: it cannot be moved; the error names the destination.
-        """
+        """Move a finished file within its file system, in place of a file or link; OSError names the destination."""
         with _place_of(destination, within) as place:
             try:
                 os.replace(name, destination.name, src_dir_fd=self._descriptor, dst_dir_fd=place)
@@ -242,11 +202,7 @@ class OwnFolder:
                 raise
 
     def remove(self, name: str) -> None:
-        """Remove a file of this folder, if it is there; of a link the link.
-
-        Raises:
-            OSError: it cannot be removed; the error names it.
-        """
+        """Remove a file of this folder, if it is there; of a link the link. OSError names it."""
         with suppress(FileNotFoundError), self._naming(name):
             os.unlink(name, dir_fd=self._descriptor)
 
@@ -268,12 +224,8 @@ class OwnFolder:
 def scratch_folder(purpose: str, parent: Path | None = None) -> Generator[Path]:
     """Make a folder that is gone afterwards; first, remove those that killed processes of this user left.
 
-    Args:
-        purpose: becomes part of its name; letters and `-`.
-        parent: where it is made; None: the system's folder for temporary files.
-
-    Yields:
-        The empty folder.
+    `purpose`, of letters and `-`, becomes part of its name; without `parent` it is made in the system's folder for
+    temporary files.
     """
     root = Path(tempfile.gettempdir() if parent is None else parent)
     _remove_abandoned_folders(root)

@@ -5,11 +5,7 @@ from importlib import metadata
 
 
 def installed_version(distribution: str) -> str | None:
-    """Look up the version of a distribution.
-
-    Returns:
-        The version; None if the distribution is not installed.
-    """
+    """Look up the version of a distribution, if it is installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -20,15 +16,11 @@ TENSORRT_DISTRIBUTIONS = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
 
 
 def tensorrt_version() -> str:
-    """Look up the version of TensorRT, whichever of its distributions is installed.
-
-    Returns:
-        The version; `unknown` if TensorRT is not installed as a distribution.
-    """
+    """Look up the version of TensorRT, whichever of its distributions is installed; else `unknown`."""
     return next(filter(None, map(installed_version, TENSORRT_DISTRIBUTIONS)), "unknown")
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Look up the versions of several distributions."""
+    """Look up the versions of those distributions that are installed."""
     found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}

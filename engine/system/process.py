@@ -43,17 +43,11 @@ _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "failed to map 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a child may take.
+    """What a child may take."""
 
-    Attributes:
-        timeout_s: seconds for one answer; the first one's include the start of the process.
-        memory_bytes: the most that it may allocate; None: as much as there is, and files of any size.
-        file_bytes: the most that a file of it may have, if its memory is limited.
-    """
-
-    timeout_s: float
-    memory_bytes: int | None = None
-    file_bytes: int = FILE_BYTES
+    timeout_s: float  # for one answer; the first one's include the start of the process
+    memory_bytes: int | None = None  # None: as much as there is, and files of any size
+    file_bytes: int = FILE_BYTES  # the most that a file of it may have, if its memory is limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +59,18 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The function raised an error of the engine.
-
-    Attributes:
-        error: of the same class, or the next one above it that the engine has.
-    """
+    """The function raised an error of the engine, of this class or of one below it that the engine does not have."""
 
     error: EngineError
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The child ended without an answer, or with an exception of a library.
+    """The child ended without an answer, or with an exception of a library."""
 
-    Attributes:
-        status: its exit status; negative: the number of the signal that ended it.
-        lines: the last lines that it and the libraries wrote to either standard stream, without empty ones.
-        exception: class and message of the exception, or what is wrong with the answer; None: it gave none.
-    """
-
-    status: int
-    lines: tuple[str, ...]
-    exception: str | None = None
+    status: int  # its exit status; negative: the number of the signal that ended it
+    lines: tuple[str, ...]  # the last that it and the libraries wrote to either standard stream, without empty ones
+    exception: str | None = None  # its class and message, or what is wrong with the answer
 
     @property
     def ended(self) -> str:
@@ -111,11 +95,7 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The child did not answer in time, and was ended.
-
-    Attributes:
-        timeout_s: seconds that it had.
-    """
+    """The child did not answer in time, and was ended."""
 
     timeout_s: float
 
@@ -124,14 +104,9 @@ Outcome = Returned | Raised | Died | TimedOut
 
 
 def value_of(outcome: Outcome, failed: Callable[[str], Exception]) -> Any:  # noqa: ANN401 - what JSON holds
-    """Take the value out of an outcome where all that is not one is an error.
+    """Take the value out of an outcome, or raise: the function's own error, or what `failed` makes of words.
 
-    Args:
-        failed: makes the error of a child that died or ran out of time, from words that follow "the process".
-
-    Raises:
-        EngineError: the function raised it.
-        Exception: from `failed`.
+    The words say how the child died or ran out of time; they follow "the process".
     """
     match outcome:
         case Returned():
@@ -154,12 +129,9 @@ def is_out_of_memory(message: str) -> bool:
 
 
 class ChildProcess:
-    """A child that answers one request after another, until one fails or `close` is called.
+    """A child that answers one request after another, until one fails or `close` is called. Threads: one at a time.
 
-    Threads: one at a time.
-
-    Attributes:
-        pid: of the process, which leads a session and a process group of its own.
+    The process `pid` leads a session and a process group of its own.
     """
 
     def __init__(self, target: Callable[..., object], limits: Limits, folder: Path | None = None) -> None:
@@ -207,13 +179,11 @@ class ChildProcess:
         self.close()
 
     def ask(self, request: object) -> Outcome:
-        """Let the child answer a request.
+        """Let the child answer a request, which is pickled.
 
-        Args:
-            request: what can be pickled; paths in it are absolute, unless the child works where this process does.
+        Paths are absolute, unless it works where this process does.
 
-        Returns:
-            What came of it. Whatever is not `Returned` ends the child, and is the outcome of all later requests.
+        Whatever is not `Returned` ends the child, and is the outcome of all later requests.
         """
         if self._over is None:
             outcome = self._exchange(pickle.dumps(request))
@@ -291,15 +261,11 @@ class ChildProcess:
 def run_isolated(
     target: Callable[[Any], object], request: object, limits: Limits, folder: Path | None = None
 ) -> Outcome:
-    """Let a child process of its own answer one request.
+    """Let a child process of its own answer one request, in `folder` or in an empty folder, which goes with it.
 
-    Args:
-        target: a function of a module that answers the request with JSON values, which dataclasses and paths become.
-        request: what can be pickled; paths in it are absolute, unless `folder` is where this process works.
-        folder: where it works; None: in an empty folder of its own, which goes with it.
-
-    Raises:
-        OSError: no process or folder can be made.
+    `target` is a function of a module that answers with JSON values, which dataclasses and paths become. The request
+    can be pickled; paths in it are absolute, unless `folder` is where this process works. OSError: no process or folder
+    can be made.
     """
     with ChildProcess(target, limits, folder) as child:
         return child.ask(request)

@@ -47,23 +47,12 @@ class SettingsError(ValueError):
 
 
 def shown_value(value: object) -> str:
-    """Show a value on one short line; a stranger's may be of any depth and length.
-
-    Args:
-        value: anything that YAML or JSON can hold.
-
-    Returns:
-        At most 80 characters; of a longer text its beginning and its end.
-    """
+    """Show a value on one line of at most 80 characters; a stranger's may be of any depth and length."""
     return _SHORT.repr(value)[:_SHOWN_CHARACTERS]
 
 
 def first_problem(error: "ValidationError") -> str:
-    """Say what the first wrong field of a file is.
-
-    Returns:
-        The field, what is wrong with it, and its value, shortened.
-    """
+    """Say which field of a file is the first wrong one, what is wrong with it, and its value, shortened."""
     first = error.errors()[0]
     field = legible(".".join(map(str, first["loc"])), _SHOWN_CHARACTERS) or "its content"
     return f"{field}: {first['msg']}, but it is {shown_value(first['input'])}"
@@ -72,11 +61,7 @@ def first_problem(error: "ValidationError") -> str:
 def read_text(path: Path, most_bytes: int) -> str:
     """Read a text file: UTF-8, or what its byte order mark names.
 
-    Args:
-        most_bytes: larger ones are refused before they are read.
-
-    Raises:
-        SettingsError: missing, too large, or in another encoding.
+    SettingsError: it is missing, in another encoding, or too large, which is found before it is read.
     """
     try:
         with open_to_read(path) as file:
@@ -97,14 +82,7 @@ def read_text(path: Path, most_bytes: int) -> str:
 
 
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
-    """Read a JSON file.
-
-    Args:
-        most_bytes: larger ones are refused before they are read.
-
-    Raises:
-        SettingsError: it cannot be read, is no JSON, or has a key twice.
-    """
+    """Read a JSON file; SettingsError, as of `read_text`, also if it is no JSON, or has a key twice."""
     text = read_text(path, most_bytes)
     try:
         return json.loads(text, object_pairs_hook=object_of_unique_keys)
@@ -115,13 +93,8 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
 def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Make an object of JSON; for `object_pairs_hook` of the standard library's reader.
 
-    Of two equal keys one reader takes the first and another the last, so that programs would disagree on the content.
-
-    Args:
-        pairs: keys and values as they are written.
-
-    Raises:
-        ValueError: a key is there twice.
+    Of two equal keys one reader takes the first and another the last, so that programs would disagree on the content: a
+    key that is there twice is a ValueError.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -133,12 +106,9 @@ def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def read_yaml(path: Path, *, as_text: bool = False) -> object:
     """Read a YAML file of one document with PyYAML's safe loader, and without merges, which it copies without end.
 
-    Args:
-        as_text: give every scalar as it is written: `no` stays `no` instead of False, `012` stays `012`.
-
-    Raises:
-        SettingsError: it cannot be read, is no YAML, has a key twice, unfolds to more than any exporter writes, or
-            holds a number that YAML 1.1 takes for another than it looks like.
+    `as_text` gives every scalar as it is written: `no` stays `no` instead of False, `012` stays `012`. SettingsError:
+    it cannot be read, is no YAML, has a key twice, unfolds to more than any exporter writes, or holds a number that
+    YAML 1.1 takes for another than it looks like.
     """
     text = read_text(path, MOST_YAML_BYTES)
     try:

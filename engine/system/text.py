@@ -49,7 +49,9 @@ _CELL_LENGTH = 32_000
 def legible(text: str, most: int | None = None) -> str:
     r"""Make text fit to be shown: visible, of one line, encodable in UTF-8, and unlike every other text.
 
-    To be called once, where the text leaves: of what is shown already every `%XX` would be shown again.
+    To be called once, where the text leaves: of what is shown already every `%XX` would be shown again. Bytes that are
+    no UTF-8 are as `os.fsdecode` gives them. Of a text longer than `most`, at least 16, the first characters are shown,
+    with a digest that tells it from others.
 
     >>> legible("dive 1/é海🐟.jpg"), legible("100% a%20b")
     ('dive 1/é海🐟.jpg', '100% a%20b')
@@ -57,11 +59,6 @@ def legible(text: str, most: int | None = None) -> str:
     ('a%0A%1B[31m%FF', 'a%250A', 'a%u{D800}')
     >>> legible("seagrass" * 100, most=20)
     'seagras… (#35880da1)'
-
-    Args:
-        text: any; bytes that are no UTF-8 as `os.fsdecode` gives them.
-        most: characters of the result, at least 16; of a longer text the first ones are shown, with a digest that
-            tells it from others. None: all.
     """
     if text.isascii() and text.isprintable() and "%" not in text:
         return text if most is None or len(text) <= most else _cut(text, text, most)
@@ -121,16 +118,12 @@ def _pieces(text: str) -> Iterator[str]:
         elif index in of_flags or (marks <= _MOST_MARKS and _is_seen(text, index, letter, kind)):
             yield letter
         else:
-            yield _percent_encoded(letter)
+            yield "".join(f"%{byte:02X}" for byte in letter.encode())
 
 
 def _is_of_bytes(run: str) -> bool:
     """Whether surrogates stand for bytes of a name, rather than for text in a form that no name has."""
     return run.encode(errors="surrogateescape").decode(errors="surrogateescape") == run
-
-
-def _percent_encoded(letter: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in letter.encode())
 
 
 def _is_seen(text: str, index: int, letter: str, kind: str) -> bool:
@@ -182,7 +175,7 @@ def csv_cell(text: str) -> str:
 
 
 def json_text(record: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
-    r"""Write JSON that every parser reads and a terminal may show.
+    r"""Write JSON that every parser reads and a terminal may show, or with `ascii_only` any stream.
 
     Strings are what they are; characters that are not printable are escaped as JSON does it. A string that UTF-8 cannot
     hold is written as `legible` shows it, and beside it stands its bytes, where it has some, in base64: `image` and
@@ -192,10 +185,6 @@ def json_text(record: object, *, ascii_only: bool = False, indent: int | None = 
     {"image": "é\u001b\u202e", "name": "a%0A"}
     >>> print(json_text({"image": "\udcff.jpg"}))
     {"image": "%FF.jpg", "image_base64": "/y5qcGc="}
-
-    Args:
-        ascii_only: escape all that is not ASCII, for a stream that takes nothing else.
-        indent: spaces of a level; None: all on one line.
     """
     text = json.dumps(record, ensure_ascii=False, indent=indent)
     encodable = record if is_utf8(text) else _encodable(record)

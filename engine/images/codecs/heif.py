@@ -20,17 +20,11 @@ _ISPE = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeifPicture:
-    """The primary picture of a HEIC file, upright.
+    """The primary picture of a HEIC file, upright."""
 
-    Attributes:
-        pixels: `uint8[H, W, C]` or `uint8[H, W]`, RGB, RGBA or grey, 0–255.
-        exif: the EXIF block; None where there is none.
-        pictures: how many pictures the file holds.
-    """
-
-    pixels: NDArray[np.uint8]
-    exif: bytes | None
-    pictures: int
+    pixels: NDArray[np.uint8]  # [H, W, C] or [H, W], RGB, RGBA or grey, 0–255
+    exif: bytes | None  # the EXIF block
+    pictures: int  # how many pictures the file holds
 
 
 def heif_available() -> bool:
@@ -39,28 +33,20 @@ def heif_available() -> bool:
 
 
 def largest_declared(content: bytes) -> tuple[int, int]:
-    """Find the largest size that a HEIF file (HEIC, AVIF) declares for anything in it.
+    """Find the largest width and height that a HEIF file (HEIC, AVIF) declares for anything in it; else 0 x 0.
 
     What is decoded may be larger than the picture, which is cut out of it (`clap`).
-
-    Returns:
-        Width and height; 0 x 0 where nothing is declared.
     """
     sizes = [(int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")) for found in _ISPE.finditer(content)]
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
 def read_heif(path: Path, file: BinaryIO, check_size: Callable[[tuple[int, int]], None]) -> HeifPicture:
-    """Decode the primary picture of a HEIC file.
+    """Decode the primary picture of a HEIC file; ImageError without the extra `heif`.
 
     What the file says about turning (`irot`, `imir`) is applied by the library. The EXIF orientation repeats it and is
-    not to be applied again. Of 10 and 12 bit the highest eight are kept.
-
-    Args:
-        check_size: takes the declared width and height before a pixel is decoded; raises if they are too large.
-
-    Raises:
-        ImageError: the extra `heif` is not installed.
+    not to be applied again. Of 10 and 12 bit the highest eight are kept. `check_size` takes the declared width and
+    height before a pixel is decoded, and raises if they are too large.
     """
     try:
         import pi_heif  # pyright: ignore[reportMissingTypeStubs]

@@ -71,32 +71,18 @@ class _Blocks:
 
 @dataclass(frozen=True, slots=True)
 class JpegContent:
-    """What is read of a JPEG.
-
-    Attributes:
-        file: the file itself.
-        header: what the decoder needs in front of the first scan.
-        scans: where the first scan's header begins.
-        exif: the EXIF block; None where there is none.
-        xmp: the XMP packet; None likewise.
-        frame: the marker of the frame, which tells how the pixels are coded.
-        blocks: how the pixels are cut.
-    """
+    """What is read of a JPEG."""
 
     file: BinaryIO
-    header: bytes
-    scans: int
+    header: bytes  # what the decoder needs in front of the first scan
+    scans: int  # where the first scan's header begins
     exif: bytes | None
-    xmp: bytes | None
-    frame: int
+    xmp: bytes | None  # the XMP packet
+    frame: int  # the marker of the frame, which tells how the pixels are coded
     blocks: _Blocks
 
     def pixels(self, in_between: bytes = b"") -> BinaryIO:
-        """Make a JPEG of what the pixels need.
-
-        Args:
-            in_between: bytes that are put behind the data of each scan and of each restart interval.
-        """
+        """Make a JPEG of what the pixels need, with bytes behind the data of each scan and of each restart interval."""
         pieces: list[Piece] = [self.header]
         place = self.scans
         if in_between:
@@ -122,14 +108,9 @@ class JpegContent:
 
 
 def jpeg_content(path: Path, file: BinaryIO) -> JpegContent:
-    """Select the segments of a JPEG that are read.
+    """Select the segments of a JPEG that are read; the file on disk stays open and is read by the result.
 
-    Args:
-        file: a file on disk, at any place; it stays open and is read by the result.
-
-    Raises:
-        ImageError: the JPEG is of a kind that is not read.
-        ValueError: there are no pixels.
+    ImageError: the JPEG is of a kind that is not read. ValueError: there are no pixels.
     """
     header, exif, xmp = bytearray(b"\xff\xd8"), b"", b""
     frame_marker, frame, interval = 0, b"", 0
@@ -159,13 +140,9 @@ def jpeg_content(path: Path, file: BinaryIO) -> JpegContent:
 
 
 def decode_jpeg(content: JpegContent, image: JpegImageFile, wanted: tuple[int, int]) -> None:
-    """Decode a JPEG, at a half, a quarter or an eighth of its size if that is enough.
+    """Decode a JPEG into the image that was opened from its pixels, at 1/2, 1/4 or 1/8 of its size if that is enough.
 
-    Args:
-        image: opened from its pixels; is loaded.
-
-    Raises:
-        ValueError: pixels are missing, because scans are missing or end too early.
+    ValueError: pixels are missing, because scans are missing or end too early.
     """
     image.draft(None, wanted)
     image.load()

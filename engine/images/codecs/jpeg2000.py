@@ -4,14 +4,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.images.values import ScaleRange, eight_bit
+from engine.images.values import ScaleRange, decoded_by_opencv
 
 _START = b"\xff\x4f\xff\x51"
 _SIZE_BYTES = 38
@@ -23,17 +22,11 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What the SIZ marker says.
+    """What the SIZ marker says."""
 
-    Attributes:
-        size: width and height in pixels.
-        depths_bit: of the components, one each.
-        signed: whether a component has values below zero.
-    """
-
-    size: tuple[int, int]
-    depths_bit: tuple[int, ...]
-    signed: bool
+    size: tuple[int, int]  # width and height in pixels
+    depths_bit: tuple[int, ...]  # of the components, one each
+    signed: bool  # whether a component has values below zero
 
     @property
     def is_deep(self) -> bool:
@@ -44,9 +37,7 @@ class Codestream:
 def read_codestream(path: Path, file: BinaryIO) -> Codestream:
     """Read what a JPEG 2000 file says of its codestream, which is what the decoder goes by.
 
-    Raises:
-        ImageError: the components are of a kind that is not read.
-        ValueError: it holds no codestream.
+    ImageError: the components are of a kind that is not read. ValueError: it holds no codestream.
     """
     _find_codestream(file)
     header = file.read(_SIZE_BYTES)
@@ -67,25 +58,14 @@ def read_codestream(path: Path, file: BinaryIO) -> Codestream:
 
 
 def decode_deep(file: BinaryIO, codestream: Codestream, scale_range: ScaleRange | None) -> NDArray[np.uint8]:
-    """Decode a JPEG 2000 file of more than 8 bit.
+    """Decode a JPEG 2000 file of more than 8 bit to `uint8[H, W, 3]`, RGB; alpha is dropped. ValueError: it is damaged.
 
-    Args:
-        scale_range: the values that become 0 and 255; None: the highest eight bits are taken.
-
-    Returns:
-        `uint8[H, W, 3]`, RGB; alpha is dropped.
-
-    Raises:
-        ValueError: it is damaged.
+    `scale_range` are the values that become 0 and 255; without it the highest eight bits are taken.
     """
-    file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != codestream.size:
+    pixels = decoded_by_opencv(file, codestream.depths_bit[0], scale_range)
+    if pixels.shape[1::-1] != codestream.size:
         raise ValueError("OpenCV cannot decode it")
-    values = cast("NDArray[np.uint16]", decoded)
-    bands = values[..., np.newaxis] if values.ndim == 2 else values[..., 2::-1]
-    high = eight_bit(bands, codestream.depths_bit[0], scale_range)
-    return np.repeat(high, 3, axis=-1) if high.shape[-1] == 1 else high
+    return pixels
 
 
 def _find_codestream(file: BinaryIO) -> None:

@@ -28,21 +28,13 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 @dataclass(frozen=True, slots=True)
 class PngContent:
-    """What is read of a PNG.
+    """What is read of a PNG."""
 
-    Attributes:
-        pixels: a PNG of the chunks that the pixels need.
-        bits: of a value.
-        exif: the EXIF block; None where there is none, or none that is whole.
-        xmp: the XMP packet; None likewise.
-        pictures: how many pictures an animation says it holds; 1 for others.
-    """
-
-    pixels: BinaryIO
-    bits: int
-    exif: bytes | None
+    pixels: BinaryIO  # a PNG of the chunks that the pixels need
+    bits: int  # of a value
+    exif: bytes | None  # None where there is none, or none that is whole; so is `xmp`
     xmp: bytes | None
-    pictures: int
+    pictures: int  # how many an animation says it holds; 1 for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +47,10 @@ class _Chunk:
 
 
 def png_content(path: Path, file: BinaryIO) -> PngContent:
-    """Select the chunks of a PNG that are read.
+    """Select the chunks of a PNG that are read; the file stays open and is read by the result.
 
-    Args:
-        file: at any place; it stays open and is read by the result.
-
-    Returns:
-        The pixels' chunks and what else is read of it.
-
-    Raises:
-        ImageError: it has a chunk that must be understood and is not.
-        ValueError: a chunk that the pixels need is damaged or missing.
+    ImageError: it has a chunk that must be understood and is not. ValueError: a chunk that the pixels need is damaged
+    or missing.
     """
     pieces: list[Piece] = [SIGNATURE]
     beside: list[tuple[bytes, bytes]] = []
@@ -94,7 +79,7 @@ def png_content(path: Path, file: BinaryIO) -> PngContent:
         pixels=io.BufferedReader(SplicedFile(file, [*pieces, _END])),
         bits=header[8] if len(header) > 8 else 8,
         exif=_first(map(_exif_of, beside)),
-        xmp=_first(map(_xmp_of, beside)),
+        xmp=_first(_text_of(each, _XMP) for each in beside),
         pictures=max((int.from_bytes(body[:4], "big") for kind, body in beside if kind == b"acTL"), default=1),
     )
 
@@ -140,10 +125,6 @@ def _exif_of(chunk: tuple[bytes, bytes]) -> bytes | None:
         return bytes.fromhex(b"".join(lines).decode("ascii")) or None
     except ValueError:
         return None
-
-
-def _xmp_of(chunk: tuple[bytes, bytes]) -> bytes | None:
-    return _text_of(chunk, _XMP)
 
 
 def _text_of(chunk: tuple[bytes, bytes], wanted: bytes) -> bytes | None:

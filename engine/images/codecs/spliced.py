@@ -24,22 +24,12 @@ class SplicedFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that any place can be read."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place.
-
-        Args:
-            offset: bytes from where `whence` says.
-
-        Raises:
-            ValueError: the place lies in front of the first piece.
-        """
         end = self._ends[-1] if self._ends else 0
         place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: end}[whence]
         if place < 0:
@@ -48,14 +38,7 @@ class SplicedFile(io.RawIOBase):
         return place
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Read from the piece at the present place.
-
-        Args:
-            buffer: takes the bytes.
-
-        Returns:
-            How many there are; 0 at the end.
-        """
+        """Read from the piece at the present place, up to its end."""
         view = memoryview(buffer).cast("B")
         index = bisect_right(self._ends, self._place)
         if index == len(self._ends):

@@ -12,17 +12,10 @@ import numpy as np
 from engine.runtimes import Tensor
 
 NUMPY_TYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(uint16)": np.uint16,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_,
+}  # fmt: skip
 """ONNX Runtime's name of a type to NumPy's."""
 
 Fetch = Callable[[int, tuple[int, ...], np.dtype[Any]], Tensor]
@@ -33,19 +26,12 @@ _Key = tuple[object, ...]
 
 @dataclass(slots=True)
 class _Places:
-    """What is bound for inputs of one size.
+    """What is bound for inputs of one size."""
 
-    Attributes:
-        binding: ONNX Runtime's.
-        inputs: in the device's memory.
-        fixed: whether the outputs have their places, too, which the first run finds.
-        recorded: whether runs are recorded as a CUDA graph.
-    """
-
-    binding: Any
-    inputs: Mapping[str, Any]
-    fixed: bool = False
-    recorded: bool = False
+    binding: Any  # ONNX Runtime's
+    inputs: Mapping[str, Any]  # in the device's memory
+    fixed: bool = False  # whether the outputs have their places, too, which the first run finds
+    recorded: bool = False  # whether runs are recorded as a CUDA graph
 
 
 class BoundSession:
@@ -57,13 +43,10 @@ class BoundSession:
     """
 
     def __init__(self, ort: Any, session: Any, device: tuple[str, int], *, graph: bool, fetch: Fetch | None) -> None:
-        """Take over a session, which other streams may use as well unless graphs are recorded.
+        """Take over an `InferenceSession`, which other streams may use as well unless CUDA graphs are recorded.
 
-        Args:
-            session: an `InferenceSession`.
-            device: of inputs and outputs, as ONNX Runtime calls it: `cuda` or `cpu`, and its number.
-            graph: whether the session records CUDA graphs.
-            fetch: copies results from the device; None: ONNX Runtime does.
+        The device of inputs and outputs is `cuda` or `cpu`, and its number. Without `fetch` ONNX Runtime copies the
+        results.
         """
         self._ort = ort
         self._session = session
@@ -73,11 +56,9 @@ class BoundSession:
         self._places: dict[_Key, _Places] = {}
 
     def get_providers(self) -> list[str]:
-        """What the session runs on."""
         return self._session.get_providers()
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run once."""
         key = (*names, *((name, tensor.shape) for name, tensor in feeds.items()))
         places = self._places.get(key)
         if places is None:

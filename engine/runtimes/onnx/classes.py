@@ -31,23 +31,14 @@ _TYPE_TENSOR, _TENSOR_ELEMENT, _TENSOR_SHAPE, _SHAPE_AXIS, _AXIS_LENGTH, _FLOAT,
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The only output of a model, if it is scores.
-
-    Attributes:
-        name: of the output.
-        classes: that it tells apart.
-    """
+    """The only output of a model, if it is scores of so many classes."""
 
     name: str
     classes: int
 
 
 def scores_of(path: Path) -> Scores | None:
-    """Find out whether classes can be told inside of a model.
-
-    Returns:
-        The output that the file declares, if it is the only one: float32[N, 2 to 256 classes, H, W]; else None.
-    """
+    """Find the output that the file declares, if it is the only one: float32[N, 2 to 256 classes, H, W]."""
     try:
         return in_file(path, _declared_scores)
     except ValueError:  # whoever loads the file says what is wrong with it
@@ -69,14 +60,7 @@ def _declared_scores(model: Message) -> Scores | None:
 
 
 def with_classes(path: Path, scores: Scores) -> bytes:
-    """Append the argmax to a model.
-
-    Args:
-        scores: from `scores_of`.
-
-    Returns:
-        A model with the outputs of the file, `CLASSES` and `MEAN`.
-    """
+    """Append the argmax to a model, which then has the outputs of the file, `CLASSES` and `MEAN`."""
     nodes = (
         _node("ArgMax", scores.name, _INDICES, axis=1, keepdims=0),
         _node("Cast", _INDICES, CLASSES, to=_UINT8),
@@ -91,14 +75,7 @@ def with_classes(path: Path, scores: Scores) -> bytes:
 
 
 def require_finite_mean(mean: Tensor) -> None:
-    """Refuse classes of scores that are not finite.
-
-    Args:
-        mean: the output `MEAN`.
-
-    Raises:
-        InferenceError: a score is not a number, or infinite.
-    """
+    """Refuse classes of scores that are not finite, by the output `MEAN`, with an InferenceError."""
     if not np.isfinite(mean):
         raise InferenceError(
             "the network returned NaN or infinite values; choose precision fp32 if it ran in less, else try the "

@@ -37,15 +37,10 @@ _CUDA_NEEDS = ("libcublasLt.so", "libcublas.so", "libcudart.so", "libcudnn.so", 
 
 @dataclass(frozen=True, slots=True)
 class PluginDevices:
-    """A registered plugin and what it runs on.
+    """A registered plugin and what it runs on."""
 
-    Attributes:
-        name: of its provider, as sessions tell it.
-        devices: the GPUs that it offers.
-    """
-
-    name: str
-    devices: tuple[Any, ...]
+    name: str  # of its provider, as sessions tell it
+    devices: tuple[Any, ...]  # the GPUs that it offers
 
 
 _registering = Lock()
@@ -53,11 +48,7 @@ _registered: set[str] = set()
 
 
 def library_conflict() -> str | None:
-    """Find the two distributions that overwrite each other's files.
-
-    Returns:
-        What is wrong and what to do, or None.
-    """
+    """Say that two distributions overwrite each other's files, and what to do, if they do."""
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         return (
             "onnxruntime and onnxruntime-gpu are both installed and CUDA is lost: "
@@ -67,11 +58,7 @@ def library_conflict() -> str | None:
 
 
 def load_library() -> Any:
-    """Import ONNX Runtime.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed, or installed twice.
-    """
+    """Import ONNX Runtime; RuntimeUnavailableError if it is not installed, or installed twice."""
     conflict = library_conflict()
     if conflict is not None:
         raise RuntimeUnavailableError(conflict)
@@ -93,10 +80,9 @@ def remedy(provider: Provider) -> str:
 
 
 def require_provider(provider: Provider, device_id: int = 0) -> None:
-    """Find out whether ONNX Runtime, the provider, the GPU and the libraries that it needs are there.
+    """Require ONNX Runtime, the provider, the GPU and the libraries that it needs.
 
-    Raises:
-        RuntimeUnavailableError: something is absent; the message names it.
+    RuntimeUnavailableError names what is absent.
     """
     ort = load_library()
     if is_plugin(ort, provider):
@@ -129,27 +115,16 @@ def _open_gpu_libraries(ort: Any, provider: Provider) -> None:
 
 
 def is_plugin(ort: Any, provider: Provider) -> bool:
-    """Tell whether a provider comes from a plugin here.
-
-    Returns:
-        Whether it is not built in, and there is a plugin for it that is installed.
-    """
+    """Tell whether a provider is not built in, and there is an installed plugin for it."""
     if provider not in PLUGINS or PROVIDER_NAMES[provider] in ort.get_available_providers():
         return False
     return importlib.util.find_spec(PLUGINS[provider]) is not None
 
 
 def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
-    """Register a plugin once per process and list the devices that it offers.
+    """Register a plugin once per process and list the devices that it offers, at least one.
 
-    Args:
-        provider: one of `PLUGINS`.
-
-    Returns:
-        At least one device.
-
-    Raises:
-        RuntimeUnavailableError: the plugin is absent, does not load, or offers no device.
+    RuntimeUnavailableError: the plugin is absent, does not load, or offers no device.
     """
     try:
         module = importlib.import_module(PLUGINS[provider])
@@ -180,16 +155,9 @@ def plugin_devices(ort: Any, provider: Provider) -> PluginDevices:
 
 
 def create_session(ort: Any, model: Path | bytes, plan: SessionPlan, options: OnnxOptions) -> Any:
-    """Create a session that runs on what was asked for, or fails.
+    """Create an `InferenceSession` that runs on what was asked for, or raise RuntimeUnavailableError.
 
-    Args:
-        model: the ONNX file, by a name that the library takes, or what is in it.
-
-    Returns:
-        An `InferenceSession`.
-
-    Raises:
-        RuntimeUnavailableError: the session started without the provider.
+    The model is the ONNX file, by a name that the library takes, or what is in it.
     """
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = plan.threads
@@ -228,9 +196,5 @@ def _numbered(plugin: PluginDevices, options: OnnxOptions) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Shorten what ONNX Runtime says.
-
-    Returns:
-        Its first line that is not empty; else its class.
-    """
+    """Shorten what ONNX Runtime says to its first line that is not empty; else to the class of the error."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

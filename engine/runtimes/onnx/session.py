@@ -38,11 +38,9 @@ class OnnxRuntime(Runtime):
         """Load the model and prove with a first run that it works.
 
         Under TensorRT that run has the profile's own shape. Without a profile TensorRT builds an engine for each new
-        range of shapes, so that the first image is the first run.
-
-        Raises:
-            RuntimeUnavailableError: onnxruntime, the provider, the GPU or a library is absent.
-            ModelLoadError: the library refuses the model, or its first run fails, or INT8 is not of the GPU's kind.
+        range of shapes, so that the first image is the first run. RuntimeUnavailableError: onnxruntime, the provider,
+        the GPU or a library is absent. ModelLoadError: the library refuses the model, or its first run fails, or INT8
+        is not of the GPU's kind.
         """
         on_gpu = options.provider.device == "gpu"
         if on_gpu and options.precision is Precision.INT8:

@@ -17,24 +17,15 @@ PROVIDER_NAMES: Mapping[Provider, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """Everything that a session is created with.
+    """Everything that a session is created with."""
 
-    Attributes:
-        threads: intra-op threads of each session.
-        sessions: how many are made; the streams share them.
-        config: session configuration entries.
-        providers: execution providers in order of preference, with their settings.
-        log_severity: 0 verbose … 4 fatal.
-        io_binding: whether inputs and outputs stay in the GPU's memory (`engine.runtimes.onnx.binding`).
-        classes: whether the session gets the model that also tells the classes (`engine.runtimes.onnx.classes`).
-    """
-
-    threads: int
-    sessions: int
-    config: Mapping[str, str]
-    providers: tuple[tuple[str, ProviderSettings], ...]
-    log_severity: int
-    io_binding: bool = False
+    threads: int  # intra-op, of each session
+    sessions: int  # how many are made; the streams share them
+    config: Mapping[str, str]  # session configuration entries
+    providers: tuple[tuple[str, ProviderSettings], ...]  # in order of preference, with their settings
+    log_severity: int  # 0 verbose … 4 fatal
+    io_binding: bool = False  # whether inputs and outputs stay in the GPU's memory (`engine.runtimes.onnx.binding`)
+    # whether the session gets the model that also tells the classes (`engine.runtimes.onnx.classes`)
     classes: bool = False
 
 
@@ -42,13 +33,7 @@ def cuda_settings(options: OnnxOptions) -> ProviderSettings:
     """Settings of the CUDA provider.
 
     TF32 stays off unless it is allowed: it rounds the inputs of a multiplication to 10 bits and moves pixels on class
-    borders.
-
-    Args:
-        options: device index, TF32, memory, streams, and how it works.
-
-    Returns:
-        Provider settings. Each session has an arena of its own, so that they share the limit on memory.
+    borders. Each session has an arena of its own, so that they share the limit on memory.
     """
     settings = {
         "device_id": str(options.device_id),
@@ -64,16 +49,10 @@ def cuda_settings(options: OnnxOptions) -> ProviderSettings:
 
 
 def session_count(options: OnnxOptions) -> int:
-    """Count the sessions of a model.
+    """Count the sessions of a model: 1, or as many as there are streams.
 
     Streams of one thread share a session, whose `run` is reentrant. A recorded graph has one place for its input, so
     that each stream needs its own.
-
-    Args:
-        options: threads, streams, and whether graphs are recorded.
-
-    Returns:
-        1, or as many as there are streams.
     """
     return 1 if options.threads_per_stream == 1 and not options.cuda.cuda_graph else options.streams
 
@@ -88,7 +67,7 @@ def shape_text(name: str, shape: Shape) -> str:
 
 
 def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> ProviderSettings:
-    """Settings of the TensorRT provider.
+    """Settings of the TensorRT provider, which keeps engines and timings in the folder, if there is one.
 
     INT8 models carry their scales (QDQ), so no calibration table is named. An FP16 model is the certified one, with its
     own casts. TensorRT 10 refuses half tensors where FP16 is not enabled, and the provider has no setting by which
@@ -96,9 +75,6 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
 
     The argmax behind the network (`engine.runtimes.onnx.classes`) is left to CUDA, since nothing says which of equal
     scores TensorRT takes; the other three operators are what the provider leaves out by itself.
-
-    Args:
-        cache_folder: where engines and timings are kept; None keeps none.
     """
     settings = {
         "device_id": str(options.device_id),
@@ -126,14 +102,9 @@ def tensorrt_settings(options: OnnxOptions, cache_folder: Path | None) -> Provid
 
 
 def session_plan(options: OnnxOptions, cache_folder: Path | None = None, *, vnni: bool = True) -> SessionPlan:
-    """Decide everything that a session is created with.
+    """Decide everything that a session is created with, but for OpenVINO, which is loaded elsewhere (ValueError).
 
-    Args:
-        cache_folder: of engines, from `engine_folder`.
-        vnni: whether the processor sums products of 8-bit numbers exactly.
-
-    Raises:
-        ValueError: the provider is OpenVINO, which is loaded elsewhere.
+    The folder, of `engine_folder`, is for engines. `vnni`: the processor sums products of 8-bit numbers exactly.
     """
     cpu: tuple[str, ProviderSettings] = (PROVIDER_NAMES[Provider.CPU], {})
     cuda = (PROVIDER_NAMES[Provider.CUDA], cuda_settings(options))

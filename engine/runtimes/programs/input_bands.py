@@ -23,16 +23,10 @@ _Axes = tuple[int | None, ...]
 
 
 def input_bands(model: PaddleModel | OnnxModel) -> int | None:
-    """Find out how many bands the images have that a network takes.
+    """Find out how many bands the images have that a network takes; None where the program leaves it open.
 
-    Args:
-        model: of a bundle; its weights are not read.
-
-    Returns:
-        The number of bands; None where the program leaves it open.
-
-    Raises:
-        ModelLoadError: the file is no program with an image as input, or larger than any network's.
+    The weights are not read. ModelLoadError: the file is no program with an image as input, or larger than any
+    network's.
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
@@ -46,13 +40,9 @@ def input_bands(model: PaddleModel | OnnxModel) -> int | None:
 
 
 def taken_bands(bundle: Bundle) -> int | None:
-    """Find out how many bands the images have that the network of a bundle takes.
+    """Find the bands that the network of a bundle takes, by its Paddle program, else the first of its ONNX models.
 
-    Args:
-        bundle: its Paddle program is asked, else the first of its ONNX models.
-
-    Returns:
-        The number of bands; None where the program leaves it open or cannot be read, which loading it will tell.
+    None where the program leaves it open or cannot be read, which loading it will tell.
     """
     model = next(filter(None, (bundle.paddle, *bundle.onnx)), None)
     try:

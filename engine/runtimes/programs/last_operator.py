@@ -53,17 +53,10 @@ _BLOCKS, _OPERATORS, _INPUTS, _OUTPUTS, _TYPE, _ARGUMENTS = 1, 4, 1, 2, 3, 2
 
 
 def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
-    """Find out what a network does to its scores last.
+    """Find what a network does to its scores last, from its first output backwards through copies and changes of shape.
 
-    Args:
-        model: of a bundle; its weights are not read.
-
-    Returns:
-        The operator, looked for from the first output backwards through copies and changes of shape, size and type.
-
-    Raises:
-        ModelLoadError: the file is no program, or larger than any network's: 16 MiB without weights, a million fields
-            (operators, their values and attributes).
+    Weights are not read. ModelLoadError: the file is no program, or larger than any network's: 16 MiB without weights,
+    a million fields (operators, their values and attributes).
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:

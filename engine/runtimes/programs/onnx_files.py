@@ -29,9 +29,7 @@ def require_whole_model(path: Path) -> None:
     """Find out whether all of a model lies in its file.
 
     Tensors in other files are neither in the bundle's digest nor unpacked with it, and may point anywhere.
-
-    Raises:
-        ModelLoadError: the file is no protocol buffer or nested too deeply, or a tensor lies in another file.
+    ModelLoadError: the file is no protocol buffer or nested too deeply, or a tensor lies in another file.
     """
     where = "/".join(path.parts[-3:])
     if path.stat().st_size == 0:

@@ -22,14 +22,7 @@ _DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
 
 
 def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Read inputs and outputs from the text of a PIR program.
-
-    Args:
-        program: content of `model.json`.
-
-    Raises:
-        ModelLoadError: the text is no PIR program.
-    """
+    """Read inputs and outputs from the text of `model.json`; ModelLoadError if it is no PIR program."""
     try:
         operations = json.loads(program)["program"]["regions"][0]["blocks"][0]["ops"]
         inputs = [op for op in operations if op["#"].rpartition(".")[2] in {"data", "feed"}]
@@ -40,16 +33,9 @@ def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
 
 
 _PIR_DTYPES: Mapping[str, type[np.generic]] = {
-    "f16": np.float16,
-    "f32": np.float32,
-    "f64": np.float64,
-    "ui8": np.uint8,
-    "i8": np.int8,
-    "i16": np.int16,
-    "i32": np.int32,
-    "i64": np.int64,
-    "bool": np.bool_,
-}
+    "f16": np.float16, "f32": np.float32, "f64": np.float64, "ui8": np.uint8, "i8": np.int8, "i16": np.int16,
+    "i32": np.int32, "i64": np.int64, "bool": np.bool_,
+}  # fmt: skip
 
 
 def _pir_spec(operation: dict[str, Any]) -> TensorSpec:
@@ -97,12 +83,8 @@ _BLOCKS, _OPERATORS, _TYPE = 1, 4, 3
 def require_arithmetic_only(model: PaddleModel) -> None:
     """Find out whether a program only computes: Paddle runs operators that read and write files as they come.
 
-    Args:
-        model: the program; its weights are not read.
-
-    Raises:
-        ModelLoadError: an operator reads or writes files, prints, speaks to other machines, runs code that is not
-            Paddle's own, or is of an unknown kind; or the file is no program.
+    The weights are not read. ModelLoadError: an operator reads or writes files, prints, speaks to other machines, runs
+    code that is not Paddle's own, or is of an unknown kind; or the file is no program.
     """
     names = _pir_operators(model.program) if model.kind == "pir" else _pdmodel_operators(model.program)
     for name in names:
@@ -152,11 +134,10 @@ def _pdmodel_operators(program: Path) -> Iterator[str]:
 def require_whole_weights(model: PaddleModel) -> None:
     """Find out whether the weights are all there: of a truncated file Paddle may load what is left, in silence.
 
+    ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes.
+
     Source: paddle 3.2, ``phi/core/framework/dense_tensor_serialize.cc``: version, level of detail, version, length of
     the description, description (framework.proto), values; one tensor after the other.
-
-    Raises:
-        ModelLoadError: the weights end in the middle of a tensor, or are not as many as the program takes.
     """
     length, count = model.params.stat().st_size, 0
     with model.params.open("rb") as file:

@@ -1,4 +1,6 @@
-"""Protocol buffers, read without their descriptions: fields and where they lie.
+"""Protocol buffers, read without their descriptions: fields and where they lie, as (first byte, end) in the file.
+
+Bytes that are no message are a ValueError.
 
 Source: the wire format of protocol buffers, protobuf.dev/programming-guides/encoding.
 """
@@ -27,16 +29,9 @@ class Message:
         self._fields = 0
 
     def fields(self, number: int, message: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
-        """Find the fields of one number that have a length.
+        """Find the fields of one number that have a length, in a message of the file or in the whole file.
 
-        Args:
-            message: first byte and end of the message that they lie in; None: the whole file.
-
-        Yields:
-            First byte and end of each.
-
-        Raises:
-            ValueError: the bytes are no message, or more fields were looked through than a network has.
+        ValueError, too, where more fields were looked through than a network has.
         """
         for found, first, last in fields_with_length(self.content, *(message or (0, len(self.content)))):
             self._fields += 1
@@ -46,11 +41,7 @@ class Message:
                 yield first, last
 
     def texts(self, number: int, message: tuple[int, int]) -> Iterator[str]:
-        """Read the fields of one number as texts.
-
-        Args:
-            message: first byte and end of the message that they lie in.
-        """
+        """Read the fields of one number as texts."""
         for first, last in self.fields(number, message):
             yield self.content[first:last].decode(errors="backslashreplace")
 
@@ -58,11 +49,7 @@ class Message:
 def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
     """Read something from a file that is a message.
 
-    Args:
-        read: finds it; it may end an iteration where a part is missing.
-
-    Raises:
-        ValueError: the file is no message, or a part is missing.
+    `read` may end an iteration where a part is missing, which is a ValueError, too.
     """
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         try:
@@ -72,28 +59,13 @@ def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
 
 
 def require_program_size(path: Path) -> None:
-    """Refuse to read a program that is larger than any network's without its weights.
-
-    Raises:
-        ValueError: the file is larger.
-    """
+    """Refuse to read a program that is larger than any network's without its weights, with a ValueError."""
     if path.stat().st_size > _PROGRAM_BYTES:
         raise ValueError(f"it has more than {_PROGRAM_BYTES} bytes")
 
 
 def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Walk over a message and find its messages, texts and bytes.
-
-    Args:
-        start: first byte of the message.
-        end: first byte after it.
-
-    Yields:
-        Number, first byte and end of every field that has a length.
-
-    Raises:
-        ValueError: the bytes are no message.
-    """
+    """Walk over a message and find number, first byte and end of its messages, texts and bytes."""
     position = start
     while position < end:
         tag, position = whole_number(content, position, end)
@@ -114,34 +86,12 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
 
 
 def fields_numbered(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Find the fields of one number in a message.
-
-    Args:
-        message: first byte of the message, and first byte after it.
-
-    Returns:
-        First byte and end of each, in order.
-
-    Raises:
-        ValueError: the bytes are no message.
-    """
+    """Find the fields of one number in a message, in order."""
     return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
 
 
 def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, int]:
-    """Read a whole number of variable length (a varint).
-
-    Args:
-        content: the file, or a part of it.
-        position: first byte of the number.
-        end: first byte after the message.
-
-    Returns:
-        The number, and the first byte after it.
-
-    Raises:
-        ValueError: the message ends before the number does, or the number is longer than any.
-    """
+    """Read a whole number of variable length (a varint): the number, and the first byte after it."""
     value = 0
     for index in range(_VARINT_BYTES):
         if position + index >= end:
@@ -154,18 +104,7 @@ def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, i
 
 
 def whole_numbers(content: mmap, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Walk over a message and find its whole numbers.
-
-    Args:
-        start: first byte of the message.
-        end: first byte after it.
-
-    Yields:
-        Number and value of every field that is a whole number.
-
-    Raises:
-        ValueError: the bytes are no message.
-    """
+    """Walk over a message and find number and value of its whole numbers."""
     position = start
     while position < end:
         tag, position = whole_number(content, position, end)

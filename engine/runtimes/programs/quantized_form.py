@@ -30,16 +30,9 @@ class _Node:
 
 
 def symmetric_problem(path: Path) -> str | None:
-    """Find what keeps a GPU from running an INT8 model as it was certified.
+    """Say, by the name of a node, what keeps a GPU from running an INT8 model as it was certified; None: nothing.
 
-    Args:
-        path: the ONNX file; whole, as `require_whole_model` proves.
-
-    Returns:
-        What is not symmetric, by the name of its node; None: nothing.
-
-    Raises:
-        ModelLoadError: the file is no protocol buffer.
+    The file is whole, as `require_whole_model` proves; ModelLoadError if it is no protocol buffer.
     """
     try:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
@@ -50,11 +43,7 @@ def symmetric_problem(path: Path) -> str | None:
 
 
 def require_symmetric(path: Path) -> None:
-    """Refuse an INT8 model that was made for CPUs.
-
-    Raises:
-        ModelLoadError: it is not symmetric; the message says how to make one that is.
-    """
+    """Refuse an INT8 model that was made for CPUs, with a ModelLoadError that says how to make one for GPUs."""
     problem = symmetric_problem(path)
     if problem is not None:
         where = "/".join(path.parts[-3:])

@@ -8,14 +8,11 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def group_folders(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> Iterator[tuple[int, Path]]:
-    """List the folders whose limits bind this process.
+    """List the folders whose limits bind this process, with the version of the control group, 1 or 2.
 
-    Args:
-        controller: of version 1, such as `cpu` or `memory`; version 2 has one folder for all.
-
-    Yields:
-        Version of the control group, 1 or 2, and the folder. Not every folder exists or holds a limit: inside of a
-        container the list may name groups that only the host sees, and then the mount's top holds the limits.
+    The controller is one of version 1, such as `cpu` or `memory`; version 2 has one folder for all. Not every folder
+    exists or holds a limit: inside of a container the list may name groups that only the host sees, and then the
+    mount's top holds the limits.
     """
     try:
         lines = own.read_text().splitlines()
@@ -36,11 +33,7 @@ def group_folders(controller: str, *, root: Path = CGROUP_ROOT, own: Path = OWN_
 
 
 def read_number(path: Path) -> int | None:
-    """Read a file that holds one whole number.
-
-    Returns:
-        The number; None if the file is absent or says something else, such as `max`.
-    """
+    """Read a file that holds one whole number; None if it is absent or says something else, such as `max`."""
     try:
         return int(path.read_text().strip())
     except (OSError, ValueError):

@@ -8,13 +8,7 @@ from engine.system.machine.control_groups import CGROUP_ROOT, OWN_CGROUPS, group
 
 
 def quota_of_v2(cpu_max: str) -> float | None:
-    """Read a version 2 quota.
-
-    Args:
-        cpu_max: the text of a `cpu.max` file: quota and period in microseconds, or `max` for none.
-
-    Returns:
-        Cores, or None without a limit.
+    """Read the cores of a `cpu.max` file: quota and period in microseconds, or `max` for no limit.
 
     >>> quota_of_v2("150000 100000")
     1.5
@@ -28,13 +22,7 @@ def quota_of_v2(cpu_max: str) -> float | None:
 
 
 def quota_of_v1(quota_us: int | None, period_us: int | None) -> float | None:
-    """Read a version 1 quota.
-
-    Args:
-        quota_us: `cpu.cfs_quota_us`; −1 or None without a limit.
-
-    Returns:
-        Cores, or None without a limit.
+    """Read a version 1 quota in cores; `cpu.cfs_quota_us` is −1 or None without a limit.
 
     >>> quota_of_v1(50_000, 100_000)
     0.5
@@ -47,11 +35,7 @@ def quota_of_v1(quota_us: int | None, period_us: int | None) -> float | None:
 
 
 def quota_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
-    """Find the tightest CPU quota of this process's control group and the groups above it, version 1 or 2.
-
-    Returns:
-        Cores, or None where nothing limits the process.
-    """
+    """Find the tightest CPU quota, in cores, of this process's control group and those above it, version 1 or 2."""
     quotas = [_quota_in(version, folder) for version, folder in group_folders("cpu", root=root, own=own)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -66,24 +50,14 @@ def _quota_in(version: int, folder: Path) -> float | None:
 
 
 def usable_cores(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
-    """Count the cores that this process may use: affinity, cut to the quota rounded up.
-
-    Returns:
-        At least 1.
-    """
+    """Count the cores, at least 1, that this process may use: affinity, cut to the quota rounded up."""
     affinity = len(os.sched_getaffinity(0))
     quota = quota_cores(root=root, own=own)
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
 def thread_count(requested: int | None, usable: int) -> int:
-    """Cut a requested number of threads to what the process may use.
-
-    Args:
-        requested: the most threads to use, or None for all usable cores.
-
-    Returns:
-        Threads, at least 1.
+    """Cut a requested number of threads, or all, to what the process may use, at least 1.
 
     >>> thread_count(10, 2), thread_count(1, 2), thread_count(None, 2)
     (2, 1, 2)

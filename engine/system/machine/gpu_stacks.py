@@ -5,23 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GpuStack:
-    """Distributions that fit one major version of CUDA.
-
-    Attributes:
-        cuda: the major version.
-        driver: the oldest NVIDIA driver that runs it.
-        onnxruntime: requirement for ONNX Runtime, with CUDA's own libraries.
-        tensorrt: requirement for TensorRT.
-        paddle: requirement for Paddle, which comes from Paddle's own package index; None: there is no such build.
-        capabilities: compute capabilities that ONNX Runtime's kernels were built for, oldest and newest.
-    """
+    """Distributions that fit one major version of CUDA."""
 
     cuda: int
-    driver: int
-    onnxruntime: str
+    driver: int  # the oldest NVIDIA driver that runs it
+    onnxruntime: str  # requirement for ONNX Runtime, with CUDA's own libraries
     tensorrt: str
-    paddle: str | None
-    capabilities: tuple[str, str]
+    paddle: str | None  # from Paddle's own package index; None: there is no such build
+    capabilities: tuple[str, str]  # compute capabilities that ONNX Runtime's kernels were built for, oldest and newest
 
 
 GPU_STACKS = (
@@ -50,10 +41,7 @@ PADDLE_INDEX = "https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 
 
 def how_to_install(*, tensorrt: bool = False) -> str:
-    """Say what has to be installed for ONNX Runtime on a GPU.
-
-    Returns:
-        One requirement, or two, for each version of CUDA.
+    """Say what has to be installed for ONNX Runtime on a GPU, for each version of CUDA.
 
     >>> how_to_install()
     "install 'onnxruntime-gpu[cuda,cudnn]==1.26.0' (CUDA 12) or 'onnxruntime-gpu[cuda,cudnn]>=1.28,<1.32' (CUDA 13)"

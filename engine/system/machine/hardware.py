@@ -14,25 +14,15 @@ _TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine, as this process may use it.
+    """A machine, as this process may use it."""
 
-    Attributes:
-        processor: its model, as the kernel tells it.
-        flags: what decides which kernels run (`avx512_vnni` and so on), sorted.
-        cores: of them, what this process may use.
-        gpu: model of the first GPU, as the driver tells it; None where there is none.
-    """
-
-    processor: str
-    flags: tuple[str, ...]
+    processor: str  # its model, as the kernel tells it
+    flags: tuple[str, ...]  # what decides which kernels run (`avx512_vnni` and so on), sorted
     cores: int
-    gpu: str | None
+    gpu: str | None  # model of the first GPU, as the driver tells it
 
     def difference(self, other: "Host") -> str | None:
-        """Say in what another machine differs.
-
-        Returns:
-            The first difference, this machine's value first; None if they are alike.
+        """Say in what another machine differs first, this machine's value first; None if they are alike.
 
         >>> one = Host("Fast", ("avx2", "fma"), 2, None)
         >>> one.difference(Host("Fast", ("avx2",), 2, None))
@@ -59,19 +49,13 @@ def this_processor() -> tuple[str, ...]:
 
 def this_host() -> Host:
     model, *flags = this_processor()
-    return Host(
-        processor=model,
-        flags=tuple(flags),
-        cores=usable_cores(),
-        gpu=first_gpu_name(),
-    )
+    return Host(processor=model, flags=tuple(flags), cores=usable_cores(), gpu=first_gpu_name())
 
 
 def has_vnni() -> bool:
     """Tell whether the processor adds up products of 8-bit numbers without overflow, in one instruction.
 
-    Returns:
-        True if so; always for processors that are not x86, which have their own ways.
+    True, too, for processors that are not x86, which have their own ways.
     """
     flags = processor_flags(cpu_information(_PROCESSORS.read_text(encoding="utf-8")))
     return not any(flag.startswith("avx") for flag in flags) or any("vnni" in flag for flag in flags)
@@ -93,19 +77,12 @@ def processor_model(information: dict[str, str]) -> str:
 
 
 def processor_flags(information: dict[str, str]) -> tuple[str, ...]:
-    """List what the processor can do.
-
-    Returns:
-        Flags, sorted.
-    """
+    """List what the processor can do, sorted."""
     return tuple(sorted((information.get("flags") or information.get("Features") or "").split()))
 
 
 def telling_flags(flags: Iterable[str]) -> tuple[str, ...]:
-    """Pick the flags that decide which kernels run.
-
-    Returns:
-        Those of vectors, matrices and short numbers, in the order given.
+    """Pick the flags that decide which kernels run: those of vectors, matrices and short numbers.
 
     >>> telling_flags(["aes", "avx2", "fma", "sse"])
     ('avx2', 'fma')

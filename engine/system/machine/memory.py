@@ -36,9 +36,8 @@ def return_freed_memory() -> None:
 def memory_limit_bytes(*, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Find how much memory this process may use before the kernel ends it.
 
-    Returns:
-        Bytes: the machine's memory, or the tightest limit of the process's control group and the groups above it,
-        version 1 or 2, if that is less. What others use of it is not deducted.
+    It is the machine's, or the tightest limit of the process's control group and the groups above it, version 1 or 2,
+    if that is less. What others use of it is not deducted.
     """
     limits = [
         read_number(folder / _GROUP_FILES[version][0])
@@ -73,14 +72,9 @@ def _statistic(path: Path, name: str) -> int:
 
 
 def process_memory_bytes(field: str, pid: int | None = None) -> int:
-    """Read the memory of a process.
+    """Read the memory of a process, this one without `pid`; 0 for one that is gone.
 
-    Args:
-        field: `VmRSS` for what is resident now, `VmHWM` for the most that ever was.
-        pid: its id; None: this one.
-
-    Returns:
-        Bytes; 0 for a process that is gone.
+    The field is `VmRSS` for what is resident now, `VmHWM` for the most that ever was.
     """
     try:
         return kernel_bytes(Path("/proc") / (str(pid) if pid else "self") / "status", field)
@@ -96,12 +90,9 @@ def kernel_bytes(path: Path, field: str) -> int:
 
 @contextmanager
 def peak_memory() -> Generator[Callable[[], int]]:
-    """Watch the memory of this process while a block runs.
+    """Watch the memory of this process while a block runs, for the most bytes that were resident since it began.
 
     The kernel's own peak (`VmHWM`) is that of the whole life of the process, and is not touched.
-
-    Yields:
-        Tells the most bytes that were resident since the block began.
     """
     peak = process_memory_bytes("VmRSS")
     ended = threading.Event()

@@ -37,25 +37,15 @@ _TF32 = "NVIDIA_TF32_OVERRIDE"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU.
+    """A GPU."""
 
-    Attributes:
-        index: as CUDA counts those that this process may use.
-        name: of the model.
-        uuid: of this card, or of this instance of a card that is divided (MIG).
-        capability: compute capability, such as 8.9.
-        memory_bytes: in all.
-        driver: version of the driver, such as 550.54.14; that of CUDA where only that is told.
-        cuda: the newest CUDA that the driver runs, such as 12.4.
-    """
-
-    index: int
-    name: str
-    uuid: str
-    capability: str
+    index: int  # as CUDA counts those that this process may use
+    name: str  # of the model
+    uuid: str  # of this card, or of this instance of a card that is divided (MIG)
+    capability: str  # compute capability, such as 8.9
     memory_bytes: int
-    driver: str
-    cuda: str
+    driver: str  # version of the driver, such as 550.54.14; that of CUDA where only that is told
+    cuda: str  # the newest CUDA that the driver runs, such as 12.4
 
     @property
     def description(self) -> str:
@@ -85,13 +75,9 @@ class _Uuid(ctypes.Structure):
 
 
 def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
-    """Ask the driver for its GPUs.
+    """Ask the driver for its GPUs: at least one, in the order of CUDA, which CUDA_VISIBLE_DEVICES decides.
 
-    Returns:
-        In the order of CUDA, which CUDA_VISIBLE_DEVICES decides; at least one.
-
-    Raises:
-        RuntimeUnavailableError: there is no driver, it does not start, or no GPU is visible.
+    RuntimeUnavailableError: there is no driver, it does not start, or no GPU is visible.
     """
     try:
         driver = load(DRIVER_LIBRARY)
@@ -156,23 +142,12 @@ def _driver_version(load: Load) -> str | None:
 
 @cache
 def visible_gpus() -> tuple[Gpu, ...]:
-    """Ask the driver once for a process.
-
-    Returns:
-        As `read_gpus`.
-
-    Raises:
-        RuntimeUnavailableError: as `read_gpus`; the next call asks again.
-    """
+    """Ask the driver once for a process, as `read_gpus` does; after an error the next call asks again."""
     return read_gpus()
 
 
 def require_gpu(index: int, gpus: Callable[[], Sequence[Gpu]] = visible_gpus) -> Gpu:
-    """Find the GPU that was asked for.
-
-    Raises:
-        RuntimeUnavailableError: there is no driver, no GPU, or none of that number.
-    """
+    """Find the GPU that was asked for, or raise RuntimeUnavailableError."""
     found = gpus()
     if index >= len(found):
         names = ", ".join(f"gpu:{each.index} {each.name}" for each in found)
@@ -187,11 +162,7 @@ class _Memory(ctypes.Structure):
 def used_memory_bytes(gpu: Gpu, load: Load = ctypes.CDLL) -> int:
     """Ask the driver's management library for the memory of a GPU that is in use, by all processes together.
 
-    Returns:
-        Bytes.
-
-    Raises:
-        RuntimeUnavailableError: the management library is absent, or does not tell.
+    RuntimeUnavailableError: the library is absent, or does not tell.
     """
     handle, memory = ctypes.c_void_p(), _Memory()
     try:
@@ -210,18 +181,11 @@ def used_memory_bytes(gpu: Gpu, load: Load = ctypes.CDLL) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """Memory of a GPU as the runs of a network may use it.
-
-    Attributes:
-        gpu: which one.
-        model_bytes: of the weights.
-        limit_bytes: for weights and runs together; None: all that is free.
-        load: opens a library.
-    """
+    """Memory of a GPU as the runs of a network may use it."""
 
     gpu: Gpu
-    model_bytes: int
-    limit_bytes: int | None = None
+    model_bytes: int  # of the weights
+    limit_bytes: int | None = None  # for weights and runs together; None: all that is free
     load: Load = ctypes.CDLL
 
     def used_bytes(self) -> int:
@@ -234,11 +198,7 @@ class GpuMemory:
         return max(0, free if self.limit_bytes is None else min(free, self.limit_bytes - self.model_bytes))
 
     def measurable(self) -> Self | None:
-        """Find out whether the driver tells what is used.
-
-        Returns:
-            The memory; None where it does not, which is logged.
-        """
+        """Return the memory, or None where the driver does not tell what is used, which is logged."""
         try:
             self.used_bytes()
         except RuntimeUnavailableError as error:
@@ -248,11 +208,7 @@ class GpuMemory:
 
 
 def first_gpu_name() -> str | None:
-    """Name the first GPU.
-
-    Returns:
-        Its model; None where there is none that could be used.
-    """
+    """Name the model of the first GPU; None where there is none that could be used."""
     try:
         return visible_gpus()[0].name
     except RuntimeUnavailableError:
@@ -260,26 +216,15 @@ def first_gpu_name() -> str | None:
 
 
 def load_globally(name: str) -> object:
-    """Open a library so that others find what it holds.
-
-    Args:
-        name: file name, or path.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """Open a library by name or path so that others find what it holds; OSError if it cannot be opened."""
     return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
 
 
 def open_libraries(names: Iterable[str], package: str | None, remedy: str, load: Load = load_globally) -> None:
     """Open libraries for the whole process, so that what needs them later finds them.
 
-    Args:
-        package: Python package that may hold them; else, and for None, the linker looks where it always does.
-        remedy: what to do if one is missing.
-
-    Raises:
-        RuntimeUnavailableError: one is missing; the message names it.
+    `package` is a Python package that may hold them; else the linker looks where it always does.
+    RuntimeUnavailableError names the one that is missing, and the remedy.
     """
     folder = None if package is None else _package_folder(package)
     for name in names:
@@ -300,12 +245,7 @@ def set_tf32(*, allowed: bool) -> None:
     """Decide for the whole process whether NVIDIA's libraries may round FP32 products to TF32.
 
     They read it once, when they are loaded. What the user's environment says about it stays if TF32 is allowed.
-
-    Args:
-        allowed: if not, it is switched off in all of them.
-
-    Raises:
-        OptionError: it was decided otherwise earlier in this process.
+    OptionError: it was decided otherwise earlier in this process.
     """
     if _tf32_decisions and allowed not in _tf32_decisions:
         earlier, now = ("without", "with") if allowed else ("with", "without")
@@ -327,8 +267,7 @@ _stdout = Lock()
 def output_to_stderr() -> Generator[None]:
     """Send to the standard error output what libraries print on the standard output, which belongs to results.
 
-    Yields:
-        While it does. One thread at a time.
+    One thread at a time.
     """
     # What C's library still holds goes where it was meant to go.
     flush = ctypes.CDLL(None).fflush

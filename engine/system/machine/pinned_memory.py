@@ -24,20 +24,13 @@ MOST_BYTES = 1 << 30
 class PinnedMemory:
     """Copies tensors out of a GPU's memory into arrays whose memory is used again once nobody holds them.
 
-    Threads: any.
+    Threads: any. Beyond `most_bytes` arrays have ordinary memory, which is slower.
     """
 
     def __init__(
         self, device_id: int, load: Callable[[str], Any] = ctypes.CDLL, *, most_bytes: int = MOST_BYTES
     ) -> None:
-        """Open CUDA's runtime library.
-
-        Args:
-            most_bytes: that may be pinned; beyond it arrays have ordinary memory, which is slower.
-
-        Raises:
-            RuntimeUnavailableError: the library is absent.
-        """
+        """Open CUDA's runtime library; RuntimeUnavailableError if it is absent."""
         self._cuda = _open_first(load)
         self._device_id = device_id
         self._most_bytes = most_bytes
@@ -48,11 +41,7 @@ class PinnedMemory:
         self._closed = False
 
     def fetch(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Copy a tensor.
-
-        Raises:
-            InferenceError: CUDA cannot copy it.
-        """
+        """Copy a tensor; InferenceError if CUDA cannot copy it."""
         self._cuda.cudaSetDevice(self._device_id)
         found = self._array(shape, dtype)
         code = self._cuda.cudaMemcpy(
