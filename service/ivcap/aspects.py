@@ -228,10 +228,9 @@ _ASPECTS: Mapping[str, type] = {
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Make the JSON schemas of everything that is published.
+    """Make the JSON schemas (draft 2020-12) of everything that is published, by the names of their files.
 
-    Returns:
-        Name of the file to schema (draft 2020-12). Its `$id` is what stands in `$schema` of whatever has that form.
+    `$id` is what stands in `$schema` of whatever has that form.
     """
     schemas = {urn: TypeAdapter(model).json_schema() for urn, model in _ASPECTS.items()}
     for urn, schema in schemas.items():

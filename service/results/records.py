@@ -23,12 +23,7 @@ _CLOSED = ConfigDict(strict=True, extra="forbid")
 
 
 class RecordError(ValueError):
-    """A field is missing, of another type, or out of range.
-
-    Attributes:
-        field: its name, with those of the fields that it lies in before it.
-        problem: what is wrong with it.
-    """
+    """A field, named with those that it lies in before it, is missing, of another type, or out of range."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -232,13 +227,9 @@ def _adapter(model: Any) -> TypeAdapter[Any]:  # noqa: ANN401
 
 
 def checked(model: type[_Model], value: object) -> _Model:
-    """Check a JSON value by a model of this file.
+    """Check a JSON value by a model of this file, and return it as it is: numbers stay as they were written.
 
-    Returns:
-        The same value: numbers stay as they were written.
-
-    Raises:
-        RecordError: a field is missing, of another type, out of range, or unknown.
+    Raises RecordError where a field is missing, of another type, out of range, or unknown.
     """
     try:
         _adapter(model).validate_python(value, strict=True)
@@ -251,9 +242,5 @@ def checked(model: type[_Model], value: object) -> _Model:
 
 
 def checked_record(value: object) -> dict[str, Any]:
-    """Check a record as `--json` prints it.
-
-    Raises:
-        RecordError: it is something else.
-    """
+    """Check a record as `--json` prints it; RecordError where it is something else."""
     return checked(cast("type[dict[str, Any]]", Record), value)

@@ -43,11 +43,7 @@ _REQUIRED: Final = (
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read what people know of a set of pictures.
-
-    Raises:
-        OptionError: the file is no JSON object of iFDO's header fields.
-    """
+    """Read what people know of a set of pictures; OptionError unless it is a JSON object of iFDO's header fields."""
     try:
         content = read_json(path)
     except SettingsError as error:
@@ -63,15 +59,10 @@ def read_header(path: Path) -> dict[str, Any]:
 def ifdo_record(
     pictures: Sequence[PlacedPicture], classes: Sequence[SurveyClass], header: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Describe pictures.
+    """Describe pictures as JSON values, and say what these lack.
 
-    Args:
-        classes: in index order.
-        header: what people know of the pictures; it counts before what is found here. `image-handle` is the beginning
-            of the address of each picture.
-
-    Returns:
-        JSON values, and what they lack: fields that iFDO asks for, and how many pictures have no file any more.
+    That is, fields that iFDO asks for, and how many pictures have no file any more. What people know of the pictures
+    (`header`) counts before what is found here; `image-handle` is the beginning of the address of each picture.
     """
     folder = os.path.commonpath([Path(each.picture.path).parent for each in pictures])
     items: dict[str, dict[str, Any]] = {}
