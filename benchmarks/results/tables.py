@@ -26,7 +26,7 @@ def measured(results: Results) -> list[tuple[Measurement, Summary]]:
 def front(results: Results) -> frozenset[Configuration]:
     """Find the configurations that no other of their size beats in both median latency and smallest class IoU.
 
-    Returns the Pareto front of every size; empty where masks were not compared.
+    There are none where masks were not compared.
     """
     points: dict[Size | None, list[tuple[float, float, Configuration]]] = {}
     for each, summary in measured(results):
@@ -68,10 +68,7 @@ def figures(results: Results) -> Table:
 
 
 def time_split(results: Results) -> Table:
-    """Lay out where the time goes.
-
-    Returns medians in milliseconds, a row per configuration that came to its end, the fastest first.
-    """
+    """Lay out where the time goes: medians in milliseconds of what came to its end, the fastest first."""
     return Table(
         ("configuration", *(f"{stage} ms" for stage in STAGES)),
         tuple(
@@ -122,11 +119,7 @@ def record(results: Results) -> dict[str, Any]:
 
 
 def results_of(json: bytes | str) -> Results:
-    """Read results that were kept, to make tables or plots of them again.
-
-    Raises:
-        ValidationError: It is something else.
-    """
+    """Read results that were kept, to make tables or plots of them again; ValidationError for something else."""
     return _RESULTS.validate_json(json)
 
 

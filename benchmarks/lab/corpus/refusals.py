@@ -32,15 +32,7 @@ _CODECS_OF_FEW = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A kind of file that may be refused.
-
-    Attributes:
-        kind: what the page calls it.
-        reason: why it may be refused.
-        applies: tells whether a file is of the kind.
-        message: what the error has to say; a regular expression, whatever the case.
-        readers: which of our readers may.
-    """
+    """A kind of file that some of our readers may refuse; `message` is a regular expression, whatever the case."""
 
     kind: str
     reason: str
@@ -49,7 +41,6 @@ class Refusal:
     readers: tuple[Path, ...] = ("photograph", "raster")
 
     def fits(self, facts: Facts, message: str, reader: str) -> bool:
-        """Tell whether a refusal is right by this kind."""
         return reader in self.readers and self.applies(facts) and bool(re.search(self.message, message, re.IGNORECASE))
 
 

@@ -32,13 +32,10 @@ _TILE_WIDTH = 322
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One picture of a TIFF.
+    """One picture of a TIFF; children are subdirectories.
 
-    Attributes:
-        tags: number to type and values; numerator and denominator of a rational are two values. Offsets and byte counts
-            of the segments are added.
-        segments: strips or tiles, in order; an empty one is sparse: its offset and its byte count are 0.
-        children: subdirectories.
+    `tags` map a number to type and values; numerator and denominator of a rational are two values. Offsets and byte
+    counts of the segments (strips or tiles, in order) are added; an empty one is sparse: both are 0.
     """
 
     tags: dict[int, tuple[int, tuple[int, ...]]]
