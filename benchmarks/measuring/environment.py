@@ -13,18 +13,9 @@ from engine.system.machine.memory import kernel_bytes
 from engine.system.machine.nvidia import first_gpu_name
 
 LIBRARIES = (
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "rasterio",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "paddlepaddle",
-    "paddlepaddle-gpu",
-    "paddle2onnx",
-    "tensorrt-cu12",
-)
+    "numpy", "opencv-python-headless", "pillow", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino",
+    "paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "tensorrt-cu12",
+)  # fmt: skip
 _ROOT = Path(__file__).parents[2]
 _PROCESSORS = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")

@@ -30,30 +30,12 @@ from service.results.resuming import LedgerError, Resumed, require_pictures_kept
 LEDGER = "ledger.parquet"
 ROWS = "rows"
 COLUMNS: Mapping[str, str] = {
-    "uri": "string",
-    "stem": "string",
-    "status": "string",
-    "error_type": "string",
-    "error": "string",
-    "mask": "string",
-    "width": "int64",
-    "height": "int64",
-    "cover": "cover",
-    "taken_at": "string",
-    "latitude_deg": "double",
-    "longitude_deg": "double",
-    "provenance": "string",
-    "timings_ms": "string",
-    "digest": "string",
-    "node": "string",
-    "network_width": "int64",
-    "network_height": "int64",
-    "notes": "string",
-    "flags": "string",
-    "confidence": "string",
-    "roi": "string",
-    "excluded": "string",
-}
+    "uri": "string", "stem": "string", "status": "string", "error_type": "string", "error": "string", "mask": "string",
+    "width": "int64", "height": "int64", "cover": "cover", "taken_at": "string", "latitude_deg": "double",
+    "longitude_deg": "double", "provenance": "string", "timings_ms": "string", "digest": "string", "node": "string",
+    "network_width": "int64", "network_height": "int64", "notes": "string", "flags": "string", "confidence": "string",
+    "roi": "string", "excluded": "string",
+}  # fmt: skip
 """Of the rows; provenance, timings, and what stands behind the size that the network saw are JSON."""
 _FIELDS = ("notes", "flags", "confidence", "roi")
 """Of records, written as JSON where there is one."""

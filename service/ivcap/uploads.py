@@ -24,16 +24,8 @@ from service.request import PredictRequest, ServiceRequest, build_service_reques
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.
 _NOT_OF_UPLOADS = (
-    "model",
-    "image",
-    "images",
-    "shard",
-    "report",
-    "benchmark",
-    "model-name",
-    "overlay",
-    "overlay-strength",
-)
+    "model", "image", "images", "shard", "report", "benchmark", "model-name", "overlay", "overlay-strength",
+)  # fmt: skip
 _NAME = "upload"
 
 

@@ -21,24 +21,11 @@ _WGS_84: Final = "EPSG:4326"
 _HANDLE: Final = "image-handle"
 _OF_ITEMS: Final = ("image-datetime", "image-latitude", "image-longitude", "image-altitude-meters")
 _REQUIRED: Final = (
-    "image-set-name",
-    "image-set-uuid",
-    "image-set-handle",
-    "image-set-ifdo-version",
-    *_OF_ITEMS,
-    "image-coordinate-reference-system",
-    "image-coordinate-uncertainty-meters",
-    "image-context",
-    "image-project",
-    "image-event",
-    "image-platform",
-    "image-sensor",
-    "image-pi",
-    "image-creators",
-    "image-license",
-    "image-copyright",
+    "image-set-name", "image-set-uuid", "image-set-handle", "image-set-ifdo-version", *_OF_ITEMS,
+    "image-coordinate-reference-system", "image-coordinate-uncertainty-meters", "image-context", "image-project",
+    "image-event", "image-platform", "image-sensor", "image-pi", "image-creators", "image-license", "image-copyright",
     "image-abstract",
-)
+)  # fmt: skip
 """Fields that the schema of version 2.2.1 asks a header for."""
 
 

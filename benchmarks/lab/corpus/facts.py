@@ -28,15 +28,8 @@ _SIGNATURES = {
     "GIF": rb"GIF8[79]a",
 }
 _MODELS: dict[int, Model] = {
-    0: "white is zero",
-    1: "grey",
-    2: "RGB",
-    3: "palette",
-    5: "CMYK",
-    6: "YCbCr",
-    8: "CIELab",
-    9: "ICCLab",
-}
+    0: "white is zero", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab",
+}  # fmt: skip
 _HEAD_BYTES = 4096
 _BMP_HEAD_BYTES = 66
 _REDUCED_OR_MASK = 0b101

@@ -10,24 +10,11 @@ from benchmarks.lab.corpus.facts import Facts, TiffFacts
 Path = Literal["photograph", "raster"]
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED, _COMPLEX = 1, 2, 3, 4, frozenset({5, 6})
 _CODECS_OF_FEW = {
-    34661: "JBIG",
-    34712: "JPEG 2000",
-    33003: "JPEG 2000",
-    33004: "JPEG 2000",
-    33005: "JPEG 2000",
-    34933: "PNG",
-    34934: "JPEG XR",
-    22610: "JPEG XR",
-    50002: "JPEG XL",
-    52546: "JPEG XL",
-    34892: "lossy JPEG of DNG",
-    32809: "ThunderScan",
-    32766: "NeXT",
-    34676: "SGI LogLuv",
-    34677: "SGI LogLuv",
-    32909: "PixarLog",
+    34661: "JBIG", 34712: "JPEG 2000", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34933: "PNG",
+    34934: "JPEG XR", 22610: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL", 34892: "lossy JPEG of DNG",
+    32809: "ThunderScan", 32766: "NeXT", 34676: "SGI LogLuv", 34677: "SGI LogLuv", 32909: "PixarLog",
     6: "JPEG of TIFF 6.0",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,19 +312,6 @@ def _fill_orders() -> Iterator[Variant]:
 
 
 GROUPS: tuple[Callable[[], Iterator[Variant]], ...] = (
-    _core,
-    _depths,
-    _bilevel,
-    _value_types,
-    _lossy,
-    _rare_codecs,
-    _ycbcr,
-    _lab,
-    _palettes,
-    _associated_alpha,
-    _orientations,
-    _pages,
-    _sparse,
-    _bands_and_nodata,
-    _fill_orders,
-)
+    _core, _depths, _bilevel, _value_types, _lossy, _rare_codecs, _ycbcr, _lab, _palettes, _associated_alpha,
+    _orientations, _pages, _sparse, _bands_and_nodata, _fill_orders,
+)  # fmt: skip

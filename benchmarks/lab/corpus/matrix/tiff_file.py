@@ -14,18 +14,9 @@ ByteOrder = Literal["<", ">"]
 BYTE, ASCII, SHORT, LONG, RATIONAL, SBYTE, UNDEFINED, SSHORT, SLONG = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _IFD, _LONG8 = 13, 16
 _CODES = {
-    BYTE: "B",
-    ASCII: "s",
-    SHORT: "H",
-    LONG: "I",
-    RATIONAL: "II",
-    SBYTE: "b",
-    UNDEFINED: "B",
-    SSHORT: "h",
-    SLONG: "i",
-    _IFD: "I",
-    _LONG8: "Q",
-}
+    BYTE: "B", ASCII: "s", SHORT: "H", LONG: "I", RATIONAL: "II", SBYTE: "b", UNDEFINED: "B", SSHORT: "h", SLONG: "i",
+    _IFD: "I", _LONG8: "Q",
+}  # fmt: skip
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES, _SUB_DIRECTORIES = 273, 279, 324, 325, 330
 _TILE_WIDTH = 322
 
