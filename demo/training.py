@@ -194,10 +194,7 @@ def train(network: "Layer", task: Task, seat: Seat) -> int:
     batches = task.batches(seat.rank)
     parameters: list[Tensor] = network.parameters()
     optimizer = paddle.optimizer.AdamW(
-        recipe.peak_rate,
-        parameters=parameters,
-        weight_decay=0.01,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(2.0),
+        recipe.peak_rate, parameters=parameters, weight_decay=0.01, grad_clip=paddle.nn.ClipGradByGlobalNorm(2.0)
     )
     network.train()
     seat.meet()

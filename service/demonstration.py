@@ -9,13 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import (
-    OptionError,
-    Prediction,
-    RuntimeUnavailableError,
-    list_images,
-    read_image,
-)
+from engine import OptionError, Prediction, RuntimeUnavailableError, list_images, read_image
 from engine.system.libraries import installed_version
 from service.request import SAVE_KINDS, PredictRequest, build_request
 from service.results.pictures import ImageTask, ResultWriter, distinct_stems, require_inputs_kept

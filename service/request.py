@@ -104,11 +104,7 @@ def build_request(**parameters: object) -> PredictRequest:
     return assembled(PredictRequest, parameters)
 
 
-_NAMES_IN_ORDERS = {
-    "threads": "cpu_threads",
-    "mkldnn": "enable_mkldnn",
-    "auto_tune_shapes": "enable_auto_tune",
-}
+_NAMES_IN_ORDERS = {"threads": "cpu_threads", "mkldnn": "enable_mkldnn", "auto_tune_shapes": "enable_auto_tune"}
 """Where users of the service know an option by another name than those of the command line."""
 _DEFAULTS_IN_ORDERS: Mapping[str, object] = {
     "device": Device.CPU,

@@ -148,12 +148,7 @@ def _temporary_cache(reason: str) -> Path:
 
 @contextmanager
 def open_session(
-    path: Path,
-    request: PredictRequest,
-    caches: Caches,
-    images: Sequence[Path] = (),
-    *,
-    profile: Path | None = None,
+    path: Path, request: PredictRequest, caches: Caches, images: Sequence[Path] = (), *, profile: Path | None = None
 ) -> Generator[Predictor]:
     """Open a bundle and a predictor for a request; raises EngineError for whatever is wrong.
 
@@ -190,11 +185,7 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     bundle = predictor.bundle
     keep = "confidence" in request.save
     steps = steps_for(
-        request.cover,
-        bundle.classes,
-        multilabel=bundle.multilabel,
-        keep_confidence=keep,
-        usual=cleanup_of(bundle),
+        request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep, usual=cleanup_of(bundle)
     )
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
@@ -309,11 +300,7 @@ def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | Non
 
 
 def certify(
-    bundle: Bundle,
-    options: OnnxOptions,
-    caches: Caches,
-    images: Sequence[Path],
-    bands: Sequence[int] | None = None,
+    bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path], bands: Sequence[int] | None = None
 ) -> "ParityReport":
     """Compare the ONNX model of a bundle, or else that of the cache, with the bundle's Paddle program.
 
@@ -361,12 +348,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
     from engine.gpu.shapes import collect_profile
 
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
-    with open_predictor(
-        bundle,
-        on_cpu,
-        convert=caches.convert,
-        ledger=caches.ledger,
-    ) as predictor:
+    with open_predictor(bundle, on_cpu, convert=caches.convert, ledger=caches.ledger) as predictor:
         return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size or 1)
 
 
@@ -408,10 +390,5 @@ def build_pipeline(
     """
     workers = threads or usable_cores()
     return Pipeline(
-        predictor,
-        read,
-        write,
-        batch_size=batch_within_memory(request, predictor),
-        workers=workers,
-        read_ahead=workers,
+        predictor, read, write, batch_size=batch_within_memory(request, predictor), workers=workers, read_ahead=workers
     )

@@ -186,10 +186,7 @@ def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] 
     Raises ImageError where the file cannot be read, holds colours instead of indices, or is of another size.
     """
     try:
-        with (
-            open_to_read(path) as file,
-            Image.open(file, formats=["PNG"]) as image,
-        ):
+        with open_to_read(path) as file, Image.open(file, formats=["PNG"]) as image:
             # Before it is decoded: a small file may declare any size.
             if image.size != size:
                 raise ImageError(

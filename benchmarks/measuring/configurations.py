@@ -47,12 +47,7 @@ class ProviderName(StrEnum):
     @property
     def on_gpu(self) -> bool:
         """Whether the network runs on a GPU."""
-        return self in {
-            ProviderName.CUDA,
-            ProviderName.TENSORRT,
-            ProviderName.PADDLE_GPU,
-            ProviderName.PADDLE_TENSORRT,
-        }
+        return self in {ProviderName.CUDA, ProviderName.TENSORRT, ProviderName.PADDLE_GPU, ProviderName.PADDLE_TENSORRT}
 
     @property
     def is_tensorrt(self) -> bool:

@@ -27,15 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from engine import (
-    Device,
-    EngineError,
-    ImageError,
-    Prediction,
-    Provenance,
-    SourceImage,
-    read_image,
-)
+from engine import Device, EngineError, ImageError, Prediction, Provenance, SourceImage, read_image
 from engine.bundle.archive import unpack
 from engine.images import ImageLimits
 from engine.rasters.result import Result
@@ -170,10 +162,7 @@ class Segmenter:
         if stored is None:
             stored = self._segment(tasks)
             write_batch(self._out, name, stored)
-        return {
-            "uri": [entry.source for entry in stored],
-            "status": [entry.record["status"] for entry in stored],
-        }
+        return {"uri": [entry.source for entry in stored], "status": [entry.record["status"] for entry in stored]}
 
     def _segment(self, tasks: Sequence[RemoteTask]) -> Sequence[ClusterEntry]:
         options, request = self._options, self._options.request

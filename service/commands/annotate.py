@@ -43,11 +43,7 @@ _MAPPING = "class_mapping"
 _DICTIONARY = "taglab_labels"
 _MOST_POINTS = 1000
 _OF_POINTS = ("coralnet", "squidle")
-_OF_ALL: dict[str, str] = {
-    "coralnet": "annotations.csv",
-    "squidle": "annotations.json",
-    "coco": "annotations.json",
-}
+_OF_ALL: dict[str, str] = {"coralnet": "annotations.csv", "squidle": "annotations.json", "coco": "annotations.json"}
 """The file of formats that have one for all pictures."""
 
 

@@ -63,13 +63,7 @@ from service.commands.terminal import (
     table_written,
     tell,
 )
-from service.request import (
-    THE_BUNDLE,
-    PredictRequest,
-    require_apart,
-    require_writable_file,
-    written_by,
-)
+from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.session import Caches, caches_at, open_session
 from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
 from service.surveys.intervals import Estimate

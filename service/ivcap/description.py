@@ -236,11 +236,7 @@ def completed(
 
 
 def tool_from(
-    environment: Mapping[str, str],
-    name: str,
-    schema: Mapping[str, Any],
-    returned: str,
-    description: str = DESCRIPTION,
+    environment: Mapping[str, str], name: str, schema: Mapping[str, Any], returned: str, description: str = DESCRIPTION
 ) -> ToolDefinition:
     """Describe the service as a tool that an agent calls: the aspect by which the platform's `ivcap mcp` lists tools.
 

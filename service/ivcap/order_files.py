@@ -244,11 +244,7 @@ def _unreachable_address(error: BaseException) -> str | None:
 
 
 def images_of_order(
-    image: Downloadable | None,
-    images: Collection | None,
-    work: Path,
-    allowance: Allowance,
-    shard: Shard | None = None,
+    image: Downloadable | None, images: Collection | None, work: Path, allowance: Allowance, shard: Shard | None = None
 ) -> ImageSource:
     """Find the images of an order: the one `image`, or else a share of a collection.
 

@@ -67,9 +67,7 @@ def short_stem(stem: str) -> str:
 
 
 def distinct_stems(
-    images: Sequence[Path],
-    subfolders: Mapping[Path, PurePath] | None = None,
-    pages: Sequence[int | None] | None = None,
+    images: Sequence[Path], subfolders: Mapping[Path, PurePath] | None = None, pages: Sequence[int | None] | None = None
 ) -> list[str]:
     """Give every image a stem of its own for its output files: cut by `short_stem`, and told apart by `-2`, `-3`, ….
 
@@ -262,11 +260,7 @@ def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
 
 def confidence_record(confidence: Confidence) -> dict[str, float]:
     """Write the confidence of an image as JSON values; `unsure` is the share of the pixels below `limit`."""
-    return {
-        "mean": round(confidence.mean, 6),
-        "unsure": round(confidence.unsure, 6),
-        "limit": confidence.limit,
-    }
+    return {"mean": round(confidence.mean, 6), "unsure": round(confidence.unsure, 6), "limit": confidence.limit}
 
 
 def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
@@ -394,11 +388,7 @@ def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
     coordinate reference system. Covers are shares of `valid_pixels`.
     """
     bounds = raster.bounds
-    return {
-        "crs": raster.crs,
-        "bounds": None if bounds is None else list(bounds),
-        "valid_pixels": raster.valid_pixels,
-    }
+    return {"crs": raster.crs, "bounds": None if bounds is None else list(bounds), "valid_pixels": raster.valid_pixels}
 
 
 def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:

@@ -196,11 +196,7 @@ class TiledImages(Generic[Image, Stored]):
         tiling, facts = self._tiling()
         files = self.sink.raster_files(image)
         with open_geotiff(
-            path,
-            self.tiles.bands,
-            page=page,
-            tile_height=tiling.height,
-            scale_range=self.request.images.scale_range,
+            path, self.tiles.bands, page=page, tile_height=tiling.height, scale_range=self.request.images.scale_range
         ) as raster:
             areas = _areas_of(path, raster)
             self._require_ground(path, areas)
@@ -247,13 +243,7 @@ class TiledImages(Generic[Image, Stored]):
         return written.stored(stored, {**written.timings_ms, "encode": encode_ms})
 
     def _finish(
-        self,
-        image: Image,
-        raster: GeoTiff,
-        files: RasterFiles,
-        masks: "_Masks",
-        run: TiledRun,
-        areas: PixelAreas,
+        self, image: Image, raster: GeoTiff, files: RasterFiles, masks: "_Masks", run: TiledRun, areas: PixelAreas
     ) -> SegmentedRaster[Image, RasterFiles]:
         started = time.perf_counter()
         covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)

@@ -185,11 +185,7 @@ def rules_correction_out(survey: SurveyPictures) -> list[str]:
 
 
 def _require_evaluated(
-    path: Path,
-    provenance: Mapping[str, Any],
-    survey: SurveyPictures,
-    found: Mapping[str, Values],
-    whole: Set[str],
+    path: Path, provenance: Mapping[str, Any], survey: SurveyPictures, found: Mapping[str, Values], whole: Set[str]
 ) -> None:
     """Refuse labels of pictures that no ledger has, and masks that are not those of the network that was evaluated."""
     missing = found.keys() - {each.path for each in survey.pictures}

@@ -112,10 +112,7 @@ def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.linalg.inv(_XYZ_TO_SRGB).T @ np.linalg.inv(_D50_TO_D65).T / _D50
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    return np.stack(
-        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])],
-        axis=-1,
-    )
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def lab_samples(lab: NDArray[np.float64], stored: Stored) -> NDArray[np.uint16]:

@@ -92,11 +92,7 @@ class Allowance:
             )
 
 
-_SIZES = {
-    "image": "PSEG_HTTP_IMAGE_BYTES",
-    "bundle": "PSEG_HTTP_BUNDLE_BYTES",
-    "record": "PSEG_HTTP_RECORD_BYTES",
-}
+_SIZES = {"image": "PSEG_HTTP_IMAGE_BYTES", "bundle": "PSEG_HTTP_BUNDLE_BYTES", "record": "PSEG_HTTP_RECORD_BYTES"}
 
 
 @dataclass(frozen=True, slots=True)

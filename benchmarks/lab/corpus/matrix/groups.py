@@ -10,16 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.lab.corpus import rules
 from benchmarks.lab.corpus.matrix.scene import ALPHA, HEIGHT, cmyk, colormap, samples, scene_rgb
-from benchmarks.lab.corpus.matrix.tiff_file import (
-    BYTE,
-    LONG,
-    RATIONAL,
-    SBYTE,
-    SHORT,
-    SLONG,
-    SSHORT,
-    ByteOrder,
-)
+from benchmarks.lab.corpus.matrix.tiff_file import BYTE, LONG, RATIONAL, SBYTE, SHORT, SLONG, SSHORT, ByteOrder
 from benchmarks.lab.corpus.matrix.writers import (
     LOSSLESS_CODECS,
     RARE_CODECS,
