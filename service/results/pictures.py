@@ -1,7 +1,5 @@
 """What is written of a prediction: pictures, JSON records, a table of cover."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ from engine.segmentation.palette import (
 )
 from engine.segmentation.steps import RegionCover
 from engine.system.files import write_atomically
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.request import SaveKind, require_apart
 
 _STEM_BYTES = 180
@@ -429,22 +427,16 @@ class CoverTable:
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
-        self.rows.append({name: "" if value is None else value for name, value in cells.items()})
+        self.rows.append(cells)
 
     def to_csv(self) -> bytes:
-        """Write UTF-8 CSV with a header line; a cell without a value is empty; text by `csv_cell`."""
+        """Write UTF-8 CSV with a header line; a cell without a value is empty."""
         first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
         first += ["taken_at", "latitude_deg", "longitude_deg"]
         last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(csv_cell, columns))
-        for row in self.rows:
-            cells = (row.get(column, "") for column in columns)
-            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
-        return text.getvalue().encode()
+        return csv_table(columns, ([row.get(column) for column in columns] for row in self.rows))
 
 
 def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """Masks in the formats of annotation tools: points of CoralNet and Squidle+, polygons, regions, label maps."""
 
-import csv
 import io
 import os
 import zlib
@@ -21,7 +20,7 @@ from engine.errors import ImageError
 from engine.gdal import traced_mask
 from engine.quantities import Extent
 from engine.rasters.outlines import Simplification
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
 
@@ -330,8 +329,5 @@ def coralnet_csv(points: Iterable[tuple[str, LabelledPoint]]) -> bytes:
 
     Rows and columns are counted from 0 at the top left.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["Name", "Row", "Column", "Label"])
-    writer.writerows([csv_cell(name), each.row, each.column, csv_cell(each.label)] for name, each in points)
-    return text.getvalue().encode()
+    rows = ((name, each.row, each.column, each.label) for name, each in points)
+    return csv_table(["Name", "Row", "Column", "Label"], rows)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_text
-from engine.system.text import csv_cell, original
+from engine.system.text import csv_table, original
 from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
 
@@ -151,12 +151,11 @@ def _inclusion_probabilities(sizes: NDArray[np.float64], count: int) -> NDArray[
 
 def sample_csv(sample: Sequence[SampledPicture]) -> bytes:
     """Write a sample as UTF-8 CSV: image, mask, site, transect, quadrat, date, stratum, inclusion_probability."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"])
+    columns = ["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"]
+    rows: list[list[object]] = []
     for each in sample:
         picture, place = each.picture.picture, each.picture.place
-        mask = "" if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
+        mask = None if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
         names = [picture.path, mask, place.site, place.transect, place.quadrat, place.date, each.stratum]
-        writer.writerow([*map(csv_cell, names), repr(each.inclusion_probability)])
-    return text.getvalue().encode()
+        rows.append([*names, each.inclusion_probability])
+    return csv_table(columns, rows)

@@ -1,7 +1,5 @@
 """The cover of every class by group and date, and its differences between dates."""
 
-import csv
-import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import OptionError
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
@@ -362,14 +360,14 @@ def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPictur
             values.append(np.mean(areas, axis=0).round(2).tolist())
         rows.append(
             [
-                *map(_cell, (place.site, place.transect, place.quadrat, place.date)),
-                round(sum(depths) / len(depths), 3) if depths else "",
+                *(place.site, place.transect, place.quadrat, place.date),
+                round(sum(depths) / len(depths), 3) if depths else None,
                 len(members),
-                _cell(members[0].picture.path if len(members) == 1 else None),
+                members[0].picture.path if len(members) == 1 else None,
                 *itertools.chain(*values),
             ]
         )
-    return _table(columns, rows)
+    return csv_table(columns, rows)
 
 
 def _quadrat_key(each: PlacedPicture) -> tuple[str, ...]:
@@ -385,20 +383,8 @@ def _csv(summary: Mapping[str, Any], what: str, first: Sequence[str] = ()) -> by
     columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS, *further, "corrected"]
     of_all = {"unit": summary["unit"], "corrected": summary["corrected"]}
     rows = [{**each, **of_all, "class": each["name"], "class_id": each["id"]} for each in covers]
-    return _table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
+    return csv_table(columns, ([_cell(row.get(name)) for name in columns] for row in rows))
 
 
 def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return csv_cell(value) if isinstance(value, str) else value
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(csv_cell, columns))
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return ("yes" if value else "no") if isinstance(value, bool) else value

@@ -118,7 +118,7 @@ def test_nothing_is_dropped(results: Results) -> None:
         ("failed: the process ended with signal SIGKILL", (DEAD.label,)),
         ("skipped: no GPU", (ABSENT.label,)),
     ]
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(to_csv(results))))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(to_csv(results).decode())))
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed", "skipped"]
     assert [row["provider"] for row in rows] == ["paddle-cpu", "cpu", "cpu", "cpu", "paddle-onednn", "cuda"]
     assert rows[-1]["reason"] == "no GPU"
