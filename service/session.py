@@ -122,16 +122,12 @@ def _users_cache() -> Path:
         # platformdirs knows no home of a user who has neither HOME nor an entry in the system's list.
         folder = user_cache_path("pseg")
         folder.mkdir(parents=True, exist_ok=True)
-        if not _holds_something(folder):
+        # One that somebody filled is of use even if nothing can be added, and what has to be says so.
+        if not any(folder.iterdir()):
             tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:
         return _temporary_cache(str(error))
     return folder
-
-
-def _holds_something(folder: Path) -> bool:
-    """Whether somebody filled it: it is of use even if nothing can be added, and what has to be says so."""
-    return any(folder.iterdir())
 
 
 @cache

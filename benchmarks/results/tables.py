@@ -116,11 +116,6 @@ def record(results: Results) -> dict[str, Any]:
     return everything
 
 
-def results_of(json: bytes | str) -> Results:
-    """Read results that were kept, to make tables or plots of them again; ValidationError for something else."""
-    return _RESULTS.validate_json(json)
-
-
 def to_csv(results: Results) -> bytes:
     """Write a row per configuration, also of those that failed or were skipped."""
     rows = [_csv_row(each.configuration, each) for each in results.measurements]

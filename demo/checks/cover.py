@@ -225,7 +225,7 @@ def verdicts(results: Sequence[SceneResult]) -> list[Verdict]:
     found: list[Verdict] = []
     for name in ("with_labels", "with_network"):
         source = "exact labels" if name == "with_labels" else "the network's masks"
-        findings = [(each, _of(each, name)) for each in results]
+        findings = [(each, each.with_labels if name == "with_labels" else each.with_network) for each in results]
         one = [(each, finding) for each, finding in findings if each.shows == 1 and not each.at_border]
         refused = sum(finding.refused is not None for _, finding in one)
         hidden = [finding for each, finding in findings if not each.shows and not each.at_border]
@@ -257,10 +257,6 @@ def verdicts(results: Sequence[SceneResult]) -> list[Verdict]:
                 _limited(f"{source}: their region filled with the exact labels, error", filled, _MOST_NETWORK_ERROR)
             )
     return found
-
-
-def _of(result: SceneResult, name: str) -> Finding:
-    return result.with_labels if name == "with_labels" else result.with_network
 
 
 def _limited(what: str, errors: Sequence[float], limit: float) -> Verdict:

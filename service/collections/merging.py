@@ -75,7 +75,8 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
     target = ledger_path(out, None)
     # An empty one is what a run leaves that was killed as it began.
     there = read_ledger(target) if os.path.lexists(target) and target.lstat().st_size else None
-    contents = [read_ledger(path) for path in paths if there is None or not _same_file(path, target)]
+    named = [path for path in paths if there is None or os.path.realpath(path) != os.path.realpath(target)]
+    contents = [read_ledger(path) for path in named]
     first, *others = contents = [*contents, *([] if there is None else [there])]
     for other in others:
         _require_same(first, other)
@@ -102,10 +103,6 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
         sorted(duplicates),
         sorted(contradictory),
     )
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _require_same(first: LedgerContent, other: LedgerContent) -> None:

@@ -378,7 +378,7 @@ def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry
         kept = entries(before)
         try:
             with atomic_file(path) as temporary:
-                temporary.write(_run_line(run))
+                temporary.write(_json_line({_FIELD: _FORMAT, **asdict(run)}))
                 temporary.writelines(entry.line() for entry in kept)
                 temporary.flush()
                 # A second handle on the same opening: the lock lives as long as it does.
@@ -597,10 +597,6 @@ def _absolute(path: Path) -> str:
 def _json_line(record: Mapping[str, Any]) -> bytes:
     # In ASCII: a name that is no UTF-8 survives.
     return json.dumps(record).encode() + b"\n"
-
-
-def _run_line(run: Run) -> bytes:
-    return _json_line({_FIELD: _FORMAT, **asdict(run)})
 
 
 def _run_from(line: dict[str, Any]) -> Run:

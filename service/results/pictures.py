@@ -320,6 +320,7 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
             "timings_ms": {},
             "network_size": None,
         }
+    size = result.network_size
     return {
         "image": result.source.label,
         "status": "ok",
@@ -332,7 +333,7 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         "cover": cover_records(result.covers),
         "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
-        "network_size": _network_size(result.network_size),
+        "network_size": None if size is None else {"width": size[0], "height": size[1]},
         **measured_record(result.confidence, None if isinstance(result, SegmentedRaster) else result.region),
         **({"notes": list(result.notes)} if result.notes else {}),
         **(flags_record(result.prediction) if isinstance(result, Segmented) else {}),
@@ -389,10 +390,6 @@ def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
     return {"crs": raster.crs, "bounds": None if bounds is None else list(bounds), "valid_pixels": raster.valid_pixels}
 
 
-def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
-    return None if size is None else {"width": size[0], "height": size[1]}
-
-
 _Cover = tuple[str, float | None, float | None]
 """A class's name, its share of what counts (None: it is left out), and its area where that is known."""
 
@@ -410,6 +407,7 @@ class CoverTable:
             return
         mask, made_by = record["mask"], record["provenance"]
         size: Mapping[str, int] = record.get("network_size") or {}
+        sure: Mapping[str, float] | None = record.get("confidence")
         covers = [_cover_of(each, "area_m2") for each in record["cover"]]
         cells: dict[str, object] = {
             "image": record["image"],
@@ -421,7 +419,7 @@ class CoverTable:
             "network_height": size.get("height"),
             **capture_record(capture),
             **_cover_columns(covers, "area_m2"),
-            **_confidence_columns(record.get("confidence")),
+            **({} if sure is None else {"confidence": sure["mean"], "unsure_share": sure["unsure"]}),
             **_region_columns(record.get("roi")),
             "flags": "; ".join(record.get("flags", ())),
             "bundle": made_by["bundle"],
@@ -437,10 +435,6 @@ class CoverTable:
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
         return csv_table(columns, ([row.get(column) for column in columns] for row in self.rows))
-
-
-def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:
-    return {} if told is None else {"confidence": told["mean"], "unsure_share": told["unsure"]}
 
 
 def _cover_of(record: Mapping[str, Any], area: str) -> _Cover:
