@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 
 from engine import Failed, Provenance
 from engine.images import Capture
@@ -43,9 +43,8 @@ _ADDED = ("network_width", "network_height", *_FIELDS, "excluded")
 """What tables of version 0.1.0 do not have."""
 
 
+@with_config(ConfigDict(strict=True, extra="forbid"))
 class _Row(CaptureRecord):
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
     uri: str
     stem: RelativeName
     status: Status
