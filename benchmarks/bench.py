@@ -25,16 +25,9 @@ DEFAULT_REPEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest(Options):
-    """What is to be measured.
+    """What is to be measured, on the user's pictures, or on generated ones.
 
-    Attributes:
-        axes: Their product.
-        images: The user's pictures; empty: generated ones.
-        max_img_size: Larger pictures are shrunken to so many pixels; -1: never. Without effect on resized ones.
-        bands: Of TIFFs, from 1; None: the colours, and of generated pictures as many as the network takes.
-        repeats: Turns of every configuration.
-        compared_images: Pictures of each size that are compared with the reference at most; 0: none.
-        timeout_s: Seconds that a configuration may take to load, or for one turn.
+    `max_img_size` has no effect on resized pictures; generated ones have the bands that the network takes.
     """
 
     title: ClassVar[str] = "Measuring"
@@ -64,12 +57,9 @@ class BenchRequest(Options):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Folders.
+    """Folders: an empty one, which goes when the benchmark is done; what remembers which models loaded before.
 
-    Attributes:
-        scratch: Empty; goes when the benchmark is done.
-        ledger: Remembers which models loaded before.
-        engine_cache: For TensorRT's engines; None: they are built anew.
+    Without `engine_cache` TensorRT's engines are built anew.
     """
 
     scratch: Path
@@ -82,8 +72,7 @@ def prepare_work(
 ) -> tuple[Work, Reference]:
     """Lay out pictures, run the reference, collect shapes: what comes before the first configuration is measured.
 
-    Raises:
-        EngineError: A picture cannot be read, or does not fit the bundle where shapes are collected.
+    Raises EngineError where a picture cannot be read, or does not fit the bundle where shapes are collected.
     """
     sizes = dict.fromkeys(each.size for each in runnable)
     taken = bands_of_images(taken_bands(bundle) or 3)
@@ -117,11 +106,7 @@ def bench(
     commit: str | None = None,
     advance: Advance | None = None,
 ) -> Results:
-    """Measure the product of the axes.
-
-    Raises:
-        EngineError: A picture cannot be read, or the axes contradict each other.
-    """
+    """Measure the product of the axes; EngineError where a picture cannot be read or axes contradict each other."""
     machine = environment(commit=commit)
     selection: Selection = select(configurations(request.axes, bundle), bundle, convert)
     reference = Reference(None, 0, None)

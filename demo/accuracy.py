@@ -26,13 +26,7 @@ _Labelled = Callable[[], Iterable[LabelledImage]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one runtime scores.
-
-    Attributes:
-        label: How the table calls it.
-        score: Against the labels.
-        mismatched_ppm: Pixels of another class than Paddle's, per million.
-    """
+    """What one runtime scores against the labels; pixels of another class than Paddle's are per million."""
 
     label: str
     score: Score
@@ -41,11 +35,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A bundle on its images.
-
-    Attributes:
-        classes: Names, in index order.
-    """
+    """A bundle on its images; classes are in index order."""
 
     title: str
     classes: tuple[str, ...]
@@ -54,14 +44,7 @@ class Measured:
 
 
 def measure(title: str, bundle_path: Path, labelled: _Labelled) -> Measured:
-    """Run a bundle on every runtime and precision that it offers here.
-
-    Args:
-        bundle_path: With a Paddle program and an FP32 ONNX model.
-
-    Raises:
-        EngineError: The bundle or an image cannot be read or run.
-    """
+    """Run a bundle, with a Paddle program and an FP32 ONNX model, on all runtimes and precisions of this machine."""
     threads = usable_cores()
     with open_bundle(bundle_path) as bundle, ExitStack() as opened:
         precisions = [each for each in (Precision.FP32, Precision.INT8) if bundle.onnx_model(each) is not None]
@@ -144,11 +127,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write the page.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
     options = _parse(arguments)
     test: Path = options.nuclei / "test"
     nuclei = measure("Nuclei, PP-LiteSeg", HERE / "nuclei.tgz", lambda: read_labelled_folder(test))

@@ -57,11 +57,7 @@ _HELD_BACK = 8
 
 @dataclass(frozen=True, slots=True)
 class Recipe(Schedule):
-    """How the network is trained; the inherited attributes are the schedule's.
-
-    Attributes:
-        data: Folder with ``train`` and ``test``.
-    """
+    """How the network is trained; ``data`` has the folders ``train`` and ``test``, the rest is the schedule's."""
 
     data: Path = Path()
     crop: int = 192
@@ -71,12 +67,7 @@ class Recipe(Schedule):
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A microscope image.
-
-    Attributes:
-        image: ``uint8[H, W, 3]``, RGB, 0-255.
-        labels: ``uint8[H, W]``, class index per pixel.
-    """
+    """A microscope image, RGB, and the class index of each pixel."""
 
     image: Pixels
     labels: Labels
@@ -107,11 +98,7 @@ class NucleiTask:
         return start_from_scratch(network)
 
     def batches(self, rank: int) -> Iterator[Batch]:
-        """Read this worker's half of the slides and cut crops from it.
-
-        Args:
-            rank: 0 or 1.
-        """
+        """Read this worker's half of the slides and cut crops from it."""
         slides = training_slides(self.recipe.data)[rank::WORKERS]
         return self._cut(slides, np.random.default_rng([self.recipe.seed, rank, 1]))
 
@@ -124,15 +111,7 @@ class NucleiTask:
             yield images, np.stack([labels for _, labels in crops]).astype(np.int64)
 
     def loss(self, outputs: "Sequence[Tensor]", labels: "Tensor") -> "Tensor":
-        """The weighted sum over the heads.
-
-        Args:
-            outputs: Logits of every head, float32 ``[N, 2, H, W]``.
-            labels: int64 ``[N, H, W]``.
-
-        Returns:
-            float32 scalar.
-        """
+        """The weighted sum over the heads."""
         losses = [segmentation_loss(logits, labels, CLASS_WEIGHTS) for logits in outputs]
         weighted = [weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=True)]
         return sum(weighted[1:], start=weighted[0])
@@ -158,13 +137,9 @@ def _recolor(image: Pixels, rng: Generator) -> Pixels:
 
 
 def read_slides(folder: Path) -> list[Slide]:
-    """Read labelled images.
+    """Read labelled images in the order of their names.
 
-    Returns:
-        In the order of their names.
-
-    Raises:
-        ImageError: A file cannot be read, has no mask, or a mask holds another class.
+    Raises ImageError where a file cannot be read, has no mask, or a mask holds another class.
     """
     slides: list[Slide] = []
     for each in read_labelled_folder(folder):
@@ -174,14 +149,7 @@ def read_slides(folder: Path) -> list[Slide]:
 
 
 def read_labelled_folder(folder: Path) -> Iterator[LabelledImage]:
-    """Read labelled images one at a time.
-
-    Returns:
-        In the order of their names.
-
-    Raises:
-        ImageError: A file cannot be read, or has no mask.
-    """
+    """Read labelled images one at a time, in the order of their names; ImageError as of `read_slides`."""
     return read_labelled(match_masks(list_images([folder / "images"]), list_images([folder / "masks"])), read_image)
 
 
@@ -248,11 +216,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and report.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
     options = _parse(arguments)
     recipe = Recipe(data=options.data, seed=options.seed, steps=options.steps, limit_s=options.minutes * 60)
     options.out.parent.mkdir(parents=True, exist_ok=True)

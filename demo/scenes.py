@@ -42,11 +42,10 @@ _FRAME_TEXTURE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """Where a frame lies; x and y in pixels from the picture's upper left corner, pixel centres at +0.5.
+    """Where a frame lies: its outer corners, and those of the square between the inner edges of its pipes.
 
-    Attributes:
-        outer: ``float64[4, 2]``, its outer corners, clockwise on the ground.
-        inner: ``float64[4, 2]``, the corners of the square between the inner edges of its pipes.
+    Each is ``float64[4, 2]``, clockwise on the ground, x and y in pixels from the picture's upper left corner, pixel
+    centres at +0.5.
     """
 
     outer: npt.NDArray[np.float64]
@@ -57,9 +56,8 @@ class Frame:
 class Setting:
     """What lies in a scene, instead of what its seed would draw.
 
-    Attributes:
-        frames: outer corners of each frame, ``float[4, 2]`` as in ``Frame``, clockwise on the ground.
-        overgrowth: blades that lie across the frames, as a share of the picture; None: as the seed draws it.
+    ``frames`` are outer corners as in ``Frame``; ``overgrowth`` is the blades that lie across them, as a share of the
+    picture.
     """
 
     frames: Sequence[npt.NDArray[np.floating]]
@@ -68,13 +66,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One rendered quadrat.
-
-    Attributes:
-        image: ``uint8[H, W, 3]``, RGB, 0-255.
-        labels: ``uint8[H, W]``, class index per pixel: 0 sand, 1 seagrass, 2 frame.
-        frames: where the frames lie.
-    """
+    """One rendered quadrat, RGB; labels are ``uint8[H, W]``, 0 sand, 1 seagrass, 2 frame."""
 
     image: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
@@ -106,13 +98,7 @@ class _Species:
 def render_scene(seed: int, width: int, height: int, setting: Setting | None = None) -> Scene:
     """Render one quadrat; the same arguments always give the same pixels.
 
-    Args:
-        width: Width of the picture in pixels, at least 64.
-        height: Height of the picture in pixels, at least 64.
-        setting: What lies in the scene; None: what the seed draws.
-
-    Raises:
-        ValueError: If the seed is negative or a side is smaller than 64 pixels.
+    Raises ValueError where the seed is negative or a side is smaller than 64 pixels.
 
     >>> scene = render_scene(7, 96, 64)
     >>> scene.image.shape, scene.labels.shape, int(scene.labels.max()) <= FRAME
@@ -636,11 +622,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write pictures as ``scene_SEED.jpg`` and, if asked, labels as ``labels/scene_SEED.png``.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
+    """Write pictures as ``scene_SEED.jpg`` and, if asked, labels as ``labels/scene_SEED.png``."""
     options = _parse(arguments)
     folder: Path = options.out
     for seed in range(options.seed, options.seed + options.count):

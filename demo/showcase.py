@@ -32,11 +32,7 @@ _SIMPLIFY_PX = 2.0
 
 
 def show_row(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
-    """Put a picture beside its mask laid over it.
-
-    Returns:
-        ``uint8[_ROW_HEIGHT, W, 3]``, RGB, 0-255.
-    """
+    """Put a picture beside its mask laid over it."""
     image = read_image(picture)
     prediction = predictor.predict(image)
     palette = palette_for([each.segmentation_class.color for each in prediction.covers], len(prediction.covers))
@@ -49,11 +45,7 @@ def show_row(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 def show_region(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
     """Put a picture, its mask and its confidence side by side, with the region inside of the frame drawn.
 
-    Args:
-        predictor: Of the demo bundle; it measures regions and keeps the confidence.
-
-    Returns:
-        ``uint8[_ROW_HEIGHT, W, 3]``, RGB, 0-255; the confidence is black where it is low.
+    The predictor measures regions and keeps the confidence, which is black where it is low.
     """
     image = read_image(picture)
     prediction = predictor.predict(image)
@@ -70,11 +62,7 @@ def show_region(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 
 
 def show_cleanup(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
-    """Put a part of a picture, its mask, the cleaned mask and its simplified outlines side by side.
-
-    Returns:
-        ``uint8[H, W, 3]``, RGB, 0-255.
-    """
+    """Put a part of a picture, its mask, the cleaned mask and its simplified outlines side by side."""
     image = read_image(picture)
     classes = predictor.bundle.classes
     masks: list[NDArray[np.uint8]] = []
@@ -98,7 +86,6 @@ def show_cleanup(predictor: Predictor, picture: Path) -> NDArray[np.uint8]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=HERE / "demo_seagrass.tgz")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "demo.jpg")

@@ -24,11 +24,7 @@ _TRANSECTS, _QUADRATS = 3, 5
 def render_survey(out: Path, labels: Path | None, *, seed: int = 910_000, width: int = 480, height: int = 360) -> None:
     """Render the survey; the same arguments always give the same files.
 
-    Args:
-        labels: Folder of the labels, palette PNG in the same sub-folders; None: none are written.
-        seed: Of the first picture; the next ones count up.
-        width: Of a picture, in pixels.
-        height: Of a picture, in pixels.
+    Labels are palette PNG in the same sub-folders; the seed is of the first picture, the next ones count up.
     """
     generator = np.random.default_rng(seed)
     places: list[tuple[float, PurePath]] = []
@@ -46,7 +42,6 @@ def render_survey(out: Path, labels: Path | None, *, seed: int = 910_000, width:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Render the survey."""
     parser = argparse.ArgumentParser(prog="python -m demo.survey", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures, made if absent")
     parser.add_argument("--labels", type=Path, help="folder for the exact labels")

@@ -41,14 +41,7 @@ Picture = NDArray[np.uint8]
 
 
 def make_survey(work: Path) -> None:
-    """Render the survey and run the commands on it.
-
-    Args:
-        work: Folder with what comes of it: dives, labels, masks, annotations, tables and the report.
-
-    Raises:
-        RuntimeError: A command failed.
-    """
+    """Render the survey and run the commands on it, with all that comes of it in a folder."""
     if not (work / "labels").is_dir():
         render_survey(work / "dives", work / "labels")
     for name in ("masks", "annotations"):

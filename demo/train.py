@@ -60,12 +60,7 @@ RECOLORED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Recipe(Schedule):
-    """How the network is trained; the inherited attributes are the schedule's, the seed below 500.
-
-    Attributes:
-        scenes: Number of training scenes, at most 1000.
-        scene_size: (width, height) of a training scene in pixels.
-    """
+    """How the network is trained, on at most 1000 scenes; the rest is the schedule's, its seed below 500."""
 
     scenes: int = 240
     scene_size: tuple[int, int] = (800, 600)
@@ -97,11 +92,7 @@ class SceneTask:
         return start_from_scratch(FCN(num_classes=len(CLASSES), backbone=backbone, channels=64))
 
     def batches(self, rank: int) -> Iterator[Batch]:
-        """Render this worker's half of the scenes and cut crops from it.
-
-        Args:
-            rank: 0 or 1.
-        """
+        """Render this worker's half of the scenes and cut crops from it."""
         first, recipe = self.recipe.seed * 1000, self.recipe
         scenes = [
             render_scene(seed, *recipe.scene_size) for seed in range(first + rank, first + recipe.scenes, WORKERS)
@@ -116,15 +107,7 @@ class SceneTask:
             yield np.stack(images), np.stack([labels for _, labels in crops]).astype(np.int64)
 
     def loss(self, outputs: "Sequence[Tensor]", labels: "Tensor") -> "Tensor":
-        """Score the only head.
-
-        Args:
-            outputs: Logits, float32 ``[N, 3, H, W]``.
-            labels: int64 ``[N, H, W]``.
-
-        Returns:
-            float32 scalar.
-        """
+        """Score the only head."""
         return segmentation_loss(outputs[0], labels, CLASS_WEIGHTS)
 
 
@@ -195,11 +178,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and report.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
     options = _parse(arguments)
     recipe = Recipe(seed=options.seed, scenes=options.scenes, steps=options.steps, limit_s=options.minutes * 60)
     measured = run(options.out, recipe)

@@ -19,15 +19,9 @@ _EPSILON = 1e-8
 
 
 def train(config: Path, save_dir: Path, *, iters: int | None = None) -> Path:
-    """Train with PaddleSeg's own loop, on the pictures that the configuration names.
+    """Train with PaddleSeg's own loop, and return the weights (``.pdparams``) of the best step on ``val_dataset``.
 
-    Args:
-        config: A whole training configuration that the caller trusts: PaddleSeg evaluates parts of it as Python.
-        iters: Number of batches; what the configuration says if None.
-
-    Returns:
-        The weights of the best step on ``val_dataset``, ``.pdparams``.
-
+    The caller trusts the configuration: PaddleSeg evaluates parts of it as Python. ``iters`` is the number of batches.
     Source: paddleseg 2.8.0: ``tools/train.py``.
     """
     import paddle
@@ -65,17 +59,11 @@ def _nothing_counted(*_: Any, **__: Any) -> int:
 
 
 def cross_entropy(self: Any, logit: Any, label: Any, semantic_weights: Any = None) -> Any:
-    """Average the cross entropy of the pixels that count, by the weights of their classes.
+    """Average the cross entropy of the pixels that count, by the weights of their classes; a float32 scalar.
 
-    Args:
-        logit: Logits, float32 ``[N, C, H, W]``, or with the classes last.
-        label: Class indices, int ``[N, H, W]``.
-        semantic_weights: Of pixels, float32 ``[N, H, W]``; None: all are equal.
-
-    Returns:
-        float32 scalar.
-
-    Source: paddleseg 2.8.0: ``models/losses/cross_entropy_loss.py``.
+    ``logit`` is float32 ``[N, C, H, W]``, or with the classes last, ``label`` int ``[N, H, W]``, ``semantic_weights``
+    of pixels float32 ``[N, H, W]``; None: all are equal. Source: paddleseg 2.8.0:
+    ``models/losses/cross_entropy_loss.py``.
     """
     import paddle
     from paddle.nn import functional
@@ -102,11 +90,6 @@ def cross_entropy(self: Any, logit: Any, label: Any, semantic_weights: Any = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, and print where the best weights are.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
     parser = argparse.ArgumentParser(
         prog="python -m demo.train_config", description="Train what a configuration of PaddleSeg describes."
     )

@@ -52,14 +52,8 @@ class Sample(Protocol):
 class Schedule:
     """How long and how fast a network is trained.
 
-    Attributes:
-        seed: Seed of samples, crops and weights.
-        crop: Side of a training crop in pixels.
-        batch: Crops per step, of both workers together.
-        steps: Steps of the full schedule.
-        limit_s: Seconds of training after which the schedule is cut short.
-        peak_rate: Highest learning rate.
-        warm_up: Steps until the highest learning rate.
+    `crop` is the side of a crop in pixels, `batch` the crops per step of both workers together; after `limit_s` seconds
+    the schedule is cut short; `warm_up` counts the steps until the highest learning rate, `peak_rate`.
     """
 
     seed: int = 1
@@ -92,13 +86,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One worker's place at the table where gradients are averaged.
+    """One worker's place at the table where gradients are averaged; rank 0 keeps the network.
 
-    Attributes:
-        rank: 0 for the process that keeps the network, 1 for the one beside it.
-        gradients: Shared ``float32[WORKERS * P]``, a row of all gradients per worker.
-        progress: Shared share of the schedule that is done, 0-1; rank 0 decides it.
-        barrier: Where the workers wait for each other.
+    `gradients` is a shared ``float32[WORKERS * P]``, a row of all gradients per worker; `progress` the shared share of
+    the schedule that is done, 0-1, which rank 0 decides.
     """
 
     rank: int
@@ -150,11 +141,7 @@ def start_from_scratch(network: "Layer") -> "Layer":
 def normalize(image: Pixels) -> npt.NDArray[np.float32]:
     """PaddleSeg's ``Normalize`` with its default mean and deviation of 0.5.
 
-    Args:
-        image: ``uint8[H, W, 3]``, RGB, 0-255.
-
-    Returns:
-        ``float32[3, H, W]``, -1 to 1.
+    From ``uint8[H, W, 3]``, RGB, to ``float32[3, H, W]``, -1 to 1.
 
     >>> normalize(np.full((1, 1, 3), 255, np.uint8)).ravel().tolist()
     [1.0, 1.0, 1.0]
@@ -163,15 +150,7 @@ def normalize(image: Pixels) -> npt.NDArray[np.float32]:
 
 
 def random_crop(sample: Sample, rng: Generator, side: int) -> tuple[Pixels, Labels]:
-    """Cut a square at a random place, scale and orientation.
-
-    Args:
-        rng: Source of chance; advanced.
-        side: Side of the result in pixels.
-
-    Returns:
-        ``uint8[side, side, 3]``, RGB, and ``uint8[side, side]``, class indices.
-    """
+    """Cut a square of ``side`` pixels at a random place, scale and orientation: image and class indices."""
     height, width = sample.labels.shape
     window = min(int(side / math.exp(rng.uniform(math.log(0.7), math.log(1.6)))), height, width)
     top, left = int(rng.integers(height - window + 1)), int(rng.integers(width - window + 1))
@@ -188,15 +167,9 @@ def random_crop(sample: Sample, rng: Generator, side: int) -> tuple[Pixels, Labe
 
 
 def segmentation_loss(logits: "Tensor", labels: "Tensor", class_weights: Sequence[float]) -> "Tensor":
-    """Weighted cross entropy plus one minus the mean Dice score over the classes of the batch.
+    """Weighted cross entropy plus one minus the mean Dice score over the classes of the batch; a float32 scalar.
 
-    Args:
-        logits: float32 ``[N, C, H, W]``.
-        labels: int64 ``[N, H, W]``, class indices.
-        class_weights: Of the cross entropy, in the order of the classes.
-
-    Returns:
-        float32 scalar.
+    ``logits`` are float32 ``[N, C, H, W]``, ``labels`` int64 ``[N, H, W]``; the weights are of the cross entropy.
     """
     import paddle
     import paddle.nn.functional as F
@@ -212,11 +185,8 @@ def segmentation_loss(logits: "Tensor", labels: "Tensor", class_weights: Sequenc
 def train(network: "Layer", task: Task, seat: Seat) -> int:
     """Train in place with AdamW on this worker's samples; the learning rate warms up and then falls along a cosine.
 
-    Args:
-        network: The task's; every worker starts from the same weights and ends with the same.
-
-    Returns:
-        The steps done: those of the recipe, or fewer where its time limit came first.
+    Every worker starts from the same weights and ends with the same. Returns the steps done, fewer than those of the
+    recipe where its time limit came first.
     """
     import paddle
 
@@ -224,10 +194,7 @@ def train(network: "Layer", task: Task, seat: Seat) -> int:
     batches = task.batches(seat.rank)
     parameters: list[Tensor] = network.parameters()
     optimizer = paddle.optimizer.AdamW(
-        recipe.peak_rate,
-        parameters=parameters,
-        weight_decay=0.01,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(2.0),
+        recipe.peak_rate, parameters=parameters, weight_decay=0.01, grad_clip=paddle.nn.ClipGradByGlobalNorm(2.0)
     )
     network.train()
     seat.meet()
@@ -279,13 +246,10 @@ def train_in_two_processes(task: Task) -> tuple["Layer", int]:
 
 
 def network_ious(network: "Layer", samples: Iterable[Sample], class_count: int) -> tuple[float, ...]:
-    """Intersection over union per class, counted over all pixels of all samples at their full size.
+    """Intersection over union per class, counted over all pixels of all samples at their full size, 0-1.
 
-    Args:
-        network: float32 NCHW, -1 to 1, in, a list of logits (float32 NCHW) out; left in evaluation mode.
-
-    Returns:
-        One value per class, 0-1; 1 for a class that is neither there nor found.
+    1 for a class that is neither there nor found. The network takes float32 NCHW, -1 to 1, gives a list of logits, and
+    is left in evaluation mode.
     """
     import paddle
 
@@ -300,11 +264,6 @@ def network_ious(network: "Layer", samples: Iterable[Sample], class_count: int) 
 
 
 def iou_table(names: Sequence[str], ious: Sequence[float]) -> str:
-    """Write a table for the terminal.
-
-    Args:
-        ious: One value per class, 0-1.
-    """
     lines = [f"{name:<10} {iou:.4f}" for name, iou in zip(names, ious, strict=True)]
     return "\n".join(["class      IoU", *lines, f"{'mean':<10} {sum(ious) / len(ious):.4f}"])
 

@@ -16,26 +16,9 @@ from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_
 from service.logs import legible_trace, make_records_legible, progress_log
 
 _COMMANDS = (
-    "predict",
-    "reproduce",
-    "merge",
-    "summarize",
-    "sample",
-    "annotate",
-    "manifest",
-    "scale",
-    "inspect",
-    "convert",
-    "pack",
-    "verify",
-    "evaluate",
-    "bench",
-    "tune",
-    "export",
-    "import",
-    "doctor",
-    "demo",
-)
+    "predict", "reproduce", "merge", "summarize", "sample", "annotate", "manifest", "scale", "inspect", "convert",
+    "pack", "verify", "evaluate", "bench", "tune", "export", "import", "doctor", "demo",
+)  # fmt: skip
 """Each is a file of `service.commands` with a function of its name (`import_` for import)."""
 
 

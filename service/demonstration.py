@@ -9,13 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import (
-    OptionError,
-    Prediction,
-    RuntimeUnavailableError,
-    list_images,
-    read_image,
-)
+from engine import OptionError, Prediction, RuntimeUnavailableError, list_images, read_image
 from engine.system.libraries import installed_version
 from service.request import SAVE_KINDS, PredictRequest, build_request
 from service.results.pictures import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
@@ -33,14 +27,9 @@ _CONFIGURATIONS: tuple[tuple[str, dict[str, str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class DemoRow:
-    """One runtime over all pictures.
+    """One runtime over all pictures: covers are shares of all pixels, 0–1, `run_ms` the median of the network's runs.
 
-    Attributes:
-        runtime: onnx or paddle.
-        provider: as in the provenance.
-        covers: class name to share of all pixels, 0–1.
-        mismatched_ppm: pixels per million whose class differs from the reference's.
-        run_ms: median over the pictures of one run of the network.
+    `mismatched_ppm` are pixels per million whose class differs from the reference's.
     """
 
     runtime: str
@@ -52,14 +41,7 @@ class DemoRow:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """What was shown.
-
-    Attributes:
-        rows: one a runtime, the reference first.
-        absent: runtimes that this machine does not have, and why.
-        pictures: folder of masks, pseudo-colour pictures and overlays.
-        image_count: pictures that were segmented.
-    """
+    """What was shown: one row a runtime, the reference first, and why others are absent from this machine."""
 
     rows: tuple[DemoRow, ...]
     absent: tuple[str, ...]
@@ -68,11 +50,7 @@ class Demonstration:
 
 
 def demo_bundle() -> Path:
-    """Find the demonstration bundle of the repository.
-
-    Raises:
-        OptionError: this installation has none.
-    """
+    """Find the demonstration bundle of the repository; OptionError where this installation has none."""
     found = sorted(DEMO_FOLDER.glob("demo*.tgz"))
     if not found:
         raise OptionError(f"no demo bundle in {DEMO_FOLDER}: run `make demo-model`, or name a bundle")
@@ -80,13 +58,10 @@ def demo_bundle() -> Path:
 
 
 def demonstrate(images: Sequence[str], out: Path, caches: Caches) -> Demonstration:
-    """Segment pictures with the demo bundle on every CPU runtime.
+    """Segment pictures, by default the repository's rendered ones, with the demo bundle on every CPU runtime.
 
-    Args:
-        images: files, folders or globs; empty: the repository's rendered pictures.
-
-    Raises:
-        EngineError: the bundle or an image cannot be used, an installed runtime does not start, or none is installed.
+    Raises EngineError where the bundle or an image cannot be used, an installed runtime does not start, or none is
+    installed.
     """
     paths = list_images(images or [str(DEMO_FOLDER / "pictures")])
     tasks = [ImageTask(path, stem) for path, stem in zip(paths, distinct_stems(paths), strict=True)]
@@ -153,10 +128,7 @@ def _covers_over_all(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def mismatched_ppm(expected: Sequence[NDArray[np.generic]], actual: Sequence[NDArray[np.generic]]) -> float:
-    """Compare masks pixel by pixel.
-
-    Returns:
-        Pixels that differ, per million, over all masks.
+    """Compare masks pixel by pixel: pixels that differ, per million, over all masks.
 
     >>> mismatched_ppm([np.zeros((2, 2))], [np.eye(2)])
     500000.0

@@ -212,13 +212,7 @@ class JobError(EngineError):
 
 @dataclass(slots=True)
 class Progress:
-    """Tells the platform how far a job is.
-
-    Attributes:
-        report: takes the steps.
-        total: images of the job, once they are known.
-        done: images that are done, well or not.
-    """
+    """Tells the platform how far a job is; images are done whether they went well or not."""
 
     report: EventReporter
     total: int = 0
@@ -250,13 +244,8 @@ class Progress:
 class Worker:
     """Does jobs, one after another.
 
-    Attributes:
-        folder: for downloads.
-        policy: limits of time of the platform's requests.
-        sizes: limits of what they are answered with.
-        models: the model that is open.
-        stop: set when the process is asked to end.
-        failed: whether the last job did.
+    `policy` and `sizes` limit the platform's requests; `stop` is set when the process is asked to end; `failed` tells
+    whether the last job did.
     """
 
     folder: Path
@@ -299,9 +288,7 @@ class Worker:
 def require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
     """Raise what an order would end with another status than 0 for.
 
-    Raises:
-        OptionError: the request cannot be honoured here.
-        JobError: nothing succeeded, or something could not be stored.
+    OptionError: the request cannot be honoured here. JobError: nothing succeeded, or something could not be stored.
     """
     if outcome.refused:
         raise OptionError("; ".join(summary["problems"]))
@@ -317,7 +304,6 @@ def require_done(outcome: Outcome, summary: Mapping[str, Any]) -> None:
 
 
 def result_of(summary: Mapping[str, Any]) -> JobResult:
-    """Make the result of a job from its summary."""
     return JobResult.model_validate(
         {
             **{
@@ -467,11 +453,7 @@ def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
 
 
 def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
-    """Prepare this process for requests of the platform: logs, secrets, settings.
-
-    Returns:
-        The service and the limits of transfers. Wrong settings end the process.
-    """
+    """Prepare this process for requests of the platform: logs, secrets, settings. Wrong settings end the process."""
     # ONNX Runtime sends usage data over the network, from its import on.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("ENTRYPOINT", json.dumps(["python", "-m", module]))
@@ -490,7 +472,6 @@ def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
 
 
 def main() -> None:
-    """Run the worker as the platform starts it."""
     service, policy, sizes = prepared("service.job")
     with limited_requests(policy, sizes), _worker(policy, sizes) as worker:
         start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))

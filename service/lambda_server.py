@@ -100,24 +100,18 @@ class BoundedExecutor(ThreadPoolExecutor):
     """One thread, and a limited number of places for what runs and waits."""
 
     def __init__(self, places: int) -> None:
-        """Offer places."""
         super().__init__(1, "segment")
         self.places, self.taken = places, 0
         self._counting = Lock()
 
     def take_place(self) -> None:
-        """Take a place for what is submitted later.
-
-        Raises:
-            QueueFullError: there is none.
-        """
+        """Take a place for what is submitted later; QueueFullError if there is none."""
         with self._counting:
             if self.taken == self.places:
                 raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
             self.taken += 1
 
     def give_place_back(self, _: object = None) -> None:
-        """Give a place back."""
         with self._counting:
             self.taken -= 1
 
@@ -126,11 +120,7 @@ class BoundedExecutor(ThreadPoolExecutor):
         return super().submit(task)
 
     def submit(self, fn: Callable[..., _Answer], /, *args: Any, **kwargs: Any) -> "Future[_Answer]":  # noqa: ANN401 - as in the library
-        """Submit a task to a place of its own.
-
-        Raises:
-            QueueFullError: there is none.
-        """
+        """Submit a task to a place of its own; QueueFullError if there is none."""
         self.take_place()
         future = self.submit_to_place(partial(fn, *args, **kwargs))
         future.add_done_callback(self.give_place_back)
@@ -158,11 +148,7 @@ class PictureRequest(JobRequest):
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """Pictures that are artifacts of the platform.
-
-    Attributes:
-        worker: does the jobs.
-    """
+    """Pictures that are artifacts of the platform."""
 
     worker: Worker
 
@@ -180,13 +166,9 @@ class Artifacts:
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """Pictures that are the bodies of requests.
+    """Pictures that are the bodies of requests; one thread, the executor's, does everything with the model.
 
-    Attributes:
-        worker: holds the open model, and the folder for pictures.
-        executor: its one thread does everything with the model.
-        limits: of pictures and time.
-        model: the bundle.
+    The worker holds the open model, and the folder for pictures.
     """
 
     worker: Worker
@@ -195,11 +177,7 @@ class Uploads:
     model: LocalItem
 
     def open_ahead(self) -> None:
-        """Open the model before the first picture comes, so that what is wrong with it is known at once.
-
-        Raises:
-            EngineError: it cannot be opened.
-        """
+        """Open the model before the first picture comes, so that what is wrong with it is known at once."""
 
         def opened() -> None:
             self.worker.models.predictor(self.model, self._request({}).predict_request(), ())
@@ -207,14 +185,9 @@ class Uploads:
         self.executor.submit(opened).result()
 
     async def answered(self, request: Request, answer: Callable[[SegmentedUpload], Response]) -> Response:
-        """Segment the picture of a request.
+        """Segment the picture of a request: its body; its query are the parameters.
 
-        Args:
-            request: its body is the picture, its query are the parameters.
-
-        Raises:
-            EngineError: the request is wrong, or there is no place for it.
-            TimeoutError: it took too long.
+        Raises EngineError where the request is wrong, or there is no place for it; TimeoutError where it took too long.
         """
         deadline = time.monotonic() + self.limits.answer_s
         self.executor.take_place()
@@ -383,11 +356,9 @@ class CheckedRequests:
     """Refuses requests of other sites, and takes the platform's, which are JSON, whole and within limits."""
 
     def __init__(self, app: ASGIApp, limits: UploadLimits) -> None:
-        """Stand in front of an application."""
         self._app, self._limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -466,7 +437,6 @@ def _arguments(
 
 
 def main() -> None:
-    """Run the server."""
     service, policy, sizes = prepared("service.lambda_server")
     service = service.model_copy(update={"name": f"{service.name}-lambda"})
     try:

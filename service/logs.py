@@ -26,10 +26,7 @@ class JsonLine(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record.
-
-        Returns:
-            The line, without its end.
+        """Write a record, without the end of the line.
 
         >>> record = logging.LogRecord("service", logging.INFO, "", 0, "%d done", (3,), None)
         >>> record.created = 0.25
@@ -56,11 +53,9 @@ class LegibleRecords:
     """
 
     def __init__(self) -> None:
-        """Stand in front of what makes records now."""
         self._make = logging.getLogRecordFactory()
 
     def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: ANN401 - whatever a record is made of
-        """Make a record."""
         record = self._make(*arguments, **named)
         record.msg, record.args = legible(record.getMessage().rstrip("\n")), ()
         if record.exc_info and record.exc_info[0] is not None:
@@ -70,7 +65,6 @@ class LegibleRecords:
 
 
 def legible_trace(trace: str) -> str:
-    """Make a trace legible."""
     return "\n".join(f"  {legible(line)}" for line in trace.split("\n"))
 
 
@@ -83,13 +77,8 @@ def make_records_legible() -> None:
 def set_up_logs(environment: Mapping[str, str], stream: TextIO) -> None:
     """Set up the logs of this process, those of the platforms' libraries included; what is printed hides secrets, too.
 
-    Args:
-        environment: PSEG_LOG_FORMAT is `text` (default) or `json`.
-        stream: standard output or standard error; it gets the logs. In JSON standard output gets nothing else: see
-            `keep_stdout`.
-
-    Raises:
-        OptionError: there is no such format.
+    PSEG_LOG_FORMAT is `text` (default) or `json`; OptionError for another one. The stream gets the logs; in JSON
+    standard output gets nothing else: see `keep_stdout`.
     """
     asked = environment.get("PSEG_LOG_FORMAT", "text")
     if asked not in _FORMATS:
@@ -131,8 +120,7 @@ def _log_the_end(kind: type[BaseException], error: BaseException, trace: Traceba
 def keep_stdout() -> TextIO:
     """Keep standard output for ourselves: what vendors' libraries print there from their own C++ goes to stderr.
 
-    Returns:
-        The new `sys.stdout`, which writes to where the old one did.
+    The new `sys.stdout`, which is returned, writes to where the old one did.
     """
     sys.stdout.flush()
     ours = os.dup(sys.stdout.fileno())

@@ -94,12 +94,8 @@ def _parameters(device: Device) -> list[Parameter]:
 def describe(environment: Mapping[str, str]) -> Service:
     """Describe the service to the platform.
 
-    Args:
-        environment: PSEG_SERVICE_DEVICE chooses the variant: `cpu` (default), or `gpu`, which asks for a GPU. Its needs
-            can be set by PSEG_SERVICE_MEMORY, PSEG_SERVICE_CPU, PSEG_SERVICE_STORAGE and PSEG_SERVICE_GPU_TYPE.
-
-    Raises:
-        OptionError: there is no such variant.
+    PSEG_SERVICE_DEVICE chooses the variant: `cpu` (default), or `gpu`, which asks for a GPU; OptionError for another
+    one. Its needs can be set by PSEG_SERVICE_MEMORY, PSEG_SERVICE_CPU, PSEG_SERVICE_STORAGE and PSEG_SERVICE_GPU_TYPE.
     """
     variant = environment.get("PSEG_SERVICE_DEVICE", "cpu")
     if variant not in set(Device):
@@ -193,7 +189,6 @@ def _stop_on_sigterm() -> Generator[Event]:
 
 
 def main() -> None:
-    """Run the service as the platform starts it."""
     # What the library caches of an interrupted download poisons the next run.
     os.environ.setdefault("IVCAP_CACHE_DIR", "")
     # ONNX Runtime carries a client that reports usage to its makers; it is read when the library is imported.

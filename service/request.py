@@ -30,16 +30,10 @@ _Group = TypeVar("_Group", bound=Options)
 
 
 def save_kinds(text: str) -> frozenset[SaveKind]:
-    """Read which pictures are written.
+    """Read which pictures are written: kinds with commas between, or `none`; raises ValueError for another kind.
 
     >>> sorted(save_kinds("mask,pseudo")), save_kinds("none")
     (['mask', 'pseudo'], frozenset())
-
-    Args:
-        text: kinds with commas between, or `none`.
-
-    Raises:
-        ValueError: there is no such kind.
     """
     named = [] if text == "none" else text.split(",")
     found = frozenset[SaveKind](kind for kind in SAVE_KINDS if kind in named)
@@ -50,19 +44,7 @@ def save_kinds(text: str) -> frozenset[SaveKind]:
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest(Options):
-    """What a user asks of a prediction.
-
-    Attributes:
-        network: what runs it.
-        images: how large pictures may be.
-        masks: what becomes of the network's output.
-        averaging: how often each image is seen.
-        cover: what is measured on masks besides the share of each class.
-        overlays: how overlays show masks.
-        batch_size: images that may share one run; None: the tuned profile's, or 1.
-        auto_tune_shapes: whether TensorRT's shapes, and Paddle's INT8 calibration table, are collected first.
-        save: pictures that are written.
-    """
+    """What a user asks of a prediction."""
 
     title: ClassVar[str] = "Running and saving"
 
@@ -98,11 +80,7 @@ class PredictRequest(Options):
 def at_full_size(request: PredictRequest, tiles: TileOptions) -> PredictRequest:
     """Fit a request to tiles, which are cut from images at their full size.
 
-    Returns:
-        The request itself, where not every image is cut.
-
-    Raises:
-        OptionError: the two contradict each other.
+    It stays as it is where not every image is cut. Raises OptionError where the two contradict each other.
     """
     if not tiles.tile:
         return request
@@ -116,14 +94,9 @@ def at_full_size(request: PredictRequest, tiles: TileOptions) -> PredictRequest:
 
 
 def build_request(**parameters: object) -> PredictRequest:
-    """Make a request of options by the names that users know.
+    """Make a request of options of `PredictRequest` and the groups in it, by the names that users know.
 
-    Args:
-        **parameters: of `PredictRequest` and the groups in it.
-
-    Raises:
-        OptionError: a parameter is wrong, or parameters contradict each other.
-        TypeError: an option of another name was given.
+    Raises OptionError for a wrong parameter or a contradiction, TypeError for an option of another name.
     """
     unknown = parameters.keys() - {each.name for each in declared_options(PredictRequest)}
     if unknown:
@@ -131,11 +104,7 @@ def build_request(**parameters: object) -> PredictRequest:
     return assembled(PredictRequest, parameters)
 
 
-_NAMES_IN_ORDERS = {
-    "threads": "cpu_threads",
-    "mkldnn": "enable_mkldnn",
-    "auto_tune_shapes": "enable_auto_tune",
-}
+_NAMES_IN_ORDERS = {"threads": "cpu_threads", "mkldnn": "enable_mkldnn", "auto_tune_shapes": "enable_auto_tune"}
 """Where users of the service know an option by another name than those of the command line."""
 _DEFAULTS_IN_ORDERS: Mapping[str, object] = {
     "device": Device.CPU,
@@ -260,27 +229,18 @@ class ServiceRequest(_Parameters):
         return self
 
     def share(self) -> Shard | None:
-        """Read the shard.
-
-        Returns:
-            Which share of the images is done; None: all.
-        """
+        """Read the shard: which share of the images is done; None: all."""
         return None if self.shard is None else parse_shard(self.shard)
 
     def predict_request(self) -> PredictRequest:
         """Turn the parameters into those of a prediction.
 
-        Raises:
-            OptionError: a parameter is wrong, named as users of the service know it.
+        OptionError names a wrong one as users of the service know it.
         """
         return at_full_size(self._assembled(PredictRequest), self.tile_options())
 
     def tile_options(self) -> TileOptions:
-        """Turn the parameters into what is asked of tiles and rasters.
-
-        Raises:
-            OptionError: a parameter is wrong, named as users of the service know it.
-        """
+        """Turn the parameters into what is asked of tiles and rasters; errors as of `predict_request`."""
         return self._assembled(TileOptions)
 
     def _assembled(self, group: type[_Group]) -> _Group:
@@ -301,13 +261,9 @@ class ServiceRequest(_Parameters):
 
 
 def build_service_request(**parameters: object) -> ServiceRequest:
-    """Validate the parameters of an order or a job.
+    """Validate the parameters of an order or a job, the fields of `ServiceRequest`.
 
-    Args:
-        **parameters: fields of `ServiceRequest`.
-
-    Raises:
-        OptionError: a parameter is wrong, named with what is allowed, or the parameters contradict each other.
+    OptionError names what is wrong with what is allowed, or which parameters contradict each other.
     """
     try:
         request = ServiceRequest.model_validate(parameters)
@@ -363,13 +319,9 @@ def _option_named(parameter: str) -> DeclaredOption | None:
 def require_writable(folder: Path, *, within: Path | None = None) -> None:
     """Make the output folder, prove that files can be written there, and remove what killed runs left half-written.
 
-    Args:
-        folder: made if absent, with its parents.
-        within: the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it
-            itself. None: it is the one that the user named, and may be a link.
-
-    Raises:
-        OptionError: it cannot be made or written to, or lies behind a link.
+    `within` is the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it
+    itself. Without it, the folder is the one that the user named, and may be a link. Raises OptionError where it cannot
+    be made or written to, or lies behind a link.
     """
     try:
         if within is None:
@@ -394,14 +346,8 @@ def require_apart(
     """Refuse a command that would put a file in the place of one that it reads, or two in one place.
 
     Two names mean one file if it is the same file, also through links and hard links, or if they name it in the same
-    folder with no other difference than that of letter case.
-
-    Args:
-        written: what is written, in words, and where.
-        kept: what is not to be replaced, in words, and the files; of `THE_BUNDLE`, if it is a folder, everything in it.
-
-    Raises:
-        OptionError: a file would be replaced, or two would be written to one place; it names both.
+    folder with no other difference than that of letter case. `written` and `kept` name files in words, which the
+    OptionError repeats; of `THE_BUNDLE`, if it is a folder, everything in it is kept.
     """
     places: dict[_Identity, tuple[str, Path]] = {}
     folders: dict[Path, _Identity] = {}
@@ -422,13 +368,10 @@ def require_apart(
 
 
 def written_by(options: Mapping[str, Path | None]) -> list[tuple[str, Path]]:
-    """Name the files that options of a command name, for `require_apart`.
+    """Name the files that options of a command name, for `require_apart`; None: not given.
 
     >>> written_by({"--csv": Path("cover.csv"), "--report": None})
     [('what --csv writes', PosixPath('cover.csv'))]
-
-    Args:
-        options: option to file; None: not given.
     """
     return [(f"what {option} writes", path) for option, path in options.items() if path is not None]
 
@@ -460,13 +403,9 @@ def _require_outside(folder: Path, what: str, places: Iterable[tuple[str, Path]]
 
 
 def require_writable_file(path: Path) -> None:
-    """Prove that a file can be written, before there is work to lose.
+    """Prove that a file can be written, before there is work to lose; its folder is made if absent.
 
-    Args:
-        path: the file; its folder is made if absent.
-
-    Raises:
-        OptionError: it is a folder, or its folder cannot be made or written to.
+    Raises OptionError where it is a folder, or its folder cannot be made or written to.
     """
     if path.is_dir():
         raise OptionError(f"{path} is a folder: name a file in it")

@@ -67,11 +67,7 @@ class Ledger(Protocol[_Read, _Location]):
 
 @dataclass(frozen=True, slots=True)
 class SegmentationJob(Generic[Image, Stored]):
-    """Images, an open model, and where results and records of them go.
-
-    Attributes:
-        tiled: segments large images; None: there are none.
-    """
+    """Images, an open model, and where results and records of them go; `tiled` segments large images, if any."""
 
     source: Source[Image]
     predictor: Predictor
@@ -80,13 +76,9 @@ class SegmentationJob(Generic[Image, Stored]):
     tiled: Tiled[Image, Stored] | None = None
 
     def results(self, request: PredictRequest, threads: int | None = None) -> Iterator[Result[Image, Stored]]:
-        """Segment the images, in their order.
+        """Segment the images, in their order; each result is stored and recorded, or says why the image failed.
 
-        Args:
-            threads: for reading, and as many for writing; None: all cores that the process may use.
-
-        Yields:
-            For each image its result, which is stored and recorded, or why it failed.
+        As many `threads` read as write; None: all cores that the process may use.
         """
         pipeline = build_pipeline(self.predictor, request, self.source.read, self.sink.write, threads)
         groups: Iterable[Iterable[Image]]

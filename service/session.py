@@ -62,11 +62,7 @@ _PROFILE_SAMPLE = 64
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Folders that outlive a run.
-
-    Attributes:
-        root: everything lies below it.
-    """
+    """Folders that outlive a run, all below `root`."""
 
     root: Path
 
@@ -88,17 +84,7 @@ class Caches:
         return self.root / "engines"
 
     def convert(self, bundle: Bundle) -> OnnxModel:
-        """Convert a bundle, or find its conversion here.
-
-        Args:
-            bundle: an open bundle.
-
-        Returns:
-            The FP32 model.
-
-        Raises:
-            ConversionError: the bundle cannot be converted.
-        """
+        """Convert a bundle to FP32, or find its conversion here; raises ConversionError."""
         from converters.conversion import convert
 
         told: set[str] = set()
@@ -111,37 +97,19 @@ class Caches:
         return convert(bundle, self.conversions, ledger=self.ledger, advance=log_step).model
 
     def profile(self, bundle: Bundle) -> Path:
-        """Where the shape profile of a bundle is kept.
-
-        Args:
-            bundle: an open bundle.
-
-        Returns:
-            A JSON file.
-        """
+        """Where the shape profile of a bundle is kept, a JSON file."""
         return self.root / "shapes" / f"{bundle.digest}.json"
 
     def shape_ranges(self, bundle: Bundle) -> Path:
-        """Where Paddle keeps the ranges of a bundle's inner tensors.
-
-        Args:
-            bundle: an open bundle.
-
-        Returns:
-            Paddle's own file.
-        """
+        """Where Paddle keeps the ranges of a bundle's inner tensors, a file of Paddle's own."""
         return self.root / "shapes" / f"{bundle.digest}.pbtxt"
 
 
 def caches_at(root: Path | None) -> Caches:
-    """Choose the cache folder.
+    """Choose the cache folder: the user's, unless another one is asked for.
 
-    Args:
-        root: as asked for; None: the user's cache folder. Who has none, in a container for instance, works with a
-            folder that is removed when the process ends, with a warning.
-
-    Returns:
-        The caches.
+    Who has none, in a container for instance, works with a folder that is removed when the process ends, with a
+    warning.
     """
     return Caches(_users_cache() if root is None else root)
 
@@ -154,16 +122,12 @@ def _users_cache() -> Path:
         # platformdirs knows no home of a user who has neither HOME nor an entry in the system's list.
         folder = user_cache_path("pseg")
         folder.mkdir(parents=True, exist_ok=True)
-        if not _holds_something(folder):
+        # One that somebody filled is of use even if nothing can be added, and what has to be says so.
+        if not any(folder.iterdir()):
             tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:
         return _temporary_cache(str(error))
     return folder
-
-
-def _holds_something(folder: Path) -> bool:
-    """Whether somebody filled it: it is of use even if nothing can be added, and what has to be says so."""
-    return any(folder.iterdir())
 
 
 @cache
@@ -180,27 +144,12 @@ def _temporary_cache(reason: str) -> Path:
 
 @contextmanager
 def open_session(
-    path: Path,
-    request: PredictRequest,
-    caches: Caches,
-    images: Sequence[Path] = (),
-    *,
-    profile: Path | None = None,
+    path: Path, request: PredictRequest, caches: Caches, images: Sequence[Path] = (), *, profile: Path | None = None
 ) -> Generator[Predictor]:
-    """Open a bundle and a predictor for a request.
+    """Open a bundle and a predictor for a request; raises EngineError for whatever is wrong.
 
-    Args:
-        path: the bundle.
-        request: validated parameters.
-        caches: folders that outlive the run.
-        images: a sample for the shape profile, where one is to be collected.
-        profile: a tuned profile; None: the one that the bundle carries, if it does.
-
-    Yields:
-        The predictor.
-
-    Raises:
-        EngineError: whatever the engine finds wrong with bundle, request or machine.
+    `images` are a sample for the shape profile, where one is to be collected. Without `profile`, that of the bundle is
+    used.
     """
     return_freed_memory()
     network = request.network
@@ -232,11 +181,7 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     bundle = predictor.bundle
     keep = "confidence" in request.save
     steps = steps_for(
-        request.cover,
-        bundle.classes,
-        multilabel=bundle.multilabel,
-        keep_confidence=keep,
-        usual=cleanup_of(bundle),
+        request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep, usual=cleanup_of(bundle)
     )
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
@@ -295,9 +240,7 @@ def open_model(
 def keep_to_memory_limit(predictor: Predictor, request: PredictRequest) -> None:
     """Have a predictor keep to the memory limit of this process, where the images of a request may come near it.
 
-    Args:
-        predictor: an open predictor; its network may run twice, to be measured.
-        request: validated parameters.
+    Its network may run twice, to be measured.
     """
     largest = request.images.largest_pixels * batch_size_of(request, predictor)
     predictor.network.apply_memory_limit(memory_limit_bytes(), largest)
@@ -312,27 +255,14 @@ def _require_threshold_used(predictor: Predictor, request: PredictRequest) -> No
 
 
 def batch_size_of(request: PredictRequest, predictor: Predictor) -> int:
-    """Choose how many images may share a run.
-
-    Args:
-        request: validated parameters.
-        predictor: its profile decides what the request leaves open.
-
-    Returns:
-        At least 1.
-    """
+    """Choose how many images may share a run; the profile decides what the request leaves open."""
     return request.batch_size or (predictor.profile.batch_size if predictor.profile else 1)
 
 
 def batch_within_memory(request: PredictRequest, predictor: Predictor) -> int:
-    """Choose how many images may share a run within the memory limit.
+    """Choose how many images may share a run within the memory limit, at least 1.
 
-    Args:
-        request: validated parameters.
-        predictor: keeps to the limit, if there is one that matters.
-
-    Returns:
-        At least 1. Where images are not shrunken, those of the default size decide.
+    Where images are not shrunken, those of the default size decide.
     """
     limit = request.images.max_img_size
     usual = DEFAULT_MAX_IMG_SIZE if limit < 0 else limit
@@ -366,26 +296,12 @@ def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | Non
 
 
 def certify(
-    bundle: Bundle,
-    options: OnnxOptions,
-    caches: Caches,
-    images: Sequence[Path],
-    bands: Sequence[int] | None = None,
+    bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path], bands: Sequence[int] | None = None
 ) -> "ParityReport":
-    """Compare the bundle's ONNX model with its Paddle program.
+    """Compare the ONNX model of a bundle, or else that of the cache, with the bundle's Paddle program.
 
-    Args:
-        bundle: an open bundle; if it holds no FP32 model, that of the cache is taken.
-        options: provider and precision of the ONNX model.
-        caches: folders that outlive the run.
-        images: files; empty: generated pictures.
-        bands: of TIFFs, from 1; None: the colours.
-
-    Returns:
-        The report.
-
-    Raises:
-        EngineError: an image cannot be read, or one of the two does not run.
+    Without `images`, pictures are generated; `bands` of TIFFs count from 1. Raises EngineError where an image cannot be
+    read, or one of the two does not run.
     """
     from converters.parity import compare, named_pictures
 
@@ -428,12 +344,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
     from engine.gpu.shapes import collect_profile
 
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
-    with open_predictor(
-        bundle,
-        on_cpu,
-        convert=caches.convert,
-        ledger=caches.ledger,
-    ) as predictor:
+    with open_predictor(bundle, on_cpu, convert=caches.convert, ledger=caches.ledger) as predictor:
         return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size or 1)
 
 
@@ -471,22 +382,9 @@ def build_pipeline(
 ) -> Pipeline[Source, Encoded]:
     """Make the pipeline that reads, segments and writes images, the same for every entry point.
 
-    Args:
-        predictor: an open predictor; its profile decides the batch size that the request leaves open.
-        request: validated parameters.
-        read: source to image; called in worker threads.
-        write: stores a prediction; called in worker threads.
-        threads: for reading, and as many for writing; None: all cores that the process may use.
-
-    Returns:
-        The pipeline.
+    `read` and `write` are called in worker threads, `threads` of each: None for all cores that the process may use.
     """
     workers = threads or usable_cores()
     return Pipeline(
-        predictor,
-        read,
-        write,
-        batch_size=batch_within_memory(request, predictor),
-        workers=workers,
-        read_ahead=workers,
+        predictor, read, write, batch_size=batch_within_memory(request, predictor), workers=workers, read_ahead=workers
     )

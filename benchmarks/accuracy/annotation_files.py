@@ -103,11 +103,7 @@ _CLASSES: Final = TypeAdapter(dict[str, _MappedClass])
 
 
 def list_annotations(arguments: Iterable[str]) -> list[Path]:
-    """List the files of annotations that files, folders (with those within) and globs name.
-
-    Raises:
-        ImageError: an argument names none.
-    """
+    """List the annotations that files, folders (with those within) and globs name; ImageError where one names none."""
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
@@ -126,15 +122,10 @@ def list_annotations(arguments: Iterable[str]) -> list[Path]:
 
 
 def read_annotations(paths: Sequence[Path]) -> list[PictureAnnotation]:
-    """Read what pictures are annotated with.
+    """Read what pictures are annotated with; the content of a file tells of which tool it is.
 
     A class_mapping.json among the files says which class the labels stand for of the files in its folder and below it.
-
-    Args:
-        paths: of labelme, COCO, CoralNet or Squidle+; the content tells which.
-
-    Raises:
-        ImageError: a file cannot be read, or is of none of these formats.
+    Raises ImageError where a file cannot be read, or is of none of the formats.
     """
     mappings = {path.parent.absolute(): _mapped_classes(path) for path in paths if path.name == _MAPPING}
     found: list[PictureAnnotation] = []

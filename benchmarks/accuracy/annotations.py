@@ -26,11 +26,8 @@ _MOST_BITS: Final = 60
 class Canvas:
     """The labels of a picture while they are drawn, each over those before.
 
-    Attributes:
-        pixels: class indices, or 255 where nothing is drawn; Pillow's mode `I`.
-        names: which class a label stands for.
-        mapped: class names of labels, as a class_mapping.json beside the annotations says.
-        where: how messages call the annotations.
+    `pixels`, of Pillow's mode `I`, are class indices, or 255 where nothing is drawn; `mapped` are class names of
+    labels, as a class_mapping.json beside the annotations says; `where` is for messages.
     """
 
     pixels: Image.Image
@@ -43,13 +40,9 @@ class Canvas:
         return self.names.index_of(label, self.mapped, self.where)
 
     def require_reached(self, corners: npt.ArrayLike) -> None:
-        """Refuse a shape that no picture of this size has.
+        """Refuse (ValueError) a shape that lies outside, or reaches further out than the picture is wide or high.
 
-        Args:
-            corners: `[n, 2]`, x and y of points between which it lies.
-
-        Raises:
-            ValueError: it lies outside, or reaches further out than the picture is wide or high.
+        It lies between the corners `[n, 2]`, x and y.
         """
         size, points = np.array(self.pixels.size), np.asarray(corners, np.float64)
         low, high = points.min(axis=0), points.max(axis=0)
@@ -70,23 +63,17 @@ class Shape(Protocol):
     def draw(self, canvas: Canvas) -> None:
         """Draw it over what is drawn already.
 
-        Raises:
-            ValueError: it has no pixels of the picture; the message says why.
-            ImageError: its label stands for no class.
+        ValueError says why it has no pixels of the picture; ImageError, that its label stands for no class.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PictureAnnotation:
-    """What one picture is annotated with.
+    """What one picture, by its name in the annotations, is annotated with.
 
-    Attributes:
-        picture: its name, as the annotations give it.
-        source: the file with the annotations.
-        size: width and height of the picture; None where the annotations do not say.
-        shapes: labels and where they are, in the order in which they are drawn.
-        mapped: class names of labels, as a class_mapping.json beside the annotations says.
+    `size` is width and height, None where the annotations do not say; shapes are in the order in which they are drawn;
+    `mapped` is as of `Canvas`.
     """
 
     picture: PurePath
@@ -96,16 +83,10 @@ class PictureAnnotation:
     mapped: Mapping[str, str]
 
     def draw(self, size: tuple[int, int], names: LabelNames) -> Labels:
-        """Draw the labels.
+        """Draw the labels on a picture that, upright, has a size (width, height): `int32[H, W]`, class indices.
 
-        Args:
-            size: width and height of the upright picture.
-
-        Returns:
-            `int32[H, W]`: class indices; 255, or the class of pixels without a label, where nothing is drawn.
-
-        Raises:
-            ImageError: the picture is of another size, a label stands for no class, or a shape has no pixels.
+        Where nothing is drawn they are 255, or the class of pixels without a label. Raises ImageError where the picture
+        is of another size, a label stands for no class, or a shape has no pixels.
         """
         if self.size not in {None, size}:
             raise ImageError(
@@ -127,11 +108,7 @@ class PictureAnnotation:
 class LabelmeShape:
     """A shape of labelme, drawn by Pillow as labelme draws it, so that the same pixels belong to it.
 
-    Attributes:
-        label: as it is written.
-        kind: `shape_type` of labelme.
-        points: x and y.
-        mask: PNG in base 64; None unless the kind is `mask`.
+    `kind` is labelme's `shape_type`; points are x and y; `mask` is PNG in base 64, None unless the kind is `mask`.
     """
 
     label: str
@@ -237,10 +214,7 @@ class CocoPolygons:
 class CocoRuns:
     """A region as the lengths of runs down the columns, from left to right; the first run is outside.
 
-    Attributes:
-        label: as it is written.
-        size: height and width of the picture.
-        counts: the lengths, as numbers or as COCO's text.
+    `size` is height and width of the picture; the lengths are numbers or COCO's text.
     """
 
     label: str
@@ -259,8 +233,7 @@ class CocoRuns:
 def _numbers_of(text: str) -> list[int]:
     """Read COCO's text: five bits a letter, the lowest first; the fourth number and later ones are differences.
 
-    Raises:
-        ValueError: a letter stands for nothing.
+    Raises ValueError where a letter stands for nothing.
     """
     numbers: list[int] = []
     number = shift = 0

@@ -34,14 +34,7 @@ from engine.system.text import legible
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledImage:
-    """A picture and what is on it.
-
-    Attributes:
-        name: How messages call the picture.
-        image: The picture.
-        labels_name: How messages call the labels.
-        labels: At the upright source's size.
-    """
+    """A picture and its labels, which are of the upright source's size; the names are for messages."""
 
     name: str
     image: SourceImage
@@ -51,12 +44,9 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class CoverError:
-    """How far the cover of a class is from the labels'; both are shares of an image's judged pixels.
+    """How far the cover of a class is from the labels', 0-1: shares of an image's judged pixels.
 
-    Attributes:
-        mean: Mean absolute difference over the images, 0-1.
-        max: Largest absolute difference of one image, 0-1.
-        worst_image: The image with the largest.
+    Mean and largest absolute difference over the images, and the image with the largest.
     """
 
     mean: float
@@ -66,12 +56,9 @@ class CoverError:
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """How well a class is found, over the pixels of all images together.
+    """How well a class is found, over the pixels of all images together, 0-1.
 
-    Attributes:
-        precision: Share of the pixels found as the class that are labelled so, 0-1; None where it was never found.
-        recall: Share of the pixels labelled as the class that were found so, 0-1; None where it is never labelled.
-        f1: Harmonic mean of both, 0-1; None where the class is neither labelled nor found.
+    None: precision of a class that was never found, recall of one that is never labelled, F1 of one that is neither.
     """
 
     precision: float | None
@@ -81,20 +68,11 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """One image's mask against its labels; the same measures as of all images together.
+    """One image's mask against its labels; measures of judged pixels as in `Score`.
 
-    Attributes:
-        image: How messages call the picture.
-        pixels: Number of judged pixels.
-        miou: Mean of the classes' IoU, over those that are labelled or found on this image, 0-1.
-        accuracy: Share of judged pixels of the right class, 0-1.
-        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
-        labelled_cover: Share of the judged pixels that are labelled as each class, 0-1; inside a region of interest, of
-            their area on the ground.
-        found_cover: The same share of what was found as each class.
-        whole: Whether every pixel of the image, or of its region of interest, is judged.
-        confusion: ``int64[K, K]``, pixels: rows are labels, columns what was found.
-        shares: ``float64[K, K]``, the same as shares of which covers are the sums.
+    Covers are shares of the judged pixels, 0-1; inside a region of interest, of their area on the ground. `whole`:
+    every pixel of the image, or of its region, is judged. `confusion` is ``int64[K, K]``, pixels: rows are labels,
+    columns what was found; `shares`, ``float64[K, K]``, the same as shares of which covers are the sums.
     """
 
     image: str
@@ -111,18 +89,10 @@ class ImageScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Masks against labels.
+    """Masks against labels; images and pixels are those that were judged, shares are 0-1.
 
-    Attributes:
-        images: Number of images with at least one judged pixel.
-        pixels: Number of judged pixels.
-        miou: Mean of the classes' IoU, 0-1.
-        accuracy: Share of judged pixels of the right class, 0-1.
-        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
-        class_scores: Precision, recall and F1, one entry per class.
-        cover_error: One entry per class.
-        confusion: ``int64[K, K]``, pixels of all images: rows are labels, columns what was found.
-        per_image: One entry per image with at least one judged pixel, in order.
+    `class_iou` has one value per class, None for a class that is neither labelled nor found, and `miou` is the mean of
+    the others. `confusion` is ``int64[K, K]``, pixels of all images: rows are labels, columns what was found.
     """
 
     images: int
@@ -137,9 +107,9 @@ class Score:
 
 
 def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count: int) -> Counts:
-    """Count which class was found where which was labelled.
+    """Count which class was found (columns) where which was labelled (rows): ``int64[K, K]``.
 
-    Returns ``int64[K, K]``: rows are labels, columns what was found; pixels labelled 255 are left out.
+    Pixels labelled 255 are left out.
 
     >>> confusion_matrix(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
     [[1, 1], [0, 0]]
@@ -149,9 +119,7 @@ def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count
 
 
 def class_ious(confusion: Counts) -> tuple[float | None, ...]:
-    """Intersection over union of every class.
-
-    Returns one value per class, 0-1; None for a class that is neither labelled nor found.
+    """Intersection over union of every class, 0-1; None for a class that is neither labelled nor found.
 
     >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     (0.75, 0.8, None)
@@ -178,12 +146,7 @@ def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One or several predictors on the same labelled images.
-
-    Attributes:
-        classes: Of the first predictor, in index order.
-        scores: One per predictor.
-    """
+    """One or several predictors on the same labelled images; classes are those of the first, in index order."""
 
     classes: tuple[SegmentationClass, ...]
     scores: tuple[Score, ...]
@@ -243,11 +206,7 @@ class _Tally:
 
 
 def require_labelled_classes(evaluation: Evaluation) -> None:
-    """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason.
-
-    Raises:
-        OptionError: No pixel of any image is labelled as one of the classes.
-    """
+    """Refuse (OptionError) labels on which a class never appears: masks of 0 and 255 are the usual reason."""
     labelled = evaluation.scores[0].confusion.sum(axis=1)
     missing = [f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index]]
     if missing:
@@ -264,13 +223,9 @@ def read_labelled(
     values: Mapping[int, int] | None = None,
     names: LabelNames | None = None,
 ) -> Iterator[LabelledImage]:
-    """Read labelled images, one at a time.
+    """Read labelled images, one at a time; `values` is the class index for each value of masks.
 
-    Args:
-        values: class index for each value of masks; None: the values themselves.
-
-    Raises:
-        ImageError: A file cannot be read, the two of a pair differ in size, or a label stands for no class.
+    Raises ImageError where a file cannot be read, the two of a pair differ in size, or a label stands for no class.
     """
     for pair in pairs:
         image = read(pair.image)
@@ -286,14 +241,11 @@ def read_labelled(
 def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage]) -> Evaluation:
     """Hold the masks of predictors against labels, side by side.
 
-    If the first predictor measures a region of interest, only the pixels inside of it are judged.
-
-    Raises:
-        OptionError: A bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the
-            order of the classes.
-        ImageError: An image does not fit the network or has no region of interest, labels hold an index that no class
-            has, or no pixel is judged.
-        InferenceError: A run failed, or a network finds a class that its bundle does not have.
+    If the first predictor measures a region of interest, only the pixels inside of it are judged. Raises OptionError
+    where a bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the order of
+    the classes; ImageError where an image does not fit the network or has no region of interest, labels hold an index
+    that no class has, or no pixel is judged; InferenceError where a run failed, or a network finds a class that its
+    bundle does not have.
     """
     _require_exclusive_classes(predictors)
     _require_one_order(predictors)

@@ -38,10 +38,8 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 class LabelNames:
     """Which class a label stands for, where labels are words.
 
-    Attributes:
-        classes: names in index order.
-        given: label to the name of a class, or `ignore`.
-        unlabelled: class of pixels that no annotation holds; None: they are not judged.
+    `given` maps a label to the name of a class, or `ignore`; `unlabelled` is the class of pixels that no annotation
+    holds, None: they are not judged.
     """
 
     classes: Sequence[str] = ()
@@ -49,20 +47,12 @@ class LabelNames:
     unlabelled: str | None = None
 
     def index_of(self, label: str, mapped: Mapping[str, str], where: str) -> int:
-        """Find a class.
+        """Find the class index, 255 for `ignore`; what `mapped` says counts where `given` says nothing.
+
+        Raises ImageError where the label stands for no class.
 
         >>> LabelNames(["sand", "seagrass"], {"Rock": "ignore"}).index_of("SG", {"SG": "seagrass"}, "a.json")
         1
-
-        Args:
-            label: as it is written.
-            mapped: class names of labels, which count where `given` says nothing.
-
-        Returns:
-            The class index; 255 for `ignore`.
-
-        Raises:
-            ImageError: it stands for no class.
         """
         name = self.given.get(label, mapped.get(label, label))
         if name == IGNORE:
@@ -85,13 +75,7 @@ class Annotation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
-    """A picture and what is on it.
-
-    Attributes:
-        image: the picture.
-        mask: file of its labels.
-        annotation: the labels, where the file is not a mask but annotations.
-    """
+    """A picture and the file of its labels: a mask, unless an annotation was read from it."""
 
     image: Path
     mask: Path
@@ -99,13 +83,7 @@ class LabelledFiles:
 
 
 def match_masks(images: Sequence[Path], masks: Iterable[Path]) -> list[LabelledFiles]:
-    """Find the mask of every image: the PNG of its name.
-
-    Raises:
-        ImageError: see `match_pictures`.
-
-    Returns a pair per image, in the order of the images.
-    """
+    """Find the mask of every image, in their order: the PNG of its name. ImageError as of `match_pictures`."""
     named = [(path.absolute(), path) for path in masks if path.suffix.lower() == _SUFFIX]
     return [LabelledFiles(image, mask) for image, mask in match_pictures(images, named, "mask")]
 
@@ -115,13 +93,8 @@ def match_pictures(
 ) -> list[tuple[Path, _Labelled]]:
     """Find the labels of every image by its name without suffix, and as many folders above as tell equal names apart.
 
-    Args:
-        labels: the name of each picture that is labelled, and its labels.
-
-    Raises:
-        ImageError: Images have no labels (they are named), or no folder tells two of one name apart.
-
-    Returns a pair per image, in the order of the images.
+    Labels come with the name of their picture. Raises ImageError where images have no labels (they are named), or no
+    folder tells two of one name apart.
     """
     images_of, labels_of = _by_stem([(path.absolute(), path) for path in images]), _by_stem(labels)
     found: dict[Path, _Labelled] = {}
@@ -164,8 +137,7 @@ def _telling_depth(named: Sequence[tuple[PurePath, object]], what: str) -> int:
 def parse_label_values(text: str) -> dict[int, int]:
     """Read which value of a mask stands for which class.
 
-    Raises:
-        OptionError: The text is no list of pairs, names a value twice, or a number that no mask holds.
+    Raises OptionError where the text is no list of pairs, names a value twice, or a number that no mask holds.
 
     >>> parse_label_values("0=0,255=1,7=ignore")
     {0: 0, 255: 1, 7: 255}
@@ -187,10 +159,7 @@ def parse_label_values(text: str) -> dict[int, int]:
 
 
 def parse_label_names(text: str) -> dict[str, str]:
-    """Read which class a label stands for.
-
-    Raises:
-        OptionError: The text is no list of pairs, or names a label twice.
+    """Read which class a label stands for; OptionError where the text is no list of pairs, or names a label twice.
 
     >>> parse_label_names("SG=seagrass, Rock=ignore")
     {'SG': 'seagrass', 'Rock': 'ignore'}
@@ -214,14 +183,10 @@ def _label(text: str) -> int | None:
 def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] | None = None) -> Labels:
     """Read the labels of one image.
 
-    Raises:
-        ImageError: The file cannot be read, holds colours instead of indices, or is of another size than the image.
+    Raises ImageError where the file cannot be read, holds colours instead of indices, or is of another size.
     """
     try:
-        with (
-            open_to_read(path) as file,
-            Image.open(file, formats=["PNG"]) as image,
-        ):
+        with open_to_read(path) as file, Image.open(file, formats=["PNG"]) as image:
             # Before it is decoded: a small file may declare any size.
             if image.size != size:
                 raise ImageError(
@@ -236,11 +201,7 @@ def read_labels(path: Path, *, size: tuple[int, int], values: Mapping[int, int] 
 
 
 def require_known_classes(labels: Labels, class_count: int, *, where: str) -> None:
-    """Refuse labels of other classes than a model has.
-
-    Raises:
-        ImageError: There is an index that no class has.
-    """
+    """Refuse (ImageError) labels of other classes than a model has."""
     wrong = labels[(labels >= class_count) & (labels != IGNORED_LABEL)]
     if wrong.size:
         raise ImageError(

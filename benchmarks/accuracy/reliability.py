@@ -27,12 +27,7 @@ Reals = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPixels:
-    """Pixels of a picture whose class is known.
-
-    Attributes:
-        logits: float32[N, K].
-        labels: int64[N].
-    """
+    """Logits, float32[N, K], and labels, int64[N], of pixels of a picture whose class is known."""
 
     logits: Reals
     labels: npt.NDArray[np.int64]
@@ -41,10 +36,8 @@ class ScoredPixels:
 def scored_pixels(predictor: Predictor, labelled: Iterable[LabelledImage]) -> Iterator[ScoredPixels]:
     """Draw labelled pixels of pictures at random, always the same ones.
 
-    Raises:
-        OptionError: the network states no confidence.
-        ImageError: an image does not fit the network.
-        InferenceError: a run failed.
+    Raises OptionError where the network states no confidence, ImageError where an image does not fit it, InferenceError
+    where a run failed.
     """
     scale = predictor.score_scale()
     for number, sample in enumerate(labelled):
@@ -65,11 +58,8 @@ def scored_pixels(predictor: Predictor, labelled: Iterable[LabelledImage]) -> It
 def fit_temperature(pictures: Sequence[ScoredPixels]) -> Temperature:
     """Choose a temperature on every second picture, and measure on the others what it gains.
 
-    Args:
-        pictures: at least `LEAST_PICTURES` with a labelled pixel.
-
-    Raises:
-        OptionError: there are fewer, or no temperature within the limits is the best.
+    Raises OptionError below `LEAST_PICTURES` with a labelled pixel, or where no temperature within the limits is the
+    best.
     """
     judged = [each for each in pictures if len(each.labels)]
     if len(judged) < LEAST_PICTURES:
@@ -90,11 +80,7 @@ def fit_temperature(pictures: Sequence[ScoredPixels]) -> Temperature:
 
 
 def calibration_error(pixels: ScoredPixels, temperature: float) -> float:
-    """Expected calibration error: how far the confidence is from the share of right pixels, on average.
-
-    Returns:
-        0–1.
-    """
+    """Expected calibration error, 0–1: how far the confidence is from the share of right pixels, on average."""
     probabilities = _softmax(pixels.logits / np.float32(temperature))
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == pixels.labels
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)

@@ -26,13 +26,7 @@ class Measure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """What a ratio is of.
-
-    Attributes:
-        measure: What is compared.
-        bundle: On which bundle; empty where only one is measured.
-        provider: Of which provider, as in the provenance; empty where there is no choice.
-    """
+    """What a ratio is of: bundle, or provider as in the provenance, are empty where there is no choice."""
 
     measure: Measure
     bundle: str = ""

@@ -33,10 +33,7 @@ class Scene:
         self._light = rng.normal(size=(cells // 4 + 4, cells // 4 + 4)).astype(np.float32)
 
     def block(self, x: int, y: int) -> NDArray[np.uint8]:
-        """Render a block.
-
-        Returns uint8[3, BLOCK_PX, BLOCK_PX]; 0 where there are no data.
-        """
+        """Render a block, uint8[3, BLOCK_PX, BLOCK_PX]; 0 where there are no data."""
         rng = np.random.default_rng((self._seed, x, y))
         columns, rows = np.meshgrid(
             np.arange(x, x + BLOCK_PX, dtype=np.float32), np.arange(y, y + BLOCK_PX, dtype=np.float32)

@@ -40,17 +40,10 @@ PARTS = ("memory", "order", "seams", "throughput")
 
 @dataclass(frozen=True, slots=True)
 class ScaleRequest:
-    """What is measured.
+    """What is measured; sides of orthomosaics are in pixels, `whole_size` is of the one that also fits whole.
 
-    Attributes:
-        bundle: the model.
-        sizes: sides of the orthomosaics whose memory is measured, in pixels.
-        whole_size: side of the one that also fits whole, in pixels.
-        memory_mib: the limit that tiles are chosen by.
-        streams: of the runs that are measured; the bare session has one.
-        parts: which ones.
-        out: folder of results and orthomosaics.
-        again: whether finished parts are done again.
+    `memory_mib` is the limit that tiles are chosen by; the runs that are measured have so many `streams`, the bare
+    session one.
     """
 
     bundle: Path

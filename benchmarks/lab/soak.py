@@ -21,11 +21,7 @@ def _encode(_: Path, __: SourceImage, prediction: Prediction) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SoakWork:
-    """What is run.
-
-    Attributes:
-        cache: for converted models and Paddle's ledger.
-    """
+    """What is run."""
 
     bundle: Path
     runtime: str
@@ -36,11 +32,8 @@ class SoakWork:
 def soak(work: SoakWork) -> dict[str, object]:
     """Segment all pictures of a folder and look at the memory on the way; in a process of its own.
 
-    Returns:
-        `provider`, and `readings`: pairs of a number of images and the largest resident bytes over the twenty up to it.
-
-    Raises:
-        RuntimeError: an image failed.
+    `readings` are pairs of a number of images and the largest resident bytes over the twenty up to it. Raises
+    RuntimeError where an image failed.
     """
     return_freed_memory()
     cache = work.cache

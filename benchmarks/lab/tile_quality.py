@@ -32,12 +32,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class TileWork:
-    """What is measured.
-
-    Attributes:
-        memory_bytes: the limit that tiles are chosen by.
-        streams: of the run that is measured.
-    """
+    """What is measured; tiles are chosen by `memory_bytes`."""
 
     part: str
     bundle: Path

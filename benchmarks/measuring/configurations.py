@@ -47,12 +47,7 @@ class ProviderName(StrEnum):
     @property
     def on_gpu(self) -> bool:
         """Whether the network runs on a GPU."""
-        return self in {
-            ProviderName.CUDA,
-            ProviderName.TENSORRT,
-            ProviderName.PADDLE_GPU,
-            ProviderName.PADDLE_TENSORRT,
-        }
+        return self in {ProviderName.CUDA, ProviderName.TENSORRT, ProviderName.PADDLE_GPU, ProviderName.PADDLE_TENSORRT}
 
     @property
     def is_tensorrt(self) -> bool:
@@ -62,13 +57,6 @@ class ProviderName(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Size:
-    """Pixels of a picture.
-
-    Attributes:
-        height: At least 1.
-        width: At least 1.
-    """
-
     height: int
     width: int
 
@@ -77,10 +65,7 @@ class Size:
 
 
 def parse_size(text: str) -> Size:
-    """Read a size as a user writes it.
-
-    Raises:
-        OptionError: It is something else.
+    """Read a size as a user writes it; OptionError for something else.
 
     >>> parse_size("512x640")
     Size(height=512, width=640)
@@ -95,15 +80,9 @@ def parse_size(text: str) -> Size:
 class Configuration:
     """One point of the product of the axes.
 
-    Attributes:
-        provider: What runs the network, and in which library.
-        precision: Arithmetic of the network's heavy layers.
-        threads: Threads of all streams together.
-        streams: Runs that may be under way at once; each has an equal share of the threads.
-        batch_size: Images that share one run.
-        size: What every image is resized to beforehand; None: images as they are.
-        min_subgraph_size: TensorRT takes subgraphs of at least so many nodes.
-        cuda: How ONNX Runtime works on a GPU.
+    `threads` are of all streams together, which have an equal share each; `batch_size` images share one run. Every
+    image is resized to `size` beforehand, if there is one. TensorRT takes subgraphs of at least `min_subgraph_size`
+    nodes.
     """
 
     provider: ProviderName
@@ -136,11 +115,7 @@ class Configuration:
         return ", ".join(parts)
 
     def options(self, files: TensorRtFiles | None = None) -> RuntimeOptions:
-        """What the runtime is opened with.
-
-        Raises:
-            OptionError: The configuration contradicts itself.
-        """
+        """What the runtime is opened with; OptionError where the configuration contradicts itself."""
         if self.batch_size < 1:
             raise OptionError(f"batch size is {self.batch_size}; it must be at least 1")
         provider = self.provider
@@ -182,18 +157,7 @@ def _counted(count: int, thing: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axes(Options):
-    """The values of every axis; an empty one is left to `configurations`.
-
-    Attributes:
-        runtimes: Libraries; empty: both.
-        providers: Empty: all of the runtimes.
-        precisions: Empty: FP32 and what else the bundle holds.
-        threads: Empty: all cores that this process may use.
-        streams: At least one value.
-        batch_sizes: At least one value.
-        sizes: None stands for images as they are.
-        min_subgraph_sizes: For TensorRT; the other providers do not multiply by them.
-    """
+    """The values of every axis; an empty one is left to `configurations`."""
 
     title: ClassVar[str] = "Options of which all combinations are measured"
 
@@ -238,12 +202,9 @@ class Axes(Options):
 
 
 def configurations(axes: Axes, bundle: Bundle) -> tuple[Configuration, ...]:
-    """Multiply the axes.
+    """Multiply the axes: every combination once, in their order; whether it can run is not known yet.
 
-    Raises:
-        OptionError: No provider belongs to the runtimes.
-
-    Returns every combination once, in the order of the axes; whether it can run is not known yet.
+    Raises OptionError where no provider belongs to the runtimes.
     """
     providers = _providers(axes)
     if set(axes.min_subgraph_sizes) != {DEFAULT_MIN_SUBGRAPH_SIZE} and not any(each.is_tensorrt for each in providers):
@@ -281,12 +242,7 @@ def _providers(axes: Axes) -> Sequence[ProviderName]:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A configuration that cannot run here.
-
-    Attributes:
-        configuration: What was asked for.
-        reason: Why not, and what to do about it.
-    """
+    """A configuration that cannot run here, with the reason, and what to do about it."""
 
     configuration: Configuration
     reason: str
@@ -294,12 +250,9 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What will be measured, and what not.
+    """What will be measured, and what not, in the order asked for.
 
-    Attributes:
-        bundle: With a converted model added, if one was needed and made.
-        runnable: In the order asked for.
-        skipped: In the order asked for.
+    The bundle has a converted model added, if one was needed and made.
     """
 
     bundle: Bundle

@@ -13,18 +13,9 @@ from engine.system.machine.memory import kernel_bytes
 from engine.system.machine.nvidia import first_gpu_name
 
 LIBRARIES = (
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "rasterio",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "paddlepaddle",
-    "paddlepaddle-gpu",
-    "paddle2onnx",
-    "tensorrt-cu12",
-)
+    "numpy", "opencv-python-headless", "pillow", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino",
+    "paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "tensorrt-cu12",
+)  # fmt: skip
 _ROOT = Path(__file__).parents[2]
 _PROCESSORS = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
@@ -34,19 +25,9 @@ _MEMORY = Path("/proc/meminfo")
 class Environment:
     """Where and with what was measured.
 
-    Attributes:
-        processor: Its model, as the kernel tells it.
-        flags: What the processor can do (`avx512_vnni` and so on), sorted.
-        logical_cores: Of the machine.
-        usable_cores: Of them, what this process may use.
-        quota_cores: What its control group grants; None: no limit.
-        memory_bytes: Of the machine.
-        gpu: Name of the first GPU; None where the driver tells of none.
-        system: Kernel.
-        python: Version.
-        libraries: Distribution to version, of those that are installed.
-        commit: Of this software, with `+changes` where files differ from it; None where it is not known.
-        load_average: Processes that wanted a core over the last minute, before the measurements.
+    `flags` are what the processor can do (`avx512_vnni` and so on), sorted; of the machine's cores this process may use
+    `usable_cores`, and `quota_cores` by its control group. `libraries` are those that are installed; `commit` as of
+    `commit_of`; `load_average` counts processes that wanted a core over the last minute before the measurements.
     """
 
     processor: str
@@ -82,10 +63,7 @@ def environment(*, commit: str | None = None) -> Environment:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Ask git for the commit of a folder.
-
-    Returns its hash, with `+changes` where files differ from it; None without git or a repository.
-    """
+    """Ask git for the commit of a folder, with `+changes` where files differ; None without git or a repository."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changes = _git(folder, "status", "--porcelain")

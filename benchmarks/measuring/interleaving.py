@@ -28,10 +28,7 @@ def take_turns(processes: Sequence[MeasuredProcess], rounds: int, advance: Advan
 def measure_all(
     configurations: Iterable[Configuration], work: Work, *, repeats: int, advance: Advance = ignore_progress
 ) -> tuple[Measurement, ...]:
-    """Measure configurations, interleaved.
-
-    Returns a measurement per configuration, in order, those that failed with their error.
-    """
+    """Measure configurations, interleaved: one measurement each, in order, those that failed with their error."""
     waiting = deque(configurations)
     measurements: list[Measurement] = []
     lot = 0

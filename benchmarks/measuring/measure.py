@@ -32,18 +32,12 @@ class MeasuringError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What all configurations of a run have in common.
+    """What all configurations of a run have in common; the bundle stays open meanwhile.
 
-    Attributes:
-        bundle: An open bundle with the models that are to run; it stays open meanwhile.
-        pictures: Those of every size that a configuration names.
-        ledger: Folder that remembers which models loaded before.
-        recordings: The reference's answers per size, see `with_reference`; masks of other sizes are not compared.
-        compared_images: Pictures of each size that are compared at most.
-        shapes: What TensorRT is told, per size and batch size.
-        engine_cache: Folder for TensorRT's engines; None: they are built anew.
-        timeout_s: Seconds that a child may take for one command.
-        origin_s: Start of the clock that turns are told from.
+    `pictures` are of every size that a configuration names, `recordings` the reference's answers (`with_reference`):
+    masks of other sizes are not compared. `shapes` are told TensorRT, per size and batch size; without `engine_cache`
+    its engines are built anew. A child may take `timeout_s` for one command; `origin_s` is the start of the clock that
+    turns are told from.
     """
 
     bundle: Bundle
@@ -60,11 +54,7 @@ class Work:
 
 
 def ask(child: ChildProcess, command: object, answer: type[_Answer]) -> _Answer:
-    """Let a child do something, and wait.
-
-    Raises:
-        MeasuringError: It failed, hung or died.
-    """
+    """Let a child do something, and wait; MeasuringError where it failed, hung or died."""
     outcome = child.ask(command)
     match outcome:
         case Returned():
@@ -84,11 +74,7 @@ def _started(timeout_s: float) -> ChildProcess:
 
 
 class MeasuredProcess:
-    """A configuration in its own process, and what is known of it so far.
-
-    Attributes:
-        error: Why it is of no use any more; None while it is.
-    """
+    """A configuration in its own process, and what is known of it so far; after an `error` it is of no use any more."""
 
     def __init__(self, configuration: Configuration, work: Work) -> None:
         self.configuration = configuration
@@ -101,7 +87,6 @@ class MeasuredProcess:
         self.pid = self._child.pid
 
     def load(self) -> None:
-        """Load the configuration and warm it up."""
         work, configuration = self._work, self.configuration
         shapes = work.shapes.get((configuration.size, configuration.batch_size), TensorRtFiles())
         self._loaded = self._ask(
@@ -139,7 +124,6 @@ class MeasuredProcess:
             self._agreement = self._ask(Compare(recording, pictures), ParityReport)
 
     def measurement(self, lot: int = 0) -> Measurement:
-        """Tell what is known so far."""
         return Measurement(
             configuration=self.configuration,
             lot=lot,
@@ -165,11 +149,7 @@ def opened(configuration: Configuration, work: Work) -> Generator[MeasuredProces
 
 
 def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, timeout_s: float) -> _Answer:
-    """Let a process of its own do one thing.
-
-    Raises:
-        MeasuringError: It failed, hung or died.
-    """
+    """Let a process of its own do one thing; errors as of `ask`."""
     with _started(timeout_s) as child:
         return ask(child, command, answer)
 
@@ -177,8 +157,7 @@ def ask_once(command: Record | CollectShapes | Grade, answer: type[_Answer], *, 
 def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
     """Run the reference over the pictures that are compared, in a process of its own per size.
 
-    Returns:
-        The work with its recordings; and what ran, or why there is nothing to compare with.
+    Returns the work with its recordings; and what ran, or why there is nothing to compare with.
     """
     notes: list[str] = []
     if work.bundle.paddle is None:
@@ -203,8 +182,7 @@ def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
 def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Path) -> Work:
     """Collect the shapes that TensorRT must be told of, where a configuration uses it.
 
-    Raises:
-        MeasuringError: A picture cannot be prepared, or the model does not run.
+    Raises MeasuringError where a picture cannot be prepared, or the model does not run.
     """
     keys = dict.fromkeys((each.size, each.batch_size) for each in configurations if each.provider.is_tensorrt)
     shapes: dict[tuple[Size | None, int], TensorRtFiles] = {}

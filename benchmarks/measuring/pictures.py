@@ -24,46 +24,28 @@ _DEMO_PICTURES = Path(__file__).resolve().parents[2] / "demo" / "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Files, and how they are read.
-
-    Attributes:
-        paths: At least one.
-        max_img_size: See `read_image`; -1 never shrinks.
-        bands: Of TIFFs, see `read_image`; None: the colours.
-    """
+    """Files, at least one, and how `read_image` reads them."""
 
     paths: tuple[Path, ...]
     max_img_size: int = -1
     bands: tuple[int, ...] | None = None
 
     def read(self, path: Path) -> SourceImage:
-        """Read one of them.
-
-        Raises:
-            ImageError: It cannot be read.
-        """
         return read_image(path, max_img_size=self.max_img_size, bands=self.bands)
 
 
 def demo_pictures() -> tuple[Path, ...]:
-    """Find the rendered scenes of this repository.
-
-    Returns files, sorted.
-    """
+    """Find the rendered scenes of this repository, sorted."""
     return tuple(sorted(_DEMO_PICTURES.glob("*.jpg")))
 
 
 def prepare_pictures(
     images: Pictures, sizes: Iterable[Size | None], folder: Path, *, taken: int = 3
 ) -> dict[Size | None, Pictures]:
-    """Lay out the pictures of every size.
+    """Lay out the pictures of every size; without files of the user's, they are generated.
 
-    Args:
-        images: The user's; without files, pictures are generated.
-
-    Raises:
-        ImageError: A picture cannot be read; left out in silence it would change what is measured.
-        OptionError: `max_img_size` is 0 or less than -1.
+    Raises ImageError where one cannot be read: left out in silence it would change what is measured; OptionError where
+    `max_img_size` is 0 or less than -1.
     """
     originals = images
     if not images.paths:
@@ -74,13 +56,7 @@ def prepare_pictures(
 
 
 def spread(pictures: Pictures, count: int) -> Pictures:
-    """Take a sample, evenly spread.
-
-    Raises:
-        OptionError: `count` is less than 1.
-
-    Returns the sample, in order.
-    """
+    """Take a sample, evenly spread, in order; OptionError where `count` is less than 1."""
     if count < 1:
         raise OptionError(f"a sample of {count} pictures was asked for; it must be at least 1")
     every = len(pictures.paths)
@@ -96,10 +72,7 @@ def _generated(folder: Path, bands: int) -> tuple[Path, ...]:
 
 
 def bands_of_copies(bands: int) -> tuple[int, ...] | None:
-    """Tell which bands of pictures that this module wrote are to be read.
-
-    Returns all of them in their order; None where they are colours.
-    """
+    """Tell which bands of pictures that this module wrote are read: all in their order, None for colours."""
     return None if bands in {1, 3} else tuple(range(1, bands + 1))
 
 
@@ -120,14 +93,8 @@ def _all_resized(originals: Pictures, size: Size, folder: Path) -> Pictures:
 def write_picture(pixels: NDArray[np.uint8], path: Path, like: str = ".png") -> Path:
     """Write a picture: a JPEG of colours like another JPEG, else a PNG; a TIFF of other numbers of bands.
 
-    Args:
-        pixels: `uint8[H, W, bands]`, of three bands RGB.
-        path: Without suffix.
-
-    Raises:
-        ImageError: It cannot be written.
-
-    Returns the file.
+    Pixels are `uint8[H, W, bands]`, of three bands RGB; the path is without suffix. Raises ImageError where it cannot
+    be written.
     """
     is_colored = pixels.shape[-1] == 3
     suffix = ".tif" if not is_colored else ".jpg" if like.lower() in _JPEG_SUFFIXES else ".png"
@@ -146,10 +113,7 @@ def write_picture(pixels: NDArray[np.uint8], path: Path, like: str = ".png") -> 
 
 
 def drawn_scene(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """Draw what a picture is made of: soft ground, grain, shapes with edges, lines of text.
-
-    Returns `uint8[H, W, 3]`.
-    """
+    """Draw what a picture is made of: soft ground, grain, shapes with edges, lines of text."""
     ground = rng.integers(40, 216, (8, 8, 3), dtype=np.uint8)
     scene = cast("NDArray[np.uint8]", cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC))
     for _ in range(12):
@@ -164,10 +128,7 @@ def drawn_scene(rng: np.random.Generator, width: int, height: int) -> NDArray[np
 
 
 def photograph(width: int, height: int) -> NDArray[np.uint8]:
-    """Take the first demo picture at a size, or draw one where there is none.
-
-    Returns `uint8[H, W, 3]`, RGB.
-    """
+    """Take the first demo picture at a size, or draw one where there is none: `uint8[H, W, 3]`, RGB."""
     pictures = demo_pictures()
     if not pictures:
         return drawn_scene(np.random.default_rng(1), width, height)
@@ -180,10 +141,7 @@ def photograph(width: int, height: int) -> NDArray[np.uint8]:
 
 
 def write_photographs(folder: Path, count: int, width: int, height: int) -> tuple[Path, ...]:
-    """Write JPEGs: the first demo picture at a size, rolled on by a little each time.
-
-    Returns files, in order.
-    """
+    """Write JPEGs: the first demo picture at a size, rolled on by a little each time."""
     scene = photograph(width, height)
     return tuple(
         write_picture(np.roll(scene, (number * 37, number * 53), axis=(0, 1)), folder / f"{number:04d}", ".jpg")

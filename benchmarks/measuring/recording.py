@@ -32,10 +32,7 @@ def _key(feeds: Mapping[str, Tensor]) -> str:
 
 
 class RecordingRuntime(Runtime):
-    """Hands everything to another runtime, and keeps what it returns.
-
-    Threads: as the other runtime.
-    """
+    """Hands everything to another runtime, and keeps what it returns; threads as of that one."""
 
     def __init__(self, runtime: Runtime, folder: Path) -> None:
         self._runtime = runtime
@@ -45,11 +42,6 @@ class RecordingRuntime(Runtime):
         (folder / _STATED).write_bytes(pickle.dumps(_Stated(self.identity, self.inputs, self.outputs)))
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network and keep its answer.
-
-        Raises:
-            InferenceError: The run failed.
-        """
         answer = self._runtime.run(feeds)
         with (self._folder / f"{_key(feeds)}.npz").open("wb") as file:
             # A name of its own: an output may be called like an argument of `savez`.
@@ -57,15 +49,11 @@ class RecordingRuntime(Runtime):
         return answer
 
     def close(self) -> None:
-        """Free the other runtime; the answers stay."""
         self._runtime.close()
 
 
 class RecordedRuntime(Runtime):
-    """Answers as a recorded runtime did.
-
-    Threads: `run` may be called from several threads at once.
-    """
+    """Answers as a recorded runtime did; `run` may be called from several threads at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -73,11 +61,7 @@ class RecordedRuntime(Runtime):
         self.identity, self.inputs, self.outputs = stated.identity, stated.inputs, stated.outputs
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Find the answer to these tensors.
-
-        Raises:
-            InferenceError: It was never given these tensors.
-        """
+        """Find the answer to these tensors; InferenceError where it was never given them."""
         path = self._folder / f"{_key(feeds)}.npz"
         if not path.is_file():
             shapes = {name: tensor.shape for name, tensor in feeds.items()}

@@ -21,12 +21,9 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image, once.
+    """One image, once; of a batch, an equal share of the stages of its run, and the latency of the whole batch.
 
-    Attributes:
-        image: Its file.
-        stages_ms: Stage to milliseconds; of a batch, an equal share of its run.
-        latency_ms: From the start of decoding to the end of encoding; of a batch, that of the whole batch.
+    `latency_ms` is from the start of decoding to the end of encoding.
     """
 
     image: str
@@ -38,10 +35,7 @@ class Sample:
 class PipelinePass:
     """The images once through the pipeline, where decoding, running and encoding overlap.
 
-    Attributes:
-        images: How many.
-        wall_s: Seconds from the first to the last.
-        cpu_s: Seconds of all cores that the process took meanwhile.
+    `cpu_s` are seconds of all cores that the process took meanwhile.
     """
 
     images: int
@@ -53,11 +47,8 @@ class PipelinePass:
 class Turn:
     """One turn of a configuration: every image by itself, then all through the pipeline.
 
-    Attributes:
-        started_s: On a clock that all configurations share.
-        samples: One per image.
-        pipeline: The same images once more.
-        peak_rss_bytes: The most memory that the process has held since its start, `VmHWM`.
+    `started_s` is on a clock that all configurations share; `peak_rss_bytes` the most memory that the process has held
+    since its start, `VmHWM`.
     """
 
     started_s: float
@@ -68,12 +59,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The start of a configuration.
+    """The start of a configuration, and what really runs.
 
-    Attributes:
-        load_ms: Importing the library, loading the model, and the engine's own small trial run.
-        first_run_ms: The network's first run on a real image.
-        provenance: What really runs.
+    `load_ms` is for importing the library, loading the model, and the engine's own small trial run; `first_run_ms` for
+    the network's first run on a real image.
     """
 
     load_ms: float
@@ -83,15 +72,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is known of a configuration.
+    """What is known of a configuration; `loaded` is None where it did not start.
 
-    Attributes:
-        configuration: What was measured.
-        lot: Configurations of one lot took turns; lots ran one after another.
-        loaded: Its start; None where it did not start.
-        turns: In order; as many as came before an error.
-        agreement: Its masks against the reference's; None where they were not compared.
-        error: Why it did not come to its end; None where it did.
+    Configurations of one lot took turns; lots ran one after another. There are as many turns as came before an error.
+    `agreement` is None where masks were not compared with the reference's.
     """
 
     configuration: Configuration
@@ -108,12 +92,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the masks are compared with.
+    """What the masks of how many pictures of each size are compared with.
 
-    Attributes:
-        label: Provider and precision; None where there is no reference.
-        images: How many pictures of each size are compared.
-        note: Why there is no reference, or why it is not Paddle's FP32 without oneDNN.
+    `label` is provider and precision, None where there is no reference; `note` says why there is none, or why it is not
+    Paddle's FP32 without oneDNN.
     """
 
     label: str | None
@@ -123,17 +105,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run of measurements on one machine.
+    """One run of measurements on one machine; `images` says how many pictures, and where they come from.
 
-    Attributes:
-        bundle: As it was named.
-        bundle_digest: Of its files.
-        images: How many pictures, and where they come from.
-        repeats: Turns that were asked for.
-        environment: The machine.
-        reference: What masks were compared with.
-        measurements: In the order asked for.
-        skipped: What cannot run here.
+    `repeats` are the turns that were asked for; `skipped` is what cannot run here.
     """
 
     bundle: str
@@ -150,21 +124,10 @@ class Results:
 class Summary:
     """A measurement in a few figures; None where nothing is known.
 
-    Attributes:
-        samples: How many images were timed.
-        load_ms: See `Loaded`.
-        first_run_ms: See `Loaded`.
-        p50_ms: Median latency.
-        p90_ms: Latency that nine of ten keep to.
-        p99_ms: Latency that 99 of 100 keep to; None below 100 samples.
-        images_per_s: Through the pipeline; median of the turns.
-        peak_rss_mib: Largest memory of the process.
-        cpu_s_per_image: Core-seconds per image through the pipeline.
-        stages_ms: Stage to its median.
-        mismatched_ppm: Pixels of another class than the reference's, per million.
-        min_class_iou: The smallest IoU with the reference of a class that counts.
-        class_iou: Class name to IoU with the reference.
-        max_cover_error: Largest difference of a class's cover in one image, 0-1.
+    Percentiles are of the latency; `p99_ms` is None below 100 samples. Rates and core-seconds are through the pipeline,
+    `images_per_s` the median of the turns. `stages_ms` are medians. What follows is against the reference's masks:
+    pixels of another class per million, IoU (the smallest is that of a class that counts), and the largest difference
+    of a class's cover in one image, 0-1.
     """
 
     samples: int
@@ -184,7 +147,6 @@ class Summary:
 
 
 def summarize(measurement: Measurement) -> Summary:
-    """Derive the figures of a measurement."""
     samples, loaded, agreement = measurement.samples, measurement.loaded, measurement.agreement
     latencies = [each.latency_ms for each in samples]
     passes = [turn.pipeline for turn in measurement.turns]

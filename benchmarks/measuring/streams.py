@@ -47,14 +47,10 @@ _Waiting = TypeVar("_Waiting")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Open a configuration; answered by `Loaded`.
+    """Open a configuration; answered by `Loaded`. The files of the bundle stay until the child ends.
 
-    Attributes:
-        bundle: Holds the model; its files stay until the child ends.
-        configuration: What is measured.
-        pictures: What it is measured on.
-        ledger: Folder that remembers which models loaded before.
-        tensorrt_files: Shapes that will come, and engines; without a folder for these they are built anew.
+    `ledger`, here and below, is the folder that remembers which models loaded before. Without a folder for TensorRT's
+    engines, they are built anew.
     """
 
     bundle: Bundle
@@ -66,23 +62,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class TakeTurn:
-    """Measure all pictures once; answered by `Turn`.
-
-    Attributes:
-        origin_s: On the monotonic clock of the machine; the turn's start is told from there.
-    """
+    """Measure all pictures once; answered by `Turn`, whose start counts from `origin_s` on the monotonic clock."""
 
     origin_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Compare masks with a recording; answered by `ParityReport`.
-
-    Attributes:
-        recording: Folder of a recorded reference.
-        pictures: All of them were recorded.
-    """
+    """Compare masks with a recorded reference, which holds all the pictures; answered by `ParityReport`."""
 
     recording: Path
     pictures: Pictures
@@ -90,13 +77,9 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Run pictures through the reference and keep its answers; answered by the reference's label.
+    """Run pictures, all of one size, through the reference and keep its answers; answered by the reference's label.
 
-    Attributes:
-        bundle: Its Paddle program is the reference; where it holds none, its FP32 ONNX model.
-        pictures: All of one size.
-        recording: Folder to write.
-        ledger: Folder that remembers which models loaded before.
+    The reference is the bundle's Paddle program; where it holds none, its FP32 ONNX model.
     """
 
     bundle: Bundle
@@ -107,14 +90,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CollectShapes:
-    """Find the shapes that TensorRT must be told of; answered by `TensorRtFiles`.
+    """Find the shapes that TensorRT must be told of, for batches up to a size; answered by `TensorRtFiles`.
 
-    Attributes:
-        bundle: Holds the model and the transforms.
-        pictures: A sample.
-        batch_size: The largest.
-        folder: Gets Paddle's own file of inner shapes.
-        ledger: Folder that remembers which models loaded before.
+    `pictures` are a sample; the folder gets Paddle's own file of inner shapes.
     """
 
     bundle: Bundle
@@ -126,12 +104,7 @@ class CollectShapes:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Hold masks against labels; answered by `Grading`.
-
-    Attributes:
-        pictures: How the labelled ones are read.
-        ledger: Folder that remembers which models loaded before.
-    """
+    """Hold masks against labels; answered by `Grading`. `pictures` says how the labelled ones are read."""
 
     bundle: Bundle
     options: RuntimeOptions
@@ -142,11 +115,9 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Grading:
-    """Masks against labels, in short.
+    """Masks against labels, in short, per class, 0-1; the cover's error is the mean.
 
-    Attributes:
-        class_iou: One value per class, 0-1; None for a class that is neither labelled nor found.
-        cover_error: Mean error of the cover per class, 0-1.
+    The IoU is None for a class that is neither labelled nor found.
     """
 
     class_iou: tuple[float | None, ...]
@@ -159,22 +130,13 @@ Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
 def reference_options(bundle: Bundle) -> RuntimeOptions:
     """Choose what masks are compared with.
 
-    Returns:
-        Paddle in FP32 without oneDNN; where the bundle holds no Paddle program, ONNX Runtime in FP32 on the CPU.
+    It is Paddle in FP32 without oneDNN; where the bundle holds no Paddle program, ONNX Runtime in FP32 on the CPU.
     """
     threads = usable_cores()
     return OnnxOptions(threads=threads) if bundle.paddle is None else PaddleOptions(threads=threads)
 
 
 def record(command: Record) -> str:
-    """Run the reference and keep its answers.
-
-    Args:
-        command: What to run, and where to keep it.
-
-    Raises:
-        EngineError: The reference does not load, or a run fails.
-    """
     options = reference_options(command.bundle)
     runtime = RecordingRuntime(open_runtime(command.bundle, options, ledger=command.ledger), command.recording)
     with Predictor(command.bundle, runtime) as predictor:
@@ -184,11 +146,6 @@ def record(command: Record) -> str:
 
 
 def grade(command: Grade) -> Grading:
-    """Hold masks against labels.
-
-    Raises:
-        EngineError: The model does not load, a run fails, or pictures and labels do not fit.
-    """
     runtime = open_runtime(command.bundle, command.options, ledger=command.ledger)
     with Predictor(command.bundle, runtime) as predictor:
         (score,) = evaluate([predictor], read_labelled(command.labelled, command.pictures.read)).scores
@@ -196,14 +153,7 @@ def grade(command: Grade) -> Grading:
 
 
 def collect_shapes(command: CollectShapes) -> TensorRtFiles:
-    """Find the shapes that TensorRT must be told of.
-
-    Returns:
-        Shapes of the input, and Paddle's file of inner ones where the program is a `.pdmodel`.
-
-    Raises:
-        EngineError: A picture cannot be read, or the model does not load.
-    """
+    """Find the shapes of the input, and Paddle's file of inner ones where the program is a `.pdmodel`."""
     bundle = command.bundle
     with Predictor(bundle, open_runtime(bundle, reference_options(bundle), ledger=command.ledger)) as predictor:
         images = (image for _, image in _read_each(command.pictures))
@@ -219,7 +169,6 @@ class Streams:
     """One open configuration."""
 
     def __init__(self, command: Load) -> None:
-        """Load the model and run each size of picture once on every stream."""
         self._bundle = command.bundle
         self._pictures = command.pictures
         self._batch_size = command.configuration.batch_size
@@ -253,11 +202,7 @@ class Streams:
         return first_run_ms
 
     def take_turn(self, command: TakeTurn) -> Turn:
-        """Measure every picture by itself, then all of them through the pipeline.
-
-        Raises:
-            EngineError: A picture fails.
-        """
+        """Measure every picture by itself, then all of them through the pipeline; EngineError where one fails."""
         started = time.monotonic() - command.origin_s
         samples = self._singly()
         pipeline = self._through_the_pipeline()
@@ -266,11 +211,6 @@ class Streams:
         return Turn(started, samples, pipeline, peak)
 
     def compare(self, command: Compare) -> ParityReport:
-        """Compare the masks with a recorded reference.
-
-        Raises:
-            EngineError: A picture fails.
-        """
         with Predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
             pictures = ((str(path), image) for path, image in _read_each(command.pictures))
             return compare(reference, self._predictor, pictures)

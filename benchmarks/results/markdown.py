@@ -17,23 +17,14 @@ class Markup(str):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells to show.
-
-    Attributes:
-        header: Titles; the first column is text, the others are figures.
-        rows: As many cells each.
-    """
+    """Cells to show: titles, and rows of as many; the first column is text, the others are figures."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def markdown(table: Table) -> str:
-    """Write a table as Markdown.
-
-    Returns:
-        Lines without a final newline; the first column is aligned left, the others right.
-    """
+    """Write a table as Markdown, without a final newline; the first column is aligned left, the others right."""
     rule = [Markup("---"), *(Markup("---:") for _ in table.header[1:])]
     return "\n".join(f"| {' | '.join(map(escaped, cells))} |" for cells in (table.header, rule, *table.rows))
 

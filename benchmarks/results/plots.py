@@ -23,11 +23,7 @@ _LOG_FROM = 10
 
 
 def require_plotting() -> None:
-    """Find out whether plots can be made, before hours are spent on measuring.
-
-    Raises:
-        OptionError: matplotlib is not installed.
-    """
+    """Find out whether plots can be made, before hours are spent on measuring; OptionError without matplotlib."""
     try:
         import matplotlib as _  # noqa: F401
     except ImportError as error:
@@ -38,12 +34,10 @@ def require_plotting() -> None:
 
 
 def plot_names() -> list[str]:
-    """Name the files that `plots` may draw."""
     return [f"{name}.{file_format}" for name in (_LATENCY_ACCURACY, _TIME_SPLIT) for file_format in FORMATS]
 
 
 def plots(results: Results) -> dict[str, bytes]:
-    """Draw what there is to draw."""
     from matplotlib import rc_context
 
     figures: dict[str, Figure] = {}

@@ -1,7 +1,5 @@
 """Results for people and programs: tables for the terminal and for Markdown, CSV, JSON."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
 from benchmarks.results.markdown import Table, escaped, markdown
 from engine.system.machine.hardware import telling_flags
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
@@ -26,7 +24,7 @@ def measured(results: Results) -> list[tuple[Measurement, Summary]]:
 def front(results: Results) -> frozenset[Configuration]:
     """Find the configurations that no other of their size beats in both median latency and smallest class IoU.
 
-    Returns the Pareto front of every size; empty where masks were not compared.
+    There are none where masks were not compared.
     """
     points: dict[Size | None, list[tuple[float, float, Configuration]]] = {}
     for each, summary in measured(results):
@@ -68,10 +66,7 @@ def figures(results: Results) -> Table:
 
 
 def time_split(results: Results) -> Table:
-    """Lay out where the time goes.
-
-    Returns medians in milliseconds, a row per configuration that came to its end, the fastest first.
-    """
+    """Lay out where the time goes: medians in milliseconds of what came to its end, the fastest first."""
     return Table(
         ("configuration", *(f"{stage} ms" for stage in STAGES)),
         tuple(
@@ -121,27 +116,12 @@ def record(results: Results) -> dict[str, Any]:
     return everything
 
 
-def results_of(json: bytes | str) -> Results:
-    """Read results that were kept, to make tables or plots of them again.
-
-    Raises:
-        ValidationError: It is something else.
-    """
-    return _RESULTS.validate_json(json)
-
-
-def to_csv(results: Results) -> str:
+def to_csv(results: Results) -> bytes:
     """Write a row per configuration, also of those that failed or were skipped."""
     rows = [_csv_row(each.configuration, each) for each in results.measurements]
     rows += [{**_csv_row(each.configuration), "status": "skipped", "reason": each.reason} for each in results.skipped]
-    file = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(csv_cell, columns))
-    for row in rows:
-        cells = (row.get(column) for column in columns)
-        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
-    return file.getvalue()
+    return csv_table(columns, ([row.get(column) for column in columns] for row in rows))
 
 
 def _csv_row(configuration: Configuration, measurement: Measurement | None = None) -> dict[str, Any]:

@@ -29,10 +29,7 @@ class Goal(StrEnum):
     MEMORY = "memory"
 
     def cost(self, summary: Summary) -> float:
-        """Put the goal in a figure.
-
-        Returns the less, the better: median milliseconds, images per second below zero, or MiB.
-        """
+        """Put the goal in a figure, the less, the better: median ms, images per second below zero, or MiB."""
         throughput = summary.images_per_s
         match self:
             case Goal.LATENCY:
@@ -56,15 +53,10 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TuningLimits(Options):
-    """What the choice must keep.
+    """What the choice must keep; None: anything.
 
-    Attributes:
-        max_latency_ms: Of nine images in ten, from decoding to encoding; None: any.
-        max_rss_mib: Peak memory of the process in MiB; None: any.
-        min_iou: Smallest IoU of a class with the reference's masks, 0-1. Against labels: a class's IoU may fall short
-            of the reference's by 1 minus this.
-        max_cover_error: Largest error of a class's cover in one image against the reference's masks, 0-1. Against
-            labels: by so much the mean error of a class may exceed the reference's.
+    Against labels, a class's IoU may fall short of the reference's by 1 minus `min_iou`, and the mean error of a
+    class's cover may exceed the reference's by `max_cover_error`.
     """
 
     title: ClassVar[str] = "Limits that the choice must keep"
@@ -108,14 +100,9 @@ class TuningLimits(Options):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is known of a configuration.
+    """What is known of a configuration from the last time that it was measured, and how many turns that took.
 
-    Attributes:
-        configuration: What was measured.
-        summary: Its figures, of the last time that it was measured.
-        turns: How many turns it took that time.
-        broken: Limits that it breaks, or why it failed; empty: it may be chosen.
-        failed: Whether it did not come to its end.
+    `broken` are limits that it breaks, or why it failed; empty: it may be chosen.
     """
 
     configuration: Configuration
@@ -127,13 +114,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What a search found.
+    """What a search found, in the order tried; the budget had no room for `untried` ones.
 
-    Attributes:
-        trials: In the order tried.
-        untried: Configurations for which the budget had no room.
-        chosen: The best that breaks no limit; None if there is none.
-        cut_short: Whether the budget ended it before two were left.
+    `chosen` is the best that breaks no limit; `cut_short`: the budget ended it before two were left.
     """
 
     trials: tuple[Trial, ...]
@@ -288,10 +271,7 @@ def _choice(trials: Iterable[Trial], goal: Goal) -> Trial | None:
 
 
 def front(trials: Iterable[Trial], goal: Goal) -> frozenset[Configuration]:
-    """Find the configurations that no other beats in both goal and agreement.
-
-    Returns the Pareto front of those that were measured and compared.
-    """
+    """Find the Pareto front, in goal and agreement, of what was measured and compared."""
     points = [
         (goal.cost(each.summary), each.summary.min_class_iou, each.configuration)
         for each in trials

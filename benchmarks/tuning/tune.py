@@ -61,15 +61,9 @@ _TRIAL = TypeAdapter(Trial)
 class TuneRequest(Options):
     """What is searched for.
 
-    Attributes:
-        images: The user's pictures; a sample of them is timed.
-        goal: What is to be best.
-        limits: What the choice must keep.
-        labelled: Pictures with labels, to judge accuracy by; empty: the reference's masks judge.
-        budget_s: Seconds for everything. A conversion or a run of the reference that has begun is finished, and two
-            configurations are measured in any case.
-        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
-        bands: Of TIFFs, from 1; None: the colours.
+    A sample of `images` is timed; `labelled` ones judge accuracy, else the reference's masks do. `budget_s` is for
+    everything: a conversion or a run of the reference that has begun is finished, and two configurations are measured
+    in any case.
     """
 
     title: ClassVar[str] = "The search"
@@ -86,25 +80,16 @@ class TuneRequest(Options):
 
     @property
     def pictures(self) -> Pictures:
-        """The images, and how they are read."""
         return Pictures(self.images, self.max_img_size, self.bands)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """A search, and what it ran on.
+    """A search, and what it ran on; `bundle` has the models that were made for it.
 
-    Attributes:
-        search: What was found.
-        goal: What was to be best.
-        bundle: With the models that were made for the search.
-        skipped: What cannot run here.
-        judged_by: What masks were compared with, or why they were not.
-        notes: What was not tried, and why.
-        reason: Why the choice is what it is; why there is none.
-        seconds: How long it took.
-        labelled: Whether labels judged: what is told of IoU and cover is then how much less right masks are than the
-            reference's.
+    `judged_by` says what masks were compared with, or why they were not; `notes` what was not tried, and why; `reason`
+    why the choice is what it is, or why there is none. `labelled`: labels judged, and what is told of IoU and cover is
+    how much less right masks are than the reference's.
     """
 
     search: Search
@@ -119,11 +104,7 @@ class Tuning:
 
 
 def tuning_table(tuning: Tuning) -> Table:
-    """Lay out a search.
-
-    Returns:
-        A row per configuration that was tried: the choice, what else keeps the limits, then what breaks them.
-    """
+    """Lay out a search: a row per configuration, the choice, what else keeps the limits, then what breaks them."""
     best = front(tuning.search.trials, tuning.goal)
     header = (
         "configuration", "turns", "p50 ms", "p90 ms", "images/s", "peak MiB",
@@ -142,11 +123,6 @@ def tuning_table(tuning: Tuning) -> Table:
 
 
 def tuning_record(tuning: Tuning, profile: Profile | None) -> dict[str, Any]:
-    """Make a record of a search.
-
-    Args:
-        profile: Of its choice; None if there is none.
-    """
     best = front(tuning.search.trials, tuning.goal)
     return {
         "bundle": str(tuning.bundle.source),
@@ -189,9 +165,8 @@ def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
 def field_of(bundle: Bundle) -> tuple[Configuration, ...]:
     """List what a search begins with: every provider with every precision of the bundle, best prospects first.
 
-    Returns:
-        What `auto` takes by itself, then INT8 and FP16 before FP32, and Paddle without oneDNN last; all cores, one
-        image a run. FP16 on a CPU is left out: it is slower than FP32 there.
+    That is what `auto` takes by itself, then INT8 and FP16 before FP32, and Paddle without oneDNN last; all cores, one
+    image a run. FP16 on a CPU is left out: it is slower than FP32 there.
     """
     providers = tuple(each for each in ProviderName if not each.is_tensorrt)
     cores = usable_cores()
@@ -212,13 +187,10 @@ def _is_slow_half(configuration: Configuration) -> bool:
 def variants_of(configuration: Configuration, goal: Goal, images: int) -> tuple[Configuration, ...]:
     """List what else is tried of a provider and precision that does well.
 
-    Args:
-        goal: One thread is tried for memory. Batches and streams are tried for throughput: the latency of an image in
-            a batch is that of the whole batch, and streams share the cores.
-
-    Returns:
-        On a CPU half of the cores, batches of 2 and 4, a stream for each core and for every two. On a GPU batches of up
-        to 16, two streams, and for CUDA channels last, recorded graphs, and both.
+    On a CPU half of the cores, batches of 2 and 4, a stream for each core and for every two; on a GPU batches of up to
+    16, two streams, and for CUDA channels last, recorded graphs, and both. One thread is tried for memory. Batches and
+    streams are tried for throughput: the latency of an image in a batch is that of the whole batch, and streams share
+    the cores.
     """
     cores, on_gpu, throughput = configuration.threads, configuration.provider.on_gpu, goal is Goal.THROUGHPUT
     threads = (cores,) if on_gpu else (cores, max(1, cores // 2), *((1,) if goal is Goal.MEMORY else ()))
@@ -248,15 +220,10 @@ def tune(
     convert: Convert | None = None,
     advance: Advance = lambda _step, _configuration: None,
 ) -> Tuning:
-    """Search the best configuration for a bundle on this machine.
+    """Search the best configuration for a bundle, which is not changed, on this machine.
 
-    Args:
-        bundle: An open bundle; it is not changed.
-        repository: Where an INT8 model is made if the bundle holds none; None: none is made.
-        convert: Makes the FP32 ONNX model where the bundle holds none.
-
-    Raises:
-        EngineError: A picture or label cannot be read, or nothing can be measured here.
+    The repository makes an INT8 model if the bundle holds none, `convert` the FP32 ONNX model. Raises EngineError where
+    a picture or label cannot be read, or nothing can be measured here.
     """
     started = time.monotonic()
     if not request.images:
@@ -307,13 +274,9 @@ def tune(
 
 
 def busy_note(load: float, cores: int) -> str | None:
-    """Tell whether other programs disturb what is measured.
+    """Warn of other programs that disturb what is measured; None on a quiet machine.
 
-    Args:
-        load: Processes that wanted a core over the last minute.
-
-    Returns:
-        A warning; None on a quiet machine.
+    `load` counts processes that wanted a core over the last minute.
 
     >>> busy_note(0.2, 2) is None
     True
@@ -400,21 +363,13 @@ class _LabelJudge:
 
 
 def lost_iou(reference: Grading, score: Grading) -> float:
-    """Tell by how much a class is found worse than the reference finds it.
-
-    Returns:
-        The largest loss of IoU of a class, 0-1.
-    """
+    """Tell by how much a class is found worse than the reference finds it: the largest loss of IoU, 0-1."""
     pairs = zip(reference.class_iou, score.class_iou, strict=True)
     return max((max(0.0, before - (after or 0.0)) for before, after in pairs if before is not None), default=0.0)
 
 
 def gained_cover_error(reference: Grading, score: Grading) -> float:
-    """Tell by how much the cover of a class is further off than the reference's.
-
-    Returns:
-        The largest growth of a class's mean cover error, 0-1.
-    """
+    """Tell by how much a class's mean cover error is larger than the reference's, at most, 0-1."""
     pairs = zip(reference.cover_error, score.cover_error, strict=True)
     return max(max(0.0, after - before) for before, after in pairs)
 
@@ -445,11 +400,7 @@ def _reason(found: Search, request: TuneRequest) -> str:
 
 
 def profile_of(tuning: Tuning, digest: str) -> Profile:
-    """Make the profile of a search's choice.
-
-    Raises:
-        OptionError: There is no choice.
-    """
+    """Make the profile of a search's choice; OptionError where there is none."""
     if tuning.search.chosen is None:
         raise OptionError(f"{tuning.reason}: allow more, or give more time")
     choice = tuning.search.chosen.configuration
@@ -469,14 +420,9 @@ def profile_of(tuning: Tuning, digest: str) -> Profile:
 
 
 def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path) -> Profile:
-    """Write a copy of the bundle that carries the profile, and the ONNX model that the choice runs.
+    """Write a copy of the bundle, still open, that carries the profile, and the ONNX model that the choice runs.
 
-    Args:
-        original: The bundle that was tuned, still open.
-
-    Raises:
-        OptionError: There is no choice.
-        ConversionError: The destination cannot be written.
+    Raises OptionError where there is no choice, ConversionError where the destination cannot be written.
     """
     files: dict[str, Path] = {**packed_files(original), **_chosen_model(tuning)}
     files.pop(PROFILE_NAME, None)

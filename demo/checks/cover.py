@@ -50,14 +50,11 @@ KINDS: Final = (("turned", 7), ("tilted", 4), ("cut off", 4), ("overgrown", 2), 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found in a mask of a scene.
+    """What was found in a mask of a scene; ``refused`` says why there is no region.
 
-    Attributes:
-        refused: why there is no region; None: there is one.
-        overlap: intersection over union with the exact region that it meets best.
-        area_error: of its pixels, as a share of the exact region's.
-        cover: of seagrass, weighted by ground area.
-        same_region_cover: what the exact labels give inside of the region that was found.
+    ``overlap`` is the intersection over union with the exact region that it meets best; ``area_error`` is of its
+    pixels, as a share of that region's; ``cover`` is of seagrass, weighted by ground area, and ``same_region_cover``
+    what the exact labels give inside of the region that was found.
     """
 
     refused: str | None
@@ -69,13 +66,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SceneResult:
-    """A scene.
+    """A scene; covers are exact shares of seagrass.
 
-    Attributes:
-        shows: frames of which all four inner corners show.
-        at_border: frames of which one lies so near to the border that both is right.
-        cover: exact share of seagrass inside the frame that shows; None where there is not exactly one.
-        whole_cover: share of seagrass of the whole picture.
+    All four inner corners show of ``shows`` frames; ``at_border`` frames lie so near to the border that both is right.
+    ``cover`` is inside the frame that shows; None where there is not exactly one.
     """
 
     seed: int
@@ -95,7 +89,6 @@ def kind_of(seed: int) -> str:
 
 
 def setting_of(seed: int, kind: str) -> scenes.Setting:
-    """Lay the frames of a scene."""
     rng = np.random.default_rng([seed, 2])
     match kind:
         case "no frame":
@@ -117,13 +110,10 @@ def setting_of(seed: int, kind: str) -> scenes.Setting:
 def _frame_seen(
     rng: Generator, *, size: float, off: float, tilt: float | None = None, at: tuple[float, float] | None = None
 ) -> Corners:
-    """A square on the ground as a camera above it sees it.
+    """A square on the ground as a camera above it, tilted by radians (a little, if not stated), sees it.
 
-    Args:
-        size: of the frame, as a share of the picture's shorter side.
-        off: how far its middle lies from that of the picture, as a share of the picture.
-        tilt: of the camera, in radians; None: little.
-        at: middle, as shares of the picture.
+    ``size`` is a share of the picture's shorter side; ``off``, how far the middle lies from the picture's, and ``at``,
+    the middle, are shares of the picture.
     """
     turn = rng.uniform(0, 2 * math.pi) if rng.random() < 0.5 else rng.normal(0, 0.15)
     tilt = math.radians(rng.uniform(0, 12)) if tilt is None else tilt
@@ -232,11 +222,10 @@ class Verdict:
 
 
 def verdicts(results: Sequence[SceneResult]) -> list[Verdict]:
-    """Hold the results against their limits."""
     found: list[Verdict] = []
     for name in ("with_labels", "with_network"):
         source = "exact labels" if name == "with_labels" else "the network's masks"
-        findings = [(each, _of(each, name)) for each in results]
+        findings = [(each, each.with_labels if name == "with_labels" else each.with_network) for each in results]
         one = [(each, finding) for each, finding in findings if each.shows == 1 and not each.at_border]
         refused = sum(finding.refused is not None for _, finding in one)
         hidden = [finding for each, finding in findings if not each.shows and not each.at_border]
@@ -270,10 +259,6 @@ def verdicts(results: Sequence[SceneResult]) -> list[Verdict]:
     return found
 
 
-def _of(result: SceneResult, name: str) -> Finding:
-    return result.with_labels if name == "with_labels" else result.with_network
-
-
 def _limited(what: str, errors: Sequence[float], limit: float) -> Verdict:
     mean, most = statistics.fmean(errors), max(errors)
     figure = f"{100 * mean:.2f} on average, {100 * most:.2f} at most"
@@ -281,18 +266,13 @@ def _limited(what: str, errors: Sequence[float], limit: float) -> Verdict:
 
 
 def run(seeds: Iterable[int]) -> Iterator[SceneResult]:
-    """Measure scenes, one after the other."""
     with open_bundle(BUNDLE) as bundle, open_predictor(bundle) as predictor:
         for seed in seeds:
             yield measured(seed, predictor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure scenes and print the figures; ends with status 1 if one is past its limit.
-
-    Args:
-        arguments: The command line without the program's name; the process's own if None.
-    """
+    """Measure scenes and print the figures; ends with status 1 if one is past its limit."""
     parser = argparse.ArgumentParser(prog="python -m demo.checks.cover", description=__doc__)
     parser.add_argument("--seed", type=int, default=910_000, help="of the first scene; the next ones count up")
     parser.add_argument("--count", type=int, default=200)

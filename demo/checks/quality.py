@@ -63,11 +63,7 @@ DEGRADED: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def shares(pictures: Sequence[PictureStatistics], reference: Reference | None) -> dict[Flag, float]:
-    """Count the flags.
-
-    Returns:
-        Share of the pictures that have each flag, 0–1.
-    """
+    """Count the flags: the share of the pictures that have each, 0–1."""
     flags = [flags_of(each, reference) for each in pictures]
     return {flag: sum(flag in each for each in flags) / len(flags) for flag in Flag}
 
@@ -107,7 +103,6 @@ def _rows(scenes: Sequence[Pixels], reference: Reference, folders: Iterable[Path
 
 
 def main() -> None:
-    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m demo.checks.quality", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="photographs")
     parser.add_argument("--scenes", type=int, default=80, help="half for the calibration, half to be judged")

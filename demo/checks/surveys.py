@@ -44,12 +44,10 @@ Covers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Meadow:
-    """How cover varies.
+    """How cover varies; ``mean`` of the transects, 0–1, is the true cover.
 
-    Attributes:
-        mean: of the transects, 0–1, which is the true cover.
-        spread: concentration of the beta distribution of transect means; less is wider.
-        patchiness: concentration of the beta distribution of quadrats within a transect.
+    ``spread`` and ``patchiness`` are concentrations of the beta distributions of transects, and of quadrats within one;
+    less is wider.
     """
 
     name: str
@@ -58,7 +56,6 @@ class Meadow:
     patchiness: float
 
     def transects(self, count: int, generator: np.random.Generator) -> Covers:
-        """Mean cover of the quadrats of each transect, `float64[count]`."""
         return self.quadrats(count, generator).mean(axis=1)
 
     def quadrats(self, count: int, generator: np.random.Generator) -> Covers:
@@ -73,16 +70,11 @@ MEADOWS = (Meadow("even", 0.45, 20, 4), Meadow("patchy", 0.30, 6, 1.5), Meadow("
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How often intervals held the true value.
+    """How often intervals of a mean or a difference held the true value: a share, 0–1.
 
-    Attributes:
-        what: of a mean, or of a difference.
-        units: how many transects a survey has; of a difference on each date.
-        meadow: how cover varies.
-        judged: whether it has to be 95 ± 2 %, and the mean without bias.
-        share: 0–1.
-        bias: mean of the estimates, minus the truth.
-        bias_error: standard error of the bias, from the number of surveys.
+    ``units`` is how many transects a survey has, of a difference on each date. ``judged``: it has to be 95 ± 2 %, and
+    the mean without bias. ``bias`` is the mean of the estimates, minus the truth; its error is from the number of
+    surveys.
     """
 
     what: str
@@ -99,7 +91,6 @@ class Coverage:
 
 
 def measure(surveys: int, seed: int) -> Iterator[Coverage]:
-    """Simulate surveys of every kind."""
     for meadow in MEADOWS:
         for units in (3, 6, 11, 30, 50, 100):
             generator = np.random.default_rng([seed, units])
@@ -146,11 +137,7 @@ def _confused_site(
 ) -> Covers:
     """Find seagrass on the first of two sites, on which the network confuses twice as much as on the second.
 
-    Args:
-        labelled: pictures of a sample of both sites, drawn alike from each dominant class.
-
-    Returns:
-        `float64[transects]`, as found or corrected.
+    ``labelled`` pictures are a sample of both sites, drawn alike from each dominant class.
     """
     seagrass = meadow.quadrats(2 * transects, generator).ravel()
     algae = generator.beta(1, 3, seagrass.shape) * (1 - seagrass)

@@ -12,11 +12,13 @@
 # bytes.
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 _ESCAPE = r"(?:25|3B|[01][0-9A-F]|7F|[89A-F][0-9A-F])"
@@ -172,6 +174,19 @@ def csv_cell(text: str) -> str:
     shown = _SEPARATED_FORMULA.sub("%3B", legible(text, _CELL_LENGTH))
     first = unicodedata.normalize("NFKC", shown.lstrip(" \u3000;")[:1])
     return f"'{shown}" if first in _FORMULA_SIGNS or shown.startswith("'") else shown
+
+
+def csv_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    r"""Write a table as UTF-8 CSV with a header line; text by `csv_cell`, and None as an empty cell.
+
+    >>> csv_table(["name", "cover"], [["=sand", 0.25], ["rock", None]])
+    b"name,cover\n'=sand,0.25\nrock,\n"
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return text.getvalue().encode()
 
 
 def json_text(record: object, *, ascii_only: bool = False, indent: int | None = None) -> str:

@@ -27,15 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from engine import (
-    Device,
-    EngineError,
-    ImageError,
-    Prediction,
-    Provenance,
-    SourceImage,
-    read_image,
-)
+from engine import Device, EngineError, ImageError, Prediction, Provenance, SourceImage, read_image
 from engine.bundle.archive import unpack
 from engine.images import ImageLimits
 from engine.rasters.result import Result
@@ -60,15 +52,10 @@ class ClusterError(EngineError):
 class WorkerOptions:
     """What every worker is told.
 
-    Attributes:
-        request: validated parameters.
-        out: where results go, a path or a URI.
-        cache: folder for bundles and conversions on each node; None: the user's cache folder.
-        bundle_digest: SHA-256 of the archive that is shipped.
-        digest: of bundle and options with effect; stands in every row.
-        threads: of each worker.
-        image: how large an image may be that is fetched.
-        attempt: names this run of the driver; what an earlier one left is none of its batches.
+    `out` is a path or a URI; `cache` the folder for bundles and conversions on each node, None: the user's cache
+    folder; `bundle_digest` the SHA-256 of the archive that is shipped; `digest`, of bundle and options with effect,
+    stands in every row; `image` limits an image that is fetched; `attempt` names this run of the driver: what an
+    earlier one left is none of its batches.
     """
 
     request: PredictRequest
@@ -82,11 +69,7 @@ class WorkerOptions:
 
 
 def numbered(uris: Sequence[str]) -> list[RemoteTask]:
-    """Give every image a stem.
-
-    Returns:
-        A task an image, in their order; no two stems are alike.
-    """
+    """Give every image a stem, all different; tasks are in the order of the images."""
     stems = Stems()
     return [RemoteTask(uri, stems.take(short_stem(stem_of(uri)))) for uri in uris]
 
@@ -165,16 +148,13 @@ class Segmenter:
         self._predictor = self._session.__enter__()
 
     def close(self) -> None:
-        """Free the runtime."""
         self._session.__exit__(None, None, None)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
         """Do a batch of the columns `uri` and `stem`, and return `uri` and `status`.
 
-        What is stored already is not done again: whoever stored it died before it could report that.
-
-        Raises:
-            StoreError: the rows cannot be stored.
+        What is stored already is not done again: whoever stored it died before it could report that. Raises StoreError
+        where the rows cannot be stored.
         """
         tasks = [RemoteTask(str(uri), str(stem)) for uri, stem in zip(batch["uri"], batch["stem"], strict=True)]
         name = _batch_name(self._options.attempt, tasks)
@@ -182,10 +162,7 @@ class Segmenter:
         if stored is None:
             stored = self._segment(tasks)
             write_batch(self._out, name, stored)
-        return {
-            "uri": [entry.source for entry in stored],
-            "status": [entry.record["status"] for entry in stored],
-        }
+        return {"uri": [entry.source for entry in stored], "status": [entry.record["status"] for entry in stored]}
 
     def _segment(self, tasks: Sequence[RemoteTask]) -> Sequence[ClusterEntry]:
         options, request = self._options, self._options.request
@@ -231,12 +208,9 @@ def _batch_name(attempt: str, tasks: Sequence[RemoteTask]) -> str:
 def connected(address: str) -> Generator[None]:
     """Be a driver of a cluster.
 
-    Args:
-        address: `auto` for the cluster that runs on this machine or that RAY_ADDRESS names, `local` for one that is
-            started here and ends with the block, `host:port`, or `ray://host:port`.
-
-    Raises:
-        ClusterError: ray is not installed, or the cluster cannot be reached.
+    `address` is `auto` for the cluster that runs on this machine or that RAY_ADDRESS names, `local` for one that is
+    started here and ends with the block, `host:port`, or `ray://host:port`. Raises ClusterError where ray is not
+    installed, or the cluster cannot be reached.
     """
     # Read when the library is loaded: no usage data leaves.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -290,13 +264,9 @@ def segment_all(
 ) -> None:
     """Do images on the cluster that this process is connected to.
 
-    Args:
-        workers: the most actors; None: one for every `options.threads` processors of the cluster.
-        batch: images that are handed out together; as many are done again if a worker dies.
-        told: called after each batch with the number of images of each status in it.
-
-    Raises:
-        ClusterError: the work broke off. What is done is in the ledger.
+    There are at most `workers` actors; None: one for every `options.threads` processors of the cluster. `batch` images
+    are handed out together; as many are done again if a worker dies. `told` is called after each batch with the number
+    of images of each status in it. Raises ClusterError where the work broke off; what is done is in the ledger.
     """
     import ray
     import ray.data
@@ -334,11 +304,7 @@ def segment_all(
 
 
 def require_place(out: Folder) -> None:
-    """Prove that results can be stored.
-
-    Raises:
-        StoreError: they cannot.
-    """
+    """Prove that results can be stored; raises StoreError."""
     out.write(".pseg-writable", b"")
     try:
         out.remove(".pseg-writable")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 
 from engine import Failed, Provenance
 from engine.images import Capture
@@ -30,30 +30,12 @@ from service.results.resuming import LedgerError, Resumed, require_pictures_kept
 LEDGER = "ledger.parquet"
 ROWS = "rows"
 COLUMNS: Mapping[str, str] = {
-    "uri": "string",
-    "stem": "string",
-    "status": "string",
-    "error_type": "string",
-    "error": "string",
-    "mask": "string",
-    "width": "int64",
-    "height": "int64",
-    "cover": "cover",
-    "taken_at": "string",
-    "latitude_deg": "double",
-    "longitude_deg": "double",
-    "provenance": "string",
-    "timings_ms": "string",
-    "digest": "string",
-    "node": "string",
-    "network_width": "int64",
-    "network_height": "int64",
-    "notes": "string",
-    "flags": "string",
-    "confidence": "string",
-    "roi": "string",
-    "excluded": "string",
-}
+    "uri": "string", "stem": "string", "status": "string", "error_type": "string", "error": "string", "mask": "string",
+    "width": "int64", "height": "int64", "cover": "cover", "taken_at": "string", "latitude_deg": "double",
+    "longitude_deg": "double", "provenance": "string", "timings_ms": "string", "digest": "string", "node": "string",
+    "network_width": "int64", "network_height": "int64", "notes": "string", "flags": "string", "confidence": "string",
+    "roi": "string", "excluded": "string",
+}  # fmt: skip
 """Of the rows; provenance, timings, and what stands behind the size that the network saw are JSON."""
 _FIELDS = ("notes", "flags", "confidence", "roi")
 """Of records, written as JSON where there is one."""
@@ -61,9 +43,8 @@ _ADDED = ("network_width", "network_height", *_FIELDS, "excluded")
 """What tables of version 0.1.0 do not have."""
 
 
+@with_config(ConfigDict(strict=True, extra="forbid"))
 class _Row(CaptureRecord):
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
     uri: str
     stem: RelativeName
     status: Status
@@ -88,33 +69,19 @@ class _Row(CaptureRecord):
 
 @dataclass(frozen=True, slots=True)
 class RemoteTask:
-    """One image of a collection.
-
-    Attributes:
-        uri: where it lies.
-        stem: of its pictures.
-    """
+    """One image of a collection."""
 
     uri: str
     stem: str
 
     @property
     def label(self) -> str:
-        """What records and tables call it."""
         return self.uri
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterEntry:
-    """What the ledger says of an image.
-
-    Attributes:
-        record: as `--json` prints it.
-        stem: of its pictures.
-        capture: what EXIF says about time and place.
-        digest: of bundle and options.
-        node: which machine did it.
-    """
+    """What the ledger says of an image; `digest` is of bundle and options, `node` the machine that did it."""
 
     record: Mapping[str, Any]
     stem: str
@@ -125,21 +92,17 @@ class ClusterEntry:
 
     @property
     def source(self) -> str:
-        """The image's URI."""
         return self.record["image"]
 
     @property
     def failed(self) -> bool:
-        """Whether the image was not segmented."""
         return self.record["status"] != "ok"
 
     @property
     def picture(self) -> str | None:
-        """Its first picture; None if it has none."""
         return None if self.failed else self.record["mask"]["path"]
 
     def row(self) -> dict[str, Any]:
-        """Write the entry as a row."""
         record: Mapping[str, Any] = self.record
         mask: Mapping[str, Any] = record["mask"] or {}
         error: Mapping[str, Any] = record["error"] or {}
@@ -169,7 +132,6 @@ class ClusterEntry:
 
 
 def entry_of(result: Result[RemoteTask, str | None], provenance: Provenance, digest: str, node: str) -> ClusterEntry:
-    """Write down a result."""
     capture = Capture() if isinstance(result, Failed) else result.capture
     return ClusterEntry(result_record(result, provenance), result.source.stem, capture, digest, node)
 
@@ -204,11 +166,9 @@ def _size(width: int | None, height: int | None) -> dict[str, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class ClusterLedger:
-    """What is known of the images of a collection.
+    """What is known of the images of a collection: one entry for every image, digest and stem.
 
-    Attributes:
-        entries: one for every image, digest and stem.
-        batches: names of the files of batches that were read.
+    `batches` names the files of batches that were read.
     """
 
     entries: Sequence[ClusterEntry] = ()
@@ -217,8 +177,7 @@ class ClusterLedger:
     def pending(self, tasks: Sequence[RemoteTask], digest: str) -> tuple[list[RemoteTask], Resumed[ClusterEntry]]:
         """Find the images that are to be done.
 
-        Raises:
-            LedgerError: pictures of an image that the manifest does not name would be replaced.
+        Raises LedgerError where pictures of an image that the manifest does not name would be replaced.
         """
         known: dict[str, list[ClusterEntry]] = {task.uri: [] for task in tasks}
         strangers: list[ClusterEntry] = []
@@ -232,11 +191,7 @@ class ClusterLedger:
     def require_same_run(self, out: Folder, tasks: Sequence[RemoteTask], digest: str) -> None:
         """Refuse to replace the results of another run; the same bundle, options and images may run again.
 
-        Args:
-            out: where they lie.
-
-        Raises:
-            LedgerError: some images were segmented with another bundle, other options, or are not among these.
+        LedgerError where images were segmented with another bundle, other options, or are not among these.
         """
         done = [entry for entry in self.entries if not entry.failed]
         others = len(done) - sum(not entry.failed for entry in self.of_run(tasks, digest))
@@ -258,10 +213,8 @@ class ClusterLedger:
 def read_cluster_ledger(out: Folder) -> ClusterLedger:
     """Read what is known of the images.
 
-    Raises:
-        StoreError: something cannot be read.
-        OptionError: what is there is no Parquet file of a ledger.
-        LedgerError: a row is not that of a ledger.
+    Raises StoreError where something cannot be read; OptionError where it is no Parquet file of a ledger; LedgerError
+    where a row is not that of a ledger.
     """
     known: dict[tuple[str, str, str], ClusterEntry] = {}
     batches = [each for each in out.names(ROWS) if each.endswith(".parquet")]
@@ -291,12 +244,7 @@ def _entries_in(name: str) -> list[ClusterEntry]:
 def write_cluster_ledger(out: Folder, entries: Sequence[ClusterEntry], batches: Sequence[str]) -> None:
     """Store entries as one file, and remove the files of batches that they were read from.
 
-    Args:
-        out: where results go.
-        batches: names of those files. Others stay: somebody is at work.
-
-    Raises:
-        StoreError: it cannot be stored.
+    Other batches stay: somebody is at work. Raises StoreError.
     """
     out.write(LEDGER, _table(entries))
     for name in batches:
@@ -310,12 +258,10 @@ def read_batch(out: Folder, name: str) -> Sequence[ClusterEntry] | None:
 
 
 def write_batch(out: Folder, name: str, entries: Sequence[ClusterEntry]) -> None:
-    """Store the entries of a batch as its file."""
     out.write(f"{ROWS}/{name}.parquet", _table(entries))
 
 
 def remove_cluster_ledger(out: Folder) -> None:
-    """Remove all that is known of the images."""
     for name in [*([LEDGER] if out.exists(LEDGER) else []), *out.names(ROWS)]:
         out.remove(name)
 

@@ -11,13 +11,9 @@ _MOST_NAMED = 3
 
 
 def image_uris(arguments: Sequence[str]) -> list[str]:
-    """Turn files, folders and globs of this machine into absolute URIs, each once; URIs are taken as they are.
+    """Turn files, folders and globs of this machine into absolute URIs, in their order, each once.
 
-    Returns:
-        Absolute URIs, each once, in the order of the arguments.
-
-    Raises:
-        ImageError: a folder or glob holds no images, or a named file is not there.
+    URIs stay as they are. Raises ImageError where a folder or glob holds no images, or a named file is not there.
     """
     uris: dict[str, str] = {}
     for argument in arguments:
@@ -33,16 +29,13 @@ def image_uris(arguments: Sequence[str]) -> list[str]:
 
 
 def manifest_bytes(uris: Sequence[str]) -> bytes:
-    """Write a manifest."""
     return table_bytes([{"uri": uri} for uri in uris], {"uri": "string"})
 
 
 def read_manifest(name: str) -> list[str]:
-    """Read a manifest.
+    """Read a manifest; StoreError where it cannot be read.
 
-    Raises:
-        OptionError: it is no Parquet file, has no column `uri`, is empty, or names something twice or not absolutely.
-        StoreError: it cannot be read.
+    OptionError where it is no Parquet file, has no column `uri`, is empty, or names something twice or not absolutely.
     """
     uris = [row["uri"] for row in read_rows(name, ["uri"])]
     odd = [uri for uri in uris if not isinstance(uri, str) or not is_uri(uri)]

@@ -18,14 +18,11 @@ from service.results.totals import totals
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Several ledgers as one.
+    """Several ledgers as one; `content` is not written yet.
 
-    Attributes:
-        content: path, run and entries of the joined ledger; it is not written yet.
-        missing: how many images no ledger knows.
-        missing_shards: shards of which no ledger was given, in the numbering that the given ones have.
-        duplicates: positions of images that more than one ledger calls done.
-        contradictory: those of them whose covers differ.
+    `missing` counts images that no ledger knows; `missing_shards` are those of which no ledger was given, in the
+    numbering that the given ones have; `duplicates` are positions of images that more than one ledger calls done,
+    `contradictory` those of them whose covers differ.
     """
 
     content: LedgerContent
@@ -36,15 +33,10 @@ class Merged:
 
     @property
     def complete(self) -> bool:
-        """Whether every image is done."""
         return not self.missing and not any(entry.failed for entry in self.content.entries)
 
     def summary(self) -> dict[str, Any]:
-        """Sum up.
-
-        Returns:
-            JSON values: counts, failures, what is missing, cover over all images by both rules of `TotalCover`.
-        """
+        """Sum up as JSON values: `totals`, and what is missing."""
         return {
             **totals([entry.record for entry in self.content.entries], self.content.run.images),
             "missing_shards": [str(shard) for shard in self.missing_shards],
@@ -56,14 +48,9 @@ class Merged:
 
 
 def find_ledgers(places: Sequence[Path]) -> list[Path]:
-    """Find the ledgers that files and folders name.
+    """Find the ledgers that files and folders name; LedgerError where a folder holds none.
 
-    Args:
-        places: ledgers, or folders of results. Of a folder the ledgers of shards are taken, or if there are none, that
-            of a whole run.
-
-    Raises:
-        LedgerError: a folder holds none.
+    Of a folder the ledgers of shards are taken, or if there are none, that of a whole run.
     """
     found: list[Path] = []
     for place in places:
@@ -79,23 +66,17 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
 
 
 def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
-    """Join ledgers.
+    """Join ledgers, at least one, and find what is missing or there twice.
 
-    Args:
-        paths: at least one.
-        out: folder that the joined ledger is meant for: it names pictures as seen from there. The ledger of a whole run
-            that is there already (an earlier merge, and what was done after it) is joined, too.
-
-    Returns:
-        The joined one, and what is missing or there twice.
-
-    Raises:
-        LedgerError: one cannot be read, or they do not belong together.
+    `out` is the folder that the joined ledger is meant for: it names pictures as seen from there. The ledger of a whole
+    run that is there already (an earlier merge, and what was done after it) is joined, too. Raises LedgerError where
+    one cannot be read, or they do not belong together.
     """
     target = ledger_path(out, None)
     # An empty one is what a run leaves that was killed as it began.
     there = read_ledger(target) if os.path.lexists(target) and target.lstat().st_size else None
-    contents = [read_ledger(path) for path in paths if there is None or not _same_file(path, target)]
+    named = [path for path in paths if there is None or os.path.realpath(path) != os.path.realpath(target)]
+    contents = [read_ledger(path) for path in named]
     first, *others = contents = [*contents, *([] if there is None else [there])]
     for other in others:
         _require_same(first, other)
@@ -122,10 +103,6 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
         sorted(duplicates),
         sorted(contradictory),
     )
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _require_same(first: LedgerContent, other: LedgerContent) -> None:

@@ -20,12 +20,7 @@ _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One share of a collection.
-
-    Attributes:
-        index: which one, 1 to `count`.
-        count: how many there are, at least 1.
-    """
+    """One share of a collection, from 1 to `count`."""
 
     index: int
     count: int
@@ -33,19 +28,14 @@ class Shard:
     def holds_position(self, position: int) -> bool:
         """Tell whether an image of a list that is known from the start belongs to this shard.
 
-        Args:
-            position: of the image in the sorted list, from 0.
-
-        Returns:
-            True for every N-th image: shards differ by one image at most.
+        It is every N-th of the sorted list, from 0: shards differ by one image at most.
         """
         return position % self.count == self.index - 1
 
     def holds_name(self, name: str) -> bool:
         """Tell whether an image belongs to this shard where nobody knows the list: a queue's.
 
-        Returns:
-            True for one name in N, by its SHA-256: the same on every machine, whatever the order of delivery.
+        It is one name in N, by its SHA-256: the same on every machine, whatever the order of delivery.
         """
         digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
         return self.holds_position(int.from_bytes(digest[:8], "big"))
@@ -55,17 +45,12 @@ class Shard:
 
 
 def share_of(items: Sequence[_Name], shard: Shard | None) -> list[_Name]:
-    """Take one share of a list.
+    """Take one share of names or paths, all different; None: all.
+
+    It is every N-th of the sorted list, in the order of `items`: that order does not decide what belongs where.
 
     >>> share_of(["c", "a", "d", "b"], Shard(1, 2))
     ['c', 'a']
-
-    Args:
-        items: names or paths; all different.
-        shard: which share; None: all.
-
-    Returns:
-        Every N-th of the sorted list, in the order of `items`: that order does not decide what belongs where.
     """
     if shard is None:
         return list(items)
@@ -74,13 +59,10 @@ def share_of(items: Sequence[_Name], shard: Shard | None) -> list[_Name]:
 
 
 def parse_shard(text: str) -> Shard:
-    """Read `I/N`.
+    """Read `I/N`; OptionError where it is something else, I is not within 1 to N, or N is above 100 000.
 
     >>> parse_shard("2/8")
     Shard(index=2, count=8)
-
-    Raises:
-        OptionError: it is something else, I is not within 1 to N, or N is above 100 000.
     """
     found = _SHARD.fullmatch(text)
     if found is None:

@@ -49,13 +49,10 @@ def is_uri(name: str) -> bool:
 
 
 def local_path(name: str) -> Path | None:
-    """Find the path that is meant.
+    """Find the path that is meant; None if it is not a local one.
 
     >>> local_path("file:///a/b%20c.png")
     PosixPath('/a/b c.png')
-
-    Returns:
-        The path; None if it is not a local one.
     """
     if name.startswith("file://"):
         # Names of files are bytes, and not all of them are UTF-8.
@@ -64,27 +61,20 @@ def local_path(name: str) -> Path | None:
 
 
 def stem_of(uri: str) -> str:
-    """Name the pictures of an image.
+    """Name the pictures of an image by the stem of its path, as people read it.
+
+    Signs that no file's name can hold, or no terminal takes, are left out.
 
     >>> stem_of("file:///dive/M%C3%BCll%201.jpg"), stem_of("https://reef.org/get?file=a.jpg"), stem_of("https://reef.org/")
     ('Müll 1', 'get', 'image')
-
-    Returns:
-        The stem of its path, as people read it; without signs that no file's name can hold or no terminal takes.
     """
     return PurePosixPath(_CONTROL.sub("_", unquote(address_path(uri)))).stem or "image"
 
 
 def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
-    """Read a file into another one.
+    """Read what a URI or a path names into a file.
 
-    Args:
-        file: is written to.
-        name: a URI or a path.
-        allowance: how large it may be.
-
-    Raises:
-        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
+    Raises StoreError where it is larger than allowed, cannot be read, or nothing here reads such a URI.
     """
     try:
         if urlsplit(name).scheme in _WEB:
@@ -127,11 +117,7 @@ def _copy_from_store(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
 
 def read_bytes(name: str, allowance: Allowance = _TABLE) -> bytes:
-    """Read a file.
-
-    Raises:
-        StoreError: it is larger, cannot be read, or nothing here reads such a URI.
-    """
+    """Read what a URI or a path names; errors as of `copy_to`."""
     content = io.BytesIO()
     copy_to(content, name, allowance)
     return content.getvalue()
@@ -152,28 +138,15 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A place for results.
-
-    Attributes:
-        root: a path, or a URI of `file`, `s3` or `gs`.
-    """
+    """A place for results: a path, or a URI of `file`, `s3` or `gs`. What fails raises StoreError."""
 
     root: str
 
     def name_of(self, name: str) -> str:
-        """Name a file here."""
         return f"{self.root.rstrip('/')}/{quote(name) if is_uri(self.root) else name}"
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file that is whole or absent.
-
-        Args:
-            name: relative, with `/`.
-            content: the bytes.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """Write a file that is whole or absent, by a relative name with `/`."""
         whole = self.name_of(name)
         path = local_path(whole)
         try:
@@ -191,14 +164,7 @@ class Folder:
         return whole
 
     def names(self, folder: str) -> list[str]:
-        """List the files of a folder here.
-
-        Returns:
-            Their names, relative to this place, sorted; empty where there is no such folder.
-
-        Raises:
-            StoreError: it cannot be listed.
-        """
+        """List the files of a folder here, relative to this place, sorted; none where there is no such folder."""
         whole = self.name_of(folder)
         path = local_path(whole)
         try:
@@ -215,11 +181,6 @@ class Folder:
         return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
 
     def exists(self, name: str) -> bool:
-        """Tell whether a file is here.
-
-        Raises:
-            StoreError: nobody can tell.
-        """
         folder, _, last = name.rpartition("/")
         whole = self.name_of(name)
         path = local_path(whole)
@@ -234,11 +195,6 @@ class Folder:
             raise StoreError(f"{folder}/{last}: cannot be looked at ({_reason(error)})") from error
 
     def remove(self, name: str) -> None:
-        """Remove a file.
-
-        Raises:
-            StoreError: it cannot be removed.
-        """
         whole = self.name_of(name)
         path = local_path(whole)
         try:
@@ -252,7 +208,6 @@ class Folder:
 
 
 def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
-    """Cut columns of text into tables."""
     import pyarrow as pa
 
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
@@ -260,7 +215,6 @@ def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
-    """Write rows as Parquet."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -301,16 +255,10 @@ def _bounded_rows(name: str, file: Any, columns: Sequence[str] | None) -> Iterat
 
 
 def read_rows(name: str, columns: Sequence[str] | None = None, optional: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Read a Parquet file.
+    """Read a Parquet file, some columns or all; `optional` ones may be absent, and then are their values, too.
 
-    Args:
-        name: a URI or a path.
-        columns: which ones; None: all.
-        optional: those of them that may be absent; their values are absent then, too.
-
-    Raises:
-        StoreError: it cannot be read.
-        OptionError: it is no Parquet file, lacks a column, or holds more than any collection.
+    Raises StoreError where it cannot be read; OptionError where it is no Parquet file, lacks a column, or holds more
+    than any collection.
     """
     content = read_bytes(name)
     import pyarrow as pa

@@ -43,11 +43,7 @@ _MAPPING = "class_mapping"
 _DICTIONARY = "taglab_labels"
 _MOST_POINTS = 1000
 _OF_POINTS = ("coralnet", "squidle")
-_OF_ALL: dict[str, str] = {
-    "coralnet": "annotations.csv",
-    "squidle": "annotations.json",
-    "coco": "annotations.json",
-}
+_OF_ALL: dict[str, str] = {"coralnet": "annotations.csv", "squidle": "annotations.json", "coco": "annotations.json"}
 """The file of formats that have one for all pictures."""
 
 
@@ -68,19 +64,7 @@ def _grid(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _AnnotationOptions(Options):
-    """What is written, and where.
-
-    Attributes:
-        kind: the format.
-        out: the folder.
-        labels: class name to label; None: the names themselves.
-        grid: rows and columns of points; None: 10 of each.
-        points: how many points are drawn at random; None: the grid.
-        seed: of random points; None: 0.
-        sample: table of the pictures that are annotated; None: all.
-        simplify: tolerance of outlines; None: they follow the pixels.
-        overwrite: whether files of the same names are replaced.
-    """
+    """What is written, and where."""
 
     title: ClassVar[str] = "Annotations"
 

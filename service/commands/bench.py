@@ -106,7 +106,7 @@ def _write(results: Results, folder: Path) -> None:
         write_atomically(folder / name, content)
     page = to_markdown(results, [name for name in pictures if name.endswith(".svg")])
     write_atomically(folder / _PAGE, page.encode())
-    write_atomically(folder / _RESULTS_CSV, to_csv(results).encode())
+    write_atomically(folder / _RESULTS_CSV, to_csv(results))
     write_atomically(folder / _RESULTS_JSON, (dumps(record(results), ensure_ascii=False, indent=1) + "\n").encode())
 
 

@@ -18,14 +18,7 @@ _RETURNS: Final[Mapping[str | None, str]] = {
 
 
 def facts_table(record: Mapping[str, Any]) -> Table:
-    """Lay out what a bundle holds.
-
-    Args:
-        record: as `inspection` makes it.
-
-    Returns:
-        A row for each fact; of the classes only how they go together.
-    """
+    """Lay out what `inspection` found, a row for each fact; of the classes only how they go together."""
     facts = Table("fact", Column("value", overflow="fold"), show_header=False, box=None)
     facts.add_row("name", shown(record["name"]))
     facts.add_row("digest", record["digest"])

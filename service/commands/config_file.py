@@ -47,11 +47,7 @@ WriteConfigOption = Annotated[
 
 
 def write_flags(path: Path, context: typer.Context) -> None:
-    """Write the flags that a command was given, by its command line or by another file.
-
-    Raises:
-        OptionError: the file exists.
-    """
+    """Write the flags that a command was given, by its command line or a file; OptionError if the file exists."""
     if os.path.lexists(path):
         raise OptionError(f"{path} exists: name a new file, or remove it", option="write_config")
     lines = [f"# pseg {context.info_name}"]

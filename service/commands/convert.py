@@ -37,15 +37,9 @@ from service.request import THE_BUNDLE, require_apart, require_writable_file, wr
 from service.session import caches_at
 
 _PARITY_FIELDS = (
-    "images",
-    "pixel_agreement",
-    "mismatched_ppm",
-    "class_iou",
-    "min_class_iou",
-    "max_cover_error",
-    "max_abs_logit_error",
-    "worst_image",
-)
+    "images", "pixel_agreement", "mismatched_ppm", "class_iou", "min_class_iou", "max_cover_error",
+    "max_abs_logit_error", "worst_image",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def demo(
     console.print(table)
     console.print(
         f"{done.image_count} images; mismatched: pixels per million against the first row; "
-        f"ms: one run of the network, median",
+        f"ms: one run of the network, median"
     )
     for reason in done.absent:
         console.print(f"not here: {legible(reason)}", soft_wrap=True)

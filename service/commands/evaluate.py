@@ -1,9 +1,7 @@
 """`pseg evaluate`: a bundle's masks against labels, and against another bundle's, runtime's or precision's."""
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from csv import writer
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -49,7 +47,7 @@ from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, BandOptions, OutputOptions
 from service.commands.terminal import (
@@ -63,13 +61,7 @@ from service.commands.terminal import (
     table_written,
     tell,
 )
-from service.request import (
-    THE_BUNDLE,
-    PredictRequest,
-    require_apart,
-    require_writable_file,
-    written_by,
-)
+from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.session import Caches, caches_at, open_session
 from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
 from service.surveys.intervals import Estimate
@@ -372,16 +364,14 @@ def _by_class(classes: Sequence[SegmentationClass], measures: _Measures) -> dict
 def _image_table(evaluation: Evaluation) -> bytes:
     """A row per image: its own IoU of every class, and the cover as it was labelled and as it was found."""
     names = [f"{index}_{each.name}" for index, each in enumerate(evaluation.classes)]
-    text = io.StringIO(newline="")
-    rows = writer(text, lineterminator="\n")
     measures = ("iou", "labelled_cover", "found_cover")
     columns = ["image", "pixels", "miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
-    rows.writerow(map(csv_cell, columns))
+    rows: list[list[object]] = []
     for each in evaluation.scores[0].per_image:
         of_classes = (*each.class_iou, *each.labelled_cover, *each.found_cover)
-        cells = ["" if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
-        rows.writerow([csv_cell(each.image), each.pixels, *cells])
-    return text.getvalue().encode()
+        cells = [None if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
+        rows.append([each.image, each.pixels, *cells])
+    return csv_table(columns, rows)
 
 
 def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence[Provenance]) -> None:

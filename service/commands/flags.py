@@ -17,13 +17,9 @@ _SHORT_FORMS = {"flip_horizontal": "--flip", "target": "--for"}
 def with_flags(
     *, without: Collection[str] = (), from_file: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each option of the groups that it takes.
+    """Give a command a flag for each option of the groups that it takes, and it its groups made of the flags.
 
-    Args:
-        from_file: whether a file may hold the flags, too (`--config`).
-
-    Returns:
-        A decorator. The command is called with its groups made of the flags; what is wrong with them ends it.
+    What is wrong with them ends it. `from_file`: a file may hold the flags, too (`--config`).
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

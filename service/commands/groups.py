@@ -15,14 +15,7 @@ STANDARD_OUTPUT = Path("-")
 
 @dataclass(frozen=True, slots=True)
 class SelectionOptions(Options):
-    """Which images are done.
-
-    Attributes:
-        recursive: whether the sub-folders of folders are searched.
-        exclude: patterns of what is left out.
-        shard: one of N shares of the images, `I/N`; None: all.
-        page: of TIFFs, a number from 1, or `all`.
-    """
+    """Which images are done."""
 
     title: ClassVar[str] = "Which images"
 
@@ -46,11 +39,7 @@ class SelectionOptions(Options):
             raise OptionError(f"{self.page}: give the number of a page, from 1, or all", option="page")
 
     def pages(self) -> Callable[[Path], Sequence[int | None]]:
-        """Tell which pages of an image become images of the run.
-
-        Returns:
-            Given an image, its pages; None for the first of an image that has no other, or where nothing was asked for.
-        """
+        """Tell which pages of an image become images of the run; as in `ImageTask`."""
         if self.page == "all":
             return _all_pages
         chosen = (_page_number(self.page) or None,)
@@ -74,11 +63,7 @@ def _all_pages(path: Path) -> Sequence[int | None]:
 
 @dataclass(frozen=True, slots=True)
 class BandOptions(Options):
-    """Which bands of images are read.
-
-    Attributes:
-        bands: of TIFFs, from 1; None: the colours.
-    """
+    """Which bands of images are read; None: the colours."""
 
     title: ClassVar[str] = "Pictures"
 
@@ -86,14 +71,7 @@ class BandOptions(Options):
 
 
 def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[object]) -> None:
-    """Refuse a choice of bands where pictures are generated.
-
-    Args:
-        bands: that the user named; None: none.
-
-    Raises:
-        OptionError: there are no pictures to choose bands of.
-    """
+    """Refuse (OptionError) a choice of bands where pictures are generated."""
     if bands is not None and not pictures:
         raise OptionError(
             "generated pictures have the bands that the network takes: leave bands out, or name TIFFs", option="bands"
@@ -102,12 +80,7 @@ def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[ob
 
 @dataclass(frozen=True, slots=True)
 class TableOptions(Options):
-    """Tables and pages about all images of a run.
-
-    Attributes:
-        csv: table of cover, a row per image.
-        report: HTML page to look at.
-    """
+    """Tables and pages about all images of a run."""
 
     title: ClassVar[str] = "Tables and pages"
 
@@ -119,26 +92,13 @@ class TableOptions(Options):
     )
 
     def files(self) -> dict[str, Path | None]:
-        """Name the files.
-
-        Returns:
-            Flag to file; None: not asked for, or standard output.
-        """
+        """Flag to file; None: not asked for, or standard output."""
         return {"--csv": None if self.csv == STANDARD_OUTPUT else self.csv, "--report": self.report}
 
 
 @dataclass(frozen=True, slots=True)
 class ResultOptions(Options):
-    """Where the results go.
-
-    Attributes:
-        out: the folder.
-        resume: whether to go on where an earlier run was cut off.
-        overwrite: whether results of another run may be replaced.
-        json_lines: whether records are printed, and nothing else.
-        quiet: whether only what went wrong is told.
-        tables: about all images.
-    """
+    """Where the results go."""
 
     title: ClassVar[str] = "Results"
 
@@ -159,23 +119,14 @@ class ResultOptions(Options):
 
 
 def require_one_output(csv: Path | None, *, json_lines: bool) -> None:
-    """Refuse a table and JSON on standard output.
-
-    Raises:
-        OptionError: both were asked for.
-    """
+    """Refuse (OptionError) a table and JSON on standard output."""
     if json_lines and csv == STANDARD_OUTPUT:
         raise OptionError("standard output holds either a table or the records of json: name a file", option="csv")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions(Options):
-    """What a command tells besides what it shows.
-
-    Attributes:
-        csv: table of the results, a row per image.
-        json_lines: whether a record is printed, and nothing else.
-    """
+    """What a command tells besides what it shows."""
 
     title: ClassVar[str] = "Output"
 
@@ -191,12 +142,7 @@ class OutputOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions(Options):
-    """What outlives a run.
-
-    Attributes:
-        profile: a tuned profile; None: the bundle's own, if it carries one.
-        cache_dir: folder of converted models; None: the user's.
-    """
+    """What outlives a run."""
 
     title: ClassVar[str] = "Profile and cache"
 

@@ -11,13 +11,7 @@ from engine.declaration import Options, option
 
 @dataclass(frozen=True, slots=True)
 class LimitOptions(Options):
-    """What the user names in place of the precision's own limits.
-
-    Attributes:
-        min_agreement: share of pixels, 0–1; None: the default.
-        min_iou: smallest class IoU, 0–1; None: the default.
-        max_cover_error: 0–1; None: the default.
-    """
+    """What the user names in place of the precision's own limits; 0–1 each."""
 
     title: ClassVar[str] = "Accuracy limits"
 

@@ -184,13 +184,7 @@ class PredictRun:
         keep = _writes(self.request, self.tiles) or resume or self.listing.shard is not None
         run = run_of(predictor, self.request, self.listing, self.tiles)
         with open_ledger(
-            out,
-            run,
-            self.listing,
-            predictor.provenance,
-            resume=resume,
-            overwrite=self.results.overwrite,
-            keep=keep,
+            out, run, self.listing, predictor.provenance, resume=resume, overwrite=self.results.overwrite, keep=keep
         ) as ledger:
             for note in ledger.notes:
                 say(note)

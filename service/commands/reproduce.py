@@ -31,15 +31,7 @@ from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.groups import ResultOptions, SessionOptions
 from service.commands.predict import PredictRun
-from service.commands.terminal import (
-    CacheOption,
-    ExitStatus,
-    JsonOption,
-    errors_end_the_command,
-    print_json,
-    say,
-    tell,
-)
+from service.commands.terminal import CacheOption, ExitStatus, JsonOption, errors_end_the_command, print_json, say, tell
 from service.request import PredictRequest
 from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger, source_of
 from service.results.pictures import MAP_SUFFIX, ImageTask

@@ -21,14 +21,7 @@ from service.surveys.sampling import By, draw_sample, sample_csv
 
 @dataclass(frozen=True, slots=True)
 class _SampleOptions(Options):
-    """What is drawn, and where the list goes.
-
-    Attributes:
-        count: how many pictures.
-        by: how they are drawn.
-        seed: of the draw.
-        out: the table.
-    """
+    """What is drawn, and where the list goes."""
 
     title: ClassVar[str] = "Sample"
 

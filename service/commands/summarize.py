@@ -60,22 +60,7 @@ def _grouping(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _SummaryOptions(Options):
-    """What is summarized, and where it goes.
-
-    Attributes:
-        per: what groups are made of.
-        seed: of the bootstrap.
-        csv: table of covers.
-        changes: table of differences.
-        quadrats: table of quadrats.
-        points: map of the pictures.
-        report: page to look at.
-        plot: picture of the covers.
-        ifdo: metadata of the pictures.
-        ifdo_header: fields of its header that people know.
-        correct_with: evaluation of labels of a sample; None: covers stay as they were found.
-        json_lines: whether a record is printed, and nothing else.
-    """
+    """What is summarized, and where it goes."""
 
     title: ClassVar[str] = "Summary"
 

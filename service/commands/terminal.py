@@ -51,9 +51,8 @@ class ExitStatus(IntEnum):
 def exit_status_of(error: EngineError) -> ExitStatus:
     """Choose the exit status of an error that ends a command.
 
-    Returns:
-        1 for a missed accuracy limit, also of an INT8 model that is refused for it; 3 for bundle, model and conversion;
-        2 for everything that was asked for and cannot be had.
+    1 for a missed accuracy limit, also of an INT8 model that is refused for it; 3 for bundle, model and conversion; 2
+    for everything that was asked for and cannot be had.
     """
     from converters.parity import ParityError
     from converters.precision.quantization import QuantizationError
@@ -73,11 +72,6 @@ class CommandStream(io.TextIOWrapper):
     """
 
     def __init__(self, descriptor: int, name: str, encoding: str) -> None:
-        """Take a stream.
-
-        Args:
-            descriptor: where it goes; closed with the stream.
-        """
         codecs.register_error(_PERCENT_ENCODING, _percent_encoded)
         super().__init__(
             os.fdopen(descriptor, "wb"), encoding=encoding, errors=_PERCENT_ENCODING, newline="", line_buffering=True
@@ -85,22 +79,12 @@ class CommandStream(io.TextIOWrapper):
         self._told_as = name
 
     def write(self, text: str, /) -> int:
-        """Write text.
-
-        Raises:
-            SystemExit: nobody reads it any more.
-            OSError: it cannot be written; the error names the stream.
-        """
+        """Write text; SystemExit if nobody reads it any more, and an OSError names the stream."""
         with self._given_up():
             return super().write(text)
 
     def flush(self) -> None:
-        """Write what waits.
-
-        Raises:
-            SystemExit: nobody reads it any more.
-            OSError: it cannot be written; the error names the stream.
-        """
+        """Write what waits; errors as of `write`."""
         with self._given_up():
             super().flush()
 
@@ -135,11 +119,7 @@ def messages() -> "Console":
 
 
 def say(message: str, style: str = "") -> None:
-    """Say something on stderr.
-
-    Args:
-        message: may hold text from outside; it is made legible, and cut where nobody would read on.
-    """
+    """Say something on stderr; text from outside is made legible, and cut where nobody would read on."""
     text = legible(message, _MESSAGE_LENGTH)
     if style or messages.cache_info().currsize:
         messages().print(text, style=style, soft_wrap=True)
@@ -149,11 +129,7 @@ def say(message: str, style: str = "") -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line on stdout.
-
-    Args:
-        line: legible in all its parts: `shown` for names, `engine.system.text.legible` for files.
-    """
+    """Print a line on stdout that is legible in all its parts: `shown` for names, `legible` for files."""
     # typer's own way goes around a stream of ASCII, and writes UTF-8.
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -201,28 +177,19 @@ def _say_error(error: Exception, advice: str) -> None:
 
 @dataclass(slots=True)
 class Products:
-    """Files that a command writes beside its results: one that cannot be written takes nothing else away.
-
-    Attributes:
-        missing: those that were not written.
-    """
+    """Files that a command writes beside its results: one that cannot be written takes nothing else away."""
 
     missing: list[str] = field(default_factory=list[str])
 
     @contextmanager
     def written(self, product: str) -> Generator[None]:
-        """Write a product.
-
-        Yields:
-            Nothing; whatever goes wrong is said, and is no error of the command's other work.
-        """
+        """Write a product in a block: whatever goes wrong is said, and is no error of the command's other work."""
         try:
             yield
         except Exception as error:
             self.lose(product, error)
 
     def lose(self, product: str, error: Exception) -> None:
-        """Say that a product was not written."""
         _log.debug("not written", exc_info=error)
         # An error of the machine's files names the file.
         reason = str(error) if isinstance(error, OSError) else message_of(error)
@@ -234,8 +201,7 @@ class Products:
 def table_written(path: Path | None) -> Generator[Callable[[bytes], None]]:
     """Open the way for a table.
 
-    Args:
-        path: the file; `-`: standard output, and whatever else would be printed there goes to stderr; None: no table.
+    `-` is standard output, and whatever else would be printed there goes to stderr; None: no table.
     """
     output = sys.stdout
     if path != STANDARD_OUTPUT:
@@ -264,11 +230,7 @@ def lines_of_steps() -> Callable[[str], None]:
 
 @contextmanager
 def step_shown(first: str) -> Generator[Callable[[str], None]]:
-    """Show what is being done: on a terminal the present step, elsewhere a line for each.
-
-    Args:
-        first: the first step, in our own words.
-    """
+    """Show what is being done: on a terminal the present step, elsewhere a line for each."""
     if not messages().is_terminal:
         tell_step = lines_of_steps()
         tell_step(first)
@@ -281,8 +243,7 @@ def step_shown(first: str) -> Generator[Callable[[str], None]]:
 def results_console(unseen_width: int | None = None) -> "Console":
     """Make a console on stdout for tables. What it prints is no markup.
 
-    Args:
-        unseen_width: characters of a line where neither a terminal nor COLUMNS states them; None: rich's own.
+    `unseen_width` holds where neither a terminal nor COLUMNS states the characters of a line; None: rich's own.
     """
     from rich.console import Console
 
@@ -291,31 +252,17 @@ def results_console(unseen_width: int | None = None) -> "Console":
 
 
 def wide_console() -> "Console":
-    """Make a console on stdout for tables.
-
-    Returns:
-        A narrow terminal wraps cells; where nobody looks at a width, nothing is wrapped.
-    """
+    """Make a console on stdout for tables: a narrow terminal wraps cells; where nobody looks, nothing is wrapped."""
     return results_console(240)
 
 
 def warn(console: "Console", finding: str) -> None:
-    """Print a finding below a table.
-
-    Args:
-        console: from `results_console`.
-        finding: may hold text from outside.
-    """
+    """Print a finding, which may hold text from outside, below a table."""
     tell_fact(console, "!", finding, "yellow")
 
 
 def tell_fact(console: "Console", name: str, value: str, style: str = "bold") -> None:
-    """Print a fact below a table.
-
-    Args:
-        console: from `results_console`.
-        value: may hold text from outside.
-    """
+    """Print a fact, whose value may be text from outside, below a table."""
     from rich.text import Text
 
     console.print(Text.assemble((name, style), " ", legible(value, _MESSAGE_LENGTH)), soft_wrap=True)
@@ -324,9 +271,7 @@ def tell_fact(console: "Console", name: str, value: str, style: str = "bold") ->
 def print_table(console: "Console", title: str, table: "Table") -> None:
     """Print a table; where the console is too narrow for it, a paragraph for each row.
 
-    Args:
-        console: from `results_console`.
-        table: cells; the first column is text, the others are figures.
+    The first column is text, the others are figures.
     """
     from rich.padding import Padding
     from rich.table import Table as RichTable
@@ -364,20 +309,16 @@ CacheOption = Annotated[
 
 
 def print_json(record: object) -> None:
-    """Print one line of JSON on stdout."""
     ascii_only = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
     sys.stdout.write(json_text(record, ascii_only=ascii_only) + "\n")
     sys.stdout.flush()
 
 
 def shown_share(cover: Mapping[str, Any]) -> str:
-    """Tell the share of a class.
+    """Tell the share of a class, from its record by `cover_records`.
 
     >>> shown_share({"name": "sand", "cover": 0.25}), shown_share({"name": "frame", "cover": 0, "excluded": 0.125})
     ('sand 25.0%', 'frame left out (12.5%)')
-
-    Args:
-        cover: as `service.results.pictures.cover_records` writes it.
     """
     name = shown(cover["name"])
     return f"{name} left out ({cover['excluded']:.1%})" if "excluded" in cover else f"{name} {cover['cover']:.1%}"
@@ -395,12 +336,7 @@ def tell_missed(regions: int) -> None:
 
 
 def tell_totals(summary: Mapping[str, Any], place: str) -> None:
-    """Tell how a collection went: totals on stdout, failures on stderr.
-
-    Args:
-        summary: as `service.collections.merging.totals` makes it.
-        place: where the results lie.
-    """
+    """Tell how a collection went, by `service.collections.merging.totals`: totals on stdout, failures on stderr."""
     counts = summary["images"]
     tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:

@@ -9,14 +9,7 @@ import typer
 
 from benchmarks.accuracy.labels import match_masks
 from benchmarks.bench import Places
-from benchmarks.tuning.tune import (
-    TuneRequest,
-    Tuning,
-    profile_of,
-    tuning_record,
-    tuning_table,
-    write_tuned_bundle,
-)
+from benchmarks.tuning.tune import TuneRequest, Tuning, profile_of, tuning_record, tuning_table, write_tuned_bundle
 from benchmarks.tuning.tune import tune as search_best
 from converters.exporting.packing import require_bundle_name
 from engine import OptionError, list_images, open_bundle
@@ -35,12 +28,7 @@ from service.commands.terminal import (
     warn,
     wide_console,
 )
-from service.request import (
-    THE_BUNDLE,
-    require_apart,
-    require_writable_file,
-    written_by,
-)
+from service.request import THE_BUNDLE, require_apart, require_writable_file, written_by
 from service.session import Caches, caches_at
 
 

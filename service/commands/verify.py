@@ -13,14 +13,7 @@ from engine.system.text import legible
 from service.commands.flags import with_flags
 from service.commands.groups import BandOptions, require_bands_of_pictures
 from service.commands.limits import LimitOptions
-from service.commands.terminal import (
-    BundleArgument,
-    CacheOption,
-    JsonOption,
-    print_json,
-    results_console,
-    shown,
-)
+from service.commands.terminal import BundleArgument, CacheOption, JsonOption, print_json, results_console, shown
 from service.session import caches_at, certify
 
 

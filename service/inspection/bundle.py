@@ -15,11 +15,7 @@ from engine.transforms import describe
 
 
 def warnings_of(bundle: Bundle) -> list[str]:
-    """Find what will surprise a user of the bundle.
-
-    Args:
-        bundle: an open bundle.
-    """
+    """Find what will surprise a user of the bundle."""
     found = list(bundle.notes)
     if not bundle.classes:
         found.append("meta.json names no classes: covers are reported as class-0, class-1, …; add them to meta.json")
@@ -61,15 +57,7 @@ def warnings_of(bundle: Bundle) -> list[str]:
 
 
 def inspection(bundle: Bundle) -> dict[str, Any]:
-    """Describe a bundle as JSON values.
-
-    Args:
-        bundle: an open bundle.
-
-    Returns:
-        Name, digest, what it was made from, licence, classes, transforms, models, what it declares, the tuned profile,
-        the statistics that photographs are compared with, warnings.
-    """
+    """Describe an open bundle as JSON values, its known problems among them."""
     from converters.exporting.bundle_files import meta_of
 
     paddle, meta = bundle.paddle, meta_of(bundle)

@@ -20,12 +20,9 @@ _OF_CUDA = re.compile(r"(?:nvidia-.+|tensorrt.*)-cu(\d+)(?:-libs|-bindings)?")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Whether one runtime starts.
+    """Whether one runtime, by its provider, loaded a bundle and ran it once.
 
-    Attributes:
-        label: provider, as in the provenance.
-        works: it loaded the bundle and ran it once.
-        detail: versions, or what is wrong and what to do.
+    `detail` is versions, or what is wrong and what to do.
     """
 
     label: str
@@ -34,19 +31,12 @@ class Start:
 
 
 def installed_versions() -> dict[str, str | None]:
-    """List the libraries that matter.
-
-    Returns:
-        Distribution name to version, None where it is not installed.
-    """
+    """List the versions of the distributions that matter, None where one is not installed."""
     return {"python": platform.python_version(), **{name: installed_version(name) for name in LIBRARIES}}
 
 
 def known_bad(versions: dict[str, str | None]) -> list[str]:
     """Find combinations of versions that are known to fail.
-
-    Args:
-        versions: from `installed_versions`.
 
     >>> known_bad({"paddlepaddle": "3.3.1"})[0].startswith("paddlepaddle 3.3")
     True
@@ -67,8 +57,7 @@ def known_bad(versions: dict[str, str | None]) -> list[str]:
 def mixed_cuda(names: Iterable[str]) -> str | None:
     """Find libraries of several major versions of CUDA, of which a process loads whichever comes first.
 
-    Returns:
-        What is mixed, and what to do; None where nothing is.
+    Says what is mixed, and what to do; None where nothing is.
 
     >>> mixed_cuda(["nvidia-cudnn-cu12", "tensorrt-cu13", "numpy"])
     'libraries for CUDA 12 and 13 are installed together: keep those of one, as docs/gpu.md lists them'
@@ -83,17 +72,12 @@ def mixed_cuda(names: Iterable[str]) -> str | None:
 
 
 def cores_line() -> str:
-    """Describe the cores that this process may use."""
     quota = quota_cores()
     return f"{usable_cores()} usable" + ("" if quota is None else f" (control group quota {quota:g})")
 
 
 def try_starts(path: Path, caches: Caches) -> list[Start]:
-    """Load a bundle into every runtime and run it once.
-
-    Raises:
-        BundleError: the bundle cannot be read.
-    """
+    """Load a bundle into every runtime and run it once; BundleError where it cannot be read."""
     threads = usable_cores()
     choices: list[RuntimeOptions] = [
         *(OnnxOptions(provider=provider, threads=threads) for provider in Provider),

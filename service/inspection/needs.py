@@ -50,21 +50,11 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a run took.
+    """What a run took over `images` after the first, of height and width in pixels.
 
-    Attributes:
-        images: how many were segmented after the first.
-        height: of each, in pixels.
-        width: of each, in pixels.
-        max_img_size: pixels that the network got at most; -1: all.
-        runtime: library that ran the network.
-        provider: and its execution provider.
-        precision: arithmetic of the network.
-        threads: threads of the network.
-        open_s: seconds from the start of the process to the first mask.
-        image_s: seconds an image after that, reading and writing included.
-        processor_s: seconds of processor an image took, over all threads; other work on the machine does not count.
-        peak_rss_bytes: the most memory that the process ever had.
+    `max_img_size` is the most pixels that the network got; -1: all. `open_s` is from the start of the process to the
+    first mask, `image_s` an image after that, reading and writing included; `processor_s` what an image took over all
+    threads: other work on the machine does not count. `threads` are the network's.
     """
 
     images: int
@@ -88,9 +78,8 @@ class Need:
     def record(self) -> dict[str, object]:
         """Tell it as JSON values.
 
-        Returns:
-            What was measured, and under `request` what to ask a cluster for: memory, and a core for each thread of the
-            network, which is what the times hold for.
+        `request` is what to ask a cluster for: memory, and a core for each thread of the network, which is what the
+        times hold for.
 
         >>> need = Need(3, 8, 9, -1, "onnx", "cpu", "fp32", 2, 1.0, 0.5, 0.8, 100 << 20)
         >>> need.record()["request"]
@@ -106,13 +95,8 @@ _NEED = TypeAdapter(Need)
 def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path | None) -> Need:
     """Run a bundle over generated photographs and look at the process.
 
-    Args:
-        bundle: archive or folder.
-        cache: folder of converted models; None: the user's.
-
-    Raises:
-        EngineError: what the engine finds wrong with bundle or machine.
-        InferenceError: the process was killed (too little memory, say), or did not end in time.
+    Raises EngineError for what is wrong with bundle or machine; InferenceError where the process was killed (too little
+    memory, say), or did not end in time.
     """
     with open_bundle(bundle, inspect_only=True) as opened:
         bands = bands_of_images(taken_bands(opened) or 3)

@@ -6,7 +6,7 @@ The files in docs/schemas are made from them by `make schemas`; tests hold every
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from converters.exporting.bundle_files import MODEL_SCHEMA
@@ -52,36 +52,32 @@ class _Measured(TypedDict):
     raster: NotRequired[Annotated[RasterRecord, Field(description="where a raster lies")]]
 
 
+@with_config(_CLOSED)
 class Inference(_OfImage, _Measured):
     """What is known of a mask; attached to it."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]  (as pydantic documents it)
 
     multilabel: Annotated[bool, Field(description="whether a pixel may belong to several classes")]
     cover: Annotated[list[CoverRecord], Field(description="of every class, by class index")]
     provenance: Annotated[ProvenanceRecord, Field(description="what made the mask")]
 
 
+@with_config(_CLOSED)
 class ScalarInference(_OfImage):
     """The cover of the second of two classes; attached to the mask."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     cover: Annotated[Share, Field(description="share of the pixels of class 1")]
 
 
+@with_config(_CLOSED)
 class Polygons(_OfImage):
     """What is known of the polygons of a raster; attached to them."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     mask: Annotated[_Urn, Field(description="URN of the mask that they outline")]
     crs: Annotated[str | None, Field(description="coordinate reference system; null if the raster names none")]
 
 
+@with_config(_CLOSED)
 class _Mask(_Measured):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     image: _Urn
     name: str
     mask: _Urn
@@ -91,40 +87,35 @@ class _Mask(_Measured):
     polygons: NotRequired[_Urn]
 
 
+@with_config(_CLOSED)
 class _Counts(TypedDict):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     total: Annotated[int, Field(ge=0)]
     succeeded: Annotated[int, Field(ge=0)]
     failed: Annotated[int, Field(ge=0)]
 
 
+@with_config(_CLOSED)
 class _Failure(TypedDict):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     image: _Urn
     name: str
     reason: str
 
 
+@with_config(_CLOSED)
 class _Products(TypedDict):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     cover: NotRequired[Annotated[_Urn, Field(description="table of cover, CSV")]]
     report: NotRequired[Annotated[_Urn, Field(description="report, HTML")]]
     collection: NotRequired[Annotated[_Urn, Field(description="collection of the masks")]]
 
 
+@with_config(_CLOSED)
 class _Total(CoverRecord):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     mean_of_images: Annotated[Share, Field(description="every image counts once; in cover every pixel does")]
 
 
+@with_config(_CLOSED)
 class Summary(TypedDict):
     """What became of an order or a job; attached to it."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     order: Annotated[_Urn, Field(description="URN of the order or job")]
     model: Annotated[_Urn, Field(description="URN of the model bundle")]
@@ -139,9 +130,8 @@ class Summary(TypedDict):
     provenance: ProvenanceRecord | None
 
 
+@with_config(_CLOSED)
 class _Statistics(TypedDict):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     mean: _Milliseconds
     median: _Milliseconds
     p95: _Milliseconds
@@ -149,10 +139,9 @@ class _Statistics(TypedDict):
     max: _Milliseconds
 
 
+@with_config(_CLOSED)
 class Timings(TypedDict):
     """How long the steps took, per image; attached to the order or job."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     model_name: str
     model: _Urn
@@ -162,10 +151,9 @@ class Timings(TypedDict):
     provenance: ProvenanceRecord
 
 
+@with_config(_CLOSED)
 class ListedCollection(TypedDict):
     """A collection of masks as a list, the form of the platform's command line."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     collection: _Urn
     name: str
@@ -173,38 +161,34 @@ class ListedCollection(TypedDict):
     artifacts: list[_Urn]
 
 
+@with_config(_CLOSED)
 class NamedCollection(TypedDict):
     """A collection of masks by its name, the form of the platform's client."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     name: str
     description: str
     order: _Urn
 
 
+@with_config(_CLOSED)
 class CollectionItem(TypedDict):
     """A member of a collection, the form of the platform's client."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     collection: _Urn
     item: _Urn
     order: _Urn
 
 
+@with_config(_CLOSED)
 class _ModelClass(TypedDict):
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
-
     id: str
     name: str
     def_color: NotRequired[Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]]
 
 
+@with_config(_CLOSED)
 class Model(TypedDict):
     """What a bundle says of itself: `meta.json`, and the aspect that is attached to the bundle."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     artifact: NotRequired[str]
     name: str
@@ -228,10 +212,9 @@ _ASPECTS: Mapping[str, type] = {
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Make the JSON schemas of everything that is published.
+    """Make the JSON schemas (draft 2020-12) of everything that is published, by the names of their files.
 
-    Returns:
-        Name of the file to schema (draft 2020-12). Its `$id` is what stands in `$schema` of whatever has that form.
+    `$id` is what stands in `$schema` of whatever has that form.
     """
     schemas = {urn: TypeAdapter(model).json_schema() for urn, model in _ASPECTS.items()}
     for urn, schema in schemas.items():

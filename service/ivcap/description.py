@@ -150,19 +150,13 @@ _SHOWN: Mapping[str, _Shown] = {
 
 
 def service_name(device: Device) -> str:
-    """Name the service."""
     return "infer-with-paddle-paddle" + ("-gpu" if device is Device.GPU else "")
 
 
 def service_from(environment: Mapping[str, str], device: Device) -> Service:
-    """Describe the service to the platform of jobs: name, version, contact and licence.
+    """Describe the service to the platform of jobs: name, version, contact and licence, without request and result.
 
-    Args:
-        environment: PSEG_VERSION, and PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL in the place of the first maintainer
-            that pyproject.toml names.
-
-    Returns:
-        The description, without request and result.
+    PSEG_SERVICE_CONTACT and PSEG_SERVICE_EMAIL take the place of the first maintainer that pyproject.toml names.
     """
     project = tomllib.loads(_PROJECT_FILE.read_text(encoding="utf-8"))["project"]
     maintainer = project["maintainers"][0]
@@ -178,11 +172,10 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
 
 
 def request_schema(request: type[BaseModel], example: Mapping[str, Any] = EXAMPLE) -> dict[str, Any]:
-    """Describe a request as JSON schema that needs no looking up.
+    """Describe a request as JSON schema of an object that needs no looking up; `example` is a whole request.
 
-    Returns:
-        Object schema. Each parameter has a type, and a title and examples of its own; choices stand in its place, not
-        among definitions, and what may be left out is not also allowed to be null. `example` is a whole request.
+    Each parameter has a type, and a title and examples of its own; choices stand in its place, not among definitions,
+    and what may be left out is not also allowed to be null.
     """
     schema = request.model_json_schema()
     definitions = schema.pop("$defs", {})
@@ -224,8 +217,7 @@ def completed(
 ) -> dict[str, Any]:
     """Complete what the platform's library says of the service.
 
-    Returns:
-        What is registered. A warning tells if nobody is named who answers for the service.
+    A warning tells if nobody is named who answers for the service.
     """
     described = definition.model_dump(by_alias=True, exclude_none=True)
     resources = json.loads(Path(os.environ["IVCAP_RESOURCES_FILE"]).read_text(encoding="utf-8"))
@@ -244,20 +236,12 @@ def completed(
 
 
 def tool_from(
-    environment: Mapping[str, str],
-    name: str,
-    schema: Mapping[str, Any],
-    returned: str,
-    description: str = DESCRIPTION,
+    environment: Mapping[str, str], name: str, schema: Mapping[str, Any], returned: str, description: str = DESCRIPTION
 ) -> ToolDefinition:
-    """Describe the service as a tool that an agent calls.
+    """Describe the service as a tool that an agent calls: the aspect by which the platform's `ivcap mcp` lists tools.
 
-    Args:
-        environment: IVCAP_SERVICE_ID, unless the identifier is filled in later.
-
-    Returns:
-        The aspect by which the platform's `ivcap mcp` lists tools. Its parameters leave `$schema` out, since the
-        interfaces of language models refuse names with a dollar sign.
+    Its parameters leave `$schema` out, since the interfaces of language models refuse names with a dollar sign. Without
+    IVCAP_SERVICE_ID the identifier is filled in later.
     """
     name = name.replace("-", "_")
     parameters = {each: told for each, told in schema["properties"].items() if not each.startswith("$")}

@@ -21,12 +21,7 @@ LOCAL_URN = "urn:file://"
 
 
 class FetchError(EngineError):
-    """An image or a bundle could not be fetched.
-
-    Attributes:
-        label: what people call it.
-        reason: why.
-    """
+    """An image or a bundle, by the name that people know, could not be fetched."""
 
     def __init__(self, label: str, reason: str) -> None:
         super().__init__(f"{label}: cannot be fetched ({reason})")
@@ -35,12 +30,7 @@ class FetchError(EngineError):
 
 
 class SourceError(EngineError):
-    """The list of images cannot be read on, so nobody knows how many are left.
-
-    Attributes:
-        source: URN of the collection or queue.
-        problem: what is wrong with it.
-    """
+    """The list of images, by the URN of collection or queue, cannot be read on; nobody knows how many are left."""
 
     def __init__(self, source: str, problem: str) -> None:
         super().__init__(f"{source} {problem}")
@@ -49,12 +39,7 @@ class SourceError(EngineError):
 
 
 class StorageError(EngineError):
-    """A result could not be stored.
-
-    Attributes:
-        what: name of the file, or schema of the aspect.
-        reason: why.
-    """
+    """A result could not be stored: `what` is the name of the file, or the schema of the aspect."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"{what}: not stored ({reason})")
@@ -88,11 +73,7 @@ class Item(Protocol):
         ...
 
     def fetch(self) -> Path:
-        """Make it a local file; called in a worker thread.
-
-        Raises:
-            FetchError: it cannot be fetched.
-        """
+        """Make it a local file; called in a worker thread. Raises FetchError."""
         ...
 
     def release(self) -> None:
@@ -114,11 +95,7 @@ class ImageSource(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Item]:
-        """Hand out the images.
-
-        Raises:
-            SourceError: the list cannot be read on.
-        """
+        """Hand out the images; SourceError where the list cannot be read on."""
         ...
 
     def acknowledge(self) -> None:
@@ -145,14 +122,7 @@ class LocalItem:
 
 @dataclass(slots=True)
 class DownloadedItem:
-    """An artifact that is downloaded, and removed afterwards.
-
-    Attributes:
-        name: what it is called.
-        download: writes it into a file.
-        work: folder for downloads.
-        allowance: how large it may be.
-    """
+    """An artifact that is downloaded into a folder below `work`, and removed afterwards."""
 
     name: ArtifactName
     download: Callable[[Path], None]
@@ -191,12 +161,7 @@ class UnreachableItem:
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """Images that are all known from the start, so that they may be read ahead.
-
-    Attributes:
-        items: the images.
-        sample: those that are local files.
-    """
+    """Images that are all known from the start, so that they may be read ahead; `sample` are local files."""
 
     items: Sequence[Item]
     sample: Sequence[Path]
@@ -212,8 +177,7 @@ class ImageList:
 def photographs_in(folder: str) -> list[Path]:
     """List the photographs of a local folder, a glob or a file, sorted; what is not taken is logged.
 
-    Raises:
-        ImageError: there are none, or the folder may not be listed.
+    Raises ImageError where there are none, or the folder may not be listed.
     """
     found = find_images([folder])
     for remark in found.remarks():

@@ -88,11 +88,8 @@ class _CountedItem:
 class JobImages:
     """The images of a job; what they are called is asked for a little ahead.
 
-    Attributes:
-        urns: of the images, or local files.
-        open_item: finds an image by its URN; called in worker threads.
-        sample: those that are local files.
-        done: called for each image when it is done, well or not.
+    `open_item` finds an image by its URN, in worker threads; `sample` are local files; `done` is called for each image
+    when it is done, well or not.
     """
 
     urns: Sequence[str]
@@ -118,21 +115,11 @@ class JobImages:
 def images_of_job(
     request: ServiceRequest, ivcap: IVCAP, work: Path, allowance: Allowance, done: Callable[[], None]
 ) -> JobImages:
-    """Find the images of a job.
+    """Find the images of a job, or the share of them that is asked for.
 
-    Args:
-        ivcap: the platform, or a local folder.
-        allowance: how large an image may be.
-        done: called for each image when it is done, well or not.
-
-    Returns:
-        The images, or the share of them that is asked for. Those of a collection are in its order; those of a local
-        folder are sorted, without hidden files and other files than images.
-
-    Raises:
-        OptionError: what is named is no image and no collection, or there is none.
-        SourceError: the collection cannot be read.
-        ImageError: a local folder holds none.
+    Those of a collection are in its order; those of a local folder are sorted, without hidden files and other files
+    than images. Raises OptionError where what is named is no image and no collection, or there is none; SourceError
+    where the collection cannot be read; ImageError where a local folder holds none.
     """
 
     def open_one(urn: str) -> Item:
@@ -154,18 +141,9 @@ def images_of_job(
 
 
 def open_item(urn: str, ivcap: IVCAP, work: Path, allowance: Allowance) -> Item:
-    """Find an image or a bundle.
+    """Find an image or a bundle by its URN, without a platform also by a path; OptionError for another name.
 
-    Args:
-        urn: of the artifact; without a platform also a path.
-        ivcap: the platform, or a local folder.
-        allowance: how large it may be.
-
-    Returns:
-        The item. One that cannot be found says so when it is fetched.
-
-    Raises:
-        OptionError: the name is no URN of an artifact.
+    One that cannot be found says so when it is fetched.
     """
     if isinstance(ivcap, LocalIVCAP):
         return LocalItem(Path(_local(urn)))
@@ -211,10 +189,7 @@ def _collected(name: str, ivcap: IVCAP) -> list[str]:
 class JobStore:
     """Stores results by the platform's library, on the platform or in a local folder.
 
-    Attributes:
-        ivcap: the platform, or a local folder.
-        order: URN of the job.
-        pause_s: before an upload that was cut off is resumed.
+    `order` is the URN of the job, `pause_s` is before an upload that was cut off is resumed.
     """
 
     ivcap: IVCAP

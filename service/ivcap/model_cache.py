@@ -19,11 +19,7 @@ _MOST_BUNDLES = 4
 
 @dataclass(slots=True)
 class BundleCache:
-    """Bundles that were fetched, by URN; those that were used longest ago go when there are too many.
-
-    Attributes:
-        most: how many are kept.
-    """
+    """Bundles that were fetched, by URN; those that were used longest ago go when there are too many."""
 
     most: int = _MOST_BUNDLES
     _fetched: OrderedDict[str, tuple[Item, Path]] = field(
@@ -31,11 +27,7 @@ class BundleCache:
     )
 
     def fetch(self, bundle: Item) -> Path:
-        """Fetch a bundle, unless it is here.
-
-        Raises:
-            FetchError: it cannot be had.
-        """
+        """Fetch a bundle, unless it is here; FetchError where it cannot be had."""
         urn = bundle.name.urn
         if urn not in self._fetched:
             try:
@@ -50,7 +42,6 @@ class BundleCache:
         return self._fetched[urn][1]
 
     def release(self) -> None:
-        """Remove what was fetched."""
         for bundle, _ in self._fetched.values():
             bundle.release()
         self._fetched.clear()
@@ -58,12 +49,7 @@ class BundleCache:
 
 @dataclass(slots=True)
 class ModelCache:
-    """At most one open model, and the bundles that were fetched; for one thread.
-
-    Attributes:
-        caches: folders that outlive the process.
-        bundles: what was fetched.
-    """
+    """At most one open model, and the bundles that were fetched; for one thread."""
 
     caches: Caches
     bundles: BundleCache = field(default_factory=BundleCache)
@@ -72,16 +58,10 @@ class ModelCache:
     _session: ExitStack = field(default_factory=ExitStack, init=False)
 
     def predictor(self, bundle: Item, request: PredictRequest, sample: Sequence[Path]) -> tuple[Predictor, bool]:
-        """Open a model, unless it is the one that is open.
+        """Open a model, unless it is the one that is open: returns it, and whether it was open before.
 
-        Args:
-            sample: images to collect TensorRT's shapes from, where that is asked for.
-
-        Returns:
-            The predictor, and whether it was open before. It is closed when another one is asked for.
-
-        Raises:
-            EngineError: whatever is wrong with bundle, request or machine. No model is open then.
+        It is closed when another one is asked for. Raises EngineError for whatever is wrong with bundle, request or
+        machine; no model is open then.
         """
         wanted = bundle.name.urn, _opening_options(request)
         # Shapes are collected from the images of each job.

@@ -19,11 +19,9 @@ _URN_REST = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff/\\?#%]{1,1000}(?<!:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactName:
-    """What an image or a bundle is called.
+    """What an image or a bundle is called: by its URN, `urn:file://…` for a local file, and by people.
 
-    Attributes:
-        urn: of the artifact; `urn:file://…` for a local file.
-        label: what people call it: its file name, or where there is none, the URN.
+    The label is the file name, or where there is none, the URN.
     """
 
     urn: str
@@ -31,10 +29,7 @@ class ArtifactName:
 
 
 def address_path(address: str) -> str:
-    """Take the path out of an address, whatever else of it is wrong.
-
-    Returns:
-        What lies between the host and the query.
+    """Take the path, between host and query, out of an address, whatever else of it is wrong.
 
     >>> address_path("https://host:80/a/b%20c.png?version=2#top"), address_path("https://["), address_path("file:///a")
     ('/a/b%20c.png', '', '/a')
@@ -44,10 +39,7 @@ def address_path(address: str) -> str:
 
 
 def product_stem(label: str) -> str:
-    """Derive the stem of a product's name from its source.
-
-    Returns:
-        What a file may be called on every system; at most 180 bytes.
+    """Derive the stem of a product's name from its source, as every system takes it; at most 180 bytes.
 
     >>> product_stem("dive 1/GOPR0247.JPG"), product_stem("https://host/a/b%20c.png?version=2")
     ('GOPR0247', 'b c')

@@ -119,10 +119,9 @@ def name_of(readable: Readable | Collection) -> ArtifactName:
 
 
 def remote_name(urn: str) -> ArtifactName:
-    """Find the name of a remote artifact.
+    """Find the name of a remote artifact: URN, and the same or the address as label.
 
-    Returns:
-        URN, and the same or the address as label; what is secret in an address stays out of both.
+    What is secret in an address stays out of both.
 
     >>> remote_name("urn:http://artifact.local/urn:ivcap:artifact:7").label
     'urn:ivcap:artifact:7'
@@ -137,11 +136,6 @@ def remote_name(urn: str) -> ArtifactName:
 
 
 def open_item(readable: Downloadable, work: Path, allowance: Allowance) -> Item:
-    """Take an image or a bundle from the platform.
-
-    Args:
-        allowance: how large it may be.
-    """
     # In the cluster the platform's answers decide what it is called: no name makes it a file of this machine.
     if not _in_cluster() and readable.urn.startswith(LOCAL_URN):
         return LocalItem(Path(readable.as_local_file()))
@@ -155,8 +149,7 @@ def _in_cluster() -> bool:
 def require_platform_name(name: str) -> str:
     """Prove, in the cluster, that a parameter names nothing of this machine and its network; to be called by argparse.
 
-    Raises:
-        ArgumentTypeError: it names a file or an address that would be opened or asked from here.
+    Raises ArgumentTypeError where it names a file or an address that would be opened or asked from here.
     """
     config = get_config()
     if not _in_cluster() or is_platform_urn(name, config.SCHEMA_PREFIX):
@@ -176,10 +169,9 @@ def require_platform_name(name: str) -> str:
 
 
 def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
-    """Find which hosts may be asked.
+    """Find which hosts may be asked: in the cluster those of storage and cache, else None, which is all.
 
-    Returns:
-        In the cluster those of storage and cache, with their ports where these are stated; otherwise None: all.
+    Ports are there where they are stated.
     """
     if not _in_cluster():
         return None
@@ -193,13 +185,8 @@ def platform_hosts(environment: Mapping[str, str]) -> frozenset[str] | None:
 class QueuedImages:
     """A collection in the cluster, served by a queue.
 
-    Attributes:
-        collection: from the platform.
-        work: folder for downloads.
-        allowance: how large an image may be.
-        shard: the share that is handed out, by the hash of the URN since nobody knows the list; what belongs to another
-            one is acknowledged and left alone. None: all.
-        sample: always empty.
+    The share that is handed out goes by the hash of the URN, since nobody knows the list; what belongs to another one
+    is acknowledged and left alone. `work` is the folder for downloads.
     """
 
     collection: Collection
@@ -257,25 +244,11 @@ def _unreachable_address(error: BaseException) -> str | None:
 
 
 def images_of_order(
-    image: Downloadable | None,
-    images: Collection | None,
-    work: Path,
-    allowance: Allowance,
-    shard: Shard | None = None,
+    image: Downloadable | None, images: Collection | None, work: Path, allowance: Allowance, shard: Shard | None = None
 ) -> ImageSource:
-    """Find the images of an order.
+    """Find the images of an order: the one `image`, or else a share of a collection.
 
-    Args:
-        image: the only image.
-        images: a collection, if there is no `image`.
-        allowance: how large an image may be.
-        shard: the share of the collection that is done; None: all.
-
-    Returns:
-        The images; those of a local folder are sorted, without hidden files and other files than images.
-
-    Raises:
-        ImageError: a local folder holds none.
+    Those of a local folder are sorted, without hidden files and other files than images; ImageError if it holds none.
     """
     if image is not None:
         item = open_item(image, work, allowance)
@@ -292,15 +265,13 @@ def images_of_order(
 class OrderStore:
     """Stores results by the platform's library, in the cluster or in the local folder of results.
 
-    Attributes:
-        lock: the library is used by one thread at a time.
+    The library is used by one thread at a time.
     """
 
     lock: Lock = field(default_factory=Lock)
 
     @property
     def order(self) -> str:
-        """URN of the order."""
         return str(get_order_id())
 
     def store(self, product: Product) -> str:

@@ -81,16 +81,9 @@ class FailedImage:
 class Outcome:
     """The ledger of an order or a job: what became of it.
 
-    Attributes:
-        shard: which share of the images was asked for; None: all.
-        published: images whose results are stored.
-        failed: images without results.
-        problems: what was not stored besides, and what ended the order early.
-        products: kind to URN: `cover`, `report`, `collection`.
-        provenance: of the masks; None if the model did not open.
-        refused: the request cannot be honoured here.
-        table: cover of every image.
-        samples_ms: stage to time per image, in milliseconds.
+    `problems` are what was not stored besides, and what ended the order early; `products` maps `cover`, `report`,
+    `collection` to URNs; `provenance` is None if the model did not open; `refused`: the request cannot be honoured
+    here; `samples_ms` maps a stage to its time per image.
     """
 
     shard: str | None = None
@@ -104,7 +97,6 @@ class Outcome:
     samples_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def record(self, result: _Result) -> None:
-        """Record a result that is stored, or a failure."""
         if self.provenance is not None:
             capture = Capture() if isinstance(result, Failed) else result.capture
             self.table.add(result_record(result, self.provenance), capture)
@@ -132,13 +124,11 @@ class Outcome:
             return None
 
     def not_stored(self, what: str, error: Exception) -> None:
-        """Record that something could not be stored."""
         _log.error("%s: not stored: %s", what, _reason(error))
         self.problems.append(f"{what}: {_reason(error)}")
 
     @property
     def exit_status(self) -> ExitStatus:
-        """How the order ends."""
         if self.refused:
             return ExitStatus.WRONG_REQUEST
         # A share of a small collection may hold nothing.
@@ -182,14 +172,9 @@ def run_platform_job(
     *,
     stop: Event,
 ) -> Outcome:
-    """Do an order or a job.
+    """Do an order or a job; its summary is published, or the problems of the outcome say that it is not.
 
-    Args:
-        open_model: opens the model for the options of a prediction, until the block ends.
-        store: where results go.
-
-    Returns:
-        What became of it; its summary is published, or the problems say that it is not.
+    `open_model` opens the model for the options of a prediction, until the block ends.
     """
     with ExitStack() as until_summed_up:
         return _done(request, open_model, source, store, stop, until_summed_up)

@@ -58,14 +58,7 @@ Aspect = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A file to be stored.
-
-    Attributes:
-        name: file name, without a folder.
-        mime_type: of the content.
-        content: the bytes.
-        aspects: attached to the file once it is stored.
-    """
+    """A file to be stored; its name has no folder, and its aspects are attached once it is stored."""
 
     name: str
     mime_type: str
@@ -82,30 +75,19 @@ class ArtifactStore(Protocol):
         ...
 
     def store(self, product: Product) -> str:
-        """Store a file and its aspects, and return its URN; called from several threads.
-
-        Raises:
-            StorageError: file or aspects were not stored.
-        """
+        """Store a file and its aspects, and return its URN; called from several threads. Raises StorageError."""
         ...
 
     def attach(self, entity: str, aspect: Aspect) -> None:
-        """Attach an aspect to something that is stored, or to the order, by its URN.
-
-        Raises:
-            StorageError: it was not stored.
-        """
+        """Attach an aspect to something that is stored, or to the order, by its URN; raises StorageError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """One image of an order or a job.
+    """One image of an order or a job, with a stem that no other image has.
 
-    Attributes:
-        item: the image.
-        stem: of its results; no other image has it.
-        fetched: its local file, once it is there; raises `FetchError` if it cannot be had.
+    `fetched` is its local file, once it is there; it raises `FetchError` if it cannot be had.
     """
 
     item: Item
@@ -114,24 +96,15 @@ class ImageTask:
 
     @property
     def label(self) -> str:
-        """What tables and reports call it."""
         return self.item.name.label
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedImage:
-    """An image whose results are stored.
+    """An image whose results are stored; `mask` and `polygons` are URNs, sizes are of the mask, in pixels.
 
-    Attributes:
-        image: what it is called.
-        mask: URN of the stored mask.
-        width: of the mask, in pixels.
-        height: of the mask, in pixels.
-        valid_pixels: of the mask, as far as they hold data.
-        covers: one per class.
-        is_cut: whether it was cut into tiles.
-        details: what is known of it besides, as JSON values: region, confidence, flags, place of a raster.
-        polygons: URN of the stored polygons, if there are any.
+    `valid_pixels` hold data. `details` is what is known of it besides, as JSON values: region, confidence, flags, place
+    of a raster.
     """
 
     image: ArtifactName
@@ -164,15 +137,10 @@ class PublishedImage:
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """The sink of an order or a job.
+    """The sink of an order or a job; what is not stored raises StorageError.
 
-    Attributes:
-        store: where files and aspects go.
-        model: URN of the model bundle.
-        provenance: of the predictor.
-        multilabel: whether classes may overlap.
-        folder: for the files of rasters until they are stored.
-        vectors: suffix of the polygons of rasters; None: no polygons.
+    `model` is the URN of the bundle; `folder` takes the files of rasters until they are stored; `vectors` is the suffix
+    of their polygons, None for no polygons.
     """
 
     store: ArtifactStore
@@ -183,11 +151,6 @@ class Publisher:
     vectors: str | None = None
 
     def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> PublishedImage:
-        """Store the mask of an image and what is known of it.
-
-        Raises:
-            StorageError: something of it was not stored.
-        """
         size, covers = (prediction.width, prediction.height), prediction.covers
         content = pseudo_color_png(shown_mask(prediction.mask), class_palette(covers))
         details = {**measured_record(prediction.confidence, prediction.region), **flags_record(prediction)}
@@ -214,11 +177,6 @@ class Publisher:
         return None if self.vectors is None else self.folder_of(task) / f"{task.stem}.{self.vectors}"
 
     def write_raster(self, task: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> PublishedImage:
-        """Store the map of a raster, its polygons, and what is known of it.
-
-        Raises:
-            StorageError: something of it was not stored.
-        """
         size = (raster.width, raster.height)
         details = {**measured_record(raster.confidence, None), "raster": raster_record(raster)}
         known = self._common(task, size, raster.capture)
@@ -270,11 +228,7 @@ class Publisher:
         return tuple(legible_values(aspect) for aspect in aspects)
 
     def publish_collection(self, images: Sequence[PublishedImage]) -> str:
-        """Gather the masks in a collection, in each of the two forms that are in use, and return its URN.
-
-        Raises:
-            StorageError: it was not stored.
-        """
+        """Gather the masks in a collection, in each of the two forms that are in use, and return its URN."""
         collection = f"urn:ivcap:collection:{uuid.uuid4()}"
         self.store.attach(
             collection,
@@ -300,14 +254,7 @@ class Publisher:
         return collection
 
     def publish_timings(self, model_name: str, samples_ms: Mapping[str, Sequence[float]]) -> None:
-        """Attach the timings of an order to it.
-
-        Args:
-            samples_ms: one time per image, stage by stage, in milliseconds.
-
-        Raises:
-            StorageError: they were not stored.
-        """
+        """Attach the timings of an order to it: by stage, one time per image, in milliseconds."""
         self.store.attach(
             self.store.order,
             {
@@ -336,8 +283,7 @@ def _statistics(samples: Sequence[float]) -> dict[str, float]:
 def require_json(aspect: Aspect) -> None:
     """Prove that an aspect has a `$schema` and is what JSON can hold: libraries drop what is not.
 
-    Raises:
-        StorageError: it is not.
+    Raises StorageError.
     """
     try:
         json.dumps(aspect, allow_nan=False)

@@ -78,10 +78,7 @@ _QUERY = re.compile(r"([?&][\w.~%-]+=)(?!\[hidden\])[^&\s'\"<>)\]]+")
 
 
 def without_secrets(text: str) -> str:
-    """Hide what is secret in a text that is published.
-
-    Returns:
-        The text, with `[hidden]` in the place of secrets.
+    """Hide what is secret in a text that is published, as `[hidden]`.
 
     >>> without_secrets("GET https://me:word@host/q7.jpg?page=2&sig=a1b2 for urn:ivcap:order:7f")
     'GET https://[hidden]@host/q7.jpg?page=2&sig=[hidden] for urn:ivcap:order:7f'
@@ -108,10 +105,7 @@ def _without_web_tokens(match: re.Match[str]) -> str:
 
 
 def redacted(text: str) -> str:
-    """Hide what is secret in a text that is logged.
-
-    Returns:
-        The text, with `[hidden]` in the place of secrets, of names of orders and jobs, and of what an address asks for.
+    """Hide in a text that is logged what is secret, names of orders and jobs, and what an address asks for.
 
     >>> redacted("GET https://me:word@host/q7.jpg?page=2&sig=a1b2 for urn:ivcap:order:7f")
     'GET https://[hidden]@host/q7.jpg?page=[hidden]&sig=[hidden] for urn:ivcap:order:[hidden]'
@@ -148,13 +142,9 @@ def _print_the_end(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 class RedactedStream:
-    """A text stream that hides secrets line by line; for what libraries print.
-
-    Everything else is the stream's own.
-    """
+    """A text stream that hides secrets line by line; for what libraries print. Everything else is the stream's own."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Write to a stream."""
         self._stream = stream
         self._line = ""
         self._lock = Lock()
@@ -168,7 +158,6 @@ class RedactedStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Take several texts."""
         self.write("".join(lines))
 
     def flush(self) -> None:

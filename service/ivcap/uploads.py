@@ -24,16 +24,8 @@ from service.request import PredictRequest, ServiceRequest, build_service_reques
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.
 _NOT_OF_UPLOADS = (
-    "model",
-    "image",
-    "images",
-    "shard",
-    "report",
-    "benchmark",
-    "model-name",
-    "overlay",
-    "overlay-strength",
-)
+    "model", "image", "images", "shard", "report", "benchmark", "model-name", "overlay", "overlay-strength",
+)  # fmt: skip
 _NAME = "upload"
 
 
@@ -41,11 +33,8 @@ _NAME = "upload"
 class UploadLimits:
     """What is taken of pictures that are handed over, and for how long.
 
-    Attributes:
-        places: requests that run or wait; others are turned away.
-        upload_bytes: of a picture.
-        pixels: that a picture declares.
-        answer_s: from the first byte of a request to its answer.
+    `places` are for requests that run or wait; others are turned away. `pixels` are what a picture declares; `answer_s`
+    runs from the first byte of a request to its answer.
     """
 
     places: int = 64
@@ -63,13 +52,9 @@ _SETTINGS = {
 
 
 def upload_limits_from(environment: Mapping[str, str]) -> UploadLimits:
-    """Read the settings of whoever runs the service.
+    """Read the settings of whoever runs the service: PSEG_LAMBDA_PLACES, …_UPLOAD_BYTES, …_PIXELS, …_ANSWER_S.
 
-    Args:
-        environment: may hold PSEG_LAMBDA_PLACES, PSEG_LAMBDA_UPLOAD_BYTES, PSEG_LAMBDA_PIXELS, PSEG_LAMBDA_ANSWER_S.
-
-    Raises:
-        OptionError: a setting is no number, or not above 0.
+    Raises OptionError where a setting is no number, or not above 0.
 
     >>> upload_limits_from({"PSEG_LAMBDA_PLACES": "2"}).places
     2
@@ -111,14 +96,9 @@ class UploadRequest(ServiceRequest):
 
 
 def build_upload_request(parameters: Mapping[str, object], model: str, pixels: int) -> UploadRequest:
-    """Validate the parameters that come with a picture.
+    """Validate the parameters that come with a picture: those of an order, as texts of an address, and the most pixels.
 
-    Args:
-        parameters: of an order, by their names; texts as they stand in an address.
-        pixels: the most that the picture may declare.
-
-    Raises:
-        OptionError: parameters are wrong or do not go with an upload; one line for each.
+    Raises OptionError where parameters are wrong or do not go with an upload; one line for each.
     """
     wrong = [f"{name}: it does not go with an upload" for name in _NOT_OF_UPLOADS if name in parameters]
     if wrong:
@@ -151,12 +131,7 @@ class _Upload:
 
 @dataclass(slots=True)
 class UploadStore:
-    """Keeps files in memory, by URN; aspects are not kept.
-
-    Attributes:
-        order: URN of the request.
-        products: what is stored.
-    """
+    """Keeps files in memory, by URN; aspects are not kept."""
 
     order: str
     products: dict[str, Product] = field(default_factory=dict[str, Product])
@@ -179,7 +154,6 @@ class SegmentedUpload:
 
     @property
     def mask(self) -> Product:
-        """The file of the mask."""
         return self.store.products[self.outcome.published[0].mask]
 
     def summary(self, model: str) -> dict[str, object]:
@@ -204,12 +178,7 @@ def segment_upload(
     open_model: Callable[[PredictRequest], AbstractContextManager[Predictor]],
     stop: Event,
 ) -> SegmentedUpload:
-    """Segment a picture that was handed over.
-
-    Args:
-        open_model: opens the model for the options of a prediction, until the block ends.
-        stop: when it is set, the picture is not begun.
-    """
+    """Segment a picture that was handed over; once `stop` is set, it is not begun."""
     urn = f"urn:uuid:{uuid.uuid4()}"
     store = UploadStore(urn)
     source = ImageList([_Upload(path, urn, request.pixels)], [path])

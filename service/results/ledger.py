@@ -104,17 +104,8 @@ class _ReplacedNote(TypedDict):
 class Entry:
     """What a ledger says of an image.
 
-    Attributes:
-        record: as `--json` prints it.
-        position: in the list, from 0.
-        stem: of its pictures.
-        path: of the source, absolute.
-        size_bytes: of the source; None if there was no such file.
-        modified_ns: time of its last change.
-        pictures: names of the pictures in the ledger's folder.
-        picture_bytes: their sizes.
-        capture: what EXIF says about time and place.
-        digest: of bundle and options.
+    `position` in the list is from 0; `path` is absolute; `size_bytes` and `modified_ns` of the source are None if there
+    was no such file; `pictures` are named from the ledger's folder; `digest` is of bundle and options.
     """
 
     record: Mapping[str, Any]
@@ -132,34 +123,26 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """The image's path."""
         return self.path
 
     @property
     def failed(self) -> bool:
-        """Whether the image was not segmented."""
         return self.record["status"] != "ok"
 
     @property
     def picture(self) -> str | None:
-        """Its first picture; None if it has none."""
         return self.pictures[0] if self.pictures else None
 
     def line(self) -> bytes:
-        """Write the entry."""
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "record"}
         return _json_line({**self.record, _FIELD: {**told, "capture": capture_record(self.capture)}})
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerContent:
-    """A ledger that was read.
+    """A ledger that was read: the last entry of every image, in the order of the list.
 
-    Attributes:
-        path: the file.
-        run: what it says of its run.
-        entries: the last one of every image, in the order of the list.
-        aside: entries of earlier runs with other options or another list, whose pictures are still there.
+    `aside` are entries of earlier runs with other options or another list, whose pictures are still there.
     """
 
     path: Path
@@ -178,13 +161,9 @@ def ledger_path(folder: Path, shard: Shard | None) -> Path:
 
 
 def read_ledger(path: Path) -> LedgerContent:
-    """Read a ledger.
+    """Read a ledger; a torn last line is dropped.
 
-    Returns:
-        Its content; a torn last line is dropped.
-
-    Raises:
-        LedgerError: it cannot be read, or it is no ledger; the error names file and line.
+    Raises LedgerError, which names file and line, where it cannot be read or is no ledger.
     """
     try:
         with open(path, "rb", opener=open_regular) as file:
@@ -253,14 +232,8 @@ class _UnderWay(NamedTuple):
 class Ledger:
     """The ledger of a run that is being made.
 
-    Attributes:
-        run: bundle, options and images.
-        listing: the images.
-        provenance: of the predictor.
-        finished: entries of images that need not be done again, by position.
-        notes: what people should know of a resumed run.
-        aside: stems, without letter case, of entries that are put aside.
-        path: the file; None: nothing is kept.
+    `finished` are entries of images that need not be done again, by position; `notes` what people should know of a
+    resumed run; `aside` stems, without letter case, of entries that are put aside. Without `path` nothing is kept.
     """
 
     run: Run
@@ -277,8 +250,7 @@ class Ledger:
     def pending(self) -> Iterator[ImageTask]:
         """Hand out what is not finished, in the order of the list.
 
-        Raises:
-            LedgerError: the ledger cannot be written; nobody would know what is done.
+        Raises LedgerError where the ledger cannot be written; nobody would know what is done.
         """
         for position, task in self.listing.mine:
             if position not in self.finished:
@@ -289,14 +261,10 @@ class Ledger:
                 yield task
 
     def in_order(self, fresh: Iterator[_Result]) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
-        """Join what was done earlier with what is done now.
+        """Join what was done earlier with the results of what is pending, which come in its order, recorded by then.
 
-        Args:
-            fresh: the results of what is pending, in its order, each recorded by then.
-
-        Yields:
-            For every image of this run, in the order of the list, its record, and its result or the entry of an earlier
-            run.
+        Yields for every image of this run, in the order of the list, its record, and its result or the entry of an
+        earlier run.
         """
         for position, _ in self.listing.mine:
             entry = self.finished.get(position)
@@ -307,11 +275,7 @@ class Ledger:
                 yield entry.record, entry
 
     def record(self, result: _Result) -> None:
-        """Append the line of a result that is stored, or of a failure.
-
-        Raises:
-            LedgerError: the ledger cannot be written; nobody would know what is done.
-        """
+        """Append the line of a result that is stored, or of a failure; raises LedgerError as `pending` does."""
         task = result.source
         under_way = self._under_way.pop(task)
         record = self._records[task] = result_record(result, self.provenance)
@@ -370,17 +334,12 @@ def open_ledger(
     overwrite: bool = False,
     keep: bool = True,
 ) -> Generator[Ledger]:
-    """Begin a ledger, or go on with the one that is there.
+    """Begin a ledger, or with `resume` go on with the one that is there, as far as its entries still hold.
 
-    Args:
-        resume: take images that the ledger calls finished as done, if that still holds; otherwise the ledger is
-            replaced.
-        overwrite: whether the results of a run with another bundle, other options or other images may be replaced.
-        keep: False: nothing is written, everything is done.
-
-    Raises:
-        LedgerError: what is to be resumed is no ledger, it cannot be written, another run is writing it, or pictures
-            of images that are not among these, or of another run, would be replaced.
+    `overwrite` permits to replace the results of a run with another bundle, other options or other images. Without
+    `keep` nothing is written and everything is done. Raises LedgerError where what is to be resumed is no ledger, it
+    cannot be written, another run is writing it, or pictures of images that are not among these, or of another run,
+    would be replaced.
     """
     if not keep:
         yield Ledger(run, listing, provenance)
@@ -407,8 +366,7 @@ def open_ledger(
 def write_ledger(content: LedgerContent) -> None:
     """Write a whole ledger, in place of the one that is there.
 
-    Raises:
-        LedgerError: it cannot be written, or a run is writing it.
+    Raises LedgerError where it cannot be written, or a run is writing it.
     """
     with _replaced(content.path, content.run, lambda _: [*content.entries, *content.aside]):
         pass
@@ -420,7 +378,7 @@ def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry
         kept = entries(before)
         try:
             with atomic_file(path) as temporary:
-                temporary.write(_run_line(run))
+                temporary.write(_json_line({_FIELD: _FORMAT, **asdict(run)}))
                 temporary.writelines(entry.line() for entry in kept)
                 temporary.flush()
                 # A second handle on the same opening: the lock lives as long as it does.
@@ -475,13 +433,7 @@ def _unwritable(path: Path, reason: str) -> LedgerError:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What an earlier ledger says.
-
-    Attributes:
-        finished: entries that hold for this run, by position.
-        aside: those that do not, but may for another one.
-        notes: what to say of them.
-    """
+    """What an earlier ledger says: entries that hold for this run, by position, and those that may hold for another."""
 
     finished: Mapping[int, Entry]
     aside: Sequence[Entry]
@@ -600,11 +552,7 @@ def _picture_bytes(path: Path) -> int | None:
 
 
 def ledgers_in(folder: Path) -> list[Path]:
-    """Find the ledgers of a folder.
-
-    Returns:
-        Those of shards, or if there are none, that of a whole run; none where there is no ledger.
-    """
+    """Find the ledgers of shards in a folder, or if there are none, that of a whole run."""
     return sorted(folder.glob("ledger.*-of-*.jsonl")) or sorted(folder.glob("ledger.jsonl"))
 
 
@@ -632,11 +580,7 @@ def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
 
 
 def source_of(entry: Entry) -> tuple[Path, int | None]:
-    """Find the file of an entry's image.
-
-    Returns:
-        Absolute path, and which page of the file, from 1; None: the first, and nobody asked for it.
-    """
+    """Find the file of an entry's image, absolute, and its page as in `ImageTask`."""
     paged = _PAGE.fullmatch(entry.path)
     return (Path(entry.path), None) if paged is None else (Path(paged[1]), int(paged[2]))
 
@@ -653,10 +597,6 @@ def _absolute(path: Path) -> str:
 def _json_line(record: Mapping[str, Any]) -> bytes:
     # In ASCII: a name that is no UTF-8 survives.
     return json.dumps(record).encode() + b"\n"
-
-
-def _run_line(run: Run) -> bytes:
-    return _json_line({_FIELD: _FORMAT, **asdict(run)})
 
 
 def _run_from(line: dict[str, Any]) -> Run:

@@ -1,7 +1,5 @@
 """What is written of a prediction: pictures, JSON records, a table of cover."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ from engine.segmentation.palette import (
 )
 from engine.segmentation.steps import RegionCover
 from engine.system.files import write_atomically
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.request import SaveKind, require_apart
 
 _STEM_BYTES = 180
@@ -42,18 +40,13 @@ _CM2_PER_M2 = 10_000
 class Stems:
     """Gives every image a stem of its own for its output files, as the images come.
 
-    Attributes:
-        taken: what was given away, without letter case: some file systems ignore it; with the last number behind it.
+    `taken` is without letter case, since some file systems ignore it, and holds the last number given behind a stem.
     """
 
     taken: dict[str, int] = field(default_factory=dict[str, int])
 
     def take(self, wanted: str) -> str:
-        """Take a stem.
-
-        Returns:
-            The same, or with `-2`, `-3`, … behind it if it was taken.
-        """
+        """Return the stem, or with `-2`, `-3`, … behind it if it was taken."""
         folded = wanted.casefold()
         stem, number = wanted, self.taken.get(folded, 1)
         while stem.casefold() in self.taken:
@@ -65,31 +58,19 @@ class Stems:
 
 
 def short_stem(stem: str) -> str:
-    """Cut a stem so that the names of an image's results fit in the 255 bytes that file systems allow.
-
-    Returns:
-        Its first characters, at most 180 bytes of them.
-    """
+    """Cut a stem to 180 bytes, so that the names of an image's results fit in the 255 that file systems allow."""
     while len(os.fsencode(stem)) > _STEM_BYTES:
         stem = stem[:-1]
     return stem
 
 
 def distinct_stems(
-    images: Sequence[Path],
-    subfolders: Mapping[Path, PurePath] | None = None,
-    pages: Sequence[int | None] | None = None,
+    images: Sequence[Path], subfolders: Mapping[Path, PurePath] | None = None, pages: Sequence[int | None] | None = None
 ) -> list[str]:
-    """Give every image a stem of its own for its output files.
+    """Give every image a stem of its own for its output files: cut by `short_stem`, and told apart by `-2`, `-3`, ….
 
-    Args:
-        images: in the order of the run.
-        subfolders: of images whose results lie in a sub-folder, which one: their stems begin with it.
-        pages: which page of each image is meant, where one was asked for: its stem ends with `.p2`, say.
-
-    Returns:
-        A stem an image, cut by `short_stem`; equal ones are told apart by `-2`, `-3`, … in order. Letter case does not
-        tell stems apart, since some file systems ignore it.
+    Letter case does not tell stems apart, since some file systems ignore it. A stem begins with the sub-folder in which
+    the image's results lie, and ends with `.p2`, say, where a page was asked for.
 
     >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
     ['x', 'x-2', 'x-2-2', 'X-3']
@@ -108,19 +89,14 @@ class Labelled(Protocol):
     """A source that people know by a name."""
 
     @property
-    def label(self) -> str:
-        """What tables and reports call it."""
-        ...
+    def label(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTask:
-    """One image of a run and where its results go.
+    """One image of a run. Its stem includes the sub-folder of its results.
 
-    Attributes:
-        path: the image.
-        stem: stem of its output files, with the sub-folder in front where they lie in one.
-        page: which page of a TIFF, from 1; None: the first, and nobody asked for it.
+    `page` counts the pages of a TIFF from 1; None: the first, and nobody asked for it.
     """
 
     path: Path
@@ -129,7 +105,6 @@ class ImageTask:
 
     @property
     def label(self) -> str:
-        """What tables and reports call it."""
         return str(self.path) if self.page is None else f"{self.path} (page {self.page})"
 
 
@@ -145,59 +120,36 @@ _SUFFIXES: Mapping[SaveKind, tuple[str, ...]] = {
 
 
 def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple[str, ...]:
-    """Name the pictures of an image.
+    """Name the pictures of an image, the most exact first: mask, pseudo-colour, overlay, confidence.
+
+    With `planes` classes overlap, and the mask is an array of planes.
 
     >>> picture_names("q7", ["mask", "pseudo"], planes=True)
     ('q7.mask.npz', 'q7.pseudo.png')
-
-    Args:
-        save: which ones are written.
-        planes: whether the classes overlap, so that the mask is an array of planes.
-
-    Returns:
-        Names, the most exact picture first: mask, pseudo-colour, overlay, confidence.
     """
     kinds = set(save)
     return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
 
 
 def map_names(stem: str, save: Iterable[SaveKind]) -> tuple[str, ...]:
-    """Name the maps of a raster.
+    """Name the maps of a raster: that of the mask, and that of its confidence where it is asked for.
 
     >>> map_names("q7", ["pseudo", "confidence"])
     ('q7.tif', 'q7.confidence.tif')
-
-    Args:
-        save: what is written.
-
-    Returns:
-        Names: that of the mask, and that of its confidence where it is asked for.
     """
     return (f"{stem}{MAP_SUFFIX}", *([f"{stem}.confidence{MAP_SUFFIX}"] if "confidence" in save else []))
 
 
 def polygons_of(task: ImageTask, vectors: str) -> str:
-    """Name the file of a raster's polygons.
+    """Name the file of a raster's polygons, in the folder of the results or by an absolute path.
 
-    Args:
-        vectors: `gpkg`, `geojson`, or a file of its own.
-
-    Returns:
-        A name in the folder of the results, or an absolute path.
+    `vectors` is `gpkg`, `geojson`, or a file of its own.
     """
     return f"{task.stem}.{vectors}" if is_polygon_format(vectors) else str(Path(vectors).absolute())
 
 
 def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozenset[SaveKind]) -> None:
-    """Refuse a run whose results would take the place of its images.
-
-    Args:
-        folder: where the results go.
-        save: which pictures are written.
-
-    Raises:
-        OptionError: an image lies where a result would be written.
-    """
+    """Refuse (OptionError) a run whose results would take the place of its images."""
     suffixes = [suffix for kind in save for suffix in _SUFFIXES[kind]]
     require_apart(
         [(f"the result of {task.path}", folder / f"{task.stem}{suffix}") for task in tasks for suffix in suffixes],
@@ -209,14 +161,10 @@ def require_inputs_kept(tasks: Sequence[ImageTask], folder: Path, save: frozense
 def result_paths(
     tasks: Sequence[ImageTask], folder: Path, vectors: str | None, called: Iterable[Path]
 ) -> Iterator[Path]:
-    """Find the files among the results to come that other files could be; of a link that is any.
+    """Find the files among the results to come that other files (`called`) could be; of a link that is any.
 
-    Args:
-        folder: where the results go.
-        vectors: as for `polygons_of`; None: no polygons.
-
-    Yields:
-        Pictures of every kind, maps, and polygons where they are files of their own.
+    These are pictures of every kind, maps, and polygons where they are files of their own; `vectors` as for
+    `polygons_of`.
     """
     files = list(called)
     names = {path.name.casefold() for path in files}
@@ -237,14 +185,9 @@ def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[s
 
 
 def require_results_apart(arguments: Sequence[str], folder: Path) -> None:
-    """Refuse a run that its own results would join: the next one would take them for photographs.
+    """Refuse (OptionError) a run that its own results would join: the next one would take them for photographs.
 
-    Args:
-        arguments: files, folders or globs that name the images.
-        folder: where the results go.
-
-    Raises:
-        OptionError: the results would lie in a folder all of whose pictures are segmented.
+    `arguments` are the files, folders or globs that name the images.
     """
     home = real_path(folder)
     for argument in arguments:
@@ -263,11 +206,7 @@ def encoded_pictures(
     prediction: Prediction,
     overlays: OverlayOptions = OverlayOptions(),
 ) -> Iterator[tuple[str, bytes]]:
-    """Encode the pictures of an image, one after the other.
-
-    Yields:
-        Name and content, the most exact picture first: mask, pseudo-colour, overlay, confidence.
-    """
+    """Encode the pictures of an image: name and content, the most exact first, as `picture_names` has them."""
     planes = prediction.mask.ndim == 3
     indices, palette = shown_mask(prediction.mask), class_palette(prediction.covers)
     names = [each.segmentation_class.name for each in prediction.covers]
@@ -284,25 +223,14 @@ def encoded_pictures(
 
 @dataclass(frozen=True, slots=True)
 class ResultWriter:
-    """Writes the pictures of predictions.
-
-    Attributes:
-        folder: where they go.
-        save: which ones.
-        overlays: how overlays show masks.
-    """
+    """Writes the pictures of predictions."""
 
     folder: Path
     save: frozenset[SaveKind]
     overlays: OverlayOptions = OverlayOptions()
 
     def write(self, task: ImageTask, image: SourceImage, prediction: Prediction) -> Path | None:
-        """Write the pictures of one image.
-
-        Returns:
-            The most exact file written: the mask, else the pseudo-colour picture, else the overlay; None if none was
-            asked for.
-        """
+        """Write the pictures of one image, and return the most exact one; None if none was asked for."""
         written: list[Path] = []
         for name, content in encoded_pictures(task.stem, self.save, image, prediction, self.overlays):
             path = self.folder / name
@@ -312,14 +240,10 @@ class ResultWriter:
 
 
 def shown_mask(mask: NDArray[np.uint8 | np.uint16 | np.bool_]) -> Mask:
-    """Make a mask what pictures show of it.
+    """Make a mask, class indices `[H, W]` or bool[K, H, W], the class indices `[H, W]` that pictures show.
 
-    Args:
-        mask: class indices `[H, W]`, or bool[K, H, W].
-
-    Returns:
-        Class indices `[H, W]`. Planes of a multilabel bundle are flattened: the last class of a pixel is shown, and a
-        pixel of no class has the index K, which a palette of K classes shows black.
+    Of planes, the last class of a pixel is shown; a pixel of no class has the index K, which a palette of K classes
+    shows black.
     """
     if mask.ndim == 3:
         return composite(mask.astype(np.bool_))
@@ -333,36 +257,19 @@ def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
 
 
 def confidence_record(confidence: Confidence) -> dict[str, float]:
-    """Write the confidence of an image as JSON values.
-
-    Returns:
-        `mean`, and `unsure`, the share of the pixels below `limit`.
-    """
-    return {
-        "mean": round(confidence.mean, 6),
-        "unsure": round(confidence.unsure, 6),
-        "limit": confidence.limit,
-    }
+    """Write the confidence of an image as JSON values; `unsure` is the share of the pixels below `limit`."""
+    return {"mean": round(confidence.mean, 6), "unsure": round(confidence.unsure, 6), "limit": confidence.limit}
 
 
 def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
-    """Choose the colours that all pictures and files of a mask have.
-
-    Args:
-        covers: one a class, in index order.
-
-    Returns:
-        uint8[K, 3], RGB.
-    """
+    """Choose the colours that all pictures and files of a mask have, uint8[K, 3], RGB."""
     return palette_for([each.segmentation_class.color for each in covers], len(covers))
 
 
 def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
-    """Write covers as JSON values, with the colours that the pictures have.
+    """Write covers as JSON values, `{"id", "name", "color": [r, g, b], "cover"}` a class.
 
-    Returns:
-        `{"id", "name", "color": [r, g, b], "cover"}` a class, `"area_m2"` where it is known, and of a class that is
-        left out `"excluded"`, its share of all pixels.
+    `"area_m2"` is there where it is known, and of a class that is left out `"excluded"`, its share of all pixels.
     """
     palette = class_palette(covers).tolist()
     return [
@@ -379,14 +286,10 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
 
 
 def provenance_record(provenance: Provenance) -> dict[str, Any]:
-    """Write a provenance as a JSON value.
+    """Write the provenance of a predictor or a mask as a JSON value.
 
-    Args:
-        provenance: of a predictor, or of a mask.
-
-    Returns:
-        Its fields; `profile`, `tiling`, `averaging`, `scale_range`, `derived_from` and `measuring` only where there was
-        one, `streams` only of several.
+    `profile`, `tiling`, `averaging`, `scale_range`, `derived_from` and `measuring` are there only where there was one,
+    `streams` only of several.
     """
     record = asdict(provenance)
     for name in ("profile", "tiling", "averaging", "scale_range", "derived_from", "measuring"):
@@ -402,14 +305,9 @@ _Encoded = TypeVar("_Encoded")
 
 
 def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> dict[str, Any]:
-    """Write a result as a JSON value.
+    """Write a result, whose `encoded` is where its mask lies, as a JSON value: one line of `--json`.
 
-    Args:
-        result: what became of an image; `encoded` is where its mask lies, or None.
-
-    Returns:
-        The record of one line of `--json`; `mask` is None for a failure; `notes` and `flags` are there only if there
-        are any, `raster` only of a raster.
+    `mask` is None for a failure; `notes` and `flags` are there only if there are any, `raster` only of a raster.
     """
     if isinstance(result, Failed):
         return {
@@ -422,6 +320,7 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
             "timings_ms": {},
             "network_size": None,
         }
+    size = result.network_size
     return {
         "image": result.source.label,
         "status": "ok",
@@ -434,7 +333,7 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
         "cover": cover_records(result.covers),
         "provenance": provenance_record(replace(provenance, tiling=result.tiling)),
         "timings_ms": {stage: round(elapsed, 3) for stage, elapsed in result.timings_ms.items()},
-        "network_size": _network_size(result.network_size),
+        "network_size": None if size is None else {"width": size[0], "height": size[1]},
         **measured_record(result.confidence, None if isinstance(result, SegmentedRaster) else result.region),
         **({"notes": list(result.notes)} if result.notes else {}),
         **(flags_record(result.prediction) if isinstance(result, Segmented) else {}),
@@ -443,20 +342,12 @@ def result_record(result: Result[_Source, _Encoded], provenance: Provenance) -> 
 
 
 def flags_record(prediction: Prediction) -> dict[str, list[str]]:
-    """Write what a photograph may suffer from as JSON values.
-
-    Returns:
-        `flags`, only if there are any.
-    """
+    """Write what a photograph may suffer from as JSON values: `flags`, only if there are any."""
     return {"flags": [str(each) for each in prediction.flags]} if prediction.flags else {}
 
 
 def measured_record(confidence: Confidence | None, region: RegionCover | None) -> dict[str, Any]:
-    """Write what is told of a mask besides its cover as JSON values.
-
-    Returns:
-        `confidence` and `roi`, where they were asked for.
-    """
+    """Write what is told of a mask besides its cover, where it was asked for: `confidence` and `roi`."""
     return {
         **({} if confidence is None else {"confidence": confidence_record(confidence)}),
         **({} if region is None else {"roi": region_record(region)}),
@@ -466,9 +357,7 @@ def measured_record(confidence: Confidence | None, region: RegionCover | None) -
 def region_record(region: RegionCover) -> dict[str, Any]:
     """Write the cover inside a region as JSON values.
 
-    Returns:
-        `method`, `error`, `polygon`, `quality`, and `cover` as of a whole picture; areas in square centimetres, where
-        the size of the region is known.
+    Areas are in square centimetres, and there only where the size of the region is known.
     """
     covers = [
         {**told, "area_cm2": round(each.area_m2 * _CM2_PER_M2, 2)} if each.area_m2 is not None else told
@@ -487,34 +376,18 @@ def region_record(region: RegionCover) -> dict[str, Any]:
 
 
 def region_error(record: Mapping[str, Any]) -> str | None:
-    """Say why the region of interest of an image was not found.
-
-    Args:
-        record: as `result_record` writes it.
-
-    Returns:
-        The reason; None if it was found or not asked for.
-    """
+    """Say why the region of interest of an image was not found; None if it was, or was not asked for."""
     return record.get("roi", {}).get("error")
 
 
 def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
     """Write where a raster lies as JSON values.
 
-    Returns:
-        `crs`, `bounds` (smallest x, smallest y, largest x, largest y; both None where the file names no coordinate
-        reference system) and `valid_pixels`, of which covers are shares.
+    `bounds` are smallest x, smallest y, largest x, largest y; both they and `crs` are None where the file names no
+    coordinate reference system. Covers are shares of `valid_pixels`.
     """
     bounds = raster.bounds
-    return {
-        "crs": raster.crs,
-        "bounds": None if bounds is None else list(bounds),
-        "valid_pixels": raster.valid_pixels,
-    }
-
-
-def _network_size(size: tuple[int, int] | None) -> dict[str, int] | None:
-    return None if size is None else {"width": size[0], "height": size[1]}
+    return {"crs": raster.crs, "bounds": None if bounds is None else list(bounds), "valid_pixels": raster.valid_pixels}
 
 
 _Cover = tuple[str, float | None, float | None]
@@ -523,26 +396,18 @@ _Cover = tuple[str, float | None, float | None]
 
 @dataclass(slots=True)
 class CoverTable:
-    """A row per image: mask, size, time and place, cover per class, what made it, or why it failed.
-
-    Attributes:
-        rows: in the order of the run.
-    """
+    """A row per image: mask, size, time and place, cover per class, what made it, or why it failed."""
 
     rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
 
     def add(self, record: Mapping[str, Any], capture: Capture) -> None:
-        """Add an image.
-
-        Args:
-            record: as `result_record` writes it.
-            capture: when and where it was taken; of a raster its middle.
-        """
+        """Add an image by its record, as `result_record` writes it; of a raster, `capture` is at its middle."""
         if record["status"] != "ok":
             self.rows.append({"image": record["image"], "status": "failed", "error": record["error"]["message"]})
             return
         mask, made_by = record["mask"], record["provenance"]
         size: Mapping[str, int] = record.get("network_size") or {}
+        sure: Mapping[str, float] | None = record.get("confidence")
         covers = [_cover_of(each, "area_m2") for each in record["cover"]]
         cells: dict[str, object] = {
             "image": record["image"],
@@ -554,36 +419,22 @@ class CoverTable:
             "network_height": size.get("height"),
             **capture_record(capture),
             **_cover_columns(covers, "area_m2"),
-            **_confidence_columns(record.get("confidence")),
+            **({} if sure is None else {"confidence": sure["mean"], "unsure_share": sure["unsure"]}),
             **_region_columns(record.get("roi")),
             "flags": "; ".join(record.get("flags", ())),
             "bundle": made_by["bundle"],
             "model": made_by["model"],
         }
-        self.rows.append({name: "" if value is None else value for name, value in cells.items()})
+        self.rows.append(cells)
 
     def to_csv(self) -> bytes:
-        """Write the table.
-
-        Returns:
-            UTF-8 CSV with a header line; a cell without a value is empty; text by `engine.system.text.csv_cell`.
-        """
+        """Write UTF-8 CSV with a header line; a cell without a value is empty."""
         first = ["image", "status", "mask", "width", "height", "network_width", "network_height"]
         first += ["taken_at", "latitude_deg", "longitude_deg"]
         last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(csv_cell, columns))
-        for row in self.rows:
-            cells = (row.get(column, "") for column in columns)
-            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
-        return text.getvalue().encode()
-
-
-def _confidence_columns(told: Mapping[str, float] | None) -> dict[str, object]:
-    return {} if told is None else {"confidence": told["mean"], "unsure_share": told["unsure"]}
+        return csv_table(columns, ([row.get(column) for column in columns] for row in self.rows))
 
 
 def _cover_of(record: Mapping[str, Any], area: str) -> _Cover:
@@ -621,14 +472,7 @@ def _cover_columns(covers: Sequence[_Cover], area: str) -> dict[str, object]:
 
 
 def capture_record(capture: Capture) -> dict[str, Any]:
-    """Write time and place of a photograph as JSON values.
-
-    Args:
-        capture: what EXIF says.
-
-    Returns:
-        `taken_at` as ISO 8601, `latitude_deg`, `longitude_deg`; None for what is not known.
-    """
+    """Write what EXIF says of time and place as JSON values: `taken_at` as ISO 8601; None for what is not known."""
     return {
         "taken_at": None if capture.taken_at is None else capture.taken_at.isoformat(),
         "latitude_deg": capture.latitude_deg,

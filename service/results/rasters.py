@@ -87,16 +87,11 @@ _Place = TypeVar("_Place", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class RasterFiles:
-    """Where the files of a raster are written.
+    """Where the files of a raster are written; None: not written.
 
-    Attributes:
-        folder: for unfinished work; the files lie in it unless they are named otherwise.
-        stem: of the files' names, with a sub-folder in front where they lie in one.
-        map: the mask as a GeoTIFF; None: not written.
-        polygons: None: not written.
-        polygons_apart: whether the user named the file of polygons, wherever it lies.
-        confidence: the confidence as a GeoTIFF; None: not written.
-        style: how QGIS is to paint the polygons; None: not written.
+    `folder` is for unfinished work; the files lie in it unless they are named otherwise. `stem` includes a sub-folder
+    that they lie in. `polygons_apart` tells whether the user named the file of polygons, wherever it lies; `style` is
+    how QGIS is to paint them.
     """
 
     folder: Path
@@ -109,7 +104,6 @@ class RasterFiles:
 
     @property
     def layer(self) -> str:
-        """Name of the layer of polygons."""
         return self.stem.rpartition("/")[2]
 
 
@@ -133,17 +127,9 @@ class RasterSink(Protocol[_Written, _Place]):
 class TiledImages(Generic[Image, Stored]):
     """Segments those images of a run that are cut into tiles.
 
-    Attributes:
-        predictor: an open predictor.
-        request: validated parameters.
-        tiles: what is asked of tiles and rasters.
-        sink: where results go.
-        file_of: image to file and page.
-        overview_side: longest side of what a report shows, in pixels; None: no report.
-        resume: whether to go on with what an interrupted run left.
-
-    Raises:
-        OptionError: other numbers of bands are named than the network takes.
+    `file_of` gives the file and page of an image; `overview_side` is the longest side of what a report shows, in
+    pixels, None: no report; `resume` goes on with what an interrupted run left. Raises OptionError when made, if other
+    numbers of bands are named than the network takes.
     """
 
     predictor: Predictor
@@ -160,11 +146,7 @@ class TiledImages(Generic[Image, Stored]):
             require_named_bands(self.tiles.bands, self.predictor.bands)
 
     def takes(self, image: Image) -> bool:
-        """Tell whether an image is cut into tiles.
-
-        Returns:
-            Whether it is; False of one that cannot be had, of which whoever reads it says why.
-        """
+        """Tell whether an image is cut; False of one that cannot be had, of which whoever reads it says why."""
         try:
             path, page = self.file_of(image)
         except EngineError:
@@ -174,8 +156,8 @@ class TiledImages(Generic[Image, Stored]):
     def segment(self, image: Image) -> Result[Image, Stored]:
         """Segment one image; what goes wrong with it is its failed result.
 
-        Raises:
-            OptionError: the memory does not hold a tile, or another run is at work on the image: of all images.
+        Raises OptionError for what holds of all images: the memory does not hold a tile, or another run is at work on
+        the image.
         """
         try:
             path, page = self.file_of(image)
@@ -214,11 +196,7 @@ class TiledImages(Generic[Image, Stored]):
         tiling, facts = self._tiling()
         files = self.sink.raster_files(image)
         with open_geotiff(
-            path,
-            self.tiles.bands,
-            page=page,
-            tile_height=tiling.height,
-            scale_range=self.request.images.scale_range,
+            path, self.tiles.bands, page=page, tile_height=tiling.height, scale_range=self.request.images.scale_range
         ) as raster:
             areas = _areas_of(path, raster)
             self._require_ground(path, areas)
@@ -265,13 +243,7 @@ class TiledImages(Generic[Image, Stored]):
         return written.stored(stored, {**written.timings_ms, "encode": encode_ms})
 
     def _finish(
-        self,
-        image: Image,
-        raster: GeoTiff,
-        files: RasterFiles,
-        masks: "_Masks",
-        run: TiledRun,
-        areas: PixelAreas,
+        self, image: Image, raster: GeoTiff, files: RasterFiles, masks: "_Masks", run: TiledRun, areas: PixelAreas
     ) -> SegmentedRaster[Image, RasterFiles]:
         started = time.perf_counter()
         covers, valid_pixels = self._covers(masks.mask, masks.classes, areas)
@@ -323,7 +295,6 @@ class TiledImages(Generic[Image, Stored]):
     def _measured(
         self, work: UnfinishedRaster, confidence: MaskFile | None, facts: OutputFacts, areas: PixelAreas
     ) -> tuple[MaskFile, list[SegmentationClass], MaskFile | None]:
-        """The mask that is reported, its classes, and its confidence."""
         steps, layout = self.predictor.steps, work.mask.layout
         named = steps.classes(self.predictor.bundle.classes, facts.classes)
         cleaned = clean_up(
@@ -388,15 +359,7 @@ def _confidence_key(predictor: Predictor) -> dict[str, object]:
 
 
 def is_cut(path: Path, page: int | None, tiles: TileOptions, max_pixels: int) -> bool:
-    """Tell whether an image is cut into tiles: any image, or a TIFF that is georeferenced, or too large to decode.
-
-    Args:
-        page: of a TIFF; None: the first.
-        max_pixels: more are not decoded.
-
-    Returns:
-        Whether it is.
-    """
+    """Tell whether an image is cut into tiles: any image, or a TIFF that is georeferenced, or too large to decode."""
     if tiles.tile:
         return True
     size = tiff_size(path, page or 1)
@@ -509,11 +472,9 @@ def _write_polygons(facts: _Map, map_path: Path, path: Path, layer: str, layout:
 
 @dataclass(frozen=True, slots=True)
 class RasterWriter:
-    """Writes the results of images that are cut into the folder of a run.
+    """Writes the results of images that are cut into the folder of a run, that of `pictures`.
 
-    Attributes:
-        pictures: writes those of images that are no TIFFs; its folder takes everything.
-        vectors: `gpkg`, `geojson` or a file; None: no polygons.
+    `pictures` writes those of images that are no TIFFs; `vectors` is `gpkg`, `geojson` or a file, None: no polygons.
     """
 
     pictures: ResultWriter
@@ -524,7 +485,6 @@ class RasterWriter:
         return self.pictures.write(task, image, prediction)
 
     def raster_files(self, task: ImageTask) -> RasterFiles:
-        """Name the files of a raster."""
         folder, vectors = self.pictures.folder, self.vectors
         polygons = None if vectors is None else folder / polygons_of(task, vectors)
         return RasterFiles(
@@ -540,7 +500,6 @@ class RasterWriter:
         )
 
     def write_raster(self, _: ImageTask, raster: SegmentedRaster[Any, RasterFiles]) -> Path | None:
-        """Say where the map is."""
         return raster.encoded.map
 
 
@@ -558,10 +517,8 @@ def require_rasters_possible(
 ) -> None:
     """Refuse, before there is work to lose, what cannot be asked of the images of a run.
 
-    Raises:
-        OptionError: an option has no effect, a result would take the place of an image, or one file is to hold the
-            polygons of several.
-        RuntimeUnavailableError: pyogrio is needed and not installed.
+    Raises OptionError where an option has no effect, a result would take the place of an image, or one file is to hold
+    the polygons of several; RuntimeUnavailableError where pyogrio is needed and not installed.
     """
 
     def cuts(task: ImageTask) -> bool:
@@ -607,11 +564,8 @@ def require_rasters_possible(
 def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: TileOptions) -> None:
     """Refuse options that act on photographs or on rasters where a run has none of them, or not what they need.
 
-    Args:
-        images: all images that were named, at least one.
-
-    Raises:
-        OptionError: an option has no effect, or a photograph has no size on the ground that one needs.
+    Of all images that were named, at least one. Raises OptionError where an option has no effect, or a photograph has
+    no size on the ground that one needs.
     """
     if not all(
         tiff_size(each.path) and is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypeAliasType, TypedDict
 
 MOST_IMAGES: Final = 10_000_000
@@ -23,12 +23,7 @@ _CLOSED = ConfigDict(strict=True, extra="forbid")
 
 
 class RecordError(ValueError):
-    """A field is missing, of another type, or out of range.
-
-    Attributes:
-        field: its name, with those of the fields that it lies in before it.
-        problem: what is wrong with it.
-    """
+    """A field, named with those that it lies in before it, is missing, of another type, or out of range."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -81,29 +76,26 @@ Facts = Annotated[dict[str, _Fact], _Few]
 """Values by name, such as options: texts, finite numbers, truth values, nothing, and lists or mappings of those."""
 
 
+@with_config(_CLOSED)
 class ErrorRecord(TypedDict):
     """Why an image was not segmented."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]  (as pydantic documents it)
 
     type: str
     message: str
 
 
+@with_config(_CLOSED)
 class MaskRecord(TypedDict):
     """A mask, and where its most exact picture is."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     path: str | None
     width: Side
     height: Side
 
 
+@with_config(_CLOSED)
 class CoverRecord(TypedDict):
     """The cover of a class."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     id: str
     name: str
@@ -114,20 +106,18 @@ class CoverRecord(TypedDict):
     excluded: NotRequired[Share]
 
 
+@with_config(_CLOSED)
 class RasterRecord(TypedDict):
     """Where a raster lies."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     crs: str | None
     bounds: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None
     valid_pixels: Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
+@with_config(_CLOSED)
 class ProvenanceRecord(TypedDict):
     """How a mask was made: the fields of `engine.Provenance`."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     bundle: str
     model: str
@@ -146,39 +136,35 @@ class ProvenanceRecord(TypedDict):
     derived_from: NotRequired[str | None]
 
 
+@with_config(_CLOSED)
 class CaptureRecord(TypedDict):
     """When and where a photograph was taken."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     taken_at: Annotated[str, AfterValidator(_time)] | None
     latitude_deg: Annotated[float, Field(ge=-90, le=90)] | None
     longitude_deg: Annotated[float, Field(ge=-180, le=180)] | None
 
 
+@with_config(_CLOSED)
 class SizeRecord(TypedDict):
     """The size at which the network saw an image."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     width: Side
     height: Side
 
 
+@with_config(_CLOSED)
 class ConfidenceRecord(TypedDict):
     """How sure the network is of the classes of an image."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     mean: Share
     unsure: Share
     limit: Share
 
 
+@with_config(_CLOSED)
 class RegionRecord(TypedDict):
     """The cover inside a region of interest."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     method: Literal["frame", "polygon", "rectangle"]
     error: str | None
@@ -200,10 +186,9 @@ class _Common(TypedDict):
     roi: NotRequired[RegionRecord]
 
 
+@with_config(_CLOSED)
 class SegmentedRecord(_Common):
     """The record of an image that has a mask."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     status: Literal["ok"]
     error: None
@@ -211,10 +196,9 @@ class SegmentedRecord(_Common):
     raster: NotRequired[RasterRecord]
 
 
+@with_config(_CLOSED)
 class FailedRecord(_Common):
     """The record of an image that has none."""
-
-    __pydantic_config__ = _CLOSED  # pyright: ignore[reportGeneralTypeIssues]
 
     status: Literal["failed"]
     error: ErrorRecord
@@ -232,13 +216,9 @@ def _adapter(model: Any) -> TypeAdapter[Any]:  # noqa: ANN401
 
 
 def checked(model: type[_Model], value: object) -> _Model:
-    """Check a JSON value by a model of this file.
+    """Check a JSON value by a model of this file, and return it as it is: numbers stay as they were written.
 
-    Returns:
-        The same value: numbers stay as they were written.
-
-    Raises:
-        RecordError: a field is missing, of another type, out of range, or unknown.
+    Raises RecordError where a field is missing, of another type, out of range, or unknown.
     """
     try:
         _adapter(model).validate_python(value, strict=True)
@@ -251,9 +231,5 @@ def checked(model: type[_Model], value: object) -> _Model:
 
 
 def checked_record(value: object) -> dict[str, Any]:
-    """Check a record as `--json` prints it.
-
-    Raises:
-        RecordError: it is something else.
-    """
+    """Check a record as `--json` prints it; RecordError where it is something else."""
     return checked(cast("type[dict[str, Any]]", Record), value)

@@ -116,12 +116,9 @@ class _Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """What a card shows of an image.
+    """What a card shows: the photograph, or the overview of a raster, and where results lie, name to value.
 
-    Attributes:
-        image: the photograph, or the overview of a raster.
-        mask: class indices `[h, w]` or `bool[K, h, w]`, of any size.
-        written: where results lie, name to value.
+    `mask` is class indices `[h, w]` or `bool[K, h, w]`, of any size.
     """
 
     image: SourceImage
@@ -130,32 +127,22 @@ class Shown:
 
 
 def thumbnail_side(images: int) -> int:
-    """Choose the size of the pictures in a report, so that it stays below about 40 MB up to 1500 images.
+    """Choose the longest side of pictures, in pixels, so that a report stays below about 40 MB up to 1500 images.
 
     >>> [thumbnail_side(count) for count in (1, 24, 25, 250, 500, 1500, 5000)]
     [1280, 1280, 960, 640, 400, 320, 240]
-
-    Returns:
-        Longest side in pixels.
     """
     return next((side for most, side in _SIDES_PX if images <= most), _SMALLEST_SIDE_PX)
 
 
 @dataclass(slots=True)
 class ReportWriter:
-    """Collects the results of a run, in the order in which they are to be shown.
+    """Collects the results of a run, in the order in which they are to be shown; one thread at a time.
 
-    Threads: one at a time.
-
-    Attributes:
-        path: the HTML file.
-        title: heading of the page.
-        provenance: of the predictor.
-        expected: how many images the run has; None if nobody knows.
-        facts: what else the page says about how the run was made, name to value.
-        overlays: how pictures show their masks until somebody chooses otherwise.
-        survey: as `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made
-            of, and `measured`, whether areas are known; None: the page shows no groups.
+    `expected` is how many images the run has, None if nobody knows; `facts` what else the page says about how it was
+    made, name to value; `overlays` how pictures show their masks until somebody chooses otherwise. `survey` is as
+    `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made of, and
+    `measured`, whether areas are known; None: the page shows no groups.
     """
 
     path: Path
@@ -175,11 +162,9 @@ class ReportWriter:
     def add_result(
         self, result: Segmented[Any, Any] | SegmentedRaster[Any, Any], written: Mapping[str, str] | None = None
     ) -> None:
-        """Add an image that was segmented.
+        """Add an image that was segmented, which the page calls as people know its source.
 
-        Args:
-            result: of the image, which the page calls as people know its source.
-            written: what the card says of it besides, name to value: where the mask lies, URNs.
+        `written` is what the card says of it besides, name to value: where the mask lies, URNs.
         """
         shown = None
         if isinstance(result, Segmented):
@@ -190,13 +175,7 @@ class ReportWriter:
         self.add_record(result_record(result, self.provenance), result.capture, shown)
 
     def add_record(self, record: Mapping[str, Any], capture: Capture, shown: Shown | None = None) -> None:
-        """Add an image.
-
-        Args:
-            record: as `service.results.pictures.result_record` writes it.
-            capture: when and where the photograph was taken.
-            shown: what its card shows; None: it has a row, and no card.
-        """
+        """Add an image by its `result_record`; without `shown` it has a row, and no card."""
         if record["status"] != "ok":
             self.add_failure(record["image"], record["error"]["message"])
             return
@@ -244,14 +223,12 @@ class ReportWriter:
         self._card_sizes.append(len(card))
 
     def add_failure(self, name: str, reason: str) -> None:
-        """Add an image that was not segmented."""
         self._rows.append(_Row(len(self._rows) + 1, name, reason))
 
     def write(self) -> None:
         """Put the page together and write it, whole or not at all; without a result there is no page.
 
-        Raises:
-            Exception: what was wrong with one of its images, such as no room for it on the disk.
+        Raises what was wrong with one of its images, such as no room for it on the disk.
         """
         if self._failure is not None:
             raise self._failure
@@ -314,17 +291,11 @@ def report_at(
     overlays: OverlayOptions | None = None,
     lost: Callable[[Exception], None] | None = None,
 ) -> Generator[ReportWriter]:
-    """Write a report of what happens in a block.
+    """Write a report of what happens in a block, in place of the one that is there.
 
     An error that ends the block early does not lose the report: it shows the images so far, and says that some of the
-    expected ones are missing. Without any image nothing is written.
-
-    Args:
-        path: the HTML file; replaced if it exists.
-        expected: how many images there are, so that pictures can be sized for them; None if nobody knows.
-        facts: what else the page says about how the run was made, name to value.
-        overlays: how pictures show their masks until somebody chooses otherwise; None: filled, at half strength.
-        lost: told why there is no page; None: that is an error of the block.
+    expected ones are missing. Without any image nothing is written. Other arguments are as of `ReportWriter`; `lost` is
+    told why there is no page: without it that is an error of the block.
     """
     with tempfile.TemporaryFile(dir=path.parent, buffering=0) as cards:
         writer = ReportWriter(path, title, provenance, expected, facts or {}, overlays or OverlayOptions(), cards)
@@ -348,14 +319,10 @@ def write_table_report(
     title: str = "Segmentation of a collection",
     survey: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a report without pictures: totals, groups, table, failures.
+    """Write a report without pictures: totals, groups, table, failures; without a record nothing is written.
 
-    Args:
-        path: the HTML file; replaced if it exists. Without a record nothing is written.
-        records: as `service.results.pictures.result_record` writes them, and when and where each photograph was taken.
-            The page's provenance is that of the first.
-        facts: what else the page says about how the run was made, name to value.
-        survey: as of `ReportWriter`.
+    `records` are by `result_record`, and when and where each photograph was taken; the page's provenance is that of the
+    first. Other arguments are as of `ReportWriter`.
     """
     first, *others = [*records] or [None]
     if first is None:
@@ -468,16 +435,10 @@ def _flags(flags: Sequence[str]) -> dict[str, str]:
 
 
 def percent(share: float) -> str:
-    """Write a share to a tenth of a percent, without making little into nothing or nearly all into all.
+    """Write a share, 0–1, to a tenth of a percent, without making little into nothing or nearly all into all.
 
     >>> [percent(share) for share in (0, 0.0004, 0.4321, 0.9996, 1)]
     ['0.0%', '<0.1%', '43.2%', '>99.9%', '100.0%']
-
-    Args:
-        share: 0–1.
-
-    Returns:
-        For people to read.
     """
     if 0 < share < 0.0005:
         return "<0.1%"
@@ -487,16 +448,10 @@ def percent(share: float) -> str:
 
 
 def area(areas: Mapping[str, Any]) -> str:
-    """Write an area, in the unit that it is known in.
+    """Write an area, in the unit that it is known in (`area_m2` or `area_cm2`); empty where none is known.
 
     >>> area({"area_m2": 1234.5}), area({"area_m2": 0.01234}), area({"area_cm2": 812.4}), area({"cover": 1})
     ('1,234.5 m²', '0.0123 m²', '812 cm²', '')
-
-    Args:
-        areas: a mapping that may hold `area_m2` or `area_cm2`.
-
-    Returns:
-        For people to read; empty where none is known.
     """
     if "area_m2" in areas:
         square_metres = areas["area_m2"]

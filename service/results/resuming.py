@@ -12,10 +12,8 @@ from engine import EngineError
 class LedgerError(EngineError):
     """A ledger cannot be read, written, or joined with others, or its results would be replaced.
 
-    Attributes:
-        place: the ledger, or the result.
-        line: of the ledger, from 1; None where it is none in particular.
-        problem: what is wrong, and what to do.
+    `place` is the ledger, or the result; `line` counts from 1, None where it is none in particular; `problem` says what
+    to do, too.
     """
 
     def __init__(self, place: Path | str, problem: str, *, line: int | None = None) -> None:
@@ -26,11 +24,7 @@ class LedgerError(EngineError):
 
     @classmethod
     def of_another_run(cls, place: Path | str, images: int, differences: str) -> "LedgerError":
-        """Say that results of another run would be replaced.
-
-        Args:
-            place: where they lie.
-        """
+        """Say that results of another run would be replaced, and where they lie."""
         return cls(
             place,
             f"holds the results of another run, {images} images ({differences}): name another folder, give the options "
@@ -94,10 +88,8 @@ _Image = TypeVar("_Image", bound=Image)
 class Resumed(Generic[_Entry]):
     """What earlier entries are worth for a run.
 
-    Attributes:
-        finished: entries that hold, by the position of their image.
-        again: why images are done again, and how many.
-        images: how many images the run has.
+    `finished` are those that hold, by the position of their image; `again` says why images are done again, and how
+    many; `images` is how many the run has.
     """
 
     finished: Mapping[int, _Entry]
@@ -116,13 +108,9 @@ def resume(
     entries_of: Callable[[_Image], Sequence[_Entry]],
     changed: Callable[[_Entry, _Image], str | None] = lambda _entry, _image: None,
 ) -> Resumed[_Entry]:
-    """Find the entries that hold for a run.
+    """Find the entries that hold for a run, and why the rest does not.
 
-    Args:
-        changed: says what else has changed since an entry was made; None: nothing.
-
-    Returns:
-        What holds, and why the rest does not.
+    `changed` says what else has changed since an entry was made; None: nothing.
     """
     finished: dict[int, _Entry] = {}
     again: Counter[str] = Counter()
@@ -149,14 +137,7 @@ def _reason_to_repeat(entry: Entry, image: Image, digest: str) -> str | None:
 
 
 def require_pictures_kept(strangers: Iterable[Entry], pending: Iterable[Image], place: Callable[[str], str]) -> None:
-    """Refuse a run that would replace pictures of images that are not its own.
-
-    Args:
-        place: finds where a picture is.
-
-    Raises:
-        LedgerError: a picture would be replaced.
-    """
+    """Refuse (LedgerError) a run that would replace pictures of images that are not its own."""
     owners = {entry.stem.casefold(): entry for entry in strangers if entry.picture is not None}
     for image in pending:
         owner = owners.get(image.stem.casefold())

@@ -31,12 +31,7 @@ _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The images of a run.
-
-    Attributes:
-        tasks: all of them, also those of other shards.
-        shard: which of them this run does; None: all.
-    """
+    """All images of a run, also those of other shards, and the shard that it does; None: all."""
 
     tasks: Sequence[ImageTask]
     shard: Shard | None = None
@@ -68,14 +63,9 @@ def list_tasks(
 ) -> Listing:
     """Give every image a stem and the run its share.
 
-    Args:
-        shard: which of them this run does. If given, the images are sorted first, so that machines agree whatever the
-            order of their arguments.
-        subfolders: of images whose results lie in a sub-folder of the results, which one.
-        pages: which pages of an image are images of the run, from 1; None: the first.
-
-    Returns:
-        The images. Stems are given over the whole list: those of different shards do not clash.
+    For a shard the images are sorted first, so that machines agree whatever the order of their arguments. Stems are
+    given over the whole list: those of different shards do not clash. `subfolders` and `pages` are as of
+    `distinct_stems` and `ImageTask`.
     """
     ordered = paths if shard is None else sorted(paths)
     chosen = [(path, page) for path in ordered for page in pages(path)]
@@ -85,14 +75,10 @@ def list_tasks(
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a ledger says of its run.
+    """What a ledger says of its run: digests of the bundle, and of the names of all images in their order.
 
-    Attributes:
-        bundle: digest of the bundle.
-        options: those that have an effect on the masks, and the digest of the tuned profile if one was applied.
-        images: how many there are, those of other shards included.
-        listing: digest of their names in order.
-        shard: `I/N`; None: all images.
+    `options` are those that have an effect on the masks, and the digest of the tuned profile if one was applied;
+    `images` counts those of other shards, too.
     """
 
     bundle: str
@@ -108,11 +94,7 @@ class Run:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def differences(self, other: "Run") -> list[str]:
-        """Say what of bundle and options is not the same.
-
-        Returns:
-            A phrase each: `threshold 0.5, there 0.4`; the names are those of the command line.
-        """
+        """Say what of bundle and options is not the same, in the command line's words: `threshold 0.5, there 0.4`."""
         mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
         return [
             f"{name.replace('_', '-')} {_shown(mine.get(name))}, there {_shown(theirs.get(name))}"
@@ -122,11 +104,6 @@ class Run:
 
 
 def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:
-    """Describe a run for its ledger.
-
-    Args:
-        predictor: an open predictor.
-    """
     # Above this size a TIFF is cut into tiles in place of being shrunken.
     cutting = any(task.path.suffix.lower() in _TIFF_SUFFIXES for task in listing.tasks)
     return Run(
@@ -161,11 +138,7 @@ def _tiles_with_effect(tiles: TileOptions, *, cutting: bool) -> dict[str, object
 
 
 def options_with_effect(request: PredictRequest, profile: str | None) -> dict[str, Any]:
-    """Select the options that have an effect on masks.
-
-    Returns:
-        Option to JSON value, and the digest of the tuned profile if one was applied.
-    """
+    """Select the options that have an effect on masks, as JSON values, and the digest of an applied profile."""
     network = request.network
     choices = {"runtime": network.runtime or "auto", "provider": network.provider or "auto"}
     options = {**request.values(), **choices, "save": sorted(request.save), "profile": profile}

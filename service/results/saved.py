@@ -16,16 +16,9 @@ _INDEX_PNGS: Final = (".mask.png", ".pseudo.png")
 
 
 def read_saved_mask(entry: Entry, folder: Path) -> Labels:
-    """Read the mask of a photograph.
+    """Read the mask of a photograph, class indices `[H, W]`, from its ledger's folder.
 
-    Args:
-        folder: of the ledger, from which the entry's pictures are named.
-
-    Returns:
-        Class indices `[H, W]`.
-
-    Raises:
-        ImageError: none was saved as PNG, it cannot be read, or it is not of the size that the entry states.
+    Raises ImageError where none was saved as PNG, it cannot be read, or it is not of the size that the entry states.
     """
     names = [name for suffix in _INDEX_PNGS for name in entry.pictures if name.endswith(suffix)]
     if not names:
@@ -35,14 +28,7 @@ def read_saved_mask(entry: Entry, folder: Path) -> Labels:
 
 
 def read_saved(entry: Entry, folder: Path, limits: ImageLimits) -> tuple[SourceImage, Mask]:
-    """Read the photograph and the mask of an earlier run.
-
-    Args:
-        folder: of the ledger, from which the entry's pictures are named.
-
-    Raises:
-        ImageError: one of the two is gone, or cannot be read.
-    """
+    """Read the photograph and the mask of an earlier run; ImageError where one is gone, or cannot be read."""
     labels = read_saved_mask(entry, folder)
     mask = labels.astype(np.uint8 if labels.dtype == np.uint8 else np.uint16, copy=False)
     path, page = source_of(entry)

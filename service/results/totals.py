@@ -10,19 +10,11 @@ _AREAS = frozenset({"area_m2", "area_cm2"})
 
 @dataclass(frozen=True, slots=True)
 class ClassTotal:
-    """A class over many images.
+    """A class over many images; shares are 0–1.
 
-    Attributes:
-        index: its value in the masks.
-        id: URN of the class.
-        name: what people call it.
-        color: RGB, as the pictures have it.
-        cover: share of the pixels of all images, 0–1: every pixel counts once.
-        mean_of_images: mean of the images' covers, 0–1: every image counts once, whatever its size.
-        lowest: of the images' covers.
-        highest: of the images' covers.
-        excluded: of a class that is left out, its share of all pixels, 0–1, and the covers are 0; None of others.
-        areas: `area_m2` or `area_cm2`, where every image tells it.
+    In `cover` every pixel counts once, in `mean_of_images` every image, whatever its size; `lowest` and `highest` are
+    of the images' covers. `excluded` is, of a class that is left out, its share of all pixels, and the covers are 0;
+    None of others. `areas` holds `area_m2` or `area_cm2`, where every image tells it.
     """
 
     index: int
@@ -37,7 +29,6 @@ class ClassTotal:
     areas: Mapping[str, float]
 
     def record(self) -> dict[str, Any]:
-        """Write it as JSON values, as a cover with the mean besides."""
         return {
             "id": self.id,
             "name": self.name,
@@ -68,12 +59,7 @@ class TotalCover:
     """The cover over all images, by two rules: every pixel counts once, and every image counts once.
 
     What is left out counts nowhere. An image of which nothing counts, such as a raster without data, has no cover, and
-    no part in the mean.
-
-    Attributes:
-        images: how many there are.
-        pixels: of all images, as far as they hold data.
-        counted: those of classes that count.
+    no part in the mean. `pixels` hold data; `counted` are those of classes that count.
     """
 
     images: int = 0
@@ -83,12 +69,9 @@ class TotalCover:
     _classes: list[_ClassSum] = field(default_factory=list[_ClassSum])
 
     def add(self, pixels: int, covers: Sequence[Mapping[str, Any]]) -> None:
-        """Add an image.
+        """Add an image: the pixels of its mask that hold data, and its `cover_records`.
 
-        Args:
-            pixels: of its mask, as far as they hold data.
-            covers: one a class, in index order, as `service.results.pictures.cover_records` writes them. Where an image
-                has fewer classes than others, its cover of the rest is 0.
+        Where an image has fewer classes than others, its cover of the rest is 0.
         """
         counted = pixels * max(0.0, 1 - sum(each.get("excluded", 0.0) for each in covers))
         self.images += 1
@@ -110,11 +93,7 @@ class TotalCover:
                 known.areas[name] = images + 1, area + each[name]
 
     def classes(self) -> list[ClassTotal]:
-        """Divide by the pixels, and by the images.
-
-        Returns:
-            One a class, in index order; none without an image.
-        """
+        """Divide by the pixels, and by the images; one a class, in index order, none without an image."""
         return [self._total(index, each) for index, each in enumerate(self._classes)]
 
     def _total(self, index: int, of_class: _ClassSum) -> ClassTotal:
@@ -144,11 +123,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def total_of(records: Sequence[Mapping[str, Any]]) -> TotalCover:
-    """Add the covers of images up.
-
-    Args:
-        records: of images that have a mask, as `--json` prints them.
-    """
+    """Add up the covers of images that have a mask, by their records as `--json` prints them."""
     total = TotalCover()
     for record in records:
         total.add(valid_pixels(record), record["cover"])
@@ -156,22 +131,14 @@ def total_of(records: Sequence[Mapping[str, Any]]) -> TotalCover:
 
 
 def valid_pixels(record: Mapping[str, Any]) -> int:
-    """Count the pixels of which the covers in a record are shares.
-
-    Returns:
-        Those of a raster that hold data; all of a photograph.
-    """
+    """Count the pixels of which the covers in a record are shares: of a raster, those that hold data."""
     if "raster" in record:
         return int(record["raster"]["valid_pixels"])
     return int(record["mask"]["width"]) * int(record["mask"]["height"])
 
 
 def totals(records: Sequence[Mapping[str, Any]], images: int) -> dict[str, Any]:
-    """Sum records up.
-
-    Returns:
-        JSON values: counts, failures, cover over all images by both rules of `TotalCover`.
-    """
+    """Sum records up as JSON values: counts, failures, cover over all images by both rules of `TotalCover`."""
     failed = [record for record in records if record["status"] != "ok"]
     return {
         "images": {

@@ -43,11 +43,7 @@ _MIB = 1 << 20
 
 
 def fingerprint(path: Path) -> str:
-    """Tell a file from another of its name, without reading all of it.
-
-    Returns:
-        A digest of size, time of change and first bytes.
-    """
+    """Tell a file from another of its name, without reading all of it, by size, time of change and first bytes."""
     status = path.stat()
     with path.open("rb") as file:
         head = file.read(_FINGERPRINT_BYTES)
@@ -68,17 +64,11 @@ class _State:
 
 
 class UnfinishedRaster:
-    """The folder of one raster.
+    """The hidden folder of one raster, beside its result; one thread at a time.
 
-    Threads: one at a time.
-
-    Attributes:
-        folder: hidden, beside the result.
-        tiling: of the run that goes on, but with the batch that was given; else the one that was given.
-        done: tiles that need not be done again.
-        carry: what the next tile continues (`engine.rasters.tiling.Blender`).
-        mask: as far as it is done.
-        strips: see `engine.rasters.tiling.Blender`.
+    `tiling` is that of the run that goes on, but with the batch that was given; else the one that was given. `done`
+    tiles need not be done again; `mask` holds what is done; `carry` and `strips` are as of
+    `engine.rasters.tiling.Blender`.
     """
 
     def __init__(
@@ -93,17 +83,13 @@ class UnfinishedRaster:
         limited: bool,
         within: Path | None = None,
     ) -> None:
-        """Open the folder, or make it.
+        """Open the folder, or make it; with `resume` go on with what lies there, if it has the same key.
 
-        Args:
-            resume: whether to go on with what lies there, if it has the same key.
-            keep_tiling: whether another tiling than the wanted one may be gone on with.
-            limited: whether larger tiles than the wanted ones would break a limit that the user set.
-            within: the folder of all results, below which no folder may be a link (`engine.system.files.atomic_file`).
-
-        Raises:
-            OptionError: another run is at work on it, or what is to be gone on with has larger tiles than are allowed.
-            ImageError: the disk is too small for the mask, or a link or somebody else's file is in the way.
+        `keep_tiling`: another tiling than the wanted one may be gone on with; `limited`: larger tiles than the wanted
+        ones would break a limit that the user set. `within` is the folder of all results, below which no folder may be
+        a link (`engine.system.files.atomic_file`). Raises OptionError where another run is at work on it, or what is to
+        be gone on with has larger tiles than are allowed; ImageError where the disk is too small for the mask, or a
+        link or somebody else's file is in the way.
         """
         self.folder = folder
         self._within = within
@@ -179,11 +165,7 @@ class UnfinishedRaster:
         return MaskFile(self._own.held_path / name, layout, descriptor=self._own.open(name))
 
     def beside(self, kind: str, layout: MaskLayout) -> MaskFile:
-        """Open another file of the mask's size, which is kept and removed with it.
-
-        Args:
-            kind: `confidence`, `cleaned` or `measured`.
-        """
+        """Open another file of the mask's size (`confidence`, `cleaned`, `measured`), kept and removed with it."""
         name = f"{kind}.raw"
         if name not in _MORE:
             raise ValueError(f"{kind} is not a file of an unfinished raster")
@@ -223,7 +205,6 @@ class UnfinishedRaster:
             self._own.remove_folder()
 
     def reached(self, done: int, carry: Scores | None) -> None:
-        """Remember that tiles are done."""
         if carry is None:
             self._own.remove(self._carry_file(done))
         else:
@@ -235,25 +216,15 @@ class UnfinishedRaster:
         self.done = done
 
     def new_name(self, kind: str, suffix: str) -> str:
-        """Name a file of the folder that nobody can have put a link in the place of.
-
-        Args:
-            kind: `map`, `confidence` or `polygons`.
-
-        Returns:
-            The name; `publish` and `open` take it.
-        """
+        """Name a file of the folder, for `publish` and `open`, that nobody can have put a link in the place of."""
         return f"{kind}-{os.urandom(8).hex()}{suffix}"
 
     @contextmanager
     def for_libraries(self) -> Generator[Path]:
         """Name the folder for libraries that open files by their names.
 
-        Yields:
-            A name of the folder that is open, whatever lies in its place meanwhile.
-
-        Raises:
-            ImageError: as in the block; it names the folder as people know it.
+        The name is of the folder that is open, whatever lies in its place meanwhile; an ImageError in the block names
+        the folder as people know it.
         """
         held = self._own.held_path
         try:
@@ -262,16 +233,11 @@ class UnfinishedRaster:
             raise ImageError(str(error).replace(str(held), str(self.folder))) from error
 
     def publish(self, name: str, destination: Path) -> Path:
-        """Move a finished file out of the folder.
-
-        Args:
-            destination: replaced if it exists.
-        """
+        """Move a finished file out of the folder, in place of another one."""
         self._own.publish(name, destination, within=self._within)
         return destination
 
     def open(self, name: str) -> BinaryIO:
-        """Open a finished file."""
         return os.fdopen(self._own.open(name, os.O_RDONLY), "rb")
 
     def _open_lock(self, _path: str, _flags: int) -> int:

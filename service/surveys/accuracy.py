@@ -27,13 +27,9 @@ Values = NDArray[np.float64]
 class SurveyAccuracy:
     """What a sample says of all pictures of a survey, each of which counts once.
 
-    Attributes:
-        accuracy: share of the survey's pixels, or of the ground inside its regions, whose class is right.
-        confusion: `float64[K, K]`, shares of the same: rows are labels, columns what was found.
-        labelled_cover: true cover of every class.
-        bias: of every class, what was found minus what is true.
-        sample: the rows, in the order of the pictures.
-        score: of the pictures.
+    `accuracy` is the share of the survey's pixels, or of the ground inside its regions, whose class is right;
+    `confusion`, `float64[K, K]`, shares of the same: rows are labels, columns what was found. `bias` of every class is
+    what was found minus what is true. `sample` has the rows in the order of the pictures.
     """
 
     accuracy: Estimate
@@ -45,13 +41,9 @@ class SurveyAccuracy:
 
 
 def estimate_accuracy(score: Score, sample: Sequence[SampleRow]) -> SurveyAccuracy:
-    """Estimate what a network does on a whole survey.
+    """Estimate what a network does on a whole survey, from the rows of the sample in the order of the score.
 
-    Args:
-        sample: its rows, in the same order.
-
-    Raises:
-        OptionError: no pixel of a picture is judged, so that the sample is not complete.
+    Raises OptionError where no pixel of a picture is judged, so that the sample is not complete.
     """
     if len(score.per_image) < len(sample):
         raise OptionError(
@@ -102,8 +94,7 @@ def _estimate(values: Values, sample: Sequence[SampleRow], weights: Values, boun
 def accuracy_record(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> dict[str, Any]:
     """Write what a sample says as JSON values, from which `pseg summarize` corrects covers.
 
-    Returns:
-        Shares are 0-1; `pictures` has what is known of each labelled picture.
+    Shares are 0-1; `pictures` has what is known of each labelled picture.
     """
     scores = class_scores(found.confusion)  # pyright: ignore[reportArgumentType]
     ious = class_ious(found.confusion)  # pyright: ignore[reportArgumentType]

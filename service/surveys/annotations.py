@@ -1,6 +1,5 @@
 """Masks in the formats of annotation tools: points of CoralNet and Squidle+, polygons, regions, label maps."""
 
-import csv
 import io
 import os
 import zlib
@@ -21,7 +20,7 @@ from engine.errors import ImageError
 from engine.gdal import traced_mask
 from engine.quantities import Extent
 from engine.rasters.outlines import Simplification
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.results.saved import read_saved_mask
 from service.surveys.pictures import SurveyClass, SurveyPicture
 
@@ -40,12 +39,8 @@ _COVER_TOLERANCE = 1e-3
 class Region:
     """The connected pixels of one class; pixels are connected by their sides.
 
-    Attributes:
-        class_index: of the class.
-        outline: `int32[n, 2]`, x and y of the pixels at its outer edge, at least three points.
-        pixels: `bool[h, w]` within its bounding box.
-        left: of the bounding box, in pixels.
-        top: of the bounding box, in pixels.
+    `outline` is `int32[n, 2]`, x and y of the pixels at its outer edge, at least three points; `pixels` is `bool[h, w]`
+    within its bounding box, whose corner is `left` and `top`.
     """
 
     class_index: int
@@ -59,11 +54,7 @@ class Region:
 class Placement:
     """Where the points of a picture, or of its region of interest, lie.
 
-    Attributes:
-        rows: of a grid.
-        columns: of a grid.
-        random_points: how many pixels are drawn at random instead; None: the grid.
-        seed: of the random points.
+    They are on a grid of rows and columns, unless `random_points` says how many pixels are drawn at random, by `seed`.
     """
 
     rows: int
@@ -73,13 +64,9 @@ class Placement:
 
 
 def read_mask(picture: SurveyPicture) -> Labels:
-    """Read the mask that `pseg predict` wrote.
+    """Read the mask that `pseg predict` wrote: class indices `[H, W]`, of the picture's own size.
 
-    Returns:
-        Class indices `[H, W]`, of the picture's own size.
-
-    Raises:
-        ImageError: there is none, it cannot be read, or it is not one class a pixel at the picture's size.
+    Raises ImageError if there is none, it cannot be read, or it is not one class a pixel at that size.
     """
     record = picture.entry.record
     if not picture.at_full_size:
@@ -92,14 +79,9 @@ def read_mask(picture: SurveyPicture) -> Labels:
 
 
 def class_mapping(classes: Sequence[SurveyClass], labels: Mapping[str, str]) -> dict[str, Any]:
-    """Say which label stands for which class.
+    """Say which label stands for which class: value in masks, as text, to label, name, URN and colour.
 
-    Args:
-        classes: in index order.
-        labels: class name to label, where it is not the name itself.
-
-    Returns:
-        Value in masks, as text, to label, name, URN and colour.
+    `labels` maps the name of a class to its label, where that is not the name itself.
     """
     return {
         str(index): {
@@ -113,13 +95,9 @@ def class_mapping(classes: Sequence[SurveyClass], labels: Mapping[str, str]) -> 
 
 
 def regions_of(mask: Labels) -> Iterator[Region]:
-    """Find the regions of a mask.
+    """Find the regions of a mask, class indices `[H, W]`.
 
-    Args:
-        mask: class indices `[H, W]`.
-
-    Yields:
-        Every pixel belongs to one region, and to the outlines of those around it.
+    Every pixel belongs to one region, and to the outlines of those around it.
     """
     for class_index in np.unique(mask).tolist():
         plane = (mask == class_index).astype(np.uint8)
@@ -150,15 +128,11 @@ def _outlines_of(mask: Labels, simplify: Extent | None) -> Iterator[tuple[int, N
 def labelme_record(
     picture: SurveyPicture, mask: Labels, labels: Sequence[str], folder: Path, simplify: Extent | None = None
 ) -> dict[str, Any]:
-    """Write a mask as labelme does.
+    """Write a mask, class indices `[H, W]`, as labelme does.
 
     labelme's polygons have no holes. Drawn in their order, each over those before, as labelme draws them, they give the
-    mask again, pixel for pixel if outlines are not simplified: what lies in a hole comes after what lies around it.
-
-    Args:
-        mask: class indices `[H, W]`.
-        labels: one a class, in index order.
-        simplify: tolerance of the outlines, in pixels; None: they follow the pixels.
+    mask again, pixel for pixel if outlines are not simplified (by a tolerance in pixels): what lies in a hole comes
+    after what lies around it.
     """
     regions = sorted(
         ((index, outline) for index, outline in _outlines_of(mask, simplify) if index < len(labels)),
@@ -193,22 +167,12 @@ class CocoDataset:
     """The pictures of a survey and their regions in COCO's format, with run lengths, which keep every pixel."""
 
     def __init__(self, labels: Sequence[str], folder: Path) -> None:
-        """Begin without pictures.
-
-        Args:
-            labels: one a class, in index order.
-        """
         self._folder = folder
         self._labels = labels
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, picture: SurveyPicture, mask: Labels) -> None:
-        """Add a picture.
-
-        Args:
-            mask: class indices `[H, W]`.
-        """
         number, (height, width) = len(self._images) + 1, mask.shape
         name = os.path.relpath(picture.path, self._folder)
         self._images.append({"id": number, "file_name": name, "height": height, "width": width})
@@ -228,11 +192,7 @@ class CocoDataset:
                 )
 
     def record(self) -> dict[str, Any]:
-        """Write it as JSON values.
-
-        Returns:
-            `images`, `annotations` and `categories`, whose numbers are class indices plus 1.
-        """
+        """Write it as JSON values; the numbers of categories are class indices plus 1."""
         categories = [{"id": index + 1, "name": label, "supercategory": ""} for index, label in enumerate(self._labels)]
         return {"images": self._images, "annotations": self._annotations, "categories": categories}
 
@@ -248,13 +208,9 @@ def _run_lengths(region: Region, height: int, width: int) -> list[int]:
 
 
 def taglab_colors(classes: Sequence[SurveyClass]) -> list[tuple[int, int, int]]:
-    """Choose colours by which TagLab can tell classes apart.
+    """Choose colours by which TagLab can tell classes apart: those of the classes, in index order.
 
-    Args:
-        classes: in index order.
-
-    Returns:
-        Those of the classes; a grey where that is another class's, or black, which TagLab takes for no label.
+    A grey takes the place of one that is another class's, or black, which TagLab takes for no label.
     """
     chosen: list[tuple[int, int, int]] = []
     for each in classes:
@@ -265,11 +221,7 @@ def taglab_colors(classes: Sequence[SurveyClass]) -> list[tuple[int, int, int]]:
 
 
 def taglab_dictionary(colors: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> dict[str, Any]:
-    """Write the dictionary of labels that TagLab loads, by whose colours it reads label maps.
-
-    Args:
-        colors: one a class, in index order.
-    """
+    """Write the dictionary of labels that TagLab loads, by whose colours it reads label maps."""
     named = zip(colors, labels, strict=True)
     return {
         "Name": "pseg",
@@ -289,12 +241,7 @@ def taglab_dictionary(colors: Sequence[tuple[int, int, int]], labels: Sequence[s
 
 
 def taglab_map(mask: Labels, colors: Sequence[tuple[int, int, int]]) -> bytes:
-    """Paint a mask in the colours of its classes; pixels without a class are black.
-
-    Args:
-        mask: class indices `[H, W]`.
-        colors: one a class, in index order.
-    """
+    """Paint a mask, class indices `[H, W]`, in the colours of its classes; pixels without a class are black."""
     palette = np.zeros((int(mask.max()) + len(colors) + 1, 3), np.uint8)
     palette[: len(colors)] = colors
     file = io.BytesIO()
@@ -305,17 +252,9 @@ def taglab_map(mask: Labels, colors: Sequence[tuple[int, int, int]]) -> bytes:
 def labelled_points(
     picture: SurveyPicture, mask: Labels, labels: Sequence[str], placement: Placement
 ) -> list[LabelledPoint]:
-    """Read the labels of points off a mask.
+    """Read the labels of points off a mask, class indices `[H, W]`; none where a pixel has no class.
 
-    Args:
-        mask: class indices `[H, W]`.
-        labels: one a class, in index order.
-
-    Returns:
-        The points, inside the region of interest where there is one; none where a pixel has no class.
-
-    Raises:
-        ImageError: the region of interest was not found.
+    The points lie inside the region of interest where there is one; raises ImageError if it was not found.
     """
     region = picture.entry.record.get("roi")
     if region is not None and region["error"] is not None:
@@ -370,11 +309,7 @@ def _random_places(
 def squidle_records(name: str, mask: Labels, points: Iterable[LabelledPoint]) -> list[dict[str, Any]]:
     """Write points under the names that Squidle+ gives the columns of annotations.
 
-    Args:
-        mask: class indices `[H, W]`.
-
-    Returns:
-        JSON values; places are fractions of width and height, those of the centres of pixels.
+    Places are fractions of the mask's width and height, those of the centres of pixels.
     """
     height, width = mask.shape
     return [
@@ -390,13 +325,9 @@ def squidle_records(name: str, mask: Labels, points: Iterable[LabelledPoint]) ->
 
 
 def coralnet_csv(points: Iterable[tuple[str, LabelledPoint]]) -> bytes:
-    """Write points as the table that CoralNet takes.
+    """Write points as the table that CoralNet takes, UTF-8 CSV.
 
-    Returns:
-        UTF-8 CSV with the columns Name, Row, Column, Label; rows and columns are counted from 0 at the top left.
+    Rows and columns are counted from 0 at the top left.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["Name", "Row", "Column", "Label"])
-    writer.writerows([csv_cell(name), each.row, each.column, csv_cell(each.label)] for name, each in points)
-    return text.getvalue().encode()
+    rows = ((name, each.row, each.column, each.label) for name, each in points)
+    return csv_table(["Name", "Row", "Column", "Label"], rows)

@@ -70,12 +70,10 @@ _EVALUATION: Final = TypeAdapter(_Evaluation)
 
 @dataclass(frozen=True, slots=True)
 class UnitPictures:
-    """The pictures of a unit.
+    """The pictures of a unit, by their paths.
 
-    Attributes:
-        names: their paths.
-        covers: `float64[n, classes]`, as they were found.
-        shares: `float64[n]`, with which each counts within the unit; together 1.
+    `covers`, `float64[n, classes]`, are as they were found; `shares`, `float64[n]`, together 1, are with which each
+    counts within the unit.
     """
 
     names: Sequence[str]
@@ -92,10 +90,9 @@ class UnitPictures:
 class Correction:
     """What labels of a probability sample say of a network's confusion.
 
-    Attributes:
-        rates: `float64[classes, classes]`: the share of what was found as a class (row) that is labelled as each.
-        residuals: picture to `float64[classes]`: labelled cover, minus what the rates make of the found cover.
-        probabilities: picture to inclusion probability.
+    `rates`, `float64[classes, classes]`, are the share of what was found as a class (row) that is labelled as each;
+    `residuals`, by picture `float64[classes]`, labelled cover, minus what the rates make of the found cover;
+    `probabilities`, by picture, those of inclusion.
     """
 
     rates: Values
@@ -103,14 +100,10 @@ class Correction:
     probabilities: Mapping[str, float]
 
     def corrected(self, units: Sequence[UnitPictures], group: str) -> Values:
-        """Correct the covers of a group.
+        """Correct the covers of a group: `float64[units, classes]`, whose mean is the corrected cover.
 
-        Returns:
-            `float64[units, classes]`, whose mean is the corrected cover, and which vary as the estimate does. Single
-            values are no covers: they may be below 0 or above 1.
-
-        Raises:
-            OptionError: too few pictures of the group are labelled.
+        They vary as the estimate does. Single values are no covers: they may be below 0 or above 1. Raises OptionError
+        where too few pictures of the group are labelled.
         """
         weights = [
             np.array(
@@ -144,12 +137,9 @@ class Correction:
 def correction_from(
     confusion: Values, labelled: Mapping[str, Values], found: Mapping[str, Values], probabilities: Mapping[str, float]
 ) -> Correction:
-    """Learn a correction.
+    """Learn a correction from covers, `float64[classes]`, by labels and as found of the same pixels or points.
 
-    Args:
-        confusion: `float64[classes, classes]`, shares of the survey: rows are labels, columns what was found.
-        labelled: picture to `float64[classes]`, cover by its labels.
-        found: picture to its cover as found, of the pixels or points that are labelled.
+    `confusion` is `float64[classes, classes]`, shares of the survey: rows are labels, columns what was found.
     """
     of_found = confusion.sum(axis=0)
     rates = np.where(of_found > 0, confusion / np.where(of_found > 0, of_found, 1), np.eye(len(confusion))).T
@@ -160,8 +150,7 @@ def correction_from(
 def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correction:
     """Read what `pseg evaluate --sample … --json` printed, and hold it against the survey that it is to correct.
 
-    Raises:
-        OptionError: the labels are no probability sample, or not one of this survey, its network and its masks.
+    Raises OptionError where labels are no probability sample, or not one of this survey, its network and its masks.
     """
     result, drawn = _read_result(path)
     if [each["id"] for each in result["classes"]] != [each.id for each in survey.classes]:
@@ -196,11 +185,7 @@ def rules_correction_out(survey: SurveyPictures) -> list[str]:
 
 
 def _require_evaluated(
-    path: Path,
-    provenance: Mapping[str, Any],
-    survey: SurveyPictures,
-    found: Mapping[str, Values],
-    whole: Set[str],
+    path: Path, provenance: Mapping[str, Any], survey: SurveyPictures, found: Mapping[str, Values], whole: Set[str]
 ) -> None:
     """Refuse labels of pictures that no ledger has, and masks that are not those of the network that was evaluated."""
     missing = found.keys() - {each.path for each in survey.pictures}

@@ -21,33 +21,16 @@ _WGS_84: Final = "EPSG:4326"
 _HANDLE: Final = "image-handle"
 _OF_ITEMS: Final = ("image-datetime", "image-latitude", "image-longitude", "image-altitude-meters")
 _REQUIRED: Final = (
-    "image-set-name",
-    "image-set-uuid",
-    "image-set-handle",
-    "image-set-ifdo-version",
-    *_OF_ITEMS,
-    "image-coordinate-reference-system",
-    "image-coordinate-uncertainty-meters",
-    "image-context",
-    "image-project",
-    "image-event",
-    "image-platform",
-    "image-sensor",
-    "image-pi",
-    "image-creators",
-    "image-license",
-    "image-copyright",
+    "image-set-name", "image-set-uuid", "image-set-handle", "image-set-ifdo-version", *_OF_ITEMS,
+    "image-coordinate-reference-system", "image-coordinate-uncertainty-meters", "image-context", "image-project",
+    "image-event", "image-platform", "image-sensor", "image-pi", "image-creators", "image-license", "image-copyright",
     "image-abstract",
-)
+)  # fmt: skip
 """Fields that the schema of version 2.2.1 asks a header for."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read what people know of a set of pictures.
-
-    Raises:
-        OptionError: the file is no JSON object of iFDO's header fields.
-    """
+    """Read what people know of a set of pictures; OptionError unless it is a JSON object of iFDO's header fields."""
     try:
         content = read_json(path)
     except SettingsError as error:
@@ -63,15 +46,10 @@ def read_header(path: Path) -> dict[str, Any]:
 def ifdo_record(
     pictures: Sequence[PlacedPicture], classes: Sequence[SurveyClass], header: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Describe pictures.
+    """Describe pictures as JSON values, and say what these lack.
 
-    Args:
-        classes: in index order.
-        header: what people know of the pictures; it counts before what is found here. `image-handle` is the beginning
-            of the address of each picture.
-
-    Returns:
-        JSON values, and what they lack: fields that iFDO asks for, and how many pictures have no file any more.
+    That is, fields that iFDO asks for, and how many pictures have no file any more. What people know of the pictures
+    (`header`) counts before what is found here; `image-handle` is the beginning of the address of each picture.
     """
     folder = os.path.commonpath([Path(each.picture.path).parent for each in pictures])
     items: dict[str, dict[str, Any]] = {}

@@ -31,15 +31,7 @@ Method = Literal["t", "bootstrap"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, or a difference of means, with its 95 % interval.
-
-    Attributes:
-        mean: of the units, or the difference of two means.
-        standard_error: of it; None of a single unit.
-        low: end of the interval; None of a single unit.
-        high: the other end.
-        method: how the interval was found; None of a single unit.
-    """
+    """A mean, or a difference of means, with its 95 % interval, which a single unit does not have."""
 
     mean: float
     standard_error: float | None = None
@@ -49,11 +41,9 @@ class Estimate:
 
 
 def estimate_mean(units: Values, bounds: tuple[float, float], seed: int) -> Estimate:
-    """Estimate a mean.
+    """Estimate the mean of `float64[n]`, one value a unit, at least one.
 
-    Args:
-        units: `float64[n]`, one value a unit, at least one.
-        bounds: the smallest and the largest value that the mean can have; the interval ends there.
+    `bounds` are the smallest and the largest value that the mean can have; the interval ends there.
     """
     return _estimate([units], bounds, seed)
 
@@ -61,10 +51,7 @@ def estimate_mean(units: Values, bounds: tuple[float, float], seed: int) -> Esti
 def estimate_difference(later: Values, earlier: Values, bounds: tuple[float, float], seed: int) -> Estimate:
     """Estimate the difference of the means of two groups of different units, as Welch does: variances may differ.
 
-    Args:
-        later: `float64[n]`, one value a unit, at least one.
-        earlier: `float64[m]`, whose mean is subtracted.
-        bounds: the smallest and the largest difference that there can be; the interval ends there.
+    Values and bounds are as of `estimate_mean`; the mean of `earlier` is subtracted.
     """
     return _estimate([later, earlier], bounds, seed)
 
@@ -99,13 +86,10 @@ def _difference(values: Sequence[float]) -> float:
 
 @cache
 def t_quantile(degrees: float) -> float:
-    """Find how many standard errors wide a two-sided 95 % interval is on each side.
+    """Find how many standard errors wide a two-sided 95 % interval is on each side, at 1 degree of freedom or more.
 
     >>> round(t_quantile(2), 4), round(t_quantile(10), 4)
     (4.3027, 2.2281)
-
-    Args:
-        degrees: of freedom, at least 1.
     """
     # With t = sqrt(degrees) * tan(angle) the density is a power of the cosine, which Gauss and Legendre's rule
     # integrates to the last digits.
@@ -122,8 +106,7 @@ def t_quantile(degrees: float) -> float:
 def _bootstrap_interval(samples: Sequence[Values], mean: float, half_width: float, seed: int) -> tuple[float, float]:
     """Find the interval that a bias-corrected and accelerated bootstrap gives.
 
-    Args:
-        half_width: of the t interval, which says how far out the quantiles are.
+    `half_width`, of the t interval, says how far out the quantiles are.
     """
     generator = np.random.default_rng(seed)
     replicates = _resampled_means(samples[0], generator)

@@ -18,13 +18,7 @@ from service.results.totals import valid_pixels
 
 @dataclass(frozen=True, slots=True)
 class SurveyClass:
-    """A class whose cover is reported.
-
-    Attributes:
-        id: URN.
-        name: as the bundle names it.
-        color: red, green and blue, 0–255 each.
-    """
+    """A class whose cover is reported, by its URN, the bundle's name of it, and RGB, 0–255 each."""
 
     id: str
     name: str
@@ -33,17 +27,11 @@ class SurveyClass:
 
 @dataclass(frozen=True, slots=True)
 class SurveyPicture:
-    """A picture that has a mask.
+    """A picture that has a mask; its path is absolute, its `folder` is the ledger's, from which pictures are named.
 
-    Attributes:
-        path: of the source, absolute.
-        covers: `float64[classes]`, 0–1; inside the region of interest, where there is one.
-        areas_cm2: `float64[classes]`, on the ground inside the region of interest; None where nothing tells them.
-        capture: when and where it was taken.
-        confidence: mean confidence of the network, 0–1; None where it was not asked for.
-        entry: of the ledger.
-        folder: of the ledger, from which the entry's pictures are named.
-        at_full_size: whether its mask is of the picture's size.
+    `covers` is `float64[classes]`, 0–1, inside the region of interest, where there is one; `areas_cm2` the same on the
+    ground, None where nothing tells them; `confidence` the network's mean, 0–1, None where it was not asked for.
+    `at_full_size`: its mask is of the picture's size.
     """
 
     path: str
@@ -58,14 +46,10 @@ class SurveyPicture:
 
 @dataclass(frozen=True, slots=True)
 class SurveyPictures:
-    """What the ledgers say.
+    """What the ledgers say: the pictures that have a cover, in their order.
 
-    Attributes:
-        classes: in index order.
-        pictures: those that have a cover, in the order of the ledgers.
-        failures: path and reason of those that have none.
-        missing: images of the runs that no ledger knows.
-        notes: what people should know of the ledgers.
+    `failures` are path and reason of those that have none, `missing` counts images that no ledger knows; `notes` are
+    for people.
     """
 
     classes: Sequence[SurveyClass]
@@ -83,18 +67,11 @@ class SurveyPictures:
 
 
 def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyPictures:
-    """Read ledgers whose pictures belong to one survey.
+    """Read ledgers, at least one, whose pictures belong to one survey; a picture that several know counts once.
 
-    Args:
-        ledgers: files, at least one.
-        as_masks: whether the classes are those of the masks, by their values, and covers those of whole pictures;
-            otherwise classes that were left out are no classes, and covers are those of the region of interest.
-
-    Returns:
-        The pictures. One that several ledgers know counts once.
-
-    Raises:
-        LedgerError: one cannot be read, its classes are not those of the others, or no picture has a cover.
+    With `as_masks` the classes are those of the masks, by their values, and covers those of whole pictures; otherwise
+    classes that were left out are no classes, and covers are those of the region of interest. Raises LedgerError where
+    one cannot be read, its classes are not those of the others, or no picture has a cover.
     """
     contents = [read_ledger(path) for path in ledgers]
     chosen: dict[str, tuple[LedgerContent, Entry]] = {}
@@ -185,9 +162,6 @@ def columns_of(classes: Sequence[SurveyClass], what: str) -> list[str]:
 
     >>> columns_of([SurveyClass("urn:1", "Sand", (0, 0, 0)), SurveyClass("urn:2", "sand", (0, 0, 0))], "cover")
     ['cover_Sand', 'cover_sand_1']
-
-    Args:
-        classes: in index order.
     """
     names: list[str] = []
     for index, each in enumerate(classes):

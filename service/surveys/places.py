@@ -28,13 +28,7 @@ _NAMED_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class SurveyOptions(Options):
-    """How pictures are told apart.
-
-    Attributes:
-        survey: table with a row for each picture; None: there is none.
-        pattern: of the paths of pictures, with names in braces; None: there is none.
-        skip_unplaced: whether pictures without a place are left out; otherwise they are an error.
-    """
+    """How pictures are told apart."""
 
     title: ClassVar[str] = "Survey"
 
@@ -65,12 +59,7 @@ class SurveyOptions(Options):
 class Place:
     """Where and when a picture belongs; empty where it is not known.
 
-    Attributes:
-        site: name.
-        transect: name, within the site.
-        quadrat: name, within the transect.
-        date: ISO 8601: a year, a month or a day.
-        depth: in metres.
+    `date` is a year, a month or a day by ISO 8601; `depth` is in metres.
     """
 
     site: str = ""
@@ -90,13 +79,9 @@ class PlacedPicture:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPictures:
-    """The pictures of a survey, each at its place.
+    """The pictures of a survey, each at its place; `fields` are what is known of all of them.
 
-    Attributes:
-        pictures: those that have a place.
-        fields: what is known of all of them.
-        unplaced: path of each picture that has none, and why.
-        without_picture: rows of the table of which no ledger has a picture.
+    `unplaced` is why a path has no place; `without_picture` are rows of the table of which no ledger has a picture.
     """
 
     pictures: Sequence[PlacedPicture]
@@ -110,13 +95,9 @@ def place_pictures(
 ) -> PlacedPictures:
     """Find the place of every picture. The day of a picture without a date is that of its EXIF data.
 
-    Args:
-        options: the table or the pattern; without either, only days are known.
-        others: paths of images that have no mask, which the table may name, too.
-
-    Raises:
-        OptionError: the table or the pattern cannot be used, or gives no place to a picture that is not to be left out;
-            it says where and why.
+    Without a table or a pattern, only days are known; a table may also name `others`, paths of images that have no
+    mask. OptionError says where and why the two cannot be used, or give no place to a picture that is not to be left
+    out.
     """
     paths = [picture.path for picture in pictures]
     without_picture: list[str] = []

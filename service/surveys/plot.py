@@ -55,11 +55,7 @@ class _Label:
 
 
 def covers_svg(summary: Summary) -> bytes:
-    """Draw the covers.
-
-    Returns:
-        SVG that needs nothing else. Lines join the dates of a group; bars are 95 % intervals.
-    """
+    """Draw the covers as SVG that needs nothing else; lines join the dates of a group, bars are 95 % intervals."""
     labels = [
         _Label(_LEFT + _STEP * number + _STEP // 2, legible(_name_of(group), _LABEL_LENGTH))
         for number, group in enumerate(summary.groups)

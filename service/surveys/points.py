@@ -19,14 +19,9 @@ _LAYER: Final = "pictures"
 
 
 def write_points(path: Path, classes: Sequence[SurveyClass], pictures: Sequence[PlacedPicture]) -> int:
-    """Write a point for every picture whose position is known, on WGS 84.
+    """Write a point for every picture whose position is known, on WGS 84; ImageError where that fails.
 
-    Args:
-        path: a GeoPackage or a GeoJSON file; its suffix tells the format.
-        classes: in index order.
-
-    Raises:
-        ImageError: the file cannot be written.
+    The suffix of the path tells the format, GeoPackage or GeoJSON.
     """
     positions: list[bytes] = []
     positioned: list[PlacedPicture] = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_text
-from engine.system.text import csv_cell, original
+from engine.system.text import csv_table, original
 from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
 
@@ -24,12 +24,9 @@ By = Literal["random", "class", "site", "confidence"]
 
 @dataclass(frozen=True, slots=True)
 class SampledPicture:
-    """A picture to label.
+    """A picture to label, with the probability, above 0, at most 1, with which the design draws it.
 
-    Attributes:
-        picture: with its place.
-        stratum: the part of the survey that it was drawn from; empty where there are no parts.
-        inclusion_probability: with which the design draws it, above 0, at most 1.
+    `stratum` is the part of the survey that it was drawn from; empty where there are no parts.
     """
 
     picture: PlacedPicture
@@ -40,18 +37,11 @@ class SampledPicture:
 def draw_sample(
     pictures: Sequence[PlacedPicture], classes: Sequence[SurveyClass], by: By, count: int, seed: int
 ) -> list[SampledPicture]:
-    """Draw pictures without replacement.
+    """Draw pictures without replacement, in the order of the survey.
 
-    Args:
-        classes: in index order.
-        by: `random`: all pictures alike. `class` or `site`: as many of each dominant class or site, as far as there are
-            so many. `confidence`: half of the sample evenly, the other half in proportion to 1 - mean confidence.
-
-    Returns:
-        The pictures in the order of the survey.
-
-    Raises:
-        OptionError: there are fewer pictures, or more strata, or nothing tells what the sample is drawn by.
+    `by` `random`: all pictures alike. `class` or `site`: as many of each dominant class or site, as far as there are so
+    many. `confidence`: half of the sample evenly, the other half in proportion to 1 - mean confidence. Raises
+    OptionError where there are fewer pictures, or more strata, or nothing tells what the sample is drawn by.
     """
     if count > len(pictures):
         raise OptionError(f"{count} pictures are asked for, and the survey has {len(pictures)}", option="count")
@@ -70,13 +60,7 @@ def draw_sample(
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """A picture of a sample that was drawn earlier.
-
-    Attributes:
-        image: its path.
-        stratum: the part of the survey that it was drawn from; empty where there are no parts.
-        inclusion_probability: above 0, at most 1.
-    """
+    """A picture of a sample that was drawn earlier; fields as of `SampledPicture`."""
 
     image: Path
     stratum: str
@@ -84,13 +68,9 @@ class SampleRow:
 
 
 def read_sample(path: Path) -> list[SampleRow]:
-    """Read a sample that `sample_csv` wrote.
+    """Read a sample that `sample_csv` wrote; further columns do not matter.
 
-    Args:
-        path: of the table; further columns do not matter.
-
-    Raises:
-        OptionError: it cannot be read, or is no such table.
+    Raises OptionError where it cannot be read, or is no such table.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES), newline="")))
@@ -170,17 +150,12 @@ def _inclusion_probabilities(sizes: NDArray[np.float64], count: int) -> NDArray[
 
 
 def sample_csv(sample: Sequence[SampledPicture]) -> bytes:
-    """Write a sample as a table.
-
-    Returns:
-        UTF-8 CSV: image, mask, site, transect, quadrat, date, stratum, inclusion_probability.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"])
+    """Write a sample as UTF-8 CSV: image, mask, site, transect, quadrat, date, stratum, inclusion_probability."""
+    columns = ["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"]
+    rows: list[list[object]] = []
     for each in sample:
         picture, place = each.picture.picture, each.picture.place
-        mask = "" if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
+        mask = None if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
         names = [picture.path, mask, place.site, place.transect, place.quadrat, place.date, each.stratum]
-        writer.writerow([*map(csv_cell, names), repr(each.inclusion_probability)])
-    return text.getvalue().encode()
+        rows.append([*names, each.inclusion_probability])
+    return csv_table(columns, rows)

@@ -1,7 +1,5 @@
 """The cover of every class by group and date, and its differences between dates."""
 
-import csv
-import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import OptionError
-from engine.system.text import csv_cell
+from engine.system.text import csv_table
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
@@ -35,17 +33,11 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True, slots=True)
 class GroupCover:
-    """The cover in one group on one date.
+    """The cover in one group (field to value) on one date, by ISO 8601, empty where it is not known.
 
-    Attributes:
-        group: field to value, as far as groups are made of it.
-        date: ISO 8601; empty where it is not known.
-        units: how many there are.
-        pictures: how many there are.
-        depth: mean of the pictures, in metres; None where it is not known.
-        covers: one a class.
-        as_found: mean covers before they were corrected, one a class; None: nothing was corrected.
-        areas_cm2: mean areas on the ground in a region of interest, one a class; None where nothing tells them.
+    `depth` is the mean of the pictures, in metres. `covers` has one a class, `as_found` the means before they were
+    corrected, None if they were not; `areas_cm2` are mean areas on the ground in a region of interest, None where
+    nothing tells them.
     """
 
     group: Mapping[str, str]
@@ -60,15 +52,10 @@ class GroupCover:
 
 @dataclass(frozen=True, slots=True)
 class CoverChange:
-    """The difference of the covers of one group between two dates.
+    """The difference of the covers of one group between two dates, later minus earlier, one a class.
 
-    Attributes:
-        group: as of `GroupCover`.
-        earlier: the date whose cover is subtracted.
-        later: the other date.
-        units: how many there are on the earlier date, and on the later one.
-        paired: whether the same units were seen on both dates, so that their own differences are averaged.
-        changes: one a class, later minus earlier.
+    `units` counts those of the earlier date, and of the later one. `paired`: the same units were seen on both dates, so
+    that their own differences are averaged.
     """
 
     group: Mapping[str, str]
@@ -81,15 +68,10 @@ class CoverChange:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A survey in figures.
+    """A survey in figures; groups are sorted by group and date.
 
-    Attributes:
-        unit: over which means are taken.
-        classes: in index order.
-        groups: sorted by group and date.
-        changes: of every group with several dates: from each date to the next, and from the first to the last.
-        notes: what people should know.
-        corrected: whether covers are corrected for what the network confuses.
+    There are changes of every group with several dates: from each date to the next, and from the first to the last.
+    `notes` are for people.
     """
 
     unit: Unit
@@ -118,19 +100,12 @@ def summarize_survey(
     seed: int,
     correction: Correction | None = None,
 ) -> Summary:
-    """Estimate the cover of every class.
+    """Estimate the cover of every class, by groups made of `per`; None: the site where it is known, otherwise nothing.
 
     A unit is a transect. Where groups are made of transects, or there are none, it is a quadrat, and where there are no
     quadrats either, a picture. Pictures of one quadrat are averaged first, then the quadrats of a transect: every
-    quadrat of a transect counts once, and every unit of a group.
-
-    Args:
-        per: what groups are made of; None: the site where it is known, otherwise nothing.
-        correction: for what the network confuses; None: covers are as they were found.
-
-    Raises:
-        OptionError: groups cannot be made of a field, because it is not known, or too few pictures of a group are
-            labelled for a correction.
+    quadrat of a transect counts once, and every unit of a group. Raises OptionError where groups cannot be made of a
+    field, because it is not known, or too few pictures of a group are labelled for a correction.
     """
     by_site: tuple[str, ...] = ("site",) if "site" in placed.fields else ()
     grouping = by_site if per is None else tuple(per)
@@ -290,12 +265,10 @@ def _change(
 
 
 def summary_record(summary: Summary) -> dict[str, Any]:
-    """Write a summary as JSON values.
+    """Write a summary as JSON values; each group and change has one entry a class in `cover`, shares are 0–1.
 
-    Returns:
-        `unit`, `level`, `corrected`, `groups` and `changes`, each with one entry a class in `cover`, and `notes`.
-        Shares are 0–1. Where covers are corrected, entries of groups have `mean_as_found` besides; where the area of
-        regions on the ground is known, `mean_area_cm2`.
+    Where covers are corrected, entries of groups have `mean_as_found` besides; where the area of regions on the ground
+    is known, `mean_area_cm2`.
     """
     return {
         "unit": summary.unit,
@@ -352,19 +325,17 @@ def _rounded(estimate: Estimate) -> dict[str, Any]:
 
 
 def groups_csv(summary: Summary) -> bytes:
-    """Write the covers as a table: a row for each group, date and class.
+    """Write the covers as UTF-8 CSV: a row for each group, date and class.
 
-    Returns:
-        UTF-8 CSV; shares are 0–1; a cell without a value is empty.
+    Shares are 0–1; a cell without a value is empty.
     """
     return _csv(summary_record(summary), "groups")
 
 
 def changes_csv(summary: Summary) -> bytes:
-    """Write the differences between dates as a table: a row for each group, pair of dates and class.
+    """Write the differences between dates as UTF-8 CSV: a row for each group, pair of dates and class.
 
-    Returns:
-        UTF-8 CSV; the header alone where no group has several dates.
+    There is the header alone where no group has several dates.
     """
     fields = dict.fromkeys(name for each in summary.groups for name in each.group)
     return _csv(summary_record(summary), "changes", (*fields, *_CHANGE_COLUMNS))
@@ -373,12 +344,8 @@ def changes_csv(summary: Summary) -> bytes:
 def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPicture]) -> bytes:
     """Write a row for each quadrat and date, or for each picture where no quadrat is known, with its covers.
 
-    Args:
-        classes: in index order.
-
-    Returns:
-        UTF-8 CSV: place, number of pictures, image if it is one, and a column for each class: `cover_…` (0–1, as the
-        network found it), and `area_cm2_…` where every picture tells it.
+    UTF-8 CSV: place, number of pictures, image if it is one, and a column for each class: `cover_…` (0–1, as the
+    network found it), and `area_cm2_…` where every picture tells it.
     """
     quadrats = _grouped(pictures, _quadrat_key)
     measured = all(each.picture.areas_cm2 is not None for each in pictures)
@@ -393,14 +360,14 @@ def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPictur
             values.append(np.mean(areas, axis=0).round(2).tolist())
         rows.append(
             [
-                *map(_cell, (place.site, place.transect, place.quadrat, place.date)),
-                round(sum(depths) / len(depths), 3) if depths else "",
+                *(place.site, place.transect, place.quadrat, place.date),
+                round(sum(depths) / len(depths), 3) if depths else None,
                 len(members),
-                _cell(members[0].picture.path if len(members) == 1 else None),
+                members[0].picture.path if len(members) == 1 else None,
                 *itertools.chain(*values),
             ]
         )
-    return _table(columns, rows)
+    return csv_table(columns, rows)
 
 
 def _quadrat_key(each: PlacedPicture) -> tuple[str, ...]:
@@ -416,20 +383,8 @@ def _csv(summary: Mapping[str, Any], what: str, first: Sequence[str] = ()) -> by
     columns = [*own, "unit", "class", "class_id", *_ESTIMATE_COLUMNS, *further, "corrected"]
     of_all = {"unit": summary["unit"], "corrected": summary["corrected"]}
     rows = [{**each, **of_all, "class": each["name"], "class_id": each["id"]} for each in covers]
-    return _table(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
+    return csv_table(columns, ([_cell(row.get(name)) for name in columns] for row in rows))
 
 
 def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return csv_cell(value) if isinstance(value, str) else value
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(csv_cell, columns))
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return ("yes" if value else "no") if isinstance(value, bool) else value

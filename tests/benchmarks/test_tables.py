@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter
 
 from benchmarks.measuring import environment as environment_module
 from benchmarks.measuring.configurations import Configuration, ProviderName, Size, Skipped
@@ -30,7 +31,6 @@ from benchmarks.results.tables import (
     figures,
     front,
     record,
-    results_of,
     time_split,
     to_csv,
     to_markdown,
@@ -118,7 +118,7 @@ def test_nothing_is_dropped(results: Results) -> None:
         ("failed: the process ended with signal SIGKILL", (DEAD.label,)),
         ("skipped: no GPU", (ABSENT.label,)),
     ]
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(to_csv(results))))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(to_csv(results).decode())))
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed", "skipped"]
     assert [row["provider"] for row in rows] == ["paddle-cpu", "cpu", "cpu", "cpu", "paddle-onednn", "cuda"]
     assert rows[-1]["reason"] == "no GPU"
@@ -139,7 +139,7 @@ def test_lots_are_told(results: Results) -> None:
 
 def test_a_record_is_read_again_as_it_was(results: Results) -> None:
     text = json.dumps(record(results))
-    assert results_of(text) == results
+    assert TypeAdapter(Results).validate_json(text) == results
     first = json.loads(text)["measurements"][0]
     assert (first["label"], first["summary"]["p50_ms"]) == (BEATEN.label, 300)
     assert [turn["samples"][0]["latency_ms"] for turn in first["turns"]] == [300, 300]

@@ -20,7 +20,6 @@ _PROCESSES = 2
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.corpus", description=__doc__)
     parser.add_argument("--only", default="*", help="pattern of ORIGIN/NAME, such as 'matrix/raw_*'; writes no page")
     parser.add_argument("--redo", action="store_true", help="judge again what is judged")
@@ -30,7 +29,6 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def tasks(folder: Path, only: str) -> Iterator[Task]:
-    """List the pictures."""
     for source in SOURCES:
         if fnmatch.fnmatch(source.project, only.partition("/")[0]):
             found = pictures(source, folder)
@@ -79,7 +77,6 @@ def judge_all(due: list[Task], store: Store, folder: Path, key: str) -> None:
 
 
 def main(given: list[str]) -> int:
-    """Judge and write."""
     options = arguments(given)
     key = current_key()
     store = Store(options.folder / "results.jsonl", key)

@@ -27,13 +27,10 @@ _FACTS = "facts"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader gave.
+    """What a reader gave: uint8[H, W, 3], or the message of an error.
 
-    Attributes:
-        outcome: `read`, `refused` with an error of the engine (of another library: any error), `untold` for any other
-            error of ours, `crashed` if the process ended, `hung` if it had to be ended.
-        pixels: uint8[H, W, 3], if it was read.
-        message: of the error.
+    `refused` is with an error of the engine (of another library: any error), `untold` with any other error of ours;
+    `crashed`: the process ended; `hung`: it had to be ended.
     """
 
     outcome: Literal["read", "refused", "untold", "crashed", "hung"]
@@ -42,10 +39,7 @@ class Reading:
 
 
 class Reader:
-    """A child process that reads one picture after the other; started anew after a crash.
-
-    Threads: one at a time.
-    """
+    """A child process that reads one picture after the other, by one thread; started anew after a crash."""
 
     def __init__(self, log: Path, *, timeout_s: float = TIMEOUT_S) -> None:
         self._log = log

@@ -28,15 +28,8 @@ _SIGNATURES = {
     "GIF": rb"GIF8[79]a",
 }
 _MODELS: dict[int, Model] = {
-    0: "white is zero",
-    1: "grey",
-    2: "RGB",
-    3: "palette",
-    5: "CMYK",
-    6: "YCbCr",
-    8: "CIELab",
-    9: "ICCLab",
-}
+    0: "white is zero", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab",
+}  # fmt: skip
 _HEAD_BYTES = 4096
 _BMP_HEAD_BYTES = 66
 _REDUCED_OR_MASK = 0b101
@@ -48,21 +41,12 @@ _PLACES = (33550, 33922, 34264, 34735)
 
 @dataclass(frozen=True, slots=True)
 class TiffFacts:
-    """What the tags of a TIFF's picture say.
+    """What the tags of a TIFF's picture say; photometric and compression are TIFF's numbers.
 
-    Attributes:
-        bands: samples of a pixel.
-        states_bands: whether the file says so.
-        bits: of each of them.
-        kinds: their types: 1 unsigned, 2 signed, 3 float, 5 and 6 complex, 4 undefined.
-        photometric: TIFF's number; None: not said.
-        compression: TIFF's number.
-        extra: ExtraSamples: 0 unspecified, 1 associated, 2 unassociated alpha.
-        orientation: as it stands in the tag; 1 where there is none, or a place on the earth says how the picture lies.
-        pages: pictures in the chain of directories.
-        is_tiled: tiles, not strips.
-        subsampling: of the colours of YCbCr, horizontal and vertical.
-        stored: what the samples mean to the rules; None: nothing that they know.
+    `states_bands`: the file says how many samples a pixel has. `kinds` are types of samples: 1 unsigned, 2 signed, 3
+    float, 5 and 6 complex, 4 undefined; `extra` are 0 unspecified, 1 associated, 2 unassociated alpha. `orientation` is
+    as it stands in the tag; 1 where there is none, or a place on the earth says how the picture lies. `subsampling` is
+    horizontal and vertical; `stored` is None for nothing that the rules know.
     """
 
     bands: int
@@ -80,27 +64,22 @@ class TiffFacts:
 
     @property
     def alphas(self) -> int:
-        """How many bands are an alpha."""
         return sum(each in _ALPHA for each in self.extra)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file is.
+    """What a file is, by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
 
-    Attributes:
-        format: by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
-        tiff: of a TIFF whose tags can be read.
-        depths: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once), negative if values are signed; empty
-            where they are not known.
-        orientation: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
-        told_aside: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
-            EXIF; it counts where EXIF has none.
-        quarter_turns: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and this project apply.
-        mirror: of a HEIC or AVIF, after the turns: 0 exchanges top and bottom, 1 left and right (`imir`).
-        masks: of a BMP whose samples lie where bit masks say, for red, green and blue.
-        is_usual: of a BMP: whether its header, depth, palette and compression are some that Windows writes.
-        contradiction: between parts of a BMP's header, in words.
+    - `depths`: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once), negative if values are signed.
+    - `orientation`: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
+    - `told_aside`: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
+      EXIF; it counts where EXIF has none.
+    - `quarter_turns`: of a HEIC or AVIF, counter-clockwise (`irot`), which libvips and this project apply.
+    - `mirror`: of a HEIC or AVIF, after the turns: 0 exchanges top and bottom, 1 left and right (`imir`).
+    - `masks`: of a BMP whose samples lie where bit masks say, for red, green and blue.
+    - `is_usual`: of a BMP: its header, depth, palette and compression are some that Windows writes.
+    - `contradiction`: between parts of a BMP's header, in words.
     """
 
     format: str

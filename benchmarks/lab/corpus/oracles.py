@@ -27,10 +27,6 @@ class UnreadError(Exception):
 
 
 def tifffile_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Read a TIFF with tifffile and imagecodecs.
-
-    Returns uint8[H, W, 3] as stored, not turned.
-    """
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -47,10 +43,6 @@ def tifffile_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 
 
 def gdal_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Read a TIFF, BMP or other file with GDAL.
-
-    Returns uint8[H, W, 3] as stored, not turned.
-    """
     import rasterio
     from rasterio.enums import ColorInterp
 
@@ -73,10 +65,7 @@ def gdal_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 
 
 def opencv_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Read a picture with OpenCV: a TIFF as it is stored, others upright.
-
-    Returns uint8[H, W, 3].
-    """
+    """Read a picture with OpenCV: a TIFF as it is stored, others upright."""
     flags = cv2.IMREAD_UNCHANGED if facts.format == "TIFF" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     values = cv2.imread(str(path), flags)
     if values is None:
@@ -88,10 +77,7 @@ def opencv_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 
 
 def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Read a picture with libvips, which refuses what is truncated: a TIFF as it is stored, others upright.
-
-    Returns uint8[H, W, 3].
-    """
+    """Read a picture with libvips, which refuses what is truncated: a TIFF as it is stored, others upright."""
     import pyvips
 
     pyvips.cache_set_max(0)  # it would remember a file that was written again
@@ -111,10 +97,7 @@ def libvips_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
 
 
 def imagecodecs_reads(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Decode a picture that is no TIFF with imagecodecs, and turn it as libvips reads its orientation.
-
-    Returns uint8[H, W, 3], upright.
-    """
+    """Decode a picture that is no TIFF with imagecodecs, and turn it as libvips reads its orientation."""
     import imagecodecs
 
     decoders: dict[str, Callable[[bytes], Any]] = {
@@ -147,10 +130,7 @@ def _turned_inside(pixels: NDArray[np.uint8], facts: Facts) -> NDArray[np.uint8]
 
 
 def bit_masks_read(path: Path, facts: Facts) -> NDArray[np.uint8]:
-    """Take a BMP's samples from where its bit masks say, as the format is defined; OpenCV and GDAL ignore them.
-
-    Returns uint8[H, W, 3].
-    """
+    """Take a BMP's samples from where its bit masks say, as the format is defined; OpenCV and GDAL ignore them."""
     content = path.read_bytes()
     offset, width, height, bits = (
         struct.unpack_from(kind, content, place)[0] for kind, place in (("<I", 10), ("<i", 18), ("<i", 22), ("<H", 28))
@@ -219,8 +199,5 @@ def readers_of(facts: Facts) -> tuple[str, ...]:
 
 
 def read_by(reader: str, path: Path) -> NDArray[np.uint8]:
-    """Read a picture with another library.
-
-    Returns uint8[H, W, 3]: of a TIFF as stored, else upright as far as EXIF tells.
-    """
+    """Read a picture with another library: of a TIFF as stored, else upright as far as EXIF tells."""
     return _READERS[reader](path, facts_of(path))

@@ -46,7 +46,10 @@ def page(results: Sequence[Result]) -> str:
 def _introduction(results: Sequence[Result]) -> str:
     sources = " and ".join(f"{each.project} {each.version} (`{each.folder}`)" for each in SOURCES)
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions(LIBRARIES).items())
-    files = {origin: len({each.name for each in results if each.origin == origin}) for origin in _origins(results)}
+    files = {
+        origin: len({each.name for each in results if each.origin == origin})
+        for origin in dict.fromkeys(each.origin for each in results)
+    }
     counted = ", ".join(f"{files[origin]} of {origin}" for origin in files if origin != MATRIX)
     return f"""# The readers of pictures, compared with other libraries
 
@@ -69,10 +72,6 @@ agree, a file counts neither for nor against us. What may be refused stands in `
 a refusal is right only if its message names the reason that stands there.
 
 Versions: {versions}."""
-
-
-def _origins(results: Iterable[Result]) -> list[str]:
-    return list(dict.fromkeys(each.origin for each in results))
 
 
 def _origin(result: Result) -> str:

@@ -10,37 +10,16 @@ from benchmarks.lab.corpus.facts import Facts, TiffFacts
 Path = Literal["photograph", "raster"]
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED, _COMPLEX = 1, 2, 3, 4, frozenset({5, 6})
 _CODECS_OF_FEW = {
-    34661: "JBIG",
-    34712: "JPEG 2000",
-    33003: "JPEG 2000",
-    33004: "JPEG 2000",
-    33005: "JPEG 2000",
-    34933: "PNG",
-    34934: "JPEG XR",
-    22610: "JPEG XR",
-    50002: "JPEG XL",
-    52546: "JPEG XL",
-    34892: "lossy JPEG of DNG",
-    32809: "ThunderScan",
-    32766: "NeXT",
-    34676: "SGI LogLuv",
-    34677: "SGI LogLuv",
-    32909: "PixarLog",
+    34661: "JBIG", 34712: "JPEG 2000", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34933: "PNG",
+    34934: "JPEG XR", 22610: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL", 34892: "lossy JPEG of DNG",
+    32809: "ThunderScan", 32766: "NeXT", 34676: "SGI LogLuv", 34677: "SGI LogLuv", 32909: "PixarLog",
     6: "JPEG of TIFF 6.0",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A kind of file that may be refused.
-
-    Attributes:
-        kind: what the page calls it.
-        reason: why it may be refused.
-        applies: tells whether a file is of the kind.
-        message: what the error has to say; a regular expression, whatever the case.
-        readers: which of our readers may.
-    """
+    """A kind of file that some of our readers may refuse; `message` is a regular expression, whatever the case."""
 
     kind: str
     reason: str
@@ -49,7 +28,6 @@ class Refusal:
     readers: tuple[Path, ...] = ("photograph", "raster")
 
     def fits(self, facts: Facts, message: str, reader: str) -> bool:
-        """Tell whether a refusal is right by this kind."""
         return reader in self.readers and self.applies(facts) and bool(re.search(self.message, message, re.IGNORECASE))
 
 

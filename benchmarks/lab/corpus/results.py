@@ -23,18 +23,10 @@ LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one picture in one of our readers.
+    """What became of one picture, of a project or the `matrix`, in one of our readers.
 
-    Attributes:
-        origin: a project's name, or `matrix`.
-        name: of the file below its origin's folder.
-        format: by its first bytes.
-        reader: one of ours.
-        verdict: see `benchmarks.lab.corpus.verdicts`.
-        kind: of a right refusal.
-        note: what was seen.
-        orientation: that EXIF or the TIFF states.
-        key: of the code and the libraries that gave this result.
+    `kind` is of a right refusal; `orientation` what EXIF or the TIFF states; `key` is of the code and the libraries
+    that gave this result.
     """
 
     origin: str

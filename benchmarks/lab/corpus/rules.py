@@ -22,15 +22,11 @@ _XYZ_TO_SRGB = np.array(
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the samples of a picture mean.
+    """What the samples of a picture, of 1 to 16 bits, mean.
 
-    Attributes:
-        model: of colour.
-        bits: of every sample, 1 to 16.
-        premultiplied: whether colours are multiplied by the alpha, which is the band behind them.
-        colors: of a palette: integers [3, entries] as the file has them.
-        coefficients: of YCbCr: shares of red, green and blue in the luma.
-        reference: of YCbCr: black and white of each component.
+    `premultiplied`: colours are multiplied by the alpha, which is the band behind them. `colors` of a palette are
+    integers [3, entries] as the file has them; of YCbCr, `coefficients` are the shares of red, green and blue in the
+    luma, `reference` black and white of each component.
     """
 
     model: Model
@@ -51,10 +47,7 @@ class Stored:
 
 
 def to_rgb(values: NDArray[Any], stored: Stored) -> NDArray[np.uint8]:
-    """Apply the rules.
-
-    Returns uint8[H, W, 3].
-    """
+    """Apply the rules."""
     if stored.model == "palette":
         return palette_colors(stored)[values[..., 0].astype(np.intp)]
     if stored.premultiplied:
@@ -81,8 +74,6 @@ def to_rgb(values: NDArray[Any], stored: Stored) -> NDArray[np.uint8]:
 def eight_bit(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Keep the highest eight bits, or spread fewer over 0 to 255.
 
-    Returns 0 to 255.
-
     >>> eight_bit(np.array([3]), 2).tolist(), eight_bit(np.array([0xABC]), 12).tolist()
     ([255], [171])
     """
@@ -91,19 +82,13 @@ def eight_bit(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def palette_colors(stored: Stored) -> NDArray[np.uint8]:
-    """Look a palette's colours up: the high byte, unless no entry needs more than eight bits.
-
-    Returns uint8[entries, 3].
-    """
+    """Look a palette's colours up, uint8[entries, 3]: the high byte, unless no entry needs more than eight bits."""
     colors = np.asarray(stored.colors)
     return (colors >> 8 if colors.max(initial=0) > 255 else colors).T.astype(np.uint8)
 
 
 def ycbcr_to_rgb(values: NDArray[np.float64], stored: Stored) -> NDArray[np.uint8]:
-    """Convert YCbCr as TIFF 6.0 (section 21) defines it.
-
-    Returns uint8[H, W, 3].
-    """
+    """Convert YCbCr as TIFF 6.0 (section 21) defines it."""
     red, green, blue = stored.coefficients
     black, white = np.array(stored.reference[::2]), np.array(stored.reference[1::2])
     luma, cb, cr = np.moveaxis((values - black) / (white - black) * np.array([255.0, 127.0, 127.0]), -1, 0)
@@ -113,10 +98,6 @@ def ycbcr_to_rgb(values: NDArray[np.float64], stored: Stored) -> NDArray[np.uint
 
 
 def rgb_to_ycbcr(rgb: NDArray[np.uint8], stored: Stored) -> NDArray[np.uint8]:
-    """Convert to YCbCr, the other way round.
-
-    Returns uint8[H, W, 3]: Y, Cb, Cr.
-    """
     red, green, blue = stored.coefficients
     r, g, b = np.moveaxis(rgb.astype(np.float64), -1, 0)
     luma = red * r + green * g + blue * b
@@ -126,18 +107,12 @@ def rgb_to_ycbcr(rgb: NDArray[np.uint8], stored: Stored) -> NDArray[np.uint8]:
 
 
 def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Convert sRGB to CIE L*a*b* of D50.
-
-    Returns float64[H, W, 3]: L* 0 to 100, a* and b*.
-    """
+    """Convert sRGB to CIE L*a*b* of D50: float64[H, W, 3], L* 0 to 100, a* and b*."""
     encoded = rgb / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.linalg.inv(_XYZ_TO_SRGB).T @ np.linalg.inv(_D50_TO_D65).T / _D50
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    return np.stack(
-        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])],
-        axis=-1,
-    )
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def lab_samples(lab: NDArray[np.float64], stored: Stored) -> NDArray[np.uint16]:
@@ -181,10 +156,7 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn a stored picture as TIFF's and EXIF's orientation says.
-
-    Returns [H, W, ...], contiguous.
-    """
+    """Turn a stored picture as TIFF's and EXIF's orientation says; the result is contiguous."""
     if orientation in {5, 6, 7, 8}:
         pixels = pixels.swapaxes(0, 1)
     if orientation in {3, 4, 7, 8}:

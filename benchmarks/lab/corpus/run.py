@@ -23,14 +23,7 @@ _LOSSY_COMPRESSIONS = frozenset({6, 7, 50001, 34712, 33003, 33004, 33005, 34892,
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A picture to judge.
-
-    Attributes:
-        origin: a project's name, or `MATRIX`.
-        name: of the file below its origin's folder.
-        path: the file; one of the matrix is written when its turn comes.
-        variant: of the matrix.
-    """
+    """A picture to judge, of a project or the `MATRIX`; one of the matrix is written when its turn comes."""
 
     origin: str
     name: str
@@ -39,10 +32,7 @@ class Task:
 
 
 class Judge:
-    """Two child processes: one for our readers, one for the others.
-
-    Threads: one at a time.
-    """
+    """Two child processes, one for our readers, one for the others; one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._ours = Reader(folder / "ours.log")

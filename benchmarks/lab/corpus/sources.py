@@ -11,14 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source package that holds pictures.
-
-    Attributes:
-        project: its name on the package index.
-        version: pinned.
-        sha256: of the archive.
-        folder: where the pictures lie in it.
-    """
+    """A source package, by the digest of its archive, with pictures in a folder."""
 
     project: str
     version: str

@@ -31,14 +31,9 @@ _MAX_PIXELS = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class PeerReading:
-    """What one reader other than ours gave, or what the scene says.
+    """What one reader other than ours gave, or what the scene says; readers of one family count as one.
 
-    Attributes:
-        reader: its name.
-        family: readers of one family count as one.
-        pixels: uint8[H, W, 3]; None: it did not read it.
-        message: why not.
-        approximate: whether a lossy codec lies between the reading and the file.
+    `pixels` are uint8[H, W, 3], None where it did not read the file. `approximate`: a lossy codec lies between.
     """
 
     reader: str
@@ -50,13 +45,10 @@ class PeerReading:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What other readers agree on.
+    """What other readers agree on, uint8[H, W, 3]; None: they do not agree, or nobody reads it.
 
-    Attributes:
-        pixels: uint8[H, W, 3]; None: they do not agree, or nobody reads it.
-        readers: that gave it.
-        note: who disagrees, or why nobody reads it.
-        whole: whether a reader that refuses truncated files reads it.
+    `readers` gave it; `note` says who disagrees, or why nobody reads it; `whole`: a reader that refuses truncated files
+    reads it.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -67,11 +59,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A verdict with its reasons.
-
-    Attributes:
-        kind: of a refusal that was right.
-    """
+    """A verdict with its reasons; `kind` is of a refusal that was right."""
 
     verdict: Verdict
     kind: str = ""

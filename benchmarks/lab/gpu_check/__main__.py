@@ -64,11 +64,6 @@ def ask_child(step: str, limit_s: float) -> tuple[Verdict, str]:
 
 
 def run_steps(missing: str | None, ask: Ask = ask_child, whole_s: float = WHOLE_S) -> Iterable[Result]:
-    """Run all steps.
-
-    Args:
-        whole_s: seconds for all.
-    """
     began = time.monotonic()
     for step, (_, limit_s) in STEPS.items():
         left_s = whole_s - (time.monotonic() - began)
@@ -90,7 +85,6 @@ def status_of(results: list[Result]) -> int:
 
 
 def table(results: list[Result]) -> str:
-    """The results for people."""
     width = max(len(each.step) for each in results)
     rows = [
         f"{each.step:<{width}}  {each.verdict:<12}  {each.seconds:>6.1f} s  {each.detail[:100]}" for each in results
@@ -99,7 +93,6 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> int:
-    """Run the check on this machine."""
     try:
         require_gpu(0)
     except RuntimeUnavailableError as error:

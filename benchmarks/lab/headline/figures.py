@@ -16,11 +16,7 @@ _PEERS = (Software.PADDLE, Software.DEPLOY_SCRIPT, Software.ONNX_RUNTIME, Softwa
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the headline table.
-
-    Attributes:
-        reached: Whether the goal is; None where there is nothing to judge.
-    """
+    """One line of the headline table; `reached` is None where there is nothing to judge."""
 
     what: str
     goal: str

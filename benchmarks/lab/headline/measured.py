@@ -16,12 +16,7 @@ from engine.options import Precision
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A way is ready.
-
-    Attributes:
-        load_s: Importing libraries and loading the model.
-        first_s: The repetition that warmed it up.
-    """
+    """A way is ready; `load_s` is for importing libraries and loading the model, `first_s` for the warm-up."""
 
     load_s: float
     first_s: float
@@ -29,13 +24,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """The work, done once.
+    """The work, done once; `cpu_s` is of all cores, None where only the wall's clock was looked at.
 
-    Attributes:
-        seconds: From beginning to end.
-        cpu_s: Of all cores that the process took meanwhile; None where only the wall's clock was looked at.
-        images: Done in it.
-        peak_rss_bytes: The most memory that the process has held since its start; None where that is not known.
+    `peak_rss_bytes` is the most memory that the process has held since its start; None where that is not known.
     """
 
     seconds: float
@@ -46,15 +37,9 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one way in one scenario.
+    """What became of one way in one scenario, whose pictures are named in words.
 
-    Attributes:
-        network: Of the scenario.
-        pictures: Of the scenario, in words.
-        way: What ran.
-        loaded: Its start; None where it did not start, or where starts are what is measured.
-        repetitions: Raw.
-        error: Why it did not come to its end; None where it did.
+    `loaded` is None where it did not start, or where starts are what is measured; `error` where it came to its end.
     """
 
     network: str
@@ -95,14 +80,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the page.
+    """One part of the page, and the machine before it began.
 
-    Attributes:
-        environment: The machine, before the part began.
-        seconds: How long it took.
-        results: In the order of scenarios and their ways.
-        searches: Network to the table of a search, where there was one.
-        notes: What was left out, and why.
+    `searches` are the tables of searches by network; `notes` what was left out, and why.
     """
 
     environment: Environment
@@ -122,8 +102,7 @@ class Part:
 def fastest(results: Iterable[Result]) -> Result:
     """The one with the shortest median.
 
-    Raises:
-        ValueError: There is none: no figure is derived of what did not come to its end.
+    Raises ValueError where there is none: no figure is derived of what did not come to its end.
     """
     ended = [*results]
     if not ended:

@@ -43,13 +43,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where scenarios are run.
-
-    Attributes:
-        folder: Keeps bundles and pictures from one run to the next.
-        repetitions: Of every way.
-        report: Called with lines about the progress.
-    """
+    """Where scenarios are run; the folder keeps bundles and pictures from one run to the next."""
 
     folder: Path
     repetitions: int
@@ -66,7 +60,6 @@ class _Findings:
 
 
 def run_part(scenarios: Sequence[Scenario], workspace: Workspace) -> Part:
-    """Run the scenarios of a part."""
     started, machine, findings = time.monotonic(), environment(), _Findings()
     for scenario in scenarios:
         workspace.report(f"-- {scenario.title}")

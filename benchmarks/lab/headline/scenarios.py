@@ -25,12 +25,9 @@ class Software(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to run a network.
+    """A way to run a network; without a configuration, as `auto` chooses, or as the deploy script sets it.
 
-    Attributes:
-        software: What runs it.
-        configuration: How; None: what `auto` chooses, or what the deploy script sets.
-        images: How many of the scenario's pictures one repetition takes; None: all.
+    One repetition takes so many `images` of the scenario's; None: all.
     """
 
     software: Software
@@ -78,16 +75,9 @@ class Collection(StrEnum):
 class Scenario:
     """A bundle and pictures; its ways take turns.
 
-    Attributes:
-        network: A name of the zoo, `demo_seagrass`, `nuclei` or `text network`.
-        pictures: What it runs on.
-        work: What a repetition is.
-        ways: What is compared.
-        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
-        repetitions: How many, as a multiple of what the command line says.
-        search_s: Seconds that a search for the best configuration may take beforehand; the ways are then `auto` with
-            the profile that it finds, and what it tried that keeps the limits.
-        int8: Whether an INT8 model is made of the network, or for the search.
+    `network` is a name of the zoo, `demo_seagrass`, `nuclei` or `text network`; `repetitions` are a multiple of what
+    the command line says. After a search of `search_s` seconds the ways are `auto` with the profile that it finds, and
+    what it tried that keeps the limits. `int8`: an INT8 model is made of the network, or for the search.
     """
 
     network: str

@@ -36,16 +36,9 @@ Repeat = Callable[[], int]
 class Task:
     """What a way works on.
 
-    Attributes:
-        way: What runs.
-        work: What a repetition is.
-        bundle: Of this engine's ways.
-        models: Of the peers: the ONNX file, the Paddle program, its weights; None where the bundle lacks one.
-        tensors: `.npy` files, float32[1, 3, H, W]; a repetition runs each once.
-        pictures: Those of a folder; a repetition does each once.
-        max_img_size: Larger pictures are shrunken to so many pixels; -1: never.
-        profile: That `auto` takes; an error where it does not fit.
-        scratch: Folder for masks, for convolutions, and for marks of the models that loaded before.
+    `bundle` is of this engine's ways, `models` of the peers: ONNX file, Paddle program, its weights. `tensors` are
+    `.npy` files, float32[1, 3, H, W]; a repetition runs each once, or does each of `pictures`. `auto` takes the
+    profile, or it is an error. `scratch` is for masks, convolutions, and marks of the models that loaded before.
     """
 
     way: Way

@@ -27,11 +27,7 @@ class Latency(BaseModel):
 
 
 class Throughput(BaseModel):
-    """A folder through the whole pipeline; the time is the benchmark's own.
-
-    Attributes:
-        streams: runs that were under way at once.
-    """
+    """A folder through the whole pipeline, in several runs at once; the time is the benchmark's own."""
 
     kind: Literal["throughput"] = "throughput"
     bundle: str
@@ -41,11 +37,7 @@ class Throughput(BaseModel):
 
 
 class Agreement(BaseModel):
-    """Masks of ONNX Runtime against Paddle's.
-
-    Attributes:
-        mismatched_ppm: pixels that differ, per million.
-    """
+    """Masks of ONNX Runtime against Paddle's; pixels that differ are per million."""
 
     kind: Literal["agreement"] = "agreement"
     bundle: str
@@ -54,12 +46,7 @@ class Agreement(BaseModel):
 
 
 class Memory(BaseModel):
-    """Resident memory early and late in a run over many images.
-
-    Attributes:
-        early_images: after how many images it was read first.
-        late_images: after how many images it was read again.
-    """
+    """Resident memory early and late in a run, each after so many images."""
 
     kind: Literal["memory"] = "memory"
     provider: str
@@ -83,9 +70,7 @@ class Step(BaseModel):
 class Conversion(BaseModel):
     """A conversion from program to certified bundle; the time is the benchmark's own.
 
-    Attributes:
-        bundle: name of the bundle.
-        peak_bytes: largest resident memory of the command and of each process that it started.
+    `peak_bytes` is the largest resident memory of the command and of each process that it started.
     """
 
     kind: Literal["conversion"] = "conversion"
@@ -94,16 +79,11 @@ class Conversion(BaseModel):
 
 
 class Variant(BaseModel):
-    """A changed graph.
+    """A changed graph, from pixels to mask on one processor.
 
-    Attributes:
-        variant: what was changed.
-        median_ms: pixels to mask, of one processor.
-        ratio: of that and the unchanged graph's in the same turn; the median.
-        ratio_low: a quarter of the turns had a smaller ratio.
-        ratio_high: a quarter had a larger one.
-        output_bytes: what leaves the network.
-        mismatched_ppm: pixels of the mask that differ from the unchanged graph's, per million.
+    `ratio` is of that and the unchanged graph's in the same turn, the median; a quarter of the turns had a smaller one
+    than `ratio_low`, a quarter a larger one than `ratio_high`. `output_bytes` leave the network; the mask's pixels that
+    differ from the unchanged graph's are per million.
     """
 
     variant: str
@@ -116,11 +96,7 @@ class Variant(BaseModel):
 
 
 class GraphVariants(BaseModel):
-    """Changes of a converted graph against the graph as it is made.
-
-    Attributes:
-        plain_ms: median of the unchanged graph, pixels to mask.
-    """
+    """Changes of a converted graph against the graph as it is made, whose median is from pixels to mask."""
 
     kind: Literal["graph variants"] = "graph variants"
     bundle: str

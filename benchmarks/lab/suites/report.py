@@ -25,34 +25,19 @@ _Row = tuple[str, str, str, str]
 
 
 class Stats(BaseModel):
-    """Times of one benchmark.
-
-    Attributes:
-        median: seconds.
-    """
+    """Times of one benchmark, in seconds."""
 
     median: float
 
 
 class Entry(BaseModel):
-    """One benchmark.
-
-    Attributes:
-        stats: its times.
-        extra_info: what it noted; None where it failed before.
-    """
+    """One benchmark; what it noted is None where it failed before."""
 
     stats: Stats
     extra_info: Annotated[Figure | None, BeforeValidator(lambda noted: noted or None)]
 
 
 class Measured(BaseModel):
-    """A file of pytest-benchmark.
-
-    Attributes:
-        benchmarks: in the order of the run.
-    """
-
     benchmarks: list[Entry]
 
 
@@ -130,7 +115,6 @@ def _latency_rows(figure: Latency, median_s: float, others: Sequence[Entry]) -> 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of one file."""
     if len(arguments) != 1:
         sys.stderr.write(
             "usage: python -m benchmarks.lab.suites.report FILE.json (pytest-benchmark keeps them in .benchmarks/)\n"

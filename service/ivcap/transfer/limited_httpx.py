@@ -18,10 +18,6 @@ class LimitedClient(httpx.Client):
 
     An answer is handed on when all of it is there, so that one that is cut off is asked for again. Every request has a
     connection of its own, for its time to be limited. Safe for several threads, as its base is.
-
-    Attributes:
-        policy: limits of time, and retries.
-        sizes: limits of bodies.
     """
 
     def __init__(self, policy: RetryPolicy, sizes: Sizes, **options: Any) -> None:  # noqa: ANN401  (those of httpx.Client)
@@ -33,16 +29,9 @@ class LimitedClient(httpx.Client):
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:  # noqa: ANN401
         """Send a request until it is answered, or the retries are used up.
 
-        Args:
-            stream: whether the caller reads the answer piece by piece.
-            **options: as `httpx` takes them.
-
-        Returns:
-            The answer, whole; also a failure that does not pass.
-
-        Raises:
-            httpx.TransportError: what went wrong with the last attempt.
-            TransferError: the answer must not be taken.
+        The answer is whole, also a failure that does not pass. With `stream` the caller reads it piece by piece. Raises
+        httpx.TransportError, what went wrong with the last attempt, or TransferError where the answer must not be
+        taken.
         """
         for pause_s in self.policy.pauses_s():
             try:

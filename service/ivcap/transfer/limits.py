@@ -9,11 +9,7 @@ from engine import EngineError, OptionError
 
 
 class TransferError(EngineError):
-    """An address must not be asked, or its answer must not be taken; to ask again would change nothing.
-
-    Attributes:
-        address: what was asked.
-    """
+    """An address must not be asked, or its answer must not be taken; to ask again would change nothing."""
 
     def __init__(self, message: str, address: str) -> None:
         super().__init__(message)
@@ -24,13 +20,8 @@ class TransferError(EngineError):
 class RetryPolicy:
     """How long a request may take and how often it is repeated.
 
-    Attributes:
-        connect_s: until the connection stands.
-        silence_s: without a byte of the answer.
-        answer_s: until the whole answer is there.
-        retries: requests after the first one.
-        pause_s: before the first retry; doubles with each, up to `longest_pause_s`.
-        longest_pause_s: the longest pause.
+    `silence_s` is without a byte of the answer, `answer_s` until the whole answer is there. `pause_s` is before the
+    first retry; it doubles with each, up to `longest_pause_s`.
     """
 
     connect_s: float = 10
@@ -60,14 +51,9 @@ _SETTINGS = {
 
 
 def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
-    """Read the settings of whoever runs the service.
+    """Read the settings of whoever runs the service; OptionError where one is no number, or negative.
 
-    Args:
-        environment: may hold PSEG_HTTP_CONNECT_S, PSEG_HTTP_SILENCE_S, PSEG_HTTP_ANSWER_S, PSEG_HTTP_RETRIES,
-            PSEG_HTTP_PAUSE_S.
-
-    Raises:
-        OptionError: a setting is no number, or negative.
+    PSEG_HTTP_CONNECT_S, PSEG_HTTP_SILENCE_S, PSEG_HTTP_ANSWER_S, PSEG_HTTP_RETRIES, PSEG_HTTP_PAUSE_S.
 
     >>> retry_policy_from({"PSEG_HTTP_RETRIES": "2"}).retries
     2
@@ -91,26 +77,13 @@ def number_from(variable: str, given: str, *, whole: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """How large a body or a file may be.
-
-    Attributes:
-        most_bytes: of it.
-        advice: what to do about a larger one, for messages.
-    """
+    """How large a body or a file may be, and what to do about a larger one, for messages."""
 
     most_bytes: int
     advice: str
 
     def require(self, size_bytes: int, address: str) -> None:
-        """Refuse what is larger.
-
-        Args:
-            size_bytes: what it states of itself, or what has come of it.
-            address: where it lies.
-
-        Raises:
-            TransferError: it is larger.
-        """
+        """Refuse (TransferError) what is larger by what it states of itself, or by what has come of it."""
         if size_bytes > self.most_bytes:
             raise TransferError(
                 f"it has more than {self.most_bytes} bytes, the most that is taken: if it is meant to be so large, "
@@ -119,24 +92,15 @@ class Allowance:
             )
 
 
-_SIZES = {
-    "image": "PSEG_HTTP_IMAGE_BYTES",
-    "bundle": "PSEG_HTTP_BUNDLE_BYTES",
-    "record": "PSEG_HTTP_RECORD_BYTES",
-}
+_SIZES = {"image": "PSEG_HTTP_IMAGE_BYTES", "bundle": "PSEG_HTTP_BUNDLE_BYTES", "record": "PSEG_HTTP_RECORD_BYTES"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The limits of all kinds of bodies.
+    """The limits of all kinds of bodies; `record` is of what the platform says of artifacts, queues and collections.
 
     An image of 200 million pixels, the most that is decoded, has 1.6 GB without compression at 16 bits and four bands.
     The weights of the largest PaddleSeg networks stay below 1 GB. 32 MiB of records name half a million artifacts.
-
-    Attributes:
-        image: of a picture.
-        bundle: of a model bundle, packed.
-        record: of any other answer: what the platform says of artifacts, queues and collections.
     """
 
     image: Allowance = Allowance(2 << 30, f"raise {_SIZES['image']}")
@@ -145,10 +109,7 @@ class Sizes:
 
 
 def sizes_from(environment: Mapping[str, str]) -> Sizes:
-    """Read the settings of whoever runs the service.
-
-    Raises:
-        OptionError: a setting is no whole number, or negative.
+    """Read the settings of whoever runs the service; OptionError where one is no whole number, or negative.
 
     >>> sizes_from({"PSEG_HTTP_IMAGE_BYTES": "1000"}).image.most_bytes
     1000

@@ -55,9 +55,6 @@ _MOST_DIGITS = 18
 def may_pass(status: int) -> bool:
     """Tell whether what a status says may be over in a moment.
 
-    Returns:
-        True for 408, 425, 429 and 500 and above.
-
     >>> [status for status in (200, 404, 409, 429, 503) if may_pass(status)]
     [429, 503]
     """
@@ -77,9 +74,7 @@ _receipt: ContextVar[_Receipt | None] = ContextVar("receipt", default=None)
 def receiving(allowance: Allowance, folder: Path | None = None) -> Generator[None]:
     """Say what the requests of a block and of its thread are answered with; elsewhere it is records.
 
-    Args:
-        allowance: how large it may be.
-        folder: where it waits if it is large; None: the system's folder for temporary files.
+    A large answer waits in `folder`; without it, in the system's folder for temporary files.
     """
     token = _receipt.set(_Receipt(allowance, folder))
     try:
@@ -98,7 +93,6 @@ class Body(SpooledTemporaryFile[bytes]):
     """
 
     def __init__(self, record: Allowance, address: str) -> None:
-        """Begin with nothing."""
         receipt = _receipt.get() or _Receipt(record, None)
         super().__init__(_BYTES_IN_MEMORY, dir=None if receipt.folder is None else str(receipt.folder))
         self._allowance = receipt.allowance
@@ -106,11 +100,7 @@ class Body(SpooledTemporaryFile[bytes]):
         self.size_bytes = 0
 
     def require_acceptable(self, headers: Mapping[str, str]) -> None:
-        """Look at what an answer states of its body.
-
-        Raises:
-            TransferError: it is packed or too large, or its size is no number.
-        """
+        """Refuse (TransferError) a body that by its headers is packed or too large, or whose size is no number."""
         packed = headers.get("Content-Encoding", "").strip().lower()
         if packed not in {"", "identity"}:
             raise TransferError(
@@ -125,21 +115,12 @@ class Body(SpooledTemporaryFile[bytes]):
             self._allowance.require(int(each[: _MOST_DIGITS + 1]), self._address)
 
     def add(self, piece: bytes) -> None:
-        """Write what came.
-
-        Raises:
-            TransferError: the body is too large.
-        """
+        """Write what came; TransferError if the body gets too large."""
         self.size_bytes += len(piece)
         self._allowance.require(self.size_bytes, self._address)
         self.write(piece)
 
     def read(self, *size: Any) -> bytes:
-        """Read on.
-
-        Args:
-            *size: the most bytes; all that are left unless it is given.
-        """
         piece = super().read(*size)
         if self.tell() == self.size_bytes:
             self.close()
@@ -150,11 +131,7 @@ class Body(SpooledTemporaryFile[bytes]):
 class Deadline:
     """Hangs up when time is over, whatever the other side does meanwhile; a context manager.
 
-    A limit on silence alone is kept by whoever sends a byte now and then.
-
-    Attributes:
-        seconds: until then.
-        passed: whether it hung up.
+    A limit on silence alone is kept by whoever sends a byte now and then. `passed` tells whether it hung up.
     """
 
     seconds: float
@@ -172,7 +149,6 @@ class Deadline:
         self._timer.cancel()
 
     def watch(self, connection: socket.socket | None) -> None:
-        """Take a connection that was made."""
         if connection is not None:
             self._sockets.append(connection)
             if self.passed:
@@ -269,19 +245,11 @@ class LimitedAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
-        """Send a request until it is answered, or the retries are used up.
+        """Send a request until it is answered, or the retries are used up; its answer must not be packed.
 
-        Args:
-            request: sent as it is, but that its answer must not be packed.
-            stream: without effect: the answer is always read.
-            timeout: without effect: the limits of the adapter hold.
-            verify: as `requests` takes it.
-            cert: as `requests` takes it.
-            proxies: as `requests` takes it.
-
-        Raises:
-            requests.RequestException: what went wrong with the last attempt.
-            TransferError: the address must not be asked, or the answer not be taken.
+        `stream` and `timeout` have no effect: the answer is always read, and the limits of the adapter hold. Raises
+        requests.RequestException, what went wrong with the last attempt, or TransferError: the address must not be
+        asked, or the answer not be taken.
         """
         self._require_allowed(str(request.url))
         request.headers["Accept-Encoding"] = "identity"
@@ -373,15 +341,7 @@ class LimitedAdapter(HTTPAdapter):
 def limited_requests(
     policy: RetryPolicy, sizes: Sizes | None = None, hosts: AllowedHosts = _any_host
 ) -> Generator[None]:
-    """Impose limits on all requests that `requests` sends, by whichever library.
-
-    Args:
-        sizes: limits of bodies; None: the usual ones.
-        hosts: which hosts may be asked.
-
-    Yields:
-        Nothing; the limits hold until the block ends.
-    """
+    """Impose limits on all requests that `requests` sends, by whichever library, until the block ends."""
     usual = requests.sessions.HTTPAdapter  # pyright: ignore[reportPrivateImportUsage]
     # requests makes its sessions deep inside its functions: no argument carries an adapter there.
     adapter = partial(LimitedAdapter, policy, sizes or Sizes(), hosts)
@@ -393,11 +353,6 @@ def limited_requests(
 
 
 def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests.Session:
-    """Make a session whose requests are limited.
-
-    Args:
-        sizes: limits of bodies; None: the usual ones.
-    """
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, LimitedAdapter(policy, sizes or Sizes()))

@@ -10,16 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.lab.corpus import rules
 from benchmarks.lab.corpus.matrix.scene import ALPHA, HEIGHT, cmyk, colormap, samples, scene_rgb
-from benchmarks.lab.corpus.matrix.tiff_file import (
-    BYTE,
-    LONG,
-    RATIONAL,
-    SBYTE,
-    SHORT,
-    SLONG,
-    SSHORT,
-    ByteOrder,
-)
+from benchmarks.lab.corpus.matrix.tiff_file import BYTE, LONG, RATIONAL, SBYTE, SHORT, SLONG, SSHORT, ByteOrder
 from benchmarks.lab.corpus.matrix.writers import (
     LOSSLESS_CODECS,
     RARE_CODECS,
@@ -312,19 +303,6 @@ def _fill_orders() -> Iterator[Variant]:
 
 
 GROUPS: tuple[Callable[[], Iterator[Variant]], ...] = (
-    _core,
-    _depths,
-    _bilevel,
-    _value_types,
-    _lossy,
-    _rare_codecs,
-    _ycbcr,
-    _lab,
-    _palettes,
-    _associated_alpha,
-    _orientations,
-    _pages,
-    _sparse,
-    _bands_and_nodata,
-    _fill_orders,
-)
+    _core, _depths, _bilevel, _value_types, _lossy, _rare_codecs, _ycbcr, _lab, _palettes, _associated_alpha,
+    _orientations, _pages, _sparse, _bands_and_nodata, _fill_orders,
+)  # fmt: skip

@@ -14,31 +14,19 @@ ByteOrder = Literal["<", ">"]
 BYTE, ASCII, SHORT, LONG, RATIONAL, SBYTE, UNDEFINED, SSHORT, SLONG = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _IFD, _LONG8 = 13, 16
 _CODES = {
-    BYTE: "B",
-    ASCII: "s",
-    SHORT: "H",
-    LONG: "I",
-    RATIONAL: "II",
-    SBYTE: "b",
-    UNDEFINED: "B",
-    SSHORT: "h",
-    SLONG: "i",
-    _IFD: "I",
-    _LONG8: "Q",
-}
+    BYTE: "B", ASCII: "s", SHORT: "H", LONG: "I", RATIONAL: "II", SBYTE: "b", UNDEFINED: "B", SSHORT: "h", SLONG: "i",
+    _IFD: "I", _LONG8: "Q",
+}  # fmt: skip
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES, _SUB_DIRECTORIES = 273, 279, 324, 325, 330
 _TILE_WIDTH = 322
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One picture of a TIFF.
+    """One picture of a TIFF; children are subdirectories.
 
-    Attributes:
-        tags: number to type and values; numerator and denominator of a rational are two values. Offsets and byte counts
-            of the segments are added.
-        segments: strips or tiles, in order; an empty one is sparse: its offset and its byte count are 0.
-        children: subdirectories.
+    `tags` map a number to type and values; numerator and denominator of a rational are two values. Offsets and byte
+    counts of the segments (strips or tiles, in order) are added; an empty one is sparse: both are 0.
     """
 
     tags: dict[int, tuple[int, tuple[int, ...]]]

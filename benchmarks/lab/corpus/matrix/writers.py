@@ -41,17 +41,12 @@ _LOSSY = {"jpeg", "webp"}
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One file of the matrix.
+    """One file of the matrix; the name is unique, without suffix.
 
-    Attributes:
-        name: of the file, without suffix; unique.
-        axes: axis to value.
-        write: writes the file.
-        expected: uint8[H, W, 3], what a photograph's reader returns, upright; None: the file is none that the rules say
-            how to read, and has to be refused or left to the other readers.
-        stored: uint8[H, W, 3], what a raster's reader returns; None: the same.
-        closeness: how close a reading has to come.
-        is_approximate: whether the codec loses so much that the scene is met only roughly.
+    `expected`, uint8[H, W, 3], is what a photograph's reader returns, upright; None: the file is none that the rules
+    say how to read, and has to be refused or left to the other readers. `stored` is what a raster's reader returns;
+    None: the same. `closeness` is how close a reading has to come; `is_approximate`: the codec loses so much that the
+    scene is met only roughly.
     """
 
     name: str
@@ -80,15 +75,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Samples and what they mean.
+    """Samples, [H, W, bands] of the file's own type, and what they mean.
 
-    Attributes:
-        name: short.
-        stored: what the samples mean.
-        values: [H, W, bands] of the file's own type.
-        axes: more axes, or other values of `samples`, `photometric` and `bands`.
-        extra: tifffile's words for the bands beyond the colours.
-        readable: whether the rules say how to read it.
+    `axes` are more of them, or other values of `samples`, `photometric` and `bands`; `extra` are tifffile's words for
+    the bands beyond the colours; `readable`: the rules say how to read it.
     """
 
     name: str
@@ -267,15 +257,10 @@ _STRIP_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A picture for the writer of this project.
+    """A picture for the writer of this project; byte order and BigTIFF are those of the whole file.
 
-    Attributes:
-        picture: its samples.
-        layout: byte order and BigTIFF are those of the whole file.
-        tags: more of them, or others.
-        subsampling: of YCbCr, horizontal and vertical.
-        reverse_bits: FillOrder 2.
-        children: subdirectories.
+    `tags` are more, or others; `subsampling` of YCbCr is horizontal and vertical; `reverse_bits` is FillOrder 2;
+    `children` are subdirectories.
     """
 
     picture: Picture
