@@ -83,9 +83,9 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     text = re.sub(r"<[^>]*>", " ", page.read_text().partition('id="groups"')[2].partition("</section>")[0])
     words = " ".join(text.split())
     # Of the figures by hand above: 50 percent within the whole scale, and 10 points more at the second date.
-    assert "north 2026-01-10 3 50.0% 0.0% to 100.0%" in words
+    assert "north 2026-01-10 3 50.0% 20.8 0.0% to 100.0%" in words
     assert "north 2026-06-10 3 60.0%" in words
-    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 -14.8 to +34.8" in words
+    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 5.8 -14.8 to +34.8" in words
     assert "The unit is the transect" in words
     assert "7 of 7 images segmented" in page.read_text()
     assert "<dt>pattern</dt>" in page.read_text()
@@ -342,9 +342,18 @@ def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Pat
     ]
     assert len(told) == 6
     assert len(list(root.iter(f"{space}polyline"))) == 3
-    first = next(root.iter(f"{space}circle"))
-    # the axis of a class with up to 100 % is 150 pixels long
-    assert float(first.attrib["cy"]) == pytest.approx(34 + 75, abs=0.1)
+    first, second, *_ = root.iter(f"{space}circle")
+    # the axis of a class with up to 100 % is 150 pixels long, and its lines lie 30 apart
+    lines = [float(each.attrib["y1"]) for each in root.iter(f"{space}line")][:6]
+    assert (lines[0] - lines[-1], lines[1] - lines[0]) == (150, -30)
+    assert float(first.attrib["cy"]) == pytest.approx((lines[0] + lines[-1]) / 2, abs=0.1)
+    # the two dates share the whole width of the panel
+    line = next(root.iter(f"{space}line")).attrib
+    left, width = float(line["x1"]), float(line["x2"]) - float(line["x1"])
+    assert [(float(each.attrib["cx"]) - left) / width for each in (first, second)] == pytest.approx(
+        [0.25, 0.75], abs=0.02
+    )
+    assert [each.text for each in root.iter(f"{space}text")][:2] == ["mean", "95 % interval"]
     # with commas, as programs of SVG 1.1 (Inkscape, QGIS) read it
     assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", first.attrib["fill"])
 
