@@ -172,7 +172,7 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": [5, 5]}), "are not those of the whole picture"),
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": "\u00e9 "}), "no text of COCO"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 9, "segmentation": []}]}, "not there"),
-        ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: Field required"),
+        ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: is required"),
         ("a.json", coco() | {"images": coco()["images"] * 2}, "two images or two categories have one id"),
         (
             "a.json",
