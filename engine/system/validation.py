@@ -51,7 +51,7 @@ _WORDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("enum", "literal_error"), "must be {expected}"),
     **dict.fromkeys(("frozen_field", "frozen_instance"), "cannot be changed"),
     **dict.fromkeys(("recursion_loop", "recursion_depth_exceeded"), "is nested too deeply"),
-    "json_invalid": "is not JSON ({error})",
+    "json_invalid": "is not JSON: {error}",
     "invalid_key": "must have a text as its name",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
