@@ -200,8 +200,8 @@ class PredictRun:
         if others:
             more = ", …" if len(others) > _NAMED_AT_MOST else ""
             say(
-                f"{len(others)} file{'' if len(others) == 1 else 's'} in {out} that this run did not write: no table and "
-                f"no report counts them, and you may remove them: {', '.join(others[:_NAMED_AT_MOST])}{more}"
+                f"{len(others)} file{'' if len(others) == 1 else 's'} in {out} that this run did not write: no table "
+                f"and no report counts them, and you may remove them: {', '.join(others[:_NAMED_AT_MOST])}{more}"
             )
 
     def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:

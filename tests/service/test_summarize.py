@@ -186,6 +186,26 @@ def test_failed_pictures_are_counted_and_named(bundle: Path, tmp_path: Path) -> 
     assert "no picture of the table's row: c.png" in outcome.stderr
 
 
+@pytest.mark.parametrize("command", ["summarize", "sample"])
+def test_the_advice_for_a_run_without_a_mask_works(bundle: Path, tmp_path: Path, command: str) -> None:
+    image, out = halves(tmp_path / "in" / "a.png"), tmp_path / "o"
+    asked = ["--count", 1, "--out", tmp_path / "s.csv"] if command == "sample" else ["--per", "all"]
+    run = "predict", bundle, image.parent, "--out", out
+    whole = image.read_bytes()
+    image.write_bytes(b"")
+    pseg(*run)
+    assert "1 failed, the first for this reason" in pseg_error(command, out, *asked)
+    image.write_bytes(whole)
+    # as a run leaves it that is interrupted before its first image is done
+    first, *_ = (out / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (out / "ledger.jsonl").write_text(first)
+    said = pseg_error(command, out, *asked)
+    assert "ended before one of its 1 images was done: give the command of the run (`pseg predict` with" in said
+    assert said.rstrip().endswith("again, with --resume")
+    assert pseg(*run, "--resume").status == ExitStatus.DONE
+    assert pseg(command, out, *asked).status == ExitStatus.DONE
+
+
 def test_points_lie_where_the_pictures_were_taken(bundle: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33, 51, 36), 3: "E", 4: (151, 12, 0)})
