@@ -102,8 +102,11 @@ def meta_text(
     Args:
         classes: The classes, in the order of the output channels.
         input_shape: NCHW; None is a free axis.
+        model_record: The origin of the model; its ``license`` is stated as that of the bundle.
         multilabel: Whether classes do not exclude each other.
     """
+    origin = dict(model_record)
+    stated = {"license": origin.pop("license")} if "license" in origin else {}
     entries: list[dict[str, object]] = []
     for entry in classes:
         color = {} if entry.color is None else {"def_color": list(entry.color)}
@@ -111,7 +114,8 @@ def meta_text(
     meta = {
         "$schema": MODEL_SCHEMA,
         "name": name,
-        "model": dict(model_record),
+        **stated,
+        "model": origin,
         "classes": entries,
         "shape": list(input_shape),
         **({"multilabel": True} if multilabel else {}),

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 DRIVER_LIBRARY = "libcuda.so.1"
 MANAGEMENT_LIBRARY = "libnvidia-ml.so.1"
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+
+_PCI_DEVICES = Path("/sys/bus/pci/devices")
+_PCI_VENDOR = "0x10de"
 
 Load = Callable[[str], Any]
 """Opens a shared library by name or path; raises OSError."""
@@ -82,6 +85,23 @@ class _Uuid(ctypes.Structure):
     def text(self, prefix: str) -> str:
         digits = bytes(self.bytes).hex()
         return f"{prefix}-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def may_have_gpu(devices: Path = _PCI_DEVICES, load: Load = ctypes.CDLL) -> bool:
+    """Whether this machine may have an NVIDIA GPU: its bus shows a device of that maker, or the driver is there.
+
+    Args:
+        devices: folder of the kernel with a folder for each device of the bus.
+    """
+    for vendor in devices.glob("*/vendor"):
+        with suppress(OSError):
+            if vendor.read_text().strip() == _PCI_VENDOR:
+                return True
+    try:
+        load(DRIVER_LIBRARY)
+    except OSError:
+        return False
+    return True
 
 
 def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
