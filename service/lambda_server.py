@@ -145,7 +145,7 @@ class PictureRequest(JobRequest):
     @classmethod
     def _require_one_artifact(cls, given: object) -> object:
         if not isinstance(given, Mapping):
-            raise OptionError("the request is no JSON object")
+            raise OptionError("the request is not a JSON object")
         wrong = [f"{name}: one picture per request: give image" for name in _LEFT_OUT if name in given]
         for name in ("model", "image"):
             if name in given and not is_platform_urn(str(given[name]), ARTIFACT_URN):

@@ -169,7 +169,7 @@ def _holds_something(folder: Path) -> bool:
 @cache
 def _temporary_cache(reason: str) -> Path:
     _log.warning(
-        "there is no cache folder (%s): what is converted and tried is kept only until this process ends; name a "
+        "no cache folder can be used (%s): what is converted and tried is kept only until this process ends; name a "
         "folder with --cache-dir, or for orders and jobs with PSEG_CACHE_DIR",
         reason,
     )

@@ -323,7 +323,7 @@ def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[
         description.ParseFromString(program)
         block = description.blocks[0]
     except (DecodeError, IndexError) as error:
-        raise ModelLoadError(f"the program is no .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
+        raise ModelLoadError(f"the program is not a .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
     types = {
         framework_pb2.VarType.FP16: np.float16,
         framework_pb2.VarType.FP32: np.float32,

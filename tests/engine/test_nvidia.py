@@ -119,7 +119,7 @@ def test_a_machine_may_have_a_gpu_if_its_bus_shows_one(tmp_path: Path, vendor: s
 
 
 def test_no_driver_at_all() -> None:
-    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver here .*hand a container its GPUs"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver was found .*hand a container its GPUs"):
         read_gpus(loads(Driver(), absent="libcuda.so.1"))
 
 

@@ -248,7 +248,7 @@ def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
         (("--pattern", "{place}/{quadrat}.png"), "{place} is not a name that may stand there once"),
         (("--pattern", "{site}/{site}.png"), "{site} is not a name that may stand there once"),
         (("--pattern", "*.png"), "no name in braces"),
-        (("--pattern", "{date}/{quadrat}/*.png"), "is no date"),
+        (("--pattern", "{date}/{quadrat}/*.png"), "is not a date"),
         (("--pattern", "{site}.tif"), "7 of 7 pictures have no place"),
         (("--pattern", "{date}/*.png"), "it says nothing of the folders above"),
         (("--pattern", "{date}/*.png"), "such as */{date}/*.png"),
@@ -272,8 +272,8 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1.png,S\n", "row 3 names T1/20260610/q1.png again"),
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1,S\n", "both name"),
         ("image,site\nT1/20260610/q1.png,\n", "row 2: it has no site"),
-        ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is no date"),
-        ("image,depth\nT1/20260610/q1.png,deep\n", "deep is no depth"),
+        ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is not a date"),
+        ("image,depth\nT1/20260610/q1.png,deep\n", "deep is not a depth"),
     ],
 )
 def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
@@ -289,8 +289,8 @@ def test_pictures_outside_of_the_pattern_stop_the_survey_unless_they_are_left_ou
     assert pseg("predict", bundle, sources / "north", "--recursive", "--out", dives, "--resume").status == 0
     told = " ".join(pseg_error("summarize", dives, "--pattern", PATTERN).split())
     assert "2 of 9 pictures have no place" in told
-    assert "north/T1/test.png: T1 is no date (2026-03-14, 20260314, 2026-03 or 2026)" in told
-    assert "tests/q1.png: tests is no date" in told
+    assert "north/T1/test.png: T1 is not a date (2026-03-14, 20260314, 2026-03 or 2026)" in told
+    assert "tests/q1.png: tests is not a date" in told
     with_them = summary_of(dives, "--pattern", "{site}/{transect}/*/{quadrat}.png", "--skip-unplaced")
     assert [each["reason"].partition(" below ")[0] for each in with_them["unplaced"]] == ["it does not lie as deep"]
     left = pseg("summarize", dives, "--pattern", PATTERN, "--skip-unplaced")

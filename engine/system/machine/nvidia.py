@@ -117,7 +117,7 @@ def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
         driver = load(DRIVER_LIBRARY)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"there is no NVIDIA driver here ({error}): install it on the host, and hand a container its GPUs "
+            f"no NVIDIA driver was found ({error}): install it on the host, and hand a container its GPUs "
             "(Docker's option gpus); or use device cpu"
         ) from error
     _require(driver.cuInit(0))
