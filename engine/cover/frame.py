@@ -268,7 +268,7 @@ def _enclosed_by(lines: _Lines, frame: npt.NDArray[np.float32]) -> Points:
     )
     opposite = np.minimum(length[:, :2], length[:, 2:]) / np.maximum(length[:, :2], length[:, 2:])
     hidden = _hidden_corners(first_end, last_end)
-    inside = ((start > 0) & (start < [width, height])).all(axis=2)
+    inside: Flags = np.all((start > 0) & (start < [width, height]), axis=2)
     shaped = (
         (clearance > _LEAST_WIDTH * shorter)
         & (_area(start) > _LEAST_AREA * height * width)
@@ -281,7 +281,7 @@ def _enclosed_by(lines: _Lines, frame: npt.NDArray[np.float32]) -> Points:
             raise _unseen(frame)
         most = likely[np.argmax((shown * length).sum(axis=1)[likely])]
         if not inside[most].all():
-            raise _cut_off(int((~inside[most]).sum()))
+            raise _cut_off(int(np.count_nonzero(~inside[most])))
         raise _covered(shown[most], int(hidden[most]))
     longest = np.argsort(-(shown * length).sum(axis=1)[taken])
     kept: list[Points] = []

@@ -107,8 +107,10 @@ def read_sample(path: Path) -> list[SampleRow]:
     wrong = [row for row in sample if not 0 < row.inclusion_probability <= 1]
     if wrong or not sample or len({row.image for row in sample}) < len(sample):
         raise OptionError(
-            f"{path}: is not a sample: it names no picture, one twice, or a probability that is not above 0 and at most "
-            "1",
+            (
+                f"{path}: is not a sample: it names no picture, one twice, or a probability that is not above 0 and at "
+                "most 1"
+            ),
             option="sample",
         )
     return sample
