@@ -188,6 +188,7 @@ def run(out: Path, recipe: Recipe, *, test: bool) -> dict[str, Any]:
         classes=CLASSES,
         transforms=[{"type": "Normalize"}],
         model_record={
+            "license": "Apache-2.0",
             "trained_on": "microscope images of cell nuclei, CC0 (demo/nuclei.py)",
             **{key: measured[key] for key in kept if key in measured},
         },

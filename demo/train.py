@@ -159,7 +159,7 @@ def run(out: Path, recipe: Recipe) -> dict[str, Any]:
         name="demo-seagrass",
         classes=CLASSES,
         transforms=[{"type": "Normalize"}],
-        model_record={"trained_on": "rendered quadrat scenes (demo/scenes.py)", **record},
+        model_record={"license": "Apache-2.0", "trained_on": "rendered quadrat scenes (demo/scenes.py)", **record},
     )
     text = json.dumps(measured, indent=2) + "\n"
     out.with_name("training.json").write_text(text, encoding="utf-8")

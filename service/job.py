@@ -55,7 +55,7 @@ from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
 from service.ivcap.transfer.limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
 from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import PredictRequest, ServiceRequest, build_service_request
+from service.request import PredictRequest, ServiceRequest, build_service_request, problems_of
 from service.session import caches_at
 from service.version import banner
 
@@ -332,7 +332,9 @@ def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser
         if given.test_file is not None:
             # The library would end with a trace of what is wrong with it.
             JobRequest(**_content_of(given.test_file))
-    except (OptionError, ValidationError) as error:
+    except ValidationError as error:
+        parser.error(problems_of(error))
+    except OptionError as error:
         parser.error(str(error))
     return given
 

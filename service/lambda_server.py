@@ -55,6 +55,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine import EngineError, InferenceError, OptionError, Predictor
 from engine.errors import message_of
 from engine.system.text import legible
+from engine.system.validation import fault_of
 from service.ivcap.description import EXAMPLE, PICTURE_DESCRIPTION, completed, request_schema, tool_from
 from service.ivcap.items import LocalItem
 from service.ivcap.names import ARTIFACT_URN, is_platform_urn
@@ -134,7 +135,7 @@ class PictureRequest(JobRequest):
     @classmethod
     def _require_one_artifact(cls, given: object) -> object:
         if not isinstance(given, Mapping):
-            raise OptionError("the request is no JSON object")
+            raise OptionError("the request is not a JSON object")
         wrong = [f"{name}: one picture per request: give image" for name in _LEFT_OUT if name in given]
         for name in ("model", "image"):
             if name in given and not is_platform_urn(str(given[name]), ARTIFACT_URN):
@@ -311,11 +312,11 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _line(error: Mapping[str, Any]) -> str:
-    if error["type"] == "json_invalid":
-        return f"the body is not JSON: {error['ctx']['error']}"
     # Behind `body`, which is all that comes this way.
     where = ".".join(map(str, error["loc"][1:]))
-    return f"{where}: {error['msg']}" if isinstance(error["loc"][-1], str) and where else str(error["msg"])
+    if isinstance(error["loc"][-1], str) and where:
+        return f"{where}: {fault_of(error)}"
+    return fault_of(error) if error["type"] == "value_error" else f"the body {fault_of(error)}"
 
 
 def _require_own_site(request: Request) -> None:

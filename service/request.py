@@ -22,6 +22,7 @@ from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
 from engine.system.files import make_folder, remove_abandoned_parts
 from engine.system.text import legible
+from engine.system.validation import fault_of, states_value
 from service.collections.sharding import Shard, parse_shard
 
 SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
@@ -268,47 +269,38 @@ def build_service_request(**parameters: object) -> ServiceRequest:
     try:
         request = ServiceRequest.model_validate(parameters)
     except ValidationError as error:
-        raise OptionError("\n".join(_problem(each) for each in error.errors())) from error
+        raise OptionError(problems_of(error)) from error
     # What no runtime can honour is known before model or image are fetched.
     candidates(request.predict_request().network)
     return request
 
 
-_KINDS: Mapping[str, str] = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "a text",
-    "list": "a list",
-}
-_NOT_OF_THAT_KIND = frozenset({"type", "parsing", "from_float", "parsing_size"})
 _SHOWN = 80
+
+
+def problems_of(error: ValidationError) -> str:
+    """Say what is wrong with the parameters of an order or a job, a line each."""
+    return "\n".join(_problem(each) for each in error.errors())
 
 
 def _problem(error: Mapping[str, Any]) -> str:
     """What is wrong with a parameter, in one line and in the words of the command line."""
     if not error["loc"]:
-        return str(error["msg"]).removeprefix("Value error, ")
+        return fault_of(error)
     name, given = _dashed(str(error["loc"][0])), legible(repr(error["input"]), _SHOWN)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = [_dashed(each) for each in ServiceRequest.model_fields]
         similar = get_close_matches(name, known, 1)
         return f"{legible(name, _SHOWN)}: unknown parameter" + (f"; did you mean {similar[0]}?" if similar else "")
-    if kind == "missing":
-        return f"{name}: it is required"
     if kind in {"literal_error", "enum"}:
         return f"{name}: {given} is none of {context['expected'].replace(' or ', ', ')}"
     option = _option_named(name)
     problem = None if option is None else option.declaration.problem(error["input"])
     if problem is not None:
         return f"{name}: {problem}"
-    if kind == "string_pattern_mismatch":
-        return f"{name}: {given} has not the form {context['pattern']}"
-    expected, _, fault = kind.partition("_")
-    if expected in _KINDS and fault in _NOT_OF_THAT_KIND:
-        return f"{name}: {given} is not {_KINDS[expected]}"
-    return f"{name}: {given}: {error['msg'].removeprefix('Value error, ')}"
+    value = f", but it is {given}" if states_value(error) else ""
+    return f"{name}: {fault_of(error)}{value}"
 
 
 def _option_named(parameter: str) -> DeclaredOption | None:

@@ -133,7 +133,7 @@ def _users_cache() -> Path:
 @cache
 def _temporary_cache(reason: str) -> Path:
     _log.warning(
-        "there is no cache folder (%s): what is converted and tried is kept only until this process ends; name a "
+        "no cache folder can be used (%s): what is converted and tried is kept only until this process ends; name a "
         "folder with --cache-dir, or for orders and jobs with PSEG_CACHE_DIR",
         reason,
     )

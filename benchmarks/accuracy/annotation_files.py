@@ -242,7 +242,7 @@ def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]
                 raise ImageError(f"{path}: line {rows.line_num}: it ends before all columns: export it anew")
             name, row, column, code = (cells[each].strip() for each in at)
             if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in (row, column)):
-                raise ImageError(f"{path}: line {rows.line_num}: row and column are no numbers: export it anew")
+                raise ImageError(f"{path}: line {rows.line_num}: row and column are not numbers: export it anew")
             # A point without a label is none yet.
             points[name] += [LabelledPoint(code, int(row), int(column))] if code else []
     except (SettingsError, csv.Error) as error:

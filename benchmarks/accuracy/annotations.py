@@ -152,7 +152,7 @@ def _embedded_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
             if image.size[::-1] == shape:
                 return np.asarray(image.convert("L")) > 0
     except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the mask of a shape is no PNG ({error})") from error
+        raise ValueError(f"the mask of a shape is not a PNG ({error})") from error
     raise ValueError("the mask of a shape is not of the size that its points say: save it anew")
 
 
@@ -240,7 +240,7 @@ def _numbers_of(text: str) -> list[int]:
     for letter in text.encode("ascii", "replace"):
         digit = letter - ord("0")
         if not 0 <= digit < 64 or shift > _MOST_BITS:
-            raise ValueError("the run lengths of a region are no text of COCO")
+            raise ValueError("the run lengths of a region are not a text of COCO")
         number |= (digit & 0x1F) << shift
         shift += 5
         if digit & 0x20:

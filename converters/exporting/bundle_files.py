@@ -81,7 +81,12 @@ def meta_text(
     *,
     multilabel: bool = False,
 ) -> str:
-    """Write ``meta.json``; classes are in the order of the output channels, None is a free axis of the NCHW shape."""
+    """Write ``meta.json``; classes are in the order of the output channels, None is a free axis of the NCHW shape.
+
+    ``license`` of the model's record is stated as that of the bundle.
+    """
+    origin = dict(model_record)
+    stated = {"license": origin.pop("license")} if "license" in origin else {}
     entries: list[dict[str, object]] = []
     for entry in classes:
         color = {} if entry.color is None else {"def_color": list(entry.color)}
@@ -89,7 +94,8 @@ def meta_text(
     meta = {
         "$schema": MODEL_SCHEMA,
         "name": name,
-        "model": dict(model_record),
+        **stated,
+        "model": origin,
         "classes": entries,
         "shape": list(input_shape),
         **({"multilabel": True} if multilabel else {}),

@@ -62,7 +62,7 @@ def export_bundle(
         output_op: What the program ends in: ``none`` gives logits (float32 NCHW), ``softmax`` probabilities (float32
             NCHW), ``argmax`` class indices (int32 NHW).
         input_shape: NCHW; None is a free axis.
-        model_record: What ``meta.json`` says in ``model`` about the model's origin.
+        model_record: What ``meta.json`` says in ``model`` about the model's origin; ``license`` is the bundle's.
 
     Raises:
         ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path

@@ -100,12 +100,7 @@ def find_frame(frame: Flags) -> FrameEdge:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = np.asarray(cv2.resize(full, size, interpolation=cv2.INTER_AREA), np.float32)
     zoom = np.array([width / small.shape[1], height / small.shape[0]])
-    candidates = _enclosed_by(_straight_lines(small), small.shape)
-    if not len(candidates):
-        raise RegionError(
-            "no four sides of a frame enclose a region: the frame is absent, cut off by the border of the picture, or "
-            "too much of it is covered"
-        )
+    candidates = _enclosed_by(_straight_lines(small), small)
     edges: list[FrameEdge] = []
     problems: list[RegionError] = []
     for corners in candidates:
@@ -235,13 +230,13 @@ def _fitted(points: Points, degrees: Real, angle: float, offset: float) -> tuple
 # ---- regions ----------------------------------------------------------------------------------------------------
 
 
-def _enclosed_by(lines: _Lines, shape: Sequence[int]) -> Points:
-    """Corners [Q, 4, 2] of regions that four lines enclose, those with the longest edges first."""
-    height, width = shape
+def _enclosed_by(lines: _Lines, frame: npt.NDArray[np.float32]) -> Points:
+    """Corners [Q, 4, 2] of regions that four lines enclose, at least one, those with the longest edges first."""
+    height, width = frame.shape
     shorter = min(height, width)
     sides = _facing_fours(lines)
     if not len(sides):
-        return np.zeros((0, 4, 2))
+        raise _unseen(frame)
     before = np.roll(sides, 1, axis=1)
     start = _crossing(lines.normals[before], lines.offsets[before], lines.normals[sides], lines.offsets[sides])
     stop = np.roll(start, -1, axis=1)
@@ -255,19 +250,53 @@ def _enclosed_by(lines: _Lines, shape: Sequence[int]) -> Points:
         lines.shown_between(sides, start + low * (stop - start), start + high * (stop - start)) for low, high in parts
     )
     opposite = np.minimum(length[:, :2], length[:, 2:]) / np.maximum(length[:, :2], length[:, 2:])
-    taken = (
+    hidden = _hidden_corners(first_end, last_end)
+    inside: Flags = np.all((start > 0) & (start < [width, height]), axis=2)
+    shaped = (
         (clearance > _LEAST_WIDTH * shorter)
         & (_area(start) > _LEAST_AREA * height * width)
         & (opposite.min(axis=1) > _LEAST_OPPOSITE)
-        & _shows_enough(shown, _hidden_corners(first_end, last_end))
-        & ((start > 0) & (start < [width, height])).all(axis=(1, 2))
     )
+    taken = shaped & _shows_enough(shown, hidden) & inside.all(axis=1)
+    if not taken.any():
+        likely = np.flatnonzero(shaped & (shown.min(axis=1) > 0))
+        if not len(likely):
+            raise _unseen(frame)
+        most = likely[np.argmax((shown * length).sum(axis=1)[likely])]
+        if not inside[most].all():
+            raise _cut_off(int(np.count_nonzero(~inside[most])))
+        raise _covered(shown[most], int(hidden[most]))
     longest = np.argsort(-(shown * length).sum(axis=1)[taken])
     kept: list[Points] = []
     for corners in start[taken][longest]:
         if all(np.abs(corners - other).max() > 2 * _REACH * shorter for other in kept):
             kept.append(corners)
     return np.array(kept).reshape(-1, 4, 2)
+
+
+def _unseen(frame: npt.NDArray[np.float32]) -> RegionError:
+    pixels = frame > 0.5
+    edges = {"upper": pixels[0], "lower": pixels[-1], "left": pixels[:, 0], "right": pixels[:, -1]}
+    reached = [name for name, row in edges.items() if row.any()]
+    seen = f"{pixels.mean():.1%} of the pixels are of the frame's class, but no four straight sides enclose a region"
+    if not reached:
+        return RegionError(f"{seen}, and none lies at the border of the picture: a side is covered, or was not found")
+    if len(reached) > 2:
+        return RegionError(seen)
+    borders = " and ".join(reached)
+    return RegionError(f"{seen}, and some lie at the {borders} border of the picture: the frame is probably cut off")
+
+
+def _cut_off(corners: int) -> RegionError:
+    which = "a corner lies" if corners == 1 else f"{corners} corners lie"
+    return RegionError(f"the frame is cut off: {which} at the border of the picture or outside")
+
+
+def _covered(shown: Real, hidden: int) -> RegionError:
+    return RegionError(
+        f"too little of the frame shows: of one side {shown.min():.0%}, of all sides {shown.mean():.0%}, and "
+        f"{hidden} of 4 corners are hidden"
+    )
 
 
 def _hidden_corners(first_ends: Real, last_ends: Real) -> Indices:
@@ -337,15 +366,13 @@ def _refined(frame: npt.NDArray[np.float32], corners: Points) -> FrameEdge:
         normals, offsets = np.array([each.normal for each in sides]), np.array([each.offset for each in sides])
         corners = _crossing(np.roll(normals, 1, axis=0), np.roll(offsets, 1), normals, offsets)
     margin = _MARGIN * min(height, width)
-    if not ((corners > margin) & (corners < [width - margin, height - margin])).all():
-        raise RegionError("a corner of the frame lies at the border of the picture or outside of it")
+    within = ((corners > margin) & (corners < [width - margin, height - margin])).all(axis=1)
+    if not within.all():
+        raise _cut_off(int((~within).sum()))
     shown = np.array([each.shown for each in sides])
     hidden = _hidden_corners(np.array([each.first_end for each in sides]), np.array([each.last_end for each in sides]))
     if not _shows_enough(shown, hidden):
-        raise RegionError(
-            f"too little of the frame shows: of one side {shown.min():.0%}, of all sides {shown.mean():.0%}, and "
-            f"{hidden} of 4 corners are hidden"
-        )
+        raise _covered(shown, int(hidden))
     residual = math.sqrt(sum(each.squares for each in sides) / sum(each.points for each in sides))
     if residual > _MOST_RESIDUAL * mean:
         raise RegionError(f"the sides of the frame are not straight: {residual:.1f} pixels off on average")

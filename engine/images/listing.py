@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -28,8 +28,10 @@ from engine.system.files import open_to_read
 _MOST_NAMED = 3
 _OWN_RESULT = re.compile(r"\.(?:pseudo|mask)\.png$|\.overlay\.jpg$")
 _MASK_NAME = re.compile(r"[ _.-](?:masks?|labels?|seg|segmentation|gt|annotations?)$", re.IGNORECASE)
+_FOLDER_OF_MASKS = re.compile(r"masks?|labels?|seg|segmentations?|gt|annotations?", re.IGNORECASE)
 _PNG_BYTES = 26
 _GREY, _PALETTE = 0, 3
+_KINDS_OF_MASKS = frozenset({_GREY, _PALETTE})
 _KNOWN_OTHERS = frozenset(
     ".csv .txt .md .json .jsonl .xml .xmp .yaml .yml .html .pdf .log .db .aae .thm .lrv .mp4 .mov .avi .wav .mp3 .gpx "
     ".kml .ini .py .npz .npy .tgz .tar .gz .zip .xls .xlsx .ods .doc .docx .ovr .tfw .jgw .pgw .prj".split()
@@ -92,8 +94,8 @@ def find_images(
     So does a plain name that does not exist; the other pictures are not lost with it.
 
     Left out of folders and globs: this project's own results (`*.pseudo.png`, `*.mask.png`, `*.overlay.jpg`), masks (a
-    PNG of a palette or of grey values beside a photograph of the same stem), pictures in formats that are not read, and
-    what is no regular file.
+    PNG of a palette or of grey values beside a photograph of the same stem, or in a folder named like `labels` beside
+    the folder that holds its photograph), pictures in formats that are not read, and what is no regular file.
 
     Args:
         arguments: Names of files or folders, or globs.
@@ -111,6 +113,7 @@ def find_images(
     """
     search = _Search(recursive, exclude, photographs=True, results=results)
     search.take_all(arguments)
+    search.leave_out_masks_of_other_folders()
     idle = [pattern for pattern in exclude if pattern not in search.effective]
     if idle:
         raise ImageError(f"exclude {idle[0]}: matches nothing that was found: check the pattern")
@@ -154,6 +157,8 @@ class _Search:
         self._exclude = exclude
         self._photographs = photographs
         self._results = {_identity(results)} if results is not None and results.is_dir() else set[tuple[int, int]]()
+        self._searched: list[Path] = []
+        """What was taken of folders and globs."""
         self._known: dict[Path, Path] = {}
         """The file itself to the name under which it was taken."""
 
@@ -165,6 +170,22 @@ class _Search:
                 raise ImageError(
                     f"{argument}: cannot be listed ({reason_of(cause)}): check the name and permissions"
                 ) from cause
+
+    def leave_out_masks_of_other_folders(self) -> None:
+        """Take no masks that lie in a tree of their own beside that of their photographs (`images/`, `labels/`)."""
+        doubtful = {path: places for path in self._searched if (places := _folders_of_masks(path)) and _is_png(path)}
+        if not doubtful:
+            return
+        photographs = {
+            each for path in self.found.images if path not in doubtful for each in _places_beside(path, path.stem)
+        }
+        for path, places in doubtful.items():
+            beside = {*_places_beside(path, path.stem), *_places_beside(path, _MASK_NAME.sub("", path.stem))}
+            if any(each in photographs and each[0] in places for each in beside) and _png_kind(path) in _KINDS_OF_MASKS:
+                self.found.subfolders.pop(path, None)
+                self._leave_out(path, "masks in a folder beside that of their photographs")
+        left_out = {each.path for each in self.found.left_out}
+        self.found.images = [path for path in self.found.images if path not in left_out]
 
     def _take_argument(self, argument: str | Path) -> None:
         if not str(argument):
@@ -246,7 +267,9 @@ class _Search:
                 continue
             reason = _reason_against(file, stems) if self._photographs else _reason_against_any(file)
             if reason is None:
+                before = len(self.found.images)
                 self._take(file, subfolder)
+                self._searched += self.found.images[before:]
                 taken += 1
             elif reason:
                 self._leave_out(file, reason)
@@ -356,13 +379,31 @@ def _is_mask(file: Path, photographs: Set[str]) -> bool:
     stem = str(file.with_suffix(""))
     ends = (match.start() for match in re.finditer(r"[._-]", file.name))
     if stem in photographs or _MASK_NAME.sub("", stem) in photographs:
-        kinds = {_GREY, _PALETTE}
+        kinds = _KINDS_OF_MASKS
     elif any(str(file.with_name(file.name[:end])) in photographs for end in ends if end):
-        kinds = {_PALETTE}  # a picture of numbered colours is no photograph of its own, whatever follows the name
+        kinds = frozenset(
+            {_PALETTE}
+        )  # a picture of numbered colours is no photograph of its own, whatever follows the name
     else:
         return False
+    return _png_kind(file) in kinds
+
+
+def _png_kind(file: Path) -> int | None:
     header = _prefix(file)[:_PNG_BYTES]
-    return header[12:16] == b"IHDR" and header[-1] in kinds
+    return header[-1] if header[12:16] == b"IHDR" else None
+
+
+def _folders_of_masks(path: Path) -> frozenset[int]:
+    """At which places of a path a folder is named as those of masks are."""
+    return frozenset(at for at, name in enumerate(path.parts[:-1]) if _FOLDER_OF_MASKS.fullmatch(name))
+
+
+def _places_beside(path: Path, stem: str) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...], str]]:
+    """A path with one of its folders left open: which one, what is above and below it, and the stem."""
+    *folders, _ = path.parts
+    for at in range(len(folders)):
+        yield at, tuple(folders[:at]), tuple(folders[at + 1 :]), stem
 
 
 def is_tiff(path: Path) -> bool:

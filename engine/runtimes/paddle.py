@@ -276,7 +276,7 @@ def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[
         description.ParseFromString(program)
         block = description.blocks[0]
     except (DecodeError, IndexError) as error:
-        raise ModelLoadError(f"the program is no .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
+        raise ModelLoadError(f"the program is not a .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
     kinds = {
         "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8, "INT8": np.int8,
         "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,

@@ -27,7 +27,7 @@ from engine.options import (
 )
 from engine.system.libraries import installed_versions
 from engine.system.machine.hardware import Host, this_host
-from engine.system.settings_files import SettingsError, read_json
+from engine.system.settings_files import SettingsError, first_problem, read_json
 
 PROFILE_NAME = "profile.json"
 """What the profile is called that a bundle carries."""
@@ -159,7 +159,7 @@ def read_profile(path: Path) -> Profile:
     except SettingsError as error:
         raise OptionError(f"{path}: is not a tuned profile: it {error}; name a file that `pseg tune` wrote") from error
     except (ValidationError, OptionError) as error:
-        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        told = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise OptionError(f"{path}: is not a tuned profile ({told}): make it again with `pseg tune`") from error
 
 

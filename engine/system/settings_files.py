@@ -17,6 +17,7 @@ import yaml
 
 from engine.system.files import open_to_read
 from engine.system.text import legible
+from engine.system.validation import fault_of, states_value
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -52,10 +53,11 @@ def shown_value(value: object) -> str:
 
 
 def first_problem(error: "ValidationError") -> str:
-    """Say which field of a file is the first wrong one, what is wrong with it, and its value, shortened."""
+    """Say which field of a file is the first wrong one, what is wrong with it, and its value if it has one."""
     first = error.errors()[0]
     field = legible(".".join(map(str, first["loc"])), _SHOWN_CHARACTERS) or "its content"
-    return f"{field}: {first['msg']}, but it is {shown_value(first['input'])}"
+    value = f", but it is {shown_value(first['input'])}" if states_value(first) else ""
+    return f"{field}: {fault_of(first)}{value}"
 
 
 def read_text(path: Path, most_bytes: int) -> str:

@@ -273,4 +273,4 @@ def read_rows(name: str, columns: Sequence[str] | None = None, optional: Collect
             raise OptionError(f"{name}: has no column {lacking[0]} (there are: {known}): make it with `pseg manifest`")
         return list(_bounded_rows(name, file, columns and [column for column in columns if column in there]))
     except (pa.ArrowException, OSError) as error:
-        raise OptionError(f"{name}: is no Parquet file ({_reason(error)}): make it with `pseg manifest`") from error
+        raise OptionError(f"{name}: is not a Parquet file ({_reason(error)}): make it with `pseg manifest`") from error

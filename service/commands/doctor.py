@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from engine import open_bundle
+from engine.system.machine.nvidia import may_have_gpu
 from engine.system.text import legible
 from service.commands.bundle_facts import facts_table
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, tell_fact
@@ -22,6 +23,9 @@ def doctor(
     bundle: Annotated[
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Model bundle. By default the demo bundle.")
     ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Try the runtimes for NVIDIA GPUs also where no such card is found.")
+    ] = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Show what is installed, which runtimes start with a bundle, how to fix those that do not, and what it holds."""
@@ -29,10 +33,13 @@ def doctor(
     versions = installed_versions()
     with errors_end_the_command():
         tried = bundle or demo_bundle()
-        starts = try_starts(tried, caches_at(cache_dir))
+        has_gpu = may_have_gpu()
+        starts = try_starts(tried, caches_at(cache_dir), gpu=gpu or has_gpu)
         with open_bundle(tried, inspect_only=True) as opened:
             record = inspection(opened)
     out.print(f"cores: {cores_line()}")
+    if not has_gpu:
+        out.print("GPU: no NVIDIA card found (what one needs: pseg doctor --gpu, docs/gpu.md)")
     installed = Table("library", "version")
     for name, version in versions.items():
         installed.add_row(name, version or Text("not installed", "dim"))

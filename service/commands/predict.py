@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,9 @@ from service.results.pictures import (
     CoverTable,
     ImageTask,
     ResultWriter,
+    map_names,
+    other_results,
+    picture_names,
     region_error,
     require_inputs_kept,
     require_results_apart,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from service.results.report import Shown
 
 _Result = Result[ImageTask, Path | None]
+_NAMED_AT_MOST = 5
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -142,6 +146,7 @@ class PredictRun:
     def complete(self, write_table: Callable[[bytes], None]) -> bool:
         """Segment the images; False if one failed, or a table or page could not be written."""
         table, products, failed, shrunken, missed = CoverTable(), Products(), 0, 0, 0
+        written = {task.stem for task in self.listing.tasks} - {task.stem for task in self.tasks}
         try:
             with (
                 open_session(
@@ -155,6 +160,8 @@ class PredictRun:
                 _progress(len(self.tasks), wanted=not self.results.quiet) as advance,
             ):
                 for record, result in self.results_of(predictor):
+                    if not isinstance(result, Failed | Entry):
+                        written.add(result.source.stem)
                     table.add(record, Capture() if isinstance(result, Failed) else result.capture)
                     shrunken += _is_shrunken(result)
                     show(result)
@@ -168,12 +175,34 @@ class PredictRun:
                 if not self.results.json_lines and not self.results.quiet:
                     _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
                     tell_missed(missed)
+                # A run that goes on with another one keeps the record of what is not its own.
+                if _writes(self.request, self.tiles) and not self.results.resume:
+                    self._tell_others(written)
         finally:
             csv = self.results.tables.csv
             if csv is not None and (table.rows or not self.tasks):
                 with products.written(f"the table {csv}"):
                     write_table(table.to_csv())
         return not failed and not missed and not products.missing
+
+    def _tell_others(self, written: Set[str]) -> None:
+        out, save = self.results.out, self.request.save
+        names = {
+            name
+            for stem in written
+            for name in (
+                *picture_names(stem, save, planes=False),
+                *picture_names(stem, save, planes=True),
+                *map_names(stem, save),
+            )
+        }
+        others = other_results(out, names, lambda folder: bool(ledgers_in(folder)))
+        if others:
+            more = ", …" if len(others) > _NAMED_AT_MOST else ""
+            say(
+                f"{len(others)} file{'' if len(others) == 1 else 's'} in {out} that this run did not write: no table "
+                f"and no report counts them, and you may remove them: {', '.join(others[:_NAMED_AT_MOST])}{more}"
+            )
 
     def results_of(self, predictor: Predictor) -> Iterator[tuple[Mapping[str, Any], _Result | Entry]]:
         """Segment the images, in their order, write what was asked for, and record it: each record with its result."""

@@ -76,16 +76,16 @@ def cores_line() -> str:
     return f"{usable_cores()} usable" + ("" if quota is None else f" (control group quota {quota:g})")
 
 
-def try_starts(path: Path, caches: Caches) -> list[Start]:
-    """Load a bundle into every runtime and run it once; BundleError where it cannot be read."""
+def try_starts(path: Path, caches: Caches, *, gpu: bool) -> list[Start]:
+    """Load a bundle into every runtime, with `gpu` also those for a GPU; BundleError where it cannot be read."""
     threads = usable_cores()
     choices: list[RuntimeOptions] = [
-        *(OnnxOptions(provider=provider, threads=threads) for provider in Provider),
+        *(OnnxOptions(provider=each, threads=threads) for each in Provider if gpu or each.device is Device.CPU),
         PaddleOptions(threads=threads),
         PaddleOptions(threads=threads, onednn=True),
-        PaddleOptions(threads=threads, device=Device.GPU),
-        PaddleOptions(threads=threads, device=Device.GPU, tensorrt=True),
     ]
+    if gpu:
+        choices += [PaddleOptions(threads=threads, device=Device.GPU, tensorrt=each) for each in (False, True)]
     starts: list[Start] = []
     inputs: tuple[TensorSpec, ...] = ()
     with open_bundle(path) as bundle:

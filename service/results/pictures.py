@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -182,6 +182,26 @@ def _result_names(tasks: Sequence[ImageTask], vectors: str | None) -> Iterator[s
         if vectors is not None and is_polygon_format(vectors):
             yield polygons_of(task, vectors)
             yield f"{task.stem}{STYLE_SUFFIX}"
+
+
+def other_results(folder: Path, own: Container[str], kept_apart: Callable[[Path], bool]) -> list[str]:
+    """Find the results in a folder that are not among those of a run, such as those of images left out of it.
+
+    Args:
+        folder: where the results of the run lie.
+        own: names of its results, as seen from there, with `/`.
+        kept_apart: says of a sub-folder that what lies in it has a record of its own.
+
+    Returns:
+        Names as seen from the folder, sorted: masks, overlays, maps.
+    """
+    suffixes = *(suffix for each in _SUFFIXES.values() for suffix in each), MAP_SUFFIX
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not kept_apart(Path(place, name))]
+        names = (Path(place, name).relative_to(folder).as_posix() for name in files if name.endswith(suffixes))
+        found += [name for name in names if name not in own]
+    return sorted(found)
 
 
 def require_results_apart(arguments: Sequence[str], folder: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar, cast
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypeAliasType, TypedDict
 
+from engine.system.validation import fault_of
+
 MOST_IMAGES: Final = 10_000_000
 """Of a collection: ten times what one folder was tried with."""
 
@@ -223,10 +225,10 @@ def checked(model: type[_Model], value: object) -> _Model:
     try:
         _adapter(model).validate_python(value, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         # What tells one kind of record from the other is no field.
         parts = [str(part) for part in first["loc"] if part not in ("ok", "failed")]
-        raise RecordError((".".join(parts) or "the record")[:80], first["msg"].removeprefix("Value error, ")) from None
+        raise RecordError((".".join(parts) or "the record")[:80], fault_of(first)) from None
     return cast("_Model", value)
 
 

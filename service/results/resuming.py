@@ -28,7 +28,8 @@ class LedgerError(EngineError):
         return cls(
             place,
             f"holds the results of another run, {images} images ({differences}): name another folder, give the options "
-            "of that run, or replace its results (--overwrite; with --resume they are replaced one by one)",
+            "of that run, or replace its results with --overwrite (with --resume instead, the results of each image "
+            "are kept until that image is segmented again)",
         )
 
 

@@ -107,8 +107,18 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         folder, areas = content.path.parent, _areas_of(covers)
         pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, folder, full_size, areas))
     if classes is None:
-        raise LedgerError(ledgers[0], "has no image with a mask: look at its failures with `pseg merge`")
+        raise LedgerError(ledgers[0], _without_masks(failures, _missing(contents)))
     return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))
+
+
+def _without_masks(failures: Mapping[str, str], missing: int) -> str:
+    again = "give the command of the run (`pseg predict` with its options) again, with --resume"
+    if not failures:
+        return f"has no image with a mask: the run ended before one of its {missing} images was done: {again}"
+    path, reason = next(iter(failures.items()))
+    return (
+        f"has no image with a mask: {len(failures)} failed, the first for this reason: {path}: {reason}; then {again}"
+    )
 
 
 def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping[str, Any]] | str:

@@ -270,7 +270,7 @@ def _date(text: str) -> str:
     found = _DATE.fullmatch(text)
     parts = [] if found is None else [part for part in found.groups() if part is not None]
     if not parts or not all(1 <= int(part) <= most for part, most in zip(parts[1:], (12, 31), strict=False)):
-        raise ValueError(f"{legible(text, _SHOWN)} is no date (2026-03-14, 20260314, 2026-03 or 2026)")
+        raise ValueError(f"{legible(text, _SHOWN)} is not a date (2026-03-14, 20260314, 2026-03 or 2026)")
     return "-".join(parts)
 
 
@@ -282,7 +282,7 @@ def _depth(text: str) -> float | None:
     except ValueError:
         depth = float("nan")
     if not abs(depth) < float("inf"):
-        raise ValueError(f"{legible(text, _SHOWN)} is no depth (a number of metres)")
+        raise ValueError(f"{legible(text, _SHOWN)} is not a depth (a number of metres)")
     return depth
 
 

@@ -81,13 +81,16 @@ def read_sample(path: Path) -> list[SampleRow]:
         raise OptionError(f"{path}: {error}: give a table of `pseg sample`", option="sample") from error
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise OptionError(
-            f"{path}: is no table of `pseg sample` ({error}): give one with image, stratum, inclusion_probability",
+            f"{path}: is not a table of `pseg sample` ({error}): give one with image, stratum, inclusion_probability",
             option="sample",
         ) from error
     wrong = [row for row in sample if not 0 < row.inclusion_probability <= 1]
     if wrong or not sample or len({row.image for row in sample}) < len(sample):
         raise OptionError(
-            f"{path}: is no sample: it names no picture, one twice, or a probability that is not above 0 and at most 1",
+            (
+                f"{path}: is not a sample: it names no picture, one twice, or a probability that is not above 0 and at "
+                "most 1"
+            ),
             option="sample",
         )
     return sample

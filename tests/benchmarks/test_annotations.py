@@ -158,7 +158,7 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("a.json", labelme(shape("rock", "line", (1, 1), (5, 5))), "a shape of type line with 2 points encloses no"),
-        ("a.json", labelme(shape("rock", "mask", (1, 1), (5, 5), mask="AAAA")), "the mask of a shape is no PNG"),
+        ("a.json", labelme(shape("rock", "mask", (1, 1), (5, 5), mask="AAAA")), "the mask of a shape is not a PNG"),
         ("a.json", labelme(shape("rock", "point", (60, 5))), "row 5, column 60 lies outside 60x40 pixels"),
         ("a.json", labelme(shape("rock", "polygon", (70, 5), (80, 5), (80, 9))), "from 70,5 to 80,9 is none of 60x40"),
         ("a.json", labelme(shape("rock", "circle", (20, 20), (20, 3e6))), "is none of 60x40 pixels"),
@@ -172,7 +172,7 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": [5, 5]}), "are not those of the whole picture"),
         ("a.json", coco({"size": [HEIGHT, WIDTH], "counts": "\u00e9 "}), "no text of COCO"),
         ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 9, "segmentation": []}]}, "not there"),
-        ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: Field required"),
+        ("a.json", coco() | {"annotations": [{"image_id": 7, "category_id": 4}]}, "segmentation: is required"),
         ("a.json", coco() | {"images": coco()["images"] * 2}, "two images or two categories have one id"),
         (
             "a.json",
@@ -182,8 +182,8 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
         ("a.json", {"version": 1}, "is neither a file of labelme"),
         ("a.json", "{", "is not valid JSON"),
         ("a.csv", "Name,X,Y\na.jpg,1,2\n", "the columns are name, x, y: export annotations from CoralNet"),
-        ("a.csv", "Name,Row,Column,Label\na.jpg,1.5,2,rock\n", "line 2: row and column are no numbers"),
-        ("a.csv", f"Name,Row,Column,Label\na.jpg,{'9' * 5000},2,rock\n", "line 2: row and column are no numbers"),
+        ("a.csv", "Name,Row,Column,Label\na.jpg,1.5,2,rock\n", "line 2: row and column are not numbers"),
+        ("a.csv", f"Name,Row,Column,Label\na.jpg,{'9' * 5000},2,rock\n", "line 2: row and column are not numbers"),
         ("a.csv", "Label,Column,Name,Row\nrock,2,a.jpg,1\n\nrock,2,a.jpg\n", "line 4: it ends before all columns"),
     ],
 )

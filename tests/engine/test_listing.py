@@ -120,6 +120,29 @@ def test_masks_beside_their_photographs_are_left_out(tmp_path: Path) -> None:
     assert {path.name for path in list_images([tmp_path])} >= {"a.png", "b_mask.png", "c-labels.png"}
 
 
+def test_masks_in_a_folder_beside_that_of_their_photographs_are_left_out(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4), np.uint8)
+    for name in ("images/T1/a.jpg", "images/T1/b.png", "images/c.jpg", "grey/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.stack([pixels] * 3, axis=-1)).save(tmp_path / name)
+    for name in ("labels/T1/a.png", "labels/T1/b_mask.png", "labels/c.png", "labels/other.png", "plain/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name)
+    Image.fromarray(np.stack([pixels] * 3, axis=-1)).save(tmp_path / "labels/T1/coloured.png")
+    found = find_images([tmp_path], recursive=True)
+    # Without a photograph of its name a picture is none of its masks, and grey pictures of another folder are no masks.
+    taken = {path.relative_to(tmp_path).as_posix() for path in found.images}
+    assert taken == {
+        *("images/T1/a.jpg", "images/T1/b.png", "images/c.jpg", "grey/c.jpg"),
+        *("labels/other.png", "labels/T1/coloured.png", "plain/c.png"),
+    }
+    assert set(found.subfolders) == set(found.images)
+    (remark,) = found.remarks()
+    assert remark.startswith("3 left out: masks in a folder beside that of their photographs: ")
+    assert find_images([tmp_path / "labels/c.png", tmp_path], recursive=True).images[0] == tmp_path / "labels/c.png"
+    assert len(find_images([tmp_path / "labels"]).images) == 2
+
+
 def test_masks_in_a_folder_below_their_photographs_are_left_out(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4), np.uint8)
     touched(tmp_path, "T1/a.jpg", "T1/b.jpg", "T2/c.jpg")

@@ -11,7 +11,7 @@ import pytest
 
 from engine import OptionError, RuntimeUnavailableError
 from engine.system.machine.gpu_stacks import GPU_STACKS, PADDLE_INDEX, how_to_install, how_to_install_paddle
-from engine.system.machine.nvidia import Gpu, GpuMemory, open_libraries, read_gpus, require_gpu, set_tf32
+from engine.system.machine.nvidia import Gpu, GpuMemory, may_have_gpu, open_libraries, read_gpus, require_gpu, set_tf32
 
 L4 = ("NVIDIA L4", 8, 9, 24 << 30)
 MIG = ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9, 0, 10 << 30)
@@ -106,8 +106,20 @@ def test_without_the_management_library_the_driver_is_known_by_its_cuda() -> Non
     assert (gpu.driver, gpu.cuda) == ("13.0", "13.0")
 
 
+@pytest.mark.parametrize(("vendor", "expected"), [("0x8086", False), ("0x10de", True), (None, False)])
+def test_a_machine_may_have_a_gpu_if_its_bus_shows_one(tmp_path: Path, vendor: str | None, expected: bool) -> None:
+    def no_driver(name: str) -> Any:
+        raise OSError(name)
+
+    if vendor is not None:
+        (tmp_path / "0000:00:02.0").mkdir()
+        (tmp_path / "0000:00:02.0" / "vendor").write_text(f"{vendor}\n")
+    assert may_have_gpu(tmp_path, no_driver) is expected
+    assert may_have_gpu(tmp_path, lambda _: None)  # a driver without a bus, as in a virtual machine
+
+
 def test_no_driver_at_all() -> None:
-    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver here .*hand a container its GPUs"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no NVIDIA driver was found .*hand a container its GPUs"):
         read_gpus(loads(Driver(), absent="libcuda.so.1"))
 
 

@@ -121,7 +121,7 @@ def test_every_provider_becomes_its_options(provider: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"provider": "tensorrt"}, "Input should be 'cpu'"),
+        ({"provider": "tensorrt"}, "must be 'cpu'"),
         ({"threads": 0}, "threads: 0 is less than 1"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"provider": "paddle-cpu"}, "int8 under TensorRT only"),

@@ -119,25 +119,31 @@ def test_one_hidden_corner_is_bridged() -> None:
     ("mask", "reason"),
     [
         (np.zeros((480, 640), np.uint8), "no pixel is of the frame's class"),
-        (framed(SQUARE + np.array([250, 0])), "cut off|border"),
-        (framed(SQUARE - np.array([0, 89.5])), "border"),
+        (framed(SQUARE + np.array([250, 0])), "at the right border of the picture: the frame is probably cut off"),
+        (framed(SQUARE + np.array([250, 120])), "at the lower and right border of the picture"),
+        (framed(SQUARE - np.array([0, 89.5])), "the frame is cut off: 2 corners lie at the border"),
         (framed(SQUARE * 0.6 - np.array([60, 0]), SQUARE * 0.6 + np.array([240, 60])), "several frames"),
     ],
-    ids=["none", "cut off", "at the border", "two"],
+    ids=["none", "cut off", "cut off twice", "at the border", "two"],
 )
 def test_what_is_not_one_whole_frame_is_refused(mask: npt.NDArray[np.uint8], reason: str) -> None:
     with pytest.raises(RegionError, match=reason):
         find_frame(mask == 1)
 
 
-@pytest.mark.parametrize("hidden", ["a side", "two corners"])
-def test_no_line_is_continued_to_where_nothing_is_seen(hidden: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "columns", "reason"),
+    [
+        (slice(None), slice(440, None), "none lies at the border of the picture: a side is covered"),
+        (slice(280, None), slice(None), "none lies at the border of the picture: a side is covered"),
+        (slice(385, None), slice(210, 450), "too little of the frame shows: of one side 19%, of all sides 79%"),
+    ],
+    ids=["a side", "two corners", "most of a side"],
+)
+def test_no_line_is_continued_to_where_nothing_is_seen(rows: slice, columns: slice, reason: str) -> None:
     mask = framed(SQUARE)
-    if hidden == "a side":
-        mask[:, 440:] = 0
-    else:
-        mask[280:] = 0
-    with pytest.raises(RegionError):
+    mask[rows, columns] = 0
+    with pytest.raises(RegionError, match=reason):
         find_frame(mask == 1)
 
 

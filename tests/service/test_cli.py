@@ -674,6 +674,11 @@ def test_doctor_tells_what_starts(bundle: Path, tmp_path: Path) -> None:
     assert starts["cpu"][1] == "yes"
     assert starts["paddle-cpu"][1] == starts["paddle-onednn"][1] == "no"
     assert {"onnxruntime", "paddlepaddle", "numpy"} <= set(starts)
+    if "no NVIDIA card found" in outcome.stdout:
+        assert {"cuda", "tensorrt", "paddle-gpu"}.isdisjoint(starts)
+        assert "onnxruntime-gpu[" not in outcome.stdout
+    everywhere = pseg_process("doctor", bundle, "--gpu", "--cache-dir", tmp_path / "cache", COLUMNS="300")
+    assert {"cuda", "tensorrt", "paddle-gpu", "paddle-tensorrt"} <= set(everywhere.stdout.split())
 
 
 def test_doctor_refuses_what_is_no_bundle(tmp_path: Path) -> None:

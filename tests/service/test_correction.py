@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -71,11 +72,13 @@ def test_what_is_corrected_says_so(dive: Path, bundle: Path) -> None:
         row = next(each for each in csv.DictReader(file) if each["class"] == "red")
     assert (row["corrected"], row["mean"], row["mean_as_found"]) == ("yes", "0.325", "0.45")
     plot = (dive / "c.svg").read_text()
-    assert "red, corrected cover in percent (small: as found)" in plot
+    assert "red, corrected cover in percent" in plot
+    texts = ElementTree.fromstring(plot).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314 (our own file)
+    assert [each.text for each in texts][:3] == ["mean", "95 % interval", "mean as found"]
     assert "corrected, 45.00 % as found" in plot
     page = (dive / "c.html").read_text()
-    assert ">Cover as the network found it</h2>" in page
-    assert ">Corrected cover by group</h2>" in page
+    assert page.index(">Corrected cover by group</h2>") < page.index("Not an estimate of the survey:")
+    assert "the figures here and in the table of images are as the network found them" in page
     assert ">32.5%</td>" in page
     assert ">45.0%</td>" in page.partition('id="groups"')[2]
 

@@ -367,7 +367,7 @@ def test_samples_and_labels_that_say_nothing_are_refused(
     sample.write_text("image,stratum,inclusion_probability\na.jpg,,1.5\n")
     assert "a probability that is not above 0" in refusal(bundle, "--sample", sample, *folders[2:])
     sample.write_text("image\na.jpg\n")
-    assert "is no table of `pseg sample`" in refusal(bundle, "--sample", sample, *folders[2:])
+    assert "is not a table of `pseg sample`" in refusal(bundle, "--sample", sample, *folders[2:])
     assert "either the images, or a sample" in refusal(bundle, "--sample", sample, *folders)
     assert "either the images, or a sample" in refusal(bundle, *folders[2:])
     assert "either masks or annotations" in refusal(bundle, *folders[:2])

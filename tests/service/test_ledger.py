@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -275,6 +276,24 @@ def test_results_of_another_run_are_replaced_only_if_that_is_asked_for(
     for path in out.glob("*.png"):
         path.unlink()
     assert pseg(*command, "--max-img-size", 900).status == ExitStatus.INCOMPLETE, "nothing was left to replace"
+
+
+def test_results_that_are_not_of_a_run_are_named_and_kept(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    (photos / "d.png").unlink()
+    (photos / "sub").mkdir()
+    shutil.copy(photos / "a.png", photos / "sub" / "far.png")
+    command = ("predict", bundle, photos, "--recursive", "--out", out)
+    first = pseg(*command, "--save", "pseudo,overlay")
+    assert "that this run did not write" not in first.stderr
+    stale = {path.relative_to(out).as_posix() for path in out.rglob("*.overlay.jpg")} | {"sub/far.pseudo.png"}
+    again = pseg(*command, "--exclude", "sub", "--overwrite")
+    (line,) = (each for each in again.stderr.splitlines() if "that this run did not write" in each)
+    assert line.startswith(f"{len(stale)} files in {out} ")
+    assert set(line.rpartition(": ")[2].split(", ")) == stale
+    assert all((out / name).is_file() for name in stale)
+    kept = pseg("predict", bundle, photos / "a.png", "--out", tmp_path / "own")
+    assert "that this run did not write" not in kept.stderr
 
 
 def test_shards_and_whole_runs_keep_the_results_of_each_other(bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_manifest_of_nothing_is_refused(tmp_path: Path) -> None:
         ({"uri": ["file:///a", None]}, "1 rows hold no absolute URI, None"),
         ({"uri": [1, 2]}, "2 rows hold no absolute URI, 1"),
         ({"uri": []}, "names no image"),
-        (None, "is no Parquet file"),
+        (None, "is not a Parquet file"),
     ],
 )
 def test_a_manifest_that_cannot_be_done_is_refused(

@@ -729,6 +729,44 @@ def survey(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("width", [400, 800, 1200])
+def test_tables_of_groups_fit_and_names_stay_beside_their_colours(page: Page, survey: Path, width: int) -> None:
+    survey.write_text(survey.read_text().replace("<bdi>grass</bdi>", "<bdi>seagrass</bdi>"))
+    resize(page, width)
+    page.open(survey)
+    assert page.run("return arguments[0].scrollWidth - arguments[0].clientWidth", page.one(".scroller.whole")) == 0
+    lines = page.run(
+        """return Array.from(document.querySelectorAll(".swatch + span"), (name) => {
+            const [color, text] = [name.previousElementSibling, name].map((each) => each.getBoundingClientRect());
+            return [text.height / parseFloat(getComputedStyle(name).lineHeight), text.left - color.right,
+                color.top >= text.top && color.bottom <= text.bottom];
+        })"""
+    )
+    assert len(lines) > 4
+    for height, gap, beside in lines:
+        assert height < 1.5
+        assert 0 <= gap < 12
+        assert beside
+
+
+def test_the_table_of_images_has_the_cover_inside_the_region(page: Page, survey: Path) -> None:
+    page.open(survey)
+    heads = [" ".join(each.split()) for each in page.texts("#table thead th")][-4:]
+    assert heads == ["sand in the region", "grass in the region", "sand in the image", "grass in the image"]
+    cells = {row[0]: row[-4:] for row in _cells(page)}
+    # by hand: grass is three quarters of the first picture's region and half of the picture; the second has no region
+    assert cells["q1.jpg"] == ["25.0%", "75.0%", "50.0% 12.5 m²", "50.0% 12.5 m²"]
+    assert cells["q2.jpg"] == ["", "", "75.0% 100.0 m²", "25.0% 100.0 m²"]
+    assert page.texts("main > .overview caption:not(.hidden)") == ["Inside the regions", "Whole images"]
+
+
+def _cells(page: Page) -> list[list[str]]:
+    return page.run(
+        r"""return Array.from(document.querySelectorAll("#table tbody tr"),
+            (row) => Array.from(row.cells, (cell) => cell.innerText.replace(/\s+/g, " ").trim()))"""
+    )
+
+
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
@@ -757,9 +795,9 @@ def test_axe_core_finds_nothing(page: Page, survey: Path, four: Path, width: int
         assert page.run("return document.documentElement.scrollWidth") <= width
 
 
-def test_a_narrow_screen_shows_the_cover_first_and_how_it_was_made_last(page: Page, survey: Path) -> None:
+def test_a_narrow_screen_shows_the_estimates_first_and_how_they_were_made_last(page: Page, survey: Path) -> None:
     def tops() -> list[float]:
-        names = ("#cover", "#groups", "#failures", "#images", "#provenance")
+        names = ("#groups", "#cover", "#failures", "#images", "#provenance")
         return [
             page.run("return document.querySelector(arguments[0]).getBoundingClientRect().top", name) for name in names
         ]
@@ -768,7 +806,8 @@ def test_a_narrow_screen_shows_the_cover_first_and_how_it_was_made_last(page: Pa
     page.open(survey)
     assert tops() == sorted(tops())
     resize(page, 1400)
-    cover, *_, images, provenance = tops()
+    groups, cover, *_, images, provenance = tops()
+    assert groups < cover
     assert abs(provenance - cover) < 2
     assert provenance < images
 
@@ -776,8 +815,10 @@ def test_a_narrow_screen_shows_the_cover_first_and_how_it_was_made_last(page: Pa
 def test_a_class_that_is_left_out_is_told_and_is_no_share(page: Page, survey: Path) -> None:
     page.open(survey)
     rows = page.texts(".totals:not(.groups) tbody tr")
-    # by hand: both images have the same pixels, a quarter of which is the frame's
-    assert [" ".join(each.split()) for each in rows[:3]] == [
+    # by hand: of the region a quarter and three quarters; both images have the same pixels, a quarter is the frame's
+    assert [" ".join(each.split()) for each in rows[:5]] == [
+        "sand25.0%25.0%25.0%",
+        "grass75.0%75.0%75.0%",
         "sand62.5%62.5%50.0%75.0%112.5 m²",
         "grass37.5%37.5%25.0%50.0%112.5 m²",
         "frameleft out, 25.0% of all pixels",
@@ -805,7 +846,7 @@ def test_groups_have_their_means_and_intervals(page: Page, survey: Path) -> None
         "northunknown350.0%none: one transect62.5%1250 cm²",
         "north2025 to 20263 and 4+50.0none: one transect",
     ]
-    assert rows[3] == "north2025350.0%25.0% to 75.0%62.5%1250 cm²"
+    assert rows[3] == "north2025350.0%10.025.0% to 75.0%62.5%1250 cm²"
     interval, track = page.one(".interval").rect, page.all(".groups .track")[2].rect
     assert interval["x"] - track["x"] == pytest.approx(0.25 * track["width"], abs=1)
     assert interval["width"] == pytest.approx(0.5 * track["width"], abs=1)

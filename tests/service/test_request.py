@@ -107,11 +107,11 @@ def test_all_problems_of_an_order_are_told_at_once() -> None:
             **{"tile-size": 0, "precision": "int7", "device": "tpu", "report": "perhaps"},
         )
     assert sorted(str(told.value).splitlines()) == [
-        "batch-size: 'many' is not a whole number",
-        "device: 'tpu' has not the form ^(cpu|gpu|gpu:(0|[1-9][0-9]{0,2}))$",
+        "batch-size: must be a whole number, but it is 'many'",
+        "device: must have the form ^(cpu|gpu|gpu:(0|[1-9][0-9]{0,2}))$, but it is 'tpu'",
         "min-subgraph-size: 0 is less than 1",
         "precision: 'int7' is none of 'fp32', 'fp16', 'int8'",
-        "report: 'perhaps' is not true or false",
+        "report: must be true or false, but it is 'perhaps'",
         "tile-size: 0 is less than 1",
         "treshold: unknown parameter; did you mean threshold?",
     ]

@@ -83,9 +83,9 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     text = re.sub(r"<[^>]*>", " ", page.read_text().partition('id="groups"')[2].partition("</section>")[0])
     words = " ".join(text.split())
     # Of the figures by hand above: 50 percent within the whole scale, and 10 points more at the second date.
-    assert "north 2026-01-10 3 50.0% 0.0% to 100.0%" in words
+    assert "north 2026-01-10 3 50.0% 20.8 0.0% to 100.0%" in words
     assert "north 2026-06-10 3 60.0%" in words
-    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 -14.8 to +34.8" in words
+    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 5.8 -14.8 to +34.8" in words
     assert "The unit is the transect" in words
     assert "7 of 7 images segmented" in page.read_text()
     assert "<dt>pattern</dt>" in page.read_text()
@@ -186,6 +186,26 @@ def test_failed_pictures_are_counted_and_named(bundle: Path, tmp_path: Path) -> 
     assert "no picture of the table's row: c.png" in outcome.stderr
 
 
+@pytest.mark.parametrize("command", ["summarize", "sample"])
+def test_the_advice_for_a_run_without_a_mask_works(bundle: Path, tmp_path: Path, command: str) -> None:
+    image, out = halves(tmp_path / "in" / "a.png"), tmp_path / "o"
+    asked = ["--count", 1, "--out", tmp_path / "s.csv"] if command == "sample" else ["--per", "all"]
+    run = "predict", bundle, image.parent, "--out", out
+    whole = image.read_bytes()
+    image.write_bytes(b"")
+    pseg(*run)
+    assert "1 failed, the first for this reason" in pseg_error(command, out, *asked)
+    image.write_bytes(whole)
+    # as a run leaves it that is interrupted before its first image is done
+    first, *_ = (out / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (out / "ledger.jsonl").write_text(first)
+    said = pseg_error(command, out, *asked)
+    assert "ended before one of its 1 images was done: give the command of the run (`pseg predict` with" in said
+    assert said.rstrip().endswith("again, with --resume")
+    assert pseg(*run, "--resume").status == ExitStatus.DONE
+    assert pseg(command, out, *asked).status == ExitStatus.DONE
+
+
 def test_points_lie_where_the_pictures_were_taken(bundle: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33, 51, 36), 3: "E", 4: (151, 12, 0)})
@@ -228,7 +248,7 @@ def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
         (("--pattern", "{place}/{quadrat}.png"), "{place} is not a name that may stand there once"),
         (("--pattern", "{site}/{site}.png"), "{site} is not a name that may stand there once"),
         (("--pattern", "*.png"), "no name in braces"),
-        (("--pattern", "{date}/{quadrat}/*.png"), "is no date"),
+        (("--pattern", "{date}/{quadrat}/*.png"), "is not a date"),
         (("--pattern", "{site}.tif"), "7 of 7 pictures have no place"),
         (("--pattern", "{date}/*.png"), "it says nothing of the folders above"),
         (("--pattern", "{date}/*.png"), "such as */{date}/*.png"),
@@ -252,8 +272,8 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1.png,S\n", "row 3 names T1/20260610/q1.png again"),
         ("image,site\nT1/20260610/q1.png,N\nT1/20260610/q1,S\n", "both name"),
         ("image,site\nT1/20260610/q1.png,\n", "row 2: it has no site"),
-        ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is no date"),
-        ("image,depth\nT1/20260610/q1.png,deep\n", "deep is no depth"),
+        ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is not a date"),
+        ("image,depth\nT1/20260610/q1.png,deep\n", "deep is not a depth"),
     ],
 )
 def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
@@ -269,8 +289,8 @@ def test_pictures_outside_of_the_pattern_stop_the_survey_unless_they_are_left_ou
     assert pseg("predict", bundle, sources / "north", "--recursive", "--out", dives, "--resume").status == 0
     told = " ".join(pseg_error("summarize", dives, "--pattern", PATTERN).split())
     assert "2 of 9 pictures have no place" in told
-    assert "north/T1/test.png: T1 is no date (2026-03-14, 20260314, 2026-03 or 2026)" in told
-    assert "tests/q1.png: tests is no date" in told
+    assert "north/T1/test.png: T1 is not a date (2026-03-14, 20260314, 2026-03 or 2026)" in told
+    assert "tests/q1.png: tests is not a date" in told
     with_them = summary_of(dives, "--pattern", "{site}/{transect}/*/{quadrat}.png", "--skip-unplaced")
     assert [each["reason"].partition(" below ")[0] for each in with_them["unplaced"]] == ["it does not lie as deep"]
     left = pseg("summarize", dives, "--pattern", PATTERN, "--skip-unplaced")
@@ -342,9 +362,18 @@ def test_the_plot_shows_every_group_with_its_interval(dives: Path, tmp_path: Pat
     ]
     assert len(told) == 6
     assert len(list(root.iter(f"{space}polyline"))) == 3
-    first = next(root.iter(f"{space}circle"))
-    # the axis of a class with up to 100 % is 150 pixels long
-    assert float(first.attrib["cy"]) == pytest.approx(34 + 75, abs=0.1)
+    first, second, *_ = root.iter(f"{space}circle")
+    # the axis of a class with up to 100 % is 150 pixels long, and its lines lie 30 apart
+    lines = [float(each.attrib["y1"]) for each in root.iter(f"{space}line")][:6]
+    assert (lines[0] - lines[-1], lines[1] - lines[0]) == (150, -30)
+    assert float(first.attrib["cy"]) == pytest.approx((lines[0] + lines[-1]) / 2, abs=0.1)
+    # the two dates share the whole width of the panel
+    line = next(root.iter(f"{space}line")).attrib
+    left, width = float(line["x1"]), float(line["x2"]) - float(line["x1"])
+    assert [(float(each.attrib["cx"]) - left) / width for each in (first, second)] == pytest.approx(
+        [0.25, 0.75], abs=0.02
+    )
+    assert [each.text for each in root.iter(f"{space}text")][:2] == ["mean", "95 % interval"]
     # with commas, as programs of SVG 1.1 (Inkscape, QGIS) read it
     assert re.fullmatch(r"rgb\(\d+,\d+,\d+\)", first.attrib["fill"])
 

@@ -29,7 +29,7 @@ def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[Tensor
         outputs = [op for op in operations if op["#"].rpartition(".")[2] == "fetch"]
         return tuple(map(_pir_spec, inputs)), tuple(map(_pir_spec, outputs))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelLoadError(f"the program is no PIR JSON of Paddle 3 ({error}): export the model again") from error
+        raise ModelLoadError(f"the program is not PIR JSON of Paddle 3 ({error}): export the model again") from error
 
 
 _PIR_DTYPES: Mapping[str, type[np.generic]] = {
@@ -103,7 +103,7 @@ def _pir_operators(program: Path) -> Iterator[str]:
             json.loads(program.read_text(encoding="utf-8"), object_pairs_hook=object_of_unique_keys)
         ]
     except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{program.name} is no PIR JSON of Paddle 3 ({error}): export the model again") from error
+        raise ModelLoadError(f"{program.name} is not PIR JSON of Paddle 3 ({error}): export the model again") from error
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

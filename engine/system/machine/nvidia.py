@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 DRIVER_LIBRARY = "libcuda.so.1"
 MANAGEMENT_LIBRARY = "libnvidia-ml.so.1"
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+
+_PCI_DEVICES = Path("/sys/bus/pci/devices")
+_PCI_VENDOR = "0x10de"
 
 Load = Callable[[str], Any]
 """Opens a shared library by name or path; raises OSError."""
@@ -74,6 +77,23 @@ class _Uuid(ctypes.Structure):
         return f"{prefix}-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def may_have_gpu(devices: Path = _PCI_DEVICES, load: Load = ctypes.CDLL) -> bool:
+    """Whether this machine may have an NVIDIA GPU: its bus shows a device of that maker, or the driver is there.
+
+    Args:
+        devices: folder of the kernel with a folder for each device of the bus.
+    """
+    for vendor in devices.glob("*/vendor"):
+        with suppress(OSError):
+            if vendor.read_text().strip() == _PCI_VENDOR:
+                return True
+    try:
+        load(DRIVER_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
 def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
     """Ask the driver for its GPUs: at least one, in the order of CUDA, which CUDA_VISIBLE_DEVICES decides.
 
@@ -83,7 +103,7 @@ def read_gpus(load: Load = ctypes.CDLL) -> tuple[Gpu, ...]:
         driver = load(DRIVER_LIBRARY)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"there is no NVIDIA driver here ({error}): install it on the host, and hand a container its GPUs "
+            f"no NVIDIA driver was found ({error}): install it on the host, and hand a container its GPUs "
             "(Docker's option gpus); or use device cpu"
         ) from error
     _require(driver.cuInit(0))

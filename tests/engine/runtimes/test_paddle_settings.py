@@ -376,7 +376,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("text", GARBAGE, ids=range(len(GARBAGE)))
 def test_what_is_no_pir_program(text: str) -> None:
-    with pytest.raises(ModelLoadError, match=r"the program is no PIR JSON of Paddle 3 .*export the model again"):
+    with pytest.raises(ModelLoadError, match=r"the program is not PIR JSON of Paddle 3 .*export the model again"):
         pir_tensor_specs(text)
 
 
