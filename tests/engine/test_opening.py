@@ -321,7 +321,7 @@ def test_a_contradictory_request_is_not_told_by_what_imports_ahead(
 ) -> None:
     lost: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lost.append)
-    wrong = RuntimeRequest(runtime=RuntimeName.PADDLE, provider=Provider.OPENVINO)
+    wrong = RuntimeRequest(streams=3, threads=2)
     with pytest.raises(OptionError):
         candidates(wrong)
     import_ahead(wrong).join()
