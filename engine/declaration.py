@@ -2,12 +2,13 @@
 
 A group of options is a frozen dataclass derived from `Options`, whose fields are made with `option`. The flags of the
 command line and the parameters of orders and jobs are made from these declarations (`service.commands.flags`,
-`service.request`), so that all of them say, allow and refuse the same.
+`service.ivcap.parameters`), so that all of them say, allow and refuse the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
 
@@ -113,7 +114,7 @@ class Options:
     def values(self) -> dict[str, Any]:
         """List the options of the group and of the groups in it."""
         found: dict[str, Any] = {}
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in _field_types(type(self)).items():
             if is_group(kind):
                 found |= getattr(self, name).values()
         return found | {each.name: getattr(self, each.field.name) for each in declared_options(type(self), deep=False)}
@@ -153,9 +154,14 @@ def is_group(kind: Any) -> bool:  # noqa: ANN401
     return isinstance(kind, type) and issubclass(kind, Options)
 
 
-def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[DeclaredOption]:
+@cache
+def declared_options(group: type[Options], *, deep: bool = True) -> tuple[DeclaredOption, ...]:
     """List the options of a group, and of the groups in it if `deep`, in the order in which they are declared."""
-    kinds = get_type_hints(group)
+    return tuple(_options_in(group, deep=deep))
+
+
+def _options_in(group: type[Options], *, deep: bool) -> Iterator[DeclaredOption]:
+    kinds = _field_types(group)
     for each in fields(group):
         kind = kinds[each.name]
         if deep and is_group(kind):
@@ -163,6 +169,11 @@ def declared_options(group: type[Options], *, deep: bool = True) -> Iterator[Dec
         elif _KEY in each.metadata:
             declaration: Declaration = each.metadata[_KEY]
             yield DeclaredOption(declaration.name or each.name, kind, each, declaration, group)
+
+
+@cache
+def _field_types(group: type[Options]) -> Mapping[str, Any]:
+    return get_type_hints(group)
 
 
 Group = TypeVar("Group", bound=Options)
@@ -175,7 +186,7 @@ def assembled(group: type[Group], values: Mapping[str, Any]) -> Group:
     What is absent, None or an empty list keeps its default. OptionError: a value is wrong, or values contradict each
     other.
     """
-    kinds = get_type_hints(group)
+    kinds = _field_types(group)
     made: dict[str, Any] = {}
     for each in fields(group):
         if is_group(kinds[each.name]):

@@ -38,12 +38,13 @@ from service.ivcap.order_files import (
     platform_hosts,
     require_platform_name,
 )
+from service.ivcap.parameters import ServiceRequest, build_service_request
 from service.ivcap.platform_job import ExitStatus, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs
 from service.ivcap.transfer.limits import Sizes, retry_policy_from, sizes_from
 from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
-from service.request import PredictRequest, ServiceRequest, build_service_request
+from service.request import PredictRequest
 from service.session import caches_at, open_session
 
 _log = logging.getLogger("service.order")

@@ -41,7 +41,7 @@ from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
-from engine.segmentation.opening import require_available
+from engine.segmentation.opening import import_ahead, require_available
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.steps import MeasuringSteps, cleanup_of, steps_for
 from engine.segmentation.temperature import read_temperature
@@ -155,7 +155,9 @@ def open_session(
     network = request.network
     if network.wants_tensorrt:
         _require_any(network)
+    importing = import_ahead(network)
     with open_bundle(path) as bundle:
+        importing.join()
         if request.masks.with_argmax:
             bundle = replace(bundle, multilabel=False)
         if network.wants_tensorrt:

@@ -20,4 +20,8 @@ def main() -> None:
     gc.disable()
     from service.cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        # Everything ends with the process: the interpreter need not look through it for cycles once more.
+        gc.freeze()

@@ -32,6 +32,25 @@ import importlib, json, sys
 importlib.import_module(sys.argv[1])
 print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in sys.argv[2:])))
 """
+RUN_AND_LIST = """
+import json, sys
+from service.start import main
+sys.argv = ["pseg", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(json.dumps(sorted(sys.modules)))
+"""
+NOT_OF_A_PHOTOGRAPH = (
+    *("http", "ssl", "urllib.request", "urllib3", "requests", "xml", "html", "asyncio", "multiprocessing", "tomllib"),
+    *("rich", "jinja2", "jsonschema", "referencing", "concurrent.futures.process", "PIL.ImageDraw", "PIL.ImageFont"),
+    *("paddle", "openvino", "onnx", "rasterio", "pyogrio", "shapely", "pi_heif", "pyarrow", "ray"),
+    *("engine.gdal", "engine.images.tiff", "engine.rasters.geotiff", "engine.rasters.tiles", "engine.rasters.polygons"),
+    *("converters", "benchmarks", "service.ivcap", "service.surveys", "service.results.rasters"),
+    *("service.results.report", "service.inspection", "engine.gpu"),
+)
+"""What a run that segments a photograph with a known ONNX model has no use for."""
 IMPORT_WITHOUT_VENDORS = """
 import importlib, sys
 from importlib.abc import MetaPathFinder
@@ -64,6 +83,16 @@ def in_child(script: str, *arguments: str) -> str:
 @pytest.mark.parametrize("package", ["engine", "converters", "service", "service.cli"])
 def test_an_import_loads_no_vendor_library(package: str) -> None:
     assert json.loads(in_child(IMPORT_AND_LIST, package, *VENDORS)) == []
+
+
+def test_a_run_over_a_photograph_imports_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[1] / "demo"
+    inputs = (str(demo / "demo_seagrass.tgz"), str(demo / "pictures" / "scene_900004.jpg"))
+    options = ("--runtime", "onnx", "--threads", "1", "--cache-dir", str(tmp_path / "cache"))
+    told = in_child(RUN_AND_LIST, "predict", *inputs, *options, "--out", str(tmp_path / "masks"))
+    loaded: list[str] = json.loads(told.splitlines()[-1])
+    assert {"onnxruntime", "service.results.ledger"} <= {*loaded}
+    assert [name for name in loaded if any(f"{name}.".startswith(f"{each}.") for each in NOT_OF_A_PHOTOGRAPH)] == []
 
 
 def test_every_module_imports_where_no_vendor_library_is_installed() -> None:

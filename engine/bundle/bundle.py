@@ -280,8 +280,9 @@ def read_bundle(folder: Path, source: Path, *, inspect_only: bool = False) -> Bu
             f"{source}: model missing: no Paddle program (model.json or model.pdmodel) and no onnx/fp32/model.onnx; "
             "export the model again or put its files beside " + deploy_path.name
         )
-    files = [deploy_path, *([meta_path] if meta_path.is_file() else []), *(model.path for model in onnx)]
-    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    settings = [deploy_path, *([meta_path] if meta_path.is_file() else [])]
+    digests = {path.name: file_digest(path) for path in settings}
+    digests |= {model.path.relative_to(folder).as_posix(): model.digest for model in onnx}
     if paddle is not None:
         digests["paddle"] = paddle.digest
     return Bundle(

@@ -5,9 +5,9 @@ import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -405,7 +405,7 @@ def _description(
     if georeference.transform != _IDENTITY:
         parts.append(f"<GeoTransform>{', '.join(map(repr, georeference.transform))}</GeoTransform>")
     parts.append("<Metadata>")
-    parts += [f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in tags.items()]
+    parts += [f'<MDI key="{escape(name)}">{escape(value)}</MDI>' for name, value in tags.items()]
     parts.append("</Metadata>")
     item = layout.dtype.itemsize
     for band in range(layout.bands):

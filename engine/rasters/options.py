@@ -15,6 +15,9 @@ POLYGON_DRIVERS: Final = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 POLYGON_FORMATS: Final = ("gpkg", "geojson")
 """What users call the formats of polygons."""
 
+STYLE_SUFFIX: Final = ".qml"
+"""With the name of the polygons, by which QGIS finds their style."""
+
 
 def is_polygon_format(text: str) -> bool:
     """Tell the name of a format from a path.

@@ -7,9 +7,6 @@ from xml.etree import ElementTree
 from engine.rasters.geotiff import ClassLabel
 from engine.system.text import legible
 
-STYLE_SUFFIX: Final = ".qml"
-"""With the name of the polygons, by which QGIS finds the style."""
-
 _OPACITY: Final = 160
 """Of 255, so that what lies under the polygons shows."""
 

@@ -2,22 +2,24 @@
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import assert_never
 
 from engine.bundle.bundle import Bundle, OnnxModel
 from engine.declaration import enumeration_value
 from engine.errors import (
     ConversionError,
+    EngineError,
     InferenceError,
     ModelLoadError,
     OptionError,
     RuntimeUnavailableError,
     UnsupportedTransformError,
 )
-from engine.options import OnnxOptions, PaddleOptions, Precision, RuntimeOptions
+from engine.options import OnnxOptions, PaddleOptions, Precision, Provider, RuntimeOptions
 from engine.runtimes import Runtime
 from engine.runtimes.loading import load_onnx, require_provider
 from engine.runtimes.profile import Profile
@@ -140,6 +142,26 @@ def _with_only_precision(bundle: Bundle, request: RuntimeRequest) -> RuntimeRequ
     if request.precision is not None or request.tuned is not None or bundle.paddle is not None or len(bundle.onnx) != 1:
         return request
     return replace(request, precision=bundle.onnx[0].precision)
+
+
+def import_ahead(request: RuntimeRequest) -> Thread:
+    """Import ONNX Runtime in a thread of its own if it is tried first on the CPU, while the caller unpacks the bundle.
+
+    What is wrong with the request or the library is not told here, but when the model is opened.
+
+    Returns:
+        The thread; wait for it before a model is opened.
+    """
+
+    def load() -> None:
+        with suppress(EngineError):
+            first = candidates(request)[0]
+            if isinstance(first, OnnxOptions) and first.provider is Provider.CPU:
+                require_available(first)
+
+    thread = Thread(target=load, name="import")
+    thread.start()
+    return thread
 
 
 def require_available(options: RuntimeOptions) -> None:

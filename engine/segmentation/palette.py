@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
@@ -169,6 +169,9 @@ def overlay_jpeg(
 
 def _legend(width: int, names: Mapping[int, str], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Draw swatches and names of classes, in as many lines as they need, on white."""
+    # Few runs draw letters: what renders them is loaded by those.
+    from PIL import ImageDraw, ImageFont
+
     size = min(_LEGEND_PX[1], max(_LEGEND_PX[0], width // 50))
     font = ImageFont.load_default(size)
     line, gap = round(1.6 * size), size // 2

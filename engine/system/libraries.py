@@ -1,9 +1,11 @@
 """Which libraries are installed, and in which versions."""
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 
 
+@cache
 def installed_version(distribution: str) -> str | None:
     """Look up the version of a distribution, if it is installed."""
     try:

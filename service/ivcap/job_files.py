@@ -34,10 +34,10 @@ from service.ivcap.items import (
     storage_errors,
 )
 from service.ivcap.names import ARTIFACT_URN, ArtifactName, is_platform_urn, product_stem
+from service.ivcap.parameters import ServiceRequest
 from service.ivcap.publishing import COLLECTION_ITEM_SCHEMA, COLLECTION_SCHEMA, Aspect, Product, require_json
 from service.ivcap.transfer.limited_httpx import LimitedClient
 from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError
-from service.request import ServiceRequest
 
 # An upload that was cut off is resumed from where the platform says it has come.
 _RESUMPTIONS = 2

@@ -42,9 +42,10 @@ from engine.system.machine.cores import usable_cores
 from engine.system.text import legible_values
 from service.ivcap.items import ImageSource, StorageError
 from service.ivcap.names import ArtifactName, product_stem
+from service.ivcap.parameters import ServiceRequest
 from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, Product, PublishedImage, Publisher
 from service.ivcap.redaction import without_secrets
-from service.request import PredictRequest, ServiceRequest
+from service.request import PredictRequest
 from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
 from service.results.rasters import RASTER_OPTIONS, REPORT_SIDE_PX, TILE_OPTIONS, TiledImages
 from service.results.totals import TotalCover

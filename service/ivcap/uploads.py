@@ -17,10 +17,11 @@ from engine.images.size import check_max_pixels
 from engine.images.tiff import tiff_size
 from service.ivcap.items import ImageList
 from service.ivcap.names import ArtifactName
+from service.ivcap.parameters import ServiceRequest, build_service_request
 from service.ivcap.platform_job import Outcome, run_platform_job
 from service.ivcap.publishing import Aspect, Product
 from service.ivcap.transfer.limits import number_from
-from service.request import PredictRequest, ServiceRequest, build_service_request
+from service.request import PredictRequest
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.
 _NOT_OF_UPLOADS = (

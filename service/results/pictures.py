@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
-from engine.rasters.options import is_polygon_format
-from engine.rasters.qgis_style import STYLE_SUFFIX
+from engine.rasters.options import STYLE_SUFFIX, is_polygon_format
 from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.confidence import Confidence
 from engine.segmentation.palette import (

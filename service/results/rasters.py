@@ -42,10 +42,10 @@ from engine.rasters.geotiff import (
 )
 from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, layout_for
 from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
-from engine.rasters.options import TileOptions, is_polygon_format
+from engine.rasters.options import STYLE_SUFFIX, TileOptions, is_polygon_format
 from engine.rasters.outlines import Simplification, require_simplification
 from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
-from engine.rasters.qgis_style import STYLE_SUFFIX, qgis_style
+from engine.rasters.qgis_style import qgis_style
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling_record

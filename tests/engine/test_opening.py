@@ -1,6 +1,9 @@
 """What is tried, in which order, what is said of each step down, and what an explicit request raises."""
 
 import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ from engine.errors import (
 from engine.options import Device, OnnxOptions, PaddleOptions, Precision, Provider, RuntimeName, RuntimeOptions
 from engine.runtimes import Runtime, Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.runtimes.selection import OneDnn, RuntimeRequest
-from engine.segmentation.opening import open_first, open_predictor, open_runtime, require_available
+from engine.runtimes.selection import OneDnn, RuntimeRequest, candidates
+from engine.segmentation.opening import import_ahead, open_first, open_predictor, open_runtime, require_available
 from engine.segmentation.prediction import MaskSize
 
 FP32 = OnnxModel(Path("fp32.onnx"), Precision.FP32, "1" * 64)
@@ -311,3 +314,26 @@ def test_paddle_is_tried_in_a_child_first(recorded: Mapping[str, Recorded], tmp_
     }
     with pytest.raises(ModelLoadError, match=r"reef\.tgz: holds no Paddle program .*use runtime onnx"):
         open_runtime(bundle_of(FP32, paddle=None), options)
+
+
+def test_a_contradictory_request_is_not_told_by_what_imports_ahead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    wrong = RuntimeRequest(streams=3, threads=2)
+    with pytest.raises(OptionError):
+        candidates(wrong)
+    import_ahead(wrong).join()
+    assert not lost
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("runtime", "loaded"), [(None, True), ("paddle", False)])
+def test_the_library_that_is_tried_first_is_imported_ahead_of_the_bundle(runtime: str | None, loaded: bool) -> None:
+    script = (
+        "import sys\nfrom engine import RuntimeRequest\nfrom engine.segmentation.opening import import_ahead\n"
+        f"import_ahead(RuntimeRequest(runtime={runtime!r})).join()\nprint('onnxruntime' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == str(loaded)

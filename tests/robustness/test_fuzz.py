@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 from engine import BundleError, InferenceError, OptionError, open_bundle
 from engine.segmentation.postprocess import output_kind, segment
-from service.request import ServiceRequest, build_service_request
+from service.ivcap.parameters import ServiceRequest, build_service_request
 from tests.robustness import hostile
 from tests.robustness.conftest import Tally
 

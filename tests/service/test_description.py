@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from engine import OptionError
 from service.ivcap.description import EXAMPLE
-from service.request import ServiceRequest, build_service_request
+from service.ivcap.parameters import ServiceRequest, build_service_request
 
 Validator: Any = Draft202012Validator
 """Its types are partly unknown."""

@@ -17,9 +17,10 @@ from PIL import Image
 from engine import ModelLoadError, Predictor, RuntimeUnavailableError
 from service.ivcap.items import FetchError, Item, SourceError, StorageError
 from service.ivcap.names import ArtifactName
+from service.ivcap.parameters import ServiceRequest, build_service_request
 from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.publishing import SUMMARY_SCHEMA, Aspect, Product
-from service.request import PredictRequest, ServiceRequest, build_service_request
+from service.request import PredictRequest
 from service.session import caches_at, open_session
 from tests.published import problem_of
 from tests.service.bundles import bundle_folder

@@ -10,14 +10,8 @@ from engine.declaration import declared_options
 from engine.options import OnnxOptions, PaddleOptions
 from engine.runtimes.selection import candidates
 from engine.system.machine.cores import usable_cores
-from service.request import (
-    PredictRequest,
-    ServiceRequest,
-    build_request,
-    build_service_request,
-    require_writable,
-    require_writable_file,
-)
+from service.ivcap.parameters import ServiceRequest, build_service_request
+from service.request import PredictRequest, build_request, require_writable, require_writable_file
 
 
 def test_defaults_leave_every_choice_to_the_engine() -> None:
