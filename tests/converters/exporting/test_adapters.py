@@ -141,6 +141,20 @@ def _tokens(paddle: Any, _layers: Any) -> Any:
     return _around(OfTokens(), 8, 8)
 
 
+def _attention_in_windows(paddle: Any, _layers: Any) -> Any:
+    class OfPicture(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = _models("backbones.hrformer").InterlacedPoolAttention(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            shape = paddle.shape(x)
+            tokens = self.attention(x.flatten(2).transpose([0, 2, 1]), shape[2], shape[3])
+            return tokens.transpose([0, 2, 1]).reshape([1, 8, shape[2], shape[3]])
+
+    return _around(OfPicture(), 8, 8)
+
+
 def _decomposition(_paddle: Any, _layers: Any) -> Any:
     return _around(_models("segnext").Hamburger(8, num_groups=2, ham_kwargs={"MD_R": 4}), 8, 8)
 
@@ -211,6 +225,9 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
             marks=pytest.mark.long,
         ),
         pytest.param(_tokens, {"one-image", "class-token"}, SIZES, id="class-token"),
+        pytest.param(
+            _attention_in_windows, {"shape-assertions", "window-padding"}, ((64, 96), (49, 77)), id="window-padding"
+        ),
         pytest.param(
             _tokens_of_cae, {"batch-normalization", "token-channels"}, EVEN_SIZES, id="token-channels",
             marks=pytest.mark.long,
