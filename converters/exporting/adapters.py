@@ -313,7 +313,10 @@ def _windows_always_padded(layers: Layers) -> Generator[None]:
         found: list[Any] = []
         for window, length in zip(sides, (size[1], size[2]), strict=True):
             # In floating point, as PaddleSeg counts: a seventh of 49 is a little more than 7.
-            missing = (paddle.ceil(length / window) * window - length).astype("int32")
+            count = length / window
+            if isinstance(count, float):
+                count = paddle.to_tensor(count)
+            missing = (paddle.ceil(count) * window - length).astype("int32")
             found += [missing // 2, missing - missing // 2]
         return found
 
