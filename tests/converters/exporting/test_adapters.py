@@ -264,6 +264,21 @@ def test_the_program_gives_what_the_network_gives(
     assert record["adapters"] == [{"name": each.name, "reason": each.reason} for each in found]
 
 
+def test_windows_of_a_known_size_are_padded_in_the_middle() -> None:
+    with vendor_warnings_ignored():
+        import paddle
+
+        hrformer = _models("backbones.hrformer")
+        attention = hrformer.InterlacedPoolAttention(8, 2)
+        picture = paddle.rand([1, 49, 30, 8])
+        with adapted(attention, adapters_for(attention)):
+            padding = hrformer.PadHelper(7)
+            padded = padding.pad_if_needed(picture, picture.shape)
+            cut = padding.depad_if_needed(padded, picture.shape)
+    np.testing.assert_array_equal(padded.numpy(), np.pad(picture.numpy(), ((0, 0), (0, 0), (2, 3), (0, 0))))
+    np.testing.assert_array_equal(cut.numpy(), picture.numpy())
+
+
 def test_synchronised_normalisation_keeps_its_parameters(tmp_path: Path) -> None:
     with vendor_warnings_ignored():
         import paddle
