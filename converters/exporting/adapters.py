@@ -483,8 +483,8 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "window-padding",
-        "Windows are padded without asking whether they have to be, which would be two branches in each attention; "
-        "Paddle's program with hundreds of them fails.",
+        "Windows are padded even where nothing is missing; PaddleSeg asks first, and each attention would have two "
+        "branches in the program.",
         _needs("InterlacedPoolAttention"),
         _windows_always_padded,
     ),
