@@ -22,7 +22,7 @@ STAMP = --build-arg PSEG_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyprojec
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas site
+.PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons aarch64-check corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas site
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,6 +140,9 @@ test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/s
 
 test-pythons: ## tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); says where one is not to be had
 	./test-pythons $(TESTS)
+
+aarch64-check: $(VENV)/runtime ## the wheels for aarch64, and one mask made with them under qemu (needs uv, Debian; 20 minutes)
+	./aarch64-check
 
 robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
 	$(BIN)/python -m pytest tests/robustness

@@ -472,7 +472,7 @@ def _version_of(distribution: str) -> str:
     version = installed_version(distribution)
     if version is None:
         raise ConversionError(
-            f"{distribution} is not installed: install the extras `convert` and `paddle` on Python 3.11 or "
-            "3.12 (paddle2onnx has no build for newer ones), or use a bundle that holds onnx/fp32/model.onnx"
+            f"{distribution} is not installed: install the extras `convert` and `paddle` on x86-64 with Python 3.11 or "
+            "3.12 (paddle2onnx has no build for others), or use a bundle that holds onnx/fp32/model.onnx"
         )
     return version

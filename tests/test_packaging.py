@@ -21,6 +21,16 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(en
 PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
 LOCKED = sorted(ROOT.glob("requirements*.txt"))
 REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*(\[[a-z0-9,._ -]+\])?==\S+( ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)")
+MACHINES = ("x86_64", "aarch64")
+
+
+def _locked_requirements(path: str) -> list[Requirement]:
+    lines = re.findall(r"^([a-z0-9][^\\\n]*==[^\\\n]*)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    return [Requirement(each) for each in lines]
+
+
+def _applies(requirement: Requirement, environment: dict[str, str] | None = None) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(environment)
 
 
 @pytest.mark.parametrize("package", ["engine", "engine.runtimes", "converters", "service", "benchmarks", "demo"])
@@ -80,21 +90,41 @@ def test_the_bounds_of_python_are_stated_once_and_meant_everywhere() -> None:
     admitted = SpecifierSet(PYPROJECT["project"]["requires-python"])
     versions = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in admitted]
     assert versions == ["3.11", "3.12", "3.13"]
-    (environment,) = PYPROJECT["tool"]["uv"]["environments"]
-    marker = Marker(environment)
-    machine = {"sys_platform": "linux", "platform_machine": "x86_64"}
-    locked = [f"3.{minor}" for minor in range(11, 30) if marker.evaluate({**machine, "python_version": f"3.{minor}"})]
-    assert locked == versions
+    environments = PYPROJECT["tool"]["uv"]["environments"]
+    assert len(environments) == len(MACHINES)
+    for environment, machine in zip(environments, MACHINES, strict=True):
+        on = {"sys_platform": "linux", "platform_machine": machine}
+        marker = Marker(environment)
+        locked = [f"3.{minor}" for minor in range(11, 30) if marker.evaluate({**on, "python_version": f"3.{minor}"})]
+        assert locked == versions
     assert f"--python-version {versions[0]} " in (ROOT / "lock-requirements").read_text(encoding="utf-8")
     assert PYPROJECT["tool"]["pyright"]["pythonVersion"] == versions[0]
     said = subprocess.run([ROOT / "test-pythons", "--list"], capture_output=True, check=True, text=True)
     assert said.stdout.split() == versions
 
 
+@pytest.mark.parametrize(
+    ("path", "left_out"),
+    [("requirements-onnx.txt", set[str]()), ("requirements.txt", {"onnxoptimizer", "paddle2onnx", "polygraphy"})],
+)
+def test_what_runs_is_locked_for_both_kinds_of_processors(path: str, left_out: set[str]) -> None:
+    x86, aarch64 = (
+        {each.name for each in _locked_requirements(path) if _applies(each, {"platform_machine": machine})}
+        for machine in MACHINES
+    )
+    assert {"numpy", "onnxruntime", "rasterio"} <= aarch64 <= x86
+    assert x86 - aarch64 <= left_out
+
+
+def test_the_check_for_aarch64_says_what_it_lacks() -> None:
+    command = ["env", "UV=no-such-uv", ROOT / "aarch64-check"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("aarch64: NOT CHECKED: uv is needed")
+
+
 def test_one_requirement_is_overridden_and_no_other_is_broken() -> None:
-    lines = re.findall(r"^([a-z0-9][^\\\n]*==[^\\\n]*)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    locked = [Requirement(each) for each in lines]
-    names = [each.name for each in locked if each.marker is None or each.marker.evaluate()]
+    names = [each.name for each in _locked_requirements("requirements.txt") if _applies(each)]
     assert {"numpy", "onnx", "onnxruntime"} <= set(names)
     broken: list[str] = []
     for name in names:

@@ -304,16 +304,34 @@ def _one_group_of_convolutions(layers: Layers) -> AbstractContextManager[None]:
     return _arguments_changed(functional, "conv2d", change)
 
 
-def _numbers_rounded_up(layers: Layers) -> AbstractContextManager[None]:
+@contextmanager
+def _windows_always_padded(layers: Layers) -> Generator[None]:
     import paddle
+    from paddle.nn import functional
 
-    del layers
+    def margins(sides: Sequence[int], size: Any) -> list[Any]:
+        found: list[Any] = []
+        for window, length in zip(sides, (size[1], size[2]), strict=True):
+            # In floating point, as PaddleSeg counts: a seventh of 49 is a little more than 7.
+            count = length / window
+            if isinstance(count, float):
+                count = paddle.to_tensor(count)
+            missing = (paddle.ceil(count) * window - length).astype("int32")
+            found += [missing // 2, missing - missing // 2]
+        return found
 
-    def change(arguments: dict[str, Any]) -> None:
-        if isinstance(arguments["x"], float):
-            arguments["x"] = paddle.to_tensor(arguments["x"])
+    def pad_if_needed(self: Any, x: Any, size: Any) -> Any:
+        top, bottom, left, right = margins(self.lgs, size)
+        sides = paddle.concat([each.reshape([1]) for each in (left, right, top, bottom)])
+        return functional.pad(x.transpose([0, 3, 1, 2]), sides, data_format="NCHW").transpose([0, 2, 3, 1])
 
-    return _arguments_changed(paddle, "ceil", change)
+    def depad_if_needed(self: Any, x: Any, size: Any) -> Any:
+        top, _, left, _ = margins(self.lgs, size)
+        return x[:, top : top + size[1], left : left + size[2], :]
+
+    kind = _module_of(layers, "InterlacedPoolAttention").PadHelper
+    with replaced(kind, "pad_if_needed", pad_if_needed), replaced(kind, "depad_if_needed", depad_if_needed):
+        yield
 
 
 @contextmanager
@@ -464,10 +482,11 @@ ADAPTERS: tuple[Adapter, ...] = (
         _one_group_of_convolutions,
     ),
     Adapter(
-        "window-count",
-        "The number of windows is rounded up for a known size, too; Paddle 3 rounds tensors only.",
+        "window-padding",
+        "Windows are padded even where nothing is missing; PaddleSeg asks first, and each attention would have two "
+        "branches in the program.",
         _needs("InterlacedPoolAttention"),
-        _numbers_rounded_up,
+        _windows_always_padded,
     ),
     Adapter(
         "class-token",

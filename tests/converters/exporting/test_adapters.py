@@ -141,6 +141,20 @@ def _tokens(paddle: Any, _layers: Any) -> Any:
     return _around(OfTokens(), 8, 8)
 
 
+def _attention_in_windows(paddle: Any, _layers: Any) -> Any:
+    class OfPicture(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = _models("backbones.hrformer").InterlacedPoolAttention(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            shape = paddle.shape(x)
+            tokens = self.attention(x.flatten(2).transpose([0, 2, 1]), shape[2], shape[3])
+            return tokens.transpose([0, 2, 1]).reshape([1, 8, shape[2], shape[3]])
+
+    return _around(OfPicture(), 8, 8)
+
+
 def _decomposition(_paddle: Any, _layers: Any) -> Any:
     return _around(_models("segnext").Hamburger(8, num_groups=2, ham_kwargs={"MD_R": 4}), 8, 8)
 
@@ -212,6 +226,9 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         ),
         pytest.param(_tokens, {"one-image", "class-token"}, SIZES, id="class-token"),
         pytest.param(
+            _attention_in_windows, {"shape-assertions", "window-padding"}, ((64, 96), (49, 77)), id="window-padding"
+        ),
+        pytest.param(
             _tokens_of_cae, {"batch-normalization", "token-channels"}, EVEN_SIZES, id="token-channels",
             marks=pytest.mark.long,
         ),
@@ -245,6 +262,21 @@ def test_the_program_gives_what_the_network_gives(
             np.testing.assert_allclose(output_of(bundle, tensor), wanted, atol=1e-4 * float(np.ptp(wanted)))
     record = json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]
     assert record["adapters"] == [{"name": each.name, "reason": each.reason} for each in found]
+
+
+def test_windows_of_a_known_size_are_padded_in_the_middle() -> None:
+    with vendor_warnings_ignored():
+        import paddle
+
+        hrformer = _models("backbones.hrformer")
+        attention = hrformer.InterlacedPoolAttention(8, 2)
+        picture = paddle.rand([1, 49, 30, 8])
+        with adapted(attention, adapters_for(attention)):
+            padding = hrformer.PadHelper(7)
+            padded = padding.pad_if_needed(picture, picture.shape)
+            cut = padding.depad_if_needed(padded, picture.shape)
+    np.testing.assert_array_equal(padded.numpy(), np.pad(picture.numpy(), ((0, 0), (0, 0), (2, 3), (0, 0))))
+    np.testing.assert_array_equal(cut.numpy(), picture.numpy())
 
 
 def test_synchronised_normalisation_keeps_its_parameters(tmp_path: Path) -> None:
