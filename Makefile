@@ -128,8 +128,10 @@ survey-pictures: $(VENV)/development ## the pictures of docs/surveys.md, from a 
 corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)
 
-test: $(VENV)/development $(VENV)/poetry/made ## the tests, in two processes, without those that take long
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
+# Python keeps what it compiles, whatever the environment says: the tests start the commands hundreds of times.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: $(VENV)/development $(VENV)/poetry/made ## the tests, in three processes (many wait for children and sockets), without those that take long
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" $(TESTS)
 
 labelme-check: $(VENV)/development $(VENV)/labelme/made ## labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
 	$(BIN)/python -m pytest tests/service/test_labelme.py

@@ -71,6 +71,7 @@ def test_both_runtimes_and_the_certificate(
             assert (mask != scores.argmax(axis=0)).mean() < 1e-3
 
 
+@pytest.mark.long
 def test_verified_on_pictures_of_several_bands(
     network: tuple[Path, int, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

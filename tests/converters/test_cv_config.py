@@ -53,7 +53,7 @@ def test_the_pipelines_own_keys(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({}, "names no classes"),
-        ([], "dictionary"),
+        ([], "must be a mapping of names"),
         ({"classes": [{"def_color": [1, 2, 3]}]}, r"classes\.0\.name"),
         ({"classes": [{"name": "a", "def_color": [1, 2, 300]}]}, r"classes\.0\.def_color\.2"),
         ({"classes": [{"name": "a", "def_color": [0.1, 0.2, 0.3]}]}, r"classes\.0\.def_color\.0"),

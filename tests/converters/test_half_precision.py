@@ -112,6 +112,7 @@ def test_a_constant_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "half.onnx").exists()
 
 
+@pytest.mark.long
 def test_a_product_beyond_fp16_stays_in_fp32(tmp_path: Path) -> None:
     """1000 · 1000 · 0.001 is 1000, though what lies between is beyond FP16; a CPU would not show the overflow."""
     nodes = [

@@ -46,6 +46,7 @@ def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(network, tmp_path_factory.mktemp("weights") / "model.pdparams")
 
 
+@pytest.mark.long
 def test_the_bundle_gives_what_the_network_gives(network: Any, weights: Path, tmp_path: Path) -> None:
     config = write_configuration(tmp_path / "quadrats.yml", configuration())
     out = tmp_path / "bundles" / "quadrats.tgz"

@@ -66,6 +66,7 @@ def write_settings(folder: Path, *, transforms: Sequence[Mapping[str, Any]] = TR
     (folder / "inference.yml").write_text(yaml.safe_dump(settings))
 
 
+@pytest.mark.long
 def test_a_published_model_becomes_a_bundle(network: Any, published: Path, tmp_path: Path) -> None:
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in published.iterdir()}
     archive = tmp_path / "Lite_infer.tar"

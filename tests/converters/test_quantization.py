@@ -149,6 +149,7 @@ def test_demo_for_gpus_is_around_zero_and_keeps_its_masks(demo: Demo, tmp_path: 
         assert all(constants[bias].dtype == np.float32 for bias in node.input[2:])
 
 
+@pytest.mark.long
 def test_demo_runs_in_integers_up_to_the_scores(int8_demo: Int8Demo, tmp_path: Path) -> None:
     """What ONNX Runtime really runs: its own dump of the optimised graph."""
     settings = onnxruntime.SessionOptions()

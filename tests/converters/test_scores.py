@@ -277,6 +277,7 @@ def made(argmax_network: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
     return folder, json.loads(said)
 
 
+@pytest.mark.long
 def test_the_new_bundle_returns_scores_and_names_the_old_one(made: tuple[Path, dict[str, Any]]) -> None:
     folder, record = made
     with open_bundle(folder / "old") as old, open_bundle(folder / "new.tgz") as new:
@@ -301,6 +302,7 @@ def test_the_new_bundle_returns_scores_and_names_the_old_one(made: tuple[Path, d
         assert archive.extractfile("notes.txt").read() == b"from the survey of March"  # pyright: ignore[reportOptionalMemberAccess]
 
 
+@pytest.mark.long
 def test_both_models_of_the_new_bundle_say_the_old_mask(made: tuple[Path, dict[str, Any]], ledger: Path) -> None:
     folder, _ = made
     tensor = np.random.default_rng(9).standard_normal((1, 3, 96, 128), dtype=np.float32)

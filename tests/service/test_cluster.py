@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine import Pipeline, Precision, Predictor, RuntimeName, open_bundle
+from engine import Pipeline, Precision, RuntimeName, open_bundle
 from engine.bundle.archive import unpack
 from engine.images import Capture
 from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, profile_json
+from engine.segmentation.network import Network
 from engine.system.machine.hardware import this_host
 from service.collections.cluster import Segmenter, WorkerOptions, numbered
 from service.collections.cluster_ledger import (
@@ -91,10 +92,10 @@ def test_a_worker_keeps_to_the_bundles_profile_and_to_the_memory_limit(
     (folder / PROFILE_NAME).write_bytes(profile_json(profile))
     sizes: list[int] = []
 
-    def within_memory(_predictor: Predictor, wanted: int, _pixels: int, _read_ahead: int) -> int:
+    def within_memory(_network: Network, wanted: int, _pixels: int, _read_ahead: int) -> int:
         return min(wanted, memory_allows)
 
-    monkeypatch.setattr(Predictor, "batch_within_memory", within_memory)
+    monkeypatch.setattr(Network, "batch_within_memory", within_memory)
     monkeypatch.setattr("service.session.Pipeline", pipeline_that_tells(sizes))
     photo = halves(tmp_path / "one.png", RED)
     job = WorkerOptions(

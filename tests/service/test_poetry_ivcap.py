@@ -156,6 +156,7 @@ def platform(sidecar: FaultyServer[JobPlatform], clone: Clone) -> JobPlatform:
     return made
 
 
+@pytest.mark.long
 def test_one_command_deploys(clone: Clone) -> None:
     clone.ivcap("ivcap", "deploy")
     image = clone.image(CPU)

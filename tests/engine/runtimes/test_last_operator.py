@@ -54,6 +54,7 @@ def ending_in(export_network: ExportNetwork) -> Callable[[str], Path]:
     return cache(export)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ending", "wanted"),
     [
