@@ -15,7 +15,7 @@ from engine.rasters.options import TileOptions
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
-from engine.system.files import make_folder, remove_abandoned_parts
+from engine.system.files import make_output_folder, remove_abandoned_parts
 
 SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
 SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
@@ -104,10 +104,7 @@ def require_writable(folder: Path, *, within: Path | None = None) -> None:
     be made or written to, or lies behind a link.
     """
     try:
-        if within is None:
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            make_folder(folder, within=within)
+        make_output_folder(folder, within=within)
         # A name of its own: another run may prove the same folder at the same moment.
         with tempfile.TemporaryFile(dir=folder):
             pass

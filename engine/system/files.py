@@ -18,12 +18,16 @@ import stat
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from engine.errors import EngineError
+
 _log = logging.getLogger(__name__)
+_made_folders: ContextVar[list[Path] | None] = ContextVar("made_folders", default=None)
 _PART_PREFIX = ".pseg-"
 _PART_SUFFIX = ".part"
 _FOLDER_PREFIX = "pseg-"
@@ -86,6 +90,35 @@ def make_folder(path: Path, *, within: Path) -> None:
     """Make a folder, and those above it, where absent; OSError names the one below `within` that is a link."""
     with _place_of(path / _MARK, within):
         pass
+
+
+@contextmanager
+def unused_folders_removed() -> Generator[None]:
+    """Remove what `make_output_folder` made in a block that ends with an error, as far as it is empty.
+
+    An error is one of this project, or of the machine's files.
+    """
+    made: list[Path] = []
+    token = _made_folders.set(made)
+    try:
+        yield
+    except (EngineError, OSError):
+        for folder in reversed(made):
+            with suppress(OSError):  # something lies in it
+                folder.rmdir()
+        raise
+    finally:
+        _made_folders.reset(token)
+
+
+def make_output_folder(path: Path, *, within: Path | None = None) -> None:
+    """Make a folder for results, and those above it, where absent; `within` and OSError as of `make_folder`."""
+    if (made := _made_folders.get()) is not None:
+        made += [folder for folder in (*reversed(path.parents), path) if not os.path.lexists(folder)]
+    if within is None:
+        path.mkdir(parents=True, exist_ok=True)
+    else:
+        make_folder(path, within=within)
 
 
 def open_regular(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.collections.sharding import Shard, parse_shard
-from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger
+from service.results.ledger import Entry, LedgerContent, begun_ledgers, ledger_path, read_ledger
 from service.results.resuming import LedgerError, supersedes
 from service.results.totals import totals
 
@@ -58,10 +58,7 @@ def find_ledgers(places: Sequence[Path]) -> list[Path]:
             # A link that is named is followed, to where the pictures lie; one that lies in a folder is not.
             found.append(place.resolve() if place.is_symlink() else place)
             continue
-        ledgers = ledgers_in(place)
-        if not ledgers:
-            raise LedgerError(place, "holds no ledger: name the folder of a run, or a ledger itself")
-        found += ledgers
+        found += begun_ledgers(place)
     return list(dict.fromkeys(found))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, OptionError, message_of
-from engine.system.files import write_atomically
+from engine.system.files import unused_folders_removed, write_atomically
 from engine.system.text import json_text, legible
 from service.commands.groups import STANDARD_OUTPUT
 
@@ -142,9 +142,13 @@ def shown(name: str) -> str:
 
 @contextmanager
 def errors_end_the_command() -> Generator[None]:
-    """Turn an error of the engine or of the machine's files into a message on stderr and an exit status."""
+    """Turn an error of the engine or of the machine's files into a message on stderr and an exit status.
+
+    Folders that were made for results, and are empty, are removed.
+    """
     try:
-        yield
+        with unused_folders_removed():
+            yield
     except EngineError as error:
         _say_error(error, "")
         raise typer.Exit(exit_status_of(error)) from error

@@ -67,6 +67,8 @@ _MOST_PICTURES = 8
 _SHOWN = 300
 _FIELD = "ledger"
 _REPLACED = "replaced"
+_BEGIN_AGAIN = "give the command of that run again, or remove the file"
+_NO_RUN = "is empty: a run was stopped as it began"
 _PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 
 _Result = Result[ImageTask, Path | None]
@@ -198,7 +200,7 @@ def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
         if len(last) + len(aside) > MOST_IMAGES:
             raise LedgerError(path, f"is one of more than {MOST_IMAGES} images", line=number)
     if run is None:
-        raise LedgerError(path, "describes no run: it is not a ledger", line=1)
+        raise LedgerError(path, f"{_NO_RUN}: {_BEGIN_AGAIN}")
     return LedgerContent(path, run, sorted(last.values(), key=lambda entry: entry.position), list(aside.values()))
 
 
@@ -391,13 +393,19 @@ def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry
 
 @contextmanager
 def _locked(path: Path) -> Generator[BinaryIO]:
-    """The file at a path, made if absent, for nobody else."""
+    """The file at a path, made if absent, for nobody else; where an error ends the block, no empty one is left."""
     while True:
         with _opened(path) as file:
             _lock(path, file)
             # Who held it before may have put another file in its place.
             if _is_at(path, file):
-                yield file
+                try:
+                    yield file
+                except Exception:
+                    # Made for the lock, or by a run that was killed at once: it tells nothing.
+                    if _is_at(path, file) and not os.fstat(file.fileno()).st_size:
+                        path.unlink()
+                    raise
                 return
 
 
@@ -549,6 +557,22 @@ def _picture_bytes(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def begun_ledgers(folder: Path) -> list[Path]:
+    """Find the ledgers in a folder as `ledgers_in` does, without empty ones, which a log record names.
+
+    LedgerError where there is none, or all are empty.
+    """
+    found = ledgers_in(folder)
+    if not found:
+        raise LedgerError(folder, "holds no ledger: name the folder of a run, or a ledger itself")
+    empty = [path for path in found if not path.lstat().st_size]
+    if len(empty) == len(found):
+        raise LedgerError(empty[0], f"{_NO_RUN}: {_BEGIN_AGAIN}")
+    for path in empty:
+        _log.warning("%s %s, and its images count as missing: %s", path, _NO_RUN, _BEGIN_AGAIN)
+    return [path for path in found if path not in empty]
 
 
 def ledgers_in(folder: Path) -> list[Path]:

@@ -206,7 +206,8 @@ def test_a_polygon_of_a_file_stands_with_its_points_in_the_ledger(bundle: Path, 
 )
 def test_regions_that_cannot_be_are_refused(bundle: Path, tmp_path: Path, options: tuple[Any, ...], said: str) -> None:
     photo = halves(tmp_path / "photo.png")
-    assert said in pseg_error("predict", bundle, photo, "--out", tmp_path / "out", *options)
+    assert said in pseg_error("predict", bundle, photo, "--out", tmp_path / "new" / "out", *options)
+    assert [each.name for each in tmp_path.iterdir()] == ["photo.png"], "a refused command leaves nothing behind"
 
 
 def test_a_region_of_a_raster_is_refused_at_once(bundle: Path, tmp_path: Path) -> None:

@@ -125,13 +125,38 @@ def test_what_was_done_after_a_merge_stays_done(bundle: Path, photos: Path, tmp_
     assert "7 of 7 images were done earlier" in pseg("predict", bundle, photos, "--out", out, "--resume").stderr
 
 
+def test_a_refused_shard_leaves_nothing_behind(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    do_shards(bundle, photos, out, "1/2")
+    before = sorted(path.name for path in out.iterdir())
+    refused = pseg("predict", bundle, photos, "--out", out, "--shard", "2/2", "--max-img-size", 900)
+    assert refused.status == ExitStatus.WRONG_REQUEST
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_a_shard_that_was_stopped_as_it_began_has_no_results(
+    bundle: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "o"
+    (photos / "f.png").unlink()
+    do_shards(bundle, photos, out, "1/2")
+    (out / "ledger.2-of-2.jsonl").touch()
+    summed = pseg("summarize", out)
+    assert summed.status == ExitStatus.INCOMPLETE
+    assert "3 used, 0 failed, 3 missing" in summed.stdout
+    assert f"{out / 'ledger.2-of-2.jsonl'} is empty: a run was stopped as it began" in caplog.text
+    assert "give the command of that run again" in caplog.text
+    merged = pseg("merge", out, "--out", out, "--json")
+    assert merged.records[0]["missing_shards"] == ["2/2"]
+
+
 def test_an_empty_ledger_in_its_place_is_none(bundle: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "ledger.jsonl").touch()
     do_shards(bundle, photos, tmp_path / "p", "1/1")
     assert pseg("merge", tmp_path / "p", "--out", tmp_path / "m").stdout.startswith("6 of 7 images segmented")
     (tmp_path / "m" / "ledger.jsonl").write_bytes(b"")
-    assert "it is not a ledger" in pseg_error("merge", tmp_path / "m", "--out", tmp_path / "m")
+    assert "is empty: a run was stopped as it began" in pseg_error("merge", tmp_path / "m", "--out", tmp_path / "m")
 
 
 def test_a_merge_takes_the_place_of_no_other_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -175,7 +200,7 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     for name, message in (
         ("empty", "holds no ledger"),
         ("cover.csv", "line 1 is not that of a ledger"),
-        ("nothing", "it is not a ledger"),
+        ("nothing", "is empty: a run was stopped as it began"),
         ("nowhere.jsonl", "cannot be read"),
     ):
         assert message in pseg_error("merge", tmp_path / name, "--out", tmp_path / "m")
