@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer import core
 
+from engine.system.text import legible
 from service.commands.terminal import CommandStream, ExitStatus, errors_end_the_command, messages, say, tell
 from service.logs import legible_trace, make_records_legible, progress_log
 
@@ -22,6 +23,8 @@ _COMMANDS = (
 """Each is a file of `service.commands` with a function of its name (`import_` for import)."""
 
 
+_NAMED_AT_MOST = 3
+_NAME_LENGTH = 100
 _RESUMABLE = frozenset({"predict", "scale"})
 
 
@@ -35,7 +38,10 @@ class _RichMessages(logging.Handler):
 
 
 class _TakesEachOptionOnce(core.TyperCommand):
-    """A command whose options have one value; of two, the parser would drop the first in silence."""
+    """A command whose options have one value; of two, the parser would drop the first in silence.
+
+    Of arguments that it does not take, such as those of a pattern without quotation marks, it names the first.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
         _, _, given = self.make_parser(ctx).parse_args(args=[*args])
@@ -43,7 +49,16 @@ class _TakesEachOptionOnce(core.TyperCommand):
             if isinstance(each, core.TyperOption) and not (each.multiple or each.is_flag) and given.count(each) > 1:
                 message = "it is given more than once: give it once, with commas between the values of a list"
                 raise typer.BadParameter(message, ctx=ctx, param=each)
-        return super().parse_args(ctx, args)
+        ctx.allow_extra_args = True
+        extra = super().parse_args(ctx, args)
+        if extra:
+            named = ", ".join(legible(each, _NAME_LENGTH) for each in extra[:_NAMED_AT_MOST])
+            more = f" and {len(extra) - _NAMED_AT_MOST} more" if len(extra) > _NAMED_AT_MOST else ""
+            ctx.fail(
+                f"Unexpected arguments: {named}{more}. An option takes one value each time it is given: put a pattern "
+                "into quotation marks ('photos/*.jpg'), or name the folder"
+            )
+        return extra
 
 
 class _LoadedWhenCalled(core.TyperGroup):

@@ -1,5 +1,6 @@
 """Label masks: PNG files of class indices, matched to images by name."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,22 +94,37 @@ def match_pictures(
 ) -> list[tuple[Path, _Labelled]]:
     """Find the labels of every image by its name without suffix, and as many folders above as tell equal names apart.
 
+    Where these folders have other names, the labels may lie below their common folder as the images lie below theirs.
     Labels come with the name of their picture. Raises ImageError where images have no labels (they are named), or no
     folder tells two of one name apart.
     """
+    above, labels_above = (
+        _common_folder([path.absolute() for path in images]),
+        _common_folder([name for name, _ in labels]),
+    )
     images_of, labels_of = _by_stem([(path.absolute(), path) for path in images]), _by_stem(labels)
     found: dict[Path, _Labelled] = {}
     for stem, of_name in images_of.items():
         labelled = labels_of.get(stem, [])
         depth = max(_telling_depth(of_name, "images"), _telling_depth(labelled, f"{what}s"))
         known = {_end(name, depth): each for name, each in labelled}
-        found |= {path: known[_end(name, depth)] for name, path in of_name if _end(name, depth) in known}
+        ends = {path: _end(name, depth) for name, path in of_name}
+        found |= {path: known[end] for path, end in ends.items() if end in known}
+        taken = set(ends.values())
+        mirrored = {
+            name.relative_to(labels_above).with_suffix(""): each
+            for name, each in labelled
+            if name.is_relative_to(labels_above) and _end(name, depth) not in taken
+        }
+        for name, path in of_name:
+            if path not in found and (below := name.relative_to(above).with_suffix("")) in mirrored:
+                found[path] = mirrored[below]
     missing = [str(image) for image in images if image not in found]
     if missing:
         named = ", ".join(missing[:_NAMED_AT_MOST]) + (", …" if len(missing) > _NAMED_AT_MOST else "")
         raise ImageError(
-            f"{len(missing)} of {len(images)} images have no {what}: {named}; the {what} of FOLDER/NAME.jpg is that of "
-            "NAME, and of FOLDER/NAME where several are called NAME"
+            f"{len(missing)} of {len(images)} images have no {what}: {named}; the {what} of dive_1/a.jpg is the one "
+            "called a, or dive_1/a if several images are called a"
         )
     return [(image, found[image]) for image in images]
 
@@ -118,6 +134,13 @@ def _by_stem(named: Iterable[tuple[PurePath, _Labelled]]) -> dict[str, list[tupl
     for name, each in named:
         by_stem[name.stem].append((name, each))
     return by_stem
+
+
+def _common_folder(names: Sequence[PurePath]) -> PurePath:
+    try:
+        return PurePath(os.path.commonpath([name.parent for name in names]))
+    except ValueError:  # there are none, or some are absolute and others are not
+        return PurePath()
 
 
 def _end(name: PurePath, depth: int) -> tuple[str, ...]:

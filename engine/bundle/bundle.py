@@ -24,7 +24,7 @@ from engine.bundle.kinds import (
 )
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.options import Precision
-from engine.system.files import scratch_folder
+from engine.system.files import advice_on_missing, scratch_folder
 from engine.system.settings_files import SettingsError, first_problem, read_json, read_yaml, shown_value
 from engine.transforms import MAX_SIDE, Transform
 
@@ -347,7 +347,7 @@ def _require_archive(source: Path) -> None:
     if not source.exists():
         if source.is_symlink():
             raise BundleError(f"{source}: is a link to {source.readlink()}, which is not there: fetch the file first")
-        raise BundleError(f"{source}: no such file or folder")
+        raise BundleError(f"{source}: no such file or folder: {advice_on_missing(source)}")
     if not source.is_file():
         raise BundleError(f"{source}: is neither a file nor a folder: save the bundle as a file first")
     told = explain_file(source)

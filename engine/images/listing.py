@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -57,6 +57,7 @@ class FoundImages:
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
     other_files: int = 0  # how many other files there are, such as tables and texts
     excluded: int = 0  # how many files and folders a pattern left out
+    excluded_by: str = "exclude"  # the option of these patterns, as users know it
     # of images that lie in a sub-folder of the folder that was named, which one
     subfolders: dict[Path, PurePath] = field(default_factory=dict[Path, PurePath])
 
@@ -73,7 +74,7 @@ class FoundImages:
             more = ", …" if count > len(named) else ""
             lines.append(f"{count} left out: {reason}: {', '.join(named)}{more}")
         if self.excluded:
-            lines.append(f"{self.excluded} left out by exclude")
+            lines.append(f"{self.excluded} left out by {self.excluded_by}")
         if self.other_files:
             lines.append(f"other files, which are not pictures: {self.other_files}")
         return lines
@@ -85,6 +86,7 @@ def find_images(
     recursive: bool = False,
     exclude: Sequence[str] = (),
     results: Path | None = None,
+    option_name: Callable[[str], str] = str,
 ) -> FoundImages:
     """Find the photographs that files, folders and globs name, and tell what else lies there.
 
@@ -104,6 +106,7 @@ def find_images(
             out if its name, its path, seen from that folder or from the glob's first part without wildcards, or one of
             the folders on that path matches.
         results: A folder that is no sub-folder to search, since results lie there.
+        option_name: How users know the options `recursive` and `exclude`, for what is said of them.
 
     Returns:
         The images, and what was left out.
@@ -111,16 +114,18 @@ def find_images(
     Raises:
         ImageError: A folder or glob holds no images or may not be listed, or a pattern excludes nothing.
     """
-    search = _Search(recursive, exclude, photographs=True, results=results)
+    search = _Search(recursive, exclude, photographs=True, results=results, option_name=option_name)
     search.take_all(arguments)
     search.leave_out_masks_of_other_folders()
     idle = [pattern for pattern in exclude if pattern not in search.effective]
     if idle:
-        raise ImageError(f"exclude {idle[0]}: matches nothing that was found: check the pattern")
+        raise ImageError(f"{option_name('exclude')} {idle[0]}: matches nothing that was found: check the pattern")
     return search.found
 
 
-def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> list[Path]:
+def list_images(
+    arguments: Sequence[str | Path], *, recursive: bool = False, option_name: Callable[[str], str] = str
+) -> list[Path]:
     """List the pictures that files, folders and globs name, photographs and masks alike.
 
     Like `find_images`, but results and masks are taken, too.
@@ -128,6 +133,7 @@ def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> 
     Args:
         arguments: Names of files or folders, or globs.
         recursive: Search the sub-folders of folders.
+        option_name: How users know the option `recursive`, for what is said of it.
 
     Returns:
         The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
@@ -135,7 +141,7 @@ def list_images(arguments: Sequence[str | Path], *, recursive: bool = False) -> 
     Raises:
         ImageError: A folder or glob holds no pictures, or may not be listed.
     """
-    search = _Search(recursive, exclude=(), photographs=False)
+    search = _Search(recursive, exclude=(), photographs=False, option_name=option_name)
     search.take_all(arguments)
     return search.found.images
 
@@ -149,9 +155,16 @@ class _Search:
     """One search; `found` grows with each argument."""
 
     def __init__(
-        self, recursive: bool, exclude: Sequence[str], *, photographs: bool, results: Path | None = None
+        self,
+        recursive: bool,
+        exclude: Sequence[str],
+        *,
+        photographs: bool,
+        option_name: Callable[[str], str],
+        results: Path | None = None,
     ) -> None:
-        self.found = FoundImages()
+        self.found = FoundImages(excluded_by=option_name("exclude"))
+        self._only_with = f"sub-folders are searched with {option_name('recursive')} only"
         self.effective: set[str] = set()
         self._recursive = recursive
         self._exclude = exclude
@@ -252,7 +265,7 @@ class _Search:
                 continue
             for entry in inner:
                 if _identity(entry) not in self._results:
-                    self._leave_out(entry, "sub-folders are searched with recursive only")
+                    self._leave_out(entry, self._only_with)
         return taken
 
     def _take_files(

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ _FOLDER_PREFIX = "pseg-"
 # Names that are drawn by chance, here and by `tempfile`: nothing else is ever taken for abandoned.
 _PART = re.compile(r"\.pseg-[a-z0-9_]{8,16}\.part")
 _SCRATCH = re.compile(r"pseg-[a-z-]+-[a-z0-9_]{8}")
+_ALIKE = 0.75
 _MARK = ".pseg-in-use"
 _CONTENT = "content"
 _OWN_FOLDER = 0o700
@@ -119,6 +121,15 @@ def make_output_folder(path: Path, *, within: Path | None = None) -> None:
         path.mkdir(parents=True, exist_ok=True)
     else:
         make_folder(path, within=within)
+
+
+def advice_on_missing(path: Path) -> str:
+    """Say what to do about a name that does not exist: take the one like it that lies there, or check it."""
+    try:
+        near = get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1, cutoff=_ALIKE)
+    except OSError:
+        near = []
+    return f"did you mean {path.with_name(near[0])}?" if near else "check the name"
 
 
 def open_regular(

@@ -1,7 +1,7 @@
 """The list of a collection for many machines: a Parquet file with the column `uri`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine import ImageError, OptionError, list_images
 from engine.images import real_path
@@ -10,17 +10,21 @@ from service.collections.storage import is_uri, read_rows, table_bytes
 _MOST_NAMED = 3
 
 
-def image_uris(arguments: Sequence[str]) -> list[str]:
+def image_uris(
+    arguments: Sequence[str], *, recursive: bool = False, option_name: Callable[[str], str] = str
+) -> list[str]:
     """Turn files, folders and globs of this machine into absolute URIs, in their order, each once.
 
-    URIs stay as they are. Raises ImageError where a folder or glob holds no images, or a named file is not there.
+    URIs stay as they are; `recursive` and `option_name` as of `list_images`.
+
+    Raises ImageError where a folder or glob holds no images, or a named file is not there.
     """
     uris: dict[str, str] = {}
     for argument in arguments:
         if is_uri(argument):
             uris.setdefault(argument, argument)
             continue
-        for path in list_images([argument]):
+        for path in list_images([argument], recursive=recursive, option_name=option_name):
             if not path.is_file():
                 raise ImageError(f"{path}: no such file: check the name")
             # A file has many names; the first one stays.

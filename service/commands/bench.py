@@ -12,10 +12,11 @@ from benchmarks.bench import bench as measure_product
 from benchmarks.measuring.samples import Results
 from benchmarks.results.plots import plot_names, plots, require_plotting
 from benchmarks.results.tables import class_agreement, facts, figures, record, time_split, to_csv, to_markdown, troubles
-from engine import OptionError, list_images, open_bundle
+from engine import OptionError, open_bundle
 from engine.system.files import scratch_folder, write_atomically
 from service.commands.flags import with_flags
-from service.commands.groups import require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_bands_of_pictures
+from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -38,6 +39,7 @@ _RESULTS_JSON, _RESULTS_CSV, _PAGE = "results.json", "results.csv", "results.md"
 def bench(
     bundle: BundleArgument,
     request: BenchRequest,
+    pictures: PictureOptions,
     images: Annotated[
         list[str] | None,
         typer.Option(help="Files, folders or globs. May be repeated. By default pictures are generated."),
@@ -53,7 +55,10 @@ def bench(
     All values of repeated options are combined. Each configuration runs in its own process, and the configurations
     take turns.
     """
-    request = replace(request, images=tuple(list_images(images or [])))
+    require_folders(images or [], recursive=pictures.recursive)
+    request = replace(
+        request, images=tuple(named_pictures(images or [], option="images", recursive=pictures.recursive))
+    )
     require_bands_of_pictures(request.bands, request.images)
     if out is not None:
         require_plotting()

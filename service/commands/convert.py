@@ -15,15 +15,16 @@ from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
 from converters.parity import ParityReport
 from converters.scores import ScoresBundle, with_scores
-from engine import Bundle, ConversionError, OptionError, Precision, list_images, open_bundle
+from engine import Bundle, ConversionError, OptionError, Precision, open_bundle
 from engine.declaration import Options, option
-from engine.images.size import bands_option, require_named_bands
+from engine.images.size import require_named_bands
 from engine.runtimes.programs.input_bands import taken_bands
 from engine.system.text import legible
 from engine.transforms import bands_of_images
 from service.commands.flags import with_flags
-from service.commands.groups import require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_bands_of_pictures
 from service.commands.limits import LimitOptions
+from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -60,7 +61,7 @@ class _PictureOptions(Options):
         "calibration, or generated ones.",
         repeatable=True,
     )
-    bands: tuple[int, ...] | None = bands_option()
+    read: PictureOptions = PictureOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +93,17 @@ def convert(
     With --scores, the copy is of a network that returns scores, made from one that returns masks.
     """
     started = time.perf_counter()
+    recursive = pictures.read.recursive
+    require_folders((*pictures.calibrate, *pictures.verify), recursive=recursive)
     request = dataclasses.replace(
         request,
-        calibration=tuple(list_images(pictures.calibrate)),
-        verification=tuple(list_images(pictures.verify)),
-        bands=pictures.bands,
+        calibration=tuple(named_pictures(pictures.calibrate, option="calibrate", recursive=recursive)),
+        verification=tuple(named_pictures(pictures.verify, option="verify", recursive=recursive)),
+        bands=pictures.read.bands,
         limits=limits.of(request.precision),
     )
     require_bundle_name(out)
-    require_bands_of_pictures(pictures.bands, (*pictures.calibrate, *pictures.verify))
+    require_bands_of_pictures(pictures.read.bands, (*pictures.calibrate, *pictures.verify))
     seen = [*request.calibration, *request.verification]
     require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": seen})
     require_writable_file(out)

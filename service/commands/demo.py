@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from engine.system.text import legible
+from service.commands.named_pictures import RecursiveOption, named_pictures, require_folders
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, shown
 from service.demonstration import demonstrate
 from service.request import require_writable
@@ -19,12 +20,15 @@ def demo(
         typer.Argument(metavar="[IMAGE…]", help="Files, folders or globs. By default the demo pictures."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo-output"),
+    recursive: RecursiveOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Segment pictures with the demo bundle on every CPU runtime and compare the masks."""
     with errors_end_the_command():
         require_writable(out)
-        done = demonstrate(images or [], out, caches_at(cache_dir))
+        require_folders(images or [], recursive=recursive)
+        paths = named_pictures(images or [], option="images", recursive=recursive)
+        done = demonstrate([str(path) for path in paths], out, caches_at(cache_dir))
     table = Table("runtime", "provider", "cover", "mismatched ppm", "ms per image")
     for row in done.rows:
         mismatched = "reference" if row is done.rows[0] else f"{row.mismatched_ppm:.1f}"

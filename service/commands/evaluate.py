@@ -39,7 +39,6 @@ from engine import (
     RuntimeName,
     SegmentationClass,
     SourceImage,
-    list_images,
     read_image,
 )
 from engine.cover.options import CoverOptions
@@ -49,7 +48,8 @@ from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.text import csv_table
 from service.commands.flags import with_flags
-from service.commands.groups import STANDARD_OUTPUT, BandOptions, OutputOptions
+from service.commands.groups import STANDARD_OUTPUT, OutputOptions, PictureOptions
+from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -118,7 +118,7 @@ class _LabelOptions(Options):
 
     title: ClassVar[str] = "Labels"
 
-    pictures: BandOptions = BandOptions()
+    pictures: PictureOptions = PictureOptions()
     annotations: tuple[str, ...] = option(
         (),
         "Labels of annotation tools in place of masks: JSON of labelme, COCO or Squidle+, CSV of CoralNet. Files, "
@@ -194,8 +194,17 @@ def evaluate(
     if bool(masks) == bool(labels.annotations):
         raise OptionError("give the labels of the images, either masks or annotations", option="masks")
     sample = None if labels.sample is None else read_sample(labels.sample)
-    paths = list_images(images or []) if sample is None else [row.image for row in sample]
-    pairs = match_masks(paths, list_images(masks, recursive=True)) if masks else _annotated(paths, labels.annotations)
+    recursive = labels.pictures.recursive
+    require_folders(images or [], recursive=recursive)
+    if sample is None:
+        paths = named_pictures(images or [], option="images", recursive=recursive)
+    else:
+        paths = [row.image for row in sample]
+    pairs = (
+        match_masks(paths, named_pictures(masks, option="masks", recursive=True))
+        if masks
+        else _annotated(paths, labels.annotations)
+    )
     require_apart(
         written_by(
             {

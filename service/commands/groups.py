@@ -62,11 +62,15 @@ def _all_pages(path: Path) -> Sequence[int | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class BandOptions(Options):
-    """Which bands of images are read; None: the colours."""
+class PictureOptions(Options):
+    """How pictures are found and read.
+
+    `bands` are those that are read; None: the colours.
+    """
 
     title: ClassVar[str] = "Pictures"
 
+    recursive: bool = option(False, "Search the sub-folders of folders, too.")
     bands: tuple[int, ...] | None = bands_option()
 
 

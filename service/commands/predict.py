@@ -1,7 +1,6 @@
 """`pseg predict`: images in, masks out."""
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -19,10 +18,12 @@ from engine.system.text import legible
 from service.collections.sharding import parse_shard
 from service.commands.flags import with_flags
 from service.commands.groups import ResultOptions, SelectionOptions, SessionOptions
+from service.commands.named_pictures import require_folders
 from service.commands.terminal import (
     BundleArgument,
     ExitStatus,
     Products,
+    flag_of,
     messages,
     print_json,
     say,
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
 
 _Result = Result[ImageTask, Path | None]
 _NAMED_AT_MOST = 5
-_GLOB = re.compile(r"[*?\[]")
 
 
 @with_flags(from_file=True)
@@ -83,7 +83,13 @@ def predict(
     request = at_full_size(request, tiles)
     if request.save:
         require_results_apart(images, results.out)
-    found = find_images(images, recursive=selection.recursive, exclude=selection.exclude, results=results.out)
+    found = find_images(
+        images,
+        recursive=selection.recursive,
+        exclude=selection.exclude,
+        results=results.out,
+        option_name=flag_of,
+    )
     for remark in found.remarks():
         say(remark)
     _require_effect(images, found.images, selection, results, writes=_writes(request, tiles))
@@ -298,8 +304,7 @@ def _writes(request: PredictRequest, tiles: TileOptions) -> bool:
 def _require_effect(
     named: Sequence[str], images: Sequence[Path], selection: SelectionOptions, results: ResultOptions, *, writes: bool
 ) -> None:
-    if selection.recursive and not any(Path(each).is_dir() or _GLOB.search(each) for each in named):
-        raise OptionError("none of the images is a folder: leave it out", option="recursive")
+    require_folders(named, recursive=selection.recursive)
     if selection.page is not None and images and not any(map(is_tiff, images)):
         raise OptionError("no image of this run is a TIFF, and only TIFFs have pages: leave it out", option="page")
     if results.overwrite and not writes:

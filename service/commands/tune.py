@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -12,10 +12,13 @@ from benchmarks.bench import Places
 from benchmarks.tuning.tune import TuneRequest, Tuning, profile_of, tuning_record, tuning_table, write_tuned_bundle
 from benchmarks.tuning.tune import tune as search_best
 from converters.exporting.packing import require_bundle_name
-from engine import OptionError, list_images, open_bundle
+from engine import OptionError, open_bundle
+from engine.declaration import Options, option
 from engine.runtimes.profile import Profile, profile_json
 from engine.system.files import scratch_folder, write_atomically
 from service.commands.flags import with_flags
+from service.commands.groups import PictureOptions
+from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
     BundleArgument,
     CacheOption,
@@ -33,11 +36,15 @@ from service.session import Caches, caches_at
 
 
 @dataclass(frozen=True, slots=True)
-class _Destination:
+class _Destination(Options):
     """Where the profile goes: a file of its own, or a copy of the bundle."""
 
-    out: Path | None
-    into: Path | None
+    title: ClassVar[str] = "The profile"
+
+    out: Path | None = option(None, "Profile to write, for `pseg predict --profile`.")
+    into: Path | None = option(
+        None, "Archive to write: a copy of the bundle with the profile, possibly with an INT8 model."
+    )
 
     @property
     def path(self) -> Path:
@@ -62,6 +69,7 @@ def tune(
     bundle: BundleArgument,
     images: Annotated[list[str], typer.Option(help="Files, folders or globs of typical images. May be repeated.")],
     request: TuneRequest,
+    pictures: PictureOptions,
     masks: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,17 +77,15 @@ def tune(
             "within) or globs. May be repeated."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Profile to write, for `pseg predict --profile`.")] = None,
-    into: Annotated[
-        Path | None,
-        typer.Option(help="Archive to write: a copy of the bundle with the profile, possibly with an INT8 model."),
-    ] = None,
+    *,
+    destination: _Destination,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Find the fastest (or smallest) configuration within the limits, and write a profile for this machine."""
-    destination = _Destination(out, into)
-    paths, labels = tuple(list_images(images)), list_images(masks or [], recursive=True)
+    require_folders(images, recursive=pictures.recursive)
+    paths = tuple(named_pictures(images, option="images", recursive=pictures.recursive))
+    labels = named_pictures(masks or [], option="masks", recursive=True)
     destination.require_writable(bundle, paths, labels)
     request = replace(request, images=paths, labelled=tuple(match_masks(paths, labels)) if masks else ())
     tuning, profile = _tune(bundle, request, destination, caches_at(cache_dir))

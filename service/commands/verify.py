@@ -7,12 +7,13 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from converters.parity import ParityReport, require_parity
-from engine import OnnxOptions, Precision, Provider, list_images, open_bundle
+from engine import OnnxOptions, Precision, Provider, open_bundle
 from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.flags import with_flags
-from service.commands.groups import BandOptions, require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_bands_of_pictures
 from service.commands.limits import LimitOptions
+from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import BundleArgument, CacheOption, JsonOption, print_json, results_console, shown
 from service.session import caches_at, certify
 
@@ -34,12 +35,13 @@ def verify(
     ] = Precision.FP32,
     *,
     limits: LimitOptions,
-    pictures: BandOptions,
+    pictures: PictureOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Compare a bundle's ONNX model with its Paddle program on this machine."""
-    paths = list_images(images or [])
+    require_folders(images or [], recursive=pictures.recursive)
+    paths = named_pictures(images or [], option="images", recursive=pictures.recursive)
     require_bands_of_pictures(pictures.bands, paths)
     with open_bundle(bundle) as opened:
         report = certify(

@@ -103,6 +103,14 @@ def test_missing_masks_are_listed() -> None:
         match_masks(images, [Path("m/1.png")])
 
 
+def test_labels_may_mirror_the_folders_of_the_images() -> None:
+    images = [Path("dives/1.jpg"), Path("dives/a/1.jpg"), Path("dives/a/b/1.jpg")]
+    masks = [Path("labels/a/1.png"), Path("labels/a/b/1.png"), Path("labels/1.png")]
+    assert [each.mask for each in match_masks(images, masks)] == [masks[2], masks[0], masks[1]]
+    with pytest.raises(ImageError, match=r"1 of 3 images have no mask: dives/1\.jpg"):
+        match_masks(images, masks[:2])
+
+
 def test_folders_tell_files_of_one_name_apart() -> None:
     images = [Path("in/a/1.jpg"), Path("in/b/1.jpg")]
     masks = [Path("m/b/1.png"), Path("m/a/1.png"), Path("m/c/1.png")]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,42 @@ def test_missing_masks_are_named(bundle: Path, tmp_path: Path) -> None:
     others = mask(tmp_path / "m" / "other.png", [[0]])
     assert "1 of 1 images have no mask" in (said := refusal(bundle, "--images", image, "--masks", others))
     assert "lonely.jpg" in said
+
+
+def test_pictures_in_sub_folders_are_found_with_recursive(bundle: Path, tmp_path: Path) -> None:
+    for name in ("1", "a/1", "b/1"):
+        picture(tmp_path / "dives" / f"{name}.jpg", [[0]])
+        mask(tmp_path / "labels" / f"{name}.png", [[0]])
+    folders = "--images", tmp_path / "dives", "--masks", tmp_path / "labels", "--allow-missing-classes"
+    assert evaluated(bundle, *folders, "--recursive")["images"] == 3
+    shutil.rmtree(tmp_path / "dives" / "a")
+    (tmp_path / "dives" / "1.jpg").unlink()
+    assert "1 left out: sub-folders are searched with --recursive only: " in refusal(bundle, *folders)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune", "bench", "verify", "convert", "demo"])
+def test_a_folder_that_does_not_exist_is_named(command: str, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    images = {"demo": [], "convert": ["--verify"]}.get(command, ["--images"])
+    further = {"evaluate": ["--masks", "m"], "tune": ["--out", "p"], "convert": ["--out", tmp_path / "c.tgz"]}
+    words = [*([] if command == "demo" else ["model.tgz"]), *images, tmp_path / "label", *further.get(command, [])]
+    told = CliRunner().invoke(cli.app, [command, *map(str, words)], catch_exceptions=False)
+    assert told.exit_code == ExitStatus.WRONG_REQUEST
+    assert f"{tmp_path / 'label'}: no such file or folder: did you mean {tmp_path / 'labels'}?" in told.stderr
+
+
+def test_a_labels_folder_that_does_not_exist_is_named(bundle: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "i" / "1.jpg", [[0]])
+    told = refusal(bundle, "--images", image, "--masks", tmp_path / "labels")
+    assert f"--masks: {tmp_path / 'labels'}: no such file or folder: check the name" in told
+
+
+def test_a_pattern_without_quotation_marks_is_explained(bundle: Path) -> None:
+    images = [f"photos/{number}.jpg" for number in range(40)]
+    told = " ".join(refusal(bundle, "--images", *images, "--masks", "labels").replace("│", " ").split())
+    assert "photos/1.jpg, photos/2.jpg, photos/3.jpg and 36 more" in told
+    assert "put a pattern into quotation marks" in told
+    assert "photos/4.jpg" not in told
 
 
 def test_labels_of_other_classes_are_named(bundle: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_what_is_left_out_is_told_and_json_stays_json(bundle: Path, dive: Path, 
     told = ended.stderr.splitlines()
     assert [line for line in told if line.startswith("1 left out: each is a raw file of a camera")]
     assert [line for line in told if line.startswith("1 left out: masks beside their photographs")]
-    assert [line for line in told if line.startswith("2 left out: sub-folders are searched with recursive only")]
+    assert [line for line in told if line.startswith("2 left out: sub-folders are searched with --recursive only")]
     assert "other files, which are not pictures: 1" in told
 
 
