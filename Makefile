@@ -1,4 +1,4 @@
-# Every target installs what it needs; `make help` lists them.
+# Every target installs what it needs; `make help` lists them in groups, by the word that begins the comment of each.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +24,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 .PHONY: gpu-check gpu-settings-check install poetry run-job job-description nuclei-model accuracy bench-check bench-headline cover-check test-pythons aarch64-check corpus service-register image-check docker-build docker-publish run run-collection service-description help export-tools zoo demo demo-model test test-all check lint format types imports bench lock clean ray scale-check survey-check survey-pictures labelme-check robustness audit fuzz bench-scale api wheel wheelhouse schemas site
 
-help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## use: list the targets
+	@for group in "use: For users" "develop: For developers" "check: Long checks and measurements"; do \
+		printf '\n%s\n' "$${group#*: }"; \
+		awk -F ':.*## ' -v mark="$${group%%:*}: " \
+			'/^[a-z0-9-]+:.*## / && index($$2, mark) == 1 {printf "  %-19s %s\n", $$1, substr($$2, length(mark) + 1)}' \
+			$(MAKEFILE_LIST); \
+	done
 
 $(VENV)/made:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (3.12 and 3.13 work, too, ARCHITECTURE.md): install python3.11 and python3.11-venv, or name it: make PYTHON=..."; exit 2; }
@@ -77,10 +82,11 @@ $(VENV)/ray: requirements-ray.txt $(VENV)/runtime
 	$(PIP) install --no-deps --require-hashes -r requirements-ray.txt
 	@touch $@
 
-demo: $(VENV)/runtime ## segment the demo pictures (or IMAGES="...") through both runtimes and compare
-	$(BIN)/pseg demo $(IMAGES) --out $(OUT)
+# One name that exists is taken with its spaces; several are parted as by a shell, which knows quotation marks.
+demo: $(VENV)/runtime ## use: segment the demo pictures (or IMAGES="...") through both runtimes and compare
+	@if test -e "$$IMAGES"; then set -- "$$IMAGES"; else set -- $(IMAGES); fi; $(BIN)/pseg demo "$$@" --out "$(OUT)"
 
-demo-model: $(VENV)/development ## render the scenes, train the demo network again, convert and pack it
+demo-model: $(VENV)/development ## develop: render the scenes, train the demo network again, convert and pack it
 	mkdir -p build
 	$(BIN)/python -m demo.train --out build/demo_seagrass.tgz
 	$(BIN)/pseg convert build/demo_seagrass.tgz --out demo/demo_seagrass.tgz
@@ -89,150 +95,150 @@ demo-model: $(VENV)/development ## render the scenes, train the demo network aga
 	$(BIN)/python -m demo.showcase
 
 # A wheel of the project holds the demo bundle and its pictures. What an earlier build left would get into it.
-wheel: $(VENV)/runtime ## build the project as one wheel, for pip, in dist/
+wheel: $(VENV)/runtime ## use: build the project as one wheel, for pip, in dist/
 	rm -rf build/lib build/bdist.*
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	rm -rf build/lib build/bdist.*
 
 # For a machine without a network, with the Python and the kind of processor of this one (docs/install.md).
-wheelhouse: wheel ## pack the project with all that it requires (or REQUIREMENTS=...) into WHEELHOUSE
+wheelhouse: wheel ## use: pack the project with all that it requires (or REQUIREMENTS=...) into WHEELHOUSE
 	mkdir -p $(WHEELHOUSE)
 	$(PIP) download --no-deps --require-hashes --only-binary :all: --dest $(WHEELHOUSE) --requirement $(REQUIREMENTS)
 	cp $(REQUIREMENTS) $(WHEELHOUSE)/requirements.txt
 	cp dist/paddleseg_dual_runtime-$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-py3-none-any.whl $(WHEELHOUSE)
 
-ray: $(VENV)/ray ## install Ray beside the rest, for pseg scale
+ray: $(VENV)/ray ## use: install Ray beside the rest, for pseg scale
 
-scale-check: $(VENV)/development ## a cluster of three nodes here: a node and a driver are killed, an S3 store (minutes); prints counts
+scale-check: $(VENV)/development ## check: a cluster of three nodes here: a node and a driver are killed, an S3 store (minutes); prints counts
 	$(BIN)/python -m pytest tests/service/cluster_check.py -p no:cacheprovider --capture=no
 
-install: $(VENV)/runtime ## install what runs: both runtimes, the converter, the command line, the service
+install: $(VENV)/runtime ## use: install what runs: both runtimes, the converter, the command line, the service
 
-poetry: $(VENV)/runtime $(VENV)/poetry/made ## install Poetry with the platform's plugin, for poetry ivcap (docs/deploy.md)
+poetry: $(VENV)/runtime $(VENV)/poetry/made ## use: install Poetry with the platform's plugin, for poetry ivcap (docs/deploy.md)
 	@echo 'Ready: PATH="$$PWD/$(BIN):$$PATH" poetry ivcap deploy'
 
-export-tools: $(VENV)/exporter ## install PaddleSeg beside the rest, for pseg export
+export-tools: $(VENV)/exporter ## use: install PaddleSeg beside the rest, for pseg export
 
-zoo: $(VENV)/development ## export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
+zoo: $(VENV)/development ## check: export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
-cover-check: $(VENV)/development ## regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
+cover-check: $(VENV)/development ## check: regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
 	$(BIN)/python -m demo.checks.cover $(ARGS)
 
-survey-check: $(VENV)/development ## how often the intervals of pseg summarize hold the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
+survey-check: $(VENV)/development ## check: how often the intervals of pseg summarize hold the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
 	$(BIN)/python -m demo.checks.surveys $(ARGS)
 
-survey-pictures: $(VENV)/development ## the pictures of docs/surveys.md, from a rendered survey (5 minutes; needs chromium and chromedriver)
+survey-pictures: $(VENV)/development ## check: the pictures of docs/surveys.md, from a rendered survey (5 minutes; needs chromium and chromedriver)
 	$(BIN)/python -m demo.survey_pictures build/survey
 
-corpus: $(VENV)/development ## hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
+corpus: $(VENV)/development ## check: hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)
 
 # Python keeps what it compiles, whatever the environment says: the tests start the commands hundreds of times.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(VENV)/development $(VENV)/poetry/made ## the tests, in three processes (many wait for children and sockets), without those that take long
+test: $(VENV)/development $(VENV)/poetry/made ## develop: the tests, in three processes (many wait for children and sockets), without those that take long
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" $(TESTS)
 
-labelme-check: $(VENV)/development $(VENV)/labelme/made ## labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
+labelme-check: $(VENV)/development $(VENV)/labelme/made ## check: labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
 	$(BIN)/python -m pytest tests/service/test_labelme.py
 
-test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## also the long ones of parity, conversion and service, with branch coverage
+test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## check: also the long ones of parity, conversion and service, with branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
-test-pythons: ## tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); says where one is not to be had
+test-pythons: ## check: tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); says where one is not to be had
 	./test-pythons $(TESTS)
 
-aarch64-check: $(VENV)/runtime ## the wheels for aarch64, and one mask made with them under qemu (needs uv, Debian; 20 minutes)
+aarch64-check: $(VENV)/runtime ## check: the wheels for aarch64, and one mask made with them under qemu (needs uv, Debian; 20 minutes)
 	./aarch64-check
 
-robustness: $(VENV)/development ## hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
+robustness: $(VENV)/development ## check: hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
 	$(BIN)/python -m pytest tests/robustness
 
-fuzz: $(VENV)/development ## fuzz what reads bundles and images, FUZZ_S seconds each (300)
+fuzz: $(VENV)/development ## check: fuzz what reads bundles and images, FUZZ_S seconds each (300)
 	$(BIN)/python -m tests.fuzz.bundles -max_total_time=$(FUZZ_S)
 	$(BIN)/python -m tests.fuzz.images -max_total_time=$(FUZZ_S)
 
-audit: $(VENV)/development ## look the locked requirements up among known vulnerabilities (needs the internet)
+audit: $(VENV)/development ## develop: look the locked requirements up among known vulnerabilities (needs the internet)
 	BIN=$(BIN) ./audit
 
-check: lint test ## lint, types, import contracts, tests
+check: lint test ## develop: lint, types, import contracts, tests
 
-lint: $(VENV)/development ## format, lint, types, import contracts
+lint: $(VENV)/development ## develop: format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: $(VENV)/development ## format the code
+format: $(VENV)/development ## develop: format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-nuclei-model: $(VENV)/development ## train the nuclei network again (NUCLEI=folder of train/ and test/), convert and pack it
+nuclei-model: $(VENV)/development ## develop: train the nuclei network again (NUCLEI=folder of train/ and test/), convert and pack it
 	mkdir -p build
 	$(BIN)/python -m demo.nuclei --data $(NUCLEI) --out build/nuclei.tgz
 	$(BIN)/pseg convert build/nuclei.tgz --out build/nuclei_fp32.tgz
 	$(BIN)/pseg convert build/nuclei_fp32.tgz --precision int8 --calibrate $(NUCLEI)/train/images --out demo/nuclei.tgz
 	cp build/nuclei.json demo/nuclei.json
 
-accuracy: $(VENV)/development ## measure the trained bundles on held-out images (NUCLEI=folder), write docs/accuracy.md
+accuracy: $(VENV)/development ## check: measure the trained bundles on held-out images (NUCLEI=folder), write docs/accuracy.md
 	$(BIN)/python -m demo.accuracy --nuclei $(NUCLEI)
 
-run: $(VENV)/runtime ## an order on this machine (MODEL=... IMAGE=...); results in DATA/run
+run: $(VENV)/runtime ## use: an order on this machine (MODEL=... IMAGE=...); results in DATA/run
 	mkdir -p $(OUT_OF_RUN)
 	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --image "$(IMAGE)" $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_RUN)
 	@echo "The results are in $(OUT_OF_RUN)."
 
-run-collection: $(VENV)/runtime ## the same for a folder (COLLECTION=...), with a report; results in DATA/run-collection
+run-collection: $(VENV)/runtime ## use: the same for a folder (COLLECTION=...), with a report; results in DATA/run-collection
 	mkdir -p $(OUT_OF_COLLECTION)
 	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --images "$(COLLECTION)" --report $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_COLLECTION)
 	@echo "The results are in $(OUT_OF_COLLECTION)."
 
-service-description: $(VENV)/runtime ## what the platform is told of the service (VARIANT=cpu|gpu)
+service-description: $(VENV)/runtime ## use: what the platform is told of the service (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.order --ivcap:print-service-description
 
-run-job: $(VENV)/runtime ## a job from a file (JOB=...); results in DATA/job
+run-job: $(VENV)/runtime ## use: a job from a file (JOB=...); results in DATA/job
 	IVCAP_LOCAL_DIR=DATA/job $(BIN)/python -m service.job --test-file "$(JOB)"
 
-job-description: $(VENV)/runtime ## what the platform is told of the worker (VARIANT=cpu|gpu)
+job-description: $(VENV)/runtime ## use: what the platform is told of the worker (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.job --print-service-description
 
-service-register: ## register it; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
+service-register: ## use: register it; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
 	@command -v ivcap > /dev/null || { echo "The command ivcap is missing: github.com/ivcap-works/ivcap-cli says how to install it." >&2; exit 2; }
 	@$(MAKE) --no-print-directory service-description | ivcap service update --create $(IVCAP_SERVICE_ID) --format yaml -f -
 
-image-check: ## build both CPU images for real and run them (root, Debian, 5 GB, 15 minutes)
+image-check: ## check: build both CPU images for real and run them (root, Debian, 5 GB, 15 minutes)
 	./image-check
 
-docker-build: ## build the images; IMAGE_NAME=...
+docker-build: ## use: build the images; IMAGE_NAME=...
 	docker build --file Dockerfile.cpu $(STAMP) --target onnx --tag $(IMAGE_NAME):onnx .
 	docker build --file Dockerfile.cpu $(STAMP) --tag $(IMAGE_NAME):paddle .
 	docker build --file Dockerfile.gpu $(STAMP) --target gpu-onnx --tag $(IMAGE_NAME):gpu-onnx .
 	docker build --file Dockerfile.gpu $(STAMP) --tag $(IMAGE_NAME):gpu .
 
-docker-publish: docker-build ## push them; IMAGE_NAME=registry/name
+docker-publish: docker-build ## use: push them; IMAGE_NAME=registry/name
 	docker push $(IMAGE_NAME):onnx
 	docker push $(IMAGE_NAME):paddle
 	docker push $(IMAGE_NAME):gpu-onnx
 	docker push $(IMAGE_NAME):gpu
 
-bench: $(VENV)/development ## measure (several minutes); figures go to the terminal and .benchmarks/
+bench: $(VENV)/development ## check: measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
 
-bench-check: $(VENV)/development ## measure, and fail where a ratio got worse than stated in benchmarks/lab/check.py
+bench-check: $(VENV)/development ## check: measure, and fail where a ratio got worse than stated in benchmarks/lab/check.py
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-json build/bench-check.json \
 		-k "startup or latency or throughput or agreement or memory"
 	$(BIN)/python -m benchmarks.lab.check build/bench-check.json
 
-bench-headline: $(VENV)/development ## measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
+bench-headline: $(VENV)/development ## check: measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
 	$(BIN)/python -m benchmarks.lab.headline $(PART)
 
-bench-scale: $(VENV)/development ## measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
+bench-scale: $(VENV)/development ## check: measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
 	$(BIN)/python -m benchmarks.lab.scale $(ARGS)
 
 # OFFLINE is a folder of wheels, for machines without a network; without it the environment of the repository is used.
-gpu-check: ## check the GPU of this machine (ten minutes; OFFLINE=folder of wheels); status 3 where there is none
+gpu-check: ## check: check the GPU of this machine (ten minutes; OFFLINE=folder of wheels); status 3 where there is none
 ifdef OFFLINE
 	$(PYTHON) -m venv $(VENV)/gpu
 	$(VENV)/gpu/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps $(OFFLINE)/*.whl
@@ -242,27 +248,27 @@ else
 	$(BIN)/python -m benchmarks.lab.gpu_check
 endif
 
-gpu-settings-check: $(VENV)/runtime ## offer every setting for CUDA to onnxruntime-gpu, without a GPU (3 GB of packages)
+gpu-settings-check: $(VENV)/runtime ## check: offer every setting for CUDA to onnxruntime-gpu, without a GPU (3 GB of packages)
 	@test -x $(VENV)/gpu-settings/bin/python || $(PYTHON) -m venv $(VENV)/gpu-settings
 	$(VENV)/gpu-settings/bin/python -m pip --disable-pip-version-check --quiet install "onnxruntime-gpu[cuda,cudnn]==1.26.0" "numpy<2.3"
 	@mkdir -p build/gpu-settings && tar -xzf demo/demo_seagrass.tgz -C build/gpu-settings
 	$(BIN)/python -m tests.gpu_settings list | \
 		$(VENV)/gpu-settings/bin/python tests/gpu_settings.py offer build/gpu-settings/onnx/fp32/model.onnx
 
-api: $(VENV)/runtime ## write docs/api.md from the docstrings, and docs/commands.md from the commands
+api: $(VENV)/runtime ## develop: write docs/api.md from the docstrings, and docs/commands.md from the commands
 	$(BIN)/python -m demo.reference
 	$(BIN)/python -m demo.command_reference
 
 # A warning is an error: a broken link or anchor, a page outside of the navigation, a missing picture.
-site: $(VENV)/site/made ## build the site of the documentation in SITE (build/site); it needs no network to be read
+site: $(VENV)/site/made ## develop: build the site of the documentation in SITE (build/site); it needs no network to be read
 	$(VENV)/site/bin/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --fresh-env --doctree-dir $(SITE).doctrees docs $(SITE)
 	@echo "The site begins at $(SITE)/index.html."
 
-schemas: $(VENV)/runtime ## write docs/schemas, the JSON schemas of what orders and jobs publish
+schemas: $(VENV)/runtime ## develop: write docs/schemas, the JSON schemas of what orders and jobs publish
 	$(BIN)/python -m demo.schemas
 
-lock: ## lock the requirements again (needs uv)
+lock: ## develop: lock the requirements again (needs uv)
 	./lock-requirements
 
-clean: ## remove everything that was made
+clean: ## use: remove everything that was made
 	rm -rf $(VENV) $(OUT) DATA ivcap-artifacts build dist wheelhouse *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage* .import_linter_cache

@@ -37,6 +37,8 @@ _LINES: Final = 48
 _FEWEST_VOTES: Final = 0.08
 """Of a line, as a share of the picture's shorter side."""
 
+_LEAST_SEEN: Final = 0.005
+"""Of the picture: where fewer pixels are of its class, no frame is in it."""
 _LEAST_WIDTH: Final = 0.05
 """Of a region, as a share of the picture's shorter side."""
 _LEAST_AREA: Final = 0.03
@@ -86,7 +88,7 @@ def find_frame(frame: Flags) -> FrameEdge:
     RegionError: there is no frame or more than one, a corner is cut off, or too little shows.
     """
     if not frame.any():
-        raise RegionError("no pixel is of the frame's class")
+        raise _absent(0)
     height, width = frame.shape
     if max(height, width) > _LONGEST_SIDE_PX:
         raise RegionError(
@@ -276,6 +278,8 @@ def _enclosed_by(lines: _Lines, frame: npt.NDArray[np.float32]) -> Points:
 
 def _unseen(frame: npt.NDArray[np.float32]) -> RegionError:
     pixels = frame > 0.5
+    if pixels.mean() < _LEAST_SEEN:
+        return _absent(float(pixels.mean()))
     edges = {"upper": pixels[0], "lower": pixels[-1], "left": pixels[:, 0], "right": pixels[:, -1]}
     reached = [name for name, row in edges.items() if row.any()]
     seen = f"{pixels.mean():.1%} of the pixels are of the frame's class, but no four straight sides enclose a region"
@@ -285,6 +289,14 @@ def _unseen(frame: npt.NDArray[np.float32]) -> RegionError:
         return RegionError(seen)
     borders = " and ".join(reached)
     return RegionError(f"{seen}, and some lie at the {borders} border of the picture: the frame is probably cut off")
+
+
+def _absent(share: float) -> RegionError:
+    seen = f"only {share:.2%} of the pixels are of its class" if share else "no pixel is of the frame's class"
+    return RegionError(
+        f"no frame shows ({seen}): name the corners of the region (roi polygon:…), measure without a region, or take "
+        "the picture out"
+    )
 
 
 def _cut_off(corners: int) -> RegionError:

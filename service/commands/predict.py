@@ -179,7 +179,7 @@ class PredictRun:
                         _tell(record)
                     advance()
                 if not self.results.json_lines and not self.results.quiet:
-                    _tell_end(len(self.tasks), failed, shrunken, predictor.provenance)
+                    _tell_end(len(self.tasks), failed, missed, shrunken, predictor.provenance)
                     tell_missed(missed)
                 # A run that goes on with another one keeps the record of what is not its own.
                 if _writes(self.request, self.tiles) and not self.results.resume:
@@ -323,11 +323,12 @@ def _is_shrunken(result: _Result | Entry) -> bool:
     return (width, height) != (result.image.width, result.image.height)
 
 
-def _tell_end(images: int, failed: int, shrunken: int, provenance: Provenance) -> None:
+def _tell_end(images: int, failed: int, missed: int, shrunken: int, provenance: Provenance) -> None:
     streams = f", {provenance.streams} streams" if provenance.streams > 1 else ""
     ran = f"{provenance.runtime} {provenance.provider} {provenance.precision}, {provenance.threads} threads{streams}"
     profile = "" if provenance.profile is None else f", chosen by the profile {provenance.profile[:8]}"
-    say(f"{images - failed} of {images} images done, {failed} failed; run by {ran}{profile}")
+    regions = f", {missed} without a region of interest" if missed else ""
+    say(f"{images - failed} of {images} images done, {failed} failed{regions}; run by {ran}{profile}")
     if shrunken:
         say(
             f"{shrunken} of these were shrunk for the network (--max-img-size): their masks have full size, but what "

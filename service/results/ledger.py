@@ -56,7 +56,7 @@ from service.results.records import (
     checked,
     checked_record,
 )
-from service.results.resuming import LedgerError, require_pictures_kept, resume
+from service.results.resuming import OTHER_OPTIONS, LedgerError, require_pictures_kept, resume
 from service.results.runs import Listing, Run
 
 _log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ class Ledger:
             under_way.size_bytes,
             under_way.modified_ns,
             pictures,
-            tuple(_picture_bytes(self.path.parent / name) for name in pictures),
+            tuple(_file_bytes(self.path.parent / name) for name in pictures),
             capture,
             self.run.digest,
         )
@@ -479,7 +479,9 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _
     if strangers:
         notes.append(f"{len(strangers)} that were done earlier are not among these images, and are left as they are")
     if content.run.digest != run.digest:
-        notes.append("bundle or options are not the same: " + "; ".join(run.differences(content.run)))
+        changes = "; ".join(run.changes_since(content.run))
+        replaced = resumed.again.get(OTHER_OPTIONS, 0)
+        notes.insert(0, f"bundle or options have changed ({changes}); earlier results that are replaced: {replaced}")
     tasks = dict(listing.mine)
     finished = {at: _as_of_now(entry, at, tasks[at], path.parent) for at, entry in resumed.finished.items()}
     return _Known(finished, aside, notes)
@@ -493,7 +495,7 @@ def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
     if (content.run.digest, content.run.listing) == (run.digest, run.listing):
         return
     kept = sum(
-        any(_picture_bytes(path.parent / name) is not None for name in entry.pictures)
+        any(_file_bytes(path.parent / name) is not None for name in entry.pictures)
         for entry in (*content.entries, *content.aside)
     )
     if kept:
@@ -511,7 +513,7 @@ def _change(
         return "the ledger names other files than its pictures"
     if place and not _is_known_there(entry, folder, place, elsewhere):
         return f"the pictures are said to lie in {place}, and no ledger there knows them"
-    sizes = tuple(_picture_bytes(folder / name) for name in entry.pictures)
+    sizes = tuple(_file_bytes(folder / name) for name in entry.pictures)
     if None in sizes:
         return "pictures are missing"
     if sizes != entry.picture_bytes:
@@ -550,8 +552,8 @@ def _is_known_there(entry: Entry, folder: Path, place: str, elsewhere: dict[str,
     return there is not None and (there.digest, there.stem, there.pictures, there.picture_bytes) == told
 
 
-def _picture_bytes(path: Path) -> int | None:
-    """The size of a picture; None where there is none, or a link in its place, which no run makes."""
+def _file_bytes(path: Path) -> int | None:
+    """The size of a file; None where there is none, or a link in its place, which no run makes."""
     try:
         found = path.lstat()
     except (OSError, ValueError):
@@ -567,7 +569,7 @@ def begun_ledgers(folder: Path) -> list[Path]:
     found = ledgers_in(folder)
     if not found:
         raise LedgerError(folder, "holds no ledger: name the folder of a run, or a ledger itself")
-    empty = [path for path in found if not path.lstat().st_size]
+    empty = [path for path in found if _file_bytes(path) == 0]
     if len(empty) == len(found):
         raise LedgerError(empty[0], f"{_NO_RUN}: {_BEGIN_AGAIN}")
     for path in empty:

@@ -28,8 +28,7 @@ class LedgerError(EngineError):
         return cls(
             place,
             f"holds the results of another run, {images} images ({differences}): name another folder, give the options "
-            "of that run, or replace its results with --overwrite (with --resume instead, the results of each image "
-            "are kept until that image is segmented again)",
+            "of that run, or replace its results: all at once with --overwrite, or image by image with --resume",
         )
 
 
@@ -81,6 +80,9 @@ class Entry(Protocol):
         ...
 
 
+OTHER_OPTIONS = "bundle or options are not the same"
+"""Why a result that is there does not hold for a run."""
+
 _Entry = TypeVar("_Entry", bound=Entry)
 _Image = TypeVar("_Image", bound=Image)
 
@@ -131,7 +133,7 @@ def _reason_to_repeat(entry: Entry, image: Image, digest: str) -> str | None:
     if entry.failed:
         return "failed before"
     if entry.digest != digest:
-        return "bundle or options are not the same"
+        return OTHER_OPTIONS
     if entry.stem != image.stem:
         return "another image takes the names of its pictures"
     return None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -26,6 +26,7 @@ _STATED_APART = frozenset(
     each.name for group in (Averaging, CoverOptions, OverlayOptions) for each in declared_options(group)
 )
 """Options that a ledger states only where they are used."""
+_OPTIONS = frozenset(each.name for group in (PredictRequest, TileOptions) for each in declared_options(group))
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 
@@ -94,13 +95,19 @@ class Run:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def differences(self, other: "Run") -> list[str]:
-        """Say what of bundle and options is not the same, in the command line's words: `threshold 0.5, there 0.4`."""
+        """Say what of bundle and options is not the same, in the command line's words: `--threshold 0.5, there 0.4`."""
+        return [f"{name} {mine}, there {theirs}" for name, mine, theirs in self._differing(other)]
+
+    def changes_since(self, earlier: "Run") -> list[str]:
+        """Say what has changed, in the command line's words: `--threshold: 0.4 → 0.5`."""
+        return [f"{name}: {before} → {now}" for name, now, before in self._differing(earlier)]
+
+    def _differing(self, other: "Run") -> Iterator[tuple[str, str, str]]:
         mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
-        return [
-            f"{name.replace('_', '-')} {_shown(mine.get(name))}, there {_shown(theirs.get(name))}"
-            for name in dict.fromkeys([*mine, *theirs])
-            if mine.get(name) != theirs.get(name)
-        ]
+        for name in dict.fromkeys([*mine, *theirs]):
+            if mine.get(name) != theirs.get(name):
+                dashes = "--" if name in _OPTIONS else ""
+                yield dashes + name.replace("_", "-"), _shown(mine.get(name)), _shown(theirs.get(name))
 
 
 def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:
@@ -154,4 +161,6 @@ def options_with_effect(request: PredictRequest, profile: str | None) -> dict[st
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "not given"
     return ",".join(map(str, cast("list[object]", value))) or "none" if isinstance(value, list) else str(value)

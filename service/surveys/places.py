@@ -165,9 +165,9 @@ def _places_by_pattern(pattern: str, paths: Sequence[str]) -> tuple[frozenset[st
     beside = [each for each in counts if not (each.startswith(common) or common.startswith(each))]
     if beside:
         raise OptionError(
-            f"{legible(pattern, _SHOWN)}: it says nothing of the folders above, and pictures lie in "
-            f"{legible(common)} and {legible(beside[0])}: begin it with a name in braces, or *, for each folder that "
-            f"differs, such as {legible(_lengthened(pattern, common, beside[0]), _SHOWN)}",
+            f"{legible(pattern, _SHOWN)}: the pictures that it describes lie below different folders, such as "
+            f"{legible(common)} and {legible(beside[0])}: put a name in braces, or *, in front of it for each folder "
+            f"that differs, such as {legible(_lengthened(pattern, common, beside[0]), _SHOWN)}",
             option="pattern",
         )
     for path in [path for path in places if folders[path] != common]:

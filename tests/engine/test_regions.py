@@ -119,12 +119,13 @@ def test_one_hidden_corner_is_bridged() -> None:
     ("mask", "reason"),
     [
         (np.zeros((480, 640), np.uint8), "no pixel is of the frame's class"),
+        (framed(SQUARE * 0.02 + np.array([0, 240]), pipe=8), r"no frame shows \(only 0\.\d\d% of the pixels"),
         (framed(SQUARE + np.array([250, 0])), "at the right border of the picture: the frame is probably cut off"),
         (framed(SQUARE + np.array([250, 120])), "at the lower and right border of the picture"),
         (framed(SQUARE - np.array([0, 89.5])), "the frame is cut off: 2 corners lie at the border"),
         (framed(SQUARE * 0.6 - np.array([60, 0]), SQUARE * 0.6 + np.array([240, 60])), "several frames"),
     ],
-    ids=["none", "cut off", "cut off twice", "at the border", "two"],
+    ids=["none", "hardly any", "cut off", "cut off twice", "at the border", "two"],
 )
 def test_what_is_not_one_whole_frame_is_refused(mask: npt.NDArray[np.uint8], reason: str) -> None:
     with pytest.raises(RegionError, match=reason):
@@ -334,7 +335,8 @@ def test_a_frame_that_is_not_found_takes_nothing_else_away() -> None:
     assert prediction.covers[1].cover == 1
     assert prediction.region is not None
     assert (prediction.region.polygon, prediction.region.covers) == ((), ())
-    assert prediction.region.error == "no pixel is of the frame's class"
+    assert prediction.region.error is not None
+    assert prediction.region.error.startswith("no frame shows (no pixel is of the frame's class): name the corners")
 
 
 def test_a_region_beyond_the_picture_is_stated() -> None:

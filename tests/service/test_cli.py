@@ -78,7 +78,9 @@ def pseg_error(*arguments: object) -> str:
 def remarks(outcome: Outcome) -> list[str]:
     """What was said on stderr before the line that ends a run."""
     lines = outcome.stderr.splitlines()
-    ends = [index for index, line in enumerate(lines) if re.match(r"\d+ of \d+ images done, \d+ failed; run by ", line)]
+    ends = [
+        index for index, line in enumerate(lines) if re.match(r"\d+ of \d+ images done, \d+ failed[^;]*; run by ", line)
+    ]
     return lines[: ends[0]] if ends else lines
 
 

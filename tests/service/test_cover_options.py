@@ -180,6 +180,7 @@ def test_a_frame_that_is_not_found_fails_the_region_and_nothing_else(bundle: Pat
     assert "1 region of interest not found" in page.read_text()
     again = pseg("predict", bundle, photo, "--out", out, *FRAME, "--resume")
     assert again.status == 1
+    assert "1 of 1 images done, 0 failed, 1 without a region of interest; run by " in again.stderr
 
 
 def test_a_polygon_of_a_file_stands_with_its_points_in_the_ledger(bundle: Path, tmp_path: Path) -> None:

@@ -173,4 +173,4 @@ def test_what_an_earlier_version_wrote_is_read(bundle: Path, out: Path) -> None:
 
 def test_an_edited_label_of_an_option_is_still_another_option(bundle: Path, out: Path) -> None:
     edit(out / "ledger.jsonl", put(0.4, "head", "options", "threshold"))
-    assert "threshold 0.5, there 0.4" in pseg(*resume(bundle, out)).stderr
+    assert "--threshold: 0.4 → 0.5" in pseg(*resume(bundle, out)).stderr

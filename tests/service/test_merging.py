@@ -164,7 +164,7 @@ def test_a_merge_takes_the_place_of_no_other_run(bundle: Path, photos: Path, tmp
     pseg("predict", bundle, photos, "--out", out)
     before = (out / "ledger.jsonl").read_bytes()
     do_shards(bundle, photos, tmp_path / "p", "1/1", max_img_size=900)
-    assert "were not made alike: max-img-size 900" in pseg_error("merge", tmp_path / "p", "--out", out)
+    assert "were not made alike: --max-img-size 900" in pseg_error("merge", tmp_path / "p", "--out", out)
     assert (out / "ledger.jsonl").read_bytes() == before
 
 

@@ -643,7 +643,7 @@ def test_other_tiles_of_a_raster_are_another_run(bundle: Path, tmp_path: Path, o
     command = ("predict", bundle, source, "--out", out, "--resume")
     assert pseg(*command, "--tile-size", 64).status == 0
     assert "1 of 1 images were done earlier" in pseg(*command, "--tile-size", 64).stderr
-    assert "tile-side 96, there 64" in pseg(*command, "--tile-size", 96).stderr
+    assert "tile-side: 64 → 96" in pseg(*command, "--tile-size", 96).stderr
 
 
 def test_how_many_tiles_share_a_run_does_not_begin_again(

@@ -250,7 +250,7 @@ def test_ledgers_of_one_bundle_are_joined(bundle: Path, tmp_path: Path) -> None:
         (("--pattern", "*.png"), "no name in braces"),
         (("--pattern", "{date}/{quadrat}/*.png"), "is not a date"),
         (("--pattern", "{site}.tif"), "7 of 7 pictures have no place"),
-        (("--pattern", "{date}/*.png"), "it says nothing of the folders above"),
+        (("--pattern", "{date}/*.png"), "the pictures that it describes lie below different folders, such as "),
         (("--pattern", "{date}/*.png"), "such as */{date}/*.png"),
         (("--skip-unplaced",), "places are given by survey or pattern"),
         (("--pattern", PATTERN, "--per", "depth"), "no depth is known"),
