@@ -169,7 +169,10 @@ def test_other_options_are_named_and_everything_is_done_again(bundle: Path, phot
     assert "0 of 5 images were done earlier" in outcome.stderr
     assert "4 done again: bundle or options are not the same" in outcome.stderr
     told = outcome.stderr.splitlines()
-    assert told[0] == "bundle or options have changed (--max-img-size: 1000000 → 900); earlier results that are replaced: 4"
+    assert (
+        told[0]
+        == "bundle or options have changed (--max-img-size: 1000000 → 900); earlier results that are replaced: 4"
+    )
     assert "threads" not in "".join(remarks(outcome))
     again = pseg(*command, "--resume", "--max-img-size", 900, "--batch-size", 2, "--threads", 2, "--streams", 2)
     assert "4 of 5 images were done earlier" in again.stderr
