@@ -109,14 +109,14 @@ class _AnnotationOptions(Options):
         if given and self.kind not in _OF_POINTS:
             raise OptionError("it places points, which only coralnet and squidle have: leave it out", option=given[0])
         if self.simplify is not None and self.kind != "labelme":
-            problem = "it leaves out corners of polygons, which only format labelme has: leave it out"
+            problem = "it leaves out corners of polygons, which only --format labelme has: leave it out"
             raise OptionError(problem, option="simplify")
         if self.simplify is not None and self.simplify.pixels is None:
             raise OptionError("nothing tells how large photographs are on the ground: give it in px", option="simplify")
         if self.grid is not None and self.points is not None:
-            raise OptionError("points lie on a grid or at random: leave it or points out", option="grid")
+            raise OptionError("points lie on a grid or at random: leave it or --points out", option="grid")
         if self.seed is not None and self.points is None:
-            raise OptionError("it is of points at random: leave it out, or add points", option="seed")
+            raise OptionError("it is of points at random: leave it out, or add --points", option="seed")
 
 
 @with_flags()

@@ -142,7 +142,7 @@ def _statistics(bundle: Bundle, request: ConversionRequest) -> bytes | None:
     if statistics is None and request.precision is not Precision.INT8:
         raise OptionError(
             f"photographs are not compared with pictures of {len(request.bands or ())} bands, and {request.precision} "
-            "needs no calibration: leave calibrate out",
+            "needs no calibration: leave it out",
             option="calibrate",
         )
     return statistics

@@ -190,9 +190,9 @@ def evaluate(
     other = second.of(bundle, request)
     columns = [(bundle, request), *([] if other is None else [other])]
     if bool(images) == (labels.sample is not None):
-        raise OptionError("give either the images, or a sample that names them", option="images")
+        raise OptionError("give either the images, or a --sample that names them", option="images")
     if bool(masks) == bool(labels.annotations):
-        raise OptionError("give the labels of the images, either masks or annotations", option="masks")
+        raise OptionError("give the labels of the images, either --masks or --annotations", option="masks")
     sample = None if labels.sample is None else read_sample(labels.sample)
     recursive = labels.pictures.recursive
     require_folders(images or [], recursive=recursive)

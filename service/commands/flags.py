@@ -38,7 +38,7 @@ def with_flags(
             flags |= _FLAGS_OF_FILES
 
         def call(**given: Any) -> None:  # noqa: ANN401
-            with errors_end_the_command():
+            with errors_end_the_command(flags):
                 arguments = {
                     name: assembled(kind, given) if is_group(kind) else given[name]
                     for name, kind in kinds.items()

@@ -78,7 +78,7 @@ def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[ob
     """Refuse (OptionError) a choice of bands where pictures are generated."""
     if bands is not None and not pictures:
         raise OptionError(
-            "generated pictures have the bands that the network takes: leave bands out, or name TIFFs", option="bands"
+            "generated pictures have the bands that the network takes: leave it out, or name TIFFs", option="bands"
         )
 
 
@@ -119,13 +119,13 @@ class ResultOptions(Options):
         Options.__post_init__(self)
         require_one_output(self.tables.csv, json_lines=self.json_lines)
         if self.resume and self.overwrite:
-            raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
+            raise OptionError("what is resumed is not replaced: leave out one of --resume and --overwrite")
 
 
 def require_one_output(csv: Path | None, *, json_lines: bool) -> None:
     """Refuse (OptionError) a table and JSON on standard output."""
     if json_lines and csv == STANDARD_OUTPUT:
-        raise OptionError("standard output holds either a table or the records of json: name a file", option="csv")
+        raise OptionError("standard output holds either a table or the records of --json: name a file", option="csv")
 
 
 @dataclass(frozen=True, slots=True)

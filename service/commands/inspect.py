@@ -58,7 +58,7 @@ def inspect(
     with errors_end_the_command():
         for name, value in (("size", size), ("max_img_size", max_img_size)):
             if value is not None and not measure:
-                raise OptionError("it needs measure: leave it out, or add measure", option=name)
+                raise OptionError("it needs --measure: leave it out, or add --measure", option=name)
         with open_bundle(bundle, inspect_only=True) as opened:
             record = inspection(opened)
         if measure:

@@ -79,7 +79,7 @@ class _ClusterOptions(Options):
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.resume and self.overwrite:
-            raise OptionError("what is resumed is not replaced: leave out one of resume and overwrite")
+            raise OptionError("what is resumed is not replaced: leave out one of --resume and --overwrite")
 
 
 @with_flags(without=("streams", "use_trt", "min_subgraph_size", "auto_tune_shapes", "print_detail"), from_file=True)

@@ -114,7 +114,7 @@ class _SummaryOptions(Options):
             if path is not None and path.suffix.lower() != suffix:
                 raise OptionError(f"{path}: it is written as {suffix}: give a file that ends so", option=name)
         if self.ifdo_header is not None and self.ifdo is None:
-            raise OptionError("a header needs an iFDO: name its file with ifdo", option="ifdo_header")
+            raise OptionError("a header needs an iFDO: name its file with --ifdo", option="ifdo_header")
 
     def files(self) -> dict[str, Path | None]:
         """Flag to file; None: not asked for, or standard output."""

@@ -4,8 +4,9 @@ import codecs
 import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -141,16 +142,17 @@ def shown(name: str) -> str:
 
 
 @contextmanager
-def errors_end_the_command() -> Generator[None]:
+def errors_end_the_command(options: Collection[str] = ()) -> Generator[None]:
     """Turn an error of the engine or of the machine's files into a message on stderr and an exit status.
 
-    Folders that were made for results, and are empty, are removed.
+    Folders that were made for results, and are empty, are removed. `options` of the command are shown as flags where an
+    OptionError names them in its text, if their names are of several words: others may be words of the sentence.
     """
     try:
         with unused_folders_removed():
             yield
     except EngineError as error:
-        _say_error(error, "")
+        _say_error(error, "", options)
         raise typer.Exit(exit_status_of(error)) from error
     except OSError as error:
         # Of this machine: a disk that is full or may not be written to, too many open files. It names the file.
@@ -168,15 +170,23 @@ def flag_of(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
 
-def _say_error(error: Exception, advice: str) -> None:
+def _say_error(error: Exception, advice: str, options: Collection[str] = ()) -> None:
     messages().print(f"{type(error).__name__}: ", style="bold red", end="")
     text = str(error)
-    if isinstance(error, OptionError) and error.option is not None:
-        text = f"{flag_of(error.option)}: {error.problem}"
+    if isinstance(error, OptionError):
+        text = _with_flags(error.problem, options)
+        if error.option is not None:
+            text = f"{flag_of(error.option)}: {text}"
     # What a conversion has to say may be a table; of everything else a line break is part of a name.
     lines = text.split("\n") if isinstance(error, ConversionError) else [text]
     for line in (*lines[:-1], f"{lines[-1]}{advice}"):
         say(line)
+
+
+def _with_flags(text: str, options: Collection[str]) -> str:
+    names = "|".join(name.replace("_", "-") for name in options if "_" in name)
+    # What is part of a longer name, such as that of a file, is none.
+    return re.sub(rf"(?<![\w./-])(?:{names})(?![\w/-]|\.\w)", r"--\g<0>", text) if names else text
 
 
 @dataclass(slots=True)

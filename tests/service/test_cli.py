@@ -441,7 +441,7 @@ def test_a_killed_run_leaves_no_half_written_file(bundle: Path, tmp_path: Path) 
         (["--max-img-size", "-5"], "--max-img-size: -5 is less than -1"),
         (["--max-pixels", "0"], "max-pixels"),
         (["--use-trt"], "TensorRT needs a GPU"),
-        (["--auto-tune-shapes"], "needs use-trt"),
+        (["--auto-tune-shapes"], "needs --use-trt"),
         (["--mkldnn", "on", "--runtime", "onnx"], "oneDNN belongs to Paddle"),
         (["--mkldnn", "on", "--provider", "cpu"], "oneDNN belongs to Paddle"),
         (["--provider", "cpu", "--runtime", "paddle"], "belongs to ONNX Runtime"),

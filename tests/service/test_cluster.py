@@ -202,7 +202,7 @@ def test_the_results_of_another_run_are_not_replaced(
     assert "holds the results of another run, 1 images" in outcome.stderr
     assert "--overwrite" in outcome.stderr
     assert sorted((path, path.read_bytes()) for path in Path(job.out).rglob("*") if path.is_file()) == before
-    assert "leave out one of resume and overwrite" in pseg(*command, "--resume", "--overwrite").stderr
+    assert "leave out one of --resume and --overwrite" in pseg(*command, "--resume", "--overwrite").stderr
     # The same bundle, options and images may run again, also with more of the images.
     known = read_cluster_ledger(out)
     known.require_same_run(out, numbered([photos[0].as_uri(), photos[1].as_uri()]), job.digest)

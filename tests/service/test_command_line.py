@@ -63,7 +63,7 @@ def test_a_table_goes_to_standard_output_and_everything_else_to_stderr(
 def test_a_table_and_records_do_not_share_standard_output(bundle: Path, photographs: Path, tmp_path: Path) -> None:
     done = pseg("predict", bundle, photographs, "--out", tmp_path / "masks", "--csv", "-", "--json")
     assert (done.status, done.stdout) == (ExitStatus.WRONG_REQUEST, "")
-    assert "--csv: standard output holds either a table or the records of json" in done.stderr
+    assert "--csv: standard output holds either a table or the records of --json" in done.stderr
 
 
 def test_a_quiet_run_tells_failures_only(bundle: Path, photographs: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_bundle_of_the_first_version_runs_and_its_certificate_is_told_apart(
 def test_what_goes_with_measure_is_refused_without_it(option: tuple[str, str], tmp_path: Path) -> None:
     outcome = pseg("inspect", bundle_folder(tmp_path / "files"), *option)
     assert outcome.status == ExitStatus.WRONG_REQUEST
-    assert f"{option[0]}: it needs measure" in outcome.stderr
+    assert f"{option[0]}: it needs --measure" in outcome.stderr
 
 
 def test_statistics_are_not_asked_for_where_no_photograph_serves(tmp_path: Path) -> None:

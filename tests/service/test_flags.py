@@ -10,7 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from engine.declaration import Options, numbers, option
+from service import cli
 from service.commands.flags import with_flags
+from service.commands.terminal import ExitStatus
 
 
 class _Shape(StrEnum):
@@ -94,3 +96,10 @@ def test_a_command_may_leave_an_option_out() -> None:
     request, status, _ = called("--quick", without=("quick",))
     assert (request, status) == (None, 2)
     assert called(without=("quick", "weights"))[0] == _Request()
+
+
+def test_what_an_error_says_of_other_options_names_their_flags(tmp_path: Path) -> None:
+    words = ["predict", "model.tgz", str(tmp_path), "--tile", "--max-img-size", "900"]
+    told = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert told.exit_code == ExitStatus.WRONG_REQUEST
+    assert "leave --max-img-size out" in told.stderr

@@ -276,7 +276,7 @@ def test_results_of_another_run_are_replaced_only_if_that_is_asked_for(
     assert times_written(out) == before
     assert pseg("predict", bundle, photos / "a.png", "--out", out, "--overwrite").status == ExitStatus.DONE
     assert pseg("predict", bundle, photos / "a.png", "--out", out).status == ExitStatus.DONE
-    assert "leave out one of resume and overwrite" in pseg_error(*command, "--resume", "--overwrite")
+    assert "leave out one of --resume and --overwrite" in pseg_error(*command, "--resume", "--overwrite")
     for path in out.glob("*.png"):
         path.unlink()
     assert pseg(*command, "--max-img-size", 900).status == ExitStatus.INCOMPLETE, "nothing was left to replace"
