@@ -406,7 +406,7 @@ def test_samples_and_labels_that_say_nothing_are_refused(
     sample.write_text("image\na.jpg\n")
     assert "is not a table of `pseg sample`" in refusal(bundle, "--sample", sample, *folders[2:])
     assert "either the images, or a --sample" in refusal(bundle, "--sample", sample, *folders)
-    assert "either the images, or a sample" in refusal(bundle, *folders[2:])
+    assert "either the images, or a --sample" in refusal(bundle, *folders[2:])
     assert "either --masks or --annotations" in refusal(bundle, *folders[:2])
     mask(tmp_path / "masks" / "2.png", [[255, 255], [255, 255]])
     sample.write_text(

@@ -74,6 +74,8 @@ def test_what_is_left_out_is_told_and_json_stays_json(bundle: Path, dive: Path, 
     assert [line for line in told if line.startswith("1 left out: masks beside their photographs")]
     assert [line for line in told if line.startswith("2 left out: sub-folders are searched with --recursive only")]
     assert "other files, which are not pictures: 1" in told
+    idle = pseg("predict", bundle, dive, "--out", tmp_path / "masks", "--exclude", "scene_142")
+    assert "--exclude scene_142: matches nothing that was found" in idle.stderr
 
 
 def test_a_dataset_that_was_not_fetched_does_not_look_done(bundle: Path, dive: Path, tmp_path: Path) -> None:
