@@ -79,6 +79,15 @@ def _cut(text: str, shown: str, most: int) -> str:
     return shown[: most - len(tail)] + tail
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Put a number before the words that agree with it.
+
+    >>> counted(1, "group has", "groups have"), counted(0, "group has", "groups have")
+    ('1 group has', '0 groups have')
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
 def is_utf8(text: str) -> bool:
     """Tell whether UTF-8 can hold a text, or whether it holds lone surrogates, such as those for bytes of a name."""
     return _SURROGATES.search(text) is None

@@ -16,7 +16,7 @@ from engine.errors import ImageError, OptionError
 from engine.quantities import Extent, parse_length
 from engine.rasters.outlines import require_simplification
 from engine.system.files import make_folder, write_atomically
-from engine.system.text import legible
+from engine.system.text import counted, legible
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.terminal import ExitStatus, say, tell
@@ -163,10 +163,10 @@ def annotate(
         write_atomically(options.out / name, _json(record), within=options.out)
     done = len(found.pictures) - len(refused)
     tell(f"{done} of {done + len(refused) + len(found.failures)} pictures -> {legible(str(options.out))}")
-    for image, reason in {**found.failures, **refused}.items():
-        say(f"failed: {image}: {reason}", "red")
+    for reason in found.told({**found.failures, **refused}):
+        say(f"failed: {reason}", "red")
     if found.missing:
-        say(f"missing: {found.missing} images are in no ledger", "red")
+        say(f"missing: {counted(found.missing, 'image is', 'images are')} in no ledger", "red")
     if refused or found.failures or found.missing:
         raise typer.Exit(ExitStatus.INCOMPLETE)
 

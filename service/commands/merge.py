@@ -72,12 +72,11 @@ def _table(merged: Merged) -> bytes:
 
 
 def _write_report(merged: Merged, path: Path) -> None:
-    from service.results.report import write_table_report
+    from service.results.report import run_facts, write_table_report
 
     run = merged.content.run
-    facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
     records = ((entry.record, entry.capture) for entry in merged.content.entries)
-    write_table_report(path, records, expected=run.images, facts=facts)
+    write_table_report(path, records, expected=run.images, facts=run_facts([run]))
 
 
 def _tell(merged: Merged) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from engine.declaration import Options, option
 from engine.system.files import write_atomically
-from engine.system.text import legible
+from engine.system.text import counted, legible
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.terminal import ExitStatus, flag_of, say, tell
@@ -58,7 +58,7 @@ def sample(
     placed = place_pictures(found.pictures, survey, list(found.failures))
     drawn = draw_sample(placed.pictures, found.classes, options.by, options.count, options.seed)
     require_writable_file(options.out)
-    write_atomically(options.out, sample_csv(drawn))
+    write_atomically(options.out, sample_csv(drawn, options.by, options.seed))
     tell(f"{len(drawn)} of {len(placed.pictures)} pictures -> {legible(str(options.out))}")
     for name in rules_correction_out(found):
         say(
@@ -69,6 +69,6 @@ def sample(
     left_out = {"failed": len(found.failures), "missing": found.missing, "without a place": len(placed.unplaced)}
     for what, number in left_out.items():
         if number:
-            say(f"{number} images are {what} and could not be drawn", "red")
+            say(f"{counted(number, 'image is', 'images are')} {what} and could not be drawn", "red")
     if found.failures or found.missing:
         raise typer.Exit(ExitStatus.INCOMPLETE)

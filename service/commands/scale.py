@@ -46,7 +46,7 @@ from service.commands.terminal import (
 from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.results.pictures import CoverTable, ImageTask, region_error, require_inputs_kept, result_paths
-from service.results.runs import Run, options_with_effect
+from service.results.runs import Run, options_with_effect, version_of_pseg
 from service.results.totals import totals
 from service.session import caches_at, open_session
 
@@ -154,12 +154,11 @@ def scale(
                 table.add(entry.record, entry.capture)
             write_table(table.to_csv())
     if tables.report is not None:
-        from service.results.report import write_table_report
+        from service.results.report import run_facts, write_table_report
 
         with products.written(f"the report {tables.report}"):
-            facts = {name.replace("_", "-"): str(value) for name, value in run.options.items()}
             records = ((entry.record, entry.capture) for entry in entries)
-            write_table_report(tables.report, records, expected=len(tasks), facts=facts)
+            write_table_report(tables.report, records, expected=len(tasks), facts=run_facts([run]))
     if json_output:
         print_json(summary)
     elif tables.csv != STANDARD_OUTPUT:
@@ -198,7 +197,8 @@ def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[b
                 f"{path}: the network takes images of {bands} bands, and photographs, which this command segments, "
                 "have three: use `pseg predict --bands`"
             )
-        run = Run(bundle.digest, options_with_effect(request, None), images, "")
+        options = options_with_effect(request, None)
+        run = Run(bundle.digest, options, images, "", bundle_name=bundle.name, pseg=version_of_pseg())
         if path.is_file():
             return path.read_bytes(), run
         return _packed(bundle), run

@@ -1,6 +1,6 @@
 """`pseg summarize`: the cover of a survey by site, transect and date, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -13,7 +13,7 @@ from engine.errors import OptionError
 from engine.images import Capture
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
-from engine.system.text import json_text
+from engine.system.text import counted, json_text
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, require_one_output
@@ -29,7 +29,8 @@ from service.commands.terminal import (
     tell_fact,
 )
 from service.request import require_apart, require_writable_file, written_by
-from service.surveys.correction import read_correction
+from service.results.runs import version_of_pseg
+from service.surveys.correction import Correction, read_correction
 from service.surveys.ifdo import ifdo_record, read_header
 from service.surveys.intervals import Estimate
 from service.surveys.pictures import SurveyPictures, read_pictures
@@ -48,6 +49,7 @@ from service.surveys.summary import (
 
 _NAMED_AT_MOST = 20
 _WIDTH = 160
+_NOT_STATED = "not stated by the sample"
 
 
 def _grouping(text: str) -> tuple[str, ...]:
@@ -169,7 +171,8 @@ def summarize(
         _write(products, output, found, placed, summary)
         if output.report is not None:
             with products.written(f"the report {output.report}"):
-                _write_report(output.report, survey, found, placed, summary)
+                facts = _facts(survey, output, found, placed, summary, correction)
+                _write_report(output.report, facts, found, placed, summary)
         if output.ifdo is not None:
             with products.written(f"the iFDO {output.ifdo}"):
                 described, notes = ifdo_record(placed.pictures, found.classes, header)
@@ -202,20 +205,45 @@ def _write(
             say(f"{count} of {len(placed.pictures)} pictures have a position -> {output.points}")
 
 
+def _facts(
+    survey: SurveyOptions,
+    output: _SummaryOptions,
+    found: SurveyPictures,
+    placed: PlacedPictures,
+    summary: Summary,
+    correction: Correction | None,
+) -> dict[str, str]:
+    """What people publish beside the figures, name to value."""
+    from service.results.report import run_facts
+
+    facts = {**run_facts(found.runs), "summarized by": f"pseg {version_of_pseg()}"}
+    # By its name alone: where it lies is not for a page that is published.
+    made_of = {"table of the survey": survey.survey and survey.survey.name, "pattern": survey.pattern}
+    facts |= {name: value for name, value in made_of.items() if value is not None}
+    if placed.unplaced:
+        left_out = counted(
+            len(placed.unplaced), "picture without a place, which is", "pictures without a place, which are"
+        )
+        facts["left out"] = f"{left_out} not in this report"
+    if any(each.method == "bootstrap" for group in summary.groups for each in group.covers):
+        facts["seed of the bootstrap"] = str(output.seed)
+    if correction is not None:
+        facts["labelled pictures"] = str(len(correction.probabilities))
+        facts["sample drawn by"] = correction.drawn_by or _NOT_STATED
+        facts["seed of the sample"] = _NOT_STATED if correction.seed is None else str(correction.seed)
+    return facts
+
+
 def _write_report(
-    path: Path, survey: SurveyOptions, found: SurveyPictures, placed: PlacedPictures, summary: Summary
+    path: Path, facts: Mapping[str, str], found: SurveyPictures, placed: PlacedPictures, summary: Summary
 ) -> None:
     from service.results.report import write_table_report
 
     told = [(each.picture.entry.record, each.picture.capture) for each in placed.pictures]
     failed = [
-        ({"image": image, "status": "failed", "error": {"message": reason}}, Capture())
+        ({"image": found.names[image], "status": "failed", "error": {"message": reason}}, Capture())
         for image, reason in found.failures.items()
     ]
-    made_of = {"table of the survey": survey.survey, "pattern": survey.pattern}
-    facts = {name: str(value) for name, value in made_of.items() if value is not None}
-    if placed.unplaced:
-        facts["left out"] = f"{len(placed.unplaced)} pictures without a place, which are not in this report"
     write_table_report(
         path,
         [*told, *failed],
@@ -254,8 +282,8 @@ def _show(found: SurveyPictures, placed: PlacedPictures, summary: Summary) -> No
     tell_fact(console, "images", f"{len(placed.pictures)} used, {len(found.failures)} failed, {found.missing} missing")
     for note in summary.notes:
         tell_fact(console, "note", note)
-    _say_named("failed", [f"{image}: {reason}" for image, reason in found.failures.items()])
-    _say_named("left out", [f"{image}: {reason}" for image, reason in placed.unplaced.items()])
+    _say_named("failed", found.told(found.failures))
+    _say_named("left out", found.told(placed.unplaced))
     _say_named("no picture of the table's row", placed.without_picture)
 
 

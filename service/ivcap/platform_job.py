@@ -36,7 +36,6 @@ from engine.errors import message_of
 from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, ImageLimits
 from engine.images.tiff import is_georeferenced
 from engine.rasters.result import Result
-from engine.segmentation.palette import OverlayOptions
 from engine.system.files import scratch_folder
 from engine.system.machine.cores import usable_cores
 from engine.system.text import legible_values
@@ -335,7 +334,7 @@ class _Run:
         with scratch_folder("report") as folder:
             page = folder / "report.html"
             try:
-                with self._report(page, options.overlays) as show:
+                with self._report(page, options) as show:
                     self._segment(options, show)
             finally:
                 # Also when the source broke off: what is done is worth a table.
@@ -383,19 +382,19 @@ class _Run:
                 self.outcome.problems.append(f"{reason}, so {names} had no effect: leave it out")
 
     @contextmanager
-    def _report(self, page: Path, overlays: OverlayOptions) -> Generator[Callable[[_Result], None]]:
+    def _report(self, page: Path, options: PredictRequest) -> Generator[Callable[[_Result], None]]:
         if not self.request.report:
             yield lambda _: None
             return
-        from service.results.report import report_at
+        from service.results.report import report_at, request_facts
 
         with report_at(
             page,
             title=self.predictor.bundle.name,
             provenance=self.predictor.provenance,
             expected=len(self.images.source.sample) or None,
-            facts={"order": self.publisher.store.order, "model": self.request.model},
-            overlays=overlays,
+            facts={"order": self.publisher.store.order, "model": self.request.model, **request_facts(options)},
+            overlays=options.overlays,
             lost=lambda error: self.outcome.not_stored("the report", error),
         ) as report:
             yield lambda result: _show(result, report)

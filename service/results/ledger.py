@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, NotRequired, TypeVar
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -82,6 +82,8 @@ class _RunLine(TypedDict):
     images: Position
     listing: str
     shard: str | None
+    bundle_name: NotRequired[str | None]
+    pseg: NotRequired[str | None]
 
 
 class _EntryNote(TypedDict):
@@ -126,6 +128,11 @@ class Entry:
     @property
     def source(self) -> str:
         return self.path
+
+    @property
+    def name(self) -> str:
+        """What the run called the image, for people."""
+        return self.record["image"]
 
     @property
     def failed(self) -> bool:
@@ -636,6 +643,8 @@ def _run_from(line: dict[str, Any]) -> Run:
         images=told["images"],
         listing=told["listing"],
         shard=None if shard is None else str(parse_shard(shard)),
+        bundle_name=told.get("bundle_name"),
+        pseg=told.get("pseg"),
     )
 
 

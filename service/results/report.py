@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from importlib.resources import files
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -36,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import MaskSize, Provenance, Segmented, SourceImage
+from engine.declaration import declared_options
 from engine.images import Capture
 from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import OverlayOptions, draw_outline, overlay
@@ -43,6 +43,7 @@ from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
 from service.results.pictures import result_record, shown_mask
+from service.results.runs import Run, options_with_effect, version_of_pseg
 from service.results.totals import ClassTotal, TotalCover, total_of
 
 _LEADING_CLASSES = 12
@@ -52,6 +53,14 @@ _SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
 _SMALLEST_SIDE_PX = 240
 _TOLD = frozenset({"image", "cover", "mask", "confidence", "roi", "raster", "flags"})
 """What rows keep of records."""
+
+_TOLD_APART = frozenset(
+    {"max_img_size", "mask_size", "threshold", "scale_range", "averaging", "save"}
+    | {"runtime", "provider", "precision", "profile"}  # the provenance says what came of them
+    | {each.name for each in declared_options(OverlayOptions)}
+)
+"""Options that the page states in words of their own, or that have no effect on the figures."""
+_NOT_RECORDED = "not recorded by this ledger"
 
 _Share = TypeVar("_Share")
 _BREAKS = re.compile(r"(?<=[/_:])")
@@ -142,7 +151,8 @@ class ReportWriter:
     `expected` is how many images the run has, None if nobody knows; `facts` what else the page says about how it was
     made, name to value; `overlays` how pictures show their masks until somebody chooses otherwise. `survey` is as
     `service.surveys.summary.summary_record` writes it, with `fields`, the names of what groups are made of, and
-    `measured`, whether areas are known; None: the page shows no groups.
+    `measured`, whether areas are known; None: the page shows no groups. `figures_only`: it is made from ledgers, which
+    hold no pictures.
     """
 
     path: Path
@@ -153,6 +163,7 @@ class ReportWriter:
     overlays: OverlayOptions
     _cards: BinaryIO
     survey: Mapping[str, Any] | None = None
+    figures_only: bool = False
     _card_sizes: list[int] = field(default_factory=list[int])
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sides: set[int] = field(default_factory=set[int])
@@ -268,6 +279,7 @@ class ReportWriter:
             unpictured=sum(not row.pictured for row in segmented),
             overlays=self.overlays,
             survey=self.survey,
+            figures_only=self.figures_only,
             grouped=[] if self.survey is None else _grouped_classes(self.survey, totals),
             cards=self._stored_cards(),
         )
@@ -330,6 +342,7 @@ def write_table_report(
     provenance = Provenance(**first[0]["provenance"])
     with report_at(path, title=title, provenance=provenance, expected=expected, facts=facts) as report:
         report.survey = survey
+        report.figures_only = True
         for record, capture in [first, *(each for each in others if each is not None)]:
             report.add_record(record, capture)
 
@@ -362,21 +375,51 @@ def _grouped_classes(survey: Mapping[str, Any], totals: Sequence[ClassTotal]) ->
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:
-    """Say what a request asked of the masks."""
-    limit, scaled = request.images.max_img_size, request.images.scale_range
-    asked = {**request.cover.record(), **request.averaging.record()}
+    """Say what a request asks of the masks, and which version of the package does it."""
+    return {**_option_facts(options_with_effect(request, None)), "pseg": version_of_pseg()}
+
+
+def run_facts(runs: Sequence[Run]) -> dict[str, str]:
+    """Say what ledgers tell of how their masks were made; where runs differ, the value of each."""
+    told = [
+        {
+            "bundle": run.bundle_name or _NOT_RECORDED,
+            **_option_facts(run.options),
+            "pseg": run.pseg or _NOT_RECORDED,
+        }
+        for run in runs
+    ]
+    names = dict.fromkeys(name for each in told for name in each)
+    return {name: "; ".join(dict.fromkeys(each.get(name, "none") for each in told)) for name in names}
+
+
+def _option_facts(options: Mapping[str, Any]) -> dict[str, str]:
+    """Say what options ask of the masks: those whose default matters, and others where they are not the default."""
+    limit, scaled = options.get("max_img_size"), options.get("scale_range")
+    averaging = cast("Mapping[str, Any]", options.get("averaging") or {})
+    usual = options_with_effect(PredictRequest(), None)
+    further = {
+        name: value
+        for name, value in {**options, **averaging}.items()
+        if name not in _TOLD_APART and value is not None and value is not False and value != usual.get(name)
+    }
     return {
         "mask size": "the photograph's"
-        if request.masks.mask_size is MaskSize.ORIGINAL
+        if options.get("mask_size") == MaskSize.ORIGINAL
         else "the photograph's as it was read",
         "images": "read at full size"
-        if limit < 0
-        else f"shrunk for the network above {limit:,} pixels, unless they are cut into tiles",
-        **({} if scaled is None else {"values": f"{scaled[0]:g} became 0, and {scaled[1]:g} became 255"}),
-        "threshold": f"{request.masks.threshold:g} (for probability maps and overlapping classes)",
-        **{name.replace("_", "-"): _asked(value) for name, value in asked.items()},
-        "pseg": metadata.version("paddleseg-dual-runtime"),
+        if isinstance(limit, int) and limit < 0
+        else f"shrunk for the network above {_number(limit)} pixels, unless they are cut into tiles",
+        **({} if scaled is None else {"values": f"{_number(scaled[0])} became 0, and {_number(scaled[1])} became 255"}),
+        "threshold": f"{_number(options.get('threshold'))} (for probability maps and overlapping classes)",
+        **{name.replace("_", "-"): _asked(value) for name, value in further.items()},
     }
+
+
+def _number(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _asked(value: object) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -79,7 +80,8 @@ class Run:
     """What a ledger says of its run: digests of the bundle, and of the names of all images in their order.
 
     `options` are those that have an effect on the masks, and the digest of the tuned profile if one was applied;
-    `images` counts those of other shards, too.
+    `images` counts those of other shards, too. `bundle_name` and `pseg`, the version of the package, are for people;
+    None in ledgers that do not state them.
     """
 
     bundle: str
@@ -87,6 +89,8 @@ class Run:
     images: int
     listing: str
     shard: str | None = None
+    bundle_name: str | None = None
+    pseg: str | None = None
 
     @property
     def digest(self) -> str:
@@ -124,7 +128,13 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         images=len(listing.tasks),
         listing=listing.digest,
         shard=None if listing.shard is None else str(listing.shard),
+        bundle_name=predictor.bundle.name,
+        pseg=version_of_pseg(),
     )
+
+
+def version_of_pseg() -> str:
+    return metadata.version("paddleseg-dual-runtime")
 
 
 def _temperature_with_effect(predictor: Predictor) -> dict[str, object]:

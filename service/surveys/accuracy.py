@@ -94,13 +94,18 @@ def _estimate(values: Values, sample: Sequence[SampleRow], weights: Values, boun
 def accuracy_record(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> dict[str, Any]:
     """Write what a sample says as JSON values, from which `pseg summarize` corrects covers.
 
-    Shares are 0-1; `pictures` has what is known of each labelled picture.
+    Shares are 0-1; `pictures` has what is known of each labelled picture; `drawn_by` and `seed` are null where the
+    sample does not state one draw.
     """
     scores = class_scores(found.confusion)  # pyright: ignore[reportArgumentType]
     ious = class_ious(found.confusion)  # pyright: ignore[reportArgumentType]
     named = zip(classes, found.labelled_cover, found.bias, ious, scores, strict=True)
     pictures = zip(found.sample, found.score.per_image, strict=True)
+    designs = {(row.drawn_by, row.seed) for row in found.sample}
+    drawn_by, seed = designs.pop() if len(designs) == 1 else (None, None)
     return {
+        "drawn_by": drawn_by,
+        "seed": seed,
         "accuracy": asdict(found.accuracy),
         "confusion": found.confusion.tolist(),
         "classes": [

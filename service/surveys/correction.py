@@ -12,7 +12,7 @@
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, NotRequired
 
@@ -47,6 +47,8 @@ class _LabelledPicture(TypedDict):
 
 
 class _Survey(TypedDict):
+    drawn_by: NotRequired[str | None]
+    seed: NotRequired[int | None]
     confusion: list[_Shares]
     pictures: Annotated[list[_LabelledPicture], Field(min_length=1)]
 
@@ -92,12 +94,15 @@ class Correction:
 
     `rates`, `float64[classes, classes]`, are the share of what was found as a class (row) that is labelled as each;
     `residuals`, by picture `float64[classes]`, labelled cover, minus what the rates make of the found cover;
-    `probabilities`, by picture, those of inclusion.
+    `probabilities`, by picture, those of inclusion. `drawn_by` and `seed` are those of the sample; None where the
+    evaluation does not state them.
     """
 
     rates: Values
     residuals: Mapping[str, Values]
     probabilities: Mapping[str, float]
+    drawn_by: str | None = None
+    seed: int | None = None
 
     def corrected(self, units: Sequence[UnitPictures], group: str) -> Values:
         """Correct the covers of a group: `float64[units, classes]`, whose mean is the corrected cover.
@@ -175,7 +180,8 @@ def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correcti
     whole = {image for image, each in sampled.items() if each["whole"]}
     _require_evaluated(path, result["provenance"], survey, found, whole)
     _require_all_drawn_from(path, list(sampled.values()), placed)
-    return correction_from(confusion, labelled, found, probabilities)
+    correction = correction_from(confusion, labelled, found, probabilities)
+    return replace(correction, drawn_by=drawn.get("drawn_by"), seed=drawn.get("seed"))
 
 
 def rules_correction_out(survey: SurveyPictures) -> list[str]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from engine.images import Capture
 from engine.segmentation.prediction import MaskSize
-from engine.system.text import legible
+from engine.system.text import counted, legible
 from service.results.ledger import Entry, LedgerContent, read_ledger
 from service.results.resuming import LedgerError, supersedes
+from service.results.runs import Run
 from service.results.totals import valid_pixels
 
 
@@ -49,7 +50,7 @@ class SurveyPictures:
     """What the ledgers say: the pictures that have a cover, in their order.
 
     `failures` are path and reason of those that have none, `missing` counts images that no ledger knows; `notes` are
-    for people.
+    for people. `names` are what the runs called the images, path to name; `runs` those of the ledgers, in their order.
     """
 
     classes: Sequence[SurveyClass]
@@ -57,6 +58,12 @@ class SurveyPictures:
     failures: Mapping[str, str]
     missing: int
     notes: Sequence[str]
+    names: Mapping[str, str]
+    runs: Sequence[Run]
+
+    def told(self, reasons: Mapping[str, str]) -> list[str]:
+        """Say why of images, path to reason: each by its name, once."""
+        return [named_reason(self.names[path], reason) for path, reason in reasons.items()]
 
     def files(self) -> dict[str, list[Path]]:
         """What no command that reads the ledgers may replace, in words, and the files."""
@@ -86,6 +93,7 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
     classes: list[SurveyClass] | None = None
     pictures: list[SurveyPicture] = []
     failures: dict[str, str] = {}
+    names = {path: entry.name for path, (_, entry) in chosen.items()}
     for path, (content, entry) in chosen.items():
         covers = _covers_of(entry.record, as_masks=as_masks)
         if isinstance(covers, str):
@@ -107,18 +115,26 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         folder, areas = content.path.parent, _areas_of(covers)
         pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, folder, full_size, areas))
     if classes is None:
-        raise LedgerError(ledgers[0], _without_masks(failures, _missing(contents)))
-    return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)))
+        reasons = [named_reason(names[path], reason) for path, reason in failures.items()]
+        raise LedgerError(ledgers[0], _without_masks(reasons, _missing(contents)))
+    runs = [content.run for content in contents]
+    return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)), names, runs)
 
 
-def _without_masks(failures: Mapping[str, str], missing: int) -> str:
+def named_reason(name: str, reason: str) -> str:
+    """Name an image before a reason, unless the reason begins with its name.
+
+    >>> named_reason("a.jpg", "is empty"), named_reason("a.jpg", "a.jpg: is empty")
+    ('a.jpg: is empty', 'a.jpg: is empty')
+    """
+    return reason if reason.startswith(name) else f"{name}: {reason}"
+
+
+def _without_masks(failures: Sequence[str], missing: int) -> str:
     again = "give the command of the run (`pseg predict` with its options) again, with --resume"
     if not failures:
         return f"has no image with a mask: the run ended before one of its {missing} images was done: {again}"
-    path, reason = next(iter(failures.items()))
-    return (
-        f"has no image with a mask: {len(failures)} failed, the first for this reason: {path}: {reason}; then {again}"
-    )
+    return f"has no image with a mask: {len(failures)} failed, the first for this reason: {failures[0]}; then {again}"
 
 
 def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping[str, Any]] | str:
@@ -163,7 +179,10 @@ def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:
         if (differences := other.run.differences(first.run))
     ]
     if repeated:
-        notes.append(f"{repeated} images are in more than one ledger; each counts once")
+        notes.append(
+            f"{counted(repeated, 'image is', 'images are')} in more than one ledger; "
+            f"{'it' if repeated == 1 else 'each'} counts once"
+        )
     return notes
 
 

@@ -111,7 +111,8 @@ def place_pictures(
     else:
         fields, places = frozenset[str](), {path: Place() for path in paths}
     if unplaced and not (options.skip_unplaced and places):
-        raise _unplaced(unplaced, len(paths), options)
+        told = [f"{legible(each.entry.name)}: {unplaced[each.path]}" for each in pictures if each.path in unplaced]
+        raise _unplaced(told, len(paths), options)
     placed = [
         PlacedPicture(picture, _with_day(places[picture.path], picture))
         for picture in pictures
@@ -120,8 +121,8 @@ def place_pictures(
     return PlacedPictures(placed, fields | {"date"}, unplaced, without_picture)
 
 
-def _unplaced(unplaced: Mapping[str, str], count: int, options: SurveyOptions) -> OptionError:
-    named = "; ".join(f"{legible(path)}: {reason}" for path, reason in list(unplaced.items())[:_NAMED_AT_MOST])
+def _unplaced(unplaced: Sequence[str], count: int, options: SurveyOptions) -> OptionError:
+    named = "; ".join(unplaced[:_NAMED_AT_MOST])
     more = len(unplaced) - _NAMED_AT_MOST
     remedy = "complete the table" if options.pattern is None else "correct the pattern, or move the pictures"
     skip = ", or leave them out with --skip-unplaced" if len(unplaced) < count else ""

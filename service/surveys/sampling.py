@@ -60,11 +60,16 @@ def draw_sample(
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """A picture of a sample that was drawn earlier; fields as of `SampledPicture`."""
+    """A picture of a sample that was drawn earlier; fields as of `SampledPicture`.
+
+    `drawn_by` and `seed` are those of the draw; None where the table does not state them.
+    """
 
     image: Path
     stratum: str
     inclusion_probability: float
+    drawn_by: str | None = None
+    seed: int | None = None
 
 
 def read_sample(path: Path) -> list[SampleRow]:
@@ -75,7 +80,14 @@ def read_sample(path: Path) -> list[SampleRow]:
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES), newline="")))
         sample = [
-            SampleRow(Path(original(row["image"])), row["stratum"], float(row["inclusion_probability"])) for row in rows
+            SampleRow(
+                Path(original(row["image"])),
+                row["stratum"],
+                float(row["inclusion_probability"]),
+                row.get("drawn_by") or None,
+                int(row["seed"]) if row.get("seed") else None,
+            )
+            for row in rows
         ]
     except SettingsError as error:
         raise OptionError(f"{path}: {error}: give a table of `pseg sample`", option="sample") from error
@@ -152,13 +164,14 @@ def _inclusion_probabilities(sizes: NDArray[np.float64], count: int) -> NDArray[
         certain |= more
 
 
-def sample_csv(sample: Sequence[SampledPicture]) -> bytes:
-    """Write a sample as UTF-8 CSV: image, mask, site, transect, quadrat, date, stratum, inclusion_probability."""
+def sample_csv(sample: Sequence[SampledPicture], by: By, seed: int) -> bytes:
+    """Write a sample as UTF-8 CSV: image, mask, place, stratum, inclusion_probability, and how it was drawn."""
     columns = ["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"]
+    columns += ["drawn_by", "seed"]
     rows: list[list[object]] = []
     for each in sample:
         picture, place = each.picture.picture, each.picture.place
         mask = None if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
         names = [picture.path, mask, place.site, place.transect, place.quadrat, place.date, each.stratum]
-        rows.append([*names, each.inclusion_probability])
+        rows.append([*names, each.inclusion_probability, by, seed])
     return csv_table(columns, rows)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import OptionError
-from engine.system.text import csv_table
+from engine.system.text import counted, csv_table
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
@@ -35,9 +35,9 @@ _Key = TypeVar("_Key")
 class GroupCover:
     """The cover in one group (field to value) on one date, by ISO 8601, empty where it is not known.
 
-    `depth` is the mean of the pictures, in metres. `covers` has one a class, `as_found` the means before they were
-    corrected, None if they were not; `areas_cm2` are mean areas on the ground in a region of interest, None where
-    nothing tells them.
+    `depth` is the mean of the pictures, in metres. `covers` has one a class. `as_found` are the means before they were
+    corrected, and `labelled` is how many pictures were labelled for that, both None if they were not; `areas_cm2` are
+    mean areas on the ground in a region of interest, None where nothing tells them.
     """
 
     group: Mapping[str, str]
@@ -48,6 +48,7 @@ class GroupCover:
     covers: Sequence[Estimate]
     as_found: Sequence[float] | None = None
     areas_cm2: Sequence[float] | None = None
+    labelled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class _GroupUnits:
     as_found: NDArray[np.float64] | None
     areas_cm2: NDArray[np.float64] | None
     members: Sequence[PlacedPicture]
+    labelled: int | None = None
 
 
 def summarize_survey(
@@ -162,8 +164,15 @@ def _told_gaps(groups: Sequence[GroupCover]) -> list[str]:
     single = sum(each.units < 2 for each in groups)
     undated = sum(each.pictures for each in groups if not each.date)
     return [
-        *([f"{single} groups have a single unit, which has no interval"] if single else []),
-        *([f"{undated} pictures have no date, and are compared with no other date"] if undated else []),
+        *([f"{counted(single, 'group has', 'groups have')} a single unit, which has no interval"] if single else []),
+        *(
+            [
+                f"{counted(undated, 'picture has no date, and is', 'pictures have no date, and are')} compared with no "
+                "other date"
+            ]
+            if undated
+            else []
+        ),
     ]
 
 
@@ -198,7 +207,8 @@ def _units_of(members: Sequence[PlacedPicture], unit: Unit, correction: Correcti
         return _GroupUnits(list(units), found, None, areas, members)
     covers = correction.corrected(pictures, group)
     areas = None if areas is None else _corrected_areas(members, covers, areas)
-    return _GroupUnits(list(units), covers, found.mean(axis=0), areas, members)
+    labelled = sum(each.picture.path in correction.probabilities for each in members)
+    return _GroupUnits(list(units), covers, found.mean(axis=0), areas, members, labelled)
 
 
 def _pictures_of(members: Sequence[PlacedPicture]) -> UnitPictures:
@@ -238,6 +248,7 @@ def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: 
         [estimate_mean(of_class, _COVERS, seed) for of_class in units.covers.T],
         None if units.as_found is None else units.as_found.tolist(),
         None if units.areas_cm2 is None else units.areas_cm2.tolist(),
+        units.labelled,
     )
 
 
@@ -267,8 +278,8 @@ def _change(
 def summary_record(summary: Summary) -> dict[str, Any]:
     """Write a summary as JSON values; each group and change has one entry a class in `cover`, shares are 0–1.
 
-    Where covers are corrected, entries of groups have `mean_as_found` besides; where the area of regions on the ground
-    is known, `mean_area_cm2`.
+    Where covers are corrected, groups have `labelled_pictures` and their entries `mean_as_found` besides; where the
+    area of regions on the ground is known, `mean_area_cm2`.
     """
     return {
         "unit": summary.unit,
@@ -280,6 +291,7 @@ def summary_record(summary: Summary) -> dict[str, Any]:
                 "date": each.date or None,
                 "units": each.units,
                 "pictures": each.pictures,
+                **({} if each.labelled is None else {"labelled_pictures": each.labelled}),
                 **({} if each.depth is None or "depth" in each.group else {"mean_depth": round(each.depth, 3)}),
                 "cover": _class_records(summary.classes, each.covers, each.as_found, each.areas_cm2),
             }

@@ -14,7 +14,7 @@ from PIL import Image
 from service.commands.terminal import ExitStatus
 from service.surveys.correction import Correction, UnitPictures
 from tests.service.test_cli import pseg, pseg_error
-from tests.service.test_summarize import red_of, stripes, summary_of
+from tests.service.test_summarize import facts_of, red_of, stripes, summary_of
 
 PATTERN = "{site}/{transect}/{quadrat}.png"
 
@@ -34,7 +34,7 @@ def dive(tmp_path: Path, bundle: Path) -> Path:
 def evaluation_of(dive: Path, bundle: Path, *options: object, red: int, results: str = "o") -> Path:
     """All pictures are labelled: the first columns, one more than found on T0 and `red` of T1, are red."""
     sample = dive / "sample.csv"
-    assert pseg("sample", dive / results, "--count", 12, "--by", "random", "--out", sample).status == 0
+    assert pseg("sample", dive / results, "--count", 12, "--by", "random", "--seed", 7, "--out", sample).status == 0
     for path in (dive / "in").rglob("*.png"):
         columns = np.full((4, 10), 2, np.uint8)
         found = 4 * int(path.parts[-2][1]) + int(path.stem[1])
@@ -81,6 +81,10 @@ def test_what_is_corrected_says_so(dive: Path, bundle: Path) -> None:
     assert "the figures here and in the table of images are as the network found them" in page
     assert ">32.5%</td>" in page
     assert ">45.0%</td>" in page.partition('id="groups"')[2]
+    facts = facts_of(dive / "c.html")
+    assert (facts["labelled pictures"], facts["sample drawn by"], facts["seed of the sample"]) == ("12", "random", "7")
+    assert facts["labelled pictures of groups"] == "N unknown date: 12"
+    assert row["labelled_pictures"] == "12"
 
 
 def test_covers_inside_of_regions_are_corrected(dive: Path, bundle: Path) -> None:

@@ -698,7 +698,13 @@ def survey(tmp_path: Path) -> Path:
     estimate = {"id": "urn:grass", "name": "grass", "mean": 0.5, "standard_error": 0.1, "low": 0.25, "high": 0.75}
     sand = {**estimate, "id": "urn:sand", "name": "sand", "standard_error": None, "low": None, "high": None}
     besides = {"mean_as_found": 0.625, "mean_area_cm2": 1250.0}
-    group = {"site": "north", "units": 3, "pictures": 7, "cover": [{**each, **besides} for each in (sand, estimate)]}
+    group = {
+        "site": "north",
+        "units": 3,
+        "pictures": 7,
+        "labelled_pictures": 5,
+        "cover": [{**each, **besides} for each in (sand, estimate)],
+    }
     change = {"site": "north", "earlier": "2025", "later": "2026", "units_earlier": 3, "units_later": 4}
     region = RegionCover(
         RegionMethod.POLYGON,
@@ -747,6 +753,50 @@ def test_tables_of_groups_fit_and_names_stay_beside_their_colours(page: Page, su
         assert height < 1.5
         assert 0 <= gap < 12
         assert beside
+
+
+@pytest.mark.parametrize("width", [400, 800, 1200])
+def test_short_names_and_dates_keep_their_line_and_every_row_says_how_many_units_it_has(
+    page: Page, survey: Path, width: int
+) -> None:
+    text = survey.read_text()
+    for whole, longer in ((">2025<", ">2025-03-14<"), (">2026<", ">2026-03-12<"), (">north<", ">point<")):
+        assert whole in text
+        text = text.replace(whole, longer)
+    survey.write_text(text)
+    resize(page, width)
+    page.open(survey)
+    heights = page.run(
+        """return Array.from(document.querySelectorAll(".groups tbody bdi, .groups .date"), (each) =>
+            each.getBoundingClientRect().height / parseFloat(getComputedStyle(each).lineHeight))"""
+    )
+    assert len(heights) == 14
+    assert max(heights) < 1.5
+    units = [each.text for each in page.all(".groups tbody .narrow, .groups tbody .units") if each.is_displayed()]
+    shown = ["3 transects", "3 transects", "3 and 4 transects"] if width == 400 else ["3", "3", "3 and 4"]
+    assert units == 2 * shown
+
+
+@pytest.mark.parametrize("width", [400, 800])
+def test_bars_are_explained_where_they_are_shown_and_their_lines_are_seen_whole(
+    page: Page, survey: Path, width: int
+) -> None:
+    resize(page, width)
+    page.open(survey)
+    assert {each.is_displayed() for each in page.all(".totals .track")} == {width > 400}
+    told = page.one("main").text
+    assert ("Each coloured bar" in told, "The line across each bar" in told) == (width > 400, width > 400)
+    if width > 400:
+        # by hand: the covers of grass are 25 and 50 percent of the pictures
+        found = page.run(
+            """const track = Array.from(document.querySelectorAll(".overview tr"))
+                .filter((row) => row.textContent.includes("grass")).at(-1).querySelector(".track");
+            track.scrollIntoView({block: "center"});
+            const box = track.getBoundingClientRect();
+            return [0.1, 0.28, 0.48, 0.6].map((share) => document.elementFromPoint(
+                box.left + share * box.width, box.top + box.height / 2).className);"""
+        )
+        assert found == ["bar", "span", "span", "track"]
 
 
 def test_the_table_of_images_has_the_cover_inside_the_region(page: Page, survey: Path) -> None:
@@ -842,11 +892,11 @@ def test_groups_have_their_means_and_intervals(page: Page, survey: Path) -> None
     page.open(survey)
     rows = [" ".join(each.split()) for each in page.texts(".groups tbody tr")]
     assert rows[:3] == [
-        "north2025350.0%none: one transect62.5%1250 cm²",
-        "northunknown350.0%none: one transect62.5%1250 cm²",
-        "north2025 to 20263 and 4+50.0none: one transect",
+        "north20253 transects350.0%none: one transect62.5%1250 cm²",
+        "northunknown3 transects350.0%none: one transect62.5%1250 cm²",
+        "north2025 to 20263 and 4 transects3 and 4+50.0none: one transect",
     ]
-    assert rows[3] == "north2025350.0%10.025.0% to 75.0%62.5%1250 cm²"
+    assert rows[3] == "north20253 transects350.0%10.025.0% to 75.0%62.5%1250 cm²"
     interval, track = page.one(".interval").rect, page.all(".groups .track")[2].rect
     assert interval["x"] - track["x"] == pytest.approx(0.25 * track["width"], abs=1)
     assert interval["width"] == pytest.approx(0.5 * track["width"], abs=1)

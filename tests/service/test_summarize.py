@@ -5,9 +5,11 @@
 
 import csv
 import hashlib
+import html
 import json
 import re
 import uuid
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +19,7 @@ import pytest
 from ifdo import iFDO
 from PIL import ExifTags, Image
 
+from engine import open_bundle
 from service.commands.terminal import ExitStatus
 from tests.service.bundles import CLASSES, bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
@@ -83,14 +86,78 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     text = re.sub(r"<[^>]*>", " ", page.read_text().partition('id="groups"')[2].partition("</section>")[0])
     words = " ".join(text.split())
     # Of the figures by hand above: 50 percent within the whole scale, and 10 points more at the second date.
-    assert "north 2026-01-10 3 50.0% 20.8 0.0% to 100.0%" in words
-    assert "north 2026-06-10 3 60.0%" in words
-    assert "north 2026-01-10 to 2026-06-10 3 paired +10.0 5.8 -14.8 to +34.8" in words
+    assert "north 2026-01-10 3 transects 3 50.0% 20.8 0.0% to 100.0%" in words
+    assert "north 2026-06-10 3 transects 3 60.0%" in words
+    assert "north 2026-01-10 to 2026-06-10 3 paired transects 3 paired +10.0 5.8 -14.8 to +34.8" in words
     assert "The unit is the transect" in words
     assert "7 of 7 images segmented" in page.read_text()
     assert "<dt>pattern</dt>" in page.read_text()
     ledger = dives / "ledger.jsonl"
     assert "ledger.jsonl is a ledger" in pseg_error("summarize", dives, "--pattern", PATTERN, "--report", ledger)
+
+
+def facts_of(page: Path) -> dict[str, str]:
+    """What a report says of how it was made."""
+    rows = re.findall(r"(?s)<div><dt>(.*?)</dt><dd[^>]*>(.*?)</dd></div>", page.read_text())
+    return {name: html.unescape(re.sub(r"<[^>]*>", "", value)).strip() for name, value in rows}
+
+
+def test_the_report_says_what_has_to_be_published(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the options of all ledgers, also of one that states neither bundle nor version."""
+    monkeypatch.chdir(tmp_path)
+    for site in ("N", "S"):
+        halves(Path("in", site, "a.png"))
+    asked = "--exclude-class", "blue", "--roi", "0,0,3,4"
+    pseg("predict", bundle, "in/N", "--out", "n", *asked, "--max-img-size", 900)
+    pseg("predict", bundle, "in/S", "--out", "s", *asked)
+    first, *others = Path("s/ledger.jsonl").read_text().splitlines(keepends=True)
+    run = json.loads(first)
+    name, version = run.pop("bundle_name"), run.pop("pseg")
+    with open_bundle(bundle) as opened:
+        assert (name, version) == (opened.name, metadata.version("paddleseg-dual-runtime"))
+    Path("s/ledger.jsonl").write_text(json.dumps(run) + "\n" + "".join(others))
+    assert pseg("summarize", "n", "s", "--pattern", "{site}/a.png", "--report", "page.html").status == ExitStatus.DONE
+    facts = facts_of(tmp_path / "page.html")
+    assert facts["bundle"] == f"{name}; not recorded by this ledger"
+    assert facts["pseg"] == f"{version}; not recorded by this ledger"
+    assert facts["summarized by"] == f"pseg {version}"
+    assert (facts["exclude-class"], facts["roi"], facts["pattern"]) == (
+        "blue",
+        "polygon:0,0 3,0 3,4 0,4",
+        "{site}/a.png",
+    )
+    assert "above 900 pixels" in facts["images"]
+    assert "above 1,000,000 pixels" in facts["images"]
+
+
+def test_no_page_and_no_message_says_where_the_folders_lie(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        halves(Path("in", "N", f"{name}.png"))
+    Path("in/N/b.png").write_bytes(b"")
+    table = tmp_path / "table.csv"
+    table.write_text("image,site\na,N\nb,N\n")
+    pseg("predict", bundle, "in", "--recursive", "--out", "o")
+    assert str(tmp_path) not in pseg_error("summarize", "o", "--survey", "table.csv")
+    outcome = pseg("summarize", "o", "--survey", table, "--skip-unplaced", "--report", "page.html")
+    assert [line for line in outcome.stderr.splitlines() if line.startswith(("failed", "left out"))] == [
+        "failed: in/N/b.png: is empty (0 bytes): copy it again",
+        "left out: in/N/c.png: no row of the table names it",
+    ]
+    page = re.sub(r"<wbr>", "", Path("page.html").read_text())
+    assert "in/N/b.png" in page
+    facts = facts_of(tmp_path / "page.html")
+    assert facts["table of the survey"] == "table.csv"
+    assert facts["left out"] == "1 picture without a place, which is not in this report"
+    assert "1 group has a single unit, which has no interval" in outcome.stdout
+    for told in (page, outcome.stdout, outcome.stderr):
+        assert str(tmp_path) not in told
+    assert "another run" not in page
+    assert "pseg predict --report" in page
 
 
 def test_a_picture_of_which_nothing_counts_has_no_part_in_the_mean(tmp_path: Path, bundle: Path) -> None:
