@@ -55,7 +55,7 @@ _TOLD = frozenset({"image", "cover", "mask", "confidence", "roi", "raster", "fla
 """What rows keep of records."""
 
 _TOLD_APART = frozenset(
-    {"max_img_size", "mask_size", "threshold", "scale_range", "averaging", "save"}
+    {"max_img_size", "mask_size", "threshold", "scale_range", "save"}
     | {"runtime", "provider", "precision", "profile"}  # the provenance says what came of them
     | {each.name for each in declared_options(OverlayOptions)}
 )
@@ -395,12 +395,21 @@ def run_facts(runs: Sequence[Run]) -> dict[str, str]:
 
 def _option_facts(options: Mapping[str, Any]) -> dict[str, str]:
     """Say what options ask of the masks: those whose default matters, and others where they are not the default."""
-    limit, scaled = options.get("max_img_size"), options.get("scale_range")
-    averaging = cast("Mapping[str, Any]", options.get("averaging") or {})
+    limit = options.get("max_img_size")
+    # Ledgers may be edited: what is no range or no averaging is told as it is.
+    match options.get("scale_range"):
+        case [low, high]:
+            scaled = {"values": f"{_number(low)} became 0, and {_number(high)} became 255"}
+        case None:
+            scaled = {}
+        case other:
+            scaled = {"values": _asked(other)}
+    averaged = options.get("averaging")
+    averaging = cast("Mapping[str, Any]", averaged if isinstance(averaged, Mapping) else {"averaging": averaged})
     usual = options_with_effect(PredictRequest(), None)
     further = {
         name: value
-        for name, value in {**options, **averaging}.items()
+        for name, value in {**options, "averaging": None, **averaging}.items()
         if name not in _TOLD_APART and value is not None and value is not False and value != usual.get(name)
     }
     return {
@@ -410,7 +419,7 @@ def _option_facts(options: Mapping[str, Any]) -> dict[str, str]:
         "images": "read at full size"
         if isinstance(limit, int) and limit < 0
         else f"shrunk for the network above {_number(limit)} pixels, unless they are cut into tiles",
-        **({} if scaled is None else {"values": f"{_number(scaled[0])} became 0, and {_number(scaled[1])} became 255"}),
+        **scaled,
         "threshold": f"{_number(options.get('threshold'))} (for probability maps and overlapping classes)",
         **{name.replace("_", "-"): _asked(value) for name, value in further.items()},
     }
