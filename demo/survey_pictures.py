@@ -50,12 +50,12 @@ def make_survey(work: Path) -> None:
     place = "--pattern", PATTERN
     saved = "--save", "mask,overlay", "--overlay", "outline"
     _pseg("predict", _BUNDLE, work / "dives", "--recursive", "--out", masks, *saved)
-    _pseg("sample", masks, "--count", _SAMPLED, "--by", "site", *place, "--out", sample)
+    _pseg("sample", masks, "--count", _SAMPLED, "--by", "group", *place, "--out", sample)
     _pseg("annotate", masks, "--sample", sample, "--format", "labelme", "--out", work / "annotations")
-    evaluation = _pseg("evaluate", _BUNDLE, "--sample", sample, "--masks", work / "labels", "--json")
-    (work / "evaluation.json").write_text(evaluation)
+    evaluation = work / "evaluation.json"
+    _pseg("evaluate", _BUNDLE, "--sample", sample, "--masks", work / "labels", "--out", evaluation)
     written = "--plot", work / "survey.svg", "--report", work / "survey.html", "--csv", work / "cover.csv"
-    _pseg("summarize", masks, *place, "--correct-with", work / "evaluation.json", *written)
+    _pseg("summarize", masks, *place, "--correct-with", evaluation, *written)
 
 
 def _pseg(*arguments: object) -> str:
