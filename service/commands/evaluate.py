@@ -325,7 +325,12 @@ def _record(
         result["survey"] = accuracy_record(accuracy, evaluation.classes)
     difference = None if len(measures) == 1 else _by_class(evaluation.classes, _difference(*measures))
     first = evaluation.scores[0]
-    record = {"images": first.images, "pixels": first.pixels, "results": results, "difference": difference}
+    record: dict[str, object] = {
+        "images": first.images,
+        "pixels": first.pixels,
+        "results": results,
+        "difference": difference,
+    }
     return record if temperature is None else {**record, "calibration": asdict(temperature)}
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -98,7 +98,7 @@ def too_few_labels(
         for by_unit in pictures_by_unit(placed).values()
     }
 
-    def lacking(labelled: Set[str]) -> dict[str, list[int]]:
+    def lacking(labelled: set[str]) -> dict[str, list[int]]:
         counts = {group: [len(labelled.intersection(paths)) for paths in of_group] for group, of_group in units.items()}
         return {group: of_units for group, of_units in counts.items() if not labels_suffice(of_units)}
 
