@@ -27,7 +27,7 @@ from service.cli import app
 _BUNDLE: Final = Path(__file__).parent / "demo_seagrass.tgz"
 _DOCS: Final = Path(__file__).parents[1] / "docs"
 _SAMPLED: Final = 40
-_SHOWN: Final = "bay/T2/2025-03-14/Q3"
+_SHOWN: Final = "bay/T2/2025-03-14/Q2"
 """The quadrat of the pictures that show a single one."""
 _THUMBNAIL: Final = (84, 63)
 _GAP: Final = 4
