@@ -26,8 +26,8 @@ from service.cli import app
 
 _BUNDLE: Final = Path(__file__).parent / "demo_seagrass.tgz"
 _DOCS: Final = Path(__file__).parents[1] / "docs"
-_SAMPLED: Final = 50
-_SHOWN: Final = "bay/T2/2025-03-14/Q3"
+_SAMPLED: Final = 40
+_SHOWN: Final = "bay/T2/2025-03-14/Q2"
 """The quadrat of the pictures that show a single one."""
 _THUMBNAIL: Final = (84, 63)
 _GAP: Final = 4
@@ -50,12 +50,12 @@ def make_survey(work: Path) -> None:
     place = "--pattern", PATTERN
     saved = "--save", "mask,overlay", "--overlay", "outline"
     _pseg("predict", _BUNDLE, work / "dives", "--recursive", "--out", masks, *saved)
-    _pseg("sample", masks, "--count", _SAMPLED, "--by", "site", *place, "--out", sample)
+    _pseg("sample", masks, "--count", _SAMPLED, "--by", "group", *place, "--out", sample)
     _pseg("annotate", masks, "--sample", sample, "--format", "labelme", "--out", work / "annotations")
-    evaluation = _pseg("evaluate", _BUNDLE, "--sample", sample, "--masks", work / "labels", "--json")
-    (work / "evaluation.json").write_text(evaluation)
+    evaluation = work / "evaluation.json"
+    _pseg("evaluate", _BUNDLE, "--sample", sample, "--masks", work / "labels", "--out", evaluation)
     written = "--plot", work / "survey.svg", "--report", work / "survey.html", "--csv", work / "cover.csv"
-    _pseg("summarize", masks, *place, "--correct-with", work / "evaluation.json", *written)
+    _pseg("summarize", masks, *place, "--correct-with", evaluation, *written)
 
 
 def _pseg(*arguments: object) -> str:

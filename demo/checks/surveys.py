@@ -19,8 +19,8 @@ from engine.images import Capture
 from service.results.ledger import Entry
 from service.surveys.correction import UnitPictures, correction_from
 from service.surveys.intervals import Estimate, estimate_difference, estimate_mean
-from service.surveys.pictures import SurveyClass, SurveyPicture
-from service.surveys.places import Place, PlacedPicture
+from service.surveys.pictures import SurveyClass, SurveyPicture, SurveyPictures
+from service.surveys.places import Place, PlacedPicture, PlacedPictures
 from service.surveys.plot import covers_svg
 from service.surveys.sampling import draw_sample
 from service.surveys.summary import GroupCover, Summary
@@ -147,26 +147,28 @@ def _confused_site(
     draws = generator.standard_gamma(_CERTAINTY * np.array(rates))
     # [picture, true class, found class]
     joint = truth[:, :, None] * draws / draws.sum(axis=2, keepdims=True)
-    found = joint.sum(axis=1)
+    covers = joint.sum(axis=1)
     names = [str(index) for index in range(len(truth))]
     units = [
         UnitPictures(
-            names[first : first + _QUADRATS], found[first : first + _QUADRATS], np.full(_QUADRATS, 1 / _QUADRATS)
+            names[first : first + _QUADRATS], covers[first : first + _QUADRATS], np.full(_QUADRATS, 1 / _QUADRATS)
         )
         for first in range(0, transects * _QUADRATS, _QUADRATS)
     ]
     if not corrected:
         return np.stack([each.mean for each in units])[:, 0]
     pictures = [
-        PlacedPicture(SurveyPicture(name, covers, Capture(), None, _entry(name), Path(), True), Place())
-        for name, covers in zip(names, found, strict=True)
+        SurveyPicture(name, cover, Capture(), None, _entry(name), Path(), True)
+        for name, cover in zip(names, covers, strict=True)
     ]
-    sample = draw_sample(pictures, _CLASSES, "class", labelled, int(generator.integers(1 << 31)))
+    found = SurveyPictures(_CLASSES, pictures, {}, 0, ())
+    placed = PlacedPictures([PlacedPicture(each, Place()) for each in pictures], frozenset())
+    sample = draw_sample(found, placed, "class", labelled, int(generator.integers(1 << 31)))
     drawn = {each.picture.picture.path: each.inclusion_probability for each in sample}
     weights = np.array([1 / each for each in drawn.values()])
     confusion = np.einsum("i,ijk->jk", weights / weights.sum(), joint[[int(name) for name in drawn]])
     correction = correction_from(
-        confusion, {name: truth[int(name)] for name in drawn}, {name: found[int(name)] for name in drawn}, drawn
+        confusion, {name: truth[int(name)] for name in drawn}, {name: covers[int(name)] for name in drawn}, drawn
     )
     return correction.corrected(units, "the site")[:, 0]
 

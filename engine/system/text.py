@@ -198,6 +198,18 @@ def csv_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes
     return text.getvalue().encode()
 
 
+def csv_delimiter(text: str) -> str:
+    """Tell what separates the cells of a table: a semicolon, if its header has some and no comma, otherwise a comma.
+
+    Spreadsheets write semicolons where numbers have a decimal comma.
+
+    >>> csv_delimiter("image;depth"), csv_delimiter("image,depth")
+    (';', ',')
+    """
+    header = text.partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
+
+
 def json_text(record: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
     r"""Write JSON that every parser reads and a terminal may show, or with `ascii_only` any stream.
 

@@ -93,6 +93,11 @@ class _AnnotationOptions(Options):
     sample: Path | None = option(
         None, "Table of `pseg sample`: only its pictures are annotated. By default all.", metavar="CSV"
     )
+    labelled: Path | None = option(
+        None,
+        "Table of an earlier, smaller sample, whose pictures people have labelled: they are left out.",
+        metavar="CSV",
+    )
     simplify: Extent | None = option(
         None,
         "labelme: leave out corners of the polygons that stand out by less than about this, such as 2px. Neighbours "
@@ -115,6 +120,8 @@ class _AnnotationOptions(Options):
             raise OptionError("nothing tells how large photographs are on the ground: give it in px", option="simplify")
         if self.grid is not None and self.points is not None:
             raise OptionError("points lie on a grid or at random: leave it or --points out", option="grid")
+        if self.labelled is not None and self.sample is None:
+            raise OptionError("an earlier sample is a part of a larger one: name that with --sample", option="labelled")
         if self.seed is not None and self.points is None:
             raise OptionError("it is of points at random: leave it out, or add --points", option="seed")
 
@@ -134,7 +141,7 @@ def annotate(
     paths = find_ledgers(ledgers)
     found = read_pictures(paths, as_masks=True)
     if options.sample is not None:
-        found = _sampled(found, options.sample)
+        found = _sampled(found, options.sample, options.labelled)
     mapping = class_mapping(found.classes, options.labels or {})
     unknown = set(options.labels or {}) - {each.name for each in found.classes}
     if unknown:
@@ -152,7 +159,7 @@ def annotate(
     written = {*targets.values(), *(options.out / name for name in beside)}
     require_apart(
         [(f"{path.name}", path) for path in sorted(written)],
-        {"a ledger": paths, "the sample": [] if options.sample is None else [options.sample], **found.files()},
+        {"a ledger": paths, "the sample": [*filter(None, (options.sample, options.labelled))], **found.files()},
         advice="name another folder with --out",
     )
     if not options.overwrite:
@@ -171,8 +178,8 @@ def annotate(
         raise typer.Exit(ExitStatus.INCOMPLETE)
 
 
-def _sampled(found: SurveyPictures, sample: Path) -> SurveyPictures:
-    """The pictures of a sample alone, in its order."""
+def _sampled(found: SurveyPictures, sample: Path, labelled: Path | None) -> SurveyPictures:
+    """The pictures of a sample alone, in its order, without those of an earlier sample that are labelled already."""
     known = {each.path: each for each in found.pictures}
     names = [str(row.image) for row in read_sample(sample)]
     unknown = [name for name in names if name not in known]
@@ -182,7 +189,16 @@ def _sampled(found: SurveyPictures, sample: Path) -> SurveyPictures:
             f"({len(unknown)} of {len(names)} have none): give the ledgers that the sample was drawn from",
             option="sample",
         )
-    return replace(found, pictures=[known[name] for name in names], failures={}, missing=0)
+    done = set[str]() if labelled is None else {str(row.image) for row in read_sample(labelled)}
+    if not done <= set(names):
+        raise OptionError(
+            f"{labelled}: {legible(min(done - set(names)))} is not in {sample}, so that its labels would be lost: draw "
+            "the larger sample with the same survey, --by and --seed",
+            option="labelled",
+        )
+    if len(done) == len(names):
+        raise OptionError(f"all pictures of {sample} are labelled: draw a larger sample", option="labelled")
+    return replace(found, pictures=[known[name] for name in names if name not in done], failures={}, missing=0)
 
 
 def _require_new(written: Collection[Path]) -> None:

@@ -46,7 +46,8 @@ from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
-from engine.system.text import csv_table
+from engine.system.files import write_atomically
+from engine.system.text import csv_table, json_text
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, OutputOptions, PictureOptions
 from service.commands.named_pictures import named_pictures, require_folders
@@ -149,6 +150,11 @@ class _LabelOptions(Options):
         "their inclusion probabilities.",
         metavar="CSV",
     )
+    out: Path | None = option(
+        None,
+        "Write what --json prints to this file. With --sample, it is what `pseg summarize --correct-with` reads.",
+        metavar="JSON",
+    )
     fit_temperature: Path | None = option(
         None,
         "Fit a temperature, by which the confidence becomes the share of right pixels, and write a copy of the bundle "
@@ -210,6 +216,7 @@ def evaluate(
             {
                 "--csv": None if output.csv == STANDARD_OUTPUT else output.csv,
                 "--fit-temperature": labels.fit_temperature,
+                "--out": labels.out,
             }
         ),
         {
@@ -219,8 +226,9 @@ def evaluate(
             "the sample": [] if labels.sample is None else [labels.sample],
         },
     )
-    if output.csv is not None and output.csv != STANDARD_OUTPUT:
-        require_writable_file(output.csv)
+    for path in (output.csv, labels.out):
+        if path is not None and path != STANDARD_OUTPUT:
+            require_writable_file(path)
     if labels.fit_temperature is not None:
         if request.cover.region.roi is not None:
             raise OptionError("a temperature is fitted on whole images: leave it out", option="roi")
@@ -241,9 +249,11 @@ def evaluate(
     with table_written(output.csv) as write_table:
         if output.csv is not None:
             write_table(_image_table(evaluation))
+        record = _record(evaluation, sources, provenances, accuracies, temperature)
+        if labels.out is not None:
+            write_atomically(labels.out, json_text(record).encode() + b"\n")
         if output.json_lines:
-            record = _record(evaluation, sources, provenances, accuracies)
-            print_json(record if temperature is None else {**record, "calibration": asdict(temperature)})
+            print_json(record)
         else:
             _show(evaluation, sources, provenances)
             if accuracies:
@@ -304,6 +314,7 @@ def _record(
     sources: Sequence[Path],
     provenances: Sequence[Provenance],
     accuracies: Sequence[SurveyAccuracy],
+    temperature: Temperature | None,
 ) -> dict[str, object]:
     measures = [_measures(score) for score in evaluation.scores]
     results = [
@@ -323,7 +334,13 @@ def _record(
         result["survey"] = accuracy_record(accuracy, evaluation.classes)
     difference = None if len(measures) == 1 else _by_class(evaluation.classes, _difference(*measures))
     first = evaluation.scores[0]
-    return {"images": first.images, "pixels": first.pixels, "results": results, "difference": difference}
+    record: dict[str, object] = {
+        "images": first.images,
+        "pixels": first.pixels,
+        "results": results,
+        "difference": difference,
+    }
+    return record if temperature is None else {**record, "calibration": asdict(temperature)}
 
 
 def _image_record(score: ImageScore) -> dict[str, object]:

@@ -8,7 +8,7 @@ import typer
 
 from engine.declaration import Options, option
 from engine.system.files import write_atomically
-from engine.system.text import counted, legible
+from engine.system.text import legible
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.terminal import ExitStatus, flag_of, say, tell
@@ -16,7 +16,7 @@ from service.request import require_apart, require_writable_file, written_by
 from service.surveys.correction import rules_correction_out
 from service.surveys.pictures import read_pictures
 from service.surveys.places import SurveyOptions, place_pictures
-from service.surveys.sampling import By, draw_sample, sample_csv
+from service.surveys.sampling import By, draw_sample, not_drawable, sample_csv, too_few_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,16 @@ class _SampleOptions(Options):
     count: int = option(MISSING, "How many pictures to draw.", minimum=1)
     by: By = option(
         "class",
-        "class or site: the same number from each dominant class or site; random: from all alike; confidence: half "
-        "evenly, half in proportion to 1 - mean confidence.",
+        "class, site or group: the same number from each dominant class, each site, or each group and date, as a "
+        "correction needs it; random: from all alike; confidence: half evenly, half in proportion to 1 - mean "
+        "confidence.",
     )
-    seed: int = option(0, "Seed of the draw: the same seed draws the same pictures.", minimum=0)
+    seed: int = option(
+        0,
+        "Seed of the draw: the same seed draws the same pictures, and with a larger count further ones (but not by "
+        "confidence).",
+        minimum=0,
+    )
     out: Path = option(Path("sample.csv"), "Table to write.")
 
 
@@ -56,19 +62,20 @@ def sample(
         },
     )
     placed = place_pictures(found.pictures, survey, list(found.failures))
-    drawn = draw_sample(placed.pictures, found.classes, options.by, options.count, options.seed)
+    drawn = draw_sample(found, placed, options.by, options.count, options.seed)
     require_writable_file(options.out)
     write_atomically(options.out, sample_csv(drawn, options.by, options.seed))
     tell(f"{len(drawn)} of {len(placed.pictures)} pictures -> {legible(str(options.out))}")
-    for name in rules_correction_out(found):
+    ruling_out = rules_correction_out(found)
+    for name in ruling_out:
         say(
             f"the covers are those of {flag_of(name)}: labels can say how good they are, and cannot correct them; for "
             "a correction, predict without this option and draw again",
             "red",
         )
-    left_out = {"failed": len(found.failures), "missing": found.missing, "without a place": len(placed.unplaced)}
-    for what, number in left_out.items():
-        if number:
-            say(f"{counted(number, 'image is', 'images are')} {what} and could not be drawn", "red")
+    for note in [] if ruling_out else too_few_labels(found, placed, options.by, options.seed, drawn):
+        say(note, "red")
+    for reason in not_drawable(found, placed):
+        say(f"could not be drawn: {reason}", "red")
     if found.failures or found.missing:
         raise typer.Exit(ExitStatus.INCOMPLETE)

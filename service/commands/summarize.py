@@ -38,7 +38,6 @@ from service.surveys.places import PlacedPictures, SurveyOptions, place_pictures
 from service.surveys.plot import covers_svg
 from service.surveys.points import write_points
 from service.surveys.summary import (
-    GROUPING,
     Summary,
     changes_csv,
     groups_csv,
@@ -52,26 +51,12 @@ _WIDTH = 160
 _NOT_STATED = "not stated by the sample"
 
 
-def _grouping(text: str) -> tuple[str, ...]:
-    names = [] if text == "all" else text.split(",")
-    found = tuple(name for name in GROUPING if name in names)
-    if len(found) < len(names):
-        raise ValueError(f"give any of {', '.join(GROUPING)} with commas between, or all")
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _SummaryOptions(Options):
     """What is summarized, and where it goes."""
 
     title: ClassVar[str] = "Summary"
 
-    per: tuple[str, ...] | None = option(
-        None,
-        "What groups are made of: any of site,transect,depth with commas between, or all for a single group. By "
-        "default the site, if it is known.",
-        parse=_grouping,
-    )
     seed: int = option(0, "Seed of the bootstrap, which gives the intervals from 30 units on.", minimum=0)
     csv: Path | None = option(
         None, "Write the covers to this table: a row per group, date and class. - writes it to standard output."
@@ -103,7 +88,7 @@ class _SummaryOptions(Options):
     )
     correct_with: Path | None = option(
         None,
-        "Correct the covers for what the network confuses, by what `pseg evaluate --sample … --json` printed of labels "
+        "Correct the covers for what the network confuses, by what `pseg evaluate --sample … --out` wrote of labels "
         "of a sample that `pseg sample` drew.",
         metavar="JSON",
     )
@@ -160,7 +145,7 @@ def summarize(
     correction = (
         None if output.correct_with is None else read_correction(output.correct_with, found, len(placed.pictures))
     )
-    summary = summarize_survey(found, placed, output.per, output.seed, correction)
+    summary = summarize_survey(found, placed, output.seed, correction)
     for path in filter(None, output.files().values()):
         require_writable_file(path)
     products = Products()

@@ -28,6 +28,11 @@ from service.surveys.pictures import SurveyPictures
 LABELLED_AT_LEAST: Final = 10
 """Pictures of a group that have to be labelled."""
 
+LARGER_GROUPS: Final = (
+    "make larger groups, with --per or by giving pictures of several days one date, such as 2026, in the table of "
+    "--survey"
+)
+
 _OPTION: Final = "correct_with"
 _MOST_BYTES: Final = 1 << 28
 _SAME_COVER: Final = 1e-3
@@ -120,11 +125,11 @@ class Correction:
             for each in units
         ]
         labelled = [int(np.count_nonzero(each)) for each in weights]
-        if sum(labelled) < LABELLED_AT_LEAST or sum(map(bool, labelled)) < min(2, len(units)):
+        if not labels_suffice(labelled):
             raise OptionError(
                 f"{group} has {sum(labelled)} labelled pictures in {sum(map(bool, labelled))} of {len(units)} units: "
-                f"at least {LABELLED_AT_LEAST} are needed, in at least two units; draw a larger sample, or make larger "
-                "groups with --per",
+                f"at least {LABELLED_AT_LEAST} are needed, in at least two units: give `pseg sample` a larger count "
+                f"and label the pictures that are added, or {LARGER_GROUPS}",
                 option=_OPTION,
             )
         nothing = np.zeros(len(self.rates))
@@ -137,6 +142,11 @@ class Correction:
                 for each, weight, residual in zip(units, weights, residuals, strict=True)
             ]
         )
+
+
+def labels_suffice(labelled: Sequence[int]) -> bool:
+    """Whether the labelled pictures of a group, counted in each of its units, are enough to correct its cover."""
+    return sum(labelled) >= LABELLED_AT_LEAST and sum(map(bool, labelled)) >= min(2, len(labelled))
 
 
 def correction_from(
@@ -153,15 +163,15 @@ def correction_from(
 
 
 def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correction:
-    """Read what `pseg evaluate --sample … --json` printed, and hold it against the survey that it is to correct.
+    """Read what `pseg evaluate --sample … --out` wrote, and hold it against the survey that it is to correct.
 
     Raises OptionError where labels are no probability sample, or not one of this survey, its network and its masks.
     """
     result, drawn = _read_result(path)
     if [each["id"] for each in result["classes"]] != [each.id for each in survey.classes]:
         raise OptionError(
-            f"{path} was made with other classes than the ledgers, which may leave some out or call pixels unsure: "
-            "predict without these options",
+            f"{path}: the evaluation has other classes than the ledgers, whose run had another bundle, --exclude-class "
+            "or --unsure: run `pseg predict` again with the bundle of the evaluation and without these two options",
             option=_OPTION,
         )
     sampled = {each["image"]: each for each in drawn["pictures"]}
@@ -244,7 +254,7 @@ def _read_result(path: Path) -> tuple[_Result, _Survey]:
         results = _EVALUATION.validate_python(read_json(path, _MOST_BYTES))["results"]
     except (SettingsError, ValidationError) as error:
         raise OptionError(
-            f"{path} cannot be read as an evaluation: give what `pseg evaluate --sample SAMPLE.csv --json` printed",
+            f"{path} cannot be read as an evaluation: give what `pseg evaluate --sample SAMPLE.csv --out` wrote",
             option=_OPTION,
         ) from error
     drawn = results[0].get("survey") if results else None

@@ -6,17 +6,20 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final
 
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.system.files import open_to_read
-from engine.system.text import legible
+from engine.system.text import csv_delimiter, legible
 from service.surveys.pictures import SurveyPicture
 
 FIELDS: Final = ("site", "transect", "quadrat", "date", "depth")
+GROUPING: Final = ("site", "transect", "depth")
+"""What groups may be made of, besides the date, which always separates them."""
+
 _IMAGE = "image"
 _MOST_BYTES = 1 << 30
 _DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?", re.ASCII)
@@ -26,9 +29,17 @@ _SHOWN = 60
 _NAMED_AT_MOST = 5
 
 
+def _grouping(text: str) -> tuple[str, ...]:
+    names = [] if text == "all" else text.split(",")
+    found = tuple(name for name in GROUPING if name in names)
+    if len(found) < len(names):
+        raise ValueError(f"give any of {', '.join(GROUPING)} with commas between, or all")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class SurveyOptions(Options):
-    """How pictures are told apart."""
+    """How pictures are told apart and grouped."""
 
     title: ClassVar[str] = "Survey"
 
@@ -42,6 +53,12 @@ class SurveyOptions(Options):
         None,
         "The paths of the pictures below their common folder, with names in braces: '{site}/{transect}/{quadrat}.jpg'. "
         "* stands for any text within a name.",
+    )
+    per: tuple[str, ...] | None = option(
+        None,
+        "What groups are made of: any of site,transect,depth with commas between, or all. Pictures of different dates "
+        "are always in different groups. By default the site, if it is known.",
+        parse=_grouping,
     )
     skip_unplaced: bool = option(
         False, "Leave out, and list, the pictures that the table or the pattern gives no place. By default an error."
@@ -68,6 +85,15 @@ class Place:
     date: str = ""
     depth: float | None = None
 
+    def key(self, grouping: Sequence[str]) -> tuple[str, ...]:
+        """The values of the fields by which groups are made, as text."""
+        values = asdict(self)
+        return tuple("" if values[name] is None else str(values[name]) for name in grouping)
+
+    def group(self, grouping: Sequence[str]) -> str:
+        """Name the group, which its date belongs to, for people."""
+        return " ".join(filter(None, (*self.key(grouping), self.date))) or "the survey"
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedPicture:
@@ -81,11 +107,13 @@ class PlacedPicture:
 class PlacedPictures:
     """The pictures of a survey, each at its place; `fields` are what is known of all of them.
 
+    `grouping` are the fields of which groups are made; the pictures of a group have one date besides.
     `unplaced` is why a path has no place; `without_picture` are rows of the table of which no ledger has a picture.
     """
 
     pictures: Sequence[PlacedPicture]
     fields: frozenset[str]
+    grouping: tuple[str, ...] = ()
     unplaced: Mapping[str, str] = field(default_factory=dict[str, str])
     without_picture: Sequence[str] = ()
 
@@ -97,7 +125,7 @@ def place_pictures(
 
     Without a table or a pattern, only days are known; a table may also name `others`, paths of images that have no
     mask. OptionError says where and why the two cannot be used, or give no place to a picture that is not to be left
-    out.
+    out, or that groups cannot be made of a field, because it is not known.
     """
     paths = [picture.path for picture in pictures]
     without_picture: list[str] = []
@@ -118,7 +146,16 @@ def place_pictures(
         for picture in pictures
         if picture.path in places
     ]
-    return PlacedPictures(placed, fields | {"date"}, unplaced, without_picture)
+    return PlacedPictures(placed, fields | {"date"}, _known_grouping(options.per, fields), unplaced, without_picture)
+
+
+def _known_grouping(per: tuple[str, ...] | None, fields: frozenset[str]) -> tuple[str, ...]:
+    if per is None:
+        return ("site",) if "site" in fields else ()
+    unknown = [name for name in per if name not in fields]
+    if unknown:
+        raise OptionError(f"no {unknown[0]} is known: name it in the table or in the pattern", option="per")
+    return per
 
 
 def _unplaced(unplaced: Sequence[str], count: int, options: SurveyOptions) -> OptionError:
@@ -216,15 +253,17 @@ def _read_table(path: Path) -> tuple[frozenset[str], dict[str, Place]]:
         raise OptionError(f"{path}: cannot be read ({error}): give a CSV table in UTF-8", option="survey") from error
     if len(content) > _MOST_BYTES:
         raise OptionError(f"{path}: is longer than {_MOST_BYTES} bytes: give a table of pictures", option="survey")
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ",")
+    delimiter = csv_delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        return _table_of(path, reader)
+        return _table_of(path, reader, decimal_comma=delimiter == ";")
     except csv.Error as error:
         raise OptionError(f"{path}: line {reader.line_num}: {error}: give a CSV table", option="survey") from error
 
 
-def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[str], dict[str, Place]]:
+def _table_of(
+    path: Path, reader: Iterator[list[str]], *, decimal_comma: bool
+) -> tuple[frozenset[str], dict[str, Place]]:
     columns = [name.strip().lower() for name in next(reader, list[str]())]
     known = [name for name in FIELDS if name in columns]
     repeated = [name for name in (_IMAGE, *FIELDS) if columns.count(name) > 1]
@@ -239,6 +278,8 @@ def _table_of(path: Path, reader: Iterator[list[str]]) -> tuple[frozenset[str], 
         if not any(map(str.strip, cells)):
             continue
         values = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
+        if decimal_comma:
+            values["depth"] = values.get("depth", "").replace(",", ".")
         image = values.get(_IMAGE, "").replace("\\", "/")
         where = f"{path}: row {number}"
         if not image or image in rows:
@@ -283,7 +324,7 @@ def _depth(text: str) -> float | None:
     except ValueError:
         depth = float("nan")
     if not abs(depth) < float("inf"):
-        raise ValueError(f"{legible(text, _SHOWN)} is not a depth (a number of metres)")
+        raise ValueError(f"{legible(text, _SHOWN)} is not a depth (a number of metres, such as 3.5)")
     return depth
 
 

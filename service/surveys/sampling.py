@@ -2,6 +2,7 @@
 
 import csv
 import io
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_text
-from engine.system.text import csv_table, original
-from service.surveys.pictures import SurveyClass
-from service.surveys.places import PlacedPicture
+from engine.system.text import counted, csv_delimiter, csv_table, legible, original
+from service.surveys.correction import LABELLED_AT_LEAST, LARGER_GROUPS, labels_suffice
+from service.surveys.pictures import SurveyClass, SurveyPictures
+from service.surveys.places import PlacedPicture, PlacedPictures
+from service.surveys.summary import pictures_by_unit, unit_of
 
 _MOST_BYTES: Final = 1 << 28
 
-By = Literal["random", "class", "site", "confidence"]
+_NAMED_AT_MOST: Final = 5
+
+By = Literal["random", "class", "site", "group", "confidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +39,97 @@ class SampledPicture:
     inclusion_probability: float
 
 
-def draw_sample(
-    pictures: Sequence[PlacedPicture], classes: Sequence[SurveyClass], by: By, count: int, seed: int
-) -> list[SampledPicture]:
+def draw_sample(found: SurveyPictures, placed: PlacedPictures, by: By, count: int, seed: int) -> list[SampledPicture]:
     """Draw pictures without replacement, in the order of the survey.
 
-    `by` `random`: all pictures alike. `class` or `site`: as many of each dominant class or site, as far as there are so
-    many. `confidence`: half of the sample evenly, the other half in proportion to 1 - mean confidence. Raises
-    OptionError where there are fewer pictures, or more strata, or nothing tells what the sample is drawn by.
+    `by` `random`: all pictures alike. `class`, `site` or `group`: the same number of each dominant class, site, or
+    group and date; all of those that have fewer. With the same seed, samples of these kinds contain the smaller ones.
+    `confidence`: half of the sample evenly, the other half in proportion to 1 - mean confidence. Raises OptionError
+    where there are fewer pictures, or more strata, or nothing tells what the sample is drawn by.
     """
+    pictures = placed.pictures
     if count > len(pictures):
-        raise OptionError(f"{count} pictures are asked for, and the survey has {len(pictures)}", option="count")
-    generator = np.random.default_rng(seed)
+        left_out = "; ".join(not_drawable(found, placed))
+        raise OptionError(
+            f"{count} pictures are asked for, and {len(pictures)} can be drawn{left_out and f' ({left_out})'}",
+            option="count",
+        )
     if by == "confidence":
-        return _drawn_by_confidence(pictures, count, generator)
+        return _drawn_by_confidence(pictures, count, np.random.default_rng(seed))
+    if by == "group" and not placed.grouping and not any(each.place.date for each in pictures):
+        raise OptionError("no site and no date is known: give survey or pattern with one of them", option="by")
     strata: dict[str, list[int]] = defaultdict(list)
-    for index, each in enumerate(pictures):
-        strata[_stratum(each, classes, by)].append(index)
+    for index in sorted(range(len(pictures)), key=lambda index: pictures[index].picture.path):
+        strata[_stratum(pictures[index], found.classes, by, placed.grouping)].append(index)
     drawn: dict[int, SampledPicture] = {}
     for (name, members), size in zip(sorted(strata.items()), _allocation(strata, count), strict=True):
-        for index in map(int, generator.choice(members, size, replace=False)):
+        # The beginning of a random order of the stratum is a simple random sample of it, and that of a larger count
+        # contains it. Each stratum has an order of its own, which further strata, such as a later date, do not change.
+        order = np.random.default_rng([seed, *name.encode(errors="surrogatepass")]).permutation(members)
+        for index in map(int, order[:size]):
             drawn[index] = SampledPicture(pictures[index], name, size / len(members))
     return [drawn[index] for index in sorted(drawn)]
+
+
+def not_drawable(found: SurveyPictures, placed: PlacedPictures) -> list[str]:
+    """Say how many images cannot be drawn, and why."""
+    told: list[str] = []
+    if found.failures:
+        path, reason = next(iter(found.failures.items()))
+        told.append(f"{counted(len(found.failures), 'image', 'images')} failed, the first for this reason: {legible(path)}: {reason}")
+    if found.missing:
+        told.append(f"{counted(found.missing, 'image is', 'images are')} missing, because their run ended early")
+    if placed.unplaced:
+        told.append(f"{counted(len(placed.unplaced), 'image has', 'images have')} no place")
+    return told
+
+
+def too_few_labels(
+    found: SurveyPictures, placed: PlacedPictures, by: By, seed: int, sample: Sequence[SampledPicture]
+) -> list[str]:
+    """Say which groups get fewer labels of a sample than a correction needs, and of how large a sample they get enough.
+
+    `by` and `seed` are those by which it was drawn.
+    """
+    units = {
+        next(iter(by_unit.values()))[0].place.group(placed.grouping): [
+            [each.picture.path for each in members] for members in by_unit.values()
+        ]
+        for by_unit in pictures_by_unit(placed).values()
+    }
+
+    def lacking(labelled: set[str]) -> dict[str, list[int]]:
+        counts = {group: [len(labelled.intersection(paths)) for paths in of_group] for group, of_group in units.items()}
+        return {group: of_units for group, of_units in counts.items() if not labels_suffice(of_units)}
+
+    def lacking_of(sample: Sequence[SampledPicture]) -> dict[str, list[int]]:
+        return lacking({each.picture.picture.path for each in sample})
+
+    needs = (
+        f"a correction needs {LABELLED_AT_LEAST} labelled pictures of each group, from two {unit_of(placed)}s or more"
+    )
+    small = lacking({each.picture.path for each in placed.pictures})
+    more = {group: of_units for group, of_units in lacking_of(sample).items() if group not in small}
+    told: list[str] = []
+    if more:
+        counts = range(len(sample) + 1, len(placed.pictures) + 1)
+        enough = bisect_left(
+            counts,
+            True,
+            key=lambda count: lacking_of(draw_sample(found, placed, by, count, seed)).keys() <= small.keys(),
+        )
+        evenly = "" if by == "group" else "; or draw with --by group, which takes the same number from each group"
+        named = [f"{group} gets {sum(of_units)} from {sum(map(bool, of_units))}" for group, of_units in more.items()]
+        told.append(f"{needs}, and {_enumerated(named)}: --count {counts[enough]} is enough{evenly}")
+    if small:
+        named = [f"{group} has only {sum(of_units)}" for group, of_units in small.items()]
+        told.append(f"{needs}, and {_enumerated(named)}: {LARGER_GROUPS}")
+    return told
+
+
+def _enumerated(texts: Sequence[str]) -> str:
+    more = len(texts) - _NAMED_AT_MOST
+    return ", ".join([*texts[:_NAMED_AT_MOST], *([f"and {more} groups more"] if more > 0 else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +152,13 @@ def read_sample(path: Path) -> list[SampleRow]:
     Raises OptionError where it cannot be read, or is no such table.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES), newline="")))
+        text = read_text(path, _MOST_BYTES)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=csv_delimiter(text)))
         sample = [
             SampleRow(
                 Path(original(row["image"])),
                 row["stratum"],
-                float(row["inclusion_probability"]),
+                float(row["inclusion_probability"].replace(",", ".")),
                 row.get("drawn_by") or None,
                 int(row["seed"]) if row.get("seed") else None,
             )
@@ -108,12 +183,14 @@ def read_sample(path: Path) -> list[SampleRow]:
     return sample
 
 
-def _stratum(picture: PlacedPicture, classes: Sequence[SurveyClass], by: By) -> str:
+def _stratum(each: PlacedPicture, classes: Sequence[SurveyClass], by: By, grouping: Sequence[str]) -> str:
     if by == "class":
-        return classes[int(picture.picture.covers.argmax())].name
-    if by == "site" and not picture.place.site:
+        return classes[int(each.picture.covers.argmax())].name
+    if by == "site" and not each.place.site:
         raise OptionError("no site is known: give survey or pattern with a site", option="by")
-    return picture.place.site if by == "site" else ""
+    if by == "group":
+        return each.place.group(grouping)
+    return each.place.site if by == "site" else ""
 
 
 def _allocation(strata: Mapping[str, Sequence[int]], count: int) -> list[int]:
@@ -123,11 +200,17 @@ def _allocation(strata: Mapping[str, Sequence[int]], count: int) -> list[int]:
             f"{count} pictures cannot stand for {len(strata)} strata ({', '.join(sorted(strata))}): ask for more",
             option="count",
         )
-    sizes = dict.fromkeys(sorted(strata), 0)
-    for _ in range(count):
-        name = min((each for each in sizes if sizes[each] < len(strata[each])), key=sizes.__getitem__)
-        sizes[name] += 1
-    return list(sizes.values())
+    members = [len(strata[name]) for name in sorted(strata)]
+
+    def at_most(level: int) -> list[int]:
+        return [min(number, level) for number in members]
+
+    level = bisect_right(range(1, count + 1), count, key=lambda level: sum(at_most(level)))
+    sizes = at_most(level)
+    larger = [index for index, number in enumerate(members) if number > level]
+    for index in larger[: count - sum(sizes)]:
+        sizes[index] += 1
+    return sizes
 
 
 def _drawn_by_confidence(

@@ -4,20 +4,16 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import OptionError
 from engine.system.text import counted, csv_table
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
-from service.surveys.places import Place, PlacedPicture, PlacedPictures
-
-GROUPING: Final = ("site", "transect", "depth")
-"""Fields that groups may be made of."""
+from service.surveys.places import PlacedPicture, PlacedPictures
 
 _COVERS = (0.0, 1.0)
 _DIFFERENCES = (-1.0, 1.0)
@@ -98,30 +94,20 @@ class _GroupUnits:
 def summarize_survey(
     found: SurveyPictures,
     placed: PlacedPictures,
-    per: Sequence[str] | None,
     seed: int,
     correction: Correction | None = None,
 ) -> Summary:
-    """Estimate the cover of every class, by groups made of `per`; None: the site where it is known, otherwise nothing.
+    """Estimate the cover of every class in every group on each of its dates.
 
     A unit is a transect. Where groups are made of transects, or there are none, it is a quadrat, and where there are no
     quadrats either, a picture. Pictures of one quadrat are averaged first, then the quadrats of a transect: every
-    quadrat of a transect counts once, and every unit of a group. Raises OptionError where groups cannot be made of a
-    field, because it is not known, or too few pictures of a group are labelled for a correction.
+    quadrat of a transect counts once, and every unit of a group. Raises OptionError where too few pictures of a group
+    are labelled for a correction.
     """
-    by_site: tuple[str, ...] = ("site",) if "site" in placed.fields else ()
-    grouping = by_site if per is None else tuple(per)
-    unknown = [name for name in grouping if name not in placed.fields]
-    if unknown:
-        raise OptionError(f"no {unknown[0]} is known: name it in the table or in the pattern", option="per")
-    unit = _unit_of(placed.fields, grouping)
-    units: dict[tuple[str, ...], dict[str, _GroupUnits]] = {}
-    for key, members in sorted(_grouped(placed.pictures, lambda each: _group_key(each.place, grouping)).items()):
-        of_dates = _grouped(members, lambda each: each.place.date)
-        units[key] = {
-            date: _units_of(of_dates[date], unit, correction, " ".join(filter(None, (*key, date))) or "the survey")
-            for date in sorted(of_dates)
-        }
+    grouping, unit = placed.grouping, unit_of(placed)
+    units: dict[tuple[str, ...], dict[str, _GroupUnits]] = defaultdict(dict)
+    for (key, date), members in pictures_by_unit(placed).items():
+        units[key][date] = _units_of(members, grouping, correction)
     groups: list[GroupCover] = []
     changes: list[CoverChange] = []
     for key, of_dates in units.items():
@@ -136,10 +122,30 @@ def summarize_survey(
     return Summary(unit, found.classes, groups, changes, notes, correction is not None)
 
 
-def _unit_of(fields: Iterable[str], grouping: Sequence[str]) -> Unit:
-    if "transect" in fields and "transect" not in grouping:
+def pictures_by_unit(
+    placed: PlacedPictures,
+) -> dict[tuple[tuple[str, ...], str], dict[tuple[str, ...], list[PlacedPicture]]]:
+    """Sort pictures by group and date, and within these by unit: what `summarize_survey` makes means and errors of."""
+    unit = unit_of(placed)
+
+    def name_of(each: PlacedPicture) -> tuple[str, ...]:
+        place = each.place
+        names = {
+            "transect": (place.site, place.transect),
+            "quadrat": (place.site, place.transect, place.quadrat),
+            "picture": (each.picture.path,),
+        }
+        return names[unit]
+
+    groups = _grouped(placed.pictures, lambda each: (each.place.key(placed.grouping), each.place.date))
+    return {group: _grouped(members, name_of) for group, members in sorted(groups.items())}
+
+
+def unit_of(placed: PlacedPictures) -> Unit:
+    """Tell what varies in a group: means, errors and intervals are made from the means of these."""
+    if "transect" in placed.fields and "transect" not in placed.grouping:
         return "transect"
-    return "quadrat" if "quadrat" in fields else "picture"
+    return "quadrat" if "quadrat" in placed.fields else "picture"
 
 
 def _told_unit(unit: Unit, fields: Iterable[str]) -> str:
@@ -176,11 +182,6 @@ def _told_gaps(groups: Sequence[GroupCover]) -> list[str]:
     ]
 
 
-def _group_key(place: Place, grouping: Sequence[str]) -> tuple[str, ...]:
-    values = asdict(place)
-    return tuple("" if values[name] is None else str(values[name]) for name in grouping)
-
-
 def _grouped(
     pictures: Iterable[PlacedPicture], key_of: Callable[[PlacedPicture], _Key]
 ) -> dict[_Key, list[PlacedPicture]]:
@@ -190,22 +191,15 @@ def _grouped(
     return dict(groups)
 
 
-def _units_of(members: Sequence[PlacedPicture], unit: Unit, correction: Correction | None, group: str) -> _GroupUnits:
-    def name_of(each: PlacedPicture) -> tuple[str, ...]:
-        place = each.place
-        names = {
-            "transect": (place.site, place.transect),
-            "quadrat": (place.site, place.transect, place.quadrat),
-            "picture": (each.picture.path,),
-        }
-        return names[unit]
-
-    units = _grouped(members, name_of)
+def _units_of(
+    units: Mapping[tuple[str, ...], Sequence[PlacedPicture]], grouping: Sequence[str], correction: Correction | None
+) -> _GroupUnits:
+    members = [each for of_unit in units.values() for each in of_unit]
     pictures = [_pictures_of(of_unit) for of_unit in units.values()]
     found, areas = np.stack([each.mean for each in pictures]), _mean_areas(members, pictures)
     if correction is None:
         return _GroupUnits(list(units), found, None, areas, members)
-    covers = correction.corrected(pictures, group)
+    covers = correction.corrected(pictures, members[0].place.group(grouping))
     areas = None if areas is None else _corrected_areas(members, covers, areas)
     labelled = sum(each.picture.path in correction.probabilities for each in members)
     return _GroupUnits(list(units), covers, found.mean(axis=0), areas, members, labelled)

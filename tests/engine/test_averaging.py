@@ -128,8 +128,8 @@ def test_a_last_window_is_shifted_back_inside() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"crop_size": (8, 8)}, "both crop-size and stride"),
-        ({"stride": (8, 8)}, "both crop-size and stride"),
+        ({"crop_size": (8, 8)}, "its size and its stride"),
+        ({"stride": (8, 8)}, "its size and its stride"),
         ({"crop_size": (8, 8), "stride": (9, 4)}, r"9×4 \(w×h\) is larger than the window of 8×8.*gaps"),
         ({"crop_size": (8, 8), "stride": (0, 4)}, "stride: 0 is less than 1"),
         ({"scales": ()}, "factors above 0"),

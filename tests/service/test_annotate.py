@@ -227,7 +227,7 @@ def test_points_of_squidle_are_fractions_under_its_names(masks: Path, tmp_path: 
     assert all(each["needs_review"] is True for each in points)
 
 
-def test_only_what_was_drawn_is_annotated(masks: Path, tmp_path: Path) -> None:
+def test_only_what_was_drawn_and_is_not_labelled_yet_is_annotated(masks: Path, bundle: Path, tmp_path: Path) -> None:
     sample = tmp_path / "sample.csv"
     assert pseg("sample", masks, "--count", 2, "--by", "random", "--seed", 3, "--out", sample).status == ExitStatus.DONE
     names = {Path(each["image"]).name for each in rows_of(sample)}
@@ -236,6 +236,19 @@ def test_only_what_was_drawn_is_annotated(masks: Path, tmp_path: Path) -> None:
     assert (told.status, "2 of 2 pictures" in told.stdout) == (ExitStatus.DONE, True)
     records = [json.loads(path.read_text()) for path in out.rglob("*.json") if path.name != "class_mapping.json"]
     assert {Path(each["imagePath"]).name for each in records} == names
+    larger, added = tmp_path / "larger.csv", tmp_path / "added"
+    assert pseg("sample", masks, "--count", 3, "--by", "random", "--seed", 3, "--out", larger).status == ExitStatus.DONE
+    assert (
+        pseg("annotate", masks, "--format", "labelme", "--sample", larger, "--labelled", sample, "--out", added).status
+        == ExitStatus.DONE
+    )
+    labelled = [{path.name for path in folder.rglob("*.json")} - {"class_mapping.json"} for folder in (out, added)]
+    assert [len(each) for each in labelled] == [2, 1]
+    assert not labelled[0] & labelled[1]
+    both = "--annotations", out, "--annotations", added, "--allow-missing-classes"
+    assert len(pseg("evaluate", bundle, "--sample", larger, *both, "--json").records[0]["results"][0]["per_image"]) == 3
+    told = pseg_error("annotate", masks, "--format", "coco", "--sample", sample, "--labelled", larger, "--out", added)
+    assert "so that its labels would be lost: draw the larger sample with the same survey" in " ".join(told.split())
     sample.write_text("image,stratum,inclusion_probability\n/else/x.png,,1\n")
     told = " ".join(pseg_error("annotate", masks, "--format", "coco", "--sample", sample, "--out", out).split())
     assert "x.png is a picture of the sample, and has no mask in the ledgers" in told

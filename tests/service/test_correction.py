@@ -148,7 +148,7 @@ def test_what_is_no_probability_sample_of_the_survey_is_refused(dive: Path, bund
         return pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path, *options)
 
     assert "are not of a probability sample" in refused(changed(evaluation, lambda each: each.pop("survey")))
-    assert "with other classes than the ledgers" in refused(
+    assert "the evaluation has other classes than the ledgers" in refused(
         changed(evaluation, lambda each: each["classes"][0].update(id="urn:x"))
     )
     told = refused(changed(evaluation, lambda each: each["survey"]["pictures"][0].update(image="/elsewhere.png")))

@@ -392,7 +392,8 @@ def test_a_sample_says_something_of_the_whole_survey(bundle: Path, tmp_path: Pat
         pytest.approx(-0.2),
     )
     assert [each["inclusion_probability"] for each in found["pictures"]] == [0.5, 0.5, 1]
-    shown = evaluate(*arguments).stdout
+    shown = evaluate(*arguments, "--out", tmp_path / "evaluation.json").stdout
+    assert json.loads((tmp_path / "evaluation.json").read_text())["results"][0]["survey"] == found
     assert "the whole survey, each picture once" in shown
     assert "accuracy │ 0.8000 │ 0.1414 │ 0.0000 to 1.0000" in " ".join(shown.split())
 

@@ -558,7 +558,7 @@ def test_rasters_that_cannot_be_used(bundle: Path, tmp_path: Path, out: Path) ->
         (["--vectors", "shp"], "gpkg, geojson, or a file"),
         (["--vectors", "reef.shp"], ".gpkg or .geojson"),
         (["--scales", "1,x"], "--scales: 1,x: give numbers"),
-        (["--stride", 8, 8], "both crop-size and stride"),
+        (["--stride", 8, 8], "its size and its stride"),
     ],
 )
 def test_options_that_cannot_be_honoured(bundle: Path, tmp_path: Path, options: list[Any], said: str) -> None:

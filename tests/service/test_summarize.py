@@ -198,7 +198,7 @@ def test_groups_of_transects_have_quadrats_as_units(dives: Path) -> None:
 def test_different_transects_are_not_paired(dives: Path) -> None:
     (dives / "table.csv").write_text(
         "image;transect;date;depth\n"
-        "T1/20260110/q1.png;A;2026-01;3\nT1/20260110/q2;A;2026-01;4\nT2/20260110/q1;B;2026-01;5\n"
+        "T1/20260110/q1.png;A;2026-01;3,5\nT1/20260110/q2;A;2026-01;3,5\nT2/20260110/q1;B;2026-01;5\n"
         "T2/20260610/q1.png;B;2026-06;5\nT3/20260610/q1.png;C;2026-06;7\n"
     )
     told = " ".join(pseg_error("summarize", dives, "--survey", dives / "table.csv").split())
@@ -341,6 +341,7 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
         ("image,site\nT1/20260610/q1.png,\n", "row 2: it has no site"),
         ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is not a date"),
         ("image,depth\nT1/20260610/q1.png,deep\n", "deep is not a depth"),
+        ('image,depth\nT1/20260610/q1.png,"3,5"\n', "3,5 is not a depth (a number of metres, such as 3.5)"),
     ],
 )
 def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
