@@ -161,7 +161,7 @@ def _confused_site(
         SurveyPicture(name, cover, Capture(), None, _entry(name), Path(), True)
         for name, cover in zip(names, covers, strict=True)
     ]
-    found = SurveyPictures(_CLASSES, pictures, {}, 0, ())
+    found = SurveyPictures(_CLASSES, pictures, {}, 0, (), {}, ())
     placed = PlacedPictures([PlacedPicture(each, Place()) for each in pictures], frozenset())
     sample = draw_sample(found, placed, "class", labelled, int(generator.integers(1 << 31)))
     drawn = {each.picture.picture.path: each.inclusion_probability for each in sample}

@@ -55,7 +55,9 @@ class Averaging(Options):
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if (self.crop_size is None) != (self.stride is None):
-            raise OptionError("a sliding window needs its size and its stride, each as width and height", option="crop_size")
+            raise OptionError(
+                "a sliding window needs its size and its stride, each as width and height", option="crop_size"
+            )
         if self.crop_size and self.stride:
             if self.stride[0] > self.crop_size[0] or self.stride[1] > self.crop_size[1]:
                 raise OptionError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_text
-from engine.system.text import counted, csv_delimiter, csv_table, legible, original
+from engine.system.text import counted, csv_delimiter, csv_table, original
 from service.surveys.correction import LABELLED_AT_LEAST, LARGER_GROUPS, labels_suffice
 from service.surveys.pictures import SurveyClass, SurveyPictures
 from service.surveys.places import PlacedPicture, PlacedPictures
@@ -75,8 +75,8 @@ def not_drawable(found: SurveyPictures, placed: PlacedPictures) -> list[str]:
     """Say how many images cannot be drawn, and why."""
     told: list[str] = []
     if found.failures:
-        path, reason = next(iter(found.failures.items()))
-        told.append(f"{counted(len(found.failures), 'image', 'images')} failed, the first for this reason: {legible(path)}: {reason}")
+        first = found.told(dict([next(iter(found.failures.items()))]))[0]
+        told.append(f"{counted(len(found.failures), 'image', 'images')} failed, the first for this reason: {first}")
     if found.missing:
         told.append(f"{counted(found.missing, 'image is', 'images are')} missing, because their run ended early")
     if placed.unplaced:

@@ -135,7 +135,7 @@ def test_pictures_that_cannot_be_drawn_are_told_with_the_reason(tmp_path: Path, 
     (tmp_path / "in" / "b.png").write_bytes(b"no picture")
     pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
     told = " ".join(pseg_error("sample", tmp_path / "o", "--count", 2).split())
-    assert "2 pictures are asked for, and 1 can be drawn (1 images failed, the first for this reason: " in told
+    assert "2 pictures are asked for, and 1 can be drawn (1 image failed, the first for this reason: " in told
     assert "b.png: " in told
 
 
