@@ -572,7 +572,7 @@ def test_unusable_models(bundle: Path, photo: Path, tmp_path: Path, kind: str) -
     assert message in outcome.stderr
     assert str(bad) in outcome.stderr
     assert outcome.stdout == ""
-    assert names(tmp_path / "o") == []
+    assert not (tmp_path / "o").exists()
 
 
 def test_paddle_without_a_paddle_program(bundle: Path, photo: Path, tmp_path: Path) -> None:

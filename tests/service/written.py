@@ -25,6 +25,7 @@ READ = frozenset(
             "roi",
             "annotations",
             "sample",
+            "labelled",
             "correct_with",
             "ifdo_header",
         ),
@@ -167,6 +168,10 @@ def attempts(folder: Path, bundle: Path) -> Mapping[tuple[str, str], list[Attemp
             )
             for victim in (b, image, masks)
         ]
+    found["evaluate", "out"] = [
+        Attempt(lambda path: ("evaluate", b, "--images", image, "--masks", masks, "--out", path), victim)
+        for victim in (b, image, masks)
+    ]
     found["evaluate", "csv"] = [
         Attempt(lambda path: ("evaluate", b, "--images", image, "--masks", masks, "--csv", path), victim)
         for victim in (b, image, masks)
