@@ -136,8 +136,8 @@ corpus: $(VENV)/development ## check: hold our readers of pictures against other
 
 # Python keeps what it compiles, whatever the environment says: the tests start the commands hundreds of times.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(VENV)/development $(VENV)/poetry/made ## develop: the tests, in three processes (many wait for children and sockets), without those that take long
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" $(TESTS)
+test: $(VENV)/development $(VENV)/poetry/made ## develop: the tests, in two processes, without those that take long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
 
 labelme-check: $(VENV)/development $(VENV)/labelme/made ## check: labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
 	$(BIN)/python -m pytest tests/service/test_labelme.py
