@@ -115,7 +115,7 @@ def cases_in(folder: Path) -> dict[str, Case]:
         "start": Case(["--version"]),
         "photograph": Case([*predict, str(_PICTURES[0])], [f"{_PICTURES[0].stem}.pseudo.png"]),
         "folder": Case([*predict, str(pictures)], [f"{stem}.pseudo.png" for stem in stems]),
-        "raster": Case([*predict, str(raster)], ["raster.tif"]),
+        "raster": Case([*predict, str(raster), "--tile"], ["raster.tif"]),
     }
 
 
