@@ -6,8 +6,12 @@ from importlib import metadata
 _DISTRIBUTION = "paddleseg-dual-runtime"
 
 
+def version_of_pseg() -> str:
+    return metadata.version(_DISTRIBUTION)
+
+
 def banner() -> str:
     """Name version, commit and date, as far as the container image was built with them."""
-    version = os.environ.get("PSEG_VERSION", metadata.version(_DISTRIBUTION))
+    version = os.environ.get("PSEG_VERSION", version_of_pseg())
     known = [os.environ[name] for name in ("PSEG_COMMIT", "PSEG_BUILD_DATE") if name in os.environ]
     return f"pseg {version}" + (f" ({', '.join(known)})" if known else "")

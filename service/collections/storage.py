@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from engine import EngineError, OptionError
+from engine.system.files import write_atomically
 from service.ivcap.names import address_path
 from service.ivcap.transfer.limits import Allowance, TransferError, retry_policy_from
-from service.results.pictures import write_atomically
 from service.results.records import MOST_IMAGES
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -11,6 +11,7 @@ from engine.images.size import bands_option
 
 STANDARD_OUTPUT = Path("-")
 """Given in the place of a file of a table."""
+SEARCH_SUBFOLDERS = "Search the sub-folders of folders, too."
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class SelectionOptions(Options):
 
     title: ClassVar[str] = "Which images"
 
-    recursive: bool = option(False, "Search the sub-folders of folders, too. The results go into sub-folders.")
+    recursive: bool = option(False, f"{SEARCH_SUBFOLDERS} The results go into sub-folders.")
     exclude: tuple[str, ...] = option(
         (),
         "Leave out files and folders whose name or path matches, such as 'masks' or '*_old.jpg'. May be repeated.",
@@ -70,7 +71,7 @@ class PictureOptions(Options):
 
     title: ClassVar[str] = "Pictures"
 
-    recursive: bool = option(False, "Search the sub-folders of folders, too.")
+    recursive: bool = option(False, SEARCH_SUBFOLDERS)
     bands: tuple[int, ...] | None = bands_option()
 
 

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
+from engine.system.files import write_atomically
 from engine.system.text import legible
 from service.collections.manifest import image_uris, manifest_bytes
 from service.collections.storage import local_path
 from service.commands.named_pictures import RecursiveOption, require_folders
 from service.commands.terminal import errors_end_the_command, flag_of, tell
 from service.request import require_apart, require_writable_file, written_by
-from service.results.pictures import write_atomically
 
 
 def manifest(

@@ -10,11 +10,12 @@ import typer
 
 from engine import OptionError, list_images
 from engine.system.files import advice_on_missing
+from service.commands.groups import SEARCH_SUBFOLDERS
 from service.commands.terminal import flag_of
 
 _WILDCARD = re.compile(r"[*?\[]")
 
-RecursiveOption = Annotated[bool, typer.Option("--recursive", help="Search the sub-folders of folders, too.")]
+RecursiveOption = Annotated[bool, typer.Option("--recursive", help=SEARCH_SUBFOLDERS)]
 
 
 def require_folders(named: Sequence[str], *, recursive: bool) -> None:

@@ -46,9 +46,10 @@ from service.commands.terminal import (
 from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.results.pictures import CoverTable, ImageTask, region_error, require_inputs_kept, result_paths
-from service.results.runs import Run, options_with_effect, version_of_pseg
+from service.results.runs import Run, options_with_effect
 from service.results.totals import totals
 from service.session import caches_at, open_session
+from service.version import version_of_pseg
 
 _PROGRESS_LINES = 20
 _MAX_IMAGE_BYTES = Sizes().image.most_bytes

@@ -29,7 +29,6 @@ from service.commands.terminal import (
     tell_fact,
 )
 from service.request import require_apart, require_writable_file, written_by
-from service.results.runs import version_of_pseg
 from service.surveys.correction import Correction, read_correction
 from service.surveys.ifdo import ifdo_record, read_header
 from service.surveys.intervals import Estimate
@@ -45,6 +44,7 @@ from service.surveys.summary import (
     summarize_survey,
     summary_record,
 )
+from service.version import version_of_pseg
 
 _NAMED_AT_MOST = 20
 _WIDTH = 160

@@ -43,8 +43,9 @@ from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
 from service.results.pictures import result_record, shown_mask
-from service.results.runs import Run, options_with_effect, version_of_pseg
+from service.results.runs import Run, options_with_effect
 from service.results.totals import ClassTotal, TotalCover, total_of
+from service.version import version_of_pseg
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8

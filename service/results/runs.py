@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from engine.segmentation.palette import OverlayOptions
 from service.collections.sharding import Shard
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, distinct_stems
+from service.version import version_of_pseg
 
 _WITHOUT_EFFECT = frozenset(
     {"threads", "streams", "batch_size", "gpu_memory_limit", "max_pixels", "auto_tune_shapes", "print_detail"}
@@ -131,10 +131,6 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         bundle_name=predictor.bundle.name,
         pseg=version_of_pseg(),
     )
-
-
-def version_of_pseg() -> str:
-    return metadata.version("paddleseg-dual-runtime")
 
 
 def _temperature_with_effect(predictor: Predictor) -> dict[str, object]:
