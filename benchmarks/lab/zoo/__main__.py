@@ -21,7 +21,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--redo", action="store_true", help="measure again what is measured")
     parser.add_argument("--retry", action="store_true", help="measure again what did not pass")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page")
-    parser.add_argument("--results", type=Path, default=Path("build/zoo"), help="folder of the results")
+    parser.add_argument("--results", type=Path, default=Path("docs/zoo.json"), help="file of the results")
     parser.add_argument("--page", type=Path, default=Path("docs/zoo.md"), help="the page to write")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds that a step may take")
     return parser.parse_args(given)

@@ -48,9 +48,10 @@ def page(rows: Sequence[Row]) -> str:
         f"""# Every model family of PaddleSeg
 
 This page is for people who train networks: it says for each model family of PaddleSeg whether its networks can be
-exported and converted. `make zoo` (`python -m benchmarks.lab.zoo`) writes it; an interrupted run continues. The second
-set needs a checkout of PaddleSeg, and scikit-image, the only package that it imports and `make export-tools` does not
-install: `python -m benchmarks.lab.zoo --paddleseg DIR`.
+exported and converted. `make zoo` (`python -m benchmarks.lab.zoo`) writes it, and the figures themselves into
+docs/zoo.json; an interrupted run continues, and what was measured with these versions is not measured again
+without `--redo`. The second set needs a checkout of PaddleSeg, and scikit-image, the only package that it imports and
+`make export-tools` does not install: `python -m benchmarks.lab.zoo --paddleseg DIR`.
 
 Each network goes through the commands that a user calls: `pseg export`, which makes logits, with its configuration
 and random weights, then `pseg convert`. The figures are those of the certificate that `pseg convert` writes into the

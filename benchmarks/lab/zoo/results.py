@@ -1,4 +1,4 @@
-"""What is known of every network: one JSON file each, so that the zoo can be measured in parts."""
+"""What is known of every network, in one JSON file, so that the zoo can be measured in parts."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from benchmarks.lab.zoo.scenarios import Scenario
+from benchmarks.lab.zoo.scenarios import Origin, Scenario
 from engine.system.files import write_atomically
 from engine.system.libraries import installed_versions
 
@@ -66,13 +66,14 @@ class Result:
         key: of scenario and versions; another one makes the result stale.
     """
 
+    origin: Origin
     scenario: str
     key: str
     measurement: Measurement
     seconds: float
 
 
-_RESULT = TypeAdapter(Result)
+_RESULTS = TypeAdapter(list[Result])
 
 
 def key_of(scenario: Scenario) -> str:
@@ -83,9 +84,9 @@ def key_of(scenario: Scenario) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of results."""
+    """A file of results."""
 
-    folder: Path
+    path: Path
 
     def read(self, scenario: Scenario) -> Result | None:
         """Read a result.
@@ -93,19 +94,17 @@ class Store:
         Returns:
             The result; None if there is none of this scenario with these versions.
         """
-        path = self._path(scenario)
-        if not path.is_file():
-            return None
-        result = _RESULT.validate_json(path.read_bytes())
-        return result if result.key == key_of(scenario) else None
+        result = self._results().get((scenario.origin, scenario.name))
+        return result if result and result.key == key_of(scenario) else None
 
     def write(self, scenario: Scenario, measurement: Measurement, seconds: float) -> Result:
         """Keep a result, in one step."""
-        result = Result(scenario.name, key_of(scenario), measurement, round(seconds, 1))
-        path = self._path(scenario)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _RESULT.dump_json(result, indent=2))
+        result = Result(scenario.origin, scenario.name, key_of(scenario), measurement, round(seconds, 1))
+        results = self._results() | {(scenario.origin, scenario.name): result}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, _RESULTS.dump_json([results[each] for each in sorted(results)], indent=2) + b"\n")
         return result
 
-    def _path(self, scenario: Scenario) -> Path:
-        return self.folder / scenario.origin / f"{scenario.name}.json"
+    def _results(self) -> dict[tuple[Origin, str], Result]:
+        kept = _RESULTS.validate_json(self.path.read_bytes()) if self.path.is_file() else []
+        return {(each.origin, each.scenario): each for each in kept}

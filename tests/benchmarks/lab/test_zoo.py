@@ -65,20 +65,22 @@ def test_verdict(measurement: Measurement, verdict: str) -> None:
 
 
 def test_a_result_is_kept_for_its_scenario_and_set(tmp_path: Path) -> None:
-    store, tiny = Store(tmp_path), scenario("PPHumanSegLite")
+    store, tiny = Store(tmp_path / "zoo.json"), scenario("PPHumanSegLite")
     assert store.read(tiny) is None
     written = store.write(tiny, PASSES, 1.04)
     assert (written.measurement, written.seconds) == (PASSES, 1.0)
     assert store.read(tiny) == written
     assert store.read(replace(tiny, model={**(tiny.model or {}), "num_classes": 4})) is None
     assert store.read(replace(tiny, origin="checkout")) is None
+    store.write(scenario("UNet"), STOPPED, 2.0)
+    assert store.read(tiny) == written
 
 
 def test_a_result_of_other_versions_is_stale(tmp_path: Path) -> None:
-    store, tiny = Store(tmp_path), scenario("PPHumanSegLite")
+    store, tiny = Store(tmp_path / "zoo.json"), scenario("PPHumanSegLite")
     store.write(tiny, PASSES, 1.0)
-    (path,) = tmp_path.rglob("*.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "another"}))
+    (kept,) = json.loads(store.path.read_text())
+    store.path.write_text(json.dumps([{**kept, "key": "another"}]))
     assert store.read(tiny) is None
 
 
@@ -134,7 +136,7 @@ def test_unknown_networks_are_named() -> None:
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="not a checkout of PaddleSeg"):
-        main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results")])
+        main(["--paddleseg", str(tmp_path), "--results", str(tmp_path / "results.json")])
 
 
 def test_a_package_that_is_missing_is_no_result_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +147,16 @@ def test_a_package_that_is_missing_is_no_result_of_a_network(tmp_path: Path, mon
 
     monkeypatch.setattr("benchmarks.lab.zoo.__main__.run", stopped)
     with pytest.raises(SystemExit, match="skimage"):
-        main(["--only", "ENet", "--results", str(tmp_path), "--page", str(tmp_path / "zoo.md")])
-    assert Store(tmp_path).read(scenario("ENet")) is None
+        main(["--only", "ENet", "--results", str(tmp_path / "results.json"), "--page", str(tmp_path / "zoo.md")])
+    assert Store(tmp_path / "results.json").read(scenario("ENet")) is None
 
 
 @pytest.mark.long
 def test_one_network_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shared = ["--only", "PPHumanSegLite", "--results", str(tmp_path / "results")]
+    shared = ["--only", "PPHumanSegLite", "--results", str(tmp_path / "results.json")]
     main([*shared, "--page", str(tmp_path / "zoo.md")])
     assert capsys.readouterr().out.startswith("PPHumanSegLite: passes (")
-    result = Store(tmp_path / "results").read(scenario("PPHumanSegLite"))
+    result = Store(tmp_path / "results.json").read(scenario("PPHumanSegLite"))
     assert result is not None
     assert result.measurement.classes is not None
     assert result.measurement.classes >= 2
