@@ -20,6 +20,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from converters.exporting import deformable_attention
+
 if TYPE_CHECKING:
     from paddle.nn import Layer
 
@@ -37,15 +39,15 @@ class Adapter:
         name: What output and ``meta.json`` call it.
         reason: What is changed and why; one or two sentences.
         layers: Names of classes; a network that has a layer of one of them needs the change.
-        applied: Makes the change while its block lasts; None where `one_image` is all.
-        one_image: Whether the program takes one image a run, since the network computes with the batch as a number.
+        applied: Makes the change while its block lasts; None where `axes` is all.
+        axes: Finds the axes of the input, NCHW, that the program must fix, and their sizes; None: it leaves all free.
     """
 
     name: str
     reason: str
     layers: frozenset[str]
     applied: Callable[[Layers], AbstractContextManager[object]] | None = None
-    one_image: bool = False
+    axes: Callable[[Layers], Mapping[int, int]] | None = None
 
     @property
     def record(self) -> dict[str, str]:
@@ -67,8 +69,15 @@ def adapters_for(network: "Layer") -> tuple[Adapter, ...]:
     Returns:
         Adapters, in the order in which they are applied.
     """
-    kinds = _layers_by_class(network)
-    return tuple(adapter for adapter in ADAPTERS if not adapter.layers.isdisjoint(kinds))
+    layers = _layers_by_class(network)
+    found = (adapter for adapter in ADAPTERS if not adapter.layers.isdisjoint(layers))
+    return tuple(each for each in found if each.applied or (each.axes and each.axes(layers)))
+
+
+def fixed_axes(network: "Layer", adapters: Sequence[Adapter]) -> dict[int, int]:
+    """Find the axes of the input, NCHW, that adapters fix, and their sizes."""
+    layers = _layers_by_class(network)
+    return {axis: size for each in adapters if each.axes for axis, size in each.axes(layers).items()}
 
 
 @contextmanager
@@ -348,6 +357,15 @@ def _tokens_without_class(layers: Layers) -> Generator[None]:
         yield
 
 
+def _size_of_relative_positions(layers: Layers) -> dict[int, int]:
+    (backbone,) = layers["CAE"]
+    learned = any(each.relative_position_bias_table is not None for each in (block.attn for block in backbone.blocks))
+    if not learned and backbone.rel_pos_bias is None:
+        return {}
+    height, width = backbone.patch_embed.img_size
+    return {2: height, 3: width}
+
+
 def _channels_named_in_reshape(layers: Layers) -> AbstractContextManager[None]:
     import paddle
 
@@ -359,6 +377,19 @@ def _channels_named_in_reshape(layers: Layers) -> AbstractContextManager[None]:
             arguments["shape"] = [shape[0], x.shape[1], shape[2], shape[3]]
 
     return _arguments_changed(paddle, "reshape", change)
+
+
+@contextmanager
+def _attention_of_operators(layers: Layers) -> Generator[None]:
+    import paddle
+
+    kind = _defining(layers, "MSDeformAttn")
+    with ExitStack() as stack:
+        stack.enter_context(replaced(kind, "forward", deformable_attention.forward))
+        if "ViTAdapter" in layers:
+            inputs = paddle.jit.not_to_static(deformable_attention.inputs_of_attention)
+            stack.enter_context(replaced(_module_of(layers, "ViTAdapter"), "deform_inputs", inputs))
+        yield
 
 
 @contextmanager
@@ -418,7 +449,13 @@ ADAPTERS: tuple[Adapter, ...] = (
         "one-image",
         "The program takes one image per run, because the network computes with the batch as a number.",
         _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN"),
-        one_image=True,
+        axes=lambda _: {0: 1},
+    ),
+    Adapter(
+        "one-size",
+        "The program takes pictures of one size, the only one that the network has learned relative positions for.",
+        _needs("CAE"),
+        axes=_size_of_relative_positions,
     ),
     Adapter(
         "unpooling-size",
@@ -499,6 +536,13 @@ ADAPTERS: tuple[Adapter, ...] = (
         "Tokens become a picture with a stated number of channels; Paddle forgets it where it is left open.",
         _needs("CAE"),
         _channels_named_in_reshape,
+    ),
+    Adapter(
+        "deformable-attention",
+        "The deformable attention is made of Paddle's own operators, because PaddleSeg computes it with a CUDA "
+        "extension that Paddle does not contain.",
+        _needs("MSDeformAttn"),
+        _attention_of_operators,
     ),
     Adapter(
         "matrix-decomposition",

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from converters.exporting.adapters import Adapter, adapted, adapters_for
+from converters.exporting.adapters import Adapter, adapted, adapters_for, fixed_axes
 from converters.exporting.bundle_files import (
     DEPLOY,
     FREE_AXES,
@@ -37,6 +37,7 @@ Transform = Mapping[str, object]
 """One entry of ``transforms`` in deploy.yaml: ``{"type": "Normalize"}`` with its arguments beside it."""
 
 PROGRAM = "model.json"
+_AXES = ("N", "C", "H", "W")
 
 
 def export_bundle(
@@ -105,7 +106,7 @@ def write_files(
         ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
     """
     adapters = adapters_for(network)
-    input_shape = _input_shape(input_shape, adapters)
+    input_shape = _input_shape(input_shape, network, adapters)
     _save_program(network, folder, output_op, input_shape, adapters)
     record = dict(model_record or {})
     if adapters:
@@ -125,15 +126,17 @@ def write_files(
     return adapters
 
 
-def _input_shape(asked: Sequence[int | None], adapters: Sequence[Adapter]) -> Sequence[int | None]:
-    """NCHW of the program: with one image per run where an adapter says so."""
-    if not any(each.one_image for each in adapters):
-        return asked
-    if asked[0] not in {None, 1}:
-        raise ConversionError(
-            f"input-shape asks for {asked[0]} images per run, and this network is exported for one: give 1, or -1"
-        )
-    return [1, *asked[1:]]
+def _input_shape(asked: Sequence[int | None], network: "Layer", adapters: Sequence[Adapter]) -> Sequence[int | None]:
+    """NCHW of the program, with the sizes that adapters fix."""
+    shape = list(asked)
+    for axis, size in fixed_axes(network, adapters).items():
+        if shape[axis] not in {None, size}:
+            raise ConversionError(
+                f"input-shape asks for {_AXES[axis]} {shape[axis]}, and this network is exported for {size} only: "
+                f"give {size}, or -1"
+            )
+        shape[axis] = size
+    return shape
 
 
 def _save_program(

@@ -273,7 +273,6 @@ CHECKOUT: tuple[Scenario, ...] = tuple(
 """The smallest configuration of every family in PaddleSeg's development branch, by its folder below `configs/`."""
 
 _CANNY = "it runs OpenCV's Canny on the picture in the middle of the network, which Paddle cannot trace."
-_EXTENSION = "its attention runs in `ms_deform_attn`, a CUDA extension that Paddle does not contain."
 _UNPOOLING = (
     "its unpooling puts each value where the pooling found it, so that rounding moves values by whole pixels: noise of "
     "a thousandth of a grey level in the picture changes Paddle's own logits by as much."
@@ -281,8 +280,6 @@ _UNPOOLING = (
 EXCEPTIONS: Mapping[str, str] = {
     "GSCNN": _CANNY,
     "gscnn": _CANNY,
-    "UPerNetViTAdapter": _EXTENSION,
-    "vit_adapter": _EXTENSION,
     "ENet": _UNPOOLING,
     "enet": _UNPOOLING,
     "SegNet": _UNPOOLING,

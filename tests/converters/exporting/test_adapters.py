@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from converters.exporting.adapters import ADAPTERS, adapted, adapters_for
 from converters.exporting.bundle_files import FREE_AXES
+from converters.exporting.deformable_attention import attended
 from converters.exporting.export import export_bundle
 from engine import ConversionError, open_bundle
 from tests.conftest import NORMALIZE, vendor_warnings_ignored
@@ -155,17 +157,34 @@ def _attention_in_windows(paddle: Any, _layers: Any) -> Any:
     return _around(OfPicture(), 8, 8)
 
 
+def _deformable_attention(paddle: Any, _layers: Any) -> Any:
+    adapter = _models("backbones.vit_adapter").ViTAdapter
+    sizes = {"img_size": 64, "pretrain_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 4, "num_heads": 2}
+    network = adapter(
+        **sizes, deform_num_heads=2, conv_inplane=8, init_values=0.5, qkv_bias=True,
+        interaction_indexes=[[0, 0], [1, 1], [2, 2], [3, 3]],
+    )  # fmt: skip
+    for name, parameter in network.named_parameters():
+        if "sampling_offsets" in name or "attention_weights" in name:
+            parameter.set_value(parameter + 2 * paddle.randn(parameter.shape))
+    return _around(network, 3, 16)
+
+
 def _decomposition(_paddle: Any, _layers: Any) -> Any:
     return _around(_models("segnext").Hamburger(8, num_groups=2, ham_kwargs={"MD_R": 4}), 8, 8)
 
 
-def _tokens_of_cae(_paddle: Any, _layers: Any) -> Any:
+def _tokens_of_cae(_paddle: Any, _layers: Any, **options: Any) -> Any:
     sizes = {"img_size": 64, "embed_dim": 768, "depth": 4, "num_heads": 8, "mlp_ratio": 1, "init_values": 0.1}
-    backbone = _models("backbones.cae").CAE(**sizes)
+    backbone = _models("backbones.cae").CAE(**sizes, **options)
     return _models("upernet_cae").UPerNetCAE(
         num_classes=3, backbone=backbone, backbone_indices=[0, 1, 2, 3], channels=8, fpn_channels=8, head_channels=768,
         channels_fpn=[768] * 4,
     )  # fmt: skip
+
+
+def _positions_of_one_size(paddle: Any, layers: Any) -> Any:
+    return _tokens_of_cae(paddle, layers, use_rel_pos_bias=True)
 
 
 def _masks(_paddle: Any, _layers: Any) -> Any:
@@ -237,6 +256,10 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
             id="maskformer-features", marks=pytest.mark.long,
         ),
         pytest.param(_scales, {"scales"}, EVEN_SIZES, id="scales", marks=pytest.mark.long),
+        pytest.param(
+            _deformable_attention, {"batch-normalization", "deformable-attention"}, EVEN_SIZES,
+            id="deformable-attention",
+        ),
     ],
 )  # fmt: skip
 def test_the_program_gives_what_the_network_gives(
@@ -249,7 +272,8 @@ def test_the_program_gives_what_the_network_gives(
     needed = [
         each
         for each in found
-        if each.name in {"batch-normalization", "point-count", "scalar-sizes", "size-type", "flow-size"}
+        if each.name
+        in {"batch-normalization", "point-count", "scalar-sizes", "size-type", "flow-size", "deformable-attention"}
     ]
     plain.eval()
     inputs = _inputs(sizes)
@@ -262,6 +286,29 @@ def test_the_program_gives_what_the_network_gives(
             np.testing.assert_allclose(output_of(bundle, tensor), wanted, atol=1e-4 * float(np.ptp(wanted)))
     record = json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]
     assert record["adapters"] == [{"name": each.name, "reason": each.reason} for each in found]
+
+
+def test_deformable_attention_is_a_weighted_sum_of_bilinear_samples() -> None:
+    with vendor_warnings_ignored():
+        import paddle
+    random = np.random.default_rng(5)
+    sizes, (batch, queries, heads, channels, points) = ((4, 6), (2, 3)), (2, 5, 3, 4, 2)
+    value = random.standard_normal((batch, 4 * 6 + 2 * 3, heads, channels), np.float32)
+    locations = random.uniform(-0.2, 1.2, (batch, queries, heads, 2, points, 2)).astype(np.float32)
+    weights = random.random((batch, queries, heads, 2, points), np.float32)
+    expected = np.zeros((batch, queries, heads, channels))
+    for image, query, head, level, point in np.ndindex(*weights.shape):
+        height, width = sizes[level]
+        picture = value[image, level * 4 * 6 :][: height * width, head].reshape(height, width, channels)
+        x, y = locations[image, query, head, level, point]
+        for channel in range(channels):
+            seen = map_coordinates(
+                picture[..., channel], [[y * height - 0.5], [x * width - 0.5]], order=1, mode="grid-constant"
+            )
+            expected[image, query, head, channel] += weights[image, query, head, level, point] * seen[0]
+    tensors = [paddle.to_tensor(each) for each in (value, locations, weights)]
+    found = attended(tensors[0], [paddle.to_tensor(size) for size in sizes], *tensors[1:])
+    np.testing.assert_allclose(found.numpy(), expected.reshape(batch, queries, heads * channels), atol=1e-5)
 
 
 def test_windows_of_a_known_size_are_padded_in_the_middle() -> None:
@@ -322,6 +369,26 @@ def test_a_network_that_needs_none_is_exported_as_it_is(tmp_path: Path) -> None:
     assert "adapters" not in json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]
 
 
+@pytest.mark.long
+def test_a_network_of_one_size_is_exported_for_it(tmp_path: Path) -> None:
+    plain, network = _networks(_positions_of_one_size)
+    plain.eval()
+    with vendor_warnings_ignored():
+        export_bundle(network, tmp_path / "b", name="tiny", classes=[], transforms=[NORMALIZE])
+    assert json.loads((tmp_path / "b" / "meta.json").read_text())["shape"] == [None, 3, 64, 64]
+    (tensor,) = _inputs([(64, 64)])
+    with vendor_warnings_ignored(), adapted(plain, adapters_for(plain)):
+        wanted = logits_of(plain, tensor)
+    with open_bundle(tmp_path / "b") as bundle:
+        np.testing.assert_allclose(output_of(bundle, tensor), wanted, atol=1e-4 * float(np.ptp(wanted)))
+
+
+def test_another_size_than_that_of_the_network_is_refused(tmp_path: Path) -> None:
+    _, network = _networks(_positions_of_one_size)
+    with pytest.raises(ConversionError, match=r"asks for H 96, and this network is exported for 64 only: give 64"):
+        export_bundle(network, tmp_path / "b", name="tiny", classes=[], transforms=None, input_shape=(None, 3, 96, 64))
+
+
 @pytest.mark.parametrize(("asked", "given"), [(FREE_AXES, [1, 3, None, None]), ((1, 3, 64, 96), [1, 3, 64, 96])])
 def test_one_image_per_run_is_declared(asked: Sequence[int | None], given: list[int | None], tmp_path: Path) -> None:
     _, network = _networks(_dynamic_filters)
@@ -332,7 +399,7 @@ def test_one_image_per_run_is_declared(asked: Sequence[int | None], given: list[
 
 def test_several_images_per_run_are_refused_where_the_network_takes_one(tmp_path: Path) -> None:
     _, network = _networks(_dynamic_filters)
-    with pytest.raises(ConversionError, match="one"):
+    with pytest.raises(ConversionError, match="asks for N 4, and this network is exported for 1 only"):
         export_bundle(network, tmp_path / "b", name="t", classes=[], transforms=None, input_shape=(4, 3, None, None))
     assert list(tmp_path.iterdir()) == []
 
