@@ -16,11 +16,13 @@ from typing import ClassVar, Literal
 from pydantic import TypeAdapter
 
 from converters.exporting.packing import pack
+from converters.onnx_header import read_header
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
+from engine.bundle.archive import is_bundle_file
 from engine.bundle.bundle import Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
@@ -199,6 +201,8 @@ class _Work:
                 f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
                 f"that it will see, {len(self.request.calibration)} were given: name more to calibrate on"
             )
+        if self.bundle.paddle is None:
+            self._require_defaults()
         base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
         if base is None:
             raise _nothing_to_convert(self.bundle)
@@ -215,6 +219,19 @@ class _Work:
                 raise
             # Remembered from an earlier call.
             raise QuantizationError.recalled(error) from error
+
+    def _require_defaults(self) -> None:
+        """What the bundle's own ONNX model decides cannot be asked for."""
+        for name, asked, default in (
+            ("opset", self.request.opset, OPSET),
+            ("input_shape", self.request.input_shape, None),
+        ):
+            if asked != default:
+                raise OptionError(
+                    f"{self.bundle.source}: holds no Paddle program; its ONNX model, which another is made of, decides "
+                    "this: leave it out",
+                    option=name,
+                )
 
     def _require_loadable(self, model: OnnxModel) -> None:
         """What is to be rewritten is tried first: what never ends when it is loaded never ends when it is rewritten."""
@@ -320,10 +337,11 @@ class _Work:
         compared_on: ComparedOn,
         excluded_nodes: tuple[str, ...] = (),
     ) -> Certificate:
+        header = read_header(path)
         return Certificate(
             precision=precision,
-            opset=self.request.opset,
-            input_shape=self.request.input_shape,
+            opset=header.opset,
+            input_shape=header.input_shape,
             excluded_nodes=excluded_nodes,
             model_digest=file_digest(path),
             compared_on=compared_on,
@@ -411,12 +429,10 @@ def _nothing_to_convert(bundle: Bundle) -> ConversionError:
 
 
 def packed_files(bundle: Bundle) -> dict[str, Path]:
-    """List the files that a copy of a bundle holds, by their names in it."""
-    return {
-        path.relative_to(bundle.folder).as_posix(): path
-        for path in bundle.folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(bundle.folder).parts)
-    }
+    """List the files that a copy of a bundle holds, by their names in it; its folder may hold anything besides."""
+    files = (path for place in (".", "onnx/*") for path in bundle.folder.glob(f"{place}/*") if path.is_file())
+    named = ((path.relative_to(bundle.folder).as_posix(), path) for path in files)
+    return {name: path for name, path in named if is_bundle_file(name)}
 
 
 def _certificate_json(certificate: Certificate) -> bytes:
@@ -462,10 +478,7 @@ def write_bundle(bundle: Bundle, conversion: Conversion, destination: Path, stat
 
 def write_copy(bundle: Bundle, added: Mapping[str, Path | bytes], destination: Path) -> None:
     """Write a copy of a bundle with further or replaced members; ConversionError if it cannot be written."""
-    try:
-        pack({**packed_files(bundle), **added}, destination)
-    except OSError as error:
-        raise ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file") from error
+    pack({**packed_files(bundle), **added}, destination)
 
 
 def _version_of(distribution: str) -> str:

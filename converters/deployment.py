@@ -78,10 +78,7 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     profile = _profile(bundle, deployment, digest, notes)
     if profile is not None:
         files[PROFILE_NAME] = profile
-    try:
-        pack(files, destination)
-    except OSError as error:
-        raise _unwritable(destination, error) from error
+    pack(files, destination)
     return SlimBundle(digest, tuple(sorted(files)), tuple(notes))
 
 

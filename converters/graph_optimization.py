@@ -12,11 +12,11 @@ import logging
 import shutil
 from pathlib import Path
 
+from converters.onnx_header import STANDARD_DOMAINS
 from converters.rewriting import rewritten
 from engine.errors import ConversionError
 
 _log = logging.getLogger(__name__)
-_STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def fold_constants(model: Path, destination: Path) -> None:
@@ -44,13 +44,13 @@ def fold(model: Path, folder: Path, name: str) -> None:
     except Exception as error:
         raise ConversionError(f"{model.name}: ONNX Runtime does not load the converter's result ({error})") from error
     folded = onnx.load(destination)
-    foreign = {node.domain for node in folded.graph.node} - set(_STANDARD_DOMAINS)
+    foreign = {node.domain for node in folded.graph.node} - set(STANDARD_DOMAINS)
     if foreign:
         raise ConversionError(
             f"{model.name}: folding left operators of {', '.join(sorted(foreign))}: report this network"
         )
     # ONNX Runtime notes every operator set that it knows; other runtimes refuse what they don't.
-    standard = [each for each in folded.opset_import if each.domain in _STANDARD_DOMAINS]
+    standard = [each for each in folded.opset_import if each.domain in STANDARD_DOMAINS]
     del folded.opset_import[:]
     folded.opset_import.extend(standard)
     onnx.save(folded, destination)

@@ -48,8 +48,8 @@ def cut_program(program: Path, folder: Path, name: str) -> None:
     cut(program, folder / name)
 
 
-def cut_graph(model: Path, folder: Path, name: str) -> int:
-    """Cut the last argmax off an ONNX graph, of whose operator set the version is returned.
+def cut_graph(model: Path, folder: Path, name: str) -> None:
+    """Cut the last argmax off an ONNX graph.
 
     ConversionError: there is no last argmax over classes.
     """
@@ -78,7 +78,6 @@ def cut_graph(model: Path, folder: Path, name: str) -> int:
     _drop_unused(graph.node, indices, makers, taken_by, {each.name for each in graph.output})
     onnx.checker.check_model(proto)
     onnx.save(proto, folder / name)
-    return next(each.version for each in proto.opset_import if each.domain in {"", "ai.onnx"})
 
 
 def _before_argmax(output: str, step_of: Callable[[str], _Step | None]) -> tuple[str, tuple[str, ...]]:

@@ -4,13 +4,14 @@ import json
 import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
 from converters.exporting.bundle_files import META, deploy_text, meta_of, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
+from converters.onnx_header import read_header
 from converters.parity import ParityReport, compare_classes, named_pictures, open_original
 from converters.rewriting import rewritten
 from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
@@ -33,21 +34,21 @@ class ScoresBundle:
     # differs
     report: ParityReport
     left_out: tuple[str, ...]  # files of the original that hold for its masks only: derived models, a tuned profile
-    opset: int | None  # of a graph that was cut; None where a program was
 
     def as_conversion(self, request: ConversionRequest) -> Conversion | None:
         """Certify the FP32 graph that was cut; None where a program was, or the request asks for another model."""
         model = self.bundle.onnx_model(Precision.FP32)
-        asked = replace(ConversionRequest(), limits=request.limits, verification=request.verification)
-        if model is None or self.opset is None or request != asked:
+        asked = ConversionRequest(limits=request.limits, verification=request.verification, bands=request.bands)
+        if model is None or request != asked:
             return None
+        header = read_header(model.path)
         certificate = Certificate(
             precision=Precision.FP32,
-            opset=self.opset,
-            input_shape=None,
+            opset=header.opset,
+            input_shape=header.input_shape,
             excluded_nodes=(),
             model_digest=model.digest,
-            compared_on="generated",
+            compared_on="verification" if request.verification else "generated",
             report=self.report,
         )
         return Conversion(model, certificate)
@@ -71,15 +72,15 @@ def with_scores(
         )
     with scratch_folder("scores") as folder:
         try:
-            opset, left_out = _write(bundle, folder)
+            left_out = _write(bundle, folder)
         except ConversionError as error:
             raise type(error)(f"{bundle.source}: {error}") from error
         cut = read_bundle(folder, bundle.source)
-        yield ScoresBundle(cut, _require_same_classes(bundle, cut, list(pictures), ledger), left_out, opset)
+        yield ScoresBundle(cut, _require_same_classes(bundle, cut, list(pictures), ledger), left_out)
 
 
-def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
-    """Write the files of the new bundle."""
+def _write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+    """Write the files of the new bundle; tell which of the original it does not hold."""
     base = bundle.paddle or bundle.onnx_model(Precision.FP32)
     if base is None:
         raise ConversionError("holds neither a Paddle program nor onnx/fp32/model.onnx, whose argmax could be cut off")
@@ -87,7 +88,6 @@ def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
     settings = read_settings(bundle)
     deploy: dict[str, Any] = {key: value for key, value in settings["Deploy"].items() if key != "with_argmax"}
     if isinstance(base, PaddleModel):
-        opset = None
         program = base.program.name
         rewritten(cut_program, base.program, folder, program)
         shutil.copyfile(base.params, folder / base.params.name)
@@ -96,14 +96,14 @@ def _write(bundle: Bundle, folder: Path) -> tuple[int | None, tuple[str, ...]]:
     else:
         target = folder / base.path.relative_to(bundle.folder)
         target.parent.mkdir(parents=True)
-        opset = rewritten(cut_graph, base.path, target.parent, target.name)
+        rewritten(cut_graph, base.path, target.parent, target.name)
         ending = last_operator(OnnxModel(target, Precision.FP32, digest=""))
     ends = "softmax" if ending is LastOperator.SOFTMAX else "none"
     settings = {**settings, "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
     (folder / settings_file(bundle).name).write_text(deploy_text(settings), encoding="utf-8")
     meta = {**meta_of(bundle), "derived_from": {"bundle": bundle.digest, "change": _CHANGE}}
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    return opset, _copy_others(bundle, folder, replaced)
+    return _copy_others(bundle, folder, replaced)
 
 
 def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from converters.parity import ParityLimits
 from converters.repository import Repository
 from engine.bundle.bundle import Bundle
 from engine.declaration import Options, option
-from engine.errors import ConversionError, EngineError, OptionError
+from engine.errors import EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.images.size import bands_option
@@ -428,10 +428,7 @@ def write_tuned_bundle(original: Bundle, tuning: Tuning, destination: Path) -> P
     files.pop(PROFILE_NAME, None)
     profile = profile_of(tuning, digest_of(files, destination))
     content: Mapping[str, Path | bytes] = {**files, PROFILE_NAME: profile_json(profile)}
-    try:
-        pack(content, destination)
-    except OSError as error:
-        raise ConversionError(f"{destination}: cannot be written ({error})") from error
+    pack(content, destination)
     return profile
 
 

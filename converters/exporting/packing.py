@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.errors import OptionError
+from engine.errors import ConversionError, OptionError
 from engine.system.files import atomic_file
 
 ARCHIVE_ENDINGS = (".tgz", ".tar.gz")
@@ -35,9 +35,17 @@ def require_bundle_name(destination: Path) -> None:
 def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
     """Write a gzipped tar of members, contents or files that hold them; what was there is replaced in one step.
 
-    OptionError: the destination is called like another kind of file. OSError: the folder cannot be written to.
+    OptionError: the destination is called like another kind of file. ConversionError: it cannot be written, or the name
+    of a member is too long for an archive.
     """
     require_bundle_name(destination)
+    try:
+        _write(files, destination)
+    except OSError as error:
+        raise ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file") from error
+
+
+def _write(files: Mapping[str, Path | bytes], destination: Path) -> None:
     with (
         atomic_file(destination) as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as squeezed,
@@ -49,4 +57,7 @@ def pack(files: Mapping[str, Path | bytes], destination: Path) -> None:
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as opened:
                 member.size = opened.seek(0, io.SEEK_END)
                 opened.seek(0)
-                archive.addfile(member, opened)
+                try:
+                    archive.addfile(member, opened)
+                except ValueError as error:  # the format's limits, for names above all
+                    raise ConversionError(f"{name}: does not go into an archive ({error}): rename the file") from error

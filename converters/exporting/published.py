@@ -75,7 +75,7 @@ def _repack(
 
         def write_meta(final: tuple[ExportClass, ...]) -> None:
             shape = bundle.declared.input_shape or FREE_AXES
-            text = meta_text(named, final, shape, settings.get("Global") or {}, multilabel=bundle.multilabel)
+            text = meta_text(named, final, shape, _global_block(settings), multilabel=bundle.multilabel)
             (folder / META).write_text(text, encoding="utf-8")
 
         write_meta(known)
@@ -90,9 +90,13 @@ def _repack(
     return ImportedModel(named, final, side_file_of(destination))
 
 
-def _published_name(settings: Mapping[str, Any]) -> str | None:
+def _global_block(settings: Mapping[str, Any]) -> Mapping[str, object]:
     block = settings.get("Global")
-    name = cast("dict[str, object]", block).get("model_name") if isinstance(block, dict) else None
+    return cast("dict[str, object]", block) if isinstance(block, dict) else {}
+
+
+def _published_name(settings: Mapping[str, Any]) -> str | None:
+    name = _global_block(settings).get("model_name")
     return name if isinstance(name, str) and name else None
 
 

@@ -87,7 +87,8 @@ def measured_ranges(path: Path, tensors: Sequence[str], feeds: Iterable[Feeds], 
         if not np.isfinite(extremes).all():
             tensor = tensors[int(np.argmin(np.isfinite(extremes).all(axis=1)))]
             raise CalibrationError(
-                f"{where}: tensor {tensor} is not finite on calibration picture {number}: leave that out"
+                f"{where}: tensor {tensor} is not finite on picture {number} of those that its range is measured on: "
+                "leave that out"
             )
         lowest, highest = np.minimum(lowest, extremes[:, 0]), np.maximum(highest, extremes[:, 1])
     return {name: (float(low), float(high)) for name, low, high in zip(tensors, lowest, highest, strict=True)}

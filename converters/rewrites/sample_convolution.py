@@ -57,8 +57,12 @@ def find(operation: Operation, program: Program) -> SampleConvolution | None:
     if len(loops) != 1:
         return None
     body = {value.number: each for each in loops[0].inside() for value in each.outputs}
-    (writing,) = [each for each in loops[0].inside() if each.kind == "array_write_"]
-    convolution = body.get(writing.inputs[1])
+    written = [
+        each for each in loops[0].inside() if each.kind == "array_write_" and each.inputs[0] == operation.inputs[0]
+    ]
+    if len(written) != 1:
+        return None
+    convolution = body.get(written[0].inputs[1])
     if convolution is None or convolution.kind != "conv2d" or not _is_plain(convolution):
         return None
     slices = [body.get(each) for each in convolution.inputs]

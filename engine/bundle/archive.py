@@ -57,6 +57,11 @@ class ArchiveLimits:
     skipped_bytes: int = 64 << 20  # all other regular files together
 
 
+def is_bundle_file(name: str) -> bool:
+    """Whether a file of this name, relative to the bundle's folder, belongs to a bundle."""
+    return not name.startswith(".") and _KNOWN_FILE.fullmatch(name) is not None
+
+
 def known_path(member_name: str) -> PurePosixPath | None:
     """Say where a member belongs in the bundle's folder; None for a file that no bundle needs.
 
@@ -75,7 +80,7 @@ def known_path(member_name: str) -> PurePosixPath | None:
     if any(part.startswith(".") for part in path.parts):
         return None
     within = [path, PurePosixPath(*path.parts[1:])]
-    return path if any(_KNOWN_FILE.fullmatch(str(candidate)) for candidate in within) else None
+    return path if any(is_bundle_file(str(candidate)) for candidate in within) else None
 
 
 def _leaves_folder(name: str) -> bool:

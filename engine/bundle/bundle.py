@@ -471,6 +471,8 @@ def _find_paddle(folder: Path, deploy: _DeployRecord, where: str) -> tuple[Paddl
         )
     if params.stat().st_size == 0:
         raise BundleError(f"{where}: weights {params.name} are empty: fetch the bundle again")
+    if deploy.params and params != declared_params:
+        notes.append(f"{where} names {deploy.params}, which is not there: {params.name} is used")
     _refuse_pointers((program, params), where)
     digest = _digest_of({"program": file_digest(program), "params": file_digest(params)})
     return PaddleModel(program=program, params=params, digest=digest), notes

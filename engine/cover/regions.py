@@ -23,6 +23,7 @@ _POINTS: Final = re.compile(rf"{_NUMBER},{_NUMBER}( {_NUMBER},{_NUMBER})*")
 _RECTANGLE: Final = re.compile(rf"{_NUMBER}(,{_NUMBER}){{3}}")
 _POLYGON: Final = "polygon:"
 _MOST_POINTS: Final = 1000
+_ROUNDING_PX = 1e-6
 _MOST_BYTES: Final = 1 << 20
 _PIXELS_AT_ONCE: Final = 1 << 18
 _WRITTEN_AS: Final = "give frame, frame:CLASS, polygon:FILE, polygon:X,Y X,Y X,Y … or X,Y,W,H"
@@ -172,9 +173,10 @@ def find_region(
         )
     corners = np.array(request.points) * scale
     height, width = shape
-    if (corners > [width, height]).any():
+    # The corners of the picture itself may lie a little outside of the mask by rounding.
+    if (corners > [width + _ROUNDING_PX, height + _ROUNDING_PX]).any():
         raise RegionError(f"the region reaches beyond the picture, whose mask has {width}×{height} pixels (w×h)")
-    return FoundRegion(corners, {})
+    return FoundRegion(np.minimum(corners, [width, height]), {})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -213,7 +213,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | str 
                 )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, kept)
-            return load_onnx(onnx, options, kept)
+                return load_onnx(onnx, options, kept)
         case PaddleOptions():
             from engine.runtimes.paddle import PaddleRuntime
             from engine.runtimes.trial import prove_loadable
@@ -224,7 +224,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | str 
                 )
             with _naming(bundle):
                 prove_loadable(bundle.paddle, options, kept)
-            return PaddleRuntime(bundle.paddle, options)
+                return PaddleRuntime(bundle.paddle, options)
         case _:
             assert_never(options)
 

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from converters.conversion import packed_files
 from converters.exporting.packing import pack
 from engine import Bundle, Device, OptionError, open_bundle
 from engine.declaration import Options, option
@@ -207,10 +208,7 @@ def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[b
 
 def _packed(bundle: Bundle) -> bytes:
     with tempfile.TemporaryDirectory(prefix="pseg-") as folder:
-        files = {
-            each.relative_to(bundle.folder).as_posix(): each for each in bundle.folder.rglob("*") if each.is_file()
-        }
-        pack(files, Path(folder, "bundle.tgz"))
+        pack(packed_files(bundle), Path(folder, "bundle.tgz"))
         return Path(folder, "bundle.tgz").read_bytes()
 
 

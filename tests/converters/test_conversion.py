@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from converters import conversion, paddle_to_onnx, rewriting
-from converters.conversion import CERTIFICATE, ConversionRequest, convert, write_bundle
+from converters.conversion import CERTIFICATE, ConversionRequest, convert, write_bundle, write_copy
+from converters.exporting.packing import pack
 from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits
 from converters.repository import RefusedError, Repository
@@ -22,6 +25,7 @@ from engine import (
     ModelLoadError,
     OnnxModel,
     OnnxOptions,
+    OptionError,
     PaddleOptions,
     Precision,
     RuntimeName,
@@ -315,6 +319,37 @@ def test_bundle_holds_the_certificate(
         record = json.load(content)
     assert record["model_digest"] == conversion.model.digest
     assert record["report"]["mismatched_ppm"] <= 100
+
+
+def test_a_copy_of_a_folder_holds_what_belongs_to_the_bundle(unconverted: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(unconverted.folder, folder)
+    (folder / "old").mkdir()
+    (folder / "old" / "deploy.yaml").write_text("Deploy: {}")
+    (folder / "photograph.jpg").write_bytes(b"\xff\xd8")
+    (folder / f"{'n' * 120}.txt").write_text("a note")
+    with open_bundle(folder) as bundle:
+        write_copy(bundle, {}, tmp_path / "copy.tgz")
+    with tarfile.open(tmp_path / "copy.tgz") as archive:
+        copied = set(archive.getnames())
+    with open_bundle(tmp_path / "copy.tgz") as again:
+        assert again.digest == unconverted.digest
+    assert copied == {path.relative_to(unconverted.folder).as_posix() for path in unconverted.folder.iterdir()}
+
+
+def test_a_name_that_no_archive_takes_is_stated(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"nnn\.json: does not go into an archive"):
+        pack({f"{'n' * 120}.json": b"{}"}, tmp_path / "a.tgz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("asked", [{"opset": 16}, {"input_shape": (64, 96)}])
+def test_what_an_onnx_model_decides_cannot_be_asked_for(
+    asked: dict[str, Any], small_bundle: Bundle, tmp_path: Path
+) -> None:
+    request = ConversionRequest(precision=Precision.FP16, **asked)
+    with pytest.raises(OptionError, match="holds no Paddle program"):
+        convert(replace(small_bundle, paddle=None), Repository(tmp_path), request)
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])

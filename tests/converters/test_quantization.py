@@ -346,7 +346,7 @@ def test_a_picture_whose_values_are_not_finite(network: Path, tmp_path: Path) ->
         for number, each in enumerate(noise()):
             yield {"x": np.full_like(each["x"], np.nan)} if number == 2 else each
 
-    with pytest.raises(CalibrationError, match="not finite on calibration picture 3"):
+    with pytest.raises(CalibrationError, match="not finite on picture 3"):
         quantize(network, tmp_path / "int8.onnx", feeds, never, LIMITS, where="small")
 
 

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
+from PIL import Image
 
 from converters.conversion import CERTIFICATE
 from converters.last_argmax import cut_graph, cut_program
@@ -219,7 +220,7 @@ ARGMAX = helper.make_node("ArgMax", ["scores"], ["mask"], axis=1, keepdims=0)
 )
 def test_a_graph_ends_in_what_its_argmax_takes(nodes: list[onnx.NodeProto], dtype: int, tmp_path: Path) -> None:
     onnx.save(graph(*nodes, dtype=dtype), tmp_path / "old.onnx")
-    assert cut_graph(tmp_path / "old.onnx", tmp_path, "new.onnx") == 17
+    cut_graph(tmp_path / "old.onnx", tmp_path, "new.onnx")
     new = onnx.load(tmp_path / "new.onnx").graph
     assert [each.op_type for each in new.node] == ["Neg"]
     (output,) = new.output
@@ -346,6 +347,21 @@ def test_a_bundle_of_onnx_alone_is_cut_in_its_graph(cache: Path, tmp_path: Path)
             old.digest,
             new.onnx[0].digest,
         )
+
+
+def test_a_graph_is_certified_on_the_pictures_that_are_named(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "onnx" / "fp32").mkdir(parents=True)
+    (tmp_path / "old" / "deploy.yaml").write_text("Deploy: {with_argmax: true, transforms: [{type: Normalize}]}")
+    onnx.save(graph(ARGMAX), tmp_path / "old" / "onnx" / "fp32" / "model.onnx")
+    (tmp_path / "pictures").mkdir()
+    Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "pictures" / "a.tif")
+    out = tmp_path / "new.tgz"
+    named = "--verify", tmp_path / "pictures", "--bands", "1,2,3"
+    status, _, said = run("convert", tmp_path / "old", "--scores", "--out", out, *named, "--cache-dir", cache)
+    assert status == 0, said
+    with open_bundle(out) as new:
+        certificate = json.loads((new.folder / "onnx" / "fp32" / CERTIFICATE).read_text())
+    assert (certificate["compared_on"], certificate["report"]["images"]) == ("verification", 1)
 
 
 def test_overlapping_classes_have_no_argmax_to_cut(argmax_network: Path) -> None:

@@ -257,6 +257,8 @@ def test_the_weights_beside_the_program_are_used(params: str | None, tmp_path: P
     bundle = read(tmp_path, files_of(params=params))
     assert bundle.paddle is not None
     assert bundle.paddle.params.name == "model.pdiparams"
+    named = f"names {params}, which is not there: model.pdiparams is used"
+    assert [named in note for note in bundle.notes] == [True] * bool(params)
 
 
 def test_a_bundle_of_onnx_alone(tmp_path: Path) -> None:

@@ -339,6 +339,14 @@ def test_a_frame_that_is_not_found_takes_nothing_else_away() -> None:
     assert prediction.region.error.startswith("no frame shows (no pixel is of the frame's class): name the corners")
 
 
+def test_the_whole_photograph_is_a_region_whatever_the_size_of_its_mask() -> None:
+    predictor = measuring(RegionOptions(roi=parse_region("0,0,8256,5504")))
+    predictor.mask_size = type(predictor.mask_size)("inference")
+    region = predictor.predict(image_of(np.zeros((816, 1224, 3), np.uint8), width=8256, height=5504)).region
+    assert region is not None
+    assert (region.error, region.polygon) == (None, ((0, 0), (1224, 0), (1224, 816), (0, 816)))
+
+
 def test_a_region_beyond_the_picture_is_stated() -> None:
     region = (
         measuring(RegionOptions(roi=parse_region("10,10,90,20")))

@@ -183,6 +183,17 @@ def test_scores_that_move_are_refused() -> None:
         require_same_results(FakeRuntime(doubled), FakeRuntime(lambda tensor: tensor * 2.1), "model.json")
 
 
+@pytest.mark.parametrize("values", [np.nan, np.inf])
+def test_scores_that_are_numbers_in_one_of_them_only_are_refused(values: float) -> None:
+    def spoiled(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(tensor > 1, np.float32(values), doubled(tensor))
+
+    require_same_results(FakeRuntime(spoiled), FakeRuntime(spoiled), "model.json")
+    for plain, onednn in ((doubled, spoiled), (spoiled, doubled)):
+        with pytest.raises(ModelLoadError, match="oneDNN changes the results"):
+            require_same_results(FakeRuntime(plain), FakeRuntime(onednn), "model.json")
+
+
 def test_masks_that_move_are_refused() -> None:
     def mask(tensor: NDArray[np.float32]) -> NDArray[np.int64]:
         return tensor.argmax(axis=1)
@@ -204,7 +215,7 @@ def test_a_network_that_takes_only_some_sizes_is_compared_at_one_of_them() -> No
             raise ValueError("no multiple of 32")
         return tensor
 
-    with pytest.raises(ModelLoadError, match="at 128x128"):
+    with pytest.raises(ModelLoadError, match="128×128"):
         require_same_results(FakeRuntime(picky), FakeRuntime(doubled), "model.json")
     assert sizes == [(150, 203), (128, 128)]
 
