@@ -137,7 +137,7 @@ def _confused_site(
 ) -> Covers:
     """Find seagrass on the first of two sites, on which the network confuses twice as much as on the second.
 
-    ``labelled`` pictures are a sample of both sites, drawn alike from each dominant class.
+    ``labelled`` pictures are a sample, the same number from each site, as `pseg sample --by group` draws them.
     """
     seagrass = meadow.quadrats(2 * transects, generator).ravel()
     algae = generator.beta(1, 3, seagrass.shape) * (1 - seagrass)
@@ -162,8 +162,9 @@ def _confused_site(
         for name, cover in zip(names, covers, strict=True)
     ]
     found = SurveyPictures(_CLASSES, pictures, {}, 0, (), {}, ())
-    placed = PlacedPictures([PlacedPicture(each, Place()) for each in pictures], frozenset())
-    sample = draw_sample(found, placed, "class", labelled, int(generator.integers(1 << 31)))
+    places = [Place("first" if int(each.path) < len(truth) // 2 else "second") for each in pictures]
+    placed = PlacedPictures(list(map(PlacedPicture, pictures, places)), frozenset({"site"}), ("site",))
+    sample = draw_sample(found, placed, "group", labelled, int(generator.integers(1 << 31)))
     drawn = {each.picture.picture.path: each.inclusion_probability for each in sample}
     weights = np.array([1 / each for each in drawn.values()])
     confusion = np.einsum("i,ijk->jk", weights / weights.sum(), joint[[int(name) for name in drawn]])

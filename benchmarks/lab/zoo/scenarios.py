@@ -277,7 +277,13 @@ _UNPOOLING = (
     "its unpooling puts each value where the pooling found it, so that rounding moves values by whole pixels: noise of "
     "a thousandth of a grey level in the picture changes Paddle's own logits by as much."
 )
+_DEPTH = (
+    "its scores agree within a thousandth of their range, but with random weights many classes lie closer together "
+    "than the rounding in so deep a network: Paddle's own oneDNN kernels change 310 pixels per million of encnet's masks "
+    "against Paddle's plain kernels, the conversion 226."
+)
 EXCEPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("ccnet", "dmnet", "dnlnet", "encnet"), _DEPTH),
     "GSCNN": _CANNY,
     "gscnn": _CANNY,
     "ENet": _UNPOOLING,
@@ -288,4 +294,4 @@ EXCEPTIONS: Mapping[str, str] = {
     "network is PP-LiteSeg, which passes.",
     "stfpm": "it looks for anomalies and has one class; `pseg export` takes segmentations, which have at least two.",
 }
-"""Families that do not pass, and why; a test shows each."""
+"""Families that do not pass, and why; a test shows those of the installed PaddleSeg."""
