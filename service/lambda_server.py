@@ -192,7 +192,11 @@ class Uploads:
         """
         deadline = time.monotonic() + self.limits.answer_s
         self.executor.take_place()
-        folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
+        try:
+            folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
+        except OSError:
+            self.executor.give_place_back()
+            raise
         ended: Callable[[object], None] = partial(self._end, folder)
         async with asyncio.timeout(self.limits.answer_s):
             try:

@@ -178,6 +178,12 @@ def open_session(
             yield averaged(predictor, request.averaging)
 
 
+def temperature_of(bundle: Bundle) -> float:
+    """What the scores are divided by before the softmax of a confidence; 1 where the bundle states none."""
+    kept = read_temperature(bundle.folder)
+    return 1.0 if kept is None else kept.temperature
+
+
 def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     """What a request asks for behind the classes."""
     bundle = predictor.bundle
@@ -188,9 +194,7 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     if steps.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
         try:
-            kept = read_temperature(bundle.folder)
-            temperature = 1.0 if kept is None else kept.temperature
-            return replace(steps, scale=predictor.score_scale(), temperature=temperature)
+            return replace(steps, scale=predictor.score_scale(), temperature=temperature_of(bundle))
         except OptionError as error:
             raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
     return steps

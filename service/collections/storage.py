@@ -181,7 +181,6 @@ class Folder:
         return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
 
     def exists(self, name: str) -> bool:
-        folder, _, last = name.rpartition("/")
         whole = self.name_of(name)
         path = local_path(whole)
         if path is not None:
@@ -192,7 +191,7 @@ class Folder:
             filesystem, place = _store(whole)
             return filesystem.get_file_info(place).type is fs.FileType.File
         except Exception as error:  # every store has errors of its own
-            raise StoreError(f"{folder}/{last}: cannot be looked at ({_reason(error)})") from error
+            raise StoreError(f"{whole}: cannot be looked at ({_reason(error)})") from error
 
     def remove(self, name: str) -> None:
         whole = self.name_of(name)

@@ -55,7 +55,14 @@ def write_flags(path: Path, context: typer.Context) -> None:
         source, value = context.get_parameter_source(each.name), context.params[each.name]
         if source is not None and source.name != "DEFAULT":
             lines.append(f"{_name(each)} = {json.dumps(_plain(value), ensure_ascii=False)}")
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    try:
+        content = ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            "a flag's value is no text in UTF-8, which the file would be: rename the file that it names",
+            option="write_config",
+        ) from error
+    write_atomically(path, content)
 
 
 def _flags_in(path: Path, context: typer.Context) -> Iterator[tuple[str, Any]]:

@@ -53,6 +53,8 @@ def merge(
         if csv is not None:
             with products.written(f"the table {csv}"), table_written(csv) as write_table:
                 write_table(_table(merged))
+                if csv == STANDARD_OUTPUT:
+                    _tell(merged)
         if report is not None:
             with products.written(f"the report {report}"):
                 _write_report(merged, report)

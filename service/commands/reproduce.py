@@ -189,8 +189,8 @@ def _tiles(made_by: Mapping[str, Any]) -> TileOptions:
 
 def _comparison(entry: Entry, stored: Path, made: Path) -> _Comparison:
     mask = entry.record["mask"]
-    if stored.suffix not in {".png", ".npz", MAP_SUFFIX}:
-        return _Comparison(entry.path, 0, 0, "only an overlay was kept, which is not the mask")
+    if stored.suffix not in {".png", ".npz", MAP_SUFFIX} or stored.stem.endswith(".confidence"):
+        return _Comparison(entry.path, 0, 0, f"only {stored.name} was kept, which is not the mask")
     pixels = mask["width"] * mask["height"]
     try:
         return _Comparison(entry.path, pixels, _differing_pixels(stored, made, pixels))

@@ -47,9 +47,9 @@ from service.commands.terminal import (
 from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.results.pictures import CoverTable, ImageTask, region_error, require_inputs_kept, result_paths
-from service.results.runs import Run, options_with_effect
+from service.results.runs import Run, options_with_effect, temperature_with_effect
 from service.results.totals import totals
-from service.session import caches_at, open_session
+from service.session import caches_at, open_session, temperature_of
 from service.version import version_of_pseg
 
 _PROGRESS_LINES = 20
@@ -155,6 +155,9 @@ def scale(
             for entry in entries:
                 table.add(entry.record, entry.capture)
             write_table(table.to_csv())
+            if tables.csv == STANDARD_OUTPUT:
+                tell_totals(summary, place.name_of(LEDGER))
+                tell_missed(missed)
     if tables.report is not None:
         from service.results.report import run_facts, write_table_report
 
@@ -199,7 +202,9 @@ def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[b
                 f"{path}: the network takes images of {bands} bands, and photographs, which this command segments, "
                 "have three: use `pseg predict --bands`"
             )
-        options = options_with_effect(request, None)
+        measured = "confidence" in request.save or request.cover.confidence.unsure is not None
+        temperature = temperature_with_effect(temperature_of(bundle)) if measured else {}
+        options = options_with_effect(request, None) | temperature
         run = Run(bundle.digest, options, images, "", bundle_name=bundle.name, pseg=version_of_pseg())
         if path.is_file():
             return path.read_bytes(), run

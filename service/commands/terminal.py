@@ -350,7 +350,7 @@ def tell_missed(regions: int) -> None:
 
 
 def tell_totals(summary: Mapping[str, Any], place: str) -> None:
-    """Tell how a collection went, by `service.collections.merging.totals`: totals on stdout, failures on stderr."""
+    """Tell how a collection went, by `service.results.totals.totals`: totals on stdout, failures on stderr."""
     counts = summary["images"]
     tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:

@@ -131,9 +131,9 @@ class DownloadedItem:
     _folder: Path | None = field(default=None, init=False)
 
     def fetch(self) -> Path:
-        self._folder = Path(tempfile.mkdtemp(dir=self.work))
-        path = self._folder / product_stem(self.name.label)
         try:
+            self._folder = Path(tempfile.mkdtemp(dir=self.work))
+            path = self._folder / product_stem(self.name.label)
             with receiving(self.allowance, self._folder):
                 self.download(path)
         except (Exception, SystemExit) as error:

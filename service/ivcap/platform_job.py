@@ -279,7 +279,8 @@ class _Images:
             raise ImageError("the process was asked to stop before the image had arrived")
         try:
             path = task.fetched.result()
-            self.georeferenced |= is_georeferenced(path)
+            if is_georeferenced(path):  # not `|=`: other threads read files, too
+                self.georeferenced = True
             return read_image(path, **self.limits.values())
         except ImageError as error:
             raise _named(error, task) from error
@@ -293,7 +294,9 @@ def _named(error: Exception, task: ImageTask, *temporary: Path) -> Exception:
     """Temporary paths mean nothing to whoever reads the message."""
     if not isinstance(error, ImageError):
         return error
-    text = str(error).replace(str(task.fetched.result()), task.label)
+    text = str(error)
+    if task.fetched.exception() is None:
+        text = text.replace(str(task.fetched.result()), task.label)
     for path in temporary:
         text = text.replace(str(path), "the folder for temporary files")
     return ImageError(text)

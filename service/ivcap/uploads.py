@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import PrivateAttr
 
-from engine import OptionError, Predictor
+from engine import ImageError, OptionError, Predictor
 from engine.images import DEFAULT_MAX_PIXELS
 from engine.images.size import check_max_pixels
 from engine.images.tiff import tiff_size
@@ -123,7 +123,10 @@ class _Upload:
         # A larger TIFF would be cut into tiles, for hours.
         size = tiff_size(self.path)
         if size is not None:
-            check_max_pixels(self.path, size, self.pixels)
+            try:
+                check_max_pixels(self.path, size, self.pixels)
+            except ImageError as error:
+                raise ImageError(str(error).replace(str(self.path), self.name.label)) from error
         return self.path
 
     def release(self) -> None:

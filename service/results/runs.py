@@ -121,7 +121,7 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
         bundle=predictor.bundle.digest,
         options={
             **options_with_effect(request, predictor.provenance.profile),
-            **_temperature_with_effect(predictor),
+            **temperature_with_effect(predictor.steps.temperature),
             **({"max_pixels": request.images.max_pixels, "as_photograph": tiles.as_photograph} if cutting else {}),
             **_tiles_with_effect(tiles, cutting=cutting),
         },
@@ -133,9 +133,8 @@ def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tile
     )
 
 
-def _temperature_with_effect(predictor: Predictor) -> dict[str, object]:
+def temperature_with_effect(temperature: float) -> dict[str, object]:
     """It lies in the bundle, whose digest does not cover it."""
-    temperature = predictor.steps.temperature
     return {} if temperature == 1 else {"temperature": temperature}
 
 

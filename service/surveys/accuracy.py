@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.evaluation import Score, class_ious, class_scores
 from engine import SegmentationClass
 from engine.errors import OptionError
-from service.surveys.intervals import Estimate, t_quantile
+from service.surveys.intervals import Estimate, t_quantile, within
 from service.surveys.sampling import SampleRow
 
 Values = NDArray[np.float64]
@@ -88,7 +88,7 @@ def _estimate(values: Values, sample: Sequence[SampleRow], weights: Values, boun
         degrees += len(members) - 1
     error = math.sqrt(variance) / float(weights.sum())
     half = t_quantile(degrees) * error if degrees else 0.0
-    return Estimate(mean, error, max(mean - half, bounds[0]), min(mean + half, bounds[1]), "t")
+    return Estimate(mean, error, *within(bounds, mean - half, mean + half), "t")
 
 
 def accuracy_record(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> dict[str, Any]:

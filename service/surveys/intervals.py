@@ -77,7 +77,13 @@ def _estimate(samples: Sequence[Values], bounds: tuple[float, float], seed: int)
         if few
         else _bootstrap_interval(samples, mean, quantile * error, seed)
     )
-    return Estimate(mean, error, max(low, bounds[0]), min(high, bounds[1]), method)
+    return Estimate(mean, error, *within(bounds, low, high), method)
+
+
+def within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """Cut an interval off at bounds; of one that lies outside of them, the nearest bound is left."""
+    smallest, largest = bounds
+    return min(max(low, smallest), largest), min(max(high, smallest), largest)
 
 
 def _difference(values: Sequence[float]) -> float:

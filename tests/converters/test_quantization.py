@@ -168,6 +168,7 @@ def test_demo_runs_in_integers_up_to_the_scores(int8_demo: Int8Demo, tmp_path: P
     assert not [node for node in shapes if maker[node.input[0]].op_type == "DequantizeLinear"]
 
 
+@pytest.mark.long
 def test_demo_is_standard_onnx(int8_demo: Int8Demo) -> None:
     model = onnx.load(int8_demo.path)
     onnx.checker.check_model(model, full_check=True)
@@ -185,10 +186,12 @@ def test_demo_is_standard_onnx(int8_demo: Int8Demo) -> None:
         assert zero_of_input.dtype == np.uint8
 
 
+@pytest.mark.long
 def test_nothing_else_is_left_behind(int8_demo: Int8Demo) -> None:
     assert list(int8_demo.path.parent.iterdir()) == [int8_demo.path]
 
 
+@pytest.mark.long
 def test_progress(int8_demo: Int8Demo) -> None:
     assert int8_demo.steps == [*(("calibrating", each, 8) for each in range(8)), ("trying INT8", 0, MAX_TRIALS)]
 

@@ -67,3 +67,11 @@ def test_no_file_is_replaced(bundle: Path, tmp_path: Path) -> None:
     assert "exists" in said
     assert picture.read_bytes() == before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_no_text_does_not_go_into_a_file(bundle: Path, tmp_path: Path) -> None:
+    picture = halves(tmp_path / "a.png")
+    out = tmp_path / "masks\udcff"
+    said = pseg_error("predict", bundle, picture, "--out", out, "--write-config", tmp_path / "flags.toml")
+    assert "--write-config: a flag's value is no text in UTF-8" in said
+    assert not (tmp_path / "flags.toml").exists()

@@ -38,6 +38,12 @@ def test_few_units_have_the_interval_of_t() -> None:
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
 
 
+def test_an_interval_beyond_a_bound_ends_at_it() -> None:
+    """A corrected cover may lie a little below none."""
+    found = estimate_mean(np.array([-0.010, -0.011, -0.0105]), (0, 1), 0)
+    assert (found.low, found.high) == (0, 0)
+
+
 def test_the_difference_of_few_units_is_that_of_welch() -> None:
     later, earlier = np.array([0.5, 0.7, 0.9, 0.6]), np.array([0.1, 0.2, 0.6])
     found = estimate_difference(later, earlier, FREE, 0)

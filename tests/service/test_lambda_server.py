@@ -339,6 +339,7 @@ def test_a_picture_of_too_many_pixels_is_refused(narrow: Running, tmp_path: Path
             HTTPStatus.UNPROCESSABLE_ENTITY,
             True,
         )
+        assert "/" not in answer.lines[0].partition(" declares")[0]
 
 
 def test_who_takes_too_long_loses_the_place(narrow: Running) -> None:

@@ -83,6 +83,9 @@ def test_missing_shards_and_images_are_told(bundle: Path, photos: Path, tmp_path
     assert outcome.stdout.startswith("3 of 7 images segmented")
     with (tmp_path / "m.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3
+    piped = pseg("merge", out, "--out", tmp_path / "n", "--csv", "-")
+    assert piped.stdout == (tmp_path / "m.csv").read_text()
+    assert "missing: 4 images; no ledger of shard 2/4, 4/4" in piped.stderr
 
 
 def test_an_empty_shard_is_a_shard(bundle: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_what_is_not_a_mask_is_not_compared(bundle: Path, photographs: Path, tmp
     pseg("predict", bundle, photographs, "--out", tmp_path / "o", "--save", "overlay")
     outcome = pseg("reproduce", tmp_path / "o", "--bundle", bundle)
     assert outcome.status == 1
-    assert "only an overlay was kept" in outcome.stdout
+    assert "only a.overlay.jpg was kept, which is not the mask" in outcome.stdout
     (tmp_path / "empty.png").touch()
     pseg("predict", bundle, tmp_path / "empty.png", "--out", tmp_path / "failed")
     assert "has no mask to compare" in pseg_error("reproduce", tmp_path / "failed", "--bundle", bundle)
