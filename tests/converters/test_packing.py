@@ -9,7 +9,7 @@ import pytest
 
 from converters.exporting.bundle_files import require_free
 from converters.exporting.packing import pack
-from engine import OptionError
+from engine import ConversionError, OptionError
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_failure_leaves_what_was_there(files: dict[str, Path], tmp_path: Path, b
     destination = folder / "bundle.tgz"
     if before is not None:
         destination.write_bytes(before)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConversionError, match="cannot be written"):
         pack({**files, "z": tmp_path / "absent"}, destination)
     assert (destination.read_bytes() if destination.exists() else None) == before
     assert list(folder.iterdir()) == ([] if before is None else [destination])
@@ -76,7 +76,7 @@ def test_replaces_what_was_there(files: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_absent_folder(files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConversionError, match="cannot be written"):
         pack(files, tmp_path / "absent" / "bundle.tgz")
 
 
