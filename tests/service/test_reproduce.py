@@ -92,6 +92,18 @@ def test_what_is_not_a_mask_is_not_compared(bundle: Path, photographs: Path, tmp
     assert "has no mask to compare" in pseg_error("reproduce", tmp_path / "failed", "--bundle", bundle)
 
 
+def test_the_picture_of_the_confidence_is_not_the_mask(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "demo"
+    picture = tmp_path / "a.jpg"
+    with Image.open(demo / "pictures" / "scene_900004.jpg") as opened:
+        opened.resize((96, 64)).save(picture)
+    options = ("--runtime", "onnx", "--save", "confidence")
+    assert pseg("predict", demo / "demo_seagrass.tgz", picture, "--out", tmp_path / "o", *options).status == 0
+    outcome = pseg("reproduce", tmp_path / "o", "--bundle", demo / "demo_seagrass.tgz")
+    assert outcome.status == 1
+    assert "only a.confidence.png was kept, which is not the mask" in outcome.stdout
+
+
 def test_what_cannot_be_compared_is_refused(bundle: Path, photographs: Path, tmp_path: Path) -> None:
     pseg("predict", bundle, photographs, "--out", tmp_path / "o")
     other = packed(bundle_folder(tmp_path / "other", classes=None), tmp_path / "other.tgz")
