@@ -16,7 +16,6 @@ from typing import ClassVar, Literal
 from pydantic import TypeAdapter
 
 from converters.exporting.packing import pack
-from converters.onnx_header import read_header
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
 from converters.progress import Advance, ignore_progress
@@ -31,6 +30,8 @@ from engine.images.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.options import OnnxOptions, Precision
 from engine.runtimes import Tensor
+from engine.runtimes.programs.input_bands import input_size
+from engine.runtimes.programs.onnx_files import opset_of
 from engine.runtimes.programs.quantized_form import symmetric_problem
 from engine.runtimes.trial import prove_onnx_loadable
 from engine.segmentation.opening import open_runtime
@@ -337,13 +338,13 @@ class _Work:
         compared_on: ComparedOn,
         excluded_nodes: tuple[str, ...] = (),
     ) -> Certificate:
-        header = read_header(path)
+        model = OnnxModel(path=path, precision=precision, digest=file_digest(path))
         return Certificate(
             precision=precision,
-            opset=header.opset,
-            input_shape=header.input_shape,
+            opset=opset_of(path),
+            input_shape=input_size(model),
             excluded_nodes=excluded_nodes,
-            model_digest=file_digest(path),
+            model_digest=model.digest,
             compared_on=compared_on,
             report=report,
             target=self.request.target,
@@ -430,9 +431,9 @@ def _nothing_to_convert(bundle: Bundle) -> ConversionError:
 
 def packed_files(bundle: Bundle) -> dict[str, Path]:
     """List the files that a copy of a bundle holds, by their names in it; its folder may hold anything besides."""
-    files = (path for place in (".", "onnx/*") for path in bundle.folder.glob(f"{place}/*") if path.is_file())
-    named = ((path.relative_to(bundle.folder).as_posix(), path) for path in files)
-    return {name: path for name, path in named if is_bundle_file(name)}
+    found = [*bundle.folder.glob("*"), *bundle.folder.glob("onnx/*/*")]
+    named = {path.relative_to(bundle.folder).as_posix(): path for path in found if path.is_file()}
+    return {name: path for name, path in named.items() if is_bundle_file(name)}
 
 
 def _certificate_json(certificate: Certificate) -> bytes:

@@ -12,9 +12,9 @@ import logging
 import shutil
 from pathlib import Path
 
-from converters.onnx_header import STANDARD_DOMAINS
 from converters.rewriting import rewritten
 from engine.errors import ConversionError
+from engine.runtimes.programs.onnx_files import STANDARD_DOMAINS
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from typing import Any
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
 from converters.exporting.bundle_files import META, deploy_text, meta_of, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
-from converters.onnx_header import read_header
 from converters.parity import ParityReport, compare_classes, named_pictures, open_original
 from converters.rewriting import rewritten
 from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
@@ -19,7 +18,9 @@ from engine.errors import ConversionError
 from engine.images import SourceImage
 from engine.options import Precision
 from engine.runtimes.profile import PROFILE_NAME
+from engine.runtimes.programs.input_bands import input_size
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.runtimes.programs.onnx_files import opset_of
 from engine.system.files import scratch_folder
 
 _CHANGE = "the last argmax was cut off"
@@ -41,11 +42,10 @@ class ScoresBundle:
         asked = ConversionRequest(limits=request.limits, verification=request.verification, bands=request.bands)
         if model is None or request != asked:
             return None
-        header = read_header(model.path)
         certificate = Certificate(
             precision=Precision.FP32,
-            opset=header.opset,
-            input_shape=header.input_shape,
+            opset=opset_of(model.path),
+            input_shape=input_size(model),
             excluded_nodes=(),
             model_digest=model.digest,
             compared_on="verification" if request.verification else "generated",

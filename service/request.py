@@ -63,6 +63,10 @@ class PredictRequest(Options):
         parse=save_kinds,
     )
 
+    @property
+    def wants_confidence(self) -> bool:
+        return "confidence" in self.save or self.cover.confidence.unsure is not None
+
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.auto_tune_shapes and not self.network.wants_tensorrt:

@@ -178,9 +178,9 @@ def open_session(
             yield averaged(predictor, request.averaging)
 
 
-def temperature_of(bundle: Bundle) -> float:
-    """What the scores are divided by before the softmax of a confidence; 1 where the bundle states none."""
-    kept = read_temperature(bundle.folder)
+def temperature_of(bundle: Bundle, request: PredictRequest) -> float:
+    """What the scores are divided by before the softmax of a confidence; 1 where none is asked for or stated."""
+    kept = read_temperature(bundle.folder) if request.wants_confidence else None
     return 1.0 if kept is None else kept.temperature
 
 
@@ -191,10 +191,10 @@ def _steps_of(predictor: Predictor, request: PredictRequest) -> MeasuringSteps:
     steps = steps_for(
         request.cover, bundle.classes, multilabel=bundle.multilabel, keep_confidence=keep, usual=cleanup_of(bundle)
     )
-    if steps.wants_confidence:
+    if request.wants_confidence:
         option = "unsure" if request.cover.confidence.unsure is not None else "save"
         try:
-            return replace(steps, scale=predictor.score_scale(), temperature=temperature_of(bundle))
+            return replace(steps, scale=predictor.score_scale(), temperature=temperature_of(bundle, request))
         except OptionError as error:
             raise OptionError(f"{bundle.name}: {error.problem}", option=option) from error
     return steps

@@ -359,7 +359,7 @@ def _tokens_without_class(layers: Layers) -> Generator[None]:
 
 def _size_of_relative_positions(layers: Layers) -> dict[int, int]:
     (backbone,) = layers["CAE"]
-    learned = any(each.relative_position_bias_table is not None for each in (block.attn for block in backbone.blocks))
+    learned = any(block.attn.relative_position_bias_table is not None for block in backbone.blocks)
     if not learned and backbone.rel_pos_bias is None:
         return {}
     height, width = backbone.patch_embed.img_size

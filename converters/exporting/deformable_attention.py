@@ -54,8 +54,7 @@ def forward(self: Any, query: Any, reference_points: Any, value: Any, sizes: Any
         float32[batch, queries, width].
     """
     points = [self.n_heads, self.n_levels, self.n_points]
-    offsets = self.sampling_offsets(query)
-    offsets = offsets.reshape([0, 0, *points, 2])
+    offsets = self.sampling_offsets(query).reshape([0, 0, *points, 2])
     weights = self.attention_weights(query).reshape([0, 0, self.n_heads, self.n_levels * self.n_points])
     weights = weights.softmax(-1).reshape([0, 0, *points])
     widths_and_heights = sizes.flip(1).astype("float32").reshape([1, 1, 1, self.n_levels, 1, 2])

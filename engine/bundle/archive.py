@@ -59,7 +59,8 @@ class ArchiveLimits:
 
 def is_bundle_file(name: str) -> bool:
     """Whether a file of this name, relative to the bundle's folder, belongs to a bundle."""
-    return not name.startswith(".") and _KNOWN_FILE.fullmatch(name) is not None
+    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return not hidden and _KNOWN_FILE.fullmatch(name) is not None
 
 
 def known_path(member_name: str) -> PurePosixPath | None:

@@ -34,7 +34,7 @@ from service.commands.predict import PredictRun
 from service.commands.terminal import CacheOption, ExitStatus, JsonOption, errors_end_the_command, print_json, say, tell
 from service.request import PredictRequest
 from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger, source_of
-from service.results.pictures import MAP_SUFFIX, ImageTask
+from service.results.pictures import MAP_SUFFIX, ImageTask, holds_mask
 from service.results.runs import Listing
 from service.session import caches_at, open_session
 
@@ -189,7 +189,7 @@ def _tiles(made_by: Mapping[str, Any]) -> TileOptions:
 
 def _comparison(entry: Entry, stored: Path, made: Path) -> _Comparison:
     mask = entry.record["mask"]
-    if stored.suffix not in {".png", ".npz", MAP_SUFFIX} or stored.stem.endswith(".confidence"):
+    if not holds_mask(stored.name):
         return _Comparison(entry.path, 0, 0, f"only {stored.name} was kept, which is not the mask")
     pixels = mask["width"] * mask["height"]
     try:

@@ -202,9 +202,7 @@ def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[b
                 f"{path}: the network takes images of {bands} bands, and photographs, which this command segments, "
                 "have three: use `pseg predict --bands`"
             )
-        measured = "confidence" in request.save or request.cover.confidence.unsure is not None
-        temperature = temperature_with_effect(temperature_of(bundle)) if measured else {}
-        options = options_with_effect(request, None) | temperature
+        options = options_with_effect(request, None) | temperature_with_effect(temperature_of(bundle, request))
         run = Run(bundle.digest, options, images, "", bundle_name=bundle.name, pseg=version_of_pseg())
         if path.is_file():
             return path.read_bytes(), run

@@ -130,6 +130,15 @@ def picture_names(stem: str, save: Iterable[SaveKind], *, planes: bool) -> tuple
     return tuple(f"{stem}{suffixes[-1 if planes else 0]}" for kind, suffixes in _SUFFIXES.items() if kind in kinds)
 
 
+def holds_mask(name: str) -> bool:
+    """Whether a picture or map of an image tells the class of each pixel.
+
+    >>> [holds_mask(name) for name in ("q7.pseudo.png", "q7.tif", "q7.confidence.png", "q7.overlay.jpg")]
+    [True, True, False, False]
+    """
+    return name.endswith((*_SUFFIXES["mask"], *_SUFFIXES["pseudo"], MAP_SUFFIX))
+
+
 def map_names(stem: str, save: Iterable[SaveKind]) -> tuple[str, ...]:
     """Name the maps of a raster: that of the mask, and that of its confidence where it is asked for.
 

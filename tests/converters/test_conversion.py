@@ -328,6 +328,8 @@ def test_a_copy_of_a_folder_holds_what_belongs_to_the_bundle(unconverted: Bundle
     (folder / "old" / "deploy.yaml").write_text("Deploy: {}")
     (folder / "photograph.jpg").write_bytes(b"\xff\xd8")
     (folder / f"{'n' * 120}.txt").write_text("a note")
+    (folder / "onnx" / "fp32").mkdir(parents=True)
+    (folder / "onnx" / "fp32" / "._model.onnx").write_bytes(b"what macOS leaves")
     with open_bundle(folder) as bundle:
         write_copy(bundle, {}, tmp_path / "copy.tgz")
     with tarfile.open(tmp_path / "copy.tgz") as archive:

@@ -279,8 +279,8 @@ _UNPOOLING = (
 )
 _DEPTH = (
     "its scores agree within a thousandth of their range, but with random weights many classes lie closer together "
-    "than the rounding in so deep a network. Of encnet's masks, Paddle's own oneDNN kernels change 310 pixels per "
-    "million against Paddle's plain kernels, and the conversion 226."
+    "than the rounding in so deep a network. Of encnet's masks, Paddle's own oneDNN kernels change 292 pixels per "
+    "million against Paddle's plain kernels (`python -m benchmarks.lab.zoo.rounding`), and the conversion 226."
 )
 EXCEPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("ccnet", "dmnet", "dnlnet", "encnet"), _DEPTH),

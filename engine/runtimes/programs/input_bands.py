@@ -1,4 +1,4 @@
-"""How many bands a network takes, read from the model's file without the library that runs it."""
+"""Bands and size of the image that a network takes, read from the model's file without the library that runs it."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,9 +25,22 @@ _Axes = tuple[int | None, ...]
 def input_bands(model: PaddleModel | OnnxModel) -> int | None:
     """Find out how many bands the images have that a network takes; None where the program leaves it open.
 
-    The weights are not read. ModelLoadError: the file is no program with an image as input, or larger than any
-    network's.
+    ModelLoadError: the file is no program with an image as input, or larger than any network's.
     """
+    return _image_axes(model)[_BANDS_AXIS]
+
+
+def input_size(model: PaddleModel | OnnxModel) -> tuple[int, int] | None:
+    """Find the only height and width that a network takes; None where it takes others, too.
+
+    Errors are those of `input_bands`.
+    """
+    height, width = _image_axes(model)[_BANDS_AXIS + 1 :]
+    return None if height is None or width is None else (height, width)
+
+
+def _image_axes(model: PaddleModel | OnnxModel) -> _Axes:
+    """NCHW of the image; the weights are not read."""
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
         shapes = list(_shapes_of(model, path))
@@ -36,7 +49,7 @@ def input_bands(model: PaddleModel | OnnxModel) -> int | None:
             raise ValueError("it takes no image (NCHW)")
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
-    return image[_BANDS_AXIS]
+    return image
 
 
 def taken_bands(bundle: Bundle) -> int | None:

@@ -1,4 +1,4 @@
-"""ONNX files, read without ONNX Runtime: whether a model is whole in its one file.
+"""ONNX files, read without ONNX Runtime: whether a model is whole in its one file, and its operator set.
 
 Source: onnx 1.17, ``onnx/onnx.proto3`` (numbers of fields), and the wire format of protocol buffers.
 """
@@ -8,8 +8,11 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from engine.errors import ModelLoadError
-from engine.runtimes.programs.protobuf import fields_with_length
+from engine.runtimes.programs.protobuf import Message, fields_with_length, in_file, whole_numbers
 
+STANDARD_DOMAINS = ("", "ai.onnx")
+_OPERATOR_SETS, _DOMAIN, _VERSION = 8, 1, 2
+"""Numbers of fields."""
 _MOST_DEPTH = 100
 """As protocol buffers themselves allow it."""
 
@@ -51,3 +54,22 @@ def require_whole_model(path: Path) -> None:
                         pending.append((inner, first, last, depth + 1))
         except ValueError as error:
             raise ModelLoadError(f"{where} is damaged ({error}): fetch or convert the bundle again") from error
+
+
+def opset_of(path: Path) -> int:
+    """Read the version of the standard operator set; ModelLoadError if the file names none."""
+
+    def read(model: Message) -> int:
+        standard = (each for each in model.fields(_OPERATOR_SETS) if _is_standard(model, each))
+        return next(value for number, value in whole_numbers(model.content, *next(standard)) if number == _VERSION)
+
+    try:
+        return in_file(path, read)
+    except ValueError as error:
+        raise ModelLoadError(
+            f"{path.name}: its operator set cannot be read ({error}): convert the bundle again"
+        ) from error
+
+
+def _is_standard(model: Message, operator_set: tuple[int, int]) -> bool:
+    return all(domain in STANDARD_DOMAINS for domain in model.texts(_DOMAIN, operator_set))

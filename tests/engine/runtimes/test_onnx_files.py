@@ -11,7 +11,9 @@ import pytest
 from onnx import AttributeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from engine import Bundle, ModelLoadError, Precision
-from engine.runtimes.programs.onnx_files import require_whole_model
+from engine.bundle.bundle import OnnxModel
+from engine.runtimes.programs.input_bands import input_size
+from engine.runtimes.programs.onnx_files import opset_of, require_whole_model
 
 
 def outside(location: str = "../../../etc/passwd") -> TensorProto:
@@ -133,3 +135,27 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_damage(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=rf"onnx/fp32/model\.onnx is damaged \(.*{message}"):
         require_whole_model(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, (64, 96)), (None, None), ("h", None)])
+def test_operator_set_and_size_are_read_also_where_weights_are_inputs(
+    side: int | str | None, size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    inputs = [("w", [16]), ("x", ["n", 3, side, 96])]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.zeros(16, np.float32), "w")],
+    )
+    sets = [helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("", 16)]
+    path = saved(tmp_path, helper.make_model(graph, opset_imports=sets).SerializeToString())
+    assert opset_of(path) == 16
+    assert input_size(OnnxModel(path, Precision.FP32, digest="")) == size
+
+
+def test_a_file_without_an_operator_set_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, onnx.ModelProto(ir_version=8).SerializeToString())
+    with pytest.raises(ModelLoadError, match="operator set cannot be read"):
+        opset_of(path)
