@@ -53,10 +53,12 @@ from service.ivcap.model_cache import ModelCache
 from service.ivcap.parameters import ServiceRequest, build_service_request, problems_of
 from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
+from service.ivcap.summary import Failure, ImageCounts, Mask, Products, TotalShare
 from service.ivcap.transfer.limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
 from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
 from service.request import PredictRequest
+from service.results.records import ProvenanceRecord
 from service.session import caches_at
 from service.version import banner
 
@@ -88,105 +90,6 @@ class JobRequest(ServiceRequest):
         return {**parameters, "$schema": given.get("$schema", REQUEST_SCHEMA)}
 
 
-def _is_absent(value: object) -> bool:
-    return value is None or value == []
-
-
-class _Part(BaseModel):
-    """A part of a result; what has no description here is an error, and not left out."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ImageCounts(_Part):
-    """How many images a job had."""
-
-    total: int = Field(description="images that were asked for")
-    succeeded: int = Field(description="images that have a mask")
-    failed: int = Field(description="images that have none")
-
-
-class Cover(_Part):
-    """The share of a class."""
-
-    id: str | None = Field(description="URN of the class, if the bundle has one")
-    name: str = Field(description="name of the class")
-    color: tuple[int, int, int] = Field(description="red, green and blue in the masks, 0 to 255 each")
-    cover: float = Field(description="share of the pixels, 0 to 1")
-
-    excluded: float | None = Field(
-        None,
-        description="share of all pixels, 0 to 1, of a class that is left out of the cover, which is then 0",
-        exclude_if=_is_absent,
-    )
-    area_m2: float | None = Field(
-        None, description="area of the class in square metres, if the raster tells it", exclude_if=_is_absent
-    )
-
-
-class TotalShare(Cover):
-    """The share of a class over all images."""
-
-    cover: float = Field(description="share of the pixels of all images, 0 to 1: every pixel counts once")
-    mean_of_images: float = Field(description="mean of the images' covers, 0 to 1: every image counts once")
-
-
-class RasterPlace(_Part):
-    """Where a raster lies."""
-
-    crs: str | None = Field(description="coordinate reference system, such as EPSG:32755; null if the file names none")
-    bounds: tuple[float, float, float, float] | None = Field(
-        description="smallest x, smallest y, largest x and largest y in that system"
-    )
-    valid_pixels: int = Field(description="pixels that hold data, of which the covers are shares")
-
-
-class Mask(_Part):
-    """The result of an image."""
-
-    image: str = Field(description="URN of the image")
-    name: str = Field(description="name of the image")
-    mask: str = Field(
-        description="URN of the mask, whose values are class indices: a palette PNG; a GeoTIFF of a raster"
-    )
-    width: int = Field(description="of the mask, in pixels")
-    height: int = Field(description="of the mask, in pixels")
-    cover: list[Cover] = Field(description="of every class, by class index")
-    raster: RasterPlace | None = Field(
-        None, description="where a raster lies; absent of a photograph", exclude_if=_is_absent
-    )
-    polygons: str | None = Field(
-        None, description="URN of the polygons of a raster, if they were asked for", exclude_if=_is_absent
-    )
-    roi: dict[str, Any] | None = Field(
-        None,
-        description="cover inside the region of interest, its polygon and quality, or why there is none",
-        exclude_if=_is_absent,
-    )
-    confidence: dict[str, Any] | None = Field(
-        None, description="how sure the network is, if that was asked for", exclude_if=_is_absent
-    )
-    flags: list[str] = Field(
-        default=[], description="what the photograph may suffer from, such as blurred", exclude_if=_is_absent
-    )
-
-
-class Failure(_Part):
-    """An image without a result."""
-
-    image: str = Field(description="URN of the image")
-    name: str = Field(description="name of the image")
-    reason: str = Field(description="what is wrong with it")
-
-
-class Products(_Part):
-    """What a job stores besides the masks."""
-
-    cover: str | None = Field(None, description="URN of the table of cover, CSV")
-    report: str | None = Field(None, description="URN of the report, HTML")
-    collection: str | None = Field(None, description="URN of the collection of masks")
-
-
 class JobResult(BaseModel):
     """What became of a job."""
 
@@ -200,11 +103,11 @@ class JobResult(BaseModel):
     failures: list[Failure] = Field(description="one for each image that failed")
     cover: list[TotalShare] = Field(description="of every class over all images, by two rules")
     products: Products = Field(description="what is stored for the job as a whole")
-    provenance: dict[str, Any] = Field(description="of the masks: bundle, runtime, provider, precision, versions")
+    provenance: ProvenanceRecord = Field(description="of the masks: bundle, runtime, provider, precision, versions")
 
     def __str__(self) -> str:
         """Keep it short: the platform's library logs results."""
-        return f"{self.images.succeeded} masks, {self.images.failed} failures"
+        return f"{self.images['succeeded']} masks, {self.images['failed']} failures"
 
 
 class JobError(EngineError):

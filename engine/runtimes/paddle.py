@@ -28,7 +28,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -36,9 +36,10 @@ from typing_extensions import override
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
 from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName, TensorRtPreparation
-from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, check_feeds, probe_feeds
 from engine.runtimes.engine_cache import EngineKey, engine_folder
-from engine.runtimes.programs.paddle_files import pir_tensor_specs, require_whole_weights
+from engine.runtimes.programs.paddle_files import require_whole_weights
+from engine.runtimes.programs.paddle_programs import tensor_specs
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import scratch_folder
@@ -265,38 +266,6 @@ def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
         )
 
 
-def pdmodel_tensor_specs(program: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Read inputs and outputs from a `.pdmodel`; ModelLoadError if the bytes are no program."""
-    _import_paddle()
-    from google.protobuf.message import DecodeError
-    from paddle.base.proto import framework_pb2
-
-    description = cast("Any", framework_pb2.ProgramDesc())
-    try:
-        description.ParseFromString(program)
-        block = description.blocks[0]
-    except (DecodeError, IndexError) as error:
-        raise ModelLoadError(f"the program is not a .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
-    kinds = {
-        "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8, "INT8": np.int8,
-        "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
-    }  # fmt: skip
-    types = {getattr(framework_pb2.VarType, name): kind for name, kind in kinds.items()}
-    variables = {variable.name: variable.type for variable in block.vars}
-
-    def specs(kind: str, side: str) -> tuple[TensorSpec, ...]:
-        found: list[TensorSpec] = []
-        for operation in block.ops:
-            if operation.type == kind:
-                name = next(iter(getattr(operation, side)[0].arguments))
-                tensor = variables[name].dense_tensor.tensor
-                shape = tuple(None if axis < 0 else int(axis) for axis in tensor.dims)
-                found.append(TensorSpec(name=name, dtype=np.dtype(types[tensor.data_type]), shape=shape))
-        return tuple(found)
-
-    return specs("feed", "outputs"), specs("fetch", "inputs")
-
-
 def _import_paddle() -> Any:
     try:
         with warnings.catch_warnings():
@@ -372,10 +341,7 @@ class PaddleRuntime(Runtime):
 
     def _open(self, model: PaddleModel, options: PaddleOptions) -> None:
         try:
-            if model.kind == "pir":
-                self.inputs, self.outputs = pir_tensor_specs(model.program.read_text(encoding="utf-8"))
-            else:
-                self.inputs, self.outputs = pdmodel_tensor_specs(model.program.read_bytes())
+            self.inputs, self.outputs = tensor_specs(model)
             require_whole_weights(model)
             predictor = _create_predictor(model, options)
             self._output_names = [str(name) for name in predictor.get_output_names()]

@@ -4,9 +4,9 @@ The files in docs/schemas are made from them by `make schemas`; tests hold every
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from converters.exporting.bundle_files import MODEL_SCHEMA
@@ -20,40 +20,29 @@ from service.ivcap.publishing import (
     SUMMARY_SCHEMA,
     TIMINGS_SCHEMA,
 )
+from service.ivcap.summary import CLOSED, MaskSide, Measured, Summary, Urn
 from service.job import REQUEST_SCHEMA, RESULT_SCHEMA, JobRequest, JobResult
-from service.results.records import ConfidenceRecord, CoverRecord, ProvenanceRecord, RasterRecord, RegionRecord, Share
+from service.results.records import CoverRecord, ProvenanceRecord, Share
 
-_CLOSED = ConfigDict(extra="forbid")
-_Urn = Annotated[str, Field(pattern="^(urn|https?|file):.+")]
-_Side = Annotated[int, Field(ge=1, description="of the mask, in pixels")]
 _Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class _OfImage(TypedDict):
     """What every aspect of an image says of it."""
 
-    image: Annotated[_Urn, Field(description="URN of the image")]
+    image: Annotated[Urn, Field(description="URN of the image")]
     name: Annotated[str, Field(description="name of the image")]
     taken_at: NotRequired[Annotated[str, Field(description="when the photograph was taken, ISO 8601; if it says so")]]
     latitude_deg: NotRequired[Annotated[float, Field(ge=-90, le=90, description="where it was taken")]]
     longitude_deg: NotRequired[Annotated[float, Field(ge=-180, le=180, description="where it was taken")]]
-    model: Annotated[_Urn, Field(description="URN of the model bundle")]
-    order: Annotated[_Urn, Field(description="URN of the order or job")]
-    width: _Side
-    height: _Side
+    model: Annotated[Urn, Field(description="URN of the model bundle")]
+    order: Annotated[Urn, Field(description="URN of the order or job")]
+    width: MaskSide
+    height: MaskSide
 
 
-class _Measured(TypedDict):
-    """What is told of a mask besides, where it was asked for or is known."""
-
-    confidence: NotRequired[Annotated[ConfidenceRecord, Field(description="how sure the network is; shares, 0 to 1")]]
-    roi: NotRequired[Annotated[RegionRecord, Field(description="cover inside the region of interest")]]
-    flags: NotRequired[Annotated[list[str], Field(description="what the photograph may suffer from, such as blurred")]]
-    raster: NotRequired[Annotated[RasterRecord, Field(description="where a raster lies")]]
-
-
-@with_config(_CLOSED)
-class Inference(_OfImage, _Measured):
+@with_config(CLOSED)
+class Inference(_OfImage, Measured):
     """What is known of a mask; attached to it."""
 
     multilabel: Annotated[bool, Field(description="whether a pixel may belong to several classes")]
@@ -61,76 +50,22 @@ class Inference(_OfImage, _Measured):
     provenance: Annotated[ProvenanceRecord, Field(description="what made the mask")]
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class ScalarInference(_OfImage):
     """The cover of the second of two classes; attached to the mask."""
 
     cover: Annotated[Share, Field(description="share of the pixels of class 1")]
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class Polygons(_OfImage):
     """What is known of the polygons of a raster; attached to them."""
 
-    mask: Annotated[_Urn, Field(description="URN of the mask that they outline")]
+    mask: Annotated[Urn, Field(description="URN of the mask that they outline")]
     crs: Annotated[str | None, Field(description="coordinate reference system; null if the raster names none")]
 
 
-@with_config(_CLOSED)
-class _Mask(_Measured):
-    image: _Urn
-    name: str
-    mask: _Urn
-    width: _Side
-    height: _Side
-    cover: list[CoverRecord]
-    polygons: NotRequired[_Urn]
-
-
-@with_config(_CLOSED)
-class _Counts(TypedDict):
-    total: Annotated[int, Field(ge=0)]
-    succeeded: Annotated[int, Field(ge=0)]
-    failed: Annotated[int, Field(ge=0)]
-
-
-@with_config(_CLOSED)
-class _Failure(TypedDict):
-    image: _Urn
-    name: str
-    reason: str
-
-
-@with_config(_CLOSED)
-class _Products(TypedDict):
-    cover: NotRequired[Annotated[_Urn, Field(description="table of cover, CSV")]]
-    report: NotRequired[Annotated[_Urn, Field(description="report, HTML")]]
-    collection: NotRequired[Annotated[_Urn, Field(description="collection of the masks")]]
-
-
-@with_config(_CLOSED)
-class _Total(CoverRecord):
-    mean_of_images: Annotated[Share, Field(description="every image counts once; in cover every pixel does")]
-
-
-@with_config(_CLOSED)
-class Summary(TypedDict):
-    """What became of an order or a job; attached to it."""
-
-    order: Annotated[_Urn, Field(description="URN of the order or job")]
-    model: Annotated[_Urn, Field(description="URN of the model bundle")]
-    status: Literal["done", "incomplete", "wrong_request"]
-    shard: NotRequired[Annotated[str, Field(description="which share of the images was asked for")]]
-    images: _Counts
-    failures: Annotated[list[_Failure], Field(description="images without a mask")]
-    problems: Annotated[list[str], Field(description="what else was not done or not stored")]
-    masks: list[_Mask]
-    cover: Annotated[list[_Total], Field(description="over all images, by two rules")]
-    products: _Products
-    provenance: ProvenanceRecord | None
-
-
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class _Statistics(TypedDict):
     mean: _Milliseconds
     median: _Milliseconds
@@ -139,54 +74,54 @@ class _Statistics(TypedDict):
     max: _Milliseconds
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class Timings(TypedDict):
     """How long the steps took, per image; attached to the order or job."""
 
     model_name: str
-    model: _Urn
-    order: _Urn
+    model: Urn
+    order: Urn
     images: Annotated[int, Field(ge=0)]
     timings_ms: dict[str, _Statistics]
     provenance: ProvenanceRecord
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class ListedCollection(TypedDict):
     """A collection of masks as a list, the form of the platform's command line."""
 
-    collection: _Urn
+    collection: Urn
     name: str
-    order: _Urn
-    artifacts: list[_Urn]
+    order: Urn
+    artifacts: list[Urn]
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class NamedCollection(TypedDict):
     """A collection of masks by its name, the form of the platform's client."""
 
     name: str
     description: str
-    order: _Urn
+    order: Urn
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class CollectionItem(TypedDict):
     """A member of a collection, the form of the platform's client."""
 
-    collection: _Urn
-    item: _Urn
-    order: _Urn
+    collection: Urn
+    item: Urn
+    order: Urn
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class _ModelClass(TypedDict):
     id: str
     name: str
     def_color: NotRequired[Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]]
 
 
-@with_config(_CLOSED)
+@with_config(CLOSED)
 class Model(TypedDict):
     """What a bundle says of itself: `meta.json`, and the aspect that is attached to the bundle."""
 

@@ -95,47 +95,60 @@ class MaskRecord(TypedDict):
     height: Side
 
 
+_Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+_Corner = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+_Bounds = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
+_Range = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+_Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
 @with_config(_CLOSED)
 class CoverRecord(TypedDict):
     """The cover of a class."""
 
-    id: str
-    name: str
-    color: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
-    cover: Share
-    area_m2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
-    area_cm2: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
-    excluded: NotRequired[Share]
+    id: Annotated[str, Field(description="URN of the class; empty if the bundle has none")]
+    name: Annotated[str, Field(description="name of the class")]
+    color: Annotated[_Color, Field(description="red, green and blue in the masks, 0 to 255 each")]
+    cover: Annotated[Share, Field(description="share of the pixels, 0 to 1")]
+    area_m2: NotRequired[
+        Annotated[FiniteFloat, Field(ge=0, description="area in square metres, if the raster tells it")]
+    ]
+    area_cm2: NotRequired[
+        Annotated[FiniteFloat, Field(ge=0, description="area in square centimetres, if the region's size is known")]
+    ]
+    excluded: NotRequired[
+        Annotated[Share, Field(description="share of all pixels of a class that is left out, whose cover is then 0")]
+    ]
 
 
 @with_config(_CLOSED)
 class RasterRecord(TypedDict):
     """Where a raster lies."""
 
-    crs: str | None
-    bounds: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None
-    valid_pixels: Annotated[int, Field(ge=0, le=_LARGEST)]
+    crs: Annotated[str | None, Field(description="coordinate reference system, such as EPSG:32755; null if none")]
+    bounds: Annotated[_Bounds | None, Field(description="smallest x, smallest y, largest x, largest y in that system")]
+    valid_pixels: Annotated[_Count, Field(description="pixels that hold data, of which the covers are shares")]
 
 
 @with_config(_CLOSED)
 class ProvenanceRecord(TypedDict):
     """How a mask was made: the fields of `engine.Provenance`."""
 
-    bundle: str
-    model: str
-    runtime: str
-    provider: str
-    precision: str
-    threads: Annotated[int, Field(ge=0, le=_LARGEST)]
-    fallbacks: Annotated[list[str], _Few]
-    versions: Annotated[dict[str, str], _Few]
-    profile: NotRequired[str | None]
-    streams: NotRequired[Annotated[int, Field(ge=0, le=_LARGEST)]]
-    tiling: NotRequired[Facts | None]
-    averaging: NotRequired[Facts | None]
-    measuring: NotRequired[Facts | None]
-    scale_range: NotRequired[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None]
-    derived_from: NotRequired[str | None]
+    bundle: Annotated[str, Field(description="digest of the bundle")]
+    model: Annotated[str, Field(description="digest of the model that ran")]
+    runtime: Annotated[str, Field(description="onnx or paddle")]
+    provider: Annotated[str, Field(description="execution provider that ran it")]
+    precision: Annotated[str, Field(description="arithmetic of the heavy layers")]
+    threads: Annotated[_Count, Field(description="threads of the runtime, all streams together")]
+    fallbacks: Annotated[list[str], _Few, Field(description="every step that `auto` went down, in order")]
+    versions: Annotated[dict[str, str], _Few, Field(description="versions, by name of the library")]
+    profile: NotRequired[Annotated[str | None, Field(description="digest of the tuned profile, if one was used")]]
+    streams: NotRequired[Annotated[_Count, Field(description="runs that may be under way at once, if several")]]
+    tiling: NotRequired[Annotated[Facts | None, Field(description="how the image was cut into tiles and joined")]]
+    averaging: NotRequired[Annotated[Facts | None, Field(description="windows, scales and flips that were averaged")]]
+    measuring: NotRequired[Annotated[Facts | None, Field(description="what was done before the cover was taken")]]
+    scale_range: NotRequired[Annotated[_Range | None, Field(description="values of pictures that became 0 and 255")]]
+    derived_from: NotRequired[Annotated[str | None, Field(description="digest of the bundle that it was made from")]]
 
 
 @with_config(_CLOSED)
@@ -159,21 +172,21 @@ class SizeRecord(TypedDict):
 class ConfidenceRecord(TypedDict):
     """How sure the network is of the classes of an image."""
 
-    mean: Share
-    unsure: Share
-    limit: Share
+    mean: Annotated[Share, Field(description="mean probability of the pixels' classes, 0 to 1")]
+    unsure: Annotated[Share, Field(description="share of the pixels whose probability is below the limit, 0 to 1")]
+    limit: Annotated[Share, Field(description="probability below which a pixel counts as unsure, 0 to 1")]
 
 
 @with_config(_CLOSED)
 class RegionRecord(TypedDict):
     """The cover inside a region of interest."""
 
-    method: Literal["frame", "polygon", "rectangle"]
-    error: str | None
-    polygon: Annotated[list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]], Field(max_length=1000)]
-    cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES)]
-    area_cm2: NotRequired[Annotated[FiniteFloat, Field(gt=0)]]
-    quality: Facts
+    method: Annotated[Literal["frame", "polygon", "rectangle"], Field(description="how the region was found")]
+    error: Annotated[str | None, Field(description="why there is no region; null if there is one")]
+    polygon: Annotated[list[_Corner], Field(max_length=1000, description="its corners, x and y in pixels")]
+    cover: Annotated[list[CoverRecord], Field(max_length=_MOST_CLASSES, description="of every class, inside it")]
+    area_cm2: NotRequired[Annotated[FiniteFloat, Field(gt=0, description="its area in square centimetres, if known")]]
+    quality: Annotated[Facts, Field(description="how well the region was found, by name")]
 
 
 class _Common(TypedDict):

@@ -495,8 +495,8 @@ def test_a_long_job_is_read_ahead_in_bounds(machine: Machine, platform: JobPlatf
     content = good(machine.do_jobs(platform)[job])
     assert content["images"] == {"total": 60, "succeeded": 54, "failed": 6}
     assert [each["image"] for each in content["masks"]] == [urn for at, urn in enumerate(images) if at % 10 != 3]
-    # Those decoded ahead, one that is run, one that is encoded.
-    assert 1 < max(downloads) <= usable_cores() + 3
+    # Those decoded ahead, one that waits for the network, one that is run, one that is encoded, and the next.
+    assert 1 < max(downloads) <= usable_cores() + 4
     told = [each["options"]["done"] for each in platform.progress if "done" in (each["options"] or {})]
     assert told == list(range(3, 61, 3))
 
@@ -617,6 +617,8 @@ PARAMETERS: Mapping[str, Any] = {
     "overlay-strength": None,
     "tile": False,
     "as-photograph": False,
+    "simplify": None,
+    "ignore-bundle-cleanup": False,
     "tile-size": None,
     "overlap": None,
     "bands": None,

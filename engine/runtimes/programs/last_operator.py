@@ -4,15 +4,16 @@ Whether scores are logits or probabilities cannot be told from the values of one
 way; the program says it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
 from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
-from engine.runtimes.programs.protobuf import Message, in_file, require_program_size
+from engine.runtimes.programs import Operator
+from engine.runtimes.programs.onnx_files import Graph, graph_of, graph_values
+from engine.runtimes.programs.onnx_files import operators as onnx_operators
+from engine.runtimes.programs.paddle_programs import operators
+from engine.runtimes.programs.protobuf import Message, in_file
 
 
 class LastOperator(StrEnum):
@@ -42,15 +43,6 @@ _KEEPS_THE_VALUES = frozenset(
 )
 """Operators, in lower case, behind which the values are still what they were before: copies, shapes, sizes, types."""
 
-_Operator = tuple[str, Sequence[str]]
-"""Name in lower case, and the values that it takes."""
-
-_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_OUTPUT = 7, 1, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _VALUE_NAME = 1, 2, 4, 1
-"""Numbers of fields in ``onnx.proto3``."""
-_BLOCKS, _OPERATORS, _INPUTS, _OUTPUTS, _TYPE, _ARGUMENTS = 1, 4, 1, 2, 3, 2
-"""Numbers of fields in Paddle's ``framework.proto``."""
-
 
 def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
     """Find what a network does to its scores last, from its first output backwards through copies and changes of shape.
@@ -60,70 +52,28 @@ def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
     """
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
-        if isinstance(model, PaddleModel):
-            require_program_size(path)
-        if isinstance(model, PaddleModel) and model.kind != "pdmodel":
-            return _of_pir(path)
-        return in_file(path, _of_onnx if isinstance(model, OnnxModel) else _of_pdmodel)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(model, OnnxModel):
+            return in_file(path, _of_onnx)
+        steps = operators(model)
+        return _traced(steps, next(each.inputs[0] for each in steps if each.kind == "fetch"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
 
 
-def _traced(makers: Mapping[str, _Operator], value: str) -> LastOperator:
-    for _ in range(len(makers)):
-        name, taken = makers.get(value, ("", ()))
-        if name in _KNOWN:
-            return _KNOWN[name]
-        if name not in _KEEPS_THE_VALUES or not taken:
-            return LastOperator.OTHER
-        value = taken[0]
-    return LastOperator.OTHER
-
-
-def _of_pir(program: Path) -> LastOperator:
-    operations: list[dict[str, Any]] = json.loads(program.read_text(encoding="utf-8"))["program"]["regions"][0][
-        "blocks"
-    ][0]["ops"]
-    makers: dict[str, _Operator] = {}
-    fetched: list[str] = []
-    for operation in operations:
-        name = str(operation["#"]).rpartition(".")[2].lower()
-        taken = [str(each["%"]) for each in operation.get("I", [])]
-        if name == "fetch":
-            fetched += taken
-        # A weight makes one value, which stands by itself; everything else makes a list of them.
-        made: list[dict[str, Any]] = [operation["O"]] if name == "p" else operation["O"]
-        makers.update((str(each["%"]), (name, taken)) for each in made)
-    return _traced(makers, fetched[0])
-
-
-def _of_pdmodel(program: Message) -> LastOperator:
-    makers: dict[str, _Operator] = {}
-    fetched: list[str] = []
-    block = next(program.fields(_BLOCKS))
-    for operator in program.fields(_OPERATORS, block):
-        name = next(program.texts(_TYPE, operator)).lower()
-        taken, made = (
-            [
-                argument
-                for variable in program.fields(side, operator)
-                for argument in program.texts(_ARGUMENTS, variable)
-            ]
-            for side in (_INPUTS, _OUTPUTS)
-        )
-        if name == "fetch":
-            fetched += taken
-        else:
-            makers.update((each, (name, taken)) for each in made)
-    return _traced(makers, fetched[0])
-
-
 def _of_onnx(model: Message) -> LastOperator:
-    graph = next(model.fields(_MODEL_GRAPH))
-    makers: dict[str, _Operator] = {}
-    for node in model.fields(_GRAPH_NODE, graph):
-        name = next(model.texts(_NODE_TYPE, node)).lower()
-        taken = list(model.texts(_NODE_INPUT, node))
-        makers.update((each, (name, taken)) for each in model.texts(_NODE_OUTPUT, node))
-    output = next(model.fields(_GRAPH_OUTPUT, graph))
-    return _traced(makers, next(model.texts(_VALUE_NAME, output)))
+    graph = graph_of(model)
+    steps = list(onnx_operators(model, graph))
+    return _traced(steps, next(graph_values(model, graph, Graph.OUTPUT)).name)
+
+
+def _traced(steps: Sequence[Operator], value: str) -> LastOperator:
+    makers = {made: each for each in steps if each.kind != "fetch" for made in each.outputs}
+    for _ in range(len(makers)):
+        maker = makers.get(value)
+        kind = "" if maker is None else maker.kind.lower()
+        if kind in _KNOWN:
+            return _KNOWN[kind]
+        if maker is None or kind not in _KEEPS_THE_VALUES or not maker.inputs:
+            return LastOperator.OTHER
+        value = maker.inputs[0]
+    return LastOperator.OTHER

@@ -1,18 +1,99 @@
-"""ONNX files, read without ONNX Runtime: whether a model is whole in its one file, and its operator set.
+"""ONNX files, read without ONNX Runtime: whether a model is whole in its one file, its operators, values and weights.
 
 Source: onnx 1.17, ``onnx/onnx.proto3`` (numbers of fields), and the wire format of protocol buffers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from engine.errors import ModelLoadError
-from engine.runtimes.programs.protobuf import Message, fields_with_length, in_file, whole_numbers
+from engine.runtimes.programs import Operator
+from engine.runtimes.programs.protobuf import Message, Part, axis_length, fields_with_length, in_file
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-_OPERATOR_SETS, _DOMAIN, _VERSION = 8, 1, 2
-"""Numbers of fields."""
+
+
+class Model(IntEnum):
+    """Numbers of the fields of a model."""
+
+    GRAPH = 7
+    OPERATOR_SET = 8
+
+
+class Graph(IntEnum):
+    """Numbers of the fields of a graph."""
+
+    NODE = 1
+    WEIGHT = 5
+    INPUT = 11
+    OUTPUT = 12
+
+
+class Node(IntEnum):
+    """Numbers of the fields of a node."""
+
+    INPUT = 1
+    OUTPUT = 2
+    NAME = 3
+    KIND = 4
+    ATTRIBUTE = 5
+
+
+class Attribute(IntEnum):
+    """Numbers of the fields of an attribute."""
+
+    NAME = 1
+    NUMBER = 3
+    TYPE = 20
+
+
+WHOLE_NUMBER = 2
+"""The type of an attribute."""
+
+
+class Value(IntEnum):
+    """Numbers of the fields of what a graph takes or returns."""
+
+    NAME = 1
+    TYPE = 2
+
+
+TENSOR = 1
+"""Number of the field of a type that describes a tensor."""
+
+
+class TensorType(IntEnum):
+    """Numbers of the fields of the description of a tensor."""
+
+    ELEMENT = 1
+    SHAPE = 2
+
+
+class Weight(IntEnum):
+    """Numbers of the fields of a weight, whose values lie in raw bytes or as numbers."""
+
+    ELEMENT = 2
+    NUMBERS = 5
+    NAME = 8
+    RAW = 9
+
+
+class Element(IntEnum):
+    """Types of the elements of a tensor."""
+
+    FLOAT32 = 1
+    UINT8 = 2
+    INT8 = 3
+    INT32 = 6
+
+
+_DOMAIN, _VERSION = 1, 2
+"""Numbers of the fields of an operator set."""
+_AXIS, _LENGTH = 1, 1
+"""Numbers of the fields of a shape, and of an axis."""
 _MOST_DEPTH = 100
 """As protocol buffers themselves allow it."""
 
@@ -56,12 +137,58 @@ def require_whole_model(path: Path) -> None:
             raise ModelLoadError(f"{where} is damaged ({error}): fetch or convert the bundle again") from error
 
 
+@dataclass(frozen=True, slots=True)
+class GraphValue:
+    """What a graph takes or returns; what the file leaves open is None: the element's type, all axes, or one."""
+
+    name: str
+    element: int | None
+    axes: tuple[int | None, ...] | None
+
+
+def graph_of(model: Message) -> Part:
+    """Find the graph; StopIteration if there is none."""
+    return next(model.fields(Model.GRAPH))
+
+
+def operators(model: Message, graph: Part) -> Iterator[Operator]:
+    """Read the nodes of a graph, in its order."""
+    for node in model.fields(Graph.NODE, graph):
+        yield Operator(
+            kind=next(model.texts(Node.KIND, node), ""),
+            inputs=tuple(model.texts(Node.INPUT, node)),
+            outputs=tuple(model.texts(Node.OUTPUT, node)),
+            name=next(model.texts(Node.NAME, node), ""),
+        )
+
+
+def weights(model: Message, graph: Part) -> dict[str, Part]:
+    """Find the weights of a graph, by name."""
+    return {name: each for each in model.fields(Graph.WEIGHT, graph) for name in model.texts(Weight.NAME, each)}
+
+
+def graph_values(model: Message, graph: Part, side: Graph) -> Iterator[GraphValue]:
+    """Read what a graph takes (`Graph.INPUT`) or returns (`Graph.OUTPUT`), in its order."""
+    for value in model.fields(side, graph):
+        tensor = next(model.nested(value, Value.TYPE, TENSOR), (0, 0))
+        shape = next(model.fields(TensorType.SHAPE, tensor), None)
+        yield GraphValue(
+            name=next(model.texts(Value.NAME, value), ""),
+            element=next(model.numbers(TensorType.ELEMENT, tensor), None),
+            axes=None if shape is None else tuple(_axis_length(model, axis) for axis in model.fields(_AXIS, shape)),
+        )
+
+
+def _axis_length(model: Message, axis: Part) -> int | None:
+    return axis_length(next(model.numbers(_LENGTH, axis), None))
+
+
 def opset_of(path: Path) -> int:
     """Read the version of the standard operator set; ModelLoadError if the file names none."""
 
     def read(model: Message) -> int:
-        standard = (each for each in model.fields(_OPERATOR_SETS) if _is_standard(model, each))
-        return next(value for number, value in whole_numbers(model.content, *next(standard)) if number == _VERSION)
+        standard = (each for each in model.fields(Model.OPERATOR_SET) if _is_standard(model, each))
+        return next(model.numbers(_VERSION, next(standard)))
 
     try:
         return in_file(path, read)
@@ -71,5 +198,5 @@ def opset_of(path: Path) -> int:
         ) from error
 
 
-def _is_standard(model: Message, operator_set: tuple[int, int]) -> bool:
+def _is_standard(model: Message, operator_set: Part) -> bool:
     return all(domain in STANDARD_DOMAINS for domain in model.texts(_DOMAIN, operator_set))

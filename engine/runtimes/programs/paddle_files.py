@@ -1,51 +1,18 @@
-"""Paddle's own files, read without Paddle: what a program takes, returns and does, whether the weights are whole."""
+"""Paddle's own files, checked without Paddle: whether a program only computes, and whether the weights are whole."""
 
-import json
 import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import numpy as np
+from collections.abc import Mapping
+from typing import BinaryIO
 
 from engine.bundle.bundle import PaddleModel
 from engine.errors import ModelLoadError
-from engine.runtimes import TensorSpec
-from engine.runtimes.programs.protobuf import fields_numbered, whole_number
-from engine.system.settings_files import object_of_unique_keys
+from engine.runtimes.programs.paddle_programs import operator_names
+from engine.runtimes.programs.protobuf import whole_number
 
 _DTYPE_TAG, _AXIS_TAG, _DESCRIPTION_BYTES = 1 << 3, 2 << 3, 1 << 10
-
-
-def pir_tensor_specs(program: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Read inputs and outputs from the text of `model.json`; ModelLoadError if it is no PIR program."""
-    try:
-        operations = json.loads(program)["program"]["regions"][0]["blocks"][0]["ops"]
-        inputs = [op for op in operations if op["#"].rpartition(".")[2] in {"data", "feed"}]
-        outputs = [op for op in operations if op["#"].rpartition(".")[2] == "fetch"]
-        return tuple(map(_pir_spec, inputs)), tuple(map(_pir_spec, outputs))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelLoadError(f"the program is not PIR JSON of Paddle 3 ({error}): export the model again") from error
-
-
-_PIR_DTYPES: Mapping[str, type[np.generic]] = {
-    "f16": np.float16, "f32": np.float32, "f64": np.float64, "ui8": np.uint8, "i8": np.int8, "i16": np.int16,
-    "i32": np.int32, "i64": np.int64, "bool": np.bool_,
-}  # fmt: skip
-
-
-def _pir_spec(operation: dict[str, Any]) -> TensorSpec:
-    attributes = {each["N"]: each["AT"].get("D") for each in operation["A"]}
-    dtype, axes, *_ = operation["O"][0]["TT"]["D"]
-    return TensorSpec(
-        name=attributes["name"],
-        dtype=np.dtype(_PIR_DTYPES[dtype["#"].rpartition("t_")[2]]),
-        shape=tuple(None if axis < 0 else axis for axis in axes),
-    )
 
 
 _DTYPE_BYTES: Mapping[int, int] = {
@@ -76,9 +43,6 @@ _NOT_ARITHMETIC = re.compile(
 )
 """Operators of Paddle 3.2.2, and those of Paddle 2 that were left out since, which do more than compute."""
 
-_BLOCKS, _OPERATORS, _TYPE = 1, 4, 3
-"""Numbers of fields in ``framework.proto``: blocks of a program, operators of a block, the name of an operator."""
-
 
 def require_arithmetic_only(model: PaddleModel) -> None:
     """Find out whether a program only computes: Paddle runs operators that read and write files as they come.
@@ -86,49 +50,13 @@ def require_arithmetic_only(model: PaddleModel) -> None:
     The weights are not read. ModelLoadError: an operator reads or writes files, prints, speaks to other machines, runs
     code that is not Paddle's own, or is of an unknown kind; or the file is no program.
     """
-    names = _pir_operators(model.program) if model.kind == "pir" else _pdmodel_operators(model.program)
-    for name in names:
+    for name in operator_names(model):
         dialect, _, operator = name.rpartition(".")
         if dialect not in _DIALECTS or _NOT_ARITHMETIC.fullmatch(operator.rstrip("_").removesuffix("_grad")):
             raise ModelLoadError(
                 f"{model.program.name} holds the operator {name[:100]!r}, which does more than compute (it may read or "
                 "write files, or run code): it is not run; export the network without it, and trust no such bundle"
             )
-
-
-def _pir_operators(program: Path) -> Iterator[str]:
-    """Names of the operators of a PIR program, wherever they stand."""
-    try:
-        pending: list[object] = [
-            json.loads(program.read_text(encoding="utf-8"), object_pairs_hook=object_of_unique_keys)
-        ]
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{program.name} is not PIR JSON of Paddle 3 ({error}): export the model again") from error
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            entries = cast("dict[str, object]", value)
-            operators = entries.get("ops")
-            if isinstance(operators, list):
-                for each in cast("list[object]", operators):
-                    yield str(cast("dict[str, object]", each).get("#", "")) if isinstance(each, dict) else "?.?"
-            pending += entries.values()
-        elif isinstance(value, list):
-            pending += cast("list[object]", value)
-
-
-def _pdmodel_operators(program: Path) -> Iterator[str]:
-    """Names of the operators of a `.pdmodel`, those of all blocks."""
-    if not program.stat().st_size:
-        raise ModelLoadError(f"{program.name} is empty: fetch or export the bundle again")
-    with program.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        try:
-            for block in fields_numbered(content, _BLOCKS, (0, len(content))):
-                for operator in fields_numbered(content, _OPERATORS, block):
-                    for start, end in fields_numbered(content, _TYPE, operator):
-                        yield content[start:end].decode(errors="backslashreplace")
-        except ValueError as error:
-            raise ModelLoadError(f"{program.name} is damaged ({error}): fetch or export the bundle again") from error
 
 
 def require_whole_weights(model: PaddleModel) -> None:

@@ -20,6 +20,12 @@ one may cost is bounded."""
 
 _Found = TypeVar("_Found")
 
+Part = tuple[int, int]
+"""A message within the file: its first byte, and the one after its last."""
+
+_FREE_FROM = 1 << 63
+"""A negative number, as a varint holds it."""
+
 
 class Message:
     """The content of a program, whose fields are counted while they are looked through."""
@@ -28,7 +34,7 @@ class Message:
         self.content = content
         self._fields = 0
 
-    def fields(self, number: int, message: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
+    def fields(self, number: int, message: Part | None = None) -> Iterator[Part]:
         """Find the fields of one number that have a length, in a message of the file or in the whole file.
 
         ValueError, too, where more fields were looked through than a network has.
@@ -40,10 +46,26 @@ class Message:
             if found == number:
                 yield first, last
 
-    def texts(self, number: int, message: tuple[int, int]) -> Iterator[str]:
+    def nested(self, message: Part, *numbers: int) -> Iterator[Part]:
+        """Find messages within messages: the fields of the last number in those of the one before, and so on."""
+        if not numbers:
+            yield message
+            return
+        for inner in self.fields(numbers[0], message):
+            yield from self.nested(inner, *numbers[1:])
+
+    def texts(self, number: int, message: Part) -> Iterator[str]:
         """Read the fields of one number as texts."""
         for first, last in self.fields(number, message):
             yield self.content[first:last].decode(errors="backslashreplace")
+
+    def numbers(self, number: int, message: Part) -> Iterator[int]:
+        """Read the fields of one number as whole numbers, packed or one by one."""
+        yield from (value for found, value in whole_numbers(self.content, *message) if found == number)
+        for first, last in self.fields(number, message):
+            while first < last:
+                value, first = whole_number(self.content, first, last)
+                yield value
 
 
 def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
@@ -85,9 +107,9 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
             raise ValueError(f"a field ends at byte {position}, its message at {end}")
 
 
-def fields_numbered(content: mmap, number: int, message: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Find the fields of one number in a message, in order."""
-    return ((first, last) for found, first, last in fields_with_length(content, *message) if found == number)
+def axis_length(value: int | None) -> int | None:
+    """Read the length of an axis; None where the program leaves it open."""
+    return value if value is not None and 0 < value < _FREE_FROM else None
 
 
 def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ from engine.runtimes.paddle import (
     pir_tensorrt_arguments,
     prepare_calibration,
 )
-from engine.runtimes.programs.paddle_files import pir_tensor_specs
+from engine.runtimes.programs.paddle_programs import pir_tensor_specs
 
 SEEN = ShapeRange((1, 3, 256, 256), (1, 3, 512, 640), (4, 3, 1024, 1024))
 PROFILE = DynamicShapeProfile((("x", SEEN),))
