@@ -140,6 +140,7 @@ def annotate(
         require_simplification()
     paths = find_ledgers(ledgers)
     found = read_pictures(paths, as_masks=True)
+    found.require_files()
     if options.sample is not None:
         found = _sampled(found, options.sample, options.labelled)
     mapping = class_mapping(found.classes, options.labels or {})

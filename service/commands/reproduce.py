@@ -33,7 +33,7 @@ from service.commands.groups import ResultOptions, SessionOptions
 from service.commands.predict import PredictRun
 from service.commands.terminal import CacheOption, ExitStatus, JsonOption, errors_end_the_command, print_json, say, tell
 from service.request import PredictRequest
-from service.results.ledger import Entry, LedgerContent, ledger_path, ledgers_in, read_ledger, source_of
+from service.results.ledger import Entry, LedgerContent, file_and_page, ledger_path, ledgers_in, read_ledger
 from service.results.pictures import MAP_SUFFIX, ImageTask, holds_mask
 from service.results.runs import Listing
 from service.session import caches_at, open_session
@@ -216,7 +216,7 @@ def _classes(path: Path) -> NDArray[Any]:
 
 
 def _task(entry: Entry) -> ImageTask:
-    path, page = source_of(entry)
+    path, page = file_and_page(entry.path)
     return ImageTask(path, entry.stem, page)
 
 

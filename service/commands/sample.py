@@ -53,6 +53,7 @@ def sample(
     """
     paths = find_ledgers(ledgers)
     found = read_pictures(paths)
+    found.require_files()
     require_apart(
         written_by({"--out": options.out}),
         {

@@ -612,10 +612,10 @@ def _stamp(path: Path) -> tuple[int, int] | tuple[None, None]:
     return found.st_size, found.st_mtime_ns
 
 
-def source_of(entry: Entry) -> tuple[Path, int | None]:
-    """Find the file of an entry's image, absolute, and its page as in `ImageTask`."""
-    paged = _PAGE.fullmatch(entry.path)
-    return (Path(entry.path), None) if paged is None else (Path(paged[1]), int(paged[2]))
+def file_and_page(path: str) -> tuple[Path, int | None]:
+    """Find the file of an image by the path of its entry, and its page as in `ImageTask`."""
+    paged = _PAGE.fullmatch(path)
+    return (Path(path), None) if paged is None else (Path(paged[1]), int(paged[2]))
 
 
 def _identity(task: ImageTask) -> str:

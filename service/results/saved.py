@@ -10,7 +10,7 @@ from engine import SourceImage, read_image
 from engine.errors import ImageError
 from engine.images import ImageLimits
 from engine.segmentation.palette import Mask
-from service.results.ledger import Entry, source_of
+from service.results.ledger import Entry, file_and_page
 
 _INDEX_PNGS: Final = (".mask.png", ".pseudo.png")
 
@@ -31,5 +31,5 @@ def read_saved(entry: Entry, folder: Path, limits: ImageLimits) -> tuple[SourceI
     """Read the photograph and the mask of an earlier run; ImageError where one is gone, or cannot be read."""
     labels = read_saved_mask(entry, folder)
     mask = labels.astype(np.uint8 if labels.dtype == np.uint8 else np.uint16, copy=False)
-    path, page = source_of(entry)
+    path, page = file_and_page(entry.path)
     return read_image(path, **limits.values(), page=page), mask

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from engine.errors import OptionError
 from engine.system.files import open_to_read
 from engine.system.settings_files import SettingsError, read_json
-from service.surveys.pictures import SurveyClass
+from service.surveys.pictures import SurveyClass, SurveyPicture
 from service.surveys.places import PlacedPicture
 
 _VERSION: Final = "v2.2.1"
@@ -83,9 +83,9 @@ def ifdo_record(
 def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any]:
     capture, depth = placed.picture.capture, placed.place.depth
     taken_at = capture.taken_at
-    digest = _digest_of(Path(placed.picture.path))
+    digest = _digest_of(placed.picture.file)
     known = {
-        "image-uuid": None if digest is None else _uuid_of(digest),
+        "image-uuid": None if digest is None else _uuid_of(_item_digest(digest, placed.picture)),
         "image-hash-sha256": None if digest is None else digest.hex(),
         _HANDLE: None if handle is None else f"{handle}{quote(name, errors='surrogateescape')}",
         # Only with its offset is the time of a camera one in UTC.
@@ -95,6 +95,12 @@ def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any
         "image-altitude-meters": None if depth is None else -depth,
     }
     return {field: value for field, value in known.items() if value is not None}
+
+
+def _item_digest(digest: bytes, picture: SurveyPicture) -> bytes:
+    """That of the file, but for its pages, which are items of their own."""
+    page = picture.path.removeprefix(str(picture.file))
+    return hashlib.sha256(digest + page.encode()).digest() if page else digest
 
 
 def _digest_of(path: Path) -> bytes | None:

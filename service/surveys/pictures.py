@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import OptionError
 from engine.images import Capture
 from engine.segmentation.prediction import MaskSize
 from engine.system.text import counted, legible
-from service.results.ledger import Entry, LedgerContent, read_ledger
+from service.results.ledger import Entry, LedgerContent, file_and_page, read_ledger
 from service.results.resuming import LedgerError, supersedes
 from service.results.runs import Run
 from service.results.totals import valid_pixels
@@ -44,6 +45,11 @@ class SurveyPicture:
     at_full_size: bool
     areas_cm2: NDArray[np.float64] | None = None
 
+    @property
+    def file(self) -> Path:
+        """The file of the picture; several pictures may be pages of one."""
+        return file_and_page(self.path)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class SurveyPictures:
@@ -68,9 +74,18 @@ class SurveyPictures:
     def files(self) -> dict[str, list[Path]]:
         """What no command that reads the ledgers may replace, in words, and the files."""
         return {
-            "one of the images": [Path(path) for path in (*(each.path for each in self.pictures), *self.failures)],
+            "one of the images": [file_and_page(path)[0] for path in self.names],
             "one of the masks": [each.folder / name for each in self.pictures for name in each.entry.pictures],
         }
+
+    def require_files(self) -> None:
+        """Refuse pages of a file, which programs for labels cannot be told of, with an OptionError."""
+        page = next((each for each in self.pictures if str(each.file) != each.path), None)
+        if page is not None:
+            raise OptionError(
+                f"{self.names[page.path]}: is a page of a file, and people label files: save each page as a picture "
+                "of its own, and predict these"
+            )
 
 
 def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyPictures:

@@ -2,6 +2,8 @@
 # tifffile ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from service.commands.terminal import ExitStatus
 from tests.service.test_cli import pseg, pseg_error
 
 
@@ -75,3 +78,15 @@ def test_a_run_with_notes_is_gone_on_with(bundle: Path, tmp_path: Path, stack: P
     first = records(bundle, stack, "--out", out)
     assert "has 3 pages" in first[0]["notes"][0]
     assert records(bundle, stack, "--out", out, "--resume") == first
+
+
+def test_pages_are_items_of_an_ifdo_and_no_pictures_to_label(bundle: Path, tmp_path: Path, stack: Path) -> None:
+    out, ifdo = tmp_path / "out", tmp_path / "ifdo.json"
+    records(bundle, stack, "--page", "all", "--out", out, "--save", "mask")
+    for command in (["sample", out, "--count", "2"], ["annotate", out, "--format", "labelme"]):
+        assert "dive.tif (page 1): is a page of a file" in pseg_error(*command)
+    assert pseg("summarize", out, "--ifdo", ifdo).status == ExitStatus.DONE
+    items = json.loads(ifdo.read_text())["image-set-items"].values()
+    digest = hashlib.sha256(stack.read_bytes()).hexdigest()
+    assert [each["image-hash-sha256"] for each in items] == [digest] * 3
+    assert len({each["image-uuid"] for each in items}) == 3

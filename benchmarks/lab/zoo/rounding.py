@@ -1,31 +1,94 @@
-"""How much rounding alone changes a network's masks: `python -m benchmarks.lab.zoo.rounding BUNDLE`.
+"""How much rounding alone changes a network's answers: `python -m benchmarks.lab.zoo.rounding BUNDLE`.
 
-It compares Paddle's oneDNN kernels with Paddle's plain ones, on the generated pictures of `pseg convert`.
+Paddle's plain kernels are compared with themselves on the generated pictures of `pseg convert` with and without noise
+of a thousandth of a grey level, and with Paddle's oneDNN kernels.
 """
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
 
 from converters.parity import ParityReport, compare, named_pictures, open_original
 from engine import PaddleOptions, open_bundle, open_runtime
+from engine.runtimes import Runtime, Tensor
 from engine.segmentation.predictor import Predictor
 from engine.system.machine.cores import usable_cores
 
+_GREY_LEVELS = 255
+_NOISE_GREY_LEVELS = 1e-3
 
-def compared(path: Path) -> ParityReport:
-    """Compare both kernels of Paddle on a bundle that holds a Paddle program."""
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far two answers of a network are apart.
+
+    Attributes:
+        mismatched_ppm: pixels of another class, per million.
+        logit_error: largest difference of a logit, as a share of the logits' range.
+    """
+
+    mismatched_ppm: float
+    logit_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How far Paddle's answers are apart where only rounding differs.
+
+    Attributes:
+        noise: of pictures with noise of a thousandth of a grey level.
+        onednn: of the kernels of oneDNN.
+    """
+
+    noise: Difference
+    onednn: Difference
+
+
+ROUNDING = TypeAdapter(Rounding)
+
+
+class _WithNoise(Runtime):
+    """A runtime that adds noise to pictures."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.identity, self.inputs, self.outputs = runtime.identity, runtime.inputs, runtime.outputs
+        self._runtime = runtime
+        self._random = np.random.default_rng(0)
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._runtime.run({name: self._noisy(tensor) for name, tensor in feeds.items()})
+
+    def close(self) -> None:
+        self._runtime.close()
+
+    def _noisy(self, tensor: Tensor) -> Tensor:
+        # The generated pictures hold all grey levels, so that the range of the values is that of the levels.
+        scale = np.ptp(tensor) / _GREY_LEVELS * _NOISE_GREY_LEVELS
+        return tensor + self._random.normal(scale=scale, size=tensor.shape).astype(tensor.dtype)
+
+
+def measured(path: Path) -> Rounding:
+    """Measure a bundle that holds a Paddle program and returns logits."""
     with open_bundle(path) as bundle, open_original(bundle, None) as plain:
-        onednn = Predictor(bundle, open_runtime(bundle, PaddleOptions(onednn=True, threads=usable_cores())))
-        return compare(plain, onednn, named_pictures(plain))
+        pictures = named_pictures(plain)
+        noisy = Predictor(bundle, _WithNoise(plain.runtime))
+        noise = _difference(compare(plain, noisy, pictures))
+        with Predictor(bundle, open_runtime(bundle, PaddleOptions(onednn=True, threads=usable_cores()))) as onednn:
+            return Rounding(noise, _difference(compare(plain, onednn, pictures)))
+
+
+def _difference(report: ParityReport) -> Difference:
+    return Difference(report.mismatched_ppm, (report.max_abs_logit_error or 0.0) / (report.logit_range or 1.0))
 
 
 def main(arguments: list[str]) -> None:
-    """Print mismatched pixels per million, and the largest error of a score as a share of the scores' range."""
+    """Print the differences as JSON."""
     (path,) = arguments
-    report = compared(Path(path))
-    print(f"{path}: {report.mismatched_ppm:.0f} ppm")
-    if report.max_abs_logit_error is not None and report.logit_range:
-        print(f"scores: {report.max_abs_logit_error / report.logit_range:.1e} of their range")
+    sys.stdout.write(ROUNDING.dump_json(measured(Path(path)), indent=2).decode() + "\n")
 
 
 if __name__ == "__main__":
