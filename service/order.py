@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from engine import Device, EngineError, OptionError, Predictor
 from engine.system.files import scratch_folder
 from service.ivcap.description import DESCRIPTION, service_name
-from service.ivcap.items import Item
+from service.ivcap.items import Item, bundle_by_its_name
 from service.ivcap.order_files import (
     OrderStore,
     images_of_order,
@@ -169,7 +169,8 @@ def handle(sizes: Sizes, arguments: Arguments, _: logging.Logger) -> int:
 def _session(model: Item, sample: Sequence[Path], options: PredictRequest) -> Generator[Predictor]:
     root = os.environ.get("PSEG_CACHE_DIR")
     caches = caches_at(Path(root) if root else None)
-    with open_session(model.fetch(), options, caches, sample) as predictor:
+    path = model.fetch()
+    with bundle_by_its_name(model, path), open_session(path, options, caches, sample) as predictor:
         model.release()
         yield predictor
 

@@ -81,6 +81,16 @@ class Item(Protocol):
         ...
 
 
+@contextmanager
+def bundle_by_its_name(bundle: Item, path: Path) -> Generator[None]:
+    """Put the name of a bundle into errors, in place of the file that it lies in for a while."""
+    try:
+        yield
+    except EngineError as error:
+        error.args = (str(error).replace(str(path), bundle.name.label),)
+        raise
+
+
 class ImageSource(Protocol):
     """The images of an order or a job."""
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import BundleError, Predictor
+from engine import Predictor
 from engine.images import ImageLimits
-from service.ivcap.items import Item
+from service.ivcap.items import Item, bundle_by_its_name
 from service.request import PredictRequest
 from service.session import Caches, keep_to_memory_limit, open_session
 
@@ -73,11 +73,8 @@ class ModelCache:
         # Two models at a time may be more than memory holds.
         self._close_model()
         path = self.bundles.fetch(bundle)
-        try:
+        with bundle_by_its_name(bundle, path):
             self._predictor = self._session.enter_context(open_session(path, request, self.caches, sample))
-        except BundleError as error:
-            # Where it lies for a while tells nobody anything.
-            raise BundleError(str(error).replace(str(path), bundle.name.label)) from error
         self._opened = wanted
         _log.info("%s was opened", bundle.name.urn)
         return self._predictor, False

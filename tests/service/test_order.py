@@ -584,6 +584,19 @@ def test_a_single_artifact_and_a_model_of_two_classes(platform: Platform, proxy:
     assert scalar["$entity"] == mask.urn
 
 
+def test_a_bundle_is_named_as_people_know_it(platform: Platform, proxy: DataProxy) -> None:
+    storage = proxy.storage()
+    damaged, empty = storage.put("model", b"no archive"), bundle_folder(platform.root / "files", classes=CLASSES)
+    (empty / "deploy.yaml").write_text("Deploy: 3")
+    image = storage.put("image", painted(RED, GREEN))
+    models = [damaged, storage.put("other", packed(empty, platform.root / "empty.tgz").read_bytes())]
+    shared = ["--image", image, "--ivcap:storage-url", storage.url, "--ivcap:order-id", ORDER, "--ivcap:out-dir", "."]
+    assert platform.orders([["--model", model, *shared] for model in models]) == [1, 1]
+    problems = [summary["problems"] for summary in storage.records(SUMMARY_SCHEMA)]
+    assert all(each.startswith(model) for model, (each,) in zip(models, problems, strict=True)), problems
+    assert str(platform.root) not in str(problems)
+
+
 def two_class_network() -> bytes:
     """Class 0 where red is strongest, 1 where green is."""
     import onnx
