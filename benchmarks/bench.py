@@ -63,7 +63,7 @@ class Places:
     """
 
     scratch: Path
-    ledger: Path
+    load_marks: Path
     engine_cache: Path | None = None
 
 
@@ -86,7 +86,7 @@ def prepare_work(
             places.scratch / "pictures",
             taken=taken,
         ),
-        ledger=places.ledger,
+        load_marks=places.load_marks,
         compared_images=request.compared_images,
         engine_cache=places.engine_cache,
         timeout_s=request.timeout_s,

@@ -147,7 +147,7 @@ def convert(
     repository: Repository,
     request: ConversionRequest | None = None,
     *,
-    ledger: Path | None = None,
+    load_marks: Path | None = None,
     advance: Advance = ignore_progress,
 ) -> Conversion:
     """Make an ONNX model of a bundle, or find it in the cache; without a request, FP32 with dynamic input.
@@ -161,7 +161,7 @@ def convert(
     FP16 is to be made of, does not load.
     """
     request = request or ConversionRequest()
-    work = _Work(bundle, repository, request, ledger, advance)
+    work = _Work(bundle, repository, request, load_marks, advance)
     try:
         conversion = work.fp32() if request.precision is Precision.FP32 else work.from_fp32()
     except ConversionError as error:
@@ -180,7 +180,7 @@ class _Work:
     bundle: Bundle
     repository: Repository
     request: ConversionRequest
-    ledger: Path | None
+    load_marks: Path | None
     advance: Advance
 
     def fp32(self) -> Conversion:
@@ -188,7 +188,7 @@ class _Work:
         found = self._fetch(self._fp32_key(), Precision.FP32, self._make_fp32)
         if self.request.precision is not Precision.FP32 or not self.request.verification:
             return found
-        with open_original(self.bundle, self.ledger) as original:
+        with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
         return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
 
@@ -237,7 +237,7 @@ class _Work:
     def _require_loadable(self, model: OnnxModel) -> None:
         """What is to be rewritten is tried first: what never ends when it is loaded never ends when it is rewritten."""
         try:
-            prove_onnx_loadable(model, OnnxOptions(precision=model.precision), self.ledger)
+            prove_onnx_loadable(model, OnnxOptions(precision=model.precision), self.load_marks)
         except ModelLoadError as error:
             raise type(error)(f"{self.bundle.source}: {error}") from error
 
@@ -276,7 +276,7 @@ class _Work:
             raise kind(f"{error}; run it with runtime paddle, or auto") from error
         plain.unlink()
         self.advance("comparing with Paddle", 2, 3)
-        with open_original(self.bundle, self.ledger) as original:
+        with open_original(self.bundle, self.load_marks) as original:
             pictures, compared_on = self._pictures_for_fp32(original)
             report = self._compared(original, Precision.FP32, pictures, destination)
         return self._certificate(Precision.FP32, destination, report, compared_on)
@@ -323,7 +323,7 @@ class _Work:
     def _compared_with_original(
         self, precision: Precision, path: Path, excluded_nodes: tuple[str, ...] = ()
     ) -> Certificate:
-        with open_original(self.bundle, self.ledger) as original:
+        with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, precision, self._pictures(original), path)
         if self.request.verification:
             return self._certificate(precision, path, report, "verification", excluded_nodes)
@@ -353,7 +353,7 @@ class _Work:
     def _opened(self, model: OnnxModel) -> Predictor:
         bundle = self.bundle.with_onnx(model)
         options = OnnxOptions(threads=usable_cores(), precision=model.precision)
-        return Predictor(bundle, open_runtime(bundle, options, ledger=self.ledger))
+        return Predictor(bundle, open_runtime(bundle, options, load_marks=self.load_marks))
 
     def _compared(
         self, reference: Predictor, precision: Precision, pictures: Iterable[tuple[str, SourceImage]], path: Path

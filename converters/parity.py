@@ -155,11 +155,11 @@ def named_pictures(
     ]
 
 
-def open_original(bundle: Bundle, ledger: Path | None) -> Predictor:
+def open_original(bundle: Bundle, load_marks: Path | None) -> Predictor:
     """Open what conversions are compared with: the Paddle program, without oneDNN, else the FP32 ONNX model."""
     threads = usable_cores()
     options: RuntimeOptions = PaddleOptions(threads=threads) if bundle.paddle else OnnxOptions(threads=threads)
-    return Predictor(bundle, open_runtime(bundle, options, ledger=ledger))
+    return Predictor(bundle, open_runtime(bundle, options, load_marks=load_marks))
 
 
 def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:

@@ -56,7 +56,7 @@ class ScoresBundle:
 
 @contextmanager
 def with_scores(
-    bundle: Bundle, pictures: Iterable[tuple[str, SourceImage]] = (), *, ledger: Path | None = None
+    bundle: Bundle, pictures: Iterable[tuple[str, SourceImage]] = (), *, load_marks: Path | None = None
 ) -> Generator[ScoresBundle]:
     """Cut the last argmax off a bundle's network, and prove that the classes stay the same.
 
@@ -76,7 +76,7 @@ def with_scores(
         except ConversionError as error:
             raise type(error)(f"{bundle.source}: {error}") from error
         cut = read_bundle(folder, bundle.source)
-        yield ScoresBundle(cut, _require_same_classes(bundle, cut, list(pictures), ledger), left_out)
+        yield ScoresBundle(cut, _require_same_classes(bundle, cut, list(pictures), load_marks), left_out)
 
 
 def _write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
@@ -122,9 +122,9 @@ def _copy_others(bundle: Bundle, folder: Path, replaced: set[str]) -> tuple[str,
 
 
 def _require_same_classes(
-    original: Bundle, cut: Bundle, pictures: Sequence[tuple[str, SourceImage]], ledger: Path | None
+    original: Bundle, cut: Bundle, pictures: Sequence[tuple[str, SourceImage]], load_marks: Path | None
 ) -> ParityReport:
-    with open_original(original, ledger) as reference, open_original(cut, ledger) as candidate:
+    with open_original(original, load_marks) as reference, open_original(cut, load_marks) as candidate:
         report = compare_classes(reference, candidate, pictures or named_pictures(reference))
     if report.mismatched_ppm:
         raise ConversionError(

@@ -74,8 +74,8 @@ class Caches:
         return Repository(self.root / "onnx")
 
     @property
-    def ledger(self) -> Path:
-        """Which Paddle models loaded without killing their process."""
+    def load_marks(self) -> Path:
+        """Which models loaded without killing their process."""
         return self.root / "loadable"
 
     @property
@@ -94,7 +94,7 @@ class Caches:
                 told.add(step)
                 progress_log.info("%s, which is done once: %s", bundle.name, step)
 
-        return convert(bundle, self.conversions, ledger=self.ledger, advance=log_step).model
+        return convert(bundle, self.conversions, load_marks=self.load_marks, advance=log_step).model
 
     def profile(self, bundle: Bundle) -> Path:
         """Where the shape profile of a bundle is kept, a JSON file."""
@@ -167,7 +167,7 @@ def open_session(
             bundle,
             network,
             convert=caches.convert,
-            ledger=caches.ledger,
+            load_marks=caches.load_marks,
             threshold=request.masks.threshold,
             mask_size=request.masks.mask_size,
         ) as predictor:
@@ -315,8 +315,8 @@ def certify(
         bundle = bundle.with_onnx(caches.convert(bundle))
     reference = PaddleOptions(threads=options.threads)
     with (
-        Predictor(bundle, open_runtime(bundle, reference, ledger=caches.ledger)) as expected,
-        Predictor(bundle, open_runtime(bundle, options, ledger=caches.ledger)) as actual,
+        Predictor(bundle, open_runtime(bundle, reference, load_marks=caches.load_marks)) as expected,
+        Predictor(bundle, open_runtime(bundle, options, load_marks=caches.load_marks)) as actual,
     ):
         if not images:
             return compare(expected, actual, named_pictures(expected))
@@ -334,7 +334,7 @@ def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images
         profile = _collect(bundle, request, caches, images)
         write_profile(profile, caches.profile(bundle))
         if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
-            collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), ledger=caches.ledger)
+            collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), load_marks=caches.load_marks)
     ranges = caches.shape_ranges(bundle)
     files = TensorRtFiles(
         read_shapes(caches.profile(bundle)), ranges if ranges.is_file() else None, engine_cache=caches.engines
@@ -342,7 +342,7 @@ def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images
     ready = replace(request.network, tensorrt_files=files)
     if request.auto_tune_shapes and ready.runtime is RuntimeName.PADDLE and ready.precision is Precision.INT8:
         (options,) = (each for each in candidates(ready) if isinstance(each, PaddleOptions))
-        collect_calibration_table(bundle, options, _readable(images, request), ledger=caches.ledger)
+        collect_calibration_table(bundle, options, _readable(images, request), load_marks=caches.load_marks)
     return ready
 
 
@@ -350,7 +350,7 @@ def _collect(bundle: Bundle, request: PredictRequest, caches: Caches, images: Se
     from engine.gpu.shapes import collect_profile
 
     on_cpu = RuntimeRequest(device=Device.CPU, threads=request.network.threads)
-    with open_predictor(bundle, on_cpu, convert=caches.convert, ledger=caches.ledger) as predictor:
+    with open_predictor(bundle, on_cpu, convert=caches.convert, load_marks=caches.load_marks) as predictor:
         return collect_profile(predictor, _readable(images, request), batch_size=request.batch_size or 1)
 
 

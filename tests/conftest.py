@@ -70,15 +70,15 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def converter(conversions: Repository, ledger: Path) -> Convert:
+def converter(conversions: Repository, load_marks: Path) -> Convert:
     """What the front doors hand to `open_predictor`."""
-    return lambda bundle: convert(bundle, conversions, ledger=ledger).model
+    return lambda bundle: convert(bundle, conversions, load_marks=load_marks).model
 
 
 @pytest.fixture(scope="session")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def load_marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Which Paddle models loaded in this session."""
-    return tmp_path_factory.mktemp("ledger")
+    return tmp_path_factory.mktemp("load_marks")
 
 
 @contextmanager

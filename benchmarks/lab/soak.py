@@ -45,7 +45,7 @@ def soak(work: SoakWork) -> dict[str, object]:
             bundle,
             RUNTIMES[work.runtime],
             convert=lambda each: convert(each, repository).model,
-            ledger=cache / "loadable",
+            load_marks=cache / "loadable",
         ) as predictor,
     ):
         pipeline = Pipeline(predictor, read_image, _encode)

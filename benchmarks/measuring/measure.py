@@ -42,7 +42,7 @@ class Work:
 
     bundle: Bundle
     pictures: Mapping[Size | None, Pictures]
-    ledger: Path
+    load_marks: Path
     recordings: Mapping[Size | None, Path] = field(default_factory=dict[Size | None, Path])
     compared_images: int = COMPARED_IMAGES
     shapes: Mapping[tuple[Size | None, int], TensorRtFiles] = field(
@@ -94,7 +94,7 @@ class MeasuredProcess:
                 bundle=work.bundle,
                 configuration=configuration,
                 pictures=work.pictures[configuration.size],
-                ledger=work.ledger,
+                load_marks=work.load_marks,
                 tensorrt_files=replace(shapes, engine_cache=work.engine_cache),
             ),
             Loaded,
@@ -169,7 +169,7 @@ def with_reference(work: Work, folder: Path) -> tuple[Work, Reference]:
         recording = folder / (str(size) if size else "as_they_are")
         sample = spread(pictures, work.compared_images)
         try:
-            label = ask_once(Record(work.bundle, sample, recording, work.ledger), str, timeout_s=work.timeout_s)
+            label = ask_once(Record(work.bundle, sample, recording, work.load_marks), str, timeout_s=work.timeout_s)
         except MeasuringError as error:
             where = f" at {size}" if size else ""
             notes.append(f"masks are not compared{where}, since the reference does not run: {error}")
@@ -187,6 +187,6 @@ def with_shapes(work: Work, configurations: Iterable[Configuration], folder: Pat
     keys = dict.fromkeys((each.size, each.batch_size) for each in configurations if each.provider.is_tensorrt)
     shapes: dict[tuple[Size | None, int], TensorRtFiles] = {}
     for number, (size, batch_size) in enumerate(keys):
-        command = CollectShapes(work.bundle, work.pictures[size], batch_size, folder / str(number), work.ledger)
+        command = CollectShapes(work.bundle, work.pictures[size], batch_size, folder / str(number), work.load_marks)
         shapes[size, batch_size] = ask_once(command, TensorRtFiles, timeout_s=work.timeout_s)
     return replace(work, shapes=shapes)

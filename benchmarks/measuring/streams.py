@@ -49,14 +49,14 @@ _Waiting = TypeVar("_Waiting")
 class Load:
     """Open a configuration; answered by `Loaded`. The files of the bundle stay until the child ends.
 
-    `ledger`, here and below, is the folder that remembers which models loaded before. Without a folder for TensorRT's
-    engines, they are built anew.
+    `load_marks`, here and below, is the folder that remembers which models loaded before. Without a folder for
+    TensorRT's engines, they are built anew.
     """
 
     bundle: Bundle
     configuration: Configuration
     pictures: Pictures
-    ledger: Path
+    load_marks: Path
     tensorrt_files: TensorRtFiles
 
 
@@ -85,7 +85,7 @@ class Record:
     bundle: Bundle
     pictures: Pictures
     recording: Path
-    ledger: Path
+    load_marks: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class CollectShapes:
     pictures: Pictures
     batch_size: int
     folder: Path
-    ledger: Path
+    load_marks: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Grade:
     options: RuntimeOptions
     labelled: tuple[LabelledFiles, ...]
     pictures: Pictures
-    ledger: Path
+    load_marks: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def reference_options(bundle: Bundle) -> RuntimeOptions:
 
 def record(command: Record) -> str:
     options = reference_options(command.bundle)
-    runtime = RecordingRuntime(open_runtime(command.bundle, options, ledger=command.ledger), command.recording)
+    runtime = RecordingRuntime(open_runtime(command.bundle, options, load_marks=command.load_marks), command.recording)
     with Predictor(command.bundle, runtime) as predictor:
         for prepared in _prepared_each(predictor, command.pictures):
             predictor.run([prepared])
@@ -146,7 +146,7 @@ def record(command: Record) -> str:
 
 
 def grade(command: Grade) -> Grading:
-    runtime = open_runtime(command.bundle, command.options, ledger=command.ledger)
+    runtime = open_runtime(command.bundle, command.options, load_marks=command.load_marks)
     with Predictor(command.bundle, runtime) as predictor:
         (score,) = evaluate([predictor], read_labelled(command.labelled, command.pictures.read)).scores
     return Grading(score.class_iou, tuple(each.mean for each in score.cover_error))
@@ -155,13 +155,13 @@ def grade(command: Grade) -> Grading:
 def collect_shapes(command: CollectShapes) -> TensorRtFiles:
     """Find the shapes of the input, and Paddle's file of inner ones where the program is a `.pdmodel`."""
     bundle = command.bundle
-    with Predictor(bundle, open_runtime(bundle, reference_options(bundle), ledger=command.ledger)) as predictor:
+    with Predictor(bundle, open_runtime(bundle, reference_options(bundle), load_marks=command.load_marks)) as predictor:
         images = (image for _, image in _read_each(command.pictures))
         profile = collect_profile(predictor, images, batch_size=command.batch_size)
     if bundle.paddle is None or bundle.paddle.kind != "pdmodel":
         return TensorRtFiles(profile)
     inner = command.folder / "inner_shapes.pbtxt"
-    collect_inner_ranges(bundle, profile, inner, ledger=command.ledger)
+    collect_inner_ranges(bundle, profile, inner, load_marks=command.load_marks)
     return TensorRtFiles(profile, inner)
 
 
@@ -178,9 +178,11 @@ class Streams:
             from engine.runtimes.trial import prove_loadable
 
             # A model's first trial is made once for all, and is no part of the time that loading takes.
-            prove_loadable(command.bundle.paddle, options, command.ledger)
+            prove_loadable(command.bundle.paddle, options, command.load_marks)
         started = time.perf_counter()
-        self._predictor = Predictor(command.bundle, open_runtime(command.bundle, options, ledger=command.ledger))
+        self._predictor = Predictor(
+            command.bundle, open_runtime(command.bundle, options, load_marks=command.load_marks)
+        )
         load_ms = _elapsed_ms(started)
         self.loaded = Loaded(load_ms, self._warm_up(), self._predictor.provenance)
         settle()

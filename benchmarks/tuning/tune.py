@@ -231,7 +231,7 @@ def tune(
     busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)
     notes = [] if busy is None else [busy]
     if bundle.onnx_model(Precision.INT8) is None:
-        bundle = _with_int8(bundle, request, repository, places.ledger, notes)
+        bundle = _with_int8(bundle, request, repository, places.load_marks, notes)
     timed = spread(request.pictures, _TIMED_IMAGES).paths
     selection = select(field_of(bundle), bundle, convert)
     if not selection.runnable:
@@ -258,7 +258,7 @@ def tune(
         request.limits,
         variants=lambda each: variants_of(each, request.goal, len(timed)),
         deadline=started + request.budget_s,
-        judge=_LabelJudge(bundle, request, places.ledger) if request.labelled else as_measured,
+        judge=_LabelJudge(bundle, request, places.load_marks) if request.labelled else as_measured,
     )
     return Tuning(
         search=found,
@@ -308,7 +308,7 @@ class _Measuring:
 
 
 def _with_int8(
-    bundle: Bundle, request: TuneRequest, repository: Repository | None, ledger: Path, notes: list[str]
+    bundle: Bundle, request: TuneRequest, repository: Repository | None, load_marks: Path, notes: list[str]
 ) -> Bundle:
     """Quantize where that can be used and may pay; say so where not."""
     if repository is None:
@@ -327,7 +327,7 @@ def _with_int8(
         limits=ParityLimits(None, request.limits.min_iou, request.limits.max_cover_error),
     )
     try:
-        return bundle.with_onnx(convert_bundle(bundle, repository, conversion, ledger=ledger).model)
+        return bundle.with_onnx(convert_bundle(bundle, repository, conversion, load_marks=load_marks).model)
     except EngineError as error:
         notes.append(f"INT8 was not tried: {error}")
         return bundle
@@ -336,8 +336,8 @@ def _with_int8(
 class _LabelJudge:
     """Judges by labels: how much is lost against the reference, once per provider and precision."""
 
-    def __init__(self, bundle: Bundle, request: TuneRequest, ledger: Path) -> None:
-        self._bundle, self._request, self._ledger = bundle, request, ledger
+    def __init__(self, bundle: Bundle, request: TuneRequest, load_marks: Path) -> None:
+        self._bundle, self._request, self._load_marks = bundle, request, load_marks
         self._known: dict[tuple[str, Precision], Grading] = {}
         self._reference = self._score(reference_options(bundle))
 
@@ -357,7 +357,7 @@ class _LabelJudge:
         key = (options.label, options.precision)
         if key not in self._known:
             request = self._request
-            command = Grade(self._bundle, options, request.labelled, request.pictures, self._ledger)
+            command = Grade(self._bundle, options, request.labelled, request.pictures, self._load_marks)
             self._known[key] = ask_once(command, Grading, timeout_s=TIMEOUT_S)
         return self._known[key]
 

@@ -97,7 +97,7 @@ def measured_ranges(path: Path, tensors: Sequence[str], feeds: Iterable[Feeds], 
 def _session(path: Path) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
-    prove_onnx_loadable(OnnxModel(path, Precision.FP32, file_digest(path)), OnnxOptions(), ledger=None)
+    prove_onnx_loadable(OnnxModel(path, Precision.FP32, file_digest(path)), OnnxOptions(), load_marks=None)
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = usable_cores()

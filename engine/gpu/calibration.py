@@ -17,7 +17,7 @@ MIN_CALIBRATION_IMAGES = 8
 
 
 def collect_calibration_table(
-    bundle: Bundle, options: PaddleOptions, images: Iterable[SourceImage], *, ledger: Path | None
+    bundle: Bundle, options: PaddleOptions, images: Iterable[SourceImage], *, load_marks: Path | None
 ) -> None:
     """Run images in floating point and let Paddle write the table that INT8 under TensorRT rests on.
 
@@ -43,7 +43,7 @@ def collect_calibration_table(
             f"{bundle.source}: TensorRT's int8 is calibrated on at least {MIN_CALIBRATION_IMAGES} images like those "
             f"that it will see, {len(first)} could be read: name more"
         )
-    runtime = open_runtime(bundle, replace(options, preparation=TensorRtPreparation.CALIBRATION), ledger=ledger)
+    runtime = open_runtime(bundle, replace(options, preparation=TensorRtPreparation.CALIBRATION), load_marks=load_marks)
     with Predictor(bundle, runtime) as predictor:
         for image in chain(first, images):
             predictor.predict(image)

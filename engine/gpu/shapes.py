@@ -30,7 +30,7 @@ def collect_profile(predictor: Predictor, images: Iterable[SourceImage], *, batc
     return DynamicShapeProfile.from_shapes(predictor.network.input_name, shapes)
 
 
-def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, ledger: Path | None) -> None:
+def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Path, *, load_marks: Path | None) -> None:
     """Let Paddle write down the shapes of all inner tensors, as its TensorRT wants them for a `.pdmodel`.
 
     It needs no GPU: shapes are the same on the CPU. ModelLoadError: Paddle refuses the model. InferenceError: it does
@@ -40,7 +40,7 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
     options = PaddleOptions(
         tensorrt_files=TensorRtFiles(shape_range_file=path), preparation=TensorRtPreparation.SHAPE_RANGES
     )
-    runtime = open_runtime(bundle, options, ledger=ledger)
+    runtime = open_runtime(bundle, options, load_marks=load_marks)
     try:
         for name, shapes in profile.inputs:
             # The optimum is what Paddle sees most often.

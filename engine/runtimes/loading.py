@@ -21,17 +21,17 @@ def require_provider(options: OnnxOptions) -> None:
         require_provider(options.provider, options.device_id)
 
 
-def load_onnx(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> Runtime:
+def load_onnx(model: OnnxModel, options: OnnxOptions, load_marks: Path | None) -> Runtime:
     """Load an ONNX model, and prove with a first run that it works.
 
-    `ledger` is the folder of earlier successes, which also keeps what OpenVINO compiled. RuntimeUnavailableError: the
-    library, the provider or its device is absent. ModelLoadError: the library refuses the model, or its first run
+    `load_marks` is the folder of earlier successes, which also keeps what OpenVINO compiled. RuntimeUnavailableError:
+    the library, the provider or its device is absent. ModelLoadError: the library refuses the model, or its first run
     fails.
     """
     if options.provider is Provider.OPENVINO:
         from engine.runtimes.openvino import OpenVinoRuntime
 
-        return OpenVinoRuntime(model, options, None if ledger is None else ledger / _COMPILED_MODELS_FOLDER)
+        return OpenVinoRuntime(model, options, None if load_marks is None else load_marks / _COMPILED_MODELS_FOLDER)
     from engine.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime(model, options)

@@ -2,7 +2,7 @@
 
 A damaged, unlucky or hostile model can end the whole process in Paddle; in ONNX Runtime it can take all memory, or
 never come to an end. The child takes that blow, within limits on memory and time. A model that it loaded and ran is
-remembered in the ledger, so that the trial is made once per model, options and version of the library.
+remembered in the folder of load marks, so that the trial is made once per model, options and version of the library.
 
 With oneDNN the child also compares: on Paddle 3.2.2 adaptive average pooling and nearest interpolation give other
 values there, in silence, where the grid does not divide the image. A network whose results move is not run with oneDNN.
@@ -68,11 +68,11 @@ class _Trial:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | None) -> None:
+def prove_loadable(model: PaddleModel, options: PaddleOptions, load_marks: Path | None) -> None:
     """Make sure that loading a Paddle model here cannot kill this process.
 
-    Earlier successes are in the folder `ledger`; None: try each time. ModelLoadError: the child was killed, ran out of
-    memory or time, Paddle refuses the model, or oneDNN changes its results.
+    Earlier successes are in the folder `load_marks`; None: try each time. ModelLoadError: the child was killed, ran out
+    of memory or time, Paddle refuses the model, or oneDNN changes its results.
     """
     program, params = model.program.name, model.params.name
     # The child works in a folder of its own.
@@ -86,10 +86,12 @@ def prove_loadable(model: PaddleModel, options: PaddleOptions, ledger: Path | No
             engine_cache=files.engine_cache and files.engine_cache.absolute(),
         ),
     )
-    _prove(_Trial((absolute, tried), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "runtime onnx"), ledger)
+    _prove(
+        _Trial((absolute, tried), "Paddle", program, f"{program} with {params}", TIMEOUT_S, "runtime onnx"), load_marks
+    )
 
 
-def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | None) -> None:
+def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, load_marks: Path | None) -> None:
     """Make sure that loading an ONNX model here can neither kill this process nor keep it for ever.
 
     The CPU stands in for a GPU: TensorRT takes minutes to build an engine, and what is hostile in a model is hostile on
@@ -100,16 +102,16 @@ def prove_onnx_loadable(model: OnnxModel, options: OnnxOptions, ledger: Path | N
     name = "/".join(model.path.parts[-3:])
     absolute = replace(model, path=model.path.absolute())
     if options.provider is Provider.OPENVINO:
-        kept = ledger and ledger.absolute()
-        _prove(_Trial((absolute, options, kept), "OpenVINO", name, name, ONNX_TIMEOUT_S, "provider cpu"), ledger)
+        kept = load_marks and load_marks.absolute()
+        _prove(_Trial((absolute, options, kept), "OpenVINO", name, name, ONNX_TIMEOUT_S, "provider cpu"), load_marks)
         return
     # Whatever else was asked for, a file loads or does not.
     tried = OnnxOptions(precision=options.precision)
-    _prove(_Trial((absolute, tried, None), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), ledger)
+    _prove(_Trial((absolute, tried, None), "ONNX Runtime", name, name, ONNX_TIMEOUT_S, "runtime paddle"), load_marks)
 
 
-def _prove(trial: _Trial, ledger: Path | None) -> None:
-    mark = None if ledger is None else ledger / trial.key
+def _prove(trial: _Trial, load_marks: Path | None) -> None:
+    mark = None if load_marks is None else load_marks / trial.key
     if mark is not None and mark.is_file():
         return
     _try_in_child(trial)
@@ -118,7 +120,7 @@ def _prove(trial: _Trial, ledger: Path | None) -> None:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         except OSError as error:
-            _log.warning("%s cannot be written to (%s): the next start tries the model again", ledger, error)
+            _log.warning("%s cannot be written to (%s): the next start tries the model again", load_marks, error)
 
 
 def _try_in_child(trial: _Trial) -> None:

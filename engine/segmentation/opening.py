@@ -50,7 +50,7 @@ def open_predictor(
     request: RuntimeRequest | None = None,
     *,
     convert: Convert | None = None,
-    ledger: Path | str | None = None,
+    load_marks: Path | str | None = None,
     threshold: float = 0.5,
     mask_size: MaskSize | str = MaskSize.ORIGINAL,
 ) -> Predictor:
@@ -60,7 +60,7 @@ def open_predictor(
         bundle: an open bundle; it must stay open as long as the predictor.
         request: runtime, provider, precision and so on; None leaves all to `auto`.
         convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
-        ledger: folder that remembers which models loaded before (see `engine.runtimes.trial`).
+        load_marks: folder that remembers which models loaded before (see `engine.runtimes.trial`).
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned: `original` or `inference`.
 
@@ -78,8 +78,8 @@ def open_predictor(
     if not 0 < threshold < 1:
         raise OptionError(f"threshold is {threshold}; it must be a probability between 0 and 1, such as 0.5")
     size = enumeration_value(MaskSize, mask_size, option="mask_size")
-    kept = None if ledger is None else Path(ledger)
-    opened = open_first(bundle, request or RuntimeRequest(), convert=convert, ledger=kept)
+    kept = None if load_marks is None else Path(load_marks)
+    opened = open_first(bundle, request or RuntimeRequest(), convert=convert, load_marks=kept)
     try:
         return Predictor(
             bundle=opened.bundle,
@@ -95,7 +95,7 @@ def open_predictor(
 
 
 def open_first(
-    bundle: Bundle, request: RuntimeRequest, *, convert: Convert | None = None, ledger: Path | None = None
+    bundle: Bundle, request: RuntimeRequest, *, convert: Convert | None = None, load_marks: Path | None = None
 ) -> OpenedRuntime:
     """Open the first runtime that works of those that the request allows.
 
@@ -103,7 +103,7 @@ def open_first(
         bundle: an open bundle.
         request: what the user asks for.
         convert: makes an ONNX model where the bundle has none.
-        ledger: folder that remembers which models loaded before.
+        load_marks: folder that remembers which models loaded before.
 
     Returns:
         The runtime, the bundle as it runs, and the steps down to it.
@@ -121,7 +121,7 @@ def open_first(
         try:
             require_available(options)
             ready = _with_model(bundle, options, convert)
-            runtime = open_runtime(ready, options, ledger=ledger)
+            runtime = open_runtime(ready, options, load_marks=load_marks)
             profile = request.tuned if options is choices[0] else None
             return OpenedRuntime(runtime, ready, tuple(fallbacks), profile)
         except _STEP_DOWN as error:
@@ -184,13 +184,13 @@ def require_available(options: RuntimeOptions) -> None:
             assert_never(options)
 
 
-def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | str | None = None) -> Runtime:
+def open_runtime(bundle: Bundle, options: RuntimeOptions, *, load_marks: Path | str | None = None) -> Runtime:
     """Load the bundle's model into the runtime that the options are made for, and prove that it runs.
 
     Args:
         bundle: holds a model for that runtime.
         options: decide runtime, provider and precision; nothing else takes their place.
-        ledger: folder that remembers which models were loaded before without killing their process, and keeps what
+        load_marks: folder that remembers which models were loaded before without killing their process, and keeps what
             OpenVINO compiled; None: remember nothing, try in a child process each time.
 
     Returns:
@@ -200,7 +200,7 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, ledger: Path | str 
         ModelLoadError: no such model in the bundle, the library refuses it, or its first run fails.
         RuntimeUnavailableError: the library or provider is absent.
     """
-    kept = None if ledger is None else Path(ledger)
+    kept = None if load_marks is None else Path(load_marks)
     match options:
         case OnnxOptions():
             from engine.runtimes.trial import prove_onnx_loadable

@@ -90,7 +90,7 @@ def _measure(bundle: Path, request: BenchRequest, caches: Caches) -> Results:
         return measure_product(
             opened,
             request,
-            Places(scratch, caches.ledger, caches.engines),
+            Places(scratch, caches.load_marks, caches.engines),
             convert=caches.convert,
             commit=os.environ.get("PSEG_COMMIT"),
             advance=lambda step, configuration: show(f"{step}: {configuration.label}"),

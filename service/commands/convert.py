@@ -116,12 +116,14 @@ def convert(
         if copy.scores:
             advance("cutting the argmax off", 0, 1)
             named = ((path.name, request.read(path)) for path in request.verification)
-            made = stack.enter_context(with_scores(opened, named, ledger=caches.ledger))
+            made = stack.enter_context(with_scores(opened, named, load_marks=caches.load_marks))
             source = made.bundle
         conversion = made.as_conversion(request) if made else None
         if conversion is None:
             _require_room(source, request.precision, replace=copy.replace)
-            conversion = convert_bundle(source, caches.conversions, request, ledger=caches.ledger, advance=advance)
+            conversion = convert_bundle(
+                source, caches.conversions, request, load_marks=caches.load_marks, advance=advance
+            )
         write_bundle(source, conversion, out, statistics)
         record = _record(out, conversion, made, time.perf_counter() - started)
     if json_output:

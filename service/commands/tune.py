@@ -108,7 +108,7 @@ def _tune(
         tuning = search_best(
             opened,
             request,
-            Places(scratch, caches.ledger, caches.engines),
+            Places(scratch, caches.load_marks, caches.engines),
             repository=caches.conversions if destination.into else None,
             convert=caches.convert,
             advance=lambda step, configuration: show(f"{step}: {configuration.label}"),

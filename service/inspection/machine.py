@@ -96,7 +96,7 @@ def try_starts(path: Path, caches: Caches, *, gpu: bool) -> list[Start]:
                     bundle = bundle.with_onnx(caches.convert(bundle))
                 if isinstance(options, PaddleOptions) and options.tensorrt:
                     options = replace(options, tensorrt_files=_for_one_size(inputs, caches))
-                runtime = open_runtime(bundle, options, ledger=caches.ledger)
+                runtime = open_runtime(bundle, options, load_marks=caches.load_marks)
             except EngineError as error:
                 starts.append(Start(options.label, works=False, detail=str(error)))
                 continue

@@ -70,7 +70,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 @pytest.fixture
 def work(bundle: Bundle, images: tuple[Path, ...], tmp_path: Path) -> Work:
     """Three pictures as they are; nothing to compare with."""
-    return Work(bundle, {None: Pictures(images)}, tmp_path / "ledger")
+    return Work(bundle, {None: Pictures(images)}, tmp_path / "load_marks")
 
 
 def test_turns_alternate_and_every_sample_is_kept(work: Work, images: tuple[Path, ...]) -> None:
@@ -110,7 +110,7 @@ def test_a_model_that_does_not_load_is_a_row_with_its_error(tmp_path: Path, imag
     with open_bundle(folder) as damaged:
         broken = replace(ONE, precision=Precision.INT8)
         wrong, right = measure_all(
-            [broken, ONE], Work(damaged, {None: Pictures(images)}, tmp_path / "ledger"), repeats=1
+            [broken, ONE], Work(damaged, {None: Pictures(images)}, tmp_path / "load_marks"), repeats=1
         )
     assert "ModelLoadError" in str(wrong.error)
     assert (wrong.loaded, wrong.turns) == (None, ())
@@ -135,7 +135,7 @@ def test_what_a_dying_process_said_is_told() -> None:
 @pytest.mark.long
 def test_agreement_with_itself_and_with_another(bundle: Bundle, images: tuple[Path, ...], tmp_path: Path) -> None:
     wanted = Axes(providers=(ProviderName.CPU,), precisions=(Precision.FP32, Precision.INT8), threads=(1,))
-    results = bench(bundle, BenchRequest(wanted, images, repeats=1), Places(tmp_path, tmp_path / "ledger"))
+    results = bench(bundle, BenchRequest(wanted, images, repeats=1), Places(tmp_path, tmp_path / "load_marks"))
     assert results.reference.label == "cpu fp32"
     assert "no Paddle program" in str(results.reference.note)
     same, swapped = map(summarize, results.measurements)
@@ -172,7 +172,7 @@ def test_a_reference_that_does_not_run_is_told_and_the_rest_is_measured(
     (files / "onnx" / "fp32").rename(files / "onnx" / "int8")
     with open_bundle(files) as bundle:
         wanted = Axes(providers=(ProviderName.CPU,), precisions=(Precision.INT8,), threads=(1,))
-        results = bench(bundle, BenchRequest(wanted, images, repeats=1), Places(tmp_path, tmp_path / "ledger"))
+        results = bench(bundle, BenchRequest(wanted, images, repeats=1), Places(tmp_path, tmp_path / "load_marks"))
     assert results.reference.label is None
     assert "the reference does not run" in str(results.reference.note)
     (measurement,) = results.measurements
@@ -271,7 +271,7 @@ def test_a_recording_answers_as_the_runtime_did(tmp_path: Path) -> None:
 def test_shapes_for_tensorrt_are_those_of_the_pictures(bundle: Bundle, work: Work, tmp_path: Path) -> None:
     small = picture(tmp_path / "small.png", 0)
     pictures = Pictures((*work.pictures[None].paths, small))
-    shapes = collect_shapes(CollectShapes(bundle, pictures, 4, tmp_path, tmp_path / "ledger"))
+    shapes = collect_shapes(CollectShapes(bundle, pictures, 4, tmp_path, tmp_path / "load_marks"))
     assert shapes.shapes is not None
     ((name, seen),) = shapes.shapes.inputs
     assert (name, seen.minimum, seen.maximum) == ("x", (1, 3, 16, 8), (4, 3, 16, 32))

@@ -50,7 +50,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_both_runtimes_and_the_certificate(
-    network: tuple[Path, int, Any], conversions: Repository, ledger: Path
+    network: tuple[Path, int, Any], conversions: Repository, load_marks: Path
 ) -> None:
     folder, bands, (weights, biases) = network
     rng = np.random.default_rng(bands)
@@ -60,13 +60,13 @@ def test_both_runtimes_and_the_certificate(
     require_runs(folder, folder)
     with open_bundle(folder) as bundle:
         assert bundle.paddle is not None
-        converted = convert(bundle, conversions, ledger=ledger)
+        converted = convert(bundle, conversions, load_marks=load_marks)
         assert (input_bands(bundle.paddle), input_bands(converted.model)) == (bands, bands)
         assert converted.certificate.report.images == 3
         assert converted.certificate.report.mismatched_ppm == 0
         for runtime in RuntimeName:
             request = RuntimeRequest(runtime=runtime)
-            with open_predictor(bundle.with_onnx(converted.model), request, ledger=ledger) as predictor:
+            with open_predictor(bundle.with_onnx(converted.model), request, load_marks=load_marks) as predictor:
                 mask = predictor.predict(SourceImage(shown, 56, 40, Capture())).mask
             assert (mask != scores.argmax(axis=0)).mean() < 1e-3
 

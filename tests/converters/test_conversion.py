@@ -46,49 +46,51 @@ def unconverted(small_bundle: Bundle) -> Bundle:
 
 
 @pytest.mark.parametrize("size", [(1, 64, 96), (2, 128, 160), (1, 75, 101)], ids=str)
-def test_logits_are_those_of_paddle_at_any_size(small_bundle: Bundle, ledger: Path, size: tuple[int, int, int]) -> None:
+def test_logits_are_those_of_paddle_at_any_size(
+    small_bundle: Bundle, load_marks: Path, size: tuple[int, int, int]
+) -> None:
     batch, height, width = size
     tensor = np.random.default_rng(2).standard_normal((batch, 3, height, width), dtype=np.float32)
-    (wanted,) = open_runtime(small_bundle, PaddleOptions(threads=2), ledger=ledger).run({"x": tensor}).values()
+    (wanted,) = open_runtime(small_bundle, PaddleOptions(threads=2), load_marks=load_marks).run({"x": tensor}).values()
     (found,) = open_runtime(small_bundle, OnnxOptions(threads=2)).run({"x": tensor}).values()
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() < 1e-4 * np.ptp(wanted)
 
 
 def test_conversion_is_made_once(
-    unconverted: Bundle, conversions: Repository, ledger: Path, launcher: Launcher
+    unconverted: Bundle, conversions: Repository, load_marks: Path, launcher: Launcher
 ) -> None:
-    first = convert(unconverted, conversions, ledger=ledger)
+    first = convert(unconverted, conversions, load_marks=load_marks)
     launcher.forbid()
-    again = convert(unconverted, conversions, ledger=ledger)
+    again = convert(unconverted, conversions, load_marks=load_marks)
     assert again == first
     assert first.model.precision is Precision.FP32
     assert first.model.path.is_relative_to(conversions.root)
     with pytest.raises(AssertionError, match="a child was started"):
-        convert(unconverted, conversions, ConversionRequest(opset=18), ledger=ledger)
+        convert(unconverted, conversions, ConversionRequest(opset=18), load_marks=load_marks)
 
 
 def test_refusal_names_the_operator_and_is_remembered(
-    refused_network: Path, conversions: Repository, ledger: Path, launcher: Launcher
+    refused_network: Path, conversions: Repository, load_marks: Path, launcher: Launcher
 ) -> None:
     with open_bundle(refused_network) as bundle:
         with pytest.raises(RefusedError, match=r"pd_op\.fft.*runtime paddle"):
-            convert(bundle, conversions, ledger=ledger)
+            convert(bundle, conversions, load_marks=load_marks)
         launcher.forbid()
         with pytest.raises(RefusedError, match=r"pd_op\.fft"):
-            convert(bundle, conversions, ledger=ledger)
+            convert(bundle, conversions, load_marks=load_marks)
 
 
 def test_auto_steps_down_to_paddle_and_records_why(
-    refused_network: Path, conversions: Repository, ledger: Path
+    refused_network: Path, conversions: Repository, load_marks: Path
 ) -> None:
     with (
         open_bundle(refused_network) as bundle,
         open_predictor(
             bundle,
             RuntimeRequest(threads=2),
-            convert=lambda each: convert(each, conversions, ledger=ledger).model,
-            ledger=ledger,
+            convert=lambda each: convert(each, conversions, load_marks=load_marks).model,
+            load_marks=load_marks,
         ) as predictor,
     ):
         assert predictor.provenance.provider == "paddle-onednn"
@@ -179,13 +181,13 @@ def test_trouble_with_the_network_is_remembered(
 
 
 @pytest.mark.long
-def test_a_certificate_is_of_its_own_bundle(unconverted: Bundle, tmp_path: Path, ledger: Path) -> None:
+def test_a_certificate_is_of_its_own_bundle(unconverted: Bundle, tmp_path: Path, load_marks: Path) -> None:
     """Two bundles of one network, of which a stranger's was converted first, with the same cache."""
     evil = SegmentationClass("urn:evil", "evil", None)
     stranger = replace(unconverted, digest="of a stranger", classes=(evil,) * 8)
     repository = Repository(tmp_path / "cache")
     for bundle in (stranger, unconverted):
-        report = convert(bundle, repository, ledger=ledger).certificate.report
+        report = convert(bundle, repository, load_marks=load_marks).certificate.report
         assert report.reference.bundle == report.candidate.bundle == bundle.digest
         assert all(("evil" in name) == (bundle is stranger) for name in report.class_iou)
 
@@ -225,13 +227,16 @@ def test_constants_are_folded_in_a_child_with_limits(tmp_path: Path, monkeypatch
 def test_a_trial_that_takes_too_long_is_not_remembered(
     unconverted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = tmp_path / "ledger"
+    load_marks = tmp_path / "load_marks"
     with monkeypatch.context() as impatient:
         impatient.setattr(trial, "ONNX_TIMEOUT_S", 0.01)
         with pytest.raises(ConversionError, match=r"could not be tried: .*did not finish loading") as caught:
-            convert(unconverted, Repository(tmp_path / "cache"), ledger=ledger)
+            convert(unconverted, Repository(tmp_path / "cache"), load_marks=load_marks)
         assert not isinstance(caught.value, RefusedError)
-    assert convert(unconverted, Repository(tmp_path / "cache"), ledger=ledger).certificate.report.mismatched_ppm < 100
+    assert (
+        convert(unconverted, Repository(tmp_path / "cache"), load_marks=load_marks).certificate.report.mismatched_ppm
+        < 100
+    )
 
 
 def test_result_that_does_not_run_is_refused(
@@ -246,10 +251,10 @@ def test_result_that_does_not_run_is_refused(
 
 
 def test_written_bundle_opens_and_holds_all(
-    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+    unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path
 ) -> None:
     destination = tmp_path / "converted.tgz"
-    conversion = convert(unconverted, conversions, ledger=ledger)
+    conversion = convert(unconverted, conversions, load_marks=load_marks)
     write_bundle(unconverted, conversion, destination)
     with open_bundle(destination) as written:
         assert written.name == unconverted.name
@@ -265,40 +270,42 @@ def test_written_bundle_opens_and_holds_all(
     assert (tmp_path / "again.tgz").read_bytes() == destination.read_bytes()
 
 
-def test_unwritable_destination(unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path) -> None:
-    conversion = convert(unconverted, conversions, ledger=ledger)
+def test_unwritable_destination(unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path) -> None:
+    conversion = convert(unconverted, conversions, load_marks=load_marks)
     with pytest.raises(ConversionError, match=r"absent.bundle\.tgz: cannot be written"):
         write_bundle(unconverted, conversion, tmp_path / "absent" / "bundle.tgz")
 
 
 def test_limits_hold_for_a_conversion_of_the_cache_too(
-    unconverted: Bundle, conversions: Repository, ledger: Path, launcher: Launcher
+    unconverted: Bundle, conversions: Repository, load_marks: Path, launcher: Launcher
 ) -> None:
-    found = convert(unconverted, conversions, ledger=ledger)
+    found = convert(unconverted, conversions, load_marks=load_marks)
     launcher.forbid()
     impossible = ConversionRequest(limits=ParityLimits(max_mismatched_ppm=None, min_class_iou=1.1))
     for _ in range(2):
         with pytest.raises(ParityError, match=r"smallest class IoU 1\.0000, at least 1\.1") as caught:
-            convert(unconverted, conversions, impossible, ledger=ledger)
+            convert(unconverted, conversions, impossible, load_marks=load_marks)
         assert caught.value.report == found.certificate.report
-    assert convert(unconverted, conversions, ledger=ledger) == found
+    assert convert(unconverted, conversions, load_marks=load_marks) == found
 
 
 def test_certificate_on_the_users_own_pictures(
-    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+    unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path
 ) -> None:
     pictures = tuple(tmp_path / f"{number}.png" for number in range(2))
     for path in pictures:
         Image.effect_noise((80, 60), 90).convert("RGB").save(path)
-    certificate = convert(unconverted, conversions, ConversionRequest(verification=pictures), ledger=ledger).certificate
+    certificate = convert(
+        unconverted, conversions, ConversionRequest(verification=pictures), load_marks=load_marks
+    ).certificate
     assert certificate.compared_on == "verification"
     assert certificate.report.images == 2
     assert certificate.report.worst_image in {"0.png", "1.png"}
-    assert convert(unconverted, conversions, ledger=ledger).certificate.compared_on == "generated"
+    assert convert(unconverted, conversions, load_marks=load_marks).certificate.compared_on == "generated"
 
 
-def test_certificate_tells_what_was_compared(unconverted: Bundle, conversions: Repository, ledger: Path) -> None:
-    conversion = convert(unconverted, conversions, ledger=ledger)
+def test_certificate_tells_what_was_compared(unconverted: Bundle, conversions: Repository, load_marks: Path) -> None:
+    conversion = convert(unconverted, conversions, load_marks=load_marks)
     certificate = conversion.certificate
     assert certificate.model_digest == hashlib.sha256(conversion.model.path.read_bytes()).hexdigest()
     assert certificate.report.candidate.model == certificate.model_digest
@@ -309,9 +316,9 @@ def test_certificate_tells_what_was_compared(unconverted: Bundle, conversions: R
 
 
 def test_bundle_holds_the_certificate(
-    unconverted: Bundle, conversions: Repository, ledger: Path, tmp_path: Path
+    unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path
 ) -> None:
-    conversion = convert(unconverted, conversions, ledger=ledger)
+    conversion = convert(unconverted, conversions, load_marks=load_marks)
     write_bundle(unconverted, conversion, tmp_path / "converted.tgz")
     with tarfile.open(tmp_path / "converted.tgz") as archive:
         content = archive.extractfile(f"onnx/fp32/{CERTIFICATE}")

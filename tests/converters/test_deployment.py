@@ -36,22 +36,22 @@ def whole() -> Generator[Bundle]:
         yield bundle
 
 
-def prediction(bundle: Path, ledger: Path, request: RuntimeRequest) -> tuple[Prediction, Provenance]:
-    with open_bundle(bundle) as opened, open_predictor(opened, request, ledger=ledger) as predictor:
+def prediction(bundle: Path, load_marks: Path, request: RuntimeRequest) -> tuple[Prediction, Provenance]:
+    with open_bundle(bundle) as opened, open_predictor(opened, request, load_marks=load_marks) as predictor:
         return predictor.predict(read_image(PICTURE, max_img_size=200_000)), predictor.provenance
 
 
 @pytest.mark.parametrize("deployment", [Deployment.ONNX_FP32, Deployment.ONNX_INT8, Deployment.PADDLE])
 def test_the_mask_is_that_of_the_whole_bundle(
-    whole: Bundle, tmp_path: Path, ledger: Path, deployment: Deployment
+    whole: Bundle, tmp_path: Path, load_marks: Path, deployment: Deployment
 ) -> None:
     slim = tmp_path / "slim.tgz"
     made = write_slim_bundle(whole, deployment, slim)
     runtime = RuntimeName.PADDLE if deployment is Deployment.PADDLE else RuntimeName.ONNX
     named = RuntimeRequest(runtime=runtime, precision=deployment.precision, threads=1)
-    expected, before = prediction(NUCLEI, ledger, named)
+    expected, before = prediction(NUCLEI, load_marks, named)
     # Nothing is named: the only model that it holds is what runs.
-    found, provenance = prediction(slim, ledger, RuntimeRequest(runtime=runtime, threads=1))
+    found, provenance = prediction(slim, load_marks, RuntimeRequest(runtime=runtime, threads=1))
     assert np.array_equal(found.mask, expected.mask)
     assert (provenance.model, provenance.precision) == (before.model, deployment.precision)
     assert provenance.bundle == made.digest != before.bundle

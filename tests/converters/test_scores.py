@@ -304,14 +304,14 @@ def test_the_new_bundle_returns_scores_and_names_the_old_one(made: tuple[Path, d
 
 
 @pytest.mark.long
-def test_both_models_of_the_new_bundle_say_the_old_mask(made: tuple[Path, dict[str, Any]], ledger: Path) -> None:
+def test_both_models_of_the_new_bundle_say_the_old_mask(made: tuple[Path, dict[str, Any]], load_marks: Path) -> None:
     folder, _ = made
     tensor = np.random.default_rng(9).standard_normal((1, 3, 96, 128), dtype=np.float32)
     with open_bundle(folder / "old") as old, open_bundle(folder / "new.tgz") as new:
         assert old.paddle is not None
         mask = run_paddle(old.paddle.program, old.paddle.params, tensor)
         for options in (PaddleOptions(threads=2), OnnxOptions(threads=2)):
-            (scores,) = open_runtime(new, options, ledger=ledger).run({"x": tensor}).values()
+            (scores,) = open_runtime(new, options, load_marks=load_marks).run({"x": tensor}).values()
             assert (scores.argmax(axis=1) != mask).mean() <= (0 if isinstance(options, PaddleOptions) else 1e-4)
 
 

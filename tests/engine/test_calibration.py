@@ -46,4 +46,4 @@ def images(count: int) -> Iterator[SourceImage]:
 )
 def test_what_cannot_be_calibrated(program: str | None, count: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        collect_calibration_table(bundle(program), OPTIONS, images(count), ledger=None)
+        collect_calibration_table(bundle(program), OPTIONS, images(count), load_marks=None)

@@ -69,8 +69,8 @@ class Runtimes:
         if options.label in self.absent:
             raise RuntimeUnavailableError(f"no {options.label} here: install it")
 
-    def open_runtime(self, bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None = None) -> Runtime:
-        self.opened.append((options.label, bundle, ledger))
+    def open_runtime(self, bundle: Bundle, options: RuntimeOptions, *, load_marks: Path | None = None) -> Runtime:
+        self.opened.append((options.label, bundle, load_marks))
         if options.label in self.failing:
             raise self.failing[options.label]
         self.runtimes.append(FakeRuntime(identity, input_shape=self.input_shape))
@@ -98,7 +98,7 @@ def unwanted(_: Bundle) -> OnnxModel:
 
 def test_the_first_that_works_is_taken(runtimes: Runtimes, tmp_path: Path) -> None:
     bundle = bundle_of(FP32)
-    opened = open_first(bundle, RuntimeRequest(), convert=unwanted, ledger=tmp_path)
+    opened = open_first(bundle, RuntimeRequest(), convert=unwanted, load_marks=tmp_path)
     assert (opened.bundle, opened.fallbacks) == (bundle, ())
     assert runtimes.opened == [("cpu", bundle, tmp_path)]
 
@@ -282,7 +282,7 @@ def test_onnx_gets_the_model_of_its_precision_and_is_tried_in_a_child_first(
     recorded: Mapping[str, Recorded], tmp_path: Path
 ) -> None:
     options = OnnxOptions(precision=Precision.INT8)
-    open_runtime(bundle_of(FP32, INT8), options, ledger=tmp_path)
+    open_runtime(bundle_of(FP32, INT8), options, load_marks=tmp_path)
     assert calls(recorded) == {
         "trial.prove_onnx_loadable": [(INT8, options, tmp_path)],
         "onnx.OnnxRuntime": [(INT8, options)],
@@ -307,7 +307,7 @@ def test_a_model_that_does_not_load_is_named_with_its_bundle(
 
 def test_paddle_is_tried_in_a_child_first(recorded: Mapping[str, Recorded], tmp_path: Path) -> None:
     options = PaddleOptions(onednn=True)
-    open_runtime(bundle_of(), options, ledger=tmp_path)
+    open_runtime(bundle_of(), options, load_marks=tmp_path)
     assert calls(recorded) == {
         "trial.prove_loadable": [(PADDLE, options, tmp_path)],
         "paddle.PaddleRuntime": [(PADDLE, options)],

@@ -436,13 +436,13 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_real_network(small_bundle: Bundle, ledger: Path, tmp_path: Path, request_name: str) -> None:
+def test_real_network(small_bundle: Bundle, load_marks: Path, tmp_path: Path, request_name: str) -> None:
     blotches = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), cv2.resize(blotches, (200, 150), interpolation=cv2.INTER_CUBIC))
     image = read_image(picture, max_img_size=10_000)
     assert image.pixels.shape[:2] == (86, 115)
-    with open_predictor(small_bundle, REQUESTS[request_name], ledger=ledger) as predictor:
+    with open_predictor(small_bundle, REQUESTS[request_name], load_marks=load_marks) as predictor:
         prediction = predictor.predict(image)
         batch = predictor.predict_batch([image, image_of(image.pixels[:64, :64].copy()), image])
         tensor = ((image.pixels.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis]

@@ -185,8 +185,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[RuntimeOptions]:
     """What was opened, of runtimes that all work, but not with seven threads."""
     seen: list[RuntimeOptions] = []
 
-    def open_runtime(_bundle: Bundle, options: RuntimeOptions, *, ledger: Path | None = None) -> Runtime:
-        assert ledger is None
+    def open_runtime(_bundle: Bundle, options: RuntimeOptions, *, load_marks: Path | None = None) -> Runtime:
+        assert load_marks is None
         seen.append(options)
         if options.threads == 7:
             raise ModelLoadError("seven is too many")

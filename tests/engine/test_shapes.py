@@ -97,7 +97,7 @@ def test_paddle_collects_the_ranges_of_inner_tensors(shared_data: Path, tmp_path
     profile = DynamicShapeProfile.from_shapes("x", shapes)
     path = tmp_path / "new" / "ranges.pbtxt"
     with open_bundle(shared_data / "bundles" / "legacy_humanseg_lite_logits.tgz") as bundle:
-        collect_inner_ranges(bundle, profile, path, ledger=tmp_path)
+        collect_inner_ranges(bundle, profile, path, load_marks=tmp_path)
     text = re.sub(r"\s+", " ", path.read_text())
     expected = (
         'name: "x" min_shape: 1 min_shape: 3 min_shape: 64 min_shape: 64 '

@@ -54,11 +54,11 @@ OpenPredictor = Callable[[Bundle, RuntimeRequest], Predictor]
 
 
 @pytest.fixture
-def predictor_of(converter: Convert, ledger: Path) -> Generator[OpenPredictor]:
+def predictor_of(converter: Convert, load_marks: Path) -> Generator[OpenPredictor]:
     with ExitStack() as opened:
 
         def open_one(bundle: Bundle, request: RuntimeRequest) -> Predictor:
-            return opened.enter_context(open_predictor(bundle, request, convert=converter, ledger=ledger))
+            return opened.enter_context(open_predictor(bundle, request, convert=converter, load_marks=load_marks))
 
         yield open_one
 
@@ -217,12 +217,12 @@ def test_auto_does_not_run_onednn_where_it_changes_the_results(coarse_network: P
     assert onednn_error(coarse_network, (75, 101)) > 1e-3, "this Paddle has the fault no more: the check can go"
     image = SourceImage(np.random.default_rng(8).integers(0, 255, (75, 101, 3), np.uint8), 101, 75, Capture())
     with open_bundle(coarse_network) as bundle:
-        with open_predictor(bundle, RuntimeRequest(runtime=RuntimeName.PADDLE), ledger=tmp_path) as predictor:
+        with open_predictor(bundle, RuntimeRequest(runtime=RuntimeName.PADDLE), load_marks=tmp_path) as predictor:
             assert predictor.provenance.provider == "paddle-cpu"
             assert "oneDNN changes the results" in predictor.provenance.fallbacks[0]
             predictor.predict(image)
         with pytest.raises(ModelLoadError, match="oneDNN changes the results"):
-            open_runtime(bundle, PaddleOptions(onednn=True), ledger=tmp_path)
+            open_runtime(bundle, PaddleOptions(onednn=True), load_marks=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def opened(order: dict[str, Any]) -> dict[str, str]:
                 return {"outcome": "opens", "message": ""}
             # Paddle's own kernels alone: with oneDNN there would be two trials of every damaged model.
             request = RuntimeRequest(runtime=RuntimeName(order["runtime"]), device=Device.CPU, onednn=OneDnn.OFF)
-            with open_predictor(bundle, request, ledger=Path(order["ledger"])):
+            with open_predictor(bundle, request, load_marks=Path(order["load_marks"])):
                 return {"outcome": "loads", "message": ""}
     except (BundleError, ModelLoadError) as error:
         return {"outcome": type(error).__name__, "message": str(error)}

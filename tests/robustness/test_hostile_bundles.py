@@ -36,8 +36,8 @@ ONNX_TIMEOUT_S = 20
 class Serving:
     """A process that opens bundles; it is started once and must not die."""
 
-    def __init__(self, ledger: Path) -> None:
-        self._ledger = ledger
+    def __init__(self, load_marks: Path) -> None:
+        self._load_marks = load_marks
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.robustness.serving"],
             stdin=subprocess.PIPE,
@@ -52,7 +52,7 @@ class Serving:
             "bundle": str(bundle),
             "temporary": str(temporary),
             "runtime": runtime,
-            "ledger": str(self._ledger),
+            "load_marks": str(self._load_marks),
             "onnx_timeout_s": ONNX_TIMEOUT_S,
         }
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -81,8 +81,8 @@ class Serving:
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[Serving]]:
     """The process that serves; a dead one is replaced, so that one loss is one failed test."""
-    ledger = tmp_path_factory.mktemp("ledger")
-    running = [Serving(ledger)]
+    load_marks = tmp_path_factory.mktemp("load_marks")
+    running = [Serving(load_marks)]
     yield running
     for each in running:
         each.close()
@@ -103,7 +103,7 @@ def try_out(each: Hostile, tmp_path: Path, serving: list[Serving]) -> str:
     (outer / "deploy.yaml").write_text("not yours")
     before = listing(tmp_path)
     if not serving[-1].alive:
-        serving.append(Serving(tmp_path.parent / "ledger"))
+        serving.append(Serving(tmp_path.parent / "load_marks"))
     report = serving[-1].open(bundle, temporary, each.runtime)
     assert serving[-1].alive
     assert listing(tmp_path) == before

@@ -35,7 +35,7 @@ from engine.system.machine.memory import process_memory_bytes, return_freed_memo
 from benchmarks.lab.runtimes import RUNTIMES
 from tests.robustness.test_long_runs import pictures
 
-bundle, runtime, ledger, count = sys.argv[1:]
+bundle, runtime, load_marks, count = sys.argv[1:]
 return_freed_memory()
 
 def resources():
@@ -43,7 +43,7 @@ def resources():
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 peaks = {"first": 0, "rest": 0}
-with open_bundle(bundle) as opened, open_predictor(opened, RUNTIMES[runtime], ledger=Path(ledger)) as predictor:
+with open_bundle(bundle) as opened, open_predictor(opened, RUNTIMES[runtime], load_marks=Path(load_marks)) as predictor:
     predictor.predict(next(pictures(1)))
     before = resources()
     pipeline = Pipeline(predictor, lambda image: image, lambda *_: None)
@@ -78,7 +78,7 @@ def test_memory_files_and_threads_do_not_grow(runtime: str, tmp_path: Path, tall
     count, temporary = 2000, tmp_path / "temporary"
     temporary.mkdir()
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, str(DEMO), runtime, str(tmp_path / "ledger"), str(count)],
+        [sys.executable, "-W", "ignore", "-c", RUN, str(DEMO), runtime, str(tmp_path / "load_marks"), str(count)],
         # Without the doors of `service`, a program says itself that it sends no telemetry, which keeps a file, too.
         env={
             **os.environ,

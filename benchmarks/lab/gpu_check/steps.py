@@ -344,7 +344,7 @@ def _files(bundle: Bundle, cache: Path) -> TensorRtFiles:
     ranges = None
     if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
         ranges = cache / "ranges.pbtxt"
-        collect_inner_ranges(bundle, shapes, ranges, ledger=None)
+        collect_inner_ranges(bundle, shapes, ranges, load_marks=None)
     return TensorRtFiles(shapes, ranges, engine_cache=cache)
 
 

@@ -136,7 +136,7 @@ def _tensor(scenario: Scenario, bundle: Bundle, picture: Path, workspace: Worksp
     out = workspace.folder / "feeds" / bundle.digest[:16] / f"{picture.parent.name}.{picture.stem}.npy"
     if not out.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)
-        runtime = open_runtime(bundle, OnnxOptions(threads=usable_cores()), ledger=workspace.folder / "ledger")
+        runtime = open_runtime(bundle, OnnxOptions(threads=usable_cores()), load_marks=workspace.folder / "load-marks")
         with Predictor(bundle, runtime) as predictor:
             image = read_image(picture, max_img_size=scenario.max_img_size)
             np.save(out, predictor.prepare(image).tensor[np.newaxis])
@@ -148,7 +148,7 @@ def _search(scenario: Scenario, bundle: Bundle, pictures: tuple[Path, ...], work
         found = tune(
             bundle,
             TuneRequest(pictures, budget_s=scenario.search_s or 0, max_img_size=scenario.max_img_size),
-            Places(Path(scratch), workspace.folder / "ledger"),
+            Places(Path(scratch), workspace.folder / "load-marks"),
             repository=Repository(workspace.folder / "onnx") if scenario.int8 else None,
             advance=lambda step, configuration: workspace.report(f"{bundle.name}: {step} {configuration.label}"),
         )

@@ -53,7 +53,7 @@ class Task:
 
     @property
     def load_marks(self) -> Path:
-        return self.scratch / "ledger"
+        return self.scratch / "load-marks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +187,14 @@ def _predictor(task: Task, stack: ExitStack) -> Predictor:
     bundle = stack.enter_context(open_bundle(task.bundle))
     if task.way.configuration is not None:
         options = task.way.configuration.options()
-        return Predictor(bundle, open_runtime(bundle, options, ledger=task.load_marks))
+        return Predictor(bundle, open_runtime(bundle, options, load_marks=task.load_marks))
     if task.profile is None:
         raise ValueError("auto is measured with a profile, and there is none")
     profile = read_profile(task.profile)
     mismatch = profile.mismatch(bundle)
     if mismatch is not None:
         raise ValueError(f"auto would not take the profile: {mismatch}")
-    return open_predictor(bundle, RuntimeRequest(tuned=profile), ledger=task.load_marks)
+    return open_predictor(bundle, RuntimeRequest(tuned=profile), load_marks=task.load_marks)
 
 
 def _network(task: Task, predictor: Predictor) -> Repeat:

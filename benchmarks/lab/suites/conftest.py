@@ -70,7 +70,7 @@ def open_named(cache: Path) -> OpenPredictor:
             pytest.skip(f"{bundle.name} holds no {precision} model")
         try:
             return open_predictor(
-                bundle, request, convert=lambda each: convert(each, repository).model, ledger=cache / "loadable"
+                bundle, request, convert=lambda each: convert(each, repository).model, load_marks=cache / "loadable"
             )
         except RuntimeUnavailableError as error:
             pytest.skip(str(error))

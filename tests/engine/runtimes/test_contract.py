@@ -53,10 +53,10 @@ class Peer:
     name: str
     options: RuntimeOptions | None
 
-    def open(self, bundle: Bundle, ledger: Path) -> Runtime:
+    def open(self, bundle: Bundle, load_marks: Path) -> Runtime:
         if self.options is None:
             return FakeRuntime(fake_network())
-        return open_runtime(bundle, self.options, ledger=ledger)
+        return open_runtime(bundle, self.options, load_marks=load_marks)
 
     @property
     def kind(self) -> str:
@@ -95,8 +95,8 @@ def peer(request: pytest.FixtureRequest) -> Peer:
 
 
 @pytest.fixture(scope="module")
-def runtime(peer: Peer, small_bundle: Bundle, ledger: Path) -> Generator[Runtime]:
-    opened = peer.open(small_bundle, ledger)
+def runtime(peer: Peer, small_bundle: Bundle, load_marks: Path) -> Generator[Runtime]:
+    opened = peer.open(small_bundle, load_marks)
     yield opened
     opened.close()
 
@@ -239,8 +239,8 @@ def test_eight_threads_get_their_own_results(runtime: Runtime, peer: Peer) -> No
             np.testing.assert_allclose(output, right, atol=1e-5 * float(np.ptp(right)))
 
 
-def test_close_twice_then_run_is_an_error(peer: Peer, small_bundle: Bundle, ledger: Path) -> None:
-    opened = peer.open(small_bundle, ledger)
+def test_close_twice_then_run_is_an_error(peer: Peer, small_bundle: Bundle, load_marks: Path) -> None:
+    opened = peer.open(small_bundle, load_marks)
     feeds = probe_feeds(opened.inputs)
     opened.run(feeds)
     opened.close()

@@ -142,8 +142,8 @@ def test_a_program_that_writes_a_file_writes_none(
 @pytest.mark.long
 def test_a_trial_of_one_kind_of_program_says_nothing_of_another(pir: PaddleModel, tmp_path: Path) -> None:
     """The same bytes, of the same digest, are read by other code of Paddle under another name."""
-    prove_loadable(pir, PaddleOptions(threads=2), tmp_path / "ledger")
+    prove_loadable(pir, PaddleOptions(threads=2), tmp_path / "load_marks")
     other = replace(pir, program=pir.program.with_suffix(".pdmodel"))
     shutil.copy(pir.program, other.program)
     with pytest.raises(ModelLoadError, match=r"model\.pdmodel"):
-        prove_loadable(other, PaddleOptions(threads=2), tmp_path / "ledger")
+        prove_loadable(other, PaddleOptions(threads=2), tmp_path / "load_marks")

@@ -57,14 +57,14 @@ def pdmodel(tmp_path: Path) -> PaddleModel:
 
 
 def test_good_model_is_tried_once(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
-    ledger = tmp_path / "new" / "ledger"
-    prove_loadable(pir, OPTIONS, ledger)
-    assert len(list(ledger.iterdir())) == 1
+    load_marks = tmp_path / "new" / "load_marks"
+    prove_loadable(pir, OPTIONS, load_marks)
+    assert len(list(load_marks.iterdir())) == 1
     launcher.forbid()
-    prove_loadable(pir, OPTIONS, ledger)
+    prove_loadable(pir, OPTIONS, load_marks)
     for model, options in ((replace(pir, digest="another"), OPTIONS), (pir, PaddleOptions(onednn=True, threads=2))):
         with pytest.raises(AssertionError, match="a child was started"):
-            prove_loadable(model, options, ledger)
+            prove_loadable(model, options, load_marks)
     with pytest.raises(AssertionError, match="a child was started"):
         prove_loadable(pir, OPTIONS, None)
 
@@ -79,7 +79,7 @@ def test_unwritable_ledger_is_only_a_warning(
 
     monkeypatch.setattr(trial, "_try_in_child", succeed)
     with caplog.at_level(logging.WARNING):
-        prove_loadable(pir, OPTIONS, tmp_path / "file" / "ledger")
+        prove_loadable(pir, OPTIONS, tmp_path / "file" / "load_marks")
     assert "cannot be written" in caplog.text
 
 
@@ -100,10 +100,10 @@ def truncate(path: Path, keep: float) -> None:
 @pytest.mark.parametrize("spoiled", ["model.json", "model.pdiparams"])
 def test_truncated_pir_model(pir: PaddleModel, tmp_path: Path, spoiled: str, keep: float) -> None:
     truncate(tmp_path / spoiled, keep)
-    ledger = tmp_path / "ledger"
+    load_marks = tmp_path / "load_marks"
     with pytest.raises(ModelLoadError, match=spoiled):
-        prove_loadable(pir, OPTIONS, ledger)
-    assert not ledger.exists()
+        prove_loadable(pir, OPTIONS, load_marks)
+    assert not load_marks.exists()
 
 
 @pytest.mark.parametrize("keep", [0.999, *(pytest.param(each, marks=pytest.mark.long) for each in (0.001, 0.5))])
@@ -117,16 +117,16 @@ def test_truncated_model_of_paddle_2(pdmodel: PaddleModel, tmp_path: Path, spoil
 def test_open_runtime_makes_the_trial(small_bundle: Bundle, pir: PaddleModel, tmp_path: Path) -> None:
     truncate(tmp_path / "model.pdiparams", 0.5)
     with pytest.raises(ModelLoadError, match=r"model\.pdiparams"):
-        open_runtime(replace(small_bundle, paddle=pir), OPTIONS, ledger=None)
+        open_runtime(replace(small_bundle, paddle=pir), OPTIONS, load_marks=None)
 
 
 @pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
 def test_killed_child(pir: PaddleModel, tmp_path: Path, launcher: Launcher, name: str) -> None:
     launcher.run_instead(tmp_path, f"echo 'FatalError: out of luck' >&2\nkill -{name} $$")
     with pytest.raises(ModelLoadError, match=rf"SIG{name}.*out of luck") as caught:
-        prove_loadable(pir, OPTIONS, tmp_path / "ledger")
+        prove_loadable(pir, OPTIONS, tmp_path / "load_marks")
     assert "model.json" in str(caught.value)
-    assert not (tmp_path / "ledger").exists()
+    assert not (tmp_path / "load_marks").exists()
 
 
 def test_child_that_ends_without_an_answer(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
@@ -138,15 +138,15 @@ def test_child_that_ends_without_an_answer(pir: PaddleModel, tmp_path: Path, lau
 def test_time_out(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "TIMEOUT_S", 0.05)
     with pytest.raises(ModelLoadError, match=r"model\.json.*within 0\.05 s"):
-        prove_loadable(pir, OPTIONS, tmp_path / "ledger")
-    assert not (tmp_path / "ledger").exists()
+        prove_loadable(pir, OPTIONS, tmp_path / "load_marks")
+    assert not (tmp_path / "load_marks").exists()
 
 
 def test_an_error_of_the_engine_is_raised_as_it_is(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
     launcher.answer(Raised(OptionError("told by the child")))
     with pytest.raises(OptionError, match="told by the child"):
-        prove_loadable(pir, OPTIONS, tmp_path / "ledger")
-    assert not (tmp_path / "ledger").exists()
+        prove_loadable(pir, OPTIONS, tmp_path / "load_marks")
+    assert not (tmp_path / "load_marks").exists()
 
 
 @pytest.mark.long
@@ -277,35 +277,35 @@ def filling(path: Path, elements: int) -> OnnxModel:
 def test_good_onnx_model_is_tried_once_whatever_the_threads(
     onnx_path: Path, tmp_path: Path, launcher: Launcher
 ) -> None:
-    model, ledger = filling(onnx_path, 4), tmp_path / "ledger"
-    prove_onnx_loadable(model, OnnxOptions(threads=1), ledger)
-    assert len(list(ledger.iterdir())) == 1
+    model, load_marks = filling(onnx_path, 4), tmp_path / "load_marks"
+    prove_onnx_loadable(model, OnnxOptions(threads=1), load_marks)
+    assert len(list(load_marks.iterdir())) == 1
     launcher.forbid()
-    prove_onnx_loadable(model, OnnxOptions(threads=2), ledger)
+    prove_onnx_loadable(model, OnnxOptions(threads=2), load_marks)
     # No TensorRT here: the CPU, which was tried, stands in for it.
-    prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT), ledger)
+    prove_onnx_loadable(model, OnnxOptions(provider=Provider.TENSORRT), load_marks)
     for other, options in (
         (replace(model, digest="another"), OnnxOptions()),
         (model, OnnxOptions(provider=Provider.OPENVINO)),
     ):
         with pytest.raises(AssertionError, match="a child was started"):
-            prove_onnx_loadable(other, options, ledger)
+            prove_onnx_loadable(other, options, load_marks)
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
 def test_a_precision_that_paddle_does_not_have_on_a_cpu(onnx_path: Path, precision: Precision, tmp_path: Path) -> None:
     """Whichever the file is: the trial of an ONNX model has nothing to do with Paddle's options."""
-    ledger = tmp_path / "ledger"
+    load_marks = tmp_path / "load_marks"
     model = replace(filling(onnx_path, 4), precision=precision)
-    prove_onnx_loadable(model, OnnxOptions(precision=precision), ledger)
-    assert len(list(ledger.iterdir())) == 1
+    prove_onnx_loadable(model, OnnxOptions(precision=precision), load_marks)
+    assert len(list(load_marks.iterdir())) == 1
 
 
 def test_onnx_model_that_takes_too_much_memory(onnx_path: Path, tmp_path: Path) -> None:
     # 8 GB of zeros; the child may take half as much.
     with pytest.raises(ModelLoadError, match=r"onnx/fp32/model\.onnx.*first run fails.*ConstantOfShape"):
-        prove_onnx_loadable(filling(onnx_path, 2 * 10**9), OnnxOptions(), tmp_path / "ledger")
-    assert not (tmp_path / "ledger").exists()
+        prove_onnx_loadable(filling(onnx_path, 2 * 10**9), OnnxOptions(), tmp_path / "load_marks")
+    assert not (tmp_path / "load_marks").exists()
 
 
 @pytest.mark.long
