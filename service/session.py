@@ -96,7 +96,7 @@ class Caches:
 
         return convert(bundle, self.conversions, load_marks=self.load_marks, advance=log_step).model
 
-    def profile(self, bundle: Bundle) -> Path:
+    def shape_profile(self, bundle: Bundle) -> Path:
         """Where the shape profile of a bundle is kept, a JSON file."""
         return self.root / "shapes" / f"{bundle.digest}.json"
 
@@ -327,17 +327,18 @@ def certify(
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:
     """Add the kept shape profile, or collect it first if that was asked for."""
     from engine.gpu.calibration import collect_calibration_table
-    from engine.gpu.shapes import collect_inner_ranges, write_profile
-    from engine.gpu.shapes import read_profile as read_shapes
+    from engine.gpu.shapes import collect_inner_ranges, read_shape_profile, write_shape_profile
 
     if request.auto_tune_shapes:
         profile = _collect(bundle, request, caches, images)
-        write_profile(profile, caches.profile(bundle))
+        write_shape_profile(profile, caches.shape_profile(bundle))
         if bundle.paddle is not None and bundle.paddle.kind == "pdmodel":
             collect_inner_ranges(bundle, profile, caches.shape_ranges(bundle), load_marks=caches.load_marks)
     ranges = caches.shape_ranges(bundle)
     files = TensorRtFiles(
-        read_shapes(caches.profile(bundle)), ranges if ranges.is_file() else None, engine_cache=caches.engines
+        read_shape_profile(caches.shape_profile(bundle)),
+        ranges if ranges.is_file() else None,
+        engine_cache=caches.engines,
     )
     ready = replace(request.network, tensorrt_files=files)
     if request.auto_tune_shapes and ready.runtime is RuntimeName.PADDLE and ready.precision is Precision.INT8:

@@ -80,10 +80,10 @@ class Operation:
         for block in self.blocks:
             yield from _nested(block["ops"])
 
-    def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - what JSON holds
+    def get(self, name: str) -> Any:  # noqa: ANN401 - what JSON holds
         """Read an attribute: a bool, number, text, or list of these."""
         found = (each["AT"].get("D") for each in self._attributes() if each["N"] == name)
-        return _plain(next(found, default))
+        return _plain(next(found, None))
 
     def put(self, name: str, value: object) -> None:
         """Change an attribute that is there; a list stays as long as it is."""

@@ -46,11 +46,11 @@ class Subgraph:
         """Add an int64 constant."""
         return self.constant(np.array(value, np.int64))
 
-    def cast(self, tensor: str, dtype: str, *, output: str | None = None) -> str:
+    def cast(self, tensor: str, dtype: str) -> str:
         """Change the type of the elements."""
         from onnx import helper
 
-        return self.add("Cast", tensor, output=output, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return self.add("Cast", tensor, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def maximum(self, tensor: str, axis: int) -> str:
         """Reduce an axis, from 0, to its maximum; the axis goes away."""

@@ -160,7 +160,7 @@ def _explain(head: bytes, path: Path) -> str | None:
         told = _ONE_FILE
     if told is None and re.match(rb"\x80[\x02-\x05]", head):
         told = f"is a pickle of Python, perhaps {_TRAINED}"
-    return told and told.replace("{path}", str(path)).replace("{folder}", str(path.parent))
+    return told and told.replace("{folder}", str(path.parent))
 
 
 def _is_picture(head: bytes) -> bool:

@@ -50,13 +50,13 @@ def collect_inner_ranges(bundle: Bundle, profile: DynamicShapeProfile, path: Pat
         runtime.close()
 
 
-def write_profile(profile: DynamicShapeProfile, path: Path) -> None:
+def write_shape_profile(profile: DynamicShapeProfile, path: Path) -> None:
     """Keep a profile, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, TypeAdapter(DynamicShapeProfile).dump_json(profile))
 
 
-def read_profile(path: Path) -> DynamicShapeProfile | None:
+def read_shape_profile(path: Path) -> DynamicShapeProfile | None:
     """Read a kept profile, if there is one; OptionError if the file holds something else."""
     if not path.is_file():
         return None

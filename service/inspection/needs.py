@@ -27,9 +27,6 @@ from service.request import PredictRequest
 from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
 
-PHOTOGRAPH = Size(3000, 4000)
-"""Twelve megapixels, as cameras make them."""
-
 MARGIN = 0.25
 _STEP_BYTES = 64 << 20
 _TIMEOUT_S = 1800.0

@@ -8,7 +8,7 @@ import pytest
 
 from engine.bundle.bundle import Bundle, DeclaredOutput, open_bundle
 from engine.errors import ImageError, OptionError
-from engine.gpu.shapes import collect_inner_ranges, collect_profile, read_profile, write_profile
+from engine.gpu.shapes import collect_inner_ranges, collect_profile, read_shape_profile, write_shape_profile
 from engine.images import Capture, SourceImage
 from engine.options import DynamicShapeProfile, ShapeRange
 from engine.runtimes import Tensor
@@ -65,11 +65,11 @@ def test_an_image_that_a_transform_refuses_is_an_error() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shapes" / "profile.json"
-    assert read_profile(path) is None
+    assert read_shape_profile(path) is None
     for side in (8, 16):
         profile = DynamicShapeProfile.from_shapes("x", [(1, 3, 8, side), (4, 3, 64, 32)])
-        write_profile(profile, path)
-        assert read_profile(path) == profile
+        write_shape_profile(profile, path)
+        assert read_shape_profile(path) == profile
     assert [each.name for each in path.parent.iterdir()] == ["profile.json"]
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_profile_is_named_with_a_remedy(content: bytes, tmp_path: Path
     with pytest.raises(
         OptionError, match=r"profile\.json is not a shape profile .*(?s:.)*collect it again with auto-tune"
     ):
-        read_profile(path)
+        read_shape_profile(path)
 
 
 def test_paddle_collects_the_ranges_of_inner_tensors(shared_data: Path, tmp_path: Path) -> None:

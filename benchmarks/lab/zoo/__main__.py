@@ -56,7 +56,7 @@ def measure(store: Store, scenarios: Iterable[Scenario], options: argparse.Names
     """
     for scenario in scenarios:
         found = store.read(scenario)
-        if found is not None and not options.redo and (found.measurement.verdict == "passes" or not options.retry):
+        if found is not None and not options.redo and (found.measurement.agrees or not options.retry):
             continue
         started = time.monotonic()
         measurement = run(scenario, options.paddleseg, timeout_s=options.timeout)

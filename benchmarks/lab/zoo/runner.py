@@ -9,11 +9,13 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from benchmarks.lab.zoo.results import Measurement
+from benchmarks.lab.zoo.rounding import ROUNDING, Rounding
 from benchmarks.lab.zoo.scenarios import Scenario
 from converters.conversion import Certificate
 
@@ -54,25 +56,37 @@ def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = 
             arguments = ("--min-agreement", "0", "--cache-dir", scratch / "cache")
             _pseg(["convert", exported, "--out", converted, *arguments], checkout, timeout_s)
             report = _certificate(converted).report
+            if report.max_abs_logit_error is None or not report.logit_range:
+                raise StepError("the logits are the same everywhere")
+            measurement = Measurement(
+                adapters=adapters,
+                weights_mb=round(weights.stat().st_size / 1e6, 2),
+                mismatched_ppm=report.mismatched_ppm,
+                logit_error=report.max_abs_logit_error / report.logit_range,
+                classes=len(report.gated_classes),
+            )
+            if measurement.verdict == "differs":
+                measurement = replace(measurement, rounding=rounding_of(exported, timeout_s))
         except StepError as error:
             return Measurement(stopped_at=step, error=str(error), adapters=adapters)
-        size = weights.stat().st_size
-    if report.max_abs_logit_error is None or not report.logit_range:
-        return Measurement(stopped_at="convert", error="the logits are the same everywhere", adapters=adapters)
-    return Measurement(
-        adapters=adapters,
-        weights_mb=round(size / 1e6, 2),
-        mismatched_ppm=report.mismatched_ppm,
-        logit_error=report.max_abs_logit_error / report.logit_range,
-        classes=len(report.gated_classes),
-    )
+    return measurement
 
 
-def export_only(scenario: Scenario, bundle: Path, *, timeout_s: float = TIMEOUT_S) -> None:
-    """Export a network of the installed PaddleSeg with random weights.
+def rounding_of(bundle: Path, timeout_s: float = TIMEOUT_S) -> Rounding:
+    """Measure how much rounding alone changes the answers of an exported network, in a process of its own.
 
     Args:
-        timeout_s: seconds that each step may take.
+        timeout_s: seconds that it may take.
+
+    Raises:
+        StepError: Paddle does not run it.
+    """
+    module = ["-W", "ignore", "-m", "benchmarks.lab.zoo.rounding"]
+    return ROUNDING.validate_json(_said([sys.executable, *module, bundle], None, timeout_s).splitlines()[-1])
+
+
+def export_only(scenario: Scenario, bundle: Path) -> None:
+    """Export a network of the installed PaddleSeg with random weights.
 
     Raises:
         StepError: Paddle does not export it.
@@ -80,8 +94,8 @@ def export_only(scenario: Scenario, bundle: Path, *, timeout_s: float = TIMEOUT_
     with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
         config = scenario.configuration(Path(scratch), None)
         weights = Path(scratch) / "model.pdparams"
-        _weights(config, weights, None, timeout_s)
-        _export(config, weights, bundle, None, timeout_s)
+        _weights(config, weights, None, TIMEOUT_S)
+        _export(config, weights, bundle, None, TIMEOUT_S)
 
 
 def _weights(config: Path, weights: Path, checkout: Path | None, timeout_s: float) -> None:

@@ -277,13 +277,7 @@ _UNPOOLING = (
     "its unpooling puts each value where the pooling found it, so that rounding moves values by whole pixels: noise of "
     "a thousandth of a grey level in the picture changes Paddle's own logits by as much."
 )
-_DEPTH = (
-    "its scores agree within a thousandth of their range, but with random weights many classes lie closer together "
-    "than the rounding in so deep a network. Of encnet's masks, Paddle's own oneDNN kernels change 292 pixels per "
-    "million against Paddle's plain kernels (`python -m benchmarks.lab.zoo.rounding`), and the conversion 226."
-)
 EXCEPTIONS: Mapping[str, str] = {
-    **dict.fromkeys(("ccnet", "dmnet", "dnlnet", "encnet"), _DEPTH),
     "GSCNN": _CANNY,
     "gscnn": _CANNY,
     "ENet": _UNPOOLING,

@@ -26,6 +26,8 @@ _SEED = 7
 _SIDES = (128, 512)
 _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
+_CERTIFIED_SIDE, _SMALLEST_CERTIFIED_COVER = 256, 0.001
+"""Of the smallest picture of a certificate, and of a class that counts there."""
 _MOST_TRIED, _ROUNDS, _GROWTH = 4, 6, 100
 
 
@@ -62,7 +64,7 @@ def adopt_statistics(network: "Layer", side: int = 128) -> None:
     network.eval()
 
 
-def balance(network: "Layer", class_count: int, side: int) -> None:
+def balance(network: "Layer", class_count: int, side: int, smallest_cover: float = _SMALLEST_COVER) -> None:
     """See to it that a second class wins somewhere.
 
     Each class loses its median score by way of the last bias. In MaskFormer, whose scores are sums of the masks of
@@ -72,6 +74,7 @@ def balance(network: "Layer", class_count: int, side: int) -> None:
     Args:
         network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
         side: of the picture that it sees, in pixels.
+        smallest_cover: of the second class there, 0 to 1.
     """
     import paddle
 
@@ -83,7 +86,7 @@ def balance(network: "Layer", class_count: int, side: int) -> None:
             return network(image)[0].numpy()
 
     before = scores()
-    if _second_cover(before) >= _SMALLEST_COVER:
+    if _second_cover(before) >= smallest_cover:
         return
     medians = np.median(before, axis=(0, 2, 3))
 
@@ -141,6 +144,8 @@ def write_weights(config: Path, weights: Path) -> None:
     with adapted(network, adapters_for(network)):
         side = _settled_at(network)
         balance(network, trained.class_count, side)
+        if side < _CERTIFIED_SIDE:
+            balance(network, trained.class_count, _CERTIFIED_SIDE, _SMALLEST_CERTIFIED_COVER)
     paddle.save(parameters, str(weights))
 
 

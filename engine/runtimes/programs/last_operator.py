@@ -34,7 +34,7 @@ _KNOWN: Mapping[str, LastOperator] = {
 }
 _KEEPS_THE_VALUES = frozenset(
     {
-        *("assign", "cast", "fetch", "identity", "share_data_", "shadow_output"),
+        *("assign", "cast", "fetch", "identity", "share_data", "share_data_", "shadow_output"),
         "scale",  # by 1, as Paddle 2 puts it in front of every output; other values leave 0–1, which is checked
         *("reshape", "reshape2", "squeeze", "squeeze2", "transpose", "transpose2", "unsqueeze", "unsqueeze2"),
         *("bilinear_interp", "bilinear_interp_v2", "nearest_interp", "nearest_interp_v2", "resize"),

@@ -352,8 +352,8 @@ def limited_requests(
         requests.sessions.HTTPAdapter = usual  # pyright: ignore[reportPrivateImportUsage]
 
 
-def limited_session(policy: RetryPolicy, sizes: Sizes | None = None) -> requests.Session:
+def limited_session(policy: RetryPolicy) -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, LimitedAdapter(policy, sizes or Sizes()))
+        session.mount(scheme, LimitedAdapter(policy, Sizes()))
     return session
