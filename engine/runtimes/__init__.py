@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import InferenceError
+from engine.errors import InferenceError, ModelLoadError
 from engine.options import DynamicShapeProfile, Precision, RuntimeName
 
 Tensor = NDArray[Any]
@@ -167,3 +167,39 @@ def probe_feeds(inputs: tuple[TensorSpec, ...], shapes: DynamicShapeProfile | No
         )
         for spec in inputs
     }
+
+
+def require_first_run(
+    runtime: Runtime, model: str, shapes: DynamicShapeProfile | None = None, advice: str = ""
+) -> None:
+    """Prove that a model that is loaded also runs.
+
+    Args:
+        runtime: with the model loaded.
+        model: its name, for the message.
+        shapes: as for `probe_feeds`.
+        advice: what to do if it does not run.
+
+    Raises:
+        ModelLoadError: the run fails.
+    """
+    try:
+        runtime.run(probe_feeds(runtime.inputs, shapes))
+    except InferenceError as error:
+        told = f"{model}: loads with {runtime.identity.provider}, but its first run fails: {error}"
+        raise ModelLoadError(f"{told}; {advice}" if advice else told) from error
+
+
+def failed_run(library: str, feeds: Mapping[str, Tensor], reason: str) -> InferenceError:
+    """Make the error of a run that a library ended with an exception.
+
+    Args:
+        library: its name.
+        feeds: what it was given.
+        reason: what it said.
+
+    Returns:
+        An error that names the shapes of the inputs.
+    """
+    shapes = {name: tensor.shape for name, tensor in feeds.items()}
+    return InferenceError(f"{library} failed on inputs {shapes}: {reason}")

@@ -22,9 +22,9 @@ import numpy as np
 from typing_extensions import override
 
 from engine.bundle.bundle import OnnxModel
-from engine.errors import EngineError, InferenceError, ModelLoadError, RuntimeUnavailableError
+from engine.errors import EngineError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, RuntimeName
-from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, failed_run, require_first_run
 from engine.runtimes.engine_cache import FolderKey, engine_folder
 from engine.runtimes.sessions import Sessions
 from engine.runtimes.utf8_paths import utf8_paths
@@ -152,10 +152,7 @@ class OpenVinoRuntime(Runtime):
             versions={"openvino": version},
             streams=options.streams,
         )
-        try:
-            self.run(probe_feeds(self.inputs))
-        except InferenceError as error:
-            raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
+        require_first_run(self, str(model.path))
 
     def _compiled(self, model: OnnxModel, folder: Path | None) -> Any:
         blob = None if folder is None else _read_blob(folder / _BLOB)
@@ -191,8 +188,7 @@ class OpenVinoRuntime(Runtime):
                 results = request.infer(dict(feeds), share_inputs=True)
                 tensors = [np.asarray(results[index]) for index in range(len(self.outputs))]
             except Exception as error:
-                shapes = {name: tensor.shape for name, tensor in feeds.items()}
-                raise InferenceError(f"OpenVINO failed on inputs {shapes}: {_telling_line(error)}") from error
+                raise failed_run("OpenVINO", feeds, _telling_line(error)) from error
         return dict(zip((spec.name for spec in self.outputs), tensors, strict=True))
 
     @override

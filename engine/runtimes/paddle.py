@@ -34,9 +34,9 @@ import numpy as np
 from typing_extensions import override
 
 from engine.bundle.bundle import PaddleModel, ProgramKind, file_digest
-from engine.errors import EngineError, InferenceError, ModelLoadError, OptionError, RuntimeUnavailableError
+from engine.errors import EngineError, ModelLoadError, OptionError, RuntimeUnavailableError
 from engine.options import Device, DynamicShapeProfile, PaddleOptions, Precision, RuntimeName, TensorRtPreparation
-from engine.runtimes import Runtime, RuntimeIdentity, Tensor, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, check_feeds, failed_run, require_first_run
 from engine.runtimes.engine_cache import EngineKey, engine_folder
 from engine.runtimes.programs.paddle_files import require_whole_weights
 from engine.runtimes.programs.paddle_programs import tensor_specs
@@ -361,13 +361,7 @@ class PaddleRuntime(Runtime):
         if options.preparation is not None or (options.tensorrt and shapes is None):
             # Every run counts among what is collected; and TensorRT takes no shape outside its ranges.
             return
-        try:
-            self.run(probe_feeds(self.inputs, shapes))
-        except InferenceError as error:
-            raise ModelLoadError(
-                f"{model.program.name}: loads with {options.label}, but its first run fails: {error}; "
-                "choose runtime onnx or mkldnn off, or let auto decide"
-            ) from error
+        require_first_run(self, model.program.name, shapes, "choose runtime onnx or mkldnn off, or let auto decide")
 
     @override
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -376,8 +370,7 @@ class PaddleRuntime(Runtime):
             try:
                 return self._run_on(predictor, feeds)
             except Exception as error:
-                shapes = {name: tensor.shape for name, tensor in feeds.items()}
-                raise InferenceError(f"Paddle failed on inputs {shapes}: {_first_line(error)}") from error
+                raise failed_run("Paddle", feeds, _first_line(error)) from error
 
     def _run_on(self, predictor: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in feeds.items():

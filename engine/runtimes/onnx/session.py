@@ -11,7 +11,7 @@ from typing_extensions import override
 from engine.bundle.bundle import OnnxModel
 from engine.errors import InferenceError, ModelLoadError, RuntimeUnavailableError
 from engine.options import OnnxOptions, Precision, Provider, RuntimeName
-from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, probe_feeds
+from engine.runtimes import Runtime, RuntimeIdentity, Tensor, TensorSpec, check_feeds, failed_run, require_first_run
 from engine.runtimes.engine_cache import EngineKey, empty, engine_folder, holds_engines
 from engine.runtimes.onnx.binding import NUMPY_TYPES, BoundSession
 from engine.runtimes.onnx.classes import CLASSES, MEAN, require_finite_mean, scores_of, with_classes
@@ -122,10 +122,7 @@ class OnnxRuntime(Runtime):
         shapes = options.tensorrt_files.shapes
         if options.provider is Provider.TENSORRT and shapes is None and any(None in each.shape for each in self.inputs):
             return
-        try:
-            self.run(probe_feeds(self.inputs, shapes if options.provider is Provider.TENSORRT else None))
-        except InferenceError as error:
-            raise ModelLoadError(f"{model.path}: loads, but its first run fails: {error}") from error
+        require_first_run(self, str(model.path), shapes if options.provider is Provider.TENSORRT else None)
 
     def _bound(self, ort: Any, session: Any) -> BoundSession:
         options = self._options
@@ -153,8 +150,7 @@ class OnnxRuntime(Runtime):
             try:
                 results = cast("list[Tensor]", session.run(names, dict(feeds)))
             except Exception as error:
-                shapes = {name: tensor.shape for name, tensor in feeds.items()}
-                raise InferenceError(f"ONNX Runtime failed on inputs {shapes}: {first_line(error)}") from error
+                raise failed_run("ONNX Runtime", feeds, first_line(error)) from error
             if session.get_providers() != self._providers:
                 raise InferenceError(
                     f"provider {self._options.provider} was lost during a run: the session went on with "
