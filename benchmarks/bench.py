@@ -16,9 +16,8 @@ from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.images import DEFAULT_MAX_IMG_SIZE
 from engine.images.size import bands_option, require_named_bands
-from engine.runtimes.programs.input_bands import taken_bands
+from engine.runtimes.programs.input_bands import image_bands
 from engine.segmentation.opening import Convert
-from engine.transforms import bands_of_images
 
 DEFAULT_REPEATS = 10
 
@@ -75,7 +74,7 @@ def prepare_work(
     Raises EngineError where a picture cannot be read, or does not fit the bundle where shapes are collected.
     """
     sizes = dict.fromkeys(each.size for each in runnable)
-    taken = bands_of_images(taken_bands(bundle) or 3)
+    taken = image_bands(bundle)
     if request.images:
         require_named_bands(request.bands, taken)
     work = Work(

@@ -18,9 +18,8 @@ from converters.scores import ScoresBundle, with_scores
 from engine import Bundle, ConversionError, OptionError, Precision, open_bundle
 from engine.declaration import Options, option
 from engine.images.size import require_named_bands
-from engine.runtimes.programs.input_bands import taken_bands
+from engine.runtimes.programs.input_bands import image_bands
 from engine.system.text import legible
-from engine.transforms import bands_of_images
 from service.commands.flags import with_flags
 from service.commands.groups import PictureOptions, require_bands_of_pictures
 from service.commands.limits import LimitOptions
@@ -137,7 +136,7 @@ def convert(
 def _statistics(bundle: Bundle, request: ConversionRequest) -> bytes | None:
     """Of the pictures of the calibration; None where there are none, or no photograph can be compared with them."""
     if request.calibration or request.verification:
-        require_named_bands(request.bands, bands_of_images(taken_bands(bundle) or 3))
+        require_named_bands(request.bands, image_bands(bundle))
     if not request.calibration:
         return None
     statistics = calibration_statistics(request.calibration, request.bands)

@@ -16,9 +16,8 @@ from converters.conversion import packed_files
 from converters.exporting.packing import pack
 from engine import Bundle, Device, OptionError, open_bundle
 from engine.declaration import Options, option
-from engine.runtimes.programs.input_bands import taken_bands
+from engine.runtimes.programs.input_bands import image_bands
 from engine.runtimes.selection import candidates
-from engine.transforms import bands_of_images
 from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
 from service.collections.cluster_ledger import (
     LEDGER,
@@ -196,7 +195,7 @@ def _require_apart(
 
 def _bundle_to_ship(path: Path, request: PredictRequest, images: int) -> tuple[bytes, Run]:
     with open_bundle(path) as bundle:
-        bands = bands_of_images(taken_bands(bundle) or 3)
+        bands = image_bands(bundle)
         if bands != 3:
             raise OptionError(
                 f"{path}: the network takes images of {bands} bands, and photographs, which this command segments, "

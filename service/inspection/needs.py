@@ -17,12 +17,11 @@ from benchmarks.measuring.configurations import Size
 from benchmarks.measuring.pictures import bands_of_copies, write_picture
 from engine import Failed, InferenceError, SourceImage, open_bundle, read_image
 from engine.images import ImageLimits
-from engine.runtimes.programs.input_bands import taken_bands
+from engine.runtimes.programs.input_bands import image_bands
 from engine.system.files import scratch_folder
 from engine.system.machine.cores import usable_cores
 from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import Limits, run_isolated, value_of
-from engine.transforms import bands_of_images
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, ResultWriter
 from service.session import build_pipeline, caches_at, open_session
@@ -96,7 +95,7 @@ def measure_need(bundle: Path, size: Size, request: PredictRequest, cache: Path 
     memory, say), or did not end in time.
     """
     with open_bundle(bundle, inspect_only=True) as opened:
-        bands = bands_of_images(taken_bands(opened) or 3)
+        bands = image_bands(opened)
     with scratch_folder("need") as folder:
         photographs, masks = folder / "photographs", folder / "masks"
         photographs.mkdir()

@@ -23,7 +23,6 @@ from engine import (
     EngineError,
     Failed,
     ImageError,
-    MaskSize,
     OptionError,
     Predictor,
     Provenance,
@@ -33,7 +32,7 @@ from engine import (
     read_image,
 )
 from engine.errors import message_of
-from engine.images import DEFAULT_MAX_IMG_SIZE, Capture, ImageLimits
+from engine.images import Capture, ImageLimits
 from engine.images.tiff import is_georeferenced
 from engine.rasters.result import Result
 from engine.system.files import scratch_folder
@@ -46,7 +45,13 @@ from service.ivcap.publishing import SUMMARY_SCHEMA, ArtifactStore, ImageTask, P
 from service.ivcap.redaction import without_secrets
 from service.request import PredictRequest
 from service.results.pictures import CoverTable, Stems, cover_records, provenance_record, result_record
-from service.results.rasters import RASTER_OPTIONS, REPORT_SIDE_PX, TILE_OPTIONS, TiledImages
+from service.results.rasters import (
+    RASTER_OPTIONS,
+    REPORT_SIDE_PX,
+    TILE_OPTIONS,
+    TiledImages,
+    given_for_photographs,
+)
 from service.results.totals import TotalCover
 from service.segmentation_job import SegmentationJob
 
@@ -369,16 +374,15 @@ class _Run:
         options = tiles.values()
         given = {name for name in TILE_OPTIONS | RASTER_OPTIONS if options[name] is not None}
         as_photograph = {"as_photograph"} if tiles.as_photograph else set[str]()
-        of_photographs = set[str]()
-        if asked.masks.mask_size is not MaskSize.ORIGINAL:
-            of_photographs.add("mask_size")
-        if asked.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}:
-            of_photographs.add("max_img_size")
         for idle, acted, reason in (
             (given & TILE_OPTIONS, any(each.is_cut for each in published), "no image is cut into tiles"),
             (given & RASTER_OPTIONS, any("raster" in each.details for each in published), "no image is a raster"),
             (as_photograph, self.images.georeferenced, "no image is a georeferenced TIFF"),
-            (of_photographs, tiles.tile or not all(each.is_cut for each in published), "every image is a raster"),
+            (
+                {*given_for_photographs(asked)},
+                tiles.tile or not all(each.is_cut for each in published),
+                "every image is a raster",
+            ),
         ):
             if published and idle and not acted:
                 names = " and ".join(sorted(name.replace("_", "-") for name in idle))

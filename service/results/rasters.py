@@ -575,11 +575,19 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
         raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
         return
-    kept = "every image of this run is a raster, whose mask has full size, and which is not shrunk: leave it out"
-    if request.masks.mask_size is not MaskSize.ORIGINAL:
-        raise OptionError(kept, option="mask_size")
-    if request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE}:
-        raise OptionError(kept, option="max_img_size")
+    for name in given_for_photographs(request):
+        raise OptionError(
+            "every image of this run is a raster, whose mask has full size, and which is not shrunk: leave it out",
+            option=name,
+        )
+
+
+def given_for_photographs(request: PredictRequest) -> list[str]:
+    """Name the options that are given, and act on photographs alone."""
+    return [
+        *(["mask_size"] if request.masks.mask_size is not MaskSize.ORIGINAL else []),
+        *(["max_img_size"] if request.images.max_img_size not in {-1, DEFAULT_MAX_IMG_SIZE} else []),
+    ]
 
 
 def _not_of_rasters(request: PredictRequest) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,8 @@ _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
 _CERTIFIED_SIDE, _SMALLEST_CERTIFIED_COVER = 256, 0.001
 """Of the smallest picture of a certificate, and of a class that counts there."""
-_MOST_TRIED, _ROUNDS, _GROWTH = 4, 6, 100
+_MOST_TRIED, _ROUNDS = 4, 6
+_GROWTH, _MOST_GROWN = 10**0.5, 4
 
 
 def noise(side: int = 128) -> Tensor:
@@ -69,7 +70,7 @@ def balance(network: "Layer", class_count: int, side: int, smallest_cover: float
 
     Each class loses its median score by way of the last bias. In MaskFormer, whose scores are sums of the masks of
     queries, weighted by probabilities that have a bias of one more class, it loses the logarithm, and the last layer,
-    which draws the masks, grows until they differ.
+    which draws the masks, grows step by step until they differ: far from 0, sigmoids are rounding and nothing else.
 
     Args:
         network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
@@ -96,12 +97,15 @@ def balance(network: "Layer", class_count: int, side: int, smallest_cover: float
         return (bias - medians / np.where(np.abs(gain) < np.float32(0.01), 1, gain)).astype(np.float32)
 
     def without_logarithms(bias: NDArray[np.float32], parameter: Any) -> NDArray[np.float32]:  # noqa: ANN401
-        for last in parameters[:2]:
-            last.set_value(last.numpy() * np.float32(_GROWTH))
-        for _ in range(_ROUNDS):
-            logarithms = np.log(np.median(scores(), axis=(0, 2, 3)))
-            bias = (bias - np.append(logarithms - logarithms.mean(), 0)).astype(np.float32)
-            parameter.set_value(bias)
+        for _ in range(_MOST_GROWN):
+            for last in parameters[:2]:
+                last.set_value(last.numpy() * np.float32(_GROWTH))
+            for _ in range(_ROUNDS):
+                logarithms = np.log(np.median(scores(), axis=(0, 2, 3)))
+                bias = (bias - np.append(logarithms - logarithms.mean(), 0)).astype(np.float32)
+                parameter.set_value(bias)
+            if _second_cover(scores()) >= smallest_cover:
+                break
         return bias
 
     parameters = [each for _, each in reversed(list(network.named_parameters()))]

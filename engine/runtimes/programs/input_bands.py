@@ -5,8 +5,10 @@ from engine.errors import ModelLoadError
 from engine.runtimes.programs.onnx_files import Graph, graph_of, graph_values, weights
 from engine.runtimes.programs.paddle_programs import tensor_specs
 from engine.runtimes.programs.protobuf import Message, in_file, require_program_size
+from engine.transforms import bands_of_images
 
 _RANK, _BANDS_AXIS = 4, 1
+_USUAL_BANDS = 3
 
 _Axes = tuple[int | None, ...]
 
@@ -40,16 +42,16 @@ def _image_axes(model: PaddleModel | OnnxModel) -> _Axes:
     return image
 
 
-def taken_bands(bundle: Bundle) -> int | None:
-    """Find the bands that the network of a bundle takes, by its Paddle program, else the first of its ONNX models.
+def image_bands(bundle: Bundle) -> int:
+    """Find how many bands images need for a bundle, by its Paddle program, else the first of its ONNX models.
 
-    None where the program leaves it open or cannot be read, which loading it will tell.
+    Three where the program leaves it open or cannot be read, which loading it will tell.
     """
     model = next(filter(None, (bundle.paddle, *bundle.onnx)), None)
     try:
-        return None if model is None else input_bands(model)
+        return bands_of_images((model and input_bands(model)) or _USUAL_BANDS)
     except ModelLoadError:
-        return None
+        return _USUAL_BANDS
 
 
 def _shapes_of(model: PaddleModel | OnnxModel) -> list[_Axes]:
