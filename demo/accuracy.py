@@ -86,8 +86,9 @@ def page(measured: Sequence[Measured]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(measured[0].versions.items()))
     head = (
         "# Accuracy of the trained bundles\n\n"
-        "This page is for readers who want to know what INT8 costs in accuracy: the two trained bundles of this\n"
-        "repository, on images that their training has not seen. IoU is taken over all pixels of all images. The\n"
+        "This page is for readers who want to know what ONNX and INT8 cost in accuracy: the two trained bundles of\n"
+        "this repository, on images that their training has not seen. INT8 is measured of a bundle that holds it,\n"
+        "that of the nuclei. IoU is taken over all pixels of all images. The\n"
         "cover error is the difference between the share of an image that a class really covers and the share\n"
         "that is found, averaged over the images (largest in brackets), for the class where it is largest. The\n"
         "last column counts pixels of another class than Paddle's.\n\n"

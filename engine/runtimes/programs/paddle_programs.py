@@ -39,12 +39,12 @@ _NAME, _TYPE, _DENSE_TENSOR, _TENSOR, _ELEMENT, _AXIS = 1, 2, 3, 1, 1, 2
 
 
 def tensor_specs(model: PaddleModel) -> TensorSpecs:
-    """Read inputs and outputs of a program; ModelLoadError if it is none, ValueError where it is too large for one."""
+    """Read inputs and outputs of a program; ModelLoadError if it is none, or has more fields than any network's."""
     if model.kind == "pir":
         return pir_tensor_specs(model.program.read_text(encoding="utf-8"))
     try:
         return in_file(model.program, _pdmodel_tensor_specs)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise ModelLoadError(f"the program is not a .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
 
 
