@@ -53,7 +53,7 @@ from service.ivcap.model_cache import ModelCache
 from service.ivcap.parameters import ServiceRequest, build_service_request, problems_of
 from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
-from service.ivcap.summary import Failure, ImageCounts, Mask, Products, TotalShare
+from service.ivcap.summary import Failure, ImageCounts, JobMask, Products, TotalShare
 from service.ivcap.transfer.limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
 from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
@@ -99,7 +99,7 @@ class JobResult(BaseModel):
     job: str = Field(description="URN of the job")
     model: str = Field(description="URN of the model bundle")
     images: ImageCounts = Field(description="how many images the job had")
-    masks: list[Mask] = Field(description="one for each image that succeeded")
+    masks: list[JobMask] = Field(description="one for each image that succeeded")
     failures: list[Failure] = Field(description="one for each image that failed")
     cover: list[TotalShare] = Field(description="of every class over all images, by two rules")
     products: Products = Field(description="what is stored for the job as a whole")

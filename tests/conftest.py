@@ -77,7 +77,7 @@ def converter(conversions: Repository, load_marks: Path) -> Convert:
 
 @pytest.fixture(scope="session")
 def load_marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Which Paddle models loaded in this session."""
+    """Which models loaded in this session."""
     return tmp_path_factory.mktemp("load_marks")
 
 

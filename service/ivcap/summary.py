@@ -1,6 +1,6 @@
 """Typed models of the summary of an order or a job: what its aspect, and the result of a job, are made of."""
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -11,8 +11,7 @@ CLOSED = ConfigDict(extra="forbid")
 """What has no description is an error, and not left out."""
 
 Urn = Annotated[str, Field(pattern="^(urn|https?|file):.+")]
-StoredFile = Annotated[str, Field(pattern="^(urn|https?|file|data):.+")]
-"""The URN of a file; the HTTP server, which stores nothing, writes the file itself as a `data:` URL."""
+File = Annotated[str, Field(pattern="^(urn|https?|file|data):.+")]
 MaskSide = Annotated[int, Field(ge=1, description="of the mask, in pixels")]
 
 
@@ -25,22 +24,32 @@ class Measured(TypedDict):
     raster: NotRequired[Annotated[RasterRecord, Field(description="where a raster lies; absent of a photograph")]]
 
 
-@with_config(CLOSED)
-class Mask(Measured):
-    """The result of an image."""
-
+class _OfImage(Measured):
     image: Annotated[Urn, Field(description="URN of the image")]
     name: Annotated[str, Field(description="name of the image")]
-    mask: Annotated[
-        StoredFile,
-        Field(description="URN of the mask, whose values are class indices: a palette PNG; a GeoTIFF of a raster"),
-    ]
     width: MaskSide
     height: MaskSide
     cover: Annotated[list[CoverRecord], Field(description="of every class, by class index")]
-    polygons: NotRequired[
-        Annotated[StoredFile, Field(description="URN of the polygons of a raster, if they were asked for")]
-    ]
+
+
+_MASK: Final = "of the mask, whose values are class indices: a palette PNG; a GeoTIFF of a raster"
+_POLYGONS: Final = "of the polygons of a raster, if they were asked for"
+
+
+@with_config(CLOSED)
+class Mask(_OfImage):
+    """The result of an image that is stored."""
+
+    mask: Annotated[Urn, Field(description=f"URN {_MASK}")]
+    polygons: NotRequired[Annotated[Urn, Field(description=f"URN {_POLYGONS}")]]
+
+
+@with_config(CLOSED)
+class JobMask(_OfImage):
+    """The result of an image of a job."""
+
+    mask: Annotated[File, Field(description=f"URN {_MASK}; the HTTP server writes the file itself, as data URL")]
+    polygons: NotRequired[Annotated[File, Field(description=f"URN, or data URL, {_POLYGONS}")]]
 
 
 @with_config(CLOSED)

@@ -575,10 +575,11 @@ def require_effect(images: Sequence[ImageTask], request: PredictRequest, tiles: 
         raise OptionError("no image of this run is a georeferenced TIFF: leave it out", option="as_photograph")
     if tiles.tile or not all(is_cut(each.path, each.page, tiles, request.images.max_pixels) for each in images):
         return
-    for name in given_for_photographs(request):
+    idle = given_for_photographs(request)
+    if idle:
         raise OptionError(
             "every image of this run is a raster, whose mask has full size, and which is not shrunk: leave it out",
-            option=name,
+            option=idle[0],
         )
 
 

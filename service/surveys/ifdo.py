@@ -12,7 +12,7 @@ from urllib.parse import quote
 from engine.errors import OptionError
 from engine.system.files import open_to_read
 from engine.system.settings_files import SettingsError, read_json
-from service.surveys.pictures import SurveyClass, SurveyPicture
+from service.surveys.pictures import SurveyClass
 from service.surveys.places import PlacedPicture
 
 _VERSION: Final = "v2.2.1"
@@ -53,10 +53,13 @@ def ifdo_record(
     """
     folder = os.path.commonpath([Path(each.picture.path).parent for each in pictures])
     items: dict[str, dict[str, Any]] = {}
+    digests = {file: _digest_of(file) for file in dict.fromkeys(each.picture.file for each in pictures)}
     unreadable = 0
     for each in pictures:
-        name = Path(os.path.relpath(each.picture.path, folder)).as_posix()
-        items[name] = _item(each, name, header.get(_HANDLE))
+        name, file = (Path(os.path.relpath(path, folder)).as_posix() for path in (each.picture.path, each.picture.file))
+        handle = header.get(_HANDLE)
+        address = None if handle is None else f"{handle}{quote(file, errors='surrogateescape')}"
+        items[name] = _item(each, address, digests[each.picture.file])
         unreadable += "image-hash-sha256" not in items[name]
     models = sorted({each.picture.entry.record["provenance"]["model"] for each in pictures})
     found = {
@@ -80,14 +83,13 @@ def ifdo_record(
     return {"image-set-header": record, "image-set-items": items}, notes
 
 
-def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any]:
+def _item(placed: PlacedPicture, address: str | None, digest: bytes | None) -> dict[str, Any]:
     capture, depth = placed.picture.capture, placed.place.depth
     taken_at = capture.taken_at
-    digest = _digest_of(placed.picture.file)
     known = {
-        "image-uuid": None if digest is None else _uuid_of(_item_digest(digest, placed.picture)),
+        "image-uuid": None if digest is None else _uuid_of(_of_page(digest, placed.picture.page)),
         "image-hash-sha256": None if digest is None else digest.hex(),
-        _HANDLE: None if handle is None else f"{handle}{quote(name, errors='surrogateescape')}",
+        _HANDLE: address,
         # Only with its offset is the time of a camera one in UTC.
         "image-datetime": taken_at.astimezone(UTC).strftime(_TIME) if taken_at and taken_at.tzinfo else None,
         "image-latitude": capture.latitude_deg,
@@ -97,10 +99,9 @@ def _item(placed: PlacedPicture, name: str, handle: str | None) -> dict[str, Any
     return {field: value for field, value in known.items() if value is not None}
 
 
-def _item_digest(digest: bytes, picture: SurveyPicture) -> bytes:
-    """That of the file, but for its pages, which are items of their own."""
-    page = picture.path.removeprefix(str(picture.file))
-    return hashlib.sha256(digest + page.encode()).digest() if page else digest
+def _of_page(digest: bytes, page: int | None) -> bytes:
+    """The digest of a file is that of its picture, but pages are items of their own."""
+    return digest if page is None else hashlib.sha256(digest + str(page).encode()).digest()
 
 
 def _digest_of(path: Path) -> bytes | None:

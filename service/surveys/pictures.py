@@ -50,6 +50,11 @@ class SurveyPicture:
         """The file of the picture; several pictures may be pages of one."""
         return file_and_page(self.path)[0]
 
+    @property
+    def page(self) -> int | None:
+        """The page of the file, counted from 1; None where the file is one picture."""
+        return file_and_page(self.path)[1]
+
 
 @dataclass(frozen=True, slots=True)
 class SurveyPictures:
@@ -80,7 +85,7 @@ class SurveyPictures:
 
     def require_files(self) -> None:
         """Refuse pages of a file, which programs for labels cannot be told of, with an OptionError."""
-        page = next((each for each in self.pictures if str(each.file) != each.path), None)
+        page = next((each for each in self.pictures if each.page is not None), None)
         if page is not None:
             raise OptionError(
                 f"{self.names[page.path]}: is a page of a file, and people label files: save each page as a picture "

@@ -85,8 +85,11 @@ def test_pages_are_items_of_an_ifdo_and_no_pictures_to_label(bundle: Path, tmp_p
     records(bundle, stack, "--page", "all", "--out", out, "--save", "mask")
     for command in (["sample", out, "--count", "2"], ["annotate", out, "--format", "labelme"]):
         assert "dive.tif (page 1): is a page of a file" in pseg_error(*command)
-    assert pseg("summarize", out, "--ifdo", ifdo).status == ExitStatus.DONE
+    header = tmp_path / "header.json"
+    header.write_text('{"image-handle": "https://reef.example/"}')
+    assert pseg("summarize", out, "--ifdo", ifdo, "--ifdo-header", header).status == ExitStatus.DONE
     items = json.loads(ifdo.read_text())["image-set-items"].values()
     digest = hashlib.sha256(stack.read_bytes()).hexdigest()
     assert [each["image-hash-sha256"] for each in items] == [digest] * 3
+    assert {each["image-handle"] for each in items} == {"https://reef.example/dive.tif"}
     assert len({each["image-uuid"] for each in items}) == 3

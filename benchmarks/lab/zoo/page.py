@@ -13,6 +13,7 @@ from converters.parity import GENERATED_SIZES
 from engine.system.libraries import installed_versions
 
 _LONGEST = 320
+_NOT_COMPARED = "Paddle's own rounding is not measured yet."
 _TITLES: Mapping[Origin, str] = {
     "installed": "The models that paddleseg 2.8.0 registers",
     "checkout": "PaddleSeg's development branch",
@@ -122,7 +123,8 @@ def _errors(rows: Sequence[Row]) -> str:
     lines: list[str] = []
     for row in rows:
         if row.measurement is not None and not row.measurement.agrees:
-            reason = EXCEPTIONS.get(row.scenario.family, "")
+            unknown = row.measurement.verdict == "differs" and row.measurement.rounding is None
+            reason = EXCEPTIONS.get(row.scenario.family, _NOT_COMPARED if unknown else "")
             said = f" `{_plain(row.measurement.error)}`" if row.measurement.error else ""
             lines.append(f"- {row.scenario.name} ({row.measurement.verdict}): {reason}{said}")
     return "\n".join(["## What does not pass", "", *(lines or ["Nothing."])])

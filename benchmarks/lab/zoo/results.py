@@ -63,16 +63,17 @@ class Measurement:
             return _STOPPED[self.stopped_at]
         if self.mismatched_ppm is None or self.logit_error is None or self.classes is None:
             return "not converted"
-        if self.classes < 2:
-            return "one class"
-        if self.mismatched_ppm <= LIMIT_PPM and self.logit_error <= LIMIT_LOGITS:
-            return "passes"
+        passes = self.mismatched_ppm <= LIMIT_PPM and self.logit_error <= LIMIT_LOGITS
         as_paddle_itself = (
             self.rounding is not None
             and self.mismatched_ppm <= max(LIMIT_PPM, self.rounding.mismatched_ppm)
             and self.logit_error <= max(LIMIT_LOGITS, self.rounding.logit_error)
         )
-        return "within rounding" if as_paddle_itself else "differs"
+        if not passes and not as_paddle_itself:
+            return "differs"
+        if self.classes < 2:
+            return "one class"
+        return "passes" if passes else "within rounding"
 
     @property
     def agrees(self) -> bool:

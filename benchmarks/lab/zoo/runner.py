@@ -65,11 +65,14 @@ def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = 
                 logit_error=report.max_abs_logit_error / report.logit_range,
                 classes=len(report.gated_classes),
             )
-            if measurement.verdict == "differs":
-                measurement = replace(measurement, rounding=rounding_of(exported, timeout_s))
         except StepError as error:
             return Measurement(stopped_at=step, error=str(error), adapters=adapters)
-    return measurement
+        if measurement.verdict != "differs":
+            return measurement
+        try:
+            return replace(measurement, rounding=rounding_of(exported, timeout_s))
+        except StepError as error:
+            return replace(measurement, error=f"its rounding is not measured: {error}")
 
 
 def rounding_of(bundle: Path, timeout_s: float = TIMEOUT_S) -> Rounding:

@@ -26,8 +26,8 @@ _SEED = 7
 _SIDES = (128, 512)
 _MEMORY_BYTES = 16 << 30
 _SMALLEST_COVER = 0.02
-_CERTIFIED_SIDE, _SMALLEST_CERTIFIED_COVER = 256, 0.001
-"""Of the smallest picture of a certificate, and of a class that counts there."""
+_CERTIFIED_SIDES, _SMALLEST_CERTIFIED_COVER = (256, 512), 0.001
+"""Of about the smallest and the largest picture of a certificate, and of a class that counts there."""
 _MOST_TRIED, _ROUNDS = 4, 6
 _GROWTH, _MOST_GROWN = 10**0.5, 4
 
@@ -111,11 +111,13 @@ def balance(network: "Layer", class_count: int, side: int, smallest_cover: float
     parameters = [each for _, each in reversed(list(network.named_parameters()))]
     for length, balanced in ((class_count, without_medians), (class_count + 1, without_logarithms)):
         for parameter in [each for each in parameters if list(each.shape) == [length]][:_MOST_TRIED]:
-            kept = parameter.numpy()
-            parameter.set_value(balanced(kept, parameter))
-            if _second_cover(scores()) >= _SMALLEST_COVER:
+            changed = [parameter, *parameters[:2]]
+            kept = [each.numpy() for each in changed]
+            parameter.set_value(balanced(kept[0], parameter))
+            if _second_cover(scores()) >= smallest_cover:
                 return
-            parameter.set_value(kept)
+            for each, values in zip(changed, kept, strict=True):
+                each.set_value(values)
 
 
 def _second_cover(scores: NDArray[np.float32]) -> float:
@@ -148,8 +150,8 @@ def write_weights(config: Path, weights: Path) -> None:
     with adapted(network, adapters_for(network)):
         side = _settled_at(network)
         balance(network, trained.class_count, side)
-        if side < _CERTIFIED_SIDE:
-            balance(network, trained.class_count, _CERTIFIED_SIDE, _SMALLEST_CERTIFIED_COVER)
+        for larger in (each for each in _CERTIFIED_SIDES if each > side):
+            balance(network, trained.class_count, larger, _SMALLEST_CERTIFIED_COVER)
     paddle.save(parameters, str(weights))
 
 

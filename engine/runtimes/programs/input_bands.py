@@ -3,14 +3,12 @@
 from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes.programs.onnx_files import Graph, graph_of, graph_values, weights
-from engine.runtimes.programs.paddle_programs import tensor_specs
-from engine.runtimes.programs.protobuf import Message, in_file, require_program_size
+from engine.runtimes.programs.paddle_programs import Axes, input_axes
+from engine.runtimes.programs.protobuf import Message, in_file
 from engine.transforms import bands_of_images
 
 _RANK, _BANDS_AXIS = 4, 1
 _USUAL_BANDS = 3
-
-_Axes = tuple[int | None, ...]
 
 
 def input_bands(model: PaddleModel | OnnxModel) -> int | None:
@@ -30,14 +28,14 @@ def input_size(model: PaddleModel | OnnxModel) -> tuple[int, int] | None:
     return None if height is None or width is None else (height, width)
 
 
-def _image_axes(model: PaddleModel | OnnxModel) -> _Axes:
+def _image_axes(model: PaddleModel | OnnxModel) -> Axes:
     """NCHW of the image; the weights are not read."""
     path = model.path if isinstance(model, OnnxModel) else model.program
     try:
         image = next((shape for shape in _shapes_of(model) if len(shape) == _RANK), None)
         if image is None:
             raise ValueError("it takes no image (NCHW)")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModelLoadError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
     return image
 
@@ -54,15 +52,13 @@ def image_bands(bundle: Bundle) -> int:
         return _USUAL_BANDS
 
 
-def _shapes_of(model: PaddleModel | OnnxModel) -> list[_Axes]:
+def _shapes_of(model: PaddleModel | OnnxModel) -> list[Axes]:
     if isinstance(model, OnnxModel):
         return in_file(model.path, _of_onnx)
-    require_program_size(model.program)
-    inputs, _ = tensor_specs(model)
-    return [spec.shape for spec in inputs]
+    return input_axes(model)
 
 
-def _of_onnx(model: Message) -> list[_Axes]:
+def _of_onnx(model: Message) -> list[Axes]:
     graph = graph_of(model)
     # Files of the first versions of ONNX list weights among the inputs.
     stored = weights(model, graph)

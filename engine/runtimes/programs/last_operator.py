@@ -55,8 +55,11 @@ def last_operator(model: PaddleModel | OnnxModel) -> LastOperator:
         if isinstance(model, OnnxModel):
             return in_file(path, _of_onnx)
         steps = operators(model)
-        return _traced(steps, next(each.inputs[0] for each in steps if each.kind == "fetch"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration) as error:
+        fetched = [name for each in steps if each.kind == "fetch" for name in each.inputs]
+        if not fetched:
+            raise ValueError("it returns nothing")
+        return _traced(steps, fetched[0])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.errors import ModelLoadError
 from engine.runtimes.programs import Operator
-from engine.runtimes.programs.protobuf import Message, Part, axis_length, fields_with_length, in_file
+from engine.runtimes.programs.protobuf import Message, Part, fields_with_length, in_file, not_negative
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -147,15 +147,21 @@ class GraphValue:
 
 
 def graph_of(model: Message) -> Part:
-    """Find the graph; StopIteration if there is none."""
-    return next(model.fields(Model.GRAPH))
+    """Find the graph; ValueError if there is none, or parts of one, which readers of protocol buffers merge."""
+    graphs = list(model.fields(Model.GRAPH))
+    if len(graphs) != 1:
+        raise ValueError(f"it holds {len(graphs)} graphs")
+    return graphs[0]
 
 
 def operators(model: Message, graph: Part) -> Iterator[Operator]:
-    """Read the nodes of a graph, in its order."""
+    """Read the nodes of a graph, in its order; ValueError if one has no type."""
     for node in model.fields(Graph.NODE, graph):
+        kind = next(model.texts(Node.KIND, node), "")
+        if not kind:
+            raise ValueError("a node has no type")
         yield Operator(
-            kind=next(model.texts(Node.KIND, node), ""),
+            kind=kind,
             inputs=tuple(model.texts(Node.INPUT, node)),
             outputs=tuple(model.texts(Node.OUTPUT, node)),
             name=next(model.texts(Node.NAME, node), ""),
@@ -168,19 +174,22 @@ def weights(model: Message, graph: Part) -> dict[str, Part]:
 
 
 def graph_values(model: Message, graph: Part, side: Graph) -> Iterator[GraphValue]:
-    """Read what a graph takes (`Graph.INPUT`) or returns (`Graph.OUTPUT`), in its order."""
+    """Read what a graph takes (`Graph.INPUT`) or returns (`Graph.OUTPUT`), in its order; ValueError without a name."""
     for value in model.fields(side, graph):
+        name = next(model.texts(Value.NAME, value), "")
+        if not name:
+            raise ValueError("a value has no name")
         tensor = next(model.nested(value, Value.TYPE, TENSOR), (0, 0))
         shape = next(model.fields(TensorType.SHAPE, tensor), None)
         yield GraphValue(
-            name=next(model.texts(Value.NAME, value), ""),
+            name=name,
             element=next(model.numbers(TensorType.ELEMENT, tensor), None),
             axes=None if shape is None else tuple(_axis_length(model, axis) for axis in model.fields(_AXIS, shape)),
         )
 
 
 def _axis_length(model: Message, axis: Part) -> int | None:
-    return axis_length(next(model.numbers(_LENGTH, axis), None))
+    return not_negative(next(model.numbers(_LENGTH, axis), 0)) or None
 
 
 def opset_of(path: Path) -> int:

@@ -6,9 +6,9 @@ Source: paddle 3.2, ``paddle/fluid/framework/framework.proto`` (numbers of field
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from engine.bundle.bundle import PaddleModel
 from engine.errors import ModelLoadError
 from engine.runtimes import TensorSpec
 from engine.runtimes.programs import Operator
-from engine.runtimes.programs.protobuf import Message, Part, axis_length, in_file, require_program_size
+from engine.runtimes.programs.protobuf import Message, Part, in_file, not_negative, require_program_size
 from engine.system.settings_files import object_of_unique_keys
 
 TensorSpecs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """What a program takes, and what it returns."""
+
+Axes = tuple[int | None, ...]
+_Found = TypeVar("_Found")
 
 _PIR_DTYPES: Mapping[str, type[np.generic]] = {
     "f16": np.float16, "f32": np.float32, "f64": np.float64, "ui8": np.uint8, "i8": np.int8, "i16": np.int16,
@@ -39,12 +42,32 @@ _NAME, _TYPE, _DENSE_TENSOR, _TENSOR, _ELEMENT, _AXIS = 1, 2, 3, 1, 1, 2
 
 
 def tensor_specs(model: PaddleModel) -> TensorSpecs:
-    """Read inputs and outputs of a program; ModelLoadError if it is none, or has more fields than any network's."""
+    """Read inputs and outputs of a program; ModelLoadError if it is none, or larger than any network's."""
     if model.kind == "pir":
-        return pir_tensor_specs(model.program.read_text(encoding="utf-8"))
+        return pir_tensor_specs(_text_of(model))
+    return _of_pdmodel(model, _pdmodel_tensor_specs)
+
+
+def input_axes(model: PaddleModel) -> list[Axes]:
+    """Read the lengths of the axes of each input, None where one is left open; ModelLoadError as of `tensor_specs`."""
+    if model.kind == "pir":
+        return [each.shape for each in pir_tensor_specs(_text_of(model))[0]]
+    return _of_pdmodel(model, _pdmodel_input_axes)
+
+
+def _text_of(model: PaddleModel) -> str:
     try:
-        return in_file(model.program, _pdmodel_tensor_specs)
-    except (ValueError, LookupError) as error:
+        require_program_size(model.program)
+        return model.program.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ModelLoadError(f"the program is not PIR JSON of Paddle 3 ({error}): export the model again") from error
+
+
+def _of_pdmodel(model: PaddleModel, read: Callable[[Message], _Found]) -> _Found:
+    try:
+        require_program_size(model.program)
+        return in_file(model.program, read)
+    except ValueError as error:
         raise ModelLoadError(f"the program is not a .pdmodel of Paddle 2 ({error}): fetch the bundle again") from error
 
 
@@ -107,22 +130,49 @@ def _pir_operator(operation: dict[str, Any]) -> Operator:
 
 
 def _pdmodel_tensor_specs(program: Message) -> TensorSpecs:
+    fed, fetched = _pdmodel_tensors(program)
+    return tuple(_pdmodel_spec(program, *each) for each in fed), tuple(
+        _pdmodel_spec(program, *each) for each in fetched
+    )
+
+
+def _pdmodel_input_axes(program: Message) -> list[Axes]:
+    fed, _ = _pdmodel_tensors(program)
+    return [_pdmodel_axes(program, tensor) for _, tensor in fed]
+
+
+def _pdmodel_tensors(program: Message) -> tuple[list[tuple[str, Part]], list[tuple[str, Part]]]:
+    """Names and descriptions of what is fed and fetched."""
     block = next(program.fields(_BLOCK))
     variables = {name: each for each in program.fields(_VARIABLE, block) for name in program.texts(_NAME, each)}
+
+    def tensor_of(names: Sequence[str]) -> tuple[str, Part]:
+        variable = next((variables[name] for name in names[:1] if name in variables), None)
+        if variable is None:
+            raise ValueError("an input or output is no variable")
+        return names[0], next(program.nested(variable, _TYPE, _DENSE_TENSOR, _TENSOR))
+
     found = list(_pdmodel_operators(program, block))
-    fed = [_pdmodel_spec(program, each.outputs[0], variables) for each in found if each.kind == "feed"]
-    fetched = [_pdmodel_spec(program, each.inputs[0], variables) for each in found if each.kind == "fetch"]
-    return tuple(fed), tuple(fetched)
+    fed = [tensor_of(each.outputs) for each in found if each.kind == "feed"]
+    return fed, [tensor_of(each.inputs) for each in found if each.kind == "fetch"]
 
 
-def _pdmodel_spec(program: Message, name: str, variables: Mapping[str, Part]) -> TensorSpec:
-    tensor = next(program.nested(variables[name], _TYPE, _DENSE_TENSOR, _TENSOR))
-    dtype = np.dtype(_PDMODEL_DTYPES[next(program.numbers(_ELEMENT, tensor))])
-    return TensorSpec(name, dtype, tuple(map(axis_length, program.numbers(_AXIS, tensor))))
+def _pdmodel_spec(program: Message, name: str, tensor: Part) -> TensorSpec:
+    element = next(program.numbers(_ELEMENT, tensor))
+    if element not in _PDMODEL_DTYPES:
+        raise ValueError(f"{name} is of type {element}, which no network takes or returns")
+    return TensorSpec(name, np.dtype(_PDMODEL_DTYPES[element]), _pdmodel_axes(program, tensor))
+
+
+def _pdmodel_axes(program: Message, tensor: Part) -> Axes:
+    return tuple(map(not_negative, program.numbers(_AXIS, tensor)))
 
 
 def _pdmodel_operators(program: Message, block: Part) -> Iterator[Operator]:
     for operator in program.fields(_OPERATOR, block):
+        kind = next(program.texts(_KIND, operator), "")
+        if not kind:
+            raise ValueError("an operator has no type")
         taken, made = (
             tuple(
                 argument
@@ -131,7 +181,7 @@ def _pdmodel_operators(program: Message, block: Part) -> Iterator[Operator]:
             )
             for side in (_INPUT, _OUTPUT)
         )
-        yield Operator(next(program.texts(_KIND, operator)), taken, made)
+        yield Operator(kind, taken, made)
 
 
 def _pdmodel_operator_names(program: Message) -> Iterator[str]:

@@ -23,8 +23,8 @@ _Found = TypeVar("_Found")
 Part = tuple[int, int]
 """A message within the file: its first byte, and the one after its last."""
 
-_FREE_FROM = 1 << 63
-"""A negative number, as a varint holds it."""
+_NEGATIVE_FROM = 1 << 63
+"""From here on a varint holds a negative number."""
 
 
 class Message:
@@ -37,12 +37,10 @@ class Message:
     def fields(self, number: int, message: Part | None = None) -> Iterator[Part]:
         """Find the fields of one number that have a length, in a message of the file or in the whole file.
 
-        ValueError, too, where more fields were looked through than a network has.
+        ValueError, too, here and below, where more fields were looked through than a network has.
         """
         for found, first, last in fields_with_length(self.content, *(message or (0, len(self.content)))):
-            self._fields += 1
-            if self._fields > _MOST_FIELDS:
-                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            self._count()
             if found == number:
                 yield first, last
 
@@ -61,11 +59,20 @@ class Message:
 
     def numbers(self, number: int, message: Part) -> Iterator[int]:
         """Read the fields of one number as whole numbers, packed or one by one."""
-        yield from (value for found, value in whole_numbers(self.content, *message) if found == number)
+        for found, value in whole_numbers(self.content, *message):
+            self._count()
+            if found == number:
+                yield value
         for first, last in self.fields(number, message):
             while first < last:
+                self._count()
                 value, first = whole_number(self.content, first, last)
                 yield value
+
+    def _count(self) -> None:
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise ValueError(f"it has more than {_MOST_FIELDS} fields")
 
 
 def in_file(path: Path, read: Callable[[Message], _Found]) -> _Found:
@@ -107,9 +114,9 @@ def fields_with_length(content: mmap, start: int, end: int) -> Iterator[tuple[in
             raise ValueError(f"a field ends at byte {position}, its message at {end}")
 
 
-def axis_length(value: int | None) -> int | None:
-    """Read the length of an axis; None where the program leaves it open."""
-    return value if value is not None and 0 < value < _FREE_FROM else None
+def not_negative(value: int) -> int | None:
+    """Read a number of which a negative one means that it is left open; None for those."""
+    return value if value < _NEGATIVE_FROM else None
 
 
 def whole_number(content: mmap | bytes, position: int, end: int) -> tuple[int, int]:

@@ -46,6 +46,8 @@ def _problem(model: Message) -> str | None:
         return "it quantizes nothing"
     for node in steps:
         name = node.name or "a node without a name"
+        if not node.inputs:
+            raise ValueError(f"{name} takes nothing")
         source, zero = stored.get(node.inputs[0]), node.inputs[2] if len(node.inputs) > 2 else ""
         if node.kind == _DEQUANTIZE and source is not None and _element(model, source) == Element.INT32:
             return f"{name} quantizes a bias"
