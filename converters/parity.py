@@ -262,7 +262,7 @@ def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predicto
     gated = tuple(
         name
         for name, found in zip(names, tally.reference, strict=True)
-        if found >= _GATED_SHARE * tally.reference.sum()
+        if found and found >= _GATED_SHARE * tally.reference.sum()
     )
     return ParityReport(
         images=count,

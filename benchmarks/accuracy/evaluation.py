@@ -205,10 +205,15 @@ class _Tally:
         )
 
 
+def unlabelled_classes(evaluation: Evaluation) -> tuple[str, ...]:
+    """Name the classes that no pixel is labelled as, by index and name."""
+    labelled = evaluation.scores[0].confusion.sum(axis=1)
+    return tuple(f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index])
+
+
 def require_labelled_classes(evaluation: Evaluation) -> None:
     """Refuse (OptionError) labels on which a class never appears: masks of 0 and 255 are the usual reason."""
-    labelled = evaluation.scores[0].confusion.sum(axis=1)
-    missing = [f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index]]
+    missing = unlabelled_classes(evaluation)
     if missing:
         raise OptionError(
             f"no pixel is labelled as class {', '.join(missing)}: if another value stands for it in the masks "

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from benchmarks.accuracy.evaluation import evaluate, read_labelled
+from benchmarks.accuracy.evaluation import evaluate, read_labelled, unlabelled_classes
 from benchmarks.accuracy.labels import LabelledFiles
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.pictures import Pictures
@@ -24,16 +24,19 @@ from benchmarks.measuring.recording import RecordedRuntime, RecordingRuntime
 from benchmarks.measuring.samples import Loaded, PipelinePass, Sample, Turn
 from converters.parity import ParityReport, compare
 from engine.bundle.bundle import Bundle
+from engine.cover.options import CoverOptions
 from engine.errors import ImageError
 from engine.gpu.shapes import collect_inner_ranges, collect_profile
 from engine.images import SourceImage
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions, TensorRtFiles
+from engine.runtimes import Runtime
 from engine.segmentation.network import PreparedImage
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.palette import composite, palette_for, pseudo_color_png
 from engine.segmentation.pipeline import Failed, Pipeline
 from engine.segmentation.prediction import Prediction
 from engine.segmentation.predictor import Predictor
+from engine.segmentation.steps import cleanup_of, steps_for
 from engine.system.machine.cores import usable_cores
 from engine.system.machine.memory import process_memory_bytes
 
@@ -117,11 +120,13 @@ class Grade:
 class Grading:
     """Masks against labels, in short, per class, 0-1; the cover's error is the mean.
 
-    The IoU is None for a class that is neither labelled nor found.
+    The IoU is None for a class that is neither labelled nor found; `unlabelled` names the classes that no pixel is
+    labelled as.
     """
 
     class_iou: tuple[float | None, ...]
     cover_error: tuple[float, ...]
+    unlabelled: tuple[str, ...] = ()
 
 
 Command = Load | TakeTurn | Compare | Record | CollectShapes | Grade
@@ -136,6 +141,14 @@ def reference_options(bundle: Bundle) -> RuntimeOptions:
     return OnnxOptions(threads=threads) if bundle.paddle is None else PaddleOptions(threads=threads)
 
 
+def _predictor(bundle: Bundle, runtime: Runtime) -> Predictor:
+    """A predictor that cleans masks up as the bundle states it, as every command does that uses the bundle."""
+    steps = steps_for(
+        CoverOptions(), bundle.classes, multilabel=bundle.multilabel, keep_confidence=False, usual=cleanup_of(bundle)
+    )
+    return Predictor(bundle, runtime, steps=steps)
+
+
 def record(command: Record) -> str:
     options = reference_options(command.bundle)
     runtime = RecordingRuntime(open_runtime(command.bundle, options, load_marks=command.load_marks), command.recording)
@@ -147,9 +160,10 @@ def record(command: Record) -> str:
 
 def grade(command: Grade) -> Grading:
     runtime = open_runtime(command.bundle, command.options, load_marks=command.load_marks)
-    with Predictor(command.bundle, runtime) as predictor:
-        (score,) = evaluate([predictor], read_labelled(command.labelled, command.pictures.read)).scores
-    return Grading(score.class_iou, tuple(each.mean for each in score.cover_error))
+    with _predictor(command.bundle, runtime) as predictor:
+        evaluation = evaluate([predictor], read_labelled(command.labelled, command.pictures.read))
+    (score,) = evaluation.scores
+    return Grading(score.class_iou, tuple(each.mean for each in score.cover_error), unlabelled_classes(evaluation))
 
 
 def collect_shapes(command: CollectShapes) -> TensorRtFiles:
@@ -180,7 +194,7 @@ class Streams:
             # A model's first trial is made once for all, and is no part of the time that loading takes.
             prove_loadable(command.bundle.paddle, options, command.load_marks)
         started = time.perf_counter()
-        self._predictor = Predictor(
+        self._predictor = _predictor(
             command.bundle, open_runtime(command.bundle, options, load_marks=command.load_marks)
         )
         load_ms = _elapsed_ms(started)
@@ -213,7 +227,7 @@ class Streams:
         return Turn(started, samples, pipeline, peak)
 
     def compare(self, command: Compare) -> ParityReport:
-        with Predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
+        with _predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
             pictures = ((str(path), image) for path, image in _read_each(command.pictures))
             return compare(reference, self._predictor, pictures)
 

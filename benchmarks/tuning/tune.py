@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 from pydantic import TypeAdapter
 
-from benchmarks.accuracy.labels import LabelledFiles
+from benchmarks.accuracy.labels import IGNORED_LABEL, LabelledFiles
 from benchmarks.bench import BenchRequest, Places, prepare_work
 from benchmarks.measuring.configurations import Axes, Configuration, ProviderName, Skipped, configurations, select
 from benchmarks.measuring.interleaving import Advance, measure_all
@@ -340,6 +340,13 @@ class _LabelJudge:
         self._bundle, self._request, self._load_marks = bundle, request, load_marks
         self._known: dict[tuple[str, Precision], Grading] = {}
         self._reference = self._score(reference_options(bundle))
+        if self._reference.unlabelled:
+            raise OptionError(
+                f"no pixel is labelled as class {', '.join(self._reference.unlabelled)}, so that nothing tells what a "
+                f"configuration loses of it (masks hold class indices; {IGNORED_LABEL} means that a pixel is not "
+                "judged): name pictures on which it is labelled, or leave masks out, to compare with the reference",
+                option="masks",
+            )
 
     def __call__(self, configuration: Configuration, summary: Summary) -> Summary:
         try:

@@ -44,6 +44,7 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
+from engine.segmentation.averaging import Averaging
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.files import write_atomically
@@ -66,7 +67,7 @@ from service.request import THE_BUNDLE, PredictRequest, require_apart, require_w
 from service.session import Caches, caches_at, open_session
 from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
 from service.surveys.intervals import Estimate
-from service.surveys.sampling import read_sample
+from service.surveys.sampling import SampleRow, read_sample
 
 _JUDGED_IN = frozenset({"roi", "quadrat_size"})
 _MEASURED_APART = (
@@ -239,12 +240,12 @@ def evaluate(
             )
         require_bundle_name(labels.fit_temperature)
         require_writable_file(labels.fit_temperature)
-    evaluation, provenances, temperature = _evaluate(columns, pairs, labels, caches_at(cache_dir))
-    if not labels.allow_missing_classes:
-        require_labelled_classes(evaluation)
-    if sample is not None and labels.annotations:
-        _tell_uncorrected(evaluation)
-    accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
+        if request.averaging != Averaging():
+            raise OptionError(
+                "a temperature is fitted on runs without averaging, to which it is applied: leave out crop-size, "
+                "scales and flips"
+            )
+    evaluation, provenances, accuracies, temperature = _evaluate(columns, pairs, labels, sample, caches_at(cache_dir))
     sources = [source for source, _ in columns]
     with table_written(output.csv) as write_table:
         if output.csv is not None:
@@ -282,8 +283,9 @@ def _evaluate(
     columns: Sequence[tuple[Path, PredictRequest]],
     pairs: Sequence[LabelledFiles],
     labels: _LabelOptions,
+    sample: Sequence[SampleRow] | None,
     caches: Caches,
-) -> tuple[Evaluation, list[Provenance], Temperature | None]:
+) -> tuple[Evaluation, list[Provenance], list[SurveyAccuracy], Temperature | None]:
     limits, bands = columns[0][1].images, labels.pictures.bands
 
     def read(path: Path) -> SourceImage:
@@ -302,11 +304,16 @@ def _evaluate(
         if labels.fit_temperature is not None:
             predictors[0].score_scale()  # refuses networks that state no confidence, before there is work to lose
         evaluation = evaluate_predictors(predictors, labelled("evaluating"))
+        if not labels.allow_missing_classes:
+            require_labelled_classes(evaluation)
+        if sample is not None and labels.annotations:
+            _tell_uncorrected(evaluation)
+        accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
         temperature = None
         if labels.fit_temperature is not None:
             temperature = fit_temperature([*scored_pixels(predictors[0], labelled("fitting the temperature"))])
             write_copy(predictors[0].bundle, {TEMPERATURE_NAME: temperature.to_json()}, labels.fit_temperature)
-        return evaluation, [predictor.provenance for predictor in predictors], temperature
+        return evaluation, [predictor.provenance for predictor in predictors], accuracies, temperature
 
 
 def _record(

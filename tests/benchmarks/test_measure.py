@@ -29,6 +29,7 @@ from engine.runtimes.fake import FakeRuntime
 from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import ChildProcess, Limits
 from tests.service.bundles import bundle_folder, strongest_band_network
+from tests.service.test_bundle_cleanup import stating
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
 ONE, TWO = Configuration(ProviderName.CPU, threads=1), Configuration(ProviderName.CPU, threads=2)
@@ -88,6 +89,13 @@ def test_turns_alternate_and_every_sample_is_kept(work: Work, images: tuple[Path
         assert (each.loaded.provenance.provider, each.loaded.provenance.threads) == ("cpu", each.configuration.threads)
         # NumPy, OpenCV and the library alone take more than that, and much less than this.
         assert 30 << 20 < each.turns[-1].peak_rss_bytes < 1 << 30
+
+
+def test_the_clean_up_of_the_bundle_is_measured_too(images: tuple[Path, ...], tmp_path: Path) -> None:
+    with open_bundle(stating(tmp_path / "bundle", median=5)) as cleaned:
+        (measured,) = measure_all([ONE], Work(cleaned, {None: Pictures(images)}, tmp_path / "load_marks"), repeats=1)
+    assert measured.loaded is not None
+    assert measured.loaded.provenance.measuring == {"median": 5, "from_bundle": ["median"]}
 
 
 @pytest.mark.long

@@ -148,6 +148,13 @@ def test_planes_are_compared_one_by_one() -> None:
     assert report.max_cover_error == pytest.approx(0.2)
 
 
+def test_planes_that_find_nothing_agree() -> None:
+    nothing = predictor(lambda tensor: np.full((1, 3, 25, 40), -1, np.float32), multilabel=True)
+    report = compare(nothing, nothing, [("a", picture())])
+    assert (report.mismatched_ppm, report.class_iou, report.gated_classes) == (0, {}, ())
+    assert report.min_class_iou == 1
+
+
 def test_images_that_the_transforms_refuse_are_left_out() -> None:
     def network(tensor: NDArray[np.float32]) -> NDArray[np.generic]:
         return np.zeros((tensor.shape[0], *tensor.shape[2:]), np.int64)

@@ -356,6 +356,8 @@ def test_labels_are_judged_inside_of_the_region(bundle: Path, tmp_path: Path) ->
     assert "leave the image out" in told
     told = refusal(bundle, *folders, "--roi", "0,0,9,9", "--fit-temperature", tmp_path / "t.tgz")
     assert "--roi: a temperature is fitted on whole images" in told
+    told = refusal(bundle, *folders, "--scales", "0.5,1", "--fit-temperature", tmp_path / "t.tgz")
+    assert "a temperature is fitted on runs without averaging" in told
 
 
 def test_masks_are_found_in_sub_folders(bundle: Path, tmp_path: Path) -> None:
@@ -452,6 +454,17 @@ def test_a_temperature_is_fitted_kept_in_a_copy_and_used(tmp_path: Path) -> None
     )
     assert refused.exit_code == ExitStatus.UNUSABLE_MODEL
     assert "temperature.json cannot be used" in refused.stderr
+
+
+def test_labels_that_are_refused_leave_no_copy_with_a_temperature(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(tmp_path / "images" / f"{number}.png", [[0, 1], [2, number % 3]])
+        mask(tmp_path / "masks" / f"{number}.png", [[0, 0], [255, 0]])
+    labelled = ("--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    copy = tmp_path / "copy.tgz"
+    told = refusal(bundle_folder(tmp_path / "bundle"), *labelled, "--fit-temperature", copy)
+    assert "no pixel is labelled as class 1" in told
+    assert not copy.exists()
 
 
 def test_a_temperature_needs_scores_and_a_name_for_the_copy(folders: tuple[object, ...], tmp_path: Path) -> None:

@@ -233,6 +233,18 @@ def test_wrong_options_are_refused(
     assert said in " ".join(result.stderr.split())
 
 
+def test_labels_that_lack_a_class_are_no_judge(bundle: Path, images: Path, masks: Path, tmp_path: Path) -> None:
+    for path in masks.iterdir():
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+        Image.fromarray(np.where(labels == 1, 255, labels).astype(np.uint8)).save(path)
+    out = tmp_path / "p.json"
+    result = pseg("tune", bundle, "--images", images, "--masks", masks, "--budget-s", 1, "--out", out)
+    assert result.exit_code == ExitStatus.WRONG_REQUEST
+    assert "--masks: no pixel is labelled as class 1 (green)" in " ".join(result.stderr.split())
+    assert not out.exists()
+
+
 def test_the_bundle_itself_is_never_changed(bundle: Path, images: Path) -> None:
     result = pseg("tune", bundle, "--images", images, "--into", bundle)
     assert result.exit_code == ExitStatus.WRONG_REQUEST
