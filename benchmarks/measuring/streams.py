@@ -179,6 +179,19 @@ def collect_shapes(command: CollectShapes) -> TensorRtFiles:
     return TensorRtFiles(profile, inner)
 
 
+def _try_once(bundle: Bundle, options: RuntimeOptions, load_marks: Path) -> None:
+    """A model's first trial is made once for all, and is no part of the time that loading takes."""
+    from engine.runtimes.trial import prove_loadable, prove_onnx_loadable
+
+    if isinstance(options, PaddleOptions):
+        if bundle.paddle is not None:
+            prove_loadable(bundle.paddle, options, load_marks)
+        return
+    model = bundle.onnx_model(options.precision)
+    if model is not None:
+        prove_onnx_loadable(model, options, load_marks)
+
+
 class Streams:
     """One open configuration."""
 
@@ -188,11 +201,7 @@ class Streams:
         self._batch_size = command.configuration.batch_size
         self._count = command.configuration.streams
         options = command.configuration.options(command.tensorrt_files)
-        if isinstance(options, PaddleOptions) and command.bundle.paddle is not None:
-            from engine.runtimes.trial import prove_loadable
-
-            # A model's first trial is made once for all, and is no part of the time that loading takes.
-            prove_loadable(command.bundle.paddle, options, command.load_marks)
+        _try_once(command.bundle, options, command.load_marks)
         started = time.perf_counter()
         self._predictor = _predictor(
             command.bundle, open_runtime(command.bundle, options, load_marks=command.load_marks)
