@@ -35,7 +35,9 @@ def _image_axes(model: PaddleModel | OnnxModel) -> Axes:
         image = next((shape for shape in _shapes_of(model) if len(shape) == _RANK), None)
         if image is None:
             raise ValueError("it takes no image (NCHW)")
-    except (OSError, ValueError, ModelLoadError) as error:
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{path.name}: {error}") from error
+    except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path.name} cannot be read ({error}): export or convert the bundle again") from error
     return image
 
