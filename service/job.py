@@ -53,12 +53,12 @@ from service.ivcap.model_cache import ModelCache
 from service.ivcap.parameters import ServiceRequest, build_service_request, problems_of
 from service.ivcap.platform_job import ExitStatus, Outcome, run_platform_job
 from service.ivcap.redaction import keep_secrets_out_of_logs, without_secrets
-from service.ivcap.summary import Failure, ImageCounts, JobMask, Products, TotalShare
 from service.ivcap.transfer.limits import RetryPolicy, Sizes, retry_policy_from, sizes_from
 from service.ivcap.transfer.transport import limited_requests
 from service.logs import set_up_logs
 from service.request import PredictRequest
 from service.results.records import ProvenanceRecord
+from service.results.summary_records import Failure, ImageCounts, JobMask, Products, TotalShare
 from service.session import caches_at
 from service.version import banner
 

@@ -20,9 +20,9 @@ from service.ivcap.publishing import (
     SUMMARY_SCHEMA,
     TIMINGS_SCHEMA,
 )
-from service.ivcap.summary import CLOSED, MaskSide, Measured, Summary, Urn
 from service.job import REQUEST_SCHEMA, RESULT_SCHEMA, JobRequest, JobResult
 from service.results.records import CoverRecord, ProvenanceRecord, Share
+from service.results.summary_records import CLOSED, MaskSide, Measured, Summary, Urn
 
 _Milliseconds = Annotated[float, Field(ge=0)]
 
