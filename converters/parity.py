@@ -4,8 +4,9 @@ Masks are compared pixel by pixel and class by class, raw scores by their larges
 than a thousandth of the reference is reported but does not decide: a handful of its pixels would.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from engine.bundle.bundle import Bundle, distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
-from engine.segmentation.network import PreparedImage
+from engine.segmentation.network import PreparedImage, RawOutput
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.prediction import Provenance
@@ -162,40 +163,52 @@ def open_original(bundle: Bundle, load_marks: Path | None) -> Predictor:
     return Predictor(bundle, open_runtime(bundle, options, load_marks=load_marks))
 
 
-def compare(reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]]) -> ParityReport:
+def compare(
+    reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]], *, batch_size: int = 1
+) -> ParityReport:
     """Run both predictors over the same images; those that the bundle's transforms refuse are left out.
 
-    ConversionError: there was no image that the bundle takes. InferenceError: a run failed.
+    `batch_size` images share a run of the candidate, and the reference runs each by itself. ConversionError: there was
+    no image that the bundle takes. InferenceError: a run failed.
     """
 
-    def masks(tally: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
-        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+    def masks(tally: _Tally, prepared: PreparedImage, expected: RawOutput, actual: RawOutput) -> tuple[Mask, Mask]:
         _add_scores(tally, expected.output, actual.output)
         return reference.finish(prepared, expected).mask, candidate.finish(prepared, actual).mask
 
-    return _compared(reference, candidate, images, masks)
+    return _compared(reference, candidate, images, masks, batch_size)
 
 
 def _compared(
     reference: Predictor,
     candidate: Predictor,
     images: Iterable[tuple[str, SourceImage]],
-    masks_of: Callable[[_Tally, PreparedImage], tuple[Mask, Mask]],
+    masks_of: Callable[[_Tally, PreparedImage, RawOutput, RawOutput], tuple[Mask, Mask]],
+    batch_size: int = 1,
 ) -> ParityReport:
     tally = _Tally()
     count = 0
-    for name, image in images:
-        try:
-            prepared = reference.prepare(image)
-        except ImageError:
-            continue
-        count += 1
-        _add_masks(tally, name, *masks_of(tally, prepared))
+    fitting = _prepared(reference, images)
+    while batch := list(islice(fitting, batch_size)):
+        count += len(batch)
+        filled = [batch[index % len(batch)][1] for index in range(batch_size)]
+        for (name, prepared), actual in zip(batch, candidate.run(filled), strict=False):
+            (expected,) = reference.run([prepared])
+            _add_masks(tally, name, *masks_of(tally, prepared, expected, actual))
     if not count:
         raise ConversionError(
             f"{reference.bundle.source}: none of the images fits the bundle's transforms: name some that do"
         )
     return _report(tally, count, reference, candidate)
+
+
+def _prepared(reference: Predictor, images: Iterable[tuple[str, SourceImage]]) -> Generator[tuple[str, PreparedImage]]:
+    for name, image in images:
+        try:
+            prepared = reference.prepare(image)
+        except ImageError:
+            continue
+        yield name, prepared
 
 
 def compare_classes(
@@ -207,8 +220,7 @@ def compare_classes(
     return something else. InferenceError: a run failed.
     """
 
-    def classes(_: _Tally, prepared: PreparedImage) -> tuple[Mask, Mask]:
-        (expected,), (actual,) = reference.run([prepared]), candidate.run([prepared])
+    def classes(_: _Tally, _prepared: PreparedImage, expected: RawOutput, actual: RawOutput) -> tuple[Mask, Mask]:
         kinds = (expected.kind, actual.kind)
         if kinds != (OutputKind.MASK, OutputKind.SCORES):
             raise ConversionError(f"{reference.bundle.source}: the networks return {kinds[0]} and {kinds[1]}")

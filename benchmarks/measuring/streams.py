@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -217,7 +217,9 @@ class Streams:
         for prepared in _prepared_each(self._predictor, self._pictures):
             if prepared.tensor.shape in warm:
                 continue
-            batch = [prepared] * self._batch_size
+            # The others are mirrored, so that the first batch tells whether the network mixes the images of a run.
+            mirrored = replace(prepared, tensor=np.ascontiguousarray(prepared.tensor[..., ::-1]))
+            batch = [prepared, *[mirrored] * (self._batch_size - 1)]
             if math.isnan(first_run_ms):
                 started = time.perf_counter()
                 self._predictor.run(batch, for_classes=True)
@@ -238,7 +240,7 @@ class Streams:
     def compare(self, command: Compare) -> ParityReport:
         with _predictor(self._bundle, RecordedRuntime(command.recording)) as reference:
             pictures = ((str(path), image) for path, image in _read_each(command.pictures))
-            return compare(reference, self._predictor, pictures)
+            return compare(reference, self._predictor, pictures, batch_size=self._batch_size)
 
     def _singly(self) -> tuple[Sample, ...]:
         paths = self._dealt()

@@ -16,12 +16,14 @@ from engine.errors import ImageError, InferenceError
 from engine.images.quality import Flag
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.segmentation.batch_invariance import can_tell, same_result
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
 from engine.segmentation.postprocess import OutputKind, logits, output_kind, require_channels_first
 from engine.transforms import MAX_BANDS, TransformRecord
 
 _log = logging.getLogger(__name__)
 _BATCHES_ARE_CUT = "batches are cut to what the memory limit allows"
+_ONE_BY_ONE = "images run one by one, because the network mixes those that share a run"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +111,7 @@ class Network:
     _certain_pixels: float = field(init=False, default=math.inf)
     _measuring: Lock = field(init=False, default_factory=Lock)
     _runtime_tells_classes: bool = field(init=False, default=True)
+    _batch_invariant: bool | None = field(init=False, default=None)  # None: no two images have shared a run yet
 
     def __post_init__(self) -> None:
         images = [spec for spec in self.runtime.inputs if len(spec.shape) == 4]
@@ -175,7 +178,7 @@ class Network:
     def run(
         self, prepared: Sequence[PreparedImage], only_classes_of: Callable[[PreparedImage], bool] = lambda _: False
     ) -> list[RawOutput]:
-        """Run the network over images, those of equal shape together.
+        """Run the network over images, those of equal shape together, unless it mixes the images of a run.
 
         Args:
             prepared: any mix of shapes.
@@ -197,11 +200,29 @@ class Network:
             size = self._input.shape[0] or self._images_that_fit(shape[-2] * shape[-1], len(indices))
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
-                if self.before_run is not None:
-                    self.before_run()
-                raw = self._run_stacked([prepared[index].tensor for index in chunk], only_classes=only_classes)
+                raw = self._run_together([prepared[index].tensor for index in chunk], only_classes=only_classes)
                 outputs.update(zip(chunk, raw, strict=True))
         return [outputs[index] for index in range(len(prepared))]
+
+    def _run_together(self, tensors: list[NDArray[np.float32]], *, only_classes: bool) -> list[RawOutput]:
+        """Let images of equal shape share a run, if that changes nothing, which the first that do so tell."""
+
+        def run(sharing: list[NDArray[np.float32]]) -> list[RawOutput]:
+            if self.before_run is not None:
+                self.before_run()
+            return self._run_stacked(sharing, only_classes=only_classes)
+
+        if self._batch_invariant is not False:
+            together = run(tensors)
+            if self._batch_invariant or not can_tell(tensors):
+                return together
+            (alone,) = run(tensors[:1])
+            self._batch_invariant = same_result(alone.output, together[0].output)
+            if self._batch_invariant:
+                return together
+            _log.warning("%s: %s", self.bundle.name, _ONE_BY_ONE)
+            self.notes = (*self.notes, _ONE_BY_ONE)
+        return [raw for each in tensors for raw in run([each])]
 
     def _images_that_fit(self, pixels: int, wanted: int) -> int:
         if self.memory is None and pixels * wanted > self._certain_pixels:

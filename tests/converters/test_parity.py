@@ -12,6 +12,7 @@ from engine import Bundle, Predictor, SegmentationClass, SourceImage
 from engine.bundle.bundle import DeclaredOutput
 from engine.errors import ConversionError
 from engine.images import Capture
+from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from engine.transforms import Padding
 
@@ -83,6 +84,26 @@ def test_figures_by_hand_over_two_images() -> None:
     ) as caught:
         require_parity(report, ParityLimits(), where="fake.tgz")
     assert caught.value.report is report
+
+
+def test_the_candidate_runs_as_many_images_at_once_as_are_asked_for() -> None:
+    mask = np.zeros((25, 40), np.int64)
+    sizes: dict[str, list[int]] = {"reference": [], "candidate": []}
+
+    def counted(name: str) -> Network:
+        def network(tensor: Tensor) -> Tensor:
+            sizes[name].append(len(tensor))
+            # In a run of several, every image but the first gets the mask of another class.
+            return np.stack([mask, *[mask + 1] * (len(tensor) - 1)])
+
+        return network
+
+    images = [(name, picture()) for name in "abc"]
+    report = compare(predictor(counted("reference")), predictor(counted("candidate")), images, batch_size=2)
+    assert sizes == {"reference": [1, 1, 1], "candidate": [2, 2]}
+    assert report.images == 3
+    assert report.mismatched_ppm == pytest.approx(1e6 / 3)
+    assert report.worst_image == "b"
 
 
 def test_a_class_does_not_hide_behind_another_of_its_name() -> None:

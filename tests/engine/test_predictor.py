@@ -35,6 +35,7 @@ from engine.bundle.deploy_yaml import parse_transforms
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.segmentation.batch_invariance import same_result
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Network: TypeAlias = Callable[[Tensor], Tensor]
@@ -210,7 +211,8 @@ def test_batch_equals_singles_and_runs_once_a_shape() -> None:
     sizes = [(8, 6), (5, 5), (8, 6), (6, 8), (5, 5), (8, 6)]
     images = [image_of(noise(*size, seed=seed)) for seed, size in enumerate(sizes)]
     together = predictor.predict_batch(images)
-    assert network.shapes == [(3, 3, 8, 6), (2, 3, 5, 5), (1, 3, 6, 8)]
+    # The second run finds out whether the first image is the same by itself.
+    assert network.shapes == [(3, 3, 8, 6), (1, 3, 8, 6), (2, 3, 5, 5), (1, 3, 6, 8)]
     for image, prediction in zip(images, together, strict=True):
         alone = predictor.predict(image)
         np.testing.assert_array_equal(prediction.mask, alone.mask)
@@ -231,11 +233,50 @@ def test_fixed_batch_is_filled_up() -> None:
     predictor = Predictor(bundle_of(), FakeRuntime(network, input_shape=(4, 3, None, None)))
     images = [image_of(noise(7, 9, seed=seed)) for seed in range(6)]
     predictions = predictor.predict_batch(images)
-    assert network.shapes == [(4, 3, 7, 9), (4, 3, 7, 9)]
+    assert network.shapes == [(4, 3, 7, 9)] * 3
     for image, prediction in zip(images, predictions, strict=True):
         np.testing.assert_array_equal(prediction.mask, image.pixels[..., 0] > 128)
     predictor.predict(images[0])
-    assert network.shapes[2:] == [(4, 3, 7, 9)]
+    assert network.shapes[3:] == [(4, 3, 7, 9)]
+
+
+def mean_of_the_run(tensor: Tensor) -> Tensor:
+    return brighter_than(128)(tensor - tensor.mean(axis=0) + 128)
+
+
+@pytest.mark.parametrize("axis", [None, 4], ids=["free", "four"])
+def test_images_run_one_by_one_where_the_network_mixes_them(axis: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    network = CountingNetwork(mean_of_the_run)
+    predictor = Predictor(bundle_of(), FakeRuntime(network, input_shape=(axis, 3, None, None)))
+    images = [image_of(noise(7, 9, seed=seed)) for seed in range(5)]
+    for _ in range(2):
+        for image, prediction in zip(images, predictor.predict_batch(images), strict=True):
+            copies = np.stack([image.pixels.transpose(2, 0, 1).astype(np.float32)] * (axis or 1))
+            np.testing.assert_array_equal(prediction.mask, mean_of_the_run(copies)[0].argmax(axis=0))
+    assert {len(shape) for shape in network.shapes} == {4}
+    assert len(network.shapes) == 2 + 2 * len(images)
+    told = "images run one by one, because the network mixes those that share a run"
+    assert predictor.provenance.fallbacks == (told,)
+    assert [record.getMessage() for record in caplog.records] == [f"test: {told}"]
+
+
+def test_equal_images_do_not_tell_whether_the_network_mixes_them() -> None:
+    network = CountingNetwork(mean_of_the_run)
+    predictor = fake_predictor(network)
+    image, other = (image_of(noise(7, 9, seed=seed)) for seed in (0, 1))
+    predictor.predict_batch([image, image])
+    assert network.shapes == [(2, 3, 7, 9)]
+    alone, _ = (predictor.predict(each).mask for each in (image, other))
+    np.testing.assert_array_equal(predictor.predict_batch([image, other])[0].mask, alone)
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 0.009) | st.floats(0.02, 1), st.integers(0, 2**32 - 1))
+def test_rounding_is_no_mixing(share: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    alone = random.normal(size=(3, 16, 16)).astype(np.float32)
+    rounded = alone + random.uniform(-share, share, alone.shape).astype(np.float32) * np.ptp(alone)
+    assert same_result(alone, rounded) == (share < 0.01)
 
 
 # ---- outputs ----------------------------------------------------------------------------------------------------

@@ -103,6 +103,9 @@ def test_tiles_of_a_batch_share_a_run() -> None:
     tiling, facts = tiling_of(predictor, 64, 32, batch=4)
     network.shapes.clear()
     predict_in_tiles(predictor, image, tiling, facts)
+    assert network.shapes == [(4, 3, 64, 64), (1, 3, 64, 64)]
+    network.shapes.clear()
+    predict_in_tiles(predictor, image, tiling, facts)
     assert network.shapes == [(4, 3, 64, 64)]
 
 

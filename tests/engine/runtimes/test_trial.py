@@ -217,7 +217,21 @@ def test_a_network_that_takes_only_some_sizes_is_compared_at_one_of_them() -> No
 
     with pytest.raises(ModelLoadError, match="128×128"):
         require_same_results(FakeRuntime(picky), FakeRuntime(doubled), "model.json")
-    assert sizes == [(150, 203), (128, 128)]
+    assert sizes == [(150, 203), (128, 128), (128, 128)]
+
+
+def test_weights_that_stay_those_of_the_first_picture_are_refused() -> None:
+    first: list[NDArray[np.float32]] = []
+
+    def weighted(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        return tensor * tensor.mean()
+
+    def kept(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        first.append(tensor)
+        return tensor * first[0].mean()
+
+    with pytest.raises(ModelLoadError, match="oneDNN changes the results"):
+        require_same_results(FakeRuntime(weighted), FakeRuntime(kept), "model.json")
 
 
 # ---- ONNX -------------------------------------------------------------------------------------------------------
