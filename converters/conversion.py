@@ -22,7 +22,7 @@ from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository
 from converters.rewriting import RewritingError
 from engine.bundle.archive import is_bundle_file
-from engine.bundle.bundle import Bundle, OnnxModel, file_digest
+from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
 from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
@@ -42,7 +42,6 @@ from engine.system.process import is_out_of_memory
 from engine.system.settings_files import read_text
 from engine.system.text import json_text
 
-CERTIFICATE = "parity.json"
 _RECIPE = 7
 """Raised whenever another model is made of the same program: older cache entries retire."""
 _REWRITER_PACKAGES = ("onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")

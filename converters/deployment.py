@@ -7,10 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from converters.conversion import CERTIFICATE, packed_files
+from converters.conversion import packed_files
 from converters.exporting.bundle_files import META, meta_of, settings_file
 from converters.exporting.packing import pack
-from engine.bundle.bundle import Bundle, OnnxModel, read_bundle
+from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, read_bundle
 from engine.errors import ConversionError, OptionError
 from engine.images.quality import STATISTICS_NAME
 from engine.options import OnnxOptions, Precision, RuntimeName
@@ -118,6 +118,11 @@ def _onnx_model(bundle: Bundle, deployment: Deployment) -> OnnxModel:
         raise ConversionError(
             f"{bundle.source}: holds no onnx/{deployment.precision}/model.onnx: make one with `pseg convert` and "
             f"precision {deployment.precision} first"
+        )
+    if bundle.is_made_of_another(model):
+        raise ConversionError(
+            f"{bundle.source}: onnx/{deployment.precision}/model.onnx was made of another network than the bundle "
+            "holds, as its certificate says: make it again with `pseg convert` and its option replace first"
         )
     return model
 

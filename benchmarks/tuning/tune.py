@@ -24,13 +24,13 @@ from benchmarks.measuring.samples import Measurement, Reference, Summary
 from benchmarks.measuring.streams import Grade, Grading, reference_options
 from benchmarks.results.markdown import Table
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, search, shown
-from converters.conversion import CERTIFICATE, ConversionRequest, packed_files
+from converters.conversion import ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
 from converters.deployment import digest_of
 from converters.exporting.packing import pack
 from converters.parity import ParityLimits
 from converters.repository import Repository
-from engine.bundle.bundle import Bundle
+from engine.bundle.bundle import CERTIFICATE, Bundle
 from engine.declaration import Options, option
 from engine.errors import EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES

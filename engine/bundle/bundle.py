@@ -32,6 +32,8 @@ Color = tuple[int, int, int]
 ProgramKind = Literal["pir", "pdmodel"]
 
 DEPLOY_NAMES = SETTINGS_NAMES
+CERTIFICATE = "parity.json"
+"""Beside an ONNX model: how it compares with the network that it was made of."""
 _PROGRAM_SUFFIXES = (".json", ".pdmodel")
 MOST_CLASSES = 1 << 16
 _NAME_BYTES = 255
@@ -85,6 +87,22 @@ class _MetaRecord(BaseModel):
     multilabel: bool = False
     derived_from: _OriginRecord | None = None
     cleanup: _CleanupRecord | None = None
+
+
+class _ReferenceRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    model: str
+
+
+class _ReportRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    reference: _ReferenceRecord
+
+
+class _CertificateRecord(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    model_digest: str
+    report: _ReportRecord
 
 
 class _DeployRecord(BaseModel):
@@ -142,11 +160,13 @@ class OnnxModel:
         path: the file.
         precision: what it was converted to.
         digest: SHA-256 of the file.
+        original: digest of the model that its certificate compares it with; None where it has none.
     """
 
     path: Path
     precision: Precision
     digest: str
+    original: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +223,24 @@ class Bundle:
             The model, or None if the bundle holds none.
         """
         return next((model for model in self.onnx if model.precision is precision), None)
+
+    def is_made_of_another(self, model: OnnxModel) -> bool:
+        """Find out whether a network was replaced after this ONNX model had been made of it.
+
+        Args:
+            model: one of the bundle's.
+
+        Returns:
+            Whether its certificate names another network than the bundle holds. Without a certificate nothing tells.
+        """
+        if self.paddle is not None:
+            originals = {self.paddle.digest}
+        else:
+            floating = self.onnx_model(Precision.FP32)
+            if floating is None or floating is model:
+                return False
+            originals = {floating.digest, floating.original}
+        return model.original is not None and model.original not in originals
 
     def with_onnx(self, model: OnnxModel) -> "Bundle":
         """Add a converted model, in place of one of the same precision.
@@ -487,8 +525,13 @@ def _refuse_pointers(files: Iterable[Path], where: str) -> None:
 
 def _find_onnx(folder: Path) -> tuple[OnnxModel, ...]:
     found = ((precision, folder / "onnx" / precision.value / "model.onnx") for precision in Precision)
-    return tuple(
-        OnnxModel(path=path, precision=precision, digest=file_digest(path))
-        for precision, path in found
-        if path.is_file()
-    )
+    models = ((precision, path, file_digest(path)) for precision, path in found if path.is_file())
+    return tuple(OnnxModel(path, precision, digest, _original_of(path, digest)) for precision, path, digest in models)
+
+
+def _original_of(path: Path, digest: str) -> str | None:
+    try:
+        certificate = _CertificateRecord.model_validate(read_json(path.with_name(CERTIFICATE)))
+    except (SettingsError, ValidationError):
+        return None
+    return certificate.report.reference.model if certificate.model_digest == digest else None

@@ -211,6 +211,12 @@ def open_runtime(bundle: Bundle, options: RuntimeOptions, *, load_marks: Path | 
                     f"{bundle.source}: holds no onnx/{options.precision}/model.onnx: "
                     "run `pseg convert` first, or use runtime paddle"
                 )
+            if bundle.is_made_of_another(onnx):
+                raise ModelLoadError(
+                    f"{bundle.source}: onnx/{options.precision}/model.onnx was made of another network than the bundle "
+                    "holds, as its certificate says: make it again with `pseg convert` and its option replace, or use "
+                    "runtime paddle"
+                )
             with _naming(bundle):
                 prove_onnx_loadable(onnx, options, kept)
                 return load_onnx(onnx, options, kept)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from engine import Bundle, BundleError, ModelLoadError, OnnxModel, OptionError, Precision
-from engine.bundle.bundle import PaddleModel
+from engine.bundle.bundle import CERTIFICATE, PaddleModel
 from engine.images.quality import require_reference
 from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.input_bands import input_bands
@@ -47,6 +47,12 @@ def warnings_of(bundle: Bundle) -> list[str]:
         found.append("no model.json beside the .pdmodel: Paddle 3 still reads it; a new export writes a PIR program")
     if bundle.onnx_model(Precision.FP32) is None:
         found.append("holds no ONNX model: it is converted at first use; `pseg convert` does that once for all")
+    found += [
+        f"onnx/{each.precision}/model.onnx was made of another network, as its certificate says, and is not run: make "
+        "it again with `pseg convert --replace`"
+        for each in bundle.onnx
+        if bundle.is_made_of_another(each)
+    ]
     model = bundle.paddle or bundle.onnx_model(Precision.FP32)
     if model is not None and _ending(model) == LastOperator.ARGMAX:
         found.append(
@@ -92,8 +98,8 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
                 "digest": each.digest,
                 "ends_in": _ending(each),
                 "input_bands": _bands(each),
-                "certificate": _certificate(each),
-                "unread_certificate": _has_unread_certificate(each),
+                "certificate": _certificate(bundle, each),
+                "unread_certificate": _has_unread_certificate(bundle, each),
             }
             for each in bundle.onnx
         ],
@@ -152,12 +158,12 @@ def _profile(bundle: Bundle) -> dict[str, Any] | None:
     }
 
 
-def _certificate(model: OnnxModel) -> dict[str, Any] | None:
-    """How the model was compared with the original; None where no certificate of this model lies beside it."""
+def _certificate(bundle: Bundle, model: OnnxModel) -> dict[str, Any] | None:
+    """How the model was compared with the bundle's network; None where no certificate of both lies beside it."""
     from converters.conversion import read_certificate
 
     certificate = read_certificate(model)
-    if certificate is None:
+    if certificate is None or bundle.is_made_of_another(model):
         return None
     report = certificate.report
     return {
@@ -169,11 +175,9 @@ def _certificate(model: OnnxModel) -> dict[str, Any] | None:
     }
 
 
-def _has_unread_certificate(model: OnnxModel) -> bool:
+def _has_unread_certificate(bundle: Bundle, model: OnnxModel) -> bool:
     """Whether a certificate lies beside the model that is of another one, or in the form of another version."""
-    from converters.conversion import CERTIFICATE, read_certificate
-
-    return model.path.with_name(CERTIFICATE).is_file() and read_certificate(model) is None
+    return model.path.with_name(CERTIFICATE).is_file() and _certificate(bundle, model) is None
 
 
 def _ending(model: PaddleModel | OnnxModel) -> str | None:

@@ -5,6 +5,8 @@
 # pyright: reportUnknownArgumentType=false
 
 import json
+import re
+import shutil
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,16 @@ import pytest
 import yaml
 
 from converters.deployment import Deployment, write_plain_onnx, write_slim_bundle
-from engine import Bundle, ConversionError, OnnxModel, OptionError, open_bundle, open_predictor, read_image
+from engine import (
+    Bundle,
+    ConversionError,
+    ModelLoadError,
+    OnnxModel,
+    OptionError,
+    open_bundle,
+    open_predictor,
+    read_image,
+)
 from engine.images.quality import STATISTICS_NAME, read_reference, statistics_json
 from engine.images.statistics import picture_statistics
 from engine.options import Precision, RuntimeName
@@ -23,6 +34,7 @@ from engine.runtimes.profile import PROFILE_NAME, Profile, library_versions, pro
 from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.prediction import Prediction, Provenance
 from engine.system.machine.hardware import this_host
+from service.inspection.bundle import warnings_of
 
 DEMO = Path(__file__).parents[2] / "demo"
 NUCLEI = DEMO / "nuclei.tgz"
@@ -57,6 +69,31 @@ def test_the_mask_is_that_of_the_whole_bundle(
     assert provenance.bundle == made.digest != before.bundle
     assert (provenance.derived_from, before.derived_from) == (whole.digest, None)
     assert slim.stat().st_size < 0.6 * NUCLEI.stat().st_size
+
+
+def test_models_of_another_network_are_not_run(whole: Bundle, tmp_path: Path, load_marks: Path) -> None:
+    assert whole.paddle is not None
+    trained_anew = tmp_path / "nuclei"
+    shutil.copytree(whole.folder, trained_anew)
+    weights = trained_anew / whole.paddle.params.name
+    content = bytearray(weights.read_bytes())
+    content[-4:] = np.float32(0.5).tobytes()
+    weights.write_bytes(content)
+    with open_bundle(trained_anew) as bundle:
+        told = r"onnx/(fp32|int8)/model\.onnx was made of another network than the bundle holds"
+        for precision in (Precision.FP32, Precision.INT8):
+            with pytest.raises(ModelLoadError, match=told):
+                open_predictor(bundle, RuntimeRequest(runtime=RuntimeName.ONNX, precision=precision))
+        for deployment in (Deployment.ONNX_FP32, Deployment.ONNX_INT8):
+            with pytest.raises(ConversionError, match=told):
+                write_slim_bundle(bundle, deployment, tmp_path / "slim.tgz")
+        with open_predictor(bundle, RuntimeRequest(threads=1), load_marks=load_marks) as predictor:
+            assert predictor.provenance.runtime == "paddle"
+            assert bundle.paddle is not None
+            assert predictor.provenance.model == bundle.paddle.digest != whole.paddle.digest
+            assert re.search(told, predictor.provenance.fallbacks[0])
+        warnings = warnings_of(bundle)
+    assert sum("was made of another network" in each for each in warnings) == 2
 
 
 def test_a_slim_bundle_holds_nothing_else(whole: Bundle, tmp_path: Path) -> None:

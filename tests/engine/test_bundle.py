@@ -284,6 +284,44 @@ def test_a_converted_model_takes_the_place_of_its_precision(tmp_path: Path) -> N
     assert bundle.onnx_model(Precision.FP16) is None
 
 
+@pytest.mark.parametrize(
+    ("original", "another"),
+    [("paddle", False), ("f" * 64, True), (None, False)],
+    ids=["its own", "another", "no certificate"],
+)
+def test_what_a_model_was_made_of(original: str | None, another: bool, tmp_path: Path) -> None:
+    files = files_of() | {f"onnx/{precision}/model.onnx": precision.encode() for precision in ("fp32", "int8")}
+    plain = read(tmp_path / "plain", files)
+    assert plain.paddle is not None
+    digest = plain.paddle.digest if original == "paddle" else original
+    if digest is not None:
+        for each in plain.onnx:
+            certificate = {"model_digest": each.digest, "report": {"reference": {"model": digest}}}
+            files[f"onnx/{each.precision}/parity.json"] = json.dumps(certificate).encode()
+    bundle = read(tmp_path / "certified", files)
+    assert bundle.digest == plain.digest
+    assert [bundle.is_made_of_another(each) for each in bundle.onnx] == [another, another]
+
+
+@pytest.mark.parametrize("certificate", [b"", b"[]", b'{"model_digest": 1}', b'{"report": {"reference": {}}}'])
+def test_a_certificate_that_cannot_be_read_tells_nothing(certificate: bytes, tmp_path: Path) -> None:
+    bundle = read(tmp_path, files_of() | {"onnx/fp32/model.onnx": b"a", "onnx/fp32/parity.json": certificate})
+    assert [each.original for each in bundle.onnx] == [None]
+
+
+@pytest.mark.parametrize(("of_int8", "another"), [("made of", False), ("itself", False), ("another", True)])
+def test_without_a_program_models_are_compared_with_the_fp32_one(of_int8: str, another: bool, tmp_path: Path) -> None:
+    files = {"deploy.yaml": deploy(model="model.pdmodel"), "onnx/fp32/model.onnx": b"a", "onnx/int8/model.onnx": b"b"}
+    plain = read(tmp_path / "plain", files)
+    first, second = plain.onnx
+    originals = {"made of": "1" * 64, "itself": first.digest, "another": "2" * 64}
+    for each, original in ((first, originals["made of"]), (second, originals[of_int8])):
+        certificate = {"model_digest": each.digest, "report": {"reference": {"model": original}}}
+        files[f"onnx/{each.precision}/parity.json"] = json.dumps(certificate).encode()
+    bundle = read(tmp_path / "certified", files)
+    assert [bundle.is_made_of_another(each) for each in bundle.onnx] == [False, another]
+
+
 # ---- meta.json --------------------------------------------------------------------------------------------------
 
 SLUG = "urn:ibenthos:segmentation:class:"
