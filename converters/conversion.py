@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -25,7 +25,8 @@ from engine.bundle.archive import is_bundle_file
 from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
-from engine.images import DEFAULT_MAX_IMG_SIZE, SourceImage, read_image
+from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
+from engine.images import ImageLimits, SourceImage, read_image
 from engine.images.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.options import OnnxOptions, Precision
@@ -47,7 +48,9 @@ _RECIPE = 7
 _REWRITER_PACKAGES = ("onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", *_REWRITER_PACKAGES)
 
-ComparedOn = Literal["generated", "calibration", "verification"]
+_HELD_OUT_STEP = 4
+
+ComparedOn = Literal["generated", "calibration", "held-out", "verification"]
 
 
 class Target(StrEnum):
@@ -76,6 +79,7 @@ class ConversionRequest(Options):
     # pictures that the certificate is made with; empty: the calibration's, or generated ones
     verification: tuple[Path, ...] = ()
     bands: tuple[int, ...] | None = None  # of TIFFs among these pictures, from 1; None: the colours
+    images: ImageLimits = ImageLimits()  # how these pictures are read: as those that the model will see
     limits: ParityLimits | None = None  # how far masks may differ; None: `default_limits`
     timeout_s: float = TIMEOUT_S  # that the converter may take
 
@@ -85,7 +89,14 @@ class ConversionRequest(Options):
             raise OptionError(f"it goes with precision int8; a model in {self.precision} runs on both", option="target")
 
     def read(self, path: Path) -> SourceImage:
-        return read_image(path, bands=self.bands)
+        return read_image(path, **self.images.values(), bands=self.bands)
+
+    @property
+    def held_out(self) -> tuple[Path, ...]:
+        """Every fourth picture of the calibration: INT8 is judged on it instead, if enough are left."""
+        rest = len(self.calibration) - len(self.calibration[::_HELD_OUT_STEP])
+        enough = self.precision is Precision.INT8 and not self.verification and rest >= MIN_CALIBRATION_IMAGES
+        return self.calibration[::_HELD_OUT_STEP] if enough else ()
 
 
 def default_limits(precision: Precision) -> ParityLimits:
@@ -117,6 +128,7 @@ class Certificate:
     target: Target = Target.CPU  # of an INT8 model
     # of the FP32 model on these pictures, for FP16: a CPU does not show where FP16 overflows
     largest_activation: float | None = None
+    max_img_size: int | None = None  # pixels that the compared files were shrunk to; None: none were compared
 
 
 _CERTIFICATE = TypeAdapter(Certificate)
@@ -189,12 +201,16 @@ class _Work:
             return found
         with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
-        return Conversion(found.model, replace(found.certificate, compared_on="verification", report=report))
+        certificate = replace(
+            found.certificate,
+            compared_on="verification",
+            report=report,
+            max_img_size=self.request.images.max_img_size,
+        )
+        return Conversion(found.model, certificate)
 
     def from_fp32(self) -> Conversion:
         """INT8 or FP16, made of the FP32 model."""
-        from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
-
         # Told before the FP32 model is made, which may take minutes.
         if self.request.precision is Precision.INT8 and len(self.request.calibration) < MIN_CALIBRATION_IMAGES:
             raise CalibrationError(
@@ -324,9 +340,11 @@ class _Work:
     ) -> Certificate:
         with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, precision, self._pictures(original), path)
+        compared_on: ComparedOn = "generated"
         if self.request.verification:
-            return self._certificate(precision, path, report, "verification", excluded_nodes)
-        compared_on = "calibration" if self.request.calibration else "generated"
+            compared_on = "verification"
+        elif self.request.calibration:
+            compared_on = "held-out" if self.request.held_out else "calibration"
         return self._certificate(precision, path, report, compared_on, excluded_nodes)
 
     def _certificate(
@@ -347,6 +365,7 @@ class _Work:
             compared_on=compared_on,
             report=report,
             target=self.request.target,
+            max_img_size=None if compared_on == "generated" else self.request.images.max_img_size,
         )
 
     def _opened(self, model: OnnxModel) -> Predictor:
@@ -373,7 +392,7 @@ class _Work:
             return compare(reference, candidate, pictures)
 
     def _pictures(self, reference: Predictor) -> Iterable[tuple[str, SourceImage]]:
-        files = self.request.verification or self.request.calibration
+        files = self.request.verification or self.request.held_out or self.request.calibration
         if files:
             # The certificate travels with the bundle: it names pictures, not folders of this machine.
             return ((path.name, self.request.read(path)) for path in files)
@@ -393,7 +412,10 @@ class _Work:
 
     def _feeds(self, predictor: Predictor) -> Iterator[Mapping[str, Tensor]]:
         """The calibration pictures as the network gets them, one at a time."""
+        held_out = set(self.request.held_out)
         for path in self.request.calibration:
+            if path in held_out:
+                continue
             try:
                 prepared = predictor.prepare(self.request.read(path))
             except ImageError as error:
@@ -412,7 +434,8 @@ class _Work:
         ]
         # The search for nodes to leave in floating point ends where the limits are met.
         limits = asdict(self.request.limits or default_limits(self.request.precision))
-        return self._key(self.request.precision, base.digest, pictures, self.request.bands, limits, self.request.target)
+        read = [self.request.bands, asdict(self.request.images)]
+        return self._key(self.request.precision, base.digest, pictures, read, limits, self.request.target)
 
     def _key(self, precision: Precision, *content: object) -> str:
         packages = _CONVERTER_PACKAGES if precision is Precision.FP32 else _REWRITER_PACKAGES
@@ -439,22 +462,23 @@ def _certificate_json(certificate: Certificate) -> bytes:
     return json_text(_CERTIFICATE.dump_python(certificate), indent=2).encode()
 
 
-def calibration_statistics(pictures: Sequence[Path], bands: Sequence[int] | None = None) -> bytes | None:
+def calibration_statistics(request: ConversionRequest) -> bytes | None:
     """Measure the pictures of a calibration, so that photographs can be compared with them; the bundle's file of them.
 
     Of more than `MOST_PICTURES` as many, evenly spread, are measured. None of other numbers of bands than one and
     three, which no photograph has. CalibrationError: they are too few, or one cannot be read.
     """
+    pictures = request.calibration
     if len(pictures) < LEAST_PICTURES:
         raise CalibrationError(
             f"{len(pictures)} pictures to calibrate on do not tell what others look like: name {LEAST_PICTURES} or more"
         )
-    if len(bands or (1,)) not in {1, 3}:
+    if len(request.bands or (1,)) not in {1, 3}:
         return None
     found: list[PictureStatistics] = []
     for path in pictures[:: -(-len(pictures) // MOST_PICTURES)]:
         try:
-            image = read_image(path, max_img_size=DEFAULT_MAX_IMG_SIZE, bands=bands)
+            image = request.read(path)
         except ImageError as error:
             raise CalibrationError(f"{error}: leave it out of the calibration") from error
         found.append(picture_statistics(image.pixels))

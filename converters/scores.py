@@ -39,7 +39,9 @@ class ScoresBundle:
     def as_conversion(self, request: ConversionRequest) -> Conversion | None:
         """Certify the FP32 graph that was cut; None where a program was, or the request asks for another model."""
         model = self.bundle.onnx_model(Precision.FP32)
-        asked = ConversionRequest(limits=request.limits, verification=request.verification, bands=request.bands)
+        asked = ConversionRequest(
+            limits=request.limits, verification=request.verification, bands=request.bands, images=request.images
+        )
         if model is None or request != asked:
             return None
         certificate = Certificate(
@@ -50,6 +52,7 @@ class ScoresBundle:
             model_digest=model.digest,
             compared_on="verification" if request.verification else "generated",
             report=self.report,
+            max_img_size=request.images.max_img_size if request.verification else None,
         )
         return Conversion(model, certificate)
 

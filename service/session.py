@@ -35,7 +35,7 @@ from engine import (
     open_runtime,
     read_image,
 )
-from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.images.size import require_named_bands
 from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
@@ -302,7 +302,13 @@ def _profile_in_force(bundle: Bundle, network: RuntimeRequest, named: Path | Non
 
 
 def certify(
-    bundle: Bundle, options: OnnxOptions, caches: Caches, images: Sequence[Path], bands: Sequence[int] | None = None
+    bundle: Bundle,
+    options: OnnxOptions,
+    caches: Caches,
+    images: Sequence[Path],
+    *,
+    limits: ImageLimits,
+    bands: Sequence[int] | None = None,
 ) -> "ParityReport":
     """Compare the ONNX model of a bundle, or else that of the cache, with the bundle's Paddle program.
 
@@ -321,7 +327,8 @@ def certify(
         if not images:
             return compare(expected, actual, named_pictures(expected))
         require_named_bands(bands, expected.bands)
-        return compare(expected, actual, ((str(path), read_image(path, bands=bands)) for path in images))
+        read = ((str(path), read_image(path, **limits.values(), bands=bands)) for path in images)
+        return compare(expected, actual, read)
 
 
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:

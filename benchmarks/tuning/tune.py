@@ -34,7 +34,7 @@ from engine.bundle.bundle import CERTIFICATE, Bundle
 from engine.declaration import Options, option
 from engine.errors import EngineError, OptionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
-from engine.images import DEFAULT_MAX_IMG_SIZE
+from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.images.size import bands_option
 from engine.options import CudaExecution, Precision, RuntimeName, RuntimeOptions
 from engine.runtimes.profile import PROFILE_NAME, Profile, TunedProvider, library_versions, profile_json, runtime_of
@@ -132,7 +132,7 @@ def tuning_record(tuning: Tuning, profile: Profile | None) -> dict[str, Any]:
         "profile": None if profile is None else json.loads(profile_json(profile)),
         "trials": [
             {
-                **_TRIAL.dump_python(each, mode="json"),
+                **_trial_record(each, labelled=tuning.labelled),
                 "label": each.configuration.label,
                 "front": each.configuration in best,
                 "chosen": each is tuning.search.chosen,
@@ -144,6 +144,16 @@ def tuning_record(tuning: Tuning, profile: Profile | None) -> dict[str, Any]:
         "notes": list(tuning.notes),
         "seconds": round(tuning.seconds, 3),
     }
+
+
+def _trial_record(trial: Trial, *, labelled: bool) -> dict[str, Any]:
+    record: dict[str, Any] = _TRIAL.dump_python(trial, mode="json")
+    if labelled:
+        summary = record["summary"]
+        kept, added = (summary.pop(name) for name in ("min_class_iou", "max_cover_error"))
+        del summary["class_iou"], summary["mismatched_ppm"]
+        summary |= {"class_iou_kept": kept, "cover_error_added": added}
+    return record
 
 
 def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
@@ -320,25 +330,44 @@ def _with_int8(
             f"{len(request.images)} were given"
         )
         return bundle
+    pictures, note = calibration_pictures(request)
     conversion = ConversionRequest(
         precision=Precision.INT8,
-        calibration=spread(request.pictures, _CALIBRATION_IMAGES).paths,
+        calibration=spread(pictures, _CALIBRATION_IMAGES).paths,
         bands=request.bands,
+        images=ImageLimits(max_img_size=request.max_img_size),
         limits=ParityLimits(None, request.limits.min_iou, request.limits.max_cover_error),
     )
     try:
-        return bundle.with_onnx(convert_bundle(bundle, repository, conversion, load_marks=load_marks).model)
+        model = convert_bundle(bundle, repository, conversion, load_marks=load_marks).model
     except EngineError as error:
         notes.append(f"INT8 was not tried: {error}")
         return bundle
+    notes += [] if note is None else [note]
+    return bundle.with_onnx(model)
+
+
+def calibration_pictures(request: TuneRequest) -> tuple[Pictures, str | None]:
+    """Choose pictures that masks are not judged on; where they are too few, all, and what that means."""
+    if request.labelled:
+        judged = {each.image for each in request.labelled}
+    else:
+        judged = set(spread(spread(request.pictures, _TIMED_IMAGES), _COMPARED_IMAGES).paths)
+    others = tuple(path for path in request.images if path not in judged)
+    if len(others) >= MIN_CALIBRATION_IMAGES:
+        return replace(request.pictures, paths=others), None
+    missing = MIN_CALIBRATION_IMAGES - len(others)
+    return request.pictures, (
+        f"INT8 was calibrated on pictures that it is judged on, which flatters it: name at least {missing} more"
+    )
 
 
 class _LabelJudge:
-    """Judges by labels: how much is lost against the reference, once per provider and precision."""
+    """Judges by labels: how much is lost against the reference, once for all numbers of threads and streams."""
 
     def __init__(self, bundle: Bundle, request: TuneRequest, load_marks: Path) -> None:
         self._bundle, self._request, self._load_marks = bundle, request, load_marks
-        self._known: dict[tuple[str, Precision], Grading] = {}
+        self._known: dict[RuntimeOptions, Grading] = {}
         self._reference = self._score(reference_options(bundle))
         if self._reference.unlabelled:
             raise OptionError(
@@ -361,7 +390,7 @@ class _LabelJudge:
         )
 
     def _score(self, options: RuntimeOptions) -> Grading:
-        key = (options.label, options.precision)
+        key = replace(options, threads=1, streams=1)
         if key not in self._known:
             request = self._request
             command = Grade(self._bundle, options, request.labelled, request.pictures, self._load_marks)

@@ -15,7 +15,7 @@ from benchmarks.results.tables import class_agreement, facts, figures, record, t
 from engine import OptionError, open_bundle
 from engine.system.files import scratch_folder, write_atomically
 from service.commands.flags import with_flags
-from service.commands.groups import PictureOptions, require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_pictures_to_read
 from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
     BundleArgument,
@@ -59,7 +59,7 @@ def bench(
     request = replace(
         request, images=tuple(named_pictures(images or [], option="images", recursive=pictures.recursive))
     )
-    require_bands_of_pictures(request.bands, request.images)
+    require_pictures_to_read(request.images, bands=request.bands)
     if out is not None:
         require_plotting()
         names = (_RESULTS_JSON, _RESULTS_CSV, _PAGE, *plot_names())

@@ -21,7 +21,7 @@ from engine.images.size import require_named_bands
 from engine.runtimes.programs.input_bands import image_bands
 from engine.system.text import legible
 from service.commands.flags import with_flags
-from service.commands.groups import PictureOptions, require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_pictures_to_read
 from service.commands.limits import LimitOptions
 from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import (
@@ -57,7 +57,7 @@ class _PictureOptions(Options):
     verify: tuple[str, ...] = option(
         (),
         "Pictures on which the masks are compared: files, folders or globs. May be repeated. By default those for the "
-        "calibration, or generated ones.",
+        "calibration, of which int8 is not calibrated on every fourth if enough are left, or generated ones.",
         repeatable=True,
     )
     read: PictureOptions = PictureOptions()
@@ -93,7 +93,8 @@ def convert(
     """
     started = time.perf_counter()
     recursive = pictures.read.recursive
-    require_folders((*pictures.calibrate, *pictures.verify), recursive=recursive)
+    named = (*pictures.calibrate, *pictures.verify)
+    require_folders(named, recursive=recursive)
     request = dataclasses.replace(
         request,
         calibration=tuple(named_pictures(pictures.calibrate, option="calibrate", recursive=recursive)),
@@ -102,7 +103,7 @@ def convert(
         limits=limits.of(request.precision),
     )
     require_bundle_name(out)
-    require_bands_of_pictures(pictures.read.bands, (*pictures.calibrate, *pictures.verify))
+    require_pictures_to_read(named, bands=pictures.read.bands, limits=request.images)
     seen = [*request.calibration, *request.verification]
     require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle], "one of the pictures": seen})
     require_writable_file(out)
@@ -114,8 +115,8 @@ def convert(
         source = opened
         if copy.scores:
             advance("cutting the argmax off", 0, 1)
-            named = ((path.name, request.read(path)) for path in request.verification)
-            made = stack.enter_context(with_scores(opened, named, load_marks=caches.load_marks))
+            compared = ((path.name, request.read(path)) for path in request.verification)
+            made = stack.enter_context(with_scores(opened, compared, load_marks=caches.load_marks))
             source = made.bundle
         conversion = made.as_conversion(request) if made else None
         if conversion is None:
@@ -139,7 +140,7 @@ def _statistics(bundle: Bundle, request: ConversionRequest) -> bytes | None:
         require_named_bands(request.bands, image_bands(bundle))
     if not request.calibration:
         return None
-    statistics = calibration_statistics(request.calibration, request.bands)
+    statistics = calibration_statistics(request)
     if statistics is None and request.precision is not Precision.INT8:
         raise OptionError(
             f"photographs are not compared with pictures of {len(request.bands or ())} bands, and {request.precision} "

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from engine.declaration import Options, option
 from engine.errors import ImageError, OptionError
-from engine.images.size import bands_option
+from engine.images.size import ImageLimits, bands_option
 
 STANDARD_OUTPUT = Path("-")
 """Given in the place of a file of a table."""
@@ -75,12 +75,20 @@ class PictureOptions(Options):
     bands: tuple[int, ...] | None = bands_option()
 
 
-def require_bands_of_pictures(bands: Sequence[int] | None, pictures: Sequence[object]) -> None:
-    """Refuse (OptionError) a choice of bands where pictures are generated."""
-    if bands is not None and not pictures:
+def require_pictures_to_read(
+    pictures: Sequence[object], *, bands: Sequence[int] | None, limits: ImageLimits | None = None
+) -> None:
+    """Refuse (OptionError) options for files where pictures are generated."""
+    if pictures:
+        return
+    if bands is not None:
         raise OptionError(
             "generated pictures have the bands that the network takes: leave it out, or name TIFFs", option="bands"
         )
+    defaults = ImageLimits().values()
+    for name, value in ({} if limits is None else limits.values()).items():
+        if value != defaults[name]:
+            raise OptionError("generated pictures are not read from files: leave it out, or name pictures", option=name)
 
 
 @dataclass(frozen=True, slots=True)

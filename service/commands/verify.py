@@ -1,6 +1,7 @@
 """`pseg verify`: the certificate of a conversion, repeated."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import typer
 from pydantic import TypeAdapter
@@ -8,14 +9,26 @@ from rich.table import Table
 
 from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, open_bundle
+from engine.declaration import Options
+from engine.images import ImageLimits
 from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.flags import with_flags
-from service.commands.groups import PictureOptions, require_bands_of_pictures
+from service.commands.groups import PictureOptions, require_pictures_to_read
 from service.commands.limits import LimitOptions
 from service.commands.named_pictures import named_pictures, require_folders
 from service.commands.terminal import BundleArgument, CacheOption, JsonOption, print_json, results_console, shown
 from service.session import caches_at, certify
+
+
+@dataclass(frozen=True, slots=True)
+class _PictureOptions(Options):
+    """How the pictures are read that both run on: as those that they will see."""
+
+    title: ClassVar[str] = "Pictures"
+
+    read: PictureOptions = PictureOptions()
+    limits: ImageLimits = ImageLimits()
 
 
 @with_flags()
@@ -35,21 +48,22 @@ def verify(
     ] = Precision.FP32,
     *,
     limits: LimitOptions,
-    pictures: PictureOptions,
+    pictures: _PictureOptions,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
     """Compare a bundle's ONNX model with its Paddle program on this machine."""
-    require_folders(images or [], recursive=pictures.recursive)
-    paths = named_pictures(images or [], option="images", recursive=pictures.recursive)
-    require_bands_of_pictures(pictures.bands, paths)
+    require_folders(images or [], recursive=pictures.read.recursive)
+    paths = named_pictures(images or [], option="images", recursive=pictures.read.recursive)
+    require_pictures_to_read(paths, bands=pictures.read.bands, limits=pictures.limits)
     with open_bundle(bundle) as opened:
         report = certify(
             opened,
             OnnxOptions(provider=Provider(provider), precision=precision, threads=usable_cores()),
             caches_at(cache_dir),
             paths,
-            pictures.bands,
+            limits=pictures.limits,
+            bands=pictures.read.bands,
         )
     if json_output:
         print_json(TypeAdapter(ParityReport).dump_python(report))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy.labels import LabelledFiles
 from benchmarks.measuring.configurations import Configuration, ProviderName
 from benchmarks.measuring.samples import Summary
 from benchmarks.measuring.streams import Grading
@@ -13,6 +14,7 @@ from benchmarks.tuning.tune import (
     TuneRequest,
     Tuning,
     busy_note,
+    calibration_pictures,
     field_of,
     gained_cover_error,
     lost_iou,
@@ -60,6 +62,34 @@ USELESS = Trial(Configuration(ProviderName.PADDLE_ONEDNN, threads=2), summary_of
 def tuning_of(chosen: Trial | None) -> Tuning:
     found = Search((SLOW, FAST, GOOD, USELESS), (), chosen, cut_short=False)
     return Tuning(found, Goal.LATENCY, BUNDLE, (), "paddle-cpu fp32, 4 images", (), "since it is", 1.0)
+
+
+@pytest.mark.parametrize(("count", "labelled", "judged", "missing"), [
+    (40, 0, 8, 0), (16, 0, 8, 0), (15, 0, 8, 1), (20, 12, 12, 0), (20, 13, 13, 1), (8, 0, 8, 8),
+])  # fmt: skip
+def test_int8_is_calibrated_on_other_pictures_than_judge_it(
+    count: int, labelled: int, judged: int, missing: int
+) -> None:
+    paths = tuple(Path(f"{number:02}.jpg") for number in range(count))
+    labels = tuple(LabelledFiles(path, path.with_suffix(".png")) for path in paths[:labelled])
+    request = TuneRequest(images=paths, labelled=labels)
+    pictures, note = calibration_pictures(request)
+    assert len(pictures.paths) == (count if missing else count - judged)
+    assert note == (
+        f"INT8 was calibrated on pictures that it is judged on, which flatters it: name at least {missing} more"
+        if missing
+        else None
+    )
+    if labelled and not missing:
+        assert not {each.image for each in labels} & set(pictures.paths)
+
+
+def test_against_labels_the_record_says_what_is_kept_and_added() -> None:
+    (trial, *_) = tuning_record(replace(tuning_of(GOOD), labelled=True), None)["trials"]
+    assert (trial["summary"]["class_iou_kept"], trial["summary"]["cover_error_added"]) == (1.0, 0.0)
+    assert not {"min_class_iou", "max_cover_error", "class_iou", "mismatched_ppm"} & trial["summary"].keys()
+    (trial, *_) = tuning_record(tuning_of(GOOD), None)["trials"]
+    assert (trial["summary"]["min_class_iou"], trial["summary"]["max_cover_error"]) == (1.0, 0.0)
 
 
 def test_the_field_begins_with_what_auto_takes_by_itself() -> None:

@@ -19,7 +19,7 @@ from engine import OnnxOptions, OptionError, Precision, RuntimeName, open_bundle
 from engine.bundle.bundle import OnnxModel, PaddleModel
 from engine.errors import ModelLoadError
 from engine.gdal import write_bands
-from engine.images import Capture, SourceImage
+from engine.images import Capture, ImageLimits, SourceImage
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.selection import RuntimeRequest
 from service.session import Caches, certify
@@ -81,11 +81,13 @@ def test_verified_on_pictures_of_several_bands(
     caches = Caches(tmp_path_factory.mktemp("caches"))
     with open_bundle(folder) as bundle:
         named = tuple(range(1, bands + 1))
-        report = certify(bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"], named)
+        report = certify(
+            bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"], limits=ImageLimits(), bands=named
+        )
         assert (report.images, report.mismatched_ppm) == (1, 0)
         if bands != 1:
             with pytest.raises(OptionError, match=f"the network takes images of {bands} bands"):
-                certify(bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"])
+                certify(bundle, OnnxOptions(threads=1), caches, [tmp_path / "a.tif"], limits=ImageLimits())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from engine import (
     open_runtime,
 )
 from engine.bundle.bundle import SegmentationClass
+from engine.images import ImageLimits
 from engine.runtimes import trial
 from tests.launcher import Launcher
 from tests.robustness.hostile_models import calling, function
@@ -366,6 +367,43 @@ def test_without_any_model(small_bundle: Bundle, tmp_path: Path, precision: Prec
     request = ConversionRequest(precision=precision, calibration=tuple(Path(f"{n}.png") for n in range(8)))
     with pytest.raises(ConversionError, match="holds no Paddle program"):
         convert(replace(small_bundle, paddle=None, onnx=()), Repository(tmp_path), request)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(8, 0), (10, 0), (11, 3), (16, 4)])
+def test_int8_is_judged_on_pictures_that_it_is_not_calibrated_on(count: int, held_out: int) -> None:
+    pictures = tuple(Path(f"{number}.png") for number in range(count))
+    request = ConversionRequest(precision=Precision.INT8, calibration=pictures)
+    assert len(request.held_out) == held_out
+    assert len(set(pictures) - set(request.held_out)) >= 8
+    assert replace(request, verification=pictures[:1]).held_out == ()
+    assert replace(request, precision=Precision.FP16).held_out == ()
+
+
+def test_pictures_of_a_conversion_are_read_as_those_that_come(
+    unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    pictures = tuple(tmp_path / f"{number:02}.png" for number in range(11))
+    for path in pictures:
+        Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).resize((240, 180)).save(path)
+    assert ConversionRequest().read(pictures[0]).pixels.shape == (180, 240, 3)
+    limits = ParityLimits(max_mismatched_ppm=None, min_class_iou=0, max_cover_error=1)
+    made = {
+        size: convert(
+            unconverted,
+            conversions,
+            ConversionRequest(Precision.INT8, calibration=pictures, images=ImageLimits(size), limits=limits),
+            load_marks=load_marks,
+        )
+        for size in (1_000_000, 10_800)
+    }
+    for size, each in made.items():
+        certificate = each.certificate
+        assert (certificate.compared_on, certificate.report.images) == ("held-out", 3)
+        assert certificate.report.worst_image in {"00.png", "04.png", "08.png"}
+        assert certificate.max_img_size == size
+    # Other pixels have other ranges.
+    assert made[1_000_000].model.digest != made[10_800].model.digest
 
 
 def test_too_few_calibration_pictures(unconverted: Bundle, tmp_path: Path) -> None:
