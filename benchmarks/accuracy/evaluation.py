@@ -146,10 +146,14 @@ def class_scores(confusion: Counts) -> tuple[ClassScore, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One or several predictors on the same labelled images; classes are those of the first, in index order."""
+    """One or several predictors on the same labelled images; classes are those of the first, in index order.
+
+    `unjudged` are the images without a pixel that is judged, which no score holds.
+    """
 
     classes: tuple[SegmentationClass, ...]
     scores: tuple[Score, ...]
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -163,8 +167,6 @@ class _Tally:
         count = len(self.confusion)
         confusion = confusion_matrix(found, labels, count)
         pixels = int(confusion.sum())
-        if not pixels:
-            return
         self.confusion += confusion
         shares = confusion / pixels if region is None else _ground_shares(found, labels, region, count)
         ious = class_ious(confusion)
@@ -247,14 +249,15 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
     """Hold the masks of predictors against labels, side by side.
 
     If the first predictor measures a region of interest, only the pixels inside of it are judged. Raises OptionError
-    where a bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the order of
-    the classes; ImageError where an image does not fit the network or has no region of interest, labels hold an index
-    that no class has, or no pixel is judged; InferenceError where a run failed, or a network finds a class that its
-    bundle does not have.
+    where a bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the classes;
+    ImageError where an image does not fit the network or has no region of interest, labels hold an index that no class
+    has, or no pixel is judged; InferenceError where a run failed, or a network finds a class that its bundle does not
+    have.
     """
     _require_exclusive_classes(predictors)
-    _require_one_order(predictors)
+    _require_same_classes(predictors)
     tallies: list[_Tally] = []
+    unjudged: list[str] = []
     for sample in labelled:
         segmented = [_segment(predictor, sample.image) for predictor in predictors]
         count = _common_count(predictors, [count for _, count in segmented])
@@ -262,14 +265,18 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
         tallies = tallies or [_Tally(np.zeros((count, count), np.int64)) for _ in predictors]
         region = _region_of(segmented[0][0], sample.name)
         labels = sample.labels if region is None else _inside(sample.labels, region)
+        if (labels == IGNORED_LABEL).all():
+            unjudged.append(sample.name)
+            continue
         for tally, (prediction, _) in zip(tallies, segmented, strict=True):
             tally.add(sample.name, cast("Labels", prediction.mask), labels, region)
-    if not any(tally.per_image for tally in tallies):
+    if not tallies or not tallies[0].per_image:
         raise ImageError(f"no pixel can be judged: there is no image, or every label is {IGNORED_LABEL}")
     names = predictors[0].bundle.classes
     return Evaluation(
         classes=tuple(class_of_index(names, index) for index in range(len(tallies[0].confusion))),
         scores=tuple(tally.score() for tally in tallies),
+        unjudged=tuple(unjudged),
     )
 
 
@@ -307,14 +314,17 @@ def _require_exclusive_classes(predictors: Iterable[Predictor]) -> None:
             )
 
 
-def _require_one_order(predictors: Sequence[Predictor]) -> None:
-    """Labels are indices, which stand for the same classes in all bundles."""
-    first, *others = [[each.name for each in predictor.bundle.classes] for predictor in predictors]
+def _require_same_classes(predictors: Sequence[Predictor]) -> None:
+    """Labels are indices, which stand for the same classes in all bundles that name them."""
+    named = [[each.name for each in predictor.bundle.classes] for predictor in predictors]
+    first, *others = [each for each in named if each] or [[]]
     for names in others:
-        if names != first and sorted(names) == sorted(first):
+        if len(names) == len(first) and names != first:
+            differ = "the same classes in another order" if sorted(names) == sorted(first) else "different classes"
+            both = "; ".join(", ".join(map(legible, each)) for each in (first, names))
             raise OptionError(
-                f"the bundles have the same classes in another order ({', '.join(map(legible, first))}; "
-                f"{', '.join(map(legible, names))}), so that one label means two classes: evaluate them one by one"
+                f"the bundles have {differ} ({both}), so that one label means two classes: evaluate them one by one, "
+                "or give equal classes equal names in meta.json"
             )
 
 

@@ -45,6 +45,7 @@ from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
 from engine.segmentation.averaging import Averaging
+from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.files import write_atomically
@@ -74,6 +75,11 @@ _MEASURED_APART = (
     frozenset(each.name for each in declared_options(CoverOptions)) - _JUDGED_IN - {"ignore_bundle_cleanup"}
 )
 """Labels judge the classes that everybody gets from a bundle, before anything is done with them on request."""
+
+_PICTURED = frozenset(each.name for each in declared_options(OverlayOptions))
+"""What masks look like in pictures, of which none are written."""
+
+_NAMED_AT_MOST = 8
 
 _CLASS_MEASURES = (
     ("iou", "IoU"),
@@ -163,12 +169,22 @@ class _LabelOptions(Options):
         metavar="BUNDLE",
     )
 
+    def require_effect(self) -> None:
+        """Refuse (OptionError) options for the other kind of labels than is given."""
+        for name in ("label_names", "unlabelled"):
+            if not self.annotations and getattr(self, name) is not None:
+                raise OptionError("it is for annotations, and masks hold class indices: leave it out", option=name)
+        if self.annotations and self.label_values is not None:
+            raise OptionError(
+                "it is for masks, and annotations have labels by name: give label-names", option="label_values"
+            )
+
     def names(self, classes: Sequence[SegmentationClass]) -> LabelNames:
         """Which class a label stands for."""
         return LabelNames([each.name for each in classes], self.label_names or {}, self.unlabelled)
 
 
-@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *_MEASURED_APART))
+@with_flags(without=("auto_tune_shapes", "batch_size", "mask_size", "save", "streams", *_MEASURED_APART, *_PICTURED))
 def evaluate(
     bundle: BundleArgument,
     second: _SecondColumn,
@@ -200,6 +216,7 @@ def evaluate(
         raise OptionError("give either the images, or a --sample that names them", option="images")
     if bool(masks) == bool(labels.annotations):
         raise OptionError("give the labels of the images, either --masks or --annotations", option="masks")
+    labels.require_effect()
     sample = None if labels.sample is None else read_sample(labels.sample)
     recursive = labels.pictures.recursive
     require_folders(images or [], recursive=recursive)
@@ -263,6 +280,13 @@ def evaluate(
                 _show_temperature(temperature)
 
 
+def _tell_unjudged(evaluation: Evaluation) -> None:
+    left_out = evaluation.unjudged
+    if left_out:
+        named = ", ".join(map(shown, left_out[:_NAMED_AT_MOST])) + (", …" if len(left_out) > _NAMED_AT_MOST else "")
+        say(f"{len(left_out)} of the images have no pixel that is judged, and are left out: {named}")
+
+
 def _tell_uncorrected(evaluation: Evaluation) -> None:
     """Say that annotations may be those that `pseg annotate` wrote, which nobody has corrected yet."""
     first = evaluation.scores[0]
@@ -304,6 +328,12 @@ def _evaluate(
         if labels.fit_temperature is not None:
             predictors[0].score_scale()  # refuses networks that state no confidence, before there is work to lose
         evaluation = evaluate_predictors(predictors, labelled("evaluating"))
+        _tell_unjudged(evaluation)
+        if predictors[0].profile is not None and any(each.profile is None for each in predictors[1:]):
+            say(
+                "the first column runs as the tuned profile of its bundle says, and the second does not: name runtime, "
+                "provider and precision for both, so that they differ in nothing else"
+            )
         if not labels.allow_missing_classes:
             require_labelled_classes(evaluation)
         if sample is not None and labels.annotations:
@@ -343,6 +373,7 @@ def _record(
     first = evaluation.scores[0]
     record: dict[str, object] = {
         "images": first.images,
+        "unjudged": list(evaluation.unjudged),
         "pixels": first.pixels,
         "results": results,
         "difference": difference,
@@ -373,7 +404,7 @@ def _measures(score: Score) -> _Measures:
 
 
 def _difference(first: _Measures, second: _Measures) -> _Measures:
-    """The second minus the first."""
+    """The second minus the first; of the mean IoU, over the classes that have one in both."""
 
     def subtracted(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> dict[str, float | None]:
         return {
@@ -381,10 +412,10 @@ def _difference(first: _Measures, second: _Measures) -> _Measures:
             for name, before in one.items()
         }
 
-    return _Measures(
-        subtracted(first.together, second.together),
-        [subtracted(one, other) for one, other in zip(first.of_classes, second.of_classes, strict=True)],
-    )
+    of_classes = [subtracted(one, other) for one, other in zip(first.of_classes, second.of_classes, strict=True)]
+    ious = [each["iou"] for each in of_classes if each["iou"] is not None]
+    together = subtracted(first.together, second.together)
+    return _Measures({**together, "miou": sum(ious) / len(ious) if ious else None}, of_classes)
 
 
 def _by_class(classes: Sequence[SegmentationClass], measures: _Measures) -> dict[str, object]:
@@ -395,15 +426,22 @@ def _by_class(classes: Sequence[SegmentationClass], measures: _Measures) -> dict
 
 
 def _image_table(evaluation: Evaluation) -> bytes:
-    """A row per image: its own IoU of every class, and the cover as it was labelled and as it was found."""
+    """A row per image: its own IoU of every class, and the cover as it was labelled and as it was found.
+
+    The names of what the second column found begin with `against_`.
+    """
     names = [f"{index}_{each.name}" for index, each in enumerate(evaluation.classes)]
     measures = ("iou", "labelled_cover", "found_cover")
-    columns = ["image", "pixels", "miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
+    measured = ["miou", "accuracy", *(f"{measure}_{name}" for measure in measures for name in names)]
+    columns = ["image", "pixels", *measured]
+    if len(evaluation.scores) > 1:
+        columns += [f"against_{name}" for name in measured if not name.startswith("labelled_cover_")]
     rows: list[list[object]] = []
-    for each in evaluation.scores[0].per_image:
-        of_classes = (*each.class_iou, *each.labelled_cover, *each.found_cover)
-        cells = [None if value is None else round(value, 6) for value in (each.miou, each.accuracy, *of_classes)]
-        rows.append([each.image, each.pixels, *cells])
+    for first, *others in zip(*(score.per_image for score in evaluation.scores), strict=True):
+        values = [first.miou, first.accuracy, *first.class_iou, *first.labelled_cover, *first.found_cover]
+        for each in others:
+            values += [each.miou, each.accuracy, *each.class_iou, *each.found_cover]
+        rows.append([first.image, first.pixels, *(None if value is None else round(value, 6) for value in values)])
     return csv_table(columns, rows)
 
 
@@ -438,6 +476,9 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
         "mean IoU: every class counts once; accuracy, IoU, precision, recall and F1: every labelled pixel of all "
         "images counts once; cover errors: every image counts once"
     )
+    sets = {tuple(iou is None for iou in score.class_iou) for score in evaluation.scores}
+    if len(sets) > 1:
+        console.print("difference of the mean IoU: over the classes that have an IoU in both columns")
 
 
 def _show_accuracy(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) -> None:

@@ -121,6 +121,66 @@ def test_one_label_of_two_classes_is_refused(bundle: Path, folders: tuple[object
     )
 
 
+def test_bundles_of_different_classes_are_refused(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    other = bundle_folder(tmp_path / "other", classes=[CLASSES[0], {**CLASSES[1], "name": "algae"}, CLASSES[2]])
+    told = refusal(bundle, *folders, "--against", other)
+    assert "different classes (red, green, blue; red, algae, blue)" in " ".join(told.split())
+    unnamed = bundle_folder(tmp_path / "unnamed", classes=[])
+    assert len(evaluated(bundle, *folders, "--against", unnamed)["results"]) == 2
+
+
+def test_the_mean_iou_differs_over_the_classes_of_both_columns(bundle: Path, tmp_path: Path) -> None:
+    """Nothing is green: the first bundle finds none, the other one calls everything red green, with an IoU of 0."""
+    picture(tmp_path / "images" / "1.jpg", [[0, 0], [2, 2]])
+    mask(tmp_path / "masks" / "1.png", [[0, 2], [2, 2]])
+    named = ("--images", tmp_path / "images", "--masks", tmp_path / "masks", "--allow-missing-classes")
+    other = swapped_bundle(tmp_path / "other")
+    record = evaluated(bundle, *named, "--against", other)
+    first, second = record["results"]
+    # Red: one square of two found; blue: two of three.
+    assert first["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert second["miou"] == pytest.approx((0 + 0 + 2 / 3) / 3)
+    assert by_name(record["difference"], "iou") == {"red": pytest.approx(-1 / 2), "green": None, "blue": 0}
+    assert record["difference"]["miou"] == pytest.approx((-1 / 2 + 0) / 2)
+    told = "difference of the mean IoU: over the classes that have an IoU in both columns"
+    assert told in evaluate(bundle, *named, "--against", other).stdout
+    assert told not in evaluate(bundle, *named).stdout
+
+
+def test_images_that_nothing_judges_are_told(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    empty = picture(tmp_path / "images" / "3.jpg", [[1, 1]])
+    mask(tmp_path / "masks" / "3.png", [[255, 255]])
+    result = evaluate(bundle, *folders, "--json")
+    record = json.loads(result.stdout)
+    assert (record["images"], record["unjudged"]) == (2, [str(empty)])
+    assert "1 of the images have no pixel that is judged, and are left out" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("option", [("--label-names", "red=green"), ("--unlabelled", "red")])
+def test_options_of_annotations_do_not_go_with_masks(
+    option: tuple[str, str], bundle: Path, folders: tuple[object, ...]
+) -> None:
+    assert f"{option[0]}: it is for annotations" in " ".join(refusal(bundle, *folders, *option).split())
+
+
+def test_options_of_masks_do_not_go_with_annotations(bundle: Path, folders: tuple[object, ...]) -> None:
+    told = refusal(bundle, *folders[:2], "--annotations", "absent.json", "--label-values", "0=1")
+    assert "--label-values: it is for masks" in " ".join(told.split())
+
+
+def test_the_rows_of_images_hold_both_columns(bundle: Path, folders: tuple[object, ...], tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    evaluated(bundle, *folders, "--against", swapped_bundle(tmp_path / "other"), "--csv", table)
+    first, second = csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines())
+    assert (first["found_cover_0_red"], first["against_found_cover_0_red"]) == ("0.5", "0.5")
+    # Of the second image, two of three squares are labelled red; the other bundle finds green there.
+    assert (second["labelled_cover_0_red"], second["found_cover_0_red"]) == ("0.666667", "0.666667")
+    assert second["against_found_cover_0_red"] == "0.0"
+    assert second["against_found_cover_1_green"] == "0.666667"
+    assert (second["accuracy"], second["against_accuracy"]) == ("1.0", "0.333333")
+    assert "against_labelled_cover_0_red" not in second
+
+
 def test_two_precisions_of_one_bundle(folders: tuple[object, ...], tmp_path: Path) -> None:
     both = bundle_folder(tmp_path / "both")
     wrong = swapped_bundle(tmp_path / "wrong") / "onnx" / "fp32" / "model.onnx"
