@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.bundle.archive import unpack
 from engine.bundle.deploy_yaml import parse_transforms
@@ -25,7 +25,7 @@ from engine.bundle.kinds import (
 from engine.errors import BundleError, UnsupportedTransformError
 from engine.options import Precision
 from engine.system.files import advice_on_missing, scratch_folder
-from engine.system.settings_files import SettingsError, first_problem, read_json, read_yaml, shown_value
+from engine.system.settings_files import SettingsError, first_problem, read_json, read_record, read_yaml, shown_value
 from engine.transforms import MAX_SIDE, Transform
 
 Color = tuple[int, int, int]
@@ -531,7 +531,7 @@ def _find_onnx(folder: Path) -> tuple[OnnxModel, ...]:
 
 def _original_of(path: Path, digest: str) -> str | None:
     try:
-        certificate = _CertificateRecord.model_validate(read_json(path.with_name(CERTIFICATE)))
-    except (SettingsError, ValidationError):
+        certificate = read_record(path.with_name(CERTIFICATE), TypeAdapter(_CertificateRecord))
+    except SettingsError:
         return None
     return certificate.report.reference.model if certificate.model_digest == digest else None

@@ -11,11 +11,11 @@ from typing import Annotated, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from engine.errors import OptionError
 from engine.images.statistics import PictureStatistics
-from engine.system.settings_files import SettingsError, first_problem, read_json
+from engine.system.settings_files import SettingsError, read_record
 from engine.system.text import json_text
 
 _log = logging.getLogger(__name__)
@@ -136,9 +136,6 @@ def require_reference(folder: Path) -> Reference | None:
     if not path.is_file():
         return None
     try:
-        return Reference(_file().validate_python(read_json(path)))
+        return Reference(read_record(path, _file()))
     except SettingsError as error:
-        reason = f"it {error}"
-    except ValidationError as error:
-        reason = first_problem(error)
-    raise OptionError(f"{STATISTICS_NAME} is ignored ({reason})")
+        raise OptionError(f"{STATISTICS_NAME} is ignored: it {error}") from error

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from engine.bundle.bundle import Bundle
 from engine.errors import OptionError
@@ -27,7 +27,7 @@ from engine.options import (
 )
 from engine.system.libraries import installed_versions
 from engine.system.machine.hardware import Host, this_host
-from engine.system.settings_files import SettingsError, first_problem, read_json
+from engine.system.settings_files import SettingsError, read_record
 
 PROFILE_NAME = "profile.json"
 """What the profile is called that a bundle carries."""
@@ -155,12 +155,12 @@ def profile_json(profile: Profile) -> bytes:
 def read_profile(path: Path) -> Profile:
     """Read a profile; whether it may be obeyed is not known yet. OptionError if it cannot be read, or is none."""
     try:
-        return _profile_type().validate_python(read_json(path, _MOST_BYTES))
+        return read_record(path, _profile_type(), _MOST_BYTES)
     except SettingsError as error:
-        raise OptionError(f"{path}: is not a tuned profile: it {error}; name a file that `pseg tune` wrote") from error
-    except (ValidationError, OptionError) as error:
-        told = first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise OptionError(f"{path}: is not a tuned profile ({told}): make it again with `pseg tune`") from error
+        told = f"it {error}"
+    except OptionError as error:
+        told = str(error)
+    raise OptionError(f"{path}: is not a tuned profile ({told}): make it again with `pseg tune`")
 
 
 def _told(versions: Mapping[str, str]) -> str:

@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from engine.errors import BundleError
-from engine.system.settings_files import SettingsError, first_problem, read_json
+from engine.system.settings_files import SettingsError, read_record
 from engine.system.text import json_text
 
 TEMPERATURE_NAME: Final = "temperature.json"
@@ -45,9 +45,6 @@ def read_temperature(folder: Path) -> Temperature | None:
     if not path.is_file():
         return None
     try:
-        return _file().validate_python(read_json(path))
+        return read_record(path, _file())
     except SettingsError as error:
-        reason = f"it {error}"
-    except ValidationError as error:
-        reason = first_problem(error)
-    raise BundleError(f"{TEMPERATURE_NAME} cannot be used ({reason}): remove it, or fit it again with pseg evaluate")
+        raise BundleError(f"{TEMPERATURE_NAME} {error}: remove it, or fit it again with `pseg evaluate`") from error

@@ -20,7 +20,7 @@ from engine.system.text import legible
 from engine.system.validation import fault_of, states_value
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
 MOST_YAML_BYTES: Final = 256 << 10
 """PyYAML takes seconds, and a thousand times the memory, for a text of this size."""
@@ -41,6 +41,7 @@ _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHOWN_CHARACTERS
 _Key = TypeVar("_Key", bound=Hashable)
 _Number = TypeVar("_Number", int, float)
+_Value = TypeVar("_Value")
 
 
 class SettingsError(ValueError):
@@ -90,6 +91,16 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> object:
         return json.loads(text, object_pairs_hook=object_of_unique_keys)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"is not valid JSON: {error}{_hint_for(text)}") from error
+
+
+def read_record(path: Path, kind: "TypeAdapter[_Value]", most_bytes: int = MOST_JSON_BYTES) -> _Value:
+    """Read a JSON file of a known form; SettingsError, as of `read_json`, also if it holds something else."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.validate_python(read_json(path, most_bytes))
+    except ValidationError as error:
+        raise SettingsError(f"holds something else ({first_problem(error)})") from error
 
 
 def object_of_unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

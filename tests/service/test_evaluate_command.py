@@ -513,7 +513,7 @@ def test_a_temperature_is_fitted_kept_in_a_copy_and_used(tmp_path: Path) -> None
         cli.app, ["predict", str(original), str(tmp_path / "images" / "0.png"), "--save", "confidence"]
     )
     assert refused.exit_code == ExitStatus.UNUSABLE_MODEL
-    assert "temperature.json cannot be used" in refused.stderr
+    assert "temperature.json holds something else" in refused.stderr
 
 
 def test_labels_that_are_refused_leave_no_copy_with_a_temperature(tmp_path: Path) -> None:
