@@ -21,8 +21,8 @@ class Merged:
     """Several ledgers as one; `content` is not written yet.
 
     `missing` counts images that no ledger knows; `missing_shards` are those of which no ledger was given, in the
-    numbering that the given ones have; `duplicates` are positions of images that more than one ledger calls done,
-    `contradictory` those of them whose covers differ.
+    numbering that the given ones have; `duplicates` are positions of images that ledgers of more than one folder call
+    done, `contradictory` those of them whose covers differ.
     """
 
     content: LedgerContent
@@ -50,7 +50,7 @@ class Merged:
 def find_ledgers(places: Sequence[Path]) -> list[Path]:
     """Find the ledgers that files and folders name; LedgerError where a folder holds none.
 
-    Of a folder the ledgers of shards are taken, or if there are none, that of a whole run.
+    Of a folder the ledgers of shards are taken, and that of a whole run, which may hold what was done after a merge.
     """
     found: list[Path] = []
     for place in places:
@@ -86,17 +86,19 @@ def merge_ledgers(paths: Sequence[Path], out: Path) -> Merged:
             if known is None:
                 chosen[entry.position] = content, entry
                 continue
-            if not known[1].failed and not entry.failed and content is not there:
+            joined = content is there or content.folder == known[0].folder
+            if not known[1].failed and not entry.failed and not joined:
                 duplicates.add(entry.position)
                 if known[1].record["cover"] != entry.record["cover"]:
                     contradictory.add(entry.position)
             if supersedes(entry, known[1]):
                 chosen[entry.position] = content, entry
     entries = [_seen_from(out, *chosen[position]) for position in sorted(chosen)]
+    missing = first.run.images - len(chosen)
     return Merged(
         LedgerContent(target, replace(first.run, shard=None), entries, () if there is None else there.aside),
-        first.run.images - len(chosen),
-        _missing_shards([content for content in contents if content is not there]),
+        missing,
+        _missing_shards(contents) if missing else [],
         sorted(duplicates),
         sorted(contradictory),
     )
@@ -115,13 +117,13 @@ def _require_same(first: LedgerContent, other: LedgerContent) -> None:
 
 
 def _seen_from(out: Path, content: LedgerContent, entry: Entry) -> Entry:
-    folder = os.path.relpath(os.path.realpath(content.path.parent), os.path.realpath(out))
+    folder = os.path.relpath(content.folder, os.path.realpath(out))
     return replace(entry, pictures=tuple(os.path.normpath(os.path.join(folder, name)) for name in entry.pictures))  # noqa: PTH118
 
 
 def _missing_shards(contents: Sequence[LedgerContent]) -> list[Shard]:
     shards = [parse_shard(content.run.shard) for content in contents if content.run.shard is not None]
-    if len(shards) < len(contents) or len({shard.count for shard in shards}) != 1:
+    if len({shard.count for shard in shards}) != 1:
         return []
     given = {shard.index for shard in shards}
     return [Shard(index, shards[0].count) for index in range(1, shards[0].count + 1) if index not in given]

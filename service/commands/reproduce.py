@@ -115,7 +115,7 @@ def _ledger_of(named: Path) -> LedgerContent:
         return read_ledger(named)
     found = ledgers_in(named)
     if len(found) > 1:
-        raise OptionError(f"{named} holds {len(found)} ledgers of shards: name one of them")
+        raise OptionError(f"{named} holds {len(found)} ledgers: name one of them")
     return read_ledger(found[0] if found else ledger_path(named, None))
 
 

@@ -10,6 +10,10 @@ Who resumes writes the ledger anew, atomically, with the lines that hold for thi
 they may hold for a later one, with the options that they were made with or the list that they belong to. Before a
 picture takes the place of one that is put aside, a line says so. A lock on the file keeps two runs from writing one
 ledger.
+
+A folder may hold several ledgers: of shards, of shards of another number, and of whole runs. A run whose pictures take
+the place of those that another ledger tells of removes them from that ledger first, so that no two ledgers of a folder
+tell of one picture otherwise.
 """
 
 import errno
@@ -18,8 +22,10 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, NotRequired, TypeVar
@@ -69,6 +75,8 @@ _FIELD = "ledger"
 _REPLACED = "replaced"
 _BEGIN_AGAIN = "give the command of that run again, or remove the file"
 _NO_RUN = "is empty: a run was stopped as it began"
+_PATIENCE_S = 30.0  # shards that begin together may each have to change one ledger
+_ASKED_EVERY_S = 0.1
 _PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 
 _Result = Result[ImageTask, Path | None]
@@ -159,6 +167,11 @@ class LedgerContent:
     entries: Sequence[Entry]
     aside: Sequence[Entry] = ()
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies, without links."""
+        return self.path.parent.resolve()
+
 
 def ledger_path(folder: Path, shard: Shard | None) -> Path:
     """Name the ledger of a run.
@@ -174,11 +187,23 @@ def read_ledger(path: Path) -> LedgerContent:
 
     Raises LedgerError, which names file and line, where it cannot be read or is no ledger.
     """
+    with _reading(path) as file:
+        return _content_of(path, file)
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[BinaryIO]:
     try:
         with open(path, "rb", opener=open_regular) as file:
-            return _content_of(path, file)
+            yield file
     except OSError as error:
         raise LedgerError(path, f"cannot be read ({error.strerror}): name a ledger of `pseg predict`") from error
+
+
+def _run_in(path: Path, file: BinaryIO) -> Run:
+    for number, line in _lines(path, file):
+        return _parsed(path, number, line, _run_from)
+    raise LedgerError(path, f"{_NO_RUN}: {_BEGIN_AGAIN}")
 
 
 def _content_of(path: Path, file: BinaryIO) -> LedgerContent:
@@ -346,28 +371,38 @@ def open_ledger(
     """Begin a ledger, or with `resume` go on with the one that is there, as far as its entries still hold.
 
     `overwrite` permits to replace the results of a run with another bundle, other options or other images. Without
-    `keep` nothing is written and everything is done. Raises LedgerError where what is to be resumed is no ledger, it
-    cannot be written, another run is writing it, or pictures of images that are not among these, or of another run,
-    would be replaced.
+    `keep` nothing is written and everything is done. What other ledgers of the folder say of pictures that will be
+    replaced is removed from them. Raises LedgerError where what is to be resumed is no ledger, it cannot be written,
+    another run is writing it or one of those, or pictures of images that are not among these, or of another run, would
+    be replaced.
     """
     if not keep:
         yield Ledger(run, listing, provenance)
         return
     path = ledger_path(folder, listing.shard)
     known = _Known({}, [], [])
+    stems = {task.stem.casefold() for _, task in listing.mine}
+    outdated: list[LedgerContent] = []
+    with ExitStack() as lasting:
+        with ExitStack() as held:
 
-    def entries(before: BinaryIO) -> Iterable[Entry]:
-        nonlocal known
-        if resume:
-            known = _still_finished(path, before, run, listing)
-        elif not overwrite:
-            _require_same_run(path, before, run)
-            for other in {folder / "ledger.jsonl", *folder.glob("ledger.*-of-*.jsonl")} - {path}:
-                with suppress(FileNotFoundError), open(other, "rb", opener=open_regular) as file:
-                    _require_same_run(other, file, run)
-        return [*known.finished.values(), *known.aside]
+            def entries(before: BinaryIO) -> Iterable[Entry]:
+                nonlocal known
+                others = list(_other_ledgers(path, run, listing, tolerant=overwrite))
+                if resume:
+                    known = _still_finished(path, before, run, listing, others)
+                elif not overwrite:
+                    own = [_content_of(path, before)] if os.fstat(before.fileno()).st_size else []
+                    for content in (*own, *others):
+                        _require_same_run(content, run)
+                replaced = _stems_replaced(run, listing, known.finished)
+                outdated.extend(_hold_outdated(held, others, run, replaced, stems))
+                return [*known.finished.values(), *known.aside]
 
-    with _replaced(path, run, entries) as file:
+            file = lasting.enter_context(_replaced(path, run, entries))
+            # Behind this run's own ledger, which now has what it took from them.
+            for content in outdated:
+                _write_rest(content, stems)
         aside = frozenset(entry.stem.casefold() for entry in known.aside)
         yield Ledger(run, listing, provenance, known.finished, known.notes, aside, path, file)
 
@@ -384,26 +419,108 @@ def write_ledger(content: LedgerContent) -> None:
 def _replaced(path: Path, run: Run, entries: Callable[[BinaryIO], Iterable[Entry]]) -> BinaryIO:
     """Write a ledger anew, made of what is there, and keep it open and locked behind its content."""
     with _locked(path) as before:
-        kept = entries(before)
-        try:
-            with atomic_file(path) as temporary:
-                temporary.write(_json_line({_FIELD: _FORMAT, **asdict(run)}))
-                temporary.writelines(entry.line() for entry in kept)
-                temporary.flush()
-                # A second handle on the same opening: the lock lives as long as it does.
-                file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
-                _lock(path, file)
-        except OSError as error:
-            raise _unwritable(path, str(error.strerror)) from error
+        return _written_anew(path, run, entries(before))
+
+
+def _written_anew(path: Path, run: Run, entries: Iterable[Entry]) -> BinaryIO:
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write(_json_line({_FIELD: _FORMAT, **asdict(run)}))
+            temporary.writelines(entry.line() for entry in entries)
+            temporary.flush()
+            # A second handle on the same opening: the lock lives as long as it does.
+            file = os.fdopen(os.dup(temporary.fileno()), "wb", buffering=0)
+            _lock(path, file)
+    except OSError as error:
+        raise _unwritable(path, str(error.strerror)) from error
     return file
 
 
+def _other_ledgers(path: Path, run: Run, listing: Listing, *, tolerant: bool) -> Iterator[LedgerContent]:
+    """Read the other ledgers of a folder, except those of the other shards of this run.
+
+    `tolerant`: what cannot be read is named and left as it is.
+    """
+    for other in ledgers_in(path.parent):
+        if other == path or not _file_bytes(other):
+            continue
+        try:
+            with _reading(other) as file:
+                if not _is_other_shard(_run_in(other, file), run, listing):
+                    yield _content_of(other, file)
+        except LedgerError as error:
+            if not os.path.lexists(other):
+                continue  # a run that replaces it, too, was faster
+            if not tolerant:
+                raise
+            _log.warning("%s: it may tell of pictures that are replaced now: remove it", error)
+
+
+def _is_other_shard(other: Run, run: Run, listing: Listing) -> bool:
+    """Whether it is another shard of one run, so that both have no image in common."""
+    if listing.shard is None or other.shard is None or (other.digest, other.listing) != (run.digest, run.listing):
+        return False
+    shard = parse_shard(other.shard)
+    return shard.count == listing.shard.count and shard.index != listing.shard.index
+
+
+def _stems_replaced(run: Run, listing: Listing, finished: Mapping[int, Entry]) -> frozenset[str]:
+    """The stems, without letter case, of pictures that a run will write."""
+    if not run.options.get("save") and not run.options.get("vectors"):
+        return frozenset()
+    return frozenset(task.stem.casefold() for position, task in listing.mine if position not in finished)
+
+
+def _hold_outdated(
+    held: ExitStack, others: Iterable[LedgerContent], run: Run, replaced: Set[str], stems: Set[str]
+) -> Iterator[LedgerContent]:
+    """Lock the ledgers that tell of what will be replaced, and yield what is left of them.
+
+    `stems`, without letter case, are those of all images of the run.
+    """
+    for other in others:
+        if not _is_outdated(other, run, replaced, stems):
+            continue
+        file = held.enter_context(_locked(other.path, _PATIENCE_S))
+        # As it is by now; empty where somebody else has removed it.
+        is_there = os.fstat(file.fileno()).st_size > 0
+        content = _content_of(other.path, file) if is_there else replace(other, entries=(), aside=())
+        entries, aside = (
+            [entry for entry in each if not (entry.pictures and entry.stem.casefold() in replaced)]
+            for each in (content.entries, content.aside)
+        )
+        yield replace(content, entries=entries, aside=aside)
+
+
+def _is_outdated(other: LedgerContent, run: Run, replaced: Set[str], stems: Set[str]) -> bool:
+    told = [*other.entries, *other.aside]
+    if not told:
+        # Of the same images and made otherwise, it would be in the way of those who join ledgers.
+        return other.run.listing == run.listing and other.run.digest != run.digest
+    if any(entry.pictures and entry.stem.casefold() in replaced for entry in told):
+        return True
+    # A whole run that does anything has all of it in its own ledger.
+    return run.shard is None and bool(replaced) and _tells_only_of(other, stems)
+
+
+def _tells_only_of(content: LedgerContent, stems: Set[str]) -> bool:
+    return all(entry.stem.casefold() in stems for entry in (*content.entries, *content.aside))
+
+
+def _write_rest(content: LedgerContent, stems: Set[str]) -> None:
+    """Write what is left of a ledger that is locked; of one that tells of these stems alone nothing is left."""
+    if _tells_only_of(content, stems):
+        content.path.unlink(missing_ok=True)
+    else:
+        _written_anew(content.path, content.run, [*content.entries, *content.aside]).close()
+
+
 @contextmanager
-def _locked(path: Path) -> Generator[BinaryIO]:
+def _locked(path: Path, patience_s: float = 0) -> Generator[BinaryIO]:
     """The file at a path, made if absent, for nobody else; where an error ends the block, no empty one is left."""
     while True:
         with _opened(path) as file:
-            _lock(path, file)
+            _lock(path, file, patience_s)
             # Who held it before may have put another file in its place.
             if _is_at(path, file):
                 try:
@@ -433,13 +550,20 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
     return False
 
 
-def _lock(path: Path, file: BinaryIO) -> None:
-    try:
-        lock_alone(file)
-    except BlockingIOError as error:
-        raise LedgerError(
-            path, "is in use: another run is writing its results there: wait for it, or name another folder with --out"
-        ) from error
+def _lock(path: Path, file: BinaryIO, patience_s: float = 0) -> None:
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            lock_alone(file)
+        except BlockingIOError as error:
+            if time.monotonic() < until:
+                time.sleep(_ASKED_EVERY_S)
+                continue
+            raise LedgerError(
+                path,
+                "is in use: another run is writing its results there: wait for it, or name another folder with --out",
+            ) from error
+        return
 
 
 def _unwritable(path: Path, reason: str) -> LedgerError:
@@ -455,63 +579,84 @@ class _Known:
     notes: Sequence[str]
 
 
-def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing) -> _Known:
-    if not os.fstat(file.fileno()).st_size:
-        return _Known({}, [], [f"nothing to resume: there was no {path}"])
-    content = _content_of(path, file)
-    entries = [*content.aside, *content.entries]
+def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing, others: Sequence[LedgerContent]) -> _Known:
+    own = _content_of(path, file) if os.fstat(file.fileno()).st_size else None
+    own_entries = [] if own is None else [*own.aside, *own.entries]
+    entries = [*(entry for other in others for entry in (*other.aside, *other.entries)), *own_entries]
     listed = {_identity(task) for task in listing.tasks}
     strangers = [entry for entry in entries if entry.path not in listed]
-    known = {entry.path: entry for entry in entries}
-    gone = [entry for entry in strangers if _stamp(Path(entry.path)) == (None, None)]
-    moved = {(Path(entry.path).name, (entry.size_bytes, entry.modified_ns)): entry for entry in gone}
-    elsewhere: dict[str, Mapping[str, Entry]] = {}
+    known: dict[object, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        known[entry.path].append(entry)
+    for entry in strangers:
+        if _stamp(Path(entry.path)) == (None, None):
+            known[_moved(Path(entry.path), (entry.size_bytes, entry.modified_ns))].append(entry)
+    elsewhere: dict[str, Set[tuple[object, ...]]] = {}
 
     def entries_of(task: ImageTask) -> list[Entry]:
-        entry = known.get(_identity(task))
-        if entry is None and moved:
-            entry = moved.get((task.path.name, _stamp(task.path)))
-        return [] if entry is None else [entry]
+        return known.get(_identity(task)) or known.get(_moved(task.path, _stamp(task.path)), [])
 
     def changed(entry: Entry, task: ImageTask) -> str | None:
         return _change(entry, task, run, path.parent, elsewhere)
 
     resumed = resume(listing.mine, run.digest, entries_of, changed)
     used = {id(entry) for entry in resumed.finished.values()}
-    aside = [replace(entry, aside=True) for entry in entries if id(entry) not in used and not entry.failed]
-    strangers = [entry for entry in strangers if id(entry) not in used and entry.pictures]
+    done = {entry.stem for entry in resumed.finished.values()}
+    aside = [replace(entry, aside=True) for entry in own_entries if id(entry) not in used and not entry.failed]
+    strangers = [entry for entry in strangers if entry.stem not in done and entry.pictures]
     pending = [task for position, task in listing.mine if position not in resumed.finished]
     require_pictures_kept(strangers, pending, lambda picture: str(path.parent / picture))
-    notes = resumed.notes()
+    replaced = _stems_replaced(run, listing, resumed.finished)
+    for other in others:
+        _require_none_replaced(other, run, replaced)
+    nothing = own is None and not resumed.finished
+    notes = [f"nothing to resume: there was no {path}"] if nothing else resumed.notes()
     if strangers:
         notes.append(f"{len(strangers)} that were done earlier are not among these images, and are left as they are")
-    if content.run.digest != run.digest:
-        changes = "; ".join(run.changes_since(content.run))
-        replaced = resumed.again.get(OTHER_OPTIONS, 0)
-        notes.insert(0, f"bundle or options have changed ({changes}); earlier results that are replaced: {replaced}")
+    if own is not None and own.run.digest != run.digest:
+        changes = "; ".join(run.changes_since(own.run))
+        again = resumed.again.get(OTHER_OPTIONS, 0)
+        notes.insert(0, f"bundle or options have changed ({changes}); earlier results that are replaced: {again}")
     tasks = dict(listing.mine)
     finished = {at: _as_of_now(entry, at, tasks[at], path.parent) for at, entry in resumed.finished.items()}
     return _Known(finished, aside, notes)
 
 
-def _require_same_run(path: Path, file: BinaryIO, run: Run) -> None:
-    """The same bundle, options and images may run again; other results are not replaced unless that is asked for."""
-    if not os.fstat(file.fileno()).st_size:
+def _moved(path: Path, stamp: tuple[int | None, int | None]) -> tuple[str, tuple[int | None, int | None]]:
+    """What a file that was moved is known by."""
+    return path.name, stamp
+
+
+def _require_none_replaced(other: LedgerContent, run: Run, replaced: Set[str]) -> None:
+    """What another ledger tells of is replaced image by image only with the bundle and the options that it tells of."""
+    if other.run.digest == run.digest:
         return
-    content = _content_of(path, file)
+    kept = [entry for entry in other.entries if entry.stem.casefold() in replaced and _has_picture(other, entry)]
+    if kept:
+        raise LedgerError(
+            other.path,
+            f"tells of {len(kept)} of these images, made otherwise ({'; '.join(run.differences(other.run))}): give the "
+            "options of that run, name another folder, or replace its results all at once with --overwrite in place "
+            "of --resume",
+        )
+
+
+def _has_picture(content: LedgerContent, entry: Entry) -> bool:
+    return any(_file_bytes(content.path.parent / name) is not None for name in entry.pictures)
+
+
+def _require_same_run(content: LedgerContent, run: Run) -> None:
+    """The same bundle, options and images may run again; other results are not replaced unless that is asked for."""
     if (content.run.digest, content.run.listing) == (run.digest, run.listing):
         return
-    kept = sum(
-        any(_file_bytes(path.parent / name) is not None for name in entry.pictures)
-        for entry in (*content.entries, *content.aside)
-    )
+    kept = sum(_has_picture(content, entry) for entry in (*content.entries, *content.aside))
     if kept:
         others = "; ".join(run.differences(content.run)) or "other images"
-        raise LedgerError.of_another_run(path.parent, kept, others)
+        raise LedgerError.of_another_run(content.path.parent, kept, others)
 
 
 def _change(
-    entry: Entry, task: ImageTask, run: Run, folder: Path, elsewhere: dict[str, Mapping[str, Entry]]
+    entry: Entry, task: ImageTask, run: Run, folder: Path, elsewhere: dict[str, Set[tuple[object, ...]]]
 ) -> str | None:
     if (entry.size_bytes, entry.modified_ns) != _stamp(task.path):
         return "the image was changed"
@@ -545,18 +690,19 @@ def _place_of_pictures(entry: Entry, task: ImageTask, run: Run) -> str | None:
     return None
 
 
-def _is_known_there(entry: Entry, folder: Path, place: str, elsewhere: dict[str, Mapping[str, Entry]]) -> bool:
+def _is_known_there(entry: Entry, folder: Path, place: str, elsewhere: dict[str, Set[tuple[object, ...]]]) -> bool:
     """Whether the run that made pictures in another folder, whose ledger was merged into this one, tells of them."""
     if place not in elsewhere:
-        known: dict[str, Entry] = {}
+        known: set[tuple[object, ...]] = set()
         for ledger in ledgers_in(folder / place):
             with suppress(LedgerError):
-                known.update((each.path, each) for each in read_ledger(ledger).entries)
+                known.update(_told(each, each.pictures) for each in read_ledger(ledger).entries)
         elsewhere[place] = known
-    there = elsewhere[place].get(entry.path)
-    pictures = tuple(name.removeprefix(place) for name in entry.pictures)
-    told = (entry.digest, entry.stem, pictures, entry.picture_bytes)
-    return there is not None and (there.digest, there.stem, there.pictures, there.picture_bytes) == told
+    return _told(entry, tuple(name.removeprefix(place) for name in entry.pictures)) in elsewhere[place]
+
+
+def _told(entry: Entry, pictures: tuple[str, ...]) -> tuple[object, ...]:
+    return entry.path, entry.digest, entry.stem, pictures, entry.picture_bytes
 
 
 def _file_bytes(path: Path) -> int | None:
@@ -580,13 +726,13 @@ def begun_ledgers(folder: Path) -> list[Path]:
     if len(empty) == len(found):
         raise LedgerError(empty[0], f"{_NO_RUN}: {_BEGIN_AGAIN}")
     for path in empty:
-        _log.warning("%s %s, and its images count as missing: %s", path, _NO_RUN, _BEGIN_AGAIN)
+        _log.warning("%s %s, and images that no other ledger has count as missing: %s", path, _NO_RUN, _BEGIN_AGAIN)
     return [path for path in found if path not in empty]
 
 
 def ledgers_in(folder: Path) -> list[Path]:
-    """Find the ledgers of shards in a folder, or if there are none, that of a whole run."""
-    return sorted(folder.glob("ledger.*-of-*.jsonl")) or sorted(folder.glob("ledger.jsonl"))
+    """Find the ledgers in a folder: those of shards, then that of a whole run."""
+    return [*sorted(folder.glob("ledger.*-of-*.jsonl")), *folder.glob("ledger.jsonl")]
 
 
 def _as_of_now(entry: Entry, position: int, task: ImageTask, folder: Path) -> Entry:

@@ -98,7 +98,8 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
 
     With `as_masks` the classes are those of the masks, by their values, and covers those of whole pictures; otherwise
     classes that were left out are no classes, and covers are those of the region of interest. Raises LedgerError where
-    one cannot be read, its classes are not those of the others, or no picture has a cover.
+    one cannot be read, contradicts another one of its folder, its classes are not those of the others, or no picture
+    has a cover.
     """
     contents = [read_ledger(path) for path in ledgers]
     chosen: dict[str, tuple[LedgerContent, Entry]] = {}
@@ -107,7 +108,10 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         for entry in content.entries:
             known = chosen.get(entry.path)
             if known is not None and not known[1].failed and not entry.failed:
-                repeated.add(entry.path)
+                if content.folder != known[0].folder:
+                    repeated.add(entry.path)
+                elif entry.digest != known[1].digest:
+                    raise _contradiction(known[0], content, entry)
             if known is None or supersedes(entry, known[1]):
                 chosen[entry.path] = content, entry
     classes: list[SurveyClass] | None = None
@@ -139,6 +143,16 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         raise LedgerError(ledgers[0], _without_masks(reasons, _missing(contents)))
     runs = [content.run for content in contents]
     return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)), names, runs)
+
+
+def _contradiction(one: LedgerContent, other: LedgerContent, entry: Entry) -> LedgerError:
+    """The mask is that of the later run, and nothing tells which of the two that is."""
+    return LedgerError(
+        one.path,
+        f"and {other.path} both tell of {entry.name}, made otherwise ({'; '.join(one.run.differences(other.run))}), "
+        "and one run has replaced the masks of the other: name the ledger of the later run, or predict again with "
+        "--overwrite",
+    )
 
 
 def named_reason(name: str, reason: str) -> str:
@@ -188,7 +202,7 @@ def _missing(contents: Sequence[LedgerContent]) -> int:
 
 def _listing_of(content: LedgerContent) -> tuple[Path, str]:
     """The folder of a ledger and the list of its images, which the shards of one run have in common."""
-    return content.path.parent.resolve(), content.run.listing
+    return content.folder, content.run.listing
 
 
 def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:
