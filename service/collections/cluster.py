@@ -29,7 +29,8 @@ from typing import Any, BinaryIO, cast
 
 from engine import Device, EngineError, ImageError, Prediction, Provenance, SourceImage, read_image
 from engine.bundle.archive import unpack
-from engine.images import ImageLimits
+from engine.images import ImageLimits, is_tiff
+from engine.rasters.options import TileOptions
 from engine.rasters.result import Result
 from engine.segmentation.palette import OverlayOptions
 from service.collections.cluster_ledger import ClusterEntry, RemoteTask, entry_of, read_batch, write_batch
@@ -89,15 +90,27 @@ class _Images:
     def read(self, task: RemoteTask) -> SourceImage:
         path = local_path(task.uri)
         if path is not None:
-            return read_image(path, **self.limits.values())
+            return self._photograph(path)
         with tempfile.NamedTemporaryFile(prefix="pseg-") as file:
             copy_to(cast("BinaryIO", file), task.uri, self.allowance)
             file.flush()
             try:
-                return read_image(Path(file.name), **self.limits.values())
+                return self._photograph(Path(file.name))
             except ImageError as error:
                 # The temporary path means nothing to whoever reads the message.
                 raise ImageError(str(error).replace(file.name, task.uri)) from error
+
+    def _photograph(self, path: Path) -> SourceImage:
+        if is_tiff(path):
+            from service.results.rasters import is_cut
+
+            if is_cut(path, None, TileOptions(), self.limits.max_pixels):
+                raise ImageError(
+                    f"{path}: is a raster (a TIFF that is georeferenced, or has more than {self.limits.max_pixels} "
+                    "pixels), and this command segments photographs only: give it to `pseg predict`, which cuts it "
+                    "into tiles and makes a map, or, with --as-photograph, treats it as a photograph"
+                )
+        return read_image(path, **self.limits.values())
 
 
 @dataclass(frozen=True, slots=True)

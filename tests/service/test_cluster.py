@@ -2,12 +2,16 @@
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine import Pipeline, Precision, RuntimeName, open_bundle
@@ -33,7 +37,7 @@ from service.results.resuming import LedgerError
 from tests.service.bundles import bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
 from tests.service.test_cover_options import FRAME, quadrat
-from tests.service.test_orthomosaics import csv_rows
+from tests.service.test_orthomosaics import csv_rows, geotiff
 from tests.standins.hostile_server import HostileServer
 
 pytest.importorskip("pyarrow", reason="pyarrow comes with ray: make development")
@@ -281,6 +285,48 @@ def test_images_that_cannot_be_had_are_rows(job: WorkerOptions, photos: list[Pat
     assert "packed for the transfer" in errors[1]
     assert errors[2].startswith(f"{uris[2]}: is not a JPEG")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.mask.png", "a.pseudo.png"]
+
+
+@pytest.mark.parametrize("fetched", [False, True], ids=["local", "downloaded"])
+def test_what_predict_treats_as_a_raster_is_refused_by_name(
+    job: WorkerOptions, tmp_path: Path, *, fetched: bool
+) -> None:
+    pixels = np.zeros((3, 40, 60), np.uint8)
+    pixels[0, :, 30:] = 200
+    folder = tmp_path / "in"
+    folder.mkdir()
+    maps = geotiff(folder / "map.tif", pixels, nodata=0)
+    halves(folder / "plain.tif", RED)
+    halves(folder / "large.tif", RED, size=(65, 32))
+    limited = replace(job, request=build_request(threads=1, save=frozenset({"mask"}), max_pixels=64 * 32 + 1))
+    paths = [maps, folder / "plain.tif", folder / "large.tif"]
+    with served(folder) if fetched else nullcontext("") as url:
+        uris = [f"{url}/{path.name}" if fetched else path.as_uri() for path in paths]
+        told = work(limited, {"uri": uris, "stem": ["map", "plain", "large"]})
+    assert told["status"] == ["failed", "ok", "failed"]
+    assert sorted(path.name for path in Path(job.out).glob("*.png")) == ["plain.mask.png"]
+    errors = [each.record["error"]["message"] for each in read_cluster_ledger(Folder(job.out)).entries if each.failed]
+    for uri, path, error in zip(uris[::2], paths[::2], errors, strict=True):
+        assert error.startswith(f"{uri if fetched else path}: is a raster")
+        assert "pseg predict" in error
+
+
+@contextmanager
+def served(folder: Path) -> Generator[str]:
+    """A folder on a web server of this machine: its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
