@@ -65,6 +65,7 @@ from service.commands.terminal import (
     tell,
 )
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
+from service.results.runs import options_of_classes, options_with_effect
 from service.session import Caches, caches_at, open_session
 from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
 from service.surveys.intervals import Estimate
@@ -267,7 +268,7 @@ def evaluate(
     with table_written(output.csv) as write_table:
         if output.csv is not None:
             write_table(_image_table(evaluation))
-        record = _record(evaluation, sources, provenances, accuracies, temperature)
+        record = _record(evaluation, columns, provenances, accuracies, temperature)
         if labels.out is not None:
             write_atomically(labels.out, json_text(record).encode() + b"\n")
         if output.json_lines:
@@ -348,7 +349,7 @@ def _evaluate(
 
 def _record(
     evaluation: Evaluation,
-    sources: Sequence[Path],
+    columns: Sequence[tuple[Path, PredictRequest]],
     provenances: Sequence[Provenance],
     accuracies: Sequence[SurveyAccuracy],
     temperature: Temperature | None,
@@ -363,9 +364,12 @@ def _record(
             **_by_class(evaluation.classes, measured),
             "confusion": score.confusion.tolist(),
             "per_image": [_image_record(each) for each in score.per_image],
+            "options": options_of_classes(options_with_effect(request, provenance.profile)),
             "provenance": asdict(provenance),
         }
-        for source, provenance, measured, score in zip(sources, provenances, measures, evaluation.scores, strict=True)
+        for (source, request), provenance, measured, score in zip(
+            columns, provenances, measures, evaluation.scores, strict=True
+        )
     ]
     for result, accuracy in zip(results, accuracies, strict=False):
         result["survey"] = accuracy_record(accuracy, evaluation.classes)

@@ -11,9 +11,11 @@ from typing import Any, cast
 from engine import Predictor
 from engine.cover.options import CoverOptions
 from engine.declaration import declared_options
+from engine.images import ImageLimits
 from engine.rasters.options import TileOptions
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.palette import OverlayOptions
+from engine.segmentation.prediction import MaskOptions
 from service.collections.sharding import Shard
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, distinct_stems
@@ -27,6 +29,11 @@ _STATED_APART = frozenset(
     each.name for group in (Averaging, CoverOptions, OverlayOptions) for each in declared_options(group)
 )
 """Options that a ledger states only where they are used."""
+_OF_CLASSES = frozenset(each.name for group in (ImageLimits, MaskOptions) for each in declared_options(group)) - {
+    "max_pixels",
+    "mask_size",
+}
+"""Options that the classes of a photograph's pixels depend on, besides its network, averaging and clean-up."""
 _OPTIONS = frozenset(each.name for group in (PredictRequest, TileOptions) for each in declared_options(group))
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
@@ -108,10 +115,20 @@ class Run:
 
     def _differing(self, other: "Run") -> Iterator[tuple[str, str, str]]:
         mine, theirs = ({"bundle": run.bundle[:8], **run.options} for run in (self, other))
-        for name in dict.fromkeys([*mine, *theirs]):
-            if mine.get(name) != theirs.get(name):
-                dashes = "--" if name in _OPTIONS else ""
-                yield dashes + name.replace("_", "-"), _shown(mine.get(name)), _shown(theirs.get(name))
+        return differing_options(mine, theirs)
+
+
+def differing_options(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name options that are not the same, in the command line's words, with both values."""
+    for name in dict.fromkeys([*mine, *theirs]):
+        if mine.get(name) != theirs.get(name):
+            dashes = "--" if name in _OPTIONS else ""
+            yield dashes + name.replace("_", "-"), _shown(mine.get(name)), _shown(theirs.get(name))
+
+
+def options_of_classes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what the classes of a photograph's pixels depend on from the options with effect."""
+    return {name: options.get(name) for name in sorted(_OF_CLASSES)}
 
 
 def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:

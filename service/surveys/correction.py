@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 from engine.errors import OptionError
 from engine.system.settings_files import SettingsError, read_json
+from service.results.runs import differing_options, options_of_classes
 from service.surveys.pictures import SurveyPictures
 
 LABELLED_AT_LEAST: Final = 10
@@ -65,6 +66,7 @@ class _Class(TypedDict):
 class _Result(TypedDict):
     classes: list[_Class]
     provenance: dict[str, Any]
+    options: NotRequired[dict[str, Any]]
     survey: NotRequired[_Survey]
 
 
@@ -188,6 +190,7 @@ def read_correction(path: Path, survey: SurveyPictures, placed: int) -> Correcti
         )
     probabilities = {image: each["inclusion_probability"] for image, each in sampled.items()}
     whole = {image for image, each in sampled.items() if each["whole"]}
+    _require_same_options(path, result.get("options"), survey, every_label_whole=len(whole) == len(sampled))
     _require_evaluated(path, result["provenance"], survey, found, whole)
     _require_all_drawn_from(path, list(sampled.values()), placed)
     correction = correction_from(confusion, labelled, found, probabilities)
@@ -198,6 +201,35 @@ def rules_correction_out(survey: SurveyPictures) -> list[str]:
     """Name the options of the runs whose covers no labels can correct."""
     asked = [_measuring(each.entry.record["provenance"]) for each in survey.pictures]
     return [name for name in ("exclude_class", "unsure") if any(name in each for each in asked)]
+
+
+def _require_same_options(
+    path: Path, evaluated: Mapping[str, Any] | None, survey: SurveyPictures, *, every_label_whole: bool
+) -> None:
+    """Refuse an evaluation of masks that other options make than those of the runs.
+
+    Older evaluations do not state them; where whole pictures are labelled, the covers tell.
+    """
+    if evaluated is None:
+        if every_label_whole:
+            return
+        raise OptionError(
+            f"{path}: it does not state with which options the pictures were segmented, and not every pixel of its "
+            "pictures is labelled, so that nothing shows whether these are the masks of the ledgers: evaluate the "
+            "labels again with this version",
+            option=_OPTION,
+        )
+    for run in survey.runs:
+        differences = [
+            f"{name} {theirs}, the run {mine}"
+            for name, mine, theirs in differing_options(options_of_classes(run.options), evaluated)
+        ]
+        if differences:
+            raise OptionError(
+                f"{path}: the evaluation was made with other options than the run of the ledger ({differences[0]}): "
+                "evaluate again with the options of the run",
+                option=_OPTION,
+            )
 
 
 def _require_evaluated(
@@ -214,6 +246,13 @@ def _require_evaluated(
     evaluated = _deciding(provenance)
     for each in survey.pictures:
         record = each.entry.record
+        tiling: dict[str, Any] = {**(record["provenance"].get("tiling") or {})}
+        if (tiles := tiling.get("tiles", 1)) != 1:
+            raise OptionError(
+                f"{path}: the mask of {each.path} was made of {tiles} tiles, and `pseg evaluate` segments pictures as "
+                "a whole, which gives other masks: predict without --tile; covers of rasters cannot be corrected",
+                option=_OPTION,
+            )
         differs = each.path in whole and float(np.abs(each.covers - found[each.path]).max()) > _SAME_COVER
         if _deciding(record["provenance"]) != evaluated or differs:
             raise OptionError(

@@ -230,3 +230,44 @@ def test_labels_that_nobody_corrected_correct_nothing(dive: Path, bundle: Path) 
     (dive / "evaluation.json").write_text(outcome.stdout)
     told = pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", dive / "evaluation.json")
     assert "the labels of all 12 pictures are what the network found" in told
+
+
+@pytest.mark.parametrize("option", ["--max-img-size=20", "--with-argmax"])
+def test_masks_of_options_that_were_not_evaluated_are_refused(dive: Path, bundle: Path, option: str) -> None:
+    """Neither the models nor the covers of the labelled points tell the two apart."""
+    evaluation = evaluation_of(dive, bundle, option, red=3)
+    partly = changed(evaluation, points_only)
+    name = option.partition("=")[0]
+    for path in (evaluation, partly):
+        told = pseg_error("summarize", dive / "o", "--pattern", PATTERN, "--correct-with", path)
+        assert f"the evaluation was made with other options than the run of the ledger ({name} " in told
+    again = ("predict", bundle, dive / "in", "--recursive", "--out", dive / "again", option)
+    assert pseg(*again).status == ExitStatus.DONE
+    told = pseg("summarize", dive / "again", "--pattern", PATTERN, "--correct-with", partly)
+    assert told.status == ExitStatus.DONE, "the options of the evaluation"
+
+
+def points_only(result: dict[str, Any]) -> None:
+    """As of labelled points, of which the covers of whole pictures are not known."""
+    for each in result["survey"]["pictures"]:
+        each["whole"] = False
+
+
+def test_an_evaluation_of_an_earlier_version_corrects_what_it_shows(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, red=3)
+
+    def of_before(result: dict[str, Any]) -> None:
+        del result["options"]
+
+    summarized = "summarize", dive / "o", "--pattern", PATTERN, "--correct-with"
+    assert pseg(*summarized, changed(evaluation, of_before)).status == ExitStatus.DONE
+    unknown = changed(evaluation, lambda result: (of_before(result), points_only(result)))
+    assert "evaluate the labels again with this version" in pseg_error(*summarized, unknown)
+
+
+def test_masks_that_were_cut_into_tiles_are_refused(dive: Path, bundle: Path) -> None:
+    evaluation = evaluation_of(dive, bundle, "--max-img-size=-1", red=3)
+    tiled = "--tile", "--tile-size", 8, "--overlap", 4
+    assert pseg("predict", bundle, dive / "in", "--recursive", "--out", dive / "t", *tiled).status == ExitStatus.DONE
+    told = pseg_error("summarize", dive / "t", "--pattern", PATTERN, "--correct-with", evaluation)
+    assert "was made of 2 tiles, and `pseg evaluate` segments pictures as a whole" in told
