@@ -240,6 +240,11 @@ def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]
                 continue
             if len(cells) <= max(at):
                 raise ImageError(f"{path}: line {rows.line_num}: it ends before all columns: export it anew")
+            if len(cells) > len(columns):
+                raise ImageError(
+                    f"{path}: line {rows.line_num} has {len(cells)} cells, the header {len(columns)}: put text with a "
+                    "comma in quotes"
+                )
             name, row, column, code = (cells[each].strip() for each in at)
             if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in (row, column)):
                 raise ImageError(f"{path}: line {rows.line_num}: row and column are not numbers: export it anew")

@@ -277,6 +277,12 @@ def _table_of(
     for number, cells in enumerate(reader, 2):
         if not any(map(str.strip, cells)):
             continue
+        if len(cells) > len(columns):
+            raise OptionError(
+                f"{path}: row {number} has {len(cells)} cells, the header {len(columns)}: put text with a comma in "
+                "quotes, or separate cells by semicolons",
+                option="survey",
+            )
         values = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
         if decimal_comma:
             values["depth"] = values.get("depth", "").replace(",", ".")

@@ -24,6 +24,8 @@ _MOST_BYTES: Final = 1 << 28
 
 _NAMED_AT_MOST: Final = 5
 
+_SURPLUS: Final = "\0"
+
 By = Literal["random", "class", "site", "group", "confidence"]
 
 
@@ -153,7 +155,9 @@ def read_sample(path: Path) -> list[SampleRow]:
     """
     try:
         text = read_text(path, _MOST_BYTES)
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=csv_delimiter(text)))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=csv_delimiter(text), restkey=_SURPLUS))
+        if any(_SURPLUS in row for row in rows):
+            raise ValueError("a row has more cells than the header: put text with a comma in quotes")
         sample = [
             SampleRow(
                 Path(original(row["image"])),

@@ -185,6 +185,7 @@ def test_a_label_of_two_classes_is_refused(tmp_path: Path) -> None:
         ("a.csv", "Name,Row,Column,Label\na.jpg,1.5,2,rock\n", "line 2: row and column are not numbers"),
         ("a.csv", f"Name,Row,Column,Label\na.jpg,{'9' * 5000},2,rock\n", "line 2: row and column are not numbers"),
         ("a.csv", "Label,Column,Name,Row\nrock,2,a.jpg,1\n\nrock,2,a.jpg\n", "line 4: it ends before all columns"),
+        ("a.csv", "Column,Name,Row,Label\n2,a.jpg,1,coral, hard\n", "line 2 has 5 cells, the header 4"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(tmp_path: Path, name: str, content: object, told: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine import OptionError
 from service.commands.terminal import ExitStatus
 from service.surveys.pictures import read_pictures
 from service.surveys.places import SurveyOptions, place_pictures
@@ -146,6 +147,13 @@ def test_a_sample_that_a_spreadsheet_wrote_is_read(masks: Path) -> None:
     (masks / "german.csv").write_text(text.replace(",", ";").replace(repr(4 / 9), repr(4 / 9).replace(".", ",")))
     sample = read_sample(masks / "german.csv")
     assert [(str(each.image), each.inclusion_probability) for each in sample] == [(row["image"], 4 / 9) for row in rows]
+
+
+def test_a_row_of_too_many_cells_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "sample.csv"
+    table.write_text("image,stratum,inclusion_probability\n/a.png,Bay, north,0.5\n/b.png,Bay,0.5\n")
+    with pytest.raises(OptionError, match="a row has more cells than the header"):
+        read_sample(table)
 
 
 def test_a_seed_draws_the_same_pictures(masks: Path) -> None:

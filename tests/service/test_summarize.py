@@ -342,6 +342,8 @@ def test_what_cannot_be_summarized_is_said(dives: Path, options: tuple[str, ...]
         ("image,date\nT1/20260610/q1.png,14.3.2026\n", "14.3.2026 is not a date"),
         ("image,depth\nT1/20260610/q1.png,deep\n", "deep is not a depth"),
         ('image,depth\nT1/20260610/q1.png,"3,5"\n', "3,5 is not a depth (a number of metres, such as 3.5)"),
+        ("image,site,transect\nT1/20260610/q1.png,Bay, north,T1\n", "row 2 has 4 cells, the header 3: put text with a"),
+        ("image,site,transect,depth\nq1.png,Bay, north,T1,\n", "row 2 has 5 cells, the header 4"),
     ],
 )
 def test_tables_that_cannot_be_used(dives: Path, table: str, message: str) -> None:
