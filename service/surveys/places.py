@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final
@@ -24,9 +24,14 @@ _IMAGE = "image"
 _MOST_BYTES = 1 << 30
 _DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?", re.ASCII)
 _PART = re.compile(r"\{(\w*)\}|\*")
-_ABOVE = "above"
+_ANY = "*"
 _SHOWN = 60
 _NAMED_AT_MOST = 5
+
+_NO_FIT = "the pattern does not fit"
+
+_Way = tuple[tuple[str, str], ...]
+"""Fields with what is read for them."""
 
 
 def _grouping(text: str) -> tuple[str, ...]:
@@ -179,19 +184,17 @@ def _with_day(place: Place, picture: SurveyPicture) -> Place:
 
 def _places_by_pattern(pattern: str, paths: Sequence[str]) -> tuple[frozenset[str], dict[str, Place], dict[str, str]]:
     """The fields of a pattern, the places that it gives, and why others have none."""
-    fields, compiled = _parsed_pattern(pattern)
+    parts = _parsed_pattern(pattern)
+    fields = frozenset(gap for part in parts for gap in part[1::2] if gap != _ANY)
     places: dict[str, Place] = {}
     folders: dict[str, str] = {}
     unplaced: dict[str, str] = {}
     for path in paths:
-        fitting = compiled.fullmatch(path)
-        if fitting is None:
-            unplaced[path] = "the pattern does not fit"
-            continue
-        values = fitting.groupdict()
-        folders[path] = values.pop(_ABOVE) or ""
+        names = path.split("/")
+        above = names[: -len(parts)]
+        folders[path] = f"{'/'.join(above)}/" if above else ""
         try:
-            places[path] = _place(values)
+            places[path] = _only_place(parts, names[len(above) :])
         except ValueError as error:
             unplaced[path] = str(error)
     if not places:
@@ -218,30 +221,91 @@ def _lengthened(pattern: str, one: str, other: str) -> str:
     return "*/" * (len(PurePosixPath(one).parts) - len(PurePosixPath(os.path.commonpath([one, other])).parts)) + pattern
 
 
-def _parsed_pattern(pattern: str) -> tuple[frozenset[str], re.Pattern[str]]:
-    expression, last = "", 0
+def _parsed_pattern(pattern: str) -> list[list[str]]:
+    """Folders and file of a pattern, each as fixed texts, which may be empty, with a field or `*` between any two."""
     names: list[str] = []
-    for found in _PART.finditer(pattern):
-        expression += re.escape(pattern[last : found.start()])
-        last = found.end()
-        if found[1] is None:
-            expression += "[^/]*?"
-            continue
-        names += [name for name in FIELDS if name == found[1]]
-        if found[1] not in FIELDS or names.count(names[-1]) > 1:
-            raise OptionError(
-                f"{legible(pattern, _SHOWN)}: {{{legible(found[1], _SHOWN)}}} is not a name that may stand there once: "
-                f"give any of {', '.join(FIELDS)}",
-                option="pattern",
-            )
-        expression += f"(?P<{found[1]}>[^/]+?)"
+    parts: list[list[str]] = []
+    for text in pattern.split("/"):
+        part: list[str] = []
+        last = 0
+        for found in _PART.finditer(text):
+            part += [text[last : found.start()], found[1] or _ANY]
+            last = found.end()
+            if found[1] is None:
+                continue
+            if found[1] not in FIELDS or found[1] in names:
+                raise OptionError(
+                    f"{legible(pattern, _SHOWN)}: {{{legible(found[1], _SHOWN)}}} is not a name that may stand there "
+                    f"once: give any of {', '.join(FIELDS)}",
+                    option="pattern",
+                )
+            names.append(found[1])
+        parts.append([*part, text[last:]])
     if not names:
         raise OptionError(
             f"{legible(pattern, _SHOWN)}: it has no name in braces: write {{site}}/{{transect}}/{{quadrat}}.jpg",
             option="pattern",
         )
-    expression = f"(?P<{_ABOVE}>.*/)?{expression}{re.escape(pattern[last:])}"
-    return frozenset(names), re.compile(expression, re.IGNORECASE | re.DOTALL)
+    return parts
+
+
+def _only_place(parts: Sequence[Sequence[str]], names: Sequence[str]) -> Place:
+    """The place that a pattern gives to folders and file; ValueError where there is none, or several."""
+    if len(names) < len(parts):
+        raise ValueError(_NO_FIT)
+    values: dict[str, str] = {}
+    several: list[_Way] = []
+    for part, name in zip(parts, names, strict=True):
+        ways = _ways_to_fit(part, name, _is_value) or _ways_to_fit(part, name, lambda _field, _text: True)[:1]
+        if not ways:
+            raise ValueError(_NO_FIT)
+        several = ways if len(ways) > 1 else several
+        values |= ways[0]
+    if several:
+        first, second = (" and ".join(f"{field} {legible(text, _SHOWN)}" for field, text in way) for way in several)
+        raise ValueError(
+            f"the pattern fits in several ways, such as {first}, or {second}: state fixed text between the names, such "
+            "as {site}_T{transect}, or give a table"
+        )
+    return _place(values)
+
+
+def _is_value(field: str, text: str) -> bool:
+    if field not in {"date", "depth"}:
+        return True
+    try:
+        _place({field: text})
+    except ValueError:
+        return False
+    return True
+
+
+def _ways_to_fit(part: Sequence[str], name: str, accepts: Callable[[str, str], bool]) -> list[_Way]:
+    """Two different ways in which accepted values of fields can be read from the name of a folder or file.
+
+    One, or none, where there are not two; `part` is as of `_parsed_pattern`.
+    """
+    text = _without_case(name)
+    reached: dict[int, list[_Way]] = {0: [()]}
+    for gap, fixed in zip(["", *part[1::2]], map(_without_case, part[::2]), strict=True):
+        behind: dict[int, list[_Way]] = defaultdict(list)
+        is_field = gap not in {"", _ANY}
+        for start, ways in reached.items():
+            at = text.find(fixed, start + is_field)
+            while at >= 0 and (gap or at == start):
+                if not is_field or accepts(gap, name[start:at]):
+                    read = ((gap, name[start:at]),) if is_field else ()
+                    end = at + len(fixed)
+                    behind[end] = list(dict.fromkeys([*behind[end], *((*way, *read) for way in ways)]))[:2]
+                at = text.find(fixed, at + 1)
+        reached = behind
+    return reached.get(len(text), [])
+
+
+def _without_case(text: str) -> str:
+    """Lower case, of as many characters."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else text
 
 
 def _read_table(path: Path) -> tuple[frozenset[str], dict[str, Place]]:

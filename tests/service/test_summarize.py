@@ -11,16 +11,21 @@ import re
 import uuid
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pyogrio.raw
 import pytest
 from ifdo import iFDO
 from PIL import ExifTags, Image
 
-from engine import open_bundle
+from engine import OptionError, open_bundle
+from engine.images import Capture
 from service.commands.terminal import ExitStatus
+from service.surveys.pictures import SurveyPicture
+from service.surveys.places import Place, SurveyOptions, place_pictures
 from tests.service.bundles import CLASSES, bundle_folder
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
 
@@ -379,7 +384,10 @@ def test_a_row_for_each_quadrat(dives: Path, tmp_path: Path) -> None:
     assert (first["site"], first["pictures"], first["cover_red"]) == ("north", "1", "0.4")
     assert Path(first["image"]).name == "q2.png"
     # The pictures of one quadrat are averaged: 0 and 40 percent.
-    summary_of(dives, "--pattern", "{site}/{transect}/{date}/{quadrat}*.png", "--quadrats", table)
+    pictures = sorted((dives.parent / "north").rglob("*.png"))
+    places = [f"{path},north,{path.parts[-3]},q,{path.parts[-2]}" for path in pictures]
+    (tmp_path / "table.csv").write_text("\n".join(["image,site,transect,quadrat,date", *places]))
+    summary_of(dives, "--survey", tmp_path / "table.csv", "--quadrats", table)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     (first,) = (row for row in rows if (row["transect"], row["date"]) == ("T1", "2026-01-10"))
@@ -503,3 +511,41 @@ def test_ifdo_tells_what_pictures_and_people_know(bundle: Path, tmp_path: Path) 
     (tmp_path / "header.json").write_text('{"image-handle": 7}')
     arguments = "summarize", tmp_path / "o", "--ifdo", path, "--ifdo-header", tmp_path / "header.json"
     assert "image-handle: give the beginning of an address" in pseg_error(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "place"),
+    [
+        # What is fixed between names, and what is no date or depth, decides.
+        ("{site}_T{transect}_Q{quadrat}.jpg", "Great_Bay_T1_Q1.jpg", Place("Great_Bay", "1", "1")),
+        ("{site}_{date}.jpg", "Great_Bay_2026-03-14.jpg", Place("Great_Bay", date="2026-03-14")),
+        ("{site}_{depth}m_*.jpg", "Great_Bay_3.5m_a_b.jpg", Place("Great_Bay", depth=3.5)),
+        ("{site}/*/{quadrat}.JPG", "/in/N/any_thing/1.jpg", Place("N", quadrat="1")),
+        ("*{transect}/{quadrat}_*.jpg", "T/7_a_b.jpg", "quadrat 7, or quadrat 7_a"),
+        ("{site}_{transect}_{quadrat}.jpg", "Great_Bay_T1_Q1.jpg", "site Great and transect Bay and quadrat T1_Q1"),
+        ("{quadrat}*.jpg", "q1.jpg", "quadrat q, or quadrat q1"),
+        ("{site}/{quadrat}_*.jpg", "N/1.jpg", "the pattern does not fit"),
+        ("{site}_{date}.jpg", "Great_Bay.jpg", "Bay is not a date"),
+    ],
+)
+def test_a_path_is_placed_where_the_pattern_fits_in_one_way(pattern: str, path: str, place: Place | str) -> None:
+    capture = Capture()
+    entry: Any = SimpleNamespace(name=path)
+    picture = SurveyPicture(path, np.zeros(1), capture, None, entry, Path(), at_full_size=True)
+    if isinstance(place, Place):
+        (placed,) = place_pictures([picture], SurveyOptions(pattern=pattern)).pictures
+        assert placed.place == place
+    else:
+        with pytest.raises(OptionError, match=re.escape(place)):
+            place_pictures([picture], SurveyOptions(pattern=pattern))
+
+
+def test_sites_whose_names_a_pattern_cuts_are_not_one_site(bundle: Path, tmp_path: Path) -> None:
+    for name in ("Great_Bay_T1_Q1", "Great_Reef_T1_Q1"):
+        stripes(tmp_path / "in" / f"{name}.png", 5)
+    pseg("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
+    told = " ".join(pseg_error("summarize", tmp_path / "o", "--pattern", "{site}_{transect}_{quadrat}.png").split())
+    assert "2 of 2 pictures have no place" in told
+    assert "Great_Bay_T1_Q1.png: the pattern fits in several ways" in told
+    groups = summary_of(tmp_path / "o", "--pattern", "{site}_T{transect}_Q{quadrat}.png")["groups"]
+    assert [each["site"] for each in groups] == ["Great_Bay", "Great_Reef"]
