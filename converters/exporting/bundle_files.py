@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from converters.parity import generated_images
 from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, class_urn, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
+from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
@@ -73,32 +74,33 @@ def require_distinct(classes: Sequence[ExportClass], *, where: str) -> None:
         names[entry.urn] = entry.name
 
 
-def meta_text(
-    name: str,
-    classes: Sequence[ExportClass],
-    input_shape: Sequence[int | None],
-    model_record: Mapping[str, object],
-    *,
-    multilabel: bool = False,
-) -> str:
-    """Write ``meta.json``; classes are in the order of the output channels, None is a free axis of the NCHW shape.
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``meta.json`` says of a network."""
 
-    ``license`` of the model's record is stated as that of the bundle.
-    """
-    origin = dict(model_record)
+    name: str
+    classes: Sequence[ExportClass]  # in the order of the output channels
+    # of the model's origin, as ``model``; its ``license`` is stated as that of the bundle
+    model_record: Mapping[str, object] = field(default_factory=dict[str, object])
+    multilabel: bool = False  # whether a pixel may belong to several classes
+
+
+def meta_text(description: Description, input_shape: Sequence[int | None]) -> str:
+    """Write ``meta.json``; None is a free axis of the NCHW shape."""
+    origin = dict(description.model_record)
     stated = {"license": origin.pop("license")} if "license" in origin else {}
     entries: list[dict[str, object]] = []
-    for entry in classes:
+    for entry in description.classes:
         color = {} if entry.color is None else {"def_color": list(entry.color)}
         entries.append({"id": entry.urn, "name": entry.name, **color})
     meta = {
         "$schema": MODEL_SCHEMA,
-        "name": name,
+        "name": description.name,
         **stated,
         "model": origin,
         "classes": entries,
         "shape": list(input_shape),
-        **({"multilabel": True} if multilabel else {}),
+        **({"multilabel": True} if description.multilabel else {}),
     }
     return json.dumps(meta, indent=2) + "\n"
 
@@ -180,12 +182,14 @@ def require_runs(folder: Path, destination: Path) -> int | None:
 
     Returns the number of classes that the network tells apart; None if it returns a mask, which does not say.
     ConversionError: the files are no bundle that the engine takes, the program does not load or run, or it returns no
-    segmentation, or a class that the bundle does not name. RuntimeUnavailableError: Paddle is not installed.
+    segmentation, a class that the bundle does not name, or one class a pixel where classes overlap.
+    RuntimeUnavailableError: Paddle is not installed.
     """
     options = PaddleOptions(threads=usable_cores())
     require_available(options)
     try:
         bundle = read_bundle(folder, destination)
+        _require_planes(bundle)
         size = _picture_size(bundle.declared.input_shape)
         with Predictor(bundle, open_runtime(bundle, options)) as predictor:
             (picture,) = generated_images([size], bands=predictor.bands)
@@ -203,6 +207,16 @@ def require_runs(folder: Path, destination: Path) -> int | None:
             f"{len(bundle.classes)} are named"
         )
     return None
+
+
+def _require_planes(bundle: Bundle) -> None:
+    """Where classes overlap, each needs a plane of its own that no other one changes."""
+    ending = last_operator(bundle.paddle) if bundle.multilabel and bundle.paddle is not None else LastOperator.OTHER
+    if ending in {LastOperator.ARGMAX, LastOperator.SOFTMAX}:
+        raise ConversionError(
+            f"its classes overlap (multilabel), and the network ends in {ending}, which lets one of them win: export "
+            "it with output-op none, or correct multilabel"
+        )
 
 
 def _picture_size(input_shape: tuple[int | None, ...] | None) -> tuple[int, int]:

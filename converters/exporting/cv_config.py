@@ -1,4 +1,4 @@
-"""The configuration of the image pipeline around a network: names and colours of its classes, and where it lies."""
+"""The configuration of the image pipeline around a network: its classes, whether they overlap, and where it lies."""
 
 # Two ways of writing it are read: ``{"classes": [{"name": "sand", "def_color": [194, 178, 128]}]}``, which a bundle's
 # ``meta.json`` is too, and the keys that the pipeline's own files have, whose paths count from the file's folder.
@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
 from converters.exporting.bundle_files import ExportClass, require_distinct
 from engine.bundle.bundle import MOST_CLASSES, ClassText, Color
@@ -40,6 +40,7 @@ class _Record(BaseModel):
     colors: list[_Color] = Field(
         default=[], max_length=MOST_CLASSES, alias="segmentationpostprocessing_default_class_colours"
     )
+    multilabel: StrictBool | None = None
     config: _Name | None = Field(default=None, alias="paddlepaddlesegmentation_config_filename")
     weights: _Name | None = Field(default=None, alias="paddlepaddlesegmentation_model_filename")
 
@@ -48,9 +49,10 @@ class _Record(BaseModel):
 class CvConfig:
     """What a pipeline's configuration says of its network."""
 
-    classes: tuple[ExportClass, ...]  # in the order of the output channels; may be empty
-    config: Path | None  # PaddleSeg's training configuration
-    weights: Path | None  # the trained weights
+    classes: tuple[ExportClass, ...] = ()  # in the order of the output channels
+    multilabel: bool | None = None  # whether a pixel may belong to several classes; None: it does not say
+    config: Path | None = None  # PaddleSeg's training configuration
+    weights: Path | None = None  # the trained weights
 
 
 def read_cv_config(path: Path) -> CvConfig:
@@ -71,7 +73,7 @@ def read_cv_config(path: Path) -> CvConfig:
         )
     classes = tuple(ExportClass(each.name, each.def_color, each.id) for each in record.classes)
     classes += _named(record.names, record.colors)
-    if not classes and record.config is None and record.weights is None:
+    if not classes and all(each is None for each in (record.multilabel, record.config, record.weights)):
         raise ConversionError(
             f'{path}: names no classes: it needs {{"classes": [{{"name": …, "def_color": [r, g, b]}}]}}'
         )
@@ -79,6 +81,7 @@ def read_cv_config(path: Path) -> CvConfig:
     folder = path.parent
     return CvConfig(
         classes=classes,
+        multilabel=record.multilabel,
         config=None if record.config is None else folder / record.config,
         weights=None if record.weights is None else folder / record.weights,
     )

@@ -12,6 +12,7 @@ import json
 import sysconfig
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -21,6 +22,7 @@ from converters.exporting.bundle_files import (
     FREE_AXES,
     META,
     WEIGHTS,
+    Description,
     ExportClass,
     bundle_in_one_step,
     deploy_text,
@@ -73,12 +75,10 @@ def export_bundle(
         write_files(
             network,
             folder,
-            name=name,
-            classes=classes,
+            Description(name, classes, model_record or {}),
             transforms=transforms,
             output_op=output_op,
             input_shape=input_shape,
-            model_record=model_record,
         )
     return destination
 
@@ -86,21 +86,18 @@ def export_bundle(
 def write_files(
     network: "Layer",
     folder: Path,
+    description: Description,
     *,
-    name: str,
-    classes: Sequence[ExportClass],
     transforms: Sequence[Transform] | None,
     output_op: OutputOp,
     input_shape: Sequence[int | None],
-    model_record: Mapping[str, object] | None,
 ) -> tuple[Adapter, ...]:
     """Export a PaddleSeg network as the files of a bundle.
 
     Args:
-        classes: The classes, in the order of the output channels.
+        description: What ``meta.json`` says; ``adapters`` of its model's record are added to.
         transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
         input_shape: NCHW; None is a free axis.
-        model_record: What ``meta.json`` says in ``model`` about the model's origin; its ``adapters`` are added to.
 
     Raises:
         ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
@@ -108,7 +105,7 @@ def write_files(
     adapters = adapters_for(network)
     input_shape = _input_shape(input_shape, network, adapters)
     _save_program(network, folder, output_op, input_shape, adapters)
-    record = dict(model_record or {})
+    record = dict(description.model_record)
     if adapters:
         before = cast("list[object]", record.get("adapters", []))
         record["adapters"] = [*before, *(each.record for each in adapters)]
@@ -122,7 +119,7 @@ def write_files(
         "output_dtype": "int32" if output_op == "argmax" else "float32",
     }
     (folder / DEPLOY).write_text(deploy_text({"Deploy": deploy}), encoding="utf-8")
-    (folder / META).write_text(meta_text(name, classes, input_shape, record), encoding="utf-8")
+    (folder / META).write_text(meta_text(replace(description, model_record=record), input_shape), encoding="utf-8")
     return adapters
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from converters.exporting.adapters import PRETRAINED_WEIGHTS, Adapter, replaced
 from converters.exporting.bundle_files import (
+    Description,
     ExportClass,
     bundle_in_one_step,
     numbered_classes,
@@ -26,6 +27,7 @@ from converters.exporting.bundle_files import (
     require_runs,
     side_file_of,
 )
+from converters.exporting.evaluation_settings import EvaluationSettings, classes_overlap, read_evaluation_settings
 from converters.exporting.export import OutputOp, Transform, write_files
 from converters.exporting.weights_file import read_weights
 from engine.bundle.deploy_yaml import parse_transforms
@@ -36,7 +38,7 @@ from engine.system.files import scratch_folder
 if TYPE_CHECKING:
     from paddle.nn import Layer
 
-_LABELS_ONLY = {"AddEdgeLabel", "GenerateInstanceTargets"}
+_LABELS_ONLY = {"AddEdgeLabel", "AddMultiLabelAuxiliaryCategory", "GenerateInstanceTargets"}
 """Transforms that change the label and leave the picture as it is."""
 _SHOWN = 5
 _SUFFIXES = {".yml", ".yaml"}
@@ -72,6 +74,7 @@ class TrainedNetwork:
         transforms: What pictures go through before the network, in order; None if the configuration names no list.
         model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
         adapters: What was changed when the network was built.
+        evaluation: How PaddleSeg uses it.
     """
 
     network: "Layer"
@@ -80,6 +83,7 @@ class TrainedNetwork:
     transforms: tuple[Transform, ...] | None
     model_record: Mapping[str, object]
     adapters: tuple[Adapter, ...]
+    evaluation: EvaluationSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def export_config(
     classes: Sequence[ExportClass] = (),
     output_op: OutputOp = "none",
     input_shape: Sequence[int | None] | None = None,
+    multilabel: bool | None = None,
 ) -> Exported:
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
 
@@ -112,10 +117,12 @@ def export_config(
         name: Name of the model; the configuration's stem if None.
         classes: In the order of the output channels; empty: ``class-0`` and so on.
         input_shape: NCHW; None is a free axis. If None, all but the bands, which the configuration states, are free.
+        multilabel: Whether a pixel may belong to several classes; if None, the configuration says it.
 
     Raises:
-        ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, a
-            transform cannot be repeated on new pictures, Paddle cannot export the network, or the bundle does not run.
+        ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, it
+            cannot be told whether classes overlap, a transform cannot be repeated on new pictures, Paddle cannot export
+            the network, or the bundle does not run.
         RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
     """
     require_free(destination)
@@ -128,17 +135,16 @@ def export_config(
                 f"{config}: the network has {trained.class_count} classes, but {len(named)} are named "
                 f"({', '.join(each.name for each in named)}): name them all, background included"
             )
+        overlap = classes_overlap(trained.evaluation, multilabel, str(config))
         with bundle_in_one_step(destination, side_file=True) as folder:
             with _quiet():
                 adapters = write_files(
                     trained.network,
                     folder,
-                    name=name or config.stem,
-                    classes=named,
+                    Description(name or config.stem, named, trained.model_record, overlap),
                     transforms=trained.transforms,
                     output_op=output_op,
                     input_shape=input_shape or (None, trained.bands, None, None),
-                    model_record=trained.model_record,
                 )
             require_runs(folder, destination)
     return Exported(side_file_of(destination), (*trained.adapters, *adapters))
@@ -176,6 +182,7 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
     record = content.get("model")
     if not isinstance(record, dict):
         raise ConversionError(f"{config}: no model block, which says what network it is: name a whole configuration")
+    evaluation = read_evaluation_settings(content, str(config))
     content["model"] = _without_pretrained(record)
     with nothing_downloaded() as not_loaded, scratch_folder("config") as folder, memory_limited(memory_bytes):
         from paddleseg.cvlibs import Config, SegBuilder
@@ -208,7 +215,7 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
             raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
     adapters = (PRETRAINED_WEIGHTS,) if not_loaded else ()
     public = _public_record(record) | ({"adapters": [each.record for each in adapters]} if adapters else {})
-    return TrainedNetwork(network, class_count, bands, transforms, public, adapters)
+    return TrainedNetwork(network, class_count, bands, transforms, public, adapters, evaluation)
 
 
 def _require_configuration(config: Path) -> None:

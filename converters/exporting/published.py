@@ -11,9 +11,11 @@ from converters.exporting.bundle_files import (
     FREE_AXES,
     META,
     WEIGHTS,
+    Description,
     ExportClass,
     bundle_in_one_step,
     deploy_text,
+    meta_of,
     meta_text,
     numbered_classes,
     read_settings,
@@ -23,6 +25,7 @@ from converters.exporting.bundle_files import (
     settings_file,
     side_file_of,
 )
+from converters.exporting.evaluation_settings import agreed_multilabel
 from engine.bundle.bundle import Bundle, PaddleModel, open_bundle
 from engine.errors import BundleError, ConversionError
 from engine.system.settings_files import read_yaml, shown_value
@@ -38,33 +41,40 @@ class ImportedModel:
 
 
 def import_published(
-    source: Path, destination: Path, *, name: str | None = None, classes: Sequence[ExportClass] = ()
+    source: Path,
+    destination: Path,
+    *,
+    name: str | None = None,
+    classes: Sequence[ExportClass] = (),
+    multilabel: bool | None = None,
 ) -> ImportedModel:
     """Repack a published inference model as a bundle that has run once, with its side file beside it.
 
     The destination is that of `require_free`. Without a name it is what the source says, or its stem; without classes,
-    in the order of the output channels, they are those that the source names, else ``class-0`` and so on.
+    in the order of the output channels, they are those that the source names, else ``class-0`` and so on; `multilabel`,
+    whether they overlap, is what the source says, else false.
 
     ConversionError: the source is no segmentation model that the engine takes, names another number of classes than its
-    network has, or does not run; or the destination cannot be written. RuntimeUnavailableError: Paddle is not
-    installed.
+    network has, says otherwise whether they overlap, or does not run; or the destination cannot be written.
+    RuntimeUnavailableError: Paddle is not installed.
     """
     require_free(destination)
     try:
         with open_bundle(source) as bundle:
             if bundle.paddle is None:
                 raise ConversionError(f"{source}: holds no Paddle program; a published model has inference.json")
-            return _repack(bundle, bundle.paddle, destination, name, tuple(classes))
+            known = bundle.multilabel if "multilabel" in meta_of(bundle) else None
+            agreed = agreed_multilabel(multilabel, known, f"{source}: meta.json says multilabel: {known}")
+            described = Description(name or "", tuple(classes), multilabel=bool(agreed))
+            return _repack(bundle, bundle.paddle, destination, described)
     except BundleError as error:
         raise ConversionError(f"{source}: not imported, because it is not a segmentation model: {error}") from error
 
 
-def _repack(
-    bundle: Bundle, model: PaddleModel, destination: Path, name: str | None, classes: tuple[ExportClass, ...]
-) -> ImportedModel:
+def _repack(bundle: Bundle, model: PaddleModel, destination: Path, asked: Description) -> ImportedModel:
     settings = read_settings(bundle)
-    named = name or _published_name(settings) or bundle.name
-    known = classes or _published_classes(bundle, settings)
+    named = asked.name or _published_name(settings) or bundle.name
+    known = tuple(asked.classes) or _published_classes(bundle, settings)
     require_distinct(known, where=str(bundle.source))
     with bundle_in_one_step(destination, side_file=True) as folder:
         program = f"model{model.program.suffix}"
@@ -75,8 +85,8 @@ def _repack(
 
         def write_meta(final: tuple[ExportClass, ...]) -> None:
             shape = bundle.declared.input_shape or FREE_AXES
-            text = meta_text(named, final, shape, _global_block(settings), multilabel=bundle.multilabel)
-            (folder / META).write_text(text, encoding="utf-8")
+            described = Description(named, final, _global_block(settings), asked.multilabel)
+            (folder / META).write_text(meta_text(described, shape), encoding="utf-8")
 
         write_meta(known)
         found = require_runs(folder, destination)

@@ -47,7 +47,7 @@ def export(
 ) -> None:
     """Export a PaddleSeg configuration and its trained weights as a bundle, and run the bundle once."""
     with errors_end_the_command():
-        pipeline = read_cv_config(cv_config) if cv_config else CvConfig((), None, None)
+        pipeline = read_cv_config(cv_config) if cv_config else CvConfig()
         network, trained = config or pipeline.config, weights or pipeline.weights
         if network is None or trained is None:
             raise OptionError("a configuration and weights are needed: --config CFG.yml and --weights W.pdparams")
@@ -69,6 +69,7 @@ def export(
                 classes=pipeline.classes,
                 output_op=output_op,
                 input_shape=_axes(input_shape),
+                multilabel=pipeline.multilabel,
             )
     if json_output:
         adapters = [each.record for each in exported.adapters]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from converters.exporting.bundle_files import side_file_of
-from converters.exporting.cv_config import read_cv_config
+from converters.exporting.cv_config import CvConfig, read_cv_config
 from converters.exporting.published import import_published
 from engine.system.text import legible
 from service.commands.terminal import (
@@ -30,14 +30,14 @@ def import_(
 ) -> None:
     """Convert an inference model that PaddleX or PaddleSeg publishes into a bundle, and run the bundle once."""
     with errors_end_the_command():
-        classes = read_cv_config(cv_config).classes if cv_config else ()
+        asked = read_cv_config(cv_config) if cv_config else CvConfig()
         require_apart(
             [*written_by({"--out": out}), ("the file beside the bundle", side_file_of(out))],
             {"the published model": [source], "the file of --cv-config": [cv_config] if cv_config else []},
         )
         require_writable(out.parent)
         with messages().status("importing", spinner="line"):
-            imported = import_published(source, out, name=name, classes=classes)
+            imported = import_published(source, out, name=name, classes=asked.classes, multilabel=asked.multilabel)
     if json_output:
         names = [each.name for each in imported.classes]
         print_json({"bundle": str(out), "name": imported.name, "classes": names, "side_file": str(imported.side_file)})

@@ -314,7 +314,10 @@ BundleArgument = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 CvConfigOption = Annotated[
     Path | None,
-    typer.Option("--cv-config", help="JSON file with the names and colours of the classes (docs/export.md)."),
+    typer.Option(
+        "--cv-config",
+        help="JSON file with the names and colours of the classes, and whether they overlap (docs/export.md).",
+    ),
 ]
 CacheOption = Annotated[
     Path | None,

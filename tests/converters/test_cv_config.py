@@ -33,7 +33,12 @@ def test_a_list_of_classes(tmp_path: Path) -> None:
         ExportClass("Other", None, "urn:ibenthos:segmentation:class:rest"),
     )
     assert read.classes[2].urn == "urn:ibenthos:segmentation:class:rest"
-    assert (read.config, read.weights) == (None, None)
+    assert (read.config, read.weights, read.multilabel) == (None, None, None)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_whether_classes_overlap_may_be_all_that_is_said(stated: bool, tmp_path: Path) -> None:
+    assert read_cv_config(written(tmp_path, {"multilabel": stated})).multilabel is stated
 
 
 def test_the_pipelines_own_keys(tmp_path: Path) -> None:
@@ -58,6 +63,7 @@ def test_the_pipelines_own_keys(tmp_path: Path) -> None:
         ({"classes": [{"name": "a", "def_color": [1, 2, 300]}]}, r"classes\.0\.def_color\.2"),
         ({"classes": [{"name": "a", "def_color": [0.1, 0.2, 0.3]}]}, r"classes\.0\.def_color\.0"),
         ({"classes": [{"name": "a"}, {"name": "A"}]}, "'a' and 'A'"),
+        ({"classes": [{"name": "a"}], "multilabel": "no"}, "multilabel: .*'no'"),
         ({"classes": [{"name": "a"}], "segmentationpostprocessing_classes": ["a"]}, "names classes twice"),
         (
             {

@@ -9,14 +9,18 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 
+from converters.exporting.evaluation_settings import classes_overlap, read_evaluation_settings
 from converters.exporting.export import ExportClass
 from converters.exporting.paddleseg_config import build_network, export_config, load_trained, nothing_downloaded
 from converters.exporting.weights_file import read_weights
-from engine import ConversionError, open_bundle
+from engine import ConversionError, open_bundle, open_predictor
+from engine.options import RuntimeName
+from engine.runtimes.selection import RuntimeRequest
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (
     HUMAN_SEG_LITE,
@@ -162,7 +166,8 @@ def test_weights_that_were_not_loaded_are_named(tmp_path: Path) -> None:
 
 
 def test_transforms_for_labels_are_left_out(weights: Path, tmp_path: Path) -> None:
-    listed = [{"type": "Normalize"}, {"type": "AddEdgeLabel"}, {"type": "GenerateInstanceTargets", "num_classes": 3}]
+    for_labels = ({"type": "AddMultiLabelAuxiliaryCategory"}, {"type": "AddEdgeLabel"})
+    listed = [*for_labels, {"type": "Normalize"}, {"type": "GenerateInstanceTargets", "num_classes": 3}]
     config = write_configuration(tmp_path / "c.yml", configuration(transforms=listed))
     assert load_trained(config, weights).transforms == ({"type": "Normalize"},)
 
@@ -304,6 +309,71 @@ def test_all_classes_must_be_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"3 classes, but 2 are named \(Other, Strappy large\)"):
         export_config(config, weights, tmp_path / "bundle.tgz", classes=CLASSES[:2])
     assert not (tmp_path / "bundle.tgz").exists()
+
+
+UWMGI = {"types": [{"type": "MixedLoss", "losses": [{"type": "BCELoss"}, {"type": "LovaszHingeLoss"}]}], "coef": [1]}
+"""As in PaddleSeg's configurations of networks whose classes overlap (``_base_/uwmgi.yml``)."""
+
+
+@pytest.mark.parametrize(
+    ("added", "stated"),
+    [
+        ({"test_config": {"use_multilabel": True}}, None),
+        ({"loss": UWMGI}, True),
+        ({"loss": UWMGI, "test_config": {"use_multilabel": True}}, True),
+    ],
+)
+def test_overlapping_classes_stay_overlapping(
+    added: dict[str, Any], stated: bool | None, network: Any, weights: Path, tmp_path: Path
+) -> None:
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), **added})
+    export_config(config, weights, tmp_path / "b", classes=CLASSES, multilabel=stated)
+    path, image = picture(tmp_path)
+    with open_bundle(tmp_path / "b") as bundle, open_predictor(bundle, RuntimeRequest(RuntimeName.PADDLE)) as predictor:
+        mask = predictor.predict(image).mask
+    # The development branch's ``core/infer.py``: ``sigmoid(logit) > 0.5`` after the enlargement to the picture's size.
+    logits = logits_of(network, tensor_of_paddleseg(path))[0]
+    enlarged = np.stack([cv2.resize(each, (200, 150), interpolation=cv2.INTER_LINEAR) for each in logits])
+    assert (mask.shape, mask.dtype) == ((3, 150, 200), np.bool_)
+    assert (mask != (1 / (1 + np.exp(-enlarged)) > 0.5)).mean() < 1e-3
+    assert 0 < mask.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("added", "stated", "message"),
+    [
+        ({"test_config": {"use_multilabel": True}}, False, "use_multilabel: True .*cv-config says multilabel: False"),
+        ({"test_config": {"use_multilabel": False}}, True, "use_multilabel: False .*cv-config says multilabel: True"),
+        ({"loss": UWMGI}, None, r"the loss \(BCELoss, LovaszHingeLoss\).*add multilabel, .* to the cv-config"),
+        ({"loss": {"types": [{"type": "BCELoss"}], "coef": [1]}}, None, r"the loss \(BCELoss\) judges"),
+        ({"test_config": {"use_multilabel": "yes"}}, None, "test_config: use_multilabel: .*'yes'"),
+        ({"test_config": ["use_multilabel"]}, None, "test_config: "),
+    ],
+)
+def test_whether_classes_overlap_must_be_clear(
+    added: dict[str, Any], stated: bool | None, message: str, weights: Path, tmp_path: Path
+) -> None:
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), **added})
+    with pytest.raises(ConversionError, match=message) as caught:
+        export_config(config, weights, tmp_path / "b", classes=CLASSES, multilabel=stated)
+    assert str(caught.value).startswith(str(config))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        UWMGI
+        | {"types": [{"type": "MixedLoss", "losses": [{"type": "CrossEntropyLoss"}, {"type": "LovaszHingeLoss"}]}]},
+        UWMGI | {"types": [{"type": "OhemCrossEntropyLoss"}, {"type": "BCELoss"}]},
+        {"types": "BCELoss"},
+        None,
+    ],
+)
+def test_the_loss_of_other_outputs_says_nothing_of_classes(loss: object, tmp_path: Path) -> None:
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), "loss": loss})
+    settings = read_evaluation_settings(yaml.safe_load(config.read_text()), "c.yml")
+    assert not classes_overlap(settings, None, "c.yml")
 
 
 class Runs:

@@ -162,6 +162,16 @@ def test_what_is_no_segmentation_model_is_refused(
     assert not (tmp_path / "out.tgz").exists()
 
 
+def test_whether_classes_overlap_is_asked_for_or_known(published: Path, tmp_path: Path) -> None:
+    import_published(published, tmp_path / "first", classes=CLASSES, multilabel=True)
+    import_published(tmp_path / "first", tmp_path / "again")
+    for name in ("first", "again"):
+        with open_bundle(tmp_path / name) as bundle:
+            assert bundle.multilabel
+    with pytest.raises(ConversionError, match=r"meta\.json says multilabel: True, and the cv-config says .*False"):
+        import_published(tmp_path / "first", tmp_path / "other", multilabel=False)
+
+
 def test_a_model_without_a_program_is_refused(published: Path, tmp_path: Path) -> None:
     source = shutil.copytree(published, tmp_path / "other_infer")
     (source / "inference.json").unlink()

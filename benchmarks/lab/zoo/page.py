@@ -1,5 +1,6 @@
 """docs/zoo.md as Markdown, from the stored results."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,8 +94,10 @@ def _counts(rows: Sequence[Row]) -> str:
 def _networks(origin: Origin, rows: Sequence[Row]) -> str:
     header = ("network", "configuration", "weights MB", "verdict", "ppm", "logits", "classes", "adapters")
     cells = [(each.scenario.name, each.scenario.described, *_cells(each.measurement)) for each in rows]
+    added = [f"{each.scenario.name}: `{json.dumps(each.scenario.added)}`" for each in rows if each.scenario.added]
+    asked = f" What `pseg export` asks for is added to {'; '.join(added)}." if added else ""
     legend = "ppm: mismatched pixels per million; logits: largest error as a share of their range."
-    return f"## {_TITLES[origin]}\n\n{_EXPLANATIONS[origin]} {legend}\n\n{markdown(Table(header, tuple(cells)))}"
+    return f"## {_TITLES[origin]}\n\n{_EXPLANATIONS[origin]}{asked} {legend}\n\n{markdown(Table(header, tuple(cells)))}"
 
 
 def _cells(measured: Measurement | None) -> tuple[str, ...]:

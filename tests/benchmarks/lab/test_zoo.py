@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.lab.zoo.__main__ import chosen, main
 from benchmarks.lab.zoo.page import Row, page
@@ -130,6 +131,19 @@ def test_a_configuration_that_a_checkout_lacks_is_an_error(tmp_path: Path) -> No
     found = run(CHECKOUT[0], tmp_path, timeout_s=60)
     assert found.stopped_at == "weights"
     assert "no such configuration" in found.error
+
+
+def test_what_is_added_to_a_published_configuration_is_exported_and_told(tmp_path: Path) -> None:
+    added = next(each for each in CHECKOUT if each.added)
+    published = tmp_path / "configs" / added.published
+    published.parent.mkdir(parents=True)
+    published.write_text("model: {type: UNet, num_classes: 2}")
+    content = yaml.safe_load(added.configuration(tmp_path, tmp_path).read_text())
+    assert content == {"_base_": str(published), **(added.added or {})}
+    assert json.dumps(added.added) in page([Row(added, None)])
+    plain = replace(added, added=None)
+    assert plain.configuration(tmp_path, tmp_path) == published
+    assert json.dumps(added.added) not in page([Row(plain, None)])
 
 
 def test_unknown_networks_are_named() -> None:
