@@ -71,7 +71,7 @@ class TrainedNetwork:
         network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
         class_count: Number of classes.
         bands: Of the images that it takes.
-        transforms: What pictures go through before the network, in order; None if the configuration names no list.
+        transforms: What pictures go through before the network, in order.
         model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
         adapters: What was changed when the network was built.
         evaluation: How PaddleSeg uses it.
@@ -80,7 +80,7 @@ class TrainedNetwork:
     network: "Layer"
     class_count: int
     bands: int
-    transforms: tuple[Transform, ...] | None
+    transforms: tuple[Transform, ...]
     model_record: Mapping[str, object]
     adapters: tuple[Adapter, ...]
     evaluation: EvaluationSettings
@@ -381,7 +381,7 @@ def _adopt(network: "Layer", arrays: Mapping[str, NDArray[Any]], config: Path, w
     network.set_state_dict(cast("dict[str, Any]", arrays))
 
 
-def _deploy_transforms(configuration: Mapping[str, Any], where: str) -> tuple[Transform, ...] | None:
+def _deploy_transforms(configuration: Mapping[str, Any], where: str) -> tuple[Transform, ...]:
     export = configuration.get("export") or {}
     block = "export" if "transforms" in export else "val_dataset"
     if block not in configuration:
@@ -390,9 +390,16 @@ def _deploy_transforms(configuration: Mapping[str, Any], where: str) -> tuple[Tr
             "block with a list of transforms"
         )
     listed = configuration[block].get("transforms")
-    if listed is None:
-        return None
-    kept = [each for each in listed if not (isinstance(each, dict) and each.get("type") in _LABELS_ONLY)]
+    if not isinstance(listed, list):
+        others = [name for name, value in configuration[block].items() if value and "transforms" in name]
+        instead = f" (it has {', '.join(others)})" if others else ""
+        raise ConversionError(
+            f"{where}: {block} names no list of transforms{instead}: add an export block "
+            "with a list of transforms, those that pictures go through before the network; it may be empty"
+        )
+    kept = [
+        each for each in cast("list[Any]", listed) if not (isinstance(each, dict) and each.get("type") in _LABELS_ONLY)
+    ]
     parse_transforms(kept, where=f"{where}: {block}")
     return tuple(kept)
 

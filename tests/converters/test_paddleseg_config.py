@@ -183,9 +183,35 @@ def test_a_random_transform_is_refused_unless_an_export_block_says_better(weight
     )
 
 
-def test_no_list_of_transforms_stays_none_and_no_data_is_an_error(weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        # As in PaddleSeg's configurations of PortraitNet.
+        (
+            {"val_dataset": {"common_transforms": [{"type": "Normalize"}], "transforms1": None}},
+            r"val_dataset names no list of transforms \(it has common_transforms\): add an export block",
+        ),
+        ({"val_dataset": {"transforms": None}}, "val_dataset names no list of transforms: add an export block"),
+        ({"export": {"transforms": None}}, "export names no list of transforms: add"),
+        ({"export": {"transforms": "Normalize"}}, r"export names no list of transforms \(it has transforms\): add"),
+    ],
+)
+def test_without_a_list_of_transforms_nothing_is_exported(
+    blocks: dict[str, Any], message: str, weights: Path, tmp_path: Path
+) -> None:
     content = configuration(transforms=None)
-    assert load_trained(write_configuration(tmp_path / "c.yml", content), weights).transforms is None
+    for name, block in blocks.items():
+        content[name] = {**content.get(name, {}), **block}
+    config = write_configuration(tmp_path / "c.yml", content)
+    with pytest.raises(ConversionError, match=rf"^{config}: {message}"):
+        load_trained(config, weights)
+    content["export"] = {"transforms": [{"type": "Normalize"}]}
+    assert load_trained(write_configuration(config, content), weights).transforms == ({"type": "Normalize"},)
+
+
+def test_an_empty_list_of_transforms_is_one_and_no_data_is_an_error(weights: Path, tmp_path: Path) -> None:
+    content = configuration(transforms=[])
+    assert load_trained(write_configuration(tmp_path / "c.yml", content), weights).transforms == ()
     del content["val_dataset"]
     with pytest.raises(ConversionError, match="no val_dataset"):
         load_trained(write_configuration(tmp_path / "c.yml", content), weights)

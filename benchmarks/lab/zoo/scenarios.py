@@ -207,9 +207,20 @@ OCRNET_HRNET_W48 = _scenario("OCRNet", _part("HRNet_W48"), {"backbone_indices": 
 """The original service's own network, 70 million parameters: for figures of speed, not part of the table."""
 
 _ADDED: Mapping[str, Mapping[str, object]] = {
+    # PaddleSeg states this on its command line.
     "multilabelseg": {"test_config": {"use_multilabel": True}},
+    # The nearest to its `ScalePadding`, which pads on both sides.
+    "portraitnet": {
+        "export": {
+            "transforms": [
+                {"type": "ResizeByLong", "long_size": 224},
+                {"type": "Padding", "target_size": [224, 224]},
+                {"type": "Normalize", "mean": [0.485, 0.458, 0.408], "std": [0.23, 0.23, 0.23]},
+            ]
+        }
+    },
 }
-"""By the name of the scenario; PaddleSeg states this on its command line."""
+"""By the name of the scenario."""
 
 CHECKOUT: tuple[Scenario, ...] = tuple(
     Scenario(name := path.partition("/")[0], "checkout", published=path, added=_ADDED.get(name))
