@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.conversion import packed_files
-from converters.exporting.bundle_files import META, meta_of, settings_file
+from converters.exporting.bundle_files import META, derived_meta, settings_file
 from converters.exporting.packing import pack
 from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, read_bundle
 from engine.errors import ConversionError, OptionError
@@ -24,7 +24,6 @@ from engine.system.files import atomic_file, scratch_folder
 from engine.system.process import Limits, run_isolated, value_of
 from engine.transforms import Normalize
 
-_ORIGIN = "derived_from"
 _CLEANUP = "cleanup"
 _BANDS = 3
 _TIMEOUT_S = 600.0
@@ -64,10 +63,11 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     """
     whole = packed_files(bundle)
     kept = _model_files(bundle, deployment)
-    origin = {"bundle": bundle.digest, "change": f"packed for {deployment}", **_earlier_origin(bundle)}
-    told = {name: value for name, value in meta_of(bundle).items() if name != _CLEANUP}
-    cleanup = {_CLEANUP: dict(bundle.cleanup)} if bundle.cleanup else {}
-    meta = json.dumps({**told, **cleanup, _ORIGIN: origin}, indent=2).encode() + b"\n"
+    told = derived_meta(bundle, f"packed for {deployment}")
+    told.pop(_CLEANUP, None)
+    if bundle.cleanup:
+        told[_CLEANUP] = dict(bundle.cleanup)
+    meta = json.dumps(told, indent=2).encode() + b"\n"
     names = (settings_file(bundle).name, *kept, STATISTICS_NAME, TEMPERATURE_NAME)
     files: dict[str, Path | bytes] = {name: whole[name] for name in names if name in whole}
     files[META] = meta
@@ -80,11 +80,6 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
         files[PROFILE_NAME] = profile
     pack(files, destination)
     return SlimBundle(digest, tuple(sorted(files)), tuple(notes))
-
-
-def _earlier_origin(bundle: Bundle) -> dict[str, Any]:
-    earlier = meta_of(bundle).get(_ORIGIN)
-    return {} if earlier is None else {_ORIGIN: earlier}
 
 
 def digest_of(files: Mapping[str, Path | bytes], source: Path) -> str:

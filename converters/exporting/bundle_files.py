@@ -30,6 +30,7 @@ MODEL_SCHEMA = "urn:ibenthos:schema:paddle.seg.model.1"
 ARTIFACT_PLACEHOLDER = "@@ARTIFACT@@"
 """Stands in the side file for the URN that the archive gets when it is uploaded."""
 
+_ORIGIN = "derived_from"
 _PICTURE_SIDE = 256
 _MOST_PICTURE_PIXELS = 1 << 26
 
@@ -246,3 +247,10 @@ def meta_of(bundle: Bundle) -> dict[str, Any]:
     """Read all that `meta.json` of a bundle says, also what the engine does not know; empty if there is none."""
     path = bundle.folder / META
     return cast("dict[str, Any]", read_json(path)) if path.is_file() else {}
+
+
+def derived_meta(bundle: Bundle, change: str) -> dict[str, Any]:
+    """Say in `meta.json` of a bundle that is made from another one what it is made from, with all earlier origins."""
+    meta = meta_of(bundle)
+    earlier = {_ORIGIN: meta[_ORIGIN]} if meta.get(_ORIGIN) is not None else {}
+    return {**meta, _ORIGIN: {"bundle": bundle.digest, "change": change, **earlier}}

@@ -349,6 +349,17 @@ def test_a_bundle_of_onnx_alone_is_cut_in_its_graph(cache: Path, tmp_path: Path)
         )
 
 
+def test_the_origins_of_the_old_bundle_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "onnx" / "fp32").mkdir(parents=True)
+    (tmp_path / "deploy.yaml").write_text("Deploy: {with_argmax: true, transforms: [{type: Normalize}]}")
+    onnx.save(graph(ARGMAX), tmp_path / "onnx" / "fp32" / "model.onnx")
+    earlier = {"bundle": "b" * 64, "change": "packed for onnx-fp32", "derived_from": {"bundle": "a" * 64}}
+    (tmp_path / "meta.json").write_text(json.dumps({"derived_from": earlier}))
+    with open_bundle(tmp_path) as old, with_scores(old) as made:
+        origin = json.loads((made.bundle.folder / "meta.json").read_text())["derived_from"]
+        assert origin == {"bundle": old.digest, "change": "the last argmax was cut off", "derived_from": earlier}
+
+
 def test_a_graph_is_certified_on_the_pictures_that_are_named(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "onnx" / "fp32").mkdir(parents=True)
     (tmp_path / "old" / "deploy.yaml").write_text("Deploy: {with_argmax: true, transforms: [{type: Normalize}]}")
