@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.conversion import packed_files
-from converters.exporting.bundle_files import META, derived_meta, settings_file
+from converters.exporting.bundle_files import META, derived_meta, meta_text, settings_file
 from converters.exporting.packing import pack
 from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, read_bundle
 from engine.errors import ConversionError, OptionError
@@ -67,7 +67,7 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     told.pop(_CLEANUP, None)
     if bundle.cleanup:
         told[_CLEANUP] = dict(bundle.cleanup)
-    meta = json.dumps(told, indent=2).encode() + b"\n"
+    meta = meta_text(told).encode()
     names = (settings_file(bundle).name, *kept, STATISTICS_NAME, TEMPERATURE_NAME)
     files: dict[str, Path | bytes] = {name: whole[name] for name in names if name in whole}
     files[META] = meta

@@ -1,6 +1,5 @@
 """A bundle whose network ends in argmax becomes one of the same network that returns scores."""
 
-import json
 import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.conversion import Certificate, Conversion, ConversionRequest, packed_files
-from converters.exporting.bundle_files import META, deploy_text, derived_meta, read_settings, settings_file
+from converters.exporting.bundle_files import META, deploy_text, derived_meta, meta_text, read_settings, settings_file
 from converters.last_argmax import cut_graph, cut_program
 from converters.parity import ParityReport, compare_classes, named_pictures, open_original
 from converters.rewriting import rewritten
@@ -104,7 +103,7 @@ def _write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     ends = "softmax" if ending is LastOperator.SOFTMAX else "none"
     settings = {**settings, "Deploy": {**deploy, "output_op": ends, "output_dtype": "float32"}}
     (folder / settings_file(bundle).name).write_text(deploy_text(settings), encoding="utf-8")
-    (folder / META).write_text(json.dumps(derived_meta(bundle, _CHANGE), indent=2) + "\n", encoding="utf-8")
+    (folder / META).write_text(meta_text(derived_meta(bundle, _CHANGE)), encoding="utf-8")
     return _copy_others(bundle, folder, replaced)
 
 

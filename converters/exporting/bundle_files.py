@@ -20,6 +20,7 @@ from engine.runtimes.programs.last_operator import LastOperator, last_operator
 from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
+from engine.segmentation.steps import cleanup_of
 from engine.system.machine.cores import usable_cores
 from engine.system.settings_files import read_json, read_yaml
 
@@ -86,15 +87,15 @@ class Description:
     multilabel: bool = False  # whether a pixel may belong to several classes
 
 
-def meta_text(description: Description, input_shape: Sequence[int | None]) -> str:
-    """Write ``meta.json``; None is a free axis of the NCHW shape."""
+def meta_record(description: Description, input_shape: Sequence[int | None]) -> dict[str, Any]:
+    """Make the content of ``meta.json``; None is a free axis of the NCHW shape."""
     origin = dict(description.model_record)
     stated = {"license": origin.pop("license")} if "license" in origin else {}
     entries: list[dict[str, object]] = []
     for entry in description.classes:
         color = {} if entry.color is None else {"def_color": list(entry.color)}
         entries.append({"id": entry.urn, "name": entry.name, **color})
-    meta = {
+    return {
         "$schema": MODEL_SCHEMA,
         "name": description.name,
         **stated,
@@ -103,6 +104,10 @@ def meta_text(description: Description, input_shape: Sequence[int | None]) -> st
         "shape": list(input_shape),
         **({"multilabel": True} if description.multilabel else {}),
     }
+
+
+def meta_text(meta: Mapping[str, object]) -> str:
+    """Write ``meta.json``."""
     return json.dumps(meta, indent=2) + "\n"
 
 
@@ -182,8 +187,9 @@ def require_runs(folder: Path, destination: Path) -> int | None:
     """Open the finished files as a bundle and run its program once on a generated picture, through Paddle.
 
     Returns the number of classes that the network tells apart; None if it returns a mask, which does not say.
-    ConversionError: the files are no bundle that the engine takes, the program does not load or run, or it returns no
-    segmentation, a class that the bundle does not name, or one class a pixel where classes overlap.
+    ConversionError: the files are no bundle that the engine takes, its clean-up does not fit its classes, the program
+    does not load or run, or it returns no segmentation, a class that the bundle does not name, or one class a pixel
+    where classes overlap.
     RuntimeUnavailableError: Paddle is not installed.
     """
     options = PaddleOptions(threads=usable_cores())
@@ -191,6 +197,7 @@ def require_runs(folder: Path, destination: Path) -> int | None:
     try:
         bundle = read_bundle(folder, destination)
         _require_planes(bundle)
+        cleanup_of(bundle)
         size = _picture_size(bundle.declared.input_shape)
         with Predictor(bundle, open_runtime(bundle, options)) as predictor:
             (picture,) = generated_images([size], bands=predictor.bands)
@@ -239,7 +246,7 @@ def _is_archive(destination: Path) -> bool:
 def _side_file(folder: Path, staging: Path) -> Path:
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     path = staging / META
-    path.write_text(json.dumps({**meta, "artifact": ARTIFACT_PLACEHOLDER}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(meta_text({**meta, "artifact": ARTIFACT_PLACEHOLDER}), encoding="utf-8")
     return path
 
 

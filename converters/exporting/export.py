@@ -26,6 +26,7 @@ from converters.exporting.bundle_files import (
     ExportClass,
     bundle_in_one_step,
     deploy_text,
+    meta_record,
     meta_text,
 )
 from engine.errors import ConversionError
@@ -119,7 +120,9 @@ def write_files(
         "output_dtype": "int32" if output_op == "argmax" else "float32",
     }
     (folder / DEPLOY).write_text(deploy_text({"Deploy": deploy}), encoding="utf-8")
-    (folder / META).write_text(meta_text(replace(description, model_record=record), input_shape), encoding="utf-8")
+    (folder / META).write_text(
+        meta_text(meta_record(replace(description, model_record=record), input_shape)), encoding="utf-8"
+    )
     return adapters
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from converters.conversion import packed_files
 from converters.exporting.bundle_files import (
     DEPLOY,
     FREE_AXES,
@@ -15,7 +16,9 @@ from converters.exporting.bundle_files import (
     ExportClass,
     bundle_in_one_step,
     deploy_text,
+    derived_meta,
     meta_of,
+    meta_record,
     meta_text,
     numbered_classes,
     read_settings,
@@ -28,7 +31,11 @@ from converters.exporting.bundle_files import (
 from converters.exporting.evaluation_settings import agreed_multilabel
 from engine.bundle.bundle import Bundle, PaddleModel, open_bundle
 from engine.errors import BundleError, ConversionError
+from engine.images.quality import STATISTICS_NAME
+from engine.segmentation.temperature import TEMPERATURE_NAME
 from engine.system.settings_files import read_yaml, shown_value
+
+_CHANGE = "imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class ImportedModel:
     name: str
     classes: tuple[ExportClass, ...]  # in the order of the output channels; empty if nothing tells how many there are
     side_file: Path
+    left_out: tuple[str, ...]  # files of the source that a bundle may hold and this one does not
 
 
 def import_published(
@@ -48,15 +56,16 @@ def import_published(
     classes: Sequence[ExportClass] = (),
     multilabel: bool | None = None,
 ) -> ImportedModel:
-    """Repack a published inference model as a bundle that has run once, with its side file beside it.
+    """Repack a published inference model, or a bundle, as a bundle that has run once, with its side file beside it.
 
     The destination is that of `require_free`. Without a name it is what the source says, or its stem; without classes,
     in the order of the output channels, they are those that the source names, else ``class-0`` and so on; `multilabel`,
-    whether they overlap, is what the source says, else false.
+    whether they overlap, is what the source says, else false. All else that a bundle says in ``meta.json`` stays, and
+    so do its statistics and its temperature.
 
     ConversionError: the source is no segmentation model that the engine takes, names another number of classes than its
-    network has, says otherwise whether they overlap, or does not run; or the destination cannot be written.
-    RuntimeUnavailableError: Paddle is not installed.
+    network has, says otherwise whether they overlap, cleans up classes that it has no longer, or does not run; or the
+    destination cannot be written. RuntimeUnavailableError: Paddle is not installed.
     """
     require_free(destination)
     try:
@@ -65,28 +74,34 @@ def import_published(
                 raise ConversionError(f"{source}: holds no Paddle program; a published model has inference.json")
             known = bundle.multilabel if "multilabel" in meta_of(bundle) else None
             agreed = agreed_multilabel(multilabel, known, f"{source}: meta.json says multilabel: {known}")
-            described = Description(name or "", tuple(classes), multilabel=bool(agreed))
-            return _repack(bundle, bundle.paddle, destination, described)
+            asked = Description(name or "", tuple(classes), multilabel=bool(agreed))
+            return _repack(bundle, bundle.paddle, destination, asked)
     except BundleError as error:
         raise ConversionError(f"{source}: not imported, because it is not a segmentation model: {error}") from error
 
 
 def _repack(bundle: Bundle, model: PaddleModel, destination: Path, asked: Description) -> ImportedModel:
     settings = read_settings(bundle)
-    named = asked.name or _published_name(settings) or bundle.name
+    named = asked.name or _name_of(bundle, settings)
     known = tuple(asked.classes) or _published_classes(bundle, settings)
     require_distinct(known, where=str(bundle.source))
+    held = packed_files(bundle)
+    kept = {file: held[file] for file in (STATISTICS_NAME, TEMPERATURE_NAME) if file in held}
+    said_anew = {META, settings_file(bundle).name, model.program.name, model.params.name}
     with bundle_in_one_step(destination, side_file=True) as folder:
         program = f"model{model.program.suffix}"
         shutil.copyfile(model.program, folder / program)
         shutil.copyfile(model.params, folder / WEIGHTS)
+        for file, path in kept.items():
+            shutil.copyfile(path, folder / file)
         deploy = {**settings["Deploy"], "model": program, "params": WEIGHTS}
         (folder / DEPLOY).write_text(deploy_text({**settings, "Deploy": deploy}), encoding="utf-8")
 
         def write_meta(final: tuple[ExportClass, ...]) -> None:
             shape = bundle.declared.input_shape or FREE_AXES
-            described = Description(named, final, _global_block(settings), asked.multilabel)
-            (folder / META).write_text(meta_text(described, shape), encoding="utf-8")
+            new = meta_record(Description(named, final, _global_block(settings), asked.multilabel), shape)
+            changed = {field: new[field] for field in ("name", "classes")}
+            (folder / META).write_text(meta_text({**new, **derived_meta(bundle, _CHANGE), **changed}), encoding="utf-8")
 
         write_meta(known)
         found = require_runs(folder, destination)
@@ -97,17 +112,17 @@ def _repack(bundle: Bundle, model: PaddleModel, destination: Path, asked: Descri
             )
         final = known or numbered_classes(found or 0)
         write_meta(final)
-    return ImportedModel(named, final, side_file_of(destination))
+    return ImportedModel(named, final, side_file_of(destination), tuple(sorted({*held} - {*kept} - said_anew)))
+
+
+def _name_of(bundle: Bundle, settings: Mapping[str, Any]) -> str:
+    published = None if "name" in meta_of(bundle) else _global_block(settings).get("model_name")
+    return published if isinstance(published, str) and published else bundle.name
 
 
 def _global_block(settings: Mapping[str, Any]) -> Mapping[str, object]:
     block = settings.get("Global")
     return cast("dict[str, object]", block) if isinstance(block, dict) else {}
-
-
-def _published_name(settings: Mapping[str, Any]) -> str | None:
-    name = _global_block(settings).get("model_name")
-    return name if isinstance(name, str) and name else None
 
 
 def _published_classes(bundle: Bundle, settings: Mapping[str, Any]) -> tuple[ExportClass, ...]:

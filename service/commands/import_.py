@@ -39,11 +39,20 @@ def import_(
         with messages().status("importing", spinner="line"):
             imported = import_published(source, out, name=name, classes=asked.classes, multilabel=asked.multilabel)
     if json_output:
-        names = [each.name for each in imported.classes]
-        print_json({"bundle": str(out), "name": imported.name, "classes": names, "side_file": str(imported.side_file)})
+        print_json(
+            {
+                "bundle": str(out),
+                "name": imported.name,
+                "classes": [each.name for each in imported.classes],
+                "side_file": str(imported.side_file),
+                "left_out": list(imported.left_out),
+            }
+        )
         return
     named = ", ".join(shown(each.name) for each in imported.classes) or "not named: add them with --cv-config"
     tell(
         f"{legible(str(out))}: {shown(imported.name)}, written, and run once; classes: {named}; "
         f"{legible(str(imported.side_file))} describes it"
     )
+    if imported.left_out:
+        tell(f"left out: {legible(', '.join(imported.left_out))}; make converted models and profiles again")

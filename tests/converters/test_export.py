@@ -12,6 +12,7 @@ import pytest
 from converters.exporting.bundle_files import (
     Description,
     bundle_in_one_step,
+    meta_record,
     meta_text,
     numbered_classes,
     require_distinct,
@@ -78,7 +79,7 @@ def test_no_path_of_the_exporting_machine_stays_in_the_bundle(
 
 def test_meta_is_what_the_model_schema_asks_for() -> None:
     classes = [ExportClass("Strappy large", (0, 128, 0)), ExportClass("Fern-like"), ExportClass("x", None, "urn:a:b")]
-    assert json.loads(meta_text(Description("seagrass", classes, {"type": "OCRNet"}), (None, 3, None, None))) == {
+    assert meta_record(Description("seagrass", classes, {"type": "OCRNet"}), (None, 3, None, None)) == {
         "$schema": "urn:ibenthos:schema:paddle.seg.model.1",
         "name": "seagrass",
         "model": {"type": "OCRNet"},
@@ -151,7 +152,7 @@ def test_a_bundle_of_logits_tells_how_many_classes_there_are(logits: Path) -> No
 @pytest.mark.long
 def test_a_bundle_of_masks_must_name_the_classes_that_it_returns(network: Any, tmp_path: Path) -> None:
     folder = export(network, tmp_path / "lite", output_op="argmax", input_shape=(1, 3, 96, 160))
-    (folder / "meta.json").write_text(meta_text(Description("lite", CLASSES[:1]), (1, 3, 96, 160)))
+    (folder / "meta.json").write_text(meta_text(meta_record(Description("lite", CLASSES[:1]), (1, 3, 96, 160))))
     with pytest.raises(ConversionError, match=r"lite\.tgz: not written, because the network returns class [12]"):
         require_runs(folder, Path("lite.tgz"))
 
@@ -161,7 +162,9 @@ def test_overlapping_classes_do_not_go_with_an_operator_that_lets_one_win(
     operation: OutputOp, network: Any, tmp_path: Path
 ) -> None:
     folder = export(network, tmp_path / "lite", output_op=operation)
-    (folder / "meta.json").write_text(meta_text(Description("lite", CLASSES, multilabel=True), (None, 3, None, None)))
+    (folder / "meta.json").write_text(
+        meta_text(meta_record(Description("lite", CLASSES, multilabel=True), (None, 3, None, None)))
+    )
     with pytest.raises(ConversionError, match=rf"overlap \(multilabel\), and the network ends in {operation}"):
         require_runs(folder, Path("lite.tgz"))
 

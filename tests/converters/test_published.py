@@ -19,6 +19,7 @@ import yaml
 from converters.exporting.export import ExportClass, export_bundle
 from converters.exporting.published import import_published
 from engine import ConversionError, open_bundle
+from engine.segmentation.temperature import Temperature
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (
     TRANSFORMS,
@@ -72,8 +73,10 @@ def test_a_published_model_becomes_a_bundle(network: Any, published: Path, tmp_p
     archive = tmp_path / "Lite_infer.tar"
     with tarfile.open(archive, "w") as packed:
         packed.add(published, "Lite_infer")
+    with open_bundle(archive) as source:
+        digest = source.digest
     imported = import_published(archive, tmp_path / "out" / "lite.tgz", classes=CLASSES)
-    assert (imported.name, imported.classes) == ("Lite-T", CLASSES)
+    assert (imported.name, imported.classes, imported.left_out) == ("Lite-T", CLASSES, ())
     tensor = tensor_of_paddleseg(picture(tmp_path)[0])
     expected = logits_of(network, tensor)
     with open_bundle(tmp_path / "out" / "lite.tgz") as bundle:
@@ -93,6 +96,7 @@ def test_a_published_model_becomes_a_bundle(network: Any, published: Path, tmp_p
         "model": {"model_name": "Lite-T"},
         "classes": [{"id": f"urn:ibenthos:segmentation:class:{each.name}", "name": each.name} for each in CLASSES],
         "shape": [None, 3, None, None],
+        "derived_from": {"bundle": digest, "change": "imported"},
     }
     assert json.loads(imported.side_file.read_text()) == {**meta, "artifact": "@@ARTIFACT@@"}
     assert before == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in published.iterdir()}
@@ -160,6 +164,45 @@ def test_what_is_no_segmentation_model_is_refused(
         import_published(source, tmp_path / "out.tgz")
     assert str(caught.value).startswith(str(source))
     assert not (tmp_path / "out.tgz").exists()
+
+
+META: Mapping[str, Any] = {
+    "$schema": "urn:ibenthos:schema:paddle.seg.model.1",
+    "name": "quadrats",
+    "license": "CC-BY-4.0",
+    "model": {"type": "PPHumanSegLite"},
+    "classes": [{"id": f"urn:x:{name}", "name": name, "def_color": [1, 2, 3]} for name in ("sand", "kelp", "rock")],
+    "shape": [None, 3, None, None],
+    "cleanup": {"keep_classes": "kelp", "median": 5, "min_area": "400px"},
+    "derived_from": {"bundle": "a" * 64, "change": "packed for paddle"},
+    "survey": {"of": "March"},
+}
+
+
+def test_a_bundle_that_is_imported_keeps_what_it_says(published: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(published, tmp_path / "source")
+    (source / "onnx" / "fp32").mkdir(parents=True)
+    temperature = Temperature(1.5, 4, 4, 0.2, 0.1).to_json()
+    files = {"meta.json": json.dumps(META).encode(), "temperature.json": temperature, "statistics.json": b"{}"}
+    for name, content in {**files, "onnx/fp32/model.onnx": b"onnx", "profile.json": b"{}"}.items():
+        (source / name).write_bytes(content)
+    imported = import_published(source, tmp_path / "same")
+    assert (imported.name, imported.left_out) == ("quadrats", ("onnx/fp32/model.onnx", "profile.json"))
+    with open_bundle(source) as before, open_bundle(tmp_path / "same") as after:
+        origin = {"bundle": before.digest, "change": "imported", "derived_from": META["derived_from"]}
+        assert json.loads((after.folder / "meta.json").read_text()) == {**META, "derived_from": origin}
+        for name in ("temperature.json", "statistics.json"):
+            assert (after.folder / name).read_bytes() == files[name]
+        assert (after.cleanup, after.classes) == (before.cleanup, before.classes)
+    import_published(
+        source, tmp_path / "renamed", name="new", classes=[ExportClass(each) for each in ("a", "kelp", "c")]
+    )
+    with open_bundle(tmp_path / "renamed") as after:
+        assert (after.name, [each.name for each in after.classes]) == ("new", ["a", "kelp", "c"])
+        assert after.cleanup == META["cleanup"]
+    # What would be refused with every picture is told at once.
+    with pytest.raises(ConversionError, match=r"cleanup\.keep_classes.*kelp"):
+        import_published(source, tmp_path / "other", classes=CLASSES)
 
 
 def test_whether_classes_overlap_is_asked_for_or_known(published: Path, tmp_path: Path) -> None:
