@@ -31,6 +31,8 @@ MODEL_SCHEMA = "urn:ibenthos:schema:paddle.seg.model.1"
 ARTIFACT_PLACEHOLDER = "@@ARTIFACT@@"
 """Stands in the side file for the URN that the archive gets when it is uploaded."""
 
+EVALUATION = "evaluation"
+"""Says in ``meta.json`` how PaddleSeg's evaluation sees each picture several times, if it does."""
 _ORIGIN = "derived_from"
 _PICTURE_SIDE = 256
 _MOST_PICTURE_PIXELS = 1 << 26
@@ -85,6 +87,7 @@ class Description:
     # of the model's origin, as ``model``; its ``license`` is stated as that of the bundle
     model_record: Mapping[str, object] = field(default_factory=dict[str, object])
     multilabel: bool = False  # whether a pixel may belong to several classes
+    evaluation: Mapping[str, object] = field(default_factory=dict[str, object])  # as `Averaging.record` says it
 
 
 def meta_record(description: Description, input_shape: Sequence[int | None]) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def meta_record(description: Description, input_shape: Sequence[int | None]) -> 
         "classes": entries,
         "shape": list(input_shape),
         **({"multilabel": True} if description.multilabel else {}),
+        **({EVALUATION: dict(description.evaluation)} if description.evaluation else {}),
     }
 
 

@@ -93,10 +93,13 @@ class Exported:
     Attributes:
         side_file: ``<stem>-meta.json``.
         adapters: What was changed in the network so that Paddle exports it; also in ``meta.json``.
+        evaluation: How PaddleSeg's evaluation sees each picture several times, by the names of the options that do the
+            same; empty if it sees each once. Also in ``meta.json``.
     """
 
     side_file: Path
     adapters: tuple[Adapter, ...]
+    evaluation: Mapping[str, object]
 
 
 def export_config(
@@ -135,19 +138,20 @@ def export_config(
                 f"{config}: the network has {trained.class_count} classes, but {len(named)} are named "
                 f"({', '.join(each.name for each in named)}): name them all, background included"
             )
+        evaluation = trained.evaluation.averaging.record()
         overlap = classes_overlap(trained.evaluation, multilabel, str(config))
         with bundle_in_one_step(destination, side_file=True) as folder:
             with _quiet():
                 adapters = write_files(
                     trained.network,
                     folder,
-                    Description(name or config.stem, named, trained.model_record, overlap),
+                    Description(name or config.stem, named, trained.model_record, overlap, evaluation),
                     transforms=trained.transforms,
                     output_op=output_op,
                     input_shape=input_shape or (None, trained.bands, None, None),
                 )
             require_runs(folder, destination)
-    return Exported(side_file_of(destination), (*trained.adapters, *adapters))
+    return Exported(side_file_of(destination), (*trained.adapters, *adapters), evaluation)
 
 
 def load_trained(config: Path, weights: Path) -> TrainedNetwork:

@@ -1,7 +1,7 @@
 """What a bundle holds, as rows for people: shown by `pseg inspect` and `pseg doctor`."""
 
 from collections.abc import Mapping, Set
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from rich.table import Column, Table
 
@@ -38,10 +38,27 @@ def facts_table(record: Mapping[str, Any]) -> Table:
     facts.add_row(
         "clean-up", shown(", ".join(f"{name} {value}" for name, value in record["cleanup"].items())) or "none stated"
     )
+    facts.add_row("PaddleSeg evaluates it with", as_flags(record["evaluation"]) or "no options")
     facts.add_row("tuned profile", _profile_shown(record["profile"]))
     facts.add_row("statistics", _statistics_shown(record["statistics"], {each["input_bands"] for each in models}))
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))
     return facts
+
+
+def as_flags(averaging: Mapping[str, Any]) -> str:
+    """Write what `Averaging.record` says as it is asked for on the command line.
+
+    >>> as_flags({"crop_size": [769, 512], "stride": [512, 400], "scales": [0.5, 1.0], "flip_vertical": True})
+    '--crop-size 769 512 --stride 512 400 --scales 0.5,1 --flip-vertical'
+    """
+    flags: list[str] = []
+    for name, value in averaging.items():
+        flags.append("--" + name.replace("_", "-"))
+        if name == "scales":
+            flags.append(",".join(f"{each:g}" for each in value))
+        elif isinstance(value, list):
+            flags += map(str, cast("list[int]", value))
+    return " ".join(flags)
 
 
 def _origin_shown(origin: Mapping[str, str | None]) -> str:

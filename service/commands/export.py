@@ -11,6 +11,7 @@ from converters.exporting.export import OutputOp
 from converters.exporting.paddleseg_config import export_config
 from engine import OptionError
 from engine.system.text import legible
+from service.commands.bundle_facts import as_flags
 from service.commands.terminal import CvConfigOption, JsonOption, errors_end_the_command, messages, print_json, tell
 from service.request import require_apart, require_writable, written_by
 
@@ -73,11 +74,23 @@ def export(
             )
     if json_output:
         adapters = [each.record for each in exported.adapters]
-        print_json({"bundle": str(out), "side_file": str(exported.side_file), "adapters": adapters})
+        print_json(
+            {
+                "bundle": str(out),
+                "side_file": str(exported.side_file),
+                "adapters": adapters,
+                "evaluation": exported.evaluation,
+            }
+        )
     else:
         tell(legible(f"{out}: written, and run once; {exported.side_file} describes it"))
         for each in exported.adapters:
             tell(legible(f"changed for the export: {each.name}: {each.reason}"))
+        if exported.evaluation:
+            tell(
+                f"PaddleSeg evaluates this network with {as_flags(exported.evaluation)}; pseg predict does so only if "
+                "it is given these options"
+            )
 
 
 def _axes(numbers: tuple[int, int, int, int] | None) -> tuple[int | None, ...] | None:

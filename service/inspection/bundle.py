@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 from engine import Bundle, BundleError, ModelLoadError, OnnxModel, OptionError, Precision
@@ -16,6 +17,9 @@ from engine.transforms import describe
 
 def warnings_of(bundle: Bundle) -> list[str]:
     """Find what will surprise a user of the bundle."""
+    from converters.exporting.bundle_files import meta_of
+    from converters.exporting.evaluation_settings import stated_evaluation
+
     found = list(bundle.notes)
     if not bundle.classes:
         found.append("meta.json names no classes: covers are reported as class-0, class-1, …; add them to meta.json")
@@ -41,6 +45,10 @@ def warnings_of(bundle: Bundle) -> list[str]:
         cleanup_of(bundle)
     except BundleError as error:
         found.append(f"{error}: correct it, or remove it; no image is segmented before")
+    try:
+        stated_evaluation(meta_of(bundle), str(bundle.source))
+    except BundleError as error:
+        found.append(f"{error}: correct it, or remove it; no mask depends on it")
     if bundle.paddle is None:
         found.append("holds no Paddle program: it runs on ONNX Runtime only")
     elif bundle.paddle.kind == "pdmodel":
@@ -112,6 +120,7 @@ def inspection(bundle: Bundle) -> dict[str, Any]:
         "statistics": _statistics(bundle),
         "multilabel": bundle.multilabel,
         "cleanup": dict(bundle.cleanup),
+        "evaluation": _evaluation(bundle, meta),
         "warnings": warnings_of(bundle),
     }
 
@@ -123,6 +132,15 @@ def _lineage(meta: dict[str, Any]) -> Iterator[dict[str, str | None]]:
         told = cast("dict[str, object]", origin)
         yield {name: _text(told.get(name)) for name in ("bundle", "change")}
         origin = told.get("derived_from")
+
+
+def _evaluation(bundle: Bundle, meta: dict[str, Any]) -> dict[str, object]:
+    """Options by which pictures are seen as by PaddleSeg's evaluation; empty where nothing usable is stated."""
+    from converters.exporting.evaluation_settings import stated_evaluation
+
+    with suppress(BundleError):
+        return stated_evaluation(meta, str(bundle.source)).record()
+    return {}
 
 
 def _text(value: object) -> str | None:

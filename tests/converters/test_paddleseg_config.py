@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
-from converters.exporting.evaluation_settings import classes_overlap, read_evaluation_settings
+from converters.exporting.evaluation_settings import classes_overlap, read_evaluation_settings, stated_evaluation
 from converters.exporting.export import ExportClass
 from converters.exporting.paddleseg_config import build_network, export_config, load_trained, nothing_downloaded
 from converters.exporting.weights_file import read_weights
 from engine import ConversionError, open_bundle, open_predictor
 from engine.options import RuntimeName
 from engine.runtimes.selection import RuntimeRequest
+from engine.segmentation.averaging import averaged
 from tests.conftest import vendor_warnings_ignored
 from tests.converters.trainings import (
     HUMAN_SEG_LITE,
@@ -400,6 +401,68 @@ def test_the_loss_of_other_outputs_says_nothing_of_classes(loss: object, tmp_pat
     config = write_configuration(tmp_path / "c.yml", {**configuration(), "loss": loss})
     settings = read_evaluation_settings(yaml.safe_load(config.read_text()), "c.yml")
     assert not classes_overlap(settings, None, "c.yml")
+
+
+SLIDE = {"is_slide": True, "crop_size": [96, 64], "stride": [48, 40]}
+"""Width and height; not square, so that exchanging them shows."""
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (SLIDE, {"crop_size": [96, 64], "stride": [48, 40]}),
+        ({"aug_eval": True, "scales": 0.5}, {"scales": [0.5]}),
+        (
+            {**SLIDE, "aug_eval": True, "scales": [0.75, 1], "flip_horizontal": True},
+            {"crop_size": [96, 64], "stride": [48, 40], "scales": [0.75, 1.0], "flip_horizontal": True},
+        ),
+        # None of these changes a mask: without its switch PaddleSeg ignores a window or a scale.
+        ({**SLIDE, "is_slide": False, "scales": 0.5, "flip_vertical": True}, {}),
+        ({"aug_eval": True, "scales": 1.0}, {}),
+        ({"auc_roc": True}, {}),
+        (None, {}),
+    ],
+)
+def test_how_paddleseg_evaluates(stated: object, expected: dict[str, Any]) -> None:
+    assert read_evaluation_settings({"test_config": stated}, "c.yml").averaging.record() == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"is_slide": True}, "crop_size: is_slide needs crop_size and stride"),
+        ({**SLIDE, "stride": None}, "crop_size: a sliding window needs"),
+        ({**SLIDE, "stride": [97, 64]}, "leaves gaps"),
+        ({**SLIDE, "crop_size": 96}, "crop_size: "),
+        ({"aug_eval": True, "scales": "0.5"}, "scales"),
+        ({"aug_eval": True, "scales": [0]}, "scales: .*factors above 0"),
+    ],
+)
+def test_an_evaluation_that_paddleseg_could_not_make_is_named(stated: object, message: str) -> None:
+    with pytest.raises(ConversionError, match=rf"^c\.yml: test_config: .*{message}"):
+        read_evaluation_settings({"test_config": stated}, "c.yml")
+
+
+def test_the_stated_options_do_what_paddleseg_does(network: Any, weights: Path, tmp_path: Path) -> None:
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), "test_config": SLIDE})
+    exported = export_config(config, weights, tmp_path / "b", classes=CLASSES)
+    assert exported.evaluation == {"crop_size": [96, 64], "stride": [48, 40]}
+    path, image = picture(tmp_path)
+    with vendor_warnings_ignored():
+        import paddle
+        from paddleseg.core import infer
+    tensor = paddle.to_tensor(tensor_of_paddleseg(path))
+    window = {key: value for key, value in SLIDE.items() if key != "is_slide"}
+    with paddle.no_grad():
+        mask, _ = infer.inference(network, tensor, [("resize", (150, 200))], is_slide=True, **window)
+        whole, _ = infer.inference(network, tensor, [("resize", (150, 200))])
+    expected = mask.numpy().squeeze()
+    with open_bundle(tmp_path / "b") as bundle, open_predictor(bundle, RuntimeRequest(RuntimeName.PADDLE)) as predictor:
+        averaging = stated_evaluation(json.loads((bundle.folder / "meta.json").read_text()), "b")
+        assert (averaged(predictor, averaging).predict(image).mask != expected).mean() < 1e-3
+        # What `predict` does by itself stays what it was.
+        assert (predictor.predict(image).mask != whole.numpy().squeeze()).mean() < 1e-3
+    assert (whole.numpy().squeeze() != expected).mean() > 0.01
 
 
 class Runs:

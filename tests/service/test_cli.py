@@ -590,7 +590,7 @@ def test_inspect_tells_what_a_bundle_holds(bundle: Path) -> None:
     (record,) = outcome.records
     assert list(record) == [
         *("name", "source", "digest", "derived_from", "lineage", "license", "classes", "transforms", "paddle", "onnx"),
-        *("declared", "profile", "statistics", "multilabel", "cleanup", "warnings"),
+        *("declared", "profile", "statistics", "multilabel", "cleanup", "evaluation", "warnings"),
     ]
     assert record["name"] == "strongest-band"
     assert [each["name"] for each in record["classes"]] == ["red", "green", "blue"]

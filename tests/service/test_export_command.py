@@ -56,6 +56,7 @@ def test_export_in_a_process_of_its_own_then_import_and_predict(training: Path, 
         "bundle": str(out),
         "side_file": str(out.with_name("quadrats-meta.json")),
         "adapters": [],
+        "evaluation": {},
     }
     assert {path.name for path in tmp_path.rglob("*")} == {"new", "quadrats.tgz", "quadrats-meta.json"}
     with open_bundle(out) as exported:
@@ -94,6 +95,20 @@ def test_options_come_before_the_pipelines_file(training: Path, tmp_path: Path) 
     assert deploy["input_shape"] == [1, 3, None, 96]
     assert deploy["output_op"] == "argmax"
     assert json.loads((tmp_path / "bundle" / "meta.json").read_text())["name"] == "narrow"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_how_paddleseg_evaluates_is_told(form: list[str], training: Path, tmp_path: Path) -> None:
+    window = {"is_slide": True, "crop_size": [96, 64], "stride": [48, 40]}
+    config = write_configuration(tmp_path / "c.yml", {**configuration(), "test_config": window})
+    done = pseg("export", "--config", config, "--cv-config", training / "cv.json", "--out", tmp_path / "bundle", *form)
+    assert done.exit_code == ExitStatus.DONE, done.stderr
+    stated = {"crop_size": [96, 64], "stride": [48, 40]}
+    assert json.loads((tmp_path / "bundle" / "meta.json").read_text())["evaluation"] == stated
+    if form:
+        assert json.loads(done.stdout)["evaluation"] == stated
+    else:
+        assert "evaluates this network with --crop-size 96 64 --stride 48 40" in " ".join(done.stdout.split())
 
 
 @pytest.mark.long
