@@ -19,7 +19,7 @@ from converters.exporting.packing import pack
 from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
 from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
 from converters.progress import Advance, ignore_progress
-from converters.repository import RefusedError, Repository
+from converters.repository import RefusedError, Repository, entry_digest
 from converters.rewriting import RewritingError
 from engine.bundle.archive import is_bundle_file
 from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, file_digest
@@ -261,9 +261,13 @@ class _Work:
             certificate = make(destination)
             (destination.parent / CERTIFICATE).write_bytes(_certificate_json(certificate))
 
-        path = self.repository.fetch(key, make_with_certificate)
-        certificate = _CERTIFICATE.validate_json(path.with_name(CERTIFICATE).read_bytes())
-        return Conversion(OnnxModel(path=path, precision=precision, digest=certificate.model_digest), certificate)
+        def read(path: Path) -> Conversion | None:
+            # The digest is that of the file which runs, whatever the certificate says.
+            model = OnnxModel(path=path, precision=precision, digest=entry_digest(path))
+            certificate = read_certificate(model)
+            return None if certificate is None else Conversion(model, certificate)
+
+        return self.repository.fetch(key, make_with_certificate, read)
 
     def _make_fp32(self, destination: Path) -> Certificate:
         from converters.graph_optimization import fold_constants

@@ -10,6 +10,7 @@ used within the last hour stays, whatever the bound, since a process may be abou
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,7 +21,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from engine.bundle.bundle import file_digest
 from engine.errors import ConversionError
 from engine.system.files import open_regular, write_atomically
 
@@ -31,7 +34,12 @@ _MAKING = "making-"
 _LOCK = "lock"
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _REFUSAL_BYTES = 1 << 24
+_DIGEST, _DIGEST_BYTES = "digest.json", 1 << 12
 _ROOM_BYTES = 1 << 20
+
+
+_Entry = TypeVar("_Entry")
+_log = logging.getLogger(__name__)
 
 
 class RefusedError(ConversionError):
@@ -54,31 +62,37 @@ class Repository:
     max_bytes: int = DEFAULT_MAX_BYTES  # bound of all entries together
     kept_s: float = KEPT_S  # for which an entry that was used is safe from removal
 
-    def fetch(self, key: str, make: Callable[[Path], None]) -> Path:
-        """Return the entry of a key, making it first if it is absent.
+    def fetch(self, key: str, make: Callable[[Path], None], read: Callable[[Path], _Entry | None]) -> _Entry:
+        """Return what `read` finds at the entry of a key, making the entry first if it is absent or damaged.
 
         The key, of letters, digits, `-` and `_`, names content and options. `make` writes the entry to the path that it
         is given, and what belongs to it into the same folder; what it raises passes through and leaves no entry, but a
-        `RefusedError` is remembered and raised again at once the next time. ConversionError: the cache folder cannot be
-        written to, or its disk is full.
+        `RefusedError` is remembered and raised again at once the next time. `read` returns None for an entry that is
+        not what `make` wrote. ConversionError: the cache folder cannot be written to, its disk is full, or `read` does
+        not take what was just made.
         """
         entry = self.root / key / MODEL
         refusal = entry.with_name("refused.json")
-        if _used_now(entry):
-            return entry
+        if (found := _found(entry, read)) is not None:
+            return found
         with self._locked(entry):
             if refusal.is_file():
                 raise _refusal_at(refusal)
-            if not _used_now(entry):
+            # Another process may have made it meanwhile.
+            if (found := _found(entry, read)) is None:
+                _remove_damaged(entry)
                 try:
                     _make(entry, make)
                 except RefusedError as error:
                     with suppress(OSError):  # remembered if it can be
                         _write_refusal(refusal, error)
                     raise
+                found = read(entry)
         self._remove_abandoned()
         self._remove_the_oldest()
-        return entry
+        if found is None:
+            raise ConversionError(f"{entry}: is damaged just after it was made: check the disk, or name another cache")
+        return found
 
     def _locked(self, entry: Path) -> "_Lock":
         # Whoever removes an entry takes its folder away, lock and all: a lock on a file that is gone locks nothing.
@@ -160,21 +174,68 @@ def _used_now(entry: Path) -> bool:
             return False
     except OSError:
         return False
-    try:
-        os.utime(entry)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        # A cache that can only be read, such as one baked into an image, is still a cache.
-        return True
+    # The lock's time, since that of the model tells whether it was changed (`entry_digest`). A cache that can only be
+    # read, such as one baked into an image, is still a cache.
+    with suppress(OSError):
+        os.utime(entry.with_name(_LOCK))
     return True
+
+
+def _found(entry: Path, read: Callable[[Path], _Entry | None]) -> _Entry | None:
+    """What an entry holds, whose time of use is noted; None if there is none, or it is damaged."""
+    if not _used_now(entry):
+        return None
+    try:
+        return read(entry)
+    except FileNotFoundError:  # another process removed it meanwhile
+        return None
+
+
+def _remove_damaged(entry: Path) -> None:
+    """Remove an entry, which is locked, with all that belongs to it; the model first, without which it is none."""
+    if not entry.is_file():
+        return
+    _log.warning("%s: the file or its certificate is damaged, so the model is made again", entry)
+    try:
+        entry.unlink()
+        for companion in entry.parent.iterdir():
+            if companion.name != _LOCK and companion.is_file():
+                companion.unlink()
+    except OSError as error:
+        raise ConversionError(f"{entry}: is damaged, and cannot be removed ({error}): remove it") from error
 
 
 def _used_s(folder: Path) -> float:
     """When the entry was used last; 0 if it is none."""
     with suppress(FileNotFoundError):
-        return (folder / MODEL).stat().st_mtime
+        (folder / MODEL).stat()
+        return (folder / _LOCK).stat().st_mtime
     return 0.0
+
+
+def entry_digest(entry: Path) -> str:
+    """Tell the SHA-256 of an entry's file, hexadecimal; it is remembered beside it until the file changes.
+
+    Hashing 280 MB takes half a second, at every start of a program that runs the model. OSError: it cannot be read.
+    """
+    remembered = entry.with_name(_DIGEST)
+    before = _stamp(entry)
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        with open(remembered, "rb", opener=open_regular) as file:
+            stamp, digest = json.loads(file.read(_DIGEST_BYTES))
+        if stamp == before and isinstance(digest, str):
+            return digest
+    digest = file_digest(entry)
+    if _stamp(entry) == before:
+        with suppress(OSError):  # remembered if it can be
+            write_atomically(remembered, json.dumps([before, digest]).encode())
+    return digest
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes with every change of a file: the time of its status, which no program can set, above all."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _bytes_in(folder: Path) -> int:
@@ -219,8 +280,9 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
                 # Libraries that find no room for a model say that it is wrong, and a refusal would be remembered.
                 _require_room(Path(folder))
                 raise
-            with partial.open("rb") as finished:
-                os.fsync(finished.fileno())
+            for path in Path(folder).iterdir():
+                with path.open("rb") as finished:
+                    os.fsync(finished.fileno())
             # The entry comes last: where it is, all that belongs to it is.
             for companion in Path(folder).iterdir():
                 if companion != partial:

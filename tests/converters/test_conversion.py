@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,27 @@ def test_auto_steps_down_to_paddle_and_records_why(
         (fallback,) = predictor.provenance.fallbacks
         assert fallback.startswith("cpu fp32: ")
         assert "pd_op.fft" in fallback
+
+
+def test_what_runs_is_what_the_certificate_is_of(
+    unconverted: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = Repository(tmp_path)
+    whole = convert(unconverted, repository)
+    content = whole.model.path.read_bytes()
+    certificate = whole.model.path.with_name(CERTIFICATE)
+    damages: list[Callable[[], object]] = [
+        lambda: whole.model.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),
+        lambda: certificate.write_text(certificate.read_text()[:-100]),
+        certificate.unlink,
+    ]
+    for damage in damages:
+        caplog.clear()
+        damage()
+        again = convert(unconverted, repository)
+        assert "damaged, so the model is made again" in caplog.text
+        assert hashlib.sha256(again.model.path.read_bytes()).hexdigest() == again.model.digest == whole.model.digest
+        assert json.loads(certificate.read_text())["model_digest"] == whole.model.digest
 
 
 def test_no_program(small_bundle: Bundle, tmp_path: Path) -> None:
