@@ -9,16 +9,19 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 
 
-def confusion_matrix(first: NDArray[Any], second: NDArray[Any], class_count: int) -> Counts:
-    """Count how often each class of one mask meets each class of the other, of masks of any shape, in pixels.
+def class_counts(first: NDArray[Any], second: NDArray[Any], class_count: int) -> tuple[Counts, Counts, Counts]:
+    """Count the pixels of each class in two masks of one shape, of any: that both, that the first, the second give it.
 
-    Returns ``int64[K, K]``: rows are the classes of `first`, columns those of `second`, all below `class_count`.
+    Each is ``int64[K]``; all classes are below `class_count`. A table of pairs would be K × K, and a mask may hold the
+    index 65535.
 
-    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
+    >>> [counts.tolist() for counts in class_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)]
+    [[1, 1], [2, 1], [1, 2]]
     """
-    pairs = first.reshape(-1).astype(np.int64) * class_count + second.reshape(-1)
-    return np.bincount(pairs, minlength=class_count * class_count).reshape(class_count, class_count)
+    shared, of_first, of_second = (
+        np.bincount(each.reshape(-1), minlength=class_count) for each in (first[first == second], first, second)
+    )
+    return shared, of_first, of_second
 
 
 def class_ious(shared: Counts, first: Counts, second: Counts) -> tuple[float | None, ...]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.agreement import class_ious, confusion_matrix
+from converters.agreement import class_counts, class_ious
 from engine.bundle.bundle import Bundle, distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
@@ -241,8 +241,7 @@ def _add_masks(tally: _Tally, name: str, expected: Mask, actual: Mask) -> None:
     planes = expected if expected.dtype == np.bool_ else None
     if planes is None:
         count = int(max(expected.max(), actual.max())) + 1
-        table = confusion_matrix(expected, actual, count)
-        in_both, in_expected, in_actual = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+        in_both, in_expected, in_actual = class_counts(expected, actual, count)
         pixels, area = expected.size, expected.size
         mismatched = pixels - int(in_both.sum())
     else:

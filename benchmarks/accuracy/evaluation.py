@@ -31,6 +31,8 @@ from engine.segmentation.prediction import Prediction
 from engine.segmentation.predictor import Predictor
 from engine.system.text import legible
 
+_MOST_CLASSES = 1 << 10
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledImage:
@@ -115,7 +117,8 @@ def confusion_matrix(found: npt.NDArray[np.integer], labels: Labels, class_count
     [[1, 1], [0, 0]]
     """
     judged = labels != IGNORED_LABEL
-    return agreement.confusion_matrix(labels[judged], found[judged], class_count)
+    pairs = labels[judged].astype(np.int64) * class_count + found[judged]
+    return np.bincount(pairs, minlength=class_count * class_count).reshape(class_count, class_count)
 
 
 def class_ious(confusion: Counts) -> tuple[float | None, ...]:
@@ -249,10 +252,10 @@ def evaluate(predictors: Sequence[Predictor], labelled: Iterable[LabelledImage])
     """Hold the masks of predictors against labels, side by side.
 
     If the first predictor measures a region of interest, only the pixels inside of it are judged. Raises OptionError
-    where a bundle is multilabel, its number of classes is unknown, or the predictors differ in it or in the classes;
-    ImageError where an image does not fit the network or has no region of interest, labels hold an index that no class
-    has, or no pixel is judged; InferenceError where a run failed, or a network finds a class that its bundle does not
-    have.
+    where a bundle is multilabel, its number of classes is unknown or too large, or the predictors differ in it or in
+    the classes; ImageError where an image does not fit the network or has no region of interest, labels hold an index
+    that no class has, or no pixel is judged; InferenceError where a run failed, or a network finds a class that its
+    bundle does not have.
     """
     _require_exclusive_classes(predictors)
     _require_same_classes(predictors)
@@ -334,6 +337,11 @@ def _segment(predictor: Predictor, image: SourceImage) -> tuple[Prediction, int]
     prepared = predictor.prepare(image)
     (raw,) = predictor.run([prepared])
     count = class_count(raw.output, raw.kind, known)
+    if count > _MOST_CLASSES:
+        raise OptionError(
+            f"{source}: has {count} classes, and labels judge a bundle of at most {_MOST_CLASSES}, because it is "
+            "counted how often each class is taken for each other one"
+        )
     if not count:
         raise OptionError(
             f"{source}: names no classes, and its network returns masks, so that their number is unknown; "

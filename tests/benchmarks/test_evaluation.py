@@ -165,3 +165,9 @@ def test_masks_of_unknown_classes_are_refused() -> None:
 def test_the_examples_of_the_docstrings() -> None:
     failed, attempted = doctest.testmod(evaluation)
     assert (failed, attempted) == (0, 3)
+
+
+def test_classes_without_bound_are_not_counted_against_each_other() -> None:
+    predictor = predictor_of(red_is_the_class, classes=65536)
+    with pytest.raises(OptionError, match=r"has 65536 classes, and labels judge a bundle of at most 1024"):
+        evaluate([predictor], [labelled([[0, 1]], [[0, 1]], "a")])

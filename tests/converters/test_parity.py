@@ -1,5 +1,6 @@
 """The certificate's figures, by hand, with functions in the place of networks."""
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_figures_by_hand_over_two_images() -> None:
     ) as caught:
         require_parity(report, ParityLimits(), where="fake.tgz")
     assert caught.value.report is report
+
+
+def test_a_large_class_index_takes_no_table_of_all_pairs_of_classes() -> None:
+    expected = np.zeros((25, 40), np.int64)
+    expected[:, 20:] = 65002
+    actual = expected.copy()
+    actual[0, 20:25] = 65001
+    tracemalloc.start()
+    report = compare(predictor(mask_network(expected)), predictor(mask_network(actual)), [("a", picture())])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert report.class_iou == pytest.approx({"sand": 1.0, "class-65001": 0.0, "class-65002": 495 / 500})
+    assert report.mismatched_ppm == pytest.approx(5000)
+    # 65003 counts of 8 bytes take half a megabyte, and 65003² of them 34 gigabytes.
+    assert peak_bytes < 100e6
 
 
 def test_the_candidate_runs_as_many_images_at_once_as_are_asked_for() -> None:
