@@ -269,20 +269,31 @@ def nothing_downloaded() -> Generator[list[str]]:
             yield not_loaded
 
 
-def _read_configuration(config: Path, most_bases: int = _MOST_BASES) -> dict[str, Any]:
+def _read_configuration(config: Path) -> dict[str, Any]:
     """Read a configuration and its bases as PaddleSeg does, but only plain values and within limits."""
     # Source: paddleseg 2.8.0, ``cvlibs/config.py``; there YAML may name any function.
-    content = _load_yaml(config)
-    bases: object = content.pop(_BASE, [])
-    for base in cast("list[object]", bases) if isinstance(bases, list) else [bases]:
-        path = config.parent / str(base)
-        if not isinstance(base, str) or path.suffix not in _SUFFIXES or not path.is_file() or not most_bases:
-            raise ConversionError(
-                f"{config}: {_BASE} must name .yml files that are there, at most {_MOST_BASES} one after the other, "
-                f"but it is {str(base)[:100]!r}"
-            )
-        content = _merged(content, _read_configuration(path, most_bases - 1))
-    return content
+    bases_read = 0
+
+    def read(path: Path) -> dict[str, Any]:
+        nonlocal bases_read
+        content = _load_yaml(path)
+        bases: object = content.pop(_BASE, [])
+        for name in cast("list[object]", bases) if isinstance(bases, list) else [bases]:
+            base = path.parent / str(name)
+            if not isinstance(name, str) or base.suffix not in _SUFFIXES or not base.is_file():
+                raise ConversionError(
+                    f"{path}: {_BASE} must name .yml files that are there, but it is {str(name)[:100]!r}"
+                )
+            bases_read += 1
+            if bases_read > _MOST_BASES:
+                raise ConversionError(
+                    f"{path}: {_BASE} {name[:100]!r} is one file more than the {_MOST_BASES} that a configuration may "
+                    "build on, each counted as often as it is named: write what it says into one file"
+                )
+            content = _merged(content, read(base))
+        return content
+
+    return read(config)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

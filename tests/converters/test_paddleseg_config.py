@@ -226,6 +226,21 @@ def test_a_base_configuration_is_followed(weights: Path, tmp_path: Path) -> None
     assert load_trained(config, weights).class_count == 3
 
 
+def test_eight_files_may_be_built_on_however_they_are_named(weights: Path, tmp_path: Path) -> None:
+    content = configuration()
+    for index in range(8):
+        base = {} if index == 7 else {"_base_": f"{index + 1}.yml"}
+        write_configuration(tmp_path / f"{index}.yml", {**base, "iters": index})
+    write_configuration(tmp_path / "c.yml", {"_base_": "0.yml", **content})
+    assert load_trained(tmp_path / "c.yml", weights).class_count == 3
+    # Two that each name a file four times: ten readings, and none of them is deep.
+    write_configuration(tmp_path / "2.yml", {"iters": 2})
+    write_configuration(tmp_path / "1.yml", {"_base_": ["2.yml"] * 4})
+    write_configuration(tmp_path / "0.yml", {"_base_": ["1.yml"] * 2})
+    with pytest.raises(ConversionError, match="one file more than the 8"):
+        load_trained(tmp_path / "c.yml", weights)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -286,7 +301,7 @@ def test_what_paddleseg_would_run_or_read_is_refused(
         ("model: {type: FCN, act_layer: !!python/name:os.system }", "could not determine a constructor"),
         ("_base_: secret\nmodel: {type: FCN}", "_base_ must name .yml files"),
         ("_base_: /dev/zero\nmodel: {type: FCN}", "_base_ must name .yml files"),
-        ("_base_: c.yml\nmodel: {type: FCN}", "_base_ must name .yml files"),
+        ("_base_: c.yml\nmodel: {type: FCN}", r"_base_ 'c\.yml' is one file more than the 8"),
         ("_base_: secret.yml\nmodel: {type: FCN}", "secret.yml: is not "),
         (ALIASES, "unfolds to more"),
         ("model: " + "[" * 50_000, "is not YAML"),
