@@ -1,10 +1,8 @@
 """The files of a bundle, written: ``deploy.yaml``, ``meta.json`` and the side file; whole, proven, in one step."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +19,7 @@ from engine.segmentation.opening import open_runtime, require_available
 from engine.segmentation.postprocess import OutputKind, class_count
 from engine.segmentation.predictor import Predictor
 from engine.segmentation.steps import cleanup_of
+from engine.system.files import scratch_folder, write_atomically
 from engine.system.machine.cores import usable_cores
 from engine.system.settings_files import read_json, read_yaml
 
@@ -166,25 +165,34 @@ def bundle_in_one_step(destination: Path, *, side_file: bool = False) -> Generat
     require_free(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        # The staging folder lies beside the destination: only within one file system is a rename a single step.
-        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+        # Work lies beside the destination: only within one file system is a rename a single step.
+        with scratch_folder("export", destination.parent) as staging:
+            finished = folder = staging / "bundle"
+            folder.mkdir()
+            yield folder
+            if _is_archive(destination):
+                finished = staging / destination.name
+                pack({path.name: path for path in folder.iterdir()}, finished)
+            with _side_file(folder, side_file_of(destination)) if side_file else nullcontext():
+                finished.replace(destination)
     except OSError as error:
         raise ConversionError(f"{destination}: cannot be written ({error})") from error
+
+
+@contextmanager
+def _side_file(folder: Path, path: Path) -> Generator[None]:
+    """Write the side file, so that no bundle appears without it; where the block fails, it is what it was before."""
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    before = path.read_bytes() if path.is_file() else None
+    write_atomically(path, meta_text({**meta, "artifact": ARTIFACT_PLACEHOLDER}).encode())
     try:
-        folder = staging / "bundle"
-        folder.mkdir()
-        yield folder
-        beside = _side_file(folder, staging) if side_file else None
-        if _is_archive(destination):
-            pack({path.name: path for path in folder.iterdir()}, destination)
+        yield
+    except OSError:
+        if before is None:
+            path.unlink()
         else:
-            folder.replace(destination)
-        if beside is not None:
-            beside.replace(side_file_of(destination))
-    except OSError as error:
-        raise ConversionError(f"{destination}: cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            write_atomically(path, before)
+        raise
 
 
 def require_runs(folder: Path, destination: Path) -> int | None:
@@ -245,13 +253,6 @@ def _picture_size(input_shape: tuple[int | None, ...] | None) -> tuple[int, int]
 
 def _is_archive(destination: Path) -> bool:
     return destination.name.endswith(ARCHIVE_ENDINGS)
-
-
-def _side_file(folder: Path, staging: Path) -> Path:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    path = staging / META
-    path.write_text(meta_text({**meta, "artifact": ARTIFACT_PLACEHOLDER}), encoding="utf-8")
-    return path
 
 
 def meta_of(bundle: Bundle) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,55 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
         (folder / "meta.json").write_text("{}")
         raise ConversionError("half-way")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.tgz", "the old bundle")]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from converters.exporting.bundle_files import bundle_in_one_step
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "renaming":
+    Path.replace = killed
+with bundle_in_one_step(Path(sys.argv[1]), side_file=True) as folder:
+    (folder / "meta.json").write_text('{"name": "new"}')
+    if sys.argv[2] == "writing":
+        killed()
+"""
+
+
+@pytest.mark.parametrize("name", ["m.tgz", "m"])
+@pytest.mark.parametrize("moment", ["writing", "renaming"])
+def test_a_killed_export_leaves_nothing_for_long_and_no_bundle_without_a_side_file(
+    name: str, moment: str, tmp_path: Path
+) -> None:
+    destination = tmp_path / name
+    killed = subprocess.run([sys.executable, "-c", KILLED, destination, moment], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not destination.exists()
+    assert (tmp_path / "m-meta.json").exists() is (moment == "renaming")
+    with bundle_in_one_step(tmp_path / "other", side_file=True) as folder:
+        (folder / "meta.json").write_text("{}")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left - {"m-meta.json"} == {"other", "other-meta.json"}
+
+
+@pytest.mark.parametrize("before", [None, '{"name": "old"}'])
+def test_a_bundle_that_cannot_be_renamed_leaves_the_side_file_as_it_was(before: str | None, tmp_path: Path) -> None:
+    side = tmp_path / "m-meta.json"
+    if before is not None:
+        side.write_text(before)
+    with (
+        pytest.raises(ConversionError, match="cannot be written"),
+        bundle_in_one_step(tmp_path / "m", side_file=True) as folder,
+    ):
+        (folder / "meta.json").write_text('{"name": "new"}')
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "notes.txt").touch()
+    assert (side.read_text() if side.exists() else None) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"m"} | ({"m-meta.json"} if before else set())
 
 
 @pytest.mark.parametrize("name", ["full", "folder.tgz", "file/m.tgz"])
