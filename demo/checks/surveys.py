@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.results.markdown import Table, markdown
 from engine.images import Capture
 from service.results.ledger import Entry
-from service.surveys.correction import UnitPictures, correction_from
-from service.surveys.intervals import Estimate, estimate_difference, estimate_mean
+from service.surveys.correction import LABELLED_AT_LEAST, UnitPictures, correction_from
+from service.surveys.intervals import Estimate, LabelledPart, UnitValues, estimate_difference, estimate_mean
 from service.surveys.pictures import SurveyClass, SurveyPicture, SurveyPictures
 from service.surveys.places import Place, PlacedPicture, PlacedPictures
 from service.surveys.plot import covers_svg
@@ -33,6 +33,9 @@ _QUADRATS = 11
 _BIAS_ERRORS = 4
 _CONFUSION = np.array([[0.80, 0.15, 0.05], [0.20, 0.70, 0.10], [0.10, 0.05, 0.85]])
 """Shares of what is seagrass, algae and sand (rows) that the network finds as each."""
+_SEAGRASS_AS_SAND = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+_CORRECTIONS = ((3, 40, 0.0), (6, 40, 0.0), (50, 20, 0.0), (50, 200, 0.0), (50, 20, 0.1), (50, 200, 0.1))
+"""Transects of a site, labelled pictures of both sites, and the share of pictures that are badly wrong."""
 _CERTAINTY = 20
 """Concentration of the Dirichlet distribution by which the confusion varies from picture to picture."""
 _CLASSES = tuple(SurveyClass(f"urn:{name}", name, (0, 0, 0)) for name in ("seagrass", "algae", "sand"))
@@ -98,7 +101,8 @@ def measure(surveys: int, seed: int) -> Iterator[Coverage]:
             def mean(
                 meadow: Meadow = meadow, units: int = units, generator: np.random.Generator = generator
             ) -> Estimate:
-                return estimate_mean(meadow.transects(units, generator), (0, 1), int(generator.integers(1 << 31)))
+                covers = UnitValues(meadow.transects(units, generator))
+                return estimate_mean(covers, (0, 1), int(generator.integers(1 << 31)))
 
             # A t interval on few transects of a skewed distribution is known to cover less: it is shown, not hidden.
             judged = meadow.name == "even" or units >= 50
@@ -109,11 +113,11 @@ def measure(surveys: int, seed: int) -> Iterator[Coverage]:
             def difference(
                 meadow: Meadow = meadow, units: int = units, generator: np.random.Generator = generator
             ) -> Estimate:
-                later, earlier = (meadow.transects(units, generator) for _ in range(2))
+                later, earlier = (UnitValues(meadow.transects(units, generator)) for _ in range(2))
                 return estimate_difference(later, earlier, (-1, 1), int(generator.integers(1 << 31)))
 
             yield _coverage(difference, 0.0, surveys, ("difference", units, meadow.name, units >= 50))
-        for units, labelled in ((3, 40), (6, 40), (50, 200)):
+        for units, labelled, failing in _CORRECTIONS:
             for corrected in (False, True):
                 generator = np.random.default_rng([seed, units, 2])
 
@@ -121,23 +125,28 @@ def measure(surveys: int, seed: int) -> Iterator[Coverage]:
                     meadow: Meadow = meadow,
                     units: int = units,
                     labelled: int = labelled,
+                    failing: float = failing,
                     corrected: bool = corrected,
                     generator: np.random.Generator = generator,
                 ) -> Estimate:
-                    covers = _confused_site(meadow, units, labelled, generator, corrected=corrected)
+                    covers = _confused_site(meadow, units, labelled, generator, failing=failing, corrected=corrected)
                     return estimate_mean(covers, (0, 1), int(generator.integers(1 << 31)))
 
-                judged = corrected and (meadow.name == "even" or units >= 50)
+                # Ten labels a site are known to cover less, above all where few pictures have most of the error.
+                enough = labelled > 2 * LABELLED_AT_LEAST and not failing
+                judged = corrected and enough and (meadow.name == "even" or units >= 50)
                 what = f"{'corrected' if corrected else 'uncorrected'} mean, {labelled} labelled"
+                what += f", {failing:.0%} badly wrong" if failing else ""
                 yield _coverage(site, meadow.mean, surveys, (what, units, meadow.name, judged))
 
 
 def _confused_site(
-    meadow: Meadow, transects: int, labelled: int, generator: np.random.Generator, *, corrected: bool
-) -> Covers:
+    meadow: Meadow, transects: int, labelled: int, generator: np.random.Generator, *, failing: float, corrected: bool
+) -> UnitValues:
     """Find seagrass on the first of two sites, on which the network confuses twice as much as on the second.
 
-    ``labelled`` pictures are a sample, the same number from each site, as `pseg sample --by group` draws them.
+    ``labelled`` pictures are a sample, the same number from each site, as `pseg sample --by group` draws them. In the
+    share ``failing`` of the pictures the network takes all seagrass for sand; with it, it confuses nothing else.
     """
     seagrass = meadow.quadrats(2 * transects, generator).ravel()
     algae = generator.beta(1, 3, seagrass.shape) * (1 - seagrass)
@@ -145,8 +154,11 @@ def _confused_site(
     mild = (_CONFUSION + np.eye(3)) / 2
     rates = [_CONFUSION if index < len(truth) // 2 else mild for index in range(len(truth))]
     draws = generator.standard_gamma(_CERTAINTY * np.array(rates))
+    found_as = draws / draws.sum(axis=2, keepdims=True)
+    if failing:
+        found_as = np.where((generator.random(len(truth)) < failing)[:, None, None], _SEAGRASS_AS_SAND, np.eye(3))
     # [picture, true class, found class]
-    joint = truth[:, :, None] * draws / draws.sum(axis=2, keepdims=True)
+    joint = truth[:, :, None] * found_as
     covers = joint.sum(axis=1)
     names = [str(index) for index in range(len(truth))]
     units = [
@@ -156,7 +168,7 @@ def _confused_site(
         for first in range(0, transects * _QUADRATS, _QUADRATS)
     ]
     if not corrected:
-        return np.stack([each.mean for each in units])[:, 0]
+        return UnitValues(np.stack([each.mean for each in units])[:, 0])
     pictures = [
         SurveyPicture(name, cover, Capture(), None, _entry(name), Path(), True)
         for name, cover in zip(names, covers, strict=True)
@@ -171,7 +183,8 @@ def _confused_site(
     correction = correction_from(
         confusion, {name: truth[int(name)] for name in drawn}, {name: covers[int(name)] for name in drawn}, drawn
     )
-    return correction.corrected(units, "the site")[:, 0]
+    of_units = correction.corrected(units, "the site")
+    return UnitValues(of_units.covers[:, 0], [LabelledPart(of_units.by_labels[:, 0], of_units.labelled)])
 
 
 def _entry(name: str) -> Entry:
@@ -199,7 +212,7 @@ def draw_survey(path: Path, seed: int) -> None:
         for year in range(2024, 2027):
             seagrass = meadow.transects(6, generator)
             algae = generator.beta(2, 8, 6) * (1 - seagrass)
-            covers = [estimate_mean(each, (0, 1), seed) for each in (seagrass, algae)]
+            covers = [estimate_mean(UnitValues(each), (0, 1), seed) for each in (seagrass, algae)]
             groups.append(GroupCover({"site": site}, str(year), 6, 6 * _QUADRATS, None, covers))
     classes = [SurveyClass(f"urn:{name}", name, color) for name, color in _PLOTTED]
     path.write_bytes(covers_svg(Summary("transect", classes, groups, (), ())))

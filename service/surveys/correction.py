@@ -96,6 +96,19 @@ class UnitPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class CorrectedUnits:
+    """Corrected covers of the units of a group, `float64[units, classes]`, whose mean is the corrected cover.
+
+    They vary as the estimate does. Single values are no covers: they may be below 0 or above 1. `by_labels` is what
+    their own labels add to them, together 0; `labelled` how many units have labels.
+    """
+
+    covers: Values
+    by_labels: Values
+    labelled: int
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """What labels of a probability sample say of a network's confusion.
 
@@ -111,12 +124,8 @@ class Correction:
     drawn_by: str | None = None
     seed: int | None = None
 
-    def corrected(self, units: Sequence[UnitPictures], group: str) -> Values:
-        """Correct the covers of a group: `float64[units, classes]`, whose mean is the corrected cover.
-
-        They vary as the estimate does. Single values are no covers: they may be below 0 or above 1. Raises OptionError
-        where too few pictures of the group are labelled.
-        """
+    def corrected(self, units: Sequence[UnitPictures], group: str) -> CorrectedUnits:
+        """Correct the covers of a group. Raises OptionError where too few of its pictures are labelled."""
         weights = [
             np.array(
                 [
@@ -138,12 +147,14 @@ class Correction:
         residuals = [np.stack([self.residuals.get(name, nothing) for name in each.names]) for each in units]
         total = sum(float(each.sum()) for each in weights)
         mean = sum((weight @ residual for weight, residual in zip(weights, residuals, strict=True)), nothing) / total
-        return np.stack(
+        expected = np.stack([each.mean @ self.rates + mean for each in units])
+        by_labels = np.stack(
             [
-                each.mean @ self.rates + mean + len(units) * (weight @ (residual - mean)) / total
-                for each, weight, residual in zip(units, weights, residuals, strict=True)
+                len(units) * (weight @ (residual - mean)) / total
+                for weight, residual in zip(weights, residuals, strict=True)
             ]
         )
+        return CorrectedUnits(expected + by_labels, by_labels, sum(map(bool, labelled)))
 
 
 def labels_suffice(labelled: Sequence[int]) -> bool:

@@ -40,44 +40,73 @@ class Estimate:
     method: Method | None = None
 
 
-def estimate_mean(units: Values, bounds: tuple[float, float], seed: int) -> Estimate:
-    """Estimate the mean of `float64[n]`, one value a unit, at least one.
+@dataclass(frozen=True, slots=True)
+class LabelledPart:
+    """What labels add to the values of units: `float64[n]`, together 0, and 0 for units without labels.
+
+    `units` is how many have labels, at least two where there are two units.
+    """
+
+    values: Values
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitValues:
+    """One value a unit, `float64[n]`, at least one, and which parts of it labels have added."""
+
+    values: Values
+    labelled: Sequence[LabelledPart] = ()
+
+
+def estimate_mean(units: UnitValues, bounds: tuple[float, float], seed: int) -> Estimate:
+    """Estimate the mean of units.
 
     `bounds` are the smallest and the largest value that the mean can have; the interval ends there.
     """
     return _estimate([units], bounds, seed)
 
 
-def estimate_difference(later: Values, earlier: Values, bounds: tuple[float, float], seed: int) -> Estimate:
+def estimate_difference(later: UnitValues, earlier: UnitValues, bounds: tuple[float, float], seed: int) -> Estimate:
     """Estimate the difference of the means of two groups of different units, as Welch does: variances may differ.
 
-    Values and bounds are as of `estimate_mean`; the mean of `earlier` is subtracted.
+    Bounds are as of `estimate_mean`; the mean of `earlier` is subtracted.
     """
     return _estimate([later, earlier], bounds, seed)
 
 
-def _estimate(samples: Sequence[Values], bounds: tuple[float, float], seed: int) -> Estimate:
+def _estimate(samples: Sequence[UnitValues], bounds: tuple[float, float], seed: int) -> Estimate:
     """The mean of the first sample, minus that of the second if there is one."""
-    mean = _difference([float(units.mean()) for units in samples])
-    if min(map(len, samples)) < 2:
+    values = [sample.values for sample in samples]
+    mean = _difference([float(units.mean()) for units in values])
+    if min(map(len, values)) < 2:
         return Estimate(mean)
-    squares = [float(units.var(ddof=1)) / len(units) for units in samples]
-    error = math.sqrt(sum(squares))
-    few = min(map(len, samples)) < BOOTSTRAP_FROM
-    method: Method = "t" if few else "bootstrap"
+    variances = [_variance_of_mean(sample) for sample in samples]
+    error = math.sqrt(sum(variance for variance, _ in variances))
+    smallest = min(*map(len, values), *(part.units for sample in samples for part in sample.labelled), math.inf)
+    method: Method = "t" if smallest < BOOTSTRAP_FROM else "bootstrap"
     if error == 0:
         return Estimate(mean, 0.0, mean, mean, method)
-    # Welch and Satterthwaite; of a single sample it is n - 1.
-    degrees = sum(squares) ** 2 / sum(
-        square**2 / (len(units) - 1) for square, units in zip(squares, samples, strict=True)
-    )
+    # Welch and Satterthwaite; a single sample has its own.
+    degrees = error**4 / sum(variance**2 / degrees for variance, degrees in variances)
     quantile = t_quantile(degrees)
     low, high = (
         (mean - quantile * error, mean + quantile * error)
-        if few
-        else _bootstrap_interval(samples, mean, quantile * error, seed)
+        if method == "t"
+        else _bootstrap_interval(values, mean, quantile * error, seed)
     )
     return Estimate(mean, error, *within(bounds, low, high), method)
+
+
+def _variance_of_mean(sample: UnitValues) -> tuple[float, int]:
+    """The variance, and its degrees of freedom."""
+    count = len(sample.values)
+    variance = float(sample.values.var(ddof=1)) / count
+    for part in sample.labelled:
+        # The sum of squares by count² (units - 1) / units, in place of count (count - 1).
+        squares = float(part.values @ part.values)
+        variance += squares * (count - part.units) / (count**2 * (count - 1) * (part.units - 1))
+    return variance, min([count, *(part.units for part in sample.labelled)]) - 1
 
 
 def within(bounds: tuple[float, float], low: float, high: float) -> tuple[float, float]:

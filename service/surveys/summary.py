@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from engine.system.text import counted, csv_table
 from service.surveys.correction import Correction, UnitPictures
-from service.surveys.intervals import LEVEL, Estimate, estimate_difference, estimate_mean
+from service.surveys.intervals import (
+    LEVEL,
+    Estimate,
+    LabelledPart,
+    UnitValues,
+    estimate_difference,
+    estimate_mean,
+)
 from service.surveys.pictures import SurveyClass, SurveyPictures, columns_of
 from service.surveys.places import PlacedPicture, PlacedPictures
 
@@ -81,10 +88,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _GroupUnits:
-    """The units of a group on a date, their covers `float64[units, classes]`, and what a `GroupCover` tells of them."""
+    """The units of a group on a date, their covers of each class, and what a `GroupCover` tells of them."""
 
     names: Sequence[tuple[str, ...]]
-    covers: NDArray[np.float64]
+    covers: Sequence[UnitValues]
     as_found: NDArray[np.float64] | None
     areas_cm2: NDArray[np.float64] | None
     members: Sequence[PlacedPicture]
@@ -198,10 +205,14 @@ def _units_of(
     pictures = [_pictures_of(of_unit) for of_unit in units.values()]
     found, areas = np.stack([each.mean for each in pictures]), _mean_areas(members, pictures)
     if correction is None:
-        return _GroupUnits(list(units), found, None, areas, members)
-    covers = correction.corrected(pictures, members[0].place.group(grouping))
-    areas = None if areas is None else _corrected_areas(members, covers, areas)
+        return _GroupUnits(list(units), [UnitValues(of_class) for of_class in found.T], None, areas, members)
+    corrected = correction.corrected(pictures, members[0].place.group(grouping))
+    areas = None if areas is None else _corrected_areas(members, corrected.covers, areas)
     labelled = sum(each.picture.path in correction.probabilities for each in members)
+    covers = [
+        UnitValues(of_class, [LabelledPart(by_labels, corrected.labelled)])
+        for of_class, by_labels in zip(corrected.covers.T, corrected.by_labels.T, strict=True)
+    ]
     return _GroupUnits(list(units), covers, found.mean(axis=0), areas, members, labelled)
 
 
@@ -239,7 +250,7 @@ def _group_cover(group: Mapping[str, str], date: str, units: _GroupUnits, seed: 
         len(units.names),
         len(units.members),
         sum(depths) / len(depths) if depths else None,
-        [estimate_mean(of_class, _COVERS, seed) for of_class in units.covers.T],
+        [estimate_mean(of_class, _COVERS, seed) for of_class in units.covers],
         None if units.as_found is None else units.as_found.tolist(),
         None if units.areas_cm2 is None else units.areas_cm2.tolist(),
         units.labelled,
@@ -257,16 +268,20 @@ def _change(
     before, after = earlier[1], later[1]
     rows = {name: index for index, name in enumerate(before.names)}
     paired = unit != "picture" and rows.keys() == set(after.names)
+    of_classes = zip(after.covers, before.covers, strict=True)
     if paired:
-        own = after.covers - before.covers[[rows[name] for name in after.names]]
-        changes = [estimate_mean(of_class, _DIFFERENCES, seed) for of_class in own.T]
+        order = [rows[name] for name in after.names]
+        changes = [estimate_mean(_own_changes(new, old, order), _DIFFERENCES, seed) for new, old in of_classes]
     else:
-        changes = [
-            estimate_difference(new, old, _DIFFERENCES, seed)
-            for new, old in zip(after.covers.T, before.covers.T, strict=True)
-        ]
+        changes = [estimate_difference(new, old, _DIFFERENCES, seed) for new, old in of_classes]
     units = len(before.names), len(after.names)
     return CoverChange(group, earlier[0], later[0], units, paired, changes)
+
+
+def _own_changes(later: UnitValues, earlier: UnitValues, order: Sequence[int]) -> UnitValues:
+    """The difference of each unit; `order` are the places of the later ones among the earlier ones."""
+    before = [LabelledPart(part.values[order], part.units) for part in earlier.labelled]
+    return UnitValues(later.values - earlier.values[order], [*later.labelled, *before])
 
 
 def summary_record(summary: Summary) -> dict[str, Any]:

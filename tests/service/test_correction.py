@@ -119,7 +119,7 @@ def test_labelled_pictures_stand_for_the_others() -> None:
     residuals |= {f"b{index}": np.array([0.2, -0.2]) for index in range(5)}
     correction = Correction(np.eye(2), residuals, dict.fromkeys(residuals, 0.5))
     # by hand: 0.5 and 0.3, on average 0.15 too little; the pictures of a say 0.05 less, those of b as much more
-    assert correction.corrected(units, "x") == pytest.approx(np.array([[0.6, 0.4], [0.5, 0.5]]))
+    assert correction.corrected(units, "x").covers == pytest.approx(np.array([[0.6, 0.4], [0.5, 0.5]]))
 
 
 def test_a_picture_that_was_less_likely_to_be_drawn_stands_for_more() -> None:
@@ -128,7 +128,7 @@ def test_a_picture_that_was_less_likely_to_be_drawn_stands_for_more() -> None:
     ]
     residuals = {f"{unit}{index}": np.array([float(unit == "b")]) for unit in "ab" for index in range(5)}
     probabilities = {name: 0.25 if name.startswith("b") else 0.75 for name in residuals}
-    found = Correction(np.eye(1), residuals, probabilities).corrected(units, "x")
+    found = Correction(np.eye(1), residuals, probabilities).corrected(units, "x").covers
     # by hand: each of b stands for 4 pictures, each of a for 4 / 3
     assert found.mean() == pytest.approx(3 / 4)
 
