@@ -1,13 +1,8 @@
 """Which build this is."""
 
 import os
-from importlib import metadata
 
-_DISTRIBUTION = "paddleseg-dual-runtime"
-
-
-def version_of_pseg() -> str:
-    return metadata.version(_DISTRIBUTION)
+from engine.system.libraries import version_of_pseg
 
 
 def banner() -> str:

@@ -67,7 +67,7 @@ class Provenance:
         precision: arithmetic of the heavy layers.
         threads: threads of the runtime, all streams together.
         fallbacks: every step that `auto` went down, in order.
-        versions: library name to version.
+        versions: of this package (`pseg`) and of libraries, name to version.
         profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
             none was.
         streams: runs that may be under way at once.

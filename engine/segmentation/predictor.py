@@ -31,6 +31,7 @@ from engine.segmentation.network import Forward, Network, PreparedImage, RawOutp
 from engine.segmentation.postprocess import OutputKind, class_count, score_planes, segment
 from engine.segmentation.prediction import MaskSize, Prediction, Provenance
 from engine.segmentation.steps import Mask, MeasuringSteps, measured
+from engine.system.libraries import version_of_pseg
 from engine.transforms import TransformRecord, apply_transforms, bands_of_images, require_values_for, restore_plane
 
 Photograph = SourceImage | NDArray[np.uint8] | Path | str
@@ -125,7 +126,7 @@ class Predictor:
             precision=identity.precision.value,
             threads=identity.threads,
             fallbacks=(*self.fallbacks, *self.network.notes),
-            versions={"numpy": np.__version__, **identity.versions},
+            versions={"pseg": version_of_pseg(), "numpy": np.__version__, **identity.versions},
             profile=self.profile and self.profile.digest,
             streams=identity.streams,
             averaging=None if self.forward is None else self.forward.record(),

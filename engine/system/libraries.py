@@ -14,6 +14,11 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def version_of_pseg() -> str:
+    """Look up the version of this package."""
+    return metadata.version("paddleseg-dual-runtime")
+
+
 TENSORRT_DISTRIBUTIONS = ("tensorrt-cu12", "tensorrt-cu13", "tensorrt")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from service.collections.sharding import Shard, parse_shard
 from service.results.ledger import Entry, LedgerContent, begun_ledgers, ledger_path, read_ledger
 from service.results.resuming import LedgerError, supersedes
+from service.results.runs import mixture
 from service.results.totals import totals
 
 
@@ -34,6 +35,11 @@ class Merged:
     @property
     def complete(self) -> bool:
         return not self.missing and not any(entry.failed for entry in self.content.entries)
+
+    @property
+    def mixture(self) -> str | None:
+        """In what the making of the masks differs; None where it does not."""
+        return mixture([entry.record["provenance"] for entry in self.content.entries if not entry.failed])
 
     def summary(self) -> dict[str, Any]:
         """Sum up as JSON values: `totals`, and what is missing."""

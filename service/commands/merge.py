@@ -49,6 +49,8 @@ def merge(
             if asked is not None:
                 require_writable_file(asked)
         write_ledger(merged.content)
+        if (mixture := merged.mixture) is not None:
+            say(mixture)
         products = Products()
         if csv is not None:
             with products.written(f"the table {csv}"), table_written(csv) as write_table:

@@ -18,6 +18,7 @@ from engine import Bundle, Device, OptionError, open_bundle
 from engine.declaration import Options, option
 from engine.runtimes.programs.input_bands import image_bands
 from engine.runtimes.selection import candidates
+from engine.system.libraries import version_of_pseg
 from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
 from service.collections.cluster_ledger import (
     LEDGER,
@@ -49,7 +50,6 @@ from service.results.pictures import CoverTable, ImageTask, region_error, requir
 from service.results.runs import Run, options_with_effect, temperature_with_effect
 from service.results.totals import totals
 from service.session import caches_at, open_session, temperature_of
-from service.version import version_of_pseg
 
 _PROGRESS_LINES = 20
 _MAX_IMAGE_BYTES = Sizes().image.most_bytes

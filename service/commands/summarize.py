@@ -13,6 +13,7 @@ from engine.errors import OptionError
 from engine.images import Capture
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
+from engine.system.libraries import version_of_pseg
 from engine.system.text import counted, json_text
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
@@ -44,7 +45,6 @@ from service.surveys.summary import (
     summarize_survey,
     summary_record,
 )
-from service.version import version_of_pseg
 
 _NAMED_AT_MOST = 20
 _WIDTH = 160

@@ -45,6 +45,7 @@ from service.results.pictures import (
     map_names,
     picture_names,
     polygons_of,
+    provenance_record,
     result_record,
 )
 from service.results.records import (
@@ -63,7 +64,7 @@ from service.results.records import (
     checked_record,
 )
 from service.results.resuming import OTHER_OPTIONS, LedgerError, require_pictures_kept, resume
-from service.results.runs import Listing, Run
+from service.results.runs import Listing, Run, mixture
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
@@ -391,6 +392,7 @@ def open_ledger(
                 others = list(_other_ledgers(path, run, listing, tolerant=overwrite))
                 if resume:
                     known = _still_finished(path, before, run, listing, others)
+                    known = replace(known, notes=[*known.notes, *_told_mixture(known, listing, provenance)])
                 elif not overwrite:
                     own = [_content_of(path, before)] if os.fstat(before.fileno()).st_size else []
                     for content in (*own, *others):
@@ -620,6 +622,14 @@ def _still_finished(path: Path, file: BinaryIO, run: Run, listing: Listing, othe
     tasks = dict(listing.mine)
     finished = {at: _as_of_now(entry, at, tasks[at], path.parent) for at, entry in resumed.finished.items()}
     return _Known(finished, aside, notes)
+
+
+def _told_mixture(known: _Known, listing: Listing, provenance: Provenance) -> list[str]:
+    """What differs between earlier results that stay and those that will be made."""
+    earlier = [entry.record["provenance"] for entry in known.finished.values()]
+    pending = [provenance_record(provenance)] * (len(listing.mine) - len(earlier))
+    told = mixture([*earlier, *pending])
+    return [] if told is None else [told]
 
 
 def _moved(path: Path, stamp: tuple[int | None, int | None]) -> tuple[str, tuple[int | None, int | None]]:

@@ -141,7 +141,7 @@ class ProvenanceRecord(TypedDict):
     precision: Annotated[str, Field(description="arithmetic of the heavy layers")]
     threads: Annotated[_Count, Field(description="threads of the runtime, all streams together")]
     fallbacks: Annotated[list[str], _Few, Field(description="every step that `auto` went down, in order")]
-    versions: Annotated[dict[str, str], _Few, Field(description="versions, by name of the library")]
+    versions: Annotated[dict[str, str], _Few, Field(description="versions of pseg and of libraries, by name")]
     profile: NotRequired[Annotated[str | None, Field(description="digest of the tuned profile, if one was used")]]
     streams: NotRequired[Annotated[_Count, Field(description="runs that may be under way at once, if several")]]
     tiling: NotRequired[Annotated[Facts | None, Field(description="how the image was cut into tiles and joined")]]

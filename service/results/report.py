@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -43,16 +43,15 @@ from engine.system.files import atomic_file
 from engine.system.text import legible
 from service.request import PredictRequest
 from service.results.pictures import result_record, shown_mask
-from service.results.runs import Run, options_with_effect
+from service.results.runs import Run, made_by, options_with_effect
 from service.results.totals import ClassTotal, TotalCover, total_of
-from service.version import version_of_pseg
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
 _PHOTOGRAPH_QUALITY = 80
 _SIDES_PX = ((24, 1280), (100, 960), (250, 640), (600, 400), (1500, 320))
 _SMALLEST_SIDE_PX = 240
-_TOLD = frozenset({"image", "cover", "mask", "confidence", "roi", "raster", "flags"})
+_TOLD = frozenset({"image", "cover", "mask", "confidence", "roi", "raster", "flags", "provenance"})
 """What rows keep of records."""
 
 _TOLD_APART = frozenset(
@@ -275,6 +274,7 @@ class ReportWriter:
             areas=any(row.areas for row in segmented),
             multilabel=self._multilabel,
             provenance=self.provenance,
+            made_by=made_by([row.record["provenance"] for row in segmented] or [asdict(self.provenance)]),
             facts=self.facts,
             sides=sorted(self._sides),
             unpictured=sum(not row.pictured for row in segmented),
@@ -334,8 +334,8 @@ def write_table_report(
 ) -> None:
     """Write a report without pictures: totals, groups, table, failures; without a record nothing is written.
 
-    `records` are by `result_record`, and when and where each photograph was taken; the page's provenance is that of the
-    first. Other arguments are as of `ReportWriter`.
+    `records` are by `result_record`, and when and where each photograph was taken. Other arguments are as of
+    `ReportWriter`.
     """
     first, *others = [*records] or [None]
     if first is None:
@@ -376,20 +376,13 @@ def _grouped_classes(survey: Mapping[str, Any], totals: Sequence[ClassTotal]) ->
 
 
 def request_facts(request: PredictRequest) -> dict[str, str]:
-    """Say what a request asks of the masks, and which version of the package does it."""
-    return {**_option_facts(options_with_effect(request, None)), "pseg": version_of_pseg()}
+    """Say what a request asks of the masks."""
+    return _option_facts(options_with_effect(request, None))
 
 
 def run_facts(runs: Sequence[Run]) -> dict[str, str]:
     """Say what ledgers tell of how their masks were made; where runs differ, the value of each."""
-    told = [
-        {
-            "bundle": run.bundle_name or _NOT_RECORDED,
-            **_option_facts(run.options),
-            "pseg": run.pseg or _NOT_RECORDED,
-        }
-        for run in runs
-    ]
+    told = [{"bundle": run.bundle_name or _NOT_RECORDED, **_option_facts(run.options)} for run in runs]
     names = dict.fromkeys(name for each in told for name in each)
     return {name: "; ".join(dict.fromkeys(each.get(name, "none") for each in told)) for name in names}
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -16,10 +17,11 @@ from engine.rasters.options import TileOptions
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
+from engine.system.libraries import version_of_pseg
+from engine.system.text import counted
 from service.collections.sharding import Shard
 from service.request import PredictRequest
 from service.results.pictures import ImageTask, distinct_stems
-from service.version import version_of_pseg
 
 _WITHOUT_EFFECT = frozenset(
     {"threads", "streams", "batch_size", "gpu_memory_limit", "max_pixels", "auto_tune_shapes", "print_detail"}
@@ -36,6 +38,10 @@ _OF_CLASSES = frozenset(each.name for group in (ImageLimits, MaskOptions) for ea
 """Options that the classes of a photograph's pixels depend on, besides its network, averaging and clean-up."""
 _OPTIONS = frozenset(each.name for group in (PredictRequest, TileOptions) for each in declared_options(group))
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+
+_MADE_ALIKE = ("runtime", "provider", "precision", "versions")
+_NOT_RECORDED = "of a version that is not recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,48 @@ def differing_options(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Ite
 def options_of_classes(options: Mapping[str, Any]) -> dict[str, Any]:
     """Select what the classes of a photograph's pixels depend on from the options with effect."""
     return {name: options.get(name) for name in sorted(_OF_CLASSES)}
+
+
+def made_by(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Say by what masks were made, from the provenance of their records: fact to values.
+
+    Where masks differ in one, each value has how many there are.
+    """
+
+    def told(tally: Counter[str]) -> list[str]:
+        if list(tally.values()) == [len(provenances)]:
+            return list(tally)
+        return [f"{value} ({counted(count, 'image', 'images')})" for value, count in tally.items()]
+
+    return {
+        name: [line for tally in of_fact for line in told(tally)] for name, of_fact in _tallies(provenances).items()
+    }
+
+
+def mixture(provenances: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which of the runtimes, precisions and versions that made masks differ; None where they do not."""
+    tallies = _tallies(provenances)
+    differing = {name for name in _MADE_ALIKE for tally in tallies[name] if len(tally) > 1}
+    if not differing:
+        return None
+    lines = [line for name, told in made_by(provenances).items() if name in differing for line in told]
+    return f"not all masks were made alike: {', '.join(lines)}"
+
+
+def _tallies(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[Counter[str]]]:
+    """How many masks have each value of a fact, for each part of the fact."""
+    versions = [{"pseg": _NOT_RECORDED, **each["versions"]} for each in provenances]
+    libraries = dict.fromkeys(name for each in versions for name in each)
+    steps = dict.fromkeys(step for each in provenances for step in each["fallbacks"])
+    return {
+        **{name: [Counter(str(each[name]) for each in provenances)] for name in (*_MADE_ALIKE[:-1], "threads")},
+        "fallbacks": [Counter(step for each in provenances if step in each["fallbacks"]) for step in steps],
+        "versions": [Counter(f"{name} {each[name]}" for each in versions if name in each) for name in libraries],
+        **{
+            f"{name} digest": [Counter(each[name] for each in provenances if each.get(name))]
+            for name in ("profile", "bundle", "model")
+        },
+    }
 
 
 def run_of(predictor: Predictor, request: PredictRequest, listing: Listing, tiles: TileOptions) -> Run:

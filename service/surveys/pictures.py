@@ -14,7 +14,7 @@ from engine.segmentation.prediction import MaskSize
 from engine.system.text import counted, legible
 from service.results.ledger import Entry, LedgerContent, file_and_page, read_ledger
 from service.results.resuming import LedgerError, supersedes
-from service.results.runs import Run
+from service.results.runs import Run, mixture
 from service.results.totals import valid_pixels
 
 
@@ -142,7 +142,9 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
         reasons = [named_reason(names[path], reason) for path, reason in failures.items()]
         raise LedgerError(ledgers[0], _without_masks(reasons, _missing(contents)))
     runs = [content.run for content in contents]
-    return SurveyPictures(classes, pictures, failures, _missing(contents), _notes(contents, len(repeated)), names, runs)
+    mixed = mixture([each.entry.record["provenance"] for each in pictures])
+    notes = [*_notes(contents, len(repeated)), *([] if mixed is None else [mixed])]
+    return SurveyPictures(classes, pictures, failures, _missing(contents), notes, names, runs)
 
 
 def _contradiction(one: LedgerContent, other: LedgerContent, entry: Entry) -> LedgerError:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from service.results.ledger import open_ledger, read_ledger
 from service.results.resuming import LedgerError
 from service.results.runs import Run, list_tasks, options_with_effect
 from tests.service.test_cli import BLUE, GREEN, KEYS, PSEG, RED, halves, pseg, pseg_error, pseg_process, remarks
+from tests.service.test_summarize import facts_of
 
 LEDGER = "ledger.jsonl"
 PROVENANCE = Provenance("b", "m", "onnx", "cpu", "fp32", 2, (), {})
@@ -386,3 +388,35 @@ def test_a_file_name_that_is_no_unicode_survives(bundle: Path, tmp_path: Path) -
     command = ("predict", bundle, tmp_path / "in", "--out", tmp_path / "o")
     pseg_process(*command, PYTHONUTF8="1")
     assert "1 of 1 images were done earlier" in pseg_process(*command, "--resume", PYTHONUTF8="1").stderr
+
+
+def test_masks_of_several_versions_and_runtimes_are_not_told_to_be_alike(
+    bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "o", tmp_path / "page.html"
+    command = ("predict", bundle, photos, "--out", out)
+    pseg(*command)
+    assert "made alike" not in pseg("summarize", out).stdout
+    ledger = out / LEDGER
+    head, *entries = lines(ledger)
+    version = entries[0]["provenance"]["versions"]["pseg"]
+    assert version == metadata.version("paddleseg-dual-runtime")
+    entries[0]["provenance"] |= {"provider": "cuda", "versions": {"pseg": "0.0.9", "numpy": "1.0"}}
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *entries)))
+    numpy_version = metadata.version("numpy")
+    # Of five images one failed.
+    told = (
+        f"not all masks were made alike: cuda (1 image), cpu (3 images), pseg 0.0.9 (1 image), pseg {version} "
+        f"(3 images), numpy 1.0 (1 image), numpy {numpy_version} (3 images)"
+    )
+    summed = pseg("summarize", out, "--report", page, "--json")
+    assert any(note.startswith(told) for note in summed.records[0]["notes"])
+    assert told in pseg("merge", out, "--out", tmp_path / "m").stderr
+    facts = facts_of(page)
+    assert facts["provider"] == "cuda (1 image)cpu (3 images)"
+    assert f"pseg 0.0.9 (1 image)pseg {version} (3 images)" in facts["versions"]
+    assert facts["runtime"] == "onnx"
+    halves(photos / "c.png")
+    # The line of the run names the version that goes on, and the fifth image is its own.
+    assert f"pseg 0.0.9 (1 image), pseg {version} (4 images)" in pseg(*command, "--resume", "--report", page).stderr
+    assert f"pseg 0.0.9 (1 image)pseg {version} (4 images)" in facts_of(page)["versions"]

@@ -49,7 +49,7 @@ from service.results.pictures import ImageTask, result_record
 from service.results.report import ReportWriter, report_at
 
 PROVENANCE = Provenance(
-    "b" * 64, "e" * 64, "paddle", "onednn", "fp32", 3, ("onnx on cpu: not converted",), {"numpy": "2.4.6"}
+    "b" * 64, "e" * 64, "paddle", "onednn", "fp32", 3, ("onnx on cpu: not converted",), {"pseg": "0.2.0"}
 )
 SAND, GRASS = (200, 160, 80), (0, 128, 64)
 GREY = (90, 110, 130)
@@ -226,7 +226,7 @@ def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> Non
         "precision": "fp32",
         "threads": "3",
         "fallbacks": "onnx on cpu: not converted",
-        "versions": "numpy 2.4.6",
+        "versions": "pseg 0.2.0",
         "bundle digest": "b" * 64,
         "model digest": "e" * 64,
     }

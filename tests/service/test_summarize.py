@@ -122,11 +122,13 @@ def test_the_report_says_what_has_to_be_published(
     name, version = run.pop("bundle_name"), run.pop("pseg")
     with open_bundle(bundle) as opened:
         assert (name, version) == (opened.name, metadata.version("paddleseg-dual-runtime"))
-    Path("s/ledger.jsonl").write_text(json.dumps(run) + "\n" + "".join(others))
+    (entry,) = map(json.loads, others)
+    assert entry["provenance"]["versions"].pop("pseg") == version
+    Path("s/ledger.jsonl").write_text(f"{json.dumps(run)}\n{json.dumps(entry)}\n")
     assert pseg("summarize", "n", "s", "--pattern", "{site}/a.png", "--report", "page.html").status == ExitStatus.DONE
     facts = facts_of(tmp_path / "page.html")
     assert facts["bundle"] == f"{name}; not recorded by this ledger"
-    assert facts["pseg"] == f"{version}; not recorded by this ledger"
+    assert facts["versions"].startswith(f"pseg {version} (1 image)pseg of a version that is not recorded (1 image)")
     assert facts["summarized by"] == f"pseg {version}"
     assert (facts["exclude-class"], facts["roi"], facts["pattern"]) == (
         "blue",
