@@ -69,7 +69,7 @@ from service.results.runs import options_of_classes, options_with_effect
 from service.session import Caches, caches_at, open_session
 from service.surveys.accuracy import SurveyAccuracy, accuracy_record, estimate_accuracy
 from service.surveys.intervals import Estimate
-from service.surveys.sampling import SampleRow, read_sample
+from service.surveys.sampling import SampleRow, read_sample, require_whole_sample
 
 _JUDGED_IN = frozenset({"roi", "quadrat_size"})
 _MEASURED_APART = (
@@ -218,7 +218,10 @@ def evaluate(
     if bool(masks) == bool(labels.annotations):
         raise OptionError("give the labels of the images, either --masks or --annotations", option="masks")
     labels.require_effect()
-    sample = None if labels.sample is None else read_sample(labels.sample)
+    sample = None
+    if labels.sample is not None:
+        sample = read_sample(labels.sample)
+        require_whole_sample(labels.sample, sample)
     recursive = labels.pictures.recursive
     require_folders(images or [], recursive=recursive)
     if sample is None:

@@ -26,6 +26,8 @@ _NAMED_AT_MOST: Final = 5
 
 _SURPLUS: Final = "\0"
 
+_ROUNDING: Final = 1e-6
+
 By = Literal["random", "class", "site", "group", "confidence"]
 
 
@@ -138,7 +140,8 @@ def _enumerated(texts: Sequence[str]) -> str:
 class SampleRow:
     """A picture of a sample that was drawn earlier; fields as of `SampledPicture`.
 
-    `drawn_by` and `seed` are those of the draw; None where the table does not state them.
+    `drawn_by` and `seed` are those of the draw, `count` how many pictures it drew; None where the table does not state
+    them.
     """
 
     image: Path
@@ -146,6 +149,7 @@ class SampleRow:
     inclusion_probability: float
     drawn_by: str | None = None
     seed: int | None = None
+    count: int | None = None
 
 
 def read_sample(path: Path) -> list[SampleRow]:
@@ -164,7 +168,7 @@ def read_sample(path: Path) -> list[SampleRow]:
                 row["stratum"],
                 float(row["inclusion_probability"].replace(",", ".")),
                 row.get("drawn_by") or None,
-                int(row["seed"]) if row.get("seed") else None,
+                *(int(row[name]) if row.get(name) else None for name in ("seed", "count")),
             )
             for row in rows
         ]
@@ -185,6 +189,34 @@ def read_sample(path: Path) -> list[SampleRow]:
             option="sample",
         )
     return sample
+
+
+def require_whole_sample(path: Path, sample: Sequence[SampleRow]) -> None:
+    """Refuse (OptionError) a sample of which rows were removed: the others do not stand for their pictures.
+
+    Tables of earlier versions state no count; of these it shows where the pictures of a stratum stand for no whole
+    number of pictures.
+    """
+    counts = {row.count for row in sample if row.count is not None}
+    if counts - {len(sample)}:
+        raise OptionError(
+            f"{path}: has {len(sample)} pictures, and {' or '.join(map(str, sorted(counts)))} were drawn: evaluate the "
+            "whole table, or draw a smaller sample with `pseg sample`",
+            option="sample",
+        )
+    strata: dict[str, list[float]] = defaultdict(list)
+    for row in sample:
+        strata[row.stratum].append(row.inclusion_probability)
+    for stratum, probabilities in strata.items():
+        stand_for = len(probabilities) / probabilities[0]
+        alike = len(set(probabilities)) == 1
+        if not counts and alike and abs(stand_for - round(stand_for)) > _ROUNDING * stand_for:
+            raise OptionError(
+                f"{path}: the {len(probabilities)} pictures{stratum and f' of {stratum}'} stand for {stand_for:.2f}, "
+                "which is no whole number, so that rows were removed or probabilities rounded: give the table as "
+                "`pseg sample` wrote it",
+                option="sample",
+            )
 
 
 def _stratum(each: PlacedPicture, classes: Sequence[SurveyClass], by: By, grouping: Sequence[str]) -> str:
@@ -252,13 +284,16 @@ def _inclusion_probabilities(sizes: NDArray[np.float64], count: int) -> NDArray[
 
 
 def sample_csv(sample: Sequence[SampledPicture], by: By, seed: int) -> bytes:
-    """Write a sample as UTF-8 CSV: image, mask, place, stratum, inclusion_probability, and how it was drawn."""
+    """Write a sample as UTF-8 CSV: image, mask, place, stratum, inclusion_probability, and how it was drawn.
+
+    `count` is how many pictures were drawn, so that a table with fewer is known.
+    """
     columns = ["image", "mask", "site", "transect", "quadrat", "date", "stratum", "inclusion_probability"]
-    columns += ["drawn_by", "seed"]
+    columns += ["drawn_by", "seed", "count"]
     rows: list[list[object]] = []
     for each in sample:
         picture, place = each.picture.picture, each.picture.place
         mask = None if picture.entry.picture is None else str(picture.folder / picture.entry.picture)
         names = [picture.path, mask, place.site, place.transect, place.quadrat, place.date, each.stratum]
-        rows.append([*names, each.inclusion_probability, by, seed])
+        rows.append([*names, each.inclusion_probability, by, seed, len(sample)])
     return csv_table(columns, rows)

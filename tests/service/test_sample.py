@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from engine import OptionError
 from service.commands.terminal import ExitStatus
 from service.surveys.pictures import read_pictures
 from service.surveys.places import SurveyOptions, place_pictures
-from service.surveys.sampling import draw_sample, read_sample
+from service.surveys.sampling import draw_sample, read_sample, require_whole_sample
 from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error
 
 
@@ -154,6 +155,26 @@ def test_a_row_of_too_many_cells_is_refused(tmp_path: Path) -> None:
     table.write_text("image,stratum,inclusion_probability\n/a.png,Bay, north,0.5\n/b.png,Bay,0.5\n")
     with pytest.raises(OptionError, match="a row has more cells than the header"):
         read_sample(table)
+
+
+def test_a_sample_without_some_of_its_rows_stands_for_no_survey(masks: Path, bundle: Path) -> None:
+    """A third of the pictures were drawn; each annotator may still take a part of the table."""
+    drawn(masks, "--count", 6, "--by", "random")
+    header, *rows = (masks / "sample.csv").read_text().splitlines()
+    assert header.endswith(",drawn_by,seed,count")
+    part = masks / "part.csv"
+    part.write_text("\n".join([header, *rows[:4]]))
+    told = pseg_error("evaluate", bundle, "--sample", part, "--masks", masks)
+    assert "has 4 pictures, and 6 were drawn" in told
+    annotated = pseg("annotate", masks, "--sample", part, "--format", "labelme", "--out", masks / "labels")
+    assert annotated.status == ExitStatus.DONE
+    # As earlier versions wrote it: five of a sample of six of nine stand for 7.5.
+    before = [line.rpartition(",")[0] for line in (header, *rows)]
+    for removed, refused in ((0, False), (1, True)):
+        part.write_text("\n".join(before[: len(before) - removed]))
+        sample = read_sample(part)
+        with pytest.raises(OptionError, match=r"stand for 7\.50, which is no whole") if refused else nullcontext():
+            require_whole_sample(part, sample)
 
 
 def test_a_seed_draws_the_same_pictures(masks: Path) -> None:
