@@ -1,7 +1,9 @@
 """The pictures of a survey: what one or several ledgers say of them."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +104,26 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
     has a cover.
     """
     contents = [read_ledger(path) for path in ledgers]
-    chosen: dict[str, tuple[LedgerContent, Entry]] = {}
-    repeated: set[str] = set()
+    real_folder = cache(Path.resolve)
+    chosen: dict[tuple[Path, int | None], tuple[LedgerContent, Entry]] = {}
+    repeated: set[tuple[Path, int | None]] = set()
     for content in contents:
         for entry in content.entries:
-            known = chosen.get(entry.path)
+            identity = _identity(entry.path, real_folder)
+            known = chosen.get(identity)
             if known is not None and not known[1].failed and not entry.failed:
-                if content.folder != known[0].folder:
-                    repeated.add(entry.path)
+                if content.folder != known[0].folder or entry.path != known[1].path:
+                    repeated.add(identity)
                 elif entry.digest != known[1].digest:
                     raise _contradiction(known[0], content, entry)
             if known is None or supersedes(entry, known[1]):
-                chosen[entry.path] = content, entry
+                chosen[identity] = content, entry
     classes: list[SurveyClass] | None = None
     pictures: list[SurveyPicture] = []
     failures: dict[str, str] = {}
-    names = {path: entry.name for path, (_, entry) in chosen.items()}
-    for path, (content, entry) in chosen.items():
+    names = {entry.path: entry.name for _, entry in chosen.values()}
+    for content, entry in chosen.values():
+        path = entry.path
         covers = _covers_of(entry.record, as_masks=as_masks)
         if isinstance(covers, str):
             failures[path] = covers
@@ -145,6 +150,14 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
     mixed = mixture([each.entry.record["provenance"] for each in pictures])
     notes = [*_notes(contents, len(repeated)), *([] if mixed is None else [mixed])]
     return SurveyPictures(classes, pictures, failures, _missing(contents), notes, names, runs)
+
+
+def _identity(path: str, real_folder: Callable[[Path], Path]) -> tuple[Path, int | None]:
+    """The place of a picture without links, and its page: one photograph may be there by several paths."""
+    file, page = file_and_page(path)
+    if os.path.islink(file):  # noqa: PTH114 (of names that no file can have, it is false)
+        return file.resolve(), page
+    return real_folder(file.parent) / file.name, page
 
 
 def _contradiction(one: LedgerContent, other: LedgerContent, entry: Entry) -> LedgerError:
@@ -216,7 +229,7 @@ def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:
     ]
     if repeated:
         notes.append(
-            f"{counted(repeated, 'image is', 'images are')} in more than one ledger; "
+            f"{counted(repeated, 'image is', 'images are')} in more than one ledger, or there by more than one path; "
             f"{'it' if repeated == 1 else 'each'} counts once"
         )
     return notes

@@ -551,3 +551,17 @@ def test_sites_whose_names_a_pattern_cuts_are_not_one_site(bundle: Path, tmp_pat
     assert "Great_Bay_T1_Q1.png: the pattern fits in several ways" in told
     groups = summary_of(tmp_path / "o", "--pattern", "{site}_T{transect}_Q{quadrat}.png")["groups"]
     assert [each["site"] for each in groups] == ["Great_Bay", "Great_Reef"]
+
+
+def test_a_photograph_counts_once_whatever_its_path(bundle: Path, tmp_path: Path) -> None:
+    halves(tmp_path / "in" / "N" / "a.png", RED, RED)
+    halves(tmp_path / "in" / "N" / "b.png", GREEN, GREEN)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    (tmp_path / "one" / "N").mkdir(parents=True)
+    (tmp_path / "one" / "N" / "c.png").symlink_to(tmp_path / "in" / "N" / "a.png")
+    for index, folder in enumerate(("in", "linked", "one")):
+        pseg("predict", bundle, tmp_path / folder / "N", "--out", tmp_path / f"o{index}")
+    found = summary_of(*(tmp_path / f"o{index}" for index in range(3)))
+    assert found["images"]["used"] == 2
+    assert red_of(found["groups"][0])["mean"] == 0.5
+    assert any(note.startswith("2 images are in more than one ledger, or there by more") for note in found["notes"])
