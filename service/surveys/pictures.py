@@ -14,6 +14,7 @@ from engine.errors import OptionError
 from engine.images import Capture
 from engine.segmentation.prediction import MaskSize
 from engine.system.text import counted, legible
+from service.collections.sharding import parse_shard
 from service.results.ledger import Entry, LedgerContent, file_and_page, read_ledger
 from service.results.resuming import LedgerError, supersedes
 from service.results.runs import Run, mixture
@@ -209,15 +210,35 @@ def _areas_of(covers: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None
 
 
 def _missing(contents: Sequence[LedgerContent]) -> int:
-    # A listing is of names as they were typed: in two folders equal ones may mean different images.
-    images = {_listing_of(content): content.run.images for content in contents}
-    known = {(_listing_of(content), entry.position) for content in contents for entry in content.entries}
+    lists = [(content, _list_of(content, contents)) for content in contents]
+    images = {listed: content.run.images for content, listed in lists}
+    known = {(listed, entry.position) for content, listed in lists for entry in content.entries}
     return sum(images.values()) - len(known)
 
 
-def _listing_of(content: LedgerContent) -> tuple[Path, str]:
-    """The folder of a ledger and the list of its images, which the shards of one run have in common."""
-    return content.folder, content.run.listing
+def _list_of(content: LedgerContent, contents: Sequence[LedgerContent]) -> tuple[Path, str]:
+    """The list of a ledger's images, which the shards of one run have in common, by the folder of the first of them.
+
+    A list is of names as they were typed: in two folders equal ones may mean different images, unless the ledgers there
+    are different shards of one run.
+    """
+    listing = content.run.listing
+    here = [each for each in contents if (each.folder, each.run.listing) == (content.folder, listing)]
+    shards = [each for each in here if each.run.shard is not None]
+    if shards:
+        alike = [each for each in contents if _shards_of(each) == _shards_of(shards[0])]
+        if len({each.run.shard for each in alike}) == len(alike):
+            return alike[0].folder, listing
+    return content.folder, listing
+
+
+def _shards_of(content: LedgerContent) -> tuple[str, str, int, str] | None:
+    """What the shards of one run have in common, also the folder that names were typed from; None of a whole run."""
+    run = content.run
+    if run.shard is None:
+        return None
+    typed_from = content.entries[0].path.removesuffix(content.entries[0].name) if content.entries else ""
+    return run.listing, run.digest, parse_shard(run.shard).count, typed_from
 
 
 def _notes(contents: Sequence[LedgerContent], repeated: int) -> list[str]:

@@ -71,6 +71,34 @@ def test_shards_in_folders_of_their_own(bundle: Path, photos: Path, tmp_path: Pa
     assert all(Path(record["mask"]["path"]).is_file() for record in resumed.records)
 
 
+def test_shards_in_folders_of_their_own_are_summarized_as_one_run(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "f.png").unlink()
+    for index in (1, 2, 3):
+        do_shards(bundle, photos, tmp_path / f"machine-{index}", f"{index}/3")
+
+    def counted(*folders: str) -> dict[str, int]:
+        return pseg("summarize", *(tmp_path / each for each in folders), "--json").records[0]["images"]
+
+    assert counted("machine-1", "machine-2", "machine-3") == {"used": 6, "failed": 0, "missing": 0, "unplaced": 0}
+    assert counted("machine-1", "machine-3")["missing"] == 2, "of six images each shard has two"
+    # Of what is merged into one of the folders, too.
+    pseg("merge", *(tmp_path / f"machine-{index}" for index in (1, 2, 3)), "--out", tmp_path / "machine-1")
+    assert counted("machine-1", "machine-2", "machine-3")["missing"] == 0
+
+
+def test_equal_names_of_two_collections_are_two_lists(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of two dives, by names that are the same from where they were typed."""
+    for dive in ("1", "2"):
+        for name in "abcd":
+            halves(tmp_path / dive / "in" / f"{name}.png", RED)
+        monkeypatch.chdir(tmp_path / dive)
+        do_shards(bundle, Path("in"), tmp_path / f"o{dive}", f"{dive}/2")
+    images = pseg("summarize", tmp_path / "o1", tmp_path / "o2", "--json").records[0]["images"]
+    assert (images["used"], images["missing"]) == (4, 4)
+
+
 def test_missing_shards_and_images_are_told(bundle: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     do_shards(bundle, photos, out, "1/4", "3/4")
