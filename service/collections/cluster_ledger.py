@@ -25,9 +25,8 @@ from service.results.records import (
     checked,
     checked_record,
 )
-from service.results.resuming import LedgerError, Resumed, require_pictures_kept, resume, supersedes
+from service.results.resuming import CLUSTER_LEDGER, LedgerError, Resumed, require_pictures_kept, resume, supersedes
 
-LEDGER = "ledger.parquet"
 ROWS = "rows"
 COLUMNS: Mapping[str, str] = {
     "uri": "string", "stem": "string", "status": "string", "error_type": "string", "error": "string", "mask": "string",
@@ -218,7 +217,7 @@ def read_cluster_ledger(out: Folder) -> ClusterLedger:
     """
     known: dict[tuple[str, str, str], ClusterEntry] = {}
     batches = [each for each in out.names(ROWS) if each.endswith(".parquet")]
-    for name in [*([LEDGER] if out.exists(LEDGER) else []), *batches]:
+    for name in [*([CLUSTER_LEDGER] if out.exists(CLUSTER_LEDGER) else []), *batches]:
         for entry in _entries_in(out.name_of(name)):
             key = entry.source, entry.digest, entry.stem
             if key not in known or supersedes(entry, known[key]):
@@ -246,7 +245,7 @@ def write_cluster_ledger(out: Folder, entries: Sequence[ClusterEntry], batches: 
 
     Other batches stay: somebody is at work. Raises StoreError.
     """
-    out.write(LEDGER, _table(entries))
+    out.write(CLUSTER_LEDGER, _table(entries))
     for name in batches:
         out.remove(name)
 
@@ -262,7 +261,7 @@ def write_batch(out: Folder, name: str, entries: Sequence[ClusterEntry]) -> None
 
 
 def remove_cluster_ledger(out: Folder) -> None:
-    for name in [*([LEDGER] if out.exists(LEDGER) else []), *out.names(ROWS)]:
+    for name in [*([CLUSTER_LEDGER] if out.exists(CLUSTER_LEDGER) else []), *out.names(ROWS)]:
         out.remove(name)
 
 

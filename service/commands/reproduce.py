@@ -33,7 +33,7 @@ from service.commands.groups import ResultOptions, SessionOptions
 from service.commands.predict import PredictRun
 from service.commands.terminal import CacheOption, ExitStatus, JsonOption, errors_end_the_command, print_json, say, tell
 from service.request import PredictRequest
-from service.results.ledger import Entry, LedgerContent, file_and_page, ledger_path, ledgers_in, read_ledger
+from service.results.ledger import Entry, LedgerContent, begun_ledgers, file_and_page, read_ledger
 from service.results.pictures import MAP_SUFFIX, ImageTask, holds_mask
 from service.results.runs import Listing
 from service.session import caches_at, open_session
@@ -113,10 +113,10 @@ class _Comparison:
 def _ledger_of(named: Path) -> LedgerContent:
     if not named.is_dir():
         return read_ledger(named)
-    found = ledgers_in(named)
+    found = begun_ledgers(named)
     if len(found) > 1:
         raise OptionError(f"{named} holds {len(found)} ledgers: name one of them")
-    return read_ledger(found[0] if found else ledger_path(named, None))
+    return read_ledger(found[0])
 
 
 def _chosen(content: LedgerContent, named: Sequence[str]) -> list[Entry]:

@@ -21,7 +21,6 @@ from engine.runtimes.selection import candidates
 from engine.system.libraries import version_of_pseg
 from service.collections.cluster import WorkerOptions, connected, numbered, require_place, segment_all
 from service.collections.cluster_ledger import (
-    LEDGER,
     ClusterLedger,
     RemoteTask,
     read_cluster_ledger,
@@ -47,6 +46,7 @@ from service.commands.terminal import (
 from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
 from service.results.pictures import CoverTable, ImageTask, region_error, require_inputs_kept, result_paths
+from service.results.resuming import CLUSTER_LEDGER
 from service.results.runs import Run, options_with_effect, temperature_with_effect
 from service.results.totals import totals
 from service.session import caches_at, open_session, temperature_of
@@ -155,7 +155,7 @@ def scale(
                 table.add(entry.record, entry.capture)
             write_table(table.to_csv())
             if tables.csv == STANDARD_OUTPUT:
-                tell_totals(summary, place.name_of(LEDGER))
+                tell_totals(summary, place.name_of(CLUSTER_LEDGER))
                 tell_missed(missed)
     if tables.report is not None:
         from service.results.report import run_facts, write_table_report
@@ -166,7 +166,7 @@ def scale(
     if json_output:
         print_json(summary)
     elif tables.csv != STANDARD_OUTPUT:
-        tell_totals(summary, place.name_of(LEDGER))
+        tell_totals(summary, place.name_of(CLUSTER_LEDGER))
         tell_missed(missed)
     if missed or products.missing or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)
@@ -187,7 +187,7 @@ def _require_apart(
     kept["one of the images"] = [task.path for task in here]
     if folder is not None:
         require_inputs_kept(here, folder, request.save)
-        kept["the ledger of the results"] = [folder / LEDGER]
+        kept["the ledger of the results"] = [folder / CLUSTER_LEDGER]
         everywhere = [ImageTask(Path(task.uri), task.stem) for task in tasks]
         kept["a result"] = list(result_paths(everywhere, folder, None, [path for _, path in written]))
     require_apart(written, kept)

@@ -63,7 +63,7 @@ from service.results.records import (
     checked,
     checked_record,
 )
-from service.results.resuming import OTHER_OPTIONS, LedgerError, require_pictures_kept, resume
+from service.results.resuming import CLUSTER_LEDGER, OTHER_OPTIONS, LedgerError, require_pictures_kept, resume
 from service.results.runs import Listing, Run, mixture
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,12 @@ _BEGIN_AGAIN = "give the command of that run again, or remove the file"
 _NO_RUN = "is empty: a run was stopped as it began"
 _PATIENCE_S = 30.0  # shards that begin together may each have to change one ledger
 _ASKED_EVERY_S = 0.1
+_PARQUET = b"PAR1"
+_OF_A_CLUSTER = (
+    "is a Parquet file, such as the ledger of `pseg scale`, which only that command reads: for the table or the "
+    "report of the collection, give its command again with --resume and --csv or --report; for surveys, labels and "
+    "merging, segment the pictures with `pseg predict`, on several machines with --shard"
+)
 _PAGE = re.compile(r"(?s)(.*) \(page ([0-9]+)\)")
 
 _Result = Result[ImageTask, Path | None]
@@ -242,6 +248,9 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     left = os.fstat(file.fileno()).st_size
     if left > _MOST_BYTES:
         raise LedgerError(path, f"has {left} bytes, and a ledger of {MOST_IMAGES} images has fewer than {_MOST_BYTES}")
+    file.seek(0)
+    if file.read(len(_PARQUET)) == _PARQUET:
+        raise LedgerError(path, _OF_A_CLUSTER)
     file.seek(0)
     number = 0
     while left > 0 and (line := file.readline(min(left, _LINE_BYTES + 1))):
@@ -730,6 +739,8 @@ def begun_ledgers(folder: Path) -> list[Path]:
     LedgerError where there is none, or all are empty.
     """
     found = ledgers_in(folder)
+    if not found and (folder / CLUSTER_LEDGER).is_file():
+        raise LedgerError(folder / CLUSTER_LEDGER, _OF_A_CLUSTER)
     if not found:
         raise LedgerError(folder, "holds no ledger: name the folder of a run, or a ledger itself")
     empty = [path for path in found if _file_bytes(path) == 0]

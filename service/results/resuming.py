@@ -80,6 +80,9 @@ class Entry(Protocol):
         ...
 
 
+CLUSTER_LEDGER = "ledger.parquet"
+"""The ledger that `pseg scale` writes."""
+
 OTHER_OPTIONS = "bundle or options are not the same"
 """Why a result that is there does not hold for a run."""
 

@@ -35,7 +35,7 @@ from service.ivcap.transfer.limits import Allowance
 from service.request import build_request
 from service.results.resuming import LedgerError
 from tests.service.bundles import bundle_folder
-from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_process
+from tests.service.test_cli import BLUE, GREEN, RED, halves, pseg, pseg_error, pseg_process
 from tests.service.test_cover_options import FRAME, quadrat
 from tests.service.test_orthomosaics import csv_rows, geotiff
 from tests.standins.hostile_server import HostileServer
@@ -372,6 +372,22 @@ def test_scale_tells_of_regions_confidence_and_excluded_classes_as_predict_does(
     first, second = csv_rows(tmp_path / "cover.csv")
     assert (first["cover_blue"], second["cover_blue"]) == ("", "")
     assert "cut off" in second["roi_error"]
+
+
+def test_the_ledger_of_a_cluster_is_known_where_it_is_not_read(
+    job: WorkerOptions, bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    work(job, {"uri": [photos[0].as_uri()], "stem": ["a"]})
+    out = Folder(job.out)
+    known = read_cluster_ledger(out)
+    write_cluster_ledger(out, known.entries, known.batches)
+    ledger = Path(job.out) / "ledger.parquet"
+    for named in (ledger.parent, ledger):
+        further = {"summarize": (), "merge": ("--out", tmp_path / "m"), "sample": ("--count", 1)}
+        for command, options in {**further, "reproduce": ("--bundle", bundle)}.items():
+            told = pseg_error(command, named, *options)
+            assert f"{ledger} is a Parquet file, such as the ledger of `pseg scale`" in told
+            assert "--overwrite" not in told
 
 
 @pytest.mark.long
