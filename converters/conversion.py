@@ -98,6 +98,20 @@ class ConversionRequest(Options):
         enough = self.precision is Precision.INT8 and not self.verification and rest >= MIN_CALIBRATION_IMAGES
         return self.calibration[::_HELD_OUT_STEP] if enough else ()
 
+    @property
+    def compared_files(self) -> tuple[Path, ...]:
+        """The pictures that masks are compared on; generated ones if there are none."""
+        return self.verification or self.held_out or self.calibration
+
+    @property
+    def compared_on(self) -> ComparedOn:
+        """What the pictures of the comparison are."""
+        if self.verification:
+            return "verification"
+        if self.held_out:
+            return "held-out"
+        return "calibration" if self.calibration else "generated"
+
 
 def default_limits(precision: Precision) -> ParityLimits:
     """Choose the limits that a conversion must keep where the user names none.
@@ -197,13 +211,13 @@ class _Work:
     def fp32(self) -> Conversion:
         """The plain conversion, certified on generated pictures, and on the user's own where there are some."""
         found = self._fetch(self._fp32_key(), Precision.FP32, self._make_fp32)
-        if self.request.precision is not Precision.FP32 or not self.request.verification:
+        if self.request.precision is not Precision.FP32 or not self.request.compared_files:
             return found
         with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, Precision.FP32, self._pictures(original), found.model.path)
         certificate = replace(
             found.certificate,
-            compared_on="verification",
+            compared_on=self.request.compared_on,
             report=report,
             max_img_size=self.request.images.max_img_size,
         )
@@ -305,9 +319,9 @@ class _Work:
         try:
             return self._generated(original), "generated"
         except ConversionError:
-            if not self.request.verification:
+            if not self.request.compared_files:
                 raise
-            return self._pictures(original), "verification"
+            return self._pictures(original), self.request.compared_on
 
     def _make_int8(self, base: OnnxModel, destination: Path) -> Certificate:
         from converters.precision.quantization import quantize
@@ -344,12 +358,7 @@ class _Work:
     ) -> Certificate:
         with open_original(self.bundle, self.load_marks) as original:
             report = self._compared(original, precision, self._pictures(original), path)
-        compared_on: ComparedOn = "generated"
-        if self.request.verification:
-            compared_on = "verification"
-        elif self.request.calibration:
-            compared_on = "held-out" if self.request.held_out else "calibration"
-        return self._certificate(precision, path, report, compared_on, excluded_nodes)
+        return self._certificate(precision, path, report, self.request.compared_on, excluded_nodes)
 
     def _certificate(
         self,
@@ -396,7 +405,7 @@ class _Work:
             return compare(reference, candidate, pictures)
 
     def _pictures(self, reference: Predictor) -> Iterable[tuple[str, SourceImage]]:
-        files = self.request.verification or self.request.held_out or self.request.calibration
+        files = self.request.compared_files
         if files:
             # The certificate travels with the bundle: it names pictures, not folders of this machine.
             return ((path.name, self.request.read(path)) for path in files)

@@ -73,7 +73,12 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
     files[META] = meta
     notes: list[str] = []
     if deployment is not Deployment.PADDLE and not any(name.endswith(CERTIFICATE) for name in kept):
-        notes.append("the model has no certificate: compare it with `pseg verify` before it is packed")
+        remedy = (
+            "`pseg convert` makes both again if it is asked to replace the model"
+            if bundle.paddle
+            else "the bundle holds no Paddle program to compare it with"
+        )
+        notes.append(f"the model has no certificate: {remedy}")
     digest = digest_of(files, destination)
     profile = _profile(bundle, deployment, digest, notes)
     if profile is not None:

@@ -39,7 +39,11 @@ class ScoresBundle:
         """Certify the FP32 graph that was cut; None where a program was, or the request asks for another model."""
         model = self.bundle.onnx_model(Precision.FP32)
         asked = ConversionRequest(
-            limits=request.limits, verification=request.verification, bands=request.bands, images=request.images
+            limits=request.limits,
+            calibration=request.calibration,
+            verification=request.verification,
+            bands=request.bands,
+            images=request.images,
         )
         if model is None or request != asked:
             return None
@@ -49,9 +53,9 @@ class ScoresBundle:
             input_shape=input_size(model),
             excluded_nodes=(),
             model_digest=model.digest,
-            compared_on="verification" if request.verification else "generated",
+            compared_on=request.compared_on,
             report=self.report,
-            max_img_size=request.images.max_img_size if request.verification else None,
+            max_img_size=request.images.max_img_size if request.compared_files else None,
         )
         return Conversion(model, certificate)
 

@@ -30,7 +30,8 @@ def facts_table(record: Mapping[str, Any]) -> Table:
         "paddle",
         "none" if paddle is None else shown(f"{paddle['program']} ({paddle['kind']}), {paddle['params']}, fp32"),
     )
-    facts.add_row("onnx", "\n".join(map(_model_shown, record["onnx"])) or "none")
+    shown_models = (_model_shown(each, convertible=paddle is not None) for each in record["onnx"])
+    facts.add_row("onnx", "\n".join(shown_models) or "none")
     models = [*filter(None, [paddle]), *record["onnx"]]
     facts.add_row("takes", " or ".join(sorted({_input_shown(each["input_bands"]) for each in models})))
     facts.add_row("returns", " or ".join(sorted({_RETURNS[each["ends_in"]] for each in models})))
@@ -65,12 +66,13 @@ def _origin_shown(origin: Mapping[str, str | None]) -> str:
     return shown(": ".join(filter(None, (origin["bundle"], origin["change"]))))
 
 
-def _model_shown(model: Mapping[str, Any]) -> str:
+def _model_shown(model: Mapping[str, Any], *, convertible: bool) -> str:
     certificate = model["certificate"]
     if certificate is None and model["unread_certificate"]:
+        remedy = "; `pseg convert --replace` makes both again" if convertible else ""
         return (
             f"{model['precision']}, without a certificate: what lies beside it is of another model, or was written by "
-            "another version of pseg; `pseg convert --replace` makes both again"
+            f"another version of pseg{remedy}"
         )
     if certificate is None:
         return f"{model['precision']}, without a certificate"

@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from converters.conversion import Conversion, ConversionRequest, calibration_statistics, write_bundle
+from converters.conversion import Conversion, ConversionRequest, calibration_statistics, write_bundle, write_copy
 from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
 from converters.parity import ParityReport
 from converters.scores import ScoresBundle, with_scores
 from engine import Bundle, ConversionError, OptionError, Precision, open_bundle
 from engine.declaration import Options, option
+from engine.images.quality import STATISTICS_NAME
 from engine.images.size import require_named_bands
 from engine.runtimes.programs.input_bands import image_bands
 from engine.system.text import legible
@@ -115,10 +116,14 @@ def convert(
         source = opened
         if copy.scores:
             advance("cutting the argmax off", 0, 1)
-            compared = ((path.name, request.read(path)) for path in request.verification)
+            compared = ((path.name, request.read(path)) for path in request.compared_files)
             made = stack.enter_context(with_scores(opened, compared, load_marks=caches.load_marks))
             source = made.bundle
         conversion = made.as_conversion(request) if made else None
+        if conversion is None and source.paddle is None and request.precision is Precision.FP32:
+            _write_statistics(source, request, out, statistics, replace=copy.replace)
+            _tell_of_statistics(out, request, json_output=json_output)
+            return
         if conversion is None:
             _require_room(source, request.precision, replace=copy.replace)
             conversion = convert_bundle(
@@ -154,6 +159,31 @@ def _require_room(bundle: Bundle, precision: Precision, *, replace: bool) -> Non
     if bundle.onnx_model(precision) is not None and not replace:
         raise ConversionError(
             f"{bundle.source}: already holds onnx/{precision}/model.onnx: add --replace to write a copy with a new one"
+        )
+
+
+def _write_statistics(
+    bundle: Bundle, request: ConversionRequest, out: Path, statistics: bytes | None, *, replace: bool
+) -> None:
+    """Without a Paddle program nothing becomes FP32: pictures to calibrate on can only add their statistics."""
+    asked = ConversionRequest(
+        calibration=request.calibration, bands=request.bands, limits=LimitOptions().of(request.precision)
+    )
+    if statistics is None or replace or request != asked:
+        raise ConversionError(
+            f"{bundle.source}: holds no Paddle program to convert, so that its ONNX models stay as they are: with "
+            "--calibrate alone, a copy gets the statistics of the pictures"
+        )
+    write_copy(bundle, {STATISTICS_NAME: statistics}, out)
+
+
+def _tell_of_statistics(out: Path, request: ConversionRequest, *, json_output: bool) -> None:
+    if json_output:
+        print_json({"bundle": str(out), "statistics": len(request.calibration)})
+    else:
+        tell(
+            f"{legible(str(out))}: with the statistics of {len(request.calibration)} pictures, and the same models: "
+            "without a Paddle program there is nothing to convert"
         )
 
 

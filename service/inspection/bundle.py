@@ -53,7 +53,7 @@ def warnings_of(bundle: Bundle) -> list[str]:
         found.append("holds no Paddle program: it runs on ONNX Runtime only")
     elif bundle.paddle.kind == "pdmodel":
         found.append("no model.json beside the .pdmodel: Paddle 3 still reads it; a new export writes a PIR program")
-    if bundle.onnx_model(Precision.FP32) is None:
+    if bundle.paddle is not None and bundle.onnx_model(Precision.FP32) is None:
         found.append("holds no ONNX model: it is converted at first use; `pseg convert` does that once for all")
     found += [
         f"onnx/{each.precision}/model.onnx was made of another network, as its certificate says, and is not run: make "

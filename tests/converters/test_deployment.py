@@ -115,6 +115,19 @@ def test_a_slim_bundle_holds_nothing_else(whole: Bundle, tmp_path: Path) -> None
         assert origin["derived_from"] == meta["derived_from"]
 
 
+@pytest.mark.parametrize("convertible", [True, False])
+def test_what_is_said_of_a_model_without_a_certificate_can_be_done(
+    whole: Bundle, tmp_path: Path, convertible: bool
+) -> None:
+    bundle = tuned(whole, tmp_path / "whole", Precision.FP32, whole.digest)
+    (bundle.folder / "onnx" / "fp32" / "parity.json").unlink()
+    bundle = bundle if convertible else replace(bundle, paddle=None)
+    made = write_slim_bundle(bundle, Deployment.ONNX_FP32, tmp_path / "slim.tgz")
+    (note,) = [each for each in made.notes if "certificate" in each]
+    assert ("`pseg convert` makes both again" in note) is convertible
+    assert ("no Paddle program to compare it with" in note) is not convertible
+
+
 def test_what_the_bundle_does_not_hold_is_not_packed(whole: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"holds no onnx/fp16/model\.onnx: make one with `pseg convert`"):
         write_slim_bundle(whole, Deployment.ONNX_FP16, tmp_path / "slim.tgz")

@@ -34,6 +34,7 @@ from engine import (
     open_runtime,
 )
 from engine.bundle.bundle import PaddleModel, file_digest
+from engine.images.quality import read_reference
 from engine.runtimes.paddle import PaddleRuntime
 from service.commands.terminal import ExitStatus
 from tests.conftest import ExportNetwork, vendor_warnings_ignored
@@ -373,6 +374,24 @@ def test_a_graph_is_certified_on_the_pictures_that_are_named(cache: Path, tmp_pa
     with open_bundle(out) as new:
         certificate = json.loads((new.folder / "onnx" / "fp32" / CERTIFICATE).read_text())
     assert (certificate["compared_on"], certificate["report"]["images"]) == ("verification", 1)
+
+
+def test_a_graph_that_is_cut_gets_statistics(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "onnx" / "fp32").mkdir(parents=True)
+    (tmp_path / "old" / "deploy.yaml").write_text("Deploy: {with_argmax: true, transforms: [{type: Normalize}]}")
+    onnx.save(graph(ARGMAX), tmp_path / "old" / "onnx" / "fp32" / "model.onnx")
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        Image.effect_noise((80, 60), 10 + number).convert("RGB").save(tmp_path / "pictures" / f"{number}.png")
+    named = "--calibrate", tmp_path / "pictures", "--cache-dir", cache
+    status, _, said = run("convert", tmp_path / "old", "--scores", "--out", tmp_path / "new.tgz", *named)
+    assert status == 0, said
+    with open_bundle(tmp_path / "new.tgz") as new:
+        reference = read_reference(new.folder)
+        certificate = json.loads((new.folder / "onnx" / "fp32" / CERTIFICATE).read_text())
+    assert reference is not None
+    assert len(reference.pictures) == 8
+    assert (certificate["compared_on"], certificate["report"]["images"]) == ("calibration", 8)
 
 
 def test_overlapping_classes_have_no_argmax_to_cut(argmax_network: Path) -> None:

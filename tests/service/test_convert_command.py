@@ -21,6 +21,7 @@ from engine import Precision, RuntimeName, RuntimeRequest, list_images, open_bun
 from engine.images.quality import read_reference
 from service import cli
 from service.commands.terminal import ExitStatus
+from tests.service.bundles import bundle_folder
 
 PARITY_KEYS = [
     "images",
@@ -243,8 +244,37 @@ def test_the_statistics_of_a_calibration_flag_what_is_unlike(
         known = [read_image(path).statistics for path in sorted(pictures.iterdir())]
         assert reference is not None
         assert list(reference.pictures) == known
+        certificate = json.loads((opened.folder / "onnx" / "fp32" / "parity.json").read_text())
+        assert (certificate["compared_on"], certificate["report"]["images"]) == ("calibration", len(known))
     odd = tmp_path / "odd.png"
     Image.fromarray(np.full((64, 64, 3), (250, 0, 250), np.uint8)).save(odd)
     status, stdout, _ = run("predict", out, odd, "--out", tmp_path / "masks", "--json", "--cache-dir", cache)
     assert status == 0
     assert "unlike the calibration" in json.loads(stdout)["flags"]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_bundle_of_onnx_alone_gets_statistics(form: list[str], pictures: Path, cache: Path, tmp_path: Path) -> None:
+    folder, out = bundle_folder(tmp_path / "onnx"), tmp_path / "new.tgz"
+    given = ("convert", folder, "--out", out, "--cache-dir", cache)
+    status, stdout, stderr = run(*given, "--calibrate", pictures, *form)
+    assert status == 0, stderr
+    if form:
+        assert json.loads(stdout) == {"bundle": str(out), "statistics": 8}
+    else:
+        assert "with the statistics of 8 pictures, and the same models" in " ".join(stdout.split())
+    with open_bundle(folder) as before, open_bundle(out) as after:
+        reference = read_reference(after.folder)
+        assert reference is not None
+        assert list(reference.pictures) == [read_image(path).statistics for path in sorted(pictures.iterdir())]
+        assert (after.digest, [each.digest for each in after.onnx]) == (before.digest, [before.onnx[0].digest])
+    for more in (
+        (),
+        ("--replace",),
+        ("--calibrate", pictures, "--replace"),
+        ("--calibrate", pictures, "--opset", "18"),
+    ):
+        status, _, stderr = run(*given, *more)
+        assert status == ExitStatus.UNUSABLE_MODEL
+        assert "holds no Paddle program to convert" in stderr
+        assert "with --calibrate alone, a copy gets the statistics" in stderr
