@@ -39,8 +39,8 @@ def facts_table(record: Mapping[str, Any]) -> Table:
     facts.add_row(
         "clean-up", shown(", ".join(f"{name} {value}" for name, value in record["cleanup"].items())) or "none stated"
     )
-    if record["evaluation"]:
-        facts.add_row("evaluated by", f"PaddleSeg with {as_flags(record['evaluation'])}")
+    evaluation = as_flags(record["evaluation"])
+    facts.add_row("evaluation", f"PaddleSeg evaluates it with {evaluation}" if evaluation else "no options stated")
     facts.add_row("tuned profile", _profile_shown(record["profile"]))
     facts.add_row("statistics", _statistics_shown(record["statistics"], {each["input_bands"] for each in models}))
     facts.add_row("declares", shown(", ".join(f"{field} {value}" for field, value in record["declared"].items())))

@@ -93,7 +93,8 @@ def test_a_network_with_backbone_and_pretrained_weights_needs_no_download(tmp_pa
     weights = save_weights(network, tmp_path / "model.pdparams")
     model = {"type": "PPLiteSeg", "num_classes": 2, "backbone": {"type": "STDC1", "pretrained": ADDRESS}}
     config = write_configuration(tmp_path / "lite.yml", configuration(model, [{"type": "Normalize"}]))
-    export_config(config, weights, tmp_path / "lite", name="PP-LiteSeg", input_shape=(1, 3, 96, 128))
+    settings: dict[str, Any] = {"name": "PP-LiteSeg", "output_op": "argmax", "input_shape": (1, 3, 96, 128)}
+    export_config(config, weights, tmp_path / "lite", **settings)
     tensor = tensor_of_paddleseg(picture(tmp_path)[0])
     expected = logits_of(network, tensor).argmax(axis=1)
     assert len(np.unique(expected)) == 2

@@ -145,7 +145,7 @@ def test_what_a_bundle_is_and_where_it_comes_from(command: str, tmp_path: Path) 
     assert fact("tuned profile", told) == "none"
     assert fact("onnx", told) == "fp32, without a certificate"
     meta = json.loads((folder / "meta.json").read_text())
-    assert "evaluated by" not in told
+    assert fact("evaluation", told) == "no options stated"
     meta["license"] = "CC-BY-4.0"
     meta["evaluation"] = {"crop_size": [769, 512], "stride": [512, 400]}
     meta["derived_from"] = {"bundle": "b" * 8, "change": "cut", "derived_from": {"bundle": "a" * 8}}
@@ -154,7 +154,7 @@ def test_what_a_bundle_is_and_where_it_comes_from(command: str, tmp_path: Path) 
     (folder / STATISTICS_NAME).write_bytes(statistics_json([grey] * 9))
     told = pseg(command, folder, "--cache-dir", tmp_path / "cache").stdout
     assert fact("licence", told) == "CC-BY-4.0"
-    assert fact("evaluated by", told) == "PaddleSeg with --crop-size 769 512 --stride 512 400"
+    assert fact("evaluation", told) == "PaddleSeg evaluates it with --crop-size 769 512 --stride 512 400"
     assert fact("made from", told) == "bbbbbbbb: cut aaaaaaaa"
     assert fact("statistics", told) == "of 9 pictures: photographs unlike them are flagged"
     (folder / "meta.json").write_text(json.dumps({**meta, "evaluation": {"crop_size": [769, 512]}}))
