@@ -102,10 +102,10 @@ def test_auto_steps_down_to_paddle_and_records_why(
 
 
 def test_what_runs_is_what_the_certificate_is_of(
-    unconverted: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    unconverted: Bundle, load_marks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     repository = Repository(tmp_path)
-    whole = convert(unconverted, repository)
+    whole = convert(unconverted, repository, load_marks=load_marks)
     content = whole.model.path.read_bytes()
     certificate = whole.model.path.with_name(CERTIFICATE)
     damages: list[Callable[[], object]] = [
@@ -116,7 +116,7 @@ def test_what_runs_is_what_the_certificate_is_of(
     for damage in damages:
         caplog.clear()
         damage()
-        again = convert(unconverted, repository)
+        again = convert(unconverted, repository, load_marks=load_marks)
         assert "damaged, so the model is made again" in caplog.text
         assert hashlib.sha256(again.model.path.read_bytes()).hexdigest() == again.model.digest == whole.model.digest
         assert json.loads(certificate.read_text())["model_digest"] == whole.model.digest
