@@ -98,7 +98,10 @@ class Repository:
         # Whoever removes an entry takes its folder away, lock and all: a lock on a file that is gone locks nothing.
         while True:
             try:
-                entry.parent.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(parents=True, exist_ok=True)
+                # With `exist_ok`, a folder that is removed at this moment would be an error.
+                with suppress(FileExistsError):
+                    entry.parent.mkdir()
                 if entry.parent.is_symlink():
                     raise OSError(errno.ELOOP, "it is a link, which is not followed", str(entry.parent))
                 lock = _Lock(entry.with_name(_LOCK), fcntl.LOCK_EX, make=True)
