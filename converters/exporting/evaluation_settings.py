@@ -16,8 +16,6 @@ from engine.system.settings_files import first_problem
 
 _BLOCK = "test_config"
 _JUDGE_EACH_CLASS_ALONE = {"BCELoss", "LovaszHingeLoss"}
-
-
 _MOST_SCALES = 100
 
 

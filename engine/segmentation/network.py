@@ -16,7 +16,6 @@ from engine.errors import ImageError, InferenceError
 from engine.images.quality import Flag
 from engine.runtimes import Runtime, Tensor, TensorSpec
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
-from engine.segmentation.batch_invariance import can_tell, same_result
 from engine.segmentation.memory_budget import NO_DOUBT_BYTES, MemoryBudget
 from engine.segmentation.postprocess import OutputKind, logits, output_kind, require_channels_first
 from engine.transforms import MAX_BANDS, TransformRecord
@@ -24,6 +23,11 @@ from engine.transforms import MAX_BANDS, TransformRecord
 _log = logging.getLogger(__name__)
 _BATCHES_ARE_CUT = "batches are cut to what the memory limit allows"
 _ONE_BY_ONE = "images run one by one, because the network mixes those that share a run"
+_MOVED = 0.01
+"""Of the range of the scores, by how much one moves that is not rounding."""
+_MOST_MOVED_SHARE = 0.001
+_DIFFERENT = 0.01
+"""Of the range of an image's values, how far another image is from it on average that can tell something."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,7 +218,7 @@ class Network:
 
         if self._batch_invariant is not False:
             together = run(tensors)
-            if self._batch_invariant or not can_tell(tensors):
+            if self._batch_invariant or not _can_tell(tensors):
                 return together
             (alone,) = run(tensors[:1])
             self._batch_invariant = same_result(alone.output, together[0].output)
@@ -332,3 +336,33 @@ class Network:
                 return output, kind
             problems.append(f"{name}: {output.shape[0]} results for {batch} images")
         raise InferenceError(f"no output of the network is a segmentation ({'; '.join(problems)})")
+
+
+def _can_tell(tensors: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether images differ enough from the first to change its result where a network mixes them."""
+    first, *others = tensors
+    different = _DIFFERENT * float(np.ptp(first))
+    return any(float(np.abs(each - first).mean()) > different for each in others)
+
+
+def same_result(alone: Tensor, shared: Tensor) -> bool:
+    """Compare an image's results, `[...]`, by itself and in a run with others.
+
+    A network may mix the images of a run in silence: an average over all axes, a reshape that takes the batch for
+    something else. Rounding is no mixing: libraries compute a batch in another order than one image.
+
+    Args:
+        alone: by itself.
+        shared: in a run with others.
+
+    Returns:
+        Whether at most a thousandth of the classes differ, or of the scores by more than a hundredth of their range.
+    """
+    if alone.shape != shared.shape:
+        return False
+    if alone.dtype.kind != "f":
+        return float((alone != shared).mean()) <= _MOST_MOVED_SHARE
+    # Values that are no numbers are refused where the result is read.
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(alone.astype(np.float32) - shared.astype(np.float32)) > _MOVED * float(np.ptp(alone))
+    return float(moved.mean()) <= _MOST_MOVED_SHARE

@@ -167,7 +167,10 @@ def _write_statistics(
 ) -> None:
     """Without a Paddle program nothing becomes FP32: pictures to calibrate on can only add their statistics."""
     asked = ConversionRequest(
-        calibration=request.calibration, bands=request.bands, limits=LimitOptions().of(request.precision)
+        calibration=request.calibration,
+        bands=request.bands,
+        images=request.images,
+        limits=LimitOptions().of(request.precision),
     )
     if statistics is None or replace or request != asked:
         raise ConversionError(

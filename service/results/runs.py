@@ -38,8 +38,6 @@ _OF_CLASSES = frozenset(each.name for group in (ImageLimits, MaskOptions) for ea
 """Options that the classes of a photograph's pixels depend on, besides its network, averaging and clean-up."""
 _OPTIONS = frozenset(each.name for group in (PredictRequest, TileOptions) for each in declared_options(group))
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-
-
 _MADE_ALIKE = ("runtime", "provider", "precision", "versions")
 _NOT_RECORDED = "of a version that is not recorded"
 

@@ -35,7 +35,7 @@ from engine.bundle.deploy_yaml import parse_transforms
 from engine.images import Capture
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from engine.segmentation.batch_invariance import same_result
+from engine.segmentation.network import same_result
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Network: TypeAlias = Callable[[Tensor], Tensor]
@@ -268,6 +268,19 @@ def test_equal_images_do_not_tell_whether_the_network_mixes_them() -> None:
     assert network.shapes == [(2, 3, 7, 9)]
     alone, _ = (predictor.predict(each).mask for each in (image, other))
     np.testing.assert_array_equal(predictor.predict_batch([image, other])[0].mask, alone)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused_in_a_batch_as_alone(value: float) -> None:
+    def spoiled(tensor: Tensor) -> Tensor:
+        scores = brighter_than(128)(tensor)
+        scores[:, 0, :2] = value
+        return scores
+
+    images = [image_of(noise(7, 9, seed=seed)) for seed in (0, 1)]
+    for several in (images[:1], images):
+        with pytest.raises(InferenceError, match=r"NaN|infinit|finite"):
+            fake_predictor(spoiled).predict_batch(several)
 
 
 @settings(max_examples=30)

@@ -268,6 +268,12 @@ def test_a_bundle_of_onnx_alone_gets_statistics(form: list[str], pictures: Path,
         assert reference is not None
         assert list(reference.pictures) == [read_image(path).statistics for path in sorted(pictures.iterdir())]
         assert (after.digest, [each.digest for each in after.onnx]) == (before.digest, [before.onnx[0].digest])
+    assert run(*given, "--calibrate", pictures, "--max-img-size", "2000")[0] == 0
+    with open_bundle(out) as shrunken:
+        reference = read_reference(shrunken.folder)
+        assert reference is not None
+        read = [read_image(path, max_img_size=2000).statistics for path in sorted(pictures.iterdir())]
+        assert list(reference.pictures) == read
     for more in (
         (),
         ("--replace",),
