@@ -101,65 +101,67 @@ wheel: $(VENV)/runtime ## use: build the project as one wheel, for pip, in dist/
 	rm -rf build/lib build/bdist.*
 
 # For a machine without a network, with the Python and the kind of processor of this one (docs/install.md).
-wheelhouse: wheel ## use: pack the project with all that it requires (or REQUIREMENTS=...) into WHEELHOUSE
+wheelhouse: wheel ## use: pack the project and all packages that it requires (or REQUIREMENTS=...) into WHEELHOUSE
 	mkdir -p $(WHEELHOUSE)
 	$(PIP) download --no-deps --require-hashes --only-binary :all: --dest $(WHEELHOUSE) --requirement $(REQUIREMENTS)
 	cp $(REQUIREMENTS) $(WHEELHOUSE)/requirements.txt
 	cp dist/paddleseg_dual_runtime-$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-py3-none-any.whl $(WHEELHOUSE)
 
-ray: $(VENV)/ray ## use: install Ray beside the rest, for pseg scale
+ray: $(VENV)/ray ## use: also install Ray, for pseg scale
 
-scale-check: $(VENV)/development ## check: a cluster of three nodes here: a node and a driver are killed, an S3 store (minutes); prints counts
-	$(BIN)/python -m pytest tests/service/cluster_check.py -p no:cacheprovider --capture=no
+scale-check: $(VENV)/development ## check: test a cluster of three nodes on this machine: kill a node and a driver, use an S3 store (minutes); prints counts
+	$(BIN)/python -m pytest tests/service/collections/cluster_check.py -p no:cacheprovider --capture=no
 
-install: $(VENV)/runtime ## use: install what runs: both runtimes, the converter, the command line, the service
+install: $(VENV)/runtime ## use: install both runtimes, the converter, the command line and the service
 
 poetry: $(VENV)/runtime $(VENV)/poetry/made ## use: install Poetry with the platform's plugin, for poetry ivcap (docs/deploy.md)
 	@echo 'Ready: PATH="$$PWD/$(BIN):$$PATH" poetry ivcap deploy'
 
-export-tools: $(VENV)/exporter ## use: install PaddleSeg beside the rest, for pseg export
+export-tools: $(VENV)/exporter ## use: also install PaddleSeg, for pseg export
 
 zoo: $(VENV)/development ## check: export and convert every PaddleSeg network family (hours; resumes; ARGS=--paddleseg DIR); writes docs/zoo.md
 	$(BIN)/python -m benchmarks.lab.zoo $(ARGS)
 
-cover-check: $(VENV)/development ## check: regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
+cover-check: $(VENV)/development ## check: check regions of interest on 200 rendered scenes with exact frames (15 minutes; ARGS="--seed N --count N")
 	$(BIN)/python -m demo.checks.cover $(ARGS)
 
-survey-check: $(VENV)/development ## check: how often the intervals of pseg summarize hold the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
+survey-check: $(VENV)/development ## check: check how often the intervals of pseg summarize contain the true cover, in simulated surveys (8 minutes; ARGS="--seed N --surveys N")
 	$(BIN)/python -m demo.checks.surveys $(ARGS)
 
-survey-pictures: $(VENV)/development ## check: the pictures of docs/surveys.md, from a rendered survey (5 minutes; needs chromium and chromedriver)
+survey-pictures: $(VENV)/development ## check: make the pictures of docs/surveys.md from a rendered survey (5 minutes; needs chromium and chromedriver)
 	$(BIN)/python -m demo.survey_pictures build/survey
 
-corpus: $(VENV)/development ## check: hold our readers of pictures against others on 5000 files (15 minutes; resumes); writes docs/corpus.md
+corpus: $(VENV)/development ## check: compare the readers of pictures with other libraries on 5000 files (15 minutes; resumes); writes docs/corpus.md
 	$(BIN)/python -m benchmarks.lab.corpus $(ARGS)
 
 # Python keeps what it compiles, whatever the environment says: the tests start the commands hundreds of times.
+# After a crash of a process no other takes its place: pytest-xdist 3.8 would wait for ever for the tests of its file.
+test test-all: pytest := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(VENV)/development $(VENV)/poetry/made ## develop: the tests, in two processes, without those that take long
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(TESTS)
+test: $(VENV)/development $(VENV)/poetry/made ## develop: run the tests in two processes, without the long ones
+	$(pytest) -m "not long" $(TESTS)
 
-labelme-check: $(VENV)/development $(VENV)/labelme/made ## check: labelme itself reads what pseg annotate wrote, pixel for pixel (700 MB of packages)
-	$(BIN)/python -m pytest tests/service/test_labelme.py
+labelme-check: $(VENV)/development $(VENV)/labelme/made ## check: check that labelme draws what pseg annotate wrote, pixel for pixel (700 MB of packages)
+	$(BIN)/python -m pytest tests/service/surveys/test_labelme.py
 
-test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## check: also the long ones of parity, conversion and service, with branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/robustness --cov --cov-report= $(TESTS)
+test-all: $(VENV)/development $(VENV)/poetry/made $(VENV)/labelme/made $(VENV)/site/made ## check: run all tests, including the long ones but not those of robustness, with branch coverage
+	$(pytest) --ignore tests/robustness --cov --cov-report= $(TESTS)
 	$(BIN)/python -m coverage report --skip-covered --include 'engine/*' --fail-under 90
 
-test-pythons: ## check: tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); says where one is not to be had
+test-pythons: ## check: run tests on every supported Python (needs uv; minutes each; TESTS="tests/engine"); names versions that are not available
 	./test-pythons $(TESTS)
 
-aarch64-check: $(VENV)/runtime ## check: the wheels for aarch64, and one mask made with them under qemu (needs uv, Debian; 20 minutes)
+aarch64-check: $(VENV)/runtime ## check: check the wheels for aarch64, and make a mask with them under qemu (needs uv, Debian; 20 minutes)
 	./aarch64-check
 
-robustness: $(VENV)/development ## check: hostile bundles, broken images, faults of the machine, long runs; ends in a table of counts
+robustness: $(VENV)/development ## check: try hostile bundles, broken images, faults of the machine and long runs; ends with a table of counts
 	$(BIN)/python -m pytest tests/robustness
 
-fuzz: $(VENV)/development ## check: fuzz what reads bundles and images, FUZZ_S seconds each (300)
+fuzz: $(VENV)/development ## check: fuzz the readers of bundles and images, FUZZ_S seconds each (300)
 	$(BIN)/python -m tests.fuzz.bundles -max_total_time=$(FUZZ_S)
 	$(BIN)/python -m tests.fuzz.images -max_total_time=$(FUZZ_S)
 
-audit: $(VENV)/development ## develop: look the locked requirements up among known vulnerabilities (needs the internet)
+audit: $(VENV)/development ## develop: check the locked requirements for known vulnerabilities (needs the internet)
 	BIN=$(BIN) ./audit
 
 check: lint test ## develop: lint, types, import contracts, tests
@@ -184,7 +186,7 @@ nuclei-model: $(VENV)/development ## develop: train the nuclei network again (NU
 accuracy: $(VENV)/development ## check: measure the trained bundles on held-out images (NUCLEI=folder), write docs/accuracy.md
 	$(BIN)/python -m demo.accuracy --nuclei $(NUCLEI)
 
-run: $(VENV)/runtime ## use: an order on this machine (MODEL=... IMAGE=...); results in DATA/run
+run: $(VENV)/runtime ## use: run an order on this machine (MODEL=... IMAGE=...); results in DATA/run
 	mkdir -p $(OUT_OF_RUN)
 	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --image "$(IMAGE)" $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_RUN)
 	@echo "The results are in $(OUT_OF_RUN)."
@@ -194,20 +196,20 @@ run-collection: $(VENV)/runtime ## use: the same for a folder (COLLECTION=...), 
 	$(BIN)/python -m service.order --device cpu --model "$(MODEL)" --images "$(COLLECTION)" --report $(ARGS) --ivcap:in-dir . --ivcap:out-dir $(OUT_OF_COLLECTION)
 	@echo "The results are in $(OUT_OF_COLLECTION)."
 
-service-description: $(VENV)/runtime ## use: what the platform is told of the service (VARIANT=cpu|gpu)
+service-description: $(VENV)/runtime ## use: print the description of the service for the platform (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.order --ivcap:print-service-description
 
-run-job: $(VENV)/runtime ## use: a job from a file (JOB=...); results in DATA/job
+run-job: $(VENV)/runtime ## use: run a job from a file (JOB=...); results in DATA/job
 	IVCAP_LOCAL_DIR=DATA/job $(BIN)/python -m service.job --test-file "$(JOB)"
 
-job-description: $(VENV)/runtime ## use: what the platform is told of the worker (VARIANT=cpu|gpu)
+job-description: $(VENV)/runtime ## use: print the description of the worker for the platform (VARIANT=cpu|gpu)
 	@PSEG_SERVICE_DEVICE=$(VARIANT) $(BIN)/python -m service.job --print-service-description
 
-service-register: ## use: register it; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
+service-register: ## use: register the service; needs the ivcap command and IVCAP_SERVICE_ID, _PROVIDER_ID, _ACCOUNT_ID, _CONTAINER
 	@command -v ivcap > /dev/null || { echo "The command ivcap is missing: github.com/ivcap-works/ivcap-cli says how to install it." >&2; exit 2; }
 	@$(MAKE) --no-print-directory service-description | ivcap service update --create $(IVCAP_SERVICE_ID) --format yaml -f -
 
-image-check: ## check: build both CPU images for real and run them (root, Debian, 5 GB, 15 minutes)
+image-check: ## check: build both CPU container images and run them (root, Debian, 5 GB, 15 minutes)
 	./image-check
 
 docker-build: ## use: build the images; IMAGE_NAME=...
@@ -225,20 +227,20 @@ docker-publish: docker-build ## use: push them; IMAGE_NAME=registry/name
 bench: $(VENV)/development ## check: measure (several minutes); figures go to the terminal and .benchmarks/
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-autosave
 
-bench-check: $(VENV)/development ## check: measure, and fail where a ratio got worse than stated in benchmarks/lab/check.py
+bench-check: $(VENV)/development ## check: measure, and fail if a ratio is worse than stated in benchmarks/lab/check.py
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-json build/bench-check.json \
 		-k "startup or latency or throughput or agreement or memory"
 	$(BIN)/python -m benchmarks.lab.check build/bench-check.json
 
-bench-headline: $(VENV)/development ## check: measure the figures of docs/benchmarks.md against peers (an hour, alone on the machine; resumes; PART=... again)
+bench-headline: $(VENV)/development ## check: compare with other programs, for docs/benchmarks.md (an hour, alone on the machine; resumes; PART=... again)
 	$(BIN)/python -m benchmarks.lab.headline $(PART)
 
 bench-scale: $(VENV)/development ## check: measure large images (an hour; resumes; ARGS="--sizes 10000 --bundle ..."); .benchmarks/scale
 	$(BIN)/python -m benchmarks.lab.scale $(ARGS)
 
 # OFFLINE is a folder of wheels, for machines without a network; without it the environment of the repository is used.
-gpu-check: ## check: check the GPU of this machine (ten minutes; OFFLINE=folder of wheels); status 3 where there is none
+gpu-check: ## check: check the GPU of this machine (ten minutes; OFFLINE=folder of wheels); status 3 if there is none
 ifdef OFFLINE
 	$(PYTHON) -m venv $(VENV)/gpu
 	$(VENV)/gpu/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps $(OFFLINE)/*.whl
@@ -248,7 +250,7 @@ else
 	$(BIN)/python -m benchmarks.lab.gpu_check
 endif
 
-gpu-settings-check: $(VENV)/runtime ## check: offer every setting for CUDA to onnxruntime-gpu, without a GPU (3 GB of packages)
+gpu-settings-check: $(VENV)/runtime ## check: check every setting for CUDA with onnxruntime-gpu, without a GPU (3 GB of packages)
 	@test -x $(VENV)/gpu-settings/bin/python || $(PYTHON) -m venv $(VENV)/gpu-settings
 	$(VENV)/gpu-settings/bin/python -m pip --disable-pip-version-check --quiet install "onnxruntime-gpu[cuda,cudnn]==1.26.0" "numpy<2.3"
 	@mkdir -p build/gpu-settings && tar -xzf demo/demo_seagrass.tgz -C build/gpu-settings
@@ -260,7 +262,7 @@ api: $(VENV)/runtime ## develop: write docs/api.md from the docstrings, and docs
 	$(BIN)/python -m demo.command_reference
 
 # A warning is an error: a broken link or anchor, a page outside of the navigation, a missing picture.
-site: $(VENV)/site/made ## develop: build the site of the documentation in SITE (build/site); it needs no network to be read
+site: $(VENV)/site/made ## develop: build the site of the documentation in SITE (build/site); it can be read without a network
 	$(VENV)/site/bin/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --fresh-env --doctree-dir $(SITE).doctrees docs $(SITE)
 	@echo "The site begins at $(SITE)/index.html."
 

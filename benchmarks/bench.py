@@ -34,7 +34,8 @@ class BenchRequest(Options):
     axes: Axes
     images: tuple[Path, ...] = ()
     max_img_size: int = option(
-        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many unless size is given; -1 never shrinks."
+        DEFAULT_MAX_IMG_SIZE,
+        "Images with more pixels are shrunk to this number of pixels unless size is given; -1 never shrinks.",
     )
     bands: tuple[int, ...] | None = bands_option()
     repeats: int = option(
@@ -42,11 +43,13 @@ class BenchRequest(Options):
     )
     compared_images: int = option(
         COMPARED_IMAGES,
-        "The most images whose masks are compared with the reference. 0 compares none.",
+        "Maximum number of images whose masks are compared with the reference; 0 compares none.",
         name="compare_images",
         minimum=0,
     )
-    timeout_s: float = option(TIMEOUT_S, "Seconds that a configuration may take to load, or for one turn.", minimum=1)
+    timeout_s: float = option(
+        TIMEOUT_S, "Maximum number of seconds for loading a configuration, or for one of its turns.", minimum=1
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

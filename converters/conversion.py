@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,17 +17,25 @@ from typing import ClassVar, Literal
 from pydantic import TypeAdapter
 
 from converters.exporting.packing import pack
-from converters.paddle_to_onnx import OPSET, TIMEOUT_S, export_in_child
-from converters.parity import ParityLimits, ParityReport, compare, named_pictures, open_original, require_parity
+from converters.paddle_to_onnx import LEAST_OPSET, MOST_OPSET, OPSET, TIMEOUT_S, export_in_child
+from converters.parity import (
+    MOST_GENERATED_PIXELS,
+    ParityLimits,
+    ParityReport,
+    compare,
+    named_pictures,
+    open_original,
+    require_parity,
+)
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError, Repository, entry_digest
 from converters.rewriting import RewritingError
 from engine.bundle.archive import is_bundle_file
-from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, file_digest
+from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, PaddleModel, file_digest
 from engine.declaration import Options, option
 from engine.errors import CalibrationError, ConversionError, ImageError, ModelLoadError, OptionError, TrialError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
-from engine.images import ImageLimits, SourceImage, read_image
+from engine.images import ImageLimits, SourceImage, read_image, real_path
 from engine.images.quality import LEAST_PICTURES, MOST_PICTURES, STATISTICS_NAME, statistics_json
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.options import OnnxOptions, Precision
@@ -43,12 +52,15 @@ from engine.system.process import is_out_of_memory
 from engine.system.settings_files import read_text
 from engine.system.text import json_text
 
-_RECIPE = 7
+_RECIPE = 8
 """Raised whenever another model is made of the same program: older cache entries retire."""
 _REWRITER_PACKAGES = ("onnx", "onnxruntime", "ml-dtypes", "numpy", "protobuf")
 _CONVERTER_PACKAGES = ("paddle2onnx", "paddlepaddle", *_REWRITER_PACKAGES)
 
 _HELD_OUT_STEP = 4
+_INT8_OPSET = 13
+"""From this operator set on, weights can have a scale for each channel."""
+_INT8_NEEDS = f"INT8 needs operator set {_INT8_OPSET} or later"
 
 ComparedOn = Literal["generated", "calibration", "held-out", "verification"]
 
@@ -68,9 +80,15 @@ class ConversionRequest(Options):
 
     precision: Precision = option(Precision.FP32, "Number format of the ONNX model.")
     target: Target = option(
-        Target.CPU, "What runs an INT8 model: CPUs take values with a zero point, GPUs values around zero."
+        Target.CPU,
+        "What the INT8 model is for: CPUs take values with a zero point, GPUs values that are symmetric around zero.",
     )
-    opset: int = option(OPSET, "Version of the ONNX operator set.")
+    opset: int = option(
+        OPSET,
+        "Version of the ONNX operator set. A network that needs a newer one than the default gets that.",
+        minimum=LEAST_OPSET,
+        maximum=MOST_OPSET,
+    )
     # of the only input that the model is to take; None: any
     input_shape: tuple[int, int] | None = option(
         None, "Height and width of the input, in pixels. By default any size is accepted.", metavar="H W", minimum=1
@@ -87,6 +105,13 @@ class ConversionRequest(Options):
         Options.__post_init__(self)
         if self.target is Target.GPU and self.precision is not Precision.INT8:
             raise OptionError(f"it goes with precision int8; a model in {self.precision} runs on both", option="target")
+        if self.input_shape is not None and (pixels := math.prod(self.input_shape)) > MOST_GENERATED_PIXELS:
+            raise OptionError(
+                f"a picture of {pixels} pixels is too large to compare masks on: at most {MOST_GENERATED_PIXELS}",
+                option="input_shape",
+            )
+        if self.precision is Precision.INT8 and self.opset < _INT8_OPSET:
+            raise OptionError(f"{self.opset}: {_INT8_NEEDS}", option="opset")
 
     def read(self, path: Path) -> SourceImage:
         return read_image(path, **self.images.values(), bands=self.bands)
@@ -105,9 +130,10 @@ class ConversionRequest(Options):
 
     @property
     def compared_on(self) -> ComparedOn:
-        """What the pictures of the comparison are."""
+        """What the pictures of the comparison are; of a verification with one of the calibration: "calibration"."""
         if self.verification:
-            return "verification"
+            calibrated_on = {*map(real_path, self.calibration)}
+            return "verification" if calibrated_on.isdisjoint(map(real_path, self.verification)) else "calibration"
         if self.held_out:
             return "held-out"
         return "calibration" if self.calibration else "generated"
@@ -231,12 +257,17 @@ class _Work:
                 f"{self.bundle.source}: INT8 is calibrated on at least {MIN_CALIBRATION_IMAGES} pictures like those "
                 f"that it will see, {len(self.request.calibration)} were given: name more to calibrate on"
             )
+        base = None
         if self.bundle.paddle is None:
             self._require_defaults()
-        base = self.bundle.onnx_model(Precision.FP32) if self.bundle.paddle is None else self.fp32().model
-        if base is None:
-            raise _nothing_to_convert(self.bundle)
+            base = self.bundle.onnx_model(Precision.FP32)
+        base = base or self.fp32().model
         self._require_loadable(base)
+        if self.request.precision is Precision.INT8 and (has := opset_of(base.path)) < _INT8_OPSET:
+            raise ConversionError(
+                f"{self.bundle.source}: {_INT8_NEEDS}, and its ONNX model has {has}: export the network again with a "
+                "later one, or use FP32"
+            )
         key = self._derived_key(base)
         if self.request.precision is Precision.FP16:
             return self._fetch(key, Precision.FP16, partial(self._make_fp16, base))
@@ -286,9 +317,7 @@ class _Work:
     def _make_fp32(self, destination: Path) -> Certificate:
         from converters.graph_optimization import fold_constants
 
-        program = self.bundle.paddle
-        if program is None:
-            raise _nothing_to_convert(self.bundle)
+        program = self._program()
         self.advance("converting", 0, 3)
         plain = destination.with_name("plain.onnx")
         export_in_child(
@@ -435,10 +464,13 @@ class _Work:
                 raise CalibrationError(f"{path}: cannot be used for calibration ({error}): leave it out") from error
             yield {predictor.network.input_name: prepared.tensor[None]}
 
+    def _program(self) -> PaddleModel:
+        if self.bundle.paddle is None:
+            raise ConversionError(f"{self.bundle.source}: holds no Paddle program to convert")
+        return self.bundle.paddle
+
     def _fp32_key(self) -> str:
-        program = self.bundle.paddle
-        if program is None:
-            raise _nothing_to_convert(self.bundle)
+        program = self._program()
         return self._key(Precision.FP32, program.kind, program.digest)
 
     def _derived_key(self, base: OnnxModel) -> str:
@@ -458,10 +490,6 @@ class _Work:
         known = [*bundle, self.request.opset, self.request.input_shape, versions, _RECIPE]
         text = json.dumps([*content, *known], sort_keys=True)
         return f"{precision}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-
-
-def _nothing_to_convert(bundle: Bundle) -> ConversionError:
-    return ConversionError(f"{bundle.source}: holds no Paddle program to convert")
 
 
 def packed_files(bundle: Bundle) -> dict[str, Path]:

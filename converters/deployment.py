@@ -1,6 +1,7 @@
 """What a deployment needs of a bundle, and nothing else: a slim bundle, or a plain ONNX file that describes itself."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -11,7 +12,7 @@ from converters.conversion import packed_files
 from converters.exporting.bundle_files import META, derived_meta, meta_text, settings_file
 from converters.exporting.packing import pack
 from engine.bundle.bundle import CERTIFICATE, Bundle, OnnxModel, read_bundle
-from engine.errors import ConversionError, OptionError
+from engine.errors import ConversionError, ModelLoadError, OptionError
 from engine.images.quality import STATISTICS_NAME
 from engine.options import OnnxOptions, Precision, RuntimeName
 from engine.runtimes.loading import load_onnx
@@ -59,7 +60,8 @@ def write_slim_bundle(bundle: Bundle, deployment: Deployment, destination: Path)
 
     It holds settings and classes, the model with its certificate, the tuned profile if that chose this model, the
     statistics of the pictures of a calibration, the clean-up of masks, and the digest of the bundle that it was made
-    from. ConversionError: the bundle holds no such model, or the destination cannot be written.
+    from. ConversionError: the bundle holds no such model, or the destination cannot be written. ModelLoadError: the
+    ONNX model is damaged, or keeps tensors in other files.
     """
     whole = packed_files(bundle)
     kept = _model_files(bundle, deployment)
@@ -124,6 +126,10 @@ def _onnx_model(bundle: Bundle, deployment: Deployment) -> OnnxModel:
             f"{bundle.source}: onnx/{deployment.precision}/model.onnx was made of another network than the bundle "
             "holds, as its certificate says: make it again with `pseg convert` and its option replace first"
         )
+    try:
+        require_whole_model(model.path)
+    except ModelLoadError as error:
+        raise type(error)(f"{bundle.source}: {error}") from error
     return model
 
 
@@ -194,7 +200,7 @@ def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, 
 
     `side` is the height and width that the input is fixed to, with a batch of one; None: as the model has it.
     OptionError: the deployment is Paddle's. ConversionError: the bundle holds no such model, the file cannot be
-    written, or the network does not take this size.
+    written, or the network does not take this size. ModelLoadError: as `write_slim_bundle`.
     """
     model = _onnx_model(bundle, deployment)
     size = model.path.stat().st_size
@@ -209,20 +215,16 @@ def write_plain_onnx(bundle: Bundle, deployment: Deployment, destination: Path, 
         value_of(run_isolated(_describe, request, limits), failed)
         try:
             with atomic_file(destination) as file, made.open("rb") as content:
-                while piece := content.read(1 << 20):
-                    file.write(piece)
+                shutil.copyfileobj(content, file)
         except OSError as error:
-            raise _unwritable(destination, error) from error
-
-
-def _unwritable(destination: Path, error: OSError) -> ConversionError:
-    return ConversionError(f"{destination}: cannot be written ({error}): make room, or name another file")
+            raise ConversionError(
+                f"{destination}: cannot be written ({error}): make room, or name another file"
+            ) from error
 
 
 def _describe(request: _Description) -> None:
     import onnx
 
-    require_whole_model(request.model)
     model = onnx.ModelProto.FromString(request.model.read_bytes())
     if request.side is not None:
         _fix_size(model, request.model, request.side)
@@ -242,10 +244,12 @@ def _fix_size(model: Any, path: Path, side: int) -> None:  # noqa: ANN401 - onnx
     shape = (1, taken.shape[1] or _BANDS, side, side)
     found = runtime.run({taken.name: np.zeros(shape, taken.dtype)})
     runtime.close()
+    sizes = {taken.name: shape, **{name: each.shape for name, each in found.items()}}
     for value in (*model.graph.input, *model.graph.output):
-        if value.name in {taken.name, *found}:
-            sizes = shape if value.name == taken.name else found[value.name].shape
-            for axis, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
-                axis.ClearField("dim_param")
-                axis.dim_value = size
+        if value.name in sizes:
+            stated = value.type.tensor_type.shape
+            # A file may state no axes at all.
+            del stated.dim[:]
+            for size in sizes[value.name]:
+                stated.dim.add(dim_value=size)
     del model.graph.value_info[:]

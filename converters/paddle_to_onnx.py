@@ -33,7 +33,8 @@ from engine.system.process import Died, Limits, Raised, Returned, TimedOut, run_
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 17
+OPSET, LEAST_OPSET, MOST_OPSET = 17, 7, 21
+"""Versions of the operator set: the default, and the limits of paddle2onnx 2.1."""
 TIMEOUT_S = 1800
 MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 16
@@ -74,8 +75,9 @@ def export_in_child(
     """Convert a program; the child may abort, hang or be killed without harm to this process.
 
     `input_shape` is the only height and width, in pixels, that the ONNX model takes; None leaves both free. The batch
-    stays as the program has it. RefusedError: the converter will never take this network; the message names the
-    operator and where it is, but not the bundle. ConversionError: it failed for a reason of this machine: time, memory,
+    stays as the program has it. `opset` is from `LEAST_OPSET` to `MOST_OPSET`. RefusedError: the converter will never
+    take this network, or not with this operator set; the message names the operator and where it is, but not the
+    bundle. ConversionError: it failed for a reason of this machine: time, memory,
     disk, a broken installation.
     """
     model = replace(program, program=program.program.absolute(), params=program.params.absolute())
@@ -171,7 +173,15 @@ def _export(request: _Request) -> None:
     if request.input_shape is not None:
         result = with_input_shape(result, request.input_shape)
     onnx.checker.check_model(result, full_check=True)
+    _require_opset(result, request.opset)
     onnx.save(result, request.destination)
+
+
+def _require_opset(model: "onnx.ModelProto", asked: int) -> None:
+    """A newer one than the default is taken where a network needs it; one that a user chose is kept to."""
+    made = next(each.version for each in model.opset_import if not each.domain)
+    if made != asked != OPSET:
+        raise ConversionError(f"this network needs operator set {made} or later, and {asked} was asked for")
 
 
 def _write_operators(program: Program, path: Path) -> None:

@@ -4,6 +4,7 @@ Masks are compared pixel by pixel and class by class, raw scores by their larges
 than a thousandth of the reference is reported but does not decide: a handful of its pixels would.
 """
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,8 +30,11 @@ from engine.system.machine.cores import usable_cores
 GENERATED_SIZES = ((256, 256), (448, 320), (517, 331))
 """Width and height of the pictures that are made where the user gives none; one is odd and not square."""
 
+MOST_GENERATED_PIXELS = 1 << 26
+"""Of one picture; larger ones are not made."""
 _GATED_SHARE = 0.001
 _STEP = 32
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class ParityReport:
     # several classes have is followed by the class's index
     class_iou: Mapping[str, float]
     min_class_iou: float  # of those that count (`gated_classes`); 1 if none does
-    gated_classes: tuple[str, ...]  # classes of at least a thousandth of the reference
+    gated_classes: tuple[str, ...]  # classes that cover at least a thousandth of the reference
     max_cover_error: float  # largest difference of a class's cover in one image
     max_abs_logit_error: float | None  # of a raw score; None where the network returns masks
     logit_range: float | None  # largest minus smallest raw score of the reference; None where the network returns masks
@@ -81,7 +85,8 @@ class _Tally:
     intersection: NDArray[np.int64] = field(default_factory=_no_classes)
     reference: NDArray[np.int64] = field(default_factory=_no_classes)
     candidate: NDArray[np.int64] = field(default_factory=_no_classes)
-    pixels: int = 0
+    area: int = 0  # of all images, in pixels
+    compared: int = 0  # the same, or a multiple of it where classes overlap: once for each
     mismatched: int = 0
     max_cover_error: float = 0.0
     worst: tuple[float, str] = (-1.0, "")
@@ -166,14 +171,16 @@ def open_original(bundle: Bundle, load_marks: Path | None) -> Predictor:
 def compare(
     reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]], *, batch_size: int = 1
 ) -> ParityReport:
-    """Run both predictors over the same images; those that the bundle's transforms refuse are left out.
+    """Run both predictors over the same images; those that one of them does not take are left out, with a warning.
 
-    `batch_size` images share a run of the candidate, and the reference runs each by itself. ConversionError: there was
-    no image that the bundle takes. InferenceError: a run failed.
+    `batch_size` images share a run of the candidate, and the reference runs each by itself. ConversionError: both took
+    none of the images, or they tell other classes apart. InferenceError: a run failed.
     """
 
     def masks(tally: _Tally, prepared: PreparedImage, expected: RawOutput, actual: RawOutput) -> tuple[Mask, Mask]:
-        _add_scores(tally, expected.output, actual.output)
+        _require_comparable(expected, actual, where=str(reference.bundle.source))
+        if expected.kind is actual.kind:
+            _add_scores(tally, expected.output, actual.output)
         return reference.finish(prepared, expected).mask, candidate.finish(prepared, actual).mask
 
     return _compared(reference, candidate, images, masks, batch_size)
@@ -188,7 +195,8 @@ def _compared(
 ) -> ParityReport:
     tally = _Tally()
     count = 0
-    fitting = _prepared(reference, images)
+    reasons: list[str] = []
+    fitting = _prepared(reference, candidate, images, reasons)
     while batch := list(islice(fitting, batch_size)):
         count += len(batch)
         filled = [batch[index % len(batch)][1] for index in range(batch_size)]
@@ -197,18 +205,38 @@ def _compared(
             _add_masks(tally, name, *masks_of(tally, prepared, expected, actual))
     if not count:
         raise ConversionError(
-            f"{reference.bundle.source}: none of the images fits the bundle's transforms: name some that do"
+            f"{reference.bundle.source}: none of the images fits the bundle ({next(iter(reasons), 'there are none')}): "
+            "name some that do"
         )
     return _report(tally, count, reference, candidate)
 
 
-def _prepared(reference: Predictor, images: Iterable[tuple[str, SourceImage]]) -> Generator[tuple[str, PreparedImage]]:
+def _prepared(
+    reference: Predictor, candidate: Predictor, images: Iterable[tuple[str, SourceImage]], reasons: list[str]
+) -> Generator[tuple[str, PreparedImage]]:
+    """Prepare the images that both take; why others are left out is logged, and added to `reasons`."""
     for name, image in images:
         try:
             prepared = reference.prepare(image)
-        except ImageError:
+            candidate.network.require_fitting(prepared.tensor)
+        except ImageError as error:
+            reasons.append(f"{name}: {error}")
+            _log.warning("not compared: %s", reasons[-1])
             continue
         yield name, prepared
+
+
+def _require_comparable(expected: RawOutput, actual: RawOutput, *, where: str) -> None:
+    """A mask can be compared with that of scores; planes only with as many of the same size and meaning."""
+    kinds = {expected.kind, actual.kind}
+    one_is_a_mask = OutputKind.MASK in kinds and OutputKind.MULTILABEL not in kinds
+    if one_is_a_mask or (len(kinds) == 1 and expected.output.shape == actual.output.shape):
+        return
+    told = " and ".join(f"{each.kind} {list(each.output.shape)}" for each in (expected, actual))
+    raise ConversionError(
+        f"{where}: the original and the converted model return {told}, of which no masks can be compared: they are not "
+        "the same network; convert the bundle again"
+    )
 
 
 def compare_classes(
@@ -216,7 +244,7 @@ def compare_classes(
 ) -> ParityReport:
     """Compare a network that returns classes with one that returns scores, at the size that the networks return.
 
-    Images that the transforms, the same of both, refuse are left out. ConversionError: none is left, or the networks
+    Images that one of them does not take are left out, with a warning. ConversionError: none is left, or the networks
     return something else. InferenceError: a run failed.
     """
 
@@ -242,21 +270,22 @@ def _add_masks(tally: _Tally, name: str, expected: Mask, actual: Mask) -> None:
     if planes is None:
         count = int(max(expected.max(), actual.max())) + 1
         in_both, in_expected, in_actual = class_counts(expected, actual, count)
-        pixels, area = expected.size, expected.size
-        mismatched = pixels - int(in_both.sum())
+        compared, area = expected.size, expected.size
+        mismatched = compared - int(in_both.sum())
     else:
         axes = (1, 2)
         in_both = (planes & actual).sum(axis=axes)
         in_expected, in_actual = planes.sum(axis=axes), actual.sum(axis=axes)
-        pixels, area = planes.size, planes[0].size
+        compared, area = planes.size, planes[0].size
         mismatched = int((planes != actual).sum())
     tally.intersection = _sum_by_class(tally.intersection, in_both)
     tally.reference = _sum_by_class(tally.reference, in_expected)
     tally.candidate = _sum_by_class(tally.candidate, in_actual)
-    tally.pixels += pixels
+    tally.area += area
+    tally.compared += compared
     tally.mismatched += mismatched
     tally.max_cover_error = max(tally.max_cover_error, float(np.abs(in_expected - in_actual).max()) / area)
-    tally.worst = max(tally.worst, (mismatched / pixels, name))
+    tally.worst = max(tally.worst, (mismatched / compared, name))
 
 
 def _sum_by_class(total: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -271,14 +300,12 @@ def _report(tally: _Tally, count: int, reference: Predictor, candidate: Predicto
     ious = class_ious(tally.intersection, tally.reference, tally.candidate)
     class_iou = {name: iou for name, iou in zip(names, ious, strict=True) if iou is not None}
     gated = tuple(
-        name
-        for name, found in zip(names, tally.reference, strict=True)
-        if found and found >= _GATED_SHARE * tally.reference.sum()
+        name for name, found in zip(names, tally.reference, strict=True) if found and found >= _GATED_SHARE * tally.area
     )
     return ParityReport(
         images=count,
-        pixel_agreement=1 - tally.mismatched / tally.pixels,
-        mismatched_ppm=1e6 * tally.mismatched / tally.pixels,
+        pixel_agreement=1 - tally.mismatched / tally.compared,
+        mismatched_ppm=1e6 * tally.mismatched / tally.compared,
         class_iou=class_iou,
         min_class_iou=min((class_iou[name] for name in gated), default=1.0),
         gated_classes=gated,

@@ -85,7 +85,7 @@ class Repository:
                     _make(entry, make)
                 except RefusedError as error:
                     with suppress(OSError):  # remembered if it can be
-                        _write_refusal(refusal, error)
+                        write_atomically(refusal, json.dumps([str(error), error.details]).encode())
                     raise
                 found = read(entry)
         self._remove_abandoned()
@@ -246,10 +246,6 @@ def _bytes_in(folder: Path) -> int:
     with suppress(OSError):
         return sum(path.lstat().st_size for path in folder.iterdir())
     return 0
-
-
-def _write_refusal(path: Path, error: RefusedError) -> None:
-    write_atomically(path, json.dumps([str(error), error.details]).encode())
 
 
 def _refusal_at(path: Path) -> RefusedError:

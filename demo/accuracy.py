@@ -86,12 +86,12 @@ def page(measured: Sequence[Measured]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(measured[0].versions.items()))
     head = (
         "# Accuracy of the trained bundles\n\n"
-        "This page is for readers who want to know what ONNX and INT8 cost in accuracy: the two trained bundles of\n"
-        "this repository, on images that their training has not seen. INT8 is measured of a bundle that holds it,\n"
-        "that of the nuclei. IoU is taken over all pixels of all images. The\n"
-        "cover error is the difference between the share of an image that a class really covers and the share\n"
-        "that is found, averaged over the images (largest in brackets), for the class where it is largest. The\n"
-        "last column counts pixels of another class than Paddle's.\n\n"
+        "This page is for readers who want to know how ONNX and INT8 affect accuracy. It compares the two trained\n"
+        "bundles of this repository on images that were not used for their training. INT8 is measured only for the\n"
+        "bundle that holds an INT8 model, that of the nuclei. IoU is calculated over all pixels of all images. The\n"
+        "cover error is the difference between the true cover of a class in an image and the cover that was found,\n"
+        "averaged over the images (largest value in brackets), for the class with the largest average. The last\n"
+        "column counts the pixels whose class differs from Paddle's, per million.\n\n"
         "`make accuracy NUCLEI=DIR` writes this page. "
         f"Measured on {platform.machine()} with {versions}.\n"
     )

@@ -17,11 +17,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 _INTRODUCTION = """# Python interface
 
 This page describes every public name, for people who use `pseg` from scripts and notebooks. It is made from the
-docstrings by `make api`. [notebook.ipynb](notebook.ipynb) shows the interface at work.
+docstrings by `make api`. [notebook.ipynb](notebook.ipynb) shows the interface in use.
 
-`open_model` opens a bundle as `pseg predict` does: with conversions, cache and tuned profile. It lies in
-`service.session`, because the package `engine` knows no converters; everything else on this page is imported from
-`engine`. Members of enumerations may be given as words (`"onnx"`); a strict type checker wants `RuntimeName.ONNX`.
+`open_model` opens a bundle as `pseg predict` does: with conversions, cache and tuned profile. It is in
+`service.session`, because the package `engine` does not depend on the converters; everything else on this page is
+imported from `engine`. Members of enumerations may be given as words (`"onnx"`); a strict type checker requires
+`RuntimeName.ONNX`.
 """
 
 
@@ -94,13 +95,15 @@ def _field(node: ast.AnnAssign) -> str:
 def _prose(docstring: str) -> str:
     """Sections as headings in bold, their entries as list items; examples as code."""
     lines: list[str] = []
+    section = ""
     for line in inspect.cleandoc(docstring).splitlines():
         if line in {"Args:", "Returns:", "Yields:", "Raises:", "Attributes:"}:
+            section = line
             lines += [f"**{line}**", ""]
-        elif line.startswith("    ") and not line.startswith("     ") and not _in_code(lines):
-            lines.append(f"- {line.strip().replace('**', '')}")
-        elif line.startswith("     ") and not _in_code(lines):
-            lines.append(f"  {line.strip()}")
+        elif line.startswith("    ") and not _in_code(lines):
+            # What is returned is one entry, whose lines are indented alike.
+            continues = line.startswith("     ") or (section in {"Returns:", "Yields:"} and lines[-1])
+            lines.append(f"  {line.strip()}" if continues else f"- {line.strip().replace('**', '')}")
         elif line.startswith(">>>") and not _in_code(lines):
             lines += ["```python", line.replace("  # doctest: +SKIP", "")]
         else:

@@ -71,7 +71,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> Callable[[str], tuple[_Number, ...]]:
-    """Make a parser of numbers with commas between, of exactly `count` or of any.
+    """Make a parser of numbers separated by commas, of exactly `count` or of any.
 
     >>> numbers(int, "3,2,1")("1, 2")
     (1, 2)
@@ -81,9 +81,9 @@ def numbers(kind: type[_Number], example: str, *, count: int | None = None) -> C
         try:
             found = tuple(kind(each) for each in text.split(","))
         except ValueError as error:
-            raise ValueError(f"give numbers with commas between, such as {example}") from error
+            raise ValueError(f"give numbers separated by commas, such as {example}") from error
         if count is not None and len(found) != count:
-            raise ValueError(f"give {count} numbers with a comma between, such as {example}")
+            raise ValueError(f"give {count} numbers separated by commas, such as {example}")
         return found
 
     return parse

@@ -34,7 +34,7 @@ class OptionError(EngineError):
     """An option is wrong, or the options contradict each other, the bundle, or this machine.
 
     Attributes:
-        option: name of the option that is wrong, as users know it; None where several are, or none alone.
+        option: name of the option that is wrong, as users know it; None if several are, or if none is wrong by itself.
         problem: what is wrong with it, without its name.
     """
 

@@ -181,14 +181,16 @@ def open_tiff(
     directory_offset: int | None = None,
     as_stored: bool = False,
     use_georeference: bool = True,
+    use_mask: bool = True,
     rows_at_a_time: int = 1024,
 ) -> Generator[Dataset]:
     """Open a picture of a TIFF; no pixels are read yet.
 
     The regular file stays open as long as the picture is used. `directory_offset` is where the picture's directory lies
     (None: the first one, with its overviews and its mask), `as_stored` leaves samples of other colour models than RGB
-    as they are, and a file of whole rows needs a cache for `rows_at_a_time`. GdalError where GDAL cannot open it, or
-    its metadata name another file.
+    as they are, and a file of whole rows needs a cache for `rows_at_a_time`. `use_mask` says whether the first mask of
+    the file is that of the first picture, for which GDAL takes it. GdalError where GDAL cannot open it, or its
+    metadata name another file.
     """
     name = f"/proc/self/fd/{file.fileno()}"
     if directory_offset is not None:
@@ -205,7 +207,7 @@ def open_tiff(
         except (RasterioError, ValueError) as error:
             raise GdalError(_reason_of(error)) from error
         try:
-            described = _described(dataset, rows_at_a_time)
+            described = _described(dataset, rows_at_a_time, use_mask=use_mask)
         except GdalError:
             dataset.close()
             raise
@@ -216,7 +218,7 @@ def open_tiff(
         yield described
 
 
-def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
+def _described(dataset: "DatasetReader", rows_at_a_time: int, *, use_mask: bool) -> Dataset:
     if any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS")):
         raise GdalError(NAMES_OVERVIEWS)
     meanings = tuple(each.name for each in dataset.colorinterp)
@@ -228,7 +230,8 @@ def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
     block = dataset.block_shapes[0]
     cache_mib = _CACHE_MIB
     if block[1] >= dataset.width:
-        row_bytes = dataset.width * dataset.count * np.dtype(_numpy_type(dataset.dtypes[0])).itemsize
+        dtype = "complex64" if dataset.dtypes[0].startswith("complex") else dataset.dtypes[0]
+        row_bytes = dataset.width * dataset.count * np.dtype(dtype).itemsize
         cache_mib = max(_CACHE_MIB, min(_LARGEST_CACHE_MIB, (row_bytes * rows_at_a_time >> 20) + 8))
     return Dataset(
         width=int(dataset.width),
@@ -236,7 +239,7 @@ def _described(dataset: "DatasetReader", rows_at_a_time: int) -> Dataset:
         dtypes=tuple(dataset.dtypes),
         meanings=meanings,
         block_shape=(int(block[0]), int(block[1])),
-        has_mask="per_dataset" in flags[0] and "alpha" not in flags[0],
+        has_mask="per_dataset" in flags[0] and "alpha" not in flags[0] and (use_mask or "nodata" in flags[0]),
         crs_wkt=_wkt_of(dataset),
         transform=dataset.transform.to_gdal(),
         area_or_point=dataset.tags().get("AREA_OR_POINT", "Area"),
@@ -253,10 +256,6 @@ def _wkt_of(dataset: "DatasetReader") -> str | None:
         return dataset.crs.to_wkt() if dataset.crs else None
     except CRSError:
         return None
-
-
-def _numpy_type(name: str) -> str:
-    return "complex64" if name.startswith("complex") else name
 
 
 def _reason_of(error: BaseException) -> str:

@@ -131,9 +131,9 @@ class DynamicShapeProfile:
 
     @classmethod
     def from_shapes(cls, name: str, shapes: Sequence[Shape]) -> Self:
-        """Build the profile of one input from shapes that were really seen.
+        """Build the profile of one input from shapes that occurred.
 
-        The optimum is the shape seen most often; of several, the largest.
+        The optimum is the shape that occurred most often; of several such shapes, the largest.
 
         Args:
             name: the input's name in the model.
@@ -185,7 +185,9 @@ class GpuOptions(Options):
 
     title: ClassVar[str] = "What runs the network"
 
-    min_subgraph_size: int = option(3, "The fewest operators that TensorRT takes over at once.", minimum=1)
+    min_subgraph_size: int = option(
+        3, "Smallest number of operators in a part of the network that TensorRT takes over.", minimum=1
+    )
     allow_tf32: bool = option(
         False,
         "Let a GPU multiply FP32 numbers with 10 bits of precision (TF32), which is faster and moves some pixels on "
@@ -193,7 +195,7 @@ class GpuOptions(Options):
     )
     memory_bytes: int | None = option(
         None,
-        "The most memory of the GPU for the network and its runs, such as 4GiB: batches and tiles are cut to it. By "
+        "Maximum GPU memory for the network and its runs, such as 4GiB; batches and tiles are reduced to fit. By "
         "default what is free.",
         name="gpu_memory_limit",
         metavar="SIZE",
@@ -244,10 +246,11 @@ class OnnxOptions:
     """How ONNX Runtime runs the model.
 
     Attributes:
-        provider: the execution provider; nothing else may take its place.
-        precision: which ONNX file of the bundle runs. A CPU runs an FP16 model, too, slowly: good for checking it.
+        provider: the execution provider; no other is used instead.
+        precision: which ONNX file of the bundle runs. A CPU also runs FP16 models, but slowly, which is enough to check
+            them.
         threads: intra-op threads of all streams together.
-        streams: runs that may be under way at once; each has an equal share of the threads.
+        streams: runs that may be in progress at the same time; each has an equal share of the threads.
         device_id: GPU index.
         gpu: TF32, memory, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes and engines of TensorRT.
@@ -304,11 +307,11 @@ class PaddleOptions:
         tensorrt: hand subgraphs to TensorRT (GPU only).
         precision: FP32; FP16 on a GPU; INT8 under TensorRT only, with a calibration table.
         threads: threads of the CPU math library, of all streams together.
-        streams: runs that may be under way at once; each has an equal share of the threads.
+        streams: runs that may be in progress at the same time; each has an equal share of the threads.
         device_id: GPU index.
         gpu: TF32, memory, and the size of subgraphs for TensorRT.
         tensorrt_files: shapes, engines and calibration tables of TensorRT.
-        preparation: what this run writes down for later runs under TensorRT; None: a usual run.
+        preparation: what this run records for later runs under TensorRT; None: an ordinary run.
         verbose: let the library log.
     """
 

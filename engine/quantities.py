@@ -1,5 +1,6 @@
 """Amounts that users write with a unit: memory, lengths, areas."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ MEMORY_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?)\s*([kmgtKMGT]?)(?:[iI]?[bB])?$"
 
 _AREAS_M2: Final = {"cm2": 1e-4, "m2": 1.0}
 _MEMORY_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_LEAST_DIGITS: Final = 6
+"""Of an area that is written, whatever its unit: the ground of a small quadrat may be less than a square metre."""
 _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([a-z]+2?)", re.IGNORECASE)
 
 
@@ -56,6 +59,24 @@ def parse_length(text: str) -> Extent:
     (2.0, 0.05)
     """
     return _extent(text, LENGTHS_M, 1e6, "give a length with its unit, such as 2px or 0.05m")
+
+
+def rounded_area(area: float, decimals: int) -> float:
+    """Round an area to so many decimals, or to six digits where that keeps more of it.
+
+    >>> rounded_area(1472.39531, 4), rounded_area(0.00035123456, 4), rounded_area(0.0, 4)
+    (1472.3953, 0.000351235, 0.0)
+    """
+    return round(area, max(decimals, _LEAST_DIGITS - 1 - math.floor(math.log10(area))) if area > 0 else decimals)
+
+
+def shown_cm2(area_cm2: float) -> str:
+    """Write square centimetres for people: whole ones from 10 on, three digits below.
+
+    >>> shown_cm2(1812.4), shown_cm2(0.01234), shown_cm2(0)
+    ('1812 cm²', '0.0123 cm²', '0 cm²')
+    """
+    return f"{area_cm2:.0f} cm²" if area_cm2 >= 10 else f"{area_cm2:.3g} cm²"
 
 
 def _extent(text: str, units: Mapping[str, float], largest: float, advice: str) -> Extent:

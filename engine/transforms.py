@@ -64,17 +64,11 @@ class ImageTransform(ABC):
 
     @abstractmethod
     def apply(self, image: Image) -> tuple[Image, TransformRecord | None]:
-        """Transform an image.
+        """Transform an image, float32[H, W, C], 0–255 until it is normalised; of three bands RGB.
 
-        Args:
-            image: float32[H, W, C], 0–255 until it is normalised; of three bands RGB.
-
-        Returns:
-            float32[H', W', C], and the record by which the change of size is undone; None where PaddleSeg keeps none.
-            The memory of a normalised image is laid out CHW.
-
-        Raises:
-            ImageError: A side would become 0 pixels, or the image too large.
+        Returns float32[H', W', C], and the record by which the change of size is undone; None where PaddleSeg keeps
+        none. The memory of a normalised image is laid out CHW. Raises ImageError where a side would become 0 pixels, or
+        the image too large.
         """
 
 
@@ -97,14 +91,7 @@ class Normalize(ImageTransform):
         return planes.transpose(1, 2, 0), None
 
     def apply_to_pixels(self, pixels: Pixels) -> tuple[Image, None]:
-        """Normalise 8-bit pixels through a table of 256 values for each channel: the same bits, 20 times as fast.
-
-        Args:
-            pixels: uint8[H, W, C], 0–255.
-
-        Returns:
-            float32[H, W, C] whose memory is laid out CHW, and no record: the size is unchanged.
-        """
+        """Normalise 8-bit pixels through a table of 256 values for each channel: the same bits, 20 times as fast."""
         bands = pixels.shape[2]
         every_value = np.arange(256, dtype=np.float32)[np.newaxis, :, np.newaxis].repeat(bands, axis=2)
         table = self.apply(every_value)[0].transpose(2, 0, 1)
@@ -134,14 +121,7 @@ class Resize(ImageTransform):
         return _resized(image, width, height, "Resize", flag), _record("resize", image)
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
-        """Size that an image of this size is resized to.
-
-        Args:
-            width: Width of the image, in pixels.
-            height: Height of the image, in pixels.
-
-        Returns:
-            (width, height) in pixels; a side may be 0 for an extreme ratio.
+        """Width and height, in pixels, that an image is resized to; a side may be 0 for an extreme ratio.
 
         >>> Resize((1024, 512)).size_for(640, 480)
         (1024, 512)
@@ -190,14 +170,7 @@ class ResizeByShort(ImageTransform):
         return _scaled(image, scale, "ResizeByShort"), _record("resize", image)
 
     def short_size_for(self, width: int, height: int) -> int:
-        """Length of the short side for an image of this size.
-
-        Args:
-            width: Width of the image, in pixels.
-            height: Height of the image, in pixels.
-
-        Returns:
-            The length in pixels; it may be 0 for an extreme ratio.
+        """Length of the short side, in pixels, for an image of this size; it may be 0 for an extreme ratio.
 
         >>> ResizeByShort(512, max_size=1024).short_size_for(1000, 800)
         512
@@ -228,13 +201,7 @@ class LimitLong(ImageTransform):
         return resized, _record("resize", image)
 
     def long_size_for(self, long: int) -> int:
-        """Length that a long side of this length gets.
-
-        Args:
-            long: Length of the long side, in pixels.
-
-        Returns:
-            The length within the limits, in pixels.
+        """Length within the limits, in pixels, that a long side of this length gets.
 
         >>> [LimitLong(max_long=512, min_long=256).long_size_for(side) for side in (100, 300, 900)]
         [256, 300, 512]
@@ -342,22 +309,15 @@ Transform: TypeAlias = (
 def apply_transforms(
     transforms: Sequence[Transform], pixels: Pixels, *, bands: int = 3
 ) -> tuple[npt.NDArray[np.float32], tuple[TransformRecord, ...]]:
-    """Take an image to the network's input.
+    """Take an image, uint8[H, W, C], to the network's input, float32[bands, H', W'], contiguous.
 
-    Source: paddleseg 2.8.0, ``transforms.Compose``: the image becomes float32 first, and CHW in the end. The values
-    are PaddleSeg's, bit for bit.
+    The image has as many bands as the network takes, or three (RGB) for a network of one, which gets the grey value
+    0.299 R + 0.587 G + 0.114 B, rounded as OpenCV does. Also returns the records from which `restore_plane` undoes the
+    transforms. Raises ImageError where the array is no image of as many bands, or a transform cannot be applied to its
+    size; UnsupportedTransformError where one has values for another number of bands than the network takes.
 
-    Args:
-        transforms: The deploy transforms, in their order.
-        pixels: uint8[H, W, C], 0–255: as many bands as the network takes, or three (RGB) for a network of one.
-        bands: That the network takes; 1 stands for the grey value 0.299 R + 0.587 G + 0.114 B, rounded as OpenCV does.
-
-    Returns:
-        float32[bands, H', W'], contiguous, and the records from which `restore_plane` undoes the transforms.
-
-    Raises:
-        ImageError: The array is no image of as many bands, or a transform cannot be applied to its size.
-        UnsupportedTransformError: A transform has values for another number of bands than the network takes.
+    Source: paddleseg 2.8.0, ``transforms.Compose``: the image becomes float32 first, and CHW in the end. The values are
+    PaddleSeg's, bit for bit.
 
     >>> feed, records = apply_transforms((Resize((4, 2)), Normalize()), np.full((3, 5, 3), 255, dtype=np.uint8))
     >>> feed.shape, float(feed.max()), records
@@ -404,22 +364,14 @@ def require_values_for(transforms: Sequence[Transform], bands: int) -> None:
 def restore_plane(
     plane: npt.NDArray[Plane], records: Sequence[TransformRecord], *, interpolation: Literal["linear", "nearest"]
 ) -> npt.NDArray[Plane]:
-    """Undo the transforms on one plane of the network's output.
+    """Undo the transforms on one plane of the network's output, [H, W], by what `apply_transforms` recorded.
 
-    Source: paddleseg 2.8.0, ``core.infer.reverse_transform``. Nearest picks the same pixels as Paddle, linear agrees
-    to 1e-4 of the range of values.
+    A resize is undone by linear (half-pixel centres, float32 only) or nearest (floor) interpolation. The result, of the
+    same dtype, may be a view of the plane. Raises InferenceError where the plane is smaller than what a padding is to
+    be cropped to; TypeError for linear interpolation of another dtype.
 
-    Args:
-        plane: [H, W]; float32 for linear, any dtype for nearest.
-        records: What `apply_transforms` returned.
-        interpolation: How a resize is undone: linear (half-pixel centres) or nearest (floor).
-
-    Returns:
-        The plane at the size before the transforms, of the same dtype. It may be a view of ``plane``.
-
-    Raises:
-        InferenceError: The plane is smaller than what a padding is to be cropped to.
-        TypeError: Linear interpolation of a dtype other than float32.
+    Source: paddleseg 2.8.0, ``core.infer.reverse_transform``. Nearest picks the same pixels as Paddle, linear agrees to
+    1e-4 of the range of values.
 
     >>> mask = np.array([[1, 2], [3, 4]], dtype=np.uint8)
     >>> restore_plane(mask, [TransformRecord("padding", 1, 2)], interpolation="nearest").tolist()
@@ -439,13 +391,7 @@ def restore_plane(
 
 
 def describe(transform: Transform) -> str:
-    """Describe a transform in one short line.
-
-    Args:
-        transform: A deploy transform.
-
-    Returns:
-        Its name and what it does; sizes are in pixels.
+    """Describe what a transform does in one short line; sizes are in pixels.
 
     >>> describe(Resize((1024, 512), keep_ratio=True))
     'Resize 1024×512 (w×h), ratio kept'
@@ -535,15 +481,9 @@ def resize_bands(pixels: npt.NDArray[Plane], size: tuple[int, int], flag: int) -
 
 
 def require_possible_size(op: str, size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    """Refuse a size that OpenCV or the memory of the host would refuse in words of their own.
+    """Refuse (ImageError) a size that OpenCV or the memory of the host would refuse in words of their own.
 
-    Args:
-        op: what asks for it, for the message.
-        size: width and height of the image, in pixels.
-        wanted: what they would become.
-
-    Raises:
-        ImageError: a side would be 0 pixels, or the image too large.
+    `op` asks to make `wanted` of `size`, width and height in pixels: a side would be 0, or the image too large.
     """
     change = f"{op}: an image of {size[0]}×{size[1]} pixels (w×h) would become {wanted[0]}×{wanted[1]}"
     if min(wanted) < 1:

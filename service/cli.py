@@ -47,7 +47,7 @@ class _TakesEachOptionOnce(core.TyperCommand):
         _, _, given = self.make_parser(ctx).parse_args(args=[*args])
         for each in self.params:
             if isinstance(each, core.TyperOption) and not (each.multiple or each.is_flag) and given.count(each) > 1:
-                message = "it is given more than once: give it once, with commas between the values of a list"
+                message = "it is given more than once: give it once, and separate the values of a list by commas"
                 raise typer.BadParameter(message, ctx=ctx, param=each)
         ctx.allow_extra_args = True
         extra = super().parse_args(ctx, args)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from engine import OptionError, Prediction, RuntimeUnavailableError, list_images, read_image
 from engine.system.libraries import installed_version
 from service.request import SAVE_KINDS, PredictRequest, build_request
-from service.results.pictures import ImageTask, ResultWriter, distinct_stems, require_inputs_kept
+from service.results.pictures import ImageTask, ResultWriter, cover_records, distinct_stems, require_inputs_kept
+from service.results.totals import TotalCover
 from service.session import Caches, open_session
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo"
@@ -118,13 +119,10 @@ def _run(
 
 
 def _covers_over_all(predictions: Sequence[Prediction]) -> dict[str, float]:
-    pixels = sum(each.mask.size for each in predictions)
-    covers: dict[str, float] = {}
-    for prediction in predictions:
-        for each in prediction.covers:
-            name = each.segmentation_class.name
-            covers[name] = covers.get(name, 0.0) + each.cover * prediction.mask.size / pixels
-    return covers
+    total = TotalCover()
+    for each in predictions:
+        total.add(each.mask.size, cover_records(each.covers))
+    return {each.name: each.cover for each in total.classes()}
 
 
 def mismatched_ppm(expected: Sequence[NDArray[np.generic]], actual: Sequence[NDArray[np.generic]]) -> float:

@@ -227,10 +227,7 @@ def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser
             "order has at least one argument that begins with --ivcap:"
         )
     if given.print_service_description or given.print_tool_description:
-        described = _described_service(worker, service) if given.print_service_description else _described_tool(service)
-        # What hides secrets in all other output takes the signature of a function for that of an address.
-        print(json.dumps(described, indent=2), file=sys.__stdout__)
-        sys.exit(ExitStatus.DONE)
+        end_with(_described_service(worker, service) if given.print_service_description else _described_tool(service))
     try:
         _choose_platform(given.test_file)
         if given.test_file is not None:
@@ -241,6 +238,13 @@ def _arguments(worker: Worker, service: Service, parser: argparse.ArgumentParser
     except OptionError as error:
         parser.error(str(error))
     return given
+
+
+def end_with(described: Mapping[str, Any]) -> NoReturn:
+    """Print what the platform registers, and end the process."""
+    # What hides secrets in all other output takes the signature of a function for that of an address.
+    print(json.dumps(described, indent=2), file=sys.__stdout__)
+    sys.exit(ExitStatus.DONE)
 
 
 def _described_service(worker: Worker, service: Service) -> dict[str, Any]:
@@ -352,12 +356,6 @@ def open_worker(policy: RetryPolicy, sizes: Sizes, stop: Event) -> Generator[Wor
             worker.models.close()
 
 
-@contextmanager
-def _worker(policy: RetryPolicy, sizes: Sizes) -> Generator[Worker]:
-    with _stop_on_sigterm() as stop, _errors_without_secrets(), open_worker(policy, sizes, stop) as worker:
-        yield worker
-
-
 def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
     """Prepare this process for requests of the platform: logs, secrets, settings. Wrong settings end the process."""
     # ONNX Runtime sends usage data over the network, from its import on.
@@ -379,7 +377,12 @@ def prepared(module: str) -> tuple[Service, RetryPolicy, Sizes]:
 
 def main() -> None:
     service, policy, sizes = prepared("service.job")
-    with limited_requests(policy, sizes), _worker(policy, sizes) as worker:
+    with (
+        limited_requests(policy, sizes),
+        _stop_on_sigterm() as stop,
+        _errors_without_secrets(),
+        open_worker(policy, sizes, stop) as worker,
+    ):
         start_batch_service(service, worker.segment, custom_args=partial(_arguments, worker, service))
         if worker.failed:
             # Only a job from a file comes here.

@@ -21,7 +21,6 @@ listen at, 127.0.0.1 unless set, as container images do.
 
 import argparse
 import asyncio
-import json
 import logging
 import math
 import os
@@ -30,7 +29,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -40,12 +39,13 @@ from tempfile import mkdtemp
 from threading import Event, Lock
 from typing import Any, TypeVar
 
+import ivcap_lambda.server as library
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from ivcap_lambda import add_tool_api_route, start_lambda_server
 from ivcap_lambda.builder import ErrorModel, ToolOptions, tools
-from ivcap_lambda.server import get_fast_app
+from ivcap_lambda.executor import Executor
 from ivcap_lambda.service_definition import create_rest_service_definition
 from ivcap_service import JobContext, Service, set_service_log_config
 from pydantic import model_validator
@@ -53,7 +53,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine import EngineError, InferenceError, OptionError, Predictor
-from engine.errors import message_of
+from engine.errors import message_of, reason_of
 from engine.system.text import legible
 from engine.system.validation import fault_of
 from service.ivcap.description import EXAMPLE, PICTURE_DESCRIPTION, completed, request_schema, tool_from
@@ -70,7 +70,7 @@ from service.ivcap.uploads import (
     segment_upload,
     upload_limits_from,
 )
-from service.job import VARIANT, JobRequest, JobResult, Worker, open_worker, prepared, require_done, result_of
+from service.job import VARIANT, JobRequest, JobResult, Worker, end_with, open_worker, prepared, require_done, result_of
 from service.request import PredictRequest
 
 _log = logging.getLogger("service.lambda_server")
@@ -93,6 +93,10 @@ class TooLargeError(EngineError):
     """A body is larger than the server takes."""
 
 
+class DiskError(EngineError):
+    """There is no room on the disk for a body."""
+
+
 class OtherSiteError(EngineError):
     """A page of another web site asks, through the browser of somebody who can reach the server."""
 
@@ -108,9 +112,13 @@ class BoundedExecutor(ThreadPoolExecutor):
     def take_place(self) -> None:
         """Take a place for what is submitted later; QueueFullError if there is none."""
         with self._counting:
-            if self.taken == self.places:
-                raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
+            self.require_place()
             self.taken += 1
+
+    def require_place(self) -> None:
+        """Raise QueueFullError if there is no place."""
+        if self.taken == self.places:
+            raise QueueFullError(f"{self.places} requests run or wait, the most that are taken: try again later")
 
     def give_place_back(self, _: object = None) -> None:
         with self._counting:
@@ -147,14 +155,19 @@ class PictureRequest(JobRequest):
         return given
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Artifacts:
-    """Pictures that are artifacts of the platform."""
+    """Pictures that are artifacts of the platform.
+
+    `context` is that of the request that is being done: there is one at a time, and it is done in several threads.
+    """
 
     worker: Worker
+    context: JobContext | None = field(default=None, init=False)
 
     def segment(self, request: PictureRequest, context: JobContext) -> JobResult:
         """Segments one image with a PaddleSeg model and publishes its mask and the cover of every class."""
+        self.context = context
         try:
             return self.worker.segment(request, context)
         except EngineError as error:
@@ -163,6 +176,8 @@ class Artifacts:
         except Exception:
             _log.exception("%s broke off", context.job_id)
             raise RuntimeError("the request broke off, see the log of the server") from None
+        finally:
+            self.context = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +208,9 @@ class Uploads:
         deadline = time.monotonic() + self.limits.answer_s
         self.executor.take_place()
         try:
-            folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
-        except OSError:
+            with _disk_errors():
+                folder = Path(mkdtemp(prefix="upload-", dir=self.worker.folder))
+        except DiskError:
             self.executor.give_place_back()
             raise
         ended: Callable[[object], None] = partial(self._end, folder)
@@ -253,11 +269,20 @@ def _parameters(request: Request) -> dict[str, str]:
     return parameters
 
 
+@contextmanager
+def _disk_errors() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        _log.error("a picture is not kept: %s", error)
+        raise DiskError(f"the server cannot keep the picture ({reason_of(error)}): try again later") from error
+
+
 async def _receive(request: Request, path: Path, most_bytes: int) -> None:
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise OptionError("the body is a form: send the picture alone, as `curl --data-binary @picture.jpg` does")
     received = 0
-    with path.open("wb") as file:
+    with _disk_errors(), path.open("wb") as file:
         async for part in _parts(request, most_bytes):
             received += file.write(part)
     if received == 0:
@@ -287,6 +312,7 @@ def _results(model: str, segmented: SegmentedUpload) -> Response:
 
 
 _STATUSES: Mapping[type[Exception], HTTPStatus] = {
+    DiskError: HTTPStatus.INSUFFICIENT_STORAGE,
     OtherSiteError: HTTPStatus.FORBIDDEN,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -409,30 +435,42 @@ def _add_uploads(app: FastAPI, uploads: Uploads | None) -> None:
         app.add_api_route(path, answer, methods=["POST"], summary=summary, tags=["Uploads"], response_model=None)
 
 
+def _run_in_places(jobs: Executor[JobResult], places: BoundedExecutor) -> None:
+    """Have the library run its jobs in places; without one it does not take a job for one that is under way.
+
+    For each of these it forgets a result that nobody has fetched.
+    """
+    take = jobs.execute
+
+    async def execute(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as in the library
+        places.require_place()
+        # Until the job is submitted it waits for nothing, so that nobody else takes the place.
+        return await take(*arguments, **options)
+
+    jobs.execute = execute
+    # The library's own has no limit.
+    jobs.thread_pool = places
+
+
 def _arguments(
     service: Service,
     artifacts: Artifacts,
     offer_uploads: Callable[[Path | None], None],
     parser: argparse.ArgumentParser,
 ) -> argparse.Namespace:
-    parser.set_defaults(host=os.environ.get("PSEG_LAMBDA_HOST", "127.0.0.1"))
+    parser.set_defaults(host=os.environ.get("PSEG_LAMBDA_HOST") or "127.0.0.1")
     parser.add_argument("--model", type=Path, help="bundle for the pictures that are sent to /masks and /results")
     given = parser.parse_args()
     schema = request_schema(PictureRequest, _PICTURE_EXAMPLE)
     for name in _LEFT_OUT:
         del schema["properties"][name]
     schema["required"] = ["model", "image"]
-    described: dict[str, Any] | None = None
     if given.print_service_description:
         definition = create_rest_service_definition(service, artifacts.segment, path="/")
-        described = completed(definition, VARIANT, schema, PICTURE_DESCRIPTION)
-    elif given.print_tool_description:
+        end_with(completed(definition, VARIANT, schema, PICTURE_DESCRIPTION))
+    if given.print_tool_description:
         tool = tool_from(os.environ, service.name, schema, JobResult.__name__, PICTURE_DESCRIPTION)
-        described = tool.model_dump(by_alias=True)
-    if described is not None:
-        # What hides secrets in all other output takes the signature of a function for that of an address.
-        print(json.dumps(described, indent=2), file=sys.__stdout__)
-        sys.exit(ExitStatus.DONE)
+        end_with(tool.model_dump(by_alias=True))
     try:
         offer_uploads(given.model)
     except EngineError as error:
@@ -456,13 +494,16 @@ def main() -> None:
         open_worker(policy, sizes, Event()) as worker,
         BoundedExecutor(limits.places) as executor,
     ):
-        artifacts, app = Artifacts(worker), get_fast_app()
-        cache = {"job_cache_size": _KEPT_RESULTS, "job_cache_ttl": _KEPT_S}
+        artifacts, app = Artifacts(worker), library.get_fast_app()
+        # The library adds the name and the token of a job to its requests, but in the thread of the job alone. Images
+        # are fetched and masks are stored in others.
+        context_of_thread = library.get_job_context  # pyright: ignore[reportPrivateImportUsage]
+        library.get_job_context = lambda: context_of_thread() or artifacts.context  # pyright: ignore
+        cache = {"job_cache_size": _KEPT_RESULTS + limits.places, "job_cache_ttl": _KEPT_S}
         options = ToolOptions.model_validate({"executor_opts": cache})
         # The library's type of workers is not that of those it documents.
         add_tool_api_route(app, "/", artifacts.segment, opts=options)  # pyright: ignore[reportArgumentType]
-        # The library's own has no limit.
-        tools[-1].executor.thread_pool = executor
+        _run_in_places(tools[-1].executor, executor)
         for kind in (RequestValidationError, *_ANSWERED):
             app.add_exception_handler(kind, _refused)
         app.add_middleware(CheckedRequests, limits=limits)

@@ -103,12 +103,12 @@ def describe(environment: Mapping[str, str]) -> Service:
         raise OptionError(f"PSEG_SERVICE_DEVICE is {variant!r}: give cpu or gpu")
     device = Device(variant)
     needs: dict[str, Any] = {
-        "min_memory": environment.get("PSEG_SERVICE_MEMORY", "4Gi"),
-        "min_cpu": environment.get("PSEG_SERVICE_CPU", "2"),
-        "min_ephemeral_storage": environment.get("PSEG_SERVICE_STORAGE", "8Gi"),
+        "min_memory": environment.get("PSEG_SERVICE_MEMORY") or "4Gi",
+        "min_cpu": environment.get("PSEG_SERVICE_CPU") or "2",
+        "min_ephemeral_storage": environment.get("PSEG_SERVICE_STORAGE") or "8Gi",
     }
     if device is Device.GPU:
-        needs |= {"gpu_type": environment.get("PSEG_SERVICE_GPU_TYPE", "nvidia-tesla-t4"), "gpu_number": 1}
+        needs |= {"gpu_type": environment.get("PSEG_SERVICE_GPU_TYPE") or "nvidia-tesla-t4", "gpu_number": 1}
     return _with_guarded_parameters(
         Service(
             name=service_name(device),
@@ -196,7 +196,7 @@ def main() -> None:
     # ONNX Runtime carries a client that reports usage to its makers; it is read when the library is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for theirs, ours in _BANNER.items():
-        os.environ.setdefault(theirs, os.environ.get(ours, "?"))
+        os.environ.setdefault(theirs, os.environ.get(ours) or "?")
     keep_secrets_out_of_logs()
     try:
         set_up_logs(os.environ, sys.stdout)

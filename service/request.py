@@ -1,6 +1,7 @@
 """What may be asked of a prediction, checked once for every entry point, and where its results may be written."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +18,14 @@ from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
 from engine.system.files import make_output_folder, remove_abandoned_parts
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
 SaveKind = Literal["pseudo", "mask", "overlay", "confidence"]
 SAVE_KINDS: tuple[SaveKind, ...] = get_args(SaveKind)
 
 
 def save_kinds(text: str) -> frozenset[SaveKind]:
-    """Read which pictures are written: kinds with commas between, or `none`; raises ValueError for another kind.
+    """Read which pictures are written: kinds separated by commas, or `none`; raises ValueError for another kind.
 
     >>> sorted(save_kinds("mask,pseudo")), save_kinds("none")
     (['mask', 'pseudo'], frozenset())
@@ -48,18 +51,20 @@ class PredictRequest(Options):
     overlays: OverlayOptions = OverlayOptions()
     batch_size: int | None = option(
         None,
-        "The most images that may share one run of the network; more take more memory. By default the tuned "
+        "Maximum number of images that share one run of the network; more images need more memory. By default the "
+        "tuned "
         "profile's number, or 1.",
         minimum=1,
     )
     auto_tune_shapes: bool = option(
         False,
-        "First collect the shapes that TensorRT needs from the images, and the table of calibration that Paddle "
-        "needs for int8. It needs use-trt.",
+        "First collect the shapes that TensorRT needs from the images, and the calibration table that Paddle needs "
+        "for int8. It needs use-trt.",
     )
     save: frozenset[SaveKind] = option(
         frozenset[SaveKind]({"pseudo"}),
-        "Pictures to write: any of pseudo,mask,overlay,confidence with commas between, or none. By default pseudo.",
+        "Pictures to write: any of pseudo, mask, overlay and confidence, separated by commas, or none. By default "
+        "pseudo.",
         parse=save_kinds,
     )
 
@@ -105,8 +110,9 @@ def require_writable(folder: Path, *, within: Path | None = None) -> None:
 
     `within` is the output folder that it is a sub-folder of: no folder between the two may be a link, nor may it
     itself. Without it, the folder is the one that the user named, and may be a link. Raises OptionError where it cannot
-    be made or written to, or lies behind a link.
+    be made or written to, lies behind a link, or is an address such as `s3://reef/masks`.
     """
+    _require_no_address(folder)
     try:
         make_output_folder(folder, within=within)
         # A name of its own: another run may prove the same folder at the same moment.
@@ -115,6 +121,16 @@ def require_writable(folder: Path, *, within: Path | None = None) -> None:
         remove_abandoned_parts(folder)
     except OSError as error:
         raise OptionError(f"folder {folder} cannot be written to ({error}): name another") from error
+
+
+def _require_no_address(path: Path) -> None:
+    """Refuse `s3://reef/masks`, which would otherwise become a folder `s3:` here."""
+    scheme, *below = path.parts or ("",)
+    if below and _SCHEME.fullmatch(scheme) and not os.path.lexists(scheme):
+        raise OptionError(
+            f"{scheme}//{'/'.join(below)} is an address, and results are written to folders of this machine: name a "
+            "path here, and copy the files from there (`pseg scale --out` alone writes to object stores)"
+        )
 
 
 THE_BUNDLE = "the bundle itself, which is never changed in place"
@@ -186,8 +202,12 @@ def _require_outside(folder: Path, what: str, places: Iterable[tuple[str, Path]]
 def require_writable_file(path: Path) -> None:
     """Prove that a file can be written, before there is work to lose; its folder is made if absent.
 
-    Raises OptionError where it is a folder, or its folder cannot be made or written to.
+    Raises OptionError where it is a folder, an address, a device, a pipe or a socket, or its folder cannot be made or
+    written to.
     """
+    _require_no_address(path)
     if path.is_dir():
         raise OptionError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{path} is a device, a pipe or a socket, which no file may replace: name a file")
     require_writable(path.parent)

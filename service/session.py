@@ -16,6 +16,7 @@ from platformdirs import user_cache_path
 
 from engine import (
     Bundle,
+    ConversionError,
     Device,
     EngineError,
     OnnxModel,
@@ -39,6 +40,7 @@ from engine.images import DEFAULT_MAX_IMG_SIZE, ImageLimits
 from engine.images.size import require_named_bands
 from engine.options import DynamicShapeProfile, TensorRtFiles
 from engine.runtimes.profile import PROFILE_NAME, Profile, read_profile
+from engine.runtimes.programs.input_bands import input_size
 from engine.runtimes.selection import candidates
 from engine.segmentation.averaging import averaged
 from engine.segmentation.opening import import_ahead, require_available
@@ -217,17 +219,17 @@ def open_model(
 
     Args:
         path: the bundle.
-        profile: a tuned profile; None: the one that the bundle carries, if it does.
-        cache_dir: folder for conversions; None: the user's cache folder.
-        **options: of `pseg predict`, in its words and with its defaults: `runtime="onnx"`, `threads=2`,
+        profile: a tuned profile; None: the one that the bundle holds, if any.
+        cache_dir: folder for converted models; None: the user's cache folder.
+        **options: options of `pseg predict`, with the same names and defaults: `runtime="onnx"`, `threads=2`,
             `max_img_size=-1`, `threshold=0.4`.
 
     Returns:
-        The predictor; close it, or use it as a context manager: the files of the bundle go with it.
+        The predictor; close it, or use it as a context manager. The unpacked files of the bundle are then removed.
 
     Raises:
         EngineError: whatever the engine finds wrong with bundle, options or machine.
-        TypeError: an option of another name was given.
+        TypeError: there is no option with a given name.
     """
     request = build_request(**options)
     for name in sorted(options.keys() & {"batch_size", "auto_tune_shapes"}):
@@ -312,11 +314,15 @@ def certify(
 ) -> "ParityReport":
     """Compare the ONNX model of a bundle, or else that of the cache, with the bundle's Paddle program.
 
-    Without `images`, pictures are generated; `bands` of TIFFs count from 1. Raises EngineError where an image cannot be
-    read, or one of the two does not run.
+    Without `images`, pictures are generated, of the only size that the ONNX model takes if there is one; `bands` of
+    TIFFs count from 1. Raises EngineError where an image cannot be read, or one of the two does not run.
     """
     from converters.parity import compare, named_pictures
 
+    if bundle.paddle is None:
+        raise ConversionError(
+            f"{bundle.source}: holds no Paddle program to compare with: name the bundle that it was made from"
+        )
     if bundle.onnx_model(options.precision) is None and options.precision is Precision.FP32:
         bundle = bundle.with_onnx(caches.convert(bundle))
     reference = PaddleOptions(threads=options.threads)
@@ -325,10 +331,19 @@ def certify(
         Predictor(bundle, open_runtime(bundle, options, load_marks=caches.load_marks)) as actual,
     ):
         if not images:
-            return compare(expected, actual, named_pictures(expected))
+            return compare(expected, actual, named_pictures(expected, _generated_sizes(bundle, options.precision)))
         require_named_bands(bands, expected.bands)
         read = ((str(path), read_image(path, **limits.values(), bands=bands)) for path in images)
         return compare(expected, actual, read)
+
+
+def _generated_sizes(bundle: Bundle, precision: Precision) -> Sequence[tuple[int, int]]:
+    """Width and height of the pictures on which an ONNX model is compared where the user names none."""
+    from converters.parity import GENERATED_SIZES
+
+    model = bundle.onnx_model(precision)
+    fixed = None if model is None else input_size(model)
+    return GENERATED_SIZES if fixed is None else ((fixed[1], fixed[0]),)
 
 
 def _with_shapes(bundle: Bundle, request: PredictRequest, caches: Caches, images: Sequence[Path]) -> RuntimeRequest:
@@ -372,15 +387,19 @@ def _readable(images: Sequence[Path], request: PredictRequest) -> Iterator[Sourc
 
 def _require_any(request: RuntimeRequest) -> None:
     """Before anything is collected for it: one of the choices must be possible on this machine."""
-    choices = candidates(request)
-    for options in choices:
+    absent: dict[str, RuntimeUnavailableError] = {}
+    for options in candidates(request):
         try:
             require_available(options)
-        except RuntimeUnavailableError:
-            if options is choices[-1]:
-                raise
+        except RuntimeUnavailableError as error:
+            absent[options.label] = error
         else:
             return
+    if len(absent) == 1:
+        raise next(iter(absent.values()))
+    raise RuntimeUnavailableError(
+        "nothing here runs TensorRT. " + " | ".join(f"{label}: {error}" for label, error in absent.items())
+    )
 
 
 Source = TypeVar("Source")

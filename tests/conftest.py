@@ -38,6 +38,23 @@ CLASSES = (ExportClass("sand", (230, 210, 160)), ExportClass("seagrass", (40, 14
 NORMALIZE: dict[str, object] = {"type": "Normalize"}
 
 
+class _FailuresAtOnce:
+    """Names each failure when it happens: a run that is ended from outside comes to no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when}): {report.longreprtext[-2000:]}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_FailuresAtOnce(config))
+
+
 def pytest_collection_finish() -> None:
     # What was collected stays to the end; to search it for garbage again and again takes a quarter of the time.
     gc.collect()
@@ -69,11 +86,26 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def conversions(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The cache of this session's conversions."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of the tests, which its processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_this_run(run_folder: Path) -> Generator[None]:
+    """Commands that name no cache neither find what earlier runs left nor leave anything to the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(run_folder / "caches"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def conversions(run_folder: Path) -> Repository:
+    """The cache of conversions of this run of the tests."""
     if sys.version_info >= (3, 13):
         pytest.skip("paddle2onnx 2.1.0 has no build for this Python: bundles are converted on Python 3.11 and 3.12")
-    return Repository(tmp_path_factory.mktemp("conversions"))
+    return Repository(run_folder / "conversions")
 
 
 @pytest.fixture(scope="session")

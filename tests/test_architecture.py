@@ -23,6 +23,7 @@ VENDORS = (
     *("paddle", "onnxruntime", "paddle2onnx", "onnx", "openvino", "paddleseg"),
     *("ray", "pyarrow", "fsspec", "rasterio", "pyogrio", "shapely", "pi_heif"),
 )
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "converters", "service", "demo")
 PINNED: dict[str, list[str]] = json.loads((Path(__file__).parent / "golden" / "api.json").read_text())
 PUBLIC_NAMES = [name for name in PINNED if name != "open_model"]
@@ -86,7 +87,7 @@ def test_an_import_loads_no_vendor_library(package: str) -> None:
 
 
 def test_a_run_over_a_photograph_imports_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:
-    demo = Path(__file__).parents[1] / "demo"
+    demo = ROOT / "demo"
     inputs = (str(demo / "demo_seagrass.tgz"), str(demo / "pictures" / "scene_900004.jpg"))
     options = ("--runtime", "onnx", "--threads", "1", "--cache-dir", str(tmp_path / "cache"))
     told = in_child(RUN_AND_LIST, "predict", *inputs, *options, "--out", str(tmp_path / "masks"))
@@ -131,10 +132,11 @@ def test_the_errors_form_one_family() -> None:
 
 
 def test_examples_in_docstrings_are_true() -> None:
-    modules = [name for package in PACKAGES for name in submodules(package)]
-    results = {
-        name: doctest.testmod(importlib.import_module(name)) for name in [*modules, "benchmarks.lab.suites.report"]
-    }
+    files = [path for package in (*PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py")]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if ">>> " in path.read_text("utf-8")
+    ]
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in modules}
     assert {name: result.failed for name, result in results.items() if result.failed} == {}
     assert sum(result.attempted for result in results.values()) >= 10
 

@@ -125,6 +125,28 @@ def test_an_image_is_made_from_the_base_and_takes_results_only(image: Stage) -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("wheel", "left"),
+    [
+        # The plugins of openvino 2026.4.1, by processor.
+        ({"intel_cpu", "intel_gpu", "intel_npu", "hetero"}, {"intel_cpu", "hetero"}),
+        ({"arm_cpu", "auto", "hetero"}, {"arm_cpu", "auto", "hetero"}),
+    ],
+    ids=["x86_64", "aarch64"],
+)
+def test_openvino_loses_the_parts_for_other_processors_if_it_has_them(
+    tmp_path: Path, wheel: set[str], left: set[str]
+) -> None:
+    (installed,) = [text for text in CPU["libraries-paddle"].all("RUN") if "openvino" in text]
+    removal = installed.rpartition("&& ")[2]
+    folder = "/opt/pseg/lib/python3.11/site-packages/openvino/libs"
+    assert removal.count(folder) == 1
+    for name in wheel:
+        (tmp_path / f"libopenvino_{name}_plugin.so").touch()
+    subprocess.run(["sh", "-c", removal.replace(folder, str(tmp_path))], check=True)
+    assert {each.name for each in tmp_path.iterdir()} == {f"libopenvino_{name}_plugin.so" for name in left}
+
+
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 def test_an_image_lists_what_it_holds(image: Stage) -> None:
     listing = image.instructions.index(("RUN", "python /app/write-sbom /app/sbom.json"))

@@ -148,3 +148,5 @@ def test_no_locked_version_has_a_listed_vulnerability() -> None:
         ]
         assert locked, advisory
         assert [version for version in locked if Version(version) < Version(advisory["fixed_in"])] == []
+        told = (advisory["package"], ", ".join(advisory["ids"]), advisory["fixed_in"], ", ".join(sorted({*locked})))
+        assert f"| {' | '.join(told)} |" in (ROOT / "docs" / "security.md").read_text()

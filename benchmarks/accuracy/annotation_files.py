@@ -184,9 +184,9 @@ def _labelme(content: _LabelmeFile, path: Path, mapped: Mapping[str, str]) -> Pi
     ]
     # labelme names the picture from the folder of the file.
     picture = os.path.normpath(path.parent.absolute() / _name_of(content["imagePath"]))
-    return PictureAnnotation(
-        PurePath(picture), path, None if height is None or width is None else (width, height), shapes, mapped
-    )
+    size = None if height is None or width is None else (width, height)
+    of_points = bool(shapes) and all(each.kind == "point" for each in shapes)
+    return PictureAnnotation(PurePath(picture), path, size, shapes, mapped, of_points)
 
 
 def _coco(content: _CocoFile, path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
@@ -220,7 +220,9 @@ def _squidle(content: list[_SquidlePoint], path: Path, mapped: Mapping[str, str]
         label = each.get("label.name")
         # A point without a label is none yet.
         points[each["point.media.key"]] += [FractionalPoint(label, each["point.x"], each["point.y"])] if label else []
-    return [PictureAnnotation(_name_of(name), path, None, shapes, mapped) for name, shapes in points.items()]
+    return [
+        PictureAnnotation(_name_of(name), path, None, shapes, mapped, of_points=True) for name, shapes in points.items()
+    ]
 
 
 def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]:
@@ -252,7 +254,9 @@ def _points_of(path: Path, mapped: Mapping[str, str]) -> list[PictureAnnotation]
             points[name] += [LabelledPoint(code, int(row), int(column))] if code else []
     except (SettingsError, csv.Error) as error:
         raise ImageError(f"{path}: {error}: give a CSV table") from error
-    return [PictureAnnotation(_name_of(name), path, None, each, mapped) for name, each in points.items()]
+    return [
+        PictureAnnotation(_name_of(name), path, None, each, mapped, of_points=True) for name, each in points.items()
+    ]
 
 
 def _name_of(text: str) -> PurePosixPath:

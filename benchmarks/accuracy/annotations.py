@@ -73,7 +73,7 @@ class PictureAnnotation:
     """What one picture, by its name in the annotations, is annotated with.
 
     `size` is width and height, None where the annotations do not say; shapes are in the order in which they are drawn;
-    `mapped` is as of `Canvas`.
+    `mapped` is as of `Canvas`; with `of_points`, only single pixels are labelled, and nothing is known of those around.
     """
 
     picture: PurePath
@@ -81,6 +81,7 @@ class PictureAnnotation:
     size: tuple[int, int] | None
     shapes: Sequence[Shape]
     mapped: Mapping[str, str]
+    of_points: bool = False
 
     def draw(self, size: tuple[int, int], names: LabelNames) -> Labels:
         """Draw the labels on a picture that, upright, has a size (width, height): `int32[H, W]`, class indices.

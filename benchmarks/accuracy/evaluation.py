@@ -216,17 +216,6 @@ def unlabelled_classes(evaluation: Evaluation) -> tuple[str, ...]:
     return tuple(f"{index} ({each.name})" for index, each in enumerate(evaluation.classes) if not labelled[index])
 
 
-def require_labelled_classes(evaluation: Evaluation) -> None:
-    """Refuse (OptionError) labels on which a class never appears: masks of 0 and 255 are the usual reason."""
-    missing = unlabelled_classes(evaluation)
-    if missing:
-        raise OptionError(
-            f"no pixel is labelled as class {', '.join(missing)}: if another value stands for it in the masks "
-            f"({IGNORED_LABEL} means that a pixel is not judged), map it with --label-values, for example "
-            f"--label-values 0=0,{IGNORED_LABEL}=1; if the class is on none of the images, add --allow-missing-classes"
-        )
-
-
 def read_labelled(
     pairs: Iterable[LabelledFiles],
     read: Callable[[Path], SourceImage],

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, OptionError
 from engine.system.files import open_to_read
-from engine.system.text import legible
+from engine.system.text import composed, legible
 
 Labels = npt.NDArray[np.integer]
 """``[H, W]``: class indices, or 255 where pixels are not judged."""
@@ -98,11 +98,10 @@ def match_pictures(
     Labels come with the name of their picture. Raises ImageError where images have no labels (they are named), or no
     folder tells two of one name apart.
     """
-    above, labels_above = (
-        _common_folder([path.absolute() for path in images]),
-        _common_folder([name for name, _ in labels]),
-    )
-    images_of, labels_of = _by_stem([(path.absolute(), path) for path in images]), _by_stem(labels)
+    named_images = [(PurePath(composed(str(path.absolute()))), path) for path in images]
+    labels = [(PurePath(composed(str(name))), each) for name, each in labels]
+    above, labels_above = (_common_folder([name for name, _ in each]) for each in (named_images, labels))
+    images_of, labels_of = _by_stem(named_images), _by_stem(labels)
     found: dict[Path, _Labelled] = {}
     for stem, of_name in images_of.items():
         labelled = labels_of.get(stem, [])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryFile
@@ -47,11 +47,11 @@ class ScaleRequest:
     """
 
     bundle: Path
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     whole_size: int
     memory_mib: int
     streams: int
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     out: Path
     again: bool
 
@@ -223,22 +223,13 @@ def _request(arguments: Sequence[str] | None) -> ScaleRequest:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 20_000, 30_000])
     parser.add_argument("--bundle", type=Path, default=_ROOT / "demo" / "demo_seagrass.tgz")
     parser.add_argument("--whole-size", type=int, default=4000)
-    parser.add_argument("--max-memory-mib", type=int, default=_MEMORY_LIMIT_MIB)
+    parser.add_argument("--max-memory-mib", type=int, default=_MEMORY_LIMIT_MIB, dest="memory_mib")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=_ROOT / ".benchmarks" / "scale")
     parser.add_argument("--again", action="store_true")
-    given = parser.parse_args(arguments)
-    return ScaleRequest(
-        given.bundle.resolve(),
-        tuple(given.sizes),
-        given.whole_size,
-        given.max_memory_mib,
-        given.streams,
-        tuple(given.parts),
-        given.out.resolve(),
-        given.again,
-    )
+    given = ScaleRequest(**vars(parser.parse_args(arguments)))
+    return replace(given, bundle=given.bundle.resolve(), out=given.out.resolve())
 
 
 def _report(step: str) -> None:

@@ -37,9 +37,8 @@ _DRAWS = 10_000
 class Measured:
     """What a command took.
 
-    Attributes:
-        seconds: from the start of its process to the last file that it was to write, or to its end if it writes none.
-        processor_s: of all its threads and child processes.
+    `seconds` are from the start of its process to the last file that it was to write, or to its end if it writes none;
+    `processor_s` are of all its threads and child processes.
     """
 
     seconds: float
@@ -48,12 +47,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A command that both installations run.
-
-    Attributes:
-        arguments: behind `pseg`.
-        masks: names of the files that it writes into its folder of results; none: it writes nothing.
-    """
+    """A command that both installations run: its arguments, and the files that it writes into its folder of results."""
 
     arguments: Sequence[str]
     masks: Sequence[str] = ()
@@ -62,8 +56,7 @@ class Case:
 def measured(command: Sequence[str], written: Sequence[Path]) -> Measured:
     """Run a command; the files' own times tell when they were there, whatever the process does afterwards.
 
-    Raises:
-        RuntimeError: the command failed.
+    Raises RuntimeError where the command failed.
     """
     for each in written:
         each.unlink(missing_ok=True)
@@ -99,11 +92,7 @@ def bounds_of_median(values: list[float]) -> tuple[float, float]:
 
 
 def cases_in(folder: Path) -> dict[str, Case]:
-    """Make the inputs of all cases.
-
-    Args:
-        folder: an empty one, which they are put into.
-    """
+    """Make the inputs of all cases in an empty folder."""
     pictures, raster = folder / "pictures", folder / "raster.tif"
     pictures.mkdir()
     stems = [f"{picture.stem}_{copy}" for copy in range(_COPIES) for picture in _PICTURES]
@@ -120,11 +109,7 @@ def cases_in(folder: Path) -> dict[str, Case]:
 
 
 def compared(run: Callable[[str], Measured], pairs: int) -> dict[str, list[Measured]]:
-    """Run two ways in turn, each first in every other pair, after one run of each that does not count.
-
-    Args:
-        run: runs one of the ways, `this` or `other`.
-    """
+    """Run `this` and `other` in turn, each first in every other pair, after one run of each that does not count."""
     order = ["this", "other"]
     for way in order:
         run(way)

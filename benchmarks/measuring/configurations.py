@@ -195,7 +195,8 @@ class Axes(Options):
     )
     min_subgraph_sizes: tuple[int, ...] = option(
         (DEFAULT_MIN_SUBGRAPH_SIZE,),
-        "The fewest operators that TensorRT takes over at once. May be repeated. By default 3.",
+        "Smallest number of operators in a part of the network that TensorRT takes over. May be repeated. By default "
+        "3.",
         name="min_subgraph_size",
         repeatable=True,
     )

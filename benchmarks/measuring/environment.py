@@ -14,7 +14,7 @@ from engine.system.machine.nvidia import first_gpu_name
 
 LIBRARIES = (
     "numpy", "opencv-python-headless", "pillow", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "tensorrt-cu12",
+    "paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "tensorrt-cu12", "tensorrt-cu13",
 )  # fmt: skip
 _ROOT = Path(__file__).parents[2]
 _PROCESSORS = Path("/proc/cpuinfo")

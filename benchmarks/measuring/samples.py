@@ -13,8 +13,8 @@ from converters.parity import ParityReport
 from engine.segmentation.prediction import Provenance
 
 STAGES = ("decode", "preprocess", "run", "postprocess", "encode")
-SAMPLES_FOR_P99 = 100
-"""Of fewer samples the 99th percentile would be little else than the largest."""
+RUNS_FOR_P99 = 100
+"""Of fewer runs the 99th percentile would be little else than the largest."""
 
 _Item = TypeVar("_Item")
 
@@ -124,10 +124,10 @@ class Results:
 class Summary:
     """A measurement in a few figures; None where nothing is known.
 
-    Percentiles are of the latency; `p99_ms` is None below 100 samples. Rates and core-seconds are through the pipeline,
-    `images_per_s` the median of the turns. `stages_ms` are medians. What follows is against the reference's masks:
-    pixels of another class per million, IoU (the smallest is that of a class that counts), and the largest difference
-    of a class's cover in one image, 0-1.
+    Percentiles are of the latency; `p99_ms` is None below 100 runs, each of which holds a whole batch. Rates and
+    core-seconds are through the pipeline, `images_per_s` the median of the turns. `stages_ms` are medians. What follows
+    is against the reference's masks: pixels of another class per million, IoU (the smallest is that of a class that
+    counts), and the largest difference of a class's cover in one image, 0-1.
     """
 
     samples: int
@@ -149,6 +149,7 @@ class Summary:
 def summarize(measurement: Measurement) -> Summary:
     samples, loaded, agreement = measurement.samples, measurement.loaded, measurement.agreement
     latencies = [each.latency_ms for each in samples]
+    runs = len(samples) / measurement.configuration.batch_size
     passes = [turn.pipeline for turn in measurement.turns]
     rates = [each.images / each.wall_s for each in passes]
     return Summary(
@@ -157,7 +158,7 @@ def summarize(measurement: Measurement) -> Summary:
         first_run_ms=loaded and loaded.first_run_ms,
         p50_ms=_percentile(latencies, 50),
         p90_ms=_percentile(latencies, 90),
-        p99_ms=_percentile(latencies, 99) if len(latencies) >= SAMPLES_FOR_P99 else None,
+        p99_ms=_percentile(latencies, 99) if runs >= RUNS_FOR_P99 else None,
         images_per_s=_percentile(rates, 50),
         peak_rss_mib=max((turn.peak_rss_bytes / 2**20 for turn in measurement.turns), default=None),
         cpu_s_per_image=sum(each.cpu_s for each in passes) / sum(each.images for each in passes) if passes else None,

@@ -29,6 +29,11 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(map(escaped, cells))} |" for cells in (table.header, rule, *table.rows))
 
 
+def shown(value: float | None, digits: int) -> str:
+    """Write a figure; `-` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def escaped(text: str) -> str:
     r"""Keep text on its line and in its cell, and keep it from being Markdown or HTML.
 

@@ -7,13 +7,12 @@ from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
-from benchmarks.results.markdown import Table, escaped, markdown
+from benchmarks.results.markdown import Table, escaped, markdown, shown
 from engine.system.machine.hardware import telling_flags
 from engine.system.text import csv_table
 
 _RESULTS = TypeAdapter(Results)
 _SUMMARY = TypeAdapter(Summary)
-_NOTHING = "-"
 
 
 def measured(results: Results) -> list[tuple[Measurement, Summary]]:
@@ -47,17 +46,17 @@ def figures(results: Results) -> Table:
         tuple(
             (
                 each.configuration.label,
-                _figure(summary.p50_ms, 1),
-                _figure(summary.p90_ms, 1),
-                _figure(summary.p99_ms, 1),
-                _figure(summary.images_per_s, 2),
-                _figure(summary.cpu_s_per_image, 3),
-                _figure(summary.load_ms, 0),
-                _figure(summary.first_run_ms, 1),
-                _figure(summary.peak_rss_mib, 0),
-                _figure(summary.mismatched_ppm, 1),
-                _figure(summary.min_class_iou, 4),
-                _figure(summary.max_cover_error, 5),
+                shown(summary.p50_ms, 1),
+                shown(summary.p90_ms, 1),
+                shown(summary.p99_ms, 1),
+                shown(summary.images_per_s, 2),
+                shown(summary.cpu_s_per_image, 3),
+                shown(summary.load_ms, 0),
+                shown(summary.first_run_ms, 1),
+                shown(summary.peak_rss_mib, 0),
+                shown(summary.mismatched_ppm, 1),
+                shown(summary.min_class_iou, 4),
+                shown(summary.max_cover_error, 5),
                 "yes" if each.configuration in best else "",
             )
             for each, summary in _fastest_first(results)
@@ -70,7 +69,7 @@ def time_split(results: Results) -> Table:
     return Table(
         ("configuration", *(f"{stage} ms" for stage in STAGES)),
         tuple(
-            (each.configuration.label, *(_figure(summary.stages_ms.get(stage), 1) for stage in STAGES))
+            (each.configuration.label, *(shown(summary.stages_ms.get(stage), 1) for stage in STAGES))
             for each, summary in _fastest_first(results)
         ),
     )
@@ -83,7 +82,7 @@ def class_agreement(results: Results) -> Table:
     return Table(
         ("configuration", *(f"IoU {name}" for name in names)),
         tuple(
-            (each.configuration.label, *(_figure(summary.class_iou.get(name), 5) for name in names))
+            (each.configuration.label, *(shown(summary.class_iou.get(name), 5) for name in names))
             for each, summary in compared
         ),
     )
@@ -101,10 +100,6 @@ def troubles(results: Results) -> list[tuple[str, tuple[str, ...]]]:
 
 def _fastest_first(results: Results) -> list[tuple[Measurement, Summary]]:
     return sorted(measured(results), key=lambda each: each[1].p50_ms or 0)
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return _NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def record(results: Results) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("images", f"{results.images}; {results.repeats} turns each"),
         ("reference", f"{reference.label}, {reference.images} images" if reference.label else "none"),
         ("processor", f"{machine.processor}; {machine.usable_cores} of {machine.logical_cores} cores{quota}"),
-        ("processor's flags", " ".join(telling_flags(machine.flags)) or _NOTHING),
+        ("processor's flags", " ".join(telling_flags(machine.flags)) or "-"),
         ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
         ("GPU", machine.gpu or "none"),
         ("load before", f"{machine.load_average:.2f}"),
@@ -174,8 +169,9 @@ def to_markdown(results: Results, plots: Sequence[str] = ()) -> str:
     classes = class_agreement(results)
     if classes.rows:
         parts += ["## Agreement with the reference, class by class", markdown(classes)]
-    if troubles(results):
-        parts += ["## Not measured", "\n".join(_trouble_lines(results))]
+    lines = [f"- {escaped('; '.join(labels))}: {escaped(reason)}" for reason, labels in troubles(results)]
+    if lines:
+        parts += ["## Not measured", "\n".join(lines)]
     told = Table(("", ""), tuple(facts(results)))
     return "\n\n".join([*parts, "## Read with", markdown(told)]) + "\n"
 
@@ -187,7 +183,3 @@ _LEGEND = (
     "configuration's own process. *ppm differ*, *min IoU* and *cover error* compare masks with the reference's. "
     "*front*: no other configuration of this size of images is both faster at the median and closer to the reference."
 )
-
-
-def _trouble_lines(results: Results) -> list[str]:
-    return [f"- {escaped('; '.join(labels))}: {escaped(reason)}" for reason, labels in troubles(results)]

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.measure import TIMEOUT_S
 from benchmarks.measuring.samples import Measurement, Summary, pareto_front, summarize
+from benchmarks.results.markdown import shown
 from engine.declaration import Options, option
 
 DEFAULT_MIN_IOU = 0.97
@@ -73,7 +74,8 @@ class TuningLimits(Options):
     )
     max_cover_error: float = option(
         DEFAULT_MAX_COVER_ERROR,
-        "Largest difference of a cover from the reference. With masks, the most by which its error may grow.",
+        "Largest difference of a cover from the reference. With masks, the most by which the mean error of a cover "
+        "may grow.",
         minimum=0,
         maximum=1,
     )
@@ -139,10 +141,6 @@ Variants = Callable[[Configuration], Sequence[Configuration]]
 Clock = Callable[[], float]
 
 
-def _no_variants(_configuration: Configuration) -> Sequence[Configuration]:
-    return ()
-
-
 def as_measured(_configuration: Configuration, summary: Summary) -> Summary:
     """Judge by the agreement with the reference, which is in the summary."""
     return summary
@@ -155,7 +153,7 @@ def search(
     limits: TuningLimits,
     *,
     deadline: float,
-    variants: Variants = _no_variants,
+    variants: Variants = lambda _: (),
     judge: Judge = as_measured,
     clock: Clock = time.monotonic,
 ) -> Search:
@@ -278,7 +276,3 @@ def front(trials: Iterable[Trial], goal: Goal) -> frozenset[Configuration]:
         if not each.failed and each.summary.min_class_iou is not None
     ]
     return frozenset(each for _, _, each in pareto_front(points, lambda point: point[0], lambda point: point[1]))
-
-
-def shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -22,8 +22,8 @@ from benchmarks.measuring.measure import TIMEOUT_S, MeasuringError, Work, ask_on
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Measurement, Reference, Summary
 from benchmarks.measuring.streams import Grade, Grading, reference_options
-from benchmarks.results.markdown import Table
-from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, search, shown
+from benchmarks.results.markdown import Table, shown
+from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, search
 from converters.conversion import ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
 from converters.deployment import digest_of
@@ -74,7 +74,7 @@ class TuneRequest(Options):
     labelled: tuple[LabelledFiles, ...] = ()
     budget_s: float = option(DEFAULT_BUDGET_S, "Seconds for the whole search.", above=0)
     max_img_size: int = option(
-        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this many; -1 never shrinks."
+        DEFAULT_MAX_IMG_SIZE, "Images with more pixels are shrunk to this number of pixels; -1 never shrinks."
     )
     bands: tuple[int, ...] | None = bands_option()
 

@@ -33,14 +33,11 @@ Layers = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A change that a network needs to be exported.
+    """A change that a network needs to be exported: by its name and reason in ``meta.json`` and in the output.
 
-    Attributes:
-        name: What output and ``meta.json`` call it.
-        reason: What is changed and why; one or two sentences.
-        layers: Names of classes; a network that has a layer of one of them needs the change.
-        applied: Makes the change while its block lasts; None where `axes` is all.
-        axes: Finds the axes of the input, NCHW, that the program must fix, and their sizes; None: it leaves all free.
+    It is for networks with a layer of one of the classes that `layers` names. `applied` makes the change while its
+    block lasts; None where `axes` is all. `axes` finds the axes of the input, NCHW, that the program must fix, and
+    their sizes; None: it leaves all free.
     """
 
     name: str
@@ -64,11 +61,7 @@ PRETRAINED_WEIGHTS = Adapter(
 
 
 def adapters_for(network: "Layer") -> tuple[Adapter, ...]:
-    """Find the adapters that a network needs.
-
-    Returns:
-        Adapters, in the order in which they are applied.
-    """
+    """Find the adapters that a network needs, in the order in which they are applied."""
     layers = _layers_by_class(network)
     found = (adapter for adapter in ADAPTERS if not adapter.layers.isdisjoint(layers))
     return tuple(each for each in found if each.applied or (each.axes and each.axes(layers)))
@@ -105,8 +98,7 @@ def replaced(owner: object, name: str, substitute: object) -> Generator[None]:
 def _arguments_changed(owner: object, name: str, change: Callable[[dict[str, Any]], None]) -> Generator[None]:
     """Change the arguments of every call of a function of Paddle while a block lasts.
 
-    Args:
-        change: Is given the arguments by name, those with their defaults, too; changes them in place.
+    `change` is given them by name, those with their defaults, too, and changes them in place.
     """
     import paddle
 
@@ -447,13 +439,14 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "one-image",
-        "The program takes one image per run, because the network computes with the batch as a number.",
-        _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN"),
+        "The program takes one image per run, because the network uses the batch size as a number or mixes the images.",
+        # KNet's update of kernels takes the batch of its attention for the kernels.
+        _needs("DCM", "SwinTransformerBlock", "ExternalAttention", "MlpDWBN", "KernelUpdateHead"),
         axes=lambda _: {0: 1},
     ),
     Adapter(
         "one-size",
-        "The program takes pictures of one size, the only one that the network has learned relative positions for.",
+        "The program takes pictures of one size, the only one for which the network has learned relative positions.",
         _needs("CAE"),
         axes=_size_of_relative_positions,
     ),
@@ -471,69 +464,70 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "point-count",
-        "The number of points is int64, like the size that it is joined with.",
+        "The number of points is int64, like the size with which it is concatenated.",
         _needs("PointHead"),
         _number_of_points_as_int64,
     ),
     Adapter(
         "scalar-sizes",
-        "Sizes of rank 0 are joined as vectors of one element; Paddle 3 does not join scalars.",
+        "Sizes of rank 0 are concatenated as vectors of one element; Paddle 3 does not concatenate scalars.",
         _needs("ISAHead", "PointHead"),
         lambda _: scalars_joined_as_vectors(),
     ),
     Adapter(
         "size-type",
-        "Sizes are int32, like those that they are subtracted from; Paddle 3 does not subtract int64 from int32.",
+        "Sizes are int32, like those from which they are subtracted; Paddle 3 does not subtract int64 from int32.",
         _needs("ISAHead"),
         _sizes_as_int32,
     ),
     Adapter(
         "shape-assertions",
-        "Assertions about shapes are left out; they cannot be decided for a free size.",
+        "Assertions about shapes are left out; they cannot be evaluated if the size is free.",
         _needs("SwinTransformerBlock", "ExternalAttention", "InterlacedPoolAttention"),
         _assertions_left_out,
     ),
     Adapter(
         "word-embeddings",
-        "The branch of the word embeddings, a constant, is computed at once; Paddle's own folding of it fails.",
+        "The branch of the word embeddings, which is constant, is computed during the export; Paddle fails to fold it.",
         _needs("GIHead"),
         _word_branch_folded,
     ),
     Adapter(
         "swin-windows",
-        "Windows are counted by Paddle's ceil instead of NumPy's and joined for one image: the batch, which Swin "
-        "divides out in floating point, can round to none.",
+        "Windows are counted by Paddle's ceil instead of NumPy's and joined for one image: Swin calculates the batch "
+        "size by a division in floating point, which can round to zero.",
         _needs("SwinTransformerBlock"),
         _windows_for_one_image,
     ),
     Adapter(
         "maskformer-features",
-        "MaskFormer's head gets the features of one image, because its backbone forgets the batch.",
+        "MaskFormer's head gets the features of one image, because its backbone loses the batch size.",
         _needs("MaskFormerHead"),
         _features_of_one_image,
     ),
     Adapter(
         "cross-attention-groups",
-        "The cross attention, which has a group of convolutions for each image, has one.",
+        "The cross attention, which has a group of convolutions for each image, gets a single group.",
         _needs("ExternalAttention"),
         _one_group_of_convolutions,
     ),
     Adapter(
         "window-padding",
-        "Windows are padded even where nothing is missing; PaddleSeg asks first, and each attention would have two "
-        "branches in the program.",
+        "Windows are padded even if no padding is needed; PaddleSeg tests this first, which would give each attention "
+        "two branches in the program.",
         _needs("InterlacedPoolAttention"),
         _windows_always_padded,
     ),
     Adapter(
         "class-token",
-        "The tokens of HRFormer hold no class token; it asks for one by their number, which a free size does not tell.",
+        "The tokens of HRFormer are taken to hold no class token; the network decides this by their number, which is "
+        "unknown if the size is free.",
         _needs("MlpDWBN"),
         _tokens_without_class,
     ),
     Adapter(
         "token-channels",
-        "Tokens become a picture with a stated number of channels; Paddle forgets it where it is left open.",
+        "Tokens become a picture with a stated number of channels; Paddle loses this number if it is left open.",
         _needs("CAE"),
         _channels_named_in_reshape,
     ),

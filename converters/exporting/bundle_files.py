@@ -10,7 +10,7 @@ from typing import Any, cast
 import yaml
 
 from converters.exporting.packing import ARCHIVE_ENDINGS, pack, require_bundle_name
-from converters.parity import generated_images
+from converters.parity import MOST_GENERATED_PIXELS, generated_images
 from engine.bundle.bundle import DEPLOY_NAMES, Bundle, Color, class_urn, read_bundle
 from engine.errors import BundleError, ConversionError, ImageError, InferenceError, ModelLoadError
 from engine.options import PaddleOptions
@@ -34,7 +34,6 @@ EVALUATION = "evaluation"
 """Says in ``meta.json`` how PaddleSeg's evaluation sees each picture several times, if it does."""
 _ORIGIN = "derived_from"
 _PICTURE_SIDE = 256
-_MOST_PICTURE_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +242,10 @@ def _picture_size(input_shape: tuple[int | None, ...] | None) -> tuple[int, int]
     """Width and height of a picture that a network of this input shape takes without a resize."""
     height, width = (None, None) if input_shape is None else input_shape[-2:]
     size = width or _PICTURE_SIDE, height or _PICTURE_SIDE
-    if size[0] * size[1] > _MOST_PICTURE_PIXELS:
+    if size[0] * size[1] > MOST_GENERATED_PIXELS:
         raise ConversionError(
             f"input_shape asks for a picture of {size[0]}x{size[1]} pixels, and the proof of a bundle makes one of at "
-            f"most {_MOST_PICTURE_PIXELS}: correct input_shape, or leave height and width free (-1)"
+            f"most {MOST_GENERATED_PIXELS}: correct input_shape, or leave height and width free (-1)"
         )
     return size
 

@@ -14,14 +14,10 @@ _STRIDES = (8, 16, 32)
 def attended(value: Any, sizes: Sequence[Any], locations: Any, weights: Any) -> Any:
     """Sum what each query sees at its points in pictures of several sizes, read bilinearly, zero outside of them.
 
-    Args:
-        value: float32[batch, pixels of all pictures one after the other, heads, channels].
-        sizes: height and width of each picture, int64[2] each.
-        locations: float32[batch, queries, heads, pictures, points, 2], x and y as shares of width and height.
-        weights: float32[batch, queries, heads, pictures, points].
-
-    Returns:
-        float32[batch, queries, heads × channels].
+    `value` is float32[batch, pixels of all pictures one after the other, heads, channels], `sizes` int64[2], height and
+    width, of each picture; `locations` are float32[batch, queries, heads, pictures, points, 2], x and y as shares of
+    width and height, and `weights` float32 of the same without the last axis. Returns float32[batch, queries, heads ×
+    channels].
     """
     import paddle
     from paddle.nn import functional
@@ -44,14 +40,9 @@ def attended(value: Any, sizes: Sequence[Any], locations: Any, weights: Any) -> 
 def forward(self: Any, query: Any, reference_points: Any, value: Any, sizes: Any, *_unused: Any) -> Any:
     """Take the place of `MSDeformAttn.forward`.
 
-    Args:
-        query: float32[batch, queries, width].
-        reference_points: float32[1, queries, 1, 2], x and y as shares of width and height.
-        value: float32[batch, pixels of all pictures, width].
-        sizes: int64[pictures, 2], height and width of each.
-
-    Returns:
-        float32[batch, queries, width].
+    Query and result are float32[batch, queries, width]; `reference_points` float32[1, queries, 1, 2], x and y as shares
+    of width and height; `value` is float32[batch, pixels of all pictures, width], `sizes` int64[pictures, 2], height
+    and width of each.
     """
     points = [self.n_heads, self.n_levels, self.n_points]
     offsets = self.sampling_offsets(query).reshape([0, 0, *points, 2])
@@ -68,12 +59,8 @@ def forward(self: Any, query: Any, reference_points: Any, value: Any, sizes: Any
 def inputs_of_attention(x: Any) -> tuple[list[Any], list[Any]]:
     """Take the place of ViT-Adapter's `deform_inputs`, which needs the size as numbers.
 
-    Args:
-        x: float32[batch, 3, height, width].
-
-    Returns:
-        Reference points, sizes of the pictures and an unused None: of the attention from the patches to the pyramid,
-        and of that from the pyramid to the patches.
+    Of float32[batch, 3, height, width], returns reference points, sizes of the pictures and an unused None: of the
+    attention from the patches to the pyramid, and of that from the pyramid to the patches.
     """
     import paddle
 

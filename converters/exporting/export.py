@@ -56,21 +56,15 @@ def export_bundle(
 ) -> Path:
     """Export a PaddleSeg network as a bundle, in one step: the destination is whole or absent.
 
-    Args:
-        network: A network as PaddleSeg builds it: float32 NCHW in, a list of logits (float32 NCHW) out, of which the
-            first counts. Its mode (training or evaluation) is the same afterwards.
-        destination: Archive to write if the name ends in ``.tgz`` or ``.tar.gz``, replacing what is there; otherwise a
-            folder, which must be absent or empty.
-        classes: The classes, in the order of the output channels.
-        transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
-        output_op: What the program ends in: ``none`` gives logits (float32 NCHW), ``softmax`` probabilities (float32
-            NCHW), ``argmax`` class indices (int32 NHW).
-        input_shape: NCHW; None is a free axis.
-        model_record: What ``meta.json`` says in ``model`` about the model's origin; ``license`` is the bundle's.
+    The network, as PaddleSeg builds it, takes float32 NCHW and returns a list of logits (float32 NCHW), of which the
+    first counts; its mode (training or evaluation) is the same afterwards. `classes` are in the order of the output
+    channels, `transforms` those of ``deploy.yaml``, in order; None is written as null. The program ends in `output_op`:
+    ``none`` gives logits, ``softmax`` probabilities (float32 NCHW), ``argmax`` class indices (int32 NHW). In
+    `input_shape`, NCHW, None is a free axis. `model_record` is what ``meta.json`` says in ``model`` about the model's
+    origin; its ``license`` is the bundle's.
 
-    Raises:
-        ConversionError: If the destination is a folder with files in it, or Paddle cannot trace the network, or a path
-            of this machine would stay in the program.
+    Raises ConversionError where the destination is not what `require_free` allows, Paddle cannot trace the network, or
+    a path of this machine would stay in the program.
     """
     with bundle_in_one_step(destination) as folder:
         write_files(
@@ -93,15 +87,9 @@ def write_files(
     output_op: OutputOp,
     input_shape: Sequence[int | None],
 ) -> tuple[Adapter, ...]:
-    """Export a PaddleSeg network as the files of a bundle.
+    """Export a PaddleSeg network as the files of a bundle; arguments and errors as of `export_bundle`.
 
-    Args:
-        description: What ``meta.json`` says; ``adapters`` of its model's record are added to.
-        transforms: ``transforms`` of ``deploy.yaml``, in order; None is written as null.
-        input_shape: NCHW; None is a free axis.
-
-    Raises:
-        ConversionError: If Paddle cannot trace the network, or a path of this machine would stay in the program.
+    Returns the adapters that it needed, which are also added to ``adapters`` of the description's model.
     """
     adapters = adapters_for(network)
     input_shape = _input_shape(input_shape, network, adapters)

@@ -67,14 +67,9 @@ _log = logging.getLogger(__name__)
 class TrainedNetwork:
     """What a configuration and its weights say together.
 
-    Attributes:
-        network: With the trained weights, on the CPU, in evaluation mode; float32 NCHW in, a list of logits out.
-        class_count: Number of classes.
-        bands: Of the images that it takes.
-        transforms: What pictures go through before the network, in order.
-        model_record: The configuration's ``model`` block, without paths of this machine, and ``adapters`` if there are.
-        adapters: What was changed when the network was built.
-        evaluation: How PaddleSeg uses it.
+    The network is on the CPU, in evaluation mode: float32 NCHW in, a list of logits out. `bands` are of the images that
+    it takes, `transforms` what pictures go through before it, in order. `model_record` is the configuration's ``model``
+    block, without paths of this machine, and with the `adapters` that were applied when it was built, if any.
     """
 
     network: "Layer"
@@ -90,11 +85,9 @@ class TrainedNetwork:
 class Exported:
     """What an export made beside the bundle.
 
-    Attributes:
-        side_file: ``<stem>-meta.json``.
-        adapters: What was changed in the network so that Paddle exports it; also in ``meta.json``.
-        evaluation: How PaddleSeg's evaluation sees each picture several times, by the names of the options that do the
-            same; empty if it sees each once. Also in ``meta.json``.
+    `side_file` is ``<stem>-meta.json``. `adapters` were applied so that Paddle exports the network; `evaluation` is how
+    PaddleSeg's evaluation sees each picture several times, by the names of the options that do the same, empty if it
+    sees each once. Both are also in ``meta.json``.
     """
 
     side_file: Path
@@ -115,18 +108,14 @@ def export_config(
 ) -> Exported:
     """Export what PaddleSeg trained as a bundle that has run once, with its side file beside it.
 
-    Args:
-        destination: Archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder.
-        name: Name of the model; the configuration's stem if None.
-        classes: In the order of the output channels; empty: ``class-0`` and so on.
-        input_shape: NCHW; None is a free axis. If None, all but the bands, which the configuration states, are free.
-        multilabel: Whether a pixel may belong to several classes; if None, the configuration says it.
+    The destination is an archive (``.tgz``, ``.tar.gz``), replaced if it exists, or a new folder. Without `name` the
+    model is called as the configuration; `classes`, in the order of the output channels, are ``class-0`` and so on if
+    empty. In `input_shape`, NCHW, None is a free axis; without it, all but the bands, which the configuration states,
+    are free. The configuration says whether a pixel may belong to several classes, unless `multilabel` does.
 
-    Raises:
-        ConversionError: A file cannot be read, the weights are not this network's, the number of classes differs, it
-            cannot be told whether classes overlap, a transform cannot be repeated on new pictures, Paddle cannot export
-            the network, or the bundle does not run.
-        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    Raises ConversionError where a file cannot be read, the weights are not this network's, the number of classes
+    differs, it cannot be told whether classes overlap, a transform cannot be repeated on new pictures, Paddle cannot
+    export the network, or the bundle does not run; RuntimeUnavailableError where Paddle or PaddleSeg is not installed.
     """
     require_free(destination)
     with _on_cpu():
@@ -157,18 +146,17 @@ def export_config(
 def load_trained(config: Path, weights: Path) -> TrainedNetwork:
     """Build the network of a configuration and give it the trained weights, all of them.
 
-    Raises:
-        ConversionError: A file cannot be read, PaddleSeg cannot build the network, a parameter is missing in the
-            weights or has another shape or type there, or a transform cannot be repeated on new pictures.
-        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    Raises ConversionError as `build_network` does, and where a parameter is missing in the weights or has another shape
+    or type there; RuntimeUnavailableError where Paddle or PaddleSeg is not installed.
 
     Source: paddleseg 2.8.0: ``val_dataset.transforms`` are the deploy transforms (``tools/export.py``); configurations
-        of PaddleSeg 2.5 and older may have them in ``export.transforms``.
+    of PaddleSeg 2.5 and older may have them in ``export.transforms``.
     """
     _require_configuration(config)
-    arrays = read_weights(weights)
-    trained = build_network(config, memory_bytes=_MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weights.stat().st_size)
-    _adopt(trained.network, arrays, config, weights)
+    weight_bytes = weights.stat().st_size if weights.is_file() else 0
+    # A mistake in the configuration is found sooner than one in the weights.
+    trained = build_network(config, memory_bytes=_MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weight_bytes)
+    _adopt(trained.network, read_weights(weights), config, weights)
     trained.network.eval()
     return trained
 
@@ -176,10 +164,8 @@ def load_trained(config: Path, weights: Path) -> TrainedNetwork:
 def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
     """Build the network of a configuration as PaddleSeg makes it: its weights are not trained yet.
 
-    Raises:
-        ConversionError: The configuration cannot be read, PaddleSeg cannot build the network, or a transform cannot be
-            repeated on new pictures.
-        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    Raises ConversionError where the configuration cannot be read, PaddleSeg cannot build the network, or a transform
+    cannot be repeated on new pictures; RuntimeUnavailableError where Paddle or PaddleSeg is not installed.
     """
     _require_configuration(config)
     content = _read_configuration(config)
@@ -232,14 +218,10 @@ def nothing_downloaded() -> Generator[list[str]]:
     """Use PaddleSeg without its reaching for the network, and without its log on standard output.
 
     Two of its backbones fetch the weights of their position embedding even where ``pretrained`` is None; inside this
-    block they keep what they are made with.
+    block they keep what they are made with. Yields the classes of those whose own weights were left out so far.
 
-    Yields:
-        The classes of the backbones whose own weights were left out so far.
-
-    Raises:
-        ConversionError: PaddleSeg wants to download something; names the address.
-        RuntimeUnavailableError: Paddle or PaddleSeg is not installed.
+    Raises ConversionError, which names the address, where PaddleSeg wants to download something;
+    RuntimeUnavailableError where Paddle or PaddleSeg is not installed.
     """
     with _quiet():
         try:

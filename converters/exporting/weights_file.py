@@ -242,7 +242,7 @@ class _Walk:
         for _ in range(_MOST_OPCODES):
             code = self._take(1)
             if code == b".":
-                return self._pop()
+                return self.pop()
             step = _STEPS.get(code)
             if step is None:
                 raise ValueError(f"byte {self._position - 1}, {code!r}, has no place in weights")
@@ -272,12 +272,12 @@ class _Walk:
             raise ValueError(f"a name has {value.count} bytes, at most {_NAME_BYTES} are usual")
         return self._content[value.first : value.first + value.count].decode(value.encoding)
 
-    def _pop(self) -> object:
+    def pop(self) -> object:
         if self._stack[-1] is _MARK:
             raise IndexError("a value is missing")
         return self._stack.pop()
 
-    def _above_mark(self) -> list[object]:
+    def above_mark(self) -> list[object]:
         for index in range(len(self._stack) - 1, -1, -1):
             if self._stack[index] is _MARK:
                 values = self._stack[index + 1 :]
@@ -287,9 +287,6 @@ class _Walk:
 
     def push(self, value: object) -> None:
         self._stack.append(value)
-
-    def push_number(self, form: str) -> None:
-        self.push(self.take_number(form))
 
     def push_long(self) -> None:
         count = self.take_number("<B")
@@ -319,7 +316,7 @@ class _Walk:
         self._push_named(self._line(), self._line())
 
     def push_stacked_global(self) -> None:
-        name, module = self._text(self._pop()), self._text(self._pop())
+        name, module = self._text(self.pop()), self._text(self.pop())
         self._push_named(module, name)
 
     def _push_named(self, module: str, name: str) -> None:
@@ -329,11 +326,8 @@ class _Walk:
         self.push(known)
 
     def push_tuple(self, count: int) -> None:
-        values = [self._pop() for _ in range(count)]
+        values = [self.pop() for _ in range(count)]
         self.push(tuple(values[::-1]))
-
-    def push_marked_tuple(self) -> None:
-        self.push(tuple(self._above_mark()))
 
     def extend(self, values: list[object]) -> None:
         """Add to the list on top of the stack; names of slices are the only lists that matter."""
@@ -351,18 +345,9 @@ class _Walk:
         for name, value in zip(values[::2], values[1::2], strict=True):
             target.pairs.append((self._text(name), value))
 
-    def append(self) -> None:
-        self.extend([self._pop()])
-
-    def append_marked(self) -> None:
-        self.extend(self._above_mark())
-
     def set_item(self) -> None:
-        value = self._pop()
-        self.set_items([self._pop(), value])
-
-    def set_marked_items(self) -> None:
-        self.set_items(self._above_mark())
+        value = self.pop()
+        self.set_items([self.pop(), value])
 
     def remember(self, place: int) -> None:
         self._memo[place] = self._stack[-1]
@@ -377,7 +362,7 @@ class _Walk:
 
     def reduce(self) -> None:
         """What would be a call: only those of weights are understood, and none is made."""
-        arguments, called = self._pop(), self._pop()
+        arguments, called = self.pop(), self.pop()
         match called, cast("Any", arguments):
             case _Global("_reconstruct"), (_Global("numpy.ndarray"), (0,), _Bytes()):
                 self._arrays += 1
@@ -405,7 +390,7 @@ class _Walk:
 
     def build(self) -> None:
         """The state of what a call would have made."""
-        state, target = self._pop(), self._stack[-1]
+        state, target = self.pop(), self._stack[-1]
         match target, cast("Any", state):
             case _Dtype(order=""), (3, _Bytes() as order, None, None, None, -1, -1, 0):
                 target.order = self._text(order)
@@ -426,10 +411,10 @@ _STEPS: Mapping[bytes, Callable[[_Walk], None]] = {
     b"N": lambda walk: walk.push(None),
     b"\x88": lambda walk: walk.push(True),
     b"\x89": lambda walk: walk.push(False),
-    b"J": lambda walk: walk.push_number("<i"),
-    b"K": lambda walk: walk.push_number("<B"),
-    b"M": lambda walk: walk.push_number("<H"),
-    b"G": lambda walk: walk.push_number(">d"),
+    b"J": lambda walk: walk.push(walk.take_number("<i")),
+    b"K": lambda walk: walk.push(walk.take_number("<B")),
+    b"M": lambda walk: walk.push(walk.take_number("<H")),
+    b"G": lambda walk: walk.push(walk.take_number(">d")),
     b"\x8a": _Walk.push_long,
     b"\x8c": lambda walk: walk.push_bytes("<B", "utf-8"),
     b"X": lambda walk: walk.push_bytes("<I", "utf-8"),
@@ -445,13 +430,13 @@ _STEPS: Mapping[bytes, Callable[[_Walk], None]] = {
     b"\x85": lambda walk: walk.push_tuple(1),
     b"\x86": lambda walk: walk.push_tuple(2),
     b"\x87": lambda walk: walk.push_tuple(3),
-    b"t": _Walk.push_marked_tuple,
+    b"t": lambda walk: walk.push(tuple(walk.above_mark())),
     b"]": lambda walk: walk.push([]),
-    b"a": _Walk.append,
-    b"e": _Walk.append_marked,
+    b"a": lambda walk: walk.extend([walk.pop()]),
+    b"e": lambda walk: walk.extend(walk.above_mark()),
     b"}": lambda walk: walk.push(_Mapping()),
     b"s": _Walk.set_item,
-    b"u": _Walk.set_marked_items,
+    b"u": lambda walk: walk.set_items(walk.above_mark()),
     b"q": lambda walk: walk.remember(walk.take_number("<B")),
     b"r": lambda walk: walk.remember(walk.take_number("<I")),
     b"\x94": _Walk.remember_next,

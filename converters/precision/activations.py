@@ -31,6 +31,7 @@ Ranges = Mapping[str, tuple[float, float]]
 
 PREPARED, EXTREMES = "prepared.onnx", "extremes.onnx"
 """Files in the folder of a rewrite: the model as it is rewritten, and the same with extremes as its outputs."""
+_REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
 def prepared_for_rewrite(model: Path, folder: Path) -> "onnx.ModelProto":
@@ -61,13 +62,16 @@ def floating_tensors(proto: "onnx.ModelProto") -> list[str]:
 
 
 def write_extremes(proto: "onnx.ModelProto", tensors: Sequence[str], path: Path) -> None:
-    """Write the model with the smallest and the largest value of each of `floating_tensors` as its outputs."""
+    """Write the model with smallest and largest value and mean of each of `floating_tensors` as its outputs.
+
+    The extremes pass over what is not a number; the mean does not.
+    """
     import onnx
     from onnx import TensorProto, helper
 
     del proto.graph.output[:]
     for index, tensor in enumerate(tensors):
-        for operator in ("ReduceMin", "ReduceMax"):
+        for operator in _REDUCTIONS:
             name = f"pseg_{operator}_{index}"
             proto.graph.node.append(helper.make_node(operator, [tensor], [name], name=name, keepdims=0))
             proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
@@ -83,9 +87,12 @@ def measured_ranges(path: Path, tensors: Sequence[str], feeds: Iterable[Feeds], 
     highest = np.full(len(tensors), -np.inf, np.float32)
     session = _session(path)
     for number, each in enumerate(feeds, 1):
-        extremes = np.array(session.run(None, dict(each)), np.float32).reshape(-1, 2)
-        if not np.isfinite(extremes).all():
-            tensor = tensors[int(np.argmin(np.isfinite(extremes).all(axis=1)))]
+        found = np.array(session.run(None, dict(each)), np.float32).reshape(-1, len(_REDUCTIONS))
+        extremes, means = found[:, :2], found[:, 2]
+        # The sum of finite values may be infinite.
+        finite = np.isfinite(extremes).all(axis=1) & ~np.isnan(means)
+        if not finite.all():
+            tensor = tensors[int(np.argmin(finite))]
             raise CalibrationError(
                 f"{where}: tensor {tensor} is not finite on picture {number} of those that its range is measured on: "
                 "leave that out"

@@ -26,6 +26,7 @@ from converters.precision.activations import (
     prepared_for_rewrite,
     write_extremes,
 )
+from converters.rewrites.cutting import sort_nodes, taken_by
 from converters.rewriting import rewritten
 from engine.errors import ConversionError
 
@@ -90,7 +91,7 @@ def _halve(model: Path, folder: Path, name: str, known_as: str, kept: Sequence[s
             )
         )
         _skip_detours(half.model, frozenset(kept))
-        half.topological_sort()
+        sort_nodes(half.model.graph)
         onnx.checker.check_model(half.model, full_check=True)
     # The rewrite raises whatever its own steps raise.
     except Exception as error:
@@ -127,7 +128,10 @@ def _skip_detours(half: "onnx.ModelProto", kept_nodes: frozenset[str]) -> None:
     def stays(node: "onnx.NodeProto") -> bool:
         return node.op_type in _KEPT or node.name in kept_nodes
 
+    # Whole numbers, which an input may hold, too, become floating point by a cast of the network's own.
+    floating = frozenset(floating_tensors(half))
     kept = {node.output[0] for node in half.graph.node if stays(node)} | {each.name for each in half.graph.input}
+    kept &= floating
     halved = {name: source for name, source in casts(TensorProto.FLOAT16).items() if source in kept}
     detours = {name: halved[source] for name, source in casts(TensorProto.FLOAT).items() if source in halved}
     outputs = {each.name for each in half.graph.output}
@@ -138,6 +142,6 @@ def _skip_detours(half: "onnx.ModelProto", kept_nodes: frozenset[str]) -> None:
                 node.input[index] = halved[name]
             elif stays(node) and name in detours:
                 node.input[index] = detours[name]
-    read = {name for node in half.graph.node for name in node.input} | outputs
+    read = {name for node in half.graph.node for name in taken_by(node)} | outputs
     for node in [each for each in half.graph.node if each.op_type == "Cast" and each.output[0] not in read]:
         half.graph.node.remove(node)

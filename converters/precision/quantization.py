@@ -46,6 +46,7 @@ from converters.precision.activations import (
 )
 from converters.progress import Advance, ignore_progress
 from converters.repository import RefusedError
+from converters.rewrites.cutting import sort_nodes, taken_by
 from converters.rewriting import rewritten
 from engine.bundle.bundle import OnnxModel
 from engine.errors import CalibrationError, ConversionError
@@ -317,7 +318,7 @@ def _quantized(model: Path, recipe: "_Recipe", nodes: Iterable[str]) -> "onnx.Mo
     except Exception as error:
         raise ConversionError(f"onnxruntime cannot quantize this network ({error}): use FP32") from error
     _take_shapes_of_integers(quantizer.model.model)
-    quantizer.model.topological_sort()
+    sort_nodes(quantizer.model.model.graph)
     return quantizer.model.model
 
 
@@ -327,7 +328,9 @@ def _take_shapes_of_integers(proto: "onnx.ModelProto") -> None:
     for node in proto.graph.node:
         if node.op_type == "Shape" and node.input[0] in sources:
             node.input[0] = sources[node.input[0]]
-    read = {tensor for node in proto.graph.node for tensor in node.input} | {each.name for each in proto.graph.output}
+    read = {tensor for node in proto.graph.node for tensor in taken_by(node)} | {
+        each.name for each in proto.graph.output
+    }
     for node in [each for each in proto.graph.node if each.output[0] in sources and each.output[0] not in read]:
         proto.graph.node.remove(node)
 

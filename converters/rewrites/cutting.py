@@ -147,7 +147,7 @@ def join(model: "onnx.ModelProto", cuts: Sequence[Cut]) -> None:
         graph.node.extend(nodes.nodes)
     _drop(graph.input, added)
     _drop(graph.output, {name for each in cuts for name in each.inputs if name.startswith(_PREFIX)})
-    _sort(graph)
+    sort_nodes(graph)
 
 
 def _drop(entries: Any, names: set[str]) -> None:  # noqa: ANN401 - a protobuf list
@@ -156,8 +156,8 @@ def _drop(entries: Any, names: set[str]) -> None:  # noqa: ANN401 - a protobuf l
     entries.extend(kept)
 
 
-def _sort(graph: "onnx.GraphProto") -> None:
-    """Order nodes so that each comes after what it takes, otherwise as they are."""
+def sort_nodes(graph: "onnx.GraphProto") -> None:
+    """Order nodes so that each comes after what it takes, in its branches, too; otherwise as they are."""
     maker = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
     nodes = list(graph.node)
     needed = [sorted({maker[name] for name in taken_by(node) if name in maker}) for node in nodes]

@@ -109,7 +109,7 @@ class Program:
         self.operations = [Operation(entry) for entry in self._block["ops"]]
         self._makers = {value.number: each for each in self.operations for value in each.outputs}
         self._values = {value.number: value for each in self.operations for value in each.outputs}
-        self._used = set(_numbers_used(self._block["ops"]))
+        self._used = {number for each in _nested(self._block["ops"]) for number in each.inputs}
         self._last_number = max(value.number for each in self.everywhere() for value in each.outputs)
         self._last_output = max(each.get("col") for each in self.operations if each.kind == "fetch")
 
@@ -195,8 +195,3 @@ def _nested(entries: Iterable[dict[str, Any]]) -> Iterator[Operation]:
         operation = Operation(entry)
         yield operation
         yield from operation.inside()
-
-
-def _numbers_used(entries: Iterable[dict[str, Any]]) -> Iterator[int]:
-    for operation in _nested(entries):
-        yield from operation.inputs

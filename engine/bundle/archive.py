@@ -4,6 +4,7 @@
 # skipped up to a cap, since exporters leave notes beside their models.
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -232,7 +233,9 @@ def unpack(archive_path: Path, folder: Path, limits: ArchiveLimits | None = None
             f"{archive_path}: not a readable {container} ({error}): it is damaged or truncated, {remedy}"
         ) from error
     except OSError as error:
-        raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error})") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        advice = f": make room on the disk of {folder}, or set TMPDIR to another folder" if full else ""
+        raise BundleError(f"{archive_path}: cannot be unpacked ({error.strerror or error}){advice}") from error
 
 
 def _read_to_end(stream: IO[bytes], limits: ArchiveLimits) -> None:

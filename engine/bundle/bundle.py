@@ -160,7 +160,7 @@ class OnnxModel:
         path: the file.
         precision: what it was converted to.
         digest: SHA-256 of the file.
-        original: digest of the model that its certificate compares it with; None where it has none.
+        original: digest of the model with which its certificate compares it; None without a certificate.
     """
 
     path: Path
@@ -185,7 +185,7 @@ class Bundle:
     Attributes:
         name: from `meta.json`, else the archive's stem.
         source: the archive or folder that was opened.
-        folder: where its files lie now; gone once the bundle is closed, unless it was opened from a folder.
+        folder: where its files are now; removed when the bundle is closed, unless it was opened from a folder.
         digest: SHA-256 over the names and contents of its files; the same for archive and folder.
         classes: in index order; may be empty.
         transforms: the deploy transforms, in order.
@@ -193,9 +193,9 @@ class Bundle:
         onnx: converted models, if present.
         declared: what `deploy.yaml` claims.
         multilabel: classes are independent planes.
-        notes: what was odd but could be resolved.
+        notes: irregularities that could be resolved.
         derived_from: digest of the bundle that this one says it was made from; None if it says nothing.
-        cleanup: clean-up of masks where users do not say otherwise, as options of `engine.cover.options.CleanupOptions`
+        cleanup: clean-up of masks unless users choose otherwise, as options of `engine.cover.options.CleanupOptions`
             whose limits are not checked yet.
     """
 
@@ -225,13 +225,14 @@ class Bundle:
         return next((model for model in self.onnx if model.precision is precision), None)
 
     def is_made_of_another(self, model: OnnxModel) -> bool:
-        """Find out whether a network was replaced after this ONNX model had been made of it.
+        """Find out whether the network was replaced after this ONNX model had been made from it.
 
         Args:
             model: one of the bundle's.
 
         Returns:
-            Whether its certificate names another network than the bundle holds. Without a certificate nothing tells.
+            Whether its certificate names another network than the bundle holds. Without a certificate this is unknown,
+            and the result is false.
         """
         if self.paddle is not None:
             originals = {self.paddle.digest}
@@ -243,7 +244,7 @@ class Bundle:
         return model.original is not None and model.original not in originals
 
     def with_onnx(self, model: OnnxModel) -> "Bundle":
-        """Add a converted model, in place of one of the same precision.
+        """Add a converted model, replacing one of the same precision.
 
         Args:
             model: the converted model.
@@ -259,7 +260,7 @@ class Bundle:
 def open_bundle(
     path: Path | str, *, temporary_folder: Path | str | None = None, inspect_only: bool = False
 ) -> Generator[Bundle]:
-    """Open a bundle; archives are unpacked into a temporary folder that goes with the context.
+    """Open a bundle; archives are unpacked into a temporary folder, which is removed at the end of the context.
 
     Args:
         path: `.tgz`, `.tar`, `.zip` or folder.

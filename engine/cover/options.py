@@ -16,14 +16,14 @@ GROUND_UNKNOWN: Final = (
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """Read names, URNs or indices of classes with commas between; ValueError if one is empty.
+    """Read names, URNs or indices of classes separated by commas; ValueError if one is empty.
 
     >>> parse_classes("frame, 2")
     ('frame', '2')
     """
     named = tuple(each.strip() for each in text.split(","))
     if not all(named):
-        raise ValueError("give names of classes with commas between, such as frame")
+        raise ValueError("give names of classes separated by commas, such as frame")
     return named
 
 
@@ -65,8 +65,8 @@ class RegionOptions(Options):
     )
     exclude_class: tuple[str, ...] = option(
         (),
-        "Leave the pixels of these classes out of the cover and of what it is a share of: names, URNs or indices with "
-        "commas between, such as frame.",
+        "Do not count the pixels of these classes when covers are calculated: names, URNs or indices separated by "
+        "commas, such as frame.",
         metavar="CLASS,…",
         parse=parse_classes,
     )
@@ -93,30 +93,34 @@ class CleanupOptions(Options):
 
     keep_classes: tuple[str, ...] = option(
         (),
-        "Keep only these classes, by names, URNs or indices with commas between; the pixels of all others become class "
+        "Keep only these classes (names, URNs or indices separated by commas); the pixels of all others become class "
         "0.",
         metavar="CLASS,…",
         parse=parse_classes,
     )
     median: int | None = option(
         None,
-        "Give each pixel the class of most pixels in a square around it: its side in pixels, an odd number.",
+        "Give each pixel the most frequent class in a square around it: the side of the square in pixels, an odd "
+        "number.",
         minimum=3,
         maximum=101,
     )
     fill_holes: bool = option(
-        False, "Fill pixels of class 0 that a patch of another class encloses, if they are fewer than its own."
+        False,
+        "Fill holes: pixels of class 0 that a larger patch of another class encloses take the class of that patch.",
     )
     min_area: Extent | None = option(
         None,
-        "Give connected pixels of a class that are fewer than this to the nearest class: 50px, or on the ground 2cm2 "
-        "or 0.5m2, which photographs have with roi and quadrat-size, rasters by their georeference.",
+        "Remove patches (connected pixels of a class) that are smaller than this; their pixels take the class of the "
+        "nearest other patch. Write 50px, or on the ground 2cm2 or 0.5m2; areas on the ground need roi and "
+        "quadrat-size for photographs and a georeference for rasters.",
         metavar="AREA",
         parse=parse_area,
     )
     ignore_bundle_cleanup: bool = option(
         False,
-        "Leave out the clean-up that the bundle states in meta.json, which is done where these options are not given.",
+        "Ignore the clean-up that the bundle states in meta.json. Without this, each of its options applies unless "
+        "you give the same option.",
     )
 
     def __post_init__(self) -> None:

@@ -128,12 +128,12 @@ def list_images(
 ) -> list[Path]:
     """List the pictures that files, folders and globs name, photographs and masks alike.
 
-    Like `find_images`, but results and masks are taken, too.
+    Like `find_images`, but also lists results and masks.
 
     Args:
         arguments: Names of files or folders, or globs.
         recursive: Search the sub-folders of folders.
-        option_name: How users know the option `recursive`, for what is said of it.
+        option_name: How users know the option `recursive`, for messages that mention it.
 
     Returns:
         The pictures in the order of the arguments; a file that is named twice, even through a link, is listed once.
@@ -260,7 +260,7 @@ class _Search:
             taken += self._take_files(files, folder, subfolder, stems_above)
             inner = [entry for entry in folders if not self._is_excluded(subfolder / entry.name)]
             if self._recursive:
-                stems = _stems_of_photographs(files)
+                stems = frozenset(file.stem for file in files if _is_photograph(file))
                 pending += [(entry, subfolder / entry.name, stems) for entry in reversed(inner)]
                 continue
             for entry in inner:
@@ -343,10 +343,6 @@ def _parted(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 def _is_photograph(file: Path) -> bool:
     return _has_image_suffix(file) and not _is_png(file)
-
-
-def _stems_of_photographs(files: Iterable[Path]) -> frozenset[str]:
-    return frozenset(file.stem for file in files if _is_photograph(file))
 
 
 def _reason_against(file: Path, photographs: Set[str]) -> str | None:

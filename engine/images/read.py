@@ -46,7 +46,7 @@ from engine.images.formats import DECODERS, DEFAULT_MAX_PIXELS, FORMATS, HEIF, P
 from engine.images.size import ImageLimits, check_max_img_size, check_max_pixels, shrunken_size
 from engine.images.statistics import PictureStatistics, picture_statistics
 from engine.images.values import ScaleRange, decoded_by_opencv, range_notes, require_scalable
-from engine.system.files import open_to_read
+from engine.system.files import advice_on_missing, open_to_read
 from engine.transforms import resize_bands
 
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
@@ -59,13 +59,14 @@ class SourceImage:
     """One upright picture.
 
     Attributes:
-        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunken if it had to be); of a TIFF as many
+        pixels: `uint8[H, W, 3]`, RGB, 0–255, contiguous, at reading size (shrunk if necessary); for a TIFF, as many
             bands as were chosen.
         width: The upright source's width in pixels, before any shrinking.
         height: The upright source's height in pixels, before any shrinking.
         capture: What EXIF says about time and place.
-        notes: What people should know of the reading, such as that the file holds more pictures; phrases, mostly none.
-        statistics: How sharp, light and coloured it is; None where it was not measured.
+        notes: What people should know about how it was read, such as that the file holds more pictures; short phrases,
+            usually none.
+        statistics: How sharp, light and coloured it is; None if it was not measured.
     """
 
     pixels: NDArray[np.uint8]
@@ -87,17 +88,17 @@ def read_image(
 ) -> SourceImage:
     """Decode one picture, upright, as RGB or in the bands that are chosen.
 
-    Thread-safe. While decoding it holds Pillow's copy of the picture (4 bytes a pixel) besides the one it returns; of a
-    TIFF only a part. A JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the wanted size; the rest
-    of the way each pixel is the average of its area.
+    Thread-safe. While decoding, it holds Pillow's copy of the picture (4 bytes per pixel) in addition to the one that
+    it returns; for a TIFF only a part. A JPEG that is to be shrunken is decoded at 1/2, 1/4 or 1/8, never below the
+    wanted size; the rest of the way each pixel is the average of its area.
 
     Args:
         path: The file; its suffix does not matter.
         max_img_size: Shrink to at most this many pixels (`shrunken_size`); -1 never shrinks.
         max_pixels: Refuse, before decoding, pictures that declare more pixels.
-        scale_range: Of PNGs, TIFFs and JPEG 2000 files of more than 8 bit, and of TIFFs with signed or floating point
-            values: the values that become 0 and 255. None: the highest eight bits are kept.
-        page: Which picture of a TIFF of several pages, from 1; None: the first, and a note says so.
+        scale_range: The values that become 0 and 255, for PNGs, TIFFs and JPEG 2000 files of more than 8 bit and TIFFs
+            with signed or floating-point values. None: the highest eight bits are kept.
+        page: Which page of a TIFF, counted from 1; None: the first, and a note says if there are others.
         bands: Numbers of bands of a TIFF, from 1, in the order in which the network takes them; one becomes three equal
             ones. None: the colours.
 
@@ -112,7 +113,7 @@ def read_image(
     path = Path(path)
     limits = ImageLimits(max_img_size, max_pixels, scale_range)
     _ignore_pillow_remarks()
-    with _open_file(path) as file:
+    with open_image_file(path) as file:
         try:
             stored = _decode(path, file, limits, _Choice(page, bands))
         except ImageError:
@@ -182,17 +183,19 @@ def _ignore_pillow_remarks() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_image_file(path: Path) -> BinaryIO:
+    """Open a file of an image, through links. ImageError: there is none, it is no file, or it cannot be opened."""
     try:
         if path.is_file():
             return open_to_read(path)
-        problem = _why_no_file(path)
+        problem = why_no_image_file(path)
     except OSError as cause:
         raise ImageError(f"{path}: cannot be opened ({reason_of(cause)}): check the name and permissions") from cause
     raise ImageError(f"{path}: {problem}")
 
 
-def _why_no_file(path: Path) -> str:
+def why_no_image_file(path: Path) -> str:
+    """Say what a path is that names no file, and what to do about it."""
     if path.is_dir():
         return "is a folder: name the images in it"
     if path.exists():
@@ -200,7 +203,7 @@ def _why_no_file(path: Path) -> str:
     if path.is_symlink():
         target = path.readlink()
         return f"is a link to {target}, which does not exist: fetch the picture (`git annex get`), or repair the link"
-    return "no such file: check the name"
+    return f"no such file: {advice_on_missing(path)}"
 
 
 def _decode(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choice) -> _StoredImage:
@@ -239,7 +242,9 @@ def _decode(path: Path, file: BinaryIO, limits: ImageLimits, choice: _Choice) ->
 
 def _decode_by_pillow(path: Path, file: ImageFile, max_pixels: int) -> _StoredImage:
     image = _loaded(path, file, max_pixels)
-    return _stored(image, exif_from(image.info.get("exif")), image.info.get("xmp"), getattr(image, "n_frames", 1))
+    # Of an AVIF the container alone says how it lies; Pillow hands that on as EXIF.
+    xmp = None if isinstance(file, AvifImageFile) else image.info.get("xmp")
+    return _stored(image, exif_from(image.info.get("exif")), xmp, getattr(image, "n_frames", 1))
 
 
 def _require_no_range(path: Path, limits: ImageLimits) -> None:
@@ -264,14 +269,15 @@ def _with_range_notes(stored: _StoredImage, bits: int, limits: ImageLimits) -> _
 
 
 def _decode_jpeg2000(path: Path, file: BinaryIO, limits: ImageLimits) -> _StoredImage:
-    from engine.images.codecs.jpeg2000 import decode_deep, read_codestream
+    from engine.images.codecs.jpeg2000 import decode_deep, read_codestream, spread
 
     codestream = read_codestream(path, file)
     check_max_pixels(path, codestream.size, limits.max_pixels)
     require_scalable(path, limits.scale_range, is_deep=codestream.is_deep)
     if not codestream.is_deep:
         file.seek(0)
-        return _decode_by_pillow(path, Jpeg2KImageFile(file), limits.max_pixels)
+        stored = _decode_by_pillow(path, Jpeg2KImageFile(file), limits.max_pixels)
+        return replace(stored, pixels=spread(stored.pixels, codestream))
     pixels = decode_deep(file, codestream, limits.scale_range)
     stored = _StoredImage(pixels, codestream.size, 1, Capture(), ())
     return _with_range_notes(stored, codestream.depths_bit[0], limits)

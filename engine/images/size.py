@@ -22,15 +22,16 @@ class ImageLimits(Options):
 
     max_img_size: int = option(
         DEFAULT_MAX_IMG_SIZE,
-        "Images with more pixels (width times height) are shrunk to this many for the network; -1 never shrinks.",
+        "Images with more pixels (width times height) are shrunk to this number of pixels for the network; -1 never "
+        "shrinks.",
         minimum=-1,
         excluded=0,
     )
     max_pixels: int = option(DEFAULT_MAX_PIXELS, "Images that declare more pixels than this are refused.", minimum=1)
     scale_range: ScaleRange | None = option(
         None,
-        "Values that become 0 and 255, such as 0,4095, for images of more than 8 bit and TIFFs of signed or floating "
-        "point values. By default the highest eight bits are taken.",
+        "Values that become 0 and 255, such as 0,4095, for images of more than 8 bit and TIFFs of signed or "
+        "floating-point values. By default the highest eight bits are taken.",
         metavar="LOW,HIGH",
         parse=scale_range,
     )
@@ -58,8 +59,8 @@ def bands_option() -> Any:  # noqa: ANN401  (as `option`)
     """Declare which bands of TIFFs are read: `tuple[int, ...] | None`."""
     return option(
         None,
-        "Bands of TIFFs to take, counted from 1, as many as the network takes: 3,2,1 as red, green and blue, or one as "
-        "grey.",
+        "Bands of TIFFs to use, counted from 1, as many as the network takes: for example 3,2,1 as red, green and "
+        "blue, or one band as grey.",
         minimum=1,
         parse=numbers(int, "3,2,1"),
     )

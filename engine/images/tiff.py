@@ -23,20 +23,30 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from engine.errors import ImageError, reason_of
-from engine.gdal import NAMES_OVERVIEWS, Dataset, GdalError, names_files, open_tiff
+from engine.gdal import Dataset, GdalError, names_files, open_tiff
 from engine.images.formats import TIFF
 from engine.images.size import check_max_pixels
+from engine.images.tiff_checks import (
+    AS_RGB,
+    FLOATING,
+    LAB,
+    PREMULTIPLIED,
+    check_blocks,
+    check_metadata,
+    check_samples,
+    damaged,
+    unreadable,
+)
 from engine.images.tiff_directories import (
     Directories,
     Directory,
     DirectoryError,
     Photometric,
     Tag,
-    block_table,
     read_directories,
     read_linked,
 )
-from engine.images.values import ScaleRange, eight_bit, range_notes, require_scalable
+from engine.images.values import ScaleRange, eight_bit, range_notes
 from engine.system.files import open_to_read
 from engine.window import Window
 
@@ -46,25 +56,7 @@ NAMES_FILES_NOTE: Final = (
 )
 
 _STRIP_PIXELS: Final = 1 << 20
-_STATE_RANGE: Final = "state it with scale-range, such as 0,4095"
-_FLOATING: Final = 3
-_AS_RGB: Final = "export it as RGB"
 _COLORS: Final = ("red", "green", "blue")
-_LAB: Final = frozenset({Photometric.CIE_LAB, Photometric.ICC_LAB})
-_READ: Final = _LAB | {
-    Photometric.WHITE_IS_ZERO,
-    Photometric.BLACK_IS_ZERO,
-    Photometric.RGB,
-    Photometric.PALETTE,
-    Photometric.CMYK,
-    Photometric.YCBCR,
-}
-_KINDS: Final = {
-    Photometric.MASK: "a mask, not a picture",
-    Photometric.ITU_LAB: "in ITU L*a*b* colours",
-    Photometric.LOG_L: "in logarithmic luminance",
-    Photometric.LOG_LUV: "in logarithmic colours",
-}
 _WHITE_D50: Final = np.array([0.96422, 1.0, 0.82521])
 _LINEAR_FROM_XYZ: Final = (
     np.array(
@@ -77,19 +69,8 @@ _LINEAR_FROM_XYZ: Final = (
     * _WHITE_D50
 ).astype(np.float32)
 """Linear sRGB from X, Y and Z under D50, each as a part of white's: Bradford adaption to D65 included."""
-_MOST_BITS: Final = 64
 _ALPHA: Final = frozenset({1, 2})
-_PREMULTIPLIED: Final = 1
-_CMYK_INKS: Final = 1
-_OLD_JPEG: Final = 6
-_HEADER_BYTES: Final = 8
-_GDAL_ROUNDS_TILES_TO_BYTES: Final = 1024
-_LARGEST_TILE_BYTES: Final = 1 << 28
 _MOST_LISTED: Final = 12
-_CODECS: Final = {
-    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
-    50002: "JPEG XL", 52546: "JPEG XL",
-}  # fmt: skip
 _RAW: Final = (
     "is the raw data of a camera, which has no colours yet: convert it to TIFF or JPEG with a raw developer "
     "(darktable, RawTherapee)"
@@ -159,9 +140,12 @@ class Tiff:
         directory: Directory,
         bands: Sequence[int] | None,
         scale_range: ScaleRange | None,
+        mask: Dataset | None = None,
     ) -> None:
+        """Describe a picture; `mask` is its mask where that is opened apart from it."""
         self._path = path
         self.dataset = dataset
+        self._mask = mask
         self.directory = directory
         self.notes: list[str] = []
         self.bands = _chosen_bands(path, dataset, directory, bands)
@@ -174,8 +158,9 @@ class Tiff:
         self._conversion = _conversion(path, dataset, directory, self.bands, scale_range)
         self._tells_range = directory.photometric in {Photometric.BLACK_IS_ZERO, Photometric.RGB}
         self._levels: tuple[int, int] | None = None
-        is_floating = directory.number(Tag.SAMPLE_FORMAT, 1) == _FLOATING
-        self.marks_missing = bool(self._alpha) or self._nodata is not None or dataset.has_mask or is_floating
+        is_floating = directory.number(Tag.SAMPLE_FORMAT, 1) == FLOATING
+        has_mask = mask is not None or dataset.has_mask
+        self.marks_missing = bool(self._alpha) or self._nodata is not None or has_mask or is_floating
 
     @property
     def width(self) -> int:
@@ -196,7 +181,7 @@ class Tiff:
         try:
             return self._read(window, size, with_missing=with_missing)
         except GdalError as error:
-            raise _damaged(self._path, str(error), f"its pixels at column {window.x}, row {window.y}") from error
+            raise damaged(self._path, str(error), f"its pixels at column {window.x}, row {window.y}") from error
 
     def _read(
         self, window: Window, size: tuple[int, int] | None, *, with_missing: bool
@@ -254,6 +239,8 @@ class Tiff:
         return None if missing is None else ~missing
 
     def _masked(self, window: Window, size: tuple[int, int] | None) -> NDArray[np.bool_] | None:
+        if self._mask is not None:
+            return self._mask.read([1], window, size)[0] > 0
         return self.dataset.read_mask(window, size) if self.dataset.has_mask else None
 
 
@@ -300,36 +287,49 @@ def open_picture(
     bands or depths that are not read.
     """
     directories = _directories_of(path, file)
-    _check_metadata(path, directories)
+    check_metadata(path, directories)
     pictures = _pictures_of(path, directories)
     if page is not None and not 1 <= page <= len(pictures):
         raise ImageError(f"{path}: has no page {page}: it has {len(pictures)}")
     directory = pictures[(page or 1) - 1]
     if max_pixels is not None:
         check_max_pixels(path, (directory.width, directory.height), max_pixels)
-    _check_samples(path, directory, scale_range)
-    _check_blocks(path, file, directory)
+    check_samples(path, directory, scale_range)
+    check_blocks(path, file, directory)
     is_unplaced = names_files(directory.texts.get(Tag.GEO_TEXTS, b"").decode("latin-1"))
+    # By its place where it is not the first, or where GDAL would not find its way along the others. GDAL takes the
+    # first mask for that of the first picture.
+    by_place = directory is not directories.chain[0] or directories.is_cut_off
+    mask = directories.mask_of(directory)
+    mask_is_found = not by_place and mask is not None and mask is directories.masks[0]
     try:
-        with open_tiff(
-            file,
-            # By its place where it is not the first, or where GDAL would not find its way along the others.
-            directory_offset=None
-            if directory is directories.chain[0] and not directories.is_cut_off
-            else directory.offset,
-            as_stored=directory.photometric != Photometric.YCBCR,
-            use_georeference=not is_unplaced,
-            rows_at_a_time=rows_at_a_time,
-        ) as dataset:
-            picture = Tiff(path, dataset, directory, bands, scale_range)
+        with (
+            open_tiff(
+                file,
+                directory_offset=directory.offset if by_place else None,
+                as_stored=directory.photometric != Photometric.YCBCR,
+                use_georeference=not is_unplaced,
+                use_mask=mask_is_found,
+                rows_at_a_time=rows_at_a_time,
+            ) as dataset,
+            _mask_by_place(path, file, None if mask_is_found else mask) as opened_mask,
+        ):
+            picture = Tiff(path, dataset, directory, bands, scale_range, opened_mask)
             picture.notes += _notes_on(directories, page, is_unplaced=is_unplaced)
             yield picture
     except GdalError as error:
-        raise _unreadable(path, directory, error) from error
+        raise unreadable(path, directory, error) from error
 
 
-def _damaged(path: Path, reason: str, what: str = "it") -> ImageError:
-    return ImageError(f"{path}: damaged or truncated, {what} cannot be decoded ({reason}): copy or export it again")
+@contextmanager
+def _mask_by_place(path: Path, file: BinaryIO, mask: Directory | None) -> Generator[Dataset | None]:
+    """Open a page's mask as a picture of its own; None where there is none."""
+    if mask is None:
+        yield None
+        return
+    check_blocks(path, file, mask)
+    with open_tiff(file, directory_offset=mask.offset, as_stored=True, use_georeference=False) as opened:
+        yield opened
 
 
 # ---- which picture ------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def _directories_of(path: Path, file: BinaryIO) -> Directories:
     try:
         return read_directories(file)
     except DirectoryError as cause:
-        raise _damaged(path, str(cause)) from cause
+        raise damaged(path, str(cause)) from cause
 
 
 def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
@@ -366,7 +366,7 @@ def _pictures_of(path: Path, directories: Directories) -> tuple[Directory, ...]:
             f"{directories.chain[0].number(Tag.NEW_SUBFILE_TYPE, 0)}): export the picture itself"
         )
     if pictures[0].width < 1 or pictures[0].height < 1:
-        raise _damaged(path, "it states no width or height")
+        raise damaged(path, "it states no width or height")
     return pictures
 
 
@@ -380,124 +380,6 @@ def _notes_on(directories: Directories, page: int | None, *, is_unplaced: bool) 
     if is_unplaced:
         notes.append(NAMES_FILES_NOTE)
     return notes
-
-
-# ---- what is refused ----------------------------------------------------------------------------------------------
-
-
-def _check_metadata(path: Path, directories: Directories) -> None:
-    """Refuse files that send GDAL to another one; of the picture itself GDAL is asked, too, before a pixel is read."""
-    import html  # loads a table of all entities
-
-    for each in directories.everything:
-        text = html.unescape(each.texts.get(Tag.GDAL_METADATA, b"").decode("latin-1"))
-        if "OVERVIEW_FILE" in text.upper():
-            raise ImageError(f"{path}: {NAMES_OVERVIEWS}")
-
-
-def _check_samples(path: Path, directory: Directory, scale_range: ScaleRange | None) -> None:
-    meaning = directory.photometric
-    if meaning in _KINDS:
-        raise ImageError(f"{path}: is {_KINDS[Photometric(meaning)]}: {_AS_RGB}")
-    if meaning not in _READ:
-        raise ImageError(
-            f"{path}: its colours are of a kind that is not known (PhotometricInterpretation {meaning}): {_AS_RGB}"
-        )
-    if meaning == Photometric.CMYK and directory.number(Tag.INK_SET, _CMYK_INKS) != _CMYK_INKS:
-        raise ImageError(f"{path}: its inks are not cyan, magenta, yellow and black: {_AS_RGB}")
-    if meaning == Photometric.CMYK and directory.samples - len(directory.extra_samples) != 4:
-        raise ImageError(f"{path}: has {directory.samples} bands for four inks: {_AS_RGB}")
-    formats = {each for each in directory.numbers.get(Tag.SAMPLE_FORMAT, (1,)) if isinstance(each, int)}
-    depths = {each for each in directory.numbers.get(Tag.BITS_PER_SAMPLE, (1,)) if isinstance(each, int)}
-    signed_lab = meaning == Photometric.CIE_LAB and formats <= {1, 2}
-    names = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
-    odd = sorted(formats - _kinds_of_values(scale_range))
-    if odd and not signed_lab:
-        kind = ", ".join(names.get(each, f"SampleFormat {each}") for each in odd)
-        width = ", ".join(map(str, sorted(depths)))
-        what = "export their magnitude" if set(odd) & {5, 6} else _STATE_RANGE
-        raise ImageError(f"{path}: values of {width} bit ({kind}) have no stated range: {what}")
-    if not depths or not formats:
-        raise _damaged(path, "its depth cannot be read")
-    if max(depths) > (16 if scale_range is None else _MOST_BITS) or min(depths) < 1:
-        raise ImageError(
-            f"{path}: values of {', '.join(map(str, sorted(depths)))} bit have no stated range: {_STATE_RANGE}"
-        )
-    if scale_range is not None:
-        _check_scalable(path, directory, formats, scale_range)
-    if len(depths) > 1:
-        raise ImageError(f"{path}: its bands differ in depth ({', '.join(map(str, sorted(depths)))} bit): {_AS_RGB}")
-    if meaning in {*_LAB, Photometric.CMYK, Photometric.YCBCR} and directory.bits not in {8, 16}:
-        raise ImageError(f"{path}: its colours have {directory.bits} bit: {_AS_RGB}")
-    if meaning == Photometric.YCBCR:
-        _check_ycbcr(path, directory)
-
-
-def _kinds_of_values(scale_range: ScaleRange | None) -> set[int]:
-    """Unsigned and undefined; with a range also signed and floating point."""
-    return {1, 4} if scale_range is None else {1, 2, _FLOATING, 4}
-
-
-def _check_scalable(path: Path, directory: Directory, formats: set[int], scale_range: ScaleRange) -> None:
-    if directory.photometric not in {Photometric.WHITE_IS_ZERO, Photometric.BLACK_IS_ZERO, Photometric.RGB}:
-        raise ImageError(f"{path}: its values are neither grey nor RGB: leave scale-range out for this picture")
-    if _PREMULTIPLIED in directory.extra_samples:
-        raise ImageError(f"{path}: its colours are multiplied by alpha, which does not go with scale-range: {_AS_RGB}")
-    require_scalable(path, scale_range, is_deep=directory.bits > 8 or not formats <= {1, 4})
-
-
-def _check_ycbcr(path: Path, directory: Directory) -> None:
-    if directory.bits != 8 or directory.samples != 3:
-        raise ImageError(f"{path}: YCbCr with {directory.samples} bands of {directory.bits} bit is not read: {_AS_RGB}")
-    across, down = (int(each) for each in (*directory.numbers.get(Tag.YCBCR_SUBSAMPLING, (2, 2)), 2, 2)[:2])
-    if (across, down) == (4, 4) and directory.width % 4:
-        raise ImageError(
-            f"{path}: YCbCr that is subsampled 4×4, of {directory.width} columns (not a multiple of 4), is "
-            f"decoded wrongly by GDAL: {_AS_RGB}"
-        )
-    tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
-    tile_bytes = tile_px + 2 * tile_px // max(1, across * down)
-    if directory.number(Tag.COMPRESSION, 1) == 1 and tile_bytes % _GDAL_ROUNDS_TILES_TO_BYTES:
-        raise ImageError(
-            f"{path}: YCbCr in tiles of {tile_bytes} bytes that are not compressed is not read by GDAL: save it with "
-            f"DEFLATE, or {_AS_RGB}"
-        )
-    limits = directory.numbers.get(Tag.REFERENCE_BLACK_WHITE, ())
-    pairs = list(zip(limits[::2], limits[1::2], strict=False))
-    if directory.has(Tag.REFERENCE_BLACK_WHITE) and (
-        len(limits) != 6 or not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs)
-    ):
-        raise ImageError(f"{path}: its values for black and white (ReferenceBlackWhite) are none: {_AS_RGB}")
-
-
-def _check_blocks(path: Path, file: BinaryIO, directory: Directory) -> None:
-    """Refuse strips and tiles that lie where the file holds something else, and those that nobody has memory for."""
-    tile_px = directory.number(Tag.TILE_WIDTH, 0) * directory.number(Tag.TILE_LENGTH, 0)
-    planes = 1 if directory.number(Tag.PLANAR_CONFIGURATION, 1) == 2 else directory.samples
-    tile_bytes = tile_px * planes * math.ceil(directory.bits / 8)
-    if tile_bytes > _LARGEST_TILE_BYTES:
-        raise ImageError(f"{path}: its tiles take {tile_bytes >> 20} MiB each: export it with smaller ones (256 x 256)")
-    try:
-        count, offsets, sizes = block_table(file, directory)
-    except DirectoryError as cause:
-        raise ImageError(f"{path}: {cause}: export it with larger ones") from cause
-    if directory.number(Tag.COMPRESSION, 1) == _OLD_JPEG:
-        return
-    if len(offsets) < count:
-        raise _damaged(path, f"it says where {len(offsets)} of its {count} strips or tiles lie")
-    known = sizes[:count]
-    begin, size = offsets[: len(known)], known
-    inside = (size > 0) & ((begin < _HEADER_BYTES) | ((begin < directory.end) & (begin + size > directory.offset)))
-    if inside.any():
-        raise _damaged(path, f"strip or tile {int(inside.argmax())} lies in the file's header")
-
-
-def _unreadable(path: Path, directory: Directory, cause: GdalError) -> ImageError:
-    codec = directory.number(Tag.COMPRESSION, 1)
-    if "codec" in str(cause):
-        name = f"{codec}, {_CODECS[codec]}" if codec in _CODECS else str(codec)
-        return ImageError(f"{path}: its compression ({name}) is not read: save it with DEFLATE or LZW")
-    return ImageError(f"{path}: cannot be read as a TIFF ({cause}): copy or export it again")
 
 
 # ---- which bands --------------------------------------------------------------------------------------------------
@@ -515,13 +397,13 @@ def _alpha_bands(dataset: Dataset, directory: Directory) -> tuple[int, ...]:
 def _premultiplied_alpha(path: Path, directory: Directory, alpha: tuple[int, ...]) -> tuple[int, ...]:
     """The band by which the colours were multiplied, if there is one."""
     extra = directory.extra_samples
-    if _PREMULTIPLIED not in extra:
+    if PREMULTIPLIED not in extra:
         return ()
-    band = directory.samples - len(extra) + 1 + extra.index(_PREMULTIPLIED)
+    band = directory.samples - len(extra) + 1 + extra.index(PREMULTIPLIED)
     if band not in alpha:
         return ()
     if directory.photometric not in {Photometric.BLACK_IS_ZERO, Photometric.RGB}:
-        raise ImageError(f"{path}: colours of its kind that are multiplied by alpha are not read: {_AS_RGB}")
+        raise ImageError(f"{path}: colours of its kind that are multiplied by alpha are not read: {AS_RGB}")
     return (band,)
 
 
@@ -593,7 +475,7 @@ def _conversion(
         return _from_palette(path, dataset)
     if meaning == Photometric.CMYK and len(bands) == 4:
         return lambda values: _from_inks(values, bits)
-    if meaning in _LAB and bands == (1, 2, 3):
+    if meaning in LAB and bands == (1, 2, 3):
         return lambda values: _from_lab(values, bits, is_signed=meaning == Photometric.CIE_LAB)
     inverse = np.uint8(0xFF if meaning == Photometric.WHITE_IS_ZERO else 0)
 
@@ -609,7 +491,7 @@ def _conversion(
 def _from_palette(path: Path, dataset: Dataset) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     colors = dataset.colormap()
     if not colors:
-        raise ImageError(f"{path}: its pixels are numbers of colours, and it holds no colours (ColorMap): {_AS_RGB}")
+        raise ImageError(f"{path}: its pixels are numbers of colours, and it holds no colours (ColorMap): {AS_RGB}")
     table = np.zeros((max(colors) + 1, 3), np.uint8)
     for index, color in colors.items():
         table[index] = color[:3]

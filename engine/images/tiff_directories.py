@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from itertools import takewhile
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -136,6 +137,11 @@ class Directory:
         return self.number(Tag.IMAGE_LENGTH, 0)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
     def bits(self) -> int:
         return self.number(Tag.BITS_PER_SAMPLE, 1)
 
@@ -195,6 +201,19 @@ class Directories:
     def pages(self) -> tuple[Directory, ...]:
         """Those of the chain that are pictures of their own: neither smaller copies nor masks."""
         return tuple(each for each in self.chain if not each.is_reduced and not each.is_mask)
+
+    @cached_property
+    def masks(self) -> tuple[Directory, ...]:
+        """Those of the chain that tell which pixels of a page count."""
+        return tuple(each for each in self.chain if each.is_mask and not each.is_reduced)
+
+    def mask_of(self, page: Directory) -> Directory | None:
+        """Find the mask of one of the pages, which follows it, before the next page of its size; None: it has none."""
+        if page not in self.chain:
+            return None
+        alike = [each for each in self.chain if each.size == page.size and not each.is_reduced]
+        own = takewhile(lambda each: each.is_mask, alike[alike.index(page) + 1 :])
+        return next(own, None)
 
     @property
     def everything(self) -> tuple[Directory, ...]:

@@ -27,7 +27,7 @@ class ScaleRange(NamedTuple):
 
 
 def scale_range(text: str) -> ScaleRange:
-    """Read two numbers with a comma between; else ValueError.
+    """Read two numbers separated by a comma; else ValueError.
 
     >>> scale_range("0,4095")
     ScaleRange(low=0.0, high=4095.0)

@@ -23,6 +23,7 @@ from engine.gdal import (
     write_cloud_optimized,
 )
 from engine.images.formats import TIFF
+from engine.images.read import open_image_file
 from engine.images.tiff import NAMES_FILES_NOTE, Tiff, open_picture
 from engine.images.values import ScaleRange
 from engine.rasters.mask_file import MaskFile
@@ -124,9 +125,7 @@ def open_geotiff(
     note says so. A file of whole rows needs a cache for `tile_height` rows. ImageError: the file cannot be opened, or
     has bands or values that are not read.
     """
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file: check the name")
-    with path.open("rb") as file:
+    with open_image_file(path) as file:
         if TIFF.match(file.read(4)) is None:
             raise ImageError(f"{path}: is not a TIFF: convert it to one")
         with open_picture(
@@ -311,7 +310,10 @@ def centre_degrees(georeference: Georeference, width: int, height: int) -> tuple
         (longitude,), (latitude,) = transform_points(georeference.crs_wkt, "EPSG:4326", [east], [north])
     except GdalError:
         return None
-    return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 360):
+        return None
+    # Rasters across the date line, and those of oceans, count on from 180 degrees.
+    return latitude, longitude - math.copysign(360, longitude) if abs(longitude) > 180 else longitude
 
 
 def _area_from_equator(

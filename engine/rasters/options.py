@@ -49,7 +49,10 @@ class TileOptions(Options):
         "areas and map.",
     )
     side: int | None = option(
-        None, "Side of a tile in pixels. By default what the memory holds, at most 1024.", name="tile_size", minimum=1
+        None,
+        "Side of a tile in pixels. By default as large as the memory allows, at most 1024.",
+        name="tile_size",
+        minimum=1,
     )
     overlap: int | None = option(
         None, "Pixels that neighbouring tiles share. By default a quarter of a tile.", minimum=0
@@ -64,14 +67,14 @@ class TileOptions(Options):
     bands: tuple[int, ...] | None = bands_option()
     vectors: str | None = option(
         None,
-        "Write the classes of TIFFs as polygons: gpkg or geojson for a file <stem>.gpkg or <stem>.geojson each, or the "
-        "name of a file.",
+        "Write the classes of TIFFs as polygons: gpkg or geojson writes <stem>.gpkg or <stem>.geojson for each TIFF; "
+        "for a single raster it may be a file name.",
         metavar="FORMAT|FILE",
     )
     simplify: Extent | None = option(
         None,
-        "Leave out corners of the polygons that stand out by less than about this: 2px, or on the ground 5cm or 0.05m. "
-        "Neighbours keep the outline they share; masks, cover and areas stay what they are. It needs vectors.",
+        "Simplify the polygons: leave out corners that stand out by less than about this, 2px or, on the ground, 5cm "
+        "or 0.05m. Neighbours keep their common outline; masks, cover and areas do not change. It needs vectors.",
         metavar="LENGTH",
         parse=parse_length,
     )

@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 from engine.errors import OptionError
 from engine.rasters.geotiff import ClassLabel
 from engine.rasters.outlines import Rings, Simplification
-from engine.rasters.vector_file import VectorLayer, layer_name, require_vector_format, write_features
+from engine.rasters.vector_file import VectorLayer, layer_name, write_features
 from engine.system.text import legible
 
 _POLYGON: Final = 3
 _DIGITS: Final = 7
 """Of degrees behind the point, at least: a hundredth of a metre."""
-
-
-def require_polygon_format(path: Path) -> None:
-    """Require a suffix of a polygon format (else OptionError), and pyogrio (else RuntimeUnavailableError)."""
-    require_vector_format(path, "polygons")
 
 
 def require_layers_kept(path: Path, layer: str) -> None:

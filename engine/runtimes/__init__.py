@@ -24,7 +24,7 @@ class TensorSpec:
     Attributes:
         name: the tensor's name in the model.
         dtype: its NumPy type.
-        shape: one entry an axis; None for a dynamic one.
+        shape: one entry per axis; None for a dynamic one.
     """
 
     name: str
@@ -65,14 +65,14 @@ class DeviceMemory(Protocol):
 class Runtime(Protocol):
     """One loaded model on one device.
 
-    `run` may be called from several threads at once. As many runs are under way as the runtime has streams; further
-    callers wait.
+    `run` may be called from several threads at the same time. As many runs are in progress as the runtime has streams;
+    further callers wait.
 
     Attributes:
         identity: what really runs.
         inputs: of the model.
         outputs: of the model, as far as it states them; look at what `run` returns.
-        memory: the GPU's, where it can be measured; None elsewhere.
+        memory: that of the GPU, if it can be measured; otherwise None.
     """
 
     identity: RuntimeIdentity
@@ -95,14 +95,14 @@ class Runtime(Protocol):
         ...
 
     def run_for_classes(self, feeds: Mapping[str, Tensor]) -> Tensor | None:
-        """Run the network once and have its scores compared where it runs.
+        """Run the network once, and determine the classes on the device that runs it.
 
         Args:
             feeds: as for `run`.
 
         Returns:
-            uint8[N, H, W]: of every pixel the class of the largest score, of equal ones the first; None: this runtime
-            does not do that, and nothing was run.
+            uint8[N, H, W]: for every pixel the class with the largest score, the first of equal ones; None: this
+            runtime cannot do that, and nothing was run.
 
         Raises:
             InferenceError: as `run`, or a score is not finite.

@@ -31,6 +31,7 @@ from engine.runtimes.utf8_paths import utf8_paths
 from engine.system.files import atomic_file
 from engine.system.libraries import installed_version
 from engine.system.machine.hardware import has_vnni, this_processor
+from engine.system.machine.onednn import keep_fp32, setting_against_vnni
 
 _TELEMETRY = "openvino_telemetry"
 _DEVICE = "CPU"
@@ -74,17 +75,26 @@ def require_openvino(options: OnnxOptions) -> None:
 
     RuntimeUnavailableError: it is not installed, does not know this processor, or would compute INT8 wrongly on it.
     """
-    if options.precision is Precision.INT8 and not has_vnni():
-        raise RuntimeUnavailableError(
-            "provider openvino: without VNNI, which this processor lacks, OpenVINO's sums of 8-bit products overflow: "
-            "use provider cpu, or precision fp32"
-        )
+    if options.precision is Precision.INT8:
+        _require_exact_sums()
     devices = list(_core().available_devices)
     if _DEVICE not in devices:
         raise RuntimeUnavailableError(
             f"provider openvino: OpenVINO offers no CPU of this machine (it has {', '.join(devices) or 'nothing'}): "
             "use provider cpu"
         )
+
+
+def _require_exact_sums() -> None:
+    setting = setting_against_vnni()
+    if has_vnni() and setting is None:
+        return
+    reason = "which this processor lacks" if setting is None else f"which {setting} in the environment excludes"
+    advice = "" if setting is None else "remove that setting, "
+    raise RuntimeUnavailableError(
+        f"provider openvino: without VNNI, {reason}, OpenVINO's sums of 8-bit products overflow: "
+        f"{advice}use provider cpu, or precision fp32"
+    )
 
 
 @cache
@@ -100,6 +110,7 @@ def load_library() -> Any:
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault(_TELEMETRY, cast("Any", None))
+        keep_fp32()
     try:
         import openvino
     except ImportError as error:
@@ -200,6 +211,9 @@ def _folder(kept: Path, key: CompiledKey) -> Path | None:
     try:
         return engine_folder(kept, key)
     except OSError as error:
+        filled = kept / key.digest
+        if (filled / _BLOB).is_file():
+            return filled
         _log.warning("%s cannot be written to (%s): every start compiles the model again", kept, error)
         return None
 

@@ -19,15 +19,19 @@ safe, and wait while every stream is busy.
 # pyright: reportMissingImports=false
 
 import ctypes
+import logging
+import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,7 @@ from engine.system.files import scratch_folder
 from engine.system.libraries import tensorrt_version
 from engine.system.machine.gpu_stacks import how_to_install_paddle
 from engine.system.machine.nvidia import GpuMemory, open_libraries, output_to_stderr, require_gpu, set_tf32
+from engine.system.machine.onednn import keep_fp32
 
 ONEDNN_CACHE_CAPACITY = 10
 """How many input shapes oneDNN keeps prepared kernels for; without a bound memory grows with every new size."""
@@ -56,6 +61,13 @@ _FIRST_ALLOCATION_MIB = 256
 _MEMORY_FLAG = "FLAGS_gpu_memory_limit_mb"
 _TENSORRT_LIBRARIES = ("libnvinfer.so", "libnvinfer_plugin.so")
 _TELLING = re.compile(r"\w*Error: ")
+_log = logging.getLogger(__name__)
+_SHOWN_TO_PADDLE = ("HOME", "OMP_NUM_THREADS")
+_importing = Lock()
+_SIGNALS_THAT_PADDLE_TAKES = (
+    *(signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS),
+    *(signal.SIGFPE, signal.SIGILL, signal.SIGABRT),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +280,9 @@ def prepare_calibration(folder: Path, options: PaddleOptions) -> None:
 
 def _import_paddle() -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _importing:
             warnings.simplefilter("ignore")
-            with _sigterm_kept():
+            with _signals_kept(), nullcontext() if "paddle" in sys.modules else _environment_kept():
                 import paddle
     except ImportError as error:
         missing = "the system package libgomp1" if "libgomp" in str(error) else "the extra `paddle`"
@@ -282,19 +294,47 @@ def _import_paddle() -> Any:
 
 
 @contextmanager
-def _sigterm_kept() -> Generator[None]:
-    """Paddle takes SIGTERM for itself when it is imported, and aborts: whoever stops a service would lose its results.
+def _environment_kept() -> Generator[None]:
+    """Show Paddle an environment of its own while it is imported.
 
+    It makes a folder for data sets in the home folder, and fails where it cannot; it warns of every OMP_NUM_THREADS
+    but 1, and sets it to 1 for all that this process starts. How many threads it computes with is stated for each run.
+    With FLAGS_use_mkldnn it uses oneDNN even where that is turned off, also for what is compared with oneDNN.
+    """
+    keep_fp32()
+    flags = sorted(name for name in os.environ if name.startswith("FLAGS_"))
+    if flags:
+        _log.warning("options state how Paddle computes: %s of the environment has no effect", ", ".join(flags))
+    kept = {name: os.environ.pop(name, None) for name in (*flags, *_SHOWN_TO_PADDLE)}
+    with scratch_folder("paddle") as home:
+        os.environ |= {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def _signals_kept() -> Generator[None]:
+    """Paddle takes signals for itself when it is imported: it aborts on SIGTERM, and replaces a crash's report.
+
+    Whoever stops a service would lose its results, and whoever asked for Python's report of a crash would not get it.
     Done in C, because Python lets only the main thread set what becomes of a signal.
     """
     libc = ctypes.CDLL(None)
     # More than the largest `struct sigaction` of any Linux.
-    action = ctypes.create_string_buffer(512)
-    libc.sigaction(signal.SIGTERM, None, action)
+    actions = {number: ctypes.create_string_buffer(512) for number in _SIGNALS_THAT_PADDLE_TAKES}
+    for number, action in actions.items():
+        libc.sigaction(number, None, action)
     try:
         yield
     finally:
-        libc.sigaction(signal.SIGTERM, action, None)
+        for number, action in actions.items():
+            libc.sigaction(number, action, None)
 
 
 def _first_line(error: Exception) -> str:

@@ -47,7 +47,7 @@ class RuntimeRequest(Options):
         provider: ONNX Runtime's execution provider.
         device: CPU, GPU, or one of several GPUs; None: the CPU, or what the provider needs.
         precision: arithmetic of the network; None: the tuned profile's, that of the bundle's only model, or FP32.
-        threads: the most to use; None: all cores that the process may use.
+        threads: maximum number; None: all cores that the process may use.
         streams: runs that may be under way at once, each with an equal share of the threads; None: one.
         onednn: for Paddle on the CPU.
         tensorrt: use TensorRT.
@@ -84,11 +84,14 @@ class RuntimeRequest(Options):
         "tuned profile's format, that of the bundle's only model, or fp32.",
     )
     threads: int | None = option(
-        None, "The most CPU threads; never more than this process has cores. By default all of them.", minimum=1
+        None,
+        "Maximum number of CPU threads, never more than the cores of this process. By default all cores.",
+        minimum=1,
     )
     streams: int | None = option(
         None,
-        "Images in the network at once, which share the threads. By default the tuned profile's number, or 1.",
+        "Number of runs of the network at the same time, which share the threads. By default the tuned profile's "
+        "number, or 1.",
         minimum=1,
     )
     onednn: OneDnn = option(OneDnn.AUTO, "Whether Paddle uses oneDNN on the CPU.", name="mkldnn")
@@ -125,7 +128,7 @@ class RuntimeRequest(Options):
 
     @property
     def wanted_device(self) -> Device:
-        """The kind of device, also where only the provider tells it."""
+        """The kind of device, even if only the provider determines it."""
         if self.device is not None:
             return Device.GPU if isinstance(self.device, NumberedGpu) else self.device
         return Device.CPU if self.provider is None else self.provider.device
@@ -142,7 +145,7 @@ class RuntimeRequest(Options):
 
     @property
     def leaves_all_to_a_profile(self) -> bool:
-        """Whether a tuned profile may decide: nothing of what it states was named."""
+        """Whether a tuned profile may decide, because the user named nothing that it states."""
         named = (self.runtime, self.provider, self.device, self.precision, self.threads, self.streams)
         return self.onednn is OneDnn.AUTO and not self.tensorrt and all(each is None for each in named)
 

@@ -33,8 +33,8 @@ MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 8
 """A child may take `MEMORY_BYTES`, and so much more for every byte of the model: weights are read, cast and packed."""
 
-_RULES = 2
-"""Raised whenever a trial looks at more than before: older successes are forgotten."""
+_RULES = 3
+"""Raised whenever a trial looks at more than before, or had compared wrongly: older successes are forgotten."""
 _COMPARED_SIDES = ((150, 203), (128, 128))
 _COMPARED_LIMIT = 1e-3
 _log = logging.getLogger(__name__)

@@ -32,14 +32,9 @@ _DIFFERENT = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
-    """An image as the network takes it.
+    """An image as the network takes it: float32[C, H, W], and what the transforms did, to be undone.
 
-    Attributes:
-        tensor: float32[C, H, W].
-        records: what the transforms did, to be undone.
-        preprocess_ms: how long that took.
-        source_size: width and height of the photograph.
-        flags: what the photograph may suffer from.
+    `source_size` is width and height of the photograph, `flags` its possible faults.
     """
 
     tensor: NDArray[np.float32]
@@ -51,13 +46,9 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutput:
-    """What the network returned for one image.
+    """What the network returned for one image: its tensor, without the batch axis, and how to read it.
 
-    Attributes:
-        output: one image's tensor, without the batch axis.
-        kind: how to read it.
-        run_ms: this image's share of the run.
-        classes: that the network tells apart, where the output does not show it.
+    `run_ms` is the image's share of the run; `classes` that the network tells apart, where the output does not show it.
     """
 
     output: Tensor
@@ -78,15 +69,7 @@ class Forward(Protocol):
         ...
 
     def run(self, run_once: RunOnce, prepared: Sequence[PreparedImage]) -> list[RawOutput]:
-        """Run the network over images.
-
-        Args:
-            run_once: runs the network over images, each once.
-            prepared: any mix of shapes.
-
-        Returns:
-            One output per image, in order.
-        """
+        """Run the network, by `run_once`, over images of any mix of shapes: one output per image, in order."""
         ...
 
 
@@ -95,13 +78,8 @@ class Network:
     """The network of a bundle on a runtime.
 
     Threads: runs may be called from several threads at once; the runtime has a run under way for each of its streams.
-
-    Attributes:
-        bundle: whose model runs.
-        runtime: the loaded model.
-        memory: what runs may use; batches are cut to it. None: no limit.
-        before_run: called before each run; what it raises ends the image. None: nothing is called.
-        notes: what was done otherwise than asked, for the provenance.
+    Batches are cut to the `memory` that runs may use; None: no limit. `before_run` is called before each run, and what
+    it raises ends the image. `notes`, for the provenance, say what was done otherwise than asked.
     """
 
     bundle: Bundle
@@ -130,11 +108,8 @@ class Network:
     def last_operator(self) -> LastOperator:
         """Find out what the running network does to its scores last.
 
-        Returns:
-            The operator; none of those that are known, where the bundle does not hold the file that runs.
-
-        Raises:
-            ModelLoadError: its file cannot be read.
+        It is none of the known operators where the bundle does not hold the file that runs. Raises ModelLoadError where
+        the file cannot be read.
         """
         models = (self.bundle.paddle, *self.bundle.onnx)
         running = (each for each in models if each is not None and each.digest == self.runtime.identity.model_digest)
@@ -163,14 +138,7 @@ class Network:
         return self._input.name
 
     def require_fitting(self, tensor: NDArray[np.float32]) -> None:
-        """Refuse an image of another size or number of bands than the network takes.
-
-        Args:
-            tensor: `float32[C, H, W]`.
-
-        Raises:
-            ImageError: it does not fit.
-        """
+        """Refuse (ImageError) `float32[C, H, W]` of another size or number of bands than the network takes."""
         stated = self._input.shape[1:]
         if any(want is not None and want != have for want, have in zip(stated, tensor.shape, strict=True)):
             wanted = "×".join("any" if axis is None else str(axis) for axis in stated)
@@ -184,16 +152,9 @@ class Network:
     ) -> list[RawOutput]:
         """Run the network over images, those of equal shape together, unless it mixes the images of a run.
 
-        Args:
-            prepared: any mix of shapes.
-            only_classes_of: for which images a mask will do in place of scores; a runtime that can compare scores
-                where it runs then returns one.
-
-        Returns:
-            One output per image, in order.
-
-        Raises:
-            InferenceError: the run failed, or returned no segmentation.
+        `only_classes_of` says for which images a mask will do in place of scores; a runtime that can compare scores
+        where it runs then returns one. There is one output per image, in order. Raises InferenceError where the run
+        failed, or returned no segmentation.
         """
         groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
         for index, each in enumerate(prepared):
@@ -244,15 +205,10 @@ class Network:
             self.notes = (*self.notes, _BATCHES_ARE_CUT)
 
     def batch_within_memory(self, wanted: int, pixels: int, read_ahead: int) -> int:
-        """Cut a batch size to what a pipeline can hold within the memory limit.
+        """Cut the number of images that may share a run to what a pipeline can hold within the limit: at least 1.
 
-        Args:
-            wanted: images that may share a run, at least 1.
-            pixels: of the largest image that is usual.
-            read_ahead: images that are decoded before they are needed.
-
-        Returns:
-            1 to `wanted`; less than wanted is logged and noted.
+        `pixels` are of the largest image that is usual, `read_ahead` images that are decoded before they are needed.
+        Less than wanted is logged and noted.
         """
         if self.memory is None:
             return wanted
@@ -263,12 +219,9 @@ class Network:
     def apply_memory_limit(self, limit_bytes: int, pixels: int) -> None:
         """Keep to a memory limit from now on. What runs take is measured before the first that may not fit.
 
-        On a GPU it is the GPU's memory that runs take, and its limit that counts. Runs under TensorRT are not measured,
-        since it takes no pictures outside its profile.
-
-        Args:
-            limit_bytes: of all memory of this process.
-            pixels: of the largest run that is to be expected; if it may not fit, the measurement happens now.
+        `limit_bytes` are of all memory of this process. If the largest run that is to be expected, of so many `pixels`,
+        may not fit, the measurement happens now. On a GPU it is the GPU's memory that runs take, and its limit that
+        counts. Runs under TensorRT are not measured, since it takes no pictures outside its profile.
         """
         memory = self.runtime.memory
         if (self.runtime.identity.on_gpu and memory is None) or self._input.shape[-2:] != (None, None):
@@ -346,17 +299,11 @@ def _can_tell(tensors: Sequence[NDArray[np.float32]]) -> bool:
 
 
 def same_result(alone: Tensor, shared: Tensor) -> bool:
-    """Compare an image's results, `[...]`, by itself and in a run with others.
+    """Compare an image's results, `[...]`, by itself (`alone`) and in a run with others (`shared`).
 
     A network may mix the images of a run in silence: an average over all axes, a reshape that takes the batch for
-    something else. Rounding is no mixing: libraries compute a batch in another order than one image.
-
-    Args:
-        alone: by itself.
-        shared: in a run with others.
-
-    Returns:
-        Whether at most a thousandth of the classes differ, or of the scores by more than a hundredth of their range.
+    something else. Rounding is no mixing: libraries compute a batch in another order than one image. At most a
+    thousandth of the classes may differ, or of the scores by more than a hundredth of their range.
     """
     if alone.shape != shared.shape:
         return False

@@ -59,7 +59,7 @@ def open_predictor(
     Args:
         bundle: an open bundle; it must stay open as long as the predictor.
         request: runtime, provider, precision and so on; None leaves all to `auto`.
-        convert: makes an ONNX model where the bundle has none; None: such bundles run on Paddle only.
+        convert: makes an ONNX model if the bundle has none; None: such bundles run only on Paddle.
         load_marks: folder that remembers which models loaded before (see `engine.runtimes.trial`).
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned: `original` or `inference`.
@@ -185,11 +185,11 @@ def require_available(options: RuntimeOptions) -> None:
 
 
 def open_runtime(bundle: Bundle, options: RuntimeOptions, *, load_marks: Path | str | None = None) -> Runtime:
-    """Load the bundle's model into the runtime that the options are made for, and prove that it runs.
+    """Load the bundle's model into the runtime to which the options belong, and check that it runs.
 
     Args:
         bundle: holds a model for that runtime.
-        options: decide runtime, provider and precision; nothing else takes their place.
+        options: choose runtime, provider and precision; no others are used instead.
         load_marks: folder that remembers which models were loaded before without killing their process, and keeps what
             OpenVINO compiled; None: remember nothing, try in a child process each time.
 

@@ -7,7 +7,7 @@
 import io
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, cast
@@ -51,13 +51,13 @@ class OverlayOptions(Options):
 
     overlay: OverlayStyle = option(
         OverlayStyle.FILL,
-        "How overlays, and at first the pictures of the report, show the classes: filled, or as the outlines of their "
+        "How overlays show the classes, and how the report shows them at first: filled, or as the outlines of their "
         "regions.",
     )
     overlay_strength: float | None = option(
         None,
-        "How strong the colours of overlays are: 0 shows the picture alone, 1 the colours alone. By default 0.5 of "
-        "fillings and 1 of outlines.",
+        "How strong the colours of overlays are: 0 shows the picture alone, 1 the colours alone. By default 0.5 for "
+        "filled regions and 1 for outlines.",
         minimum=0,
         maximum=1,
     )
@@ -90,7 +90,7 @@ def palette_for(colors: Sequence[Color | None], count: int) -> NDArray[np.uint8]
     """
     given = [*colors, *[None] * count][:count]
     taken = set(given)
-    candidates = _voc_colors()
+    candidates = map(_voc_color, itertools.count(1))
     own = list(itertools.islice(candidates, count))
     spare = (color for color in candidates if color not in taken)
     chosen = [color or (own[index] if own[index] not in taken else next(spare)) for index, color in enumerate(given)]
@@ -225,10 +225,6 @@ def composite(planes: NDArray[np.bool_]) -> Mask:
     for index, plane in enumerate(planes):
         mask[plane] = index
     return mask
-
-
-def _voc_colors() -> Iterator[Color]:
-    return (_voc_color(number) for number in itertools.count(1))
 
 
 def _voc_color(number: int) -> Color:

@@ -72,17 +72,17 @@ class Segmented(Generic[Source, Encoded]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What people should know of the reading; phrases, mostly none."""
+        """What people should know about how it was read; short phrases, usually none."""
         return self.image.notes
 
     @property
     def confidence(self) -> Confidence | None:
-        """How sure the network is of the classes; None where nobody asked."""
+        """How sure the network is of the classes; None if not requested."""
         return self.prediction.confidence
 
     @property
     def region(self) -> RegionCover | None:
-        """The cover inside of the region of interest; None where nobody asked."""
+        """The cover inside the region of interest; None if not requested."""
         return self.prediction.region
 
     @property
@@ -92,13 +92,13 @@ class Segmented(Generic[Source, Encoded]):
 
     @property
     def tiling(self) -> Mapping[str, object] | None:
-        """How the image was cut, for the provenance; None where it was not."""
+        """How the image was cut into tiles, for the provenance; None if it was not."""
         return self.prediction.tiling
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Generic[Source]):
-    """One image that was not.
+    """One image that could not be segmented.
 
     Attributes:
         source: as it was handed in.
@@ -126,7 +126,7 @@ class Pipeline(Generic[Source, Encoded]):
     Attributes:
         predictor: runs the network.
         decode: source to image; called in worker threads.
-        encode: what becomes of a prediction (write files, say); called in worker threads.
+        encode: processes a prediction (writes files, for example); called in worker threads.
         batch_size: images that may share one run.
         workers: threads for decoding, and as many for encoding.
         read_ahead: images decoded before they are needed.
@@ -143,11 +143,11 @@ class Pipeline(Generic[Source, Encoded]):
         """Segment a stream of images.
 
         Args:
-            sources: read lazily in the caller's thread, no further ahead than `read_ahead` and a batch for each stream
-                and one more.
+            sources: read lazily in the caller's thread, at most `read_ahead` plus one batch for each stream plus one
+                more batch ahead.
 
         Yields:
-            One result a source, in their order.
+            One result per source, in their order.
         """
         stream = iter(sources)
         streams = self.predictor.runtime.identity.streams

@@ -66,16 +66,15 @@ class Provenance:
         provider: execution provider really used.
         precision: arithmetic of the heavy layers.
         threads: threads of the runtime, all streams together.
-        fallbacks: every step that `auto` went down, in order.
+        fallbacks: every fallback of `auto`, in order.
         versions: of this package (`pseg`) and of libraries, name to version.
-        profile: digest of the tuned profile that runtime, provider, precision and threads were chosen by; None where
-            none was.
+        profile: digest of the tuned profile that chose runtime, provider, precision and threads; None without one.
         streams: runs that may be under way at once.
         tiling: how the image was cut into tiles and joined, name to value; None where it was not.
         averaging: windows, scales and flips that were averaged, name to value; None where none were.
-        scale_range: the values of pictures that became 0 and 255; None: all that the bits of each can hold.
+        scale_range: the values of pictures that became 0 and 255; None: the full range of each picture's bits.
         derived_from: digest of the bundle that the bundle says it was made from; None if it says nothing.
-        measuring: what was done with the classes before the cover was taken, name to value; None where nothing was.
+        measuring: what was done with the classes before the cover was calculated, name to value; None if nothing was.
     """
 
     bundle: str
@@ -101,13 +100,13 @@ class Prediction:
 
     Attributes:
         mask: uint8[H, W] class indices (uint16 past 256 classes), or bool[K, H, W] planes of a multilabel bundle.
-        covers: one entry a class, in index order.
+        covers: one entry per class, in index order.
         timings_ms: preprocess, run and postprocess, in milliseconds.
-        network_size: width and height of what the network saw at once, in pixels; of tiles those of one.
-        tiling: how the image was cut into tiles, for the provenance; None where it was not.
-        flags: what the photograph may suffer from.
-        confidence: how sure the network is of the classes; None where nobody asked.
-        region: the cover inside of the region of interest; None where nobody asked.
+        network_size: width and height of the image that the network saw, in pixels; with tiles, those of one tile.
+        tiling: how the image was cut into tiles, for the provenance; None if it was not.
+        flags: possible faults of the photograph.
+        confidence: how sure the network is of the classes; None if not requested.
+        region: the cover inside the region of interest; None if not requested.
     """
 
     mask: Mask
@@ -130,14 +129,14 @@ class Prediction:
         return int(self.mask.shape[-2])
 
     def save(self, path: Path | str) -> None:
-        """Write the mask into a file, as `pseg predict` does.
+        """Write the mask to a file, as `pseg predict` does.
 
         Args:
             path: `.png`: a palette PNG, whose indices are the classes (`<stem>.pseudo.png` of the command; of classes
                 that overlap the last one is shown). `.npz`, for classes that overlap: `bool[K, H, W]` as `planes`.
 
         Raises:
-            OptionError: the suffix is another one.
+            OptionError: the file has another suffix.
             OSError: the file cannot be written.
         """
         path = Path(path)

@@ -43,7 +43,7 @@ path of a file."""
 class Predictor:
     """A bundle on a runtime.
 
-    Threads: all methods may be called from several threads at once; the runtime has a run under way for each of its
+    All methods may be called from several threads at the same time; the runtime has one run in progress for each of its
     streams.
 
     Attributes:
@@ -51,12 +51,12 @@ class Predictor:
         runtime: the loaded model; closed with the predictor.
         threshold: for probability maps and multilabel planes, 0–1.
         mask_size: at which size masks are returned.
-        fallbacks: steps that were taken down to this runtime.
-        profile: the tuned profile that the runtime was chosen by; None where none was.
-        forward: how an image is seen; None: in one run of the network.
-        images: how images are read where their paths are given, and shrunken where arrays are.
-        steps: what is done with the classes before the cover is taken.
-        resources: closed after the runtime, such as the folder of an unpacked bundle; None: there is nothing to close.
+        fallbacks: candidates that did not run before this runtime was chosen.
+        profile: the tuned profile that chose the runtime; None without one.
+        forward: how the network is run on an image; None: once.
+        images: how images are read if paths are given, and how arrays are shrunk.
+        steps: what is done with the classes before the cover is calculated.
+        resources: what is closed after the runtime, such as the folder of an unpacked bundle; None: nothing.
         network: the runtime as it is run, with the limit of its memory.
     """
 
@@ -97,10 +97,10 @@ class Predictor:
         """Find out what the scores of the network are.
 
         Returns:
-            Probabilities if the network ends in a softmax, sigmoids if in a sigmoid, else logits.
+            Probabilities if the network ends in a softmax, sigmoids if it ends in a sigmoid, otherwise logits.
 
         Raises:
-            OptionError: there are none that state a confidence.
+            OptionError: it returns no scores from which a confidence follows.
             ModelLoadError: the network's file cannot be read.
         """
         if self.bundle.multilabel:
@@ -137,7 +137,7 @@ class Predictor:
 
     @property
     def bands(self) -> int:
-        """Bands that an image has to have: as many as the network takes; three, which become grey, for one."""
+        """Number of bands that an image must have: that of the network, or three, which become grey, if that is one."""
         return bands_of_images(self.network.bands)
 
     def predict(self, image: Photograph) -> Prediction:
@@ -175,7 +175,7 @@ class Predictor:
         return [self.finish(each, raw) for each, raw in zip(prepared, outputs, strict=True)]
 
     def scores(self, image: Photograph) -> NDArray[np.float32]:
-        """Compute what the network says of every class, before the classes are read.
+        """Compute the network's scores for every class, before the classes are determined.
 
         Args:
             image: as `predict` takes it.
@@ -236,13 +236,13 @@ class Predictor:
         return PreparedImage(tensor, (wanted, *records), _elapsed_ms(started), source_size, self.flags_of(image))
 
     def flags_of(self, image: SourceImage) -> tuple[Flag, ...]:
-        """Judge a photograph by its statistics, and by those of pictures that the bundle carries.
+        """Judge a photograph by its statistics, and by those of the pictures in the bundle's statistics.
 
         Args:
             image: as `read_image` returns it.
 
         Returns:
-            What it may suffer from; nothing where it was not measured.
+            Its possible faults; none if it was not measured.
         """
         return flags_of(image.statistics, self._reference)
 
@@ -251,8 +251,8 @@ class Predictor:
 
         Args:
             prepared: any mix of shapes.
-            for_classes: whether the outputs are for `finish` only. Where that needs no scores, and the runtime compares
-                them where it runs, the outputs are masks.
+            for_classes: whether the outputs are for `finish` only. If that needs no scores, and the runtime determines
+                the classes itself, the outputs are masks.
 
         Returns:
             One output per image, in order.
@@ -278,7 +278,7 @@ class Predictor:
         return True
 
     def planes(self, prepared: PreparedImage, raw: RawOutput) -> tuple[NDArray[np.float32], ...]:
-        """Undo the transforms, but read no classes yet.
+        """Undo the transforms without determining the classes.
 
         Args:
             prepared: from `prepare`.
@@ -297,7 +297,7 @@ class Predictor:
         )
 
     def finish(self, prepared: PreparedImage, raw: RawOutput) -> Prediction:
-        """Undo the transforms and read the classes.
+        """Undo the transforms and determine the classes.
 
         Args:
             prepared: from `prepare`.
@@ -334,7 +334,7 @@ class Predictor:
         )
 
     def classes(self, prepared: PreparedImage, raw: RawOutput) -> Mask:
-        """Undo the transforms and read the classes, and nothing else.
+        """Undo the transforms and determine only the classes.
 
         Args:
             prepared: from `prepare`.

@@ -41,10 +41,10 @@ class ClassCover:
 
     Attributes:
         segmentation_class: the class.
-        cover: share of the image's pixels, 0–1; of those that hold data, where a raster marks some that do not, and of
-            no class that is left out.
-        area_m2: on the ground, in square metres; None where nothing tells it.
-        excluded: of a class that is left out, its share of all pixels, 0–1, and the cover is 0; None of others.
+        cover: share of the image's pixels, 0–1; pixels without data in a raster, and those of classes that are left
+            out, do not count.
+        area_m2: on the ground, in square metres; None if it is unknown.
+        excluded: for a class that is left out (whose cover is 0), its share of all pixels, 0–1; None for others.
     """
 
     segmentation_class: SegmentationClass

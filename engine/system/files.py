@@ -60,9 +60,11 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
     Its rights are those that the umask leaves of read and write for all, also where it replaces a file of other rights.
     A link at `path` is replaced itself, and what it leads to stays. Between `path` and `within`, a folder above it,
     folders are made where absent, and none of them may be a link; without `within` the file's folder is there, and may
-    be a link. OSError names the file, or the folder below `within` that is a link.
+    be a link. OSError names the file, or the folder below `within` that is a link; it is raised, too, where `path` is
+    a device, or leads to one.
     """
     with _place_of(path, within) as folder:
+        _require_no_device(path, folder)
         descriptor, partial = _locked_part(folder)
         try:
             # Renamed before it is closed: with the file the lock would go, and with the lock the file.
@@ -76,7 +78,7 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Generator[BinaryIO
                 os.unlink(partial, dir_fd=folder)
             if isinstance(error, OSError) and error.filename in {None, partial}:
                 # A full disk does not say whose writing failed.
-                error.filename, error.filename2 = str(path), None
+                _name_only(error, path)
             raise
 
 
@@ -242,7 +244,7 @@ class OwnFolder:
             try:
                 os.replace(name, destination.name, src_dir_fd=self._descriptor, dst_dir_fd=place)
             except OSError as error:
-                error.filename, error.filename2 = str(destination), None
+                _name_only(error, destination)
                 raise
 
     def remove(self, name: str) -> None:
@@ -260,7 +262,7 @@ class OwnFolder:
         try:
             yield
         except OSError as error:
-            error.filename, error.filename2 = str(self.path / name), None
+            _name_only(error, self.path / name)
             raise
 
 
@@ -352,6 +354,22 @@ def _place_of(path: Path, within: Path | None) -> Generator[int]:
         finally:
             if descriptor != top:
                 os.close(descriptor)
+
+
+def _name_only(error: OSError, path: Path) -> None:
+    """Let an error name one file; where the second name is None instead of absent, it is shown as ``-> None``."""
+    error.filename = str(path)
+    del error.filename2
+
+
+def _require_no_device(path: Path, folder: int) -> None:
+    """A rename would remove what all programs use: the superuser may put a file in the place of ``/dev/null``."""
+    try:
+        mode = os.stat(path.name, dir_fd=folder).st_mode
+    except OSError:  # nothing is there, or a link that leads nowhere
+        return
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise OSError(errno.EINVAL, "it is a device, which no file may replace", str(path))
 
 
 def _parts_below(path: Path, within: Path) -> Sequence[str]:

@@ -79,6 +79,17 @@ def _cut(text: str, shown: str, most: int) -> str:
     return shown[: most - len(tail)] + tail
 
 
+def composed(text: str) -> str:
+    r"""Write letters with their accents as one character each (Unicode's form NFC), so that equal names are equal text.
+
+    Some systems and programs write names of files with separate accents, others do not.
+
+    >>> composed("Bahi\u0301a") == "Bah\u00eda"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
 def counted(number: int, one: str, many: str) -> str:
     """Put a number before the words that agree with it.
 

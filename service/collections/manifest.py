@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 
 from engine import ImageError, OptionError, list_images
 from engine.images import real_path
-from service.collections.storage import is_uri, read_rows, table_bytes
+from engine.images.read import why_no_image_file
+from engine.system.text import counted
+from service.collections.storage import is_uri, named_place, read_rows, table_bytes
 
 _MOST_NAMED = 3
 
@@ -22,13 +24,13 @@ def image_uris(
     uris: dict[str, str] = {}
     for argument in arguments:
         if is_uri(argument):
-            uris.setdefault(argument, argument)
+            uris.setdefault(named_place(argument), argument)
             continue
         for path in list_images([argument], recursive=recursive, option_name=option_name):
             if not path.is_file():
-                raise ImageError(f"{path}: no such file: check the name")
+                raise ImageError(f"{path}: {why_no_image_file(path)}")
             # A file has many names; the first one stays.
-            uris.setdefault(real_path(path).as_uri(), path.absolute().as_uri())
+            uris.setdefault(str(real_path(path)), path.absolute().as_uri())
     return list(dict.fromkeys(uris.values()))
 
 
@@ -45,13 +47,17 @@ def read_manifest(name: str) -> list[str]:
     odd = [uri for uri in uris if not isinstance(uri, str) or not is_uri(uri)]
     if odd:
         raise OptionError(
-            f"{name}: {len(odd)} rows hold no absolute URI, {odd[0]!r} for instance: make it with `pseg manifest`"
+            f"{name}: {counted(len(odd), 'row holds', 'rows hold')} no absolute URI, {odd[0]!r} for instance: make it "
+            "with `pseg manifest`"
         )
-    twice = [uri for uri, number in Counter(uris).items() if number > 1]
+    # One file may be written in several ways, with and without %20 for a blank.
+    places = [named_place(uri) for uri in uris]
+    counts = Counter(places)
+    twice = [uri for uri, place in zip(uris, places, strict=True) if counts[place] > 1]
     if twice:
         raise OptionError(
-            f"{name}: {len(twice)} URIs are there more than once ({', '.join(twice[:_MOST_NAMED])}): "
-            "each image is done once: make it with `pseg manifest`"
+            f"{name}: {len(twice)} rows name images that other rows name, too "
+            f"({', '.join(twice[:_MOST_NAMED])}): each image is done once: make it with `pseg manifest`"
         )
     if not uris:
         raise OptionError(f"{name}: names no image")

@@ -12,7 +12,8 @@ is complete. `file`, `s3` and `gs` are read and written by pyarrow, with the cre
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from service.ivcap.transfer.limits import Allowance, TransferError, retry_policy
 from service.results.records import MOST_IMAGES
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_FILE = "file://"
 _STORES = ("s3", "gs")
 _WEB = ("http", "https")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -32,7 +34,7 @@ _PIECE_BYTES = 1 << 20
 # The ledger of a million images has some hundred million bytes.
 _MOST_TABLE_BYTES = 1 << 32
 _TABLE = Allowance(_MOST_TABLE_BYTES, "split the collection")
-_URI_SIGNS = "%:/?#[]@!$&'()*+,;=~"
+_URI_SIGNS = "%:/?[]@!$&'()*+,;=~"
 
 
 class StoreError(EngineError):
@@ -49,15 +51,34 @@ def is_uri(name: str) -> bool:
 
 
 def local_path(name: str) -> Path | None:
-    """Find the path that is meant; None if it is not a local one.
+    """Find the path that is meant; None if it is not a local one. OptionError where it is one of another machine.
 
-    >>> local_path("file:///a/b%20c.png")
-    PosixPath('/a/b c.png')
+    `#` and `?` are parts of names.
+
+    >>> local_path("file:///a/b%20c#1.png")
+    PosixPath('/a/b c#1.png')
     """
-    if name.startswith("file://"):
+    if name.lower().startswith(_FILE):
+        host, slash, path = name[len(_FILE) :].partition("/")
+        if not slash or host.lower() not in {"", "localhost"}:
+            raise OptionError(
+                f"{name}: names a machine, {host}, and no path of this one: write file:///, then the path"
+            )
         # Names of files are bytes, and not all of them are UTF-8.
-        return Path(os.fsdecode(unquote_to_bytes(urlsplit(name).path)))
+        return Path(os.fsdecode(unquote_to_bytes(slash + path)))
     return None if is_uri(name) else Path(name)
+
+
+def named_place(uri: str) -> str:
+    """Write a URI as all that name the same file are written; web addresses stay as they are.
+
+    >>> named_place("file:///a/b%20c.png") == named_place("file://localhost/a/./b c.png"), named_place("s3://b/a%20b")
+    (True, 's3://b/a b')
+    """
+    path = local_path(uri)
+    if path is not None:
+        return str(path)
+    return uri if uri.startswith(_WEB) else unquote(uri)
 
 
 def stem_of(uri: str) -> str:
@@ -68,7 +89,10 @@ def stem_of(uri: str) -> str:
     >>> stem_of("file:///dive/M%C3%BCll%201.jpg"), stem_of("https://reef.org/get?file=a.jpg"), stem_of("https://reef.org/")
     ('Müll 1', 'get', 'image')
     """
-    return PurePosixPath(_CONTROL.sub("_", unquote(address_path(uri)))).stem or "image"
+    # Only a web address has a fragment, and of the others only one of a store has a query.
+    signs = "" if uri.startswith(_WEB) else "#?" if uri.startswith(_FILE) else "#"
+    address = uri.translate({ord(sign): quote(sign) for sign in signs})
+    return PurePosixPath(_CONTROL.sub("_", unquote(address_path(address)))).stem or "image"
 
 
 def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
@@ -76,17 +100,23 @@ def copy_to(file: BinaryIO, name: str, allowance: Allowance) -> None:
 
     Raises StoreError where it is larger than allowed, cannot be read, or nothing here reads such a URI.
     """
-    try:
+    with _store_errors(name, "read"):
         if urlsplit(name).scheme in _WEB:
             _copy_from_web(file, name, allowance)
         else:
             _copy_from_store(file, name, allowance)
-    except StoreError:
+
+
+@contextmanager
+def _store_errors(name: str, done: str) -> Generator[None]:
+    try:
+        yield
+    except (StoreError, OptionError):
         raise
     except TransferError as error:
         raise StoreError(f"{name}: {error}") from error
     except Exception as error:  # every store has errors of its own
-        raise StoreError(f"{name}: cannot be read ({_reason(error)})") from error
+        raise StoreError(f"{name}: cannot be {done} ({_reason(error)})") from error
 
 
 def _copy_from_web(file: BinaryIO, name: str, allowance: Allowance) -> None:
@@ -104,7 +134,7 @@ def _copy_from_store(file: BinaryIO, name: str, allowance: Allowance) -> None:
     if path is not None:
         stated_bytes, source = path.stat().st_size, path.open("rb")
     else:
-        filesystem, place = _store(name)
+        filesystem, place = object_place(name)
         stated_bytes, source = filesystem.get_file_info(place).size, filesystem.open_input_stream(place)
     copied_bytes = 0
     with source:
@@ -123,12 +153,16 @@ def read_bytes(name: str, allowance: Allowance = _TABLE) -> bytes:
     return content.getvalue()
 
 
-def _store(name: str) -> tuple[Any, str]:
+def object_place(name: str) -> tuple[Any, str]:
+    """Find the file system of pyarrow that reads a URI of a store, and the bucket and name of the object there.
+
+    Raises StoreError for other URIs.
+    """
     if urlsplit(name).scheme not in _STORES:
         raise StoreError(f"{name}: nothing here reads such a URI: give a path, or file, s3, gs, http or https")
     from pyarrow import fs
 
-    # A blank, say, is no part of a URI, though people write it.
+    # A blank is no part of a URI, though people write it, and # would end the name of an object.
     return fs.FileSystem.from_uri(quote(name, safe=_URI_SIGNS))
 
 
@@ -149,35 +183,29 @@ class Folder:
         """Write a file that is whole or absent, by a relative name with `/`."""
         whole = self.name_of(name)
         path = local_path(whole)
-        try:
+        with _store_errors(whole, "written"):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, content)
             else:
-                filesystem, place = _store(whole)
+                filesystem, place = object_place(whole)
                 with filesystem.open_output_stream(place) as stream:
                     stream.write(content)
-        except StoreError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            raise StoreError(f"{whole}: cannot be written ({_reason(error)})") from error
         return whole
 
     def names(self, folder: str) -> list[str]:
         """List the files of a folder here, relative to this place, sorted; none where there is no such folder."""
         whole = self.name_of(folder)
         path = local_path(whole)
-        try:
+        with _store_errors(whole, "listed"):
             if path is not None:
                 found = [each.name for each in path.iterdir() if each.is_file()] if path.is_dir() else []
             else:
                 from pyarrow import fs
 
-                filesystem, place = _store(whole)
+                filesystem, place = object_place(whole)
                 infos = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
                 found = [info.base_name for info in infos if info.type is fs.FileType.File]
-        except Exception as error:  # every store has errors of its own
-            raise StoreError(f"{whole}: cannot be listed ({_reason(error)})") from error
         return sorted(f"{folder}/{name}" for name in found if not name.startswith("."))
 
     def exists(self, name: str) -> bool:
@@ -185,25 +213,21 @@ class Folder:
         path = local_path(whole)
         if path is not None:
             return path.is_file()
-        try:
+        with _store_errors(whole, "looked at"):
             from pyarrow import fs
 
-            filesystem, place = _store(whole)
+            filesystem, place = object_place(whole)
             return filesystem.get_file_info(place).type is fs.FileType.File
-        except Exception as error:  # every store has errors of its own
-            raise StoreError(f"{whole}: cannot be looked at ({_reason(error)})") from error
 
     def remove(self, name: str) -> None:
         whole = self.name_of(name)
         path = local_path(whole)
-        try:
+        with _store_errors(whole, "removed"):
             if path is not None:
                 path.unlink(missing_ok=True)
             else:
-                filesystem, place = _store(whole)
+                filesystem, place = object_place(whole)
                 filesystem.delete_file(place)
-        except Exception as error:  # every store has errors of its own
-            raise StoreError(f"{whole}: cannot be removed ({_reason(error)})") from error
 
 
 def arrow_tables(columns: Mapping[str, Sequence[str]], rows: int) -> list[Any]:

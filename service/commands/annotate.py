@@ -16,7 +16,7 @@ from engine.errors import ImageError, OptionError
 from engine.quantities import Extent, parse_length
 from engine.rasters.outlines import require_simplification
 from engine.system.files import make_folder, write_atomically
-from engine.system.text import counted, legible
+from engine.system.text import counted, csv_cell, legible
 from service.collections.merging import find_ledgers
 from service.commands.flags import with_flags
 from service.commands.terminal import ExitStatus, say, tell
@@ -79,19 +79,22 @@ class _AnnotationOptions(Options):
     out: Path = option(Path("annotations"), "Folder to write to.")
     labels: Mapping[str, str] | None = option(
         None,
-        "Label for each class, such as seagrass=SG,sand=S; CoralNet knows labels by short codes. By default the names.",
+        "Label for each class, such as seagrass=SG,sand=S; CoralNet identifies labels by their short codes. By "
+        "default the names of the classes.",
         metavar="CLASS=LABEL,…",
         parse=_labels,
     )
     grid: tuple[int, ...] | None = option(
-        None, "CoralNet, Squidle+: points on a grid of so many rows and columns. By default 10x10.", parse=_grid
+        None,
+        "CoralNet, Squidle+: points on a grid with this number of rows and columns. By default 10x10.",
+        parse=_grid,
     )
     points: int | None = option(
-        None, "CoralNet, Squidle+: so many points at random instead of the grid.", minimum=1, maximum=_MOST_POINTS
+        None, "CoralNet, Squidle+: this number of random points instead of the grid.", minimum=1, maximum=_MOST_POINTS
     )
-    seed: int | None = option(None, "CoralNet, Squidle+: seed of the points at random. By default 0.", minimum=0)
+    seed: int | None = option(None, "CoralNet, Squidle+: seed of the random points. By default 0.", minimum=0)
     sample: Path | None = option(
-        None, "Table of `pseg sample`: only its pictures are annotated. By default all.", metavar="CSV"
+        None, "Table of `pseg sample`: only its pictures are annotated. By default all pictures.", metavar="CSV"
     )
     labelled: Path | None = option(
         None,
@@ -100,12 +103,14 @@ class _AnnotationOptions(Options):
     )
     simplify: Extent | None = option(
         None,
-        "labelme: leave out corners of the polygons that stand out by less than about this, such as 2px. Neighbours "
-        "keep the outline they share.",
+        "labelme: simplify the polygons by leaving out corners that stand out by less than about this, such as 2px. "
+        "Neighbours keep their common outline.",
         metavar="LENGTH",
         parse=parse_length,
     )
-    overwrite: bool = option(False, "Replace annotations that the folder holds, and what people corrected in them.")
+    overwrite: bool = option(
+        False, "Replace the annotations in the folder, including the corrections that people made in them."
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -154,6 +159,8 @@ def annotate(
     targets = _targets(found.pictures, options)
     if options.kind in _OF_POINTS:
         _require_names_apart(found.pictures, "CoralNet" if options.kind == "coralnet" else "Squidle+")
+    if options.kind == "coralnet":
+        _require_names_in_tables([*(Path(each.path).name for each in found.pictures), *labels])
     beside = {f"{_MAPPING}.json": mapping}
     if options.kind == "taglab":
         beside[f"{_DICTIONARY}.json"] = taglab_dictionary(taglab_colors(found.classes), labels)
@@ -293,6 +300,18 @@ def _require_names_apart(pictures: Sequence[SurveyPicture], tool: str) -> None:
                 "name their folders, or give each its own name and predict again",
                 option="format",
             )
+
+
+def _require_names_in_tables(names: Sequence[str]) -> None:
+    """Refuse names that a table holds in another form: CoralNet leaves out rows whose picture it does not know."""
+    changed = next((name for name in names if csv_cell(name) != name), None)
+    if changed is not None:
+        raise OptionError(
+            f"{legible(changed)}: a table holds this name as {csv_cell(changed)}, so that no program reads it as a "
+            "formula, and CoralNet would not know it: give the picture another name and predict again, the class "
+            "another label with --labels, or write squidle, labelme or coco",
+            option="format",
+        )
 
 
 def _json(record: object) -> bytes:

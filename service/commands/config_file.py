@@ -42,7 +42,7 @@ ConfigOption = Annotated[
 ]
 WriteConfigOption = Annotated[
     Path | None,
-    typer.Option("--write-config", help="Write the flags of this run into a file for --config.", metavar="FILE"),
+    typer.Option("--write-config", help="Write the flags of this run to a file for --config.", metavar="FILE"),
 ]
 
 
@@ -54,7 +54,7 @@ def write_flags(path: Path, context: typer.Context) -> None:
     for each in _options(context):
         source, value = context.get_parameter_source(each.name), context.params[each.name]
         if source is not None and source.name != "DEFAULT":
-            lines.append(f"{_name(each)} = {json.dumps(_plain(value), ensure_ascii=False)}")
+            lines.append(f"{str(each.opts[0]).lstrip('-')} = {json.dumps(_plain(value), ensure_ascii=False)}")
     try:
         content = ("\n".join(lines) + "\n").encode()
     except UnicodeEncodeError as error:
@@ -123,7 +123,3 @@ def _plain(value: object) -> Any:  # noqa: ANN401
 
 def _options(context: typer.Context) -> list[Any]:
     return [each for each in context.command.params if each.param_type_name == "option" and each.name not in _OWN]
-
-
-def _name(flag: Any) -> str:  # noqa: ANN401
-    return str(flag.opts[0]).lstrip("-")

@@ -13,7 +13,6 @@ import typer
 from converters.conversion import Conversion, ConversionRequest, calibration_statistics, write_bundle, write_copy
 from converters.conversion import convert as convert_bundle
 from converters.exporting.packing import require_bundle_name
-from converters.parity import ParityReport
 from converters.scores import ScoresBundle, with_scores
 from engine import Bundle, ConversionError, OptionError, Precision, open_bundle
 from engine.declaration import Options, option
@@ -52,13 +51,15 @@ class _PictureOptions(Options):
     calibrate: tuple[str, ...] = option(
         (),
         "At least 8 pictures like those that the network is for: files, folders or globs. May be repeated. int8 is "
-        "calibrated on them; their statistics are kept, so that unlike photographs are flagged.",
+        "calibrated on them; their statistics are kept in the bundle, so that photographs that are unlike them are "
+        "flagged.",
         repeatable=True,
     )
     verify: tuple[str, ...] = option(
         (),
         "Pictures on which the masks are compared: files, folders or globs. May be repeated. By default those for the "
-        "calibration, of which int8 is not calibrated on every fourth if enough are left, or generated ones.",
+        "calibration (int8 is then not calibrated on every fourth of them, if enough are left) or, if there are none, "
+        "generated pictures.",
         repeatable=True,
     )
     read: PictureOptions = PictureOptions()
@@ -73,7 +74,8 @@ class _CopyOptions(Options):
     replace: bool = option(False, "Replace a model that the bundle already holds.")
     scores: bool = option(
         False,
-        "Cut the last argmax off the network, so that it returns scores: borders of masks are finer, and tiles blend.",
+        "Cut the last argmax off the network, so that it returns scores: borders of masks are then finer, and tiles "
+        "can be blended.",
     )
 
 
@@ -90,7 +92,7 @@ def convert(
 ) -> None:
     """Write a copy of a bundle that also holds onnx/PRECISION/model.onnx and its certificate.
 
-    With --scores, the copy is of a network that returns scores, made from one that returns masks.
+    With --scores, the copy holds a network that returns scores, made from one that returns masks.
     """
     started = time.perf_counter()
     recursive = pictures.read.recursive
@@ -219,7 +221,7 @@ def _record(out: Path, conversion: Conversion, scores: ScoresBundle | None, seco
         "size_bytes": conversion.model.path.stat().st_size,
         "seconds": round(seconds, 3),
         "excluded_nodes": list(certificate.excluded_nodes),
-        "parity": _parity_record(certificate.report),
+        "parity": {field: getattr(certificate.report, field) for field in _PARITY_FIELDS},
         **cut,
     }
 
@@ -232,10 +234,6 @@ def _scores_record(scores: ScoresBundle) -> dict[str, object]:
         "mismatched_ppm": report.mismatched_ppm,
         "left_out": list(scores.left_out),
     }
-
-
-def _parity_record(report: ParityReport) -> dict[str, object]:
-    return {field: getattr(report, field) for field in _PARITY_FIELDS}
 
 
 def _tell(record: dict[str, Any], conversion: Conversion) -> None:

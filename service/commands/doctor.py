@@ -24,11 +24,11 @@ def doctor(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Model bundle. By default the demo bundle.")
     ] = None,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Try the runtimes for NVIDIA GPUs also where no such card is found.")
+        bool, typer.Option("--gpu", help="Also try the runtimes for NVIDIA GPUs if no such card is found.")
     ] = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Show what is installed, which runtimes start with a bundle, how to fix those that do not, and what it holds."""
+    """Show what is installed, what a bundle holds, which runtimes start with it, and how to fix those that do not."""
     out = results_console()
     versions = installed_versions()
     with errors_end_the_command():
@@ -51,6 +51,6 @@ def doctor(
         )
     out.print(runtimes)
     out.print(facts_table(record))
-    mixed = mixed_cuda(each.name.lower() for each in metadata.distributions())
+    mixed = mixed_cuda(each.name for each in metadata.distributions())
     for finding in (*known_bad(versions), *([] if mixed is None else [mixed])):
         tell_fact(out, "!", finding, "red")

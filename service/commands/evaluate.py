@@ -13,14 +13,14 @@ from rich.table import Table
 from benchmarks.accuracy.annotation_files import list_annotations, read_annotations
 from benchmarks.accuracy.evaluation import (
     Evaluation,
-    ImageScore,
     LabelledImage,
     Score,
     read_labelled,
-    require_labelled_classes,
+    unlabelled_classes,
 )
 from benchmarks.accuracy.evaluation import evaluate as evaluate_predictors
 from benchmarks.accuracy.labels import (
+    IGNORED_LABEL,
     LabelledFiles,
     LabelNames,
     match_masks,
@@ -96,7 +96,7 @@ _CLASS_MEASURES = (
 class _SecondColumn(Options):
     """What the masks are compared with besides the labels."""
 
-    title: ClassVar[str] = "Second column, which differs in these options only"
+    title: ClassVar[str] = "Second column, which differs only in these options"
 
     against: Path | None = option(None, "Compare with another bundle that has the same classes.", metavar="BUNDLE")
     against_runtime: RuntimeName | None = option(None, "Compare with another library.")
@@ -130,8 +130,8 @@ class _LabelOptions(Options):
     pictures: PictureOptions = PictureOptions()
     annotations: tuple[str, ...] = option(
         (),
-        "Labels of annotation tools in place of masks: JSON of labelme, COCO or Squidle+, CSV of CoralNet. Files, "
-        "folders (with those within) or globs. May be repeated.",
+        "Labels from annotation tools instead of masks: JSON files of labelme, COCO or Squidle+, or CSV files of "
+        "CoralNet. Files, folders (including sub-folders) or globs. May be repeated.",
         parse=str,
         repeatable=True,
     )
@@ -143,7 +143,9 @@ class _LabelOptions(Options):
         parse=parse_label_names,
     )
     unlabelled: str | None = option(
-        None, "Class of pixels that no annotation holds. By default they are not judged.", metavar="CLASS"
+        None,
+        "Class of the pixels that no polygon or region covers; not for points. By default they are not judged.",
+        metavar="CLASS",
     )
     label_values: Mapping[int, int] | None = option(
         None,
@@ -154,7 +156,7 @@ class _LabelOptions(Options):
     allow_missing_classes: bool = option(False, "Accept labels in which a class of the bundle does not occur.")
     sample: Path | None = option(
         None,
-        "Table of `pseg sample`: its pictures are evaluated, and what they say of the whole survey is estimated from "
+        "Table of `pseg sample`: its pictures are evaluated, and figures for the whole survey are estimated with "
         "their inclusion probabilities.",
         metavar="CSV",
     )
@@ -165,8 +167,8 @@ class _LabelOptions(Options):
     )
     fit_temperature: Path | None = option(
         None,
-        "Fit a temperature, by which the confidence becomes the share of right pixels, and write a copy of the bundle "
-        "that holds it.",
+        "Fit a temperature with which the confidence agrees with the share of correct pixels, and write a copy of the "
+        "bundle that holds it.",
         metavar="BUNDLE",
     )
 
@@ -196,16 +198,16 @@ def evaluate(
     masks: Annotated[
         list[str] | None,
         typer.Option(
-            help="PNG of class indices, named like their images; pixels of value 255 are ignored. "
-            "Files, folders (with those within) or globs. May be repeated."
+            help="PNG files of class indices with the names of their images; pixels with the value 255 are ignored. "
+            "Files, folders (including sub-folders) or globs. May be repeated."
         ),
     ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
     """Measure IoU, precision, recall, F1, accuracy and the error of the cover against labels.
 
-    Give the images, or a --sample of them, and their labels: either --masks or --annotations. Of labelled points, the
-    points are judged instead of pixels. With --roi, the labels inside the region of each image are judged.
+    Give the images, or a --sample of them, and their labels: either --masks or --annotations. If the labels are points,
+    the points are judged instead of pixels. With --roi, only the labels inside the region of each image are judged.
 
     The options that begin with --against add a second column for another bundle or configuration. IoU, precision,
     recall and F1 are computed over the pixels of all images together. The cover error is given as the mean and the
@@ -218,54 +220,22 @@ def evaluate(
     if bool(masks) == bool(labels.annotations):
         raise OptionError("give the labels of the images, either --masks or --annotations", option="masks")
     labels.require_effect()
-    sample = None
-    if labels.sample is not None:
-        sample = read_sample(labels.sample)
-        require_whole_sample(labels.sample, sample)
     recursive = labels.pictures.recursive
     require_folders(images or [], recursive=recursive)
-    if sample is None:
+    sample = None
+    if labels.sample is None:
         paths = named_pictures(images or [], option="images", recursive=recursive)
     else:
+        sample = read_sample(labels.sample)
+        require_whole_sample(labels.sample, sample)
         paths = [row.image for row in sample]
-    pairs = (
-        match_masks(paths, named_pictures(masks, option="masks", recursive=True))
-        if masks
-        else _annotated(paths, labels.annotations)
-    )
-    require_apart(
-        written_by(
-            {
-                "--csv": None if output.csv == STANDARD_OUTPUT else output.csv,
-                "--fit-temperature": labels.fit_temperature,
-                "--out": labels.out,
-            }
-        ),
-        {
-            THE_BUNDLE: [source for source, _ in columns],
-            "one of the images": [each.image for each in pairs],
-            "one of the masks or annotations": [each.mask for each in pairs],
-            "the sample": [] if labels.sample is None else [labels.sample],
-        },
-    )
-    for path in (output.csv, labels.out):
-        if path is not None and path != STANDARD_OUTPUT:
-            require_writable_file(path)
+    if masks:
+        pairs = match_masks(paths, named_pictures(masks, option="masks", recursive=True))
+    else:
+        pairs = _annotated(paths, labels)
+    _require_places(columns, pairs, labels, output)
     if labels.fit_temperature is not None:
-        if request.cover.region.roi is not None:
-            raise OptionError("a temperature is fitted on whole images: leave it out", option="roi")
-        if request.masks.threshold != MaskOptions().threshold:
-            raise OptionError(
-                f"a temperature is judged by the classes at the threshold {MaskOptions().threshold}: leave it out",
-                option="threshold",
-            )
-        require_bundle_name(labels.fit_temperature)
-        require_writable_file(labels.fit_temperature)
-        if request.averaging != Averaging():
-            raise OptionError(
-                "a temperature is fitted on runs without averaging, to which it is applied: leave out crop-size, "
-                "scales and flips"
-            )
+        _require_fittable(request, labels.fit_temperature)
     evaluation, provenances, accuracies, temperature = _evaluate(columns, pairs, labels, sample, caches_at(cache_dir))
     sources = [source for source, _ in columns]
     with table_written(output.csv) as write_table:
@@ -282,6 +252,45 @@ def evaluate(
                 _show_accuracy(accuracies[0], evaluation.classes)
             if temperature is not None:
                 _show_temperature(temperature)
+
+
+def _require_places(
+    columns: Sequence[tuple[Path, PredictRequest]],
+    pairs: Sequence[LabelledFiles],
+    labels: _LabelOptions,
+    output: OutputOptions,
+) -> None:
+    """What is written takes the place of nothing that is read, and can be written."""
+    table = None if output.csv == STANDARD_OUTPUT else output.csv
+    require_apart(
+        written_by({"--csv": table, "--fit-temperature": labels.fit_temperature, "--out": labels.out}),
+        {
+            THE_BUNDLE: [source for source, _ in columns],
+            "one of the images": [each.image for each in pairs],
+            "one of the masks or annotations": [each.mask for each in pairs],
+            "the sample": [] if labels.sample is None else [labels.sample],
+        },
+    )
+    for path in filter(None, (table, labels.out)):
+        require_writable_file(path)
+
+
+def _require_fittable(request: PredictRequest, out: Path) -> None:
+    """Refuse (OptionError) to fit a temperature on other scores than those that it will be applied to."""
+    if request.cover.region.roi is not None:
+        raise OptionError("a temperature is fitted on whole images: leave it out", option="roi")
+    if request.masks.threshold != MaskOptions().threshold:
+        raise OptionError(
+            f"a temperature is judged by the classes at the threshold {MaskOptions().threshold}: leave it out",
+            option="threshold",
+        )
+    require_bundle_name(out)
+    require_writable_file(out)
+    if request.averaging != Averaging():
+        raise OptionError(
+            "a temperature is fitted on runs without averaging, to which it is applied: leave out crop-size, scales "
+            "and flips"
+        )
 
 
 def _tell_unjudged(evaluation: Evaluation) -> None:
@@ -302,9 +311,35 @@ def _tell_uncorrected(evaluation: Evaluation) -> None:
         )
 
 
-def _annotated(images: Sequence[Path], annotations: Sequence[str]) -> list[LabelledFiles]:
-    found = [(each.picture, each) for each in read_annotations(list_annotations(annotations))]
-    return [LabelledFiles(image, each.source, each) for image, each in match_pictures(images, found, "annotation")]
+def _annotated(images: Sequence[Path], labels: _LabelOptions) -> list[LabelledFiles]:
+    found = [(each.picture, each) for each in read_annotations(list_annotations(labels.annotations))]
+    matched = match_pictures(images, found, "annotation")
+    of_points = [image for image, each in matched if each.of_points]
+    if labels.unlabelled is not None and of_points:
+        raise OptionError(
+            f"{of_points[0]} is labelled by points, which say nothing of the pixels between them: leave it out, so "
+            "that the points alone are judged",
+            option="unlabelled",
+        )
+    return [LabelledFiles(image, each.source, each) for image, each in matched]
+
+
+def _require_labelled_classes(evaluation: Evaluation, labels: _LabelOptions) -> None:
+    """Refuse labels on which a class never appears: masks of 0 and 255 are the usual reason."""
+    missing = unlabelled_classes(evaluation)
+    if not missing:
+        return
+    remedy = (
+        "if another label stands for it in the annotations, say which with --label-names, for example "
+        "--label-names SG=seagrass"
+        if labels.annotations
+        else f"if another value stands for it in the masks ({IGNORED_LABEL} means that a pixel is not judged), map it "
+        f"with --label-values, for example --label-values 0=0,{IGNORED_LABEL}=1"
+    )
+    raise OptionError(
+        f"no pixel is labelled as class {', '.join(missing)}: {remedy}; if the class is on none of the images, add "
+        "--allow-missing-classes"
+    )
 
 
 def _evaluate(
@@ -339,7 +374,7 @@ def _evaluate(
                 "provider and precision for both, so that they differ in nothing else"
             )
         if not labels.allow_missing_classes:
-            require_labelled_classes(evaluation)
+            _require_labelled_classes(evaluation, labels)
         if sample is not None and labels.annotations:
             _tell_uncorrected(evaluation)
         accuracies = [] if sample is None else [estimate_accuracy(score, sample) for score in evaluation.scores]
@@ -366,7 +401,10 @@ def _record(
             "precision": provenance.precision,
             **_by_class(evaluation.classes, measured),
             "confusion": score.confusion.tolist(),
-            "per_image": [_image_record(each) for each in score.per_image],
+            "per_image": [
+                {**asdict(each), "confusion": each.confusion.tolist(), "shares": each.shares.tolist()}
+                for each in score.per_image
+            ],
             "options": options_of_classes(options_with_effect(request, provenance.profile)),
             "provenance": asdict(provenance),
         }
@@ -386,10 +424,6 @@ def _record(
         "difference": difference,
     }
     return record if temperature is None else {**record, "calibration": asdict(temperature)}
-
-
-def _image_record(score: ImageScore) -> dict[str, object]:
-    return {**asdict(score), "confusion": score.confusion.tolist(), "shares": score.shares.tolist()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,16 @@ def export(
     output_op: Annotated[
         OutputOp,
         typer.Option(
-            help="Last operator of the program. none gives logits: borders of masks are finer, and tiles blend."
+            help="Last operator of the program. none gives logits, with which borders of masks are finer and tiles "
+            "can be blended."
         ),
     ] = "none",
     input_shape: Annotated[
         tuple[int, int, int, int] | None,
         typer.Option(
             metavar="N C H W",
-            help="Axes of the input; -1 leaves an axis free. By default -1 C -1 -1, C as in the configuration.",
+            help="Sizes of the input's axes; -1 leaves an axis free. By default -1 C -1 -1, with C from the "
+            "configuration.",
         ),
     ] = None,
     name: Annotated[

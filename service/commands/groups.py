@@ -31,7 +31,9 @@ class SelectionOptions(Options):
         None, "Segment the I-th of N equal shares of the images (docs/collections.md).", metavar="I/N"
     )
     page: str | None = option(
-        None, "Page of TIFFs to take, counted from 1, or all of them, as <stem>.pN each.", metavar="N|all"
+        None,
+        "Page of TIFFs to read, counted from 1, or all, which reads each page as an image named <stem>.pN.",
+        metavar="N|all",
     )
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class TableOptions(Options):
     title: ClassVar[str] = "Tables and pages"
 
     csv: Path | None = option(
-        None, "Write a table of cover to this file, one row per image. - writes it to standard output."
+        None, "Write the table of covers to this file, one row per image; - writes it to standard output."
     )
     report: Path | None = option(
         None, "Write an HTML page to this file: photographs under their masks, cover, failures."
@@ -118,9 +120,9 @@ class ResultOptions(Options):
     out: Path = option(Path("masks"), "Folder for the results.")
     resume: bool = option(False, "Continue an interrupted run into the same folder.")
     overwrite: bool = option(
-        False, "Replace what a run with another bundle, other options or other images left in the folder."
+        False, "Replace the results that a run with another bundle, other options or other images left in the folder."
     )
-    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+    json_lines: bool = option(False, "Print only JSON on standard output.", name="json")
     quiet: bool = option(False, "Print only failures and warnings.")
     tables: TableOptions = TableOptions()
 
@@ -146,7 +148,7 @@ class OutputOptions(Options):
     csv: Path | None = option(
         None, "Write a table of the results to this file, one row per image. - writes it to standard output."
     )
-    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+    json_lines: bool = option(False, "Print only JSON on standard output.", name="json")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -160,7 +162,7 @@ class SessionOptions(Options):
     title: ClassVar[str] = "Profile and cache"
 
     profile: Path | None = option(
-        None, "Profile that `pseg tune` wrote. By default the bundle's own, if it carries one."
+        None, "Profile that `pseg tune` wrote. By default the bundle's own profile, if it holds one."
     )
     cache_dir: Path | None = option(
         None, "Folder for converted models and engines. By default the user's cache folder."

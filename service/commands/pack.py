@@ -24,7 +24,7 @@ _ONNX = ".onnx"
 def pack(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Option(help="File to write. The bundle itself is not changed.")],
-    deployment: Annotated[Deployment, typer.Option("--for", help="What will run: the model that is kept.")],
+    deployment: Annotated[Deployment, typer.Option("--for", help="What the deployment runs: the model that is kept.")],
     cleanup: CleanupOptions,
     kind: Annotated[
         Literal["bundle", "onnx"],
@@ -42,7 +42,7 @@ def pack(
 ) -> None:
     """Write a copy of a bundle that holds only what one deployment runs, or its model as an ONNX file.
 
-    Options of clean-up are written into meta.json, and are done with the masks of everybody who does not say otherwise.
+    Options of the clean-up are written into meta.json, and apply to the masks of everybody who gives no other options.
     """
     require_apart(written_by({"--out": out}), {THE_BUNDLE: [bundle]})
     if kind == "onnx" and out.suffix.lower() != _ONNX:

@@ -27,7 +27,7 @@ from service.commands.terminal import (
     messages,
     print_json,
     say,
-    shown_share,
+    shown_shares,
     table_written,
     tell,
     tell_missed,
@@ -42,7 +42,7 @@ from service.request import (
     require_writable_file,
     written_by,
 )
-from service.results.ledger import Entry, Ledger, ledger_path, ledgers_in, open_ledger
+from service.results.ledger import Entry, ledger_path, ledgers_in
 from service.results.pictures import (
     CoverTable,
     ImageTask,
@@ -55,7 +55,9 @@ from service.results.pictures import (
     require_results_apart,
     result_paths,
 )
+from service.results.run_ledger import Ledger, open_ledger
 from service.results.runs import Listing, list_tasks, run_of
+from service.results.totals import valid_pixels
 from service.segmentation_job import SegmentationJob
 from service.session import caches_at, open_session
 
@@ -136,9 +138,8 @@ class PredictRun:
         )
         for folder in self.listing.folders_of_results(out):
             require_writable(folder, within=None if folder == out else out)
-        for asked in self.results.tables.files().values():
-            if asked is not None:
-                require_writable_file(asked)
+        for asked in filter(None, self.results.tables.files().values()):
+            require_writable_file(asked)
         require_inputs_kept(self.listing.tasks, out, self.request.save)
 
     def require_effect(self) -> None:
@@ -347,7 +348,7 @@ def _tell(record: Mapping[str, Any]) -> None:
         say(f"{named} {note}")
     if flags := record.get("flags"):
         say(f"{named} may be {', '.join(flags)}")
-    covers = ", ".join(map(shown_share, record["cover"]))
+    covers = ", ".join(shown_shares(record["cover"], valid_pixels(record)))
     where = "" if record["mask"]["path"] is None else f" -> {legible(record['mask']['path'])}"
     tell(f"{legible(named)}{where}: {covers}")
     region = record.get("roi")
@@ -356,9 +357,7 @@ def _tell(record: Mapping[str, Any]) -> None:
     if region["error"] is not None:
         say(f"{named}: no region of interest: {region['error']}", "red")
         return
-    inside = ", ".join(
-        shown_share(each) + (f" ({each['area_cm2']:.0f} cm²)" if "area_cm2" in each else "") for each in region["cover"]
-    )
+    inside = ", ".join(shown_shares(region["cover"]))
     tell(f"  inside of the region ({region['method']}): {inside}")
 
 

@@ -44,19 +44,19 @@ _ON_GPU = frozenset({"paddle-gpu", "paddle-tensorrt"})
 
 def reproduce(
     ledger: Annotated[
-        Path, typer.Argument(metavar="LEDGER", help="Ledger of `pseg predict`, or the folder it lies in.")
+        Path, typer.Argument(metavar="LEDGER", help="Ledger of `pseg predict`, or the folder that holds it.")
     ],
     bundle: Annotated[Path, typer.Option(help="The model bundle that the run used; its digest is compared.")],
     image: Annotated[
         list[str] | None,
-        typer.Option(help="Name of an image, or the end of its path. May be repeated. By default all."),
+        typer.Option(help="Name of an image, or the end of its path. May be repeated. By default all images."),
     ] = None,
     json_output: JsonOption = False,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Segment images of an earlier run again, by the record of how their masks were made, and compare the masks.
+    """Segment images of an earlier run again, from the record of how their masks were made, and compare the masks.
 
-    Status 1 if a mask differs, or cannot be made again.
+    The exit status is 1 if a mask differs or cannot be made again.
     """
     equal = compared = 0
     with errors_end_the_command():

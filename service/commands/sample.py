@@ -25,17 +25,17 @@ class _SampleOptions(Options):
 
     title: ClassVar[str] = "Sample"
 
-    count: int = option(MISSING, "How many pictures to draw.", minimum=1)
+    count: int = option(MISSING, "Number of pictures to draw.", minimum=1)
     by: By = option(
         "class",
-        "class, site or group: the same number from each dominant class, each site, or each group and date, as a "
-        "correction needs it; random: from all alike; confidence: half evenly, half in proportion to 1 - mean "
-        "confidence.",
+        "class, site or group: the same number from each dominant class, from each site, or from each group and date, "
+        "as a correction requires; random: all pictures with the same probability; confidence: half with the same "
+        "probability, half in proportion to 1 - mean confidence.",
     )
     seed: int = option(
         0,
-        "Seed of the draw: the same seed draws the same pictures, and with a larger count further ones (but not by "
-        "confidence).",
+        "Seed of the draw: the same seed draws the same pictures and, with a larger count, further ones in addition "
+        "(except by confidence).",
         minimum=0,
     )
     out: Path = option(Path("sample.csv"), "Table to write.")

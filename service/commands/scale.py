@@ -29,23 +29,13 @@ from service.collections.cluster_ledger import (
 )
 from service.collections.manifest import read_manifest
 from service.collections.storage import Folder, is_uri, local_path
+from service.commands.collection_results import tell_collection, tell_totals
 from service.commands.flags import with_flags
-from service.commands.groups import STANDARD_OUTPUT, TableOptions, require_one_output
-from service.commands.terminal import (
-    BundleArgument,
-    CacheOption,
-    ExitStatus,
-    JsonOption,
-    Products,
-    print_json,
-    say,
-    table_written,
-    tell_missed,
-    tell_totals,
-)
+from service.commands.groups import TableOptions, require_one_output
+from service.commands.terminal import BundleArgument, CacheOption, ExitStatus, JsonOption, say, tell_missed
 from service.ivcap.transfer.limits import Allowance, Sizes
 from service.request import THE_BUNDLE, PredictRequest, require_apart, require_writable_file, written_by
-from service.results.pictures import CoverTable, ImageTask, region_error, require_inputs_kept, result_paths
+from service.results.pictures import ImageTask, region_error, require_inputs_kept, result_paths
 from service.results.resuming import CLUSTER_LEDGER
 from service.results.runs import Run, options_with_effect, temperature_with_effect
 from service.results.totals import totals
@@ -66,12 +56,14 @@ class _ClusterOptions(Options):
         "auto",
         "Address of the cluster: host:port or ray://host:port. auto uses this machine's cluster, local starts one.",
     )
-    workers: int | None = option(None, "The most workers. By default as many as the processors allow.", minimum=1)
+    workers: int | None = option(
+        None, "Maximum number of workers. By default as many as the processors allow.", minimum=1
+    )
     threads: int = option(1, "Processors of each worker.", minimum=1)
     chunk: int = option(16, "Images that a worker receives at a time.", minimum=1)
     resume: bool = option(False, "Process only images that the results do not hold yet.")
     overwrite: bool = option(
-        False, "Replace what a run with another bundle, other options or other images left in the folder."
+        False, "Replace the results that a run with another bundle, other options or other images left in the folder."
     )
     max_image_bytes: int = option(
         _MAX_IMAGE_BYTES, "Images in an object store or on a web server that have more bytes are refused.", minimum=1
@@ -102,9 +94,8 @@ def scale(
     place = Folder(cluster.out if is_uri(cluster.out) else str(Path(cluster.out).absolute()))
     require_one_output(tables.csv, json_lines=json_output)
     _require_apart(tables.files(), bundle, manifest, tasks, place, request)
-    for asked in tables.files().values():
-        if asked is not None:
-            require_writable_file(asked)
+    for asked in filter(None, tables.files().values()):
+        require_writable_file(asked)
     caches = caches_at(cache_dir)
     archive, run = _bundle_to_ship(bundle, request, len(tasks))
     if request.network.wanted_device is not Device.GPU:
@@ -122,14 +113,7 @@ def scale(
         uuid.uuid4().hex,
     )
     require_place(place)
-    known, pending = ClusterLedger(), tasks
-    if cluster.resume:
-        known = read_cluster_ledger(place)
-        pending, resumed = known.pending(tasks, run.digest)
-        for note in resumed.notes():
-            say(note)
-    elif not cluster.overwrite:
-        read_cluster_ledger(place).require_same_run(place, tasks, run.digest)
+    known, pending = _known_and_pending(cluster, place, tasks, run)
     if pending:
         with connected(cluster.address):
             # Not before: what cannot begin takes nothing away.
@@ -147,29 +131,29 @@ def scale(
     write_cluster_ledger(place, [*entries, *others], known.batches)
     summary = totals([entry.record for entry in entries], len(tasks))
     missed = sum(region_error(entry.record) is not None for entry in entries)
-    products = Products()
-    if tables.csv is not None:
-        with products.written(f"the table {tables.csv}"), table_written(tables.csv) as write_table:
-            table = CoverTable()
-            for entry in entries:
-                table.add(entry.record, entry.capture)
-            write_table(table.to_csv())
-            if tables.csv == STANDARD_OUTPUT:
-                tell_totals(summary, place.name_of(CLUSTER_LEDGER))
-                tell_missed(missed)
-    if tables.report is not None:
-        from service.results.report import run_facts, write_table_report
 
-        with products.written(f"the report {tables.report}"):
-            records = ((entry.record, entry.capture) for entry in entries)
-            write_table_report(tables.report, records, expected=len(tasks), facts=run_facts([run]))
-    if json_output:
-        print_json(summary)
-    elif tables.csv != STANDARD_OUTPUT:
+    def tell_summary() -> None:
         tell_totals(summary, place.name_of(CLUSTER_LEDGER))
         tell_missed(missed)
-    if missed or products.missing or summary["images"]["succeeded"] < len(tasks):
+
+    written = tell_collection(entries, run, tables, summary, tell_summary, json_output=json_output)
+    if missed or not written or summary["images"]["succeeded"] < len(tasks):
         raise typer.Exit(ExitStatus.INCOMPLETE)
+
+
+def _known_and_pending(
+    cluster: _ClusterOptions, place: Folder, tasks: Sequence[RemoteTask], run: Run
+) -> tuple[ClusterLedger, Sequence[RemoteTask]]:
+    """What the ledger says that this run goes on with, and the images that it has to segment."""
+    if cluster.resume:
+        known = read_cluster_ledger(place)
+        pending, resumed = known.pending(tasks, run.digest)
+        for note in resumed.notes():
+            say(note)
+        return known, pending
+    if not cluster.overwrite:
+        read_cluster_ledger(place).require_same_run(place, tasks, run.digest)
+    return ClusterLedger(), tasks
 
 
 def _require_apart(

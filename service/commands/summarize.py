@@ -59,13 +59,15 @@ class _SummaryOptions(Options):
 
     seed: int = option(0, "Seed of the bootstrap, which gives the intervals from 30 units on.", minimum=0)
     csv: Path | None = option(
-        None, "Write the covers to this table: a row per group, date and class. - writes it to standard output."
+        None, "Write the covers to this table, one row per group, date and class; - writes it to standard output."
     )
     changes: Path | None = option(
-        None, "Write the differences between dates to this table: a row per group, pair of dates and class."
+        None, "Write the differences between dates to this table, one row per group, pair of dates and class."
     )
     quadrats: Path | None = option(
-        None, "Write a row per quadrat and date, or per picture, with the cover of every class, to this table."
+        None,
+        "Write the cover of every class to this table, one row per quadrat and date, or per picture if no quadrats "
+        "are known.",
     )
     points: Path | None = option(
         None,
@@ -83,16 +85,16 @@ class _SummaryOptions(Options):
     )
     ifdo_header: Path | None = option(
         None,
-        "What people know of the pictures, for the header of the iFDO: a JSON object of its fields.",
+        "JSON object with the fields of the iFDO's header that only people know, such as project and licence.",
         metavar="JSON",
     )
     correct_with: Path | None = option(
         None,
-        "Correct the covers for what the network confuses, by what `pseg evaluate --sample … --out` wrote of labels "
-        "of a sample that `pseg sample` drew.",
+        "Correct the covers for classes that the network confuses, with the file that `pseg evaluate --sample … "
+        "--out` wrote from the labels of a sample that `pseg sample` drew.",
         metavar="JSON",
     )
-    json_lines: bool = option(False, "Print JSON on stdout and nothing else.", name="json")
+    json_lines: bool = option(False, "Print only JSON on standard output.", name="json")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -125,8 +127,8 @@ def summarize(
 ) -> None:
     """Give the mean cover of every class per group and date, with its standard error and 95 % interval.
 
-    The unit is the transect, or the picture where no transect is known. The exit status is 1 if an image failed, or is
-    missing (docs/surveys.md).
+    The unit is the transect; if no transects are known, it is the quadrat or, without quadrats, the picture. The exit
+    status is 1 if an image failed or is missing (docs/surveys.md).
     """
     paths = find_ledgers(ledgers)
     kept = {
@@ -175,15 +177,14 @@ def summarize(
 def _write(
     products: Products, output: _SummaryOptions, found: SurveyPictures, placed: PlacedPictures, summary: Summary
 ) -> None:
-    if output.changes is not None:
-        with products.written(f"the table {output.changes}"):
-            write_atomically(output.changes, changes_csv(summary))
-    if output.quadrats is not None:
-        with products.written(f"the table {output.quadrats}"):
-            write_atomically(output.quadrats, quadrats_csv(found.classes, placed.pictures))
-    if output.plot is not None:
-        with products.written(f"the plot {output.plot}"):
-            write_atomically(output.plot, covers_svg(summary))
+    for path, what, content in (
+        (output.changes, "table", lambda: changes_csv(summary)),
+        (output.quadrats, "table", lambda: quadrats_csv(found.classes, placed.pictures)),
+        (output.plot, "plot", lambda: covers_svg(summary)),
+    ):
+        if path is not None:
+            with products.written(f"the {what} {path}"):
+                write_atomically(path, content())
     if output.points is not None:
         with products.written(f"the map {output.points}"):
             count = write_points(output.points, found.classes, placed.pictures)

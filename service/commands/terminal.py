@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, OptionError, message_of
+from engine.quantities import shown_cm2
 from engine.system.files import unused_folders_removed, write_atomically
 from engine.system.text import json_text, legible
 from service.commands.groups import STANDARD_OUTPUT
+from service.results.totals import counts_nothing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -311,7 +313,7 @@ def print_table(console: "Console", title: str, table: "Table") -> None:
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="Model bundle: a .tgz, .tar or .zip archive, or a folder.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 CvConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -338,7 +340,19 @@ def shown_share(cover: Mapping[str, Any]) -> str:
     ('sand 25.0%', 'frame left out (12.5%)')
     """
     name = shown(cover["name"])
-    return f"{name} left out ({cover['excluded']:.1%})" if "excluded" in cover else f"{name} {cover['cover']:.1%}"
+    share = f"left out ({cover['excluded']:.1%})" if "excluded" in cover else f"{cover['cover']:.1%}"
+    return f"{name} {share} ({shown_cm2(cover['area_cm2'])})" if "area_cm2" in cover else f"{name} {share}"
+
+
+def shown_shares(covers: Sequence[Mapping[str, Any]], pixels: int = 1) -> list[str]:
+    """Tell the shares of the classes of an image whose so many pixels hold data, or of a region.
+
+    >>> shown_shares([{"name": "sand", "cover": 0.0}, {"name": "frame", "cover": 0.0, "excluded": 1.0}])
+    ['no pixel counts', 'frame left out (100.0%)']
+    """
+    if not counts_nothing(pixels, covers):
+        return [shown_share(each) for each in covers]
+    return ["no pixel counts", *(shown_share(each) for each in covers if "excluded" in each)]
 
 
 def tell_missed(regions: int) -> None:
@@ -350,14 +364,3 @@ def tell_missed(regions: int) -> None:
             "regions are not",
             "red",
         )
-
-
-def tell_totals(summary: Mapping[str, Any], place: str) -> None:
-    """Tell how a collection went, by `service.results.totals.totals`: totals on stdout, failures on stderr."""
-    counts = summary["images"]
-    tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
-    for each in summary["cover"]:
-        more = "" if "excluded" in each else f" of all pixels, {each['mean_of_images']:.1%} mean of the images"
-        tell(f"  {shown_share(each)}{more}")
-    for each in summary["failures"]:
-        say(f"failed: {each['image']}: {each['reason']}", "red")

@@ -73,8 +73,8 @@ def tune(
     masks: Annotated[
         list[str] | None,
         typer.Option(
-            help="Label masks to judge by: PNG of class indices, named like their images. Files, folders (with those "
-            "within) or globs. May be repeated."
+            help="Label masks by which configurations are judged: PNG files of class indices with the names of their "
+            "images. Files, folders (including sub-folders) or globs. May be repeated."
         ),
     ] = None,
     *,

@@ -11,6 +11,7 @@ from engine.images.quality import require_reference
 from engine.runtimes.profile import PROFILE_NAME, read_profile
 from engine.runtimes.programs.input_bands import input_bands
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
+from engine.runtimes.programs.onnx_files import require_whole_model
 from engine.segmentation.steps import cleanup_of
 from engine.transforms import describe
 
@@ -61,6 +62,11 @@ def warnings_of(bundle: Bundle) -> list[str]:
         for each in bundle.onnx
         if bundle.is_made_of_another(each)
     ]
+    for each in bundle.onnx:
+        try:
+            require_whole_model(each.path)
+        except ModelLoadError as error:
+            found.append(str(error))
     model = bundle.paddle or bundle.onnx_model(Precision.FP32)
     if model is not None and _ending(model) == LastOperator.ARGMAX:
         found.append(

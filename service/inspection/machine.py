@@ -15,7 +15,8 @@ from engine.system.libraries import installed_version
 from engine.system.machine.cores import quota_cores, usable_cores
 from service.session import Caches
 
-_OF_CUDA = re.compile(r"(?:nvidia-.+|tensorrt.*)-cu(\d+)(?:-libs|-bindings)?")
+_OF_CUDA = re.compile(r"(?:nvidia[-_.].+|tensorrt.*)[-_.]cu(\d+)(?:[-_.](?:libs|bindings))?", re.IGNORECASE)
+"""Names of distributions, whose words `-`, `_` and `.` separate alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def mixed_cuda(names: Iterable[str]) -> str | None:
 
     Says what is mixed, and what to do; None where nothing is.
 
-    >>> mixed_cuda(["nvidia-cudnn-cu12", "tensorrt-cu13", "numpy"])
+    >>> mixed_cuda(["tensorrt_cu12_libs", "nvidia-cudnn-cu13", "numpy"])
     'libraries for CUDA 12 and 13 are installed together: keep those of one, as docs/gpu.md lists them'
     >>> mixed_cuda(["nvidia-cudnn-cu12", "tensorrt-cu12"]) is None
     True

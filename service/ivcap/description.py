@@ -162,10 +162,10 @@ def service_from(environment: Mapping[str, str], device: Device) -> Service:
     maintainer = project["maintainers"][0]
     return Service(
         name=service_name(device),
-        version=environment.get("PSEG_VERSION", project["version"]),
+        version=environment.get("PSEG_VERSION") or project["version"],
         contact=ServiceContact(
-            name=environment.get("PSEG_SERVICE_CONTACT", maintainer["name"]),
-            email=environment.get("PSEG_SERVICE_EMAIL", maintainer["email"]),
+            name=environment.get("PSEG_SERVICE_CONTACT") or maintainer["name"],
+            email=environment.get("PSEG_SERVICE_EMAIL") or maintainer["email"],
         ),
         license=ServiceLicense(name=project["license"], url=f"https://spdx.org/licenses/{project['license']}.html"),
     )
@@ -252,7 +252,7 @@ def tool_from(
     return ToolDefinition(
         id=f"urn:sd-core:ai-tool.{name}",
         name=name,
-        service_id=environment.get("IVCAP_SERVICE_ID", SERVICE_ID_PLACEHOLDER),
+        service_id=environment.get("IVCAP_SERVICE_ID") or SERVICE_ID_PLACEHOLDER,
         description=description,
         fn_signature=f"{name}({signature}) -> {returned}",
         fn_schema={**schema, "properties": parameters},

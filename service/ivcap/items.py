@@ -25,8 +25,6 @@ class FetchError(EngineError):
 
     def __init__(self, label: str, reason: str) -> None:
         super().__init__(f"{label}: cannot be fetched ({reason})")
-        self.label = label
-        self.reason = reason
 
 
 class SourceError(EngineError):
@@ -34,8 +32,6 @@ class SourceError(EngineError):
 
     def __init__(self, source: str, problem: str) -> None:
         super().__init__(f"{source} {problem}")
-        self.source = source
-        self.problem = problem
 
 
 class StorageError(EngineError):
@@ -43,8 +39,6 @@ class StorageError(EngineError):
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"{what}: not stored ({reason})")
-        self.what = what
-        self.reason = reason
 
 
 def cause_of(error: BaseException) -> str:
@@ -108,8 +102,11 @@ class ImageSource(Protocol):
         """Hand out the images; SourceError where the list cannot be read on."""
         ...
 
-    def acknowledge(self) -> None:
-        """Acknowledge the image that was handed out last, if no other one will be taken."""
+    def acknowledge(self) -> bool:
+        """Acknowledge the image that was handed out last, where no other one will be taken.
+
+        Returns whether it is known that there are no others.
+        """
         ...
 
 
@@ -180,8 +177,8 @@ class ImageList:
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
 
-    def acknowledge(self) -> None:
-        pass
+    def acknowledge(self) -> bool:
+        return False
 
 
 def photographs_in(folder: str) -> list[Path]:

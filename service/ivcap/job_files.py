@@ -10,18 +10,21 @@ files.
 # pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
 
 import io
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from ivcap_client.artifact import Artifact
 from ivcap_client.ivcap import IVCAP, LocalIVCAP
 
 from engine import OptionError
 from engine.errors import message_of
+from engine.images import real_path
 from engine.system.machine.cores import usable_cores
 from service.collections.sharding import share_of
 from service.ivcap.items import (
@@ -39,6 +42,8 @@ from service.ivcap.publishing import COLLECTION_ITEM_SCHEMA, COLLECTION_SCHEMA, 
 from service.ivcap.transfer.limited_httpx import LimitedClient
 from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, TransferError
 
+_log = logging.getLogger(__name__)
+_Image = TypeVar("_Image", str, Path)
 # An upload that was cut off is resumed from where the platform says it has come.
 _RESUMPTIONS = 2
 
@@ -108,8 +113,8 @@ class JobImages:
                 opening.extend(islice(opened, 1))
                 yield _CountedItem(item, self.done)
 
-    def acknowledge(self) -> None:
-        pass
+    def acknowledge(self) -> bool:
+        return False
 
 
 def images_of_job(
@@ -117,9 +122,10 @@ def images_of_job(
 ) -> JobImages:
     """Find the images of a job, or the share of them that is asked for.
 
-    Those of a collection are in its order; those of a local folder are sorted, without hidden files and other files
-    than images. Raises OptionError where what is named is no image and no collection, or there is none; SourceError
-    where the collection cannot be read; ImageError where a local folder holds none.
+    Each is there once, however often it is named. Those of a collection are in its order; those of a local folder are
+    sorted, without hidden files and other files than images. Raises OptionError where what is named is no image and no
+    collection, or there is none; SourceError where the collection cannot be read; ImageError where a local folder holds
+    none.
     """
 
     def open_one(urn: str) -> Item:
@@ -127,11 +133,12 @@ def images_of_job(
 
     given = [request.image] if request.image is not None else request.images or []
     if isinstance(ivcap, LocalIVCAP):
-        paths = photographs_in(_local(given)) if isinstance(given, str) else [Path(_local(each)) for each in given]
+        named = photographs_in(_local(given)) if isinstance(given, str) else [Path(_local(each)) for each in given]
+        paths = _each_once(named, real_path)
         urns = [str(path) for path in paths]
     else:
         paths = []
-        urns = _collected(given, ivcap) if isinstance(given, str) else given
+        urns = _each_once(_collected(given, ivcap) if isinstance(given, str) else given, str)
         for urn in urns:
             _require_artifact(urn)
     if not urns:
@@ -182,7 +189,16 @@ def _collected(name: str, ivcap: IVCAP) -> list[str]:
         members = [urn for each in lists for urn in each["artifacts"]] + [each["item"] for each in items]
     except Exception as error:
         raise SourceError(name, f"cannot be read ({message_of(error)})") from error
-    return list(dict.fromkeys(map(str, members)))
+    return list(map(str, members))
+
+
+def _each_once(images: Sequence[_Image], identity: Callable[[_Image], object]) -> list[_Image]:
+    known: dict[object, _Image] = {}
+    for image in images:
+        known.setdefault(identity(image), image)
+    if len(known) < len(images):
+        _log.warning("%d images are named more than once: each is done once", len(images) - len(known))
+    return list(known.values())
 
 
 @dataclass(frozen=True, slots=True)

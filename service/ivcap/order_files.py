@@ -53,7 +53,8 @@ from service.ivcap.transfer.limits import Allowance, TransferError
 from service.ivcap.transfer.transport import PIECE_BYTES
 
 _log = logging.getLogger(__name__)
-_MOST_DELIVERIES = 4
+_FEW_REPEATS = 100
+_MOST_ROUNDS = 3
 _RESULT_SUFFIXES = frozenset({".png", ".tif", ".gpkg", ".geojson", ".csv", ".html"})
 _ADDRESS = re.compile(r"(urn:)?https?://[^\s\x00-\x1f\x7f-\x9f]{1,4000}", re.IGNORECASE)
 
@@ -201,25 +202,30 @@ class QueuedImages:
         self._iterator = iter(self.collection)
 
     def __iter__(self) -> Iterator[Item]:
-        deliveries: dict[str, int] = {}
+        known: set[str] = set()
+        repeats = 0
         while (item := self._next()) is not None:
             urn = item.name.urn
-            deliveries[urn] = deliveries.get(urn, 0) + 1
-            if deliveries[urn] == 1:
+            if urn not in known:
+                known.add(urn)
+                repeats = 0
                 if self.shard is None or self.shard.holds_name(urn):
                     yield item
-            elif deliveries[urn] == _MOST_DELIVERIES:
+                continue
+            # A collection may name an image many times; a queue that takes no acknowledgement has nothing else left.
+            repeats += 1
+            if repeats > max(_FEW_REPEATS, _MOST_ROUNDS * len(known)):
                 problem = f"hands out {urn} again and again: it takes no acknowledgement"
                 raise SourceError(self.collection.urn, problem)
-            else:
-                _log.warning("%s was delivered again: it is done already", urn)
+            _log.warning("%s was delivered again: it is done already", urn)
 
-    def acknowledge(self) -> None:
+    def acknowledge(self) -> bool:
         """Acknowledge the last image: the library does that when it asks for the next one, which stays in the queue."""
         try:
-            self._next()
+            return self._next() is None
         except SourceError as error:
             _log.warning("the last image is not acknowledged: %s", error)
+            return False
 
     def _next(self) -> Item | None:
         try:

@@ -181,47 +181,36 @@ def run_platform_job(
 
     `open_model` opens the model for the options of a prediction, until the block ends.
     """
-    with ExitStack() as until_summed_up:
-        return _done(request, open_model, source, store, stop, until_summed_up)
-
-
-def _done(
-    request: ServiceRequest,
-    open_model: Callable[[PredictRequest], AbstractContextManager[Predictor]],
-    source: ImageSource,
-    store: ArtifactStore,
-    stop: Event,
-    until_summed_up: ExitStack,
-) -> Outcome:
     outcome = Outcome(request.shard)
-    try:
-        options = request.predict_request()
-        images = _Images(source, options.images, stop)
-        until_summed_up.callback(images.close)
-        _require_shapes_possible(options, source)
-        with scratch_folder("rasters") as folder, open_model(options) as predictor:
-            outcome.provenance = predictor.provenance
-            publisher = Publisher(
-                store,
-                request.model,
-                predictor.provenance,
-                predictor.bundle.multilabel,
-                folder,
-                request.tile_options().vectors,
-            )
-            _Run(request, predictor, images, publisher, outcome).complete(options)
-    except (OptionError, RuntimeUnavailableError) as error:
-        _log.error("refused: %s", error)
-        outcome.refused = True
-        outcome.problems.append(_reason(error))
-    except EngineError as error:
-        _log.error("%s", error)
-        outcome.problems.append(_reason(error))
-    except Exception as error:
-        # Whatever went wrong, what was done until then is summed up.
-        _log.exception("the order broke off")
-        outcome.problems.append(_reason(error))
-    outcome.stored("the summary", lambda: store.attach(store.order, outcome.summary(store.order, request.model)))
+    with ExitStack() as until_summed_up:
+        try:
+            options = request.predict_request()
+            images = _Images(source, options.images, stop)
+            until_summed_up.callback(images.close)
+            _require_shapes_possible(options, source)
+            with scratch_folder("rasters") as folder, open_model(options) as predictor:
+                outcome.provenance = predictor.provenance
+                publisher = Publisher(
+                    store,
+                    request.model,
+                    predictor.provenance,
+                    predictor.bundle.multilabel,
+                    folder,
+                    request.tile_options().vectors,
+                )
+                _Run(request, predictor, images, publisher, outcome).complete(options)
+        except (OptionError, RuntimeUnavailableError) as error:
+            _log.error("refused: %s", error)
+            outcome.refused = True
+            outcome.problems.append(_reason(error))
+        except EngineError as error:
+            _log.error("%s", error)
+            outcome.problems.append(_reason(error))
+        except Exception as error:
+            # Whatever went wrong, what was done until then is summed up.
+            _log.exception("the order broke off")
+            outcome.problems.append(_reason(error))
+        outcome.stored("the summary", lambda: store.attach(store.order, outcome.summary(store.order, request.model)))
     return outcome
 
 
@@ -240,7 +229,9 @@ class _Images:
     source: ImageSource
     limits: ImageLimits
     stop: Event
-    exhausted: bool = False
+    _exhausted: bool = field(default=False, init=False)
+    _given_up: bool = field(default=False, init=False)
+    """Whether an image that was handed out had not arrived when a stop was asked for."""
     georeferenced: bool = field(default=False, init=False)
     """Whether an image that was read as a photograph says where on the earth it lies."""
     _fetchers: ThreadPoolExecutor | None = field(default=None, init=False)
@@ -254,17 +245,23 @@ class _Images:
             return
         stems, count = Stems(), 1 if self.one_at_a_time else usable_cores()
         pool = self._fetchers = ThreadPoolExecutor(count, thread_name_prefix="fetch")
+        items = iter(self.source)
         fetching = (
-            ImageTask(item, stems.take(product_stem(item.name.label)), pool.submit(item.fetch)) for item in self.source
+            ImageTask(item, stems.take(product_stem(item.name.label)), pool.submit(item.fetch)) for item in items
         )
         ahead = deque(islice(fetching, count))
         while ahead:
             yield ahead.popleft()
             if self.stop.is_set():
-                # What is under way nobody waits for, until all else is done.
+                # What is under way nobody waits for, until all else is done; of a queue nothing more is taken.
+                self._exhausted = not self.one_at_a_time and not ahead and next(items, None) is None
                 return
             ahead.extend(islice(fetching, 1))
-        self.exhausted = True
+        self._exhausted = True
+
+    def end(self) -> bool:
+        """Take no other image, and acknowledge the last one; tells whether none is left."""
+        return (self._exhausted or self.source.acknowledge()) and not self._given_up
 
     def close(self) -> None:
         """Wait for downloads that are under way; none begins."""
@@ -281,6 +278,7 @@ class _Images:
 
     def read(self, task: ImageTask) -> SourceImage:
         if not self.arrives(task):
+            self._given_up = True
             raise ImageError("the process was asked to stop before the image had arrived")
         try:
             path = task.fetched.result()
@@ -361,9 +359,12 @@ class _Run:
                 # It is not acknowledged, and no other one is taken.
                 return
         self._require_effect(options)
-        if not self.images.exhausted:
+        if not self.images.end():
             self.outcome.problems.append("ended early because the service was asked to stop: images may be left")
-            self.images.source.acknowledge()
+        elif not (self.outcome.published or self.outcome.failed or self.request.shard):
+            self.outcome.problems.append(
+                f"{self.request.images} held no image: it is empty, or somebody else has done its images"
+            )
 
     def _require_effect(self, asked: PredictRequest) -> None:
         """An option that acted on no image is a mistake; which images there are is known only now."""

@@ -223,7 +223,8 @@ class Publisher:
             }
         ]
         left_out = any(each.excluded is not None for each in covers)
-        if len(covers) == 2 and not self.multilabel and not left_out:
+        has_data = any(each.cover for each in covers)
+        if len(covers) == 2 and not self.multilabel and not left_out and has_data:
             aspects.append({"$schema": SCALAR_SCHEMA, **common, "cover": round(covers[1].cover, 6)})
         return tuple(legible_values(aspect) for aspect in aspects)
 

@@ -20,7 +20,7 @@ from service.ivcap.names import ArtifactName
 from service.ivcap.parameters import ServiceRequest, build_service_request
 from service.ivcap.platform_job import Outcome, run_platform_job
 from service.ivcap.publishing import Aspect, Product
-from service.ivcap.transfer.limits import number_from
+from service.ivcap.transfer.limits import numbers_from
 from service.request import PredictRequest
 
 # What the server decides, what is about more than one picture, and what there is no place for in an answer.
@@ -60,15 +60,11 @@ def upload_limits_from(environment: Mapping[str, str]) -> UploadLimits:
     >>> upload_limits_from({"PSEG_LAMBDA_PLACES": "2"}).places
     2
     """
-    given = {
-        name: number_from(variable, environment[variable], whole=name != "answer_s")
-        for variable, name in _SETTINGS.items()
-        if variable in environment
-    }
+    given = numbers_from(environment, _SETTINGS, whole={"places", "upload_bytes", "pixels"})
     for variable, name in _SETTINGS.items():
         if given.get(name) == 0:
             raise OptionError(f"{variable} is 0: it must be above 0")
-    return replace(UploadLimits(), **given)  # pyright: ignore[reportArgumentType]  (whole numbers where they must be)
+    return replace(UploadLimits(), **given)
 
 
 class UploadRequest(ServiceRequest):

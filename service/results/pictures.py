@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine import ClassCover, Failed, OptionError, Prediction, Provenance, Segmented, SourceImage
 from engine.images import Capture, real_path
+from engine.quantities import rounded_area
 from engine.rasters.options import STYLE_SUFFIX, is_polygon_format
 from engine.rasters.result import Result, SegmentedRaster
 from engine.segmentation.confidence import Confidence
@@ -28,32 +29,39 @@ from engine.segmentation.palette import (
 )
 from engine.segmentation.steps import RegionCover
 from engine.system.files import write_atomically
-from engine.system.text import csv_table
+from engine.system.text import composed, csv_table
 from service.request import SaveKind, require_apart
+from service.results.totals import counts_nothing, valid_pixels
 
 _STEM_BYTES = 180
 _CM2_PER_M2 = 10_000
+_M2_DECIMALS, _CM2_DECIMALS = 4, 2
 
 
 @dataclass(slots=True)
 class Stems:
     """Gives every image a stem of its own for its output files, as the images come.
 
-    `taken` is without letter case, since some file systems ignore it, and holds the last number given behind a stem.
+    `taken` is without letter case and with composed accents, since some file systems ignore both, and holds the last
+    number given behind a stem.
     """
 
     taken: dict[str, int] = field(default_factory=dict[str, int])
 
     def take(self, wanted: str) -> str:
         """Return the stem, or with `-2`, `-3`, … behind it if it was taken."""
-        folded = wanted.casefold()
+        folded = _as_some_file_systems(wanted)
         stem, number = wanted, self.taken.get(folded, 1)
-        while stem.casefold() in self.taken:
+        while _as_some_file_systems(stem) in self.taken:
             number += 1
             stem = f"{wanted}-{number}"
         self.taken[folded] = number
-        self.taken.setdefault(stem.casefold(), 1)
+        self.taken.setdefault(_as_some_file_systems(stem), 1)
         return stem
+
+
+def _as_some_file_systems(name: str) -> str:
+    return composed(name).casefold()
 
 
 def short_stem(stem: str) -> str:
@@ -68,8 +76,8 @@ def distinct_stems(
 ) -> list[str]:
     """Give every image a stem of its own for its output files: cut by `short_stem`, and told apart by `-2`, `-3`, ….
 
-    Letter case does not tell stems apart, since some file systems ignore it. A stem begins with the sub-folder in which
-    the image's results lie, and ends with `.p2`, say, where a page was asked for.
+    Neither letter case nor the form of accents tells stems apart, since some file systems ignore it. A stem begins with
+    the sub-folder in which the image's results lie, and ends with `.p2`, say, where a page was asked for.
 
     >>> distinct_stems([Path("a/x.jpg"), Path("b/x.png"), Path("x-2.jpg"), Path("X.jpg")])
     ['x', 'x-2', 'x-2-2', 'X-3']
@@ -284,11 +292,6 @@ def _confidence_plane(prediction: Prediction) -> NDArray[np.uint8]:
     return prediction.confidence.plane
 
 
-def confidence_record(confidence: Confidence) -> dict[str, float]:
-    """Write the confidence of an image as JSON values; `unsure` is the share of the pixels below `limit`."""
-    return {"mean": round(confidence.mean, 6), "unsure": round(confidence.unsure, 6), "limit": confidence.limit}
-
-
 def class_palette(covers: tuple[ClassCover, ...]) -> NDArray[np.uint8]:
     """Choose the colours that all pictures and files of a mask have, uint8[K, 3], RGB."""
     return palette_for([each.segmentation_class.color for each in covers], len(covers))
@@ -306,7 +309,7 @@ def cover_records(covers: tuple[ClassCover, ...]) -> list[dict[str, Any]]:
             "name": each.segmentation_class.name,
             "color": color,
             "cover": round(each.cover, 6),
-            **({} if each.area_m2 is None else {"area_m2": round(each.area_m2, 4)}),
+            **({} if each.area_m2 is None else {"area_m2": rounded_area(each.area_m2, _M2_DECIMALS)}),
             **({} if each.excluded is None else {"excluded": round(each.excluded, 6)}),
         }
         for each, color in zip(covers, palette, strict=True)
@@ -375,11 +378,17 @@ def flags_record(prediction: Prediction) -> dict[str, list[str]]:
 
 
 def measured_record(confidence: Confidence | None, region: RegionCover | None) -> dict[str, Any]:
-    """Write what is told of a mask besides its cover, where it was asked for: `confidence` and `roi`."""
-    return {
-        **({} if confidence is None else {"confidence": confidence_record(confidence)}),
-        **({} if region is None else {"roi": region_record(region)}),
-    }
+    """Write what is told of a mask besides its cover, where it was asked for: `confidence` and `roi`.
+
+    The confidence's `unsure` is the share of the pixels below its `limit`.
+    """
+    told: dict[str, Any] = {}
+    if confidence is not None:
+        means = {"mean": round(confidence.mean, 6), "unsure": round(confidence.unsure, 6)}
+        told["confidence"] = {**means, "limit": confidence.limit}
+    if region is not None:
+        told["roi"] = region_record(region)
+    return told
 
 
 def region_record(region: RegionCover) -> dict[str, Any]:
@@ -388,7 +397,9 @@ def region_record(region: RegionCover) -> dict[str, Any]:
     Areas are in square centimetres, and there only where the size of the region is known.
     """
     covers = [
-        {**told, "area_cm2": round(each.area_m2 * _CM2_PER_M2, 2)} if each.area_m2 is not None else told
+        {**told, "area_cm2": rounded_area(each.area_m2 * _CM2_PER_M2, _CM2_DECIMALS)}
+        if each.area_m2 is not None
+        else told
         for told, each in zip(
             cover_records(tuple(replace(each, area_m2=None) for each in region.covers)), region.covers, strict=True
         )
@@ -398,7 +409,7 @@ def region_record(region: RegionCover) -> dict[str, Any]:
         "error": region.error,
         "polygon": [[round(x, 2), round(y, 2)] for x, y in region.polygon],
         "cover": covers,
-        **({} if region.area_m2 is None else {"area_cm2": round(region.area_m2 * _CM2_PER_M2, 2)}),
+        **({} if region.area_m2 is None else {"area_cm2": rounded_area(region.area_m2 * _CM2_PER_M2, _CM2_DECIMALS)}),
         "quality": dict(region.quality),
     }
 
@@ -419,7 +430,11 @@ def raster_record(raster: SegmentedRaster[Any, Any]) -> dict[str, Any]:
 
 
 _Cover = tuple[str, float | None, float | None]
-"""A class's name, its share of what counts (None: it is left out), and its area where that is known."""
+"""A class's name, its share of what counts (None: it is left out, or nothing counts), and its area if it is known."""
+
+
+_OF_CLASSES = ("cover_", "area_m2_", "roi_cover_", "roi_area_cm2_")
+"""How columns begin of which there is one for each class."""
 
 
 @dataclass(slots=True)
@@ -436,7 +451,7 @@ class CoverTable:
         mask, made_by = record["mask"], record["provenance"]
         size: Mapping[str, int] = record.get("network_size") or {}
         sure: Mapping[str, float] | None = record.get("confidence")
-        covers = [_cover_of(each, "area_m2") for each in record["cover"]]
+        covers = _covers_of(record["cover"], "area_m2", valid_pixels(record))
         cells: dict[str, object] = {
             "image": record["image"],
             "status": "ok",
@@ -462,17 +477,29 @@ class CoverTable:
         last = ["flags", "bundle", "model", "error"]
         covers = dict.fromkeys(name for row in self.rows for name in row if name not in {*first, *last})
         columns = [*first, *covers, *last]
-        return csv_table(columns, ([row.get(column) for column in columns] for row in self.rows))
+        return csv_table(columns, ([_cell(row, column) for column in columns] for row in self.rows))
 
 
-def _cover_of(record: Mapping[str, Any], area: str) -> _Cover:
-    return record["name"], None if "excluded" in record else record["cover"], record.get(area)
+def _cell(row: Mapping[str, object], column: str) -> object:
+    """The value of a column; 0 of a class that other images have and this one does not, whose classes end before it."""
+    if column in row:
+        return row[column]
+    kind = next((kind for kind in _OF_CLASSES if column.startswith(kind)), None)
+    has_others = kind is not None and any(name.startswith(kind) and row[name] is not None for name in row)
+    return 0.0 if has_others else None
+
+
+def _covers_of(records: Sequence[Mapping[str, Any]], area: str, pixels: int) -> list[_Cover]:
+    is_empty = counts_nothing(pixels, records)
+    return [
+        (each["name"], None if is_empty or "excluded" in each else each["cover"], each.get(area)) for each in records
+    ]
 
 
 def _region_columns(told: Mapping[str, Any] | None) -> dict[str, object]:
     if told is None:
         return {}
-    covers = _cover_columns([_cover_of(each, "area_cm2") for each in told["cover"]], "area_cm2")
+    covers = _cover_columns(_covers_of(told["cover"], "area_cm2", 1), "area_cm2")
     quality: Mapping[str, Any] = told["quality"]
     return {
         "roi_method": told["method"],
@@ -495,7 +522,7 @@ def _cover_columns(covers: Sequence[_Cover], area: str) -> dict[str, object]:
             column += "_"
         columns[column] = None if cover is None else round(cover, 6)
         if extent is not None:
-            columns[column.replace("cover_", f"{area}_", 1)] = round(extent, 4)
+            columns[column.replace("cover_", f"{area}_", 1)] = extent
     return columns
 
 

@@ -44,12 +44,13 @@ from engine.rasters.mask_file import MaskFile, MaskLayout, confidence_layout, la
 from engine.rasters.measuring import clean_up, file_confidence, mark_unsure
 from engine.rasters.options import STYLE_SUFFIX, TileOptions, is_polygon_format
 from engine.rasters.outlines import Simplification, require_simplification
-from engine.rasters.polygons import require_layers_kept, require_polygon_format, write_polygons
+from engine.rasters.polygons import require_layers_kept, write_polygons
 from engine.rasters.qgis_style import qgis_style
 from engine.rasters.result import Georeference, Overview, Result, SegmentedRaster
 from engine.rasters.tile_size import choose_tiling
 from engine.rasters.tiles import OutputFacts, TiledRun, predict_in_tiles, tiling_record
 from engine.rasters.tiling import Tiling
+from engine.rasters.vector_file import require_vector_format
 from engine.segmentation.confidence import require_scores
 from engine.segmentation.postprocess import OutputKind
 from engine.segmentation.prediction import MaskSize
@@ -547,7 +548,7 @@ def require_rasters_possible(
         files = writer.raster_files(task)
         places = [files.folder / name for name in map_names(task.stem, request.save)]
         if files.polygons is not None:
-            require_polygon_format(files.polygons)
+            require_vector_format(files.polygons, "polygons")
             require_writable_file(files.polygons)
             require_layers_kept(files.polygons, files.layer)
             if tiles.simplify is not None:

@@ -37,6 +37,7 @@ from PIL import Image
 from engine import MaskSize, Provenance, Segmented, SourceImage
 from engine.declaration import declared_options
 from engine.images import Capture
+from engine.quantities import shown_cm2
 from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import OverlayOptions, draw_outline, overlay
 from engine.system.files import atomic_file
@@ -44,7 +45,7 @@ from engine.system.text import legible
 from service.request import PredictRequest
 from service.results.pictures import result_record, shown_mask
 from service.results.runs import Run, made_by, options_with_effect
-from service.results.totals import ClassTotal, TotalCover, total_of
+from service.results.totals import NOTHING_COUNTS, ClassTotal, TotalCover, counts_nothing, total_of, valid_pixels
 
 _LEADING_CLASSES = 12
 _CARD_CLASSES = 8
@@ -87,6 +88,16 @@ class _Row:
     def counted(self) -> list[Mapping[str, Any]]:
         """Covers of the classes that are not left out."""
         return [each for each in self.cover if "excluded" not in each]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing counts, so that there is no cover."""
+        return counts_nothing(valid_pixels(self.record), self.cover)
+
+    @property
+    def is_region_empty(self) -> bool:
+        """Whether nothing counts inside of the region of interest, if there is one."""
+        return self.region is not None and counts_nothing(1, self.region["cover"])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -222,8 +233,13 @@ class ReportWriter:
             leading=leading,
             others=others,
             excluded=[each for each in row.cover if "excluded" in each],
+            nothing_counts=NOTHING_COUNTS,
             quality=_quality(row.region),
-            details={**_place(capture), **_flags(row.flags), **shown.written},
+            details={
+                **_place(capture),
+                **({"may be": ", ".join(row.flags)} if row.flags else {}),
+                **shown.written,
+            },
         )
         self._keep(card.encode())
         self._sides.add(side)
@@ -476,10 +492,6 @@ def _place(capture: Capture) -> dict[str, str]:
     return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
 
 
-def _flags(flags: Sequence[str]) -> dict[str, str]:
-    return {"may be": ", ".join(flags)} if flags else {}
-
-
 def percent(share: float) -> str:
     """Write a share, 0–1, to a tenth of a percent, without making little into nothing or nearly all into all.
 
@@ -502,7 +514,7 @@ def area(areas: Mapping[str, Any]) -> str:
     if "area_m2" in areas:
         square_metres = areas["area_m2"]
         return f"{square_metres:,.1f} m²" if square_metres >= 10 or not square_metres else f"{square_metres:.3g} m²"
-    return f"{areas['area_cm2']:.0f} cm²" if "area_cm2" in areas else ""
+    return shown_cm2(areas["area_cm2"]) if "area_cm2" in areas else ""
 
 
 def _shown(value: object) -> object:

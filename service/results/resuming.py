@@ -20,7 +20,6 @@ class LedgerError(EngineError):
         super().__init__(f"{place} {problem}" if line is None else f"{place}: line {line} {problem}")
         self.place = place
         self.line = line
-        self.problem = problem
 
     @classmethod
     def of_another_run(cls, place: Path | str, images: int, differences: str) -> "LedgerError":

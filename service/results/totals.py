@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from engine.quantities import rounded_area
+
+NOTHING_COUNTS: Final = "no pixel counts: it holds no data, or nothing but classes that were left out"
+"""Why an image has no cover."""
 
 _AREAS = frozenset({"area_m2", "area_cm2"})
 """What the records of covers call areas: of rasters, and of regions of interest."""
@@ -34,7 +39,7 @@ class ClassTotal:
             "name": self.name,
             "color": list(self.color),
             "cover": round(self.cover, 6),
-            **{name: round(area, 4) for name, area in self.areas.items()},
+            **{name: rounded_area(area, 4) for name, area in self.areas.items()},
             **({} if self.excluded is None else {"excluded": round(self.excluded, 6)}),
             "mean_of_images": round(self.mean_of_images, 6),
         }
@@ -73,15 +78,16 @@ class TotalCover:
 
         Where an image has fewer classes than others, its cover of the rest is 0.
         """
-        counted = pixels * max(0.0, 1 - sum(each.get("excluded", 0.0) for each in covers))
+        is_empty = counts_nothing(pixels, covers)
+        counted = 0.0 if is_empty else pixels * max(0.0, 1 - sum(each.get("excluded", 0.0) for each in covers))
         self.images += 1
         self.pixels += pixels
         self.counted += counted
-        self._counted_images += counted > 0
+        self._counted_images += not is_empty
         self._classes += [_ClassSum(each) for each in covers[len(self._classes) :]]
         for known, each in zip(self._classes, covers, strict=False):
             known.pixels += each["cover"] * counted
-            if counted > 0:
+            if not is_empty:
                 known.images += 1
                 known.covers += each["cover"]
                 known.lowest = min(known.lowest, each["cover"])
@@ -120,6 +126,16 @@ class TotalCover:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+def counts_nothing(pixels: int, covers: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether no pixel counts, so that there is no cover: nothing holds data, or all classes there are left out.
+
+    Of an image, or a region, by how many of its pixels hold data, and its `cover_records`: their shares are rounded, so
+    that those of classes that are left out need not sum to 1.
+    """
+    counted = [each for each in covers if "excluded" not in each]
+    return not pixels or (len(counted) < len(covers) and not any(each["cover"] for each in counted))
 
 
 def total_of(records: Sequence[Mapping[str, Any]]) -> TotalCover:

@@ -63,6 +63,17 @@ class _State:
     carry: Scores | None
 
 
+@contextmanager
+def _named_errors(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImageError(
+            f"{error.filename}: what is not finished of the mask cannot be kept there ({error.strerror}): "
+            f"remove {folder}, or write the results to another folder"
+        ) from error
+
+
 class UnfinishedRaster:
     """The hidden folder of one raster, beside its result; one thread at a time.
 
@@ -93,64 +104,52 @@ class UnfinishedRaster:
         """
         self.folder = folder
         self._within = within
-        with ExitStack() as opened:
+        self._key = key
+        with ExitStack() as opened, _named_errors(folder):
+            self._own = opened.enter_context(OwnFolder(folder, within=within))
+            self._lock = opened.enter_context(open(folder / _LOCK, "r+b", opener=self._open_lock))
             try:
-                self._open(opened, key, tiling, layout, resume=resume, keep_tiling=keep_tiling, limited=limited)
-            except OSError as error:
-                raise ImageError(
-                    f"{error.filename}: what is not finished of the mask cannot be kept there ({error.strerror}): "
-                    f"remove {folder}, or write the results to another folder"
+                lock_alone(self._lock)
+            except BlockingIOError as error:
+                raise OptionError(
+                    f"another run is at work on {folder}: wait for it, or write the results to another folder"
                 ) from error
+            state = self._state_of(key, tiling, layout, keep_tiling=keep_tiling, limited=limited) if resume else None
+            self.tiling = state.tiling if state else tiling
+            self.done = state.done if state else 0
+            self.carry: Scores | None = state.carry if state else None
+            if state is None:
+                self._remove_files()
+                try:
+                    self._require_room(layout)
+                except ImageError:
+                    self._remove_folder()
+                    raise
+            strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
+            self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])
+            self.mask = self._mask_file(_MASK, layout)
+            self._others: list[MaskFile] = []
             self._opened = opened.pop_all()
 
-    def _open(
-        self,
-        opened: ExitStack,
-        key: str,
-        tiling: Tiling,
-        layout: MaskLayout,
-        *,
-        resume: bool,
-        keep_tiling: bool,
-        limited: bool,
-    ) -> None:
-        folder = self.folder
-        self._own = opened.enter_context(OwnFolder(folder, within=self._within))
-        self._lock = opened.enter_context(open(folder / _LOCK, "r+b", opener=self._open_lock))
-        try:
-            lock_alone(self._lock)
-        except BlockingIOError as error:
-            raise OptionError(
-                f"another run is at work on {folder}: wait for it, or write the results to another folder"
-            ) from error
-        state = self._read_state(layout) if resume else None
-        if state is not None:
-            # How many tiles share a run changes no mask.
-            state = replace(state, tiling=replace(state.tiling, batch=tiling.batch))
-        if state is not None and (state.key != key or not (keep_tiling or state.tiling == tiling)):
+    def _state_of(
+        self, key: str, tiling: Tiling, layout: MaskLayout, *, keep_tiling: bool, limited: bool
+    ) -> _State | None:
+        """What lies there, if it may be gone on with."""
+        state = self._read_state(layout)
+        if state is None:
+            return None
+        # How many tiles share a run changes no mask.
+        state = replace(state, tiling=replace(state.tiling, batch=tiling.batch))
+        if state.key != key or not (keep_tiling or state.tiling == tiling):
             what = "bundle, options or file" if state.key != key else "tiles"
-            _log.warning("%s: begins again after %s tiles: %s are not the same", folder, state.done, what)
-            state = None
-        if state is not None and limited and state.tiling.pixels > tiling.pixels:
+            _log.warning("%s: begins again after %s tiles: %s are not the same", self.folder, state.done, what)
+            return None
+        if limited and state.tiling.pixels > tiling.pixels:
             raise OptionError(
-                f"{folder} holds {state.done} tiles of {state.tiling.width}×{state.tiling.height} pixels, and "
+                f"{self.folder} holds {state.done} tiles of {state.tiling.width}×{state.tiling.height} pixels, and "
                 f"--max-memory allows {tiling.width}×{tiling.height}: allow more, or begin again without --resume"
             )
-        self._key = key
-        self.tiling = state.tiling if state else tiling
-        self.done = state.done if state else 0
-        self.carry: Scores | None = state.carry if state else None
-        if state is None:
-            self._remove_files()
-            try:
-                self._require_room(layout)
-            except ImageError:
-                self._remove_folder()
-                raise
-        strips = [opened.enter_context(os.fdopen(self._own.open(name), "r+b")) for name in _STRIPS]
-        self.strips: tuple[BinaryIO, BinaryIO] = (strips[0], strips[1])
-        self.mask = self._mask_file(_MASK, layout)
-        self._others: list[MaskFile] = []
+        return state
 
     def _require_room(self, *layouts: MaskLayout) -> None:
         needed, free = sum(each.size_bytes for each in layouts), shutil.disk_usage(self.folder).free

@@ -62,8 +62,10 @@ def ifdo_record(
         items[name] = _item(each, address, digests[each.picture.file])
         unreadable += "image-hash-sha256" not in items[name]
     models = sorted({each.picture.entry.record["provenance"]["model"] for each in pictures})
+    # Of names and pictures: two dives may have the same names.
+    named = "\0".join(f"{name}\0{item.get('image-uuid', '')}" for name, item in items.items())
     found = {
-        "image-set-uuid": _uuid_of(hashlib.sha256("".join(items).encode(errors="surrogateescape")).digest()),
+        "image-set-uuid": _uuid_of(hashlib.sha256(named.encode(errors="surrogateescape")).digest()),
         "image-set-ifdo-version": _VERSION,
         "image-coordinate-reference-system": _WGS_84,
         "image-acquisition": "photo",

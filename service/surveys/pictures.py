@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bundle.bundle import class_of_index
 from engine.errors import OptionError
 from engine.images import Capture
 from engine.segmentation.prediction import MaskSize
@@ -18,7 +19,7 @@ from service.collections.sharding import parse_shard
 from service.results.ledger import Entry, LedgerContent, file_and_page, read_ledger
 from service.results.resuming import LedgerError, supersedes
 from service.results.runs import Run, mixture
-from service.results.totals import valid_pixels
+from service.results.totals import NOTHING_COUNTS, counts_nothing, valid_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,52 +106,72 @@ def read_pictures(ledgers: Sequence[Path], *, as_masks: bool = False) -> SurveyP
     has a cover.
     """
     contents = [read_ledger(path) for path in ledgers]
+    chosen, repeated = _entry_of_each(contents)
+    classes: list[SurveyClass] | None = None
+    pictures: list[SurveyPicture] = []
+    failures: dict[str, str] = {}
+    names = {entry.path: entry.name for _, entry in chosen}
+    for content, entry in chosen:
+        covers = _covers_of(entry.record, as_masks=as_masks)
+        if isinstance(covers, str):
+            failures[entry.path] = covers
+            continue
+        found = [SurveyClass(each["id"], each["name"], tuple(each["color"])) for each in covers]
+        if classes is None:
+            classes = found
+        elif _are_one_list(classes, found):
+            classes = max(classes, found, key=len)
+        else:
+            raise LedgerError(
+                content.path,
+                f"has other classes than {ledgers[0]} ({_difference(found, classes)}): "
+                "summarize what one bundle has made",
+            )
+        pictures.append(_picture(content, entry, covers))
+    if classes is None:
+        reasons = [named_reason(names[path], reason) for path, reason in failures.items()]
+        raise LedgerError(ledgers[0], _without_masks(reasons, _missing(contents)))
+    pictures = [_with_classes(each, len(classes)) for each in pictures]
+    runs = [content.run for content in contents]
+    mixed = mixture([each.entry.record["provenance"] for each in pictures])
+    notes = [*_notes(contents, repeated), *([] if mixed is None else [mixed])]
+    return SurveyPictures(classes, pictures, failures, _missing(contents), notes, names, runs)
+
+
+def _entry_of_each(contents: Sequence[LedgerContent]) -> tuple[Sequence[tuple[LedgerContent, Entry]], int]:
+    """The entry that counts of every image, with its ledger, and how many images have masks in several places."""
     real_folder = cache(Path.resolve)
     chosen: dict[tuple[Path, int | None], tuple[LedgerContent, Entry]] = {}
     repeated: set[tuple[Path, int | None]] = set()
     for content in contents:
         for entry in content.entries:
             identity = _identity(entry.path, real_folder)
-            known = chosen.get(identity)
-            if known is not None and not known[1].failed and not entry.failed:
-                if content.folder != known[0].folder or entry.path != known[1].path:
-                    repeated.add(identity)
-                elif entry.digest != known[1].digest:
-                    raise _contradiction(known[0], content, entry)
-            if known is None or supersedes(entry, known[1]):
+            if identity not in chosen:
                 chosen[identity] = content, entry
-    classes: list[SurveyClass] | None = None
-    pictures: list[SurveyPicture] = []
-    failures: dict[str, str] = {}
-    names = {entry.path: entry.name for _, entry in chosen.values()}
-    for content, entry in chosen.values():
-        path = entry.path
-        covers = _covers_of(entry.record, as_masks=as_masks)
-        if isinstance(covers, str):
-            failures[path] = covers
-            continue
-        found = [SurveyClass(each["id"], each["name"], tuple(each["color"])) for each in covers]
-        if classes is None:
-            classes = found
-        elif classes != found:
-            raise LedgerError(
-                content.path,
-                f"has other classes than {ledgers[0]} ({_names(found)}, there {_names(classes)}): "
-                "summarize what one bundle has made",
-            )
-        values = np.array([each["cover"] for each in covers], np.float64)
-        confidence = entry.record.get("confidence")
-        mean = None if confidence is None else float(confidence["mean"])
-        full_size = content.run.options.get("mask_size", MaskSize.ORIGINAL) == MaskSize.ORIGINAL
-        folder, areas = content.path.parent, _areas_of(covers)
-        pictures.append(SurveyPicture(path, values, entry.capture, mean, entry, folder, full_size, areas))
-    if classes is None:
-        reasons = [named_reason(names[path], reason) for path, reason in failures.items()]
-        raise LedgerError(ledgers[0], _without_masks(reasons, _missing(contents)))
-    runs = [content.run for content in contents]
-    mixed = mixture([each.entry.record["provenance"] for each in pictures])
-    notes = [*_notes(contents, len(repeated)), *([] if mixed is None else [mixed])]
-    return SurveyPictures(classes, pictures, failures, _missing(contents), notes, names, runs)
+                continue
+            other, known = chosen[identity]
+            if not known.failed and not entry.failed:
+                if content.folder != other.folder or entry.path != known.path:
+                    repeated.add(identity)
+                elif entry.digest != known.digest:
+                    raise _contradiction(other, content, entry)
+            if supersedes(entry, known):
+                chosen[identity] = content, entry
+    return list(chosen.values()), len(repeated)
+
+
+def _picture(content: LedgerContent, entry: Entry, covers: Sequence[Mapping[str, Any]]) -> SurveyPicture:
+    confidence = entry.record.get("confidence")
+    return SurveyPicture(
+        entry.path,
+        np.array([each["cover"] for each in covers], np.float64),
+        entry.capture,
+        None if confidence is None else float(confidence["mean"]),
+        entry,
+        content.path.parent,
+        content.run.options.get("mask_size", MaskSize.ORIGINAL) == MaskSize.ORIGINAL,
+        _areas_of(covers),
+    )
 
 
 def _identity(path: str, real_folder: Callable[[Path], Path]) -> tuple[Path, int | None]:
@@ -197,10 +218,30 @@ def _covers_of(record: Mapping[str, Any], *, as_masks: bool) -> Sequence[Mapping
     if region is not None and region["error"] is not None:
         return f"no region of interest: {region['error']}"
     covers: Sequence[Mapping[str, Any]] = (record if region is None else region)["cover"]
-    counted = [each for each in covers if "excluded" not in each]
-    if not valid_pixels(record) or (len(counted) < len(covers) and not any(each["cover"] for each in counted)):
-        return "no pixel counts: it holds no data, or nothing but classes that were left out"
-    return counted
+    if counts_nothing(valid_pixels(record), covers):
+        return NOTHING_COUNTS
+    return [each for each in covers if "excluded" not in each]
+
+
+def _are_one_list(one: Sequence[SurveyClass], other: Sequence[SurveyClass]) -> bool:
+    """Whether classes are the same, except that one list ends before classes that the bundle does not name.
+
+    Where a network returns class indices, nothing tells how many of those there are besides the ones of an image.
+    """
+    known = min(len(one), len(other))
+    unnamed = [class_of_index((), index).id for index in range(known, max(len(one), len(other)))]
+    return one[:known] == other[:known] and [each.id for each in (*one[known:], *other[known:])] == unnamed
+
+
+def _with_classes(picture: SurveyPicture, count: int) -> SurveyPicture:
+    """Give a picture, whose classes may end before, the cover 0 of the others."""
+    more = count - len(picture.covers)
+    areas = picture.areas_cm2
+    if not more:
+        return picture
+    return replace(
+        picture, covers=np.pad(picture.covers, (0, more)), areas_cm2=None if areas is None else np.pad(areas, (0, more))
+    )
 
 
 def _areas_of(covers: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
@@ -262,13 +303,26 @@ def columns_of(classes: Sequence[SurveyClass], what: str) -> list[str]:
     >>> columns_of([SurveyClass("urn:1", "Sand", (0, 0, 0)), SurveyClass("urn:2", "sand", (0, 0, 0))], "cover")
     ['cover_Sand', 'cover_sand_1']
     """
-    names: list[str] = []
+    names: dict[str, str] = {}
     for index, each in enumerate(classes):
         name = f"{what}_{legible(each.name)}"
-        taken = name.casefold() in {other.casefold() for other in names}
-        names.append(f"{name}_{index}" if taken else name)
-    return names
+        if name.casefold() in names:
+            name += f"_{index}"
+        # Another class may have the name that a number makes.
+        while name.casefold() in names:
+            name += "_"
+        names[name.casefold()] = name
+    return list(names.values())
 
 
-def _names(classes: Sequence[SurveyClass]) -> str:
-    return ", ".join(each.name for each in classes)
+def _difference(one: Sequence[SurveyClass], other: Sequence[SurveyClass]) -> str:
+    """The names of classes that are not the same, or what else differs where the names do not."""
+    described = {
+        "": [[each.name for each in classes] for classes in (one, other)],
+        "their URNs are ": [[each.id for each in classes] for classes in (one, other)],
+        "their colours are ": [
+            ["#{:02x}{:02x}{:02x}".format(*each.color) for each in classes] for classes in (one, other)
+        ],
+    }
+    what, (here, there) = next((what, lists) for what, lists in described.items() if lists[0] != lists[1])
+    return f"{what}{', '.join(here)}; there {', '.join(there)}"

@@ -1,6 +1,7 @@
 """Site, transect, quadrat, date and depth of pictures: from a table, or from their paths."""
 
 import csv
+import datetime
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from typing import ClassVar, Final
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.system.files import open_to_read
-from engine.system.text import csv_delimiter, legible
+from engine.system.text import composed, csv_delimiter, legible
 from service.surveys.pictures import SurveyPicture
 
 FIELDS: Final = ("site", "transect", "quadrat", "date", "depth")
@@ -38,7 +39,7 @@ def _grouping(text: str) -> tuple[str, ...]:
     names = [] if text == "all" else text.split(",")
     found = tuple(name for name in GROUPING if name in names)
     if len(found) < len(names):
-        raise ValueError(f"give any of {', '.join(GROUPING)} with commas between, or all")
+        raise ValueError(f"give any of {', '.join(GROUPING)} separated by commas, or all")
     return found
 
 
@@ -50,7 +51,7 @@ class SurveyOptions(Options):
 
     survey: Path | None = option(
         None,
-        "CSV table with a row for each picture: the column image (a path, a file name, or a stem), and any of site, "
+        "CSV table with one row for each picture: the column image (a path, a file name, or a stem), and any of site, "
         "transect, quadrat, date, depth.",
         metavar="CSV",
     )
@@ -61,12 +62,16 @@ class SurveyOptions(Options):
     )
     per: tuple[str, ...] | None = option(
         None,
-        "What groups are made of: any of site,transect,depth with commas between, or all. Pictures of different dates "
+        "How pictures are grouped: by any of site, transect and depth, separated by commas, or all. Pictures of "
+        "different "
+        "dates "
         "are always in different groups. By default the site, if it is known.",
         parse=_grouping,
     )
     skip_unplaced: bool = option(
-        False, "Leave out, and list, the pictures that the table or the pattern gives no place. By default an error."
+        False,
+        "Leave out the pictures for which the table or the pattern gives no place, and list them. By default such "
+        "pictures are an error.",
     )
 
     def __post_init__(self) -> None:
@@ -190,7 +195,7 @@ def _places_by_pattern(pattern: str, paths: Sequence[str]) -> tuple[frozenset[st
     folders: dict[str, str] = {}
     unplaced: dict[str, str] = {}
     for path in paths:
-        names = path.split("/")
+        names = composed(path).split("/")
         above = names[: -len(parts)]
         folders[path] = f"{'/'.join(above)}/" if above else ""
         try:
@@ -225,7 +230,7 @@ def _parsed_pattern(pattern: str) -> list[list[str]]:
     """Folders and file of a pattern, each as fixed texts, which may be empty, with a field or `*` between any two."""
     names: list[str] = []
     parts: list[list[str]] = []
-    for text in pattern.split("/"):
+    for text in composed(pattern).split("/"):
         part: list[str] = []
         last = 0
         for found in _PART.finditer(text):
@@ -350,7 +355,7 @@ def _table_of(
         values = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
         if decimal_comma:
             values["depth"] = values.get("depth", "").replace(",", ".")
-        image = values.get(_IMAGE, "").replace("\\", "/")
+        image = composed(values.get(_IMAGE, "")).replace("\\", "/")
         where = f"{path}: row {number}"
         if not image or image in rows:
             problem = f"names {legible(image)} again" if image else "names no image"
@@ -364,13 +369,14 @@ def _table_of(
 
 def _place(values: Mapping[str, str]) -> Place:
     """Raises ValueError, which says what is wrong with a value."""
-    empty = [name for name in ("site", "transect", "quadrat") if name in values and not values[name]]
+    names = {name: composed(values.get(name, "")).strip() for name in ("site", "transect", "quadrat")}
+    empty = [name for name in names if name in values and not names[name]]
     if empty:
         raise ValueError(f"it has no {empty[0]}")
     return Place(
-        values.get("site", ""),
-        values.get("transect", ""),
-        values.get("quadrat", ""),
+        names["site"],
+        names["transect"],
+        names["quadrat"],
         _date(values.get("date", "")),
         _depth(values.get("depth", "")),
     )
@@ -381,8 +387,11 @@ def _date(text: str) -> str:
         return ""
     found = _DATE.fullmatch(text)
     parts = [] if found is None else [part for part in found.groups() if part is not None]
-    if not parts or not all(1 <= int(part) <= most for part, most in zip(parts[1:], (12, 31), strict=False)):
-        raise ValueError(f"{legible(text, _SHOWN)} is not a date (2026-03-14, 20260314, 2026-03 or 2026)")
+    try:
+        # A month or a year is checked as its first day.
+        datetime.date.fromisoformat("-".join([*parts, "01", "01"][:3]))
+    except ValueError as error:
+        raise ValueError(f"{legible(text, _SHOWN)} is not a date (2026-03-14, 20260314, 2026-03 or 2026)") from error
     return "-".join(parts)
 
 
@@ -390,12 +399,14 @@ def _depth(text: str) -> float | None:
     if not text:
         return None
     try:
-        depth = float(text)
+        # Python reads 3_5 as 35.
+        depth = float("nan" if "_" in text else text)
     except ValueError:
         depth = float("nan")
     if not abs(depth) < float("inf"):
         raise ValueError(f"{legible(text, _SHOWN)} is not a depth (a number of metres, such as 3.5)")
-    return depth
+    # -0 is the same depth as 0.
+    return depth + 0.0
 
 
 def _matched(
@@ -405,7 +416,7 @@ def _matched(
     lengths = {len(PurePosixPath(image).parts) for image in rows}
     ends: dict[str, list[str]] = defaultdict(list)
     for path in (*paths, *others):
-        parts = PurePosixPath(path).parts
+        parts = PurePosixPath(composed(path)).parts
         for length in lengths:
             if length <= len(parts):
                 end = PurePosixPath(*parts[-length:])

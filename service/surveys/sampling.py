@@ -194,8 +194,8 @@ def read_sample(path: Path) -> list[SampleRow]:
 def require_whole_sample(path: Path, sample: Sequence[SampleRow]) -> None:
     """Refuse (OptionError) a sample of which rows were removed: the others do not stand for their pictures.
 
-    Tables of earlier versions state no count; of these it shows where the pictures of a stratum stand for no whole
-    number of pictures.
+    Probabilities that a spreadsheet has rounded are refused, too. Both show where the pictures of a stratum stand for
+    no whole number of pictures; tables of earlier versions state no count besides.
     """
     counts = {row.count for row in sample if row.count is not None}
     if counts - {len(sample)}:
@@ -210,7 +210,7 @@ def require_whole_sample(path: Path, sample: Sequence[SampleRow]) -> None:
     for stratum, probabilities in strata.items():
         stand_for = len(probabilities) / probabilities[0]
         alike = len(set(probabilities)) == 1
-        if not counts and alike and abs(stand_for - round(stand_for)) > _ROUNDING * stand_for:
+        if alike and abs(stand_for - round(stand_for)) > _ROUNDING * stand_for:
             raise OptionError(
                 f"{path}: the {len(probabilities)} pictures{stratum and f' of {stratum}'} stand for {stand_for:.2f}, "
                 "which is no whole number, so that rows were removed or probabilities rounded: give the table as "

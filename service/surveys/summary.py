@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.quantities import rounded_area
 from engine.system.text import counted, csv_table
 from service.surveys.correction import Correction, UnitPictures
 from service.surveys.intervals import (
@@ -145,7 +146,13 @@ def pictures_by_unit(
         return names[unit]
 
     groups = _grouped(placed.pictures, lambda each: (each.place.key(placed.grouping), each.place.date))
-    return {group: _grouped(members, name_of) for group, members in sorted(groups.items())}
+
+    def order(group: tuple[tuple[str, ...], str]) -> tuple[Any, ...]:
+        key, date = group
+        values = zip(placed.grouping, key, strict=True)
+        return *(float(value or "-inf") if name == "depth" else value for name, value in values), date
+
+    return {group: _grouped(groups[group], name_of) for group in sorted(groups, key=order)}
 
 
 def unit_of(placed: PlacedPictures) -> Unit:
@@ -176,17 +183,15 @@ def _told_correction(correction: Correction) -> str:
 def _told_gaps(groups: Sequence[GroupCover]) -> list[str]:
     single = sum(each.units < 2 for each in groups)
     undated = sum(each.pictures for each in groups if not each.date)
-    return [
-        *([f"{counted(single, 'group has', 'groups have')} a single unit, which has no interval"] if single else []),
-        *(
-            [
-                f"{counted(undated, 'picture has no date, and is', 'pictures have no date, and are')} compared with no "
-                "other date"
-            ]
-            if undated
-            else []
-        ),
-    ]
+    without_depth = sum(each.pictures for each in groups if each.group.get("depth") == "")
+    told = {
+        f"{counted(single, 'group has', 'groups have')} a single unit, which has no interval": single,
+        f"{counted(undated, 'picture has no date, and is', 'pictures have no date, and are')} compared with no other "
+        "date": undated,
+        f"{counted(without_depth, 'picture has', 'pictures have')} no depth, and groups without a depth hold pictures "
+        "of any depth": without_depth,
+    }
+    return [note for note, count in told.items() if count]
 
 
 def _grouped(
@@ -334,7 +339,7 @@ def _class_records(
             "name": of_class.name,
             **_rounded(estimate),
             **({} if as_found is None else {"mean_as_found": round(as_found[index], 6)}),
-            **({} if areas_cm2 is None else {"mean_area_cm2": round(areas_cm2[index], 2)}),
+            **({} if areas_cm2 is None else {"mean_area_cm2": rounded_area(areas_cm2[index], 2)}),
         }
         for index, (of_class, estimate) in enumerate(zip(classes, estimates, strict=True))
     ]
@@ -378,7 +383,7 @@ def quadrats_csv(classes: Sequence[SurveyClass], pictures: Sequence[PlacedPictur
         areas = [each.picture.areas_cm2 for each in members if each.picture.areas_cm2 is not None]
         values = [np.mean([each.picture.covers for each in members], axis=0).round(6).tolist()]
         if measured:
-            values.append(np.mean(areas, axis=0).round(2).tolist())
+            values.append([rounded_area(float(each), 2) for each in np.mean(areas, axis=0)])
         rows.append(
             [
                 *(place.site, place.transect, place.quadrat, place.date),

@@ -122,6 +122,13 @@ def test_folders_tell_files_of_one_name_apart() -> None:
         match_masks([Path("a/1.jpg"), Path("a/1.tif")], [Path("m/1.png")])
 
 
+def test_accents_are_compared_as_they_are_read() -> None:
+    # The same letters, in the two forms of Unicode (NFC and NFD).
+    images = [Path("in/Bah\u00eda/e\u0301.jpg"), Path("in/north/\u00e9.jpg")]
+    masks = [Path("m/north/e\u0301.png"), Path("m/Bahi\u0301a/\u00e9.png")]
+    assert [each.mask for each in match_masks(images, masks)] == [masks[1], masks[0]]
+
+
 def test_a_mask_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     """A small file that would take 81 MB."""
     side = 9_000

@@ -29,7 +29,7 @@ from engine.runtimes.fake import FakeRuntime
 from engine.system.machine.memory import process_memory_bytes
 from engine.system.process import ChildProcess, Limits
 from tests.service.bundles import bundle_folder, strongest_band_network
-from tests.service.test_bundle_cleanup import stating
+from tests.service.commands.test_bundle_cleanup import stating
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
 ONE, TWO = Configuration(ProviderName.CPU, threads=1), Configuration(ProviderName.CPU, threads=2)

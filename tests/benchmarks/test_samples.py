@@ -23,8 +23,8 @@ from benchmarks.measuring.samples import (
 _FIGURES = st.floats(0.001, 1e6)
 
 
-def measurement_of(*turns: Turn) -> Measurement:
-    return Measurement(Configuration(ProviderName.CPU), 0, None, turns, None, None)
+def measurement_of(*turns: Turn, batch_size: int = 1) -> Measurement:
+    return Measurement(Configuration(ProviderName.CPU, batch_size=batch_size), 0, None, turns, None, None)
 
 
 def turn_of(latencies_ms: Sequence[float], pipeline: PipelinePass | None = None, peak: int = 1 << 20) -> Turn:
@@ -43,10 +43,13 @@ def test_percentiles_are_those_of_the_standard_library(latencies_ms: list[float]
     assert [summary.p50_ms, summary.p90_ms, summary.p99_ms] == pytest.approx([cuts[49], cuts[89], cuts[98]])
 
 
-def test_p99_needs_a_hundred_samples() -> None:
+def test_p99_needs_a_hundred_runs() -> None:
     latencies_ms = [float(each) for each in range(1, 101)]
     assert summarize(measurement_of(turn_of(latencies_ms[:99]))).p99_ms is None
     assert summarize(measurement_of(turn_of(latencies_ms))).p99_ms == pytest.approx(99.01)
+    # The images of a batch share one run and its latency: these are fifty runs, then a hundred.
+    assert summarize(measurement_of(turn_of(latencies_ms), batch_size=2)).p99_ms is None
+    assert summarize(measurement_of(turn_of(latencies_ms * 2), batch_size=2)).p99_ms == pytest.approx(99.01)
 
 
 def test_rates_by_hand() -> None:

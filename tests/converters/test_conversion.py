@@ -1,4 +1,6 @@
 """Conversions in a child process: what succeeds, what is refused, what is only for now."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import hashlib
 import json
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -18,7 +21,7 @@ from converters.conversion import CERTIFICATE, ConversionRequest, convert, write
 from converters.exporting.packing import pack
 from converters.graph_optimization import fold_constants
 from converters.parity import ParityError, ParityLimits
-from converters.repository import RefusedError, Repository
+from converters.repository import MODEL, RefusedError, Repository
 from engine import (
     Bundle,
     CalibrationError,
@@ -38,8 +41,10 @@ from engine import (
 from engine.bundle.bundle import SegmentationClass
 from engine.images import ImageLimits
 from engine.runtimes import trial
+from service.session import Caches, certify
 from tests.launcher import Launcher
-from tests.robustness.hostile_models import calling, function
+from tests.robustness.strangers.hostile_models import calling, function
+from tests.service.bundles import bundle_folder, strongest_band_network
 
 
 @pytest.fixture
@@ -83,6 +88,37 @@ def test_refusal_names_the_operator_and_is_remembered(
             convert(bundle, conversions, load_marks=load_marks)
 
 
+@pytest.mark.parametrize("opset", [6, 22])
+def test_operator_sets_beyond_those_of_the_converter_are_refused(opset: int) -> None:
+    """Its own message: "The Opset Version must be between 7 and 21"."""
+    assert [ConversionRequest(opset=each).opset for each in (7, 21)] == [7, 21]
+    with pytest.raises(OptionError, match=f"opset: {opset} is "):
+        ConversionRequest(opset=opset)
+
+
+def test_int8_needs_operators_that_scale_each_channel(tmp_path: Path) -> None:
+    """Source: the standard gives DequantizeLinear an axis from operator set 13 on."""
+    assert "axis" not in onnx.defs.get_schema("DequantizeLinear", 12).attributes
+    assert "axis" in onnx.defs.get_schema("DequantizeLinear", 13).attributes
+    ConversionRequest(precision=Precision.INT8, opset=13)
+    with pytest.raises(OptionError, match="INT8 needs operator set 13"):
+        ConversionRequest(precision=Precision.INT8, opset=12)
+    folder = bundle_folder(tmp_path / "old", network=strongest_band_network(opset=12))
+    request = ConversionRequest(precision=Precision.INT8, calibration=tuple(Path(f"{n}.png") for n in range(8)))
+    with open_bundle(folder) as bundle, pytest.raises(ConversionError, match="13 or later, and its ONNX model has 12"):
+        convert(bundle, Repository(tmp_path / "cache"), request)
+
+
+@pytest.mark.long
+def test_an_operator_set_is_never_replaced_by_a_newer_one_in_silence(
+    unconverted: Bundle, load_marks: Path, tmp_path: Path
+) -> None:
+    """Resize has sizes from operator set 11 on, and the converter goes on with that by itself."""
+    request = ConversionRequest(opset=9)
+    with pytest.raises(RefusedError, match="needs operator set 11 or later, and 9 was asked for"):
+        convert(unconverted, Repository(tmp_path), request, load_marks=load_marks)
+
+
 def test_auto_steps_down_to_paddle_and_records_why(
     refused_network: Path, conversions: Repository, load_marks: Path
 ) -> None:
@@ -101,25 +137,41 @@ def test_auto_steps_down_to_paddle_and_records_why(
         assert "pd_op.fft" in fallback
 
 
+def with_its_last_bit_flipped(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def without_its_end(path: Path) -> None:
+    path.write_text(path.read_text()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (MODEL, with_its_last_bit_flipped),
+        pytest.param(CERTIFICATE, without_its_end, marks=pytest.mark.long),
+        pytest.param(CERTIFICATE, Path.unlink, marks=pytest.mark.long),
+    ],
+)
 def test_what_runs_is_what_the_certificate_is_of(
-    unconverted: Bundle, load_marks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    damage: Callable[[Path], object],
+    unconverted: Bundle,
+    conversions: Repository,
+    load_marks: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    repository = Repository(tmp_path)
+    convert(unconverted, conversions, load_marks=load_marks)
+    repository = Repository(tmp_path / "conversions")
+    shutil.copytree(conversions.root, repository.root)
     whole = convert(unconverted, repository, load_marks=load_marks)
-    content = whole.model.path.read_bytes()
-    certificate = whole.model.path.with_name(CERTIFICATE)
-    damages: list[Callable[[], object]] = [
-        lambda: whole.model.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),
-        lambda: certificate.write_text(certificate.read_text()[:-100]),
-        certificate.unlink,
-    ]
-    for damage in damages:
-        caplog.clear()
-        damage()
-        again = convert(unconverted, repository, load_marks=load_marks)
-        assert "damaged, so the model is made again" in caplog.text
-        assert hashlib.sha256(again.model.path.read_bytes()).hexdigest() == again.model.digest == whole.model.digest
-        assert json.loads(certificate.read_text())["model_digest"] == whole.model.digest
+    damage(whole.model.path.with_name(name))
+    again = convert(unconverted, repository, load_marks=load_marks)
+    assert "damaged, so the model is made again" in caplog.text
+    assert hashlib.sha256(again.model.path.read_bytes()).hexdigest() == again.model.digest == whole.model.digest
+    assert json.loads(again.model.path.with_name(CERTIFICATE).read_text())["model_digest"] == whole.model.digest
 
 
 def test_no_program(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -236,7 +288,7 @@ def test_a_model_that_never_loads_is_not_rewritten(
 def test_constants_are_folded_in_a_child_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = never_ending(tmp_path / "model.onnx")
     for name, value, said in (
-        ("TIMEOUT_S", 5, "did not end within 5 s"),
+        ("TIMEOUT_S", 2, "did not end within 2 s"),
         ("MEMORY_BYTES", 1 << 20, "GiB of memory|the process that did it ended"),
     ):
         with monkeypatch.context() as patch:
@@ -391,6 +443,30 @@ def test_without_any_model(small_bundle: Bundle, tmp_path: Path, precision: Prec
         convert(replace(small_bundle, paddle=None, onnx=()), Repository(tmp_path), request)
 
 
+def test_an_input_of_which_no_picture_can_be_made_is_refused() -> None:
+    assert ConversionRequest(input_shape=(8192, 8192)).input_shape == (8192, 8192)  # 2^26 pixels
+    with pytest.raises(OptionError, match=r"67117056 pixels .* at most 67108864"):
+        ConversionRequest(input_shape=(8193, 8192))
+
+
+def test_a_bundle_without_a_paddle_program_is_not_verified(small_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = replace(small_bundle, paddle=None)
+    with pytest.raises(ConversionError, match="no Paddle program to compare with: name the bundle that it was made"):
+        certify(bundle, OnnxOptions(threads=1), Caches(tmp_path), [], limits=ImageLimits())
+
+
+@pytest.mark.long
+def test_a_model_of_one_size_is_verified_on_pictures_of_that_size(small_bundle: Bundle, tmp_path: Path) -> None:
+    model = small_bundle.onnx_model(Precision.FP32)
+    assert model is not None
+    path = tmp_path / "model.onnx"
+    onnx.save(paddle_to_onnx.with_input_shape(onnx.load(model.path), (64, 96)), path)
+    fixed = small_bundle.with_onnx(replace(model, path=path, digest="fixed"))
+    report = certify(fixed, OnnxOptions(threads=1), Caches(tmp_path), [], limits=ImageLimits())
+    assert (report.images, report.worst_image) == (1, "generated 96x64")
+    assert report.mismatched_ppm <= 100
+
+
 @pytest.mark.parametrize(("count", "held_out"), [(8, 0), (10, 0), (11, 3), (16, 4)])
 def test_int8_is_judged_on_pictures_that_it_is_not_calibrated_on(count: int, held_out: int) -> None:
     pictures = tuple(Path(f"{number}.png") for number in range(count))
@@ -398,9 +474,12 @@ def test_int8_is_judged_on_pictures_that_it_is_not_calibrated_on(count: int, hel
     assert len(request.held_out) == held_out
     assert len(set(pictures) - set(request.held_out)) >= 8
     assert replace(request, verification=pictures[:1]).held_out == ()
+    assert replace(request, verification=(Path("other.png"),)).compared_on == "verification"
+    assert replace(request, verification=(Path("other.png"), Path("./x/../3.png"))).compared_on == "calibration"
     assert replace(request, precision=Precision.FP16).held_out == ()
 
 
+@pytest.mark.long
 def test_pictures_of_a_conversion_are_read_as_those_that_come(
     unconverted: Bundle, conversions: Repository, load_marks: Path, tmp_path: Path
 ) -> None:

@@ -7,14 +7,16 @@
 import json
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import yaml
+from onnx import numpy_helper
 
 from converters.deployment import Deployment, write_plain_onnx, write_slim_bundle
 from engine import (
@@ -35,6 +37,7 @@ from engine.runtimes.selection import RuntimeRequest
 from engine.segmentation.prediction import Prediction, Provenance
 from engine.system.machine.hardware import this_host
 from service.inspection.bundle import warnings_of
+from tests.service.bundles import bundle_folder, strongest_band_network
 
 DEMO = Path(__file__).parents[2] / "demo"
 NUCLEI = DEMO / "nuclei.tgz"
@@ -201,6 +204,31 @@ def test_its_size_may_be_fixed(whole: Bundle, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [1, 3, 96, 96]
     assert session.get_outputs()[0].shape == [1, 2, 96, 96]
+
+
+def test_its_size_may_be_fixed_where_the_file_states_no_axes_of_the_output(tmp_path: Path) -> None:
+    model = onnx.ModelProto.FromString(strongest_band_network())
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    with open_bundle(bundle_folder(tmp_path / "open", network=model.SerializeToString())) as bundle:
+        write_plain_onnx(bundle, Deployment.ONNX_FP32, tmp_path / "model.onnx", side=96)
+    onnx.checker.check_model(onnx.load(tmp_path / "model.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [each.shape for each in (*session.get_inputs(), *session.get_outputs())] == [[1, 3, 96, 96]] * 2
+
+
+@pytest.mark.parametrize("write", [write_slim_bundle, write_plain_onnx])
+def test_a_model_with_tensors_in_other_files_is_not_packed(write: Callable[..., object], tmp_path: Path) -> None:
+    folder = bundle_folder(tmp_path / "apart")
+    path = folder / "onnx" / "fp32" / "model.onnx"
+    model = onnx.load(path)
+    (weights,) = model.graph.initializer
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights), weights.name))
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with open_bundle(folder) as bundle:
+        with pytest.raises(ModelLoadError, match=r"apart: onnx/fp32/model\.onnx keeps tensors in other files"):
+            write(bundle, Deployment.ONNX_FP32, tmp_path / "out.tgz")
+        assert any("keeps tensors in other files" in warning for warning in warnings_of(bundle))
+    assert not (tmp_path / "out.tgz").exists()
 
 
 def test_no_plain_onnx_file_of_a_paddle_program(whole: Bundle, tmp_path: Path) -> None:

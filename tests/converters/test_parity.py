@@ -89,16 +89,16 @@ def test_figures_by_hand_over_two_images() -> None:
 
 def test_a_large_class_index_takes_no_table_of_all_pairs_of_classes() -> None:
     expected = np.zeros((25, 40), np.int64)
-    expected[:, 20:] = 65002
+    expected[:, 20:] = 20002
     actual = expected.copy()
-    actual[0, 20:25] = 65001
+    actual[0, 20:25] = 20001
     tracemalloc.start()
     report = compare(predictor(mask_network(expected)), predictor(mask_network(actual)), [("a", picture())])
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert report.class_iou == pytest.approx({"sand": 1.0, "class-65001": 0.0, "class-65002": 495 / 500})
+    assert report.class_iou == pytest.approx({"sand": 1.0, "class-20001": 0.0, "class-20002": 495 / 500})
     assert report.mismatched_ppm == pytest.approx(5000)
-    # 65003 counts of 8 bytes take half a megabyte, and 65003² of them 34 gigabytes.
+    # 20003 counts of 8 bytes take 160 kilobytes, and 20003² of them 3.2 gigabytes.
     assert peak_bytes < 100e6
 
 
@@ -185,6 +185,61 @@ def test_planes_are_compared_one_by_one() -> None:
     assert report.max_cover_error == pytest.approx(0.2)
 
 
+def test_of_overlapping_classes_each_is_measured_by_its_cover_of_the_image() -> None:
+    """A class counts from a thousandth of the image on, however much or little the others cover."""
+    planes = np.full((3, 50, 40), -1, np.float32)
+    planes[0] = 1
+    planes[1, 0, :3] = 1  # 3 of 2000 pixels: more than a thousandth
+    planes[2, 0, 0] = 1  # 1 of 2000
+    other = planes.copy()
+    other[1, 0, 0], other[2] = -1, -1
+    report = compare(
+        predictor(lambda tensor: planes[np.newaxis], multilabel=True),
+        predictor(lambda tensor: other[np.newaxis], multilabel=True),
+        [("a", picture(height=50))],
+    )
+    assert report.class_iou == pytest.approx({"sand": 1, "grass": 2 / 3, "frame": 0})
+    assert report.gated_classes == ("sand", "grass")
+    alone = np.full((3, 50, 40), -1, np.float32)
+    alone[2, 0, 0] = 1
+    nothing = np.full((3, 50, 40), -1, np.float32)
+    report = compare(
+        predictor(lambda tensor: alone[np.newaxis], multilabel=True),
+        predictor(lambda tensor: nothing[np.newaxis], multilabel=True),
+        [("a", picture(height=50))],
+    )
+    assert (report.class_iou, report.gated_classes) == ({"frame": 0}, ())
+
+
+def scores_network(*shape: int) -> Network:
+    return lambda tensor: np.broadcast_to(np.linspace(0, 1, shape[0])[:, None, None], shape)[np.newaxis].astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "multilabel"),
+    [
+        (scores_network(4, 25, 40), False),
+        (scores_network(3, 50, 80), False),
+        # These would be spread over all planes, and compared without an error.
+        (scores_network(1, 25, 40), False),
+        (scores_network(1, 25, 40), True),
+        (mask_network(np.ones((25, 40), np.int64)), True),
+    ],
+)
+def test_networks_of_other_classes_or_sizes_are_not_compared(candidate: Network, multilabel: bool) -> None:
+    original = predictor(scores_network(3, 25, 40), multilabel=multilabel)
+    with pytest.raises(ConversionError, match=r"fake\.tgz: .* \[3, 25, 40\] and .*: they are not the same network"):
+        compare(original, predictor(candidate, multilabel=multilabel), [("a", picture())])
+
+
+def test_a_mask_is_compared_with_the_classes_of_scores_and_not_with_the_scores() -> None:
+    twos = predictor(mask_network(np.full((25, 40), 2, np.int64)))
+    scores = predictor(scores_network(3, 25, 40))
+    for original, candidate in ((twos, scores), (scores, twos)):
+        report = compare(original, candidate, [("a", picture())])
+        assert (report.mismatched_ppm, report.max_abs_logit_error, report.logit_range) == (0, None, None)
+
+
 def test_planes_that_find_nothing_agree() -> None:
     nothing = predictor(lambda tensor: np.full((1, 3, 25, 40), -1, np.float32), multilabel=True)
     report = compare(nothing, nothing, [("a", picture())])
@@ -192,15 +247,28 @@ def test_planes_that_find_nothing_agree() -> None:
     assert report.min_class_iou == 1
 
 
-def test_images_that_the_transforms_refuse_are_left_out() -> None:
+def test_images_that_the_transforms_refuse_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     def network(tensor: NDArray[np.float32]) -> NDArray[np.generic]:
         return np.zeros((tensor.shape[0], *tensor.shape[2:]), np.int64)
 
     small, large = picture(), picture(width=200)
     report = compare(predictor(network, padding=64), predictor(network), [("large", large), ("small", small)])
     assert (report.images, report.worst_image) == (1, "small")
+    assert "not compared: large: " in caplog.text
     with pytest.raises(ConversionError, match=r"fake\.tgz: none of the images fits"):
         compare(predictor(network, padding=64), predictor(network), [("large", large)])
+
+
+def test_images_that_only_the_original_takes_are_left_out() -> None:
+    def network(tensor: NDArray[np.float32]) -> NDArray[np.generic]:
+        return np.zeros((tensor.shape[0], *tensor.shape[2:]), np.int64)
+
+    original = predictor(network)
+    fixed = Predictor(original.bundle, FakeRuntime(network, input_shape=(None, 3, 25, 40)))
+    report = compare(original, fixed, [("large", picture(width=200)), ("small", picture())])
+    assert (report.images, report.worst_image) == (1, "small")
+    with pytest.raises(ConversionError, match=r"none of the images fits .*3×25×200.*the network takes 3×25×40"):
+        compare(original, fixed, [("large", picture(width=200))])
 
 
 def test_generated_images_are_the_same_every_time_and_not_flat() -> None:

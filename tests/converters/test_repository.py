@@ -41,7 +41,7 @@ def start_maker(root: Path, started: Path, pause_s: float) -> subprocess.Popen[s
 
 
 def wait_for_first(started: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not any(started.iterdir()):
         assert time.monotonic() < deadline, "no maker started"
         time.sleep(0.01)

@@ -39,7 +39,7 @@ from engine.runtimes.paddle import PaddleRuntime
 from service.commands.terminal import ExitStatus
 from tests.conftest import ExportNetwork, vendor_warnings_ignored
 from tests.converters.test_parity import mask_network, picture, predictor
-from tests.service.test_convert_command import run
+from tests.service.commands.test_convert_command import run
 
 DEMO = Path(__file__).parents[2] / "demo" / "demo_seagrass.tgz"
 FAMILIES = ("BiSeNetV2", "ENet", "FastSCNN", "HarDNet", "UNet")

@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=[*INSTRUMENTED, *READ_WITH, "engine.runt
     from engine.runtimes.programs.paddle_files import require_whole_weights
     from engine.runtimes.programs.paddle_programs import pir_tensor_specs
     from tests.fuzz.harness import fuzz, scratch_folder
-    from tests.robustness import hostile, hostile_zips
+    from tests.robustness.strangers import hostile, hostile_zips
 LIMITS = ArchiveLimits(members=100, known_bytes=1 << 20, skipped_bytes=1 << 20)
 MOST_BYTES = 1 << 15
 

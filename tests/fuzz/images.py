@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["PIL"]):
 with atheris.instrument_imports(include=["engine.images"]):
     from engine.errors import ImageError
     from engine.images import read_image
-    from tests.engine import heic
+    from tests.engine.images import heic
     from tests.fuzz.harness import fuzz, scratch_folder
 
 MOST_PIXELS = 1 << 18

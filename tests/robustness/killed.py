@@ -23,7 +23,7 @@ from engine.runtimes.profile import read_profile
 
 REPOSITORY = Path(__file__).parents[2]
 PSEG = Path(sys.executable).with_name("pseg")
-_ORPHANS_S = 20.0
+_ORPHANS_S = 120.0
 _RUN = "PSEG_TEST_RUN"
 
 

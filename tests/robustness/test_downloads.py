@@ -22,8 +22,8 @@ from service.ivcap.transfer.transport import limited_requests, receiving
 from tests.robustness.conftest import LOST, Tally
 from tests.robustness.serving import DiskWatch, forget_peak, peak_memory_bytes
 from tests.service.bundles import bundle_folder, packed
+from tests.service.ivcap.test_order import ORDER, new_platform
 from tests.service.pictures import RED, painted
-from tests.service.test_order import ORDER, new_platform
 from tests.standins.data_proxy import DataProxy
 from tests.standins.hostile_server import ANSWERS, CONTENT, HostileServer
 

@@ -19,10 +19,10 @@ from engine.system.files import OwnFolder, atomic_file, remove_abandoned_parts, 
 from service.commands.terminal import ExitStatus
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder, packed
-from tests.service.ledger_edits import NOT_A_LEDGER, content_edits, edit, pictures_at
-from tests.service.test_cli import BLUE, PSEG, halves, pseg
-from tests.service.test_orthomosaics import classes_of, geotiff, pixels_of, stopped_after_three_tiles
-from tests.service.written import attempts, spellings
+from tests.service.commands.test_cli import BLUE, PSEG, halves, pseg
+from tests.service.commands.written import attempts, spellings
+from tests.service.results.ledger_edits import NOT_A_LEDGER, content_edits, edit, pictures_at
+from tests.service.results.test_orthomosaics import classes_of, geotiff, pixels_of, stopped_after_three_tiles
 
 pytestmark = pytest.mark.long
 

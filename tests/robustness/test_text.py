@@ -18,7 +18,7 @@ from PIL import Image
 from engine.system.text import is_utf8
 from tests.robustness.conftest import Tally
 from tests.service.bundles import bundle_folder
-from tests.service.test_cli import pseg
+from tests.service.commands.test_cli import pseg
 
 pytestmark = pytest.mark.long
 

@@ -24,7 +24,7 @@ CLASSES: Sequence[Mapping[str, Any]] = (
 
 
 def strongest_band_network(
-    height: int | None = None, width: int | None = None, bands: int = 3, classes: int | None = None
+    height: int | None = None, width: int | None = None, bands: int = 3, classes: int | None = None, opset: int = 17
 ) -> bytes:
     """An ONNX network whose logits are the bands: class 0 where red is strongest, 1 for green, 2 for blue.
 
@@ -40,7 +40,7 @@ def strongest_band_network(
         [make.make_tensor_value_info("logits", kind, [None, classes, height, width])],
         [make.make_tensor("weights", kind, [classes, bands, 1, 1], identity)],
     )
-    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

@@ -6,6 +6,7 @@ The network finds the strongest band, so the right mask of a painted image is kn
 import base64
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -27,9 +28,9 @@ from PIL import Image
 
 from service.ivcap.publishing import INFERENCE_SCHEMA
 from service.job import JobResult
+from tests.service.ivcap.test_job import Machine, new_machine
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
-from tests.service.test_job import Machine, new_machine
-from tests.service.test_orthomosaics import geotiff, pixels_of
+from tests.service.results.test_orthomosaics import geotiff, pixels_of
 from tests.standins.job_sidecar import JobPlatform, job_sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -77,9 +78,10 @@ class Running:
     def post(self, path: str, body: bytes, **headers: str) -> Answer:
         return self.ask("POST", path, body, **headers)
 
-    def request(self, **parameters: Any) -> Answer:
-        """A request by the platform's way."""
-        return self.post("/", json.dumps(parameters).encode(), **{"Content-Type": "application/json", "Timeout": "60"})
+    def request(self, job: str | None = None, **parameters: Any) -> Answer:
+        """A request by the platform's way; `job` is the name that the platform gives it."""
+        headers = {"Content-Type": "application/json", "Timeout": "60", **({} if job is None else {"Job-Id": job})}
+        return self.post("/", json.dumps(parameters).encode(), **headers)
 
     def begin(self, path: str, size: int, part: bytes) -> HTTPConnection:
         """A picture of which only a part is sent."""
@@ -87,11 +89,15 @@ class Running:
         connection.putrequest("POST", path)
         connection.putheader("Content-Length", str(size))
         connection.endheaders(part)
-        deadline = time.monotonic() + 30
-        while self.health["taken"] == 0:
+        self.wait_for(taken=1)
+        return connection
+
+    def wait_for(self, taken: int) -> None:
+        """Wait until so many requests run or wait."""
+        deadline = time.monotonic() + 120
+        while self.health["taken"] != taken:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return connection
 
     @property
     def health(self) -> dict[str, Any]:
@@ -140,8 +146,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[R
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Running]:
-    """One with narrow limits."""
+    """One with narrow limits, and a variable that is empty."""
     limits = {
+        "PSEG_LAMBDA_HOST": "",
         "PSEG_LAMBDA_PLACES": "1",
         "PSEG_LAMBDA_UPLOAD_BYTES": "20000",
         "PSEG_LAMBDA_PIXELS": "1000",
@@ -290,11 +297,12 @@ def test_who_goes_away_leaves_no_trace_in_the_log(server: Running, path: str) ->
 
 
 def test_only_this_machine_is_served_unless_another_address_is_set(
-    server: Running, machine: Machine, bundle: Path
+    server: Running, narrow: Running, machine: Machine
 ) -> None:
     # Every address that begins with 127 is this machine, and one that listens everywhere listens there, too.
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", server.port), timeout=5)
+    for each in (server, narrow):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", each.port), timeout=5)
     with running(machine, HOST="0.0.0.0", PSEG_LAMBDA_HOST="127.0.0.3") as other:  # noqa: S104 - it is not listened to
         connection = other.connection("127.0.0.3")
         connection.request("GET", "/healthz")
@@ -332,6 +340,18 @@ def test_an_upload_that_is_too_large_is_refused(narrow: Running) -> None:
     assert narrow.health["taken"] == 0
 
 
+def test_a_full_disk_is_told(machine: Machine, bundle: Path) -> None:
+    with running(machine, "--model", str(bundle)) as server:
+        large, pid = painted(RED, width=300, height=300) + bytes(200_000), server.process.pid
+        usual = resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        [line] = server.post("/masks", large).lines
+        assert server.post("/masks", large).status == HTTPStatus.INSUFFICIENT_STORAGE
+        assert line == "the server cannot keep the picture (File too large): try again later"
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
+        assert server.post("/masks", large).status == HTTPStatus.OK
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_a_picture_of_too_many_pixels_is_refused(narrow: Running, tmp_path: Path) -> None:
     for content in (painted(RED, width=100), geotiff(tmp_path / "reef.tif", pixels_of()[:, :40, :40]).read_bytes()):
         answer = narrow.post("/masks", content)
@@ -354,10 +374,7 @@ def test_the_network_stops_between_two_runs_when_time_is_up(narrow: Running) -> 
     # Each pixel is a window of its own, at each of many scales: over a million runs.
     picture, scales = painted(RED, width=60), ",".join(["1"] * 2000)
     assert narrow.post(f"/masks?crop-size=1,1&stride=1,1&scales={scales}", picture).status == HTTPStatus.GATEWAY_TIMEOUT
-    deadline = time.monotonic() + 10
-    while narrow.health["taken"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    narrow.wait_for(taken=0)
     assert narrow.post("/masks", picture).status == HTTPStatus.OK
 
 
@@ -366,7 +383,7 @@ def test_sigterm_finishes_what_was_taken(machine: Machine, bundle: Path) -> None
         picture = painted(BLUE)
         connection = server.begin("/masks", len(picture), picture[:10])
         server.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while "Shutting down" not in server.log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -376,7 +393,7 @@ def test_sigterm_finishes_what_was_taken(machine: Machine, bundle: Path) -> None
         answer = answer_of(connection.getresponse())
         connection.close()
         assert (answer.status, mask_of(answer.body)[0]) == (HTTPStatus.OK, [2] * 24)
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=120) == 0
 
 
 def test_the_platform_sends_the_request_of_a_job(machine: Machine, bundle: Path) -> None:
@@ -408,18 +425,40 @@ def test_the_platform_sends_the_request_of_a_job(machine: Machine, bundle: Path)
             assert "--model" in line
 
 
+def test_every_request_for_artifacts_is_in_the_name_of_the_job(machine: Machine, bundle: Path) -> None:
+    with job_sidecar() as sidecar:
+        platform: JobPlatform = sidecar.platform()
+        model, image = platform.put("model.tgz", bundle.read_bytes()), platform.put("q7.png", painted(RED, GREEN))
+        with running(machine, IVCAP_BASE_URL=platform.url) as server:
+            assert server.request("urn:ivcap:job:7", model=model, image=image).status == HTTPStatus.OK
+            assert server.request("urn:ivcap:job:8", model=model, image=image).status == HTTPStatus.OK
+        # without the prefix, as the library writes it
+        assert platform.jobs_named == {"7", "8"}
+        assert [result.job for result in platform.results] == ["7", "8"]
+
+
 @pytest.mark.long
-def test_a_place_is_needed_for_artifacts_too(machine: Machine, bundle: Path) -> None:
-    environment = {"PSEG_LAMBDA_PLACES": "1", "IVCAP_URL": "http://127.0.0.1:9", "IVCAP_JWT": "x"}
-    with running(machine, "--model", str(bundle), **environment) as server:
-        picture = painted(RED)
-        upload = server.begin("/masks", len(picture), picture[:10])
-        urn = "urn:ivcap:artifact:1"
-        answer = server.request(model=urn, image=urn)
-        assert (answer.status, answer.json["code"]) == (HTTPStatus.TOO_MANY_REQUESTS, 429)
-        upload.send(picture[10:])
-        assert upload.getresponse().status == HTTPStatus.OK
-        upload.close()
+def test_who_finds_no_place_costs_nobody_a_result(machine: Machine, bundle: Path) -> None:
+    with job_sidecar() as sidecar:
+        platform: JobPlatform = sidecar.platform()
+        model, image = platform.put("model.tgz", bundle.read_bytes()), platform.put("q7.png", painted(RED, GREEN))
+        environment = {"PSEG_LAMBDA_PLACES": "1", "IVCAP_BASE_URL": platform.url}
+        with running(machine, "--model", str(bundle), **environment) as server:
+            done = server.request("done", model=model, image=image)
+            # the place of a job is free only when its result has been sent to the platform, too
+            server.wait_for(taken=0)
+            picture = painted(RED)
+            upload = server.begin("/masks", len(picture), picture[:10])
+            # as many as the server keeps results, and one more for the place
+            for number in range(257):
+                answer = server.request(f"refused-{number}", model=model, image=image)
+                assert (answer.status, answer.json["code"]) == (HTTPStatus.TOO_MANY_REQUESTS, 429)
+            assert server.ask("GET", "/jobs/refused-0").status == HTTPStatus.NOT_FOUND
+            kept = server.ask("GET", "/jobs/done")
+            assert (kept.status, kept.json) == (HTTPStatus.OK, done.json)
+            upload.send(picture[10:])
+            assert upload.getresponse().status == HTTPStatus.OK
+            upload.close()
 
 
 @pytest.mark.parametrize(

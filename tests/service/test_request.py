@@ -1,5 +1,6 @@
 """Parameters are validated once, and whoever gets them wrong is told what is allowed."""
 
+import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_an_order_for_a_device_that_cannot_be(device: str) -> None:
         ({"threshold": 1.0}, "^threshold: 1.0 is not between 0 and 1$"),
         ({"threshold": 0}, "^threshold: 0 is not between 0 and 1$"),
         ({"threshold": float("nan")}, "^threshold: nan is not between 0 and 1$"),
-        ({"scales": "1,x"}, "^scales: 1,x: give numbers with commas between, such as 0.75,1.0,1.25$"),
+        ({"scales": "1,x"}, "^scales: 1,x: give numbers separated by commas, such as 0.75,1.0,1.25$"),
         ({"auto_tune_shapes": True}, "^auto-tune-shapes: it .* needs use-trt"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"use_trt": True}, "TensorRT needs a GPU"),
@@ -148,6 +149,24 @@ def test_a_folder_in_place_of_an_output_file_is_refused(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new" / "cover.csv")
     with pytest.raises(OptionError, match="is a folder"):
         require_writable_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["s3://reef/masks", "file:///data/masks", "https://reef.org/masks"])
+def test_an_address_is_no_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"://.*masks is an address, and results are written to folders"):
+        require_writable(Path(name))
+    with pytest.raises(OptionError, match=r"s3://cover\.csv is an address"):
+        require_writable_file(Path("s3://cover.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_or_a_pipe_in_place_of_an_output_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nothing").symlink_to("/dev/null")
+    for name in ("pipe", "nothing"):
+        with pytest.raises(OptionError, match="a device, a pipe or a socket"):
+            require_writable_file(tmp_path / name)
 
 
 def test_an_order_has_the_names_and_defaults_that_its_users_know() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from engine import (
     ImageError,
     MaskSize,
+    OnnxOptions,
     OptionError,
     PaddleOptions,
     Precision,
@@ -17,12 +18,14 @@ from engine import (
     Provider,
     RuntimeName,
     RuntimeRequest,
+    RuntimeUnavailableError,
     SourceImage,
     open_bundle,
     open_predictor,
     read_image,
 )
 from engine.images import ImageLimits
+from service import session
 from service.session import open_model
 from tests.service.bundles import bundle_folder
 from tests.service.pictures import BLUE, GREEN, RED, mask_of, painted
@@ -37,9 +40,14 @@ def photograph(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def predictor(bundle: Path, tmp_path: Path) -> Predictor:
-    return open_model(bundle, cache_dir=tmp_path / "cache", runtime="onnx", threads=1)
+def predictor(bundle: Path, cache: Path) -> Predictor:
+    return open_model(bundle, cache_dir=cache, runtime="onnx", threads=1)
 
 
 def test_a_path_an_array_and_a_picture_that_was_read_give_one_mask(predictor: Predictor, photograph: Path) -> None:
@@ -158,3 +166,18 @@ def test_words_stand_for_members_of_enumerations(tmp_path: Path) -> None:
 def test_a_wrong_word_is_refused_with_the_choices(options: dict[str, object], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         RuntimeRequest(**options)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_each_way_to_tensorrt_lacks_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has ONNX Runtime for GPUs lacks a library of TensorRT, and need not install Paddle."""
+    lacking = {"tensorrt": "libnvinfer.so.10 cannot be opened", "paddle-tensorrt": "Paddle cannot be imported"}
+
+    def require(options: OnnxOptions | PaddleOptions) -> None:
+        raise RuntimeUnavailableError(lacking[options.label])
+
+    monkeypatch.setattr(session, "require_available", require)
+    told = " \\| ".join(f"{label}: {reason}" for label, reason in lacking.items())
+    with pytest.raises(RuntimeUnavailableError, match=rf"^nothing here runs TensorRT\. {told}$"):
+        open_model(bundle, device="gpu", use_trt=True)
+    with pytest.raises(RuntimeUnavailableError, match=r"^libnvinfer"):
+        open_model(bundle, provider="tensorrt")

@@ -7,6 +7,8 @@ import gzip
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +30,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         self.close_connection = True
         ANSWERS[self.path.strip("/").partition("?")[0]](self)
+
+    def do_POST(self) -> None:
+        self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
+    do_PATCH = do_DELETE = do_POST
 
     def send(self, *headers: str, body: bytes = b"", status: str = "200 OK") -> None:
         """An answer, as it is stated here."""
@@ -118,6 +126,16 @@ def _to(address: str, status: str = "302 Found") -> Answer:
     return _stating(f"Location: {address}", "Content-Length: 0", body=b"", status=status)
 
 
+def _busy_first(retry_after: Callable[[], str]) -> Answer:
+    def answer(handler: _Handler) -> None:
+        if handler.server.asked.count(handler.path) == 1:
+            handler.send(f"Retry-After: {retry_after()}", "Content-Length: 0", status="503 Service Unavailable")
+        else:
+            ANSWERS["good"](handler)
+
+    return answer
+
+
 _LENGTH = f"Content-Length: {len(CONTENT)}"
 ANSWERS: Mapping[str, Answer] = {
     # taken
@@ -143,6 +161,9 @@ ANSWERS: Mapping[str, Answer] = {
     "x-gzip": _packed("X-GZip"),
     "says-br": _stating("Content-Encoding: br", _LENGTH),
     "says-nonsense": _stating("Content-Encoding: \x1b[31m", _LENGTH),
+    # in part
+    "partial": _stating("Content-Range: bytes 0-18/38", _LENGTH, status="206 Partial Content"),
+    "early-hints": _stating("Link: </style.css>", body=b"HTTP/1.1 500 Out Of Room\r\n\r\n", status="103 Early Hints"),
     # slow
     "slow": _drip("Content-Length: 1000"),
     "slow-without-end": _drip("Connection: close"),
@@ -167,14 +188,24 @@ ANSWERS: Mapping[str, Answer] = {
     "to-another": lambda handler: _to(handler.server.elsewhere)(handler),
     "to-nowhere": _to("http://"),
     "split": _to("/good\r\nX-Injected: 1"),
+    "moved": _to("/good", "301 Moved Permanently"),
+    "found": _to("/good"),
+    "see-other": _to("/good", "303 See Other"),
+    "temporarily": _to("/good", "307 Temporary Redirect"),
+    "permanently": _to("/good", "308 Permanent Redirect"),
+    # busy at first
+    "busy-seconds": _busy_first(lambda: "1"),
+    "busy-date": _busy_first(lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)),
+    "busy-nonsense": _busy_first(lambda: "soon"),
+    "busy-absurdly-long": _busy_first(lambda: "9" * 400),
 }
 
 
 class HostileServer(ThreadingHTTPServer):
     """The server; a context manager.
 
-    `asked` are the paths, `headers` what came with them, `sent_bytes` what was sent of bodies without end. `elsewhere`
-    is where `to-another` leads.
+    `asked` are the paths, `headers` what came with them, `received` the bodies of what is to be stored, `sent_bytes`
+    what was sent of bodies without end. `elsewhere` is where `to-another` leads.
     """
 
     daemon_threads = True
@@ -184,6 +215,7 @@ class HostileServer(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.sent_bytes = 0
+        self.received: list[bytes] = []
         self.elsewhere = ""
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -83,6 +83,8 @@ class JobPlatform(Platform):
     """URN of an artifact or a collection to what is sent, headers included, when it is read."""
     asked: threading.Event = field(default_factory=threading.Event)
     """Set when a job was asked for and there was none."""
+    jobs_named: set[str | None] = field(default_factory=set[str | None])
+    """The jobs in whose name artifacts and aspects were asked for or stored; None: a request named none."""
     token: str | None = None
     """What has to be in the header of every request for artifacts, aspects and jobs."""
     keeps_waiting: bool = False
@@ -155,6 +157,8 @@ class _Handler(FaultyHandler[JobPlatform]):
 
     def _permitted_route(self) -> list[str]:
         """The parts of the address; none, which no operation has, for who has no right to it."""
+        if self._route[:2] in (["1", "artifacts"], ["1", "aspects"]):
+            self.platform.jobs_named.add(self.headers["Ivcap-Job-Id"])
         token = self.platform.token
         if token is None or self._route[0] != "1" or self.headers["Authorization"] == f"Bearer {token}":
             return self._route
@@ -200,7 +204,7 @@ class _Handler(FaultyHandler[JobPlatform]):
         platform = self.platform
         if platform.keeps_waiting and not platform.jobs:
             platform.asked.set()
-            time.sleep(3)
+            time.sleep(10)
         with self.operation("next", "") as platform:
             if platform is not None:
                 job = platform.jobs.pop(0) if platform.jobs else JOB_DONE

@@ -34,6 +34,7 @@ _HEAD_BYTES = 4096
 _BMP_HEAD_BYTES = 66
 _REDUCED_OR_MASK = 0b101
 _OLD_REDUCED = 2
+_UNUSUAL_COLORS = rb"pclr|cdef|colr\x01..(?!\0\0\0[\x10\x11])"
 _ALPHA = frozenset({1, 2})
 _PLACES = (33550, 33922, 34264, 34735)
 """Tags that place a picture on the earth: scale, points, transform, keys."""
@@ -72,6 +73,8 @@ class Facts:
     """What a file is, by its first bytes; `another` where they say nothing that is known here, `empty` for no bytes.
 
     - `depths`: bits of each band of a JPEG or JPEG 2000 file (of a JPEG: once), negative if values are signed.
+    - `has_unusual_colors`: of a JPEG 2000 file whose header holds a palette, names its bands, or states colours that
+      are neither sRGB nor grey.
     - `orientation`: of a picture that is no TIFF, as libvips reads it from EXIF; 1 where there is none.
     - `told_aside`: an orientation that stands where no other reader looks: in XMP, or in a text of a PNG that holds
       EXIF; it counts where EXIF has none.
@@ -85,6 +88,7 @@ class Facts:
     format: str
     tiff: TiffFacts | None = None
     depths: tuple[int, ...] = ()
+    has_unusual_colors: bool = False
     orientation: int = 1
     told_aside: int = 1
     quarter_turns: int = 0
@@ -116,8 +120,10 @@ def facts_of(path: Path) -> Facts:
     return Facts(
         form,
         depths=_depths(form, head),
+        has_unusual_colors=form == "JPEG 2000" and re.search(_UNUSUAL_COLORS, head, re.DOTALL) is not None,
         orientation=orientation,
-        told_aside=_orientation_told_aside(form, path.read_bytes()) if orientation == 1 else 1,
+        # How a HEIC or an AVIF lies, its container says.
+        told_aside=1 if orientation != 1 or is_heif else _orientation_told_aside(form, path.read_bytes()),
         quarter_turns=turns[1][0] & 3 if turns else 0,
         mirror=mirror[1][0] & 1 if mirror else None,
     )

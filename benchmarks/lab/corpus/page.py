@@ -23,13 +23,18 @@ def page(results: Sequence[Result]) -> str:
     parts = [
         _introduction(results),
         "## Verdicts",
-        _counts(results, "pictures and reader", lambda each: f"{_origin(each)}, {each.reader}"),
+        _counts(
+            results,
+            "pictures and reader",
+            lambda each: f"{'the matrix' if each.origin == MATRIX else each.origin}, {each.reader}",
+        ),
         "## Formats",
-        "Of the source packages, by the first bytes; `another` are formats that are not read.",
+        "The pictures of the source packages, by the format that their first bytes show; `another` stands for formats "
+        "that are not read.",
         _counts([each for each in results if each.origin != MATRIX], "format", lambda each: each.format),
         _orientations(results),
         "## The matrix, axis by axis",
-        "Both readers are counted.",
+        "The figures are those of both readers together.",
         _axes(matrix),
         "## What was refused rightly",
         _refusals(results),
@@ -54,28 +59,24 @@ def _introduction(results: Sequence[Result]) -> str:
     return f"""# The readers of pictures, compared with other libraries
 
 This page is for readers who want to know whether pictures are read correctly. `make corpus` (`python -m
-benchmarks.lab.corpus`) writes it; an interrupted run continues, and the status is 1 if a picture is silently read
-wrongly, is refused without reason, or makes a reader crash or hang.
+benchmarks.lab.corpus`) writes it. An interrupted run continues. The exit status is 1 if a picture is read wrongly
+without an error, is refused without a valid reason, or makes a reader crash or hang.
 
 The pictures are those of the source packages of {sources}, as the package index serves them: {counted}.
 The matrix is {files.get(MATRIX, 0)} TIFFs of one rendered scene of {WIDTH}×{HEIGHT} pixels, written by tifffile, by
-GDAL (rasterio) and, where neither writes a layout, byte by byte (`benchmarks/lab/corpus/matrix/`). Each file is read
-as a photograph (`engine.read_image`) and, if it is a TIFF, as a raster (what `--tile` reads with), in a child process
-with {MEMORY_BYTES >> 30} GiB of memory and {TIMEOUT_S:g} s a picture.
+GDAL (rasterio) and, for layouts that neither can write, byte by byte (`benchmarks/lab/corpus/matrix/`). Each file is
+read as a photograph (`engine.read_image`) and, if it is a TIFF, as a raster (as `--tile` reads it), in a child process
+with {MEMORY_BYTES >> 30} GiB of memory and {TIMEOUT_S:g} s for each picture.
 
-What is right is computed from what other libraries decode, by the documented rules written down a second time
-(`benchmarks/lab/corpus/rules.py`): for TIFFs from tifffile with imagecodecs and from libtiff (GDAL, OpenCV and libvips,
-which count as one), for other formats from OpenCV, libvips and imagecodecs, for BMP from GDAL, too; for the matrix the
-scene itself counts as one more. *Equal* means identical; where a lossy codec or a conversion of colours lies between,
-it means a mean difference of at most {LARGEST_MEAN:g} level and none above {LARGEST}. Where the other readers do not
-agree, a file counts neither for nor against us. What may be refused stands in `benchmarks/lab/corpus/refusals.py`, and
-a refusal is right only if its message names the reason that stands there.
+The correct result is computed from what other libraries decode, by a second implementation of the documented rules
+(`benchmarks/lab/corpus/rules.py`). For TIFFs, the other libraries are tifffile with imagecodecs, and libtiff (GDAL,
+OpenCV and libvips, which count as one). For other formats, they are OpenCV, libvips and imagecodecs, and for BMP also
+GDAL. For the matrix, the scene itself counts as one more. *Equal* means identical; if a lossy codec or a conversion of
+colours is involved, it means a mean difference of at most {LARGEST_MEAN:g} level, and no difference above {LARGEST}. If
+the other readers do not agree, a file counts neither for nor against our readers. `benchmarks/lab/corpus/refusals.py`
+lists what may be refused, and a refusal is right only if its message gives the reason that is stated there.
 
 Versions: {versions}."""
-
-
-def _origin(result: Result) -> str:
-    return "the matrix" if result.origin == MATRIX else result.origin
 
 
 def _counts(results: Iterable[Result], title: str, group: Callable[[Result], str]) -> str:

@@ -59,7 +59,13 @@ REFUSALS: tuple[Refusal, ...] = (
             facts.format == "JPEG 2000"
             and (not 1 <= len(facts.depths) <= 4 or len(set(facts.depths)) > 1 or not 0 < facts.depths[0] <= 16)
         ),
-        r"\bbands?\b|\bsigned\b",
+        r"\bbands?\b|\bsigned\b|\bcolours of\b",
+    ),
+    Refusal(
+        "JPEG 2000 with colours of few",
+        "a palette, bands in another order, or colours that are neither grey nor RGB, which decoders ignore",
+        lambda facts: facts.has_unusual_colors,
+        r"\bbands in another order\b|\bpalettes of\b|\bcolours of the kind\b",
     ),
     Refusal(
         "BMP with masks of few",

@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 
 from converters.conversion import default_limits
-from converters.parity import ParityLimits, ParityReport, compare, generated_images, require_parity
+from converters.parity import ParityReport, compare, generated_images, require_parity
 from converters.precision.half_precision import to_half
 from engine import (
     Bundle,
@@ -83,14 +83,6 @@ def settings_are_accepted() -> str:
     raise AssertionError("a setting that does not exist was taken")
 
 
-def cuda_fp32() -> str:
-    return _compared(OnnxOptions(Provider.CUDA), ParityLimits())
-
-
-def cuda_fp16() -> str:
-    return _compared(OnnxOptions(Provider.CUDA, Precision.FP16), default_limits(Precision.FP16))
-
-
 def many_runs() -> str:
     with open_bundle(BUNDLES[0]) as bundle, _opened(bundle, OnnxOptions(Provider.CUDA, threads=2, streams=2)) as one:
         image = generated_images(SIZES[:1])[0]
@@ -143,7 +135,7 @@ def clear_errors() -> str:
 def tensorrt_fp32() -> str:
     with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
         options = replace(OnnxOptions(_tensorrt()), tensorrt_files=_files(bundle, Path(cache)))
-        found = _compare_one(bundle, options, ParityLimits())
+        found = _compare_one(bundle, options)
         with _opened(bundle, options) as predictor:
             (outside,) = generated_images(((1280, 960),))
             try:
@@ -167,13 +159,7 @@ def tensorrt_fp16() -> str:
     with TemporaryDirectory() as cache, open_bundle(BUNDLES[0]) as bundle:
         options = OnnxOptions(_tensorrt(), Precision.FP16)
         bundle = _with_fp16(bundle, Path(cache))
-        return _compare_one(
-            bundle, replace(options, tensorrt_files=_files(bundle, Path(cache))), default_limits(Precision.FP16)
-        )
-
-
-def paddle_gpu() -> str:
-    return _compared(_paddle(PaddleOptions(device=Device.GPU)), ParityLimits())
+        return _compare_one(bundle, replace(options, tensorrt_files=_files(bundle, Path(cache))))
 
 
 def paddle_tensorrt() -> str:
@@ -181,7 +167,7 @@ def paddle_tensorrt() -> str:
         options = replace(
             _paddle(PaddleOptions(device=Device.GPU, tensorrt=True)), tensorrt_files=_files(bundle, Path(cache))
         )
-        return _compare_one(bundle, options, ParityLimits())
+        return _compare_one(bundle, options)
 
 
 def classes_on_the_gpu() -> str:
@@ -286,15 +272,15 @@ def _run_ms(bundle: Bundle, options: OnnxOptions, image: SourceImage) -> float:
 STEPS: Mapping[str, tuple[Callable[[], str], float]] = {
     "1 driver, GPU, versions, libraries": (driver_and_libraries, 60),
     "2 settings": (settings_are_accepted, 60),
-    "3 CUDA FP32 as on the CPU": (cuda_fp32, 90),
-    "4 CUDA FP16": (cuda_fp16, 60),
+    "3 CUDA FP32 as on the CPU": (lambda: _compared(OnnxOptions(Provider.CUDA)), 90),
+    "4 CUDA FP16": (lambda: _compared(OnnxOptions(Provider.CUDA, Precision.FP16)), 60),
     "5 batches, streams, fifty runs": (many_runs, 60),
     "6 the provider stays, stdout is clean": (provider_stays, 45),
     "7 errors": (clear_errors, 60),
     "8 TensorRT FP32 with a profile": (tensorrt_fp32, 120),
     "9 TensorRT, second start": (tensorrt_second_start, 120),
     "10 TensorRT FP16": (tensorrt_fp16, 120),
-    "11 Paddle on the GPU": (paddle_gpu, 90),
+    "11 Paddle on the GPU": (lambda: _compared(_paddle(PaddleOptions(device=Device.GPU))), 90),
     "12 Paddle with TensorRT": (paddle_tensorrt, 180),
     "13 classes on the GPU": (classes_on_the_gpu, 45),
     "14 the limit on memory": (memory_limit, 45),
@@ -320,21 +306,21 @@ def _with_fp16(bundle: Bundle, folder: Path) -> Bundle:
     return bundle.with_onnx(OnnxModel(path, Precision.FP16, file_digest(path)))
 
 
-def _compare_one(bundle: Bundle, options: RuntimeOptions, limits: ParityLimits) -> str:
+def _compare_one(bundle: Bundle, options: RuntimeOptions) -> str:
     with _opened(bundle, OnnxOptions(threads=4)) as expected, _opened(bundle, options) as found:
         images = [(f"{image.width}x{image.height}", image) for image in generated_images(SIZES)]
         report: ParityReport = compare(expected, found, images)
-    require_parity(report, limits, where=bundle.source.name)
+    require_parity(report, default_limits(options.precision), where=bundle.source.name)
     return f"{bundle.source.name}: {report.mismatched_ppm:.1f} ppm, class IoU {report.min_class_iou:.4f}"
 
 
-def _compared(options: RuntimeOptions, limits: ParityLimits) -> str:
+def _compared(options: RuntimeOptions) -> str:
     found: list[str] = []
     for path in BUNDLES:
         with TemporaryDirectory() as folder, open_bundle(path) as bundle:
             if options.precision is Precision.FP16:
                 bundle = _with_fp16(bundle, Path(folder))
-            found.append(_compare_one(bundle, options, limits))
+            found.append(_compare_one(bundle, options))
     return "; ".join(found)
 
 

@@ -22,11 +22,11 @@ _INTRODUCTION = """# Benchmarks
 
 <!-- Written by `make bench-headline`. -->
 
-This page is for readers who compare `pseg` with other programs: it states the goals and which of them were missed.
-`make bench-headline` measures all of this, part by part, and writes this page. The ways to run a network are loaded at
-the same time, each in a process of its own, and take turns, so that a machine that slows down slows all alike; figures
-are medians of their repetitions, and ratios are of one run. The raw repetitions are in
-`benchmarks/lab/headline/results/`. Networks of which only the speed is measured are untrained.
+This page is for readers who want to compare `pseg` with other programs. It states the goals, and which of them were
+missed. `make bench-headline` measures all of this, part by part, and writes this page. The ways to run a network are
+loaded at the same time, each in its own process, and take turns, so that a machine that slows down affects all of them
+alike. Figures are medians of their repetitions, and ratios compare values of the same run. The raw repetitions are in
+`benchmarks/lab/headline/results/`. Networks for which only the speed is measured are untrained.
 """
 _EXPLANATIONS = Path(__file__).resolve().parent / "explanations.md"
 _TITLES = {

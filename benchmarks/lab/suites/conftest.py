@@ -1,21 +1,28 @@
-"""Bundles and pictures to measure with."""
+"""Bundles and pictures to measure with, and the table that ends the run."""
 
 import os
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from benchmarks.lab.networks import write_text_network
 from benchmarks.lab.runtimes import EVERY
+from benchmarks.lab.suites.report import Measured, table
 from converters.conversion import convert
 from converters.repository import Repository
 from engine import Bundle, Precision, Predictor, RuntimeUnavailableError, open_predictor
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 SHARED_BUNDLES = {"segformer": "legacy_segformer_b0_logits.tgz", "pp-liteseg": "legacy_pp_liteseg_stdc1.tgz"}
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Print what the file holds that pytest-benchmark is about to write."""
+    sys.stdout.write(f"\n{table(Measured.model_validate(output_json))}\n")
 
 
 class OpenPredictor(Protocol):

@@ -88,7 +88,7 @@ def _rows(entry: Entry, others: Sequence[Entry]) -> list[_Row]:
                     f"{figure.bundle}: {each.variant} ({each.mismatched_ppm:.1f} ppm, {each.output_bytes} bytes out)",
                     f"{each.median_ms:.1f} ms",
                     f"as it is made {figure.plain_ms:.1f} ms ({figure.plain_output_bytes} bytes out)",
-                    f"{1 / each.ratio:.2f}×",
+                    f"{1 / each.ratio:.2f}× ({1 / each.ratio_high:.2f} to {1 / each.ratio_low:.2f})",
                 )
                 for each in figure.rows
             ]

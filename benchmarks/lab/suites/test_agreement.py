@@ -30,7 +30,6 @@ def test_agreement(
     open_named: OpenPredictor,
     benchmark: Benchmark,
     request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = str(request.node.callspec.params["bundle_path"])
 
@@ -46,6 +45,4 @@ def test_agreement(
     pixels = sum(mask.size for mask in masks)
     figure = Agreement(bundle=name, mismatched_ppm=1e6 * differing / pixels, pixels=pixels)
     note(benchmark, figure)
-    with capsys.disabled():
-        print(f"\n{name}: {figure.mismatched_ppm:.1f} of a million pixels differ ({pixels / 1e6:.1f} megapixels)")
     assert figure.mismatched_ppm <= ALLOWED_PPM

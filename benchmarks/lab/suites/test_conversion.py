@@ -30,12 +30,8 @@ def peak_bytes(command: list[str]) -> int:
 
 
 @pytest.mark.timeout(1800)
-def test_conversion_of_ocrnet(
-    ocrnet: Path, tmp_path: Path, benchmark: Benchmark, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conversion_of_ocrnet(ocrnet: Path, tmp_path: Path, benchmark: Benchmark) -> None:
     out = tmp_path / "converted.tgz"
     command = [str(PSEG), "convert", str(ocrnet), "--out", str(out), "--cache-dir", str(tmp_path / "cache")]
     largest = benchmark.pedantic(lambda: peak_bytes(command))
     note(benchmark, Conversion(bundle="OCRNet-HRNet-W48", peak_bytes=largest))
-    with capsys.disabled():
-        print(f"\nOCRNet-HRNet-W48: peak {largest / 2**20:.0f} MiB")

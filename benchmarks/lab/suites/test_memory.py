@@ -39,7 +39,6 @@ def test_memory(
     pictures: Path,
     cache: Path,
     benchmark: Benchmark,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run() -> Any:
         outcome = run_isolated(soak, SoakWork(bundle_path, runtime, pictures, cache), Limits(TIMEOUT_S))
@@ -57,8 +56,4 @@ def test_memory(
         late_bytes=late_bytes,
     )
     note(benchmark, figure)
-    with capsys.disabled():
-        print(
-            f"\n{figure.provider}: {early_bytes / 2**20:.0f} MiB after {early} images, {figure.growth_percent:+.1f} %"
-        )
     assert figure.growth_percent <= ALLOWED_PERCENT

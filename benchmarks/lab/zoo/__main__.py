@@ -14,7 +14,6 @@ from engine.errors import RuntimeUnavailableError
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.zoo", description=__doc__)
     parser.add_argument("--paddleseg", type=Path, metavar="DIR", help="measure the configurations of this checkout")
     parser.add_argument("--only", help="names of networks, separated by commas")
@@ -28,17 +27,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def chosen(scenarios: Iterable[Scenario], only: str | None) -> list[Scenario]:
-    """Find the networks that are asked for.
-
-    Args:
-        only: names, separated by commas; None: all.
-
-    Returns:
-        Scenarios, in their order.
-
-    Raises:
-        SystemExit: there is no such network.
-    """
+    """Find the networks that are asked for by names with commas between; None: all."""
     known = list(scenarios)
     wanted = {each.name for each in known} if only is None else set(only.split(","))
     unknown = wanted - {each.name for each in known}
@@ -49,11 +38,7 @@ def chosen(scenarios: Iterable[Scenario], only: str | None) -> list[Scenario]:
 
 
 def measure(store: Store, scenarios: Iterable[Scenario], options: argparse.Namespace) -> None:
-    """Measure what is due, one network after the other, and store each result at once.
-
-    Args:
-        options: `paddleseg`, `redo`, `retry` and `timeout`.
-    """
+    """Measure what is due, one network after the other, and store each result at once."""
     for scenario in scenarios:
         found = store.read(scenario)
         if found is not None and not options.redo and (found.measurement.agrees or not options.retry):
@@ -80,7 +65,7 @@ def main(given: list[str]) -> None:
     results = [(each, store.read(each)) for each in (*INSTALLED, *CHECKOUT)]
     options.page.parent.mkdir(parents=True, exist_ok=True)
     rows = [Row(scenario, result and result.measurement) for scenario, result in results]
-    options.page.write_text(page(rows), encoding="utf-8")
+    options.page.write_text(page(rows, [each.processor for _, each in results if each]), encoding="utf-8")
 
 
 if __name__ == "__main__":

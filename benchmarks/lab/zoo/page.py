@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.lab.zoo.results import LIMIT_LOGITS, LIMIT_PPM, PACKAGES, VERDICTS, Measurement
@@ -27,47 +27,39 @@ _EXPLANATIONS: Mapping[Origin, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network.
-
-    Attributes:
-        scenario: what it is.
-        measurement: what came out; None: not measured with these versions.
-    """
+    """One network; `measurement` is None where it is not measured with these versions."""
 
     scenario: Scenario
     measurement: Measurement | None
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Write the page.
-
-    Args:
-        rows: every network of both sets, in order.
-    """
+def page(rows: Sequence[Row], processors: Collection[str]) -> str:
+    """Write the page of every network of both sets, and of the processors that they were measured on."""
     sizes = ", ".join(f"{width}×{height}" for width, height in GENERATED_SIZES)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(installed_versions(PACKAGES).items()))
     parts = [
         f"""# Every model family of PaddleSeg
 
-This page is for people who train networks: it says for each model family of PaddleSeg whether its networks can be
-exported and converted. `make zoo` (`python -m benchmarks.lab.zoo`) writes it, and the figures themselves into
-docs/zoo.json; an interrupted run continues, and what was measured with these versions is not measured again
-without `--redo`. The second set needs a checkout of PaddleSeg, and scikit-image, the only package that it imports and
-`make export-tools` does not install: `python -m benchmarks.lab.zoo --paddleseg DIR`.
+This page is for people who train networks. It says for each model family of PaddleSeg whether its networks can be
+exported and converted. `make zoo` (`python -m benchmarks.lab.zoo`) writes it, and writes the figures to docs/zoo.json.
+An interrupted run continues, and what was measured with these versions is measured again only with `--redo`. The
+second set needs a checkout of PaddleSeg (`python -m benchmarks.lab.zoo --paddleseg DIR`) and scikit-image, the only
+package it imports that `make export-tools` does not install.
 
-Each network goes through the commands that a user calls: `pseg export`, which makes logits, with its configuration
-and random weights, then `pseg convert`. The figures are those of the certificate that `pseg convert` writes into the
-bundle: ONNX Runtime compared with Paddle without oneDNN, on generated pictures of {sizes} (width×height), or the next
-multiples of 32 where the network does not take those. The statistics of the batch normalisation are taken from noise,
-so that masks hold several classes. A network passes with at most {LIMIT_PPM:g} mismatched pixels per million, logits
-within {LIMIT_LOGITS:g} of their range, and at least two classes in Paddle's masks.
+Each network goes through the commands that users run: first `pseg export`, which makes it return logits, with its
+configuration and random weights, then `pseg convert`. The figures are those of the certificate that `pseg convert`
+writes into the bundle. It compares ONNX Runtime with Paddle without oneDNN on generated pictures of {sizes}
+(width×height), or of the next multiples of 32 if the network does not accept these sizes. The statistics of the batch
+normalisation are taken from noise, so that masks hold several classes. A network passes with at most {LIMIT_PPM:g}
+mismatched pixels per million, logits within {LIMIT_LOGITS:g} of their range, and at least two classes in Paddle's
+masks.
 
-With random weights, many classes of a deep network lie so close together that rounding alone changes masks. What
-misses a limit is therefore compared with Paddle itself: with its answers to the same pictures with noise of a
-ten-thousandth of a grey level, in parentheses (`python -m benchmarks.lab.zoo.rounding BUNDLE`). A
-conversion that differs no more than those is within rounding.
+With random weights, many classes of a deep network lie so close together that rounding alone changes masks. If a
+network misses a limit, its differences are therefore compared with those that Paddle itself shows when noise of a
+ten-thousandth of a grey level is added to the same pictures; these are given in parentheses
+(`python -m benchmarks.lab.zoo.rounding BUNDLE`). A conversion whose differences are no larger is within rounding.
 
-Versions: {versions}.""",
+Versions: {versions}. Measured on: {"; ".join(sorted({*processors})) or "nothing yet"}.""",
         _counts(rows),
     ]
     parts += [_networks(origin, [each for each in rows if each.scenario.origin == origin]) for origin in _TITLES]
@@ -95,7 +87,7 @@ def _networks(origin: Origin, rows: Sequence[Row]) -> str:
     header = ("network", "configuration", "weights MB", "verdict", "ppm", "logits", "classes", "adapters")
     cells = [(each.scenario.name, each.scenario.described, *_cells(each.measurement)) for each in rows]
     added = [f"{each.scenario.name}: `{json.dumps(each.scenario.added)}`" for each in rows if each.scenario.added]
-    asked = f" What `pseg export` asks for is added to {'; '.join(added)}." if added else ""
+    asked = f" These settings are added to them: {'; '.join(added)}." if added else ""
     legend = "ppm: mismatched pixels per million; logits: largest error as a share of their range."
     return f"## {_TITLES[origin]}\n\n{_EXPLANATIONS[origin]}{asked} {legend}\n\n{markdown(Table(header, tuple(cells)))}"
 
@@ -118,7 +110,7 @@ def _cells(measured: Measurement | None) -> tuple[str, ...]:
 def _adapters(rows: Sequence[Row]) -> str:
     used = {name for row in rows if row.measurement for name in row.measurement.adapters}
     lines = [f"- `{each.name}`: {each.reason}" for each in (PRETRAINED_WEIGHTS, *ADAPTERS) if each.name in used]
-    introduction = "`pseg export` changes a network where Paddle would not export it otherwise, and says so."
+    introduction = "`pseg export` changes a network if Paddle could not export it otherwise, and reports the change."
     return "\n".join(["## Adapters", "", introduction, "", *lines])
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import TypeAdapter
 
@@ -13,6 +13,7 @@ from benchmarks.lab.zoo.rounding import Rounding
 from benchmarks.lab.zoo.scenarios import Origin, Scenario
 from engine.system.files import write_atomically
 from engine.system.libraries import installed_versions
+from engine.system.machine.hardware import this_processor
 
 LIMIT_PPM = 100.0
 LIMIT_LOGITS = 1e-3
@@ -21,15 +22,7 @@ PACKAGES = ("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime")
 
 Step = Literal["weights", "export", "convert"]
 Verdict = Literal["passes", "within rounding", "one class", "differs", "not converted", "not exported", "not built"]
-VERDICTS: tuple[Verdict, ...] = (
-    "passes",
-    "within rounding",
-    "one class",
-    "differs",
-    "not converted",
-    "not exported",
-    "not built",
-)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 _STOPPED: Mapping[Step, Verdict] = {"weights": "not built", "export": "not exported", "convert": "not converted"}
 
 
@@ -37,15 +30,10 @@ _STOPPED: Mapping[Step, Verdict] = {"weights": "not built", "export": "not expor
 class Measurement:
     """How far one network came; what lies behind the first error is None.
 
-    Attributes:
-        stopped_at: the step that failed; None: all were done.
-        error: what it said.
-        adapters: names of the changes that `pseg export` made.
-        weights_mb: size of the weights, 10⁶ bytes.
-        mismatched_ppm: pixels of another class, per million.
-        logit_error: largest error of a logit, as a share of the logits' range.
-        classes: how many of the classes cover at least a thousandth of Paddle's masks.
-        rounding: how far apart Paddle's own answers are where only rounding differs; measured of what misses a limit.
+    `stopped_at` is the step that failed; None: all were done. `weights_mb` are 10⁶ bytes, `mismatched_ppm` pixels of
+    another class per million, `logit_error` the largest error as a share of the logits' range. `classes` counts those
+    that cover at least a thousandth of Paddle's masks. `rounding`, how far apart Paddle's own answers are where only
+    rounding differs, is measured of what misses a limit.
     """
 
     stopped_at: Step | None = None
@@ -82,10 +70,9 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One network, measured.
+    """One network, measured. `key` is of scenario and versions: with another one, the result is stale.
 
-    Attributes:
-        key: of scenario and versions; another one makes the result stale.
+    `processor` names its model, and those of its instructions that decide which kernels run.
     """
 
     origin: Origin
@@ -93,6 +80,7 @@ class Result:
     key: str
     measurement: Measurement
     seconds: float
+    processor: str
 
 
 _RESULTS = TypeAdapter(list[Result])
@@ -113,17 +101,15 @@ class Store:
     path: Path
 
     def read(self, scenario: Scenario) -> Result | None:
-        """Read a result.
-
-        Returns:
-            The result; None if there is none of this scenario with these versions.
-        """
+        """Read a result; None if there is none of this scenario with these versions."""
         result = self._results().get((scenario.origin, scenario.name))
         return result if result and result.key == key_of(scenario) else None
 
     def write(self, scenario: Scenario, measurement: Measurement, seconds: float) -> Result:
         """Keep a result, in one step."""
-        result = Result(scenario.origin, scenario.name, key_of(scenario), measurement, round(seconds, 1))
+        model, *flags = this_processor()
+        processor = f"{model} ({', '.join(flags)})"
+        result = Result(scenario.origin, scenario.name, key_of(scenario), measurement, round(seconds, 1), processor)
         results = self._results() | {(scenario.origin, scenario.name): result}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, _RESULTS.dump_json([results[each] for each in sorted(results)], indent=2) + b"\n")

@@ -29,9 +29,8 @@ _DRAWS = 3
 class Rounding:
     """How far apart Paddle's answers are.
 
-    Attributes:
-        mismatched_ppm: pixels of another class, per million.
-        logit_error: largest difference of a logit, as a share of the logits' range, over all draws of the noise.
+    `mismatched_ppm` are pixels of another class per million; `logit_error` is the largest difference of a logit, as a
+    share of the logits' range, over all draws of the noise.
     """
 
     mismatched_ppm: float

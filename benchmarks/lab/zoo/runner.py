@@ -34,12 +34,8 @@ class StepError(Exception):
 def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Measurement:
     """Make random weights, export and convert a network, and read how close the conversion is.
 
-    Args:
-        checkout: PaddleSeg's own folder; None: the installed PaddleSeg.
-        timeout_s: seconds that each step may take.
-
-    Returns:
-        What came out; a step that crashed or took too long is its error.
+    Without `checkout`, PaddleSeg's own folder, it is the installed PaddleSeg. A step that crashed, or took longer than
+    `timeout_s`, is the error of the measurement.
     """
     with tempfile.TemporaryDirectory(prefix="zoo-") as name:
         scratch = Path(name)
@@ -78,22 +74,14 @@ def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = 
 def rounding_of(bundle: Path, timeout_s: float = TIMEOUT_S) -> Rounding:
     """Measure how much rounding alone changes the answers of an exported network, in a process of its own.
 
-    Args:
-        timeout_s: seconds that it may take.
-
-    Raises:
-        StepError: Paddle does not run it.
+    Raises StepError where Paddle does not run it, or not in time.
     """
     module = ["-W", "ignore", "-m", "benchmarks.lab.zoo.rounding"]
     return ROUNDING.validate_json(_said([sys.executable, *module, bundle], None, timeout_s).splitlines()[-1])
 
 
 def export_only(scenario: Scenario, bundle: Path) -> None:
-    """Export a network of the installed PaddleSeg with random weights.
-
-    Raises:
-        StepError: Paddle does not export it.
-    """
+    """Export a network of the installed PaddleSeg with random weights; StepError where Paddle does not export it."""
     with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
         config = scenario.configuration(Path(scratch), None)
         weights = Path(scratch) / "model.pdparams"
@@ -158,10 +146,7 @@ def _said(command: Sequence[str | Path], checkout: Path | None, timeout_s: float
 
 
 def telling_line(text: str) -> str:
-    r"""Find the line of a message that says what is wrong.
-
-    Returns:
-        The last line that names an error, or the first that is not empty; without paths.
+    r"""Find the line of a message that says what is wrong, without paths: the last that names an error, or the first.
 
     >>> telling_line("In transformed code:\n    x = y\n    ValueError: 3 is no axis (at /p/a.cc:1)")
     'ValueError: 3 is no axis'

@@ -33,14 +33,7 @@ _GROWTH, _MOST_GROWN = 10**0.5, 4
 
 
 def noise(side: int = 128) -> Tensor:
-    """Make two smooth pictures.
-
-    Args:
-        side: of the pictures, in pixels.
-
-    Returns:
-        `float32[2, 3, side, side]`, about −2 to 2.
-    """
+    """Make two smooth pictures, `float32[2, 3, side, side]`, about −2 to 2."""
     coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
     pictures = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
@@ -49,10 +42,7 @@ def noise(side: int = 128) -> Tensor:
 def adopt_statistics(network: "Layer", side: int = 128) -> None:
     """Fill the statistics of the batch normalisation in one pass that forgets the initial ones.
 
-    With Paddle's momentum of 0.9 they linger.
-
-    Args:
-        side: of the pictures that it sees, in pixels.
+    With Paddle's momentum of 0.9 they linger. The pictures of the pass have sides of `side` pixels.
     """
     import paddle
 
@@ -66,16 +56,13 @@ def adopt_statistics(network: "Layer", side: int = 128) -> None:
 
 
 def balance(network: "Layer", class_count: int, side: int, smallest_cover: float = _SMALLEST_COVER) -> None:
-    """See to it that a second class wins somewhere.
+    """See to it that a second class wins on `smallest_cover`, 0 to 1, of a picture with sides of `side` pixels.
 
     Each class loses its median score by way of the last bias. In MaskFormer, whose scores are sums of the masks of
     queries, weighted by probabilities that have a bias of one more class, it loses the logarithm, and the last layer,
     which draws the masks, grows step by step until they differ: far from 0, sigmoids are rounding and nothing else.
 
-    Args:
-        network: float32 NCHW in, a list of scores out; one of its parameters is changed where it has to be.
-        side: of the picture that it sees, in pixels.
-        smallest_cover: of the second class there, 0 to 1.
+    The network takes float32 NCHW and returns a list of scores; its parameters are changed where they have to be.
     """
     import paddle
 

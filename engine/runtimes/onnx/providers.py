@@ -9,6 +9,7 @@ The only engine file that imports onnxruntime.
 
 import importlib
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -30,6 +31,8 @@ PLUGINS: Mapping[Provider, str] = {Provider.CUDA: "onnxruntime_ep_cuda"}
 its provider. It is used where the provider is not built into the installed ONNX Runtime."""
 
 
+_CUDA_NUMBER = "cuda_device_id"
+"""What CUDA's plugin tells of a device that it offers: the number by which it opens it."""
 _NOT_OPENED = re.compile(r"^Failed to load (lib[^/\s]+): (.*)$", re.MULTILINE)
 _CUDA_NEEDS = ("libcublasLt.so", "libcublas.so", "libcudart.so", "libcudnn.so", "libcufft.so", "libcurand.so")
 """What the library of the CUDA provider is linked with."""
@@ -62,6 +65,8 @@ def load_library() -> Any:
     conflict = library_conflict()
     if conflict is not None:
         raise RuntimeUnavailableError(conflict)
+    # Read for each session: with 1 the model, a stranger's, decides on threads and on files that are written.
+    os.environ["ORT_LOAD_CONFIG_FROM_MODEL"] = "0"
     try:
         import onnxruntime
     except ImportError as error:
@@ -188,11 +193,16 @@ def create_session(ort: Any, model: Path | bytes, plan: SessionPlan, options: On
 
 
 def _numbered(plugin: PluginDevices, options: OnnxOptions) -> Any:
-    if options.device_id >= len(plugin.devices):
+    # They are listed in the order of the bus, which need not be CUDA's, and several may stand for one GPU.
+    numbered = {each.ep_metadata.get(_CUDA_NUMBER): each for each in plugin.devices}
+    found = numbered.get(str(options.device_id))
+    if found is None:
+        offered = ", ".join(sorted(f"gpu:{number}" for number in numbered if number is not None))
         raise RuntimeUnavailableError(
-            f"GPU {options.device_id} was asked for, but {plugin.name} offers {len(plugin.devices)}: name one of these"
+            f"GPU {options.device_id} was asked for, but {plugin.name} offers {offered or 'none with a number'}: "
+            f"set CUDA_VISIBLE_DEVICES={options.device_id} and ask for gpu"
         )
-    return plugin.devices[options.device_id]
+    return found
 
 
 def first_line(error: Exception) -> str:

@@ -102,7 +102,7 @@ class OnnxRuntime(Runtime):
         session = sessions[0]
         streams = sessions * (options.streams // plan.sessions)
         if is_plugin(ort, options.provider):
-            _require_no_graph(options)
+            _require_obeyed_by_plugin(options)
         elif plan.io_binding:
             streams = [self._bound(ort, each) for each in streams]
         self._sessions: Sessions[Any] = Sessions(streams)
@@ -173,11 +173,17 @@ def _with_repair(open_sessions: Callable[[], None], cache: Path) -> None:
         open_sessions()
 
 
-def _require_no_graph(options: OnnxOptions) -> None:
+def _require_obeyed_by_plugin(options: OnnxOptions) -> None:
     if options.cuda.cuda_graph:
         # Replayed from where its first input was, without an error.
         raise RuntimeUnavailableError(
             "the plugin of CUDA is used without IO binding, so that it records no CUDA graphs"
+        )
+    if options.gpu.memory_bytes is not None:
+        # One arena for the process, made when it is registered; later settings are dropped.
+        raise RuntimeUnavailableError(
+            "the plugin of CUDA keeps to no limit on memory: leave gpu-memory-limit out, or install onnxruntime-gpu "
+            "in place of onnxruntime and the plugin"
         )
 
 

@@ -196,8 +196,9 @@ def opset_of(path: Path) -> int:
     """Read the version of the standard operator set; ModelLoadError if the file names none."""
 
     def read(model: Message) -> int:
-        standard = (each for each in model.fields(Model.OPERATOR_SET) if _is_standard(model, each))
-        return next(model.numbers(_VERSION, next(standard)))
+        sets = model.fields(Model.OPERATOR_SET)
+        standard = next(each for each in sets if set(model.texts(_DOMAIN, each)) <= set(STANDARD_DOMAINS))
+        return next(model.numbers(_VERSION, standard))
 
     try:
         return in_file(path, read)
@@ -205,7 +206,3 @@ def opset_of(path: Path) -> int:
         raise ModelLoadError(
             f"{path.name}: its operator set cannot be read ({error}): convert the bundle again"
         ) from error
-
-
-def _is_standard(model: Message, operator_set: Part) -> bool:
-    return all(domain in STANDARD_DOMAINS for domain in model.texts(_DOMAIN, operator_set))

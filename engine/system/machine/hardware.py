@@ -9,6 +9,8 @@ from engine.system.machine.cores import usable_cores
 from engine.system.machine.nvidia import first_gpu_name
 
 _PROCESSORS = Path("/proc/cpuinfo")
+_VNNI = {"avx_vnni", "avx512_vnni"}
+"""Of 8-bit numbers; `avx512_4vnniw` adds up products of 16-bit numbers."""
 _TELLING_FLAGS = ("avx", "amx", "fma", "vnni", "sve", "asimd", "i8mm", "bf16")
 
 
@@ -58,7 +60,8 @@ def has_vnni() -> bool:
     True, too, for processors that are not x86, which have their own ways.
     """
     flags = processor_flags(cpu_information(_PROCESSORS.read_text(encoding="utf-8")))
-    return not any(flag.startswith("avx") for flag in flags) or any("vnni" in flag for flag in flags)
+    # Every x86 processor of 64 bit has SSE2, and a virtual one may have no AVX.
+    return "sse2" not in flags or not _VNNI.isdisjoint(flags)
 
 
 def cpu_information(text: str) -> dict[str, str]:

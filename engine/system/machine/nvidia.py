@@ -265,13 +265,18 @@ def set_tf32(*, allowed: bool) -> None:
     """Decide for the whole process whether NVIDIA's libraries may round FP32 products to TF32.
 
     They read it once, when they are loaded. What the user's environment says about it stays if TF32 is allowed.
-    OptionError: it was decided otherwise earlier in this process.
+    OptionError: it was decided otherwise earlier in this process, or the environment forbids what is allowed.
     """
     if _tf32_decisions and allowed not in _tf32_decisions:
         earlier, now = ("without", "with") if allowed else ("with", "without")
         raise OptionError(
             f"this process has run {earlier} TF32 and cannot run {now} it, since NVIDIA's libraries read the setting "
             "once: use another process",
+            option="allow_tf32",
+        )
+    if allowed and os.environ.get(_TF32) == "0":
+        raise OptionError(
+            f"{_TF32} is 0 in the environment, which forbids it: leave it out, or remove that variable",
             option="allow_tf32",
         )
     _tf32_decisions.add(allowed)

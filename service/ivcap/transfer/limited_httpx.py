@@ -40,6 +40,7 @@ class LimitedClient(httpx.Client):
                     break
                 answer.close()
                 trouble = f"{answer.status_code} {answer.reason_phrase}"
+                pause_s = self.policy.pause_after(answer.headers, pause_s)
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__}: {error}"
             _log.warning("%s %s: %s; again in %g s", request.method, request.url, trouble, pause_s)
@@ -85,7 +86,7 @@ class LimitedClient(httpx.Client):
         body = Body(self.sizes.record, str(request.url))
         try:
             if request.method != "HEAD":
-                body.require_acceptable(response.headers)
+                body.require_acceptable(response.status_code, response.headers)
             for piece in response.iter_raw():
                 body.add(piece)
         except BaseException:

@@ -1,8 +1,10 @@
 """How long a transfer may take, how often it is tried, and how large it may be; and how operators set that."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from engine import EngineError, OptionError
@@ -21,7 +23,8 @@ class RetryPolicy:
     """How long a request may take and how often it is repeated.
 
     `silence_s` is without a byte of the answer, `answer_s` until the whole answer is there. `pause_s` is before the
-    first retry; it doubles with each, up to `longest_pause_s`.
+    first retry; it doubles with each, up to `longest_pause_s`. An answer that says when to come back decides itself, up
+    to `answer_s`.
     """
 
     connect_s: float = 10
@@ -39,6 +42,25 @@ class RetryPolicy:
         """
         for retry in range(self.retries):
             yield min(self.pause_s * 2**retry, self.longest_pause_s)
+
+    def pause_after(self, headers: Mapping[str, str], usual_s: float) -> float:
+        """Choose the pause after an answer that may pass: the usual one, or the longer one that it asks for.
+
+        >>> RetryPolicy().pause_after({"Retry-After": "120"}, 0.5), RetryPolicy().pause_after({}, 0.5)
+        (120.0, 0.5)
+        """
+        return max(usual_s, min(_asked_pause_s(headers.get("Retry-After", "").strip()), self.answer_s))
+
+
+def _asked_pause_s(retry_after: str) -> float:
+    """The seconds that `Retry-After` states as a number or by a date (RFC 9110, 10.2.3); 0 where it states neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0
+    return (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
 _SETTINGS = {
@@ -58,11 +80,16 @@ def retry_policy_from(environment: Mapping[str, str]) -> RetryPolicy:
     >>> retry_policy_from({"PSEG_HTTP_RETRIES": "2"}).retries
     2
     """
-    settings: dict[str, Any] = {}
-    for variable, name in _SETTINGS.items():
-        if variable in environment:
-            settings[name] = number_from(variable, environment[variable], whole=name == "retries")
-    return replace(RetryPolicy(), **settings)
+    return replace(RetryPolicy(), **numbers_from(environment, _SETTINGS, whole={"retries"}))
+
+
+def numbers_from(environment: Mapping[str, str], settings: Mapping[str, str], *, whole: Set[str]) -> dict[str, Any]:
+    """Read those settings, variable to name, that an environment holds; OptionError as of `number_from`."""
+    return {
+        name: number_from(variable, environment[variable], whole=name in whole)
+        for variable, name in settings.items()
+        if variable in environment
+    }
 
 
 def number_from(variable: str, given: str, *, whole: bool) -> float:

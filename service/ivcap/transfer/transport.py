@@ -3,11 +3,11 @@
 `requests.get` and its kin open a session for one call, and a session mounts what it finds as `HTTPAdapter`.
 `limited_requests` puts an adapter there that limits the time of every request, reads the whole answer before anybody
 sees it, and asks again after a pause when what went wrong may pass: no connection, a connection that was cut or reset,
-no answer in time, an answer that was cut off, status 408, 425, 429 or 500 and above. Another status is handed on as it
-is.
+no answer in time, an answer that was cut off, status 408, 423, 425, 429 or 500 and above. Another status is handed on
+as it is.
 
 A request that stores something is sent again, too, although it may have been carried out the first time: rather twice
-than not at all.
+than not at all. A redirection that would leave out what is to be stored is refused.
 
 The body of an answer may have so many bytes and no more: `Sizes` says how many for each kind, and `receiving` which
 kind a block of code asks for. The size that an answer states is compared before a byte of the body is read, and what
@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, Self
@@ -48,15 +49,18 @@ from service.ivcap.transfer.limits import Allowance, RetryPolicy, Sizes, Transfe
 _log = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 16
 _BYTES_IN_MEMORY = 8 << 20
-_PASSING_STATUSES = frozenset({408, 425, 429})
+# A store may lock an upload that was cut off until it notices.
+_PASSING_STATUSES = frozenset({408, 423, 425, 429})
+# What is redirected like this arrives at the other address without its body.
+_REDIRECTIONS_WITHOUT_BODY = frozenset({301, 302, 303})
 _MOST_DIGITS = 18
 
 
 def may_pass(status: int) -> bool:
     """Tell whether what a status says may be over in a moment.
 
-    >>> [status for status in (200, 404, 409, 429, 503) if may_pass(status)]
-    [429, 503]
+    >>> [status for status in (200, 404, 409, 423, 429, 503) if may_pass(status)]
+    [423, 429, 503]
     """
     return status >= 500 or status in _PASSING_STATUSES
 
@@ -99,8 +103,12 @@ class Body(SpooledTemporaryFile[bytes]):
         self._address = address
         self.size_bytes = 0
 
-    def require_acceptable(self, headers: Mapping[str, str]) -> None:
-        """Refuse (TransferError) a body that by its headers is packed or too large, or whose size is no number."""
+    def require_acceptable(self, status: int, headers: Mapping[str, str]) -> None:
+        """Refuse (TransferError) what is not the whole answer, and a body that is packed, too large or of no size."""
+        if status < HTTPStatus.OK or status == HTTPStatus.PARTIAL_CONTENT:
+            raise TransferError(
+                f"{self._address} was answered in part, which was not asked for ({status})", self._address
+            )
         packed = headers.get("Content-Encoding", "").strip().lower()
         if packed not in {"", "identity"}:
             raise TransferError(
@@ -218,6 +226,15 @@ def _is_link_local(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_link_local
 
 
+class _PassingError(requests.HTTPError):
+    """A status that may be another one in a moment."""
+
+    def __init__(self, request: requests.PreparedRequest, response: requests.Response) -> None:
+        message = f"{request.method} {request.url}: {response.status_code} {response.reason}"
+        super().__init__(message, request=request, response=response)
+        self.headers: Mapping[str, str] = response.headers
+
+
 class LimitedAdapter(HTTPAdapter):
     """Sends requests with limits, and again where that may help."""
 
@@ -259,7 +276,8 @@ class LimitedAdapter(HTTPAdapter):
                 return send_once()
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 _log.warning("%s %s: %s; again in %g s", request.method, request.url, error, pause_s)
-            except requests.HTTPError as error:
+            except _PassingError as error:
+                pause_s = self._policy.pause_after(error.headers, pause_s)
                 _log.warning("%s; again in %g s", error, pause_s)
             time.sleep(pause_s)
             if hasattr(request.body, "read"):
@@ -303,13 +321,16 @@ class LimitedAdapter(HTTPAdapter):
         body = Body(self._sizes.record, str(request.url))
         try:
             if may_pass(response.status_code):
-                raise requests.HTTPError(
-                    f"{request.method} {request.url}: {response.status_code} {response.reason}",
-                    request=request,
-                    response=response,
+                raise _PassingError(request, response)
+            if response.status_code in _REDIRECTIONS_WITHOUT_BODY and request.method not in {"GET", "HEAD"}:
+                raise TransferError(
+                    f"{request.method} {request.url} is redirected to {response.headers.get('Location')} with status "
+                    f"{response.status_code}, by which what was sent would be lost: have it answered there, or "
+                    "redirected with 307 or 308",
+                    str(request.url),
                 )
             if request.method != "HEAD":
-                body.require_acceptable(response.headers)
+                body.require_acceptable(response.status_code, response.headers)
             while piece := raw.read1(PIECE_BYTES, decode_content=False):
                 body.add(piece)
         except urllib3.exceptions.ReadTimeoutError as error:

@@ -83,7 +83,12 @@ def pictures(tmp_path: Path) -> list[Path]:
     deep = samples((0, 1, 2), 16)
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     cv2.imwrite(str(tmp_path / "deep_grey.png"), deep[..., 0])
+    scene.save(tmp_path / "x.jp2")
+    scene.convert("L").save(tmp_path / "grey.jp2")
     scene.save(tmp_path / "x.avif", quality=95, subsampling="4:4:4")
+    # Only the container of an AVIF says how it lies.
+    stale = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    scene.save(tmp_path / "stale.avif", quality=95, subsampling="4:4:4", xmp=stale)
     return sorted(path for path in tmp_path.iterdir() if path.is_file())
 
 

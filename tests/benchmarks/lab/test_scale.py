@@ -15,7 +15,7 @@ from benchmarks.lab.scale import to_markdown
 from engine import Predictor
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
-from tests.engine.test_predictor import bundle_of, image_of, noise
+from tests.engine.segmentation.test_predictor import bundle_of, image_of, noise
 
 
 def test_an_orthomosaic_has_data_an_edge_without_and_is_the_same_again(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The zoo: every family is in it, it resumes, judges and renders, and one network goes all the way."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUntypedBaseClass=false
 
 import json
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from time import process_time
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +19,10 @@ from benchmarks.lab.zoo.results import LIMIT_LOGITS, Measurement, Store
 from benchmarks.lab.zoo.rounding import Rounding
 from benchmarks.lab.zoo.runner import export_only, rounding_of, run, telling_line
 from benchmarks.lab.zoo.scenarios import CHECKOUT, EXCEPTIONS, INSTALLED, Scenario
+from engine.bundle.bundle import PaddleModel
+from engine.options import PaddleOptions
+from engine.runtimes.paddle import PaddleRuntime
+from engine.system.machine.hardware import cpu_information, processor_model
 from tests.conftest import vendor_warnings_ignored
 
 DEMO = Path(__file__).parents[3] / "demo" / "demo_seagrass.tgz"
@@ -73,6 +80,7 @@ def test_a_result_is_kept_for_its_scenario_and_set(tmp_path: Path) -> None:
     assert store.read(tiny) is None
     written = store.write(tiny, PASSES, 1.04)
     assert (written.measurement, written.seconds) == (PASSES, 1.0)
+    assert processor_model(cpu_information(Path("/proc/cpuinfo").read_text())) in written.processor
     assert store.read(tiny) == written
     assert store.read(replace(tiny, model={**(tiny.model or {}), "num_classes": 4})) is None
     assert store.read(replace(tiny, origin="checkout")) is None
@@ -98,8 +106,10 @@ def test_page() -> None:
             Row(scenario("GSCNN"), STOPPED),
             Row(scenario("ENet"), replace(PASSES, mismatched_ppm=121.0, rounding=Rounding(300.2, 2e-3))),
             Row(next(each for each in CHECKOUT if each.name == "unet"), None),
-        ]
+        ],
+        ["Fast (avx2)", "Slow (sve)", "Fast (avx2)"],
     )
+    assert "Measured on: Fast (avx2); Slow (sve)." in text
     assert "| passes | 2 | 0 |" in text
     assert "| not exported | 2 | 0 |" in text
     assert "| ENet | as it is | 1.2 | within rounding | 121 (300) | 3e-06 (2e-03) | 3 |  |" in text
@@ -140,10 +150,10 @@ def test_what_is_added_to_a_published_configuration_is_exported_and_told(tmp_pat
     published.write_text("model: {type: UNet, num_classes: 2}")
     content = yaml.safe_load(added.configuration(tmp_path, tmp_path).read_text())
     assert content == {"_base_": str(published), **(added.added or {})}
-    assert json.dumps(added.added) in page([Row(added, None)])
+    assert json.dumps(added.added) in page([Row(added, None)], [])
     plain = replace(added, added=None)
     assert plain.configuration(tmp_path, tmp_path) == published
-    assert json.dumps(added.added) not in page([Row(plain, None)])
+    assert json.dumps(added.added) not in page([Row(plain, None)], [])
 
 
 def test_unknown_networks_are_named() -> None:
@@ -192,11 +202,43 @@ def test_paddle_cannot_trace_opencv_in_a_network() -> None:
 
 
 @pytest.mark.long
+def test_paddle_prepares_long_programs_with_ever_more_time_for_each_operator(tmp_path: Path) -> None:
+    short, long = (_seconds_to_first_run(count, tmp_path / str(count)) for count in (1000, 4000))
+    assert long > 8 * short
+
+
+def _seconds_to_first_run(operators: int, folder: Path) -> float:
+    """Processor time from loading a program of so many operators, which do next to nothing, to its first result."""
+    with vendor_warnings_ignored():
+        import paddle
+
+        class Chain(paddle.nn.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = paddle.nn.Conv2D(3, 3, 1)
+
+            def forward(self, x: Any) -> Any:
+                x = self.first(x)
+                for _ in range(operators // 2):
+                    x = paddle.nn.functional.relu(x) * 1.0001
+                return x
+
+        shape = paddle.static.InputSpec([None, 3, None, None], "float32", "x")
+        paddle.jit.save(paddle.jit.to_static(Chain(), [shape], full_graph=True), str(folder / "model"))
+    paths = (folder / "model.json", folder / "model.pdiparams")
+    started = process_time()
+    # It ends its loading with a first run.
+    PaddleRuntime(PaddleModel(*paths, "digest"), PaddleOptions(threads=1)).close()
+    return process_time() - started
+
+
+@pytest.mark.long
 def test_rounding_moves_what_unpooling_puts_back_in_paddle_itself(tmp_path: Path) -> None:
     export_only(scenario("ENet"), tmp_path / "enet.tgz")
     assert rounding_of(tmp_path / "enet.tgz").logit_error > LIMIT_LOGITS
 
 
+@pytest.mark.long
 def test_rounding_changes_little_of_a_trained_network() -> None:
     found = rounding_of(DEMO)
     assert 0 < found.logit_error < 1e-5

@@ -21,7 +21,13 @@ from converters.exporting.deformable_attention import attended
 from converters.exporting.export import export_bundle
 from engine import ConversionError, open_bundle
 from tests.conftest import NORMALIZE, vendor_warnings_ignored
-from tests.converters.trainings import human_seg_lite, logits_of, output_of, trained_network
+from tests.converters.exporting.trainings import (
+    human_seg_lite,
+    kernels_updated_once,
+    logits_of,
+    output_of,
+    trained_network,
+)
 
 Build = Callable[[Any, Any], Any]
 SIZES = ((64, 96), (50, 77))
@@ -98,6 +104,10 @@ def _points(paddle: Any, _layers: Any) -> Any:
             return self.head([x], [self.coarse(x)])
 
     return _around(Refined(), 8, 3)
+
+
+def _kernels(_paddle: Any, _layers: Any) -> Any:
+    return kernels_updated_once(_models("knet").KernelUpdateHead)
 
 
 def _windows_of_pixels(paddle: Any, _layers: Any) -> Any:
@@ -224,6 +234,7 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
     ("build", "adapters", "sizes"),
     [
         pytest.param(_dynamic_filters, {"one-image"}, SIZES, id="one-image"),
+        pytest.param(_kernels, {"one-image"}, SIZES, id="one-image of kernels"),
         pytest.param(_segnet, {"unpooling-size"}, EVEN_SIZES, id="unpooling-size", marks=pytest.mark.long),
         pytest.param(_flow_of_edges, {"flow-size"}, SIZES, id="flow-size"),
         pytest.param(_flow_of_two, {"flow-size"}, EVEN_SIZES, id="flow-size of two"),
@@ -258,7 +269,7 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         pytest.param(_scales, {"scales"}, EVEN_SIZES, id="scales", marks=pytest.mark.long),
         pytest.param(
             _deformable_attention, {"batch-normalization", "deformable-attention"}, EVEN_SIZES,
-            id="deformable-attention",
+            id="deformable-attention", marks=pytest.mark.long,
         ),
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ from engine import (
 )
 from engine.bundle.bundle import Bundle, DeclaredOutput, SegmentationClass, file_digest
 from engine.images import Capture, SourceImage
-from engine.options import CudaExecution
+from engine.options import CudaExecution, GpuOptions
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime, session
 from engine.runtimes.onnx.binding import BoundSession
@@ -323,17 +323,30 @@ def test_what_a_gpu_does_is_not_asked_of_a_cpu() -> None:
         CudaExecution(io_binding=False, cuda_graph=True)
 
 
-def test_a_plugin_records_no_graphs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: Callable[..., OnnxRuntime]
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"cuda": CudaExecution(cuda_graph=True)}, "records no CUDA graphs"),
+        ({"gpu": GpuOptions(memory_bytes=1 << 30)}, "keeps to no limit on memory: leave gpu-memory-limit out"),
+    ],
+)
+def test_what_a_plugin_would_not_do_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    as_on_a_gpu: Callable[..., OnnxRuntime],
+    asked: dict[str, object],
+    message: str,
 ) -> None:
+    """The plugin's factory reads no limit, and its arena exists before a session could state one."""
     monkeypatch.setattr(session, "is_plugin", lambda _library, _provider: True)
     model = network(tmp_path, 4)
     (x,) = pictures((8, 8))
     assert as_on_a_gpu(model).run_for_classes({"x": x}) is not None
     options = OnnxOptions()
-    # No CPU takes them, so that they are put in from behind.
-    object.__setattr__(options, "cuda", CudaExecution(cuda_graph=True))
-    with pytest.raises(RuntimeUnavailableError, match="records no CUDA graphs"):
+    for name, value in asked.items():
+        # No CPU takes them, so that they are put in from behind.
+        object.__setattr__(options, name, value)
+    with pytest.raises(RuntimeUnavailableError, match=message):
         OnnxRuntime(model, options)
 
 

@@ -3,11 +3,14 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportAttributeAccessIssue=false
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import json
 import sys
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnxruntime.capi import _pybind_state
@@ -86,6 +89,21 @@ def test_the_first_run_lies_inside_the_profile() -> None:
     assert found == {"x": (2, 3, 512, 640), "scale": (1, 2)}
 
 
+def test_a_model_does_not_decide_on_its_session(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment allows it, ONNX Runtime takes settings from a model, here to write a file."""
+    model = onnx.load(fp32(small_bundle).path)
+    settings = {"ort_config": json.dumps({"session_options": {"enable_profiling": 1}})}
+    onnx.helper.set_model_props(model, settings)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    OnnxRuntime(OnnxModel(path, Precision.FP32, "0" * 64), OnnxOptions()).close()
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
 # ---- plugins ----------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +113,8 @@ class Library:
     class OrtHardwareDeviceType:
         CPU, GPU = "cpu kind", "gpu kind"
 
-    def __init__(self, *built_in: str, offered: int = 0) -> None:
+    def __init__(self, *built_in: str, offered: tuple[int, ...] = ()) -> None:
+        """`offered` are the GPUs of the plugin, in the order of the bus, by CUDA's numbers."""
         self.built_in = list(built_in)
         self.registered: list[tuple[str, str]] = []
         self.offered = offered
@@ -108,12 +127,15 @@ class Library:
 
     def get_ep_devices(self) -> list[Any]:
         class Device:
-            def __init__(self, name: str, kind: str) -> None:
+            def __init__(self, name: str, kind: str, **metadata: str) -> None:
                 self.ep_name = name
+                self.ep_metadata = metadata
                 self.device = type("Hardware", (), {"type": kind, "vendor": "NVIDIA"})
 
         return [Device("CPUExecutionProvider", "cpu kind")] + [
-            Device(name, "gpu kind") for name, _ in self.registered for _ in range(self.offered)
+            Device(name, "gpu kind", cuda_device_id=str(number))
+            for name, _ in self.registered
+            for number in self.offered
         ]
 
 
@@ -161,7 +183,7 @@ def cuda_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Generator[Non
 
 @pytest.mark.usefixtures("cuda_plugin")
 def test_cuda_comes_from_its_plugin_where_it_is_not_built_in() -> None:
-    library = Library("CPUExecutionProvider", offered=2)
+    library = Library("CPUExecutionProvider", offered=(0, 1))
     assert providers.is_plugin(library, Provider.CUDA)
     providers.plugin_devices(library, Provider.CUDA)
     found = providers.plugin_devices(library, Provider.CUDA)
@@ -169,6 +191,25 @@ def test_cuda_comes_from_its_plugin_where_it_is_not_built_in() -> None:
     assert library.registered == [("CudaPlugin", "/plugin.so")]
     assert not providers.is_plugin(Library("CUDAExecutionProvider"), Provider.CUDA)
     assert not providers.is_plugin(library, Provider.TENSORRT)
+
+
+@pytest.mark.usefixtures("cuda_plugin")
+@pytest.mark.parametrize("offered", [(0, 1), (1, 0)])
+def test_a_plugin_s_gpu_is_that_of_cuda_s_number(offered: tuple[int, ...]) -> None:
+    """CUDA counts the fastest GPU first, and ONNX Runtime lists devices in the order of the bus."""
+    plugin = providers.plugin_devices(Library("CPUExecutionProvider", offered=offered), Provider.CUDA)
+    for number in (0, 1):
+        found = providers._numbered(plugin, OnnxOptions(Provider.CUDA, device_id=number))
+        assert found.ep_metadata == {"cuda_device_id": str(number)}
+
+
+@pytest.mark.usefixtures("cuda_plugin")
+def test_a_plugin_that_takes_two_cards_of_one_model_for_one() -> None:
+    """The first plugins keep what they know of a device by its model: both cards have the number of the first."""
+    plugin = providers.plugin_devices(Library("CPUExecutionProvider", offered=(0, 0)), Provider.CUDA)
+    told = r"^GPU 1 was asked for, but CudaPlugin offers gpu:0: set CUDA_VISIBLE_DEVICES=1 and ask for gpu$"
+    with pytest.raises(RuntimeUnavailableError, match=told):
+        providers._numbered(plugin, OnnxOptions(Provider.CUDA, device_id=1))
 
 
 @pytest.mark.usefixtures("cuda_plugin")

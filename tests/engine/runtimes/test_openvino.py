@@ -2,6 +2,7 @@
 
 # pyright: reportPrivateUsage=false
 
+import errno
 import logging
 import shutil
 import subprocess
@@ -91,6 +92,21 @@ def test_a_folder_that_cannot_be_written_is_only_a_warning(
     assert "every start compiles the model again" in caplog.text
 
 
+def test_a_filled_folder_that_cannot_be_written_is_read(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image may hold a warm cache of another user."""
+    expected = scores(OpenVinoRuntime(model, OPTIONS, tmp_path / "kept"))
+    model.path.unlink()
+
+    def refuse(*_: object) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(openvino, "engine_folder", refuse)
+    assert np.array_equal(scores(OpenVinoRuntime(model, OPTIONS, tmp_path / "kept")), expected)
+    assert caplog.text == ""
+
+
 def test_what_was_not_asked_for_is_refused(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def otherwise(options: OnnxOptions) -> dict[str, str]:
         return compile_settings(options) | {"NUM_STREAMS": "2"}
@@ -147,10 +163,38 @@ def test_sums_of_8_bit_products_are_exact_or_refused(tmp_path: Path) -> None:
             OpenVinoRuntime(model, options)
 
 
-def test_its_telemetry_is_kept_out(tmp_path: Path) -> None:
-    """The package is installed, and importing it is what writes into the home folder and asks the network."""
+@pytest.mark.parametrize(
+    ("variable", "limit", "excluded"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "AVX2", True),
+        ("DNNL_MAX_CPU_ISA", "sse41", True),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI", False),
+        ("ONEDNN_MAX_CPU_ISA", "DEFAULT", False),
+    ],
+)
+def test_int8_is_refused_where_the_environment_excludes_vnni(
+    monkeypatch: pytest.MonkeyPatch, variable: str, limit: str, excluded: bool
+) -> None:
+    """The names are those of oneDNN's page on its dispatcher. With AVX2 the sums of 576 above are 291 everywhere."""
+    monkeypatch.setattr(openvino, "has_vnni", lambda: True)
+    monkeypatch.setenv(variable, limit)
+    if excluded:
+        with pytest.raises(
+            RuntimeUnavailableError, match=f"{variable} in the environment excludes.*remove that setting"
+        ):
+            openvino.require_openvino(replace(OPTIONS, precision=Precision.INT8))
+    else:
+        openvino.require_openvino(replace(OPTIONS, precision=Precision.INT8))
+    openvino.require_openvino(OPTIONS)
+
+
+def test_its_telemetry_is_kept_out_and_fp32_is_not_rounded(tmp_path: Path) -> None:
+    """The package is installed, and importing it is what writes into the home folder and asks the network.
+
+    The variable of oneDNN is one that guides to fast processors have in a user's profile.
+    """
     script = """
-import importlib.util, sys
+import importlib.util, os, sys
 asked = []
 sys.addaudithook(lambda event, _: asked.append(event) if event.startswith("socket.") else None)
 assert importlib.util.find_spec("openvino_telemetry")
@@ -160,8 +204,10 @@ require_openvino(OnnxOptions())
 assert "openvino.tools.ovc" in sys.modules
 assert sys.modules["openvino_telemetry"] is None
 assert not asked, asked
+assert os.environ["ONEDNN_DEFAULT_FPMATH_MODE"] == "STRICT"
 """
     # Without the variables of continuous integration, which make openvino_telemetry keep still by itself.
     environment = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment["ONEDNN_DEFAULT_FPMATH_MODE"] = "BF16"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
     assert list(tmp_path.iterdir()) == []
