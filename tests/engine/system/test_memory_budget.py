@@ -1,4 +1,4 @@
-"""What fits in a memory limit: by arithmetic, and as the predictor heeds it."""
+"""What fits in a memory limit: by arithmetic, and as the predictor keeps to it."""
 
 import logging
 
@@ -10,6 +10,7 @@ from engine.errors import InferenceError
 from engine.images import Capture, SourceImage
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
+from engine.segmentation import memory_budget
 from engine.segmentation.averaging import Averaging, averaged
 from engine.segmentation.memory_budget import MemoryBudget
 from tests.engine.segmentation.test_predictor import bundle_of
@@ -76,7 +77,9 @@ def test_nothing_is_measured_where_there_is_no_doubt(small_bundle: Bundle) -> No
 
 
 @pytest.mark.parametrize("way", ["scales", "transforms"])
-def test_runs_larger_than_the_image_are_measured_before_the_first(way: str) -> None:
+def test_runs_larger_than_the_image_are_measured_before_the_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This process holds more than the limit: whatever its runs take would be refused.
+    monkeypatch.setattr(memory_budget, "process_memory_bytes", lambda _: 0)
     shapes: list[tuple[int, ...]] = []
 
     def network(tensor: Tensor) -> Tensor:
