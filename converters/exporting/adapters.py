@@ -426,6 +426,26 @@ def _scales_as_numbers(layers: Layers) -> Generator[None]:
         yield
 
 
+@contextmanager
+def _attention_without_sizes(layers: Layers) -> Generator[None]:
+    import paddle
+
+    def spatial_pool(self: Any, x: Any) -> Any:
+        weights = self.softmax_right(self.conv_q_right(x).flatten(2))
+        context = paddle.matmul(self.conv_v_right(x).flatten(2), weights.transpose((0, 2, 1)))
+        return x * self.sigmoid(self.conv_up(context.unsqueeze(-1)))
+
+    def channel_pool(self: Any, x: Any) -> Any:
+        query = self.avg_pool(self.conv_q_left(x)).flatten(2).transpose((0, 2, 1))
+        values = self.conv_v_left(x)
+        context = self.softmax_left(paddle.matmul(query, values.flatten(2)))
+        return x * self.sigmoid(context.reshape((0, 1, paddle.shape(values)[2], -1)))
+
+    attention = _defining(layers, "PolarizedSelfAttentionModule")
+    with replaced(attention, "spatial_pool", spatial_pool), replaced(attention, "channel_pool", channel_pool):
+        yield
+
+
 def _needs(*names: str) -> frozenset[str]:
     return frozenset(names)
 
@@ -550,6 +570,13 @@ ADAPTERS: tuple[Adapter, ...] = (
         "The scales at which the network sees a picture are numbers; Paddle cannot trace a loop over a tensor of them.",
         _needs("MscaleOCRNet"),
         _scales_as_numbers,
+    ),
+    Adapter(
+        "attention-sizes",
+        "The polarized self-attention is flattened without calculating sizes, which would be half of a long program; "
+        "Paddle would not prepare it within the time limit.",
+        _needs("PolarizedSelfAttentionModule"),
+        _attention_without_sizes,
     ),
 )
 """In the order in which they are applied."""

@@ -32,6 +32,9 @@ ONNX_TIMEOUT_S: float = 120
 MEMORY_BYTES = 4 << 30
 MEMORY_PER_MODEL_BYTE = 8
 """A child may take `MEMORY_BYTES`, and so much more for every byte of the model: weights are read, cast and packed."""
+_SQUARE_PER_BYTE, _MOST_FOR_LENGTH_BYTES = 5000, 8 << 30
+"""What Paddle takes to prepare a program grows with the square of its length: with one operator in about 500 bytes,
+Paddle 3.2.2 took the square of the file's bytes, divided by 5400 where each operator waits for the one before it."""
 
 _RULES = 3
 """Raised whenever a trial looks at more than before, or had compared wrongly: older successes are forgotten."""
@@ -149,13 +152,15 @@ def _limits(trial: _Trial) -> Limits:
             files = (model.program, model.params)
             limited = options.device is Device.CPU
             written = 0
+            for_length = min(model.program.stat().st_size ** 2 // _SQUARE_PER_BYTE, _MOST_FOR_LENGTH_BYTES)
         case OnnxModel() as model, OnnxOptions() as options, _:
             files = (model.path,)
             limited = True
+            for_length = 0
             # What OpenVINO compiled holds the weights, which are larger than in the file where that was quantized.
             written = MEMORY_PER_MODEL_BYTE if options.provider is Provider.OPENVINO else 0
     size = sum(file.stat().st_size for file in files)
-    memory = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * size if limited else None
+    memory = MEMORY_BYTES + MEMORY_PER_MODEL_BYTE * size + for_length if limited else None
     return Limits(trial.timeout_s, memory, FILE_BYTES + written * size)
 
 

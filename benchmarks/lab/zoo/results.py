@@ -88,9 +88,10 @@ _RESULTS = TypeAdapter(list[Result])
 
 def key_of(scenario: Scenario) -> str:
     versions = installed_versions((*PACKAGES, "paddleseg"))
-    # Most results are older than `added`.
-    told = {name: value for name, value in asdict(scenario).items() if name != "added" or value is not None}
-    text = json.dumps([told, versions], sort_keys=True)
+    # Most results are older than `added` and `residual_scale`.
+    as_before = {"added": None, "residual_scale": 1}
+    stated = {name: value for name, value in asdict(scenario).items() if (name, value) not in as_before.items()}
+    text = json.dumps([stated, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

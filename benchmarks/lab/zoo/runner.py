@@ -45,7 +45,7 @@ def run(scenario: Scenario, checkout: Path | None = None, *, timeout_s: float = 
         step = "weights"
         try:
             config = scenario.configuration(scratch, checkout)
-            _weights(config, weights, checkout, timeout_s)
+            _weights(config, weights, checkout, timeout_s, scenario.residual_scale)
             step = "export"
             adapters = _export(config, weights, exported, checkout, timeout_s)
             step = "convert"
@@ -85,13 +85,13 @@ def export_only(scenario: Scenario, bundle: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
         config = scenario.configuration(Path(scratch), None)
         weights = Path(scratch) / "model.pdparams"
-        _weights(config, weights, None, TIMEOUT_S)
+        _weights(config, weights, None, TIMEOUT_S, scenario.residual_scale)
         _export(config, weights, bundle, None, TIMEOUT_S)
 
 
-def _weights(config: Path, weights: Path, checkout: Path | None, timeout_s: float) -> None:
+def _weights(config: Path, weights: Path, checkout: Path | None, timeout_s: float, residual_scale: float) -> None:
     module = ["-W", "ignore", "-m", "benchmarks.lab.zoo.weights"]
-    said = _said([sys.executable, *module, config, weights], checkout, timeout_s)
+    said = _said([sys.executable, *module, config, weights, str(residual_scale)], checkout, timeout_s)
     if not weights.is_file():  # some of PaddleSeg's layers end the process where they miss something
         raise StepError(f"PaddleSeg ended the process: {telling_line(said)}")
 

@@ -1,4 +1,4 @@
-"""Random weights for a configuration: `python -m benchmarks.lab.zoo.weights CONFIG WEIGHTS`."""
+"""Random weights for a configuration: `python -m benchmarks.lab.zoo.weights CONFIG WEIGHTS [RESIDUAL_SCALE]`."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
 # pyright: reportPrivateImportUsage=false
@@ -37,6 +37,18 @@ def noise(side: int = 128) -> Tensor:
     coarse = np.random.default_rng(1).standard_normal((2, 10, 10, 3)).astype(np.float32)
     pictures = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+
+
+def scale_residuals(network: "Layer", scale: float) -> None:
+    """Let each residual block of a ResNet of 50 layers and more add `scale` times as much to its input.
+
+    With 1, as PaddleSeg starts them, each block enlarges what rounding made different; a training that goes well keeps
+    the blocks small, and is often started that way.
+    """
+    for block in network.sublayers():
+        if type(block).__name__ == "BottleneckBlock":
+            last = block.conv2._batch_norm.weight
+            last.set_value(last * scale)
 
 
 def adopt_statistics(network: "Layer", side: int = 128) -> None:
@@ -123,7 +135,7 @@ def _settled_at(network: "Layer") -> int:
     return _SIDES[-1]
 
 
-def write_weights(config: Path, weights: Path) -> None:
+def write_weights(config: Path, weights: Path, residual_scale: float = 1) -> None:
     """Write random weights with settled statistics, as PaddleSeg's training leaves them."""
     import paddle
 
@@ -132,6 +144,7 @@ def write_weights(config: Path, weights: Path) -> None:
     trained = build_network(config, memory_bytes=_MEMORY_BYTES)
     network = trained.network
     network.eval()
+    scale_residuals(network, residual_scale)
     # Taken before the adapters, some of which fold parameters: a training leaves all of them.
     parameters = network.state_dict()
     with adapted(network, adapters_for(network)):
@@ -144,4 +157,4 @@ def write_weights(config: Path, weights: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    write_weights(Path(sys.argv[1]), Path(sys.argv[2]))
+    write_weights(Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:]))

@@ -206,6 +206,10 @@ def _scales(_paddle: Any, _layers: Any) -> Any:
     return _models("mscale_ocrnet").MscaleOCRNet(3, _models("backbones.hrnet").HRNet_W18_Small_V1(), mscale=[0.5, 1.0])
 
 
+def _polarized_attention(_paddle: Any, layers: Any) -> Any:
+    return _around(layers.PolarizedSelfAttentionModule(8, 8), 8, 8)
+
+
 def _networks(build: Build) -> tuple[Any, Any]:
     """The same network twice, with the same weights and settled statistics: as it is, and to be exported."""
     with vendor_warnings_ignored():
@@ -266,6 +270,7 @@ def _inputs(sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
             _masks, {"one-image", "shape-assertions", "swin-windows", "maskformer-features"}, EVEN_SIZES,
             id="maskformer-features", marks=pytest.mark.long,
         ),
+        pytest.param(_polarized_attention, {"attention-sizes"}, SIZES, id="attention-sizes"),
         pytest.param(_scales, {"scales"}, EVEN_SIZES, id="scales", marks=pytest.mark.long),
         pytest.param(
             _deformable_attention, {"batch-normalization", "deformable-attention"}, EVEN_SIZES,

@@ -1,6 +1,7 @@
 """A model that ends its library's process must not end ours, nor keep it for ever."""
-# onnx ships no complete types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# onnx and Paddle ship no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUntypedBaseClass=false
 
 import logging
 import os
@@ -31,6 +32,7 @@ from engine.runtimes import trial
 from engine.runtimes.fake import FakeRuntime
 from engine.runtimes.trial import prove_loadable, prove_onnx_loadable, require_same_results
 from engine.system.process import Raised
+from tests.conftest import vendor_warnings_ignored
 from tests.launcher import Launcher
 
 OPTIONS = PaddleOptions(threads=2)
@@ -140,6 +142,40 @@ def test_time_out(pir: PaddleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModelLoadError, match=r"model\.json.*within 0\.05 s"):
         prove_loadable(pir, OPTIONS, tmp_path / "load_marks")
     assert not (tmp_path / "load_marks").exists()
+
+
+def long_program(operators: int, folder: Path) -> PaddleModel:
+    """A program of so many operators that do next to nothing, one after the other."""
+    with vendor_warnings_ignored():
+        import paddle
+
+        class Chain(paddle.nn.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = paddle.nn.Conv2D(3, 3, 1)
+
+            def forward(self, x: Any) -> Any:
+                x = self.first(x)
+                for _ in range(operators // 2):
+                    x = paddle.nn.functional.relu(x) * 1.0001
+                return x
+
+        shape = paddle.static.InputSpec([None, 3, None, None], "float32", "x")
+        paddle.jit.save(paddle.jit.to_static(Chain(), [shape], full_graph=True), str(folder / "model"))
+    return PaddleModel(folder / "model.json", folder / "model.pdiparams", "digest")
+
+
+@pytest.mark.long
+def test_a_long_program_may_take_the_memory_that_paddle_needs_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Paddle's own share is about 350 MiB, and 340 MiB more for so many operators.
+    monkeypatch.setattr(trial, "MEMORY_BYTES", 500 << 20)
+    program = long_program(3000, tmp_path)
+    prove_loadable(program, PaddleOptions(threads=1, onednn=False), None)
+    monkeypatch.setattr(trial, "_MOST_FOR_LENGTH_BYTES", 0)
+    with pytest.raises(ModelLoadError, match=r"memory|bad_alloc"):
+        prove_loadable(program, PaddleOptions(threads=1, onednn=False), None)
 
 
 def test_an_error_of_the_engine_is_raised_as_it_is(pir: PaddleModel, tmp_path: Path, launcher: Launcher) -> None:
