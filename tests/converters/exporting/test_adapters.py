@@ -86,7 +86,7 @@ def _flow_of_edges(_paddle: Any, _layers: Any) -> Any:
     return _around(_models("decoupled_segnet").SqueezeBodyEdge(8), 8, 8)
 
 
-def _points(paddle: Any, _layers: Any) -> Any:
+def _points(paddle: Any, _layers: Any, count: int = 40) -> Any:
     class Refined(paddle.nn.Layer):
         def __init__(self) -> None:
             super().__init__()
@@ -97,7 +97,7 @@ def _points(paddle: Any, _layers: Any) -> Any:
                 in_channels=[8],
                 out_channels=8,
                 subdivision_steps=1,
-                subdivision_num_points=40,
+                subdivision_num_points=count,
             )
 
         def forward(self, x: Any) -> Any:
@@ -302,6 +302,21 @@ def test_the_program_gives_what_the_network_gives(
             np.testing.assert_allclose(output_of(bundle, tensor), wanted, atol=1e-4 * float(np.ptp(wanted)))
     record = json.loads((tmp_path / "bundle" / "meta.json").read_text())["model"]
     assert record["adapters"] == [{"name": each.name, "reason": each.reason} for each in found]
+
+
+@pytest.mark.long
+def test_rounding_changes_which_points_are_computed_again_in_paddle_itself() -> None:
+    network, _ = _networks(lambda paddle, layers: _points(paddle, layers, count=700))
+    network.eval()
+    random = np.random.default_rng(0)
+    errors: list[float] = []
+    with vendor_warnings_ignored(), adapted(network, adapters_for(network)):
+        for picture in (random.standard_normal((1, 3, 128, 192), dtype=np.float32) for _ in range(200)):
+            scores = logits_of(network, picture)
+            noise = random.normal(scale=3e-6, size=picture.shape).astype(np.float32)
+            errors.append(float(np.abs(logits_of(network, picture + noise) - scores).max() / np.ptp(scores)))
+    assert np.median(errors) < 1e-5
+    assert max(errors) > 0.05
 
 
 def test_deformable_attention_is_a_weighted_sum_of_bilinear_samples() -> None:
