@@ -40,6 +40,8 @@ from engine.segmentation.steps import cleanup_of, steps_for
 from engine.system.machine.cores import usable_cores
 from engine.system.machine.memory import process_memory_bytes
 
+_MOST_UNEVEN = 0.05
+"""Of the pictures of a turn: those that come once more than others, where sizes differ."""
 _SETTLED_SHARE = 0.1
 _SETTLING_STEP_S = 0.02
 _SETTLING_LIMIT_S = 1.0
@@ -207,11 +209,15 @@ class Streams:
             command.bundle, open_runtime(command.bundle, options, load_marks=command.load_marks)
         )
         load_ms = _elapsed_ms(started)
-        self.loaded = Loaded(load_ms, self._warm_up(), self._predictor.provenance)
+        first_run_ms, self._sizes = self._warm_up()
+        self.loaded = Loaded(load_ms, first_run_ms, self._predictor.provenance)
         settle()
 
-    def _warm_up(self) -> float:
-        """Run every shape once on every stream, so that no turn pays for the first time; the first one's time."""
+    def _warm_up(self) -> tuple[float, int]:
+        """Run every shape once on every stream, so that no turn pays for the first time.
+
+        Returns the time of the first run, and how many shapes there are.
+        """
         warm: set[tuple[int, ...]] = set()
         first_run_ms = math.nan
         for prepared in _prepared_each(self._predictor, self._pictures):
@@ -226,7 +232,7 @@ class Streams:
                 first_run_ms = _elapsed_ms(started)
             self._on_every_stream(partial(self._predictor.run, batch, for_classes=True))
             warm.add(prepared.tensor.shape)
-        return first_run_ms
+        return first_run_ms, len(warm)
 
     def take_turn(self, command: TakeTurn) -> Turn:
         """Measure every picture by itself, then all of them through the pipeline; EngineError where one fails."""
@@ -293,9 +299,15 @@ class Streams:
             return [each.result() for each in [threads.submit(work) for _ in range(self._count)]]
 
     def _dealt(self) -> list[Path]:
-        """The pictures, some of them again until every batch of every stream is full."""
-        share = self._batch_size * self._count
-        count = math.ceil(len(self._pictures.paths) / share) * share
+        """The pictures, some of them again until every batch of every stream is full.
+
+        If they differ in size, all of them come again until few come once more than others: figures are compared with
+        those of configurations that have other batches and streams, and must be of the same work.
+        """
+        share, every = self._batch_size * self._count, len(self._pictures.paths)
+        at_most = math.inf if self._sizes == 1 else _MOST_UNEVEN
+        rounds = next(each for each in range(1, share + 1) if -each * every % share <= at_most * each * every)
+        count = math.ceil(rounds * every / share) * share
         return list(itertools.islice(itertools.cycle(self._pictures.paths), count))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +201,19 @@ def test_streams_and_batches_are_full_and_miss_no_picture(work: Work, images: tu
     assert measurement.loaded is not None
     provenance = measurement.loaded.provenance
     assert (provenance.threads, provenance.streams) == (2, 2)
+
+
+@pytest.mark.parametrize(("streams", "batch_size", "times"), [(1, 1, 1), (2, 1, 2), (2, 2, 4)])
+def test_pictures_of_several_sizes_come_equally_often(
+    work: Work, images: tuple[Path, ...], tmp_path: Path, streams: int, batch_size: int, times: int
+) -> None:
+    paths = (*images[:2], picture(tmp_path / "wide.png", 0, 1, 2, 0, 1, 2))
+    work = replace(work, pictures={None: Pictures(paths)})
+    (measurement,) = measure_all([replace(TWO, streams=streams, batch_size=batch_size)], work, repeats=1)
+    (turn,) = measurement.turns
+    # The least common multiple of three pictures and the places of all streams.
+    assert Counter(sample.image for sample in turn.samples) == dict.fromkeys(map(str, paths), times)
+    assert turn.pipeline.images == 3 * times
 
 
 @pytest.mark.long
