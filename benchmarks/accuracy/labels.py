@@ -86,7 +86,7 @@ class LabelledFiles:
 def match_masks(images: Sequence[Path], masks: Iterable[Path]) -> list[LabelledFiles]:
     """Find the mask of every image, in their order: the PNG of its name. ImageError as of `match_pictures`."""
     named = [(path.absolute(), path) for path in masks if path.suffix.lower() == _SUFFIX]
-    return [LabelledFiles(image, mask) for image, mask in match_pictures(images, named, "mask")]
+    return [LabelledFiles(image, mask) for image, mask in match_pictures(images, named, "PNG mask")]
 
 
 def match_pictures(

@@ -99,15 +99,17 @@ def test_masks_are_found_by_the_name_of_the_image() -> None:
 
 def test_missing_masks_are_listed() -> None:
     images = [Path(f"i/{number}.jpg") for number in range(12)]
-    with pytest.raises(ImageError, match=r"11 of 12 images have no mask: i/0\.jpg, i/2\.jpg, .*i/8\.jpg, …"):
+    with pytest.raises(ImageError, match=r"11 of 12 images have no PNG mask: i/0\.jpg, i/2\.jpg, .*i/8\.jpg, …"):
         match_masks(images, [Path("m/1.png")])
+    with pytest.raises(ImageError, match="the PNG mask of"):
+        match_masks([Path("i/1.jpg")], [Path("m/1.tif")])
 
 
 def test_labels_may_mirror_the_folders_of_the_images() -> None:
     images = [Path("dives/1.jpg"), Path("dives/a/1.jpg"), Path("dives/a/b/1.jpg")]
     masks = [Path("labels/a/1.png"), Path("labels/a/b/1.png"), Path("labels/1.png")]
     assert [each.mask for each in match_masks(images, masks)] == [masks[2], masks[0], masks[1]]
-    with pytest.raises(ImageError, match=r"1 of 3 images have no mask: dives/1\.jpg"):
+    with pytest.raises(ImageError, match=r"1 of 3 images have no PNG mask: dives/1\.jpg"):
         match_masks(images, masks[:2])
 
 
@@ -116,7 +118,7 @@ def test_folders_tell_files_of_one_name_apart() -> None:
     masks = [Path("m/b/1.png"), Path("m/a/1.png"), Path("m/c/1.png")]
     assert [each.mask for each in match_masks(images, masks)] == [masks[1], masks[0]]
     # the mask of another folder's picture is none of this one
-    with pytest.raises(ImageError, match=r"1 of 2 images have no mask: in/b/1\.jpg"):
+    with pytest.raises(ImageError, match=r"1 of 2 images have no PNG mask: in/b/1\.jpg"):
         match_masks(images, masks[1:])
     with pytest.raises(ImageError, match=r"1\.jpg and .*a/1\.tif: two images with the same name"):
         match_masks([Path("a/1.jpg"), Path("a/1.tif")], [Path("m/1.png")])

@@ -95,7 +95,7 @@ def test_a_bundle_is_tuned_quantized_and_its_profile_obeyed(images: Path, masks:
     assert record["judged_by"] == "labels of 8 images"
     (chosen,) = [each for each in record["trials"] if each["chosen"]]
     assert chosen["broken"] == []
-    assert chosen["summary"]["min_class_iou"] == 1
+    assert chosen["summary"]["class_iou_kept"] == 1
     profile = record["profile"]
     assert {name: profile[name] for name in ("provider", "precision", "threads", "batch_size")} == {
         name: chosen["configuration"][name] for name in ("provider", "precision", "threads", "batch_size")
