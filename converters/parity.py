@@ -19,6 +19,7 @@ from engine.bundle.bundle import Bundle, distinct_names
 from engine.errors import ConversionError, ImageError, InferenceError
 from engine.images import Capture, SourceImage
 from engine.options import OnnxOptions, PaddleOptions, RuntimeOptions
+from engine.quantities import shown_beside
 from engine.segmentation.network import PreparedImage, RawOutput
 from engine.segmentation.opening import open_runtime
 from engine.segmentation.postprocess import OutputKind
@@ -324,13 +325,14 @@ def require_parity(report: ParityReport, limits: ParityLimits, *, where: str) ->
     """Hold a report against limits; ParityError, which carries the report, if one is missed."""
     missed: list[str] = []
     if limits.max_mismatched_ppm is not None and report.mismatched_ppm > limits.max_mismatched_ppm:
-        missed.append(
-            f"{report.mismatched_ppm:.1f} mismatched pixels per million, at most {limits.max_mismatched_ppm:g}"
-        )
+        ppm = shown_beside(report.mismatched_ppm, limits.max_mismatched_ppm, 1)
+        missed.append(f"{ppm} mismatched pixels per million, at most {limits.max_mismatched_ppm:.15g}")
     if limits.min_class_iou is not None and report.min_class_iou < limits.min_class_iou:
-        missed.append(f"smallest class IoU {report.min_class_iou:.4f}, at least {limits.min_class_iou:g}")
+        iou = shown_beside(report.min_class_iou, limits.min_class_iou, 4)
+        missed.append(f"smallest class IoU {iou}, at least {limits.min_class_iou:.15g}")
     if limits.max_cover_error is not None and report.max_cover_error > limits.max_cover_error:
-        missed.append(f"cover off by {report.max_cover_error:.4f}, at most {limits.max_cover_error:g}")
+        off = shown_beside(report.max_cover_error, limits.max_cover_error, 4)
+        missed.append(f"cover off by {off}, at most {limits.max_cover_error:.15g}")
     if missed:
         raise ParityError(
             f"{where}: the converted model gives other masks ({'; '.join(missed)}; worst on {report.worst_image}): "

@@ -16,6 +16,7 @@ from engine.bundle.bundle import Bundle, OnnxModel, PaddleModel, read_bundle
 from engine.errors import ConversionError
 from engine.images import SourceImage
 from engine.options import Precision
+from engine.quantities import shown_figure
 from engine.runtimes.profile import PROFILE_NAME
 from engine.runtimes.programs.input_bands import input_size
 from engine.runtimes.programs.last_operator import LastOperator, last_operator
@@ -134,6 +135,7 @@ def _require_same_classes(
     if report.mismatched_ppm:
         raise ConversionError(
             f"{original.source}: without its last argmax, the network gives other classes "
-            f"({report.mismatched_ppm:.1f} pixels per million, worst on {report.worst_image}): report this network"
+            f"({shown_figure(report.mismatched_ppm, 1)} pixels per million, worst on {report.worst_image}): report "
+            "this network"
         )
     return report

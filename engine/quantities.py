@@ -1,4 +1,4 @@
-"""Amounts that users write with a unit: memory, lengths, areas."""
+"""Amounts that users write with a unit (memory, lengths, areas), and how figures are written for people."""
 
 import math
 import re
@@ -16,6 +16,7 @@ _AREAS_M2: Final = {"cm2": 1e-4, "m2": 1.0}
 _MEMORY_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _LEAST_DIGITS: Final = 6
 """Of an area that is written, whatever its unit: the ground of a small quadrat may be less than a square metre."""
+_MOST_DIGITS: Final = 16
 _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([a-z]+2?)", re.IGNORECASE)
 
 
@@ -77,6 +78,54 @@ def shown_cm2(area_cm2: float) -> str:
     ('1812 cm²', '0.0123 cm²', '0 cm²')
     """
     return f"{area_cm2:.0f} cm²" if area_cm2 >= 10 else f"{area_cm2:.3g} cm²"
+
+
+def shown_percent(share: float) -> str:
+    """Write a share, 0–1, to a tenth of a percent, without making little into nothing or nearly all into all.
+
+    >>> [shown_percent(share) for share in (0, 0.0004, 0.4321, 0.9996, 1)]
+    ['0.0%', '<0.1%', '43.2%', '>99.9%', '100.0%']
+    """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
+
+
+def shown_figure(value: float, digits: int) -> str:
+    """Write a figure with so many digits behind the point, without making little into nothing.
+
+    >>> [shown_figure(value, 1) for value in (0, 0.04, 0.6, -0.04)]
+    ['0.0', '<0.1', '0.6', '>-0.1']
+    """
+    text = f"{value:z.{digits}f}"
+    if value == 0 or float(text) != 0:
+        return text
+    return f"{'<' if value > 0 else '>-'}{10**-digits:.{digits}f}"
+
+
+def shown_fraction(value: float, digits: int) -> str:
+    """Write a figure from 0 to 1 as `shown_figure` does, without making nearly 1 into 1.
+
+    >>> [shown_fraction(value, 4) for value in (0.00004, 0.5, 0.99996, 1)]
+    ['<0.0001', '0.5000', '>0.9999', '1.0000']
+    """
+    text = shown_figure(value, digits)
+    return f">{1 - 10**-digits:.{digits}f}" if value < 1 and text == f"{1:.{digits}f}" else text
+
+
+def shown_beside(value: float, limit: float, digits: int) -> str:
+    """Write a figure beside a limit that it misses: with more digits where it would seem to keep the limit.
+
+    >>> shown_beside(100.04, 100, 1), shown_beside(0.96999, 0.97, 4), shown_beside(0.9, 0.97, 4)
+    ('100.04', '0.96999', '0.9000')
+    """
+    for more in range(digits, _MOST_DIGITS):
+        text = f"{value:.{more}f}"
+        if (float(text) > limit, float(text) < limit) == (value > limit, value < limit):
+            return text
+    return str(value)
 
 
 def _extent(text: str, units: Mapping[str, float], largest: float, advice: str) -> Extent:

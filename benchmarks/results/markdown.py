@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from engine.quantities import shown_figure, shown_fraction
 from engine.system.text import legible
 
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
@@ -31,7 +32,12 @@ def markdown(table: Table) -> str:
 
 def shown(value: float | None, digits: int) -> str:
     """Write a figure; `-` where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else shown_figure(value, digits)
+
+
+def shown_share(value: float | None, digits: int) -> str:
+    """Write a figure from 0 to 1; `-` where there is none."""
+    return "-" if value is None else shown_fraction(value, digits)
 
 
 def escaped(text: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.measuring.configurations import Configuration, Size
 from benchmarks.measuring.samples import STAGES, Measurement, Results, Summary, pareto_front, summarize
-from benchmarks.results.markdown import Table, escaped, markdown, shown
+from benchmarks.results.markdown import Table, escaped, markdown, shown, shown_share
 from engine.system.machine.hardware import telling_flags
 from engine.system.text import csv_table
 
@@ -55,8 +55,8 @@ def figures(results: Results) -> Table:
                 shown(summary.first_run_ms, 1),
                 shown(summary.peak_rss_mib, 0),
                 shown(summary.mismatched_ppm, 1),
-                shown(summary.min_class_iou, 4),
-                shown(summary.max_cover_error, 5),
+                shown_share(summary.min_class_iou, 4),
+                shown_share(summary.max_cover_error, 5),
                 "yes" if each.configuration in best else "",
             )
             for each, summary in _fastest_first(results)
@@ -82,7 +82,7 @@ def class_agreement(results: Results) -> Table:
     return Table(
         ("configuration", *(f"IoU {name}" for name in names)),
         tuple(
-            (each.configuration.label, *(shown(summary.class_iou.get(name), 5) for name in names))
+            (each.configuration.label, *(shown_share(summary.class_iou.get(name), 5) for name in names))
             for each, summary in compared
         ),
     )

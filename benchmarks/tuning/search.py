@@ -13,8 +13,8 @@ from typing import ClassVar, Protocol
 from benchmarks.measuring.configurations import Configuration
 from benchmarks.measuring.measure import TIMEOUT_S
 from benchmarks.measuring.samples import Measurement, Summary, pareto_front, summarize
-from benchmarks.results.markdown import shown
 from engine.declaration import Options, option
+from engine.quantities import shown_beside, shown_figure
 
 DEFAULT_MIN_IOU = 0.97
 DEFAULT_MAX_COVER_ERROR = 0.005
@@ -47,7 +47,7 @@ class Goal(StrEnum):
         figure = abs(self.cost(summary))
         return {
             Goal.LATENCY: f"{figure:.1f} ms",
-            Goal.THROUGHPUT: f"{figure:.2f} images/s",
+            Goal.THROUGHPUT: f"{shown_figure(figure, 2)} images/s",
             Goal.MEMORY: f"{summary.peak_rss_mib or 0:.0f} MiB",
         }[self]
 
@@ -87,16 +87,17 @@ class TuningLimits(Options):
             ("peak memory", summary.peak_rss_mib, self.max_rss_mib, "MiB"),
         )
         lines = [
-            f"{name} {shown(value, 1)} {unit}, limit {limit:g} {unit}"
+            f"{name} {'-' if value is None else shown_beside(value, limit, 1)} {unit}, limit {limit:.15g} {unit}"
             for name, value, limit, unit in ceilings
             if limit is not None and (value is None or value > limit)
         ]
         if summary.min_class_iou is None or summary.max_cover_error is None:
             return (*lines, "masks were not compared")
         if summary.min_class_iou < self.min_iou:
-            lines.append(f"class IoU {summary.min_class_iou:.4f}, limit {self.min_iou:g}")
+            lines.append(f"class IoU {shown_beside(summary.min_class_iou, self.min_iou, 4)}, limit {self.min_iou:.15g}")
         if summary.max_cover_error > self.max_cover_error:
-            lines.append(f"cover error {summary.max_cover_error:.5f}, limit {self.max_cover_error:g}")
+            off = shown_beside(summary.max_cover_error, self.max_cover_error, 5)
+            lines.append(f"cover error {off}, limit {self.max_cover_error:.15g}")
         return tuple(lines)
 
 

@@ -22,7 +22,7 @@ from benchmarks.measuring.measure import TIMEOUT_S, MeasuringError, Work, ask_on
 from benchmarks.measuring.pictures import Pictures, spread
 from benchmarks.measuring.samples import Measurement, Reference, Summary
 from benchmarks.measuring.streams import Grade, Grading, reference_options
-from benchmarks.results.markdown import Table, shown
+from benchmarks.results.markdown import Table, shown, shown_share
 from benchmarks.tuning.search import Goal, Search, Trial, TuningLimits, as_measured, front, search
 from converters.conversion import ConversionRequest, packed_files
 from converters.conversion import convert as convert_bundle
@@ -165,8 +165,8 @@ def _row(trial: Trial, chosen: bool, on_front: bool) -> tuple[str, ...]:
         shown(summary.p90_ms, 1),
         shown(summary.images_per_s, 2),
         shown(summary.peak_rss_mib, 0),
-        shown(summary.min_class_iou, 4),
-        shown(summary.max_cover_error, 5),
+        shown_share(summary.min_class_iou, 4),
+        shown_share(summary.max_cover_error, 5),
         "yes" if on_front else "",
         "chosen" if chosen else "; ".join(trial.broken),
     )
@@ -425,7 +425,7 @@ def _reason(found: Search, request: TuneRequest) -> str:
     parts = [f"best {request.goal} of {len(found.trials)} configurations: {request.goal.told(chosen.summary)}"]
     if first is not chosen and first.summary.samples:
         parts.append(f"{first.configuration.label}: {request.goal.told(first.summary)}")
-    iou, cover_error = shown(chosen.summary.min_class_iou, 4), shown(chosen.summary.max_cover_error, 5)
+    iou, cover_error = shown_share(chosen.summary.min_class_iou, 4), shown_share(chosen.summary.max_cover_error, 5)
     if request.labelled:
         parts.append(
             f"against labels, {iou} of the reference's class IoU is kept; its cover error grows by {cover_error}"

@@ -52,6 +52,7 @@ from engine.bundle.bundle import OnnxModel
 from engine.errors import CalibrationError, ConversionError
 from engine.gpu.calibration import MIN_CALIBRATION_IMAGES
 from engine.options import OnnxOptions, Precision
+from engine.quantities import shown_fraction
 from engine.runtimes import Tensor
 from engine.runtimes.onnx import OnnxRuntime
 from engine.system.machine.cores import usable_cores
@@ -184,7 +185,8 @@ def _warn_if_slow(speedup: float, where: str) -> None:
 
 def _refusal(graph: "_Graph", trials: Sequence[QuantizationTrial], limits: ParityLimits, where: str) -> str:
     rows = [
-        f"{len(trial.excluded_nodes):>8} {trial.report.min_class_iou:>9.4f} {trial.report.max_cover_error:>12.4f} "
+        f"{len(trial.excluded_nodes):>8} {shown_fraction(trial.report.min_class_iou, 4):>9} "
+        f"{shown_fraction(trial.report.max_cover_error, 4):>12} "
         f"{trial.size_bytes / 2**20:>8.1f}"
         for trial in trials
     ]

@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 from rich.table import Column, Table
 
+from engine.quantities import shown_figure, shown_fraction
 from engine.runtimes.programs.last_operator import LastOperator
 from service.commands.terminal import shown
 
@@ -79,8 +80,8 @@ def _model_shown(model: Mapping[str, Any], *, convertible: bool) -> str:
         return f"{model['precision']}, without a certificate"
     return (
         f"{model['precision']}, certified on {certificate['images']} {certificate['compared_on']} pictures: "
-        f"{certificate['mismatched_ppm']:.1f} mismatched pixels per million, smallest class IoU "
-        f"{certificate['min_class_iou']:.4f}"
+        f"{shown_figure(certificate['mismatched_ppm'], 1)} mismatched pixels per million, smallest class IoU "
+        f"{shown_fraction(certificate['min_class_iou'], 4)}"
     )
 
 

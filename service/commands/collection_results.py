@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from engine.images import Capture
+from engine.quantities import shown_percent
 from engine.system.text import legible
 from service.commands.groups import STANDARD_OUTPUT, TableOptions
 from service.commands.terminal import Products, print_json, say, shown_share, table_written, tell
@@ -56,7 +57,9 @@ def tell_totals(summary: Mapping[str, Any], place: str) -> None:
     counts = summary["images"]
     tell(f"{counts['succeeded']} of {counts['total']} images segmented -> {legible(place)}")
     for each in summary["cover"]:
-        more = "" if "excluded" in each else f" of all pixels, {each['mean_of_images']:.1%} mean of the images"
+        more = (
+            "" if "excluded" in each else f" of all pixels, {shown_percent(each['mean_of_images'])} mean of the images"
+        )
         tell(f"  {shown_share(each)}{more}")
     for each in summary["failures"]:
         say(f"failed: {each['image']}: {each['reason']}", "red")

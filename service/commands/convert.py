@@ -18,6 +18,7 @@ from engine import Bundle, ConversionError, OptionError, Precision, open_bundle
 from engine.declaration import Options, option
 from engine.images.quality import STATISTICS_NAME
 from engine.images.size import require_named_bands
+from engine.quantities import shown_figure, shown_fraction
 from engine.runtimes.programs.input_bands import image_bands
 from engine.system.text import legible
 from service.commands.flags import with_flags
@@ -246,8 +247,9 @@ def _tell(record: dict[str, Any], conversion: Conversion) -> None:
     report = certificate.report
     tell(
         f"against {report.reference.provider} on {report.images} {certificate.compared_on} pictures: "
-        f"{report.mismatched_ppm:.1f} mismatched pixels per million, smallest class IoU {report.min_class_iou:.4f}, "
-        f"cover off by at most {report.max_cover_error:.4f}"
+        f"{shown_figure(report.mismatched_ppm, 1)} mismatched pixels per million, smallest class IoU "
+        f"{shown_fraction(report.min_class_iou, 4)}, "
+        f"cover off by at most {shown_fraction(report.max_cover_error, 4)}"
     )
     if certificate.largest_activation is not None:
         tell(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from engine.quantities import shown_figure, shown_percent
 from engine.system.text import legible
 from service.commands.named_pictures import RecursiveOption, named_pictures, require_folders
 from service.commands.terminal import CacheOption, errors_end_the_command, results_console, shown
@@ -31,8 +32,8 @@ def demo(
         done = demonstrate([str(path) for path in paths], out, caches_at(cache_dir))
     table = Table("runtime", "provider", "cover", "mismatched ppm", "ms per image")
     for row in done.rows:
-        mismatched = "reference" if row is done.rows[0] else f"{row.mismatched_ppm:.1f}"
-        covers = ", ".join(f"{shown(name)} {share:.1%}" for name, share in row.covers.items())
+        mismatched = "reference" if row is done.rows[0] else shown_figure(row.mismatched_ppm, 1)
+        covers = ", ".join(f"{shown(name)} {shown_percent(share)}" for name, share in row.covers.items())
         table.add_row(row.runtime, row.provider, covers, mismatched, f"{row.run_ms:.0f}")
     console = results_console(120)
     console.print(table)

@@ -29,6 +29,8 @@ from benchmarks.accuracy.labels import (
     parse_label_values,
 )
 from benchmarks.accuracy.reliability import fit_temperature, scored_pixels
+from benchmarks.results.markdown import Table as Figures
+from benchmarks.results.markdown import shown_share
 from converters.conversion import write_copy
 from converters.exporting.packing import require_bundle_name
 from engine import (
@@ -44,12 +46,13 @@ from engine import (
 from engine.cover.options import CoverOptions
 from engine.declaration import Options, declared_options, option
 from engine.images.size import require_named_bands
+from engine.quantities import shown_figure, shown_fraction
 from engine.segmentation.averaging import Averaging
 from engine.segmentation.palette import OverlayOptions
 from engine.segmentation.prediction import MaskOptions
 from engine.segmentation.temperature import TEMPERATURE_NAME, Temperature
 from engine.system.files import write_atomically
-from engine.system.text import csv_table, json_text
+from engine.system.text import counted, csv_table, json_text
 from service.commands.flags import with_flags
 from service.commands.groups import STANDARD_OUTPUT, OutputOptions, PictureOptions
 from service.commands.named_pictures import named_pictures, require_folders
@@ -58,6 +61,7 @@ from service.commands.terminal import (
     CacheOption,
     messages,
     print_json,
+    print_table,
     results_console,
     say,
     shown,
@@ -508,11 +512,16 @@ def _show(evaluation: Evaluation, sources: Sequence[Path], provenances: Sequence
     console = results_console(120)
     console.print(table)
     first = evaluation.scores[0]
-    counts = Table("labelled as \\ found as", *(shown(each.name) for each in evaluation.classes), title="pixels")
-    for each, row in zip(evaluation.classes, first.confusion.tolist(), strict=True):
-        counts.add_row(shown(each.name), *map(str, row))
-    console.print(counts)
-    console.print(f"{first.images} images, {first.pixels} labelled pixels; fractions from 0 to 1")
+    names = [each.name for each in evaluation.classes]
+    counts = [(name, *map(str, row)) for name, row in zip(names, first.confusion.tolist(), strict=True)]
+    print_table(
+        console,
+        "pixels by labelled class, then by found class",
+        Figures(("labelled as \\ found as", *names), tuple(counts)),
+        absent="0",
+    )
+    images = counted(first.images, "image", "images")
+    console.print(f"{images}, {first.pixels} labelled pixels; fractions from 0 to 1")
     console.print(
         "mean IoU: every class counts once; accuracy, IoU, precision, recall and F1: every labelled pixel of all "
         "images counts once; cover errors: every image counts once"
@@ -534,8 +543,9 @@ def _show_accuracy(found: SurveyAccuracy, classes: Sequence[SegmentationClass]) 
 
 def _estimate_cells(estimate: Estimate) -> tuple[str, str, str]:
     if estimate.standard_error is None or estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:z.4f}", "", "none: one picture of a stratum"
-    return f"{estimate.mean:z.4f}", f"{estimate.standard_error:.4f}", f"{estimate.low:z.4f} to {estimate.high:z.4f}"
+        return shown_fraction(estimate.mean, 4), "", "none: one picture of a stratum"
+    interval = f"{shown_fraction(estimate.low, 4)} to {shown_fraction(estimate.high, 4)}"
+    return shown_fraction(estimate.mean, 4), shown_figure(estimate.standard_error, 4), interval
 
 
 def _show_temperature(found: Temperature) -> None:
@@ -548,4 +558,4 @@ def _show_temperature(found: Temperature) -> None:
 
 
 def _cells(values: Iterable[float | None]) -> list[str]:
-    return ["-" if value is None else f"{value:z.4f}" for value in values]
+    return [shown_share(value, 4) for value in values]

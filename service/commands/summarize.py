@@ -11,6 +11,7 @@ from benchmarks.results.markdown import Table
 from engine.declaration import Options, option
 from engine.errors import OptionError
 from engine.images import Capture
+from engine.quantities import shown_figure
 from engine.rasters.vector_file import require_vector_format
 from engine.system.files import write_atomically
 from engine.system.libraries import version_of_pseg
@@ -290,8 +291,8 @@ def _cover_table(summary: Summary) -> Table:
             shown(of_class.name),
             str(each.units),
             *_cells(estimate),
-            *(() if each.as_found is None else (f"{100 * each.as_found[index]:z.2f}",)),
-            *(() if not measured else ("" if each.areas_cm2 is None else f"{each.areas_cm2[index]:z.1f}",)),
+            *(() if each.as_found is None else (shown_figure(100 * each.as_found[index], 2),)),
+            *(() if not measured else ("" if each.areas_cm2 is None else shown_figure(each.areas_cm2[index], 1),)),
         )
         for each in summary.groups
         for index, (of_class, estimate) in enumerate(zip(summary.classes, each.covers, strict=True))
@@ -317,8 +318,8 @@ def _change_table(summary: Summary) -> Table:
 
 
 def _cells(estimate: Estimate) -> tuple[str, str, str]:
-    mean = f"{100 * estimate.mean:z.2f}"
+    mean = shown_figure(100 * estimate.mean, 2)
     if estimate.standard_error is None or estimate.low is None or estimate.high is None:
         return mean, "", "none: one unit"
-    interval = f"{100 * estimate.low:z.2f} to {100 * estimate.high:z.2f} ({estimate.method})"
-    return mean, f"{100 * estimate.standard_error:.2f}", interval
+    low, high, error = (shown_figure(100 * each, 2) for each in (estimate.low, estimate.high, estimate.standard_error))
+    return mean, error, f"{low} to {high} ({estimate.method})"

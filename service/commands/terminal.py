@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import BundleError, ConversionError, EngineError, ModelLoadError, OptionError, message_of
-from engine.quantities import shown_cm2
+from engine.quantities import shown_cm2, shown_percent
 from engine.system.files import unused_folders_removed, write_atomically
 from engine.system.text import json_text, legible
 from service.commands.groups import STANDARD_OUTPUT
@@ -284,8 +284,8 @@ def tell_fact(console: "Console", name: str, value: str, style: str = "bold") ->
     console.print(Text.assemble((name, style), " ", legible(value, _MESSAGE_LENGTH)), soft_wrap=True)
 
 
-def print_table(console: "Console", title: str, table: "Table") -> None:
-    """Print a table; where the console is too narrow for it, a paragraph for each row.
+def print_table(console: "Console", title: str, table: "Table", absent: str = "") -> None:
+    """Print a table; where the console is too narrow for it, a paragraph for each row, without cells that are `absent`.
 
     The first column is text, the others are figures.
     """
@@ -306,7 +306,9 @@ def print_table(console: "Console", title: str, table: "Table") -> None:
     for row in table.rows:
         console.print(Text(shown(row[0]), "bold"), overflow="fold")
         named = zip(table.header[1:], row[1:], strict=True)
-        figures = [f"{shown(name)} {shown(cell)}".replace(" ", _NO_BREAK) for name, cell in named if cell]
+        figures = [
+            f"{shown(name)} {shown(cell)}".replace(" ", _NO_BREAK) for name, cell in named if cell not in {"", absent}
+        ]
         console.print(Padding(", ".join(figures), (0, 0, 0, 2)))
 
 
@@ -336,11 +338,11 @@ def print_json(record: object) -> None:
 def shown_share(cover: Mapping[str, Any]) -> str:
     """Tell the share of a class, from its record by `cover_records`.
 
-    >>> shown_share({"name": "sand", "cover": 0.25}), shown_share({"name": "frame", "cover": 0, "excluded": 0.125})
-    ('sand 25.0%', 'frame left out (12.5%)')
+    >>> shown_share({"name": "sand", "cover": 0.0004}), shown_share({"name": "frame", "cover": 0, "excluded": 0.125})
+    ('sand <0.1%', 'frame left out (12.5%)')
     """
     name = shown(cover["name"])
-    share = f"left out ({cover['excluded']:.1%})" if "excluded" in cover else f"{cover['cover']:.1%}"
+    share = f"left out ({shown_percent(cover['excluded'])})" if "excluded" in cover else shown_percent(cover["cover"])
     return f"{name} {share} ({shown_cm2(cover['area_cm2'])})" if "area_cm2" in cover else f"{name} {share}"
 
 

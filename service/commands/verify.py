@@ -11,6 +11,7 @@ from converters.parity import ParityReport, require_parity
 from engine import OnnxOptions, Precision, Provider, open_bundle
 from engine.declaration import Options
 from engine.images import ImageLimits
+from engine.quantities import shown_figure, shown_fraction
 from engine.system.machine.cores import usable_cores
 from engine.system.text import legible
 from service.commands.flags import with_flags
@@ -75,10 +76,12 @@ def verify(
 def _show_report(report: ParityReport) -> None:
     table = Table(show_header=False, box=None)
     table.add_row("images", str(report.images))
-    table.add_row("mismatched pixels per million", f"{report.mismatched_ppm:.1f}")
+    table.add_row("mismatched pixels per million", shown_figure(report.mismatched_ppm, 1))
     for name, iou in report.class_iou.items():
-        table.add_row(f"IoU {shown(name)}", f"{iou:.5f}" + ("" if name in report.gated_classes else " (rare)"))
-    table.add_row("largest cover error", f"{report.max_cover_error:.6f}")
+        table.add_row(
+            f"IoU {shown(name)}", shown_fraction(iou, 5) + ("" if name in report.gated_classes else " (rare)")
+        )
+    table.add_row("largest cover error", shown_fraction(report.max_cover_error, 6))
     if report.max_abs_logit_error is not None:
         table.add_row("largest score error", f"{report.max_abs_logit_error:.2g} of a range of {report.logit_range:.3g}")
     table.add_row("worst image", legible(report.worst_image))

@@ -37,7 +37,7 @@ from PIL import Image
 from engine import MaskSize, Provenance, Segmented, SourceImage
 from engine.declaration import declared_options
 from engine.images import Capture
-from engine.quantities import shown_cm2
+from engine.quantities import shown_cm2, shown_figure, shown_percent
 from engine.rasters.result import SegmentedRaster
 from engine.segmentation.palette import OverlayOptions, draw_outline, overlay
 from engine.system.files import atomic_file
@@ -492,17 +492,23 @@ def _place(capture: Capture) -> dict[str, str]:
     return {"position": f"{capture.latitude_deg:.6f}°, {capture.longitude_deg:.6f}°"}
 
 
-def percent(share: float) -> str:
-    """Write a share, 0–1, to a tenth of a percent, without making little into nothing or nearly all into all.
+def points(share: float) -> str:
+    """Write a share, or a difference of shares, in percentage points with two decimals, as `pseg summarize` prints it.
 
-    >>> [percent(share) for share in (0, 0.0004, 0.4321, 0.9996, 1)]
-    ['0.0%', '<0.1%', '43.2%', '>99.9%', '100.0%']
+    >>> points(0.0804), points(0.00002), points(0)
+    ('8.04', '<0.01', '0.00')
     """
-    if 0 < share < 0.0005:
-        return "<0.1%"
-    if 0.9995 <= share < 1:
-        return ">99.9%"
-    return f"{share:.1%}"
+    return shown_figure(100 * share, 2)
+
+
+def change(difference: float) -> str:
+    """Write a difference of shares in percentage points, with its sign.
+
+    >>> change(0.0804), change(-0.0004), change(-0.00002), change(0)
+    ('+8.04', '-0.04', '>-0.01', '0.00')
+    """
+    text = points(difference)
+    return f"+{text}" if difference > 0 and text[0].isdecimal() else text
 
 
 def area(areas: Mapping[str, Any]) -> str:
@@ -527,6 +533,11 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(_BREAKS.split(legible(text, _TEXT_LENGTH)))
 
 
+def _html_time(time: datetime) -> str:
+    # HTML allows at most three digits of a second's fraction.
+    return time.isoformat(timespec="milliseconds" if time.microsecond else "seconds")
+
+
 def _css_color(color: Iterable[int]) -> str:
     # Ledgers may be edited: what is no number between 0 and 255 must not reach the style sheet.
     return "rgb({} {} {})".format(*(min(255, max(0, int(each))) for each in color))
@@ -542,7 +553,8 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(percent=percent, area=area, css_color=_css_color, breakable=_breakable)
+    environment.filters.update(points=points, change=change, html_time=_html_time)
+    environment.filters.update(percent=shown_percent, area=area, css_color=_css_color, breakable=_breakable)
     return environment.get_template(name)
 
 

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_each_limit_is_held(limits: ParityLimits, complaint: str) -> None:
     report = compare(predictor(mask_network(expected)), predictor(mask_network(actual)), [("a", picture())])
     with pytest.raises(ParityError, match=complaint):
         require_parity(report, limits, where="fake.tgz")
+
+
+def test_a_missed_limit_never_looks_kept() -> None:
+    network = mask_network(np.zeros((25, 40), np.int64))
+    report = compare(predictor(network), predictor(network), [("a", picture())])
+    close = replace(report, mismatched_ppm=100.04, min_class_iou=0.96999, max_cover_error=0.00504)
+    with pytest.raises(ParityError) as missed:
+        require_parity(close, ParityLimits(100, 0.97, 0.005), where="fake.tgz")
+    assert (
+        "(100.04 mismatched pixels per million, at most 100; smallest class IoU 0.96999, at least 0.97; "
+        "cover off by 0.00504, at most 0.005; worst on a)"
+    ) in str(missed.value)
 
 
 def test_scores_are_compared_before_they_become_classes() -> None:

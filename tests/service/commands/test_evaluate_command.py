@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -266,10 +267,42 @@ def test_shrunken_images_are_judged_at_their_own_size(bundle: Path, folders: tup
     assert evaluated(bundle, *folders, "--max-img-size", 64)["pixels"] == 7 * 64
 
 
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_counts_of_pixels_are_never_cut(
+    bundle: Path, folders: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    printed = evaluate(bundle, *folders).stdout.replace("\u00a0", " ").partition("pixels by labelled class")[2]
+    # Of the five squares that are labelled red, one is found as green.
+    cells = r"red\s+red 256, green 64\n" if columns == "40" else r"│ red\s+│ +256 │ +64 │ +0 │"
+    assert re.search(cells, re.sub(" +\n", "\n", printed))
+    assert "…" not in printed
+    assert "2 images, 448 labelled pixels" in printed
+
+
+def test_figures_that_are_nearly_1_or_0_are_not_shown_as_1_or_0(bundle: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "i" / "1.png", np.repeat([[0, 1, 2]], 200, 0).repeat(67, 1).tolist())
+    path = mask(tmp_path / "m" / "1.png", np.repeat([[0, 1, 2]], 200, 0).repeat(67, 1).tolist())
+    with Image.open(path) as drawn:
+        drawn.load()
+    drawn.putpixel((0, 0), 1)
+    drawn.save(path)
+    printed = evaluate(bundle, "--images", image, "--masks", path).stdout
+    # By hand: one of 2,572,800 pixels is wrong.
+    for name, found in (
+        ("pixel accuracy", ">0.9999"),
+        ("IoU red", ">0.9999"),
+        ("IoU blue", "1.0000"),
+        ("mean cover error red", "<0.0001"),
+        ("mean cover error blue", "0.0000"),
+    ):
+        assert re.search(f"{name} +│ +{found} ", printed), name
+
+
 def test_missing_masks_are_named(bundle: Path, tmp_path: Path) -> None:
     image = picture(tmp_path / "i" / "lonely.jpg", [[0]])
     others = mask(tmp_path / "m" / "other.png", [[0]])
-    assert "1 of 1 images have no mask" in (said := refusal(bundle, "--images", image, "--masks", others))
+    assert "1 of 1 images have no PNG mask" in (said := refusal(bundle, "--images", image, "--masks", others))
     assert "lonely.jpg" in said
 
 

@@ -240,6 +240,24 @@ def test_the_overview_says_what_was_found_and_how(page: Page, four: Path) -> Non
     assert "exclude each other" not in page.one("body").text
 
 
+def test_the_page_keeps_to_the_grammar_of_html_and_svg(page: Page, tmp_path: Path) -> None:
+    """What the Nu HTML checker asks of times and of the filter that draws outlines."""
+    path = tmp_path / "report.html"
+    with report_at(path, title="Bay", provenance=PROVENANCE) as report:
+        add(report, "a.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30, 0, 123456)), all_grass())
+        add(report, "b.jpg", photograph(taken_at=datetime(2024, 3, 1, 9, 30)), all_grass())
+    page.open(path)
+    made, *taken = page.run("return Array.from(document.querySelectorAll('time'), (each) => each.dateTime)")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?\+00:00", made)
+    assert taken == ["2024-03-01T09:30:00.123", "2024-03-01T09:30:00"]
+    named = page.run(
+        "return Array.from(document.querySelectorAll('filter [result]'), (each) => each.getAttribute('result'))"
+    )
+    ends = page.run("return Array.from(document.querySelectorAll('feComposite'), (each) => each.getAttribute('in2'))")
+    assert ends
+    assert set(ends) <= set(named)
+
+
 def test_bars_have_the_lengths_and_colours_of_the_classes(page: Page, four: Path) -> None:
     page.open(four)
     page.run("document.querySelector('#image-1').scrollIntoView()")
@@ -894,9 +912,9 @@ def test_groups_have_their_means_and_intervals(page: Page, survey: Path) -> None
     assert rows[:3] == [
         "north20253 transects350.0%none: one transect62.5%1250 cm²",
         "northunknown3 transects350.0%none: one transect62.5%1250 cm²",
-        "north2025 to 20263 and 4 transects3 and 4+50.0none: one transect",
+        "north2025 to 20263 and 4 transects3 and 4+50.00none: one transect",
     ]
-    assert rows[3] == "north20253 transects350.0%10.025.0% to 75.0%62.5%1250 cm²"
+    assert rows[3] == "north20253 transects350.0%10.0025.0% to 75.0%62.5%1250 cm²"
     interval, track = page.one(".interval").rect, page.all(".groups .track")[2].rect
     assert interval["x"] - track["x"] == pytest.approx(0.25 * track["width"], abs=1)
     assert interval["width"] == pytest.approx(0.5 * track["width"], abs=1)

@@ -94,9 +94,9 @@ def test_the_report_shows_groups_with_their_intervals(dives: Path, tmp_path: Pat
     text = re.sub(r"<[^>]*>", " ", page.read_text().partition('id="groups"')[2].partition("</section>")[0])
     words = " ".join(text.split())
     # Of the figures by hand above: 50 percent within the whole scale, and 10 points more at the second date.
-    assert "north 2026-01-10 3 transects 3 50.0% 20.8 0.0% to 100.0%" in words
+    assert "north 2026-01-10 3 transects 3 50.0% 20.82 0.0% to 100.0%" in words
     assert "north 2026-06-10 3 transects 3 60.0%" in words
-    assert "north 2026-01-10 to 2026-06-10 3 paired transects 3 paired +10.0 5.8 -14.8 to +34.8" in words
+    assert "north 2026-01-10 to 2026-06-10 3 paired transects 3 paired +10.00 5.77 -14.84 to +34.84" in words
     assert "The unit is the transect" in words
     assert "7 of 7 images segmented" in page.read_text()
     assert "<dt>pattern</dt>" in page.read_text()
