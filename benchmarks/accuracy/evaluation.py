@@ -1,8 +1,8 @@
 """Accuracy against labels: confusion matrices, IoU, pixel accuracy and the error of the cover."""
 
 # Source: paddleseg 2.8.0, utils/metrics.py. Areas are summed over all pixels of all images before IoU is taken, and
-# label 255 is left out. One rule differs: PaddleSeg counts a class that is neither labelled nor found as IoU 0; here it
-# has no IoU, and the mean is over the others.
+# label 255 is left out. One rule differs: PaddleSeg counts a class that is neither labelled nor found as IoU 0 (its
+# development branch as IoU 1); here it has no IoU, and the mean is over the others.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

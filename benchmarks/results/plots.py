@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png")
 _LATENCY_ACCURACY, _TIME_SPLIT = "latency_accuracy", "time_split"
 _WIDTH_IN, _ROW_IN = 9.0, 0.4
+_POINTS_IN, _LEGEND_ROW_IN, _LEGEND_COLUMNS = 4.1, 0.18, 2
 _DPI = 150
 _LOG_FROM = 10
 """Latencies that differ by so many times are shown on a logarithmic axis."""
@@ -67,7 +69,9 @@ def _latency_accuracy(results: Results) -> "Figure":
         ),
         key=lambda point: point[0],
     )
-    figure = Figure(figsize=(_WIDTH_IN, 5), layout="constrained")
+    sizes = list(dict.fromkeys(configuration.size for _, _, configuration in points))
+    legend_rows = math.ceil((len(points) + len(sizes)) / _LEGEND_COLUMNS)
+    figure = Figure(figsize=(_WIDTH_IN, _POINTS_IN + _LEGEND_ROW_IN * legend_rows), layout="constrained")
     axes = figure.subplots()
     for number, (p50_ms, iou, configuration) in enumerate(points, start=1):
         axes.plot(
@@ -79,7 +83,7 @@ def _latency_accuracy(results: Results) -> "Figure":
             label=f"{number}: {configuration.label}",
         )
         axes.annotate(str(number), (p50_ms, iou), xytext=(4, 4), textcoords="offset points")
-    for size in dict.fromkeys(configuration.size for _, _, configuration in points):
+    for size in sizes:
         on_front = [(p50_ms, iou) for p50_ms, iou, each in points if each in best and each.size == size]
         label = "Pareto front" + (f" of {size}" if size else "")
         axes.step(*zip(*on_front, strict=True), where="post", color="tab:green", linewidth=1, label=label)
@@ -91,7 +95,7 @@ def _latency_accuracy(results: Results) -> "Figure":
     axes.set_xlabel("median latency of an image, ms")
     axes.set_ylabel("smallest class IoU with the reference")
     axes.grid(visible=True, alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=_LEGEND_COLUMNS, frameon=False)
     return figure
 
 

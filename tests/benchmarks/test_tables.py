@@ -4,6 +4,7 @@ import csv
 import doctest
 import io
 import json
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -166,6 +167,14 @@ def test_no_accuracy_is_drawn_where_none_is_known(results: Results) -> None:
     assert set(plots(bare)) == {"time_split.svg", "time_split.png"}
     assert figures(bare).rows[0][9:] == ("-", "-", "-", "")
     assert plots(replace(results, measurements=())) == {}
+
+
+def test_plots_of_many_configurations_keep_their_axes(results: Results) -> None:
+    """matplotlib warns where the legend leaves nothing of the axes."""
+    many = tuple(measurement(replace(EXACT, threads=1 + index), 100 + index, iou=1.0) for index in range(60))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots(replace(results, measurements=many))
 
 
 def test_a_page_needs_no_plots(results: Results) -> None:
