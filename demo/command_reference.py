@@ -42,7 +42,7 @@ def _command(command: Any, name: str, parent: Any) -> list[str]:  # noqa: ANN401
     panels: dict[str, list[str]] = defaultdict(list)
     for each in parameters:
         panels[_panel(each)].append(_row(*each.get_help_record(context)))
-    return parts + ["\n".join([f"| {panel} | |", "| --- | --- |", *rows]) for panel, rows in panels.items()]
+    return parts + ["\n".join([f"| {panel} | meaning |", "| --- | --- |", *rows]) for panel, rows in panels.items()]
 
 
 def _panel(parameter: Any) -> str:  # noqa: ANN401
