@@ -139,7 +139,13 @@ def export_config(
                     output_op=output_op,
                     input_shape=input_shape or (None, trained.bands, None, None),
                 )
-            require_runs(folder, destination)
+            found = require_runs(folder, destination)
+            if found not in {None, trained.class_count}:
+                raise ConversionError(
+                    f"{config}: num_classes is {trained.class_count}, and the network returns scores of {found} "
+                    "classes: give the same number everywhere in the model block, as in the training (KNet states it "
+                    "for each of its heads)"
+                )
     return Exported(side_file_of(destination), (*trained.adapters, *adapters), evaluation)
 
 

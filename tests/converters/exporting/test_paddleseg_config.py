@@ -6,6 +6,7 @@
 import json
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from converters.exporting import paddleseg_config
 from converters.exporting.evaluation_settings import classes_overlap, read_evaluation_settings, stated_evaluation
 from converters.exporting.export import ExportClass
 from converters.exporting.paddleseg_config import build_network, export_config, load_trained, nothing_downloaded
@@ -217,6 +219,22 @@ def test_an_empty_list_of_transforms_is_one_and_no_data_is_an_error(weights: Pat
     del content["val_dataset"]
     with pytest.raises(ConversionError, match="no val_dataset"):
         load_trained(write_configuration(tmp_path / "c.yml", content), weights)
+
+
+def test_a_network_of_more_classes_than_the_configuration_states_is_refused(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As PaddleSeg's KNet, whose heads have a number of classes of their own: it trains and predicts with the latter.
+    config = write_configuration(tmp_path / "c.yml", configuration())
+    trained = load_trained(config, weights)
+
+    def fewer_classes(*_: Path) -> Any:
+        return replace(trained, class_count=2)
+
+    monkeypatch.setattr(paddleseg_config, "load_trained", fewer_classes)
+    with pytest.raises(ConversionError, match=rf"^{config}: num_classes is 2, .* returns scores of 3 classes"):
+        export_config(config, weights, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_base_configuration_is_followed(weights: Path, tmp_path: Path) -> None:
