@@ -58,6 +58,22 @@ PRETRAINED_WEIGHTS = Adapter(
     frozenset(),
 )
 """Applied while the network is built."""
+REVERSED_BANDS = Adapter(
+    "reversed-bands",
+    "The program reverses the bands of its input, because the data set gave the network blue, green and red.",
+    frozenset(),
+)
+"""Applied as soon as the network is built."""
+
+
+def reverse_bands(network: "Layer") -> None:
+    """Let a network take pictures, NCHW, whose bands come in the opposite order."""
+
+    def reversed_bands(_network: "Layer", inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        (pictures,) = inputs
+        return (pictures.flip(axis=1),)
+
+    network.register_forward_pre_hook(reversed_bands)
 
 
 def adapters_for(network: "Layer") -> tuple[Adapter, ...]:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 import yaml
 from numpy.typing import NDArray
 
-from converters.exporting.adapters import PRETRAINED_WEIGHTS, Adapter, replaced
+from converters.exporting.adapters import PRETRAINED_WEIGHTS, REVERSED_BANDS, Adapter, replaced, reverse_bands
 from converters.exporting.bundle_files import (
     Description,
     ExportClass,
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 _LABELS_ONLY = {"AddEdgeLabel", "AddMultiLabelAuxiliaryCategory", "GenerateInstanceTargets"}
 """Transforms that change the label and leave the picture as it is."""
+_BLUE_FIRST = {"EG1800", "SUPERVISELY"}
+"""Data sets that reverse the bands after the transforms. Source: paddleseg 2.8.0, ``datasets/eg1800.py``, and so on."""
+_FEWEST_OF_VIM = 30
+"""Classes from which on ``upsample: vim`` has an effect. Source: paddleseg 2.8.0, ``models/pp_mobileseg.py``."""
 _SHOWN = 5
 _SUFFIXES = {".yml", ".yaml"}
 _BASE, _INHERITED = "_base_", "_inherited_"
@@ -198,6 +202,11 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
                     f"{config}: num_classes is {class_count}; a segmentation has at least two classes"
                 )
             network = cast("Layer", builder.model)
+            if getattr(network, "upsample", None) == "vim" and class_count >= _FEWEST_OF_VIM:
+                raise ConversionError(
+                    f"{config}: upsample is vim, with which the network returns class indices in place of scores: "
+                    "write intepolate (PaddleSeg's spelling), the weights are the same"
+                )
             # What is not stated is RGB; where the data set alone states it, PaddleSeg gives it to the model.
             # Source: paddleseg 2.8.0, ``utils.get_in_channels``, ``cvlibs/config_checker.py``, ``tools/export.py``.
             bands = int(get_in_channels(configuration.model_cfg) or 3)
@@ -210,6 +219,9 @@ def build_network(config: Path, *, memory_bytes: int) -> TrainedNetwork:
         except Exception as error:
             raise ConversionError(f"{config}: PaddleSeg cannot build the network: {_one_line(error)}") from error
     adapters = (PRETRAINED_WEIGHTS,) if not_loaded else ()
+    if any(_data_set(content, block) in _BLUE_FIRST for block in ("train_dataset", "val_dataset")):
+        reverse_bands(network)
+        adapters = (*adapters, REVERSED_BANDS)
     public = _public_record(record) | ({"adapters": [each.record for each in adapters]} if adapters else {})
     return TrainedNetwork(network, class_count, bands, transforms, public, adapters, evaluation)
 
@@ -349,6 +361,10 @@ def _require_plain_model(model: object, config: Path) -> None:
             pending += [(f"{name}.{key}", each) for key, each in block.items()]
         elif isinstance(value, list):
             pending += [(name, each) for each in cast("list[object]", value)]
+        elif value == "NHWC":
+            raise ConversionError(
+                f"{config}: {name} is NHWC, and the pictures of a bundle are NCHW: write NCHW, the weights are the same"
+            )
         elif isinstance(value, str) and not _NAME.fullmatch(value):
             raise ConversionError(
                 f"{config}: {name}: {value[:100]!r} is not a plain name, and PaddleSeg might execute it"
@@ -405,6 +421,11 @@ def _deploy_transforms(configuration: Mapping[str, Any], where: str) -> tuple[Tr
     ]
     parse_transforms(kept, where=f"{where}: {block}")
     return tuple(kept)
+
+
+def _data_set(configuration: Mapping[str, Any], block: str) -> str:
+    settings = configuration.get(block)
+    return str(cast("dict[str, object]", settings).get("type")) if isinstance(settings, dict) else ""
 
 
 def _without_pretrained(value: object) -> object:

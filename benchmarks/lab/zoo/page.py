@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.lab.zoo.results import LIMIT_LOGITS, LIMIT_PPM, PACKAGES, VERDICTS, Measurement
 from benchmarks.lab.zoo.scenarios import EXCEPTIONS, Origin, Scenario
 from benchmarks.results.markdown import Markup, Table, markdown
-from converters.exporting.adapters import ADAPTERS, PRETRAINED_WEIGHTS
+from converters.exporting.adapters import ADAPTERS, PRETRAINED_WEIGHTS, REVERSED_BANDS
 from converters.parity import GENERATED_SIZES
 from engine.system.libraries import installed_versions
 
@@ -118,7 +118,11 @@ def _cells(measured: Measurement | None) -> tuple[str, ...]:
 
 def _adapters(rows: Sequence[Row]) -> str:
     used = {name for row in rows if row.measurement for name in row.measurement.adapters}
-    lines = [f"- `{each.name}`: {each.reason}" for each in (PRETRAINED_WEIGHTS, *ADAPTERS) if each.name in used]
+    lines = [
+        f"- `{each.name}`: {each.reason}"
+        for each in (PRETRAINED_WEIGHTS, REVERSED_BANDS, *ADAPTERS)
+        if each.name in used
+    ]
     introduction = "`pseg export` changes a network if Paddle could not export it otherwise, and reports the change."
     return "\n".join(["## Adapters", "", introduction, "", *lines])
 

@@ -207,7 +207,8 @@ OCRNET_HRNET_W48 = _scenario("OCRNet", _part("HRNet_W48"), {"backbone_indices": 
 _ADDED: Mapping[str, Mapping[str, object]] = {
     # It prepares a backbone, and has no `val_dataset`.
     "pssl": {"export": {"transforms": [{"type": "ResizeByShort", "short_size": 256}, {"type": "Normalize"}]}},
-    # It pads pictures to 2048×1024, where two cores take ten minutes for one.
+    # They pad pictures to 769×769 and 2048×1024, where two cores take ten minutes for one.
+    "ccnet": {"export": {"transforms": [{"type": "Normalize"}]}},
     "setr": {"export": {"transforms": [{"type": "Normalize"}]}},
     # PaddleSeg states this on its command line.
     "multilabelseg": {"test_config": {"use_multilabel": True}},

@@ -5,7 +5,9 @@
 
 import json
 import pickle
+import shutil
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from tests.converters.exporting.trainings import (
     save_weights,
     tensor_of_paddleseg,
     trained_network,
+    transforms_of_paddleseg,
     write_configuration,
 )
 
@@ -221,6 +224,58 @@ def test_an_empty_list_of_transforms_is_one_and_no_data_is_an_error(weights: Pat
         load_trained(write_configuration(tmp_path / "c.yml", content), weights)
 
 
+@pytest.mark.parametrize(
+    ("data_set", "listing", "listed", "files"),
+    [
+        ("EG1800", "eg1800_test.txt", "a.png", ("Images/a.png", "Labels/a.png")),
+        pytest.param(
+            "SUPERVISELY",
+            "supervisely_face_test_easy.txt",
+            "root/x/img/a.png",
+            ("x/img/a.png", "x/ann/a.png"),
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_a_network_that_was_trained_on_blue_first_gets_blue_first(
+    data_set: str, listing: str, listed: str, files: Sequence[str], tmp_path: Path
+) -> None:
+    with vendor_warnings_ignored():
+        from paddleseg import datasets
+        from paddleseg.models import PPHumanSegLite
+    network = trained_network(lambda: PPHumanSegLite(num_classes=2))
+    weights = save_weights(network, tmp_path / "model.pdparams")
+    path, pixels = picture(tmp_path)
+    for copy in (tmp_path / each for each in files):
+        copy.parent.mkdir(parents=True)
+        shutil.copy(path, copy)
+    (tmp_path / listing).write_text(listed)
+    transforms = TRANSFORMS[1:]  # these data sets resize whole grey levels, others fractions of them
+    data = getattr(datasets, data_set)(
+        transforms_of_paddleseg(transforms), None, None, dataset_root=str(tmp_path), mode="val"
+    )
+    expected = logits_of(network, data[0]["img"][np.newaxis])
+    content = configuration({**HUMAN_SEG_LITE, "num_classes": 2}, transforms)
+    content["train_dataset"]["type"] = content["val_dataset"]["type"] = data_set
+    exported = export_config(write_configuration(tmp_path / "c.yml", content), weights, tmp_path / "bundle")
+    assert [each.name for each in exported.adapters] == ["reversed-bands"]
+    with open_bundle(tmp_path / "bundle") as bundle, open_predictor(bundle) as predictor:
+        (raw,) = predictor.run([predictor.prepare(pixels)])
+    np.testing.assert_allclose(raw.output, expected[0], atol=1e-4 * float(np.ptp(expected)))
+
+
+@pytest.mark.parametrize(("classes", "refused"), [(29, False), (30, True)])
+def test_a_network_that_would_return_class_indices_is_refused(classes: int, refused: bool, tmp_path: Path) -> None:
+    backbone = {"type": "MobileSeg_Tiny", "out_feat_chs": [32, 64, 128]}
+    model = {"type": "PPMobileSeg", "num_classes": classes, "upsample": "vim", "backbone": backbone}
+    config = write_configuration(tmp_path / "c.yml", configuration(model))
+    if refused:
+        with pytest.raises(ConversionError, match=rf"^{config}: upsample is vim, .* write intepolate"):
+            build_network(config, memory_bytes=4 << 30)
+    else:
+        assert build_network(config, memory_bytes=4 << 30).class_count == classes
+
+
 def test_a_network_of_more_classes_than_the_configuration_states_is_refused(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +355,7 @@ ALIASES = "a: &a [x, x, x, x]\n" + "".join(
             "'Dataset' is not a network or backbone",
         ),
         ({"type": "os.system", "command": "x"}, "'os.system' is not a network or backbone"),
+        ({"type": "DeepLabV3P", "data_format": "NHWC"}, "model.data_format is NHWC, .* write NCHW, the weights are"),
         ({"type": "FCN", "backbone": {"type": "HRNet_W18"}, "num_classes": 10**9}, "num_classes: 1000000000 is larger"),
     ],
 )

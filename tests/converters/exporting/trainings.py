@@ -75,13 +75,18 @@ def save_weights(network: Any, path: Path) -> Path:
     return path
 
 
+def transforms_of_paddleseg(transforms: Sequence[Mapping[str, Any]] = TRANSFORMS) -> list[Any]:
+    """PaddleSeg's own transforms."""
+    with vendor_warnings_ignored():
+        from paddleseg.cvlibs import manager
+    return [manager.TRANSFORMS[each["type"]](**{k: v for k, v in each.items() if k != "type"}) for each in transforms]
+
+
 def tensor_of_paddleseg(path: Path, transforms: Sequence[Mapping[str, Any]] = TRANSFORMS) -> NDArray[np.float32]:
     """float32[1, 3, H, W]: a picture as PaddleSeg's own transforms give it."""
     with vendor_warnings_ignored():
-        from paddleseg.cvlibs import manager
         from paddleseg.transforms import Compose
-    made = [manager.TRANSFORMS[each["type"]](**{k: v for k, v in each.items() if k != "type"}) for each in transforms]
-    return np.asarray(Compose(made)({"img": str(path)})["img"])[np.newaxis]
+    return np.asarray(Compose(transforms_of_paddleseg(transforms))({"img": str(path)})["img"])[np.newaxis]
 
 
 def logits_of(network: Any, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
