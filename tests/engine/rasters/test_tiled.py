@@ -2,7 +2,8 @@
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from engine import InferenceError, OptionError, Predictor, SegmentationClass
+from engine.rasters import tile_size
 from engine.rasters.options import TileOptions
 from engine.rasters.tile_size import choose_tiling, natural_size
 from engine.rasters.tiles import ImageRaster, Tile, TiledRun, predict_in_tiles
@@ -18,7 +20,6 @@ from engine.rasters.tiling import Scores, Tiling
 from engine.runtimes import Tensor
 from engine.runtimes.fake import FakeRuntime
 from engine.segmentation.postprocess import OutputKind
-from engine.system.machine.memory import process_memory_bytes
 from engine.window import Window
 from tests.engine.segmentation.test_predictor import CountingNetwork, Network, bundle_of, image_of
 
@@ -283,18 +284,6 @@ def test_tiles_that_the_bundle_resizes_are_resized_one_by_one() -> None:
     np.testing.assert_array_equal(tiled[64:128, :64], corner)
 
 
-def hungry(bytes_a_pixel: int) -> Network:
-    def network(tensor: Tensor) -> Tensor:
-        pixels = tensor.shape[0] * tensor.shape[2] * tensor.shape[3]
-        held = np.ones(pixels * bytes_a_pixel, np.uint8)
-        # Long enough for the memory to be seen.
-        for _ in range(5):
-            held += 1
-        return blurred(tensor)
-
-    return network
-
-
 class Card:
     """A GPU, where each run takes 800 bytes a pixel, which stay."""
 
@@ -329,22 +318,44 @@ def test_tiles_shrink_with_the_memory_of_the_gpu() -> None:
         choose_tiling(predictor, TileOptions())
 
 
-def test_tiles_shrink_with_the_memory_until_none_fits() -> None:
-    predictor = predictor_of(hungry(800))
-    sides: list[int] = []
-    for spare in (2600, 1000, 500):
-        limit = process_memory_bytes("VmRSS") + spare * MIB
-        tiling, facts = choose_tiling(predictor, TileOptions(memory_bytes=limit))
+class Process:
+    """The memory of a process where each run takes 800 bytes a pixel, and nothing of it stays."""
+
+    resident = 300 * MIB
+
+    def __init__(self) -> None:
+        self.peak = self.resident
+
+    def network(self, tensor: Tensor) -> Tensor:
+        self.peak = self.resident + tensor.shape[0] * tensor.shape[2] * tensor.shape[3] * 800
+        return blurred(tensor)
+
+    def bytes_of(self, _field: str) -> int:
+        return self.resident
+
+    @contextmanager
+    def watched(self) -> Generator[Callable[[], int]]:
+        yield lambda: self.peak
+
+
+def test_tiles_shrink_with_the_memory_until_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process()
+    # Pages of this process that the kernel drops and reads again would count as memory of a run.
+    monkeypatch.setattr(tile_size, "process_memory_bytes", process.bytes_of)
+    monkeypatch.setattr(tile_size, "peak_memory", process.watched)
+
+    def side(spare_mib: int, streams: int = 1) -> int:
+        options = TileOptions(memory_bytes=process.resident + spare_mib * MIB)
+        tiling, facts = choose_tiling(predictor_of(process.network, streams=streams), options)
         assert facts.kind is OutputKind.SCORES
-        sides.append(tiling.width)
-    # 800 MiB for 1024×1024 pixels, 450 for 768×768, 200 for 512×512; what a trial left behind; what is read and written
-    assert sides == [1024, 768, 512]
+        return tiling.width
+
+    # 800 MiB for 1024×1024 pixels, 450 for 768×768, 200 for 512×512, and what is read and written
+    assert [side(spare_mib) for spare_mib in (2600, 1000, 500)] == [1024, 768, 512]
     # Two streams have two runs under way.
-    limit = process_memory_bytes("VmRSS") + 1000 * MIB
-    assert choose_tiling(predictor_of(hungry(800), streams=2), TileOptions(memory_bytes=limit))[0].width == 512
-    limit = process_memory_bytes("VmRSS") + 175 * MIB
+    assert side(1000, streams=2) == 512
     with pytest.raises(OptionError, match=r"do not hold one tile of 256×256 pixels.*max-memory"):
-        choose_tiling(predictor, TileOptions(memory_bytes=limit))
+        side(175)
 
 
 def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs() -> None:

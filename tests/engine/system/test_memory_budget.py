@@ -114,14 +114,14 @@ def test_what_a_run_takes_is_measured(small_bundle: Bundle) -> None:
     kept: list[Tensor] = []
 
     def network(tensor: Tensor) -> Tensor:
-        kept.append(np.ones(int(tensor.shape[-1]) ** 2 * 1000, np.uint8))
+        kept.append(np.ones(int(tensor.shape[-1]) ** 2 * 4000, np.uint8))
         return tensor
 
     predictor = Predictor(small_bundle, FakeRuntime(network))
     predictor.network.apply_memory_limit(1, 1000)
     assert predictor.network.memory is not None
-    # 1000 bytes a pixel, of which the first run keeps 128² · 1000 for the second one's peak; a quarter more for safety.
-    expected = 1.25 * 1000 * 256**2 / (256**2 - 128**2)
+    # 4000 bytes a pixel, of which the first run keeps 128² · 4000 for the second one's peak; a quarter more for safety.
+    expected = 1.25 * 4000 * 256**2 / (256**2 - 128**2)
     assert predictor.network.memory.bytes_per_pixel == pytest.approx(expected, rel=0.15)
 
 
