@@ -589,7 +589,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "attention-sizes",
-        "The polarized self-attention is flattened without calculating sizes, which would be half of a long program; "
+        "The polarized self-attention is flattened without calculating sizes, which would be a third of a long program; "
         "Paddle would not prepare it within the time limit.",
         _needs("PolarizedSelfAttentionModule"),
         _attention_without_sizes,
