@@ -589,8 +589,8 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "attention-sizes",
-        "The polarized self-attention is flattened without calculating sizes, which would be a third of a long program; "
-        "Paddle would not prepare it within the time limit.",
+        "The polarized self-attention is flattened without calculating sizes, which would be a third of a long "
+        "program; Paddle would not prepare it within the time limit.",
         _needs("PolarizedSelfAttentionModule"),
         _attention_without_sizes,
     ),
