@@ -219,9 +219,10 @@ def _seconds_to_first_run(operators: int, folder: Path) -> float:
 
 
 @pytest.mark.long
-def test_rounding_moves_what_unpooling_puts_back_in_paddle_itself(tmp_path: Path) -> None:
-    export_only(scenario("ENet"), tmp_path / "enet.tgz")
-    assert rounding_of(tmp_path / "enet.tgz").logit_error > LIMIT_LOGITS
+@pytest.mark.parametrize("name", ["ENet", "SegNet"])
+def test_rounding_moves_what_unpooling_puts_back_in_paddle_itself(name: str, tmp_path: Path) -> None:
+    export_only(scenario(name), tmp_path / "exported.tgz")
+    assert rounding_of(tmp_path / "exported.tgz").logit_error > LIMIT_LOGITS
 
 
 @pytest.mark.long
